@@ -1,0 +1,24 @@
+"""cola-jax: Chain-of-Layers in JAX.
+
+Searches, for each input of a pretrained LLM, which of its layers to run, skip or loop.
+"""
+
+from cola_jax.checkpoint import load, load_tokenizer
+from cola_jax.config import ModelConfig
+from cola_jax.execute import run_path, run_paths
+from cola_jax.params import Model
+from cola_jax.path import format_path, parse_path
+from cola_jax.prompts import Prompts, Readings
+
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "Prompts",
+    "Readings",
+    "format_path",
+    "load",
+    "load_tokenizer",
+    "parse_path",
+    "run_path",
+    "run_paths",
+]

@@ -1,0 +1,119 @@
+"""Reading a Hugging Face `config.json`: every attribute is used, known to be harmless, or refused."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cola_jax.config import Rope
+
+# What no forward pass of a supported family depends on.
+HARMLESS = {
+    *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype"),
+    *("_name_or_path", "_attn_implementation_autoset", "use_cache"),
+    *("initializer_range", "attention_dropout", "pretraining_tp", "transformers.js_config"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
+    *("id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task"),
+    *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
+    *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed"),
+}
+
+# What would change the forward pass unless it has exactly this value.
+REQUIRED = {
+    "hidden_act": "silu",
+    "rope_interleaved": False,
+    "partial_rotary_factor": 1.0,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "chunk_size_feed_forward": 0,
+    "cross_attention_hidden_size": None,
+    "quantization_config": None,
+    "residual_multiplier": 1.0,
+    "embedding_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}
+
+
+class Attributes:
+    """A config's attributes; remembers which were read, so that the rest can be judged."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = dict(values)
+        self.seen: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns an attribute, or the default where the config lacks it."""
+        self.seen.add(name)
+        return self.values.get(name, default)
+
+    def number(self, name: str, default: int | float | None = None) -> Any:
+        """Returns a positive number; ValueError where it is missing or something else."""
+        value = self.get(name, default)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"config.json: {name} must be a positive number, it is {value!r}.")
+        return value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """Returns a positive whole number; ValueError where it is missing or something else."""
+        value = self.number(name, default)
+        if value != int(value):
+            raise ValueError(f"config.json: {name} must be a whole number, it is {value!r}.")
+        return int(value)
+
+    def window(self, name: str, default: int) -> int | None:
+        """Returns a window in tokens, or None where it is null; ValueError for anything else."""
+        return None if self.get(name, default) is None else self.whole(name, default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Returns a boolean; ValueError for anything else."""
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"config.json: {name} must be true or false, it is {value!r}.")
+        return value
+
+    def refuse_unknown(self, ignored: Iterable[str] = ()) -> None:
+        """Raises ValueError for attributes that nothing has read and that may matter."""
+        rest = set(self.values) - self.seen - HARMLESS - set(ignored)
+        wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
+        unknown = rest - set(REQUIRED)
+        if wrong or unknown:
+            listed = ", ".join(f"{k} = {self.values[k]!r}" for k in sorted(wrong | unknown))
+            raise ValueError(
+                f"config.json has attributes that this converter does not handle: {listed}. The "
+                "converted model would be silently wrong, so nothing was converted; see "
+                "convert/README.md for how to teach it."
+            )
+
+
+def read_rope(attributes: Attributes) -> Rope:
+    """Reads the rotary embedding from either spelling: rope_theta with rope_scaling, or rope_parameters."""
+    parameters = attributes.get("rope_parameters")
+    scaling = attributes.get("rope_scaling")
+    theta = attributes.get("rope_theta")
+    fields = {**(scaling or {}), **(parameters or {})}
+    theta = fields.pop("rope_theta", None) or theta or 10000.0
+    kind = fields.pop("rope_type", None) or fields.pop("type", None) or "default"
+    fields.pop("type", None)
+    if fields.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("config.json: a partial rotary embedding is not supported.")
+    try:
+        if kind == "default":
+            rope = Rope(theta=float(theta))
+        elif kind == "linear":
+            rope = Rope(theta=float(theta), linear_factor=float(fields.pop("factor")))
+        elif kind == "llama3":
+            bands = [float(fields.pop(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")]
+            original = int(fields.pop("original_max_position_embeddings"))
+            rope = Rope(theta=float(theta), llama3=(*bands, original))
+        else:
+            raise ValueError(
+                f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are."
+            )
+    except KeyError as missing:
+        raise ValueError(f"config.json: rope type {kind!r} lacks {missing}.") from None
+    if fields:
+        raise ValueError(f"config.json: rope type {kind!r} has attributes we do not know: {fields}.")
+    return rope

@@ -1,0 +1,178 @@
+"""Reading Hugging Face checkpoints: a local directory, or a Hub id that is downloaded first."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cola_jax.convert.families import read_config
+from cola_jax.convert.source import Source
+from cola_jax.convert.table import check
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
+)
+# buffers that old checkpoints carry and that the config determines
+BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+
+
+def open_hub(name: str, revision: str | None) -> Source:
+    """Downloads a Hub repository's config, safetensors and tokenizer, and opens them.
+
+    The revision (a branch, tag or commit; the default branch when None) is resolved to a commit,
+    which is what gets recorded. Raises ValueError where the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"source {name!r} is neither an existing directory, nor a .gguf file, nor a Hub id "
+            "like HuggingFaceTB/SmolLM2-135M-Instruct."
+        )
+    patterns = ["config.json", "*.safetensors", INDEX, *TOKENIZER_FILES]
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{name} could not be had from the Hugging Face Hub (revision {revision or 'default'}): "
+            f"{error} Check the id, log in with `hf auth login` if it is gated, or give a local "
+            "directory."
+        ) from error
+    # the cache keeps each commit in a folder of its name
+    return open_directory(Path(folder))._replace(
+        origin={"kind": "hub", "name": name, "revision": Path(folder).name}
+    )
+
+
+def open_directory(folder: Path) -> Source:
+    """Opens a local directory in Hugging Face layout.
+
+    Raises ValueError where files are missing or damaged, tensors do not match the config, or
+    the weights are pickled.
+    """
+    values = read_json(folder / "config.json")
+    config, rows = read_config(values)
+    tensors = SafetensorsFiles(folder)
+    tied_head = config.tied and "lm_head.weight" in tensors.shapes
+    if tied_head:
+        check_tied_head(tensors)
+
+    def ignored(name: str) -> bool:
+        return bool(BUFFERS.fullmatch(name)) or (tied_head and name == "lm_head.weight")
+
+    check(tensors, rows, config, ignored)
+    return Source(
+        config=config,
+        rows=rows,
+        tensors=tensors,
+        dtype=tensors.dtype("model.embed_tokens.weight"),
+        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+        origin={"kind": "directory", "name": str(folder.resolve()), "revision": None},
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object; ValueError where there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file.parent} has no {file.name}: it is not a Hugging Face model.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not JSON ({error}): fetch it again.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object, it holds a {type(values).__name__}.")
+    return values
+
+
+class SafetensorsFiles:
+    """The tensors of one or many safetensors files, by name."""
+
+    def __init__(self, folder: Path):
+        self.files = {file.name: open_file(file) for file in weight_files(folder)}
+        self.home: dict[str, str] = {}
+        self.shapes: Mapping[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file_name, handle in self.files.items():
+            for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
+                if name in self.home:
+                    raise ValueError(f"{folder} has tensor {name} in {self.home[name]} and {file_name}.")
+                self.home[name] = file_name
+                shapes[name] = tuple(handle.get_slice(name).get_shape())
+        self.shapes = shapes
+
+    def dtype(self, name: str) -> np.dtype:
+        """Returns a tensor's dtype; ValueError for one that is not a plain float."""
+        stored = self.files[self.home[name]].get_slice(name).get_dtype()
+        if stored not in DTYPES:
+            raise ValueError(
+                f"tensor {name} is stored as {stored}; {', '.join(DTYPES)} can be converted. "
+                "Quantised checkpoints must be dequantised first."
+            )
+        return DTYPES[stored]
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor."""
+        self.dtype(name)
+        return self.files[self.home[name]].get_tensor(name)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Lists the safetensors files of a model; ValueError where there are none or some are missing."""
+    if (folder / INDEX).exists():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ValueError(f"{folder} lacks {missing}, which {INDEX} names: complete the download.")
+        return [folder / Path(name).name for name in names]
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        raise ValueError(f"{folder} has {[f.name for f in files]}, but neither model.safetensors nor {INDEX}.")
+    pickles = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
+    if pickles:
+        raise ValueError(
+            f"{folder} has only pickled weights {pickles}, which can run code when they are read. "
+            "Take a revision with safetensors, or save the model again with "
+            "`save_pretrained(..., safe_serialization=True)`."
+        )
+    raise ValueError(f"{folder} has no safetensors files: there are no weights to convert.")
+
+
+def open_file(file: Path) -> Any:
+    """Opens one safetensors file; ValueError where its header or length is wrong."""
+    try:
+        return safe_open(str(file), framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
+
+
+def check_tied_head(tensors: SafetensorsFiles) -> None:
+    """Raises ValueError for a stored head that differs from the embedding it is said to be tied to."""
+    head, embedding = tensors.read("lm_head.weight"), tensors.read("model.embed_tokens.weight")
+    if head.shape != embedding.shape or not np.array_equal(head, embedding):
+        raise ValueError(
+            "config.json says tie_word_embeddings, but lm_head.weight differs from "
+            "model.embed_tokens.weight: one of them is wrong."
+        )
+
+
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """Copies whatever tokenizer files the directory has."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)

@@ -1,0 +1,121 @@
+"""The conversion table: one row per weight, names checked both ways, tensors streamed."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from einops import rearrange
+
+from cola_jax.config import ModelConfig
+from cola_jax.params import axis_sizes, shapes
+
+STACKED = "{i}"  # stands for the layer's number in the names of weights that every layer has
+
+
+class Row(NamedTuple):
+    """One weight: our field, their name, and both layouts as an einops pattern, theirs first."""
+
+    ours: str
+    theirs: str
+    pattern: str
+
+
+class Tensors(Protocol):
+    """A checkpoint's tensors by name; shapes are known without reading any data."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor; may be called once for each name, in any order."""
+        ...
+
+
+def check(
+    tensors: Tensors,
+    rows: tuple[Row, ...],
+    config: ModelConfig,
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Compares the names and shapes of a checkpoint with its table, before anything is read.
+
+    Raises ValueError that lists missing, unmapped and mis-shaped tensors together.
+    """
+    wanted = {name: shape for row in rows for name, shape in expected(row, config)}
+    found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
+    problems = []
+    if missing := sorted(set(wanted) - set(found)):
+        problems.append(f"missing {shorten(missing)}")
+    if unmapped := sorted(set(found) - set(wanted)):
+        problems.append(f"unmapped {shorten(unmapped)}")
+    misshaped = [
+        f"{name} is {tuple(found[name])} and should be {wanted[name]}"
+        for name in sorted(set(wanted) & set(found))
+        if tuple(found[name]) != wanted[name]
+    ]
+    if misshaped:
+        problems.append(f"mis-shaped {shorten(misshaped)}")
+    if problems:
+        raise ValueError(
+            f"the checkpoint's tensors do not match its config: {'; '.join(problems)}. Is the "
+            "download complete, and the config the one it was saved with?"
+        )
+
+
+def shorten(names: list[str], most: int = 8) -> str:
+    """Lists names, the first few of a long list."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the names and shapes that a row stands for in the checkpoint."""
+    sizes = axis_sizes(config)
+    theirs = row.pattern.split(" -> ")[0]
+    shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
+    for i in range(config.num_layers) if STACKED in row.theirs else [None]:
+        yield row.theirs.replace(STACKED, str(i)), shape
+
+
+def split_axes(pattern: str) -> list[str]:
+    """Splits one side of an einops pattern into its axes: `(N H) D` has `N H` and `D`."""
+    axes, grouped = [], False
+    for part in pattern.replace("(", " ( ").replace(")", " ) ").split():
+        if part in "()":
+            grouped = part == "("
+            axes += [""] * grouped
+        elif grouped:
+            axes[-1] += f" {part}"
+        else:
+            axes.append(part)
+    return axes
+
+
+def fill(
+    tensors: Tensors,
+    rows: tuple[Row, ...],
+    config: ModelConfig,
+    dtype: np.dtype,
+    on_progress: Callable[[int], None] = lambda nbytes: None,
+) -> dict[str, np.ndarray]:
+    """Reads every tensor into preallocated arrays stacked over layers, by our field names.
+
+    Holds the converted model and one tensor at a time. `on_progress` gets the bytes written since
+    its last call. Raises ValueError for a tensor with values that are not finite.
+    """
+    weights = {}
+    for row in rows:
+        weights[row.ours] = array = np.empty(shapes(config)[row.ours], dtype)
+        letters = set(re.findall(r"\w+", row.pattern))
+        sizes = {x: size for x, size in axis_sizes(config).items() if x in letters}
+        for i, (name, _) in enumerate(expected(row, config)):
+            target = array[i] if STACKED in row.theirs else array
+            with np.errstate(over="ignore"):  # what overflows the new dtype is reported below
+                target[...] = rearrange(tensors.read(name), row.pattern, **sizes)
+            if not np.isfinite(target).all():
+                raise ValueError(
+                    f"tensor {name} has values that are not finite in {dtype}: the file is damaged, "
+                    "or needs another --dtype."
+                )
+            on_progress(target.nbytes)
+    return weights

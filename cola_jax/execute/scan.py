@@ -1,0 +1,207 @@
+"""`run_path`, the definition of running a path, and `run_paths`, which applies it path by path."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from cola_jax.model import block, embed, unembed, view
+from cola_jax.params import Model
+from cola_jax.path import STOP, validate
+from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings, readings
+
+Path = Sequence[int] | ArrayLike
+
+
+def run_path(
+    model: Model, prompts: Prompts | ArrayLike, path: Path, *, dtype: jnp.dtype | None = None
+) -> Float[Array, "B Q V"]:
+    """Runs every prompt along one path; this is what a path means.
+
+    Args:
+      model: the pretrained model.
+      prompts: a batch of Prompts, or plain ids [B, T].
+      path: layer ids in order; an array may be padded with STOP behind its end. Paths of the
+        same padded length share one compilation.
+      dtype: that of the activations; the weights' own when None.
+
+    Returns:
+      float32 logits [B, T, V], or [B, Q, V] at the positions read where `prompts.read` is given.
+
+    Raises:
+      ValueError: where the path or a token id is out of range, the prompts are longer than the
+        model's context, or arrays have other ranks. Under a transformation of JAX there are no
+        values to check, and ids out of range clamp.
+    """
+    prompts = as_prompts(prompts)
+    if not isinstance(path, jax.core.Tracer):
+        path = np.asarray(path, np.int32)
+        validate(path.tolist(), model.config.num_layers)
+    check_prompts(model, prompts)
+    return logits(model, prompts, jnp.asarray(path), dtype)
+
+
+def run_paths(
+    model: Model,
+    prompts: Prompts,
+    paths: ArrayLike | Sequence[Sequence[Path]],
+    *,
+    on_progress: Callable[[int], None] = lambda evaluations: None,
+) -> Readings:
+    """Runs the candidate paths of each question and reads the model at the positions asked about.
+
+    Args:
+      model: the pretrained model.
+      prompts: a batch of B Prompts with `read` and `targets` [B, Q].
+      paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
+        number. An entry of STOP alone is no path and is not evaluated.
+      on_progress: called with the number of evaluations done since the last call.
+
+    Returns:
+      Readings [B, C, Q] as numpy; entries without a path read -inf and are not finite.
+
+    Raises:
+      ValueError: as `run_path`, and where the prompts do not say what to read.
+
+    Paths run one at a time, each question cut to its own token bucket, so that what a question
+    yields does not depend on its batch. Compiles once for each bucket of T, Q and P.
+    """
+    if prompts.read is None or prompts.targets is None:
+        raise ValueError("run_paths reads the model at positions: give prompts `read` and `targets`.")
+    prompts = jax.tree.map(np.asarray, prompts)
+    check_prompts(model, prompts)
+    padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
+    shape = (*padded.shape[:2], prompts.read.shape[1])
+    out = Readings(
+        logprob=np.full(shape, -np.inf, np.float32),
+        token=np.full(shape, -1, np.int32),
+        rival=np.full(shape, -np.inf, np.float32),
+        finite=np.zeros(shape[:2], bool),
+    )
+    for b, candidates in enumerate(padded):
+        row = cut_to_bucket(jax.tree.map(lambda x, b=b: x[b : b + 1], prompts))
+        present = np.flatnonzero(candidates[:, 0] != STOP)
+        # dispatch all before fetching any, so that the host never waits between paths
+        pending = [path_readings(model, row, jnp.asarray(candidates[c])) for c in present]
+        for c, result in zip(present, pending, strict=True):
+            result = jax.device_get(result)
+            for name in ("logprob", "token", "rival"):
+                values = getattr(result, name)[0, : shape[2]]
+                getattr(out, name)[b, c, : len(values)] = values
+            out.finite[b, c] = result.finite[0]
+            on_progress(1)
+    return out
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def logits(
+    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: jnp.dtype | None = None
+) -> Float[Array, "B Q V"]:
+    """The compiled part of `run_path`: a scan over the path, one slice of the stack a step."""
+    h = embed(model, prompts.ids, dtype)
+    here = view(model.config, prompts)
+
+    def step(h, i):
+        def run(h):
+            # indexed inside the body: gathering all layers first would copy the path's weights
+            layer = jax.tree.map(lambda leaf: leaf[jnp.maximum(i, 0)], model.layers)
+            return block(model.config, layer, h, here)
+
+        # a branch skips the work of padding; under vmap it becomes a select
+        return jax.lax.cond(i == STOP, lambda h: h, run, h), None
+
+    h, _ = jax.lax.scan(step, h, path)
+    if prompts.read is not None:
+        h = jnp.take_along_axis(h, jnp.maximum(prompts.read, 0)[:, :, None], axis=1)
+    return unembed(model, h)
+
+
+@jax.jit
+def path_readings(model: Model, prompts: Prompts, path: Int[Array, " P"]) -> Readings:
+    return readings(logits(model, prompts, path), prompts.targets)
+
+
+def as_prompts(prompts: Prompts | ArrayLike) -> Prompts:
+    """Wraps plain ids [B, T] and checks ranks."""
+    prompts = prompts if isinstance(prompts, Prompts) else Prompts.plain(prompts)
+    if np.ndim(prompts.ids) != 2:
+        raise ValueError(
+            f"ids have shape {np.shape(prompts.ids)}, but a batch is [B, T]: add a batch axis."
+        )
+    return prompts
+
+
+def check_prompts(model: Model, prompts: Prompts) -> None:
+    """Raises ValueError for prompts that the model cannot read; traced values are not checked."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(prompts)):
+        return
+    ids, positions = np.asarray(prompts.ids), np.asarray(prompts.positions)
+    vocab, context = model.config.vocab_size, model.config.context
+    if ids.size and not (0 <= ids.min() and ids.max() < vocab):
+        raise ValueError(
+            f"token ids run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
+            f"0..{vocab - 1}: is this the model's own tokenizer?"
+        )
+    if positions.size and positions.max() >= context:
+        raise ValueError(
+            f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
+            "shorten it."
+        )
+
+
+def pad_paths(paths: ArrayLike | Sequence[Sequence[Path]], questions: int, num_layers: int):
+    """Returns paths as int32 [B, C, P], lists validated and padded, P in a bucket."""
+    if isinstance(paths, (np.ndarray, jax.Array)):
+        padded = np.asarray(paths, np.int32)
+        if padded.ndim != 3:
+            raise ValueError(f"paths have shape {padded.shape}, but must be [B, C, P].")
+        rows = [[c[c != STOP].tolist() for c in row if c[0] != STOP] for row in padded]
+        if (padded != STOP).sum() != sum(len(path) for row in rows for path in row):
+            raise ValueError("a path has STOP before its first layer: put the padding behind it.")
+    else:
+        rows = [[list(path) for path in row] for row in paths]
+        padded = None
+    if len(rows) != questions:
+        raise ValueError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
+    checked = [[validate(path, num_layers) for path in row] for row in rows]
+    if padded is not None:
+        return padded
+    width = max((len(row) for row in checked), default=0)
+    longest = max((len(path) for row in checked for path in row), default=1)
+    out = np.full((questions, width, bucket(longest)), STOP, np.int32)
+    for b, row in enumerate(checked):
+        for c, path in enumerate(row):
+            out[b, c, : len(path)] = path
+    return out
+
+
+def bucket(size: int, smallest: int = 8) -> int:
+    """Rounds up to one of 8, 12, 16, 24, 32, 48, ...: few shapes, at most half again as large."""
+    power = smallest
+    while power < size:
+        if power * 3 // 2 >= size:
+            return power * 3 // 2
+        power *= 2
+    return power
+
+
+def cut_to_bucket(row: Prompts) -> Prompts:
+    """Cuts or pads one question [1, T], [1, Q] to the buckets of its own number of tokens and reads."""
+    tokens = bucket(int((row.branch != PADDING).sum()), 16)
+    reads = bucket(int((row.read != NO_READ).sum()))
+
+    def fit(values, size, fill):
+        values = values[:, :size]
+        return np.pad(values, ((0, 0), (0, size - values.shape[1])), constant_values=fill)
+
+    return Prompts(
+        ids=fit(row.ids, tokens, 0),
+        positions=fit(row.positions, tokens, 0),
+        branch=fit(row.branch, tokens, PADDING),
+        read=fit(row.read, reads, NO_READ),
+        targets=fit(row.targets, reads, 0),
+    )

@@ -1,0 +1,114 @@
+"""The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from cola_jax.config import ModelConfig
+from cola_jax.params import Layer, Model
+from cola_jax.prompts import PROMPT, Prompts
+
+
+class View(struct.PyTreeNode):
+    """What every block needs to know about the tokens, computed once per forward pass."""
+
+    positions: Int[Array, "*B T"]
+    branch: Int[Array, "*B T"]
+    cos: Float[Array, "G *B T h"]  # G rope tables, h = H / 2
+    sin: Float[Array, "G *B T h"]
+
+
+def view(config: ModelConfig, prompts: Prompts) -> View:
+    """Computes the rope tables of all layers in float32 and keeps what the mask is made of."""
+    positions = jnp.asarray(prompts.positions)
+    frequencies = np.stack([rope.frequencies(config.head_dim) for rope in config.ropes])
+    angles = jnp.einsum("bt,gh->gbth", positions.astype(jnp.float32), jnp.asarray(frequencies))
+    return View(
+        positions=positions,
+        branch=jnp.asarray(prompts.branch),
+        cos=jnp.cos(angles),
+        sin=jnp.sin(angles),
+    )
+
+
+def embed(model: Model, ids: Int[Array, "B T"], dtype: jnp.dtype | None = None):
+    """Looks tokens up; `dtype` is that of all activations, the embedding's own when None."""
+    return model.embedding[ids].astype(dtype or model.embedding.dtype)
+
+
+def block(
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View
+) -> Float[Array, "B T D"]:
+    """Applies one layer (a slice of the stack) to the state of each row."""
+    h = h + attention(config, layer, rms_norm(h, layer.attention_norm, config.norm_eps), view)
+    return h + mlp(layer, rms_norm(h, layer.mlp_norm, config.norm_eps))
+
+
+def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    """Applies the final norm and the head; returns float32 logits."""
+    h = rms_norm(h, model.norm, model.config.norm_eps)
+    if model.head is None:
+        return jnp.einsum("btd,vd->btv", h, model.embedding, preferred_element_type=jnp.float32)
+    return jnp.einsum("btd,dv->btv", h, model.head, preferred_element_type=jnp.float32)
+
+
+def rms_norm(
+    x: Float[Array, "*B D"],
+    weight: Float[Array, "D"],  # noqa: F821
+    eps: float,
+) -> Float[Array, "*B D"]:
+    """Normalises in float32 and casts before the weight is applied, as `LlamaRMSNorm` does."""
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
+
+
+def attention(
+    config: ModelConfig, layer: Layer, x: Float[Array, "B T D"], view: View
+) -> Float[Array, "B T D"]:
+    """Grouped-query attention with rotary positions; softmax in float32."""
+    q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
+    k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
+    v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
+    if layer.q_norm is not None:
+        q = rms_norm(q, layer.q_norm, config.norm_eps)
+        k = rms_norm(k, layer.k_norm, config.norm_eps)
+    cos, sin = view.cos[layer.rope], view.sin[layer.rope]
+    mask = visible(config, view, layer.window)
+    mixed = jax.nn.dot_product_attention(
+        rotate(q, cos, sin), rotate(k, cos, sin), v, mask=mask[:, None]
+    )
+    return project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
+
+
+def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
+    """Returns which token s (last axis) each token t sees in a layer with this window."""
+    t, s = view.branch[:, :, None], view.branch[:, None, :]
+    mask = jnp.tril((s == PROMPT) | (s == t))
+    if any(width is not None for width in config.windows):
+        mask &= view.positions[:, :, None] - view.positions[:, None, :] < window
+    return mask
+
+
+def rotate(
+    x: Float[Array, "B T N H"], cos: Float[Array, "B T h"], sin: Float[Array, "B T h"]
+) -> Float[Array, "B T N H"]:
+    """Rotates each head's halves by their angles: the rotate-half layout of Hugging Face files."""
+    first, second = jnp.split(x, 2, axis=-1)
+    cos, sin = cos[:, :, None].astype(x.dtype), sin[:, :, None].astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def mlp(layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The SiLU-gated MLP."""
+    gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
+    up = project("btd,df->btf", x, layer.up, layer.up_bias)
+    return project("btf,fd->btd", jax.nn.silu(gate) * up, layer.down, layer.down_bias)
+
+
+def project(axes: str, x: Array, weight: Array, bias: Array | None) -> Array:
+    """Multiplies by a weight in the activations' dtype and adds the bias if there is one."""
+    y = jnp.einsum(axes, x, weight.astype(x.dtype))
+    return y if bias is None else y + bias.astype(x.dtype)

@@ -1,0 +1,158 @@
+"""The parameters of a pretrained model: `Layer` and `Model`, layers stacked on a leading axis."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from cola_jax.config import ModelConfig
+
+FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
+REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
+
+
+def stacked(*spec: str | None) -> Any:
+    """A stacked weight; `spec` places one layer of it on the mesh, the layer axis is never split."""
+    return struct.field(metadata={"spec": PartitionSpec(None, *spec)})
+
+
+def single(*spec: str | None) -> Any:
+    """A weight that the model has once; `spec` places it on the mesh."""
+    return struct.field(metadata={"spec": PartitionSpec(*spec)})
+
+
+class Layer(struct.PyTreeNode):
+    """Decoder blocks stacked on L; one slice of it is one block. None where a family has no such weight.
+
+    `rope` and `window` are facts rather than weights: they sit here so that they travel with the
+    layer when a path moves or repeats it.
+    """
+
+    attention_norm: Float[Array, "*L D"] = stacked(None)
+    q: Float[Array, "*L D N H"] = stacked(None, "tensor", None)
+    k: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
+    v: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
+    o: Float[Array, "*L N H D"] = stacked("tensor", None, None)
+    q_bias: Float[Array, "*L N H"] | None = stacked("tensor", None)
+    k_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
+    v_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
+    o_bias: Float[Array, "*L D"] | None = stacked(None)
+    q_norm: Float[Array, "*L H"] | None = stacked(None)
+    k_norm: Float[Array, "*L H"] | None = stacked(None)
+    mlp_norm: Float[Array, "*L D"] = stacked(None)
+    gate: Float[Array, "*L D F"] = stacked(None, "tensor")
+    up: Float[Array, "*L D F"] = stacked(None, "tensor")
+    down: Float[Array, "*L F D"] = stacked("tensor", None)
+    gate_bias: Float[Array, "*L F"] | None = stacked("tensor")
+    up_bias: Float[Array, "*L F"] | None = stacked("tensor")
+    down_bias: Float[Array, "*L D"] | None = stacked(None)
+    rope: Int[Array, "*L"] = stacked()  # index of the rope table
+    window: Int[Array, "*L"] = stacked()  # positions seen back, FULL for all
+
+
+class Model(struct.PyTreeNode):
+    """A pretrained decoder: embedding, stacked layers, final norm and head (None when tied)."""
+
+    embedding: Float[Array, "V D"] = single("tensor", None)
+    layers: Layer
+    norm: Float[Array, "D"] = single(None)  # noqa: F821
+    head: Float[Array, "D V"] | None = single(None, "tensor")
+    config: ModelConfig = struct.field(pytree_node=False)
+
+
+def axis_sizes(config: ModelConfig) -> dict[str, int]:
+    """Returns the size of every axis letter of the weights; `two h` are the halves of a head H."""
+    return {
+        "V": config.vocab_size,
+        "L": config.num_layers,
+        "D": config.width,
+        "N": config.num_heads,
+        "K": config.num_kv_heads,
+        "H": config.head_dim,
+        "two": 2,
+        "h": config.head_dim // 2,
+        "F": config.mlp_width,
+    }
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every weight that a model of this config has, stacked, by field name."""
+    sizes = axis_sizes(config)
+    letters = {
+        **{"attention_norm": "L D", "q": "L D N H", "k": "L D K H", "v": "L D K H"},
+        **{"o": "L N H D", "mlp_norm": "L D", "gate": "L D F", "up": "L D F", "down": "L F D"},
+        **{"embedding": "V D", "norm": "D"},
+    }
+    if config.qkv_bias:
+        letters |= {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"}
+    if config.output_bias:
+        letters |= {"o_bias": "L D"}
+    if config.mlp_bias:
+        letters |= {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"}
+    if config.head_norms:
+        letters |= {"q_norm": "L H", "k_norm": "L H"}
+    if not config.tied:
+        letters |= {"head": "D V"}
+    return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
+
+
+def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = None) -> Model:
+    """Builds a Model from its weights by field name; the layers' facts come from the config."""
+    facts = {
+        "rope": np.asarray(config.layer_ropes, np.int32),
+        "window": np.asarray([FULL if w is None else w for w in config.windows], np.int32),
+    }
+    facts = {
+        name: jax.device_put(fact, sharding(name, fact.shape, mesh)) for name, fact in facts.items()
+    }
+    of_layer = {field.name for field in dataclasses.fields(Layer)}
+    layers = {name: weights.get(name) for name in of_layer} | facts
+    return Model(
+        embedding=weights["embedding"],
+        layers=Layer(**layers),
+        norm=weights["norm"],
+        head=weights.get("head"),
+        config=config,
+    )
+
+
+def specs() -> dict[str, PartitionSpec]:
+    """Returns the placement of every weight by field name, over mesh axes `data` and `tensor`."""
+    return {
+        field.name: field.metadata["spec"]
+        for node in (Model, Layer)
+        for field in dataclasses.fields(node)
+        if "spec" in field.metadata
+    }
+
+
+def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.sharding.Sharding:
+    """Returns where a weight lives: on the default device without a mesh, else split by its spec.
+
+    Key/value heads that do not divide the `tensor` axis are replicated, as are vocabularies;
+    query heads and the MLP width must divide it. Raises ValueError where they do not, or where
+    the mesh names other axes.
+    """
+    if mesh is None:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    unknown = set(mesh.axis_names) - {"data", "tensor"}
+    if unknown:
+        raise ValueError(
+            f"the mesh has axes {sorted(unknown)}, but weights are placed over 'data' and "
+            "'tensor' only: make the mesh with those axis names."
+        )
+    ways = mesh.shape.get("tensor", 1)
+    axes = []
+    for size, axis in zip(shape, specs()[name], strict=True):
+        splits = axis == "tensor" and ways > 1
+        if splits and size % ways and name not in REPLICABLE:
+            raise ValueError(
+                f"weight {name} of shape {shape} cannot be split over {ways} devices: choose a "
+                f"'tensor' axis that divides {size}."
+            )
+        axes.append(axis if splits and size % ways == 0 else None)
+    return NamedSharding(mesh, PartitionSpec(*axes))

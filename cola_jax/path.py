@@ -1,0 +1,290 @@
+"""Paths: the text form, validation, padding, the three edits, random paths."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+STOP = -1  # marks the positions of a padded path behind its last layer
+
+ITEM = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
+GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9]\d*)")
+COMMA = re.compile(r",(?![^()]*\))")  # outside a group
+
+
+def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
+    """Reads `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
+
+    Raises ValueError for other text, ids outside 0..num_layers-1, and more than `max_length`
+    layers (2 * num_layers when None).
+    """
+    layers: list[int] = []
+    limit = 2 * num_layers if max_length is None else max_length
+    for part in COMMA.split("".join(text.split())):
+        group = GROUP.fullmatch(part)
+        body = group["body"] if group else part
+        times = int(group["times"]) if group else 1
+        block = [layer for item in body.split(",") for layer in parse_item(item, text, num_layers)]
+        if len(layers) + len(block) * times > limit:
+            raise ValueError(
+                f"path {text!r} runs more than {limit} layers: shorten it, or allow more with a "
+                "larger maximum length."
+            )
+        layers += block * times
+    return validate(layers, num_layers, max_length=limit)
+
+
+def parse_item(item: str, text: str, num_layers: int) -> range:
+    """Reads one id or one ascending range of the path `text`."""
+    match = ITEM.fullmatch(item)
+    if not match:
+        raise ValueError(
+            f"path {text!r} has {item!r} where a layer id, a range like 0-5 or a group like "
+            "(6-7)x2 belongs."
+        )
+    first = int(match["first"])
+    last = first if match["last"] is None else int(match["last"])
+    if last < first:
+        raise ValueError(f"path {text!r} has the range {item}, which runs backwards: use {last}-{first}.")
+    if last >= num_layers:
+        raise ValueError(
+            f"path {text!r} names layer {last}, but the model has layers 0..{num_layers - 1}."
+        )
+    return range(first, last + 1)
+
+
+def format_path(path: Sequence[int]) -> str:
+    """Writes a path (padding is ignored) in the text form that `parse_path` reads."""
+    layers = [int(layer) for layer in path if layer != STOP]
+    parts: list[str] = []
+    plain: list[int] = []
+    start = 0
+    while start < len(layers):
+        size, times = repeated_block(layers, start)
+        if times == 1:
+            plain.append(layers[start])
+            start += 1
+            continue
+        parts += runs(plain)
+        plain = []
+        block = ",".join(runs(layers[start : start + size]))
+        # a single layer run two or three times reads better written out
+        parts += [block] * times if size == 1 and times < 4 else [f"({block})x{times}"]
+        start += size * times
+    return ",".join(parts + runs(plain))
+
+
+def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
+    """Returns the size of the shortest block at `start` that repeats at once, and how often it runs."""
+    for size in range(1, (len(layers) - start) // 2 + 1):
+        block = layers[start : start + size]
+        times = 1
+        while layers[start + times * size : start + (times + 1) * size] == block:
+            times += 1
+        if times > 1:
+            return size, times
+    return 1, 1
+
+
+def runs(layers: Sequence[int]) -> list[str]:
+    """Writes layers as ids and ascending ranges."""
+    out: list[list[int]] = []
+    for layer in layers:
+        if out and layer == out[-1][1] + 1:
+            out[-1][1] = layer
+        else:
+            out.append([layer, layer])
+    return [str(a) if a == b else f"{a}-{b}" for a, b in out]
+
+
+def validate(
+    layers: Sequence[int], num_layers: int, max_length: int | None = None
+) -> tuple[int, ...]:
+    """Returns the path as a tuple of ints, without padding.
+
+    Raises ValueError where it is empty, has ids outside 0..num_layers-1, has padding in the
+    middle, or is longer than `max_length`. Inside jit such ids would wrap or clamp silently.
+    """
+    path = [int(layer) for layer in layers]
+    while path and path[-1] == STOP:
+        path.pop()
+    if not path:
+        raise ValueError("a path needs at least one layer, this one has none.")
+    bad = sorted({layer for layer in path if not 0 <= layer < num_layers})
+    if bad:
+        raise ValueError(
+            f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}: {path}"
+        )
+    if max_length is not None and len(path) > max_length:
+        raise ValueError(f"path has {len(path)} layers, but at most {max_length} are allowed: {path}")
+    return tuple(path)
+
+
+def pad_path(path: Sequence[int], positions: int) -> np.ndarray:
+    """Returns the path as int32 [positions], STOP behind its end; ValueError when it is longer."""
+    if len(path) > positions:
+        raise ValueError(
+            f"path has {len(path)} layers but only {positions} positions; pass "
+            f"positions={len(path)} (one recompile)."
+        )
+    return np.pad(np.asarray(path, np.int32), (0, positions - len(path)), constant_values=STOP)
+
+
+def identity(num_layers: int) -> tuple[int, ...]:
+    """Returns the path of the pretrained model."""
+    return tuple(range(num_layers))
+
+
+def path_length(path: Int[Array, "*B P"]) -> Int[Array, "*B"]:
+    """Counts the layers of padded paths."""
+    return jnp.sum(path != STOP, axis=-1)
+
+
+# The edits. Each maps output positions to input positions, so one gather makes the new path; all
+# take one padded path [P] and scalars, and vmap. What falls beyond P is cut: see `edit_fits`.
+
+
+def skip(path: Int[Array, " P"], start: int | Array, k: int | Array) -> Int[Array, " P"]:
+    """Removes the block of k layers at position `start`."""
+    p = jnp.arange(path.shape[0])
+    return gather(path, jnp.where(p < start, p, p + k))
+
+
+def repeat(
+    path: Int[Array, " P"], start: int | Array, k: int | Array, r: int | Array
+) -> Int[Array, " P"]:
+    """Runs the block of k layers at position `start` r extra times."""
+    p = jnp.arange(path.shape[0])
+    inside = start + (p - start) % k
+    source = jnp.where(p < start + k * (r + 1), inside, p - k * r)
+    return gather(path, jnp.where(p < start, p, source))
+
+
+def move(
+    path: Int[Array, " P"], start: int | Array, k: int | Array, s: int | Array
+) -> Int[Array, " P"]:
+    """Moves the block of k layers at position `start` by s places, later for s > 0."""
+    p = jnp.arange(path.shape[0])
+    target = start + s
+    moved = (p >= target) & (p < target + k)
+    passed_later = (p >= start) & (p < target)  # these slide back by k to make room
+    passed_earlier = (p >= target + k) & (p < start + k)
+    source = jnp.where(passed_later, p + k, jnp.where(passed_earlier, p - k, p))
+    return gather(path, jnp.where(moved, p - s, source))
+
+
+def gather(path: Int[Array, " P"], source: Int[Array, " P"]) -> Int[Array, " P"]:
+    """Takes the layers at `source`, STOP where it points outside."""
+    inside = (source >= 0) & (source < path.shape[0])
+    return jnp.where(inside, path[jnp.clip(source, 0, path.shape[0] - 1)], STOP)
+
+
+SKIP, REPEAT, MOVE = 0, 1, 2
+KINDS = ("skip", "repeat", "move")
+
+
+class Edit(NamedTuple):
+    """One edit, or arrays of them: what, at which position, how many layers, and how much.
+
+    `amount` is r for a repeat, s for a move and 0 for a skip.
+    """
+
+    kind: Int[Array, "*A"]
+    start: Int[Array, "*A"]
+    k: Int[Array, "*A"]
+    amount: Int[Array, "*A"]
+
+
+def edit_table(positions: int, skip: int = 4, repeat: int = 4, times: int = 4, move: int = 0) -> Edit:
+    """Lists every edit of a path padded to `positions`, as numpy arrays [A].
+
+    Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
+    runs, blocks moved of one layer by 1..move places either way; 0 leaves a kind out.
+    """
+    shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
+    shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
+    shapes += [(MOVE, 1, s) for s in range(-move, move + 1) if s]
+    if not shapes:
+        raise ValueError("no edit is allowed: give skip, repeat (with times) or move above 0.")
+    rows = np.array(
+        [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)],
+        np.int32,
+    )
+    return Edit(*rows.T)
+
+
+def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
+    """Applies one edit (scalars) to one padded path."""
+    kind, start, k, amount = edit
+    edits = [
+        skip(path, start, k),
+        repeat(path, start, k, amount),
+        move(path, start, k, amount),
+    ]
+    return jnp.select([kind == SKIP, kind == REPEAT], edits[:2], edits[2])
+
+
+def edit_fits(
+    length: Int[Array, ""], edit: Edit, min_length: int, max_length: int
+) -> Bool[Array, ""]:
+    """Says whether an edit's block lies in a path of this length and the result's length is allowed."""
+    kind, start, k, amount = edit
+    after = length + jnp.select([kind == SKIP, kind == REPEAT], [-k, k * amount], 0)
+    target = start + jnp.where(kind == MOVE, amount, 0)
+    inside = (start + k <= length) & (target >= 0) & (target + k <= length)
+    return inside & (after >= min_length) & (after <= max_length)
+
+
+def format_edit(edit: Sequence[int]) -> str:
+    """Writes an edit for people and tables: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
+    kind, start, k, amount = (int(x) for x in edit)
+    suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
+    return f"{KINDS[kind]} {k} at {start}{suffix}"
+
+
+def random_paths(
+    num_layers: int,
+    count: int,
+    seed: int,
+    edits: int = 3,
+    max_length: int | None = None,
+) -> list[tuple[int, ...]]:
+    """Draws distinct paths of 1..edits random edits of the identity, never the identity itself.
+
+    The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
+    drawn evenly. Raises ValueError where so few paths exist that `count` are not found.
+    """
+    limit = 2 * num_layers if max_length is None else max_length
+    generator = np.random.default_rng(seed)
+    table = edit_table(limit)
+    start = pad_path(identity(num_layers), limit)
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(100 * count + 100):
+        if len(found) == count:
+            break
+        path = start
+        for _ in range(generator.integers(1, edits + 1)):
+            path = random_edit(path, table, generator, limit)
+        drawn = validate(path.tolist(), num_layers)
+        if drawn != identity(num_layers):
+            found[drawn] = None
+    if len(found) < count:
+        raise ValueError(
+            f"only {len(found)} of {count} distinct random paths were found for {num_layers} "
+            f"layers with at most {edits} edits: ask for fewer."
+        )
+    return list(found)
+
+
+def random_edit(
+    path: np.ndarray, table: Edit, generator: np.random.Generator, limit: int
+) -> np.ndarray:
+    """Applies one random fitting edit, the kind drawn first."""
+    fits = np.asarray(jax.vmap(edit_fits, (None, 0, None, None))(path_length(path), table, 1, limit))
+    kind = generator.choice([kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()])
+    chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
+    return np.asarray(apply_edit(jnp.asarray(path), Edit(*(column[chosen] for column in table))))
