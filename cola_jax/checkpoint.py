@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from cola_jax.config import ModelConfig
 from cola_jax.params import Model, assemble, shapes, sharding
@@ -85,7 +86,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
 
 
 def load(
-    directory: epath.PathLike, *, dtype: jnp.dtype | str | None = None, mesh: Mesh | None = None
+    directory: epath.PathLike, *, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> Model:
     """Restores a converted model straight onto its devices.
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
@@ -24,7 +25,8 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
     """Computes the rope tables of all layers in float32 and keeps what the mask is made of."""
     positions = jnp.asarray(prompts.positions)
     frequencies = np.stack([rope.frequencies(config.head_dim) for rope in config.ropes])
-    angles = jnp.einsum("bt,gh->gbth", positions.astype(jnp.float32), jnp.asarray(frequencies))
+    # a product of elements: as an einsum, matrix units would round positions to a few bits
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[:, None, None]
     return View(
         positions=positions,
         branch=jnp.asarray(prompts.branch),
@@ -33,7 +35,7 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
     )
 
 
-def embed(model: Model, ids: Int[Array, "B T"], dtype: jnp.dtype | None = None):
+def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
     """Looks tokens up; `dtype` is that of all activations, the embedding's own when None."""
     return model.embedding[ids].astype(dtype or model.embedding.dtype)
 

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
+Scalar = Int[ArrayLike, ""]
+Ids = Sequence[int] | Int[ArrayLike, " P"]
 STOP = -1  # marks the positions of a padded path behind its last layer
 
 ITEM = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
@@ -57,7 +60,7 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
     return range(first, last + 1)
 
 
-def format_path(path: Sequence[int]) -> str:
+def format_path(path: Ids) -> str:
     """Writes a path (padding is ignored) in the text form that `parse_path` reads."""
     layers = [int(layer) for layer in path if layer != STOP]
     parts: list[str] = []
@@ -101,9 +104,7 @@ def runs(layers: Sequence[int]) -> list[str]:
     return [str(a) if a == b else f"{a}-{b}" for a, b in out]
 
 
-def validate(
-    layers: Sequence[int], num_layers: int, max_length: int | None = None
-) -> tuple[int, ...]:
+def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
     """Returns the path as a tuple of ints, without padding.
 
     Raises ValueError where it is empty, has ids outside 0..num_layers-1, has padding in the
@@ -124,7 +125,7 @@ def validate(
     return tuple(path)
 
 
-def pad_path(path: Sequence[int], positions: int) -> np.ndarray:
+def pad_path(path: Ids, positions: int) -> np.ndarray:
     """Returns the path as int32 [positions], STOP behind its end; ValueError when it is longer."""
     if len(path) > positions:
         raise ValueError(
@@ -148,15 +149,13 @@ def path_length(path: Int[Array, "*B P"]) -> Int[Array, "*B"]:
 # take one padded path [P] and scalars, and vmap. What falls beyond P is cut: see `edit_fits`.
 
 
-def skip(path: Int[Array, " P"], start: int | Array, k: int | Array) -> Int[Array, " P"]:
+def skip(path: Int[Array, " P"], start: Scalar, k: Scalar) -> Int[Array, " P"]:
     """Removes the block of k layers at position `start`."""
     p = jnp.arange(path.shape[0])
     return gather(path, jnp.where(p < start, p, p + k))
 
 
-def repeat(
-    path: Int[Array, " P"], start: int | Array, k: int | Array, r: int | Array
-) -> Int[Array, " P"]:
+def repeat(path: Int[Array, " P"], start: Scalar, k: Scalar, r: Scalar) -> Int[Array, " P"]:
     """Runs the block of k layers at position `start` r extra times."""
     p = jnp.arange(path.shape[0])
     inside = start + (p - start) % k
@@ -164,9 +163,7 @@ def repeat(
     return gather(path, jnp.where(p < start, p, source))
 
 
-def move(
-    path: Int[Array, " P"], start: int | Array, k: int | Array, s: int | Array
-) -> Int[Array, " P"]:
+def move(path: Int[Array, " P"], start: Scalar, k: Scalar, s: Scalar) -> Int[Array, " P"]:
     """Moves the block of k layers at position `start` by s places, later for s > 0."""
     p = jnp.arange(path.shape[0])
     target = start + s
@@ -229,7 +226,7 @@ def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
 
 
 def edit_fits(
-    length: Int[Array, ""], edit: Edit, min_length: int, max_length: int
+    length: Scalar, edit: Edit, min_length: Scalar, max_length: Scalar
 ) -> Bool[Array, ""]:
     """Says whether an edit's block lies in a path of this length and the result's length is allowed."""
     kind, start, k, amount = edit
@@ -239,7 +236,7 @@ def edit_fits(
     return inside & (after >= min_length) & (after <= max_length)
 
 
-def format_edit(edit: Sequence[int]) -> str:
+def format_edit(edit: Ids) -> str:
     """Writes an edit for people and tables: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
     kind, start, k, amount = (int(x) for x in edit)
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
@@ -280,11 +277,15 @@ def random_paths(
     return list(found)
 
 
+edits_fit = jax.jit(jax.vmap(edit_fits, (None, 0, None, None)))
+apply_compiled = jax.jit(apply_edit)
+
+
 def random_edit(
     path: np.ndarray, table: Edit, generator: np.random.Generator, limit: int
 ) -> np.ndarray:
     """Applies one random fitting edit, the kind drawn first."""
-    fits = np.asarray(jax.vmap(edit_fits, (None, 0, None, None))(path_length(path), table, 1, limit))
+    fits = np.asarray(edits_fit((path != STOP).sum(), table, 1, limit))
     kind = generator.choice([kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()])
     chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
-    return np.asarray(apply_edit(jnp.asarray(path), Edit(*(column[chosen] for column in table))))
+    return np.asarray(apply_compiled(path, Edit(*(column[chosen] for column in table))))

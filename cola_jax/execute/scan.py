@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.model import block, embed, unembed, view
@@ -18,7 +18,7 @@ Path = Sequence[int] | ArrayLike
 
 
 def run_path(
-    model: Model, prompts: Prompts | ArrayLike, path: Path, *, dtype: jnp.dtype | None = None
+    model: Model, prompts: Prompts | ArrayLike, path: Path, *, dtype: DTypeLike | None = None
 ) -> Float[Array, "B Q V"]:
     """Runs every prompt along one path; this is what a path means.
 
@@ -39,10 +39,10 @@ def run_path(
     """
     prompts = as_prompts(prompts)
     if not isinstance(path, jax.core.Tracer):
-        path = np.asarray(path, np.int32)
+        path = path_ids(path)
         validate(path.tolist(), model.config.num_layers)
     check_prompts(model, prompts)
-    return logits(model, prompts, jnp.asarray(path), dtype)
+    return logits(model, prompts, jnp.asarray(path, jnp.int32), dtype)
 
 
 def run_paths(
@@ -50,6 +50,7 @@ def run_paths(
     prompts: Prompts,
     paths: ArrayLike | Sequence[Sequence[Path]],
     *,
+    dtype: DTypeLike | None = None,
     on_progress: Callable[[int], None] = lambda evaluations: None,
 ) -> Readings:
     """Runs the candidate paths of each question and reads the model at the positions asked about.
@@ -59,6 +60,7 @@ def run_paths(
       prompts: a batch of B Prompts with `read` and `targets` [B, Q].
       paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
         number. An entry of STOP alone is no path and is not evaluated.
+      dtype: that of the activations; the weights' own when None.
       on_progress: called with the number of evaluations done since the last call.
 
     Returns:
@@ -82,11 +84,13 @@ def run_paths(
         rival=np.full(shape, -np.inf, np.float32),
         finite=np.zeros(shape[:2], bool),
     )
+    # one compilation for the weights' own dtype, however it was asked for
+    dtype = None if dtype == model.embedding.dtype else dtype
     for b, candidates in enumerate(padded):
         row = cut_to_bucket(jax.tree.map(lambda x, b=b: x[b : b + 1], prompts))
         present = np.flatnonzero(candidates[:, 0] != STOP)
         # dispatch all before fetching any, so that the host never waits between paths
-        pending = [path_readings(model, row, jnp.asarray(candidates[c])) for c in present]
+        pending = [path_readings(model, row, jnp.asarray(candidates[c]), dtype) for c in present]
         for c, result in zip(present, pending, strict=True):
             result = jax.device_get(result)
             for name in ("logprob", "token", "rival"):
@@ -99,7 +103,7 @@ def run_paths(
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def logits(
-    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: jnp.dtype | None = None
+    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
 ) -> Float[Array, "B Q V"]:
     """The compiled part of `run_path`: a scan over the path, one slice of the stack a step."""
     h = embed(model, prompts.ids, dtype)
@@ -120,9 +124,12 @@ def logits(
     return unembed(model, h)
 
 
-@jax.jit
-def path_readings(model: Model, prompts: Prompts, path: Int[Array, " P"]) -> Readings:
-    return readings(logits(model, prompts, path), prompts.targets)
+@functools.partial(jax.jit, static_argnames="dtype")
+def path_readings(
+    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
+) -> Readings:
+    """The compiled part of `run_paths`: one path, from prompts to readings."""
+    return readings(logits(model, prompts, path, dtype), prompts.targets)
 
 
 def as_prompts(prompts: Prompts | ArrayLike) -> Prompts:
@@ -139,13 +146,11 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
     """Raises ValueError for prompts that the model cannot read; traced values are not checked."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(prompts)):
         return
-    ids, positions = np.asarray(prompts.ids), np.asarray(prompts.positions)
-    vocab, context = model.config.vocab_size, model.config.context
-    if ids.size and not (0 <= ids.min() and ids.max() < vocab):
-        raise ValueError(
-            f"token ids run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
-            f"0..{vocab - 1}: is this the model's own tokenizer?"
-        )
+    positions, context = np.asarray(prompts.positions), model.config.context
+    check_tokens("token ids", prompts.ids, model.config.vocab_size)
+    if prompts.targets is not None:
+        check_tokens("targets", prompts.targets, model.config.vocab_size)
+    check_places(prompts)
     if positions.size and positions.max() >= context:
         raise ValueError(
             f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
@@ -153,23 +158,57 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
         )
 
 
+def check_tokens(what: str, ids: ArrayLike, vocab: int) -> None:
+    ids = np.asarray(ids)
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab):
+        raise ValueError(
+            f"{what} run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
+            f"0..{vocab - 1}: is this the model's own tokenizer?"
+        )
+
+
+def check_places(prompts: Prompts) -> None:
+    """Raises ValueError for padding before a token, and for reads where there is no token."""
+    padding = np.asarray(prompts.branch) == PADDING
+    if (padding[:, :-1] & ~padding[:, 1:]).any():
+        raise ValueError("prompts have padding before a token: rows are padded on the right.")
+    if prompts.read is None:
+        return
+    read, lengths = np.asarray(prompts.read), (~padding).sum(axis=1, keepdims=True)
+    if ((read < NO_READ) | (read >= lengths)).any():
+        raise ValueError(
+            f"prompts are read at {read.tolist()}, but have {lengths[:, 0].tolist()} tokens: read "
+            f"at indices of tokens, or at {NO_READ} for nothing."
+        )
+
+
+def path_ids(path: Path) -> np.ndarray:
+    """Returns one path as an integer array [P]; ValueError for other shapes and fractions."""
+    ids = np.asarray(path)
+    if ids.ndim != 1:
+        raise ValueError(f"path has shape {ids.shape}, but is [P]: `run_paths` takes many.")
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
+    return ids
+
+
 def pad_paths(paths: ArrayLike | Sequence[Sequence[Path]], questions: int, num_layers: int):
     """Returns paths as int32 [B, C, P], lists validated and padded, P in a bucket."""
     if isinstance(paths, (np.ndarray, jax.Array)):
-        padded = np.asarray(paths, np.int32)
-        if padded.ndim != 3:
-            raise ValueError(f"paths have shape {padded.shape}, but must be [B, C, P].")
-        rows = [[c[c != STOP].tolist() for c in row if c[0] != STOP] for row in padded]
-        if (padded != STOP).sum() != sum(len(path) for row in rows for path in row):
-            raise ValueError("a path has STOP before its first layer: put the padding behind it.")
+        padded = np.asarray(paths)
+        if padded.ndim != 3 or not np.issubdtype(padded.dtype, np.integer):
+            raise ValueError(
+                f"paths are {padded.dtype} of shape {padded.shape}, but must be ids [B, C, P]."
+            )
+        rows = [[c.tolist() for c in row if (c != STOP).any()] for row in padded]
     else:
-        rows = [[list(path) for path in row] for row in paths]
+        rows = [[path_ids(path).tolist() for path in row] for row in paths]
         padded = None
     if len(rows) != questions:
         raise ValueError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
     checked = [[validate(path, num_layers) for path in row] for row in rows]
     if padded is not None:
-        return padded
+        return padded.astype(np.int32)
     width = max((len(row) for row in checked), default=0)
     longest = max((len(path) for row in checked for path in row), default=1)
     out = np.full((questions, width, bucket(longest)), STOP, np.int32)
@@ -191,8 +230,8 @@ def bucket(size: int, smallest: int = 8) -> int:
 
 def cut_to_bucket(row: Prompts) -> Prompts:
     """Cuts or pads one question [1, T], [1, Q] to the buckets of its own number of tokens and reads."""
-    tokens = bucket(int((row.branch != PADDING).sum()), 16)
-    reads = bucket(int((row.read != NO_READ).sum()))
+    tokens = bucket(int((row.branch != PADDING).sum()), 32)
+    reads = bucket(int((row.read != NO_READ).sum()), 16)
 
     def fit(values, size, fill):
         values = values[:, :size]

@@ -1,0 +1,279 @@
+"""The command `cola`: each subcommand is a frozen dataclass, its fields are the flags."""
+
+import dataclasses
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
+
+from cola_jax.score import Scorer
+from cola_jax.search.presets import PRESETS, Preset, PresetName
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert pretrained weights into a checkpoint that every other command takes."""
+
+    source: Positional[str]
+    """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
+    destination: Positional[Path]
+    """The directory to make."""
+    dtype: Dtype | None = None
+    """Of the converted weights; the source's own by default, float32 for GGUF."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    overwrite: bool = False
+    """Replace an existing destination."""
+
+    def run(self) -> None:
+        from cola_jax.convert import convert
+        from cola_jax.progress import byte_bar
+
+        with byte_bar(console) as on_progress:
+            metadata = convert(
+                self.source,
+                self.destination,
+                dtype=self.dtype,
+                revision=self.revision,
+                overwrite=self.overwrite,
+                on_progress=on_progress,
+            )
+        config = metadata["config"]
+        console.print(
+            f"{self.destination}: {config['num_layers']} layers, width {config['width']}, "
+            f"{metadata['dtype']}, digest {metadata['digest'][:12]}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a search or an evaluation works on."""
+
+    model: str
+    """A checkpoint directory, as `cola convert` makes it."""
+    task: str
+    """arc-easy or arc-challenge (from the Hugging Face Hub), or a JSONL file of the same fields."""
+    out: str
+    """The run directory: made, or continued where it was stopped."""
+    split: str = "test"
+    """Of a task from the Hub: train, validation or test."""
+    limit: int | None = None
+    """Take only the first so many questions."""
+    scorer: Scorer = "options"
+    """options, options-norm: likelihood of each option's text, raw or per character; letter,
+    letter-strict: the likeliest offered letter, or the likeliest token of all."""
+    chat: bool = False
+    """Put the prompt through the model's chat template."""
+    dtype: Dtype | None = None
+    """Of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
+    group: int = 8
+    """Questions in step; what a kill can lose."""
+
+    def prepare(self):
+        from cola_jax.session import Session
+
+        return Session.prepare(
+            self.model,
+            self.task,
+            split=self.split,
+            limit=self.limit,
+            scorer=self.scorer,
+            chat=self.chat,
+            dtype=self.dtype,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Search, for every question, which layers to skip or repeat."""
+
+    material: OmitArgPrefixes[Material]
+    preset: PresetName = "cola"
+    """The rules to start from."""
+    rules: Preset = PRESETS["cola"]
+    simulations: int = 100
+    """Evaluations per question, beyond the baseline."""
+    leaves: int = 16
+    """Evaluations per question and wave; more of them are chosen knowing less."""
+    seed: int = 0
+    """With a question's id, the random key of its tree."""
+    early_stop: bool = False
+    """End a question's search at its first improvement."""
+
+    def run(self) -> None:
+        from cola_jax.progress import Display
+
+        session = self.material.prepare()
+        with Display(console, searches=True) as display:
+            session.search(
+                self.material.out,
+                self.rules,
+                simulations=self.simulations,
+                leaves=self.leaves,
+                seed=self.seed,
+                early_stop=self.early_stop,
+                group=self.material.group,
+                watch=display.watch,
+            )
+        Report(self.material.out).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate given or random paths on every question."""
+
+    material: OmitArgPrefixes[Material]
+    paths: tuple[str, ...] = ()
+    """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
+    paths_file: Path | None = None
+    """A file with a path on each line; # starts a comment."""
+    random: int = 0
+    """Add so many random paths of 1 to 3 edits."""
+    seed: int = 0
+    """Of the random paths."""
+    max_length: int | None = None
+    """The longest path allowed, in layers; twice the model's by default."""
+
+    def run(self) -> None:
+        from cola_jax.checkpoint import read_metadata
+        from cola_jax.progress import Display
+
+        num_layers = read_metadata(self.material.model)["config"]["num_layers"]
+        paths = self.collect(num_layers)
+        session = self.material.prepare()
+        with Display(console, searches=False) as display:
+            session.evaluate(
+                self.material.out, paths, group=self.material.group, watch=display.watch
+            )
+        Report(self.material.out).run()
+
+    def collect(self, num_layers: int) -> list[tuple[int, ...]]:
+        """Reads all paths asked for, each once, in order; ValueError where one is wrong or none is."""
+        from cola_jax.path import parse_path, random_paths
+
+        paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
+        if self.paths_file is not None:
+            for number, line in enumerate(self.paths_file.read_text().splitlines(), start=1):
+                if text := line.split("#")[0].strip():
+                    try:
+                        paths.append(parse_path(text, num_layers, self.max_length))
+                    except ValueError as error:
+                        raise ValueError(f"{self.paths_file}:{number}: {error}") from None
+        if self.random:
+            paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
+        if not paths:
+            raise ValueError("there are no paths: give --paths, --paths-file or --random.")
+        return list(dict.fromkeys(paths))
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Print what a run found, and write it as one HTML page that opens offline."""
+
+    run_directory: Positional[str]
+    """What `cola search` or `cola evaluate` made."""
+    page: Path | None = None
+    """Where to write the page of a search; report.html in the run directory by default."""
+
+    def run(self) -> None:
+        from cola_jax import report
+        from cola_jax.run import RunDirectory
+
+        run = RunDirectory(self.run_directory)
+        if run.manifest()["settings"]["command"] == "evaluate":
+            console.print(report.paths_table(run))
+            return
+        summary = report.summarise(run)
+        console.print(report.summary_table(summary))
+        page = self.page or run.directory / "report.html"
+        report.write_page(run, summary, page)
+        console.print(f"report: {page}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Search two dozen questions with a small real model, and open the report."""
+
+    source: str | None = None
+    """Another model: a Hub id, a directory or a .gguf file. SmolLM2-135M-Instruct by default."""
+    out: str = "cola-demo"
+    """The run directory."""
+    simulations: int = 50
+    """Evaluations per question, beyond the baseline."""
+
+    def run(self) -> None:
+        from cola_jax.demo import demo_model, demo_questions
+        from cola_jax.report import check_installed
+
+        check_installed()
+        model = demo_model(self.source, console)
+        material = Material(model=str(model), task=str(demo_questions()), out=self.out)
+        Search(material, simulations=self.simulations, leaves=8).run()
+
+
+COMMANDS = {
+    "demo": Demo,
+    "convert": Convert,
+    "search": Search,
+    "evaluate": Evaluate,
+    "report": Report,
+}
+
+
+def parse(arguments: Sequence[str]) -> Convert | Search | Evaluate | Report | Demo:
+    """Parses a command line; `--preset` chooses the defaults that `--rules.*` override."""
+    rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
+    material = Material(model=tyro.MISSING, task=tyro.MISSING, out=tyro.MISSING)
+    search = Search(material, rules=rules)
+    commands = tuple(
+        Annotated[
+            command, subcommand(name, **({"default": search} if command is Search else {}))
+        ]
+        for name, command in COMMANDS.items()
+    )
+    union = commands[0]
+    for command in commands[1:]:
+        union = union | command
+    return tyro.cli(union, prog="cola", description=__doc__, args=list(arguments))
+
+
+def chosen_preset(arguments: Sequence[str]) -> str:
+    """Finds the value of `--preset` ahead of the real parsing."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == "--preset":
+            return value
+        if flag.startswith("--preset="):
+            return flag.removeprefix("--preset=")
+    return "cola"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `cola`; what is wrong with the input is one line on stderr and exit status 1."""
+    command = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        sys.exit("stopped: finished groups are kept, and the same command goes on from there.")
+    except (ValueError, OSError) as error:
+        if not is_ours(error):
+            raise
+        message = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an error speaks of the input: raised by this package, or by the operating system."""
+    if isinstance(error, OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

@@ -1,0 +1,138 @@
+"""The run directory: a manifest and numbered part files, so that a killed run can go on.
+
+A part file is written whole and renamed into place, first its evaluations and then its questions;
+a question counts as done once it stands in a questions file, so whatever a kill leaves half done is
+written again under the same number.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from cola_jax.rows import EVALUATIONS, QUESTIONS
+
+MANIFEST = "run.json"
+
+
+class RunDirectory:
+    """A directory of results that belongs to one resolved configuration."""
+
+    def __init__(self, directory: epath.PathLike):
+        self.directory = epath.Path(directory)
+
+    def open(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> set[str]:
+        """Makes the directory or continues in it; returns the ids of the questions that are done.
+
+        `settings` are what decides the rows; `environment` (versions, device) is recorded for each
+        start. Raises ValueError where the directory belongs to other settings, naming them, or is
+        not a run; OSError where it cannot be written.
+        """
+        file = self.directory / MANIFEST
+        if not file.exists():
+            if self.directory.exists() and any(self.directory.iterdir()):
+                raise ValueError(
+                    f"{self.directory} is not empty and has no {MANIFEST}: choose another directory."
+                )
+            for kind in ("evaluations", "questions"):
+                (self.directory / kind).mkdir(parents=True, exist_ok=True)
+            starts = []
+        else:
+            manifest = self.manifest()
+            check_same(self.directory, manifest["settings"], dict(settings))
+            starts = manifest["starts"]
+        manifest = {"settings": dict(settings), "starts": [*starts, dict(environment)]}
+        write_whole(file, (json.dumps(manifest, indent=2) + "\n").encode())
+        return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def manifest(self) -> dict[str, Any]:
+        """Reads the manifest; ValueError where the directory is not a run."""
+        file = self.directory / MANIFEST
+        try:
+            manifest = json.loads(file.read_text())
+            manifest["settings"], manifest["starts"]
+        except FileNotFoundError:
+            raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.") from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error!r}): start again elsewhere.") from error
+        return manifest
+
+    def write_part(
+        self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Writes one part: the evaluations of some questions, then the questions themselves."""
+        number = len(self.parts("questions"))
+        for kind, schema, rows in (
+            ("evaluations", EVALUATIONS, evaluations),
+            ("questions", QUESTIONS, questions),
+        ):
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+            write_whole(
+                self.directory / kind / f"part-{number:05d}.parquet", sink.getvalue().to_pybytes()
+            )
+
+    def parts(self, kind: str) -> list[epath.Path]:
+        """Lists the part files of a kind in order."""
+        return sorted((self.directory / kind).glob("part-*.parquet"))
+
+    def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the questions that are done."""
+        return read_parts(self.parts("questions"), QUESTIONS, columns)
+
+    def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the evaluations of the questions that are done."""
+        done = len(self.parts("questions"))  # one more part may wait for its questions
+        return read_parts(self.parts("evaluations")[:done], EVALUATIONS, columns)
+
+
+def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError that names every setting in which a run and this command differ."""
+    differences = [
+        f"{name}: {was!r} there, {now!r} here"
+        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
+    ]
+    if differences:
+        raise ValueError(
+            f"{directory} belongs to another configuration ({'; '.join(differences)}). Choose another "
+            "directory, or repeat the old settings to continue it."
+        )
+
+
+def differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Lists dotted names with both values where two nested configurations differ."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += differing(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append((f"{prefix}{name}", was, now))
+    return found
+
+
+def write_whole(file: epath.Path, content: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one, never half of it."""
+    partial = file.parent / f".{file.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def read_parts(
+    files: Sequence[epath.Path], schema: pa.Schema, columns: Sequence[str] | None
+) -> pa.Table:
+    """Reads part files into one table; ValueError names a damaged one."""
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    tables = [schema.empty_table()]
+    for file in files:
+        try:
+            tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file} is damaged ({error}): remove it to have it made again.") from error
+    return pa.concat_tables(tables)

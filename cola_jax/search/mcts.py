@@ -1,0 +1,134 @@
+"""Monte Carlo tree search: choosing the leaves of a wave by UCB, virtual visits and widening."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from cola_jax.path import Edit, apply_edit, edit_fits, edit_table
+from cola_jax.search.presets import Preset
+from cola_jax.search.tree import (
+    ROOT,
+    Tree,
+    add_node,
+    back_up,
+    close,
+    lengths,
+    live_children,
+    path_hash,
+)
+
+NOTHING = -1  # the slot of a leaf that could not be selected
+MAX_VISITS = 1 << 16
+
+
+@functools.cache
+def logarithms() -> np.ndarray:
+    """ln n for n = 0, 1, 2, ..., from the host.
+
+    A device's own logarithm may round differently in another vector lane, and so let the size of
+    the batch decide a tie; the rest of UCB is exactly rounded arithmetic.
+    """
+    return np.log(np.maximum(np.arange(MAX_VISITS), 1)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("preset", "num_layers", "leaves"))
+def select_wave(
+    trees: Tree, budgets: Int[Array, " B"], *, preset: Preset, num_layers: int, leaves: int
+) -> tuple[Tree, Int[Array, "B C"]]:
+    """Selects up to `leaves` new nodes in each tree, and adds them as pending.
+
+    Returns the trees and the nodes' slots, -1 where a tree found no new path or has as many nodes
+    as its budget.
+    """
+
+    def one(tree: Tree, budget: Int[Array, ""]) -> tuple[Tree, Int[Array, " C"]]:
+        def step(tree, _):
+            return select_leaf(tree, budget, preset, num_layers)
+
+        return jax.lax.scan(step, tree, length=leaves)
+
+    return jax.vmap(one)(trees, budgets)
+
+
+@jax.jit
+def back_up_wave(trees: Tree, nodes: Int[Array, "B C"], rewards: Float[Array, "B C"]) -> Tree:
+    """Backs up the rewards of a wave; the visits were counted when its leaves were selected."""
+    return jax.vmap(back_up)(trees, nodes, rewards)
+
+
+def select_leaf(
+    tree: Tree, budget: Int[Array, ""], preset: Preset, num_layers: int
+) -> tuple[Tree, Int[Array, ""]]:
+    """Descends from the root to the node to expand, and adds one child of it."""
+    node = descend(tree, preset, num_layers)
+    key = jax.random.fold_in(tree.key, tree.size)
+    path, edit, found = draw_child(tree, node, key, preset, num_layers)
+    has_room = tree.size < budget
+    # the tree only grows, so a node without a new path now never has one again
+    outcomes = (add_node(tree, node, path, edit), close(tree, node), tree)
+    chosen = jnp.where(has_room, jnp.where(found, 0, 1), 2)
+    tree = jax.tree.map(lambda *leaves: jax.lax.select_n(chosen, *leaves), *outcomes)
+    return tree, jnp.where(has_room & found, tree.size - 1, NOTHING)
+
+
+def descend(tree: Tree, preset: Preset, num_layers: int) -> Int[Array, ""]:
+    """Follows the best child until a node may have one more."""
+    scores = ucb(tree, preset, num_layers)
+    limits = jnp.ceil(preset.widening * jnp.sqrt(tree.visits.astype(jnp.float32)))
+
+    def goes_on(node):
+        may_expand = ~tree.closed[node] & (tree.children[node] < limits[node])
+        return ~may_expand & live_children(tree, node).any()
+
+    def step(node):
+        return jnp.argmax(jnp.where(live_children(tree, node), scores, -jnp.inf)).astype(jnp.int32)
+
+    return jax.lax.while_loop(goes_on, step, jnp.int32(ROOT))
+
+
+def ucb(tree: Tree, preset: Preset, num_layers: int) -> Float[Array, " M"]:
+    """Q/v + c sqrt(ln V / v) - lambda |P|/L of every node (CoLa, section 3); V counts the whole tree."""
+    visits = jnp.maximum(tree.visits, 1).astype(jnp.float32)
+    log_total = jnp.asarray(logarithms())[jnp.minimum(tree.visits[ROOT], MAX_VISITS - 1)]
+    return (
+        tree.value / visits
+        + preset.exploration * jnp.sqrt(log_total / visits)
+        - preset.length_weight * lengths(tree).astype(jnp.float32) / num_layers
+    )
+
+
+def draw_child(
+    tree: Tree, node: Int[Array, ""], key: Array, preset: Preset, num_layers: int
+) -> tuple[Int[Array, " P"], Edit, Bool[Array, ""]]:
+    """Draws an edit of a node's path that makes a path the tree does not have.
+
+    The kind is drawn first and evenly, then the edit among those of its kind: there are four times
+    as many repeats as skips, and drawing from all would hardly try a skip. Returns the path, the
+    edit, and whether there was one.
+    """
+    path = tree.paths[node]
+    table = edit_table(
+        path.shape[0], preset.max_skip, preset.max_repeat, preset.max_times, preset.max_move
+    )
+    fits = jax.vmap(edit_fits, (None, 0, None, None))
+    allowed = fits(lengths(tree)[node], table, *preset.lengths(num_layers))
+    paths = jax.vmap(apply_edit, (None, 0))(path, table)
+    known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
+    allowed &= ~known.any(axis=1)
+
+    kind_key, edit_key = jax.random.split(key)
+    kinds = np.unique(table.kind)
+    left = jnp.stack([(allowed & (table.kind == kind)).any() for kind in kinds])
+    kind = draw(kind_key, left)
+    chosen = draw(edit_key, allowed & (table.kind == jnp.asarray(kinds)[kind]))
+    edit = Edit(*(jnp.asarray(column)[chosen] for column in table))
+    return paths[chosen], edit, left.any()
+
+
+def draw(key: Array, allowed: Bool[Array, " A"]) -> Int[Array, ""]:
+    """Draws one of the allowed entries evenly; any entry where none is allowed."""
+    rank = jax.random.randint(key, (), 0, jnp.maximum(allowed.sum(), 1))
+    return jnp.searchsorted(jnp.cumsum(allowed), rank, side="right").astype(jnp.int32)

@@ -1,0 +1,145 @@
+"""From questions to token rows: the prompts of each scorer, plain or through a chat template."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_jax.prompts import Prompts
+from cola_jax.score import Scorer
+from cola_jax.tasks.question import Question
+
+# Llama's template prints today's date unless told one, and Qwen3's starts to think.
+TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A question as a token row, with what turns readings into a verdict."""
+
+    question: Question
+    prompts: Prompts  # one row: fields [T] and [Q]
+    option: np.ndarray  # [Q], the option that each position read belongs to
+    prompt_hash: str  # of the prompt's text
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens run through the model: the prompt and all packed continuations."""
+        return len(self.prompts.ids)
+
+
+def encode(
+    questions: Sequence[Question],
+    tokenizer: Any,
+    scorer: Scorer,
+    *,
+    chat: bool = False,
+    context: int | None = None,
+) -> list[Encoded]:
+    """Encodes questions for a scorer.
+
+    `options` packs the text of every option behind one prompt, `letter` asks for the letter
+    behind a prompt that lists the options. Tokens are split between prompt and continuation as
+    lm-evaluation-harness does. Raises ValueError where the tokenizer has no chat template, a
+    letter is more than one token, or a prompt is longer than `context`.
+    """
+    if chat and not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
+    names_letter = scorer in ("letter", "letter-strict")
+    encoded = []
+    for question in questions:
+        text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
+        answers = list(question.letters if names_letter else question.options)
+        if chat:
+            text = render_chat(tokenizer, text)
+        else:
+            answers = [f" {answer}" for answer in answers]
+        prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
+        if names_letter and any(len(tokens) != 1 for tokens in continuations):
+            raise ValueError(
+                f"question {question.id}: letters are {[len(c) for c in continuations]} tokens long "
+                "here, but must be one each: use the scorer `options`."
+            )
+        if not all(continuations):
+            empty = answers[[bool(tokens) for tokens in continuations].index(False)]
+            raise ValueError(
+                f"question {question.id}: the option {empty!r} adds no token to its prompt, so it "
+                "cannot be scored."
+            )
+        prompts, option = pack(prompt, continuations)
+        longest = int(prompts.positions.max()) + 1
+        if context is not None and longest > context:
+            raise ValueError(
+                f"question {question.id} has {longest} tokens, but the model's context is {context}: "
+                "leave it out, or use a model with a longer context."
+            )
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        encoded.append(Encoded(question, prompts, option, digest))
+    return encoded
+
+
+def options_prompt(question: Question, chat: bool) -> str:
+    """The prompt of lm-evaluation-harness's ARC tasks; a chat gets the question alone."""
+    return question.text if chat else f"Question: {question.text}\nAnswer:"
+
+
+def letter_prompt(question: Question, chat: bool) -> str:
+    """Lists as many letters as there are options; a chat is told to answer with one of them."""
+    listed = "\n".join(
+        f"{x}. {option}" for x, option in zip(question.letters, question.options, strict=True)
+    )
+    if not chat:
+        return f"Question: {question.text}\n{listed}\nAnswer:"
+    letters = f"{', '.join(question.letters[:-1])} or {question.letters[-1]}"
+    return f"{question.text}\n{listed}\n\nAnswer with one letter, {letters}, and nothing else."
+
+
+def render_chat(tokenizer: Any, text: str) -> str:
+    """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **TEMPLATE_ARGUMENTS,
+    )
+
+
+def tokenize(
+    tokenizer: Any, text: str, answers: Sequence[str], *, special: bool
+) -> tuple[list[int], list[list[int]]]:
+    """Splits as lm-evaluation-harness does: prompt alone, and what each whole text adds behind it.
+
+    A chat template writes its own special tokens, so `special` is off for it.
+    """
+    prompt = tokenizer(text, add_special_tokens=special).input_ids
+    wholes = [tokenizer(text + answer, add_special_tokens=special).input_ids for answer in answers]
+    return prompt, [whole[len(prompt) :] for whole in wholes]
+
+
+def pack(
+    prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> tuple[Prompts, np.ndarray]:
+    """Packs continuations behind a prompt; each is read at the token before each of its own.
+
+    Returns the row and, for each position read, the continuation it belongs to. The last token of a continuation predicts nothing that is asked, so it is left out.
+    """
+    ids, positions, branch = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+    read, targets, option = [], [], []
+    for j, tokens in enumerate(continuations):
+        first = len(ids)
+        ids += tokens[:-1]
+        positions += range(len(prompt), len(prompt) + len(tokens) - 1)
+        branch += [j + 1] * (len(tokens) - 1)
+        read += [len(prompt) - 1, *range(first, len(ids))]
+        targets += tokens
+        option += [j] * len(tokens)
+    row = Prompts(
+        ids=np.asarray(ids, np.int32),
+        positions=np.asarray(positions, np.int32),
+        branch=np.asarray(branch, np.int32),
+        read=np.asarray(read, np.int32),
+        targets=np.asarray(targets, np.int32),
+    )
+    return row, np.asarray(option, np.int32)

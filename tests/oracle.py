@@ -1,0 +1,134 @@
+"""The oracle: transformers itself. Tiny random models of every family, written and run by it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+transformers.utils.logging.disable_progress_bar()
+
+LAYERS = 6
+VOCAB = 97
+TOKENS = 12  # longer than the windows below
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+LLAMA3 = {  # of a head's four frequencies one is kept, one blended and two are divided
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 5}
+
+# family and what differs from SIZES
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-mha": ("llama", {"num_key_value_heads": 4}),
+    "llama-mha-tied": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "llama-gqa": ("llama", {}),
+    "llama-gqa-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-mqa": ("llama", {"num_key_value_heads": 1}),
+    "llama-mqa-tied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-linear-rope": ("llama", {"rope_parameters": LINEAR}),
+    "llama-llama3-rope": ("llama", {"rope_parameters": LLAMA3}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral-window": ("mistral", {"sliding_window": 5}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-window": ("qwen2", {**WINDOW, "max_window_layers": 3}),
+    "qwen3": ("qwen3", {"head_dim": 12}),
+    "qwen3-window": ("qwen3", {"head_dim": 12, **WINDOW, "max_window_layers": 2}),
+    "qwen3-biases": ("qwen3", {"head_dim": 12, "attention_bias": True}),
+}
+
+# One path of each kind through six layers; all fit in ten positions.
+PATHS = {
+    "identity": (0, 1, 2, 3, 4, 5),
+    "skip": (0, 2, 5),
+    "repeat": (0, 1, 1, 1, 2, 3, 4, 4, 5),
+    "block repeat": (0, 1, 2, 3, 2, 3, 2, 3, 4, 5),
+    "reordered": (3, 0, 5, 1, 4, 2),
+}
+
+
+def make(variant: str, folder: Path, seed: int = 0, **save: Any) -> Any:
+    """Makes a random model of a variant, saves it with `save_pretrained` and returns it."""
+    family, fields = VARIANTS[variant]
+    config = transformers.AutoConfig.for_model(family, **{**SIZES, **fields})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    randomise(model.float().eval(), seed)
+    model.save_pretrained(folder, **save)
+    return model
+
+
+def randomise(model: nn.Module, seed: int) -> None:
+    """Draws every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # a tied head comes once
+            values = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight"):
+                values = 1 + 0.3 * values
+            elif name.endswith("bias"):
+                values = 0.5 * values
+            elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
+                values = 1.2 * values / parameter.shape[-1] ** 0.5
+            parameter.copy_(values)
+
+
+def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:
+    """Returns the float32 logits [B, T, V] of a model whose layers are those of the path."""
+    with torch.no_grad(), rebuilt(model, path):
+        out = model(input_ids=torch.from_numpy(np.asarray(ids, np.int64)), use_cache=False)
+    return out.logits.float().numpy()
+
+
+@contextlib.contextmanager
+def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
+    """Puts the path's layers in place of the model's own, and back afterwards.
+
+    The window of a Qwen layer is looked up by its place in `config.layer_types` while the model
+    runs, so the list follows the path as well.
+    """
+    decoder, config = model.model, model.config
+    layers, types = decoder.layers, getattr(config, "layer_types", None)
+    try:
+        decoder.layers = nn.ModuleList(layers[i] for i in path)
+        config.num_hidden_layers = len(path)
+        if types is not None:
+            config.layer_types = [types[i] for i in path]
+        yield
+    finally:
+        decoder.layers = layers
+        config.num_hidden_layers = len(layers)
+        if types is not None:
+            config.layer_types = types
+
+
+def relative_error(ours: Any, theirs: Any) -> float:
+    """Returns the largest difference relative to the largest value."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def random_ids(batch: int, tokens: int = TOKENS, seed: int = 0) -> np.ndarray:
+    """Draws token ids [B, T]."""
+    return np.random.default_rng(seed).integers(0, VOCAB, (batch, tokens), np.int32)

@@ -1,0 +1,188 @@
+"""The model against transformers: every family along every kind of path, padding, packing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+import cola_jax
+from cola_jax.config import ModelConfig, Rope
+from cola_jax.model import rms_norm, view, visible
+from cola_jax.params import FULL
+from cola_jax.path import pad_path
+from cola_jax.prompts import PADDING, Prompts
+from tests import oracle
+
+TOLERANCE = 1e-5  # relative to the largest logit; float32, matrix products at full precision
+WINDOWED = ["llama-gqa", "mistral-window", "qwen2-window", "qwen3-window"]
+
+
+@pytest.mark.parametrize("kind", oracle.PATHS)
+@pytest.mark.parametrize("variant", oracle.VARIANTS)
+def test_logits_are_those_of_transformers(pair, variant, kind):
+    models, path = pair(variant), oracle.PATHS[kind]
+    ids = oracle.random_ids(3)
+    ours = cola_jax.run_path(models.ours, ids, pad_path(path, 10))
+    assert ours.dtype == jnp.float32
+    assert oracle.relative_error(ours, oracle.logits(models.theirs, ids, path)) < TOLERANCE
+
+
+def test_oracle_follows_the_path(pair):
+    """A window that stays behind, or a path that is not run, would let parity pass by accident."""
+    theirs, ids = pair("qwen2-window").theirs, oracle.random_ids(2)
+    results = [oracle.logits(theirs, ids, path) for path in oracle.PATHS.values()]
+    for i, one in enumerate(results):
+        assert all(oracle.relative_error(one, other) > 0.1 for other in results[i + 1 :])
+    moved = oracle.logits(theirs, ids, (3, 0))  # layer 3 has a window, layer 0 has none
+    types = theirs.config.layer_types
+    theirs.config.layer_types = ["full_attention"] * len(types)
+    try:
+        assert oracle.relative_error(oracle.logits(theirs, ids, (3, 0)), moved) > 0.1
+    finally:
+        theirs.config.layer_types = types
+    assert np.array_equal(oracle.logits(theirs, ids, oracle.PATHS["identity"]), results[0])
+
+
+def test_windows_and_ropes_matter_to_the_models(pair):
+    """The facts that parity is to prove must change the logits of these models."""
+    ids, path = oracle.random_ids(2), oracle.PATHS["identity"]
+    for variant in WINDOWED[1:]:
+        ours = pair(variant).ours
+        wide = ours.layers.replace(window=jnp.full_like(ours.layers.window, FULL))
+        without = cola_jax.run_path(ours.replace(layers=wide), ids, path)
+        assert oracle.relative_error(without, cola_jax.run_path(ours, ids, path)) > 0.1
+    for variant in ("llama-linear-rope", "llama-llama3-rope"):
+        ours = pair(variant).ours
+        plain = (Rope(theta=ours.config.ropes[0].theta),)
+        without = ours.replace(config=dataclasses.replace(ours.config, ropes=plain))
+        logits = cola_jax.run_path(without, ids, path)
+        assert oracle.relative_error(logits, cola_jax.run_path(ours, ids, path)) > 0.1
+
+
+@pytest.mark.parametrize("variant", WINDOWED)
+def test_padded_rows_equal_rows_alone(pair, variant):
+    models, path = pair(variant), oracle.PATHS["repeat"]
+    rows = [oracle.random_ids(1, tokens, seed=tokens)[0] for tokens in (12, 7, 1)]
+    batch = Prompts.stack([row_of(ids) for ids in rows])
+    # what stands in the padding must not matter either
+    batch = batch.replace(ids=np.where(batch.branch == PADDING, 5, batch.ids))
+    out = cola_jax.run_path(models.ours, batch, path)
+    for b, ids in enumerate(rows):
+        alone = oracle.logits(models.theirs, ids[None], path)[0]
+        assert oracle.relative_error(out[b, : len(ids)], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", WINDOWED)
+def test_packed_continuations_equal_separate_passes(pair, variant):
+    models, path = pair(variant), oracle.PATHS["reordered"]
+    prompt, *continuations = (oracle.random_ids(1, n, seed=n)[0] for n in (6, 4, 1, 3))
+    batch = Prompts.stack([packed(prompt, continuations), row_of(oracle.random_ids(1, 9)[0])])
+    out = cola_jax.run_path(models.ours, batch, path)[0]
+    start = len(prompt)
+    for ids in continuations:
+        whole = np.concatenate([prompt, ids])
+        alone = oracle.logits(models.theirs, whole[None], path)[0]
+        assert oracle.relative_error(out[: len(prompt)], alone[: len(prompt)]) < TOLERANCE
+        ours = out[start : start + len(ids)]
+        assert oracle.relative_error(ours, alone[len(prompt) :]) < TOLERANCE
+        start += len(ids)
+
+
+def row_of(ids):
+    return Prompts(ids=ids, positions=np.arange(len(ids)), branch=np.zeros(len(ids), np.int32))
+
+
+def packed(prompt, continuations):
+    """Packs continuations behind a prompt; positions restart at the prompt's length."""
+    parts = [prompt, *continuations]
+    starts = [0] + [len(prompt)] * len(continuations)
+    return Prompts(
+        ids=np.concatenate(parts),
+        positions=np.concatenate(
+            [s + np.arange(len(x)) for s, x in zip(starts, parts, strict=True)]
+        ),
+        branch=np.concatenate([np.full(len(x), j) for j, x in enumerate(parts)]),
+    )
+
+
+def test_visible_follows_its_definition(pair):
+    config = pair("mistral-window").ours.config
+    generator = np.random.default_rng(0)
+    branch = generator.integers(-1, 3, (2, 9)).astype(np.int32)
+    positions = generator.integers(0, 12, (2, 9)).astype(np.int32)
+    prompts = Prompts(ids=np.zeros_like(branch), positions=positions, branch=branch)
+    for window in (1, 4, FULL):
+        mask = visible(config, view(config, prompts), jnp.int32(window))
+        for b, t, s in np.ndindex(2, 9, 9):
+            same = branch[b, s] in (0, branch[b, t])
+            near = positions[b, t] - positions[b, s] < window
+            assert mask[b, t, s] == (s <= t and same and near)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "llama-linear-rope", "llama-llama3-rope"])
+def test_rope_frequencies_are_those_of_transformers(pair, variant):
+    models = pair(variant)
+    config = models.theirs.config
+    kind = config.rope_parameters["rope_type"]
+    if kind == "default":
+        theirs = models.theirs.model.rotary_emb.inv_freq
+    else:
+        theirs, _ = ROPE_INIT_FUNCTIONS[kind](config, device="cpu")
+    ours = models.ours.config.ropes[0].frequencies(models.ours.config.head_dim)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-6)
+
+
+def test_rope_angles_are_exact_at_far_positions():
+    """Products that lose bits, as matrix units do, turn far positions by whole radians."""
+    sizes = {"vocab_size": 97, "num_layers": 2, "width": 32, "num_heads": 4, "num_kv_heads": 2}
+    facts = {"head_dim": 8, "mlp_width": 48, "context": 1 << 17, "norm_eps": 1e-5, "tied": True}
+    ropes = {"ropes": (Rope(theta=1e4), Rope(theta=1e6)), "layer_ropes": (0, 1)}
+    config = ModelConfig(**sizes, **facts, **ropes, windows=(None, None))
+    positions = np.array([[0, 1, 4097, 131071]], np.int32)
+    prompts = Prompts(ids=positions, positions=positions, branch=np.zeros_like(positions))
+    tables = view(config, prompts)
+    for g, rope in enumerate(config.ropes):
+        angles = positions[0, :, None] * rope.frequencies(8).astype(np.float64)
+        np.testing.assert_allclose(tables.cos[g, 0], np.cos(angles), atol=1e-2)
+        np.testing.assert_allclose(tables.sin[g, 0], np.sin(angles), atol=1e-2)
+    program = str(jax.make_jaxpr(lambda p: view(config, p))(prompts))
+    assert "dot_general" not in program
+
+
+def test_layers_use_their_own_rope(pair):
+    """Rope tables travel with the layers: a model with two must use each where it belongs."""
+    one = pair("llama-linear-rope")
+    default = Rope(theta=10000.0)
+    config = dataclasses.replace(one.ours.config, ropes=(*one.ours.config.ropes, default))
+    layers = one.ours.layers.replace(rope=jnp.array([0, 0, 0, 1, 1, 1]))
+    mixed = one.ours.replace(config=config, layers=layers)
+    plain = one.ours.replace(config=dataclasses.replace(config, ropes=(default,)))
+    ids = oracle.random_ids(2)
+    first = oracle.logits(one.theirs, ids, (2, 0, 2))
+    second = cola_jax.run_path(plain, ids, (3, 5))
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (2, 0, 2)), first) < TOLERANCE
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (3, 5)), second) < TOLERANCE
+
+
+def test_bfloat16_stays_close(pair):
+    models, ids, path = pair("llama-biases"), oracle.random_ids(3), oracle.PATHS["identity"]
+    half = cola_jax.load(models.checkpoint, dtype="bfloat16")
+    out = cola_jax.run_path(half, ids, path)
+    assert out.dtype == jnp.float32
+    assert oracle.relative_error(out, oracle.logits(models.theirs, ids, path)) < 0.1
+    # float32 activations on bfloat16 weights: only the weights are rounded
+    exact = cola_jax.run_path(half, ids, path, dtype=jnp.float32)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, half)
+    assert oracle.relative_error(exact, cola_jax.run_path(wide, ids, path)) < TOLERANCE
+
+
+def test_norm_is_computed_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 64)) * 100, jnp.bfloat16)
+    out = rms_norm(x, jnp.ones(64, jnp.bfloat16), 1e-5)
+    x64 = np.asarray(x, np.float64)
+    expected = x64 / np.sqrt((x64**2).mean(-1, keepdims=True) + 1e-5)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8)
