@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -26,22 +27,31 @@ TOKENIZER = "tokenizer"
 def save(
     directory: epath.PathLike,
     config: ModelConfig,
-    weights: dict[str, np.ndarray],
+    weights: Iterable[tuple[str, np.ndarray]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes weights (by field name, stacked) and, last, the metadata that makes them loadable.
+    """Writes weights (field name and stacked array) one by one, and then the metadata.
 
-    Returns the metadata: layout, config, dtype, digest of the weights, origin, versions.
+    Each weight is a checkpoint of its own: Orbax holds two copies of all that it saves at once, so
+    weights that are made as they are taken never stand in memory together. Returns the metadata:
+    layout, config, dtype, digest of the weights, what `load` checks them by, origin, versions.
     """
     directory = epath.Path(directory)
+    digests, sums, dtype = {}, {}, None
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / WEIGHTS, weights)
-        checkpointer.wait_until_finished()
+        for name, array in weights:
+            checkpointer.save(directory / WEIGHTS / name, {name: array})
+            digests[name] = digest(name, array)
+            sums[name] = bit_sum(array)
+            dtype = str(array.dtype)
+            checkpointer.wait_until_finished()
     metadata = {
         "layout": LAYOUT,
         "config": config.to_json(),
-        "dtype": str(weights["embedding"].dtype),
-        "digest": digest(weights),
+        "dtype": dtype,
+        "digest": hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest(),
+        "files": file_sizes(directory / WEIGHTS),
+        "sums": sums,
         "origin": origin,
         "versions": {name: version(name) for name in ("cola-jax", "jax", "orbax-checkpoint")},
     }
@@ -49,14 +59,17 @@ def save(
     return metadata
 
 
-def digest(weights: dict[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of names, dtypes, shapes and values; equal digests, equal models."""
-    sha = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.reshape(-1).view(np.uint8))
+def digest(name: str, array: np.ndarray) -> str:
+    """Returns the SHA-256 of a weight's name, dtype, shape and values."""
+    sha = hashlib.sha256(f"{name} {array.dtype} {array.shape}\n".encode())
+    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
+
+
+def bit_sum(array: np.ndarray) -> int:
+    """Returns the sum of an array's bit patterns, modulo 2**32; see `check_sums`."""
+    bits = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
+    return int(bits.sum(dtype=np.uint64) % 2**32)
 
 
 def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
@@ -75,12 +88,14 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     try:
         metadata = json.loads(file.read_text())
         layout = metadata["layout"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}): convert the model again.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
+        ) from error
     if layout != LAYOUT:
         raise ValueError(
-            f"{directory} has layout {layout}, this version reads {LAYOUT}: convert the model again, "
-            "or use the version of cola-jax that wrote it."
+            f"{directory} has layout {layout}, this version reads {LAYOUT}: convert the model "
+            "again, or use the version of cola-jax that wrote it."
         )
     return metadata
 
@@ -102,29 +117,85 @@ def load(
     """
     directory = epath.Path(directory)
     metadata = read_metadata(directory)
-    config = ModelConfig.from_json(metadata["config"])
-    kind = jnp.dtype(dtype or metadata["dtype"])
+    try:
+        config = ModelConfig.from_json(metadata["config"])
+        stored = jnp.dtype(metadata["dtype"])
+        files, sums = dict(metadata["files"]), dict(metadata["sums"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{directory / METADATA} is damaged ({type(error).__name__}: {error}): convert the "
+            "model again."
+        ) from error
+    kind = stored if dtype is None else jnp.dtype(dtype)
     target = {
         name: jax.ShapeDtypeStruct(shape, kind, sharding=sharding(name, shape, mesh))
         for name, shape in shapes(config).items()
     }
+    check_files(directory / WEIGHTS, files)
     weights = restore(directory / WEIGHTS, target)
+    if kind == stored:
+        check_sums(directory / WEIGHTS, weights, sums)
     return assemble(config, weights, mesh)
+
+
+def file_sizes(directory: epath.Path) -> dict[str, int]:
+    """Returns the size of every file below a directory, by relative path."""
+    sizes = {}
+    for entry in sorted(directory.iterdir()):  # epath's glob does not recurse
+        if entry.is_dir():
+            below = file_sizes(entry)
+            sizes |= {f"{entry.name}/{name}": size for name, size in below.items()}
+        else:
+            sizes[entry.name] = entry.stat().length
+    return sizes
+
+
+def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
+    """Raises ValueError where files are missing or of another size.
+
+    Orbax itself reports most of these, by thousands of lines of traces.
+    """
+    found = file_sizes(directory) if directory.is_dir() else {}
+    damaged = sorted(name for name, size in sizes.items() if found.get(name) != size)
+    if damaged:
+        raise ValueError(
+            f"{directory} is incomplete or damaged ({len(damaged)} files are missing or cut short, "
+            f"{damaged[0]} is one): convert the model again."
+        )
+
+
+def check_sums(directory: epath.Path, weights: dict[str, jax.Array], sums: dict[str, int]) -> None:
+    """Raises ValueError for weights with other bits than were saved.
+
+    Chunks of weights are stored without a checksum, so a damaged file may well restore. The sums
+    are made where the weights are, whatever their sharding, which a digest could not be.
+    """
+
+    @jax.jit
+    def on_device(weights):
+        kinds = {name: f"uint{8 * array.dtype.itemsize}" for name, array in weights.items()}
+        bits = {n: jax.lax.bitcast_convert_type(x, kinds[n]) for n, x in weights.items()}
+        return {name: x.astype(jnp.uint32).sum(dtype=jnp.uint32) for name, x in bits.items()}
+
+    found = jax.device_get(on_device(weights))
+    if wrong := sorted(name for name in found if found[name] != sums.get(name)):
+        raise ValueError(f"{directory} is damaged, {wrong} changed: convert the model again.")
 
 
 def restore(directory: epath.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """Reads the weights onto the shardings of `target`."""
-    if not directory.is_dir():
-        raise ValueError(f"{directory} is missing: the checkpoint is incomplete, convert it again.")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(directory, target)
-    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-        raise ValueError(
-            f"{directory} could not be restored; if it is damaged or cut short, convert the model "
-            f"again: {error}"
-        ) from error
+    weights = {}
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, leaf in target.items():
+            try:
+                weights |= checkpointer.restore(directory / name, {name: leaf})
+            except Exception as error:  # Orbax and TensorStore raise many types for damaged files
+                raise ValueError(
+                    f"the weight {name} of {directory.parent} could not be restored; if files are "
+                    f"damaged, cut short or missing, convert the model again: {error}"
+                ) from error
+    return weights
 
 
 def load_tokenizer(directory: epath.PathLike) -> Any:
@@ -136,5 +207,7 @@ def load_tokenizer(directory: epath.PathLike) -> Any:
 
     folder = epath.Path(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise ValueError(f"{directory} has no tokenizer: its source had none that can be carried over.")
+        raise ValueError(
+            f"{directory} has no tokenizer: its source had none that can be carried over."
+        )
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,6 +16,7 @@ from cola_jax.score import Scorer
 from cola_jax.search.presets import PRESETS, Preset, PresetName
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 console = Console()
 
 
@@ -157,7 +158,7 @@ class Evaluate:
         Report(self.material.out).run()
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
-        """Reads all paths asked for, each once, in order; ValueError where one is wrong or none is."""
+        """Reads all paths asked for, each once, in order; ValueError where there is none."""
         from cola_jax.path import parse_path, random_paths
 
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
@@ -234,16 +235,12 @@ def parse(arguments: Sequence[str]) -> Convert | Search | Evaluate | Report | De
     rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
     material = Material(model=tyro.MISSING, task=tyro.MISSING, out=tyro.MISSING)
     search = Search(material, rules=rules)
-    commands = tuple(
-        Annotated[
-            command, subcommand(name, **({"default": search} if command is Search else {}))
-        ]
-        for name, command in COMMANDS.items()
-    )
-    union = commands[0]
-    for command in commands[1:]:
-        union = union | command
-    return tyro.cli(union, prog="cola", description=__doc__, args=list(arguments))
+    commands: Any = None
+    for name, command in COMMANDS.items():
+        default: dict[str, Any] = {"default": search} if command is Search else {}
+        one = Annotated[command, subcommand(name, **default)]
+        commands = one if commands is None else commands | one
+    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=list(arguments))
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:

@@ -84,10 +84,7 @@ class ModelConfig:
                 f"model config: missing {sorted(required - set(fields))}, "
                 f"unknown {sorted(set(fields) - known)}."
             )
-        ropes = tuple(
-            Rope(**{k: tuple(v) if isinstance(v, list) else v for k, v in rope.items()})
-            for rope in fields["ropes"]
-        )
+        ropes = tuple(Rope(**{k: as_tuple(v) for k, v in rope.items()}) for rope in fields["ropes"])
         return cls(
             **{
                 **fields,
@@ -96,3 +93,8 @@ class ModelConfig:
                 "windows": tuple(fields["windows"]),
             }
         )
+
+
+def as_tuple(value: Any) -> Any:
+    """Turns the lists of JSON back into tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -74,7 +74,7 @@ def attention(
     q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
     k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
     v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
-    if layer.q_norm is not None:
+    if layer.q_norm is not None and layer.k_norm is not None:
         q = rms_norm(q, layer.q_norm, config.norm_eps)
         k = rms_norm(k, layer.k_norm, config.norm_eps)
     cos, sin = view.cos[layer.rope], view.sin[layer.rope]

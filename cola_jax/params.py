@@ -16,7 +16,7 @@ REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole
 
 
 def stacked(*spec: str | None) -> Any:
-    """A stacked weight; `spec` places one layer of it on the mesh, the layer axis is never split."""
+    """A stacked weight; `spec` places one layer of it on the mesh, never split over layers."""
     return struct.field(metadata={"spec": PartitionSpec(None, *spec)})
 
 
@@ -26,7 +26,7 @@ def single(*spec: str | None) -> Any:
 
 
 class Layer(struct.PyTreeNode):
-    """Decoder blocks stacked on L; one slice of it is one block. None where a family has no such weight.
+    """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
 
     `rope` and `window` are facts rather than weights: they sit here so that they travel with the
     layer when a path moves or repeats it.
@@ -57,11 +57,11 @@ class Layer(struct.PyTreeNode):
 class Model(struct.PyTreeNode):
     """A pretrained decoder: embedding, stacked layers, final norm and head (None when tied)."""
 
-    embedding: Float[Array, "V D"] = single("tensor", None)
+    config: ModelConfig = struct.field(pytree_node=False)
     layers: Layer
+    embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
-    config: ModelConfig = struct.field(pytree_node=False)
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -110,7 +110,7 @@ def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = N
         name: jax.device_put(fact, sharding(name, fact.shape, mesh)) for name, fact in facts.items()
     }
     of_layer = {field.name for field in dataclasses.fields(Layer)}
-    layers = {name: weights.get(name) for name in of_layer} | facts
+    layers: dict[str, Any] = {name: weights.get(name) for name in of_layer} | facts
     return Model(
         embedding=weights["embedding"],
         layers=Layer(**layers),

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 Scalar = Int[ArrayLike, ""]
-Ids = Sequence[int] | Int[ArrayLike, " P"]
+Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path behind its last layer
 
 ITEM = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
@@ -52,7 +52,9 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
-        raise ValueError(f"path {text!r} has the range {item}, which runs backwards: use {last}-{first}.")
+        raise ValueError(
+            f"path {text!r} has the range {item}, which runs backwards: use {last}-{first}."
+        )
     if last >= num_layers:
         raise ValueError(
             f"path {text!r} names layer {last}, but the model has layers 0..{num_layers - 1}."
@@ -82,7 +84,7 @@ def format_path(path: Ids) -> str:
 
 
 def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
-    """Returns the size of the shortest block at `start` that repeats at once, and how often it runs."""
+    """Returns the size of the shortest block at `start` that repeats, and how often it runs."""
     for size in range(1, (len(layers) - start) // 2 + 1):
         block = layers[start : start + size]
         times = 1
@@ -121,7 +123,9 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
             f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}: {path}"
         )
     if max_length is not None and len(path) > max_length:
-        raise ValueError(f"path has {len(path)} layers, but at most {max_length} are allowed: {path}")
+        raise ValueError(
+            f"path has {len(path)} layers, but at most {max_length} are allowed: {path}"
+        )
     return tuple(path)
 
 
@@ -196,7 +200,9 @@ class Edit(NamedTuple):
     amount: Int[Array, "*A"]
 
 
-def edit_table(positions: int, skip: int = 4, repeat: int = 4, times: int = 4, move: int = 0) -> Edit:
+def edit_table(
+    positions: int, skip: int = 4, repeat: int = 4, times: int = 4, move: int = 0
+) -> Edit:
     """Lists every edit of a path padded to `positions`, as numpy arrays [A].
 
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
@@ -228,7 +234,7 @@ def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
 def edit_fits(
     length: Scalar, edit: Edit, min_length: Scalar, max_length: Scalar
 ) -> Bool[Array, ""]:
-    """Says whether an edit's block lies in a path of this length and the result's length is allowed."""
+    """Says whether an edit's block lies in a path of this length, and the result is allowed."""
     kind, start, k, amount = edit
     after = length + jnp.select([kind == SKIP, kind == REPEAT], [-k, k * amount], 0)
     target = start + jnp.where(kind == MOVE, amount, 0)
@@ -237,7 +243,7 @@ def edit_fits(
 
 
 def format_edit(edit: Ids) -> str:
-    """Writes an edit for people and tables: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
+    """Writes an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
     kind, start, k, amount = (int(x) for x in edit)
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
     return f"{KINDS[kind]} {k} at {start}{suffix}"
@@ -286,6 +292,8 @@ def random_edit(
 ) -> np.ndarray:
     """Applies one random fitting edit, the kind drawn first."""
     fits = np.asarray(edits_fit((path != STOP).sum(), table, 1, limit))
-    kind = generator.choice([kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()])
+    kind = generator.choice(
+        [kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()]
+    )
     chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
     return np.asarray(apply_compiled(path, Edit(*(column[chosen] for column in table))))

@@ -22,15 +22,15 @@ class Prompts(struct.PyTreeNode):
     behind the prompt in every continuation.
     """
 
-    ids: Int[ArrayLike, "*B T"]
-    positions: Int[ArrayLike, "*B T"]  # rotary positions
-    branch: Int[ArrayLike, "*B T"]  # -1 padding, 0 the prompt, j > 0 the j-th continuation
-    read: Int[ArrayLike, "*B Q"] | None = None  # indices into T at which to read, -1 padding
-    targets: Int[ArrayLike, "*B Q"] | None = None  # the token asked about at each position read
+    ids: Int[Array | np.ndarray, "*B T"]
+    positions: Int[Array | np.ndarray, "*B T"]  # rotary positions
+    branch: Int[Array | np.ndarray, "*B T"]  # -1 padding, 0 the prompt, j > 0 the j-th continuation
+    read: Int[Array | np.ndarray, "*B Q"] | None = None  # indices into T, -1 padding
+    targets: Int[Array | np.ndarray, "*B Q"] | None = None  # the token asked about at each read
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
-        """Wraps ids [B, T] without padding: positions 0..T-1, every token on the prompt's branch."""
+        """Wraps ids [B, T] without padding: positions 0..T-1, all on the prompt's branch."""
         ids = jnp.asarray(ids)
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1], dtype=jnp.int32), ids.shape)
         return cls(ids=ids, positions=positions, branch=jnp.full(ids.shape, PROMPT, jnp.int32))
@@ -61,10 +61,10 @@ class Prompts(struct.PyTreeNode):
 class Readings(struct.PyTreeNode):
     """What the model says at the positions read; the log-probabilities are float32 and natural."""
 
-    logprob: Float[ArrayLike, "*B Q"]  # of the target
-    token: Int[ArrayLike, "*B Q"]  # the token with the highest logit
-    rival: Float[ArrayLike, "*B Q"]  # log-probability of the best token that is not the target
-    finite: Bool[ArrayLike, "*B"]  # whether every logit of the path was finite
+    logprob: Float[Array | np.ndarray, "*B Q"]  # of the target
+    token: Int[Array | np.ndarray, "*B Q"]  # the token with the highest logit
+    rival: Float[Array | np.ndarray, "*B Q"]  # log-probability of the best other token
+    finite: Bool[Array | np.ndarray, "*B"]  # whether every logit of the path was finite
 
 
 def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Readings:

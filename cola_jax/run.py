@@ -1,10 +1,11 @@
 """The run directory: a manifest and numbered part files, so that a killed run can go on.
 
 A part file is written whole and renamed into place, first its evaluations and then its questions;
-a question counts as done once it stands in a questions file, so whatever a kill leaves half done is
-written again under the same number.
+a question counts as done once its part stands in both folders, so whatever a kill leaves half done
+is written again under the same number.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from etils import epath
 from cola_jax.rows import EVALUATIONS, QUESTIONS
 
 MANIFEST = "run.json"
+KINDS = ("evaluations", "questions")
 
 
 class RunDirectory:
@@ -35,10 +37,9 @@ class RunDirectory:
         if not file.exists():
             if self.directory.exists() and any(self.directory.iterdir()):
                 raise ValueError(
-                    f"{self.directory} is not empty and has no {MANIFEST}: choose another directory."
+                    f"{self.directory} is not empty and has no {MANIFEST}: choose another."
                 )
-            for kind in ("evaluations", "questions"):
-                (self.directory / kind).mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(parents=True, exist_ok=True)
             starts = []
         else:
             manifest = self.manifest()
@@ -46,6 +47,8 @@ class RunDirectory:
             starts = manifest["starts"]
         manifest = {"settings": dict(settings), "starts": [*starts, dict(environment)]}
         write_whole(file, (json.dumps(manifest, indent=2) + "\n").encode())
+        for kind in KINDS:
+            (self.directory / kind).mkdir(exist_ok=True)
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
     def manifest(self) -> dict[str, Any]:
@@ -55,7 +58,9 @@ class RunDirectory:
             manifest = json.loads(file.read_text())
             manifest["settings"], manifest["starts"]
         except FileNotFoundError:
-            raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.") from None
+            raise ValueError(
+                f"{self.directory} has no {MANIFEST}: it is not a run directory."
+            ) from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged ({error!r}): start again elsewhere.") from error
         return manifest
@@ -64,20 +69,23 @@ class RunDirectory:
         self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
     ) -> None:
         """Writes one part: the evaluations of some questions, then the questions themselves."""
-        number = len(self.parts("questions"))
+        done = {file.name for file in self.parts("questions")}
+        names = (f"part-{number:05d}.parquet" for number in itertools.count())
+        name = next(name for name in names if name not in done)
+        # else a kill between the two below would pair new evaluations with old questions
+        (self.directory / "questions" / name).unlink(missing_ok=True)
         for kind, schema, rows in (
             ("evaluations", EVALUATIONS, evaluations),
             ("questions", QUESTIONS, questions),
         ):
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-            write_whole(
-                self.directory / kind / f"part-{number:05d}.parquet", sink.getvalue().to_pybytes()
-            )
+            write_whole(self.directory / kind / name, sink.getvalue().to_pybytes())
 
     def parts(self, kind: str) -> list[epath.Path]:
-        """Lists the part files of a kind in order."""
-        return sorted((self.directory / kind).glob("part-*.parquet"))
+        """Lists the part files of a kind in order, without those that lack the other kind."""
+        files = [{f.name for f in (self.directory / k).glob("part-*.parquet")} for k in KINDS]
+        return [self.directory / kind / name for name in sorted(set.intersection(*files))]
 
     def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads the questions that are done."""
@@ -85,8 +93,7 @@ class RunDirectory:
 
     def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads the evaluations of the questions that are done."""
-        done = len(self.parts("questions"))  # one more part may wait for its questions
-        return read_parts(self.parts("evaluations")[:done], EVALUATIONS, columns)
+        return read_parts(self.parts("evaluations"), EVALUATIONS, columns)
 
 
 def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -97,8 +104,8 @@ def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, 
     ]
     if differences:
         raise ValueError(
-            f"{directory} belongs to another configuration ({'; '.join(differences)}). Choose another "
-            "directory, or repeat the old settings to continue it."
+            f"{directory} belongs to another configuration ({'; '.join(differences)}). Choose "
+            "another directory, or repeat the old settings to continue it."
         )
 
 
@@ -134,5 +141,7 @@ def read_parts(
         try:
             tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file} is damaged ({error}): remove it to have it made again.") from error
+            raise ValueError(
+                f"{file} is damaged ({error}): remove it to have it made again."
+            ) from error
     return pa.concat_tables(tables)

@@ -21,7 +21,9 @@ class Verdicts(NamedTuple):
     """What C paths made of one question."""
 
     verdict: np.ndarray  # [C] bool, whether the answer is right
-    margin: np.ndarray  # [C] float32, score of gold minus that of its best rival; -inf if not finite
+    margin: (
+        np.ndarray
+    )  # [C] float32, score of gold minus that of its best rival; -inf if not finite
     answer: np.ndarray  # [C] int32, the option chosen, or NO_ANSWER
     finite: np.ndarray  # [C] bool
 
@@ -37,10 +39,7 @@ def score(readings: Readings, encoded: "Encoded", scorer: Scorer) -> Verdicts:
     logprob = np.asarray(readings.logprob)[:, :reads].astype(np.float64)
     finite = np.asarray(readings.finite)
     scores = np.stack(
-        [
-            logprob[:, encoded.option == j].sum(axis=1)
-            for j in range(len(encoded.question.options))
-        ],
+        [logprob[:, encoded.option == j].sum(axis=1) for j in range(len(encoded.question.options))],
         axis=1,
     )
     if scorer == "options-norm":
@@ -51,7 +50,7 @@ def score(readings: Readings, encoded: "Encoded", scorer: Scorer) -> Verdicts:
     rival = np.delete(scores, gold, axis=1).max(axis=1)
     if scorer == "letter-strict":
         token = np.asarray(readings.token)[:, :reads]
-        said = token[:, :1] == encoded.prompts.targets[None]
+        said = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
         answer = np.where(said.any(axis=1), said.argmax(axis=1), NO_ANSWER)
         rival = np.where(finite, np.asarray(readings.rival)[:, gold], 0.0)
     return Verdicts(

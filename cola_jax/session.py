@@ -177,7 +177,7 @@ class Session:
     def groups(
         self, run: RunDirectory, settings: dict[str, Any], group: int, each: int
     ) -> Iterator[tuple[list[Encoded], Counts]]:
-        """Opens the run and yields the questions it lacks, `group` at a time, with running counts."""
+        """Opens the run and yields the questions it lacks, `group` at a time, and the counts."""
         if group < 1:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
         done = run.open(settings, self.environment)

@@ -1,5 +1,6 @@
-"""Reading a Hugging Face `config.json`: every attribute is used, known to be harmless, or refused."""
+"""Reading a Hugging Face `config.json`: each attribute is used, known as harmless, or refused."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ class Attributes:
         value = self.get(name, default)
         if value is None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
             raise ValueError(f"config.json: {name} must be a positive number, it is {value!r}.")
         return value
 
@@ -66,6 +68,13 @@ class Attributes:
     def window(self, name: str, default: int) -> int | None:
         """Returns a window in tokens, or None where it is null; ValueError for anything else."""
         return None if self.get(name, default) is None else self.whole(name, default)
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """Returns a JSON object, empty where it is missing or null; ValueError for anything else."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"config.json: {name} must be an object, it is {value!r}.")
+        return value or {}
 
     def flag(self, name: str, default: bool) -> bool:
         """Returns a boolean; ValueError for anything else."""
@@ -89,31 +98,31 @@ class Attributes:
 
 
 def read_rope(attributes: Attributes) -> Rope:
-    """Reads the rotary embedding from either spelling: rope_theta with rope_scaling, or rope_parameters."""
-    parameters = attributes.get("rope_parameters")
-    scaling = attributes.get("rope_scaling")
-    theta = attributes.get("rope_theta")
-    fields = {**(scaling or {}), **(parameters or {})}
-    theta = fields.pop("rope_theta", None) or theta or 10000.0
-    kind = fields.pop("rope_type", None) or fields.pop("type", None) or "default"
-    fields.pop("type", None)
-    if fields.pop("partial_rotary_factor", 1.0) != 1.0:
+    """Reads the rotary embedding: rope_theta with rope_scaling, or the newer rope_parameters."""
+    fields = Attributes(
+        {**attributes.mapping("rope_scaling"), **attributes.mapping("rope_parameters")}
+    )
+    theta = float(fields.number("rope_theta", attributes.number("rope_theta", 10000.0)))
+    older, kind = fields.get("type"), fields.get("rope_type")
+    kind = kind or older or "default"
+    if fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError("config.json: a partial rotary embedding is not supported.")
-    try:
-        if kind == "default":
-            rope = Rope(theta=float(theta))
-        elif kind == "linear":
-            rope = Rope(theta=float(theta), linear_factor=float(fields.pop("factor")))
-        elif kind == "llama3":
-            bands = [float(fields.pop(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")]
-            original = int(fields.pop("original_max_position_embeddings"))
-            rope = Rope(theta=float(theta), llama3=(*bands, original))
-        else:
-            raise ValueError(
-                f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are."
-            )
-    except KeyError as missing:
-        raise ValueError(f"config.json: rope type {kind!r} lacks {missing}.") from None
-    if fields:
-        raise ValueError(f"config.json: rope type {kind!r} has attributes we do not know: {fields}.")
+    if kind == "default":
+        rope = Rope(theta=theta)
+    elif kind == "linear":
+        rope = Rope(theta=theta, linear_factor=float(fields.number("factor")))
+    elif kind == "llama3":
+        bands = [
+            float(fields.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")
+        ]
+        original = fields.whole("original_max_position_embeddings")
+        rope = Rope(theta=theta, llama3=(*bands, original))
+    else:
+        raise ValueError(
+            f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are."
+        )
+    if unknown := {k: v for k, v in fields.values.items() if k not in fields.seen}:
+        raise ValueError(
+            f"config.json: rope type {kind!r} has attributes we do not know: {unknown}."
+        )
     return rope

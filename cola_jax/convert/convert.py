@@ -13,7 +13,7 @@ from cola_jax import checkpoint
 from cola_jax.convert.gguf import open_gguf
 from cola_jax.convert.huggingface import open_directory, open_hub
 from cola_jax.convert.source import Source
-from cola_jax.convert.table import fill
+from cola_jax.convert.table import stack
 from cola_jax.params import shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -46,7 +46,8 @@ def convert(
         is left behind.
       OSError: where the destination cannot be written.
 
-    Peak memory is the converted model plus one tensor.
+    Holds one stacked weight at a time: peak memory is a few times the largest of them, however
+    many layers' worth of other weights the model has.
     """
     destination = Path(destination)
     if destination.exists() and not overwrite:
@@ -94,7 +95,7 @@ def write(
         done += nbytes
         on_progress(done, total)
 
-    weights = fill(source.tensors, source.rows, source.config, dtype, advance)
+    weights = stack(source.tensors, source.rows, source.config, dtype, advance)
     return checkpoint.save(target, source.config, weights, source.origin)
 
 

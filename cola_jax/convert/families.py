@@ -30,10 +30,10 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
     Raises ValueError for a family or an attribute that is not supported.
     """
     kind = values.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"config.json: model_type {kind!r} is not supported; {', '.join(sorted(FAMILIES))} are. "
-            "convert/README.md shows how to add a family."
+            f"config.json: model_type {kind!r} is not supported; {', '.join(sorted(FAMILIES))} "
+            "are. convert/README.md shows how to add a family."
         )
     family = FAMILIES[kind]
     attributes = Attributes(values)

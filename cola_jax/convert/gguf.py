@@ -82,8 +82,8 @@ def open_gguf(file: Path) -> Source:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise ValueError(
-            f"{file} has architecture {architecture!r}; only 'llama' files can be read. Convert the "
-            "model from its safetensors instead."
+            f"{file} has architecture {architecture!r}; only 'llama' files can be read. Convert "
+            "the model from its safetensors instead."
         )
     config = gguf_config(file, metadata, tensors)
     rows = (*TABLE, *(() if config.tied else (HEAD,)))
@@ -112,14 +112,18 @@ def read_file(file: Path) -> GGUFReader:
 
 def wanted(reader: GGUFReader) -> set[str]:
     """Returns the names of the metadata fields that matter here; the others may be large."""
-    return {n for n in reader.fields if n.startswith(("general.architecture", "llama.", "tokenizer."))}
+    return {
+        n for n in reader.fields if n.startswith(("general.architecture", "llama.", "tokenizer."))
+    }
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
     """Builds the config through the same reader as for Hugging Face files, so one place decides."""
     own = {k.removeprefix("llama."): v for k, v in metadata.items() if k.startswith("llama.")}
     if unknown := sorted(set(own) - set(KEYS)):
-        raise ValueError(f"{file} has keys that are not handled: {[f'llama.{k}' for k in unknown]}.")
+        raise ValueError(
+            f"{file} has keys that are not handled: {[f'llama.{k}' for k in unknown]}."
+        )
     if "token_embd.weight" not in tensors.shapes:
         raise ValueError(f"{file} has no token_embd.weight: it holds no whole model.")
     values = {hf: own[key] for key, hf in KEYS.items() if hf and key in own}

@@ -49,7 +49,7 @@ def open_hub(name: str, revision: str | None) -> Source:
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"{name} could not be had from the Hugging Face Hub (revision {revision or 'default'}): "
+            f"{name} (revision {revision or 'default'}) could not be had from the Hub: "
             f"{error} Check the id, log in with `hf auth login` if it is gated, or give a local "
             "directory."
         ) from error
@@ -91,7 +91,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{file.parent} has no {file.name}: it is not a Hugging Face model.") from None
+        raise ValueError(
+            f"{file.parent} has no {file.name}: it is not a Hugging Face model."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not JSON ({error}): fetch it again.") from None
     if not isinstance(values, dict):
@@ -110,7 +112,9 @@ class SafetensorsFiles:
         for file_name, handle in self.files.items():
             for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
                 if name in self.home:
-                    raise ValueError(f"{folder} has tensor {name} in {self.home[name]} and {file_name}.")
+                    raise ValueError(
+                        f"{folder} has tensor {name} in {self.home[name]} and {file_name}."
+                    )
                 self.home[name] = file_name
                 shapes[name] = tuple(handle.get_slice(name).get_shape())
         self.shapes = shapes
@@ -132,17 +136,21 @@ class SafetensorsFiles:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files of a model; ValueError where there are none or some are missing."""
+    """Lists the safetensors files of a model; ValueError where any is missing."""
     if (folder / INDEX).exists():
         names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
         if missing := [name for name in names if not (folder / name).is_file()]:
-            raise ValueError(f"{folder} lacks {missing}, which {INDEX} names: complete the download.")
+            raise ValueError(
+                f"{folder} lacks {missing}, which {INDEX} names: complete the download."
+            )
         return [folder / Path(name).name for name in names]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
     files = sorted(folder.glob("*.safetensors"))
     if files:
-        raise ValueError(f"{folder} has {[f.name for f in files]}, but neither model.safetensors nor {INDEX}.")
+        raise ValueError(
+            f"{folder} has {[f.name for f in files]}, but neither model.safetensors nor {INDEX}."
+        )
     pickles = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
     if pickles:
         raise ValueError(
@@ -162,7 +170,7 @@ def open_file(file: Path) -> Any:
 
 
 def check_tied_head(tensors: SafetensorsFiles) -> None:
-    """Raises ValueError for a stored head that differs from the embedding it is said to be tied to."""
+    """Raises ValueError for a stored head that differs from the embedding it is tied to."""
     head, embedding = tensors.read("lm_head.weight"), tensors.read("model.embed_tokens.weight")
     if head.shape != embedding.shape or not np.array_equal(head, embedding):
         raise ValueError(

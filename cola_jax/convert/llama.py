@@ -43,7 +43,7 @@ def rows(config: ModelConfig) -> tuple[Row, ...]:
 
 
 def decoder(attributes: Attributes, *, context: int, kv_heads: int | None = None) -> dict:
-    """Reads what every family of this kind has; `context` and `kv_heads` are the family's defaults."""
+    """Reads what all these families have; `context` and `kv_heads` are a family's defaults."""
     heads = attributes.whole("num_attention_heads")
     layers = attributes.whole("num_hidden_layers")
     width = attributes.whole("hidden_size")

@@ -1,4 +1,4 @@
-"""Qwen2 and 2.5 (query, key and value biases), Qwen3 (head norms); upper layers may have a window."""
+"""Qwen2 and 2.5 (biases on q, k and v), Qwen3 (head norms); upper layers may have a window."""
 
 from cola_jax.config import ModelConfig
 from cola_jax.convert import llama
@@ -17,7 +17,7 @@ def rows(config: ModelConfig) -> tuple[Row, ...]:
 
 
 def windows(attributes: Attributes, layers: int) -> tuple[int | None, ...]:
-    """Reads the window of each layer, from `layer_types` where given, else from `max_window_layers`."""
+    """Reads each layer's window, from `layer_types` where given, else `max_window_layers`."""
     enabled = attributes.flag("use_sliding_window", False)
     window = attributes.window("sliding_window", 4096)
     if not enabled:

@@ -25,7 +25,8 @@ class Row(NamedTuple):
 class Tensors(Protocol):
     """A checkpoint's tensors by name; shapes are known without reading any data."""
 
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor; may be called once for each name, in any order."""
@@ -91,21 +92,21 @@ def split_axes(pattern: str) -> list[str]:
     return axes
 
 
-def fill(
+def stack(
     tensors: Tensors,
     rows: tuple[Row, ...],
     config: ModelConfig,
     dtype: np.dtype,
     on_progress: Callable[[int], None] = lambda nbytes: None,
-) -> dict[str, np.ndarray]:
-    """Reads every tensor into preallocated arrays stacked over layers, by our field names.
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields every weight by our field name, stacked over layers.
 
-    Holds the converted model and one tensor at a time. `on_progress` gets the bytes written since
-    its last call. Raises ValueError for a tensor with values that are not finite.
+    Reads one tensor at a time into a preallocated array, and makes a weight only when the one
+    before it has been taken. `on_progress` gets the bytes read since its last call. Raises
+    ValueError for a tensor with values that are not finite.
     """
-    weights = {}
     for row in rows:
-        weights[row.ours] = array = np.empty(shapes(config)[row.ours], dtype)
+        array = np.empty(shapes(config)[row.ours], dtype)
         letters = set(re.findall(r"\w+", row.pattern))
         sizes = {x: size for x, size in axis_sizes(config).items() if x in letters}
         for i, (name, _) in enumerate(expected(row, config)):
@@ -114,8 +115,8 @@ def fill(
                 target[...] = rearrange(tensors.read(name), row.pattern, **sizes)
             if not np.isfinite(target).all():
                 raise ValueError(
-                    f"tensor {name} has values that are not finite in {dtype}: the file is damaged, "
-                    "or needs another --dtype."
+                    f"tensor {name} has values that are not finite in {dtype}: the file is "
+                    "damaged, or needs another --dtype."
                 )
             on_progress(target.nbytes)
-    return weights
+        yield row.ours, array

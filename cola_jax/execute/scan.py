@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -14,7 +15,7 @@ from cola_jax.params import Model
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings, readings
 
-Path = Sequence[int] | ArrayLike
+Path = Sequence[int] | np.ndarray | Array
 
 
 def run_path(
@@ -48,7 +49,7 @@ def run_path(
 def run_paths(
     model: Model,
     prompts: Prompts,
-    paths: ArrayLike | Sequence[Sequence[Path]],
+    paths: np.ndarray | Array | Sequence[Sequence[Path]],
     *,
     dtype: DTypeLike | None = None,
     on_progress: Callable[[int], None] = lambda evaluations: None,
@@ -73,11 +74,14 @@ def run_paths(
     yields does not depend on its batch. Compiles once for each bucket of T, Q and P.
     """
     if prompts.read is None or prompts.targets is None:
-        raise ValueError("run_paths reads the model at positions: give prompts `read` and `targets`.")
+        raise ValueError(
+            "run_paths reads the model at positions: give prompts `read` and `targets`."
+        )
     prompts = jax.tree.map(np.asarray, prompts)
+    reads = np.asarray(prompts.read)
     check_prompts(model, prompts)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
-    shape = (*padded.shape[:2], prompts.read.shape[1])
+    shape = (*padded.shape[:2], reads.shape[1])
     out = Readings(
         logprob=np.full(shape, -np.inf, np.float32),
         token=np.full(shape, -1, np.int32),
@@ -106,7 +110,7 @@ def logits(
     model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
 ) -> Float[Array, "B Q V"]:
     """The compiled part of `run_path`: a scan over the path, one slice of the stack a step."""
-    h = embed(model, prompts.ids, dtype)
+    h = embed(model, jnp.asarray(prompts.ids), dtype)
     here = view(model.config, prompts)
 
     def step(h, i):
@@ -129,7 +133,7 @@ def path_readings(
     model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
 ) -> Readings:
     """The compiled part of `run_paths`: one path, from prompts to readings."""
-    return readings(logits(model, prompts, path, dtype), prompts.targets)
+    return readings(logits(model, prompts, path, dtype), jnp.asarray(prompts.targets))
 
 
 def as_prompts(prompts: Prompts | ArrayLike) -> Prompts:
@@ -192,7 +196,9 @@ def path_ids(path: Path) -> np.ndarray:
     return ids
 
 
-def pad_paths(paths: ArrayLike | Sequence[Sequence[Path]], questions: int, num_layers: int):
+def pad_paths(
+    paths: np.ndarray | Array | Sequence[Sequence[Path]], questions: int, num_layers: int
+) -> np.ndarray:
     """Returns paths as int32 [B, C, P], lists validated and padded, P in a bucket."""
     if isinstance(paths, (np.ndarray, jax.Array)):
         padded = np.asarray(paths)
@@ -229,7 +235,7 @@ def bucket(size: int, smallest: int = 8) -> int:
 
 
 def cut_to_bucket(row: Prompts) -> Prompts:
-    """Cuts or pads one question [1, T], [1, Q] to the buckets of its own number of tokens and reads."""
+    """Cuts or pads one question [1, T], [1, Q] to buckets of its own tokens and reads."""
     tokens = bucket(int((row.branch != PADDING).sum()), 32)
     reads = bucket(int((row.read != NO_READ).sum()), 16)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.report.share import Difference, Share
 from cola_jax.report.shape import LayerUse, Shape, count_distinct, layer_use, tree_shape
+from cola_jax.report.share import Difference, Share
 from cola_jax.run import RunDirectory
 
 RIGHT, CORRECTED, ALL = "C→C", "W→C", "all"

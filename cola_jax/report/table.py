@@ -38,10 +38,10 @@ def answer_lines(summary: Summary) -> list[Line]:
         share_line("right before (identity path)", summary.before),
         share_line("right after (some path is right)", summary.after),
         share_line("W→C: wrong before, right after", summary.corrected),
-        share_line("control: wrong option reached instead", summary.control_wrong, "control"),
+        share_line("control: reached a wrong option", summary.control_wrong, "control"),
         difference_line("W→C minus control, in points", summary.net),
         share_line("control over all questions", summary.control, "control"),
-        share_line("C→C: right before, right on fewer layers", summary.shortened),
+        share_line("C→C: still right on fewer layers", summary.shortened),
         share_line("best path right in float32 too", summary.confirmed),
     ]
 
@@ -64,8 +64,8 @@ def length_lines(summary: Summary) -> list[Line]:
     return [
         Line("layers before", f"{summary.num_layers}"),
         Line("layers after, mean over questions", number(summary.length)),
-        Line("of the best paths, C→C", number(summary.length_right)),
-        Line("of the best paths, W→C", number(summary.length_corrected)),
+        Line("layers of the best paths, C→C", number(summary.length_right)),
+        Line("layers of the best paths, W→C", number(summary.length_corrected)),
     ]
 
 
@@ -74,7 +74,7 @@ def search_lines(summary: Summary) -> list[Line]:
     shape = summary.shape
     return [
         Line(
-            "distinct options answered per question",
+            "distinct options answered, mean",
             f"{number(summary.answers)} of {number(summary.options)}",
         ),
         Line("evaluations", f"{summary.evaluations:,}"),
@@ -82,8 +82,8 @@ def search_lines(summary: Summary) -> list[Line]:
         share_line("evaluations not finite", summary.not_finite),
         Line("evaluations of a path seen before", f"{summary.duplicates.hits:,}"),
         Line("edits from the identity, mean (most)", f"{number(shape.depth)} ({shape.max_depth})"),
-        Line("children of the identity path, mean", number(shape.root_children)),
-        Line("children of paths that have any, mean", number(shape.children)),
+        Line("children of the identity, mean", number(shape.root_children)),
+        Line("children of paths with any, mean", number(shape.children)),
     ]
 
 
@@ -99,9 +99,9 @@ def caption(summary: Summary) -> str:
 
 
 def summary_table(summary: Summary) -> Table:
-    """Sets a summary as a table of at most 80 columns."""
-    table = Table(box=SIMPLE_HEAD, caption=caption(summary), caption_justify="left", width=78)
-    table.add_column("share", ratio=1)
+    """Sets a summary as a table that fits 80 columns."""
+    table = Table(box=SIMPLE_HEAD, caption=caption(summary), caption_justify="left")
+    table.add_column("")
     for name in ("value", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, lines in summary_lines(summary):

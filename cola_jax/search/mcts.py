@@ -90,7 +90,7 @@ def descend(tree: Tree, preset: Preset, num_layers: int) -> Int[Array, ""]:
 
 
 def ucb(tree: Tree, preset: Preset, num_layers: int) -> Float[Array, " M"]:
-    """Q/v + c sqrt(ln V / v) - lambda |P|/L of every node (CoLa, section 3); V counts the whole tree."""
+    """Q/v + c sqrt(ln V / v) - lambda |P|/L of every node, V of the tree (CoLa, section 3)."""
     visits = jnp.maximum(tree.visits, 1).astype(jnp.float32)
     log_total = jnp.asarray(logarithms())[jnp.minimum(tree.visits[ROOT], MAX_VISITS - 1)]
     return (

@@ -39,7 +39,7 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Returns the shortest evaluation with this verdict, of equals that of the largest margin."""
+        """Returns the shortest evaluation with a verdict, of equals that of the largest margin."""
         candidates = np.flatnonzero(self.verdicts.verdict == verdict)
         if not len(candidates):
             return None

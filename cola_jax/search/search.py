@@ -133,7 +133,8 @@ class Grove:
         seed: int,
     ):
         self.model, self.questions, self.prompts = model, questions, prompts
-        self.scorer, self.rules = scorer, rules
+        self.scorer: Scorer = scorer
+        self.rules = rules
         num_layers = model.config.num_layers
         root = jnp.asarray(pad_path(identity(num_layers), rules.lengths(num_layers)[1]))
         keys = jnp.stack([question_key(seed, q.question.id) for q in questions])
@@ -174,10 +175,10 @@ class Grove:
 
     @property
     def improved(self) -> np.ndarray:
-        """Questions [B] that some path answers rightly where the model does not, or on fewer layers."""
+        """Questions [B] answered rightly where the model is wrong, or on fewer layers."""
         shorter = self.lengths < self.model.config.num_layers
         verdict = self.verdicts.verdict
-        return (verdict & (~verdict[:, [ROOT]] | shorter)).any(axis=1)
+        return np.any(verdict & (~verdict[:, [ROOT]] | shorter), axis=1)
 
     def exhausted(self, budgets: np.ndarray) -> bool:
         """Says whether every tree that has room left is dead at the root."""
@@ -185,7 +186,7 @@ class Grove:
         return bool((done | np.asarray(self.trees.dead)[:, ROOT]).all())
 
     def outcomes(self) -> list[Outcome]:
-        """Collects what is known of every question, its shortest correct path run again in float32."""
+        """Collects what is known of every question; the shortest correct path runs once more."""
         trees = jax.device_get(self.trees.replace(key=None))
         outcomes = []
         for b, encoded in enumerate(self.questions):

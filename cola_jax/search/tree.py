@@ -1,4 +1,6 @@
-"""The search tree of one question as a structure of arrays; written for one tree, batched by vmap."""
+"""The search tree of one question as a structure of arrays; for one tree, batched by vmap."""
+
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ NO_PARENT = -1
 ROOT = 0
 
 
+@no_type_check  # batches have one more axis, and JAX rebuilds pytrees with leaves of any kind
 class Tree(struct.PyTreeNode):
     """M node slots, the first `size` in use; every node is one path, and no two are the same.
 
@@ -88,7 +91,7 @@ def add_upwards(tree: Tree, counts: Array, node: Int[Array, ""], amount: Array |
 
 
 def back_up(tree: Tree, nodes: Int[Array, " C"], rewards: Float[Array, " C"]) -> Tree:
-    """Adds the rewards of evaluated nodes to them and their ancestors; entries of -1 are nothing."""
+    """Adds the rewards of evaluated nodes to them and their ancestors; nodes of -1 are none."""
 
     def one(value, item):
         node, reward = item

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -78,18 +78,21 @@ def parse_line(file: str, number: int, line: str) -> dict:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{file}:{number}: not JSON ({error}).") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{file}:{number}: a row must be a JSON object, it is {line.strip()[:60]}.")
+        raise ValueError(
+            f"{file}:{number}: a row must be a JSON object, it is {line.strip()[:60]}."
+        )
     return row
 
 
 def load_hub(hub: str, config: str, split: str) -> Iterable[dict]:
     """Loads one split with the `datasets` library; ValueError where it can't be had."""
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
-        return datasets.load_dataset(hub, config, split=split)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        return cast(Iterable[dict], datasets.load_dataset(hub, config, split=split))
+    except (ValueError, OSError, DatasetsError) as error:
         raise ValueError(
-            f"{hub} {config} (split {split}) could not be loaded: {error} Without a network, give a "
-            "JSONL file of the same fields as the task."
+            f"{hub} {config} (split {split}) could not be loaded: {error} Without a network, "
+            "give a JSONL file of the same fields as the task."
         ) from error

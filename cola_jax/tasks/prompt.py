@@ -59,8 +59,8 @@ def encode(
         prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
         if names_letter and any(len(tokens) != 1 for tokens in continuations):
             raise ValueError(
-                f"question {question.id}: letters are {[len(c) for c in continuations]} tokens long "
-                "here, but must be one each: use the scorer `options`."
+                f"question {question.id}: letters are {[len(c) for c in continuations]} tokens "
+                "long here, but must be one each: use the scorer `options`."
             )
         if not all(continuations):
             empty = answers[[bool(tokens) for tokens in continuations].index(False)]
@@ -72,8 +72,8 @@ def encode(
         longest = int(prompts.positions.max()) + 1
         if context is not None and longest > context:
             raise ValueError(
-                f"question {question.id} has {longest} tokens, but the model's context is {context}: "
-                "leave it out, or use a model with a longer context."
+                f"question {question.id} has {longest} tokens, but the model's context is "
+                f"{context}: leave it out, or use a model with a longer context."
             )
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         encoded.append(Encoded(question, prompts, option, digest))
@@ -123,7 +123,8 @@ def pack(
 ) -> tuple[Prompts, np.ndarray]:
     """Packs continuations behind a prompt; each is read at the token before each of its own.
 
-    Returns the row and, for each position read, the continuation it belongs to. The last token of a continuation predicts nothing that is asked, so it is left out.
+    Returns the row and, for each position read, the continuation it belongs to. The last
+    token of a continuation predicts nothing that is asked, so it is left out.
     """
     ids, positions, branch = list(prompt), list(range(len(prompt))), [0] * len(prompt)
     read, targets, option = [], [], []

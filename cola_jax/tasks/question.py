@@ -36,8 +36,12 @@ def read_question(row: Mapping[str, Any]) -> Question:
         raise ValueError("the field 'choices' must hold the lists 'text' and 'label'.")
     texts, labels = choices["text"], choices["label"]
     for name, values in (("text", texts), ("label", labels)):
-        if not isinstance(values, list) or not all(isinstance(x, str) and x.strip() for x in values):
-            raise ValueError(f"the field 'choices.{name}' must be a list of texts, it is {values!r}.")
+        if not isinstance(values, list) or not all(
+            isinstance(x, str) and x.strip() for x in values
+        ):
+            raise ValueError(
+                f"the field 'choices.{name}' must be a list of texts, it is {values!r}."
+            )
     for name in ("question", "answerKey"):
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"the field {name!r} must be a text, it is {row[name]!r}.")

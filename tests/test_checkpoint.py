@@ -1,0 +1,233 @@
+"""Saving and loading: dtypes, meshes, and what is said about damaged and foreign directories."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from jax.sharding import AxisType, PartitionSpec
+
+import cola_jax
+from cola_jax import checkpoint
+from cola_jax.config import ModelConfig, Rope
+from cola_jax.params import FULL, shapes
+from tests import oracle
+
+
+@pytest.fixture
+def copy(pair, tmp_path):
+    """A checkpoint of its own, for tests that damage it."""
+    return shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "copy")
+
+
+def edit_metadata(directory, **changes):
+    file = directory / checkpoint.METADATA
+    metadata = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in metadata.items() if v is not ...}))
+
+
+def mesh_of(data, tensor):
+    return jax.make_mesh((data, tensor), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+
+def test_load_restores_what_was_saved(tmp_path):
+    rope = Rope(theta=1e4, llama3=(8.0, 1.0, 4.0, 64))
+    sizes = {"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1}
+    config = ModelConfig(
+        **{**sizes, "head_dim": 4, "mlp_width": 6, "context": 32, "norm_eps": 1e-6},
+        **{"ropes": (rope, Rope(theta=1e6, divisors=(1.0, 2.5))), "layer_ropes": (0, 1, 0)},
+        **{"windows": (4, None, 7), "tied": False, "qkv_bias": True, "output_bias": True},
+        **{"mlp_bias": True, "head_norms": True},
+    )
+    generator = np.random.default_rng(0)
+    saved = {k: generator.normal(size=s).astype(np.float32) for k, s in shapes(config).items()}
+    metadata = checkpoint.save(tmp_path / "made", config, saved.items(), {"kind": "test"})
+    written = (tmp_path / "made" / "cola.json").read_text()
+    assert json.loads(written) == json.loads(json.dumps(metadata))
+    assert metadata["origin"] == {"kind": "test"}
+    model = cola_jax.load(tmp_path / "made")
+    assert model.config == config
+    assert hash(model.config) == hash(config)
+    for name, array in saved.items():
+        loaded = getattr(model if hasattr(model, name) else model.layers, name)
+        np.testing.assert_array_equal(loaded, array)
+    assert model.layers.rope.tolist() == [0, 1, 0]
+    assert model.layers.window.tolist() == [4, FULL, 7]
+
+
+def test_digest_tells_weights_apart():
+    weight = np.arange(6, dtype=np.float32)
+    digest = checkpoint.digest("norm", weight)
+    assert checkpoint.digest("norm", np.repeat(weight, 2)[::2]) == digest
+    assert checkpoint.digest("bias", weight) != digest
+    for change in (
+        weight.astype(np.float16),
+        weight.astype(np.int32),
+        weight.reshape(2, 3),
+        np.nextafter(weight, np.float32(9)),
+    ):
+        assert checkpoint.digest("norm", change) != digest
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", jnp.dtype("float16")])
+def test_load_in_another_dtype_rounds(pair, dtype):
+    original, loaded = (
+        pair("llama-gqa").ours,
+        cola_jax.load(pair("llama-gqa").checkpoint, dtype=dtype),
+    )
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(original), strict=True):
+        kind = jnp.dtype(dtype) if theirs.dtype == jnp.float32 else theirs.dtype
+        assert ours.dtype == kind
+        np.testing.assert_array_equal(ours, theirs.astype(kind))
+
+
+def test_facts_follow_the_config(pair):
+    assert pair("qwen2-window").ours.layers.window.tolist() == [FULL] * 3 + [5] * 3
+    assert pair("mistral-window").ours.layers.window.tolist() == [5] * 6
+    assert pair("llama-mha-tied").ours.head is None
+    assert pair("llama-mha").ours.layers.q_bias is None
+
+
+def test_a_mesh_places_every_weight_by_its_spec(pair):
+    model = cola_jax.load(pair("llama-biases").checkpoint, mesh=mesh_of(4, 2))
+    P = PartitionSpec
+    placed = {
+        "attention_norm": P(None, None),
+        "q": P(None, None, "tensor", None),
+        "k": P(None, None, "tensor", None),
+        "o": P(None, "tensor", None, None),
+        "q_bias": P(None, "tensor", None),
+        "o_bias": P(None, None),
+        "gate": P(None, None, "tensor"),
+        "down": P(None, "tensor", None),
+        "down_bias": P(None, None),
+        "window": P(None),
+    }
+    for name, spec in placed.items():
+        assert getattr(model.layers, name).sharding.spec == spec, name
+    assert model.layers.q.addressable_shards[0].data.shape == (6, 32, 2, 8)
+    # 97 tokens cannot be split evenly, so the vocabulary is whole everywhere
+    assert model.embedding.sharding.spec == P(None, None)
+    assert model.head.sharding.spec == P(None, None)
+
+
+@pytest.mark.parametrize(("data", "tensor"), [(2, 2), (2, 4), (1, 1)])
+def test_a_mesh_does_not_change_the_logits(pair, data, tensor):
+    models, ids = pair("llama-gqa"), oracle.random_ids(2)
+    model = cola_jax.load(models.checkpoint, mesh=mesh_of(data, tensor))
+    kv_spec = "tensor" if tensor == 2 else None  # two key/value heads do not split four ways
+    assert model.layers.k.sharding.spec == PartitionSpec(None, None, kv_spec, None)
+    assert len(model.layers.q.sharding.device_set) == data * tensor
+    theirs = oracle.logits(models.theirs, ids, oracle.PATHS["repeat"])
+    ours = cola_jax.run_path(model, ids, oracle.PATHS["repeat"])
+    assert oracle.relative_error(ours, theirs) < 1e-5
+
+
+def test_a_mesh_that_does_not_fit_is_refused(pair):
+    with pytest.raises(ValueError, match=r"cannot be split over 8 devices.*divides 4"):
+        cola_jax.load(pair("llama-gqa").checkpoint, mesh=mesh_of(1, 8))
+    other = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match=r"axes \['model'\].*'data' and 'tensor'"):
+        cola_jax.load(pair("llama-gqa").checkpoint, mesh=other)
+    data_only = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    model = cola_jax.load(pair("llama-gqa").checkpoint, mesh=data_only)
+    assert len(model.embedding.sharding.device_set) == 2
+
+
+def weight_names(directory):
+    return list(checkpoint.file_sizes(epath.Path(directory) / checkpoint.WEIGHTS))
+
+
+@pytest.mark.parametrize("damage", ["missing", "half", "empty"])
+def test_a_missing_or_short_file_is_named(copy, damage):
+    for name in weight_names(copy):
+        file = copy / checkpoint.WEIGHTS / name
+        whole = file.read_bytes()
+        if damage == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+        with pytest.raises(ValueError, match=r"\(1 files are missing or cut short.*convert the"):
+            cola_jax.load(copy)
+        file.write_bytes(whole)
+    cola_jax.load(copy)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_changed_bits_never_load(copy, place):
+    """The weights are stored without a checksum: TensorStore itself restores garbage here."""
+    files = [copy / checkpoint.WEIGHTS / name for name in weight_names(copy)]
+    file = max(files, key=lambda file: file.stat().st_size)
+    damaged = bytearray(file.read_bytes())
+    damaged[int(len(damaged) * place)] ^= 0x10
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"is damaged, \['\w+'\] changed: convert the model again"):
+        cola_jax.load(copy)
+
+
+def test_swapped_weights_never_load(pair, copy):
+    """Whole files of another model, of the same sizes or not."""
+    shutil.rmtree(copy / "weights")
+    shutil.copytree(pair("llama-linear-rope").checkpoint / "weights", copy / "weights")
+    with pytest.raises(ValueError, match="files are missing or cut short"):
+        cola_jax.load(copy)
+    edit_metadata(copy, files={})
+    cola_jax.load(copy)  # the weights happen to be equal
+    shutil.rmtree(copy / "weights")
+    shutil.copytree(pair("llama-mha").checkpoint / "weights", copy / "weights")
+    with pytest.raises(ValueError, match=r"could not be restored.*convert the model again"):
+        cola_jax.load(copy)
+
+
+def test_missing_weights_are_said_to_be(copy):
+    shutil.rmtree(copy / "weights")
+    with pytest.raises(ValueError, match="weights is incomplete or damaged"):
+        cola_jax.load(copy)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{", "\xff", '{"layout": 1}', '{"layout": 1, "config": 3}']
+)
+def test_damaged_metadata_is_refused(copy, text):
+    (copy / "cola.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"cola\.json is damaged.*convert the model again"):
+        cola_jax.load(copy)
+
+
+def test_metadata_of_another_shape_is_refused(copy):
+    config = json.loads((copy / "cola.json").read_text())["config"]
+    for change in ({"colour": "blue"}, {"width": ...}, {"windows": [None]}, {"ropes": [{}]}):
+        changed = {k: v for k, v in (config | change).items() if v is not ...}
+        edit_metadata(copy, config=changed)
+        with pytest.raises(ValueError, match=r"cola\.json is damaged"):
+            cola_jax.load(copy)
+    edit_metadata(copy, config=config, dtype="float33")
+    with pytest.raises(ValueError, match=r"cola\.json is damaged"):
+        cola_jax.load(copy)
+
+
+def test_a_newer_layout_is_refused(copy):
+    edit_metadata(copy, layout=2)
+    with pytest.raises(ValueError, match="has layout 2, this version reads 1: convert the model"):
+        cola_jax.load(copy)
+
+
+def test_foreign_directories_are_refused_with_a_hint(pair, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a directory: make a checkpoint with"):
+        cola_jax.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"has no cola\.json: it is another kind of directory"):
+        cola_jax.load(tmp_path)
+    folder = pair("llama-gqa").folder
+    with pytest.raises(ValueError, match=f"Hugging Face model: run `cola convert {folder} DEST"):
+        cola_jax.load(folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is not a directory"):
+        cola_jax.load(tmp_path / "file")
+
+
+def test_a_model_without_tokenizer_says_so(pair):
+    with pytest.raises(ValueError, match="has no tokenizer: its source had none"):
+        cola_jax.load_tokenizer(pair("llama-gqa").checkpoint)
