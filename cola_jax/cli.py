@@ -213,9 +213,9 @@ class Demo:
 
     def run(self) -> None:
         from cola_jax.demo import demo_model, demo_questions
-        from cola_jax.report import check_installed
+        from cola_jax.report.figures import style
 
-        check_installed()
+        style()  # says now, not after the search, if the page cannot be drawn
         model = demo_model(self.source, console)
         material = Material(model=str(model), task=str(demo_questions()), out=self.out)
         Search(material, simulations=self.simulations, leaves=8).run()

@@ -23,6 +23,7 @@ from cola_jax.rows import (
 from cola_jax.run import RunDirectory
 from cola_jax.score import Scorer, score
 from cola_jax.search import Preset, search
+from cola_jax.search.search import check_settings
 from cola_jax.tasks import Encoded, encode, load_questions
 from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS
 
@@ -113,6 +114,7 @@ class Session:
 
         The group decides how much work a kill can lose, not the rows.
         """
+        check_settings(self.questions, preset, simulations, leaves)  # before a directory is made
         settings = self.settings | {
             "command": "search",
             "preset": dataclasses.asdict(preset),

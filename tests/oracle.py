@@ -68,13 +68,29 @@ PATHS = {
 }
 
 
-def make(variant: str, folder: Path, seed: int = 0, **save: Any) -> Any:
+# The same five kinds through the thirty layers of SmolLM2-135M.
+SMOLLM_PATHS = {
+    "identity": tuple(range(30)),
+    "skip": (*range(9), *range(12, 30)),
+    "repeat": (*range(8), 7, 7, *range(8, 30)),
+    "block repeat": (*range(14), 10, 11, 12, 13, *range(14, 30)),
+    "reordered": (*range(5), 7, 5, 6, *range(8, 30)),
+}
+
+
+def make(variant: str, folder: Path) -> Any:
     """Makes a random model of a variant, saves it with `save_pretrained` and returns it."""
     family, fields = VARIANTS[variant]
+    model = random_model(family, **fields)
+    model.save_pretrained(folder)
+    return model
+
+
+def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
+    """Makes a random model of a family; `fields` of its config differ from SIZES."""
     config = transformers.AutoConfig.for_model(family, **{**SIZES, **fields})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     randomise(model.float().eval(), seed)
-    model.save_pretrained(folder, **save)
     return model
 
 

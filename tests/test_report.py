@@ -396,7 +396,7 @@ def test_page_shows_the_table_and_the_settings(run: RunDirectory, tmp_path: Path
     assert "someone/model" in page
     assert "<dt>simulations</dt><dd>2 per question</dd>" in page
     assert "5 of 6 questions done" in page
-    assert "gave that\nwrong option on 1." in page
+    assert "Those with a control:\n2; some path gave the fixed wrong option on\n1." in page
     assert page.count('<svg role="img"') == 2
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().split()
 

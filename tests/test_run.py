@@ -48,7 +48,11 @@ def test_other_settings_are_named(run):
     other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
     with pytest.raises(ValueError, match="another configuration") as error:
         run.open(other, HERE)
-    for difference in ("seed: 0 there, 3 here", "preset.max_repeat: 4 there, 0 here", "extra: None"):
+    for difference in (
+        "seed: 0 there, 3 here",
+        "preset.max_repeat: 4 there, 0 here",
+        "extra: None",
+    ):
         assert difference in str(error.value)
     for same in ("max_skip", "model", "paths"):
         assert same not in str(error.value)

@@ -53,7 +53,9 @@ def test_a_question_does_not_depend_on_the_others(model, questions, together, ch
 
 def test_seed_and_id_decide_the_tree(model, questions, together):
     renamed = [
-        dataclasses.replace(e, question=dataclasses.replace(e.question, id=f"other {e.question.id}"))
+        dataclasses.replace(
+            e, question=dataclasses.replace(e.question, id=f"other {e.question.id}")
+        )
         for e in questions
     ]
     for others in (

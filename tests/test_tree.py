@@ -265,10 +265,10 @@ def test_length_penalty_comes_off_the_reward(fake):
     module = __import__("sys").modules["cola_jax.search.search"]
 
     def spy(trees, nodes, rewards):
-        lengths = np.asarray((trees.paths != STOP).sum(-1))
-        seen.extend(
-            zip(lengths[0, np.asarray(nodes[0])].tolist(), rewards[0].tolist(), strict=True)
-        )
+        lengths = np.asarray((trees.paths[0] != STOP).sum(-1))
+        for node, reward in zip(nodes[0].tolist(), rewards[0].tolist(), strict=True):
+            if node != mcts.NOTHING:
+                seen.append((lengths[node], reward))
         return back_up(trees, nodes, rewards)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -287,15 +287,17 @@ def test_length_penalty_comes_off_the_reward(fake):
 def test_progress_counts(fake):
     fake(lambda path: 1 if len(path) < 6 else 0)
     seen = []
-    outcomes = run(6, 2, simulations=10, leaves=5, preset=SMALL, on_progress=lambda *now: seen.append(now))
+    outcomes = run(
+        6, 2, simulations=10, leaves=5, preset=SMALL, on_progress=lambda *now: seen.append(now)
+    )
     assert [now[0] for now in seen] == sorted(now[0] for now in seen)
     assert seen[-1] == (22, sum(o.verdicts.verdict.any() for o in outcomes), 0)
 
 
-GOLDEN = """
-012345 05 012222345 12345 0123434345 01345 0505 01234 1345 045 012012012345 01 01222222345
-0111112345 0123435 01111112345 0120120145 2345 2323232345 123 012343434345
-""".split()
+GOLDEN = (
+    "012345 05 012222345 12345 0123434345 01345 0505 01234 1345 045 012012012345 01 01222222345 "
+    "0111112345 0123435 01111112345 0120120145 2345 2323232345 123 012343434345 "
+)
 
 
 def test_a_golden_search_is_replayed(fake):
@@ -303,6 +305,4 @@ def test_a_golden_search_is_replayed(fake):
     fake()
     (outcome,) = run(6, simulations=20, leaves=7, seed=7)
     found = ["".join(map(str, path)) for path in outcome.paths]
-    assert found == GOLDEN
-
-
+    assert found == GOLDEN.split()

@@ -12,9 +12,8 @@ from cola_jax.tasks import Question
 from tests.oracle import randomise
 
 LAYERS = 5
-WORDS = (
-    "the sun moon water ice rock iron gas light heat wind rain plant root leaf bird fish".split()
-)
+TEXT = "the sun moon water ice rock iron gas light heat wind rain plant root leaf bird fish"
+WORDS = TEXT.split()
 CHAT = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:\n{% endif %}"

@@ -70,7 +70,7 @@ class Attributes:
         return None if self.get(name, default) is None else self.whole(name, default)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Returns a JSON object, empty where it is missing or null; ValueError for anything else."""
+        """Returns a JSON object, empty where missing or null; ValueError for anything else."""
         value = self.get(name)
         if value is not None and not isinstance(value, dict):
             raise ValueError(f"config.json: {name} must be an object, it is {value!r}.")
@@ -112,10 +112,10 @@ def read_rope(attributes: Attributes) -> Rope:
     elif kind == "linear":
         rope = Rope(theta=theta, linear_factor=float(fields.number("factor")))
     elif kind == "llama3":
-        bands = [
-            float(fields.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")
-        ]
+        bands = [float(fields.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")]
         original = fields.whole("original_max_position_embeddings")
+        if not bands[1] < bands[2]:
+            raise ValueError("config.json: low_freq_factor must be less than high_freq_factor.")
         rope = Rope(theta=theta, llama3=(*bands, original))
     else:
         raise ValueError(

@@ -1,5 +1,6 @@
 """`convert`: a foreign checkpoint becomes a directory that `cola_jax.load` restores."""
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def convert(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     partial = destination.absolute().with_name(f".{destination.name}.partial")
+    made = [folder for folder in partial.parents if not folder.exists()]
     partial.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()  # fails early where the place is not writable
@@ -64,6 +66,9 @@ def convert(
         replace(partial, destination)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: it holds the result
+                folder.rmdir()
     return metadata
 
 

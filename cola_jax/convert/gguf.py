@@ -1,5 +1,6 @@
 """Reading GGUF files of the Llama architecture; quantised tensors are dequantised one at a time."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,8 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS))
     if len(divisors) != head // 2:
         raise ValueError(f"{file}: {ROPE_DIVISORS} has {len(divisors)} values for heads of {head}.")
-    rope = config.ropes[0].__class__(theta=config.ropes[0].theta, divisors=divisors)
-    return config.__class__(**{**config.__dict__, "ropes": (rope,)})
+    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+    return dataclasses.replace(config, ropes=(rope,))
 
 
 class GgufTensors:
@@ -192,17 +193,23 @@ def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
         if f"{name}_token_id" in vocabulary
     }
     # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise
-    if fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama"):
-        prepend_bos(backend, special["bos_token"], vocabulary["bos_token_id"])
+    bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+    eos = fields.get("ggml.add_eos_token", False)
+    first = special.get("bos_token") if bos else None
+    last = special.get("eos_token") if eos else None
+    add_ends(backend, first, last)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     tokenizer.chat_template = fields.get("chat_template")
     tokenizer.save_pretrained(target)
 
 
-def prepend_bos(backend: Any, token: str, token_id: int) -> None:
-    """Makes the tokenizer begin every text with BOS."""
+def add_ends(backend: Any, first: str | None, last: str | None) -> None:
+    """Makes the tokenizer begin and end every text with these tokens."""
     from tokenizers.processors import TemplateProcessing
 
-    backend.post_processor = TemplateProcessing(
-        single=f"{token} $A", pair=f"{token} $A {token} $B:1", special_tokens=[(token, token_id)]
-    )
+    ends = [token for token in (first, last) if token is not None]
+    if ends:
+        backend.post_processor = TemplateProcessing(
+            single=[*ends[: first is not None], "$A", *ends[first is not None :]],
+            special_tokens=[(token, backend.token_to_id(token)) for token in ends],
+        )

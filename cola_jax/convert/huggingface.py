@@ -20,7 +20,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -138,7 +138,10 @@ class SafetensorsFiles:
 def weight_files(folder: Path) -> list[Path]:
     """Lists the safetensors files of a model; ValueError where any is missing."""
     if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        files = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
+            raise ValueError(f"{folder / INDEX} has no weight_map of files: fetch it again.")
+        names = sorted(set(files.values()))
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise ValueError(
                 f"{folder} lacks {missing}, which {INDEX} names: complete the download."

@@ -25,9 +25,11 @@ def windows(attributes: Attributes, layers: int) -> tuple[int | None, ...]:
     first = attributes.get("max_window_layers", 28)
     types = attributes.get("layer_types")
     if types is None:
-        return tuple(window if i >= first else None for i in range(layers))
-    unknown = set(types) - {"full_attention", "sliding_attention"}
-    if unknown or len(types) != layers:
+        if window is not None and type(first) is not int:
+            raise ValueError(f"config.json: max_window_layers must be a number, it is {first!r}.")
+        return tuple(window if window and i >= first else None for i in range(layers))
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
         raise ValueError(
             f"config.json: layer_types must name full_attention or sliding_attention for each of "
             f"{layers} layers, it is {types}."

@@ -53,7 +53,8 @@
       cell.append(element("title", {}, `layer ${layer}: ${count ? `run ${count}×` : "skipped"}`));
       svg.append(cell);
       if (count > 1) {
-        svg.append(element("text", { class: "count", x: (layer + 0.5) * size, y: top + 10.5 }, count));
+        const name = count > 9 ? "count small" : "count";
+        svg.append(element("text", { class: name, x: (layer + 0.5) * size, y: top + 10.5 }, count));
       }
     });
     for (const [from, to] of jumps.values()) {

@@ -73,7 +73,9 @@ def model_name(start: dict[str, Any]) -> str:
 def facts(settings: dict[str, Any], start: dict[str, Any], starts: int) -> list[tuple[str, str]]:
     """Lists what a reader needs to judge or repeat the run, as far as it was recorded."""
     origin = start.get("origin") or {}
-    versions = start.get("versions") or {}
+    versions = dict(start.get("versions") or {})
+    if "python" in start:
+        versions["python"] = start["python"]
     named = {
         "model": " · ".join(str(origin[k]) for k in ("kind", "name", "revision") if origin.get(k)),
         "checkpoint": f"{start.get('model', '')} {digest(settings.get('model'))}",
@@ -90,9 +92,7 @@ def facts(settings: dict[str, Any], start: dict[str, Any], starts: int) -> list[
         "device": start.get("device"),
         "date": start.get("date"),
         "starts": starts if starts > 1 else None,
-        "versions": ", ".join(
-            [*(f"{k} {v}" for k, v in versions.items()), f"python {start.get('python', '?')}"]
-        ),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return [(name, str(value)) for name, value in named.items() if value not in (None, "")]
 

@@ -1,0 +1,190 @@
+"""The command line: what it makes, what it records, and one line for whatever is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cola_jax import cli
+from cola_jax.run import RunDirectory
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model in both layouts, and a task of three questions."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.make_checkpoint(folder)
+    tiny.write_questions(folder / "task.jsonl", 3)
+    return folder
+
+
+@pytest.fixture
+def common(folder, tmp_path):
+    model, task = str(folder / "ours"), str(folder / "task.jsonl")
+    return ["--model", model, "--task", task, "--out", str(tmp_path / "run")]
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    monkeypatch.setattr(cli.Report, "run", lambda self: None)
+
+
+SMALL = ["--simulations", "4", "--leaves", "2"]
+
+
+def fails(capsys, *arguments):
+    """Runs a command that must fail, and returns its only line on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*map(str, arguments)])
+    error = capsys.readouterr().err
+    assert exit.value.code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+def changed(common, **fields):
+    """The common flags with other values."""
+    common = list(common)
+    for name, value in fields.items():
+        common[common.index(f"--{name}") + 1] = str(value)
+    return common
+
+
+def test_convert(folder, tmp_path, capsys):
+    cli.main(["convert", str(folder / "theirs"), str(tmp_path / "made"), "--dtype", "bfloat16"])
+    assert "5 layers, width 32, bfloat16" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "made" / "cola.json").exists()
+    error = fails(capsys, "convert", folder / "theirs", tmp_path / "made")
+    assert "--overwrite" in error
+
+
+def test_search_then_report(common, tmp_path, capsys):
+    cli.main(["search", *common, *SMALL])
+    assert "report:" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+    (tmp_path / "run" / "report.html").unlink()
+    cli.main(["report", str(tmp_path / "run"), "--page", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").exists()
+
+
+def test_evaluate(common, tmp_path, no_report):
+    (tmp_path / "paths.txt").write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
+    paths = ["--paths", "0-4", "0,(1-2)x2,3-4", "--paths-file", str(tmp_path / "paths.txt")]
+    cli.main(["evaluate", *common, *paths, "--random", "3", "--seed", "1"])
+    recorded = RunDirectory(tmp_path / "run").manifest()["settings"]["paths"]
+    assert recorded[:3] == [[0, 1, 2, 3, 4], [0, 1, 2, 1, 2, 3, 4], [0, 2, 4]]
+    assert 5 <= len(recorded) <= 6  # each path once
+    assert RunDirectory(tmp_path / "run").evaluations().num_rows == 3 * len(recorded)
+
+
+def test_rules_are_recorded(common, tmp_path, no_report):
+    flags = ["--preset", "cola", "--rules.max-repeat", "0", "--rules.length-penalty", "0.5"]
+    cli.main(["search", *common, *SMALL, *flags])
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["preset"]["max_repeat"] == 0
+    assert settings["preset"]["length_penalty"] == 0.5
+    assert settings["preset"]["max_skip"] == 4
+    edits = RunDirectory(tmp_path / "run").evaluations().column("edit").to_pylist()
+    assert {edit.split()[0] for edit in edits if edit} == {"skip"}
+
+
+def test_a_preset_is_what_rules_start_from(common, monkeypatch):
+    other = cli.Preset(max_skip=1, widening=3.0)
+    monkeypatch.setitem(cli.PRESETS, "other", other)
+    assert cli.chosen_preset(["search", "--preset=other"]) == "other"
+    assert cli.chosen_preset(["search", "--preset", "other"]) == "other"
+    assert cli.chosen_preset(["search", "--out", "x"]) == "cola"
+    monkeypatch.setattr(cli, "chosen_preset", lambda arguments: "other")
+    command = cli.parse(["search", *common, "--rules.max-move", "1"])
+    assert (command.rules.max_skip, command.rules.widening, command.rules.max_move) == (1, 3.0, 1)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["evaluate", "--help"]])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 0
+    assert "usage: cola" in capsys.readouterr().out
+
+
+def test_an_unknown_flag_or_preset_is_refused(common, capsys):
+    for wrong in (["--wrong", "1"], ["--preset", "paper"]):
+        with pytest.raises(SystemExit) as exit:
+            cli.main(["search", *common, *wrong])
+        assert exit.value.code not in (0, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("0-9", "layers 0..4"), ("0,x", "0,x"), ("(0-4)x3", "more than 10 layers"), ("", "path")],
+)
+def test_a_bad_path(common, capsys, path, message):
+    assert message in fails(capsys, "evaluate", *common, "--paths", path)
+
+
+def test_bad_paths_in_a_file(common, tmp_path, capsys):
+    (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
+    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
+    assert "paths.txt:2: " in error
+    assert "no paths" in fails(capsys, "evaluate", *common)
+    fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
+
+
+def test_a_bad_task(common, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')
+    task = tmp_path / "bad.jsonl"
+    assert "bad.jsonl:1: " in fails(capsys, "search", *changed(common, task=task))
+    (tmp_path / "empty.jsonl").write_text("")
+    task = tmp_path / "empty.jsonl"
+    assert "no questions" in fails(capsys, "search", *changed(common, task=task))
+    assert "no questions" in fails(capsys, "search", *common, "--limit", "0")
+    assert "neither one of" in fails(capsys, "search", *changed(common, task="arc-hard"))
+    fails(capsys, "search", *changed(common, task="x" * 300))  # too long a name for a file
+
+
+def test_a_bad_model(folder, common, tmp_path, capsys):
+    model = tmp_path / "nothing"
+    assert "cola convert" in fails(capsys, "search", *changed(common, model=model))
+    model = folder / "theirs"
+    assert "cola convert" in fails(capsys, "evaluate", *changed(common, model=model), "--random", 1)
+
+
+def test_a_bad_destination(common, tmp_path, capsys, no_report):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        fails(capsys, "search", *changed(common, out=out))
+    cli.main(["search", *common, *SMALL])
+    error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
+    assert "seed: 0 there, 4 here" in error
+    assert "preset.max_skip: 4 there, 2 here" in error
+
+
+def test_a_bad_number_makes_no_directory(common, tmp_path, capsys):
+    for flag in ("--simulations", "--leaves", "--group"):
+        assert "at least 1" in fails(capsys, "search", *common, flag, "0")
+    assert not (tmp_path / "run").exists()
+    assert "not a run directory" in fails(capsys, "report", tmp_path)
+
+
+def test_a_bug_shows_its_traceback(common, monkeypatch):
+    """A ValueError of another package speaks of no input."""
+
+    def broken(*arguments, **keywords):
+        np.zeros(3).reshape(2, 2)
+
+    monkeypatch.setattr("cola_jax.session.search", broken)
+    with pytest.raises(ValueError, match="cannot reshape"):
+        cli.main(["search", *common, *SMALL])
+
+
+def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Search, "run", interrupt)
+    with pytest.raises(SystemExit, match="goes on from there"):
+        cli.main(["search", *common])
