@@ -164,20 +164,21 @@ def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
         )
 
 
+@jax.jit
+def bit_sums(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Computes `bit_sum` of every weight on its devices."""
+    kinds = {name: f"uint{8 * array.dtype.itemsize}" for name, array in weights.items()}
+    bits = {name: jax.lax.bitcast_convert_type(x, kinds[name]) for name, x in weights.items()}
+    return {name: x.astype(jnp.uint32).sum(dtype=jnp.uint32) for name, x in bits.items()}
+
+
 def check_sums(directory: epath.Path, weights: dict[str, jax.Array], sums: dict[str, int]) -> None:
     """Raises ValueError for weights with other bits than were saved.
 
     Chunks of weights are stored without a checksum, so a damaged file may well restore. The sums
     are made where the weights are, whatever their sharding, which a digest could not be.
     """
-
-    @jax.jit
-    def on_device(weights):
-        kinds = {name: f"uint{8 * array.dtype.itemsize}" for name, array in weights.items()}
-        bits = {n: jax.lax.bitcast_convert_type(x, kinds[n]) for n, x in weights.items()}
-        return {name: x.astype(jnp.uint32).sum(dtype=jnp.uint32) for name, x in bits.items()}
-
-    found = jax.device_get(on_device(weights))
+    found = jax.device_get(bit_sums(weights))
     if wrong := sorted(name for name in found if found[name] != sums.get(name)):
         raise ValueError(f"{directory} is damaged, {wrong} changed: convert the model again.")
 

@@ -1,6 +1,7 @@
 """A session: a model over the questions of a task, filling a run directory group by group."""
 
 import dataclasses
+import datetime
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,7 @@ class Session:
         packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
         device = jax.devices()[0]
         environment = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
             "origin": metadata["origin"],
             "num_layers": metadata["config"]["num_layers"],

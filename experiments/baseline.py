@@ -81,8 +81,7 @@ def main(settings: Baseline) -> None:
             f"{name}: acc {(raw == gold).mean():.3f}  acc_norm {(normed == gold).mean():.3f}"
         )
     worst = max(
-        np.abs(a - b).max()
-        for a, b in zip(scores["transformers"], scores["cola-jax"], strict=True)
+        np.abs(a - b).max() for a, b in zip(scores["transformers"], scores["cola-jax"], strict=True)
     )
     same = int((answers["transformers"] == answers["cola-jax"]).sum())
     console.print(

@@ -53,8 +53,8 @@ class Attributes:
         value = self.get(name, default)
         if value is None:
             value = default
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        if not 0 < number < math.inf:
             raise ValueError(f"config.json: {name} must be a positive number, it is {value!r}.")
         return value
 
@@ -112,11 +112,12 @@ def read_rope(attributes: Attributes) -> Rope:
     elif kind == "linear":
         rope = Rope(theta=theta, linear_factor=float(fields.number("factor")))
     elif kind == "llama3":
-        bands = [float(fields.number(k)) for k in ("factor", "low_freq_factor", "high_freq_factor")]
+        factor = float(fields.number("factor"))
+        low, high = (float(fields.number(f"{k}_freq_factor")) for k in ("low", "high"))
         original = fields.whole("original_max_position_embeddings")
-        if not bands[1] < bands[2]:
+        if not low < high:
             raise ValueError("config.json: low_freq_factor must be less than high_freq_factor.")
-        rope = Rope(theta=theta, llama3=(*bands, original))
+        rope = Rope(theta=theta, llama3=(factor, low, high, original))
     else:
         raise ValueError(
             f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are."

@@ -1,0 +1,106 @@
+"""Worst relative error of the logits against transformers, by family and kind of path.
+
+Run it from a checkout as `python -m experiments.parity`, with the `test` extra installed.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import cola_jax
+from cola_jax.convert import convert
+from cola_jax.path import pad_path
+from tests import oracle
+
+SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TEXTS = (
+    "The capital of France is Paris, and the capital of Japan is",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "Question: which of these is a mammal?\nA. shark\nB. whale\nC. frog\nD. hen\nAnswer:",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Prints the largest |ours - theirs| / max |theirs| over all logits, in float32."""
+
+    models: Path | None = None
+    """A folder with SmolLM2-135M-Instruct.Q4_1.gguf, to be compared as well (needs accelerate)."""
+    batches: int = 4
+    """Batches of random tokens for each tiny model."""
+
+
+def main(options: Parity) -> None:
+    """Compares every tiny model, and the real one where a folder is given."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+    table = Table(title=f"logits against transformers {transformers.__version__}, {device()}")
+    table.add_column("model")
+    for kind in oracle.PATHS:
+        table.add_column(kind, justify="right")
+    for variant, errors in compare(options):
+        table.add_row(variant, *(f"{errors[kind]:.1e}" for kind in oracle.PATHS))
+    Console(width=120).print(table)
+
+
+def device() -> str:
+    return f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+
+
+def compare(options: Parity) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields each model's name and its worst error by kind of path."""
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in oracle.VARIANTS:
+            theirs = oracle.make(variant, Path(folder) / variant)
+            ours = converted(Path(folder) / variant)
+            batches = [oracle.random_ids(4, seed=seed) for seed in range(options.batches)]
+            yield variant, worst(ours, theirs, batches, oracle.PATHS)
+        if options.models is None:
+            return
+        file = options.models / SMOLLM
+        ours = converted(file, Path(folder) / "smollm")
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(
+            options.models, gguf_file=SMOLLM, dtype=torch.float32
+        )
+        tokenizer = cola_jax.load_tokenizer(Path(folder) / "smollm")
+        batches = [np.array([tokenizer(text).input_ids], np.int32) for text in TEXTS]
+        yield file.stem, worst(ours, theirs, batches, oracle.SMOLLM_PATHS)
+
+
+def converted(source: Path, destination: Path | None = None) -> cola_jax.Model:
+    destination = destination or source.with_name(f"{source.name}-converted")
+    convert(str(source), destination)
+    return cola_jax.load(destination)
+
+
+def worst(
+    ours: cola_jax.Model,
+    theirs: Any,
+    batches: list[np.ndarray],
+    paths: Mapping[str, tuple[int, ...]],
+) -> dict[str, float]:
+    """Returns the worst error over the batches for every path; the paths share a compilation."""
+    longest = max(map(len, paths.values()))
+    return {
+        kind: max(
+            oracle.relative_error(
+                cola_jax.run_path(ours, ids, pad_path(path, longest)),
+                oracle.logits(theirs, ids, path),
+            )
+            for ids in batches
+        )
+        for kind, path in paths.items()
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Parity))
