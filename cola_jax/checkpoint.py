@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
@@ -36,7 +37,7 @@ def save(
     weights that are made as they are taken never stand in memory together. Returns the metadata:
     layout, config, dtype, digest of the weights, what `load` checks them by, origin, versions.
     """
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     digests, sums, dtype = {}, {}, None
     with ocp.StandardCheckpointer() as checkpointer:
         for name, array in weights:
@@ -59,6 +60,12 @@ def save(
     return metadata
 
 
+def absolute(directory: epath.PathLike) -> epath.Path:
+    """Makes a local path absolute, as Orbax demands; a URL is left alone."""
+    text = os.fspath(directory)
+    return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+
+
 def digest(name: str, array: np.ndarray) -> str:
     """Returns the SHA-256 of a weight's name, dtype, shape and values."""
     sha = hashlib.sha256(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -74,7 +81,7 @@ def bit_sum(array: np.ndarray) -> int:
 
 def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     """Reads a checkpoint's metadata; ValueError where the directory is not one of ours."""
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
     file = directory / METADATA
@@ -115,7 +122,7 @@ def load(
       ValueError: where the directory is not a checkpoint, is damaged or cut short, or does not
         fit the mesh.
     """
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     metadata = read_metadata(directory)
     try:
         config = ModelConfig.from_json(metadata["config"])
@@ -206,7 +213,7 @@ def load_tokenizer(directory: epath.PathLike) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = epath.Path(directory) / TOKENIZER
+    folder = absolute(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ValueError(
             f"{directory} has no tokenizer: its source had none that can be carried over."

@@ -123,7 +123,7 @@ def test_a_mesh_does_not_change_the_logits(pair, data, tensor):
     assert len(model.layers.q.sharding.device_set) == data * tensor
     theirs = oracle.logits(models.theirs, ids, oracle.PATHS["repeat"])
     ours = cola_jax.run_path(model, ids, oracle.PATHS["repeat"])
-    assert oracle.relative_error(ours, theirs) < 1e-5
+    assert oracle.relative_error(ours, theirs) < oracle.TOLERANCE
 
 
 def test_a_mesh_that_does_not_fit_is_refused(pair):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +140,24 @@ def test_a_failure_leaves_everything_as_it_was(source, tmp_path, overwrite):
         if overwrite
         else {"source"}
     )
+
+
+def test_a_destination_that_cannot_be_replaced_is_kept(source, tmp_path, monkeypatch):
+    made = tmp_path / "made"
+    convert(str(source), made)
+    before = contents(made)
+    rename = Path.rename
+
+    def fail_for_the_new_one(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("disk on fire")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="disk on fire"):
+        convert(str(source), made, overwrite=True)
+    assert contents(made) == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
 
 
 def save(tensors, folder):

@@ -16,7 +16,6 @@ from cola_jax.path import pad_path
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 
-TOLERANCE = 1e-5  # relative to the largest logit; float32, matrix products at full precision
 WINDOWED = ["llama-gqa", "mistral-window", "qwen2-window", "qwen3-window"]
 
 
@@ -27,7 +26,7 @@ def test_logits_are_those_of_transformers(pair, variant, kind):
     ids = oracle.random_ids(3)
     ours = cola_jax.run_path(models.ours, ids, pad_path(path, 10))
     assert ours.dtype == jnp.float32
-    assert oracle.relative_error(ours, oracle.logits(models.theirs, ids, path)) < TOLERANCE
+    assert oracle.relative_error(ours, oracle.logits(models.theirs, ids, path)) < oracle.TOLERANCE
 
 
 def test_oracle_follows_the_path(pair):
@@ -48,7 +47,7 @@ def test_oracle_follows_the_path(pair):
 
 def test_windows_and_ropes_matter_to_the_models(pair):
     """The facts that parity is to prove must change the logits of these models."""
-    ids, path = oracle.random_ids(2), oracle.PATHS["identity"]
+    ids, path = oracle.random_ids(3), pad_path(oracle.PATHS["identity"], 10)
     for variant in WINDOWED[1:]:
         ours = pair(variant).ours
         wide = ours.layers.replace(window=jnp.full_like(ours.layers.window, FULL))
@@ -72,7 +71,7 @@ def test_padded_rows_equal_rows_alone(pair, variant):
     out = cola_jax.run_path(models.ours, batch, path)
     for b, ids in enumerate(rows):
         alone = oracle.logits(models.theirs, ids[None], path)[0]
-        assert oracle.relative_error(out[b, : len(ids)], alone) < TOLERANCE
+        assert oracle.relative_error(out[b, : len(ids)], alone) < oracle.TOLERANCE
 
 
 @pytest.mark.parametrize("variant", WINDOWED)
@@ -85,9 +84,9 @@ def test_packed_continuations_equal_separate_passes(pair, variant):
     for ids in continuations:
         whole = np.concatenate([prompt, ids])
         alone = oracle.logits(models.theirs, whole[None], path)[0]
-        assert oracle.relative_error(out[: len(prompt)], alone[: len(prompt)]) < TOLERANCE
+        assert oracle.relative_error(out[: len(prompt)], alone[: len(prompt)]) < oracle.TOLERANCE
         ours = out[start : start + len(ids)]
-        assert oracle.relative_error(ours, alone[len(prompt) :]) < TOLERANCE
+        assert oracle.relative_error(ours, alone[len(prompt) :]) < oracle.TOLERANCE
         start += len(ids)
 
 
@@ -163,8 +162,8 @@ def test_layers_use_their_own_rope(pair):
     ids = oracle.random_ids(2)
     first = oracle.logits(one.theirs, ids, (2, 0, 2))
     second = cola_jax.run_path(plain, ids, (3, 5))
-    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (2, 0, 2)), first) < TOLERANCE
-    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (3, 5)), second) < TOLERANCE
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (2, 0, 2)), first) < oracle.TOLERANCE
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (3, 5)), second) < oracle.TOLERANCE
 
 
 def test_bfloat16_stays_close(pair):
@@ -176,7 +175,7 @@ def test_bfloat16_stays_close(pair):
     # float32 activations on bfloat16 weights: only the weights are rounded
     exact = cola_jax.run_path(half, ids, path, dtype=jnp.float32)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, half)
-    assert oracle.relative_error(exact, cola_jax.run_path(wide, ids, path)) < TOLERANCE
+    assert oracle.relative_error(exact, cola_jax.run_path(wide, ids, path)) < oracle.TOLERANCE
 
 
 def test_norm_is_computed_in_float32():

@@ -44,14 +44,14 @@ def tokenizer(chat: bool = True) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def make_source(folder: Path) -> Path:
+def make_source(folder: Path, layers: int = LAYERS) -> Path:
     """Writes a random Llama and its tokenizer in Hugging Face layout."""
     words = tokenizer()
     config = transformers.LlamaConfig(
         vocab_size=len(words),
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -63,9 +63,9 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
-def make_checkpoint(folder: Path) -> Path:
+def make_checkpoint(folder: Path, layers: int = LAYERS) -> Path:
     """Makes and converts the tiny model."""
-    convert(str(make_source(folder / "theirs")), folder / "ours")
+    convert(str(make_source(folder / "theirs", layers)), folder / "ours")
     return folder / "ours"
 
 

@@ -1,7 +1,7 @@
 """Reading a Hugging Face `config.json`: each attribute is used, known as harmless, or refused."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cola_jax.config import Rope
@@ -83,9 +83,9 @@ class Attributes:
             raise ValueError(f"config.json: {name} must be true or false, it is {value!r}.")
         return value
 
-    def refuse_unknown(self, ignored: Iterable[str] = ()) -> None:
+    def refuse_unknown(self) -> None:
         """Raises ValueError for attributes that nothing has read and that may matter."""
-        rest = set(self.values) - self.seen - HARMLESS - set(ignored)
+        rest = set(self.values) - self.seen - HARMLESS
         wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
         unknown = rest - set(REQUIRED)
         if wrong or unknown:

@@ -110,5 +110,10 @@ def replace(partial: Path, destination: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if destination.exists():
         destination.rename(old)
-    partial.rename(destination)
+    try:
+        partial.rename(destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""What the README tells people to type works: its Python runs, its command lines parse."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cola_jax.cli import parse
+from cola_jax.demo import demo_questions
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "convert" / "README.md")
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    return [line for line in lines if re.match(r"cola (convert|search|evaluate|report)", line)]
+
+
+def test_the_pages_show_commands():
+    assert {line.split()[1] for line in commands()} == {"convert", "search", "evaluate", "report"}
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_lines_parse(line):
+    parse(shlex.split(line)[1:])
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    checkpoint = tiny.make_checkpoint(tmp_path, layers=30)
+    checkpoint.rename(tmp_path / "smollm2")
+    shutil.copyfile(demo_questions(), tmp_path / "questions.jsonl")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text().splitlines()) <= 150
