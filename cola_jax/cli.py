@@ -1,6 +1,7 @@
 """The command `cola`: each subcommand is a frozen dataclass, its fields are the flags."""
 
 import dataclasses
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -197,7 +198,7 @@ class Report:
         console.print(report.summary_table(summary))
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
-        console.print(f"report: {page}")
+        console.print(f"report: {page}", soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +256,8 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `cola`; what is wrong with the input is one line on stderr and exit status 1."""
+    # transformers is here for tokenizers alone, and need not say that it misses torch
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()

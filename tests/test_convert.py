@@ -210,3 +210,15 @@ def test_a_destination_that_cannot_be_written_is_an_os_error(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         convert(str(source), tmp_path / "file" / "made")
+
+
+def test_overwrite_spares_what_is_no_checkpoint(source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "draft.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="no checkpoint of ours"):
+        convert(str(source), tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "draft.txt").read_text() == "years of work"
+
+
+def test_an_origin_can_be_named(source, tmp_path):
+    assert convert(str(source), tmp_path / "made", origin="a wheel")["origin"]["name"] == "a wheel"

