@@ -84,8 +84,8 @@ def check_destination(destination: Path, overwrite: bool) -> None:
     is_empty = destination.is_dir() and not any(destination.iterdir())
     if not is_empty and not (destination / checkpoint.METADATA).exists():
         raise ValueError(
-            f"{destination} is no checkpoint of ours, so it is not overwritten: remove it, or choose "
-            "another destination."
+            f"{destination} is no checkpoint of ours, so it is not overwritten: remove it, "
+            "or choose another destination."
         )
 
 
