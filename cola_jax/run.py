@@ -56,7 +56,7 @@ class RunDirectory:
         file = self.directory / MANIFEST
         try:
             manifest = json.loads(file.read_text())
-            manifest["settings"], manifest["starts"]
+            _ = manifest["settings"], manifest["starts"]  # both are always there
         except FileNotFoundError:
             raise ValueError(
                 f"{self.directory} has no {MANIFEST}: it is not a run directory."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -44,9 +45,10 @@ Watch = Callable[[Counts], None]
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A loaded model, questions encoded for a scorer, and what is recorded about both."""
+    """A model, questions encoded for a scorer, and what is recorded about both."""
 
-    model: Model
+    model_directory: str
+    num_layers: int
     questions: list[Encoded]
     scorer: Scorer
     settings: dict[str, Any]  # with what a command adds, these decide the rows
@@ -64,7 +66,7 @@ class Session:
         chat: bool = False,
         dtype: str | None = None,
     ) -> "Session":
-        """Checks and loads everything a session needs; the weights last, as they take longest.
+        """Checks and loads what a session needs, but for the weights, which take longest.
 
         `model` is a checkpoint directory. `dtype` None means float32 on a CPU, where bfloat16 is
         no faster, and the checkpoint's own elsewhere. Raises ValueError for whatever is wrong with
@@ -73,7 +75,7 @@ class Session:
         metadata = checkpoint.read_metadata(model)
         questions = load_questions(task, split=split, limit=limit)
         tokenizer = checkpoint.load_tokenizer(model)
-        context = metadata["config"]["context"]
+        num_layers, context = (metadata["config"][name] for name in ("num_layers", "context"))
         encoded = encode(questions, tokenizer, scorer, chat=chat, context=context)
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
         settings = {
@@ -90,15 +92,19 @@ class Session:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
             "origin": metadata["origin"],
-            "num_layers": metadata["config"]["num_layers"],
+            "num_layers": num_layers,
             "task": task,
             "split": split,
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "device": f"{device.platform} {device.device_kind}",
         }
-        loaded = checkpoint.load(model, dtype=dtype)
-        return cls(loaded, encoded, scorer, settings, environment)
+        return cls(str(model), num_layers, encoded, scorer, settings, environment)
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The weights, loaded when first needed: after the run directory has been checked."""
+        return checkpoint.load(self.model_directory, dtype=self.settings["dtype"])
 
     def search(
         self,
@@ -186,7 +192,7 @@ class Session:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
         done = run.open(settings, self.environment)
         left = [encoded for encoded in self.questions if encoded.question.id not in done]
-        counts = earlier(run, self.model.config.num_layers, each * len(left))
+        counts = earlier(run, self.num_layers, each * len(left))
         for start in range(0, len(left), group):
             yield left[start : start + group], counts
 
