@@ -9,6 +9,7 @@ from cola_jax.execute import run_path, run_paths
 from cola_jax.params import Model
 from cola_jax.path import format_path, parse_path
 from cola_jax.prompts import Prompts, Readings
+from cola_jax.search import search
 
 __all__ = [
     "Model",
@@ -21,4 +22,5 @@ __all__ = [
     "parse_path",
     "run_path",
     "run_paths",
+    "search",
 ]

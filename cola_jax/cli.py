@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
-from cola_jax.score import Scorer
 from cola_jax.search.presets import PRESETS, Preset, PresetName
+from cola_jax.tasks.prompt import Scorer
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."

@@ -38,6 +38,8 @@ class Prompts(struct.PyTreeNode):
     @classmethod
     def stack(cls, rows: "Sequence[Prompts]") -> "Prompts":
         """Joins unbatched rows ([T] and [Q] fields) into one numpy batch, padded to the longest."""
+        if len({row.read is None for row in rows} | {row.targets is None for row in rows}) > 1:
+            raise ValueError("either all rows say what to read and ask about there, or none does.")
         tokens = max(np.shape(row.ids)[0] for row in rows)
         reads = max(0 if row.read is None else np.shape(row.read)[0] for row in rows)
 

@@ -39,16 +39,21 @@ class RunDirectory:
                 raise ValueError(
                     f"{self.directory} is not empty and has no {MANIFEST}: choose another."
                 )
-            self.directory.mkdir(parents=True, exist_ok=True)
             starts = []
         else:
             manifest = self.manifest()
             check_same(self.directory, manifest["settings"], dict(settings))
             starts = manifest["starts"]
         manifest = {"settings": dict(settings), "starts": [*starts, dict(environment)]}
-        write_whole(file, (json.dumps(manifest, indent=2) + "\n").encode())
-        for kind in KINDS:
-            (self.directory / kind).mkdir(exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(file, (json.dumps(manifest, indent=2) + "\n").encode())
+            for kind in KINDS:
+                (self.directory / kind).mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"the run directory {self.directory} cannot be written ({error}): choose another."
+            ) from error
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
     def manifest(self) -> dict[str, Any]:

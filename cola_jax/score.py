@@ -1,18 +1,11 @@
 """From readings to verdicts and margins."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cola_jax.prompts import Readings
-
-if TYPE_CHECKING:  # tasks encode for a scorer, so they import this module
-    from cola_jax.tasks.prompt import Encoded
-
-# options: the option whose text has the highest log-likelihood (lm-evaluation-harness's acc);
-# options-norm: divided by the option's length in characters (acc_norm); letter: the likeliest of
-# the offered letters; letter-strict: the likeliest token of all, which must be the right letter.
-Scorer = Literal["options", "options-norm", "letter", "letter-strict"]
+from cola_jax.tasks.prompt import Encoded, Scorer
 
 NO_ANSWER = -1  # what a path that is not finite, or a strict letter that is none, answers
 
@@ -21,14 +14,12 @@ class Verdicts(NamedTuple):
     """What C paths made of one question."""
 
     verdict: np.ndarray  # [C] bool, whether the answer is right
-    margin: (
-        np.ndarray
-    )  # [C] float32, score of gold minus that of its best rival; -inf if not finite
+    margin: np.ndarray  # [C] float32, score of gold minus its best rival's; -inf if not finite
     answer: np.ndarray  # [C] int32, the option chosen, or NO_ANSWER
     finite: np.ndarray  # [C] bool
 
 
-def score(readings: Readings, encoded: "Encoded", scorer: Scorer) -> Verdicts:
+def score(readings: Readings, encoded: Encoded, scorer: Scorer) -> Verdicts:
     """Scores readings [C, Q'] of one question, Q' at least its own number of reads Q.
 
     The log-likelihood of an option is the sum over the positions that belong to it. Where options

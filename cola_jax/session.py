@@ -23,11 +23,11 @@ from cola_jax.rows import (
     search_question_row,
 )
 from cola_jax.run import RunDirectory
-from cola_jax.score import Scorer, score
+from cola_jax.score import score
 from cola_jax.search import Preset, search
 from cola_jax.search.search import check_settings
 from cola_jax.tasks import Encoded, encode, load_questions
-from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS
+from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Scorer
 
 
 @dataclasses.dataclass

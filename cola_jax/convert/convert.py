@@ -58,9 +58,11 @@ def convert(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     partial = destination.absolute().with_name(f".{destination.name}.partial")
     made = [folder for folder in partial.parents if not folder.exists()]
-    partial.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()  # fails early where the place is not writable
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
     try:
         opened = open_source(source, revision)
         if origin is not None:

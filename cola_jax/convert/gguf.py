@@ -76,7 +76,6 @@ def open_gguf(file: Path) -> Source:
     tensors that do not match, and files that are damaged or cut short.
     """
     reader = read_file(file)
-    tensors = GgufTensors(file, reader)
     metadata = {
         name: field.contents() for name, field in reader.fields.items() if name in wanted(reader)
     }
@@ -86,6 +85,7 @@ def open_gguf(file: Path) -> Source:
             f"{file} has architecture {architecture!r}; only 'llama' files can be read. Convert "
             "the model from its safetensors instead."
         )
+    tensors = GgufTensors(file, reader)
     config = gguf_config(file, metadata, tensors)
     rows = (*TABLE, *(() if config.tied else (HEAD,)))
     check(tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS)

@@ -12,12 +12,12 @@ from cola_jax.execute import run_paths
 from cola_jax.params import Model
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Prompts
-from cola_jax.score import NO_ANSWER, Scorer, Verdicts, score
+from cola_jax.score import NO_ANSWER, Verdicts, score
 from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import PRESETS, Preset
 from cola_jax.search.tree import ROOT, new_tree
-from cola_jax.tasks.prompt import Encoded
+from cola_jax.tasks.prompt import Encoded, Scorer
 
 Progress = Callable[[int, int, int], None]
 

@@ -3,13 +3,17 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cola_jax.prompts import Prompts
-from cola_jax.score import Scorer
 from cola_jax.tasks.question import Question
+
+# options: the option whose text has the highest log-likelihood (lm-evaluation-harness's acc);
+# options-norm: divided by the option's length in characters (acc_norm); letter: the likeliest of
+# the offered letters; letter-strict: the likeliest token of all, which must be the right letter.
+Scorer = Literal["options", "options-norm", "letter", "letter-strict"]
 
 # Llama's template prints today's date unless told one, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
