@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
@@ -95,6 +96,10 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     try:
         metadata = json.loads(file.read_text())
         layout = metadata["layout"]
+        if layout == LAYOUT:
+            _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]
+            ModelConfig.from_json(metadata["config"])
+            jnp.dtype(metadata["dtype"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
@@ -124,24 +129,16 @@ def load(
     """
     directory = absolute(directory)
     metadata = read_metadata(directory)
-    try:
-        config = ModelConfig.from_json(metadata["config"])
-        stored = jnp.dtype(metadata["dtype"])
-        files, sums = dict(metadata["files"]), dict(metadata["sums"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{directory / METADATA} is damaged ({type(error).__name__}: {error}): convert the "
-            "model again."
-        ) from error
+    config = ModelConfig.from_json(metadata["config"])
+    stored, sums = jnp.dtype(metadata["dtype"]), metadata["sums"]
     kind = stored if dtype is None else jnp.dtype(dtype)
-    target = {
-        name: jax.ShapeDtypeStruct(shape, kind, sharding=sharding(name, shape, mesh))
-        for name, shape in shapes(config).items()
-    }
-    check_files(directory / WEIGHTS, files)
-    weights = restore(directory / WEIGHTS, target)
-    if kind == stored:
-        check_sums(directory / WEIGHTS, weights, sums)
+    check_files(directory / WEIGHTS, metadata["files"])
+    weights = {}
+    for name, shape in shapes(config).items():
+        leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
+        weight = restore(directory / WEIGHTS, name, leaf)
+        check_sum(directory / WEIGHTS, name, weight, sums.get(name))
+        weights[name] = weight.astype(kind)
     return assemble(config, weights, mesh)
 
 
@@ -172,38 +169,33 @@ def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
 
 
 @jax.jit
-def bit_sums(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Computes `bit_sum` of every weight on its devices."""
-    kinds = {name: f"uint{8 * array.dtype.itemsize}" for name, array in weights.items()}
-    bits = {name: jax.lax.bitcast_convert_type(x, kinds[name]) for name, x in weights.items()}
-    return {name: x.astype(jnp.uint32).sum(dtype=jnp.uint32) for name, x in bits.items()}
+def device_bit_sum(weight: jax.Array) -> jax.Array:
+    """Computes `bit_sum` of a weight on its devices."""
+    bits = jax.lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
+    return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
 
-def check_sums(directory: epath.Path, weights: dict[str, jax.Array], sums: dict[str, int]) -> None:
-    """Raises ValueError for weights with other bits than were saved.
+def check_sum(directory: epath.Path, name: str, weight: jax.Array, wanted: int | None) -> None:
+    """Raises ValueError for a weight with other bits than were saved.
 
-    Chunks of weights are stored without a checksum, so a damaged file may well restore. The sums
-    are made where the weights are, whatever their sharding, which a digest could not be.
+    Chunks of weights are stored without a checksum, so a damaged file may well restore. The sum
+    is made where the weight is, whatever its sharding, which a digest could not be.
     """
-    found = jax.device_get(bit_sums(weights))
-    if wrong := sorted(name for name in found if found[name] != sums.get(name)):
-        raise ValueError(f"{directory} is damaged, {wrong} changed: convert the model again.")
+    if int(device_bit_sum(weight)) != wanted:
+        raise ValueError(f"{directory} is damaged, {name} changed: convert the model again.")
 
 
-def restore(directory: epath.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Reads the weights onto the shardings of `target`."""
+def restore(directory: epath.Path, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Reads one weight onto the sharding of `leaf`."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
-    weights = {}
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name, leaf in target.items():
-            try:
-                weights |= checkpointer.restore(directory / name, {name: leaf})
-            except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-                raise ValueError(
-                    f"the weight {name} of {directory.parent} could not be restored; if files are "
-                    f"damaged, cut short or missing, convert the model again: {error}"
-                ) from error
-    return weights
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(directory / name, {name: leaf})[name]
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
+        raise ValueError(
+            f"the weight {name} of {directory.parent} could not be restored; if files are "
+            f"damaged, cut short or missing, convert the model again: {error}"
+        ) from error
 
 
 def load_tokenizer(directory: epath.PathLike) -> Any:
@@ -218,4 +210,7 @@ def load_tokenizer(directory: epath.PathLike) -> Any:
         raise ValueError(
             f"{directory} has no tokenizer: its source had none that can be carried over."
         )
-    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    with tempfile.TemporaryDirectory() as local:  # transformers reads no storage URLs
+        for file in folder.iterdir():
+            (epath.Path(local) / file.name).write_bytes(file.read_bytes())
+        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)

@@ -1,6 +1,7 @@
 """The command `cola`: each subcommand is a frozen dataclass, its fields are the flags."""
 
 import dataclasses
+import importlib.util
 import os
 import sys
 import traceback
@@ -126,7 +127,7 @@ class Search:
                 group=self.material.group,
                 watch=display.watch,
             )
-        Report(self.material.out).run()
+        Report(self.material.out).show(draws=report_extra_installed())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Evaluate:
 
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
-            for number, line in enumerate(self.paths_file.read_text().splitlines(), start=1):
+            for number, line in enumerate(read_lines(self.paths_file), start=1):
                 if text := line.split("#")[0].strip():
                     try:
                         paths.append(parse_path(text, num_layers, self.max_length))
@@ -187,15 +188,28 @@ class Report:
     """Where to write the page of a search; report.html in the run directory by default."""
 
     def run(self) -> None:
+        self.show(draws=True)
+
+    def show(self, draws: bool) -> None:
+        """Prints the table, and writes the page if it draws."""
         from cola_jax import report
         from cola_jax.run import RunDirectory
 
         run = RunDirectory(self.run_directory)
-        if run.manifest()["settings"]["command"] == "evaluate":
+        if run.manifest()["settings"].get("command") == "evaluate":
+            if self.page is not None:
+                raise ValueError("--page belongs to a search: an evaluation has no page.")
             console.print(report.paths_table(run))
             return
         summary = report.summarise(run)
         console.print(report.summary_table(summary))
+        if not draws:
+            console.print(
+                f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
+                soft_wrap=True,
+                markup=False,
+            )
+            return
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
         console.print(f"report: {page}", soft_wrap=True)
@@ -203,7 +217,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Search two dozen questions with a small real model, and open the report."""
+    """Search two dozen questions with a small real model, and write the report."""
 
     source: str | None = None
     """Another model: a Hub id, a directory or a .gguf file. SmolLM2-135M-Instruct by default."""
@@ -214,9 +228,7 @@ class Demo:
 
     def run(self) -> None:
         from cola_jax.demo import demo_model, demo_questions
-        from cola_jax.report.figures import style
 
-        style()  # says now, not after the search, if the page cannot be drawn
         model = demo_model(self.source, console)
         material = Material(model=str(model), task=str(demo_questions()), out=self.out)
         Search(material, simulations=self.simulations, leaves=8).run()
@@ -254,6 +266,19 @@ def chosen_preset(arguments: Sequence[str]) -> str:
     return "cola"
 
 
+def read_lines(file: Path) -> list[str]:
+    """Reads a text file's lines; ValueError where it is not text."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+
+
+def report_extra_installed() -> bool:
+    """Whether the page of a report can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `cola`; what is wrong with the input is one line on stderr and exit status 1."""
     # transformers is here for tokenizers alone, and need not say that it misses torch
@@ -262,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command.run()
     except KeyboardInterrupt:
-        sys.exit("stopped: finished groups are kept, and the same command goes on from there.")
+        sys.exit("stopped. A search or an evaluation goes on when the same command is given again.")
     except (ValueError, OSError) as error:
         if not is_ours(error):
             raise

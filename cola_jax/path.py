@@ -262,6 +262,11 @@ def random_paths(
     drawn evenly. Raises ValueError where so few paths exist that `count` are not found.
     """
     limit = 2 * num_layers if max_length is None else max_length
+    if limit < num_layers or seed < 0:
+        raise ValueError(
+            f"random paths start from all {num_layers} layers, so max_length must be at least "
+            f"that, and the seed 0 or more: they are {limit} and {seed}."
+        )
     generator = np.random.default_rng(seed)
     table = edit_table(limit)
     start = pad_path(identity(num_layers), limit)

@@ -67,10 +67,8 @@ class Display:
         )
         if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = (counts.total - counts.evaluations) / speed if speed else float("nan")
-            self.console.print(
-                f"{counts.evaluations:,}/{counts.total:,} evaluations  {note}  {left:.0f} s left"
-            )
+            left = f"  {(counts.total - counts.evaluations) / speed:.0f} s left" if speed else ""
+            self.console.print(f"{counts.evaluations:,}/{counts.total:,} evaluations  {note}{left}")
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ a question counts as done once its part stands in both folders, so whatever a ki
 is written again under the same number.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
@@ -35,15 +37,15 @@ class RunDirectory:
         """
         file = self.directory / MANIFEST
         if not file.exists():
-            if self.directory.exists() and any(self.directory.iterdir()):
+            if self.directory.exists() and not self.is_empty():
                 raise ValueError(
                     f"{self.directory} is not empty and has no {MANIFEST}: choose another."
                 )
             starts = []
         else:
             manifest = self.manifest()
-            check_same(self.directory, manifest["settings"], dict(settings))
             starts = manifest["starts"]
+            check_same(self.directory, manifest["settings"], dict(settings))
         manifest = {"settings": dict(settings), "starts": [*starts, dict(environment)]}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -51,10 +53,33 @@ class RunDirectory:
             for kind in KINDS:
                 (self.directory / kind).mkdir(exist_ok=True)
         except OSError as error:
-            raise OSError(
-                f"the run directory {self.directory} cannot be written ({error}): choose another."
-            ) from error
+            raise unwritable(self.directory, error) from error
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what a start leaves that was killed at once."""
+        return all(entry.name.startswith(".") for entry in self.directory.iterdir())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process out of a local directory; ValueError where one is at work.
+
+        The system drops the lock when its process ends, however it ends.
+        """
+        if "://" in str(self.directory):  # storage without locks
+            yield
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(
+                f"another process is filling {self.directory}: wait for it, or choose another."
+            ) from None
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+        with held:
+            yield
 
     def manifest(self) -> dict[str, Any]:
         """Reads the manifest; ValueError where the directory is not a run."""
@@ -99,6 +124,11 @@ class RunDirectory:
     def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads the evaluations of the questions that are done."""
         return read_parts(self.parts("evaluations"), EVALUATIONS, columns)
+
+
+def unwritable(directory: epath.Path, error: OSError) -> OSError:
+    """Says what to do about a directory that cannot be made or written."""
+    return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
 
 
 def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

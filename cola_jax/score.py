@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.prompts import Readings
-from cola_jax.tasks.prompt import Encoded, Scorer
+from cola_jax.tasks.prompt import Encoded
 
 NO_ANSWER = -1  # what a path that is not finite, or a strict letter that is none, answers
 
@@ -19,7 +19,7 @@ class Verdicts(NamedTuple):
     finite: np.ndarray  # [C] bool
 
 
-def score(readings: Readings, encoded: Encoded, scorer: Scorer) -> Verdicts:
+def score(readings: Readings, encoded: Encoded) -> Verdicts:
     """Scores readings [C, Q'] of one question, Q' at least its own number of reads Q.
 
     The log-likelihood of an option is the sum over the positions that belong to it. Where options
@@ -33,13 +33,13 @@ def score(readings: Readings, encoded: Encoded, scorer: Scorer) -> Verdicts:
         [logprob[:, encoded.option == j].sum(axis=1) for j in range(len(encoded.question.options))],
         axis=1,
     )
-    if scorer == "options-norm":
+    if encoded.scorer == "options-norm":
         scores /= np.array([len(option) for option in encoded.question.options])
     # a path that is not finite has no order among its options
     scores = np.where(finite[:, None], scores, 0.0)
     answer = scores.argmax(axis=1)
     rival = np.delete(scores, gold, axis=1).max(axis=1)
-    if scorer == "letter-strict":
+    if encoded.scorer == "letter-strict":
         token = np.asarray(readings.token)[:, :reads]
         said = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
         answer = np.where(said.any(axis=1), said.argmax(axis=1), NO_ANSWER)

@@ -50,7 +50,6 @@ class Session:
     model_directory: str
     num_layers: int
     questions: list[Encoded]
-    scorer: Scorer
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
 
@@ -99,7 +98,7 @@ class Session:
             "python": platform.python_version(),
             "device": f"{device.platform} {device.device_kind}",
         }
-        return cls(str(model), num_layers, encoded, scorer, settings, environment)
+        return cls(str(model), num_layers, encoded, settings, environment)
 
     @functools.cached_property
     def model(self) -> Model:
@@ -144,7 +143,6 @@ class Session:
             outcomes = search(
                 self.model,
                 questions,
-                scorer=self.scorer,
                 preset=preset,
                 simulations=simulations,
                 leaves=leaves,
@@ -180,7 +178,7 @@ class Session:
             rows = []
             for b, encoded in enumerate(questions):
                 row = jax.tree.map(lambda x, b=b: x[b], readings)
-                rows += evaluation_rows(encoded, list(paths), score(row, encoded, self.scorer))
+                rows += evaluation_rows(encoded, list(paths), score(row, encoded))
             run.write_part(rows, [question_row(encoded, len(paths)) for encoded in questions])
         return run
 
@@ -190,11 +188,12 @@ class Session:
         """Opens the run and yields the questions it lacks, `group` at a time, and the counts."""
         if group < 1:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
-        done = run.open(settings, self.environment)
-        left = [encoded for encoded in self.questions if encoded.question.id not in done]
-        counts = earlier(run, self.num_layers, each * len(left))
-        for start in range(0, len(left), group):
-            yield left[start : start + group], counts
+        with run.locked():
+            done = run.open(settings, self.environment)
+            left = [encoded for encoded in self.questions if encoded.question.id not in done]
+            counts = earlier(run, self.num_layers, each * len(left))
+            for start in range(0, len(left), group):
+                yield left[start : start + group], counts
 
 
 def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:

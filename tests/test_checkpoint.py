@@ -164,7 +164,7 @@ def test_changed_bits_never_load(copy, place):
     damaged = bytearray(file.read_bytes())
     damaged[int(len(damaged) * place)] ^= 0x10
     file.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"is damaged, \['\w+'\] changed: convert the model again"):
+    with pytest.raises(ValueError, match=r"is damaged, \w+ changed: convert the model again"):
         cola_jax.load(copy)
 
 
@@ -178,7 +178,7 @@ def test_swapped_weights_never_load(pair, copy):
     cola_jax.load(copy)  # the weights happen to be equal
     shutil.rmtree(copy / "weights")
     shutil.copytree(pair("llama-mha").checkpoint / "weights", copy / "weights")
-    with pytest.raises(ValueError, match=r"could not be restored.*convert the model again"):
+    with pytest.raises(ValueError, match=r"is damaged, \w+ changed: convert the model again"):
         cola_jax.load(copy)
 
 

@@ -186,5 +186,5 @@ def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.Search, "run", interrupt)
-    with pytest.raises(SystemExit, match="goes on from there"):
+    with pytest.raises(SystemExit, match="goes on when the same command"):
         cli.main(["search", *common])

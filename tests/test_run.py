@@ -145,3 +145,19 @@ def test_a_place_that_cannot_be_written(tmp_path):
 def test_the_manifest_holds_what_was_given(run):
     manifest = json.loads((run.directory / "run.json").read_text())
     assert manifest == {"settings": SETTINGS, "starts": [HERE]}
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with first.locked():
+        first.open({}, {})
+        with pytest.raises(ValueError, match="another process"), second.locked():
+            pass
+    with second.locked():
+        pass
+
+
+def test_what_a_kill_leaves_before_the_manifest_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.partial").write_text("{")
+    assert RunDirectory(tmp_path / "run").open({}, {}) == set()

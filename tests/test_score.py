@@ -16,9 +16,9 @@ TOKENS = [[3], [4, 5, 6], [7, 8]]
 CANDIDATES = 6
 
 
-def encoded(continuations, options=OPTIONS, gold=1):
+def encoded(continuations, scorer, options=OPTIONS, gold=1):
     prompts, option = pack([1, 2], continuations)
-    return Encoded(Question("q", "?", options, gold), prompts, option, "hash")
+    return Encoded(Question("q", "?", options, gold), scorer, prompts, option, "hash")
 
 
 def made_up(reads, seed=0, **fields):
@@ -38,8 +38,8 @@ def made_up(reads, seed=0, **fields):
 
 @pytest.mark.parametrize("scorer", ["options", "options-norm"])
 def test_options_equal_sums_in_plain_python(scorer):
-    question, readings = encoded(TOKENS), made_up(6)
-    verdicts = score(readings, question, scorer)
+    question, readings = encoded(TOKENS, scorer), made_up(6)
+    verdicts = score(readings, question)
     for c in range(CANDIDATES):
         scores, position = [], 0
         for option, tokens in zip(OPTIONS, TOKENS, strict=True):
@@ -55,16 +55,16 @@ def test_options_equal_sums_in_plain_python(scorer):
 def test_the_norm_changes_an_answer():
     logprob = np.tile(np.float32([-4, -5, -1, -1, -5, -5, 0, 0]), (CANDIDATES, 1))
     readings = made_up(6, logprob=logprob)
-    assert score(readings, encoded(TOKENS), "options").answer[0] == 0
-    assert score(readings, encoded(TOKENS), "options-norm").answer[0] == 1
+    assert score(readings, encoded(TOKENS, "options")).answer[0] == 0
+    assert score(readings, encoded(TOKENS, "options-norm")).answer[0] == 1
 
 
-LETTERS = encoded([[10], [11], [12]])
+LETTERS = [[10], [11], [12]]
 
 
 def test_letter_compares_the_letters_offered():
     readings = made_up(3)
-    verdicts = score(readings, LETTERS, "letter")
+    verdicts = score(readings, encoded(LETTERS, "letter"))
     offered = readings.logprob[:, :3]
     np.testing.assert_array_equal(verdicts.answer, offered.argmax(axis=1))
     rival = np.maximum(offered[:, 0], offered[:, 2])
@@ -75,7 +75,7 @@ def test_letter_compares_the_letters_offered():
 def test_letter_strict_takes_the_likeliest_token_of_all():
     said = np.array([10, 11, 12, 0, 5, 11], np.int32)
     readings = made_up(3, token=np.repeat(said[:, None], 5, axis=1))
-    verdicts = score(readings, LETTERS, "letter-strict")
+    verdicts = score(readings, encoded(LETTERS, "letter-strict"))
     assert verdicts.answer.tolist() == [0, 1, 2, NO_ANSWER, NO_ANSWER, 1]
     assert verdicts.verdict.tolist() == [False, True, False, False, False, True]
     expected = readings.logprob[:, 1] - readings.rival[:, 1]
@@ -85,8 +85,8 @@ def test_letter_strict_takes_the_likeliest_token_of_all():
 def test_ties_take_the_first():
     equal = made_up(3, logprob=np.full((CANDIDATES, 5), -2, np.float32))
     for gold in (0, 1):
-        question = encoded([[10], [11], [12]], gold=gold)
-        verdicts = score(equal, question, "letter")
+        question = encoded(LETTERS, "letter", gold=gold)
+        verdicts = score(equal, question)
         assert (verdicts.answer == 0).all()
         assert (verdicts.verdict == (gold == 0)).all()
         assert (verdicts.margin == 0).all()
@@ -98,8 +98,8 @@ def test_a_path_that_is_not_finite_is_wrong(scorer):
     logprob = np.where(finite[:, None], -1.0, np.nan) * np.ones(5)
     token = np.full((CANDIDATES, 5), 10, np.int32)
     readings = made_up(3, logprob=logprob, rival=logprob - 1, token=token, finite=finite)
-    question = encoded([[10], [11], [12]], ("ice", "ore", "sea"), gold=0)
-    verdicts = score(readings, question, scorer)
+    question = encoded(LETTERS, scorer, ("ice", "ore", "sea"), gold=0)
+    verdicts = score(readings, question)
     np.testing.assert_array_equal(verdicts.verdict, finite)
     np.testing.assert_array_equal(verdicts.finite, finite)
     np.testing.assert_array_equal(verdicts.answer, np.where(finite, 0, NO_ANSWER))

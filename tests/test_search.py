@@ -80,7 +80,7 @@ def test_verdicts_are_those_of_the_model(model, questions, together):
     row = readings.replace(
         logprob=readings.logprob[0], token=readings.token[0], finite=readings.finite[0]
     )
-    again = score(row, encoded, "options")
+    again = score(row, encoded)
     np.testing.assert_allclose(outcome.verdicts.margin, again.margin, rtol=1e-4, atol=1e-4)
     assert len(np.unique(outcome.verdicts.margin)) > 10
 
@@ -143,7 +143,7 @@ def outcome(*evaluations):
     )
     zeros = np.zeros(count, int)
     prompts, option = pack([1], [[2], [3]])
-    encoded = Encoded(Question("q", "?", ("a", "b"), 0), prompts, option, "hash")
+    encoded = Encoded(Question("q", "?", ("a", "b"), 0), "options", prompts, option, "hash")
     return Outcome(encoded, list(paths), verdicts, zeros, zeros - 1, np.zeros((count, 4), int))
 
 

@@ -137,6 +137,7 @@ class Toy:
     """One token for each character: its code point, behind 1 when special tokens are asked for."""
 
     chat_template = "yes"
+    eos_token_id = 2
 
     def __call__(self, text, add_special_tokens):
         ids = [1] * add_special_tokens + [ord(c) for c in text]
@@ -251,3 +252,15 @@ def test_prompts_that_cannot_be_scored_are_refused():
 
     with pytest.raises(ValueError, match="question q1: the option ' wind' adds no token"):
         encode([QUESTION], Swallowing(), "options")
+
+
+def test_a_tokenizer_that_appends_eos_is_refused():
+    class Appends(Toy):
+        def __call__(self, text, add_special_tokens):
+            found = super().__call__(text, add_special_tokens)
+            found.input_ids.append(self.eos_token_id)
+            return found
+
+    question = Question("q", "sky?", ("blue", "red"), 0)
+    with pytest.raises(ValueError, match="ends every text with its EOS token"):
+        encode([question], Appends(), "options")

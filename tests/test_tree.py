@@ -34,7 +34,7 @@ def questions(count):
     made = []
     for i in range(count):
         prompts, option = pack([1, 2], [[10], [11], [12], [13]])
-        made.append(Encoded(Question(f"q{i}", "?", OPTIONS, 1), prompts, option, "hash"))
+        made.append(Encoded(Question(f"q{i}", "?", OPTIONS, 1), "letter", prompts, option, "hash"))
     return made
 
 
@@ -73,7 +73,7 @@ def fake(monkeypatch):
 
 
 def run(num_layers, count=1, **arguments):
-    return search(fake_model(num_layers), questions(count), scorer="letter", **arguments)
+    return search(fake_model(num_layers), questions(count), **arguments)
 
 
 def depths(parents):

@@ -76,9 +76,7 @@ def open_gguf(file: Path) -> Source:
     tensors that do not match, and files that are damaged or cut short.
     """
     reader = read_file(file)
-    metadata = {
-        name: field.contents() for name, field in reader.fields.items() if name in wanted(reader)
-    }
+    metadata = read_metadata(file, reader)
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise ValueError(
@@ -111,11 +109,20 @@ def read_file(file: Path) -> GGUFReader:
         ) from error
 
 
-def wanted(reader: GGUFReader) -> set[str]:
-    """Returns the names of the metadata fields that matter here; the others may be large."""
-    return {
-        n for n in reader.fields if n.startswith(("general.architecture", "llama.", "tokenizer."))
-    }
+def read_metadata(file: Path, reader: GGUFReader) -> dict[str, Any]:
+    """Reads the fields that matter here, others may be large; ValueError for damaged ones."""
+    parts = ("general.architecture", "llama.", "tokenizer.")
+    try:
+        fields = {n: f.contents() for n, f in reader.fields.items() if n.startswith(parts)}
+        tokens = fields.get("tokenizer.ggml.tokens", [])
+        ids = [
+            v for n, v in fields.items() if n.startswith("tokenizer.") and n.endswith("_token_id")
+        ]
+        if tokens and ("tokenizer.ggml.model" not in fields or max(ids, default=0) >= len(tokens)):
+            raise ValueError("the tokenizer's kind is missing, or a special token has no text")
+    except Exception as error:  # a damaged string or array surfaces as one of many types
+        raise ValueError(f"{file} has damaged metadata ({error}): fetch it again.") from error
+    return fields
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:

@@ -36,27 +36,37 @@ def open_hub(name: str, revision: str | None) -> Source:
     The revision (a branch, tag or commit; the default branch when None) is resolved to a commit,
     which is what gets recorded. Raises ValueError where the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     if not HUB_ID.fullmatch(name):
         raise ValueError(
             f"source {name!r} is neither an existing directory, nor a .gguf file, nor a Hub id "
             "like HuggingFaceTB/SmolLM2-135M-Instruct."
         )
-    patterns = ["config.json", "*.safetensors", INDEX, *TOKENIZER_FILES]
+    # what is not supported is refused before its weights are fetched
+    folder = download(name, revision, ["config.json"])
+    read_config(read_json(folder / "config.json"))
+    commit = folder.name  # the cache keeps each commit in a folder of its name
+    folder = download(name, commit, ["config.json", "*.safetensors", INDEX, *TOKENIZER_FILES])
+    return open_directory(folder)._replace(origin={"kind": "hub", "name": name, "revision": commit})
+
+
+def download(name: str, revision: str | None, patterns: list[str]) -> Path:
+    """Downloads files of a Hub repository, or finds them in the cache; ValueError where not."""
+    from huggingface_hub import snapshot_download
+
+    # some repositories hold the weights twice, once more in their authors' own format
+    skipped = ["consolidated*", "*/*"]
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=skipped
+            )
+        )
+    except Exception as error:  # the Hub's client and its HTTP library raise many types
         raise ValueError(
             f"{name} (revision {revision or 'default'}) could not be had from the Hub: "
             f"{error} Check the id, log in with `hf auth login` if it is gated, or give a local "
             "directory."
         ) from error
-    # the cache keeps each commit in a folder of its name
-    return open_directory(Path(folder))._replace(
-        origin={"kind": "hub", "name": name, "revision": Path(folder).name}
-    )
 
 
 def open_directory(folder: Path) -> Source:
@@ -142,7 +152,7 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
             raise ValueError(f"{folder / INDEX} has no weight_map of files: fetch it again.")
         names = sorted(set(files.values()))
-        if missing := [name for name in names if not (folder / name).is_file()]:
+        if missing := [name for name in names if not (folder / Path(name).name).is_file()]:
             raise ValueError(
                 f"{folder} lacks {missing}, which {INDEX} names: complete the download."
             )

@@ -19,4 +19,3 @@ class Source(NamedTuple):
     dtype: np.dtype  # the dtype to convert to where none is asked for
     write_tokenizer: Callable[[Path], None]  # into an existing directory
     origin: dict[str, Any]  # where it came from, for the metadata
-    ignored: Callable[[str], bool] = lambda name: False  # tensors that need no row

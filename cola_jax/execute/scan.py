@@ -124,7 +124,9 @@ def logits(
 
     h, _ = jax.lax.scan(step, h, path)
     if prompts.read is not None:
-        h = jnp.take_along_axis(h, jnp.maximum(prompts.read, 0)[:, :, None], axis=1)
+        # padding repeats the first read, so that it cannot be what is not finite
+        read = jnp.where(prompts.read == NO_READ, prompts.read[:, :1], prompts.read)
+        h = jnp.take_along_axis(h, jnp.maximum(read, 0)[:, :, None], axis=1)
     return unembed(model, h)
 
 

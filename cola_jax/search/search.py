@@ -17,7 +17,7 @@ from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import PRESETS, Preset
 from cola_jax.search.tree import ROOT, new_tree
-from cola_jax.tasks.prompt import Encoded, Scorer
+from cola_jax.tasks.prompt import Encoded
 
 Progress = Callable[[int, int, int], None]
 
@@ -26,7 +26,6 @@ def search(
     model: Model,
     questions: Sequence[Encoded],
     *,
-    scorer: Scorer = "options",
     preset: str | Preset = "cola",
     simulations: int = 100,
     leaves: int = 16,
@@ -38,8 +37,7 @@ def search(
 
     Args:
       model: the pretrained model.
-      questions: encoded for the same scorer.
-      scorer: how readings become verdicts.
+      questions: as `encode` makes them, each with its scorer.
       preset: the rules of the search, or the name of a preset.
       simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
         paths.
@@ -56,7 +54,7 @@ def search(
     """
     rules = check_settings(questions, preset, simulations, leaves)
     prompts = Prompts.stack([encoded.prompts for encoded in questions])
-    grove = Grove(model, questions, prompts, scorer, rules, simulations, seed)
+    grove = Grove(model, questions, prompts, rules, simulations, seed)
     tally = Tally(on_progress)
     grove.evaluate(np.full((len(questions), 1), ROOT), wave=0, tally=tally)
     wave = 0
@@ -127,13 +125,11 @@ class Grove:
         model: Model,
         questions: Sequence[Encoded],
         prompts: Prompts,
-        scorer: Scorer,
         rules: Preset,
         simulations: int,
         seed: int,
     ):
         self.model, self.questions, self.prompts = model, questions, prompts
-        self.scorer: Scorer = scorer
         self.rules = rules
         num_layers = model.config.num_layers
         root = jnp.asarray(pad_path(identity(num_layers), rules.lengths(num_layers)[1]))
@@ -161,7 +157,7 @@ class Grove:
             present = nodes[b] != NOTHING
             slots = nodes[b][present]
             row = jax.tree.map(lambda x, b=b, present=present: x[b][present], readings)
-            verdicts = score(row, encoded, self.scorer)
+            verdicts = score(row, encoded)
             for mine, new in zip(self.verdicts, verdicts, strict=True):
                 mine[b, slots] = new
             self.wave[b, slots] = wave
@@ -202,26 +198,31 @@ class Grove:
                 )
             )
         positions = trees.paths.shape[-1]  # that of the search, so nothing is compiled again
-        return confirm(self.model, outcomes, self.prompts, self.scorer, positions)
+        return confirm(self.model, outcomes, self.prompts, positions)
 
 
 def confirm(
     model: Model,
     outcomes: Sequence[Outcome],
     prompts: Prompts,
-    scorer: Scorer,
     positions: int,
 ) -> list[Outcome]:
-    """Runs each question's shortest correct path once more in float32, and records if it holds."""
+    """Runs each question's shortest correct path once more in float32, and records if it holds.
+
+    These runs are no evaluations of the search; the report counts them apart.
+    """
     best = [outcome.shortest_correct for outcome in outcomes]
     paths = np.full((len(outcomes), 1, positions), STOP, np.int32)
     for b, i in enumerate(best):
         if i is not None:
             paths[b, 0] = pad_path(outcomes[b].paths[i], positions)
-    readings = run_paths(model, prompts, paths, dtype=jnp.dtype(jnp.float32))
+    # a CPU multiplies in full precision anyway, and a setting would compile everything again
+    precision = None if jax.default_backend() == "cpu" else "highest"
+    with jax.default_matmul_precision(precision):
+        readings = run_paths(model, prompts, paths, dtype=jnp.dtype(jnp.float32))
     confirmed = []
     for b, outcome in enumerate(outcomes):
         row = jax.tree.map(lambda x, b=b: x[b], readings)
-        held = None if best[b] is None else bool(score(row, outcome.encoded, scorer).verdict[0])
+        held = None if best[b] is None else bool(score(row, outcome.encoded).verdict[0])
         confirmed.append(dataclasses.replace(outcome, confirmed=held))
     return confirmed

@@ -24,6 +24,7 @@ class Encoded:
     """A question as a token row, with what turns readings into a verdict."""
 
     question: Question
+    scorer: Scorer
     prompts: Prompts  # one row: fields [T] and [Q]
     option: np.ndarray  # [Q], the option that each position read belongs to
     prompt_hash: str  # of the prompt's text
@@ -61,6 +62,11 @@ def encode(
         else:
             answers = [f" {answer}" for answer in answers]
         prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
+        if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
+            raise ValueError(
+                "the tokenizer ends every text with its EOS token, behind which no option can be "
+                "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+            )
         if names_letter and any(len(tokens) != 1 for tokens in continuations):
             raise ValueError(
                 f"question {question.id}: letters are {[len(c) for c in continuations]} tokens "
@@ -80,7 +86,7 @@ def encode(
                 f"{context}: leave it out, or use a model with a longer context."
             )
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        encoded.append(Encoded(question, prompts, option, digest))
+        encoded.append(Encoded(question, scorer, prompts, option, digest))
     return encoded
 
 

@@ -31,6 +31,8 @@ def read_question(row: Mapping[str, Any]) -> Question:
     for field in ("id", "question", "choices", "answerKey"):
         if field not in row:
             raise ValueError(f"the field {field!r} is missing.")
+    if not isinstance(row["id"], str | int) or not str(row["id"]).strip():
+        raise ValueError(f"the field 'id' must be a text or a number, it is {row['id']!r}.")
     choices = row["choices"]
     if not isinstance(choices, Mapping) or not {"text", "label"} <= set(choices):
         raise ValueError("the field 'choices' must hold the lists 'text' and 'label'.")
