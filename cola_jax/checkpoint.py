@@ -75,7 +75,7 @@ def digest(name: str, array: np.ndarray) -> str:
 
 
 def bit_sum(array: np.ndarray) -> int:
-    """Returns the sum of an array's bit patterns, modulo 2**32; see `check_sums`."""
+    """Returns the sum of an array's bit patterns, modulo 2**32; see `check_sum`."""
     bits = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
     return int(bits.sum(dtype=np.uint64) % 2**32)
 
@@ -134,11 +134,13 @@ def load(
     kind = stored if dtype is None else jnp.dtype(dtype)
     check_files(directory / WEIGHTS, metadata["files"])
     weights = {}
-    for name, shape in shapes(config).items():
-        leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
-        weight = restore(directory / WEIGHTS, name, leaf)
-        check_sum(directory / WEIGHTS, name, weight, sums.get(name))
-        weights[name] = weight.astype(kind)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, shape in shapes(config).items():
+            leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
+            weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
+            check_sum(directory / WEIGHTS, name, weight, sums.get(name))
+            weights[name] = weight.astype(kind)
     return assemble(config, weights, mesh)
 
 
@@ -185,12 +187,15 @@ def check_sum(directory: epath.Path, name: str, weight: jax.Array, wanted: int |
         raise ValueError(f"{directory} is damaged, {name} changed: convert the model again.")
 
 
-def restore(directory: epath.Path, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+def restore(
+    checkpointer: ocp.StandardCheckpointer,
+    directory: epath.Path,
+    name: str,
+    leaf: jax.ShapeDtypeStruct,
+) -> jax.Array:
     """Reads one weight onto the sharding of `leaf`."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(directory / name, {name: leaf})[name]
+        return checkpointer.restore(directory / name, {name: leaf})[name]
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise ValueError(
             f"the weight {name} of {directory.parent} could not be restored; if files are "

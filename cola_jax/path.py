@@ -242,6 +242,9 @@ def edit_fits(
     return inside & (after >= min_length) & (after <= max_length)
 
 
+edits_fit = jax.jit(jax.vmap(edit_fits, (None, 0, None, None)))  # of a table of edits
+
+
 def format_edit(edit: Ids) -> str:
     """Writes an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
     kind, start, k, amount = (int(x) for x in edit)
@@ -288,7 +291,6 @@ def random_paths(
     return list(found)
 
 
-edits_fit = jax.jit(jax.vmap(edit_fits, (None, 0, None, None)))
 apply_compiled = jax.jit(apply_edit)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cola_jax.score import NO_ANSWER, Verdicts
@@ -116,7 +115,7 @@ def search_question_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def control_option(outcome: Outcome) -> int | None:
-    """Picks the wrong option that a search is compared with, from the question's id alone.
+    """Picks the wrong option that a search is compared with, by a hash of the question's id.
 
     The control must start where a wrong question starts: with an option that the pretrained model
     does not choose. So neither gold nor the baseline's answer is picked; None where no other
@@ -128,4 +127,4 @@ def control_option(outcome: Outcome) -> int | None:
     if not others:
         return None
     digest = hashlib.sha256(f"control {question.id}".encode()).digest()
-    return others[int(np.frombuffer(digest[:8], "<u8")[0] % len(others))]
+    return others[int.from_bytes(digest[:8], "little") % len(others)]

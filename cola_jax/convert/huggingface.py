@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,7 @@ class SafetensorsFiles:
     def __init__(self, folder: Path):
         self.files = {file.name: open_file(file) for file in weight_files(folder)}
         self.home: dict[str, str] = {}
-        self.shapes: Mapping[str, tuple[int, ...]] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         for file_name, handle in self.files.items():
             for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
                 if name in self.home:
@@ -126,8 +124,7 @@ class SafetensorsFiles:
                         f"{folder} has tensor {name} in {self.home[name]} and {file_name}."
                     )
                 self.home[name] = file_name
-                shapes[name] = tuple(handle.get_slice(name).get_shape())
-        self.shapes = shapes
+                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
 
     def dtype(self, name: str) -> np.dtype:
         """Returns a tensor's dtype; ValueError for one that is not a plain float."""

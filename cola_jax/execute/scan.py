@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.params import Model
-from cola_jax.path import STOP, validate
+from cola_jax.path import STOP, pad_path, validate
 from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings, readings
 
 Path = Sequence[int] | np.ndarray | Array
@@ -222,7 +222,7 @@ def pad_paths(
     out = np.full((questions, width, bucket(longest)), STOP, np.int32)
     for b, row in enumerate(checked):
         for c, path in enumerate(row):
-            out[b, c, : len(path)] = path
+            out[b, c] = pad_path(path, out.shape[2])
     return out
 
 

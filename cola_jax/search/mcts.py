@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cola_jax.path import Edit, apply_edit, edit_fits, edit_table
+from cola_jax.path import Edit, apply_edit, edit_table, edits_fit
 from cola_jax.search.presets import Preset
 from cola_jax.search.tree import (
     ROOT,
@@ -113,8 +113,7 @@ def draw_child(
     table = edit_table(
         path.shape[0], preset.max_skip, preset.max_repeat, preset.max_times, preset.max_move
     )
-    fits = jax.vmap(edit_fits, (None, 0, None, None))
-    allowed = fits(lengths(tree)[node], table, *preset.lengths(num_layers))
+    allowed = edits_fit(lengths(tree)[node], table, *preset.lengths(num_layers))
     paths = jax.vmap(apply_edit, (None, 0))(path, table)
     known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
     allowed &= ~known.any(axis=1)

@@ -72,7 +72,7 @@ def search(
         if (nodes != NOTHING).any():
             grove.evaluate(nodes, wave, tally)
         # a wave of nothing can still have closed nodes, so that the next one looks elsewhere
-        elif (np.asarray(grove.trees.size) >= budgets).all() or grove.exhausted(budgets):
+        elif grove.exhausted(budgets):
             break
     return grove.outcomes()
 
@@ -177,7 +177,7 @@ class Grove:
         return np.any(verdict & (~verdict[:, [ROOT]] | shorter), axis=1)
 
     def exhausted(self, budgets: np.ndarray) -> bool:
-        """Says whether every tree that has room left is dead at the root."""
+        """Says whether every tree is full, or dead at the root."""
         done = np.asarray(self.trees.size) >= budgets
         return bool((done | np.asarray(self.trees.dead)[:, ROOT]).all())
 

@@ -52,42 +52,53 @@ def encode(
     """
     if chat and not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
+    return [encode_question(question, tokenizer, scorer, chat, context) for question in questions]
+
+
+def encode_question(
+    question: Question, tokenizer: Any, scorer: Scorer, chat: bool, context: int | None
+) -> Encoded:
+    """Encodes one question; see `encode`."""
     names_letter = scorer in ("letter", "letter-strict")
-    encoded = []
-    for question in questions:
-        text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
-        answers = list(question.letters if names_letter else question.options)
-        if chat:
-            text = render_chat(tokenizer, text)
-        else:
-            answers = [f" {answer}" for answer in answers]
-        prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
-        if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
+    text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
+    answers = list(question.letters if names_letter else question.options)
+    if chat:
+        text = render_chat(tokenizer, text)
+    else:
+        answers = [f" {answer}" for answer in answers]
+    prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
+    if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
+        raise ValueError(
+            "the tokenizer ends every text with its EOS token, behind which no option can be "
+            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+        )
+    check_continuations(question, answers, continuations, names_letter)
+    prompts, option = pack(prompt, continuations)
+    longest = int(prompts.positions.max()) + 1
+    if context is not None and longest > context:
+        raise ValueError(
+            f"question {question.id} has {longest} tokens, but the model's context is "
+            f"{context}: leave it out, or use a model with a longer context."
+        )
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Encoded(question, scorer, prompts, option, digest)
+
+
+def check_continuations(
+    question: Question, answers: list[str], continuations: list[list[int]], names_letter: bool
+) -> None:
+    """Raises ValueError for a letter of several tokens, and for an answer of none."""
+    if names_letter and any(len(tokens) != 1 for tokens in continuations):
+        raise ValueError(
+            f"question {question.id}: letters are {[len(c) for c in continuations]} tokens "
+            "long here, but must be one each: use the scorer `options`."
+        )
+    for answer, tokens in zip(answers, continuations, strict=True):
+        if not tokens:
             raise ValueError(
-                "the tokenizer ends every text with its EOS token, behind which no option can be "
-                "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+                f"question {question.id}: the option {answer!r} adds no token to its prompt, so "
+                "it cannot be scored."
             )
-        if names_letter and any(len(tokens) != 1 for tokens in continuations):
-            raise ValueError(
-                f"question {question.id}: letters are {[len(c) for c in continuations]} tokens "
-                "long here, but must be one each: use the scorer `options`."
-            )
-        if not all(continuations):
-            empty = answers[[bool(tokens) for tokens in continuations].index(False)]
-            raise ValueError(
-                f"question {question.id}: the option {empty!r} adds no token to its prompt, so it "
-                "cannot be scored."
-            )
-        prompts, option = pack(prompt, continuations)
-        longest = int(prompts.positions.max()) + 1
-        if context is not None and longest > context:
-            raise ValueError(
-                f"question {question.id} has {longest} tokens, but the model's context is "
-                f"{context}: leave it out, or use a model with a longer context."
-            )
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        encoded.append(Encoded(question, scorer, prompts, option, digest))
-    return encoded
 
 
 def options_prompt(question: Question, chat: bool) -> str:
