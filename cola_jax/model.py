@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.params import Layer, Model
@@ -41,11 +41,25 @@ def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
 
 
 def block(
-    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View
-) -> Float[Array, "B T D"]:
-    """Applies one layer (a slice of the stack) to the state of each row."""
-    h = h + attention(config, layer, rms_norm(h, layer.attention_norm, config.norm_eps), view)
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "B T D"],
+    view: View,
+    read: Int[Array, "B Q"] | None = None,
+) -> Float[Array, "B _ D"]:
+    """Applies one layer (a slice of the stack) to the state of each row.
+
+    With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
+    path needs keys and values everywhere, but queries and the MLP only where the model is read.
+    """
+    x = rms_norm(h, layer.attention_norm, config.norm_eps)
+    h = at(h, read) + attention(config, layer, x, view, read)
     return h + mlp(layer, rms_norm(h, layer.mlp_norm, config.norm_eps))
+
+
+def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:
+    """Takes the positions read, all of them for None."""
+    return x if read is None else jax.vmap(lambda row, i: row[i])(x, read)
 
 
 def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -68,20 +82,23 @@ def rms_norm(
 
 
 def attention(
-    config: ModelConfig, layer: Layer, x: Float[Array, "B T D"], view: View
-) -> Float[Array, "B T D"]:
+    config: ModelConfig,
+    layer: Layer,
+    x: Float[Array, "B T D"],
+    view: View,
+    read: Int[Array, "B Q"] | None,
+) -> Float[Array, "B _ D"]:
     """Grouped-query attention with rotary positions; softmax in float32."""
-    q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
+    q = project("btd,dnh->btnh", at(x, read), layer.q, layer.q_bias)
     k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
     v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
     if layer.q_norm is not None and layer.k_norm is not None:
         q = rms_norm(q, layer.q_norm, config.norm_eps)
         k = rms_norm(k, layer.k_norm, config.norm_eps)
     cos, sin = view.cos[layer.rope], view.sin[layer.rope]
-    mask = visible(config, view, layer.window)
-    mixed = jax.nn.dot_product_attention(
-        rotate(q, cos, sin), rotate(k, cos, sin), v, mask=mask[:, None]
-    )
+    mask = at(visible(config, view, layer.window), read)
+    q, k = rotate(q, at(cos, read), at(sin, read)), rotate(k, cos, sin)
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     return project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
 
 

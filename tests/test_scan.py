@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute import scan
+from cola_jax.execute import inputs, scan
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import Prompts, readings
@@ -294,7 +294,7 @@ def test_bad_prompts_are_refused(model, questions):
 
 
 def test_buckets_are_few_and_close():
-    sizes = {scan.bucket(size) for size in range(1, 129)}
+    sizes = {inputs.bucket(size) for size in range(1, 129)}
     assert sizes == {8, 12, 16, 24, 32, 48, 64, 96, 128}
     for size in range(9, 129):
-        assert size <= scan.bucket(size) <= size * 1.5
+        assert size <= inputs.bucket(size) <= size * 1.5

@@ -1,5 +1,6 @@
-"""Executing paths: `scan` is the reference that defines what a path means."""
+"""Executing paths: `scan` defines what running a path means, `engine` does it fast."""
 
-from cola_jax.execute.scan import run_path, run_paths
+from cola_jax.execute.engine import Engine, run_paths
+from cola_jax.execute.scan import run_one_by_one, run_path
 
-__all__ = ["run_path", "run_paths"]
+__all__ = ["Engine", "run_one_by_one", "run_path", "run_paths"]

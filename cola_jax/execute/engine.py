@@ -1,0 +1,155 @@
+"""The fast executor: an `Engine` runs the planned waves of `Batch`es on all devices of a model."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
+
+from cola_jax.execute import budget as budgets
+from cola_jax.execute.batch import Batch
+from cola_jax.execute.inputs import Paths, buckets, check_batch, no_readings
+from cola_jax.execute.lane import Busy, Lane
+from cola_jax.params import Model
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
+
+
+def run_paths(
+    model: Model,
+    prompts: Prompts,
+    paths: Paths,
+    *,
+    dtype: DTypeLike | None = None,
+    memory_budget: int | None = None,
+    rows: int | None = None,
+    on_progress: Callable[[int], None] = lambda evaluations: None,
+) -> Readings:
+    """Runs the candidate paths of each question and reads the model at the positions asked about.
+
+    Args:
+      model: the pretrained model; questions are divided over the `data` axis of its mesh.
+      prompts: a batch of B Prompts with `read` and `targets` [B, Q].
+      paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
+        number. An entry of STOP alone is no path and is not evaluated.
+      dtype: that of the activations; the weights' own when None.
+      memory_budget: bytes for states and other buffers on each device, beside the weights; by
+        default half of what is free on an accelerator, a quarter of a machine's memory on a CPU.
+      rows: R, the states that run a layer together; by default chosen for the backend.
+      on_progress: called with the number of evaluations done since the last call.
+
+    Returns:
+      Readings [B, C, Q] as numpy; entries without a path or a position to read are -inf, and not
+      finite.
+
+    Raises:
+      ValueError: as `run_path`, and where the prompts do not say what to read, the budget is too
+        small for one path, or there are fewer questions than places on the `data` axis.
+
+    Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` but for rounding.
+    """
+    prompts, padded = check_batch(model, prompts, paths)
+    out = no_readings(padded, prompts)
+    keys = buckets(prompts)
+    with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
+        engine.check_questions(len(keys))
+        queues: list[list[np.ndarray]] = [[] for _ in engine.lanes]
+        for key in sorted(set(keys)):
+            same = np.flatnonzero([other == key for other in keys])
+            for queue, some in zip(queues, np.array_split(same, len(queues)), strict=True):
+                queue += [some] if len(some) else []
+        # one batch at a time on a lane: each has the whole budget
+        for turn in itertools.zip_longest(*queues):
+            running = []
+            for lane, some in zip(engine.lanes, turn, strict=True):
+                if some is not None:
+                    batch = engine.batch(take(prompts, some), padded.shape[1], lane)
+                    running.append((some, batch, batch.submit(padded[some])))
+            for some, batch, future in running:
+                got = future.result()
+                jax.tree.map(lambda whole, part, some=some: place(whole, some, part), out, got)
+                batch.close()
+                on_progress(int((padded[some][:, :, 0] != STOP).sum()))
+    return out
+
+
+def place(whole: np.ndarray, some: np.ndarray, part: np.ndarray) -> None:
+    whole[some] = part
+
+
+def take(prompts: Prompts, some: np.ndarray) -> Prompts:
+    """Takes some questions of a batch."""
+    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
+
+
+class Engine:
+    """Runs batches of questions on the lanes of a model; a context manager that owns threads."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        memory_budget: int | None = None,
+        rows: int | None = None,
+        dtype: DTypeLike | None = None,
+        in_flight: int = 1,
+    ):
+        """As `run_paths`; `in_flight` batches on a lane share its budget."""
+        self.config = model.config
+        self.dtype = jnp.dtype(dtype or model.embedding.dtype)
+        self.rows = rows
+        devices = model_devices(model)
+        self.lanes = [Lane(model, row) for row in devices]
+        self.backend = devices.flat[0].platform
+        budget = budgets.default_budget(devices.flat[0]) if memory_budget is None else memory_budget
+        self.budget = budget // in_flight
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for lane in self.lanes:
+            lane.close()
+
+    def check_questions(self, questions: int) -> None:
+        """Raises ValueError where a lane would have no question."""
+        if questions < len(self.lanes):
+            raise ValueError(
+                f"there are {questions} questions for {len(self.lanes)} places on the 'data' axis "
+                "of the mesh, and each runs questions of its own: use fewer devices."
+            )
+
+    def batch(self, prompts: Prompts, paths: int, lane: Lane | None = None) -> "Batch":
+        """Makes a batch of questions of one bucket that will run about so many paths each."""
+        ((tokens, reads),) = set(buckets(prompts))
+        capacity = budgets.ceil_power(len(prompts.ids))
+        sizes = budgets.choose_sizes(
+            self.config,
+            tokens=tokens,
+            reads=reads,
+            itemsize=self.dtype.itemsize,
+            budget=self.budget,
+            backend=self.backend,
+            wanted=capacity * paths * self.config.num_layers,
+            rows=self.rows,
+        )
+        return Batch(lane or self.lanes[0], prompts, sizes, capacity, self.dtype)
+
+    def busy(self) -> Busy:
+        """Returns the time of all lanes together."""
+        clocks = [lane.clock.read() for lane in self.lanes]
+        return Busy(sum(c.wall for c in clocks), sum(c.busy for c in clocks))
+
+
+def model_devices(model: Model) -> np.ndarray:
+    """Returns the devices of a model [data, tensor]."""
+    sharding = model.embedding.sharding
+    if not isinstance(sharding, NamedSharding):
+        return np.array([[next(iter(model.embedding.devices()))]])
+    mesh = sharding.mesh
+    order = [mesh.axis_names.index(name) for name in ("data", "tensor") if name in mesh.axis_names]
+    devices = np.asarray(mesh.devices).transpose(order)
+    return devices.reshape(mesh.shape.get("data", 1), mesh.shape.get("tensor", 1))
