@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
+from cola_jax.devices import Devices
 from cola_jax.search.presets import PRESETS, Preset, PresetName
 from cola_jax.tasks.prompt import Scorer
 
@@ -78,10 +79,15 @@ class Material:
     """Put the prompt through the model's chat template."""
     dtype: Dtype | None = None
     """Of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
-    group: int = 8
-    """Questions in step; what a kill can lose."""
+    group: int | None = None
+    """The most questions in step; what a kill can lose. By default 8 on a CPU, else 64."""
+    devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    shard: str = "0/1"
+    """Take only a part of the questions, such as 0/4, the first of four; the others are for
+    processes elsewhere."""
 
     def prepare(self):
+        from cola_jax.run import Shard
         from cola_jax.session import Session
 
         return Session.prepare(
@@ -92,6 +98,8 @@ class Material:
             scorer=self.scorer,
             chat=self.chat,
             dtype=self.dtype,
+            devices=self.devices,
+            shard=Shard.parse(self.shard),
         )
 
 

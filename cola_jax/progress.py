@@ -56,7 +56,7 @@ class Display:
         """Shows the counts; what earlier starts did counts as done, but not for the speed."""
         now = time.monotonic()
         if self.first is None:
-            self.first = (now, counts.evaluations - 1)
+            self.first = (now, counts.evaluations)
         seconds = max(now - self.first[0], 1e-9)
         speed = (counts.evaluations - self.first[1]) / seconds if seconds > 1 else 0.0
         note = f"{speed:.1f}/s"

@@ -6,8 +6,11 @@ is written again under the same number.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,11 +25,55 @@ MANIFEST = "run.json"
 KINDS = ("evaluations", "questions")
 
 
-class RunDirectory:
-    """A directory of results that belongs to one resolved configuration."""
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Every `count`-th question, from `index` on."""
 
-    def __init__(self, directory: epath.PathLike):
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Reads `0/4`, the first of four; ValueError for other text."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not match or int(match[1]) >= int(match[2]):
+            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its part files begin with."""
+        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
+
+    def meets(self, other: "Shard") -> bool:
+        """Whether two shards, of as many or of other counts, may share a question."""
+        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
+
+
+WHOLE = Shard(0, 1)
+
+
+def is_free(file: epath.Path) -> bool:
+    """Whether no process holds a lock."""
+    try:
+        with filelock.FileLock(str(file)).acquire(timeout=0):
+            return True
+    except filelock.Timeout:
+        return False
+
+
+class RunDirectory:
+    """A directory of results that belongs to one resolved configuration.
+
+    Several processes may fill it, each its own shard of the questions in its own part files.
+    """
+
+    def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
+        self.shard = shard
 
     def open(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> set[str]:
         """Makes the directory or continues in it; returns the ids of the questions that are done.
@@ -35,46 +82,82 @@ class RunDirectory:
         start. Raises ValueError where the directory belongs to other settings, naming them, or is
         not a run; OSError where it cannot be written.
         """
-        file = self.directory / MANIFEST
-        if not file.exists():
-            if self.directory.exists() and not self.is_empty():
-                raise ValueError(
-                    f"{self.directory} is not empty and has no {MANIFEST}: choose another."
-                )
+        self.refuse_foreign()
+        with self.alone():
             starts = []
-        else:
-            manifest = self.manifest()
-            starts = manifest["starts"]
-            check_same(self.directory, manifest["settings"], dict(settings))
-        manifest = {"settings": dict(settings), "starts": [*starts, dict(environment)]}
+            if (self.directory / MANIFEST).exists():
+                manifest = self.manifest()
+                starts = manifest["starts"]
+                check_same(self.directory, manifest["settings"], dict(settings))
+            starts = [*starts, dict(environment)]
+            self.write_manifest({"settings": dict(settings), "starts": starts})
+        return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes the manifest and makes the folders; OSError says what to do."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_whole(file, (json.dumps(manifest, indent=2) + "\n").encode())
+            content = (json.dumps(manifest, indent=2) + "\n").encode()
+            write_whole(self.directory / MANIFEST, content)
             for kind in KINDS:
                 (self.directory / kind).mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(self.directory, error) from error
-        return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there but what a start leaves that was killed at once."""
-        return all(entry.name.startswith(".") for entry in self.directory.iterdir())
+    def close(self, use: Mapping[str, Any]) -> None:
+        """Records what this shard's last start did and took."""
+        with self.alone():
+            manifest = self.manifest()
+            mine = [s for s in manifest["starts"] if s.get("shard") == str(self.shard)]
+            mine[-1]["use"] = dict(use)
+            self.write_manifest(manifest)
+
+    def refuse_foreign(self) -> None:
+        """Raises ValueError where the directory has files, but not those of a run."""
+        if (self.directory / MANIFEST).exists() or not self.directory.exists():
+            return
+        # hidden files are what a start leaves that was killed at once
+        if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
+            raise ValueError(
+                f"{self.directory} is not empty and has no {MANIFEST}: choose another."
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of a local directory; ValueError where one is at work.
+        """Keeps other processes from the questions of this shard; ValueError where one has some.
 
-        The system drops the lock when its process ends, however it ends.
+        The system drops the lock when its process ends, however it ends. There is none on storage
+        behind a URL.
         """
-        if "://" in str(self.directory):  # storage without locks
+        self.refuse_foreign()
+        if "://" in str(self.directory):
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            with self.alone():  # looking at the others and locking are one step
+                for file in sorted(self.directory.glob(".shard-*.lock")):
+                    index, count = map(int, file.name.split(".")[1].split("-")[1::2])
+                    if self.shard.meets(Shard(index, count)) and not is_free(file):
+                        raise ValueError(
+                            f"another process is filling {self.directory} with shard "
+                            f"{Shard(index, count)}: wait for it, or choose another directory."
+                        )
+                mine = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
+                stack.enter_context(filelock.FileLock(str(mine)).acquire(timeout=0))
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the directory for a moment, so that no two processes change the same file."""
+        if "://" in str(self.directory):
             yield
             return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=0)
+            held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=60)
         except filelock.Timeout:
             raise ValueError(
-                f"another process is filling {self.directory}: wait for it, or choose another."
+                f"another process has held {self.directory} for a minute: is it stopped?"
             ) from None
         except OSError as error:
             raise unwritable(self.directory, error) from error
@@ -100,7 +183,7 @@ class RunDirectory:
     ) -> None:
         """Writes one part: the evaluations of some questions, then the questions themselves."""
         done = {file.name for file in self.parts("questions")}
-        names = (f"part-{number:05d}.parquet" for number in itertools.count())
+        names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
         name = next(name for name in names if name not in done)
         # else a kill between the two below would pair new evaluations with old questions
         (self.directory / "questions" / name).unlink(missing_ok=True)

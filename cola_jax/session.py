@@ -11,21 +11,26 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from cola_jax import checkpoint
-from cola_jax.execute import run_paths
+from cola_jax.devices import Devices
+from cola_jax.execute.engine import Engine, split
+from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.lane import Lane
+from cola_jax.execute.pipeline import Flight, interleave, run_wave
 from cola_jax.params import Model
-from cola_jax.prompts import Prompts
+from cola_jax.prompts import Prompts, Readings
 from cola_jax.rows import (
     evaluation_rows,
     question_row,
     search_evaluation_rows,
     search_question_row,
 )
-from cola_jax.run import RunDirectory
+from cola_jax.run import WHOLE, RunDirectory, Shard
 from cola_jax.score import score
-from cola_jax.search import Preset, search
-from cola_jax.search.search import check_settings
+from cola_jax.search import Preset
+from cola_jax.search.search import IN_FLIGHT, check_settings, prompt_buckets, search_groups
 from cola_jax.tasks import Encoded, encode, load_questions
 from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Scorer
 
@@ -41,6 +46,8 @@ class Counts:
 
 
 Watch = Callable[[Counts], None]
+Rows = list[dict[str, Any]]
+Parts = Iterator[tuple[Rows, Rows]]  # of evaluations and of questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,10 @@ class Session:
     questions: list[Encoded]
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
+    devices: Devices = dataclasses.field(default_factory=Devices)
+    shard: Shard = WHOLE
+    mesh: Mesh | None = None
+    reference: bool = False  # run paths one by one; for comparison
 
     @classmethod
     def prepare(
@@ -64,13 +75,17 @@ class Session:
         scorer: Scorer = "options",
         chat: bool = False,
         dtype: str | None = None,
+        devices: Devices = Devices(),  # noqa: B008
+        shard: Shard = WHOLE,
+        reference: bool = False,
     ) -> "Session":
         """Checks and loads what a session needs, but for the weights, which take longest.
 
         `model` is a checkpoint directory. `dtype` None means float32 on a CPU, where bfloat16 is
         no faster, and the checkpoint's own elsewhere. Raises ValueError for whatever is wrong with
-        the checkpoint, the task or a prompt.
+        the checkpoint, the task, a prompt or the devices.
         """
+        devices.check_backend()
         metadata = checkpoint.read_metadata(model)
         questions = load_questions(task, split=split, limit=limit)
         tokenizer = checkpoint.load_tokenizer(model)
@@ -85,8 +100,12 @@ class Session:
             "scorer": scorer,
             "chat": TEMPLATE_ARGUMENTS if chat else None,
         }
+        mine = encoded[shard.index :: shard.count]
+        if not mine:
+            raise ValueError(f"shard {shard} has none of the {len(encoded)} questions.")
+        mesh = devices.mesh(len(mine))
         packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
         environment = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
@@ -97,13 +116,16 @@ class Session:
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "device": f"{device.platform} {device.device_kind}",
+            "devices": 1 if mesh is None else mesh.size,
+            "shard": str(shard),
         }
-        return cls(str(model), num_layers, encoded, settings, environment)
+        model = str(model)
+        return cls(model, num_layers, mine, settings, environment, devices, shard, mesh, reference)
 
     @functools.cached_property
     def model(self) -> Model:
         """The weights, loaded when first needed: after the run directory has been checked."""
-        return checkpoint.load(self.model_directory, dtype=self.settings["dtype"])
+        return checkpoint.load(self.model_directory, dtype=self.settings["dtype"], mesh=self.mesh)
 
     def search(
         self,
@@ -114,86 +136,109 @@ class Session:
         leaves: int,
         seed: int = 0,
         early_stop: bool = False,
-        group: int = 8,
+        group: int | None = None,
         watch: Watch = lambda counts: None,
     ) -> RunDirectory:
-        """Searches every question that the run directory does not have yet, `group` in step.
+        """Searches every question that the run directory does not have yet.
 
-        The group decides how much work a kill can lose, not the rows.
+        `group` is the most questions in step, chosen for the backend when None. It decides how
+        much work a kill can lose, not the rows.
         """
-        check_settings(self.questions, preset, simulations, leaves)  # before a directory is made
-        settings = self.settings | {
-            "command": "search",
-            "preset": dataclasses.asdict(preset),
-            "simulations": simulations,
-            "leaves": leaves,
-            "seed": seed,
-            "early_stop": early_stop,
-        }
-        run = RunDirectory(directory)
-        for questions, counts in self.groups(run, settings, group, simulations + 1):
+        rules = check_settings(self.questions, preset, simulations, leaves, seed, early_stop)
+        settings = self.settings | {"command": "search"} | dataclasses.asdict(rules)
+
+        def work(engine: Engine, questions: list[Encoded], size: int, counts: Counts) -> Parts:
             base = dataclasses.replace(counts)
 
-            def show(evaluations: int, fixed: int, shortened: int, base=base, counts=counts):
+            def show(evaluations: int, fixed: int, shortened: int):
                 counts.evaluations = base.evaluations + evaluations
                 counts.fixed = base.fixed + fixed
                 counts.shortened = base.shortened + shortened
                 watch(counts)
 
-            outcomes = search(
-                self.model,
-                questions,
-                preset=preset,
-                simulations=simulations,
-                leaves=leaves,
-                seed=seed,
-                early_stop=early_stop,
-                on_progress=show,
-            )
-            run.write_part(
-                [row for outcome in outcomes for row in search_evaluation_rows(outcome)],
-                [search_question_row(outcome) for outcome in outcomes],
-            )
-        return run
+            for _, outcomes in search_groups(engine, questions, rules, size, show):
+                rows = [row for outcome in outcomes for row in search_evaluation_rows(outcome)]
+                yield rows, [search_question_row(outcome) for outcome in outcomes]
+
+        return self.fill(directory, settings, work, simulations + 1, group)
 
     def evaluate(
         self,
         directory: str,
         paths: Sequence[tuple[int, ...]],
         *,
-        group: int = 8,
+        group: int | None = None,
         watch: Watch = lambda counts: None,
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet."""
         settings = self.settings | {"command": "evaluate", "paths": [list(p) for p in paths]}
-        run = RunDirectory(directory)
-        for questions, counts in self.groups(run, settings, group, len(paths)):
 
-            def show(evaluations: int, counts=counts):
+        def work(engine: Engine, questions: list[Encoded], size: int, counts: Counts) -> Parts:
+            def show(evaluations: int):
                 counts.evaluations += evaluations
                 watch(counts)
 
-            prompts = Prompts.stack([encoded.prompts for encoded in questions])
-            readings = run_paths(self.model, prompts, [paths] * len(questions), on_progress=show)
-            rows = []
-            for b, encoded in enumerate(questions):
-                row = jax.tree.map(lambda x, b=b: x[b], readings)
-                rows += evaluation_rows(encoded, list(paths), score(row, encoded))
-            run.write_part(rows, [question_row(encoded, len(paths)) for encoded in questions])
-        return run
+            for mine, readings in evaluate_groups(engine, questions, paths, size, show):
+                rows = []
+                for b, encoded in enumerate(mine):
+                    row = jax.tree.map(lambda x, b=b: x[b], readings)
+                    rows += evaluation_rows(encoded, list(paths), score(row, encoded))
+                yield rows, [question_row(encoded, len(paths)) for encoded in mine]
 
-    def groups(
-        self, run: RunDirectory, settings: dict[str, Any], group: int, each: int
-    ) -> Iterator[tuple[list[Encoded], Counts]]:
-        """Opens the run and yields the questions it lacks, `group` at a time, and the counts."""
-        if group < 1:
+        return self.fill(directory, settings, work, len(paths), group)
+
+    def fill(
+        self,
+        directory: str,
+        settings: dict[str, Any],
+        work: Callable[[Engine, list[Encoded], int, Counts], Parts],
+        each: int,
+        group: int | None,
+    ) -> RunDirectory:
+        """Opens a run and writes the parts of the questions it lacks, `each` evaluations apiece."""
+        if group is not None and group < 1:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
+        size = group or (8 if jax.default_backend() == "cpu" else 64)
+        run = RunDirectory(directory, self.shard)
         with run.locked():
             done = run.open(settings, self.environment)
-            left = [encoded for encoded in self.questions if encoded.question.id not in done]
+            left = [q for q in self.questions if q.question.id not in done]
             counts = earlier(run, self.num_layers, each * len(left))
-            for start in range(0, len(left), group):
-                yield left[start : start + group], counts
+            if not left:
+                return run
+            with Engine(
+                self.model,
+                memory_budget=self.devices.budget,
+                rows=self.devices.rows,
+                in_flight=IN_FLIGHT,
+                reference=self.reference,
+            ) as engine:
+                for evaluations, questions in work(engine, left, size, counts):
+                    run.write_part(evaluations, questions)
+                run.close(engine.report())
+        return run
+
+
+def evaluate_groups(
+    engine: Engine,
+    questions: Sequence[Encoded],
+    paths: Sequence[tuple[int, ...]],
+    group: int,
+    on_progress: Callable[[int], None],
+) -> Iterator[tuple[list[Encoded], Readings]]:
+    """Yields groups of questions with the readings of the same paths, as they are finished."""
+
+    def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
+        prompts = Prompts.stack([questions[i].prompts for i in some])
+        padded = pad_paths([paths] * len(some), len(some), engine.config.num_layers)
+        batch = engine.batch(prompts, len(paths), lane)
+        readings = yield from run_wave(batch, padded, on_progress)
+        batch.close()
+        return readings
+
+    groups = split(prompt_buckets(questions), IN_FLIGHT * len(engine.lanes), group)
+    for some, readings in interleave(engine.lanes, groups, fly, IN_FLIGHT):
+        yield [questions[i] for i in some], readings
 
 
 def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:

@@ -176,7 +176,7 @@ def test_a_bug_shows_its_traceback(common, monkeypatch):
     def broken(*arguments, **keywords):
         np.zeros(3).reshape(2, 2)
 
-    monkeypatch.setattr("cola_jax.session.search", broken)
+    monkeypatch.setattr("cola_jax.session.search_groups", broken)
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["search", *common, *SMALL])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cola_jax.run import RunDirectory, differing
+from cola_jax.run import RunDirectory, Shard, differing
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
 HERE = {"device": "cpu"}
@@ -41,7 +41,7 @@ def test_parts_come_back_in_order(run):
     assert column(again.questions()) == ["a", "b", "c"]
     assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
     assert column(again.evaluations(), "path")[1] == [0, 1]
-    assert not list(Path(run.directory).rglob(".*"))  # nothing half-written is left
+    assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
 
 
 def test_other_settings_are_named(run):
@@ -155,6 +155,44 @@ def test_a_second_process_is_kept_out(tmp_path):
             pass
     with second.locked():
         pass
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [("0/2", "1/2", False), ("0/2", "2/4", True), ("1/4", "2/4", False), ("0/1", "3/4", True)],
+)
+def test_shards_are_kept_apart_where_they_share_questions(tmp_path, one, other, meet):
+    first, second = (RunDirectory(tmp_path / "run", Shard.parse(s)) for s in (one, other))
+    sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
+    assert bool(sets[0] & sets[1]) == meet
+    with first.locked():
+        if meet:
+            with pytest.raises(ValueError, match=f"filling .* with shard {one}"), second.locked():
+                pass
+        else:
+            with second.locked():
+                first.open({}, {"shard": one})
+                second.open({}, {"shard": other})
+    with second.locked():
+        pass
+
+
+def test_shards_write_parts_of_their_own(tmp_path):
+    runs = [RunDirectory(tmp_path / "run", Shard(i, 2)) for i in range(2)]
+    for run, ids in zip(runs, ("ac", "bd"), strict=True):
+        run.open(SETTINGS, {"shard": str(run.shard)})
+        run.write_part(*rows(*ids))
+        run.close({"evaluations": len(ids)})
+    assert sorted(column(RunDirectory(tmp_path / "run").questions())) == ["a", "b", "c", "d"]
+    starts = runs[0].manifest()["starts"]
+    assert [start["use"] for start in starts] == [{"evaluations": 2}] * 2
+    assert runs[0].open(SETTINGS, {}) == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
+def test_texts_that_are_no_shards(text):
+    with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
+        Shard.parse(text)
 
 
 def test_what_a_kill_leaves_before_the_manifest_is_no_obstacle(tmp_path):

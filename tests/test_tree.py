@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.batch import Batch
+from cola_jax.execute.engine import Engine
+from cola_jax.execute.lane import Lane
 from cola_jax.params import Model
 from cola_jax.path import KINDS, STOP, Edit, apply_edit, identity, pad_path
 from cola_jax.prompts import Readings
@@ -47,6 +51,50 @@ def fake_answer(path):
     return checksum(path) % 4
 
 
+class FakeEngine(Engine):
+    """Stands for the engine: answers without a model, at once."""
+
+    def __init__(self, model, answer, ran):
+        self.config, self.answer, self.ran = model.config, answer, ran
+        self.lanes = [object.__new__(Lane)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def check_questions(self, questions):
+        pass
+
+    def batch(self, prompts, paths, lane):
+        return FakeBatch(self.answer, self.ran)
+
+
+class FakeBatch(Batch):
+    def __init__(self, answer, ran):
+        self.answer, self.ran = answer, ran
+
+    def submit(self, paths, ran=None):
+        ran = self.ran if ran is None else ran
+        shape = (*paths.shape[:2], 4)
+        logprob = np.full(shape, -5.0, np.float32)
+        for b, c in np.argwhere(paths[..., 0] != STOP):
+            path = tuple(i for i in paths[b, c].tolist() if i != STOP)
+            logprob[b, c, self.answer(path)] = -1 - checksum(path) % 97 / 100
+            ran.append((b, path))
+        token = np.zeros(shape, np.int32)
+        done = Future()
+        done.set_result(int((paths[..., 0] != STOP).sum()))
+        return Readings(logprob, token, logprob, np.ones(shape[:2], bool)), [done]
+
+    def submit_reference(self, paths, dtype):
+        return self.submit(paths, ran=[])
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """Replaces the model: the answer to a path is `answer(path)`, gold is 1; counts evaluations."""
@@ -54,19 +102,9 @@ def fake(monkeypatch):
     module = __import__("sys").modules["cola_jax.search.search"]
 
     def set_up(answer=fake_answer):
-        def run_paths(model, prompts, paths, *, dtype=None, on_progress=lambda n: None):
-            shape = (*paths.shape[:2], 4)
-            logprob = np.full(shape, -5.0, np.float32)
-            for b, c in np.argwhere(paths[..., 0] != STOP):
-                path = tuple(i for i in paths[b, c].tolist() if i != STOP)
-                logprob[b, c, answer(path)] = -1 - checksum(path) % 97 / 100
-                if dtype is None:
-                    ran.append((b, path))
-                on_progress(1)
-            token = np.zeros(shape, np.int32)
-            return Readings(logprob, token, logprob, np.ones(shape[:2], bool))
-
-        monkeypatch.setattr(module, "run_paths", run_paths)
+        monkeypatch.setattr(module, "Engine", lambda model, **_: FakeEngine(model, answer, ran))
+        # all questions in one group, so that `ran` says which one by its place
+        monkeypatch.setattr(module, "IN_FLIGHT", 1)
         return ran
 
     return set_up
@@ -262,7 +300,6 @@ def test_length_penalty_comes_off_the_reward(fake):
     fake()
     seen = []
     back_up = mcts.back_up_wave
-    module = __import__("sys").modules["cola_jax.search.search"]
 
     def spy(trees, nodes, rewards):
         lengths = np.asarray((trees.paths[0] != STOP).sum(-1))
@@ -272,7 +309,7 @@ def test_length_penalty_comes_off_the_reward(fake):
         return back_up(trees, nodes, rewards)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "back_up_wave", spy)
+        patch.setattr("cola_jax.search.grove.back_up_wave", spy)
         rules = dataclasses.replace(COLA, length_penalty=0.25)
         (outcome,) = run(6, simulations=20, leaves=7, preset=rules)
     expected = [

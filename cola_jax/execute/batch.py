@@ -1,5 +1,7 @@
 """A batch: questions of one bucket on one lane, and the states that their waves leave behind."""
 
+import dataclasses
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -25,81 +27,115 @@ view_of_all = jax.jit(view, static_argnums=0)
 CALL = 1024  # tiles in one call of a program; longer plans make several
 
 
+@dataclasses.dataclass
+class Use:
+    """What was planned so far."""
+
+    evaluations: int = 0
+    cost: Cost = dataclasses.field(default_factory=Cost)
+    planning: float = 0.0  # seconds
+
+    def add(self, cost: Cost, planning: float) -> None:
+        self.evaluations += cost.finals
+        self.cost += cost
+        self.planning += planning
+
+
 class Batch:
     """Runs waves of paths; what a wave computed is there for the next as long as slots allow."""
 
-    def __init__(self, lane: Lane, prompts: Prompts, sizes: Sizes, capacity: int, dtype: Any):
-        """Takes questions of one bucket; arrays on the device have room for `capacity` of them."""
+    def __init__(
+        self,
+        lane: Lane,
+        prompts: Prompts,
+        sizes: Sizes,
+        *,
+        capacity: int,
+        dtype: Any,
+        use: Use,
+        reference: bool = False,
+    ):
+        """Takes questions of one bucket; arrays on the device have room for `capacity` of them.
+
+        `use` is added to. With `reference`, paths run one by one instead of as planned.
+        """
         ((tokens, places),) = set(buckets(prompts))
         self.lane, self.sizes, self.dtype = lane, sizes, dtype
-        self.prompts = cut(prompts, tokens, np.shape(prompts.read)[1])
+        self.use, self.reference = use, reference
+        self.read_mask = np.asarray(prompts.read) != NO_READ
+        self.prompts = cut(prompts, tokens, self.read_mask.shape[1])
         self.spots = Spots(prompts, places)
         self.trie = Trie(sizes.slots, sizes.rows, sizes.outputs)
-        self.cost = Cost()
         # a smaller last batch then compiles nothing
         self.arrays = jax.tree.map(lambda x: enlarge(x, capacity), (self.prompts, self.spots.read))
         self.device: Device | None = None
 
-    def submit(self, paths: np.ndarray) -> "Future[Readings]":
-        """Plans a wave [B, C, P] at once, and runs it when the lane comes to it."""
+    def submit(self, paths: np.ndarray) -> tuple[Readings, list[Future[int]]]:
+        """Plans a wave [B, C, P] at once, and runs it when the lane comes to it.
+
+        Returns Readings [B, C, Q] that fill as the futures end; each holds how many evaluations
+        it adds.
+        """
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
+        if self.reference:
+            self.use.evaluations += len(question)
+            return self.submit_reference(paths, self.dtype, precision=None)
         rows = np.concatenate([question[:, None], paths[question, candidate]], axis=1)
+        begun = time.perf_counter()
         chunks, cost = self.trie.plan(rows)
-        self.cost += cost
-        asked = [
-            self.spots.ask(question[chunk.paths], self.sizes.outputs, self.sizes.piece)
+        self.use.add(cost, time.perf_counter() - begun)
+        out = no_readings(paths, self.prompts)
+        return out, [
+            self.submit_chunk(chunk, question[chunk.paths], candidate[chunk.paths], out)
             for chunk in chunks
         ]
 
-        def dispatch() -> list[Places]:
-            return [self.run(*both) for both in zip(chunks, asked, strict=True)]
+    def submit_chunk(
+        self, chunk: Chunk, question: np.ndarray, candidate: np.ndarray, out: Readings
+    ) -> Future[int]:
+        """Runs one chunk, whose outputs are of these candidates of these questions."""
+        asked = self.spots.ask(question, self.sizes.outputs, self.sizes.piece)
 
-        def assemble(got: list[Places]) -> Readings:
-            out = no_readings(paths, self.prompts)
-            for chunk, places in zip(chunks, got, strict=True):
-                here = chunk.paths
-                self.spots.spread(places, question[here], candidate[here], out)
-            return out
+        def dispatch() -> Places:
+            if self.device is None:
+                prompts, reads = self.arrays
+                self.device = Device(self.lane, prompts, reads, self.sizes, self.dtype)
+            return self.device.run(chunk, asked)
+
+        def assemble(got: Places) -> int:
+            self.spots.spread(got, question, candidate, out)
+            return len(question)
 
         return self.lane.submit(dispatch, assemble)
 
-    def submit_reference(self, paths: np.ndarray, dtype: DTypeLike) -> "Future[Readings]":
-        """Runs one path [B, 1, P] of each question by `run_path`, in full precision."""
-        present = np.flatnonzero(paths[:, 0, 0] != STOP)
+    def submit_reference(
+        self, paths: np.ndarray, dtype: DTypeLike, precision: str | None = "highest"
+    ) -> tuple[Readings, list[Future[int]]]:
+        """Runs a wave path by path with the reference executor, by default in full precision."""
+        out = no_readings(paths, self.prompts)
         model = self.lane.model
         # one compilation for the weights' own dtype, however it was asked for
-        dtype = None if dtype == model.embedding.dtype else dtype
-        # a CPU multiplies in full precision anyway, and a setting would compile everything again
-        precision = None if self.lane.device.platform == "cpu" else "highest"
+        given = None if dtype == model.embedding.dtype else dtype
+        if self.lane.device.platform == "cpu":
+            precision = None  # it is that anyway, and a setting would compile everything again
 
-        def dispatch() -> list[Readings]:
-            with jax.default_matmul_precision(precision):
-                return [
-                    path_readings(
-                        model,
-                        self.lane.put(jax.tree.map(lambda x, b=b: x[b : b + 1], self.prompts)),
-                        self.lane.put(paths[b, 0]),
-                        dtype,
-                    )
-                    for b in present
-                ]
+        def submit(b: int, c: int) -> Future[int]:
+            valid = self.read_mask[b]
+            row = jax.tree.map(lambda x: x[b : b + 1], self.prompts)
 
-        def assemble(got: list[Readings]) -> Readings:
-            out = no_readings(paths, self.prompts)
-            for b, one in zip(present, got, strict=True):
-                valid = self.prompts.read[b] != NO_READ
+            def dispatch() -> Readings:
+                with jax.default_matmul_precision(precision):
+                    return path_readings(model, *self.lane.put((row, paths[b, c])), given)
+
+            def assemble(one: Readings) -> int:
                 for name in ("logprob", "token", "rival"):
-                    getattr(out, name)[b, 0, valid] = getattr(one, name)[0][valid]
-                out.finite[b, 0] = one.finite[0]
-            return out
+                    getattr(out, name)[b, c, valid] = getattr(one, name)[0][valid]
+                out.finite[b, c] = one.finite[0]
+                return 1
 
-        return self.lane.submit(dispatch, assemble)
+            return self.lane.submit(dispatch, assemble)
 
-    def run(self, chunk: Chunk, asked: Asked) -> Places:
-        """Dispatches one chunk; on the lane's thread."""
-        if self.device is None:
-            self.device = Device(self.lane, *self.arrays, self.sizes, self.dtype)
-        return self.device.run(chunk, asked)
+        return out, [submit(b, c) for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist()]
 
     def close(self) -> None:
         """Gives the buffers back to the lane, behind all that was submitted."""

@@ -1,7 +1,7 @@
 """How large the buffers of a batch are: slots, outputs and pieces of logits, in a memory budget."""
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,12 +72,12 @@ def default_rows(backend: str, tokens: int) -> int:
     return max(1, 96 // tokens) if backend == "cpu" else 16
 
 
-def default_budget(device: jax.Device) -> int:
+def default_budget(device: Any) -> int:
     """Returns the bytes that a device gives to buffers: a share of what is free on it."""
     if device.platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(HOST_SHARE * memory) // len(jax.local_devices(backend="cpu"))
-    stats = device.memory_stats()
+    stats: Any = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise ValueError(f"{device} does not tell its memory: give a memory budget.")
     return int(SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]))

@@ -1,14 +1,15 @@
 """Counting XLA's compilations and their time, from JAX's own events."""
 
+import dataclasses
 import threading
-from typing import Any, NamedTuple
 
 import jax
 
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 
-class Compilations(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Compilations:
     """What was compiled since the process began; what a persistent cache held counts as well."""
 
     count: int = 0
@@ -27,12 +28,12 @@ class Counter:
         self.mine = threading.local()
         jax.monitoring.register_event_duration_secs_listener(self.hear)
 
-    def hear(self, event: str, seconds: float, **_: Any) -> None:
+    def hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event != EVENT:
             return
         with self.lock:
-            self.all = Compilations(self.all.count + 1, self.all.seconds + seconds)
-        self.mine.seconds = self.thread_seconds() + seconds
+            self.all = Compilations(self.all.count + 1, self.all.seconds + duration_secs)
+        self.mine.seconds = self.thread_seconds() + duration_secs
 
     def thread_seconds(self) -> float:
         """Returns the seconds that the calling thread has spent compiling."""

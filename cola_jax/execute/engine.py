@@ -1,7 +1,8 @@
 """The fast executor: an `Engine` runs the planned waves of `Batch`es on all devices of a model."""
 
-import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from cola_jax.execute import budget as budgets
-from cola_jax.execute.batch import Batch
+from cola_jax.execute.batch import Batch, Use
+from cola_jax.execute.compilation import compilations
 from cola_jax.execute.inputs import Paths, buckets, check_batch, no_readings
-from cola_jax.execute.lane import Busy, Lane
+from cola_jax.execute.lane import Lane
+from cola_jax.execute.pipeline import Flight, interleave, run_wave
 from cola_jax.params import Model
-from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
 
@@ -53,31 +55,38 @@ def run_paths(
     """
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, prompts)
-    keys = buckets(prompts)
     with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
-        engine.check_questions(len(keys))
-        queues: list[list[np.ndarray]] = [[] for _ in engine.lanes]
-        for key in sorted(set(keys)):
-            same = np.flatnonzero([other == key for other in keys])
-            for queue, some in zip(queues, np.array_split(same, len(queues)), strict=True):
-                queue += [some] if len(some) else []
-        # one batch at a time on a lane: each has the whole budget
-        for turn in itertools.zip_longest(*queues):
-            running = []
-            for lane, some in zip(engine.lanes, turn, strict=True):
-                if some is not None:
-                    batch = engine.batch(take(prompts, some), padded.shape[1], lane)
-                    running.append((some, batch, batch.submit(padded[some])))
-            for some, batch, future in running:
-                got = future.result()
-                jax.tree.map(lambda whole, part, some=some: place(whole, some, part), out, got)
-                batch.close()
-                on_progress(int((padded[some][:, :, 0] != STOP).sum()))
+        engine.check_questions(len(padded))
+
+        def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
+            batch = engine.batch(take(prompts, some), padded.shape[1], lane)
+            readings = yield from run_wave(batch, padded[some], on_progress)
+            batch.close()
+            return readings
+
+        groups = split(buckets(prompts), len(engine.lanes))
+        # one at a time on a lane: each has the whole budget
+        for some, readings in interleave(engine.lanes, groups, fly, in_flight=1):
+            for name in ("logprob", "token", "rival", "finite"):
+                getattr(out, name)[some] = getattr(readings, name)
     return out
 
 
-def place(whole: np.ndarray, some: np.ndarray, part: np.ndarray) -> None:
-    whole[some] = part
+def split(
+    keys: Sequence[tuple[int, int]], parts: int, largest: int | None = None
+) -> list[np.ndarray]:
+    """Splits indices into groups of equal keys, in the order of the keys.
+
+    There are at least `parts` groups where there are as many indices, and none has more than
+    `largest`.
+    """
+    size = -(-len(keys) // parts) if keys else 1
+    size = min(size, largest or size)
+    groups = []
+    for key in sorted(set(keys)):
+        same = np.flatnonzero([other == key for other in keys])
+        groups += np.array_split(same, -(-len(same) // size))
+    return groups
 
 
 def take(prompts: Prompts, some: np.ndarray) -> Prompts:
@@ -96,8 +105,12 @@ class Engine:
         rows: int | None = None,
         dtype: DTypeLike | None = None,
         in_flight: int = 1,
+        reference: bool = False,
     ):
-        """As `run_paths`; `in_flight` batches on a lane share its budget."""
+        """As `run_paths`; `in_flight` batches on a lane share its budget.
+
+        With `reference`, paths run one by one: what the engine's speed is compared with.
+        """
         self.config = model.config
         self.dtype = jnp.dtype(dtype or model.embedding.dtype)
         self.rows = rows
@@ -106,6 +119,9 @@ class Engine:
         self.backend = devices.flat[0].platform
         budget = budgets.default_budget(devices.flat[0]) if memory_budget is None else memory_budget
         self.budget = budget // in_flight
+        self.use = Use()
+        self.reference = reference
+        self.begun, self.compiled = time.perf_counter(), compilations()
 
     def __enter__(self) -> "Engine":
         return self
@@ -136,12 +152,38 @@ class Engine:
             wanted=capacity * paths * self.config.num_layers,
             rows=self.rows,
         )
-        return Batch(lane or self.lanes[0], prompts, sizes, capacity, self.dtype)
+        return Batch(
+            lane or self.lanes[0],
+            prompts,
+            sizes,
+            capacity=capacity,
+            dtype=self.dtype,
+            use=self.use,
+            reference=self.reference,
+        )
 
-    def busy(self) -> Busy:
-        """Returns the time of all lanes together."""
+    def report(self) -> dict[str, Any]:
+        """Returns what this engine has done so far, what it took, and what it saved."""
+        seconds = time.perf_counter() - self.begun
+        compiled = compilations() - self.compiled
+        cost, evaluations = self.use.cost, self.use.evaluations
         clocks = [lane.clock.read() for lane in self.lanes]
-        return Busy(sum(c.wall for c in clocks), sum(c.busy for c in clocks))
+        wall = sum(clock.wall for clock in clocks)
+        run = cost.unique + cost.finals
+        return {
+            "evaluations": evaluations,
+            "seconds": round(seconds, 3),
+            "evaluations_per_second": round(evaluations / seconds, 3),
+            # layers of all paths in full over layers run: what sharing saves
+            "sharing": round(cost.useful / run, 3) if run else None,
+            "hit_share": round(cost.hits / (cost.hits + run), 4) if run else None,
+            "padding_share": round(1 - run / cost.rows, 4) if cost.rows else None,
+            "evicted": cost.evicted,
+            "planning_seconds": round(self.use.planning, 3),
+            "idle_share": round(1 - sum(c.busy for c in clocks) / wall, 4) if wall else None,
+            "compilations": compiled.count,
+            "compilation_seconds": round(compiled.seconds, 2),
+        }
 
 
 def model_devices(model: Model) -> np.ndarray:

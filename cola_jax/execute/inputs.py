@@ -151,7 +151,7 @@ def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, 
 
 def no_readings(paths: np.ndarray, prompts: Prompts) -> Readings:
     """Returns Readings [B, C, Q] of nothing: log-probabilities of -inf, and not finite."""
-    shape = (*paths.shape[:2], np.shape(prompts.read)[1])
+    shape = (*paths.shape[:2], np.asarray(prompts.read).shape[1])
     return Readings(
         logprob=np.full(shape, -np.inf, np.float32),
         token=np.full(shape, -1, np.int32),

@@ -4,12 +4,11 @@ The thread that feeds dispatches programs ahead of the device, and the one that 
 results, so that whoever plans the next wave waits for neither.
 """
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +19,11 @@ from cola_jax.execute.compilation import COUNTER
 from cola_jax.params import Layer, Model
 
 
-@dataclasses.dataclass
-class Busy:
+class Busy(NamedTuple):
     """Seconds from the first dispatch to the last result, and of those with work on the device."""
 
-    wall: float = 0.0
-    busy: float = 0.0
-
-    @property
-    def idle_share(self) -> float:
-        return 1 - self.busy / self.wall if self.wall else 0.0
+    wall: float
+    busy: float
 
 
 class Lane:

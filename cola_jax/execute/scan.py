@@ -75,7 +75,7 @@ def run_one_by_one(
     for b, candidates in enumerate(padded):
         row = cut(jax.tree.map(lambda x, b=b: x[b : b + 1], prompts), *buckets(prompts)[b])
         present = np.flatnonzero(candidates[:, 0] != STOP)
-        reads = prompts.read[b] != NO_READ
+        reads = np.asarray(prompts.read)[b] != NO_READ
         # dispatch all before fetching any, so that the host never waits between paths
         pending = [path_readings(model, row, jnp.asarray(candidates[c]), dtype) for c in present]
         for c, result in zip(present, pending, strict=True):

@@ -44,6 +44,24 @@ class Preset:
         return max(1, round(self.min_length * num_layers)), int(self.max_length * num_layers)
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a search, beside the model and the questions."""
+
+    preset: Preset
+    simulations: int
+    leaves: int
+    seed: int
+    early_stop: bool
+
+    def __post_init__(self):
+        if self.simulations < 1 or self.leaves < 1:
+            raise ValueError(
+                "simulations and leaves must be at least 1, they are "
+                f"{self.simulations} and {self.leaves}."
+            )
+
+
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The
 # paper names neither a rule of expansion nor its cap on length: children widen with the root of
 # the visits, an edit's kind is drawn before the edit, and paths have a quarter to twice L layers.

@@ -1,0 +1,180 @@
+"""A grove: the trees of a group of questions, searched in step, and the verdict of every node."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.execute.batch import Batch
+from cola_jax.execute.pipeline import Flight, run_wave
+from cola_jax.path import STOP, identity, pad_path
+from cola_jax.prompts import Readings
+from cola_jax.score import NO_ANSWER, Verdicts, score
+from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave
+from cola_jax.search.outcome import Outcome
+from cola_jax.search.presets import Settings
+from cola_jax.search.tree import ROOT, new_tree
+from cola_jax.tasks.prompt import Encoded
+
+Gained = Callable[[int, int, int], None]  # evaluations, wrong made right, right on fewer layers
+
+
+class Grove:
+    """Trees [B, ...] that live on the host, whatever device runs the model."""
+
+    def __init__(self, questions: Sequence[Encoded], num_layers: int, settings: Settings):
+        self.questions, self.num_layers, self.settings = questions, num_layers, settings
+        shape = (len(questions), settings.simulations + 1)
+        with on_host():
+            positions = settings.preset.lengths(num_layers)[1]
+            root = jnp.asarray(pad_path(identity(num_layers), positions))
+            keys = jnp.stack([question_key(settings.seed, q.question.id) for q in questions])
+            self.trees = jax.vmap(lambda key: new_tree(root, shape[1], key))(keys)
+        self.verdicts = Verdicts(
+            verdict=np.zeros(shape, bool),
+            margin=np.full(shape, -np.inf, np.float32),
+            answer=np.full(shape, NO_ANSWER, np.int32),
+            finite=np.zeros(shape, bool),
+        )
+        self.wave = np.zeros(shape, np.int32)
+        self.lengths = np.full(shape, num_layers)
+        self.waves = 0
+
+    def grow(self, batch: Batch, on_progress: Gained) -> Flight[list[Outcome]]:
+        """Searches to the end: a wave is selected, evaluated on the batch, and backed up."""
+        nodes = np.full((len(self.questions), 1), ROOT)
+        while nodes is not None:
+            paths = self.paths(nodes)
+            readings = yield from run_wave(batch, paths, lambda n: on_progress(n, 0, 0))
+            on_progress(0, *self.record(nodes, paths, readings))
+            nodes = self.select()
+        best = self.best_paths()
+        readings, futures = batch.submit_reference(best, np.dtype(np.float32))
+        for future in futures:  # noqa: UP028 (a list cannot be sent values)
+            yield future
+        batch.close()
+        return self.outcomes(best, readings)
+
+    def paths(self, nodes: np.ndarray) -> np.ndarray:
+        """Returns the paths [B, C, P] of nodes [B, C], STOP for none."""
+        rows = np.arange(len(nodes))[:, None]
+        paths = np.asarray(self.trees.paths)[rows, np.maximum(nodes, 0)]
+        return np.where((nodes == NOTHING)[..., None], STOP, paths)
+
+    def select(self) -> np.ndarray | None:
+        """Selects the nodes [B, C] of the next wave; None where there is none left."""
+        settings = self.settings
+        budgets = np.where(settings.early_stop & self.improved, 0, settings.simulations + 1)
+        self.waves += 1
+        while True:
+            with on_host():
+                self.trees, nodes = select_wave(
+                    self.trees,
+                    jnp.asarray(budgets, jnp.int32),
+                    preset=settings.preset,
+                    num_layers=self.num_layers,
+                    leaves=settings.leaves,
+                )
+            nodes = np.asarray(nodes)
+            if (nodes != NOTHING).any():
+                return nodes
+            # a wave of nothing can still have closed nodes, so that the next one looks elsewhere
+            if self.exhausted(budgets):
+                return None
+            self.waves += 1
+
+    def record(self, nodes: np.ndarray, paths: np.ndarray, readings: Readings) -> tuple[int, int]:
+        """Records the verdicts of a wave and backs them up.
+
+        Returns how many more questions are now right that were wrong, and right on fewer layers.
+        """
+        before = self.gains()
+        rewards = np.zeros(nodes.shape, np.float32)
+        for b, encoded in enumerate(self.questions):
+            present = nodes[b] != NOTHING
+            slots = nodes[b][present]
+            row = jax.tree.map(lambda x, b=b, present=present: x[b][present], readings)
+            verdicts = score(row, encoded)
+            for mine, new in zip(self.verdicts, verdicts, strict=True):
+                mine[b, slots] = new
+            self.wave[b, slots] = self.waves
+            self.lengths[b, slots] = lengths = (paths[b][present] != STOP).sum(axis=-1)
+            penalty = self.settings.preset.length_penalty * lengths / self.num_layers
+            rewards[b, present] = verdicts.verdict - penalty
+        with on_host():
+            self.trees = back_up_wave(self.trees, jnp.asarray(nodes), jnp.asarray(rewards))
+        after = self.gains()
+        return after[0] - before[0], after[1] - before[1]
+
+    def gains(self) -> tuple[int, int]:
+        """Counts the questions right that were wrong, and those right on fewer layers."""
+        right = self.verdicts.verdict[:, ROOT]
+        return int((self.improved & ~right).sum()), int((self.improved & right).sum())
+
+    @property
+    def improved(self) -> np.ndarray:
+        """Questions [B] answered rightly where the model is wrong, or on fewer layers."""
+        shorter = self.lengths < self.num_layers
+        verdict = self.verdicts.verdict
+        return np.any(verdict & (~verdict[:, [ROOT]] | shorter), axis=1)
+
+    def exhausted(self, budgets: np.ndarray) -> bool:
+        """Says whether every tree is full, or dead at the root."""
+        done = np.asarray(self.trees.size) >= budgets
+        return bool((done | np.asarray(self.trees.dead)[:, ROOT]).all())
+
+    def best_paths(self) -> np.ndarray:
+        """Returns each question's shortest correct path [B, 1, P], STOP where there is none."""
+        out = np.full((len(self.questions), 1, self.trees.paths.shape[-1]), STOP, np.int32)
+        for b, outcome in enumerate(self.outcomes()):
+            if outcome.shortest_correct is not None:
+                out[b, 0] = np.asarray(self.trees.paths)[b, outcome.shortest_correct]
+        return out
+
+    def outcomes(
+        self, best: np.ndarray | None = None, again: Readings | None = None
+    ) -> list[Outcome]:
+        """Collects what is known of every question.
+
+        `again` are the readings of its shortest correct path run once more in float32, which are
+        no evaluations of the search; the report counts them apart.
+        """
+        trees = jax.device_get(self.trees.replace(key=None))
+        outcomes = []
+        for b, encoded in enumerate(self.questions):
+            size = int(trees.size[b])
+            held = None
+            if best is not None and best[b, 0, 0] != STOP:
+                row = jax.tree.map(lambda x, b=b: x[b], again)
+                held = bool(score(row, encoded).verdict[0])
+            outcomes.append(
+                Outcome(
+                    encoded=encoded,
+                    paths=[tuple(p[p != STOP].tolist()) for p in trees.paths[b, :size]],
+                    verdicts=Verdicts(*(column[b, :size] for column in self.verdicts)),
+                    wave=self.wave[b, :size],
+                    parent=trees.parents[b, :size],
+                    edits=trees.edits[b, :size],
+                    confirmed=held,
+                )
+            )
+        return outcomes
+
+
+def question_key(seed: int, question_id: str) -> jax.Array:
+    """Derives a question's random key from the seed and a stable hash of its id."""
+    digest = hashlib.sha256(question_id.encode()).digest()
+    key = jax.random.key(seed)
+    for start in (0, 4):
+        key = jax.random.fold_in(key, int.from_bytes(digest[start : start + 4], "little"))
+    return key
+
+
+def on_host():
+    """Runs what is small on the host, where it does not queue behind the model's programs."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to use other platforms only
+        return jax.default_device(None)
