@@ -213,6 +213,7 @@ class Session:
                 in_flight=IN_FLIGHT,
                 reference=self.reference,
             ) as engine:
+                engine.sizes(max(prompt_buckets(left)), 1)  # or an error, before the first wave
                 for evaluations, questions in work(engine, left, size, counts):
                     run.write_part(evaluations, questions)
                 run.close(engine.report())

@@ -64,7 +64,7 @@ class FakeEngine(Engine):
     def __exit__(self, *error):
         pass
 
-    def check_questions(self, questions):
+    def check(self, keys):
         pass
 
     def batch(self, prompts, paths, lane):

@@ -12,6 +12,8 @@ SHARE = 0.5  # of an accelerator's free memory, by default
 HOST_SHARE = 0.25  # of a machine's memory, which its programs and the weights need as well
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 FEWEST_SLOTS = 2
+FEWEST_PLACES, MOST_PLACES = 8, 256
+MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
 
 
 class Sizes(NamedTuple):
@@ -30,6 +32,7 @@ def choose_sizes(
     reads: int,
     itemsize: int,
     budget: int,
+    sharing: int,
     backend: str,
     wanted: int,
     rows: int | None = None,
@@ -38,38 +41,39 @@ def choose_sizes(
 
     Args:
       tokens: T; `reads`: Q; `itemsize`: bytes of an activation.
-      budget: bytes for all buffers of the batch, on each device.
+      budget: bytes for all buffers on each device, of `sharing` batches together.
       wanted: the states that the batch may ever hold; there are no more slots than that.
       rows: R, chosen by backend and tokens when None.
 
-    Raises ValueError where the budget is too small for one path, naming the smallest.
+    Raises ValueError where the budget is too small for one path, naming one that is enough.
     """
-    rows = rows or default_rows(backend, tokens)
+    budget //= sharing
+    rows = default_rows(backend, tokens) if rows is None else rows
     if rows < 1:
         raise ValueError(f"a tile needs at least 1 row, it is to have {rows}.")
     state, output = (n * config.width * itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
-    piece = int(np.clip(floor_power(budget // 8 // logits), 8, 256))
-    outputs = int(np.clip(budget // 8 // output, 1, 1024))
-    left = budget - piece * logits - (outputs + 1) * output
-    slots = min(left // state - 1, ceil_power(max(wanted, FEWEST_SLOTS)))
-    if slots < FEWEST_SLOTS:
-        least = (FEWEST_SLOTS + 1) * state + 2 * output + 8 * logits
-        # an eighth may go to each of the other two
-        least = max(least, 8 * (FEWEST_SLOTS + 1) * state // 6)
+    # one more slot and one more output take what padding rows write
+    least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_PLACES * logits
+    if budget < least:
         raise ValueError(
-            f"a memory budget of {format_bytes(budget)} is too small to run one path of {tokens} "
-            f"tokens: give at least {format_bytes(least)}."
+            f"a memory budget of {format_bytes(sharing * budget)} is too small to run paths of "
+            f"{tokens} tokens: give at least {format_bytes(sharing * least)}."
         )
-    return Sizes(rows, slots, outputs, piece)
+    # of what is left, an eighth each for outputs and logits, which need no more than a few
+    eighth = (budget - least) // 8
+    piece = int(np.clip(floor_power(FEWEST_PLACES + eighth // logits), FEWEST_PLACES, MOST_PLACES))
+    outputs = int(np.clip(1 + eighth // output, 1, MOST_OUTPUTS[backend == "cpu"]))
+    slots = (budget - piece * logits - (outputs + 1) * output) // state - 1
+    return Sizes(rows, min(slots, ceil_power(max(wanted, FEWEST_SLOTS))), outputs, piece)
 
 
 def default_rows(backend: str, tokens: int) -> int:
     """Returns R: enough rows that a layer's weights are worth reading.
 
-    A CPU's caches hold few activations, so that there about 96 tokens at a time are best.
+    A CPU multiplies few rows no faster than some more: about 192 tokens at a time are enough.
     """
-    return max(1, 96 // tokens) if backend == "cpu" else 16
+    return max(1, 192 // tokens) if backend == "cpu" else 16
 
 
 def default_budget(device: Any) -> int:

@@ -54,9 +54,9 @@ def run_paths(
     Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` but for rounding.
     """
     prompts, padded = check_batch(model, prompts, paths)
-    out = no_readings(padded, prompts)
+    out = no_readings(padded, np.asarray(prompts.read).shape[1])
     with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
-        engine.check_questions(len(padded))
+        engine.check(buckets(prompts))
 
         def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
             batch = engine.batch(take(prompts, some), padded.shape[1], lane)
@@ -83,7 +83,7 @@ def split(
     size = -(-len(keys) // parts) if keys else 1
     size = min(size, largest or size)
     groups = []
-    for key in sorted(set(keys)):
+    for key in sorted(set(keys), reverse=True):  # what needs most memory first
         same = np.flatnonzero([other == key for other in keys])
         groups += np.array_split(same, -(-len(same) // size))
     return groups
@@ -117,8 +117,9 @@ class Engine:
         devices = model_devices(model)
         self.lanes = [Lane(model, row) for row in devices]
         self.backend = devices.flat[0].platform
-        budget = budgets.default_budget(devices.flat[0]) if memory_budget is None else memory_budget
-        self.budget = budget // in_flight
+        default = memory_budget is None
+        self.budget = budgets.default_budget(devices.flat[0]) if default else memory_budget
+        self.in_flight = in_flight
         self.use = Use()
         self.reference = reference
         self.begun, self.compiled = time.perf_counter(), compilations()
@@ -130,28 +131,37 @@ class Engine:
         for lane in self.lanes:
             lane.close()
 
-    def check_questions(self, questions: int) -> None:
-        """Raises ValueError where a lane would have no question."""
-        if questions < len(self.lanes):
+    def check(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Raises ValueError where questions of these buckets cannot be run.
+
+        That is, where a lane would have none, or the budget is too small for the largest.
+        """
+        if len(keys) < len(self.lanes):
             raise ValueError(
-                f"there are {questions} questions for {len(self.lanes)} places on the 'data' axis "
+                f"there are {len(keys)} questions for {len(self.lanes)} places on the 'data' axis "
                 "of the mesh, and each runs questions of its own: use fewer devices."
             )
+        self.sizes(max(keys), 1)
+
+    def sizes(self, key: tuple[int, int], wanted: int) -> budgets.Sizes:
+        """Chooses the sizes of a batch of a bucket."""
+        return budgets.choose_sizes(
+            self.config,
+            tokens=key[0],
+            reads=key[1],
+            itemsize=self.dtype.itemsize,
+            budget=self.budget,
+            sharing=self.in_flight,
+            backend=self.backend,
+            wanted=wanted,
+            rows=self.rows,
+        )
 
     def batch(self, prompts: Prompts, paths: int, lane: Lane | None = None) -> "Batch":
         """Makes a batch of questions of one bucket that will run about so many paths each."""
-        ((tokens, reads),) = set(buckets(prompts))
-        capacity = budgets.ceil_power(len(prompts.ids))
-        sizes = budgets.choose_sizes(
-            self.config,
-            tokens=tokens,
-            reads=reads,
-            itemsize=self.dtype.itemsize,
-            budget=self.budget,
-            backend=self.backend,
-            wanted=capacity * paths * self.config.num_layers,
-            rows=self.rows,
-        )
+        (key,) = set(buckets(prompts))
+        capacity = budgets.ceil_power(max(len(prompts.ids), 8))
+        sizes = self.sizes(key, capacity * paths * self.config.num_layers)
         return Batch(
             lane or self.lanes[0],
             prompts,

@@ -117,7 +117,7 @@ def buckets(prompts: Prompts) -> list[tuple[int, int]]:
     tokens = (np.asarray(prompts.branch) != PADDING).sum(axis=1)
     places = [len(np.unique(read[read != NO_READ])) for read in np.asarray(prompts.read)]
     return [
-        (bucket(int(t), 32), 1 << (max(q, 8) - 1).bit_length())
+        (bucket(int(t), 32), 1 << (max(q, 16) - 1).bit_length())
         for t, q in zip(tokens, places, strict=True)
     ]
 
@@ -149,9 +149,9 @@ def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, 
     return prompts, pad_paths(paths, len(prompts.ids), model.config.num_layers)
 
 
-def no_readings(paths: np.ndarray, prompts: Prompts) -> Readings:
+def no_readings(paths: np.ndarray, reads: int) -> Readings:
     """Returns Readings [B, C, Q] of nothing: log-probabilities of -inf, and not finite."""
-    shape = (*paths.shape[:2], np.asarray(prompts.read).shape[1])
+    shape = (*paths.shape[:2], reads)
     return Readings(
         logprob=np.full(shape, -np.inf, np.float32),
         token=np.full(shape, -1, np.int32),

@@ -80,10 +80,8 @@ class Lane:
 
     def buffer(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Takes a buffer of any content, one that was given back where the shape is the same."""
-        same = self.spare.pop((shape, str(dtype)), [])
-        if same:
-            self.spare[shape, str(dtype)] = same[1:]
-            return same[0]
+        if same := self.spare.get((shape, str(dtype))):
+            return same.pop()
         self.spare.clear()  # frees what has other shapes before more is allocated
         return jnp.zeros(shape, dtype, device=self.sharding)
 

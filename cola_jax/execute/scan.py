@@ -69,7 +69,7 @@ def run_one_by_one(
     once for each bucket of T, Q and P.
     """
     prompts, padded = check_batch(model, prompts, paths)
-    out = no_readings(padded, prompts)
+    out = no_readings(padded, np.asarray(prompts.read).shape[1])
     # one compilation for the weights' own dtype, however it was asked for
     dtype = None if dtype == model.embedding.dtype else dtype
     for b, candidates in enumerate(padded):

@@ -27,10 +27,14 @@ class Grove:
     def __init__(self, questions: Sequence[Encoded], num_layers: int, settings: Settings):
         self.questions, self.num_layers, self.settings = questions, num_layers, settings
         shape = (len(questions), settings.simulations + 1)
+        # trees of no question fill up to a power of two, so that few numbers compile
+        self.trees_for = max(8, 1 << (len(questions) - 1).bit_length())
+        ids = [q.question.id for q in questions]
+        ids += [""] * (self.trees_for - len(ids))
         with on_host():
             positions = settings.preset.lengths(num_layers)[1]
             root = jnp.asarray(pad_path(identity(num_layers), positions))
-            keys = jnp.stack([question_key(settings.seed, q.question.id) for q in questions])
+            keys = jnp.stack([question_key(settings.seed, i) for i in ids])
             self.trees = jax.vmap(lambda key: new_tree(root, shape[1], key))(keys)
         self.verdicts = Verdicts(
             verdict=np.zeros(shape, bool),
@@ -67,17 +71,18 @@ class Grove:
         """Selects the nodes [B, C] of the next wave; None where there is none left."""
         settings = self.settings
         budgets = np.where(settings.early_stop & self.improved, 0, settings.simulations + 1)
+        room = self.pad(budgets, 0)
         self.waves += 1
         while True:
             with on_host():
                 self.trees, nodes = select_wave(
                     self.trees,
-                    jnp.asarray(budgets, jnp.int32),
+                    jnp.asarray(room, jnp.int32),
                     preset=settings.preset,
                     num_layers=self.num_layers,
                     leaves=settings.leaves,
                 )
-            nodes = np.asarray(nodes)
+            nodes = np.asarray(nodes)[: len(budgets)]
             if (nodes != NOTHING).any():
                 return nodes
             # a wave of nothing can still have closed nodes, so that the next one looks elsewhere
@@ -104,7 +109,11 @@ class Grove:
             penalty = self.settings.preset.length_penalty * lengths / self.num_layers
             rewards[b, present] = verdicts.verdict - penalty
         with on_host():
-            self.trees = back_up_wave(self.trees, jnp.asarray(nodes), jnp.asarray(rewards))
+            self.trees = back_up_wave(
+                self.trees,
+                jnp.asarray(self.pad(nodes, NOTHING)),
+                jnp.asarray(self.pad(rewards, 0)),
+            )
         after = self.gains()
         return after[0] - before[0], after[1] - before[1]
 
@@ -122,8 +131,14 @@ class Grove:
 
     def exhausted(self, budgets: np.ndarray) -> bool:
         """Says whether every tree is full, or dead at the root."""
-        done = np.asarray(self.trees.size) >= budgets
-        return bool((done | np.asarray(self.trees.dead)[:, ROOT]).all())
+        count = len(budgets)
+        done = np.asarray(self.trees.size)[:count] >= budgets
+        return bool((done | np.asarray(self.trees.dead)[:count, ROOT]).all())
+
+    def pad(self, values: np.ndarray, fill: int) -> np.ndarray:
+        """Adds rows for the trees of no question."""
+        more = self.trees_for - len(values)
+        return np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
 
     def best_paths(self) -> np.ndarray:
         """Returns each question's shortest correct path [B, 1, P], STOP where there is none."""

@@ -57,7 +57,7 @@ def search(
     settings = check_settings(questions, preset, simulations, leaves, seed, early_stop)
     found: dict[int, Outcome] = {}
     with Engine(model, memory_budget=memory_budget, rows=rows, in_flight=IN_FLIGHT) as engine:
-        engine.check_questions(len(questions))
+        engine.check(prompt_buckets(questions))
         for some, outcomes in search_groups(engine, questions, settings, group, on_progress):
             found |= dict(zip(some.tolist(), outcomes, strict=True))
     return [found[i] for i in range(len(questions))]
