@@ -15,6 +15,7 @@ from rich.text import Text
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from cola_jax.devices import Devices
+from cola_jax.hosts import Hosts
 from cola_jax.search.presets import PRESETS, Preset, PresetName
 from cola_jax.tasks.prompt import Scorer
 
@@ -82,14 +83,20 @@ class Material:
     group: int | None = None
     """The most questions in step; what a kill can lose. By default 8 on a CPU, else 64."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
-    shard: str = "0/1"
+    shard: str | None = None
     """Take only a part of the questions, such as 0/4, the first of four; the others are for
     processes elsewhere."""
+    hosts: OmitArgPrefixes[Hosts] = dataclasses.field(default_factory=Hosts)
 
     def prepare(self):
         from cola_jax.run import Shard
         from cola_jax.session import Session
 
+        if self.shard is not None and self.hosts.distributed:
+            raise ValueError(
+                "give --shard or --distributed: the hosts that meet share by themselves."
+            )
+        shard = self.hosts.join() if self.shard is None else Shard.parse(self.shard)
         return Session.prepare(
             self.model,
             self.task,
@@ -99,7 +106,8 @@ class Material:
             chat=self.chat,
             dtype=self.dtype,
             devices=self.devices,
-            shard=Shard.parse(self.shard),
+            hosts=self.hosts,
+            shard=shard,
         )
 
 

@@ -19,6 +19,7 @@ from cola_jax.execute.engine import Engine, split
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave, run_wave
+from cola_jax.hosts import Hosts
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.rows import (
@@ -60,8 +61,8 @@ class Session:
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     devices: Devices = dataclasses.field(default_factory=Devices)
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
     shard: Shard = WHOLE
-    mesh: Mesh | None = None
     reference: bool = False  # run paths one by one; for comparison
 
     @classmethod
@@ -76,6 +77,7 @@ class Session:
         chat: bool = False,
         dtype: str | None = None,
         devices: Devices = Devices(),  # noqa: B008
+        hosts: Hosts = Hosts(),  # noqa: B008
         shard: Shard = WHOLE,
         reference: bool = False,
     ) -> "Session":
@@ -103,7 +105,6 @@ class Session:
         mine = encoded[shard.index :: shard.count]
         if not mine:
             raise ValueError(f"shard {shard} has none of the {len(encoded)} questions.")
-        mesh = devices.mesh(len(mine))
         packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
         device = jax.local_devices()[0]
         environment = {
@@ -116,11 +117,24 @@ class Session:
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "device": f"{device.platform} {device.device_kind}",
-            "devices": 1 if mesh is None else mesh.size,
             "shard": str(shard),
         }
-        model = str(model)
-        return cls(model, num_layers, mine, settings, environment, devices, shard, mesh, reference)
+        return cls(
+            model_directory=str(model),
+            num_layers=num_layers,
+            questions=mine,
+            settings=settings,
+            environment=environment,
+            devices=devices,
+            hosts=hosts,
+            shard=shard,
+            reference=reference,
+        )
+
+    @functools.cached_property
+    def mesh(self) -> Mesh | None:
+        """The devices of this host; not before the hosts have agreed."""
+        return self.devices.mesh(len(self.questions))
 
     @functools.cached_property
     def model(self) -> Model:
@@ -198,10 +212,13 @@ class Session:
         """Opens a run and writes the parts of the questions it lacks, `each` evaluations apiece."""
         if group is not None and group < 1:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
+        self.hosts.agree(self.shard, settings)
         size = group or (8 if jax.default_backend() == "cpu" else 64)
+        devices = 1 if self.mesh is None else self.mesh.size
+        environment = self.environment | {"devices": devices}
         run = RunDirectory(directory, self.shard)
         with run.locked():
-            done = run.open(settings, self.environment)
+            done = run.open(settings, environment)
             left = [q for q in self.questions if q.question.id not in done]
             counts = earlier(run, self.num_layers, each * len(left))
             if not left:

@@ -12,6 +12,7 @@ from cola_jax.execute import run_one_by_one
 from cola_jax.execute.budget import choose_sizes, format_bytes, parse_bytes
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.engine import Engine, split
+from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import interleave
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import NO_READ, Prompts
@@ -146,10 +147,10 @@ def test_new_plans_compile_nothing(model, prompts):
     some = split_first(prompts)
     with Engine(model) as engine:
         for seed in range(3):
-            batch = engine.batch(take(prompts, some), 8)
-            before = compilations()
             wave = paths_of(model, 2 + seed, seed)
             padded = np.array([[pad_path(p, 12) for p in wave[b]] for b in some])
+            batch = engine.batch(take(prompts, some), 8)
+            before = compilations()
             _, futures = batch.submit(padded)
             for future in futures:
                 future.result()
@@ -282,7 +283,7 @@ def test_flights_share_a_lane_and_end_in_any_order():
         return -group
 
     groups = [3, 1, 2, 0, 0, 4]
-    assert sorted(interleave([None, None], iter(groups), fly, 2)) == [
+    assert sorted(interleave([object.__new__(Lane) for _ in range(2)], iter(groups), fly, 2)) == [
         (group, -group) for group in sorted(groups)
     ]
     assert began == groups

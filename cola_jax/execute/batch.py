@@ -63,8 +63,8 @@ class Batch:
         self.device: Device | None = None
         if not reference:
             # with arrays as large, a smaller last batch compiles nothing
-            arrays = jax.tree.map(lambda x: enlarge(x, capacity), (self.prompts, self.spots.read))
-            self.device = Device(lane, *arrays, sizes, dtype)
+            inputs = jax.tree.map(lambda x: enlarge(x, capacity), self.prompts)
+            self.device = Device(lane, inputs, enlarge(self.spots.read, capacity), sizes, dtype)
             # the host compiles what is new, while the lane may still be busy with another batch
             self.device.warm(self.spots.ask(np.zeros(0, np.int64), sizes.outputs, sizes.piece))
 

@@ -30,10 +30,12 @@ class Spots:
             np.unique(read[valid], return_inverse=True, return_counts=True)
             for read, valid in zip(reads, self.valid, strict=True)
         ]
+        # at least eight, so that questions with more or fewer options compile the same
         most = max((int(counts.max(initial=1)) for _, _, counts in found), default=1)
+        most = 1 << (max(most, 8) - 1).bit_length()
         self.read = np.zeros((len(reads), width), np.int32)
         self.count = np.array([len(spots) for spots, _, _ in found])
-        self.targets = np.zeros((len(reads), width, 1 << (most - 1).bit_length()), np.int32)
+        self.targets = np.zeros((len(reads), width, most), np.int32)
         self.spot = np.zeros(reads.shape, np.int64)  # of each read
         self.nth = np.zeros(reads.shape, np.int64)  # which of the spot's targets it asks about
         for b, (spots, inverse, counts) in enumerate(found):
