@@ -135,13 +135,23 @@ def load(
     check_files(directory / WEIGHTS, metadata["files"])
     weights = {}
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
             weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
             check_sum(directory / WEIGHTS, name, weight, sums.get(name))
             weights[name] = weight.astype(kind)
     return assemble(config, weights, mesh)
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Tells Orbax that this host of maybe several reads for itself and waits for nobody."""
+    me = jax.process_index()
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"host-{me}"
+    )
 
 
 def file_sizes(directory: epath.Path) -> dict[str, int]:

@@ -138,7 +138,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
     the mesh names other axes.
     """
     if mesh is None:
-        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     unknown = set(mesh.axis_names) - {"data", "tensor"}
     if unknown:
         raise ValueError(
