@@ -71,9 +71,9 @@ def choose_sizes(
 def default_rows(backend: str, tokens: int) -> int:
     """Returns R: enough rows that a layer's weights are worth reading.
 
-    A CPU multiplies few rows no faster than some more: about 192 tokens at a time are enough.
+    A CPU multiplies few rows no faster than some more: about 144 tokens at a time are best.
     """
-    return max(1, 192 // tokens) if backend == "cpu" else 16
+    return max(1, round(144 / tokens)) if backend == "cpu" else 16
 
 
 def default_budget(device: Any) -> int:

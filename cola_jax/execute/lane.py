@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from cola_jax.execute.compilation import COUNTER
 from cola_jax.params import Layer, Model
+
+TPU_ORDER = Layout((0, 2, 3, 1))  # of [L, D, N, H], the axis that varies slowest first
 
 
 class Busy(NamedTuple):
@@ -33,8 +36,12 @@ class Lane:
         """Takes the part of a model that lies on the devices of one place of the `data` axis."""
         self.device = devices.flat[0]
         self.sharding = placement(devices)
-        self.model = jax.tree.map(lambda leaf: local(leaf, devices), model)
-        self.layers = layer_by_layer(self.model.layers)
+        self.split = split_width(devices)
+        model = jax.tree.map(lambda leaf: local(leaf, devices), model)
+        if self.device.platform == "tpu":
+            model = model.replace(layers=in_tpu_order(model.layers))
+        self.model = model
+        self.layers = layer_by_layer(model.layers)
         self.feeder = ThreadPoolExecutor(1, f"feed {self.device}")
         self.reader = ThreadPoolExecutor(1, f"read {self.device}")
         self.clock = Clock()
@@ -83,7 +90,8 @@ class Lane:
         if same := self.spare.get((shape, str(dtype))):
             return same.pop()
         self.spare.clear()  # frees what has other shapes before more is allocated
-        return jnp.zeros(shape, dtype, device=self.sharding)
+        even = shape[-1] % self.split.num_devices == 0
+        return jnp.zeros(shape, dtype, device=self.split if even else self.sharding)
 
     def give_back(self, buffer: jax.Array) -> None:
         """Keeps a buffer for the next batch of the same shapes."""
@@ -122,6 +130,27 @@ def placement(devices: np.ndarray) -> jax.sharding.Sharding:
     if devices.size == 1:
         return SingleDeviceSharding(devices.flat[0])
     return NamedSharding(lane_mesh(devices), PartitionSpec())
+
+
+def split_width(devices: np.ndarray) -> jax.sharding.Sharding:
+    """Returns the sharding of buffers [n, T, D]: over D, so that each device holds a part."""
+    if devices.size == 1:
+        return SingleDeviceSharding(devices.flat[0])
+    return NamedSharding(lane_mesh(devices), PartitionSpec(None, None, "tensor"))
+
+
+def in_tpu_order(layers: Layer) -> Layer:
+    """Lays q, k and v out in memory as [L, N, H, D].
+
+    A TPU's products take them so; from [L, D, N, H] it copies a layer's weights for every tile
+    (seen in what the compiler makes of `advance`: see experiments/tpu_compile.py).
+    """
+    return layers.replace(
+        **{
+            name: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding))
+            for name, leaf in (("q", layers.q), ("k", layers.k), ("v", layers.v))
+        }
+    )
 
 
 def lane_mesh(devices: np.ndarray) -> Mesh:

@@ -1,0 +1,69 @@
+"""Models of a named shape with random weights: as fast as real ones, and nothing to download."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from cola_jax.config import ModelConfig, Rope
+from cola_jax.params import Model, assemble, shapes, sharding
+
+
+def llama(
+    layers: int, width: int, heads: int, kv: int, mlp: int, vocab: int, **other: Any
+) -> ModelConfig:
+    """Makes the config of a Llama of that shape."""
+    return ModelConfig(
+        vocab_size=vocab,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=kv,
+        head_dim=other.pop("head_dim", width // heads),
+        mlp_width=mlp,
+        context=8192,
+        norm_eps=1e-5,
+        ropes=(Rope(500000.0),),
+        layer_ropes=(0,) * layers,
+        windows=(None,) * layers,
+        tied=other.pop("tied", True),
+        **other,
+    )
+
+
+SHAPES = {
+    "smollm2-135m": llama(30, 576, 9, 3, 1536, 49152),
+    "llama-3.2-1b": llama(16, 2048, 32, 8, 8192, 128256),
+    "llama-3.2-3b": llama(28, 3072, 24, 8, 8192, 128256, head_dim=128),
+    "llama-3-8b": llama(32, 4096, 32, 8, 14336, 128256, tied=False),
+    "qwen3-8b": llama(36, 4096, 32, 8, 12288, 151936, head_dim=128, tied=False, head_norms=True),
+}
+
+
+def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> Model:
+    """Makes a model of small normal weights, each made where it lives."""
+    weights = {}
+    for number, (name, shape) in enumerate(shapes(config).items()):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        make = jax.jit(
+            lambda key, shape=shape: (0.02 * jax.random.normal(key, shape)).astype(dtype),
+            out_shardings=sharding(name, shape, mesh),
+        )
+        weights[name] = jnp.ones(shape, dtype) if name.endswith("norm") else make(key)
+        if name.endswith("norm"):
+            weights[name] = jax.device_put(weights[name], sharding(name, shape, mesh))
+    return assemble(config, weights, mesh)
+
+
+def layer_flops(config: ModelConfig, tokens: int) -> float:
+    """Counts the floating-point operations of one layer on one state: products, and attention."""
+    heads = config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    weights = config.width * (2 * heads + 2 * kv + 3 * config.mlp_width)
+    return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
+
+
+def read_flops(config: ModelConfig, places: int) -> float:
+    """Counts those of unembedding so many places."""
+    return 2.0 * places * config.width * config.vocab_size
