@@ -27,7 +27,8 @@ def grow(model: Model, reads: int, limit: float, tell: Tell) -> Iterator[dict[st
         "paths": [1, 4, 16, 64, 256, 1024],
         "questions": [1, 4, 16, 64, 256],
         "tokens": [32, 64, 128, 256, 512, 1024],
-        "depth": sorted({max(1, layers // 4), layers // 2, layers}),
+        # fewer than four layers have too few different paths
+        "depth": sorted({layers, *(d for d in (layers // 4, layers // 2) if d > 3)}),
     }
     for name, values in rising.items():
         seconds = 0.0

@@ -141,7 +141,8 @@ class Nodes:
 class Schedule:
     """Orders the states that some paths need into tiles, and finds their slots.
 
-    The layer for which most states wait goes first, in whole tiles as long as there are any.
+    The layer for which most states wait goes first, in whole tiles as long as there are any, and
+    then the lowest layer.
     """
 
     def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, rows: int):
@@ -217,6 +218,9 @@ class Schedule:
         nodes = self.nodes
         while True:
             layer = int(self.count.argmax())
+            if self.count[layer] < self.rows:
+                # no tile is full: a low layer's states soon wait at the layers above it
+                layer = int((self.count > 0).argmax())
             count = int(self.count[layer])
             if not count:
                 return

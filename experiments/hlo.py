@@ -1,0 +1,137 @@
+"""Reads programs that XLA compiled for a TPU: loop bodies, cycles, copies of weights."""
+
+import dataclasses
+import json
+import math
+import re
+from typing import Any
+
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) \(.*\) -> .* \{$")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+)$")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+# these name what is there already
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
+PRODUCTS = {"dot", "convolution"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One instruction: its result, operation, what it calls, and what the compiler notes."""
+
+    name: str
+    shape: str
+    op: str
+    calls: str | None
+    body: str | None
+    notes: dict[str, Any]
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; it gives none for gathers, scatters and communication."""
+        found = self.notes.get("window_config", {}).get("estimated_cycles")
+        return int(found or self.notes.get("estimated_cycles") or 0)
+
+    def arrays(self) -> list[tuple[str, tuple[int, ...], bool]]:
+        """Returns type, dimensions, and whether it lies on the chip, of each result."""
+        return [
+            (kind, tuple(int(n) for n in dims.split(",") if n), "S(1)" in layout)
+            for kind, dims, layout in ARRAY.findall(self.shape)
+        ]
+
+
+Computations = dict[str, list[Instruction]]
+
+
+def parse(text: str) -> Computations:
+    """Splits a compiled program into its computations."""
+    found: Computations = {}
+    now: list[Instruction] | None = None
+    for line in text.splitlines():
+        if head := COMPUTATION.match(line):
+            now = found.setdefault(head[1], [])
+        elif line.startswith("}"):
+            now = None
+        elif now is not None and (match := INSTRUCTION.match(line)):
+            now.append(instruction(match[1], match[2]))
+    return found
+
+
+def instruction(name: str, rest: str) -> Instruction:
+    """Parses what stands behind `%name = `."""
+    end = shape_end(rest)
+    shape, rest = rest[:end], rest[end:].strip()
+    op = re.match(r"[\w-]+", rest)
+    at = rest.find("backend_config=")
+    notes = {}
+    if at >= 0 and rest[at + 15] == "{":
+        notes = json.JSONDecoder().raw_decode(rest[at + 15 :])[0]
+    head = rest if at < 0 else rest[:at]
+    called = {key: re.search(rf"{key}=%([^\s,]+)", head) for key in ("calls", "body")}
+    names = {key: match[1] if match else None for key, match in called.items()}
+    return Instruction(name, shape, op[0] if op else "", names["calls"], names["body"], notes)
+
+
+def shape_end(text: str) -> int:
+    """Finds the end of a shape, which may be a tuple of shapes."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and letter == (")" if text[0] == "(" else " "):
+            return at + 1
+    return len(text)
+
+
+def longest_body(program: Computations) -> str:
+    """Returns the loop body with the most cycles: that of the tiles."""
+    bodies = [i.body for rows in program.values() for i in rows if i.body]
+    return max(bodies, key=lambda name: sum(i.cycles for i in program[name]))
+
+
+def weight_copies(
+    program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
+) -> list[tuple[str, str, bool]]:
+    """Lists what holds a layer's weight outside a fusion with a product.
+
+    A result counts when its dimensions contain those of a weight, or of its matrix forms; more
+    dimensions are a batch of weights. Returns the weight, the shape, and whether it is only staged
+    in the chip's own memory.
+    """
+    found = []
+    for one in program[computation]:
+        if one.op in FREE or one.op.endswith("-done"):
+            continue
+        if one.calls and contains(program, one.calls, PRODUCTS):
+            continue
+        for dtype, dims, staged in one.arrays():
+            names = [n for n, w in weights.items() if any(covers(dims, form) for form in forms(w))]
+            if dtype == kind and names:
+                found.append((names[0], f"{dtype}{list(dims)}", staged))
+                break
+    return found
+
+
+def contains(program: Computations, computation: str, ops: set[str]) -> bool:
+    """Whether a computation, or one that it calls, has such an operation."""
+    return any(
+        one.op in ops or bool(one.calls and contains(program, one.calls, ops))
+        for one in program.get(computation, [])
+    )
+
+
+def forms(weight: tuple[int, ...]) -> list[list[int]]:
+    """Returns a weight's dimensions above 1, and those with neighbours merged into a matrix."""
+    dims = [n for n in weight if n > 1]
+    return [
+        dims,
+        *([math.prod(dims[:k]), math.prod(dims[k:])] for k in range(1, len(dims))),
+    ]
+
+
+def covers(dims: tuple[int, ...], wanted: list[int]) -> bool:
+    """Whether dimensions contain others, in any order."""
+    rest = list(dims)
+    for size in wanted:
+        if size not in rest:
+            return False
+        rest.remove(size)
+    return True
