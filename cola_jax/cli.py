@@ -134,7 +134,7 @@ class Search:
 
         session = self.material.prepare()
         with Display(console, searches=True) as display:
-            session.search(
+            run = session.search(
                 self.material.out,
                 self.rules,
                 simulations=self.simulations,
@@ -144,6 +144,7 @@ class Search:
                 group=self.material.group,
                 watch=display.watch,
             )
+        show_use(run)
         Report(self.material.out).show(draws=report_extra_installed())
 
 
@@ -171,9 +172,10 @@ class Evaluate:
         paths = self.collect(num_layers)
         session = self.material.prepare()
         with Display(console, searches=False) as display:
-            session.evaluate(
+            run = session.evaluate(
                 self.material.out, paths, group=self.material.group, watch=display.watch
             )
+        show_use(run)
         Report(self.material.out).run()
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
@@ -351,6 +353,15 @@ def chosen_preset(arguments: Sequence[str]) -> str:
         if flag.startswith("--preset="):
             return flag.removeprefix("--preset=")
     return "cola"
+
+
+def show_use(run: Any) -> None:
+    """Prints what the last start of a run took, if it had anything to do."""
+    from cola_jax.progress import describe_use
+
+    mine = [s for s in run.manifest()["starts"] if s.get("shard") == str(run.shard)]
+    if use := mine[-1].get("use"):
+        console.print(describe_use(use), soft_wrap=True)
 
 
 def read_lines(file: Path) -> list[str]:

@@ -5,6 +5,7 @@ connection left, so that a host that dies takes no other with it.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -80,11 +81,12 @@ class Hosts:
             )
             return Shard(jax.process_index(), jax.process_count())
 
-    def agree(self, shard: Shard, settings: Mapping[str, Any]) -> None:
+    def agree(self, shard: Shard, settings: Mapping[str, Any], *, together: bool) -> None:
         """Compares the settings of all hosts, and parts from them.
 
-        Raises ValueError that names the hosts whose settings are not those of the first. Arrays
-        and devices from before are not to be used any more.
+        `together` says that devices of this host will exchange data with each other. Raises
+        ValueError that names the hosts whose settings are not those of the first. Arrays and
+        devices from before are not to be used any more.
         """
         if not self.distributed:
             return
@@ -95,8 +97,11 @@ class Hosts:
         with self.patience("get as far as this one"):
             every = np.asarray(process_allgather(digest)).reshape(-1, len(digest))
             jax.distributed.shutdown()
-        if jax.default_backend() != "tpu":
-            # its devices would still look for the others when they work together
+        if together and jax.default_backend() != "tpu":
+            # the devices of this host would still ask the other hosts before they exchange
+            # anything; the old client is kept for good, since freeing it joins threads that may
+            # themselves wait for this one
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(jax.local_devices()[0].client))
             clear_backends()
         strangers = [i for i, other in enumerate(every) if (other != every[0]).any()]
         if strangers:

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -69,6 +70,17 @@ class Display:
             self.last_line = now
             left = f"  {(counts.total - counts.evaluations) / speed:.0f} s left" if speed else ""
             self.console.print(f"{counts.evaluations:,}/{counts.total:,} evaluations  {note}{left}")
+
+
+def describe_use(use: Mapping[str, Any]) -> str:
+    """Writes what a start took and saved, as a run's manifest has it, for people."""
+    text = f"{use['evaluations']:,} evaluations in {use['seconds']:,.0f} s "
+    text += f"({use['evaluations_per_second']:,.1f}/s)"
+    if use["sharing"]:
+        text += f"; a layer run served {use['sharing']:.2f} paths"
+    if use["idle_share"] is not None:
+        text += f"; device idle {use['idle_share']:.1%}"
+    return f"{text}; {use['compilations']} compilations, {use['compilation_seconds']:.0f} s"
 
 
 @contextlib.contextmanager

@@ -10,18 +10,18 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
+from cola_jax.config import ModelConfig
 from cola_jax.devices import Devices
-from cola_jax.execute.engine import Engine, split
-from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.lane import Lane
-from cola_jax.execute.pipeline import Flight, interleave, run_wave
+from cola_jax.evaluate import evaluate_groups
+from cola_jax.execute.budget import choose_sizes
+from cola_jax.execute.engine import Engine
 from cola_jax.hosts import Hosts
 from cola_jax.params import Model
-from cola_jax.prompts import Prompts, Readings
 from cola_jax.rows import (
     evaluation_rows,
     question_row,
@@ -105,6 +105,17 @@ class Session:
         mine = encoded[shard.index :: shard.count]
         if not mine:
             raise ValueError(f"shard {shard} has none of the {len(encoded)} questions.")
+        if devices.budget is not None:
+            # now, rather than when the weights are loaded
+            choose_sizes(
+                ModelConfig.from_json(metadata["config"]),
+                *max(prompt_buckets(mine)),
+                itemsize=jnp.dtype(dtype).itemsize,
+                budget=devices.budget,
+                sharing=IN_FLIGHT,
+                backend=jax.default_backend(),
+                rows=devices.rows,
+            )
         packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
         device = jax.local_devices()[0]
         environment = {
@@ -212,7 +223,7 @@ class Session:
         """Opens a run and writes the parts of the questions it lacks, `each` evaluations apiece."""
         if group is not None and group < 1:
             raise ValueError(f"a group needs at least 1 question, it is {group}.")
-        self.hosts.agree(self.shard, settings)
+        self.hosts.agree(self.shard, settings, together=self.devices.tensor > 1)
         size = group or (8 if jax.default_backend() == "cpu" else 64)
         devices = 1 if self.mesh is None else self.mesh.size
         environment = self.environment | {"devices": devices}
@@ -230,33 +241,10 @@ class Session:
                 in_flight=IN_FLIGHT,
                 reference=self.reference,
             ) as engine:
-                engine.sizes(max(prompt_buckets(left)), 1)  # or an error, before the first wave
                 for evaluations, questions in work(engine, left, size, counts):
                     run.write_part(evaluations, questions)
                 run.close(engine.report())
         return run
-
-
-def evaluate_groups(
-    engine: Engine,
-    questions: Sequence[Encoded],
-    paths: Sequence[tuple[int, ...]],
-    group: int,
-    on_progress: Callable[[int], None],
-) -> Iterator[tuple[list[Encoded], Readings]]:
-    """Yields groups of questions with the readings of the same paths, as they are finished."""
-
-    def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
-        prompts = Prompts.stack([questions[i].prompts for i in some])
-        padded = pad_paths([paths] * len(some), len(some), engine.config.num_layers)
-        batch = engine.batch(prompts, len(paths), lane)
-        readings = yield from run_wave(batch, padded, on_progress)
-        batch.close()
-        return readings
-
-    groups = split(prompt_buckets(questions), IN_FLIGHT * len(engine.lanes), group)
-    for some, readings in interleave(engine.lanes, groups, fly, IN_FLIGHT):
-        yield [questions[i] for i in some], readings
 
 
 def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:

@@ -1,6 +1,7 @@
 """The trees of a search with a made-up model: what they hold, how they choose, when they end."""
 
 import dataclasses
+import sys
 import zlib
 from concurrent.futures import Future
 
@@ -99,7 +100,7 @@ class FakeBatch(Batch):
 def fake(monkeypatch):
     """Replaces the model: the answer to a path is `answer(path)`, gold is 1; counts evaluations."""
     ran = []
-    module = __import__("sys").modules["cola_jax.search.search"]
+    module = sys.modules["cola_jax.search.search"]
 
     def set_up(answer=fake_answer):
         monkeypatch.setattr(module, "Engine", lambda model, **_: FakeEngine(model, answer, ran))
@@ -309,7 +310,7 @@ def test_length_penalty_comes_off_the_reward(fake):
         return back_up(trees, nodes, rewards)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cola_jax.search.grove.back_up_wave", spy)
+        patch.setattr(sys.modules["cola_jax.search.grove"], "back_up_wave", spy)
         rules = dataclasses.replace(COLA, length_penalty=0.25)
         (outcome,) = run(6, simulations=20, leaves=7, preset=rules)
     expected = [

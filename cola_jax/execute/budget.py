@@ -27,14 +27,14 @@ class Sizes(NamedTuple):
 
 def choose_sizes(
     config: ModelConfig,
-    *,
     tokens: int,
     reads: int,
+    *,
     itemsize: int,
     budget: int,
     sharing: int,
     backend: str,
-    wanted: int,
+    wanted: int = FEWEST_SLOTS,
     rows: int | None = None,
 ) -> Sizes:
     """Chooses the sizes of one batch.
@@ -65,7 +65,7 @@ def choose_sizes(
     piece = int(np.clip(floor_power(FEWEST_PLACES + eighth // logits), FEWEST_PLACES, MOST_PLACES))
     outputs = int(np.clip(1 + eighth // output, 1, MOST_OUTPUTS[backend == "cpu"]))
     slots = (budget - piece * logits - (outputs + 1) * output) // state - 1
-    return Sizes(rows, min(slots, ceil_power(max(wanted, FEWEST_SLOTS))), outputs, piece)
+    return Sizes(rows, min(slots, ceil_power(wanted)), outputs, piece)
 
 
 def default_rows(backend: str, tokens: int) -> int:

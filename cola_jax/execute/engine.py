@@ -141,14 +141,13 @@ class Engine:
                 f"there are {len(keys)} questions for {len(self.lanes)} places on the 'data' axis "
                 "of the mesh, and each runs questions of its own: use fewer devices."
             )
-        self.sizes(max(keys), 1)
+        self.sizes(max(keys))
 
-    def sizes(self, key: tuple[int, int], wanted: int) -> budgets.Sizes:
-        """Chooses the sizes of a batch of a bucket."""
+    def sizes(self, key: tuple[int, int], wanted: int = budgets.FEWEST_SLOTS) -> budgets.Sizes:
+        """Chooses the sizes of a batch of a bucket, with slots for at most the states wanted."""
         return budgets.choose_sizes(
             self.config,
-            tokens=key[0],
-            reads=key[1],
+            *key,
             itemsize=self.dtype.itemsize,
             budget=self.budget,
             sharing=self.in_flight,
