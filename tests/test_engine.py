@@ -181,6 +181,23 @@ def test_bfloat16_gives_what_the_reference_does_but_for_rounding(pair, prompts):
     assert_agree(wide, run_one_by_one(model, prompts, paths, dtype=np.dtype("float32")), 1e-4)
 
 
+def test_many_targets_at_one_place(model):
+    """As a question with many options is read at the end of its prompt, once for each."""
+    ids, many = oracle.random_ids(1, 20)[0], 40
+    row = Prompts(
+        ids=ids,
+        positions=np.arange(20),
+        branch=np.zeros(20, np.int32),
+        read=np.array([19] * many + [NO_READ, 3]),
+        targets=np.arange(many + 2),
+    )
+    prompts = Prompts.stack([row])
+    got = cola_jax.run_paths(model, prompts, [[(0, 1, 5), (0, 0, 2)]])
+    assert_agree(got, run_one_by_one(model, prompts, [[(0, 1, 5), (0, 0, 2)]]))
+    assert len(np.unique(got.logprob[0, 0, :many])) == many
+    assert np.isneginf(got.logprob[0, :, many]).all()
+
+
 def test_padding_reads_are_nothing(model, prompts):
     got = cola_jax.run_paths(model, prompts, paths_of(model, 1, 0))
     padding = np.broadcast_to((prompts.read == NO_READ)[:, None], got.logprob.shape)

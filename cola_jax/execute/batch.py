@@ -11,14 +11,14 @@ from jax.typing import DTypeLike
 
 from cola_jax.execute.budget import Sizes
 from cola_jax.execute.device import Device
-from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
+from cola_jax.execute.inputs import buckets, cut, no_readings, question_of
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.plan import Chunk, Cost, Trie
 from cola_jax.execute.scan import path_readings
 from cola_jax.execute.spots import Spots
 from cola_jax.execute.tiles import Places
 from cola_jax.path import STOP
-from cola_jax.prompts import NO_READ, Prompts, Readings
+from cola_jax.prompts import Prompts, Readings
 
 
 @dataclasses.dataclass
@@ -56,8 +56,8 @@ class Batch:
         ((tokens, places),) = set(buckets(prompts))
         self.lane, self.sizes, self.dtype = lane, sizes, dtype
         self.use, self.reference = use, reference
-        self.read_mask = np.asarray(prompts.read) != NO_READ
-        self.prompts = cut(prompts, tokens, bucket(self.read_mask.shape[1], 32))
+        self.reads = np.asarray(prompts.read).shape[1]
+        self.prompts = cut(prompts, tokens, self.reads)
         self.spots = Spots(prompts, places)
         self.trie = Trie(sizes.slots, sizes.rows, sizes.outputs)
         self.device: Device | None = None
@@ -82,7 +82,7 @@ class Batch:
         begun = time.perf_counter()
         chunks, cost = self.trie.plan(rows)
         self.use.add(cost, time.perf_counter() - begun)
-        out = no_readings(paths, self.read_mask.shape[1])
+        out = no_readings(paths, self.reads)
         return out, [
             self.submit_chunk(chunk, question[chunk.paths], candidate[chunk.paths], out)
             for chunk in chunks
@@ -93,7 +93,6 @@ class Batch:
     ) -> Future[int]:
         """Runs one chunk, whose outputs are of these candidates of these questions."""
         asked = self.spots.ask(question, self.sizes.outputs, self.sizes.piece)
-
         device = self.device
         assert device is not None  # closed, or a reference
 
@@ -110,7 +109,7 @@ class Batch:
         self, paths: np.ndarray, dtype: DTypeLike, precision: str | None = "highest"
     ) -> tuple[Readings, list[Future[int]]]:
         """Runs a wave path by path with the reference executor, by default in full precision."""
-        out = no_readings(paths, self.read_mask.shape[1])
+        out = no_readings(paths, self.reads)
         model = self.lane.model
         # one compilation for the weights' own dtype, however it was asked for
         given = None if dtype == model.embedding.dtype else dtype
@@ -118,9 +117,7 @@ class Batch:
             precision = None  # it is that anyway, and a setting would compile everything again
 
         def submit(b: int, c: int) -> Future[int]:
-            valid = self.read_mask[b]
-            row = jax.tree.map(lambda x: x[b : b + 1], self.prompts)
-            reads = len(valid)
+            row, mine = question_of(self.prompts, b)
 
             def dispatch() -> Readings:
                 with jax.default_matmul_precision(precision):
@@ -128,7 +125,7 @@ class Batch:
 
             def assemble(one: Readings) -> int:
                 for name in ("logprob", "token", "rival"):
-                    getattr(out, name)[b, c, valid] = getattr(one, name)[0, :reads][valid]
+                    getattr(out, name)[b, c, mine] = getattr(one, name)[0, : mine.sum()]
                 out.finite[b, c] = one.finite[0]
                 return 1
 

@@ -138,6 +138,18 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
     )
 
 
+def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
+    """Takes one question [1, T'], [1, Q'] in buckets of its own tokens and reads.
+
+    Returns it and which of the Q reads of the batch are its own; in it they stand in front.
+    """
+    row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
+    mine = row.read[0] != NO_READ
+    row = row.replace(read=row.read[:, mine], targets=row.targets[:, mine])
+    tokens = bucket(int((row.branch != PADDING).sum()), 32)
+    return cut(row, tokens, bucket(int(mine.sum()), 16)), mine
+
+
 def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, np.ndarray]:
     """Checks what `run_paths` takes; returns it as numpy, the paths [B, C, P]."""
     if prompts.read is None or prompts.targets is None:

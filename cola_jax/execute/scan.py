@@ -14,12 +14,11 @@ from cola_jax.execute.inputs import (
     Path,
     Paths,
     as_prompts,
-    buckets,
     check_batch,
     check_prompts,
-    cut,
     no_readings,
     path_ids,
+    question_of,
 )
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.params import Model
@@ -73,16 +72,14 @@ def run_one_by_one(
     # one compilation for the weights' own dtype, however it was asked for
     dtype = None if dtype == model.embedding.dtype else dtype
     for b, candidates in enumerate(padded):
-        row = cut(jax.tree.map(lambda x, b=b: x[b : b + 1], prompts), *buckets(prompts)[b])
+        row, mine = question_of(prompts, b)
         present = np.flatnonzero(candidates[:, 0] != STOP)
-        reads = np.asarray(prompts.read)[b] != NO_READ
         # dispatch all before fetching any, so that the host never waits between paths
         pending = [path_readings(model, row, jnp.asarray(candidates[c]), dtype) for c in present]
         for c, result in zip(present, pending, strict=True):
             result = jax.device_get(result)
             for name in ("logprob", "token", "rival"):
-                values = getattr(result, name)[0]
-                getattr(out, name)[b, c, reads] = values[: len(reads)][reads[: len(values)]]
+                getattr(out, name)[b, c, mine] = getattr(result, name)[0, : mine.sum()]
             out.finite[b, c] = result.finite[0]
             on_progress(1)
     return out
