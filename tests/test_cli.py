@@ -1,12 +1,14 @@
 """The command line: what it makes, what it records, and one line for whatever is wrong."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from cola_jax import cli
 from cola_jax.run import RunDirectory
+from cola_jax.search.presets import PRESETS, Preset
 from tests import tiny
 
 
@@ -93,8 +95,8 @@ def test_rules_are_recorded(common, tmp_path, no_report):
 
 
 def test_a_preset_is_what_rules_start_from(common, monkeypatch):
-    other = cli.Preset(max_skip=1, widening=3.0)
-    monkeypatch.setitem(cli.PRESETS, "other", other)
+    other = Preset(max_skip=1, widening=3.0)
+    monkeypatch.setitem(PRESETS, "other", other)
     assert cli.chosen_preset(["search", "--preset=other"]) == "other"
     assert cli.chosen_preset(["search", "--preset", "other"]) == "other"
     assert cli.chosen_preset(["search", "--out", "x"]) == "cola"
@@ -188,3 +190,38 @@ def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
     monkeypatch.setattr(cli.Search, "run", interrupt)
     with pytest.raises(SystemExit, match="goes on when the same command"):
         cli.main(["search", *common])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--backend", "tpu"], "backend asked for is tpu, but JAX runs on cpu"),
+        (["--data", "4"], "data 4 is more than the 3 questions"),
+        (["--data", "5", "--tensor", "2"], "needs 10 devices, this host has 8"),
+        (["--tensor", "3"], "tensor 3 does not divide the 8 devices"),
+        (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
+        (["--memory-budget", "lots"], "'lots' is not a size"),
+        (["--shard", "3/3"], "shard '3/3' is not one of 0/N to N-1/N"),
+        (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
+        (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
+        (["--host", "1"], "belong together"),
+    ],
+)
+def test_devices_and_hosts_that_do_not_fit(common, tmp_path, capsys, flags, message):
+    """All are found before anything is written, but for what the devices themselves refuse."""
+    error = fails(capsys, "search", *common, *SMALL, *flags)
+    assert re.search(message, " ".join(error.split()))
+    assert not (tmp_path / "run" / "evaluations").exists()
+
+
+def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
+    cli.main(["search", *common, *SMALL, "--data", "1"])
+    whole = RunDirectory(tmp_path / "run")
+    apart = changed(common, out=tmp_path / "apart")
+    for shard in ("0/2", "1/2"):
+        cli.main(["search", *apart, *SMALL, "--data", "1", "--shard", shard])
+    assert "evaluations in" in capsys.readouterr().out
+    both = [run.evaluations().to_pylist() for run in (whole, RunDirectory(tmp_path / "apart"))]
+    assert len({tuple(sorted(map(repr, rows))) for rows in both}) == 1
+    uses = [start["use"] for start in RunDirectory(tmp_path / "apart").manifest()["starts"]]
+    assert sum(use["evaluations"] for use in uses) == len(both[0])

@@ -50,7 +50,7 @@ def test_every_path_comes_out_right(slots, rows):
     trie, held = Trie(slots, rows, 50), {}
     cost = Cost()
     for number in range(4):
-        paths = wave(3, 12, number, width=12 + number)
+        paths = wave(3, 12, number, width=(12, 15, 13, 12)[number])
         chunks, spent = trie.plan(paths)
         carry_out(trie, chunks, paths, held)
         cost += spent

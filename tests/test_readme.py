@@ -12,16 +12,22 @@ from cola_jax.demo import demo_questions
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "convert" / "README.md")
+PAGES = tuple(
+    ROOT / page
+    for page in ("README.md", "convert/README.md", "experiments/scaling.md", "experiments/speed.md")
+)
 
 
 def commands() -> list[str]:
     lines = [line for page in PAGES for line in page.read_text().splitlines()]
-    return [line for line in lines if re.match(r"cola (convert|search|evaluate|report)", line)]
+    return [
+        line for line in lines if re.match(r"cola (convert|search|evaluate|report|benchmark)", line)
+    ]
 
 
 def test_the_pages_show_commands():
-    assert {line.split()[1] for line in commands()} == {"convert", "search", "evaluate", "report"}
+    shown = {line.split()[1] for line in commands()}
+    assert shown == {"convert", "search", "evaluate", "report", "benchmark"}
 
 
 @pytest.mark.parametrize("line", commands())

@@ -22,7 +22,7 @@ def grow(model: Model, reads: int, limit: float, tell: Tell) -> Iterator[dict[st
     A row of points ends where the next would take longer than the limit, going by the last.
     """
     layers = model.config.num_layers
-    base = {"paths": 16, "questions": 8, "tokens": 64, "depth": layers}
+    base = {"paths": 16, "questions": 1, "tokens": 64, "depth": layers}
     rising = {
         "paths": [1, 4, 16, 64, 256, 1024],
         "questions": [1, 4, 16, 64, 256],
@@ -36,7 +36,7 @@ def grow(model: Model, reads: int, limit: float, tell: Tell) -> Iterator[dict[st
             if number and seconds * value / values[number - 1] > limit:
                 tell(f"growth in {name} ends at {values[number - 1]}: more would take too long")
                 break
-            point = base | {name: value}
+            point = base | ({"paths": 4} if name == "questions" else {}) | {name: value}
             tell(f"growth: {point}")
             found = measure_point(model, point, reads)
             seconds = found["seconds"]

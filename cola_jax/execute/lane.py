@@ -51,10 +51,6 @@ class Lane:
         """Copies arrays to every device of the lane."""
         return jax.device_put(tree, self.sharding)
 
-    def of_layer(self, layer: int) -> Layer:
-        """Returns the weights to hand to a program that runs this layer, and maybe others."""
-        return self.model.layers if self.layers is None else self.layers[layer]
-
     def submit(
         self, dispatch: Callable[[], Any], assemble: Callable[[Any], Any] = lambda arrays: arrays
     ) -> Future[Any]:

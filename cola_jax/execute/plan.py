@@ -78,10 +78,10 @@ class Trie:
         Returns the chunks in the order in which they must run, and what they cost.
         """
         wave = (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
-        known = len(self.paths)
-        rows = np.concatenate([widen(self.paths, wave.shape[1], 0), wave])
+        known, width = len(self.paths), max(self.paths.shape[1], wave.shape[1])
+        rows = np.concatenate([widen(self.paths, width, 0), widen(wave, width, 0)])
         held = np.full(rows.shape, NONE, np.int32)
-        held[:known] = widen(self.held, wave.shape[1], NONE)
+        held[:known] = widen(self.held, width, NONE)
         order = lexicographic(rows)
         nodes = Nodes(rows[order], held[order])
         # neighbours in this order share the most, so that chunks do

@@ -1,7 +1,7 @@
 """The device programs of a plan: `plant`, `advance`, `finish` and `read`.
 
 Each is one compiled loop whose number of steps is an argument, so that a new plan compiles
-nothing, and each updates its donated buffer in place.
+nothing; the first three update a donated buffer in place.
 """
 
 import functools
