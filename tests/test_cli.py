@@ -200,11 +200,9 @@ def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
         (["--data", "5", "--tensor", "2"], "needs 10 devices, this host has 8"),
         (["--tensor", "3"], "tensor 3 does not divide the 8 devices"),
         (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
-        (["--memory-budget", "lots"], "'lots' is not a size"),
         (["--shard", "3/3"], "shard '3/3' is not one of 0/N to N-1/N"),
         (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
         (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
-        (["--host", "1"], "belong together"),
     ],
 )
 def test_devices_and_hosts_that_do_not_fit(common, tmp_path, capsys, flags, message):
@@ -212,6 +210,21 @@ def test_devices_and_hosts_that_do_not_fit(common, tmp_path, capsys, flags, mess
     error = fails(capsys, "search", *common, *SMALL, *flags)
     assert re.search(message, " ".join(error.split()))
     assert not (tmp_path / "run" / "evaluations").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--memory-budget", "lots"], "'lots' is not a size"),
+        (["--host", "1"], "belong together"),
+        (["--data", "0"], "data must be at least 1"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused_with_the_command_line(common, capsys, flags, message):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["search", *common, *flags])
+    assert exit.value.code == 2
+    assert message in " ".join("".join(capsys.readouterr()).split())
 
 
 def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
