@@ -7,7 +7,7 @@ import numpy as np
 from cola_jax.execute.engine import Engine, split
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.lane import Lane
-from cola_jax.execute.pipeline import Flight, interleave, run_wave
+from cola_jax.execute.pipeline import Flight, fly_once, interleave
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.search.search import IN_FLIGHT, prompt_buckets
 from cola_jax.tasks import Encoded
@@ -26,9 +26,7 @@ def evaluate_groups(
         prompts = Prompts.stack([questions[i].prompts for i in some])
         padded = pad_paths([paths] * len(some), len(some), engine.config.num_layers)
         batch = engine.batch(prompts, len(paths), lane)
-        readings = yield from run_wave(batch, padded, on_progress)
-        batch.close()
-        return readings
+        return fly_once(batch, padded, on_progress)
 
     groups = split(prompt_buckets(questions), IN_FLIGHT * len(engine.lanes), group)
     for some, readings in interleave(engine.lanes, groups, fly, IN_FLIGHT):

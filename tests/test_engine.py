@@ -11,7 +11,7 @@ import cola_jax
 from cola_jax.execute import run_one_by_one
 from cola_jax.execute.budget import choose_sizes, format_bytes, parse_bytes
 from cola_jax.execute.compilation import compilations
-from cola_jax.execute.engine import Engine, split
+from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import interleave
 from cola_jax.path import STOP, pad_path, random_paths
@@ -29,6 +29,11 @@ SETTINGS = [  # rows, budget, data, tensor
     (16, "40kB", 1, 4),
     (5, "least", 2, 1),
 ]
+
+
+def setting_of(number, half):
+    """Which of the settings a variant is tried with first and second."""
+    return (number + half * (3 + number // 8)) % len(SETTINGS)
 
 
 def mesh(data, tensor):
@@ -83,7 +88,7 @@ def least_budget(model, prompts, paths):
 def test_planned_equals_reference(pair, prompts, number, half):
     """2,048 random paths in all: every family, with two of the settings each."""
     made = pair(list(oracle.VARIANTS)[number])
-    rows, budget, data, tensor = SETTINGS[(number + (half * (3 + number // 8))) % len(SETTINGS)]
+    rows, budget, data, tensor = SETTINGS[setting_of(number, half)]
     paths = paths_of(made.ours, 8, number)
     model = made.ours
     if data * tensor > 1:
@@ -101,10 +106,8 @@ def test_planned_equals_reference(pair, prompts, number, half):
 
 
 def test_every_setting_meets_a_family():
-    count, used = len(SETTINGS), set()
-    for number in range(len(oracle.VARIANTS)):
-        used |= {(number + half * (3 + number // 8)) % count for half in (0, 1)}
-    assert used == set(range(count))
+    used = {setting_of(n, half) for n in range(len(oracle.VARIANTS)) for half in (0, 1)}
+    assert used == set(range(len(SETTINGS)))
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +140,6 @@ def split_first(prompts):
     from cola_jax.execute.inputs import buckets
 
     return max(split(buckets(prompts), 1), key=len)
-
-
-def take(prompts, some):
-    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
 
 
 def test_new_plans_compile_nothing(model, prompts):

@@ -117,6 +117,11 @@ def floor_power(size: int) -> int:
     return 1 << (size.bit_length() - 1) if size else 0
 
 
+def capacity(questions: int) -> int:
+    """Rounds a number of questions up to one of few, so that a last group compiles nothing."""
+    return ceil_power(max(questions, 8))
+
+
 def ceil_power(size: int) -> int:
     """Rounds up to a power of two."""
     return 1 << (size - 1).bit_length()

@@ -15,7 +15,7 @@ from cola_jax.execute.batch import Batch, Use
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.inputs import Paths, buckets, check_batch, no_readings
 from cola_jax.execute.lane import Lane
-from cola_jax.execute.pipeline import Flight, interleave, run_wave
+from cola_jax.execute.pipeline import Flight, fly_once, interleave
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, Readings
 
@@ -60,9 +60,7 @@ def run_paths(
 
         def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
             batch = engine.batch(take(prompts, some), padded.shape[1], lane)
-            readings = yield from run_wave(batch, padded[some], on_progress)
-            batch.close()
-            return readings
+            return fly_once(batch, padded[some], on_progress)
 
         groups = split(buckets(prompts), len(engine.lanes))
         # one at a time on a lane: each has the whole budget
@@ -159,7 +157,7 @@ class Engine:
     def batch(self, prompts: Prompts, paths: int, lane: Lane | None = None) -> "Batch":
         """Makes a batch of questions of one bucket that will run about so many paths each."""
         (key,) = set(buckets(prompts))
-        capacity = budgets.ceil_power(max(len(prompts.ids), 8))
+        capacity = budgets.capacity(len(prompts.ids))
         sizes = self.sizes(key, capacity * paths * self.config.num_layers)
         return Batch(
             lane or self.lanes[0],

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from cola_jax.execute.budget import ceil_power
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_path, validate
 from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings
@@ -117,8 +118,7 @@ def buckets(prompts: Prompts) -> list[tuple[int, int]]:
     tokens = (np.asarray(prompts.branch) != PADDING).sum(axis=1)
     places = [len(np.unique(read[read != NO_READ])) for read in np.asarray(prompts.read)]
     return [
-        (bucket(int(t), 32), 1 << (max(q, 16) - 1).bit_length())
-        for t, q in zip(tokens, places, strict=True)
+        (bucket(int(t), 32), ceil_power(max(q, 16))) for t, q in zip(tokens, places, strict=True)
     ]
 
 

@@ -61,11 +61,21 @@ def interleave(
                 yield from following
 
 
-def run_wave(
-    batch: Batch, paths: np.ndarray, on_progress: Callable[[int], None]
+def landed(
+    submitted: tuple[Readings, list[Future[int]]],
+    on_progress: Callable[[int], None] = lambda evaluations: None,
 ) -> Flight[Readings]:
-    """Runs a wave [B, C, P] of a batch, and tells of the evaluations as they are done."""
-    readings, futures = batch.submit(paths)
+    """Waits for what a batch was given, and tells of the evaluations as they are done."""
+    readings, futures = submitted
     for future in futures:
         on_progress((yield future))
+    return readings
+
+
+def fly_once(
+    batch: Batch, paths: np.ndarray, on_progress: Callable[[int], None]
+) -> Flight[Readings]:
+    """Runs one wave [B, C, P] on a batch that is for this wave alone."""
+    readings = yield from landed(batch.submit(paths), on_progress)
+    batch.close()
     return readings

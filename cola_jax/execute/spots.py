@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cola_jax.execute.budget import ceil_power
 from cola_jax.execute.tiles import Places
 from cola_jax.prompts import NO_READ, Prompts, Readings
 
@@ -32,7 +33,7 @@ class Spots:
         ]
         # at least eight, so that questions with more or fewer options compile the same
         most = max((int(counts.max(initial=1)) for _, _, counts in found), default=1)
-        most = 1 << (max(most, 8) - 1).bit_length()
+        most = ceil_power(max(most, 8))
         self.read = np.zeros((len(reads), width), np.int32)
         self.count = np.array([len(spots) for spots, _, _ in found])
         self.targets = np.zeros((len(reads), width, most), np.int32)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.execute.batch import Batch
-from cola_jax.execute.pipeline import Flight, run_wave
+from cola_jax.execute.budget import capacity
+from cola_jax.execute.pipeline import Flight, landed
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Readings
 from cola_jax.score import NO_ANSWER, Verdicts, score
@@ -27,8 +28,8 @@ class Grove:
     def __init__(self, questions: Sequence[Encoded], num_layers: int, settings: Settings):
         self.questions, self.num_layers, self.settings = questions, num_layers, settings
         shape = (len(questions), settings.simulations + 1)
-        # trees of no question fill up to a power of two, so that few numbers compile
-        self.trees_for = max(8, 1 << (len(questions) - 1).bit_length())
+        # trees of no question fill up, so that few numbers compile
+        self.trees_for = capacity(len(questions))
         ids = [q.question.id for q in questions]
         ids += [""] * (self.trees_for - len(ids))
         with on_host():
@@ -51,13 +52,11 @@ class Grove:
         nodes = np.full((len(self.questions), 1), ROOT)
         while nodes is not None:
             paths = self.paths(nodes)
-            readings = yield from run_wave(batch, paths, lambda n: on_progress(n, 0, 0))
+            readings = yield from landed(batch.submit(paths), lambda n: on_progress(n, 0, 0))
             on_progress(0, *self.record(nodes, paths, readings))
             nodes = self.select()
         best = self.best_paths()
-        readings, futures = batch.submit_reference(best, np.dtype(np.float32))
-        for future in futures:  # noqa: UP028 (a list cannot be sent values)
-            yield future
+        readings = yield from landed(batch.submit_reference(best, np.dtype(np.float32)))
         batch.close()
         return self.outcomes(best, readings)
 
