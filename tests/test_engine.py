@@ -12,7 +12,7 @@ from cola_jax.execute import run_one_by_one
 from cola_jax.execute.budget import choose_sizes, format_bytes, parse_bytes
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.engine import Engine, split, take
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.lane import Lane, in_tpu_order
 from cola_jax.execute.pipeline import interleave
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import NO_READ, Prompts
@@ -178,6 +178,15 @@ def test_bfloat16_gives_what_the_reference_does_but_for_rounding(pair, prompts):
     assert np.abs(got.logprob[real] - expected.logprob[real]).mean() < 0.02
     wide = cola_jax.run_paths(model, prompts, paths, dtype="float32")
     assert_agree(wide, run_one_by_one(model, prompts, paths, dtype=np.dtype("float32")), 1e-4)
+
+
+def test_a_tpus_order_of_weights_means_the_same(model, prompts):
+    """The order in memory changes, the values do not; no TPU is here to profit from it."""
+    ordered = model.replace(layers=in_tpu_order(model.layers))
+    assert ordered.layers.q.format.layout.major_to_minor == (0, 2, 3, 1)
+    np.testing.assert_array_equal(ordered.layers.k, model.layers.k)
+    paths = paths_of(model, 1, 0)
+    assert_agree(run_one_by_one(ordered, prompts, paths), run_one_by_one(model, prompts, paths))
 
 
 def test_many_targets_at_one_place(model):
