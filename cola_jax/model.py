@@ -52,14 +52,62 @@ def block(
     With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
     path needs keys and values everywhere, but queries and the MLP only where the model is read.
     """
+    k, v = keys_values(config, layer, h, view)
+    mask = at(visible(config, view, layer.window), read)
+    return attend(config, layer, at(h, read), at_view(view, read), k, v, mask)
+
+
+def keys_values(
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View
+) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    """Returns what a layer lets later tokens see of the state of each row, keys rotated."""
     x = rms_norm(h, layer.attention_norm, config.norm_eps)
-    h = at(h, read) + attention(config, layer, x, view, read)
+    k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
+    v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
+    if layer.k_norm is not None:
+        k = rms_norm(k, layer.k_norm, config.norm_eps)
+    return rotate(k, view.cos[layer.rope], view.sin[layer.rope]), v
+
+
+def attend(
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "B T D"],
+    view: View,
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T D"]:
+    """Applies one layer to states, given the keys and values of all tokens that they may see.
+
+    Grouped-query attention with rotary positions, softmax in float32.
+    """
+    x = rms_norm(h, layer.attention_norm, config.norm_eps)
+    q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
+    if layer.q_norm is not None:
+        q = rms_norm(q, layer.q_norm, config.norm_eps)
+    q = rotate(q, view.cos[layer.rope], view.sin[layer.rope])
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    h = h + project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
     return h + mlp(layer, rms_norm(h, layer.mlp_norm, config.norm_eps))
 
 
 def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:
     """Takes the positions read, all of them for None."""
     return x if read is None else jax.vmap(lambda row, i: row[i])(x, read)
+
+
+def at_view(view: View, read: Int[Array, "B Q"] | None) -> View:
+    """Takes the view of the positions read."""
+    if read is None:
+        return view
+    of_tables = jax.vmap(at, (0, None))
+    return View(
+        positions=at(view.positions, read),
+        branch=at(view.branch, read),
+        cos=of_tables(view.cos, read),
+        sin=of_tables(view.sin, read),
+    )
 
 
 def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -79,27 +127,6 @@ def rms_norm(
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
-
-
-def attention(
-    config: ModelConfig,
-    layer: Layer,
-    x: Float[Array, "B T D"],
-    view: View,
-    read: Int[Array, "B Q"] | None,
-) -> Float[Array, "B _ D"]:
-    """Grouped-query attention with rotary positions; softmax in float32."""
-    q = project("btd,dnh->btnh", at(x, read), layer.q, layer.q_bias)
-    k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
-    v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q = rms_norm(q, layer.q_norm, config.norm_eps)
-        k = rms_norm(k, layer.k_norm, config.norm_eps)
-    cos, sin = view.cos[layer.rope], view.sin[layer.rope]
-    mask = at(visible(config, view, layer.window), read)
-    q, k = rotate(q, at(cos, read), at(sin, read)), rotate(k, cos, sin)
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-    return project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
 
 
 def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
