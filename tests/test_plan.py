@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.plan import Cost, Trie
+from cola_jax.execute.plan import Cost
+from cola_jax.execute.trie import Trie
 from cola_jax.path import STOP, pad_path, random_paths
 
 
@@ -15,20 +16,26 @@ def carry_out(trie, chunks, paths, slots):
     for chunk in chunks:
         for question, slot in chunk.planted.tolist():
             slots[slot] = (question, ())
-        for layer, source, target, question in rows_of(chunk.tiles):
+        numbers = {}
+        for layer, source, target, question, numbered in rows_of(chunk.tiles):
             # a tile reads all its slots before it writes any
             read = [slots.get(slot) for slot in source]
-            for state, slot, asked in zip(read, target, question, strict=True):
+            rows = zip(read, target, question, numbered, strict=True)
+            for state, slot, asked, number in rows:
                 if slot != trie.slots:
                     assert state is not None
                     assert state[0] == asked
                     slots[slot] = (asked, (*state[1], layer))
+                    assert numbers.setdefault(number, slots[slot]) == slots[slot]
         assert set(slots) <= set(range(trie.slots))
-        for layer, source, target, question in rows_of(chunk.finals):
-            for slot, row, asked in zip(source, target, question, strict=True):
+        for layer, source, target, question, numbered in rows_of(chunk.finals):
+            for slot, row, asked, number in zip(source, target, question, numbered, strict=True):
                 if row != len(chunk.paths):
                     assert slots[slot][0] == asked
-                    done[int(chunk.paths[row])] = (asked, (*slots[slot][1], layer))
+                    end = (asked, (*slots[slot][1], layer))
+                    done[int(chunk.paths[row])] = end
+                    assert numbers.setdefault(number, end) == end
+        assert len(set(numbers.values())) == len(numbers)
     for number, path in enumerate(paths.tolist()):
         assert done[number] == (path[0], tuple(i for i in path[1:] if i != STOP))
 

@@ -10,7 +10,8 @@ import numpy as np
 from cola_jax.benchmark.timing import Contender
 from cola_jax.config import ModelConfig
 from cola_jax.execute.engine import Engine
-from cola_jax.execute.plan import Trie
+from cola_jax.execute.device import calls
+from cola_jax.execute.trie import Trie
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model
 from cola_jax.path import pad_path
@@ -51,7 +52,7 @@ class Wave:
         """Runs the tiles of the first chunk, without the last layers and the reading."""
         device = self.batch.device
         assert device is not None
-        for call in device.calls(self.chunk.tiles):
+        for call in calls(device.lane, self.chunk.tiles):
             device.advance(*call)
         return device.slots
 

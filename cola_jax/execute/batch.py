@@ -13,10 +13,11 @@ from cola_jax.execute.budget import Sizes
 from cola_jax.execute.device import Device
 from cola_jax.execute.inputs import buckets, cut, no_readings, question_of
 from cola_jax.execute.lane import Lane
-from cola_jax.execute.plan import Chunk, Cost, Trie
+from cola_jax.execute.plan import Chunk, Cost
 from cola_jax.execute.scan import path_readings
 from cola_jax.execute.spots import Spots
 from cola_jax.execute.tiles import Places
+from cola_jax.execute.trie import Trie
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
@@ -28,6 +29,9 @@ class Use:
     evaluations: int = 0
     cost: Cost = dataclasses.field(default_factory=Cost)
     planning: float = 0.0  # seconds
+    tokens: int = 0  # decoded
+    turns: int = 0  # layers run for one token of one row
+    turn_rows: int = 0  # rows of the tiles of those, padding included
 
     def add(self, cost: Cost, planning: float) -> None:
         self.evaluations += cost.finals

@@ -14,6 +14,9 @@ LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 FEWEST_SLOTS = 2
 FEWEST_PLACES, MOST_PLACES = 8, 256
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
+MOST_SEATS = (256, 64)
+ABREAST = (64, 16)  # rows of a decoding step that run a layer together
+MOST_PIECE = 16  # rows of which logits are made at a time while decoding
 
 
 class Sizes(NamedTuple):
@@ -66,6 +69,62 @@ def choose_sizes(
     outputs = int(np.clip(1 + eighth // output, 1, MOST_OUTPUTS[backend == "cpu"]))
     slots = (budget - piece * logits - (outputs + 1) * output) // state - 1
     return Sizes(rows, min(slots, ceil_power(wanted)), outputs, piece)
+
+
+class DecodeSizes(NamedTuple):
+    """The shapes of decoding, beside the model's own and the tokens of prompts and texts."""
+
+    seats: int  # W, rows decoded at a time
+    cells: int  # M, of keys and values: for prompts, and as many for what rows decode
+    slots: int  # S, hidden states while prompts run
+    tile: int  # R of prompts
+    abreast: int  # R of a decoding step
+    piece: int  # U, rows unembedded at a time
+
+
+def choose_decode_sizes(
+    config: ModelConfig,
+    tokens: int,
+    *,
+    positions: int,
+    max_new_tokens: int,
+    itemsize: int,
+    budget: int,
+    sharing: int,
+    backend: str,
+    wanted: int = 1,
+    rows: int | None = None,
+) -> DecodeSizes:
+    """Chooses the sizes of a decoder.
+
+    Args:
+      tokens: T of the prompts; `positions`: layers of the longest path; `itemsize`: bytes of an
+        activation.
+      budget: bytes for all buffers on each device, of `sharing` decoders together.
+      wanted: the rows that there will ever be at a time.
+      rows: R of prompts and of steps, chosen by backend when None.
+
+    Raises ValueError where the budget is too small for one row, naming one that is enough.
+    """
+    budget //= sharing
+    tile = default_rows(backend, tokens) if rows is None else rows
+    abreast = ABREAST[backend == "cpu"] if rows is None else rows
+    state = tokens * config.width * itemsize
+    cell = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
+    logits = LOGITS * 4 * config.vocab_size
+    seat = positions * cell + state + logits
+    # beside the seats: a tile to go on with, and one of everything for padding
+    spare = (2 * tile + 1) * state + cell + logits
+    if budget < seat + spare:
+        raise ValueError(
+            f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "
+            f"{max_new_tokens} tokens behind {tokens} on {positions} layers: give at least "
+            f"{format_bytes(sharing * (seat + spare))}."
+        )
+    most = min(MOST_SEATS[backend == "cpu"], ceil_power(wanted))
+    seats = int(np.clip((budget - spare) // seat, 1, most))
+    piece = min(MOST_PIECE, ceil_power(seats))
+    return DecodeSizes(seats, seats * positions, seats + 2 * tile, tile, abreast, piece)
 
 
 def default_rows(backend: str, tokens: int) -> int:

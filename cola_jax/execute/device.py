@@ -29,8 +29,8 @@ class Device:
         self.ids, self.reads = lane.put(prompts.ids), lane.put(reads)
         self.view = view_of_all(config, lane.put(prompts))
         # the slot behind the last one takes what padding rows write, and so does the last output
-        self.slots = lane.buffer((sizes.slots + 1, tokens, config.width), dtype)
-        self.outputs = lane.buffer((sizes.outputs + 1, places, config.width), dtype)
+        self.slots = lane.buffer((sizes.slots + 1, tokens, config.width), dtype, split=2)
+        self.outputs = lane.buffer((sizes.outputs + 1, places, config.width), dtype, split=2)
 
     def run(self, chunk: Chunk, asked: Asked) -> Places:
         """Dispatches the programs of one chunk in turn; returns arrays still to come."""
@@ -45,9 +45,9 @@ class Device:
             put(np.int32(len(chunk.planted))),
             dtype=self.dtype,
         )
-        for call in self.calls(chunk.tiles):
+        for call in calls(self.lane, chunk.tiles):
             self.advance(*call)
-        for call in self.calls(chunk.finals):
+        for call in calls(self.lane, chunk.finals):
             self.finish(*call)
         return read(model, self.outputs, *put(asked))
 
@@ -62,29 +62,22 @@ class Device:
     def warm(self, asked: Asked) -> None:
         """Compiles every program by running it on nothing."""
         none = np.zeros((1, self.rows), np.int32)
-        (call,) = self.calls(Tiles(none[:, 0], none, none, none))
+        (call,) = calls(self.lane, Tiles(none[:, 0], none, none, none))
         nothing = *call[:2], *self.lane.put((np.int32(0), np.int32(0)))
         self.advance(*nothing)
         self.finish(*nothing)
         empty = Tiles(*(column[:0] for column in (none[:, 0], none, none, none)))
         self.run(Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64)), asked)
 
-    def calls(self, tiles: Tiles) -> Iterator[tuple[Layer, Tiles, jax.Array, jax.Array]]:
-        """Yields the weights, tiles, first and last of each call of a program."""
-        for start in range(0, len(tiles.layer), CALL):
-            some = Tiles(*(column[start : start + CALL] for column in tiles))
-            count = len(some.layer)
-            fixed = self.lane.put(Tiles(*(lengthen(column, CALL) for column in some)))
-            if self.lane.layers is None:
-                yield self.lane.model.layers, fixed, *self.lane.put((np.int32(0), np.int32(count)))
-                continue
-            for layer, first, last in some.runs():
-                weights = self.lane.layers[layer]
-                yield weights, fixed, *self.lane.put((np.int32(first), np.int32(last)))
 
-
-def lengthen(values: np.ndarray, rows: int) -> np.ndarray:
-    """Pads [n, ...] to so many rows."""
-    out = np.zeros((rows, *values.shape[1:]), values.dtype)
-    out[: len(values)] = values
-    return out
+def calls(lane: Lane, tiles: Tiles) -> Iterator[tuple[Layer, Tiles, jax.Array, jax.Array]]:
+    """Yields the weights, tiles, first and last of each call of a program."""
+    for start in range(0, len(tiles.layer), CALL):
+        some = tiles.part(start, start + CALL)
+        count = len(some.layer)
+        fixed = lane.put(some.lengthened(CALL))
+        if lane.layers is None:
+            yield lane.model.layers, fixed, *lane.put((np.int32(0), np.int32(count)))
+            continue
+        for layer, first, last in some.runs():
+            yield lane.layers[layer], fixed, *lane.put((np.int32(first), np.int32(last)))

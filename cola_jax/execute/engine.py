@@ -13,9 +13,11 @@ from jax.typing import DTypeLike
 from cola_jax.execute import budget as budgets
 from cola_jax.execute.batch import Batch, Use
 from cola_jax.execute.compilation import compilations
-from cola_jax.execute.inputs import Paths, buckets, check_batch, no_readings
+from cola_jax.execute.decoder import Decoder
+from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, fly_once, interleave
+from cola_jax.execute.stop import Stop
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, Readings
 
@@ -134,12 +136,16 @@ class Engine:
 
         That is, where a lane would have none, or the budget is too small for the largest.
         """
-        if len(keys) < len(self.lanes):
+        self.check_count(len(keys))
+        self.sizes(max(keys))
+
+    def check_count(self, questions: int) -> None:
+        """Raises ValueError where a lane would have no question."""
+        if questions < len(self.lanes):
             raise ValueError(
-                f"there are {len(keys)} questions for {len(self.lanes)} places on the 'data' axis "
+                f"there are {questions} questions for {len(self.lanes)} places on the 'data' axis "
                 "of the mesh, and each runs questions of its own: use fewer devices."
             )
-        self.sizes(max(keys))
 
     def sizes(self, key: tuple[int, int], wanted: int = budgets.FEWEST_SLOTS) -> budgets.Sizes:
         """Chooses the sizes of a batch of a bucket, with slots for at most the states wanted."""
@@ -169,6 +175,54 @@ class Engine:
             reference=self.reference,
         )
 
+    def check_decoding(
+        self, keys: Sequence[tuple[int, int]], positions: int, max_new_tokens: int
+    ) -> None:
+        """Raises ValueError as `check`, for prompts that are decoded behind."""
+        self.check_count(len(keys))
+        self.decode_sizes(max(keys)[0], positions, max_new_tokens)
+
+    def decode_sizes(
+        self, tokens: int, positions: int, max_new_tokens: int, wanted: int = 1
+    ) -> budgets.DecodeSizes:
+        """Chooses the sizes of a decoder for prompts of a bucket and at most so many rows."""
+        return budgets.choose_decode_sizes(
+            self.config,
+            tokens,
+            positions=positions,
+            max_new_tokens=max_new_tokens,
+            itemsize=self.dtype.itemsize,
+            budget=self.budget,
+            sharing=self.in_flight,
+            backend=self.backend,
+            wanted=wanted,
+            rows=self.rows,
+        )
+
+    def decoder(
+        self,
+        prompts: Prompts,
+        lane: Lane | None = None,
+        *,
+        positions: int,
+        max_new_tokens: int,
+        stop: Stop,
+        wanted: int,
+    ) -> Decoder:
+        """Makes a decoder of plain prompts of one bucket, for paths of at most so many layers."""
+        (tokens,) = {tokens for tokens, _ in buckets(prompts)}
+        return Decoder(
+            lane or self.lanes[0],
+            cut(prompts, tokens, 0),
+            self.decode_sizes(tokens, positions, max_new_tokens, wanted),
+            positions=positions,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            capacity=budgets.capacity(len(prompts.ids)),
+            dtype=self.dtype,
+            use=self.use,
+        )
+
     def report(self) -> dict[str, Any]:
         """Returns what this engine has done so far, what it took, and what it saved."""
         seconds = time.perf_counter() - self.begun
@@ -188,6 +242,11 @@ class Engine:
             "evicted": cost.evicted,
             "planning_seconds": round(self.use.planning, 3),
             "idle_share": round(1 - sum(c.busy for c in clocks) / wall, 4) if wall else None,
+            "tokens": self.use.tokens,
+            "tokens_per_second": round(self.use.tokens / seconds, 3),
+            "turn_padding_share": round(1 - self.use.turns / self.use.turn_rows, 4)
+            if self.use.turn_rows
+            else None,
             "compilations": compiled.count,
             "compilation_seconds": round(compiled.seconds, 2),
         }

@@ -116,7 +116,8 @@ def bucket(size: int, smallest: int = 8) -> int:
 def buckets(prompts: Prompts) -> list[tuple[int, int]]:
     """Returns T and Q of each question: its tokens and places read, rounded up to few values."""
     tokens = (np.asarray(prompts.branch) != PADDING).sum(axis=1)
-    places = [len(np.unique(read[read != NO_READ])) for read in np.asarray(prompts.read)]
+    reads = [()] * len(tokens) if prompts.read is None else np.asarray(prompts.read)
+    places = [len(set(np.asarray(read).tolist()) - {NO_READ}) for read in reads]
     return [
         (bucket(int(t), 32), ceil_power(max(q, 16))) for t, q in zip(tokens, places, strict=True)
     ]
@@ -129,10 +130,14 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
         values = np.asarray(values)[:, :size]
         return np.pad(values, ((0, 0), (0, size - values.shape[1])), constant_values=fill)
 
-    return Prompts(
+    plain = Prompts(
         ids=fit(prompts.ids, tokens, 0),
         positions=fit(prompts.positions, tokens, 0),
         branch=fit(prompts.branch, tokens, PADDING),
+    )
+    if prompts.read is None:
+        return plain
+    return plain.replace(
         read=fit(prompts.read, reads, NO_READ),
         targets=fit(prompts.targets, reads, 0),
     )

@@ -36,7 +36,7 @@ class Lane:
         """Takes the part of a model that lies on the devices of one place of the `data` axis."""
         self.device = devices.flat[0]
         self.sharding = placement(devices)
-        self.split = split_width(devices)
+        self.devices = devices
         model = jax.tree.map(lambda leaf: local(leaf, devices), model)
         if self.device.platform == "tpu":
             model = model.replace(layers=in_tpu_order(model.layers))
@@ -81,13 +81,17 @@ class Lane:
         self.feeder.submit(feed)
         return out
 
-    def buffer(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Takes a buffer of any content, one that was given back where the shape is the same."""
+    def buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
+        """Takes a buffer of any content, one that was given back where the shape is the same.
+
+        Each device holds a part of it along the axis `split`, where that divides.
+        """
         if same := self.spare.get((shape, str(dtype))):
             return same.pop()
         self.spare.clear()  # frees what has other shapes before more is allocated
-        even = shape[-1] % self.split.num_devices == 0
-        return jnp.zeros(shape, dtype, device=self.split if even else self.sharding)
+        even = shape[split] % self.devices.size == 0
+        placed = split_along(self.devices, split) if even else self.sharding
+        return jnp.zeros(shape, dtype, device=placed)
 
     def give_back(self, buffer: jax.Array) -> None:
         """Keeps a buffer for the next batch of the same shapes."""
@@ -128,11 +132,11 @@ def placement(devices: np.ndarray) -> jax.sharding.Sharding:
     return NamedSharding(lane_mesh(devices), PartitionSpec())
 
 
-def split_width(devices: np.ndarray) -> jax.sharding.Sharding:
-    """Returns the sharding of buffers [n, T, D]: over D, so that each device holds a part."""
+def split_along(devices: np.ndarray, axis: int) -> jax.sharding.Sharding:
+    """Returns the sharding of what each device of a lane holds a part of, along one axis."""
     if devices.size == 1:
         return SingleDeviceSharding(devices.flat[0])
-    return NamedSharding(lane_mesh(devices), PartitionSpec(None, None, "tensor"))
+    return NamedSharding(lane_mesh(devices), PartitionSpec(*(None,) * axis, "tensor"))
 
 
 def in_tpu_order(layers: Layer) -> Layer:

@@ -129,6 +129,29 @@ def read(
 @no_type_check
 def asked(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Places:
     """Reads logits as `prompts.readings` does, for several targets at a place."""
+    top = best_two(logits)
+    rival = jnp.where(targets == top.token[:, None], top.second[:, None], top.first[:, None])
+    shift = jnp.max(logits, axis=-1, keepdims=True) - top.first[:, None]
+    return Places(
+        logprob=jnp.take_along_axis(logits, targets, axis=-1) - shift,
+        rival=rival,
+        token=top.token,
+        finite=top.finite,
+    )
+
+
+class Top(NamedTuple):
+    """The likeliest token, its log-probability, and that of the next best."""
+
+    token: Int[Array, " U"]
+    first: Float[Array, " U"]
+    second: Float[Array, " U"]
+    finite: Bool[Array, " U"]  # whether all logits are
+
+
+@no_type_check
+def best_two(logits: Float[Array, "U V"]) -> Top:
+    """Finds the two best of logits; of equals the first."""
     ids, last = jnp.arange(logits.shape[-1]), logits.shape[-1] - 1
     best = jnp.max(logits, axis=-1, keepdims=True)
     # the first of the best: an argmax takes ten times as long on a CPU
@@ -136,11 +159,10 @@ def asked(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Places:
     others = jnp.where(ids == token[:, None], -jnp.inf, logits)
     second = jnp.max(others, axis=-1, keepdims=True)
     log_sum = jnp.log(jnp.sum(jnp.exp(logits - best), axis=-1, keepdims=True))
-    rival = jnp.where(targets == token[:, None], second - best, 0.0)
-    return Places(
-        logprob=jnp.take_along_axis(logits, targets, axis=-1) - best - log_sum,
-        rival=rival - log_sum,
+    return Top(
         token=token,
+        first=-log_sum[:, 0],
+        second=(second - best - log_sum)[:, 0],
         finite=jnp.all(jnp.isfinite(logits), axis=-1),
     )
 
@@ -164,8 +186,8 @@ def of_questions(views: View, question: Int[Array, " R"]) -> View:
 
 
 def put(
-    buffer: Float[Array, "S T D"], values: Float[Array, "R T D"], where: Int[Array, " R"]
-) -> Float[Array, "S T D"]:
+    buffer: Float[Array, "S *X"], values: Float[Array, "R *X"], where: Int[Array, " R"]
+) -> Float[Array, "S *X"]:
     """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
     for row in range(len(values)):
         buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], where[row], 0)

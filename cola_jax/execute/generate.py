@@ -1,0 +1,145 @@
+"""`generate`: greedy decoding, where every row follows its own path."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from cola_jax.execute.decoder import rows_of
+from cola_jax.execute.engine import Engine, split, take
+from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
+from cola_jax.execute.lane import Lane
+from cola_jax.execute.pipeline import Flight, interleave
+from cola_jax.execute.seating import Row
+from cola_jax.execute.stop import Stop
+from cola_jax.params import Model
+from cola_jax.path import STOP
+from cola_jax.prompts import PADDING, PROMPT, Prompts
+
+
+class Generated(NamedTuple):
+    """What rows decoded, as numpy; entries without a path are empty."""
+
+    tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 behind the end
+    logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 behind the end
+    rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 behind the end
+    length: np.ndarray  # [B, C] int32, tokens decoded
+    finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
+
+
+def generate(
+    model: Model,
+    prompts: Prompts | ArrayLike,
+    paths: Paths,
+    *,
+    max_new_tokens: int,
+    stop: Stop = Stop(),  # noqa: B008 - frozen
+    dtype: DTypeLike | None = None,
+    memory_budget: int | None = None,
+    rows: int | None = None,
+    on_progress: Callable[[int], None] = lambda evaluations: None,
+) -> Generated:
+    """Decodes greedily behind each prompt, along each of its candidate paths.
+
+    Keys and values are cached for each position of a path, so that a layer that runs twice sees
+    what it saw itself: the tokens are those of `run_path` on the whole text.
+
+    Args:
+      model: the pretrained model; questions are divided over the `data` axis of its mesh.
+      prompts: a batch of B prompts, right-padded and without continuations, or ids [B, T].
+      paths: [B, C, P] padded with STOP, or for each prompt a list of paths.
+      max_new_tokens: N, the most tokens that a row decodes.
+      stop: what ends a row before that.
+      dtype, memory_budget, rows: as `run_paths`; the budget holds the caches as well.
+      on_progress: called with the number of rows that have ended since the last call.
+
+    Returns:
+      Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C].
+
+    Raises:
+      ValueError: as `run_paths`, and where a prompt and the new tokens exceed the context.
+
+    Compiles once for each bucket of T and of the tokens decoded so far.
+    """
+    prompts = check_plain(model, prompts, max_new_tokens, stop)
+    padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
+    rows_all = rows_of(padded)
+    if not rows_all:
+        return collect(rows_all, padded, max_new_tokens)
+    longest = max(len(row.path) for row in rows_all)
+    keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
+    with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
+        engine.check_decoding(keys, longest, max_new_tokens)
+
+        def fly(some: np.ndarray, lane: Lane) -> Flight[None]:
+            mine = [row for row in rows_all if row.question in some]
+            decoder = engine.decoder(
+                take(prompts, some),
+                lane,
+                positions=longest,
+                max_new_tokens=max_new_tokens,
+                stop=stop,
+                wanted=len(mine),
+            )
+            local = {question: i for i, question in enumerate(some.tolist())}
+            for row in mine:
+                row.question = local[row.question]
+            yield from decoder.decode(mine, on_progress)
+            decoder.close()
+
+        groups = split(keys, len(engine.lanes))
+        for _ in interleave(engine.lanes, groups, fly, in_flight=1):
+            pass
+    return collect(rows_all, padded, max_new_tokens)
+
+
+def check_plain(
+    model: Model, prompts: Prompts | ArrayLike, max_new_tokens: int, stop: Stop
+) -> Prompts:
+    """Checks what `generate` takes; returns it as numpy."""
+    prompts = jax.tree.map(np.asarray, as_prompts(prompts))
+    check_prompts(model, prompts)
+    branch, context, vocab = prompts.branch, model.config.context, model.config.vocab_size
+    if ((branch != PROMPT) & (branch != PADDING)).any():
+        raise ValueError("prompts have continuations packed behind them: decode plain prompts.")
+    lengths = (branch == PROMPT).sum(axis=1)
+    if not lengths.all():
+        raise ValueError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
+    check_limit(int(lengths.max()), max_new_tokens, context)
+    if stop.tokens and max(stop.tokens) >= vocab:
+        raise ValueError(
+            f"stop tokens are {list(stop.tokens)}, but the model's vocabulary is 0..{vocab - 1}."
+        )
+    return prompts.replace(read=None, targets=None)
+
+
+def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
+    """Raises ValueError where the longest prompt and the new tokens exceed the context."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, it is {max_new_tokens}.")
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
+            f"context of {context}: ask for at most {max(context - longest, 0)}, or shorten it."
+        )
+
+
+def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
+    """Collects what rows, in the order of the paths [B, C, P], have decoded."""
+    shape = paths.shape[:2]
+    out = Generated(
+        tokens=np.full((*shape, limit), -1, np.int32),
+        logprob=np.zeros((*shape, limit), np.float32),
+        rival=np.zeros((*shape, limit), np.float32),
+        length=np.zeros(shape, np.int32),
+        finish=np.full(shape, "", "<U10"),
+    )
+    for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
+        count = len(row.tokens)
+        out.tokens[b, c, :count] = row.tokens
+        out.logprob[b, c, :count] = row.logprob
+        out.rival[b, c, :count] = row.rival
+        out.length[b, c], out.finish[b, c] = count, row.finish
+    return out
