@@ -1,5 +1,7 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from cola_jax.config import ModelConfig
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
+
+
+Mix = Callable[[Array], Array]  # from queries [B, T, N, H] to what they see, mixed
 
 
 class View(struct.PyTreeNode):
@@ -54,7 +59,7 @@ def block(
     """
     k, v = keys_values(config, layer, h, view)
     mask = at(visible(config, view, layer.window), read)
-    return attend(config, layer, at(h, read), at_view(view, read), k, v, mask)
+    return attend(config, layer, at(h, read), at_view(view, read), mix_of(k, v, mask))
 
 
 def keys_values(
@@ -74,22 +79,23 @@ def attend(
     layer: Layer,
     h: Float[Array, "B T D"],
     view: View,
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T S"],
+    mix: Mix,
 ) -> Float[Array, "B T D"]:
-    """Applies one layer to states, given the keys and values of all tokens that they may see.
-
-    Grouped-query attention with rotary positions, softmax in float32.
-    """
+    """Applies one layer to states; `mix` is the attention over whatever tokens they may see."""
     x = rms_norm(h, layer.attention_norm, config.norm_eps)
     q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
     if layer.q_norm is not None:
         q = rms_norm(q, layer.q_norm, config.norm_eps)
     q = rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-    h = h + project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
+    h = h + project("btnh,nhd->btd", mix(q), layer.o, layer.o_bias)
     return h + mlp(layer, rms_norm(h, layer.mlp_norm, config.norm_eps))
+
+
+def mix_of(
+    k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], mask: Bool[Array, "B T S"]
+) -> Mix:
+    """Grouped-query attention over these keys and values; softmax in float32."""
+    return lambda q: jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
 
 
 def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:

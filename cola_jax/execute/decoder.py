@@ -63,12 +63,12 @@ class Decoder:
         self.ids, self.ends = lane.put((inputs.ids, enlarge(self.lengths - 1, capacity)))
         self.view = view_of_all(self.config, lane.put(inputs))
         tokens, config = inputs.ids.shape[1], self.config
-        cells, heads = sizes.cells + 1, (config.num_kv_heads, config.head_dim)
+        cells, heads = sizes.cells + 1, config.num_kv_heads
         self.slots = lane.buffer((sizes.slots + 1, tokens, config.width), dtype, split=2)
         self.prompt, self.decoded = (
             Cells(
-                k=lane.buffer((cells, length, *heads), dtype, split=2),
-                v=lane.buffer((cells, length, *heads), dtype, split=2),
+                k=lane.buffer((cells, heads, length, config.head_dim), dtype, split=1),
+                v=lane.buffer((cells, heads, length, config.head_dim), dtype, split=1),
             )
             for length in (tokens, max_new_tokens)
         )

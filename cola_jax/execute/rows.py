@@ -8,6 +8,7 @@ argument, and updates donated buffers in place.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple, no_type_check
 
 import jax
@@ -19,18 +20,34 @@ from jaxtyping import Array, Bool, Float, Int
 from cola_jax.config import ModelConfig
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.tiles import Top, best_two, of_questions, pick, put
-from cola_jax.model import View, at, at_view, attend, embed, keys_values, unembed, view, visible
+from cola_jax.model import (
+    Mix,
+    View,
+    at,
+    at_view,
+    attend,
+    embed,
+    keys_values,
+    mix_of,
+    unembed,
+    view,
+    visible,
+)
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
 Count = Int[Array, ""]
+UNSEEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing but it is no NaN
 
 
 class Cells(struct.PyTreeNode):
-    """Keys and values, of X tokens in each of M cells; the cell behind the last is for padding."""
+    """Keys and values, of X tokens in each of M cells; the cell behind the last is for padding.
 
-    k: Float[Array, "M X K H"]
-    v: Float[Array, "M X K H"]
+    Heads come first, so that a head's keys lie together: a CPU attends twice as fast to them.
+    """
+
+    k: Float[Array, "M K X H"]
+    v: Float[Array, "M K X H"]
 
 
 class Seats(NamedTuple):
@@ -70,7 +87,8 @@ def prefill(
         here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
         h = slots[tiles.source[i]]
         k, v = keys_values(config, layer, h, here)
-        h = attend(config, layer, h, here, k, v, visible(config, here, layer.window))
+        mask = visible(config, here, layer.window)
+        h = attend(config, layer, h, here, mix_of(k, v, mask))
         return put(slots, h, tiles.target[i]), keep(cells, k, v, cell[i])
 
     return jax.lax.fori_loop(first, last, step, (slots, cells))
@@ -99,7 +117,7 @@ def settle(
         h, end = slots[tiles.source[i]], ends[tiles.question[i]][:, None]
         k, v = keys_values(config, layer, h, here)
         mask = at(visible(config, here, layer.window), end)
-        h = attend(config, layer, at(h, end), at_view(here, end), k, v, mask)
+        h = attend(config, layer, at(h, end), at_view(here, end), mix_of(k, v, mask))
         return keep(cells, k, v, cell[i]), put(states, h[:, 0], tiles.target[i])
 
     return jax.lax.fori_loop(first, last, step, (cells, states))
@@ -152,13 +170,9 @@ def go_on(
         own = seats.own[seat, turns.position[i]]
         h, nth = states[seat][:, None], seats.count[seat] - 1
         decoded = extend(decoded, *keys_values(config, layer, h, here), own, nth)
-        k = jnp.concatenate([prompt.k[shared], decoded.k[own, :reach]], axis=1)
-        # behind what is decoded stands what others left, and nothing times NaN is not nothing
-        written = (jnp.arange(reach) <= nth[:, None])[..., None, None]
-        values = jnp.where(written, decoded.v[own, :reach], 0)
-        v = jnp.concatenate([prompt.v[shared], values], axis=1)
-        mask = remembered(seats.length[seat], nth, prompt.k.shape[1], reach, layer.window)
-        h = attend(config, layer, h, here, k, v, mask[:, None])
+        parts = take(prompt, shared, prompt.k.shape[2]), take(decoded, own, reach)
+        sees = remembered(seats.length[seat], nth, [p.k.shape[2] for p in parts], layer.window)
+        h = attend(config, layer, h, here, mix_of_parts(parts, sees))
         return put(states, h[:, 0], seat), decoded
 
     return jax.lax.fori_loop(first, last, step, (states, decoded))
@@ -191,20 +205,60 @@ def choose(
 
 
 @no_type_check
+def take(cells: Cells, where: Int[Array, " R"], reach: int) -> Cells:
+    """Takes the first tokens of some cells."""
+    return Cells(k=cells.k[where, :, :reach], v=cells.v[where, :, :reach])
+
+
+@no_type_check
 def remembered(
-    length: Int[Array, " R"], nth: Int[Array, " R"], tokens: int, reach: int, window: Count
-) -> Bool[Array, "R S"]:
-    """Says what the nth decoded token sees: T places of the prompt, then those decoded."""
-    prompt, decoded = jnp.arange(tokens), jnp.arange(reach)
+    length: Int[Array, " R"], nth: Int[Array, " R"], sizes: Sequence[int], window: Count
+) -> tuple[Bool[Array, "R T"], Bool[Array, "R X"]]:
+    """Says what the nth decoded token sees of the prompt's places, and of those decoded."""
+    prompt, decoded = (jnp.arange(size) for size in sizes)
     now = (length + nth)[:, None]
     in_prompt = (prompt < length[:, None]) & (now - prompt < window)
-    so_far = (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
-    return jnp.concatenate([in_prompt, so_far], axis=1)
+    return in_prompt, (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
+
+
+def mix_of_parts(parts: Sequence[Cells], sees: Sequence[Bool[Array, "R X"]]) -> Mix:
+    """Attention of one token a row over parts of its past, as `model.mix_of` over all of it.
+
+    The parts stay where they are: to join them would copy all keys and values.
+    """
+
+    @no_type_check
+    def mix(q: Float[Array, "R one N H"]) -> Float[Array, "R one N H"]:
+        rows, _, heads, width = q.shape
+        grouped = q.reshape(rows, parts[0].k.shape[1], -1, width)
+        scores = [
+            jnp.einsum("rkgh,rkxh->rkgx", grouped, part.k, preferred_element_type=jnp.float32)
+            for part in parts
+        ]
+        masked = [
+            jnp.where(seen[:, None, None], score * width**-0.5, UNSEEN)
+            for score, seen in zip(scores, sees, strict=True)
+        ]
+        shares = jax.nn.softmax(jnp.concatenate(masked, axis=-1), axis=-1).astype(q.dtype)
+        shares = jnp.split(shares, [parts[0].k.shape[2]], axis=-1)
+        # where nothing is seen may stand what others left, and nothing times NaN is not nothing
+        values = [
+            jnp.where(seen[:, None, :, None], part.v, 0)
+            for part, seen in zip(parts, sees, strict=True)
+        ]
+        mixed = sum(
+            jnp.einsum("rkgx,rkxh->rkgh", share, value)
+            for share, value in zip(shares, values, strict=True)
+        )
+        return mixed.reshape(rows, 1, heads, width)
+
+    return mix
 
 
 @no_type_check
 def keep(cells: Cells, k: Array, v: Array, where: Int[Array, " R"]) -> Cells:
-    """Writes the keys and values of prompts, row by row."""
+    """Writes the keys and values [R, T, K, H] of prompts, row by row."""
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
     return Cells(k=put(cells.k, k, where), v=put(cells.v, v, where))
 
 
@@ -214,8 +268,9 @@ def extend(cells: Cells, k: Array, v: Array, where: Int[Array, " R"], nth: Array
 
     def write(buffer, values):
         for row in range(len(values)):
-            start = (where[row], nth[row], 0, 0)
-            buffer = jax.lax.dynamic_update_slice(buffer, values[row][None], start)
+            token = values[row].transpose(1, 0, 2)[None]  # [1, K, 1, H]
+            start = (where[row], 0, nth[row], 0)
+            buffer = jax.lax.dynamic_update_slice(buffer, token, start)
         return buffer
 
     return Cells(k=write(cells.k, k), v=write(cells.v, v))
