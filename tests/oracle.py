@@ -10,6 +10,8 @@ import torch
 import transformers
 from torch import nn
 
+from cola_jax.benchmark.rivals import with_cache
+
 transformers.utils.logging.disable_progress_bar()
 
 TOLERANCE = 1e-5  # relative error in float32, with matrix products at full precision
@@ -137,6 +139,26 @@ def rebuilt(model: Any, path: Sequence[int]) -> Iterator[None]:
         config.num_hidden_layers = len(layers)
         if types is not None:
             config.layer_types = types
+
+
+def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.ndarray:
+    """Decodes greedily along a path, each position with a cache of its own; returns tokens [B, n].
+
+    Nothing but the limit ends a row.
+    """
+    with torch.no_grad(), rebuilt(model, path):
+        blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
+        model.model.layers = nn.ModuleList(blocks)
+        out = model.generate(
+            torch.from_numpy(np.asarray(ids, np.int64)),
+            attention_mask=torch.ones(ids.shape, dtype=torch.long),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
+    return out[:, ids.shape[1] :].numpy()
 
 
 def relative_error(ours: Any, theirs: Any) -> float:

@@ -69,21 +69,23 @@ def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
     import torch
 
     layers = model.model.layers
-
-    def at(position: int, layer: int) -> Any:
-        block = copy.copy(layers[layer])  # shares its weights
-        block._modules = dict(block._modules)
-        block.self_attn = copy.copy(block.self_attn)
-        block.self_attn.layer_idx = position
-        return block
-
-    model.model.layers = torch.nn.ModuleList([at(p, layer) for p, layer in enumerate(path)])
+    blocks = [with_cache(layers[layer], position) for position, layer in enumerate(path)]
+    model.model.layers = torch.nn.ModuleList(blocks)
     model.config.num_hidden_layers = len(path)
     try:
         yield
     finally:
         model.model.layers = layers
         model.config.num_hidden_layers = len(layers)
+
+
+def with_cache(block: Any, position: int) -> Any:
+    """Copies a block of transformers, its weights shared, so that it uses the cache of a place."""
+    block = copy.copy(block)
+    block._modules = dict(block._modules)
+    block.self_attn = copy.copy(block.self_attn)
+    block.self_attn.layer_idx = position
+    return block
 
 
 def forward(model: Any, ids: np.ndarray, paths: Paths) -> Contender:

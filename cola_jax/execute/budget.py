@@ -15,7 +15,7 @@ FEWEST_SLOTS = 2
 FEWEST_PLACES, MOST_PLACES = 8, 256
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
 MOST_SEATS = (256, 64)
-ABREAST = (64, 16)  # rows of a decoding step that run a layer together
+ABREAST = (64, 8)  # rows of a decoding step that run a layer together
 MOST_PIECE = 16  # rows of which logits are made at a time while decoding
 
 
@@ -52,8 +52,7 @@ def choose_sizes(
     """
     budget //= sharing
     rows = default_rows(backend, tokens) if rows is None else rows
-    if rows < 1:
-        raise ValueError(f"a tile needs at least 1 row, it is to have {rows}.")
+    check_rows(rows)
     state, output = (n * config.width * itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # one more slot and one more output take what padding rows write
@@ -109,6 +108,7 @@ def choose_decode_sizes(
     budget //= sharing
     tile = default_rows(backend, tokens) if rows is None else rows
     abreast = ABREAST[backend == "cpu"] if rows is None else rows
+    check_rows(tile)
     state = tokens * config.width * itemsize
     cell = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
     logits = LOGITS * 4 * config.vocab_size
@@ -125,6 +125,12 @@ def choose_decode_sizes(
     seats = int(np.clip((budget - spare) // seat, 1, most))
     piece = min(MOST_PIECE, ceil_power(seats))
     return DecodeSizes(seats, seats * positions, seats + 2 * tile, tile, abreast, piece)
+
+
+def check_rows(rows: int) -> None:
+    """Raises ValueError for tiles of no rows."""
+    if rows < 1:
+        raise ValueError(f"a tile needs at least 1 row, it is to have {rows}.")
 
 
 def default_rows(backend: str, tokens: int) -> int:

@@ -216,7 +216,7 @@ class Decoder:
                 reach=reach,
             )
 
-    def ask(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    def ask(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.int32]:
         """Notes that rows are to choose a token; returns their seats in pieces, and how many."""
         piece, seats = self.sizes.piece, [row.seat for row in rows]
         for row in rows:
@@ -226,7 +226,7 @@ class Decoder:
         table[: len(seats)] = seats
         return table.reshape(most, piece), np.int32(-(-len(seats) // piece))
 
-    def choose(self, pieces: tuple[np.ndarray, np.ndarray]) -> Top:
+    def choose(self, pieces: tuple[np.ndarray, np.int32]) -> Top:
         """Dispatches the choice of a token for each seat asked."""
         self.tokens, top = choose(
             self.lane.model, self.states, self.tokens, *self.lane.put(pieces)
@@ -255,12 +255,6 @@ class Decoder:
                 self.seating.leave(row)
                 ended += 1
         return ended
-
-    def warm(self) -> None:
-        """Compiles what every step needs, by running it on nothing."""
-        nothing = np.int32(0)
-        pieces = self.ask([])[0], nothing
-        self.lane.submit(lambda: self.choose(pieces)).result()
 
     def close(self) -> None:
         """Gives the buffers back to the lane; nothing that was submitted may be left to run."""

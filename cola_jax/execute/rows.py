@@ -221,10 +221,10 @@ def remembered(
     return in_prompt, (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
 
 
-def mix_of_parts(parts: Sequence[Cells], sees: Sequence[Bool[Array, "R X"]]) -> Mix:
+def mix_of_parts(parts: Sequence[Cells], sees: Sequence[Array]) -> Mix:
     """Attention of one token a row over parts of its past, as `model.mix_of` over all of it.
 
-    The parts stay where they are: to join them would copy all keys and values.
+    `sees` [R, X] are of each part. The parts stay where they are: to join them would copy all keys and values.
     """
 
     @no_type_check

@@ -111,26 +111,30 @@ class Seating:
     def turns(self, seats: np.ndarray, tile: int) -> Turns:
         """Orders one step of these seats: every layer of each path, in tiles of the same layer.
 
-        The lowest layer that somebody waits for goes first, so that rows that repeat a layer are
-        caught up with by those that do not. A tile costs the reading of its layer's weights,
-        however few rows are in it.
+        The layer for which most rows wait goes first, in whole tiles as long as there are any, and
+        then the layer of the row with most still to do, since others may catch up with it.
         """
-        at = np.zeros(len(seats), np.int32)  # the position that each row needs next
         paths = np.concatenate([self.path[seats], np.full((len(seats), 1), STOP)], axis=1)
+        left = (paths != STOP).sum(axis=1)
+        at = np.zeros(len(seats), np.int32)  # the position that each row needs next
         layers, rows, positions = [], [], []
-        while True:
+        while left.any():
             wanted = paths[np.arange(len(seats)), at]
-            if (wanted == STOP).all():
-                break
-            layer = wanted[wanted != STOP].min()
+            waiting = np.bincount(wanted[left > 0])
+            layer = waiting.argmax()
+            if waiting[layer] < tile:
+                layer = wanted[left.argmax()]
             now = np.flatnonzero(wanted == layer)
+            if len(now) > tile:
+                now = now[: len(now) - len(now) % tile]
+            at[now] += 1
+            left[now] -= 1
             for start in range(0, len(now), tile):
                 some = now[start : start + tile]
                 more = tile - len(some)
                 layers.append(layer)
                 rows.append(np.pad(seats[some], (0, more), constant_values=self.nobody))
-                positions.append(np.pad(at[some], (0, more)))
-            at[now] += 1
+                positions.append(np.pad(at[some] - 1, (0, more)))
         return Turns(*(np.array(x, np.int32) for x in (layers, rows, positions)))
 
 
