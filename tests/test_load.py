@@ -273,7 +273,7 @@ def test_tasks_load_from_the_layout_of_the_hub(hub, task):
     questions = load_questions(task, hub=hub(LAYOUTS[task]))
     ids = {
         "gsm8k": ["main/test/1", "main/test/2"],
-        "math": [f"{subject}/test/{i}" for subject in SUBJECTS for i in (1, 2)],
+        "math": [f"{subject}/test/{i}" for i in (1, 2) for subject in SUBJECTS],
         "math-500": ["test/algebra/170.json"],
         "dart-math": ["MATH-train-1", "other"],
         "mmlu": ["all/test/1", "all/test/2"],

@@ -159,12 +159,23 @@ def open_task(
 def hub_rows(
     hub: str, configs: Iterable[str | None], split: str
 ) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-    """Yields the rows of all configs; a row without an id is named by its place."""
-    for config in configs:
-        place = f"{config}/{split}" if config else split
-        where = " ".join(filter(None, (hub, config, split)))
-        for number, row in enumerate(load_hub(hub, config, split), start=1):
-            yield f"{where}:{number}", f"{place}/{number}", row
+    """Yields the rows of all configs in turn; a row without an id is named by its place.
+
+    In turn, since the first few must not be of MATH's first subject alone.
+    """
+    streams = [config_rows(hub, config, split) for config in configs]
+    for rows in itertools.zip_longest(*streams):
+        yield from filter(None, rows)
+
+
+def config_rows(
+    hub: str, config: str | None, split: str
+) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+    """Yields the rows of one config."""
+    place = f"{config}/{split}" if config else split
+    where = " ".join(filter(None, (hub, config, split)))
+    for number, row in enumerate(load_hub(hub, config, split), start=1):
+        yield f"{where}:{number}", f"{place}/{number}", row
 
 
 def select(

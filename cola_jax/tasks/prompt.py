@@ -1,7 +1,6 @@
 """From questions to token rows: the prompts of each scorer, plain or through a chat template."""
 
 import dataclasses
-import datetime
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -172,18 +171,12 @@ def listing(question: Question) -> str:
     return "\n".join([question.text.strip(), *(f"{x}. {option}" for x, option in options)])
 
 
-def fixed_date(format: str) -> str:
-    """Writes the one date that templates are told, for those that ask for the time themselves."""
-    return datetime.date(2024, 7, 26).strftime(format)
-
-
 def render_chat(tokenizer: Any, text: str) -> str:
     """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": text}],
         tokenize=False,
         add_generation_prompt=True,
-        strftime_now=fixed_date,
         **TEMPLATE_ARGUMENTS,
     )
 

@@ -32,12 +32,12 @@ def load_shots(
         raise ValueError(f"the number of shots must be at least 0, it is {count}.")
     if count == 0:
         return []
-    ids, texts = {q.id for q in asked}, {q.text.strip() for q in asked}
+    ids, texts = {q.id for q in asked}, {said(q) for q in asked}
     kind = kind_of(task)
     others = (
         question
         for question in candidates(task, shots_file, level, hub, seed, count + len(asked))
-        if question.id not in ids and question.text.strip() not in texts
+        if question.id not in ids and said(question) not in texts
     )
     if kind == "mmlu":
         return by_subject(others, count, [q.fact("subject") for q in asked])
@@ -49,6 +49,11 @@ def load_shots(
             "wanted: lower the number of shots, or give a longer file of shots."
         )
     return shots
+
+
+def said(question: Question) -> tuple[str, ...]:
+    """Returns what makes two questions the same; of a choice, the options too."""
+    return (question.text.strip(), *(() if question.open else question.options))
 
 
 def candidates(
