@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 Rule = Literal["boxed", "hashes", "number", "minerva", "line"]
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+BARE = re.compile(r"[^\s{}$][^\n$]*(?=\$)|[^\s{}$]+")  # in a box without braces
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
 HASHES = re.compile(r"#### (-?[0-9.,]*[0-9][0-9.,]*)")
 NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?|-?\$?\.[0-9]+")
@@ -37,13 +38,13 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
 
 
 def boxed(text: str, cut: bool) -> Answer:
-    """Takes the first complete box; of a text cut inside one, what it holds so far."""
+    """Takes the first complete box, else one without braces that the limit may have cut."""
     opened = None
     for content, end in boxes(text):
         if content is not None and not (cut and end is None):
             return Answer(content, True)
         opened = opened or content
-    return Answer(opened, not cut) if cut else Answer(None, True)
+    return Answer(opened, not cut)
 
 
 def last_box(text: str) -> str | None:
@@ -62,7 +63,7 @@ def boxes(text: str) -> Iterator[tuple[str | None, int | None]]:
         if start < len(text) and text[start] == "{":
             end = closing_brace(text, start)
             yield (None, None) if end is None else (unwrap(text[start + 1 : end]), end)
-        elif bare := re.compile(r"[^\s{}$][^\n$]*(?=\$)|[^\s{}$]+").match(text, start):
+        elif bare := BARE.match(text, start):
             end = bare.end() if bare.end() < len(text) else None
             yield bare[0].strip().rstrip(".,;"), end
 
