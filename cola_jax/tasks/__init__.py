@@ -1,7 +1,27 @@
-"""Tasks: questions from the Hub or a JSONL file, and their prompts."""
+"""Tasks: questions from the Hub, a JSONL file or a generator, their prompts and their answers."""
 
-from cola_jax.tasks.arc import load_questions
+from cola_jax.tasks.answer import Answer, find_answer
+from cola_jax.tasks.formats import Format, format_of
+from cola_jax.tasks.grade import Grade, Grader
+from cola_jax.tasks.load import kind_of, load_questions
 from cola_jax.tasks.prompt import Encoded, encode
-from cola_jax.tasks.question import Question
+from cola_jax.tasks.question import Question, open_question
+from cola_jax.tasks.record import prompt_record
+from cola_jax.tasks.shots import load_shots
 
-__all__ = ["Encoded", "Question", "encode", "load_questions"]
+__all__ = [
+    "Answer",
+    "Encoded",
+    "Format",
+    "Grade",
+    "Grader",
+    "Question",
+    "encode",
+    "find_answer",
+    "format_of",
+    "kind_of",
+    "load_questions",
+    "load_shots",
+    "open_question",
+    "prompt_record",
+]

@@ -15,6 +15,9 @@ from cola_jax.tasks.question import Question
 # the offered letters; letter-strict: the likeliest token of all, which must be the right letter.
 Scorer = Literal["options", "options-norm", "letter", "letter-strict"]
 
+# How letters are asked for: our own words, or the prompt of lm-evaluation-harness's MMLU.
+LetterFormat = Literal["plain", "harness"]
+
 # Llama's template prints today's date unless told one, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
@@ -42,25 +45,59 @@ def encode(
     *,
     chat: bool = False,
     context: int | None = None,
+    format: LetterFormat = "plain",
+    shots: Sequence[Question] = (),
 ) -> list[Encoded]:
     """Encodes questions for a scorer.
 
     `options` packs the text of every option behind one prompt, `letter` asks for the letter
     behind a prompt that lists the options. Tokens are split between prompt and continuation as
-    lm-evaluation-harness does. Raises ValueError where the tokenizer has no chat template, a
-    letter is more than one token, or a prompt is longer than `context`.
+    lm-evaluation-harness does. `format` and `shots` are of the letters' prompt: `harness` shows
+    the shots of a question's own subject before it. Raises ValueError where the tokenizer has no
+    chat template, a letter is more than one token, or a prompt is longer than `context`; and for
+    an open question, which has no options to choose from.
     """
+    check_chat(tokenizer, chat)
+    if format not in ("plain", "harness"):
+        raise ValueError(f"the format must be plain or harness, it is {format!r}.")
+    plain = format == "plain" and not shots
+    if not plain and (format == "plain" or scorer in ("options", "options-norm")):
+        raise ValueError(
+            f"the scorer {scorer!r} has one prompt without shots in the format {format!r}: use a "
+            "scorer of letters with the format `harness`."
+        )
+    return [
+        encode_question(question, tokenizer, scorer, chat, context, format, shots)
+        for question in questions
+    ]
+
+
+def check_chat(tokenizer: Any, chat: bool) -> None:
+    """Raises ValueError where a chat is asked of a tokenizer that has no template for one."""
     if chat and not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
-    return [encode_question(question, tokenizer, scorer, chat, context) for question in questions]
 
 
 def encode_question(
-    question: Question, tokenizer: Any, scorer: Scorer, chat: bool, context: int | None
+    question: Question,
+    tokenizer: Any,
+    scorer: Scorer,
+    chat: bool,
+    context: int | None,
+    format: LetterFormat = "plain",
+    shots: Sequence[Question] = (),
 ) -> Encoded:
     """Encodes one question; see `encode`."""
+    if question.open:
+        raise ValueError(
+            f"question {question.id} is open, it has no options to choose from: use the scorer "
+            "`exact` or `generate`."
+        )
     names_letter = scorer in ("letter", "letter-strict")
-    text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
+    if names_letter and format == "harness":
+        text = harness_prompt(question, shots)
+    else:
+        text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
     answers = list(question.letters if names_letter else question.options)
     if chat:
         text = render_chat(tokenizer, text)
@@ -115,6 +152,23 @@ def letter_prompt(question: Question, chat: bool) -> str:
         return f"Question: {question.text}\n{listed}\nAnswer:"
     letters = f"{', '.join(question.letters[:-1])} or {question.letters[-1]}"
     return f"{question.text}\n{listed}\n\nAnswer with one letter, {letters}, and nothing else."
+
+
+def harness_prompt(question: Question, shots: Sequence[Question] = ()) -> str:
+    """The prompt of lm-evaluation-harness's MMLU tasks; of the shots, those of its subject."""
+    subject = question.fact("subject")
+    about = f" about {subject.replace('_', ' ')}" if subject else ""
+    said = [f"The following are multiple choice questions (with answers){about}."]
+    for shot in shots:
+        if shot.fact("subject") == subject:
+            said.append(f"{listing(shot)}\nAnswer: {shot.letters[shot.answer]}")
+    return "\n\n".join([*said, f"{listing(question)}\nAnswer:"])
+
+
+def listing(question: Question) -> str:
+    """Returns a question and its options, each behind its letter."""
+    options = zip(question.letters, question.options, strict=True)
+    return "\n".join([question.text.strip(), *(f"{x}. {option}" for x, option in options)])
 
 
 def render_chat(tokenizer: Any, text: str) -> str:

@@ -1,57 +1,72 @@
-"""`Question`: one multiple-choice question with its gold answer."""
+"""`Question`: one question with its gold answer, multiple choice or open."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import re
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its options in order, and the position of the right one."""
+    """A question, its options in order, and the position of the right one.
+
+    The options of an open question are its gold answer and, where there is one, a decoy.
+    """
 
     id: str
     text: str
     options: tuple[str, ...]
     answer: int
+    open: bool = False  # asked for an answer in its own words, not for one of the options
+    solution: str | None = None  # a worked solution without the line that states the answer
+    facts: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")
 
     @property
     def letters(self) -> str:
         """The letters that name the options, by position: whatever labels the source uses."""
         return LETTERS[: len(self.options)]
 
+    @property
+    def gold(self) -> str:
+        """The text of the right answer."""
+        return self.options[self.answer]
 
-def read_question(row: Mapping[str, Any]) -> Question:
-    """Reads a row of ARC's schema: id, question, choices {text, label}, answerKey.
+    def fact(self, name: str) -> str | None:
+        """Returns what is known under that name, or None."""
+        return dict(self.facts).get(name)
 
-    Labels are mapped by position, since some rows count 1-4 where others say A-D. Raises
-    ValueError for a row that breaks the schema.
+
+def open_question(
+    id: str,
+    text: str,
+    gold: str,
+    solution: str | None = None,
+    facts: tuple[tuple[str, str], ...] = (),
+) -> Question:
+    """Makes an open question; ValueError where it has no text or no answer."""
+    if not text.strip():
+        raise ValueError(f"question {id} is empty.")
+    gold = gold.strip()
+    if not gold:
+        raise ValueError(f"question {id} has no answer: the gold answer is empty.")
+    decoy = decoy_of(id, gold)
+    options = (gold,) if decoy is None else (gold, decoy)
+    return Question(id, text, options, 0, open=True, solution=solution, facts=facts)
+
+
+def decoy_of(id: str, gold: str) -> str | None:
+    """Picks a wrong integer near an integer gold by a hash of the id; None for any other gold.
+
+    The control of a search looks for it, so it must look like an answer: a number that is not
+    negative keeps a decoy that is not negative.
     """
-    for field in ("id", "question", "choices", "answerKey"):
-        if field not in row:
-            raise ValueError(f"the field {field!r} is missing.")
-    if not isinstance(row["id"], str | int) or not str(row["id"]).strip():
-        raise ValueError(f"the field 'id' must be a text or a number, it is {row['id']!r}.")
-    choices = row["choices"]
-    if not isinstance(choices, Mapping) or not {"text", "label"} <= set(choices):
-        raise ValueError("the field 'choices' must hold the lists 'text' and 'label'.")
-    texts, labels = choices["text"], choices["label"]
-    for name, values in (("text", texts), ("label", labels)):
-        if not isinstance(values, list) or not all(
-            isinstance(x, str) and x.strip() for x in values
-        ):
-            raise ValueError(
-                f"the field 'choices.{name}' must be a list of texts, it is {values!r}."
-            )
-    for name in ("question", "answerKey"):
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"the field {name!r} must be a text, it is {row[name]!r}.")
-    if len(texts) != len(labels) or len(set(labels)) != len(labels):
-        raise ValueError(f"there are {len(texts)} options, but their labels are {labels}.")
-    if not 2 <= len(texts) <= len(LETTERS):
-        raise ValueError(f"there are {len(texts)} options, but a question has 2 to {len(LETTERS)}.")
-    if row["answerKey"] not in labels:
-        raise ValueError(f"the answer {row['answerKey']!r} is not among the labels {labels}.")
-    answer = labels.index(row["answerKey"])
-    return Question(str(row["id"]), row["question"], tuple(texts), answer)
+    if not INTEGER.fullmatch(gold):
+        return None
+    digest = hashlib.sha256(f"decoy {id}".encode()).digest()
+    offset = (-4, -3, -2, -1, 1, 2, 3, 4)[digest[0] % 8]
+    value = int(gold)
+    if value >= 0 > value + offset:
+        offset = -offset
+    return str(value + offset)

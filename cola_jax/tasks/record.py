@@ -1,0 +1,36 @@
+"""What is recorded about the prompts of a run."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from cola_jax.tasks.formats import Format
+from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS
+from cola_jax.tasks.question import Question
+
+
+def prompt_record(
+    format: Format,
+    texts: Sequence[str],
+    *,
+    shots: Sequence[Question] = (),
+    chat: bool = False,
+    stop_ids: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Returns all that decides the prompts, JSON-compatible, with a SHA-256 over it and them.
+
+    `texts` are the prompts as the model gets them, in order, and `stop_ids` the tokens that end
+    its answer.
+    """
+    record: dict[str, Any] = {
+        "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
+        "shots": [shot.id for shot in shots],
+        "chat": chat,
+        "template_arguments": dict(TEMPLATE_ARGUMENTS) if chat else None,
+        "stop_ids": [int(token) for token in stop_ids],
+    }
+    # shots are part of the texts, so their words are covered too
+    said = json.dumps([record, list(texts)], sort_keys=True, ensure_ascii=True)
+    return record | {"hash": hashlib.sha256(said.encode()).hexdigest()}
