@@ -14,6 +14,7 @@ from tyro.conf import subcommand
 
 from cola_jax.commands import Benchmark, Convert, Demo, Evaluate, Material, Report, Search
 from cola_jax.search.presets import PRESETS
+from cola_jax.tasks.asking import Asking
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 COMMANDS = {
@@ -29,7 +30,7 @@ COMMANDS = {
 def parse(arguments: Sequence[str]) -> Convert | Search | Evaluate | Report | Demo | Benchmark:
     """Parses a command line; `--preset` chooses the defaults that `--rules.*` override."""
     rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
-    material = Material(model=tyro.MISSING, task=tyro.MISSING, out=tyro.MISSING)
+    material = Material(tyro.MISSING, Asking(tyro.MISSING), tyro.MISSING)
     search = Search(material, rules=rules)
     commands: Any = None
     for name, command in COMMANDS.items():

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cola_jax.devices import Devices
 from cola_jax.hosts import Hosts
 from cola_jax.search.presets import PRESETS, Preset, PresetName
-from cola_jax.tasks.prompt import Scorer
+from cola_jax.tasks.asking import Asking
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 console = Console()
@@ -59,19 +59,9 @@ class Material:
 
     model: str
     """A checkpoint directory, as `cola convert` makes it."""
-    task: str
-    """arc-easy or arc-challenge (from the Hugging Face Hub), or a JSONL file of the same fields."""
+    asking: OmitArgPrefixes[Asking]
     out: str
     """The run directory: made, or continued where it was stopped."""
-    split: str = "test"
-    """Of a task from the Hub: train, validation or test."""
-    limit: int | None = None
-    """Take only the first so many questions."""
-    scorer: Scorer = "options"
-    """options, options-norm: likelihood of each option's text, raw or per character; letter,
-    letter-strict: the likeliest offered letter, or the likeliest token of all."""
-    chat: bool = False
-    """Put the prompt through the model's chat template."""
     dtype: Dtype | None = None
     """Of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
     group: int | None = None
@@ -93,11 +83,7 @@ class Material:
         shard = self.hosts.join() if self.shard is None else Shard.parse(self.shard)
         return Session.prepare(
             self.model,
-            self.task,
-            split=self.split,
-            limit=self.limit,
-            scorer=self.scorer,
-            chat=self.chat,
+            self.asking,
             dtype=self.dtype,
             devices=self.devices,
             hosts=self.hosts,
@@ -242,7 +228,7 @@ class Demo:
         from cola_jax.demo import demo_model, demo_questions
 
         model = demo_model(self.source, console)
-        material = Material(model=str(model), task=str(demo_questions()), out=self.out)
+        material = Material(str(model), Asking(str(demo_questions())), self.out)
         Search(material, simulations=self.simulations, leaves=8).run()
 
 

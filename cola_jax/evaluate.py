@@ -7,10 +7,12 @@ import numpy as np
 from cola_jax.execute.engine import Engine, split
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.lane import Lane
-from cola_jax.execute.pipeline import Flight, fly_once, interleave
-from cola_jax.prompts import Prompts, Readings
-from cola_jax.search.search import IN_FLIGHT, prompt_buckets
+from cola_jax.execute.pipeline import Flight, interleave
+from cola_jax.judge import make_judge, prompt_buckets
+from cola_jax.score import Verdicts
+from cola_jax.search.search import IN_FLIGHT
 from cola_jax.tasks import Encoded
+from cola_jax.tasks.grade import Grader
 
 
 def evaluate_groups(
@@ -19,15 +21,22 @@ def evaluate_groups(
     paths: Sequence[tuple[int, ...]],
     group: int,
     on_progress: Callable[[int], None],
-) -> Iterator[tuple[list[Encoded], Readings]]:
-    """Yields groups of questions with the readings of the same paths, as they are finished."""
+    grader: Grader | None,
+) -> Iterator[tuple[list[Encoded], Verdicts]]:
+    """Yields groups of questions with the verdicts [B, C] of the same paths, as they are done."""
+    longest = max(map(len, paths))
 
-    def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
-        prompts = Prompts.stack([questions[i].prompts for i in some])
+    def fly(some: np.ndarray, lane: Lane) -> Flight[Verdicts]:
+        mine = [questions[i] for i in some]
+        count = len(paths)
+        judge = make_judge(
+            engine, mine, lane, each=count, abreast=count, positions=longest, grader=grader
+        )
         padded = pad_paths([paths] * len(some), len(some), engine.config.num_layers)
-        batch = engine.batch(prompts, len(paths), lane)
-        return fly_once(batch, padded, on_progress)
+        verdicts = yield from judge.judge(padded, on_progress)
+        judge.close()
+        return verdicts
 
     groups = split(prompt_buckets(questions), IN_FLIGHT * len(engine.lanes), group)
-    for some, readings in interleave(engine.lanes, groups, fly, IN_FLIGHT):
-        yield [questions[i] for i in some], readings
+    for some, verdicts in interleave(engine.lanes, groups, fly, IN_FLIGHT):
+        yield [questions[i] for i in some], verdicts

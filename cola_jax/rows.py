@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cola_jax.score import NO_ANSWER, Verdicts
+from cola_jax.score import NO_ANSWER, Said, Verdicts
 from cola_jax.search.outcome import Outcome
+from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import Encoded
 
 PATH = pa.list_(pa.int16())
@@ -16,14 +17,22 @@ EVALUATIONS = pa.schema(
         "question": pa.string(),  # its id
         "path": PATH,
         "length": pa.int16(),
-        "verdict": pa.bool_(),
+        "verdict": pa.bool_(),  # null where the grader failed
         "margin": pa.float32(),  # natural log-probability, per character for options-norm
-        "answer": pa.int16(),  # the option chosen, -1 for none
+        "answer": pa.int16(),  # the option chosen, -1 for none; gold is 0 of an open question
         "finite": pa.bool_(),
         "node": pa.int32(),  # number of the evaluation within its question
         "wave": pa.int32(),  # the step of the search, 0 for the baseline
         "parent": pa.int32(),  # the node whose path was edited, null for none
         "edit": pa.string(),
+        # the rest is of the scorer `generate`, null for others
+        "text": pa.string(),  # decoded, up to what ended it
+        "said": pa.string(),  # the answer found in it
+        "finish": pa.string(),  # stop, length or not finite
+        "cut": pa.bool_(),  # the token limit ended it before the answer was complete
+        "grade": pa.string(),  # right, wrong, or ungraded, of which the verdict is null
+        "decoded": pa.int32(),  # tokens
+        "logprob": pa.float32(),  # natural, of all tokens decoded
     }
 )
 QUESTIONS = pa.schema(
@@ -34,9 +43,10 @@ QUESTIONS = pa.schema(
         "gold": pa.int16(),
         "tokens": pa.int32(),  # run through the model per evaluation
         "prompt_hash": pa.string(),
+        "facts": pa.map_(pa.string(), pa.string()),  # such as its level
         "evaluations": pa.int32(),
         # the rest is of searches, null for other runs
-        "baseline": pa.bool_(),  # the verdict of the identity path
+        "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
         "baseline_answer": pa.int16(),
         "best": PATH,  # the shortest correct path, null where there is none
         "confirmed": pa.bool_(),  # whether it is right in float32 too
@@ -57,7 +67,7 @@ def evaluation_rows(
             "question": encoded.question.id,
             "path": path,
             "length": len(path),
-            "verdict": verdict,
+            "verdict": known(verdict, said),
             "margin": margin,
             "answer": answer,
             "finite": finite,
@@ -65,11 +75,32 @@ def evaluation_rows(
             "wave": 0,
             "parent": None,
             "edit": None,
+            **said_row(said),
         }
-        for node, (path, verdict, margin, answer, finite) in enumerate(
+        for node, (path, verdict, margin, answer, finite, said) in enumerate(
             zip(paths, *(column.tolist() for column in verdicts), strict=True)
         )
     ]
+
+
+def known(verdict: bool, said: Said | None) -> bool | None:
+    """Returns a verdict, None where the grader failed: that says nothing about the answer."""
+    return None if said is not None and said.grade is Grade.UNGRADED else verdict
+
+
+def said_row(said: Said | None) -> dict[str, Any]:
+    """Makes the columns of what a path decoded."""
+    if said is None:
+        return {}
+    return {
+        "text": said.text,
+        "said": said.answer,
+        "finish": said.finish,
+        "cut": said.cut,
+        "grade": said.grade.value,
+        "decoded": len(said.ids),
+        "logprob": said.logprob,
+    }
 
 
 def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
@@ -81,6 +112,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "gold": encoded.question.answer,
         "tokens": encoded.num_tokens,
         "prompt_hash": encoded.prompt_hash,
+        "facts": encoded.question.facts,
         "evaluations": evaluations,
     }
 
@@ -103,7 +135,7 @@ def search_question_row(outcome: Outcome) -> dict[str, Any]:
     answers = outcome.verdicts.answer
     control = control_option(outcome)
     return question_row(outcome.encoded, outcome.evaluations) | {
-        "baseline": outcome.baseline,
+        "baseline": known(outcome.baseline, outcome.verdicts.said[0]),
         "baseline_answer": int(answers[0]),
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,

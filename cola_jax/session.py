@@ -18,9 +18,10 @@ from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.devices import Devices
 from cola_jax.evaluate import evaluate_groups
-from cola_jax.execute.budget import choose_sizes
+from cola_jax.execute.budget import choose_decode_sizes, choose_sizes
 from cola_jax.execute.engine import Engine
 from cola_jax.hosts import Hosts
+from cola_jax.judge import grading, prompt_buckets
 from cola_jax.params import Model
 from cola_jax.rows import (
     evaluation_rows,
@@ -29,11 +30,12 @@ from cola_jax.rows import (
     search_question_row,
 )
 from cola_jax.run import WHOLE, RunDirectory, Shard
-from cola_jax.score import score
+from cola_jax.score import Verdicts
 from cola_jax.search import Preset
-from cola_jax.search.search import IN_FLIGHT, check_settings, prompt_buckets, search_groups
-from cola_jax.tasks import Encoded, encode, load_questions
-from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Scorer
+from cola_jax.search.search import IN_FLIGHT, check_settings, search_groups
+from cola_jax.tasks import Encoded
+from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.grade import Grader, check_installed
 
 
 @dataclasses.dataclass
@@ -56,7 +58,7 @@ class Session:
     """A model, questions encoded for a scorer, and what is recorded about both."""
 
     model_directory: str
-    num_layers: int
+    config: ModelConfig
     questions: list[Encoded]
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
@@ -69,12 +71,8 @@ class Session:
     def prepare(
         cls,
         model: str,
-        task: str,
+        asking: Asking,
         *,
-        split: str = "test",
-        limit: int | None = None,
-        scorer: Scorer = "options",
-        chat: bool = False,
         dtype: str | None = None,
         devices: Devices = Devices(),  # noqa: B008
         hosts: Hosts = Hosts(),  # noqa: B008
@@ -89,42 +87,35 @@ class Session:
         """
         devices.check_backend()
         metadata = checkpoint.read_metadata(model)
-        questions = load_questions(task, split=split, limit=limit)
-        tokenizer = checkpoint.load_tokenizer(model)
-        num_layers, context = (metadata["config"][name] for name in ("num_layers", "context"))
-        encoded = encode(questions, tokenizer, scorer, chat=chat, context=context)
+        config = ModelConfig.from_json(metadata["config"])
+        encoded, asked = asking.ask(
+            checkpoint.load_tokenizer(model),
+            context=config.context,
+            stop_tokens=checkpoint.stop_tokens(model),
+        )
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
         settings = {
             "model": metadata["digest"],
             "dtype": dtype,
             "task": task_digest(encoded),
             "questions": len(encoded),
-            "scorer": scorer,
-            "chat": TEMPLATE_ARGUMENTS if chat else None,
+            **asked,
         }
+        if asked["scorer"] == "generate":
+            check_installed()
+            settings["grader"] = f"math-verify {version('math-verify')}"
         mine = encoded[shard.index :: shard.count]
         if not mine:
             raise ValueError(f"shard {shard} has none of the {len(encoded)} questions.")
-        if devices.budget is not None:
-            # now, rather than when the weights are loaded
-            choose_sizes(
-                ModelConfig.from_json(metadata["config"]),
-                *max(prompt_buckets(mine)),
-                itemsize=jnp.dtype(dtype).itemsize,
-                budget=devices.budget,
-                sharing=IN_FLIGHT,
-                backend=jax.default_backend(),
-                rows=devices.rows,
-            )
         packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
         device = jax.local_devices()[0]
         environment = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
             "origin": metadata["origin"],
-            "num_layers": num_layers,
-            "task": task,
-            "split": split,
+            "num_layers": config.num_layers,
+            "task": asking.task,
+            "asking": dataclasses.asdict(asking),
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "device": f"{device.platform} {device.device_kind}",
@@ -132,7 +123,7 @@ class Session:
         }
         return cls(
             model_directory=str(model),
-            num_layers=num_layers,
+            config=config,
             questions=mine,
             settings=settings,
             environment=environment,
@@ -141,6 +132,11 @@ class Session:
             shard=shard,
             reference=reference,
         )
+
+    @property
+    def num_layers(self) -> int:
+        """The model's layers, L."""
+        return self.config.num_layers
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
@@ -171,8 +167,15 @@ class Session:
         """
         rules = check_settings(self.questions, preset, simulations, leaves, seed, early_stop)
         settings = self.settings | {"command": "search"} | dataclasses.asdict(rules)
+        self.check_budget(preset.lengths(self.num_layers)[1])
 
-        def work(engine: Engine, questions: list[Encoded], size: int, counts: Counts) -> Parts:
+        def work(
+            engine: Engine,
+            questions: list[Encoded],
+            size: int,
+            counts: Counts,
+            grader: Grader | None,
+        ) -> Parts:
             base = dataclasses.replace(counts)
 
             def show(evaluations: int, fixed: int, shortened: int):
@@ -181,7 +184,8 @@ class Session:
                 counts.shortened = base.shortened + shortened
                 watch(counts)
 
-            for _, outcomes in search_groups(engine, questions, rules, size, show):
+            groups = search_groups(engine, questions, rules, size, show, grader)
+            for _, outcomes in groups:
                 rows = [row for outcome in outcomes for row in search_evaluation_rows(outcome)]
                 yield rows, [search_question_row(outcome) for outcome in outcomes]
 
@@ -197,26 +201,57 @@ class Session:
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet."""
         settings = self.settings | {"command": "evaluate", "paths": [list(p) for p in paths]}
+        self.check_budget(max(map(len, paths)))
 
-        def work(engine: Engine, questions: list[Encoded], size: int, counts: Counts) -> Parts:
+        def work(
+            engine: Engine,
+            questions: list[Encoded],
+            size: int,
+            counts: Counts,
+            grader: Grader | None,
+        ) -> Parts:
             def show(evaluations: int):
                 counts.evaluations += evaluations
                 watch(counts)
 
-            for mine, readings in evaluate_groups(engine, questions, paths, size, show):
+            groups = evaluate_groups(engine, questions, paths, size, show, grader)
+            for mine, verdicts in groups:
                 rows = []
                 for b, encoded in enumerate(mine):
-                    row = jax.tree.map(lambda x, b=b: x[b], readings)
-                    rows += evaluation_rows(encoded, list(paths), score(row, encoded))
+                    row = Verdicts(*(column[b] for column in verdicts))
+                    rows += evaluation_rows(encoded, list(paths), row)
                 yield rows, [question_row(encoded, len(paths)) for encoded in mine]
 
         return self.fill(directory, settings, work, len(paths), group)
+
+    def check_budget(self, positions: int) -> None:
+        """Raises ValueError where a budget that was given is too small, before weights load."""
+        if self.devices.budget is None:
+            return
+        keys, reply = max(prompt_buckets(self.questions)), self.questions[0].reply
+        common = {
+            "itemsize": jnp.dtype(self.settings["dtype"]).itemsize,
+            "budget": self.devices.budget,
+            "sharing": IN_FLIGHT,
+            "backend": jax.default_backend(),
+            "rows": self.devices.rows,
+        }
+        if self.settings["scorer"] == "generate":
+            choose_decode_sizes(
+                self.config,
+                keys[0],
+                positions=positions,
+                max_new_tokens=reply.max_new_tokens,
+                **common,
+            )
+        else:
+            choose_sizes(self.config, *keys, **common)
 
     def fill(
         self,
         directory: str,
         settings: dict[str, Any],
-        work: Callable[[Engine, list[Encoded], int, Counts], Parts],
+        work: Callable[[Engine, list[Encoded], int, Counts, Grader | None], Parts],
         each: int,
         group: int | None,
     ) -> RunDirectory:
@@ -234,14 +269,17 @@ class Session:
             counts = earlier(run, self.num_layers, each * len(left))
             if not left:
                 return run
-            with Engine(
-                self.model,
-                memory_budget=self.devices.budget,
-                rows=self.devices.rows,
-                in_flight=IN_FLIGHT,
-                reference=self.reference,
-            ) as engine:
-                for evaluations, questions in work(engine, left, size, counts):
+            with (
+                grading(left) as grader,
+                Engine(
+                    self.model,
+                    memory_budget=self.devices.budget,
+                    rows=self.devices.rows,
+                    in_flight=IN_FLIGHT,
+                    reference=self.reference,
+                ) as engine,
+            ):
+                for evaluations, questions in work(engine, left, size, counts, grader):
                     run.write_part(evaluations, questions)
                 run.close(engine.report())
         return run
@@ -255,8 +293,8 @@ def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:
     return Counts(
         total=evaluations + left,
         evaluations=evaluations,
-        fixed=sum(not row["baseline"] for row in right),
-        shortened=sum(row["baseline"] and len(row["best"]) < num_layers for row in right),
+        fixed=sum(row["baseline"] is False for row in right),
+        shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
     )
 
 
@@ -266,6 +304,9 @@ def task_digest(questions: Sequence[Encoded]) -> str:
     for encoded in questions:
         question = encoded.question
         sha.update(repr((question.id, question.options, question.answer)).encode())
+        if encoded.reply is not None:
+            reply = encoded.reply
+            sha.update(repr((reply.rule, reply.stop.tokens, reply.stop.strings)).encode())
         for array in (*jax.tree.leaves(encoded.prompts), encoded.option):
             sha.update(repr(np.asarray(array).tolist()).encode())
     return sha.hexdigest()

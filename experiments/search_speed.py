@@ -13,6 +13,7 @@ from etils import epath
 from cola_jax.run import RunDirectory
 from cola_jax.search import PRESETS
 from cola_jax.session import Session
+from cola_jax.tasks.asking import Asking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ def main(settings: SearchSpeed) -> None:
     runs, speeds = [], []
     for reference in (True, False):
         session = Session.prepare(
-            settings.model, settings.task, limit=settings.limit, reference=reference
+            settings.model, Asking(settings.task, limit=settings.limit), reference=reference
         )
         name = "one-by-one" if reference else "engine"
         run = session.search(

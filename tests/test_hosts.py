@@ -33,7 +33,7 @@ def watch(counts):
 
 try:
     session = Session.prepare(
-        model, task, devices=Devices(tensor=2), hosts=hosts, shard=hosts.join()
+        model, Asking(task), devices=Devices(tensor=2), hosts=hosts, shard=hosts.join()
     )
     session.search(
         out, PRESETS["cola"], simulations=8, leaves=4, seed=int(seed), group=1, watch=watch

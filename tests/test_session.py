@@ -33,7 +33,7 @@ def material(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(material):
-    return Session.prepare(*material, devices=Devices(data=1))
+    return Session.prepare(material[0], Asking(material[1]), devices=Devices(data=1))
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,13 @@ import os, signal, sys
 from cola_jax.devices import Devices
 from cola_jax.search import PRESETS
 from cola_jax.session import Session
+from cola_jax.tasks.asking import Asking
 
 model, task, out = sys.argv[1:]
 def watch(counts):
     if counts.evaluations > {after}:
         os.kill(os.getpid(), signal.SIGKILL)
-session = Session.prepare(model, task, devices=Devices(data=1))
+session = Session.prepare(model, Asking(task), devices=Devices(data=1))
 session.search(out, PRESETS["cola"], watch=watch, **{settings})
 """
 
@@ -162,7 +163,7 @@ def test_evaluate_and_search_agree(session, unbroken, tmp_path):
 def test_what_is_recorded(material, session):
     assert session.settings["questions"] == QUESTIONS
     assert session.settings["dtype"] == "float32"
-    fewer = Session.prepare(*material, limit=3)
+    fewer = Session.prepare(material[0], Asking(material[1], limit=3))
     assert fewer.settings["task"] != session.settings["task"]
     assert fewer.settings["model"] == session.settings["model"]
     assert session.environment["num_layers"] == tiny.LAYERS

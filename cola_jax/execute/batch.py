@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 
 from cola_jax.execute.budget import Sizes
 from cola_jax.execute.device import Device
-from cola_jax.execute.inputs import buckets, cut, no_readings, question_of
+from cola_jax.execute.inputs import buckets, cut, no_readings
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.plan import Chunk, Cost
-from cola_jax.execute.scan import path_readings
+from cola_jax.execute.reference import submit_reference
 from cola_jax.execute.spots import Spots
 from cola_jax.execute.tiles import Places
 from cola_jax.execute.trie import Trie
@@ -113,29 +113,7 @@ class Batch:
         self, paths: np.ndarray, dtype: DTypeLike, precision: str | None = "highest"
     ) -> tuple[Readings, list[Future[int]]]:
         """Runs a wave path by path with the reference executor, by default in full precision."""
-        out = no_readings(paths, self.reads)
-        model = self.lane.model
-        # one compilation for the weights' own dtype, however it was asked for
-        given = None if dtype == model.embedding.dtype else dtype
-        if self.lane.device.platform == "cpu":
-            precision = None  # it is that anyway, and a setting would compile everything again
-
-        def submit(b: int, c: int) -> Future[int]:
-            row, mine = question_of(self.prompts, b)
-
-            def dispatch() -> Readings:
-                with jax.default_matmul_precision(precision):
-                    return path_readings(model, *self.lane.put((row, paths[b, c])), given)
-
-            def assemble(one: Readings) -> int:
-                for name in ("logprob", "token", "rival"):
-                    getattr(out, name)[b, c, mine] = getattr(one, name)[0, : mine.sum()]
-                out.finite[b, c] = one.finite[0]
-                return 1
-
-            return self.lane.submit(dispatch, assemble)
-
-        return out, [submit(b, c) for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist()]
+        return submit_reference(self.lane, self.prompts, paths, dtype, precision)
 
     def close(self) -> None:
         """Gives the buffers back to the lane; nothing that was submitted may be left to run."""

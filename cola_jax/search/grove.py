@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.execute.batch import Batch
 from cola_jax.execute.budget import capacity
-from cola_jax.execute.pipeline import Flight, landed
+from cola_jax.execute.pipeline import Flight
+from cola_jax.judge import Judge
 from cola_jax.path import STOP, identity, pad_path
-from cola_jax.prompts import Readings
-from cola_jax.score import NO_ANSWER, Verdicts, score
+from cola_jax.score import Verdicts
 from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import Settings
@@ -37,28 +36,23 @@ class Grove:
             root = jnp.asarray(pad_path(identity(num_layers), positions))
             keys = jnp.stack([question_key(settings.seed, i) for i in ids])
             self.trees = jax.vmap(lambda key: new_tree(root, shape[1], key))(keys)
-        self.verdicts = Verdicts(
-            verdict=np.zeros(shape, bool),
-            margin=np.full(shape, -np.inf, np.float32),
-            answer=np.full(shape, NO_ANSWER, np.int32),
-            finite=np.zeros(shape, bool),
-        )
+        self.verdicts = Verdicts.none(shape)
         self.wave = np.zeros(shape, np.int32)
         self.lengths = np.full(shape, num_layers)
         self.waves = 0
 
-    def grow(self, batch: Batch, on_progress: Gained) -> Flight[list[Outcome]]:
-        """Searches to the end: a wave is selected, evaluated on the batch, and backed up."""
+    def grow(self, judge: Judge, on_progress: Gained) -> Flight[list[Outcome]]:
+        """Searches to the end: a wave is selected, judged, and backed up."""
         nodes = np.full((len(self.questions), 1), ROOT)
         while nodes is not None:
             paths = self.paths(nodes)
-            readings = yield from landed(batch.submit(paths), lambda n: on_progress(n, 0, 0))
-            on_progress(0, *self.record(nodes, paths, readings))
+            verdicts = yield from judge.judge(paths, lambda n: on_progress(n, 0, 0))
+            on_progress(0, *self.record(nodes, paths, verdicts))
             nodes = self.select()
-        best = self.best_paths()
-        readings = yield from landed(batch.submit_reference(best, np.dtype(np.float32)))
-        batch.close()
-        return self.outcomes(best, readings)
+        best = [outcome.shortest_correct for outcome in self.outcomes()]
+        held = yield from judge.confirm(*self.best(best))
+        judge.close()
+        return self.outcomes(held)
 
     def paths(self, nodes: np.ndarray) -> np.ndarray:
         """Returns the paths [B, C, P] of nodes [B, C], STOP for none."""
@@ -89,24 +83,22 @@ class Grove:
                 return None
             self.waves += 1
 
-    def record(self, nodes: np.ndarray, paths: np.ndarray, readings: Readings) -> tuple[int, int]:
+    def record(self, nodes: np.ndarray, paths: np.ndarray, verdicts: Verdicts) -> tuple[int, int]:
         """Records the verdicts of a wave and backs them up.
 
         Returns how many more questions are now right that were wrong, and right on fewer layers.
         """
         before = self.gains()
         rewards = np.zeros(nodes.shape, np.float32)
-        for b, encoded in enumerate(self.questions):
+        for b in range(len(self.questions)):
             present = nodes[b] != NOTHING
             slots = nodes[b][present]
-            row = jax.tree.map(lambda x, b=b, present=present: x[b][present], readings)
-            verdicts = score(row, encoded)
             for mine, new in zip(self.verdicts, verdicts, strict=True):
-                mine[b, slots] = new
+                mine[b, slots] = new[b][present]
             self.wave[b, slots] = self.waves
             self.lengths[b, slots] = lengths = (paths[b][present] != STOP).sum(axis=-1)
             penalty = self.settings.preset.length_penalty * lengths / self.num_layers
-            rewards[b, present] = verdicts.verdict - penalty
+            rewards[b, present] = verdicts.verdict[b][present] - penalty
         with on_host():
             self.trees = back_up_wave(
                 self.trees,
@@ -139,30 +131,24 @@ class Grove:
         more = self.trees_for - len(values)
         return np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
 
-    def best_paths(self) -> np.ndarray:
-        """Returns each question's shortest correct path [B, 1, P], STOP where there is none."""
-        out = np.full((len(self.questions), 1, self.trees.paths.shape[-1]), STOP, np.int32)
-        for b, outcome in enumerate(self.outcomes()):
-            if outcome.shortest_correct is not None:
-                out[b, 0] = np.asarray(self.trees.paths)[b, outcome.shortest_correct]
-        return out
+    def best(self, nodes: Sequence[int | None]) -> tuple[np.ndarray, Verdicts]:
+        """Returns the paths [B, P] of one node a question, STOP for None, and their verdicts."""
+        rows = np.arange(len(nodes))
+        some = np.array([ROOT if node is None else node for node in nodes])
+        paths = np.asarray(self.trees.paths)[rows, some]
+        paths = np.where(np.array([node is None for node in nodes])[:, None], STOP, paths)
+        return paths, Verdicts(*(column[rows, some] for column in self.verdicts))
 
-    def outcomes(
-        self, best: np.ndarray | None = None, again: Readings | None = None
-    ) -> list[Outcome]:
+    def outcomes(self, held: Sequence[bool | None] | None = None) -> list[Outcome]:
         """Collects what is known of every question.
 
-        `again` are the readings of its shortest correct path run once more in float32, which are
-        no evaluations of the search; the report counts them apart.
+        `held` says whether its shortest correct path was right when run once more in float32,
+        which is no evaluation of the search; the report counts it apart.
         """
         trees = jax.device_get(self.trees.replace(key=None))
         outcomes = []
         for b, encoded in enumerate(self.questions):
             size = int(trees.size[b])
-            held = None
-            if best is not None and best[b, 0, 0] != STOP:
-                row = jax.tree.map(lambda x, b=b: x[b], again)
-                held = bool(score(row, encoded).verdict[0])
             outcomes.append(
                 Outcome(
                     encoded=encoded,
@@ -171,7 +157,7 @@ class Grove:
                     wave=self.wave[b, :size],
                     parent=trees.parents[b, :size],
                     edits=trees.edits[b, :size],
-                    confirmed=held,
+                    confirmed=None if held is None else held[b],
                 )
             )
         return outcomes

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from cola_jax.execute.engine import Engine, split
-from cola_jax.execute.inputs import buckets
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave
 from cola_jax.params import Model
-from cola_jax.prompts import Prompts
+from cola_jax.judge import check_budget, grading, make_judge, prompt_buckets
 from cola_jax.search.grove import Grove
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import PRESETS, Preset, Settings
+from cola_jax.tasks.grade import Grader
 from cola_jax.tasks.prompt import Encoded
 
 Progress = Callable[[int, int, int], None]
@@ -56,9 +56,14 @@ def search(
     """
     settings = check_settings(questions, preset, simulations, leaves, seed, early_stop)
     found: dict[int, Outcome] = {}
-    with Engine(model, memory_budget=memory_budget, rows=rows, in_flight=IN_FLIGHT) as engine:
-        engine.check(prompt_buckets(questions))
-        for some, outcomes in search_groups(engine, questions, settings, group, on_progress):
+    with (
+        grading(questions) as grader,
+        Engine(model, memory_budget=memory_budget, rows=rows, in_flight=IN_FLIGHT) as engine,
+    ):
+        longest = settings.preset.lengths(engine.config.num_layers)[1]
+        check_budget(engine, questions, longest)
+        groups = search_groups(engine, questions, settings, group, on_progress, grader)
+        for some, outcomes in groups:
             found |= dict(zip(some.tolist(), outcomes, strict=True))
     return [found[i] for i in range(len(questions))]
 
@@ -69,6 +74,7 @@ def search_groups(
     settings: Settings,
     group: int,
     on_progress: Progress,
+    grader: Grader | None,
 ) -> Iterator[tuple[np.ndarray, list[Outcome]]]:
     """Yields groups of questions, as indices, with their outcomes, as they are finished."""
     totals = np.zeros(3, int)
@@ -79,17 +85,19 @@ def search_groups(
 
     def fly(some: np.ndarray, lane: Lane) -> Flight[list[Outcome]]:
         mine = [questions[i] for i in some]
-        prompts = Prompts.stack([encoded.prompts for encoded in mine])
-        batch = engine.batch(prompts, settings.simulations + 1, lane)
-        return Grove(mine, engine.config.num_layers, settings).grow(batch, count)
+        judge = make_judge(
+            engine,
+            mine,
+            lane,
+            each=settings.simulations + 1,
+            abreast=settings.leaves,
+            positions=settings.preset.lengths(engine.config.num_layers)[1],
+            grader=grader,
+        )
+        return Grove(mine, engine.config.num_layers, settings).grow(judge, count)
 
     groups = split(prompt_buckets(questions), IN_FLIGHT * len(engine.lanes), group)
     return interleave(engine.lanes, groups, fly, IN_FLIGHT)
-
-
-def prompt_buckets(questions: Sequence[Encoded]) -> list[tuple[int, int]]:
-    """Returns T and Q of each question."""
-    return buckets(Prompts.stack([encoded.prompts for encoded in questions]))
 
 
 def check_settings(

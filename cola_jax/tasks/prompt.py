@@ -13,7 +13,7 @@ from cola_jax.tasks.question import Question
 # options: the option whose text has the highest log-likelihood (lm-evaluation-harness's acc);
 # options-norm: divided by the option's length in characters (acc_norm); letter: the likeliest of
 # the offered letters; letter-strict: the likeliest token of all, which must be the right letter.
-Scorer = Literal["options", "options-norm", "letter", "letter-strict"]
+ChoiceScorer = Literal["options", "options-norm", "letter", "letter-strict"]
 
 # How letters are asked for: our own words, or the prompt of lm-evaluation-harness's MMLU.
 LetterFormat = Literal["plain", "harness"]
@@ -27,10 +27,13 @@ class Encoded:
     """A question as a token row, with what turns readings into a verdict."""
 
     question: Question
-    scorer: Scorer
+    scorer: str
     prompts: Prompts  # one row: fields [T] and [Q]
     option: np.ndarray  # [Q], the option that each position read belongs to
     prompt_hash: str  # of the prompt's text
+    reply: Any = None  # of an open question: how its answer is decoded, see `open.Reply`
+    ends: tuple[int, ...] = ()  # tokens of which any ends an answer, where one must
+    end: np.ndarray | None = None  # [Q], whether a read asks about the end of its option
 
     @property
     def num_tokens(self) -> int:
@@ -41,7 +44,7 @@ class Encoded:
 def encode(
     questions: Sequence[Question],
     tokenizer: Any,
-    scorer: Scorer,
+    scorer: ChoiceScorer,
     *,
     chat: bool = False,
     context: int | None = None,
@@ -81,7 +84,7 @@ def check_chat(tokenizer: Any, chat: bool) -> None:
 def encode_question(
     question: Question,
     tokenizer: Any,
-    scorer: Scorer,
+    scorer: ChoiceScorer,
     chat: bool,
     context: int | None,
     format: LetterFormat = "plain",
@@ -117,8 +120,12 @@ def encode_question(
             f"question {question.id} has {longest} tokens, but the model's context is "
             f"{context}: leave it out, or use a model with a longer context."
         )
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Encoded(question, scorer, prompts, option, digest)
+    return Encoded(question, scorer, prompts, option, hash_of(text))
+
+
+def hash_of(text: str) -> str:
+    """Returns the digest by which a prompt's text is recorded."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_continuations(
