@@ -18,7 +18,7 @@ from cola_jax.convert.gguf import GgufTensors, open_gguf, read_file
 from cola_jax.path import pad_path
 from tests import oracle
 
-QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
 MODEL = {"intermediate_size": 64, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}  # blocks of 32
 PATHS = {"identity": (0, 1, 2), "mixed": (2, 0, 0, 1)}
 
@@ -413,9 +413,9 @@ def test_a_missing_file_is_said_to_be(tmp_path):
 
 def test_another_architecture_is_refused(tmp_path):
     model, tensors = tiny()
-    write(tmp_path / "other.gguf", model.config, tensors, architecture="gemma3")
+    write(tmp_path / "other.gguf", model.config, tensors, architecture="gemma2")
     with pytest.raises(
-        ValueError, match=r"architecture 'gemma3'; only 'llama'.*safetensors instead"
+        ValueError, match=r"architecture 'gemma2'; llama, gemma3 files.*safetensors instead"
     ):
         open_gguf(tmp_path / "other.gguf")
 
@@ -462,8 +462,8 @@ def test_other_tensors_are_refused(tmp_path):
 
 def test_other_tensor_types_are_refused(tmp_path):
     model, tensors = tiny()
-    write(tmp_path / "tiny.gguf", model.config, tensors, "Q5_0")
-    with pytest.raises(ValueError, match=r"tensors of type \['Q5_0'\]; \['BF16', .*can be read"):
+    write(tmp_path / "tiny.gguf", model.config, tensors, "Q5_1")
+    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*can be read"):
         open_gguf(tmp_path / "tiny.gguf")
 
 

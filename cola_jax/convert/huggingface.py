@@ -26,6 +26,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
+GENERATION = "generation_config.json"
 # buffers that old checkpoints carry and that the config determines
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -45,7 +46,8 @@ def open_hub(name: str, revision: str | None) -> Source:
     folder = download(name, revision, ["config.json"])
     read_config(read_json(folder / "config.json"))
     commit = folder.name  # the cache keeps each commit in a folder of its name
-    folder = download(name, commit, ["config.json", "*.safetensors", INDEX, *TOKENIZER_FILES])
+    files = ["config.json", GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
+    folder = download(name, commit, files)
     return open_directory(folder)._replace(origin={"kind": "hub", "name": name, "revision": commit})
 
 
@@ -98,7 +100,30 @@ def open_directory(folder: Path) -> Source:
         dtype=tensors.dtype(embedding),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
         origin={"kind": "directory", "name": str(folder.resolve()), "revision": None},
+        stop_tokens=read_stop_tokens(folder, values),
     )
+
+
+def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    """Reads which tokens end a generation: chat models often name more than their tokenizer.
+
+    `generation_config.json` has the last word, then the config and the text part of it. Raises
+    ValueError for an eos_token_id that is not a token id or a list of them.
+    """
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    text = config.get("text_config")
+    parts = {GENERATION: generation, "config.json": config, "text_config": text or {}}
+    for name, values in parts.items():
+        found = values.get("eos_token_id")
+        ids = found if isinstance(found, list) else [] if found is None else [found]
+        if any(type(i) is not int or i < 0 for i in ids):
+            raise ValueError(
+                f"{folder}: eos_token_id of {name} must be a token id or a list of them, it is "
+                f"{found!r}."
+            )
+        if ids:
+            return tuple(sorted(set(ids)))
+    return ()
 
 
 def read_json(file: Path) -> dict[str, Any]:
