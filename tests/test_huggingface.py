@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cola_jax
+from cola_jax.checkpoint import stop_tokens
 from cola_jax.convert import convert
 from cola_jax.convert.families import FAMILIES, read_config
-from cola_jax.convert.huggingface import open_directory, open_hub
+from cola_jax.convert.huggingface import open_directory, open_hub, read_stop_tokens
 from tests import oracle
 
 WEIGHTS = "model.safetensors"
@@ -403,6 +404,43 @@ def test_hub_ids_that_are_not_to_be_had_are_refused(hub):
     shutil.rmtree(hub / "snapshots" / COMMIT)
     with pytest.raises(ValueError, match="someone/tiny"):
         open_hub("someone/tiny", None)
+
+
+def stops_of(folder, tmp_path):
+    convert(str(folder), tmp_path / "stops", overwrite=True)
+    return stop_tokens(tmp_path / "stops")
+
+
+def test_stop_tokens_come_from_the_first_that_names_them(source, tmp_path):
+    """The generation config, then the config, then its text part, then the tokenizer."""
+    generation = source / "generation_config.json"
+    make_tokenizer().save_pretrained(source)
+    for found, expected in ((7, (7,)), ([9, 2, 9], (2, 9)), (0, (0,))):
+        generation.write_text(json.dumps({"eos_token_id": found}))
+        assert stops_of(source, tmp_path) == expected
+    for found in ({}, {"eos_token_id": None}, {"eos_token_id": []}):
+        generation.write_text(json.dumps(found))
+        edit_config(source, eos_token_id=[5, 3])
+        assert stops_of(source, tmp_path) == (3, 5)
+        edit_config(source, eos_token_id=...)
+        assert stops_of(source, tmp_path) == (4,)
+    generation.unlink()
+    edit_config(source, eos_token_id=6)
+    assert stops_of(source, tmp_path) == (6,)
+    assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
+
+
+@pytest.mark.parametrize("found", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])
+def test_stop_tokens_that_are_no_ids_are_refused(source, found):
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": found}))
+    with pytest.raises(
+        ValueError, match=r"eos_token_id of generation_config\.json must be a token"
+    ):
+        open_directory(source)
+    (source / "generation_config.json").unlink()
+    edit_config(source, eos_token_id=found)
+    with pytest.raises(ValueError, match=r"eos_token_id of config\.json must be a token id or"):
+        open_directory(source)
 
 
 def test_digests_are_those_of_the_weights_alone(pair, source, tmp_path):
