@@ -109,7 +109,7 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     head = config.head_dim
     if {own.get("rope.dimension_count", head), own.get("attention.value_length", head)} != {head}:
         raise ValueError(f"{file} has heads of {head}, of which only a part is rotated or a value.")
-    if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) > 1:
+    if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS))
     if len(divisors) != head // 2:
