@@ -62,7 +62,7 @@ class ModelConfig:
     post_norms: bool = False  # RMSNorm of what they add
     norm_offset: float | None = None  # added to norms' weights, which then apply in float32
     embedding_scale: float | None = None  # embeddings are multiplied by it
-    attention_scale: float | None = None  # of queries times keys; 1 / sqrt(head_dim) when None
+    query_scale: float = 1.0  # of queries, besides 1 / sqrt(head_dim)
     clip_qkv: float | None = None  # bound of queries, keys and values
     activation: str = "silu"  # or gelu_tanh
     experts: int = 0

@@ -89,7 +89,9 @@ def attend(
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project("btd,dnh->btnh", x, layer.q, layer.q_bias), layer.q_norm))
     q = rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=config.attention_scale)
+    if config.query_scale != 1.0:
+        q = q * config.query_scale
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     mixed = project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))

@@ -19,7 +19,7 @@ from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.convert import convert
 from cola_jax.convert.gguf import GgufTensors, open_gguf, read_file
-from cola_jax.convert.gguf_architectures import scale_attention
+from cola_jax.convert.gguf_architectures import scale_queries
 from cola_jax.path import pad_path
 from tests import oracle
 
@@ -243,17 +243,17 @@ def test_gemma_keys_that_would_be_misread_are_refused(tmp_path):
             open_gguf(file)
 
 
-def test_the_27b_scales_attention_by_its_width():
+def test_the_27b_scales_queries_by_its_width():
     """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
     one_layer = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32}
     facts = {"num_kv_heads": 16, "head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
     config = ModelConfig(
         **one_layer, **facts, ropes=(), layer_ropes=(0,), windows=(None,), tied=True
     )
-    assert scale_attention(config).attention_scale == 128**-0.5
+    assert scale_queries(config).query_scale == 1
     layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
     largest = dataclasses.replace(config, **layers)
-    assert scale_attention(largest).attention_scale == 168**-0.5
+    assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
 def test_permuting_back_is_the_inverse():

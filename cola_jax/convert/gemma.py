@@ -49,7 +49,7 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
         "layer_ropes": tuple(map(int, local)),
         "windows": tuple(window if here else None for here in local),
         "embedding_scale": fields["width"] ** 0.5,
-        "attention_scale": float(attributes.number("query_pre_attn_scalar")) ** -0.5,
+        "query_scale": (fields["head_dim"] / attributes.number("query_pre_attn_scalar")) ** 0.5,
     }
     facts = {"head_norms": True, "post_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh"}
     return ModelConfig(**fields, **facts, qkv_bias=bias, output_bias=bias)

@@ -75,14 +75,15 @@ GEMMA3_KEYS = {
 GEMMA3_27B = 62  # its layers, by which llama.cpp knows it
 
 
-def scale_attention(config: ModelConfig) -> ModelConfig:
-    """Sets what attention is scaled by, which files of Gemma 3 leave to the reader."""
-    per_head = config.num_layers == GEMMA3_27B
-    size = config.width // config.num_heads if per_head else config.head_dim
-    return dataclasses.replace(config, attention_scale=size**-0.5)
+def scale_queries(config: ModelConfig) -> ModelConfig:
+    """Sets what queries are scaled by, which files of Gemma 3 leave to the reader."""
+    if config.num_layers != GEMMA3_27B:
+        return dataclasses.replace(config, query_scale=1.0)
+    per_head = config.width // config.num_heads
+    return dataclasses.replace(config, query_scale=(config.head_dim / per_head) ** 0.5)
 
 
 ARCHITECTURES = {
     "llama": Architecture("llama", LLAMA, KEYS),
-    "gemma3": Architecture("gemma3_text", GEMMA3, GEMMA3_KEYS, scale_attention),
+    "gemma3": Architecture("gemma3_text", GEMMA3, GEMMA3_KEYS, scale_queries),
 }
