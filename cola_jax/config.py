@@ -61,7 +61,7 @@ class ModelConfig:
     pre_norms: bool = True  # RMSNorm of what attention and MLP read
     post_norms: bool = False  # RMSNorm of what they add
     norm_offset: float | None = None  # added to norms' weights, which then apply in float32
-    embedding_scale: float | None = None  # embeddings are multiplied by it
+    embedding_scale: float = 1.0  # of embeddings, rounded as the weights are
     query_scale: float = 1.0  # of queries, besides 1 / sqrt(head_dim)
     clip_qkv: float | None = None  # bound of queries, keys and values
     activation: str = "silu"  # or gelu_tanh

@@ -39,8 +39,6 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
 def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
     """Looks tokens up; `dtype` is that of all activations, the embedding's own when None."""
     h = model.embedding[ids].astype(dtype or model.embedding.dtype)
-    if model.config.embedding_scale is None:
-        return h
     # rounded as the weights are: Gemma was trained with sqrt(width) in bfloat16
     return h * jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
 
@@ -88,9 +86,7 @@ def attend(
     """
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project("btd,dnh->btnh", x, layer.q, layer.q_bias), layer.q_norm))
-    q = rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    if config.query_scale != 1.0:
-        q = q * config.query_scale
+    q = config.query_scale * rotate(q, view.cos[layer.rope], view.sin[layer.rope])
     mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     mixed = project("btnh,nhd->btd", mixed, layer.o, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)

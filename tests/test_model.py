@@ -68,7 +68,7 @@ def test_windows_and_ropes_matter_to_the_models(pair):
 
 FACTS = [
     ("gemma3", {"norm_offset": 0.0}),
-    ("gemma3", {"embedding_scale": None}),
+    ("gemma3", {"embedding_scale": 1.0}),
     ("gemma3", {"query_scale": 1.0}),
     ("gemma3", {"activation": "silu"}),
     ("gemma3", {"ropes": (Rope(theta=10000.0),) * 2}),
