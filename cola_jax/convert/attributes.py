@@ -102,18 +102,22 @@ class Attributes:
             )
 
 
-def read_layer_types(attributes: Attributes, default: list[str]) -> list[str]:
-    """Reads `layer_types`, which says of each layer whether it has the window."""
+def read_windows(
+    attributes: Attributes, window: int | None, sliding: list[bool]
+) -> tuple[int | None, ...]:
+    """Reads from `layer_types` which layers have the window; without it `sliding` says so."""
+    default = ["sliding_attention" if slides else "full_attention" for slides in sliding]
     types, known = attributes.get("layer_types"), ("full_attention", "sliding_attention")
-    if types is None:
-        return default
-    layers = len(default)
+    types = default if types is None else types
+    layers = len(sliding)
     if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
         raise ValueError(
             f"config.json: layer_types must name full_attention or sliding_attention for each of "
             f"{layers} layers, it is {types}."
         )
-    return types
+    if window is None and "sliding_attention" in types:
+        raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def read_rope(attributes: Attributes) -> Rope:

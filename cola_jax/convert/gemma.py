@@ -2,7 +2,7 @@
 
 from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert import llama, qwen
-from cola_jax.convert.attributes import Attributes, read_layer_types, read_rope
+from cola_jax.convert.attributes import Attributes, read_rope, read_windows
 from cola_jax.convert.table import Row
 
 NORMS = (
@@ -39,15 +39,11 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
     if attributes.get("use_bidirectional_attention"):
         raise ValueError("config.json: use_bidirectional_attention is not supported.")
     bias = attributes.flag("attention_bias", False)
-    layers = attributes.whole("num_hidden_layers")
-    window = attributes.window("sliding_window", 4096)
-    local = [kind == "sliding_attention" for kind in layer_types(attributes, layers)]
-    if window is None and any(local):
-        raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
     fields = llama.decoder(attributes, context=131072, kv_heads=4, ropes=read_ropes(attributes))
+    windows = read_layer_windows(attributes, fields["num_layers"])
     fields |= {
-        "layer_ropes": tuple(map(int, local)),
-        "windows": tuple(window if here else None for here in local),
+        "windows": windows,
+        "layer_ropes": tuple(int(window is not None) for window in windows),
         "embedding_scale": fields["width"] ** 0.5,
         "query_scale": (fields["head_dim"] / attributes.number("query_pre_attn_scalar")) ** 0.5,
     }
@@ -55,12 +51,12 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
     return ModelConfig(**fields, **facts, qkv_bias=bias, output_bias=bias)
 
 
-def layer_types(attributes: Attributes, layers: int) -> list[str]:
-    """Reads each layer's kind, in older configs from `sliding_window_pattern`: the last of each."""
+def read_layer_windows(attributes: Attributes, layers: int) -> tuple[int | None, ...]:
+    """Reads each layer's window; in older configs the last layer of each pattern has none."""
     saved = attributes.whole("_sliding_window_pattern", 6)
     pattern = attributes.whole("sliding_window_pattern", saved)
-    kinds = ["sliding_attention" if i % pattern else "full_attention" for i in range(1, layers + 1)]
-    return read_layer_types(attributes, kinds)
+    sliding = [i % pattern != 0 for i in range(1, layers + 1)]
+    return read_windows(attributes, attributes.window("sliding_window", 4096), sliding)
 
 
 def read_ropes(attributes: Attributes) -> tuple[Rope, Rope]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cola_jax.config import ModelConfig
 from cola_jax.convert import llama
-from cola_jax.convert.attributes import Attributes, read_layer_types
+from cola_jax.convert.attributes import Attributes, read_windows
 from cola_jax.convert.table import Row
 
 HEAD_NORMS = (
@@ -37,11 +37,7 @@ def windows(
     if window is not None and type(first) is not int:
         raise ValueError(f"config.json: max_window_layers must be a number, it is {first!r}.")
     sliding = [window is not None and slides(i, first) for i in range(layers)]
-    default = ["sliding_attention" if slide else "full_attention" for slide in sliding]
-    types = read_layer_types(attributes, default)
-    if window is None and "sliding_attention" in types:
-        raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+    return read_windows(attributes, window, sliding)
 
 
 def read_qwen2(attributes: Attributes) -> ModelConfig:
