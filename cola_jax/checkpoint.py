@@ -31,12 +31,14 @@ def save(
     config: ModelConfig,
     weights: Iterable[tuple[str, np.ndarray]],
     origin: dict[str, Any],
+    stop_tokens: Iterable[int] = (),
 ) -> dict[str, Any]:
     """Writes weights (field name and stacked array) one by one, and then the metadata.
 
     Each weight is a checkpoint of its own: Orbax holds two copies of all that it saves at once, so
     weights that are made as they are taken never stand in memory together. Returns the metadata:
-    layout, config, dtype, digest of the weights, what `load` checks them by, origin, versions.
+    layout, config, dtype, digest of the weights, what `load` checks them by, the ids of tokens that
+    end a generation, origin, versions.
     """
     directory = absolute(directory)
     digests, sums, dtype = {}, {}, None
@@ -54,6 +56,7 @@ def save(
         "digest": hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest(),
         "files": file_sizes(directory / WEIGHTS),
         "sums": sums,
+        "stop_tokens": sorted(stop_tokens),
         "origin": origin,
         "versions": {name: version(name) for name in ("cola-jax", "jax", "orbax-checkpoint")},
     }
@@ -100,6 +103,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
             _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]
             ModelConfig.from_json(metadata["config"])
             jnp.dtype(metadata["dtype"])
+            check_stop_tokens(metadata.get("stop_tokens", []))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
@@ -110,6 +114,30 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
             "again, or use the version of cola-jax that wrote it."
         )
     return metadata
+
+
+def check_stop_tokens(ids: Any) -> None:
+    """Raises ValueError for anything but a list of token ids."""
+    if not isinstance(ids, list) or any(type(i) is not int or i < 0 for i in ids):
+        raise ValueError(f"stop_tokens must be a list of token ids, it is {ids!r}")
+
+
+def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
+    """Returns the ids of the tokens that end a generation, in order.
+
+    Where the checkpoint names none, as older ones do, that is the tokenizer's end of sequence.
+    Raises ValueError where there is none at all.
+    """
+    ids = read_metadata(directory).get("stop_tokens")
+    if not ids:
+        end = load_tokenizer(directory).eos_token_id
+        ids = [] if end is None else [end]
+    if not ids:
+        raise ValueError(
+            f"{directory} names no token that ends a generation, and neither does its tokenizer: "
+            "convert the model again from a source whose generation_config.json has eos_token_id."
+        )
+    return tuple(ids)
 
 
 def load(

@@ -46,7 +46,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    mlp_width: int
+    mlp_width: int  # of the MLP, or of the shared expert; 0 where a layer has experts alone
     context: int  # the longest prompt the model was made for, in tokens
     norm_eps: float
     ropes: tuple[Rope, ...]  # the distinct rope tables
@@ -57,6 +57,18 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     head_norms: bool = False  # RMSNorm over each query and key head before the rotation
+    projection_norms: bool = False  # the same, over all query heads and all key heads together
+    pre_norms: bool = True  # RMSNorm of what attention and MLP read
+    post_norms: bool = False  # RMSNorm of what they add
+    norm_offset: float | None = None  # added to norms' weights, which then apply in float32
+    embedding_scale: float = 1.0  # of embeddings, rounded as the weights are
+    query_scale: float = 1.0  # of queries, besides 1 / sqrt(head_dim)
+    clip_qkv: float | None = None  # bound of queries, keys and values
+    activation: str = "silu"  # or gelu_tanh
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
@@ -69,6 +81,15 @@ class ModelConfig:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
                 )
+        if self.experts_per_token > self.experts:
+            raise ValueError(
+                f"a token cannot use {self.experts_per_token} of {self.experts} experts."
+            )
+
+    @property
+    def shared_expert(self) -> bool:
+        """Whether an MLP that every token uses stands beside the experts."""
+        return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the config as JSON-compatible builtins."""

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.experts import ACTIVATIONS, mixture
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
@@ -42,7 +43,9 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
 
 def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
     """Looks tokens up; `dtype` is that of all activations, the embedding's own when None."""
-    return model.embedding[ids].astype(dtype or model.embedding.dtype)
+    h = model.embedding[ids].astype(dtype or model.embedding.dtype)
+    # rounded as the weights are: Gemma was trained with sqrt(width) in bfloat16
+    return h * jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
 
 
 def block(
@@ -66,11 +69,9 @@ def keys_values(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Returns what a layer lets later tokens see of the state of each row, keys rotated."""
-    x = rms_norm(h, layer.attention_norm, config.norm_eps)
-    k = project("btd,dkh->btkh", x, layer.k, layer.k_bias)
-    v = project("btd,dkh->btkh", x, layer.v, layer.v_bias)
-    if layer.k_norm is not None:
-        k = rms_norm(k, layer.k_norm, config.norm_eps)
+    x = norm(config, h, layer.attention_norm)
+    k = clip(config, norm(config, project("btd,dkh->btkh", x, layer.k, layer.k_bias), layer.k_norm))
+    v = clip(config, project("btd,dkh->btkh", x, layer.v, layer.v_bias))
     return rotate(k, view.cos[layer.rope], view.sin[layer.rope]), v
 
 
@@ -81,14 +82,17 @@ def attend(
     view: View,
     mix: Mix,
 ) -> Float[Array, "B T D"]:
-    """Applies one layer to states; `mix` is the attention over whatever tokens they may see."""
-    x = rms_norm(h, layer.attention_norm, config.norm_eps)
-    q = project("btd,dnh->btnh", x, layer.q, layer.q_bias)
-    if layer.q_norm is not None:
-        q = rms_norm(q, layer.q_norm, config.norm_eps)
-    q = rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    h = h + project("btnh,nhd->btd", mix(q), layer.o, layer.o_bias)
-    return h + mlp(layer, rms_norm(h, layer.mlp_norm, config.norm_eps))
+    """Applies one layer to states; `mix` is the attention over whatever tokens they may see.
+
+    What attention and MLP read, and what they add, is normalised where the family has the norm.
+    """
+    x = norm(config, h, layer.attention_norm)
+    q = clip(config, norm(config, project("btd,dnh->btnh", x, layer.q, layer.q_bias), layer.q_norm))
+    q = config.query_scale * rotate(q, view.cos[layer.rope], view.sin[layer.rope])
+    mixed = project("btnh,nhd->btd", mix(q), layer.o, layer.o_bias)
+    h = h + norm(config, mixed, layer.attention_post_norm)
+    mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
+    return h + norm(config, mixed, layer.mlp_post_norm)
 
 
 def mix_of(
@@ -118,21 +122,43 @@ def at_view(view: View, read: Int[Array, "B Q"] | None) -> View:
 
 def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     """Applies the final norm and the head; returns float32 logits."""
-    h = rms_norm(h, model.norm, model.config.norm_eps)
+    h = norm(model.config, h, model.norm)
     if model.head is None:
         return jnp.einsum("btd,vd->btv", h, model.embedding, preferred_element_type=jnp.float32)
     return jnp.einsum("btd,dv->btv", h, model.head, preferred_element_type=jnp.float32)
 
 
+def norm(
+    config: ModelConfig, x: Float[Array, "*X"], weight: Float[Array, "*W"] | None
+) -> Float[Array, "*X"]:
+    """Normalises as the family does; leaves alone what it has no norm for."""
+    if weight is None:
+        return x
+    return rms_norm(x, weight, config.norm_eps, config.norm_offset)
+
+
 def rms_norm(
     x: Float[Array, "*B D"],
-    weight: Float[Array, "D"],  # noqa: F821
+    weight: Float[Array, "*W D"],
     eps: float,
+    offset: float | None = None,
 ) -> Float[Array, "*B D"]:
-    """Normalises in float32 and casts before the weight is applied, as `LlamaRMSNorm` does."""
+    """Normalises in float32, over as many axes as the weight has.
+
+    Casts before the weight is applied, as `LlamaRMSNorm` does; with an offset, which is added to
+    the weight, casts afterwards: 0 is `Olmo2RMSNorm`, 1 is `Gemma3RMSNorm`.
+    """
+    axes = tuple(range(-weight.ndim, 0))
     x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=axes, keepdims=True) + eps)
+    if offset is None:
+        return x32.astype(x.dtype) * weight.astype(x.dtype)
+    return (x32 * (offset + weight.astype(jnp.float32))).astype(x.dtype)
+
+
+def clip(config: ModelConfig, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
+    """Bounds queries, keys and values where the family does, as OLMoE may."""
+    return x if config.clip_qkv is None else jnp.clip(x, -config.clip_qkv, config.clip_qkv)
 
 
 def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
@@ -153,14 +179,29 @@ def rotate(
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def mlp(layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The SiLU-gated MLP."""
+def feed_forward(
+    config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """The MLP, the experts, or both: a shared expert is an MLP that is weighed by a gate."""
+    if layer.router is None:
+        return mlp(config, layer, x)
+    mixed = mixture(config, layer, x)
+    if layer.shared_gate is None:
+        return mixed
+    weight = jax.nn.sigmoid(project("btd,d->bt", x, layer.shared_gate, None))
+    return mixed + weight[..., None] * mlp(config, layer, x)
+
+
+def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The gated MLP."""
     gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
-    return project("btf,fd->btd", jax.nn.silu(gate) * up, layer.down, layer.down_bias)
+    hidden = ACTIVATIONS[config.activation](gate) * up
+    return project("btf,fd->btd", hidden, layer.down, layer.down_bias)
 
 
-def project(axes: str, x: Array, weight: Array, bias: Array | None) -> Array:
+def project(axes: str, x: Array, weight: Array | None, bias: Array | None) -> Array:
     """Multiplies by a weight in the activations' dtype and adds the bias if there is one."""
+    assert weight is not None, "a layer of this config has the weight"
     y = jnp.einsum(axes, x, weight.astype(x.dtype))
     return y if bias is None else y + bias.astype(x.dtype)

@@ -1,6 +1,7 @@
 """The parameters of a pretrained model: `Layer` and `Model`, layers stacked on a leading axis."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ class Layer(struct.PyTreeNode):
     layer when a path moves or repeats it.
     """
 
-    attention_norm: Float[Array, "*L D"] = stacked(None)
+    attention_norm: Float[Array, "*L D"] | None = stacked(None)
     q: Float[Array, "*L D N H"] = stacked(None, "tensor", None)
     k: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
     v: Float[Array, "*L D K H"] = stacked(None, "tensor", None)
@@ -41,17 +42,46 @@ class Layer(struct.PyTreeNode):
     k_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
     v_bias: Float[Array, "*L K H"] | None = stacked("tensor", None)
     o_bias: Float[Array, "*L D"] | None = stacked(None)
-    q_norm: Float[Array, "*L H"] | None = stacked(None)
-    k_norm: Float[Array, "*L H"] | None = stacked(None)
-    mlp_norm: Float[Array, "*L D"] = stacked(None)
-    gate: Float[Array, "*L D F"] = stacked(None, "tensor")
-    up: Float[Array, "*L D F"] = stacked(None, "tensor")
-    down: Float[Array, "*L F D"] = stacked("tensor", None)
+    q_norm: Float[Array, "*L H"] | Float[Array, "*L N H"] | None = stacked(None)
+    k_norm: Float[Array, "*L H"] | Float[Array, "*L K H"] | None = stacked(None)
+    attention_post_norm: Float[Array, "*L D"] | None = stacked(None)
+    mlp_norm: Float[Array, "*L D"] | None = stacked(None)
+    gate: Float[Array, "*L D F"] | None = stacked(None, "tensor")
+    up: Float[Array, "*L D F"] | None = stacked(None, "tensor")
+    down: Float[Array, "*L F D"] | None = stacked("tensor", None)
     gate_bias: Float[Array, "*L F"] | None = stacked("tensor")
     up_bias: Float[Array, "*L F"] | None = stacked("tensor")
     down_bias: Float[Array, "*L D"] | None = stacked(None)
+    router: Float[Array, "*L D E"] | None = stacked(None, None)
+    expert_gate: Float[Array, "*L E D X"] | None = stacked(None, None, "tensor")
+    expert_up: Float[Array, "*L E D X"] | None = stacked(None, None, "tensor")
+    expert_down: Float[Array, "*L E X D"] | None = stacked(None, "tensor", None)
+    shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
+    mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
     rope: Int[Array, "*L"] = stacked()  # index of the rope table
     window: Int[Array, "*L"] = stacked()  # positions seen back, FULL for all
+
+
+# The axes of the weights that every family has, and of those that go with a fact of the config.
+ALWAYS = {
+    **{"embedding": "V D", "norm": "D"},
+    **{"q": "L D N H", "k": "L D K H", "v": "L D K H", "o": "L N H D"},
+}
+OPTIONAL = {
+    "pre_norms": {"attention_norm": "L D", "mlp_norm": "L D"},
+    "post_norms": {"attention_post_norm": "L D", "mlp_post_norm": "L D"},
+    "head_norms": {"q_norm": "L H", "k_norm": "L H"},
+    "projection_norms": {"q_norm": "L N H", "k_norm": "L K H"},
+    "qkv_bias": {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"},
+    "output_bias": {"o_bias": "L D"},
+    "mlp_width": {"gate": "L D F", "up": "L D F", "down": "L F D"},
+    "mlp_bias": {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"},
+    "experts": {
+        **{"router": "L D E", "expert_gate": "L E D X"},
+        **{"expert_up": "L E D X", "expert_down": "L E X D"},
+    },
+    "shared_expert": {"shared_gate": "L D"},
+}
 
 
 class Model(struct.PyTreeNode):
@@ -76,25 +106,18 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "two": 2,
         "h": config.head_dim // 2,
         "F": config.mlp_width,
+        "E": config.experts,
+        "X": config.expert_width,
     }
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every weight that a model of this config has, stacked, by field name."""
     sizes = axis_sizes(config)
-    letters = {
-        **{"attention_norm": "L D", "q": "L D N H", "k": "L D K H", "v": "L D K H"},
-        **{"o": "L N H D", "mlp_norm": "L D", "gate": "L D F", "up": "L D F", "down": "L F D"},
-        **{"embedding": "V D", "norm": "D"},
-    }
-    if config.qkv_bias:
-        letters |= {"q_bias": "L N H", "k_bias": "L K H", "v_bias": "L K H"}
-    if config.output_bias:
-        letters |= {"o_bias": "L D"}
-    if config.mlp_bias:
-        letters |= {"gate_bias": "L F", "up_bias": "L F", "down_bias": "L D"}
-    if config.head_norms:
-        letters |= {"q_norm": "L H", "k_norm": "L H"}
+    letters = dict(ALWAYS)
+    for fact, axes in OPTIONAL.items():
+        if getattr(config, fact):
+            letters |= axes
     if not config.tied:
         letters |= {"head": "D V"}
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
@@ -133,9 +156,9 @@ def specs() -> dict[str, PartitionSpec]:
 def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.sharding.Sharding:
     """Returns where a weight lives: on the default device without a mesh, else split by its spec.
 
-    Key/value heads that do not divide the `tensor` axis are replicated, as are vocabularies;
-    query heads and the MLP width must divide it. Raises ValueError where they do not, or where
-    the mesh names other axes.
+    Key/value heads that do not divide the `tensor` axis are replicated, as are vocabularies; query
+    heads and the widths of MLP and experts must divide it. Raises ValueError where they do not, or
+    where the mesh names other axes.
     """
     if mesh is None:
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -147,7 +170,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
         )
     ways = mesh.shape.get("tensor", 1)
     axes = []
-    for size, axis in zip(shape, specs()[name], strict=True):
+    for size, axis in itertools.zip_longest(shape, specs()[name]):  # what no spec names is whole
         splits = axis == "tensor" and ways > 1
         if splits and size % ways and name not in REPLICABLE:
             raise ValueError(

@@ -22,7 +22,10 @@ from cola_jax.convert import convert
 from cola_jax.path import pad_path
 from tests import oracle
 
-SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
+REAL = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
+    "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
+}
 TEXTS = (
     "The capital of France is Paris, and the capital of Japan is",
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
@@ -35,13 +38,14 @@ class Parity:
     """Prints the largest |ours - theirs| / max |theirs| over all logits, in float32."""
 
     models: Path | None = None
-    """A folder with SmolLM2-135M-Instruct.Q4_1.gguf, to be compared as well (needs accelerate)."""
+    """A folder with SmolLM2-135M-Instruct.Q4_1.gguf or gemma-3-270m-q4_k_m.gguf, to be compared as
+    well (needs accelerate)."""
     batches: int = 4
     """Batches of random tokens for each tiny model."""
 
 
 def main(options: Parity) -> None:
-    """Compares every tiny model, and the real one where a folder is given."""
+    """Compares every tiny model, and the real ones of a folder if one is given."""
     jax.config.update("jax_default_matmul_precision", "highest")
     table = Table(title=f"logits against transformers {transformers.__version__}, {device()}")
     table.add_column("model")
@@ -66,19 +70,27 @@ def compare(options: Parity) -> Iterator[tuple[str, dict[str, float]]]:
             yield variant, worst(ours, theirs, batches, oracle.PATHS)
         if options.models is None:
             return
-        file = options.models / SMOLLM
-        ours = converted(file, Path(folder) / "smollm")
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(
-            options.models, gguf_file=SMOLLM, dtype=torch.float32
-        )
-        tokenizer = cola_jax.load_tokenizer(Path(folder) / "smollm")
-        batches = [np.array([tokenizer(text).input_ids], np.int32) for text in TEXTS]
-        yield file.stem, worst(ours, theirs, batches, oracle.SMOLLM_PATHS)
+        present = [name for name in REAL if (options.models / name).exists()]
+        if not present:
+            raise ValueError(f"{options.models} has none of {list(REAL)}.")
+        for name in present:
+            yield Path(name).stem, compare_real(options.models, name, Path(folder) / "real")
+
+
+def compare_real(models: Path, name: str, made: Path) -> dict[str, float]:
+    """Compares a GGUF file with what transformers makes of the same file."""
+    ours = converted(models / name, made)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        models, gguf_file=name, dtype=torch.float32
+    )
+    tokenizer = cola_jax.load_tokenizer(made)
+    batches = [np.array([tokenizer(text).input_ids], np.int32) for text in TEXTS]
+    return worst(ours, theirs, batches, REAL[name])
 
 
 def converted(source: Path, destination: Path | None = None) -> cola_jax.Model:
     destination = destination or source.with_name(f"{source.name}-converted")
-    convert(str(source), destination)
+    convert(str(source), destination, overwrite=True)
     return cola_jax.load(destination)
 
 

@@ -39,6 +39,14 @@ LLAMA3 = {  # of a head's four frequencies one is kept, one blended and two are 
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+BY_KIND = {
+    "full_attention": LINEAR,
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+KINDS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "layer_types": KINDS}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
+QWEN_EXPERTS = {**EXPERTS, "moe_intermediate_size": 24}
 WINDOW = {"use_sliding_window": True, "sliding_window": 5}
 
 # family and what differs from SIZES
@@ -59,6 +67,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 12}),
     "qwen3-window": ("qwen3", {"head_dim": 12, **WINDOW, "max_window_layers": 2}),
     "qwen3-biases": ("qwen3", {"head_dim": 12, "attention_bias": True}),
+    "gemma3": (
+        "gemma3_text",
+        {**GEMMA, "tie_word_embeddings": True, "rope_parameters": BY_KIND},
+    ),
+    "gemma3-biases": ("gemma3_text", {**GEMMA, "attention_bias": True, "num_key_value_heads": 4}),
+    "olmo2": ("olmo2", {}),
+    "olmo2-biases": ("olmo2", {"attention_bias": True, "rope_parameters": LLAMA3}),
+    "olmoe": ("olmoe", {**EXPERTS, "norm_topk_prob": False}),
+    "olmoe-clip": ("olmoe", {**EXPERTS, "norm_topk_prob": True, "clip_qkv": 0.7}),
+    "qwen2-moe": ("qwen2_moe", {**QWEN_EXPERTS, "shared_expert_intermediate_size": 40}),
+    "qwen2-moe-window": (
+        "qwen2_moe",
+        {
+            **{**QWEN_EXPERTS, **WINDOW, "shared_expert_intermediate_size": 40},
+            **{"max_window_layers": 4, "norm_topk_prob": True, "qkv_bias": False},
+        },
+    ),
+    "qwen3-moe": ("qwen3_moe", {**QWEN_EXPERTS, "head_dim": 12, "norm_topk_prob": True}),
+    "qwen3-moe-window": ("qwen3_moe", {**QWEN_EXPERTS, **WINDOW, "attention_bias": True}),
 }
 
 # One path of each kind through six layers; all fit in ten positions.
@@ -80,6 +107,15 @@ SMOLLM_PATHS = {
     "reordered": (*range(5), 7, 5, 6, *range(8, 30)),
 }
 
+# And through the eighteen of Gemma 3 270M, of which layers 5, 11 and 17 see everything.
+GEMMA_PATHS = {
+    "identity": tuple(range(18)),
+    "skip": (*range(5), *range(8, 18)),
+    "repeat": (*range(6), 5, 5, *range(6, 18)),
+    "block repeat": (*range(13), 10, 11, 12, *range(13, 18)),
+    "reordered": (*range(4), 5, 4, *range(6, 18)),
+}
+
 
 def make(variant: str, folder: Path) -> Any:
     """Makes a random model of a variant, saves it with `save_pretrained` and returns it."""
@@ -92,19 +128,22 @@ def make(variant: str, folder: Path) -> Any:
 def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
     """Makes a random model of a family; `fields` of its config differ from SIZES."""
     config = transformers.AutoConfig.for_model(family, **{**SIZES, **fields})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", experts_implementation="eager"
+    )
     randomise(model.float().eval(), seed)
     return model
 
 
 def randomise(model: nn.Module, seed: int) -> None:
     """Draws every parameter; transformers' own biases of 0 and norms of 1 would hide mistakes."""
+    centre = 0 if "gemma" in model.config.model_type else 1  # of norms
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head comes once
             values = torch.randn(parameter.shape, generator=generator)
             if name.endswith("norm.weight"):
-                values = 1 + 0.3 * values
+                values = centre + 0.3 * values
             elif name.endswith("bias"):
                 values = 0.5 * values
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input

@@ -1,7 +1,9 @@
 """Saving and loading: dtypes, meshes, and what is said about damaged and foreign directories."""
 
+import dataclasses
 import json
 import shutil
+from dataclasses import MISSING
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,8 @@ from jax.sharding import AxisType, PartitionSpec
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.params import FULL, shapes
-from tests import oracle
+from cola_jax.params import FULL, shapes, sharding
+from tests import oracle, tiny
 
 
 @pytest.fixture
@@ -114,9 +116,10 @@ def test_a_mesh_places_every_weight_by_its_spec(pair):
     assert model.head.sharding.spec == P(None, None)
 
 
+@pytest.mark.parametrize("variant", ["llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe"])
 @pytest.mark.parametrize(("data", "tensor"), [(2, 2), (2, 4), (1, 1)])
-def test_a_mesh_does_not_change_the_logits(pair, data, tensor):
-    models, ids = pair("llama-gqa"), oracle.random_ids(2)
+def test_a_mesh_does_not_change_the_logits(pair, variant, data, tensor):
+    models, ids = pair(variant), oracle.random_ids(2)
     model = cola_jax.load(models.checkpoint, mesh=mesh_of(data, tensor))
     kv_spec = "tensor" if tensor == 2 else None  # two key/value heads do not split four ways
     assert model.layers.k.sharding.spec == PartitionSpec(None, None, kv_spec, None)
@@ -231,3 +234,53 @@ def test_foreign_directories_are_refused_with_a_hint(pair, tmp_path):
 def test_a_model_without_tokenizer_says_so(pair):
     with pytest.raises(ValueError, match="has no tokenizer: its source had none"):
         cola_jax.load_tokenizer(pair("llama-gqa").checkpoint)
+
+
+def test_older_checkpoints_stop_where_their_tokenizer_does(tmp_path):
+    made = tiny.make_checkpoint(tmp_path)
+    for ids, expected in ((..., (1,)), ([], (1,)), ([2, 5], (2, 5))):
+        edit_metadata(made, stop_tokens=ids)
+        assert checkpoint.stop_tokens(made) == expected
+    for junk in (3, "a", [True], [-1], [[1]], None):
+        edit_metadata(made, stop_tokens=junk)
+        with pytest.raises(ValueError, match=r"cola\.json is damaged.*stop_tokens must be a list"):
+            checkpoint.stop_tokens(made)
+
+
+def test_a_model_that_never_stops_says_so(tmp_path):
+    made = tiny.make_checkpoint(tmp_path)
+    edit_metadata(made, stop_tokens=[])
+    file = made / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    with pytest.raises(ValueError, match="names no token that ends a generation"):
+        checkpoint.stop_tokens(made)
+
+
+def test_configs_without_the_facts_of_newer_families_load(pair, copy):
+    config = json.loads((copy / "cola.json").read_text())["config"]
+    optional = {f.name for f in dataclasses.fields(ModelConfig) if f.default is not MISSING}
+    edit_metadata(copy, config={k: v for k, v in config.items() if k not in optional})
+    assert cola_jax.load(copy).config == pair("llama-gqa").ours.config
+
+
+def test_a_mesh_places_experts_by_their_width(pair):
+    model = cola_jax.load(pair("qwen2-moe").checkpoint, mesh=mesh_of(2, 4))
+    P = PartitionSpec
+    placed = {
+        "router": P(None, None, None),
+        "expert_gate": P(None, None, None, "tensor"),
+        "expert_up": P(None, None, None, "tensor"),
+        "expert_down": P(None, None, "tensor", None),
+        "gate": P(None, None, "tensor"),
+        "shared_gate": P(None, None),
+    }
+    for name, spec in placed.items():
+        assert getattr(model.layers, name).sharding.spec == spec, name
+    assert model.layers.expert_up.addressable_shards[0].data.shape == (6, 6, 32, 6)
+    norms = cola_jax.load(pair("olmo2").checkpoint, mesh=mesh_of(2, 4)).layers
+    assert norms.q_norm.sharding.spec == P(None, None, None)
+    assert norms.attention_post_norm.sharding.spec == P(None, None)
+    assert norms.attention_norm is None
+    with pytest.raises(ValueError, match=r"expert_gate of shape .* choose a 'tensor' axis that"):
+        sharding("expert_gate", (6, 6, 32, 27), mesh_of(2, 2))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import cola_jax
 from cola_jax.convert import convert
 from cola_jax.convert.convert import open_source
-from cola_jax.convert.table import expected, split_axes
+from cola_jax.convert.table import expected, places, split_axes
 from cola_jax.params import axis_sizes
 from tests import oracle
 
@@ -34,13 +34,12 @@ def test_tensors_come_back_to_the_bit(pair, variant):
     config, theirs = models.ours.config, load_file(models.folder / WEIGHTS)
     for row in rows:
         weight = getattr(models.ours.layers, row.ours, None)
-        stacked = weight is not None
-        weight = np.asarray(weight if stacked else getattr(models.ours, row.ours))
+        weight = np.asarray(getattr(models.ours, row.ours) if weight is None else weight)
         backwards = " -> ".join(reversed(row.pattern.split(" -> ")))
-        letters = re.findall(r"\w+", row.pattern)
+        letters = re.findall(r"[A-Za-z]+", row.pattern)
         sizes = {letter: axis_sizes(config)[letter] for letter in letters}
-        for i, (name, _) in enumerate(expected(row, config)):
-            back = rearrange(weight[i] if stacked else weight, backwards, **sizes)
+        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+            back = rearrange(weight[place], backwards, **sizes)
             np.testing.assert_array_equal(back, theirs.pop(name).numpy(), err_msg=name)
     assert not theirs
 

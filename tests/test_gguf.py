@@ -1,9 +1,11 @@
 """GGUF files: written here as llama.cpp writes them, and compared with transformers."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
+from cola_jax import checkpoint
+from cola_jax.config import ModelConfig
 from cola_jax.convert import convert
 from cola_jax.convert.gguf import GgufTensors, open_gguf, read_file
+from cola_jax.convert.gguf_architectures import scale_queries
 from cola_jax.path import pad_path
 from tests import oracle
 
-QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
 MODEL = {"intermediate_size": 64, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}  # blocks of 32
 PATHS = {"identity": (0, 1, 2), "mixed": (2, 0, 0, 1)}
 
@@ -36,6 +41,13 @@ NAMES = {
     "mlp.gate_proj.weight": "ffn_gate.weight",
     "mlp.up_proj.weight": "ffn_up.weight",
     "mlp.down_proj.weight": "ffn_down.weight",
+}
+GEMMA_NAMES = NAMES | {
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
 }
 TEXTS = (
     "Hello world, 12345 tokens!",
@@ -82,11 +94,11 @@ def unpermute(weights, heads):
     )
 
 
-def their_name(name):
-    if name in NAMES:
-        return NAMES[name]
+def their_name(name, names):
+    if name in names:
+        return names[name]
     _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{NAMES[rest]}"
+    return f"blk.{layer}.{names[rest]}"
 
 
 def write(file, config, tensors, kind="F32", keys=(), extra=(), add=(), architecture="llama"):
@@ -107,20 +119,21 @@ def write(file, config, tensors, kind="F32", keys=(), extra=(), add=(), architec
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
         "rope.dimension_count": config.head_dim,
         "vocab_size": config.vocab_size,
-    } | dict(keys)
+    }
+    values = {"rope.freq_base": config.rope_parameters.get("rope_theta")} | values | dict(keys)
+    names = GEMMA_NAMES if architecture == "gemma3" else NAMES
     for key, value in values.items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         if value is not None:
-            add[type(value)](f"llama.{key}", value)
+            add[type(value)](f"{architecture}.{key}", value)
     exact = {}
     for name, tensor in tensors.items():
         # llama.cpp keeps vectors in float32 whatever the rest is
         chosen = GGMLQuantizationType["F32" if tensor.ndim == 1 else kind]
         stored = quantize(tensor, chosen)
-        writer.add_tensor(their_name(name), stored, raw_dtype=chosen)
+        writer.add_tensor(their_name(name, names), stored, raw_dtype=chosen)
         exact[name] = dequantize(stored, chosen).reshape(tensor.shape)
     for name, tensor in extra:
         writer.add_tensor(name, tensor)
@@ -167,6 +180,80 @@ def test_logits_are_those_of_the_dequantised_weights(tmp_path, kind):
     assert (ours.head is None) == model.config.tie_word_embeddings
     assert ours.embedding.dtype == np.float32
     assert ours.config.norm_eps == 1e-5
+
+
+KINDS = ["sliding_attention"] * 5 + ["full_attention"]
+GEMMA_KEYS = {
+    **{"attention.key_length": 12, "attention.value_length": 12, "attention.sliding_window": 5},
+    **{"rope.freq_base": 1e6, "rope.dimension_count": None, "vocab_size": None},
+}
+
+
+def tiny_gemma(**changes):
+    """A random Gemma 3 of seven layers and its tensors as llama.cpp stores them."""
+    facts = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 12}
+    facts |= {"num_hidden_layers": 7, "layer_types": [*KINDS, KINDS[0]], "rms_norm_eps": 1e-6}
+    model = oracle.random_model("gemma3_text", **facts, tie_word_embeddings=True, **changes)
+    tensors = {n: x.numpy() for n, x in model.state_dict().items() if n != "lm_head.weight"}
+    return model, {n: x + 1 if n.endswith("norm.weight") else x for n, x in tensors.items()}
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_gemma_is_read(tmp_path, linear):
+    ropes = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in KINDS[-2:]}
+    ropes["full_attention"] = {"rope_type": "default", "rope_theta": 1e6}
+    keys = dict(GEMMA_KEYS)
+    if linear:
+        ropes["full_attention"] |= {"rope_type": "linear", "factor": 2.5}
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
+    model, tensors = tiny_gemma(rope_parameters=ropes)
+    write(tmp_path / "tiny.gguf", model.config, tensors, keys=keys, architecture="gemma3")
+    convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
+    ours, ids = cola_jax.load(tmp_path / "made"), oracle.random_ids(2)
+    for path in ((*range(7),), (6, 5, 1, 1)):
+        logits = cola_jax.run_path(ours, ids, pad_path(path, 7))
+        assert oracle.relative_error(logits, oracle.logits(model, ids, path)) < oracle.TOLERANCE
+
+
+def test_both_sources_of_gemma_give_one_checkpoint(tmp_path):
+    model, tensors = tiny_gemma()
+    model.save_pretrained(tmp_path / "theirs")
+    write(tmp_path / "tiny.gguf", model.config, tensors, keys=GEMMA_KEYS, architecture="gemma3")
+    for source in ("theirs", "tiny.gguf"):
+        convert(str(tmp_path / source), tmp_path / f"{source}-made")
+    one, other = (cola_jax.load(tmp_path / f"{s}-made") for s in ("theirs", "tiny.gguf"))
+    assert one.config == other.config
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-7)  # 1 added and taken away again
+
+
+def test_gemma_keys_that_would_be_misread_are_refused(tmp_path):
+    model, tensors = tiny_gemma()
+    factors = [("rope_freqs.weight", np.ones(6, np.float32))]
+    for change, extra, message in (
+        ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
+        ({"attention.head_count": None}, (), "num_attention_heads must be a positive number"),
+        ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
+        ({}, factors, r"unmapped rope_freqs\.weight"),
+    ):
+        keys = GEMMA_KEYS | change
+        file = tmp_path / "tiny.gguf"
+        write(file, model.config, tensors, keys=keys, extra=extra, architecture="gemma3")
+        with pytest.raises(ValueError, match=message):
+            open_gguf(file)
+
+
+def test_the_27b_scales_queries_by_its_width():
+    """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
+    one_layer = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32}
+    facts = {"num_kv_heads": 16, "head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
+    config = ModelConfig(
+        **one_layer, **facts, ropes=(), layer_ropes=(0,), windows=(None,), tied=True
+    )
+    assert scale_queries(config).query_scale == 1
+    layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
+    largest = dataclasses.replace(config, **layers)
+    assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
 def test_permuting_back_is_the_inverse():
@@ -341,6 +428,19 @@ def add_sentencepiece(writer, **flags):
         getattr(writer, f"add_{name}")(value)
 
 
+def test_stop_tokens_are_those_of_the_file(tmp_path):
+    model, tensors = tiny()
+    for flags, expected in (({}, (2,)), ({"eot_token_id": 7}, (2, 7)), ({"eot_token_id": 2}, (2,))):
+        write(
+            tmp_path / "tiny.gguf",
+            model.config,
+            tensors,
+            add=[lambda w, flags=flags: add_byte_level(w, **flags)],
+        )
+        convert(str(tmp_path / "tiny.gguf"), tmp_path / "made", overwrite=True)
+        assert checkpoint.stop_tokens(tmp_path / "made") == expected
+
+
 @pytest.mark.parametrize(
     ("add", "flags"),
     [
@@ -413,9 +513,9 @@ def test_a_missing_file_is_said_to_be(tmp_path):
 
 def test_another_architecture_is_refused(tmp_path):
     model, tensors = tiny()
-    write(tmp_path / "other.gguf", model.config, tensors, architecture="gemma3")
+    write(tmp_path / "other.gguf", model.config, tensors, architecture="gemma2")
     with pytest.raises(
-        ValueError, match=r"architecture 'gemma3'; only 'llama'.*safetensors instead"
+        ValueError, match=r"architecture 'gemma2'; llama, gemma3 files.*safetensors instead"
     ):
         open_gguf(tmp_path / "other.gguf")
 
@@ -462,51 +562,55 @@ def test_other_tensors_are_refused(tmp_path):
 
 def test_other_tensor_types_are_refused(tmp_path):
     model, tensors = tiny()
-    write(tmp_path / "tiny.gguf", model.config, tensors, "Q5_0")
-    with pytest.raises(ValueError, match=r"tensors of type \['Q5_0'\]; \['BF16', .*can be read"):
+    write(tmp_path / "tiny.gguf", model.config, tensors, "Q5_1")
+    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*can be read"):
         open_gguf(tmp_path / "tiny.gguf")
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")
-SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
-needs_smollm = pytest.mark.skipif(
-    not FOLDER or not (Path(FOLDER) / SMOLLM).exists(),
-    reason=f"set COLA_TEST_MODELS to a folder with {SMOLLM}",
+MODELS = {  # file, and the paths of oracle that run through it
+    "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
+    "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
+}
+MORE_TEXTS = (
+    *("1234567890 3.14159 1,000,000", "안녕하세요 мир שלום", "a\u0301 ﬁ\u200b\r\n"),
+    "<start_of_turn>user\nHi<end_of_turn>\n",
 )
 
 
-@pytest.fixture(scope="module")
-def smollm(tmp_path_factory):
-    made = tmp_path_factory.mktemp("smollm") / "made"
-    convert(str(Path(FOLDER) / SMOLLM), made)
-    return made
+@pytest.fixture(scope="module", params=MODELS)
+def real(request, tmp_path_factory):
+    """A real model's file, and what it was converted to."""
+    if not FOLDER or not (Path(FOLDER) / request.param).exists():
+        pytest.skip(f"set COLA_TEST_MODELS to a folder with {request.param}")
+    made = tmp_path_factory.mktemp("real") / "made"
+    convert(str(Path(FOLDER) / request.param), made)
+    return request.param, made
 
 
 @pytest.mark.slow
-@needs_smollm
-def test_smollm_logits_are_those_of_transformers(smollm):
+def test_real_logits_are_those_of_transformers(real):
     pytest.importorskip("accelerate")  # transformers wants it for GGUF files
-    ours = cola_jax.load(smollm)
-    tokenizer = cola_jax.load_tokenizer(smollm)
-    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=SMOLLM, dtype=torch.float32)
+    file, made = real
+    ours, tokenizer = cola_jax.load(made), cola_jax.load_tokenizer(made)
+    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=file, dtype=torch.float32)
     ids = np.array([tokenizer("The capital of France is Paris, and that of Japan is").input_ids])
-    for name, path in oracle.SMOLLM_PATHS.items():
+    for name, path in MODELS[file].items():
         expected = oracle.logits(theirs, ids, path)
         assert oracle.relative_error(cola_jax.run_path(ours, ids, path), expected) < 1e-4, name
 
 
 @pytest.mark.slow
-@needs_smollm
-def test_smollm_token_ids_are_those_of_transformers(smollm):
-    ours = cola_jax.load_tokenizer(smollm)
-    theirs = AutoTokenizer.from_pretrained(FOLDER, gguf_file=SMOLLM)
-    for text in (
-        *TEXTS,
-        "1234567890 3.14159 1,000,000",
-        "안녕하세요 мир שלום",
-        "a\u0301 ﬁ\u200b\r\n",
-    ):
+def test_real_token_ids_are_those_of_transformers(real):
+    file, made = real
+    ours = cola_jax.load_tokenizer(made)
+    theirs = AutoTokenizer.from_pretrained(FOLDER, gguf_file=file)
+    for text in (*TEXTS, *MORE_TEXTS):
         assert ours(text).input_ids == theirs(text).input_ids, text
+    assert checkpoint.stop_tokens(made) == (theirs.eos_token_id,)
+    assert ours.chat_template == theirs.chat_template
+    if theirs.chat_template is None:
+        return
     chat = [{"role": "user", "content": "What is 12 * 12?"}]
     for prompt in (True, False):
         options = {"tokenize": False, "add_generation_prompt": prompt}

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cola_jax
+from cola_jax.checkpoint import stop_tokens
 from cola_jax.convert import convert
-from cola_jax.convert.families import read_config
-from cola_jax.convert.huggingface import open_directory, open_hub
+from cola_jax.convert.families import FAMILIES, read_config
+from cola_jax.convert.huggingface import open_directory, open_hub, read_stop_tokens
 from tests import oracle
 
 WEIGHTS = "model.safetensors"
@@ -80,7 +81,8 @@ def test_buffers_of_old_checkpoints_are_ignored(source):
     [
         (
             {"model_type": "gpt2"},
-            r"model_type 'gpt2' is not supported; llama, mistral, qwen2, qwen3",
+            "model_type 'gpt2' is not supported; gemma3, gemma3_text, llama, mistral, olmo2, "
+            "olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe are",
         ),
         ({"model_type": ...}, "model_type None is not supported"),
         ({"flux": 3}, "does not handle: flux = 3"),
@@ -112,7 +114,13 @@ def test_configs_that_would_be_misread_are_refused(source, changes, message):
 JUNK = (None, True, -1, 0, 1.5, float("inf"), "x", [], ["x"], {}, {"x": 1})
 
 
-@pytest.mark.parametrize("variant", ["llama-llama3-rope", "mistral-window", "qwen2-window"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("llama-llama3-rope", "mistral-window", "qwen2-window"),
+        *("gemma3", "olmoe-clip", "qwen2-moe-window", "qwen3-moe-window"),
+    ],
+)
 def test_junk_in_any_attribute_is_a_value_error_or_harmless(pair, variant):
     values = json.loads((pair(variant).folder / "config.json").read_text())
     values["rope_scaling"] = None
@@ -179,7 +187,7 @@ def test_optional_attributes_have_the_defaults_of_transformers(pair, tmp_path):
 
     required = ("vocab_size", "hidden_size", "intermediate_size")
     required += ("num_hidden_layers", "num_attention_heads")
-    for family in ("llama", "mistral", "qwen2", "qwen3"):
+    for family in FAMILIES.keys() - {"gemma3"}:
         minimal = {name: oracle.SIZES[name] for name in required}
         minimal["num_attention_heads"] = 32  # what the default of kv heads divides
         whole = transformers.AutoConfig.for_model(family, **minimal).to_dict()
@@ -187,6 +195,86 @@ def test_optional_attributes_have_the_defaults_of_transformers(pair, tmp_path):
         read, _ = read_config({"model_type": family, **minimal})
         full, _ = read_config({"num_key_value_heads": 32} | whole | {"model_type": family})
         assert read == full, family
+
+
+def test_older_gemma_configs_mean_the_same(pair, tmp_path):
+    """As released: a pattern for the layers' kinds, and both thetas at the top."""
+    source = shutil.copytree(pair("gemma3").folder, tmp_path / "gemma")
+    new = config_of(source)
+    assert new.windows == (5, 5, None, 5, 5, None)
+    assert new.layer_ropes == (1, 1, 0, 1, 1, 0)
+    assert [rope.theta for rope in new.ropes] == [10000, 50]
+    removed = dict.fromkeys(("layer_types", "rope_parameters", "_sliding_window_pattern"), ...)
+    scaling = {"rope_type": "linear", "factor": 2.5}
+    old = {"rope_theta": 10000, "rope_scaling": scaling, "rope_local_base_freq": 50}
+    edit_config(source, **removed, **old, sliding_window_pattern=3, cache_implementation="hybrid")
+    assert config_of(source) == new
+    edit_config(source, sliding_window_pattern=...)
+    assert config_of(source).windows == (5, 5, 5, 5, 5, None)
+
+
+def multimodal(folder):
+    """Writes a tiny Gemma 3 that has eyes; returns the model."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    eyes = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}
+    config = transformers.Gemma3Config(
+        text_config={**text, "model_type": "gemma3_text"},
+        vision_config={**eyes, "model_type": "siglip_vision_model"},
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    oracle.randomise(model.float().eval(), 0)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_the_text_part_of_a_multimodal_gemma_is_read(tmp_path):
+    theirs = multimodal(tmp_path / "theirs")
+    tensors = load_file(tmp_path / "theirs" / WEIGHTS)
+    assert "language_model.model.norm.weight" in tensors
+    assert any(name.startswith("vision_tower.") for name in tensors)
+    convert(str(tmp_path / "theirs"), tmp_path / "ours")
+    ids = oracle.random_ids(2)
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
+    ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, range(oracle.LAYERS))
+    assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
+    edit_tensors(
+        tmp_path / "theirs", lambda tensors: tensors.update({"ears.weight": torch.ones(1)})
+    )
+    with pytest.raises(ValueError, match=r"unmapped ears\.weight"):
+        open_directory(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        (
+            "qwen2-moe",
+            {"decoder_sparse_step": 2},
+            "decoder_sparse_step is 2 and .* all of one kind",
+        ),
+        ("qwen3-moe", {"mlp_only_layers": [0]}, r"mlp_only_layers \[0\], so some layers have exp"),
+        ("olmoe", {"num_experts_per_tok": 7}, "a token cannot use 7 of 6 experts"),
+        ("olmoe", {"clip_qkv": -1}, "clip_qkv must be a positive number, it is -1"),
+        ("olmoe", {"num_experts": 5}, r"unmapped model\.layers\.0\.mlp\.experts\.5\.down_proj"),
+        ("olmoe", {"num_experts": 7}, r"missing model\.layers\.0\.mlp\.experts\.6\.down_proj"),
+        ("gemma3", {"hidden_activation": "relu"}, "hidden_activation must be gelu_pytorch_tanh"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not sup"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "does not handle: final_logit_softcapping"),
+        ("gemma3", {"sliding_window": None}, "sliding_attention, but there is no window"),
+        ("gemma3", {"rope_parameters": {"rope_theta": 1.0}}, r"has \['rope_theta'\], not kinds"),
+        ("gemma3", {"layer_types": ["full_attention"]}, "for each of 6 layers"),
+        ("olmo2", {"head_dim": 12}, r"mis-shaped .*k_norm\.weight"),
+    ],
+)
+def test_configs_of_other_families_are_checked(pair, tmp_path, variant, changes, message):
+    source = shutil.copytree(pair(variant).folder, tmp_path / "source")
+    edit_config(source, **changes)
+    with pytest.raises(ValueError, match=message):
+        open_directory(source)
 
 
 def test_a_tied_model_may_store_its_head(pair, tmp_path):
@@ -316,6 +404,43 @@ def test_hub_ids_that_are_not_to_be_had_are_refused(hub):
     shutil.rmtree(hub / "snapshots" / COMMIT)
     with pytest.raises(ValueError, match="someone/tiny"):
         open_hub("someone/tiny", None)
+
+
+def stops_of(folder, tmp_path):
+    convert(str(folder), tmp_path / "stops", overwrite=True)
+    return stop_tokens(tmp_path / "stops")
+
+
+def test_stop_tokens_come_from_the_first_that_names_them(source, tmp_path):
+    """The generation config, then the config, then its text part, then the tokenizer."""
+    generation = source / "generation_config.json"
+    make_tokenizer().save_pretrained(source)
+    for found, expected in ((7, (7,)), ([9, 2, 9], (2, 9)), (0, (0,))):
+        generation.write_text(json.dumps({"eos_token_id": found}))
+        assert stops_of(source, tmp_path) == expected
+    for found in ({}, {"eos_token_id": None}, {"eos_token_id": []}):
+        generation.write_text(json.dumps(found))
+        edit_config(source, eos_token_id=[5, 3])
+        assert stops_of(source, tmp_path) == (3, 5)
+        edit_config(source, eos_token_id=...)
+        assert stops_of(source, tmp_path) == (4,)
+    generation.unlink()
+    edit_config(source, eos_token_id=6)
+    assert stops_of(source, tmp_path) == (6,)
+    assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
+
+
+@pytest.mark.parametrize("found", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])
+def test_stop_tokens_that_are_no_ids_are_refused(source, found):
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": found}))
+    with pytest.raises(
+        ValueError, match=r"eos_token_id of generation_config\.json must be a token"
+    ):
+        open_directory(source)
+    (source / "generation_config.json").unlink()
+    edit_config(source, eos_token_id=found)
+    with pytest.raises(ValueError, match=r"eos_token_id of config\.json must be a token id or"):
+        open_directory(source)
 
 
 def test_digests_are_those_of_the_weights_alone(pair, source, tmp_path):

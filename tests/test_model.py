@@ -1,22 +1,27 @@
 """The model against transformers: every family along every kind of path, padding, packing."""
 
+import copy
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import cola_jax
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.model import rms_norm, view, visible
+from cola_jax.model import embed, rms_norm, view, visible
 from cola_jax.params import FULL
 from cola_jax.path import pad_path
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 
-WINDOWED = ["llama-gqa", "mistral-window", "qwen2-window", "qwen3-window"]
+WINDOWED = ["llama-gqa", "mistral-window", "qwen2-window", "qwen3-window", "gemma3"]
 
 
 @pytest.mark.parametrize("kind", oracle.PATHS)
@@ -59,6 +64,45 @@ def test_windows_and_ropes_matter_to_the_models(pair):
         without = ours.replace(config=dataclasses.replace(ours.config, ropes=plain))
         logits = cola_jax.run_path(without, ids, path)
         assert oracle.relative_error(logits, cola_jax.run_path(ours, ids, path)) > 0.1
+
+
+FACTS = [
+    ("gemma3", {"norm_offset": 0.0}),
+    ("gemma3", {"embedding_scale": 1.0}),
+    ("gemma3", {"query_scale": 1.0}),
+    ("gemma3", {"activation": "silu"}),
+    ("gemma3", {"ropes": (Rope(theta=10000.0),) * 2}),
+    ("gemma3", {"ropes": (Rope(theta=50.0),) * 2}),
+    ("olmoe-clip", {"clip_qkv": None}),
+    ("olmoe-clip", {"normalised_routing": False}),
+    ("qwen2-moe", {"normalised_routing": True}),
+    ("qwen3-moe", {"experts_per_token": 2}),
+]
+
+
+@pytest.mark.parametrize(("variant", "changes"), FACTS)
+def test_facts_of_the_config_matter_to_the_models(pair, variant, changes):
+    """A fact that changes nothing here would not be proved by parity."""
+    ours, ids = pair(variant).ours, oracle.random_ids(3)
+    changed = ours.replace(config=dataclasses.replace(ours.config, **changes))
+    logits = [cola_jax.run_path(m, ids, oracle.PATHS["identity"]) for m in (changed, ours)]
+    assert oracle.relative_error(*logits) > 100 * oracle.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        *(("gemma3", name) for name in ("q_norm", "attention_post_norm", "mlp_post_norm")),
+        *(("olmo2", name) for name in ("q_norm", "k_norm", "attention_post_norm")),
+        *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
+    ],
+)
+def test_weights_matter_to_the_models(pair, variant, name):
+    ours, ids = pair(variant).ours, oracle.random_ids(3)
+    weight = getattr(ours.layers, name)
+    changed = ours.replace(layers=ours.layers.replace(**{name: weight[::-1]}))
+    logits = [cola_jax.run_path(m, ids, oracle.PATHS["identity"]) for m in (changed, ours)]
+    assert oracle.relative_error(*logits) > 100 * oracle.TOLERANCE
 
 
 @pytest.mark.parametrize("variant", WINDOWED)
@@ -176,6 +220,39 @@ def test_bfloat16_stays_close(pair):
     exact = cola_jax.run_path(half, ids, path, dtype=jnp.float32)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, half)
     assert oracle.relative_error(exact, cola_jax.run_path(wide, ids, path)) < oracle.TOLERANCE
+
+
+def test_norms_round_where_those_of_transformers_do():
+    """In bfloat16 it shows whether a weight is applied before the cast or behind it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 64, generator=generator).bfloat16()
+    weight = (0.3 * torch.randn(64, generator=generator)).bfloat16()
+    found = []
+    for kind, offset in ((LlamaRMSNorm, None), (Olmo2RMSNorm, 0.0), (Gemma3RMSNorm, 1.0)):
+        module = kind(64, eps=1e-5)
+        module.weight = torch.nn.Parameter(weight)
+        theirs = module(x).detach().float().numpy()
+        ours = rms_norm(bfloat16(x), bfloat16(weight), 1e-5, offset)
+        assert ours.dtype == jnp.bfloat16
+        different = np.asarray(ours, np.float32) != theirs
+        assert different.mean() < 0.01  # the order of a sum may turn a rounding
+        found.append(np.asarray(ours, np.float32))
+    assert (found[0] != found[1]).mean() > 0.1
+
+
+def bfloat16(tensor):
+    return jnp.asarray(tensor.float().numpy(), jnp.bfloat16)
+
+
+def test_embeddings_are_scaled_as_in_transformers(pair):
+    """The scale is rounded to bfloat16, as the weights are, before it is applied."""
+    models, ids = pair("gemma3"), oracle.random_ids(2)
+    half = cola_jax.load(models.checkpoint, dtype="bfloat16")
+    theirs = copy.deepcopy(models.theirs.model.embed_tokens).bfloat16()
+    expected = theirs(torch.from_numpy(ids).long()).detach().float().numpy()
+    np.testing.assert_array_equal(np.asarray(embed(half, jnp.asarray(ids)), np.float32), expected)
+    scaled = np.asarray(half.embedding, np.float32)[ids] * 32**0.5
+    assert np.abs(np.asarray(embed(half, jnp.asarray(ids), jnp.float32)) - scaled).max() > 1e-3
 
 
 def test_norm_is_computed_in_float32():

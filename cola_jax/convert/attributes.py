@@ -14,7 +14,8 @@ HARMLESS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
     *("id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task"),
     *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
-    *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed"),
+    *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
+    *("output_router_logits", "router_aux_loss_coef"),  # of training
 }
 
 # What would change the forward pass unless it has exactly this value.
@@ -42,6 +43,10 @@ class Attributes:
     def __init__(self, values: Mapping[str, Any]):
         self.values = dict(values)
         self.seen: set[str] = set()
+
+    def assume(self, **defaults: Any) -> None:
+        """Gives attributes that the config lacks the values that its family takes for them."""
+        self.values = {**defaults, **self.values}
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute, or the default where the config lacks it."""
@@ -95,6 +100,24 @@ class Attributes:
                 "converted model would be silently wrong, so nothing was converted; see "
                 "convert/README.md for how to teach it."
             )
+
+
+def read_windows(
+    attributes: Attributes, window: int | None, sliding: list[bool]
+) -> tuple[int | None, ...]:
+    """Reads from `layer_types` which layers have the window; without it `sliding` says so."""
+    default = ["sliding_attention" if slides else "full_attention" for slides in sliding]
+    types, known = attributes.get("layer_types"), ("full_attention", "sliding_attention")
+    types = default if types is None else types
+    layers = len(sliding)
+    if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
+        raise ValueError(
+            f"config.json: layer_types must name full_attention or sliding_attention for each of "
+            f"{layers} layers, it is {types}."
+        )
+    if window is None and "sliding_attention" in types:
+        raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def read_rope(attributes: Attributes) -> Rope:

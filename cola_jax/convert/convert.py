@@ -120,7 +120,7 @@ def write(
         on_progress(done, total)
 
     weights = stack(source.tensors, source.rows, source.config, dtype, advance)
-    return checkpoint.save(target, source.config, weights, source.origin)
+    return checkpoint.save(target, source.config, weights, source.origin, source.stop_tokens)
 
 
 def replace(partial: Path, destination: Path) -> None:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cola_jax.convert.families import read_config
+from cola_jax.convert.families import family_of, read_config
 from cola_jax.convert.source import Source
 from cola_jax.convert.table import check
 
@@ -20,11 +20,13 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
+GENERATION = "generation_config.json"
 # buffers that old checkpoints carry and that the config determines
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -44,7 +46,8 @@ def open_hub(name: str, revision: str | None) -> Source:
     folder = download(name, revision, ["config.json"])
     read_config(read_json(folder / "config.json"))
     commit = folder.name  # the cache keeps each commit in a folder of its name
-    folder = download(name, commit, ["config.json", "*.safetensors", INDEX, *TOKENIZER_FILES])
+    files = ["config.json", GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
+    folder = download(name, commit, files)
     return open_directory(folder)._replace(origin={"kind": "hub", "name": name, "revision": commit})
 
 
@@ -77,22 +80,50 @@ def open_directory(folder: Path) -> Source:
     values = read_json(folder / "config.json")
     config, rows = read_config(values)
     tensors = SafetensorsFiles(folder)
-    tied_head = config.tied and "lm_head.weight" in tensors.shapes
+    # in multimodal files all names of the decoder begin with one more word
+    embedding = next(row.theirs for row in rows if row.ours == "embedding")
+    head = embedding.replace(EMBEDDING, HEAD)
+    tied_head = config.tied and head in tensors.shapes
     if tied_head:
-        check_tied_head(tensors)
+        check_tied_head(tensors, head, embedding)
+    others = family_of(values).others
 
     def ignored(name: str) -> bool:
-        return bool(BUFFERS.fullmatch(name)) or (tied_head and name == "lm_head.weight")
+        is_buffer = BUFFERS.fullmatch(name) is not None
+        return is_buffer or name.startswith(others) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
     return Source(
         config=config,
         rows=rows,
         tensors=tensors,
-        dtype=tensors.dtype("model.embed_tokens.weight"),
+        dtype=tensors.dtype(embedding),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
         origin={"kind": "directory", "name": str(folder.resolve()), "revision": None},
+        stop_tokens=read_stop_tokens(folder, values),
     )
+
+
+def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    """Reads which tokens end a generation: chat models often name more than their tokenizer.
+
+    `generation_config.json` has the last word, then the config and the text part of it. Raises
+    ValueError for an eos_token_id that is not a token id or a list of them.
+    """
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    text = config.get("text_config")
+    parts = {GENERATION: generation, "config.json": config, "text_config": text or {}}
+    for name, values in parts.items():
+        found = values.get("eos_token_id")
+        ids = found if isinstance(found, list) else [] if found is None else [found]
+        if any(type(i) is not int or i < 0 for i in ids):
+            raise ValueError(
+                f"{folder}: eos_token_id of {name} must be a token id or a list of them, it is "
+                f"{found!r}."
+            )
+        if ids:
+            return tuple(sorted(set(ids)))
+    return ()
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -179,13 +210,13 @@ def open_file(file: Path) -> Any:
         raise ValueError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
 
 
-def check_tied_head(tensors: SafetensorsFiles) -> None:
+def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> None:
     """Raises ValueError for a stored head that differs from the embedding it is tied to."""
-    head, embedding = tensors.read("lm_head.weight"), tensors.read("model.embed_tokens.weight")
-    if head.shape != embedding.shape or not np.array_equal(head, embedding):
+    one, other = tensors.read(head), tensors.read(embedding)
+    if one.shape != other.shape or not np.array_equal(one, other):
         raise ValueError(
-            "config.json says tie_word_embeddings, but lm_head.weight differs from "
-            "model.embed_tokens.weight: one of them is wrong."
+            f"config.json says tie_word_embeddings, but {head} differs from {embedding}: one of "
+            "them is wrong."
         )
 
 

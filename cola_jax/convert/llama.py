@@ -1,22 +1,27 @@
 """Llama 2, 3, 3.1, 3.2 and SmolLM2, Mistral: the common decoder that other families extend."""
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert.attributes import Attributes, read_rope
 from cola_jax.convert.table import Row
 
-LLAMA = (
+ATTENTION = (  # what all families call by these names
     Row("embedding", "model.embed_tokens.weight", "V D -> V D"),
-    Row("attention_norm", "model.layers.{i}.input_layernorm.weight", "D -> D"),
     Row("q", "model.layers.{i}.self_attn.q_proj.weight", "(N H) D -> D N H"),
     Row("k", "model.layers.{i}.self_attn.k_proj.weight", "(K H) D -> D K H"),
     Row("v", "model.layers.{i}.self_attn.v_proj.weight", "(K H) D -> D K H"),
     Row("o", "model.layers.{i}.self_attn.o_proj.weight", "D (N H) -> N H D"),
+    Row("norm", "model.norm.weight", "D -> D"),
+)
+PRE_NORMS = (
+    Row("attention_norm", "model.layers.{i}.input_layernorm.weight", "D -> D"),
     Row("mlp_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
+)
+MLP = (
     Row("gate", "model.layers.{i}.mlp.gate_proj.weight", "F D -> D F"),
     Row("up", "model.layers.{i}.mlp.up_proj.weight", "F D -> D F"),
     Row("down", "model.layers.{i}.mlp.down_proj.weight", "D F -> F D"),
-    Row("norm", "model.norm.weight", "D -> D"),
 )
+LLAMA = (*ATTENTION, *PRE_NORMS, *MLP)
 HEAD = (Row("head", "lm_head.weight", "V D -> D V"),)
 QKV_BIAS = (
     Row("q_bias", "model.layers.{i}.self_attn.q_proj.bias", "(N H) -> N H"),
@@ -31,10 +36,10 @@ MLP_BIAS = (
 )
 
 
-def rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Returns the table for a config: the common rows and those of the parts it has."""
+def rows(config: ModelConfig, common: tuple[Row, ...] = LLAMA) -> tuple[Row, ...]:
+    """Returns the table for a config: the family's rows and those of the parts it has."""
     return (
-        *LLAMA,
+        *common,
         *(HEAD if not config.tied else ()),
         *(QKV_BIAS if config.qkv_bias else ()),
         *(OUTPUT_BIAS if config.output_bias else ()),
@@ -42,8 +47,17 @@ def rows(config: ModelConfig) -> tuple[Row, ...]:
     )
 
 
-def decoder(attributes: Attributes, *, context: int, kv_heads: int | None = None) -> dict:
-    """Reads what all these families have; `context` and `kv_heads` are a family's defaults."""
+def decoder(
+    attributes: Attributes,
+    *,
+    context: int,
+    kv_heads: int | None = None,
+    ropes: tuple[Rope, ...] | None = None,
+) -> dict:
+    """Reads what all families have; `context` and `kv_heads` are a family's defaults.
+
+    `ropes` are given where a family has more than one.
+    """
     heads = attributes.whole("num_attention_heads")
     layers = attributes.whole("num_hidden_layers")
     width = attributes.whole("hidden_size")
@@ -57,7 +71,7 @@ def decoder(attributes: Attributes, *, context: int, kv_heads: int | None = None
         "mlp_width": attributes.whole("intermediate_size"),
         "context": attributes.whole("max_position_embeddings", context),
         "norm_eps": float(attributes.number("rms_norm_eps", 1e-6)),
-        "ropes": (read_rope(attributes),),
+        "ropes": ropes or (read_rope(attributes),),
         "layer_ropes": (0,) * layers,
         "windows": (None,) * layers,
         "tied": attributes.flag("tie_word_embeddings", False),

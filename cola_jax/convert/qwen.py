@@ -1,8 +1,10 @@
 """Qwen2 and 2.5 (biases on q, k and v), Qwen3 (head norms); upper layers may have a window."""
 
+from collections.abc import Callable
+
 from cola_jax.config import ModelConfig
 from cola_jax.convert import llama
-from cola_jax.convert.attributes import Attributes
+from cola_jax.convert.attributes import Attributes, read_windows
 from cola_jax.convert.table import Row
 
 HEAD_NORMS = (
@@ -16,27 +18,26 @@ def rows(config: ModelConfig) -> tuple[Row, ...]:
     return (*llama.rows(config), *(HEAD_NORMS if config.head_norms else ()))
 
 
-def windows(attributes: Attributes, layers: int) -> tuple[int | None, ...]:
-    """Reads each layer's window, from `layer_types` where given, else `max_window_layers`."""
-    enabled = attributes.flag("use_sliding_window", False)
-    window = attributes.window("sliding_window", 4096)
-    if not enabled:
-        window = None
+def sliding_window(attributes: Attributes) -> int | None:
+    """Reads the window of the layers that have one; None unless it is in use."""
+    if attributes.flag("use_sliding_window", False):
+        return attributes.window("sliding_window", 4096)
+    attributes.get("sliding_window")
+    return None
+
+
+def windows(
+    attributes: Attributes,
+    layers: int,
+    slides: Callable[[int, int], bool] = lambda i, first: i >= first,
+) -> tuple[int | None, ...]:
+    """Reads each layer's window, from `layer_types` where given, else by `max_window_layers`."""
+    window = sliding_window(attributes)
     first = attributes.get("max_window_layers", 28)
-    types = attributes.get("layer_types")
-    if types is None:
-        if window is not None and type(first) is not int:
-            raise ValueError(f"config.json: max_window_layers must be a number, it is {first!r}.")
-        return tuple(window if window and i >= first else None for i in range(layers))
-    known = ("full_attention", "sliding_attention")
-    if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
-        raise ValueError(
-            f"config.json: layer_types must name full_attention or sliding_attention for each of "
-            f"{layers} layers, it is {types}."
-        )
-    if window is None and "sliding_attention" in types:
-        raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+    if window is not None and type(first) is not int:
+        raise ValueError(f"config.json: max_window_layers must be a number, it is {first!r}.")
+    sliding = [window is not None and slides(i, first) for i in range(layers)]
+    return read_windows(attributes, window, sliding)
 
 
 def read_qwen2(attributes: Attributes) -> ModelConfig:

@@ -19,3 +19,4 @@ class Source(NamedTuple):
     dtype: np.dtype  # the dtype to convert to where none is asked for
     write_tokenizer: Callable[[Path], None]  # into an existing directory
     origin: dict[str, Any]  # where it came from, for the metadata
+    stop_tokens: tuple[int, ...]  # that end a generation; none where only the tokenizer may know

@@ -11,7 +11,7 @@ from einops import rearrange
 from cola_jax.config import ModelConfig
 from cola_jax.params import axis_sizes, shapes
 
-STACKED = "{i}"  # stands for the layer's number in the names of weights that every layer has
+COUNTERS = {"{i}": "L", "{e}": "E"}  # stand for a layer's and an expert's number in names
 
 
 class Row(NamedTuple):
@@ -20,6 +20,7 @@ class Row(NamedTuple):
     ours: str
     theirs: str
     pattern: str
+    offset: float = 0.0  # added to their values
 
 
 class Tensors(Protocol):
@@ -71,11 +72,25 @@ def shorten(names: list[str], most: int = 8) -> str:
 
 def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yields the names and shapes that a row stands for in the checkpoint."""
-    sizes = axis_sizes(config)
+    sizes = axis_sizes(config) | {"1": 1}
     theirs = row.pattern.split(" -> ")[0]
     shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
-    for i in range(config.num_layers) if STACKED in row.theirs else [None]:
-        yield row.theirs.replace(STACKED, str(i)), shape
+    for place in places(row, config):
+        name = row.theirs
+        for counter, number in zip(counters(row), place, strict=True):
+            name = name.replace(counter, str(number))
+        yield name, shape
+
+
+def counters(row: Row) -> list[str]:
+    """Returns the counters in a row's name, those of the leading axes of our array."""
+    return [counter for counter in COUNTERS if counter in row.theirs]
+
+
+def places(row: Row, config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    """Yields where in our array the tensors of a row belong, in the order of `expected`."""
+    sizes = axis_sizes(config)
+    return np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters(row)))
 
 
 def split_axes(pattern: str) -> list[str]:
@@ -109,10 +124,11 @@ def stack(
         array = np.empty(shapes(config)[row.ours], dtype)
         letters = set(re.findall(r"\w+", row.pattern))
         sizes = {x: size for x, size in axis_sizes(config).items() if x in letters}
-        for i, (name, _) in enumerate(expected(row, config)):
-            target = array[i] if STACKED in row.theirs else array
+        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+            values = rearrange(tensors.read(name), row.pattern, **sizes)
+            target = array[place]  # a view
             with np.errstate(over="ignore"):  # what overflows the new dtype is reported below
-                target[...] = rearrange(tensors.read(name), row.pattern, **sizes)
+                target[...] = values + row.offset if row.offset else values
             if not np.isfinite(target).all():
                 raise ValueError(
                     f"tensor {name} has values that are not finite in {dtype}: the file is "

@@ -179,7 +179,7 @@ def layer_by_layer(layers: Layer) -> list[Layer] | None:
     A CPU copies a layer that it slices out of the stack inside a loop (other backends fuse the
     slice into the products), so there each run of tiles is a call with its own layer's arrays.
     """
-    leaf = layers.attention_norm
+    leaf = layers.q
     (device, *others) = leaf.devices()
     if device.platform != "cpu" or others:
         return None

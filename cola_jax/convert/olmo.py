@@ -1,0 +1,49 @@
+"""OLMo 2 (norms behind attention and MLP, not before) and OLMoE (experts)."""
+
+from cola_jax.config import ModelConfig
+from cola_jax.convert import llama, moe
+from cola_jax.convert.attributes import Attributes
+from cola_jax.convert.table import Row
+
+POST_NORMS = (
+    Row("attention_post_norm", "model.layers.{i}.post_attention_layernorm.weight", "D -> D"),
+    Row("mlp_post_norm", "model.layers.{i}.post_feedforward_layernorm.weight", "D -> D"),
+)
+PROJECTION_NORMS = (
+    Row("q_norm", "model.layers.{i}.self_attn.q_norm.weight", "(N H) -> N H"),
+    Row("k_norm", "model.layers.{i}.self_attn.k_norm.weight", "(K H) -> K H"),
+)
+
+
+def olmo2_rows(config: ModelConfig) -> tuple[Row, ...]:
+    """Takes Llama's table with other norms."""
+    common = (*llama.ATTENTION, *llama.MLP, *POST_NORMS, *PROJECTION_NORMS)
+    return llama.rows(config, common)
+
+
+def olmoe_rows(config: ModelConfig) -> tuple[Row, ...]:
+    """Takes Llama's table with experts, and with norms of queries and keys."""
+    return llama.rows(config, (*moe.LAYERS, *PROJECTION_NORMS))
+
+
+def decoder(attributes: Attributes, context: int) -> dict:
+    """Reads what both have."""
+    attributes.assume(rms_norm_eps=1e-5)
+    bias = attributes.flag("attention_bias", False)
+    fields = llama.decoder(attributes, context=context)
+    return {**fields, "qkv_bias": bias, "output_bias": bias, "projection_norms": True}
+
+
+def read_olmo2(attributes: Attributes) -> ModelConfig:
+    """Reads a config of model_type `olmo2`."""
+    fields = decoder(attributes, 2048)
+    return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
+
+
+def read_olmoe(attributes: Attributes) -> ModelConfig:
+    """Reads a config of model_type `olmoe`; its `intermediate_size` is that of an expert."""
+    fields = decoder(attributes, 4096) | moe.read_experts(attributes, experts=64, per_token=8)
+    fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
+    bound = attributes.get("clip_qkv")
+    clip = None if bound is None else float(attributes.number("clip_qkv"))
+    return ModelConfig(**fields, clip_qkv=clip)

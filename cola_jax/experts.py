@@ -1,0 +1,114 @@
+"""Layers with experts: each token goes through the few that its router picks, and no others.
+
+`mixture` sorts (token, expert) pairs by expert and multiplies blocks of rows by the weights of
+their expert, one block after the other. `jax.lax.ragged_dot` would do the same in one call, but
+multiplies every row by every expert: on a CPU, and in what libtpu 0.0.52 compiles for a TPU v5e.
+experiments/experts.py times both.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cola_jax.config import ModelConfig
+from cola_jax.params import Layer
+
+MOST_ROWS = 128  # of a block: more would only add padding
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class Blocks(NamedTuple):
+    """Pairs in the order of their experts, in blocks of R rows of one expert each."""
+
+    source: Int[Array, "M R"]  # the token of each row; rows of padding repeat the first token
+    place: Int[Array, "T A"]  # where each token's pairs are, as rows of M R
+    expert: Int[Array, " M"]  # the expert of each block
+    used: Int[Array, ""]  # blocks that hold anything
+
+
+def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Sends each token through its experts and adds up what they make of it, by their weights."""
+    tokens = x.reshape(-1, x.shape[-1])
+    chosen, weights = route(config, layer, tokens)
+    blocks = sort(chosen, config.experts)
+    rows = run(config, layer, tokens, blocks)
+    mixed = jnp.einsum("tad,ta->td", rows[blocks.place], weights)
+    return mixed.reshape(x.shape)
+
+
+def route(
+    config: ModelConfig, layer: Layer, x: Float[Array, "T D"]
+) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
+    """Picks each token's experts and their weights: a softmax over all experts, in float32."""
+    assert layer.router is not None
+    router = layer.router.astype(x.dtype)
+    # scores that lose bits choose other experts, and there are few of them to compute
+    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
+    scores = jnp.einsum("td,de->te", x, router, **exact)
+    weights, chosen = jax.lax.top_k(jax.nn.softmax(scores), config.experts_per_token)
+    if config.normalised_routing:
+        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    return chosen, weights.astype(x.dtype)
+
+
+def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
+    """Lays pairs out by expert, each expert's rows padded to whole blocks.
+
+    Shapes are bounds for any choice: every pair may need a block of its own, and no more than one
+    block of each expert is partly filled.
+    """
+    pairs = chosen.size
+    rows = block_rows(pairs, experts)
+    most = min(pairs, pairs // rows + experts)
+    flat = chosen.reshape(-1)
+    counts = jnp.bincount(flat, length=experts)
+    blocks = -(-counts // rows)
+    ends = jnp.cumsum(blocks)
+    order = jnp.argsort(flat, stable=True)
+    expert = flat[order]
+    rank = jnp.arange(pairs) - (jnp.cumsum(counts) - counts)[expert]  # within its expert
+    place = jnp.zeros(pairs, jnp.int32).at[order].set((ends - blocks)[expert] * rows + rank)
+    token = jnp.arange(pairs, dtype=jnp.int32) // chosen.shape[1]
+    return Blocks(
+        source=jnp.zeros(most * rows, jnp.int32).at[place].set(token).reshape(most, rows),
+        place=place.reshape(chosen.shape),
+        expert=jnp.minimum(jnp.searchsorted(ends, jnp.arange(most), side="right"), experts - 1),
+        used=ends[-1],
+    )
+
+
+def block_rows(pairs: int, experts: int) -> int:
+    """Returns the rows of a block: about as many as an expert gets, a power of two."""
+    return min(MOST_ROWS, 1 << max(0, (pairs // experts) - 1).bit_length())
+
+
+def run(
+    config: ModelConfig, layer: Layer, x: Float[Array, "T D"], blocks: Blocks
+) -> Float[Array, "MR D"]:
+    """Runs each block's rows through its expert; blocks that are not used give zeros."""
+    experts = (layer.expert_gate, layer.expert_up, layer.expert_down)
+
+    # the backward pass slices once more: slices that are kept would copy an expert for each block
+    @jax.checkpoint
+    def compute(x, experts, source, expert):
+        rows = x[source]
+        gate, up, down = (weights[expert].astype(x.dtype) for weights in experts)
+        return (ACTIVATIONS[config.activation](rows @ gate) * (rows @ up)) @ down
+
+    def step(i, block):
+        out = jax.lax.cond(
+            i < blocks.used,
+            lambda: compute(x, experts, *block),
+            lambda: jnp.zeros((blocks.source.shape[1], x.shape[1]), x.dtype),
+        )
+        return i + 1, out
+
+    _, out = jax.lax.scan(step, 0, (blocks.source, blocks.expert))
+    return out.reshape(-1, x.shape[1])
