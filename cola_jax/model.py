@@ -14,7 +14,6 @@ from cola_jax.experts import ACTIVATIONS, mixture
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
-
 Mix = Callable[[Array], Array]  # from queries [B, T, N, H] to what they see, mixed
 
 

@@ -135,9 +135,7 @@ def is_decoy(said: Said, encoded: Encoded) -> int:
     return DECOY if said.answer in encoded.question.options[1:] else NO_ANSWER
 
 
-def verdicts_of(
-    answer: np.ndarray, gold: int, margin: np.ndarray, finite: np.ndarray
-) -> Verdicts:
+def verdicts_of(answer: np.ndarray, gold: int, margin: np.ndarray, finite: np.ndarray) -> Verdicts:
     """Makes verdicts; a path that is not finite has no answer."""
     return Verdicts(
         verdict=finite & (answer == gold),

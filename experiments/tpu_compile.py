@@ -29,7 +29,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.benchmark.shapes import SHAPES, layer_flops
 from cola_jax.config import ModelConfig
-from cola_jax.execute.lane import TPU_ORDER, split_width
+from cola_jax.execute.lane import TPU_ORDER, split_along
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.scan import path_readings
 from cola_jax.execute.tiles import advance, finish
@@ -84,7 +84,7 @@ class Abstract:
             devices.reshape(1, -1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2
         )
         self.lane = Mesh(devices, ("tensor",), axis_types=(AxisType.Auto,))
-        self.split = split_width(devices)
+        self.split = split_along(devices, 2)
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """Shapes an array that every device holds whole."""

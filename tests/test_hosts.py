@@ -20,6 +20,7 @@ from cola_jax.devices import Devices
 from cola_jax.hosts import Hosts
 from cola_jax.search import PRESETS
 from cola_jax.session import Session
+from cola_jax.tasks.asking import Asking
 
 model, task, out, coordinator, host, num_hosts, seed, kill = sys.argv[1:]
 if host == "alone":

@@ -16,6 +16,7 @@ from cola_jax.run import RunDirectory
 from cola_jax.score import Verdicts
 from cola_jax.search import PRESETS, Outcome
 from cola_jax.session import Session
+from cola_jax.tasks.asking import Asking
 from tests import tiny
 
 QUESTIONS = 9

@@ -9,8 +9,8 @@ import numpy as np
 
 from cola_jax.benchmark.timing import Contender
 from cola_jax.config import ModelConfig
-from cola_jax.execute.engine import Engine
 from cola_jax.execute.device import calls
+from cola_jax.execute.engine import Engine
 from cola_jax.execute.trie import Trie
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model

@@ -174,13 +174,13 @@ class Decoder:
             self.lane.model, self.slots, self.ids, put(planted), count, dtype=self.dtype
         )
         for tiles in parts(chunk.tiles):
-            cell = put(lengthen(entrance.cell[tiles.state], CALL))
+            cell = put(lengthen(entrance.cells_of(tiles), CALL))
             for layers, fixed, first, last in calls(self.lane, tiles):
                 self.slots, self.prompt = prefill(
                     config, layers, self.slots, self.prompt, self.view, fixed, cell, first, last
                 )
         for tiles in parts(chunk.finals):
-            cell = put(lengthen(entrance.cell[tiles.state], CALL))
+            cell = put(lengthen(entrance.cells_of(tiles), CALL))
             for layers, fixed, first, last in calls(self.lane, tiles):
                 self.prompt, self.states = settle(
                     config,
@@ -228,9 +228,7 @@ class Decoder:
 
     def choose(self, pieces: tuple[np.ndarray, np.int32]) -> Top:
         """Dispatches the choice of a token for each seat asked."""
-        self.tokens, top = choose(
-            self.lane.model, self.states, self.tokens, *self.lane.put(pieces)
-        )
+        self.tokens, top = choose(self.lane.model, self.states, self.tokens, *self.lane.put(pieces))
         return top
 
     def hear(self, rows: Sequence[Row], top: Top) -> int:

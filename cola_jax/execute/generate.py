@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
@@ -99,9 +98,10 @@ def check_plain(
     model: Model, prompts: Prompts | ArrayLike, max_new_tokens: int, stop: Stop
 ) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
-    prompts = jax.tree.map(np.asarray, as_prompts(prompts))
-    check_prompts(model, prompts)
-    branch, context, vocab = prompts.branch, model.config.context, model.config.vocab_size
+    plain = as_prompts(prompts)
+    check_prompts(model, plain)
+    plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
+    branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
     if ((branch != PROMPT) & (branch != PADDING)).any():
         raise ValueError("prompts have continuations packed behind them: decode plain prompts.")
     lengths = (branch == PROMPT).sum(axis=1)
@@ -112,7 +112,7 @@ def check_plain(
         raise ValueError(
             f"stop tokens are {list(stop.tokens)}, but the model's vocabulary is 0..{vocab - 1}."
         )
-    return prompts.replace(read=None, targets=None)
+    return plain
 
 
 def check_limit(longest: int, max_new_tokens: int, context: int) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -53,18 +54,18 @@ class Cells(struct.PyTreeNode):
 class Seats(NamedTuple):
     """What the host says of the rows in W seats, and of one more for padding, before a step."""
 
-    length: Int[Array, " W"]  # tokens of its prompt
-    count: Int[Array, " W"]  # tokens decoded so far
-    shared: Int[Array, "W P"]  # the prompt's cell of each position of its path
-    own: Int[Array, "W P"]  # the row's own cell of each position of its path
+    length: np.ndarray  # [W] tokens of its prompt
+    decoded: np.ndarray  # [W] tokens so far
+    shared: np.ndarray  # [W, P] the prompt's cell of each position of its path
+    own: np.ndarray  # [W, P] the row's own cell of each position of its path
 
 
 class Turns(NamedTuple):
     """N tiles of R rows that run a layer for the token each has decoded last."""
 
-    layer: Int[Array, " N"]
-    seat: Int[Array, "N R"]
-    position: Int[Array, "N R"]  # of the layer in the row's path
+    layer: np.ndarray  # [N]
+    seat: np.ndarray  # [N, R]
+    position: np.ndarray  # [N, R] of the layer in the row's path
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames=("slots", "cells"))
@@ -132,8 +133,8 @@ def begin(
     *,
     dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "W D"], View]:
-    """Embeds the token that each row has decoded last, the `count`-th behind its prompt."""
-    positions = (seats.length + seats.count - 1)[:, None]
+    """Embeds the token that each row has decoded last, the `decoded`-th behind its prompt."""
+    positions = (seats.length + seats.decoded - 1)[:, None]
     prompts = Prompts(tokens[:, None], positions, jnp.full_like(positions, PROMPT))
     h = embed(model, tokens[:, None], dtype)[:, 0]
     return h.astype(states.dtype), view(model.config, prompts)
@@ -168,7 +169,7 @@ def go_on(
         here = of_questions(views, seat)
         shared = seats.shared[seat, turns.position[i]]
         own = seats.own[seat, turns.position[i]]
-        h, nth = states[seat][:, None], seats.count[seat] - 1
+        h, nth = states[seat][:, None], seats.decoded[seat] - 1
         decoded = extend(decoded, *keys_values(config, layer, h, here), own, nth)
         parts = take(prompt, shared, prompt.k.shape[2]), take(decoded, own, reach)
         sees = remembered(seats.length[seat], nth, [p.k.shape[2] for p in parts], layer.window)
@@ -224,7 +225,8 @@ def remembered(
 def mix_of_parts(parts: Sequence[Cells], sees: Sequence[Array]) -> Mix:
     """Attention of one token a row over parts of its past, as `model.mix_of` over all of it.
 
-    `sees` [R, X] are of each part. The parts stay where they are: to join them would copy all keys and values.
+    `sees` [R, X] are of each part. The parts stay where they are: to join them would copy all
+    keys and values.
     """
 
     @no_type_check

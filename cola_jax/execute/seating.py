@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_jax.execute.nodes import Nodes, lexicographic
-from cola_jax.execute.plan import NONE, Chunk, Cost
+from cola_jax.execute.plan import NONE, Chunk, Cost, Tiles
 from cola_jax.execute.rows import Turns
 from cola_jax.execute.schedule import Schedule
 from cola_jax.path import STOP
@@ -135,7 +135,8 @@ class Seating:
                 layers.append(layer)
                 rows.append(np.pad(seats[some], (0, more), constant_values=self.nobody))
                 positions.append(np.pad(at[some] - 1, (0, more)))
-        return Turns(*(np.array(x, np.int32) for x in (layers, rows, positions)))
+        layer, seat, position = (np.array(x, np.int32) for x in (layers, rows, positions))
+        return Turns(layer, seat, position)
 
 
 @dataclasses.dataclass
@@ -148,6 +149,11 @@ class Entrance:
     nobody: int
     slots: int
     tile: int
+
+    def cells_of(self, tiles: Tiles) -> np.ndarray:
+        """Returns the cell [N, R] of each state that tiles compute."""
+        assert tiles.state is not None
+        return self.cell[tiles.state]
 
     def chunks(self) -> list[tuple[Chunk, Cost]]:
         """Plans the chunks; the targets of `finals` are seats."""

@@ -186,8 +186,8 @@ def of_questions(views: View, question: Int[Array, " R"]) -> View:
 
 
 def put(
-    buffer: Float[Array, "S *X"], values: Float[Array, "R *X"], where: Int[Array, " R"]
-) -> Float[Array, "S *X"]:
+    buffer: Float[Array, "S ..."], values: Float[Array, "R ..."], where: Int[Array, " R"]
+) -> Float[Array, "S ..."]:
     """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
     for row in range(len(values)):
         buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], where[row], 0)

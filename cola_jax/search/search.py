@@ -7,8 +7,8 @@ import numpy as np
 from cola_jax.execute.engine import Engine, split
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave
-from cola_jax.params import Model
 from cola_jax.judge import check_budget, grading, make_judge, prompt_buckets
+from cola_jax.params import Model
 from cola_jax.search.grove import Grove
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import PRESETS, Preset, Settings

@@ -22,7 +22,7 @@ class Asking:
 
     task: str
     """arc-easy, arc-challenge, mmlu, gsm8k, math, math-500, dart-math (from the Hugging Face Hub),
-    arithmetic (generated), or a JSONL file of the fields of one of them, or of prompt and answer."""
+    arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer."""
     split: str | None = None
     """Of a task from the Hub; the one that it is tested on by default."""
     limit: int | None = None

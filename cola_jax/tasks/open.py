@@ -111,9 +111,7 @@ def force(
             continuations.append((text_alone + (first if ends else []), 1 if ends else 0))
     row, option = pack(prompt, [tokens for tokens, _ in continuations])
     row, option, end = with_ends(row, option, [n for _, n in continuations], ends)
-    return Encoded(
-        question, "exact", row, option, hash_of(text), reply=reply, ends=ends, end=end
-    )
+    return Encoded(question, "exact", row, option, hash_of(text), reply=reply, ends=ends, end=end)
 
 
 def with_ends(
@@ -164,4 +162,3 @@ def check_length(encoded: Encoded, context: int | None, more: int) -> None:
             f"question {encoded.question.id} has {longest} tokens{behind}, but the model's context "
             f"is {context}: leave it out, use fewer shots, or a model with a longer context."
         )
-
