@@ -1,9 +1,9 @@
 """Judges: what runs waves of paths for a group of questions and returns their verdicts."""
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -25,23 +25,23 @@ from cola_jax.tasks.prompt import Encoded
 Progress = Callable[[int], None]
 
 
-class Judge(Protocol):
+class Judge(abc.ABC):
     """Judges paths of the questions it was made for."""
 
+    @abc.abstractmethod
     def judge(self, paths: np.ndarray, on_progress: Progress) -> Flight[Verdicts]:
         """Runs the paths [B, C, P]; returns verdicts with fields [B, C]."""
-        ...
 
+    @abc.abstractmethod
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> Flight[list[bool | None]]:
         """Says of one path [B, P] a question, judged before, whether it is right in float32.
 
         `verdicts` have fields [B]. None where a question has no path.
         """
-        ...
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Gives back what it holds; nothing that was submitted may be left to run."""
-        ...
 
 
 def make_judge(
@@ -65,7 +65,7 @@ def make_judge(
     return Decoding(engine, questions, lane, abreast, positions, grader)
 
 
-class Reader:
+class Reader(Judge):
     """Judges by reading the model at the positions of its prompts."""
 
     def __init__(self, engine: Engine, questions: Sequence[Encoded], lane: Lane, each: int):
@@ -96,7 +96,7 @@ class Reader:
         self.batch.close()
 
 
-class Decoding:
+class Decoding(Judge):
     """Judges by decoding answers and grading them."""
 
     def __init__(

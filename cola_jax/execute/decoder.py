@@ -261,9 +261,9 @@ class Decoder:
 
 
 def parts(tiles: Tiles) -> Iterator[Tiles]:
-    """Cuts tiles into those of one call, with the numbers of their states."""
+    """Cuts tiles into those of one call."""
     for start in range(0, len(tiles.layer), CALL):
-        yield Tiles(*(column[start : start + CALL] for column in tiles))
+        yield tiles.part(start, start + CALL)
 
 
 def rows_of(paths: np.ndarray) -> list[Row]:

@@ -27,11 +27,12 @@ class Tiles(NamedTuple):
             yield int(self.layer[start]), start, end
 
     def part(self, start: int, end: int) -> "Tiles":
-        """Takes tiles start..end-1, without the states' numbers."""
-        return Tiles(*(column[start:end] for column in self[:4]))
+        """Takes tiles start..end-1."""
+        state = None if self.state is None else self.state[start:end]
+        return Tiles(*(column[start:end] for column in self[:4]), state)
 
     def lengthened(self, tiles: int) -> "Tiles":
-        """Adds tiles of zeros at the end, up to so many."""
+        """Adds tiles of zeros at the end, up to so many; the states' numbers are left out."""
         return Tiles(*(lengthen(column, tiles) for column in self[:4]))
 
 
