@@ -94,6 +94,8 @@ def run(
 ) -> Float[Array, "MR D"]:
     """Runs each block's rows through its expert; blocks that are not used give zeros."""
     experts = (layer.expert_gate, layer.expert_up, layer.expert_down)
+    assert layer.first_expert is not None
+    numbers = layer.first_expert + blocks.expert
 
     # the backward pass slices once more: slices that are kept would copy an expert for each block
     @jax.checkpoint
@@ -110,5 +112,5 @@ def run(
         )
         return i + 1, out
 
-    _, out = jax.lax.scan(step, 0, (blocks.source, blocks.expert))
+    _, out = jax.lax.scan(step, 0, (blocks.source, numbers))
     return out.reshape(-1, x.shape[1])

@@ -30,7 +30,7 @@ class Layer(struct.PyTreeNode):
     """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
 
     `rope` and `window` are facts rather than weights: they sit here so that they travel with the
-    layer when a path moves or repeats it.
+    layer when a path moves or repeats it. `layer_at` takes a slice that leaves experts in place.
     """
 
     attention_norm: Float[Array, "*L D"] | None = stacked(None)
@@ -60,6 +60,7 @@ class Layer(struct.PyTreeNode):
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
     rope: Int[Array, "*L"] = stacked()  # index of the rope table
     window: Int[Array, "*L"] = stacked()  # positions seen back, FULL for all
+    first_expert: Int[Array, "*L"] | None = stacked()  # where this layer's experts begin in E
 
 
 # The axes of the weights that every family has, and of those that go with a fact of the config.
@@ -129,6 +130,8 @@ def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = N
         "rope": np.asarray(config.layer_ropes, np.int32),
         "window": np.asarray([FULL if w is None else w for w in config.windows], np.int32),
     }
+    if config.experts:
+        facts["first_expert"] = np.zeros(config.num_layers, np.int32)
     facts = {
         name: jax.device_put(fact, sharding(name, fact.shape, mesh)) for name, fact in facts.items()
     }
@@ -141,6 +144,22 @@ def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = N
         head=weights.get("head"),
         config=config,
     )
+
+
+def layer_at(layers: Layer, i: Array) -> Layer:
+    """Takes layer i of a stack, inside a compiled loop.
+
+    Experts stay in the stack, one behind the other, and `first_expert` says which are the layer's:
+    slices of a layer's experts are not fused into the loop over them, so all would be copied.
+    """
+    here = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
+    if layers.router is None:
+        return here
+    experts = {
+        name: getattr(layers, name).reshape(-1, *getattr(layers, name).shape[2:])
+        for name in ("expert_gate", "expert_up", "expert_down")
+    }
+    return here.replace(**experts, first_expert=i * layers.router.shape[-1])
 
 
 def specs() -> dict[str, PartitionSpec]:

@@ -70,7 +70,7 @@ def random_layer(options: Experts) -> tuple[ModelConfig, Layer]:
         _, *shape = shapes(config)[name]
         drawn = jax.random.normal(jax.random.key(i), shape, options.dtype)
         fields[name] = drawn / shape[-2] ** 0.5
-    return config, Layer(**fields)
+    return config, Layer(**fields | {"first_expert": jnp.int32(0)})
 
 
 def least_time(run: Callable[..., Any], *arguments: Any, repeats: int) -> float:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.experts import MOST_ROWS, block_rows, mixture, sort
+from cola_jax.params import layer_at
 from cola_jax.path import pad_path
 from tests import oracle
 
@@ -46,6 +47,18 @@ def test_a_mixture_is_what_a_loop_over_tokens_makes(pair, variant, tokens):
     x = jax.random.normal(jax.random.key(0), (tokens, config.width))
     out = jax.jit(mixture, static_argnums=0)(config, layer, x[None])[0]
     assert oracle.relative_error(out, by_loop(config, layer, x)) < oracle.TOLERANCE
+
+
+def test_experts_are_found_in_the_stack(pair):
+    """`layer_at` copies no experts; what it takes means the same as a slice."""
+    model = pair("olmoe").ours
+    x = jax.random.normal(jax.random.key(0), (1, 9, model.config.width))
+    for i in (0, 4):
+        here = layer_at(model.layers, jnp.int32(i))
+        assert here.expert_up.shape == (36, 32, 48)
+        np.testing.assert_array_equal(here.router, model.layers.router[i])
+        expected = mixture(model.config, layer_of(model, i), x)
+        assert oracle.relative_error(mixture(model.config, here, x), expected) < 1e-6
 
 
 def test_every_token_may_choose_the_same_experts(pair):

@@ -21,7 +21,7 @@ from cola_jax.execute.inputs import (
     question_of,
 )
 from cola_jax.model import block, embed, unembed, view
-from cola_jax.params import Model
+from cola_jax.params import Model, layer_at
 from cola_jax.path import STOP, validate
 from cola_jax.prompts import NO_READ, Prompts, Readings, readings
 
@@ -96,8 +96,7 @@ def logits(
     def step(h, i):
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            layer = jax.tree.map(lambda leaf: leaf[jnp.maximum(i, 0)], model.layers)
-            return block(model.config, layer, h, here)
+            return block(model.config, layer_at(model.layers, jnp.maximum(i, 0)), h, here)
 
         # a branch skips the work of padding; under vmap it becomes a select
         return jax.lax.cond(i == STOP, lambda h: h, run, h), None

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cola_jax.config import ModelConfig
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import View, block, embed, unembed
-from cola_jax.params import Layer, Model
+from cola_jax.params import Layer, Model, layer_at
 
 Count = Int[Array, ""]
 
@@ -172,7 +172,7 @@ def pick(layers: Layer, i: Count) -> Layer:
     """Takes layer i of a stack; of a stack of one without a slice, which a CPU would copy."""
     if layers.rope.shape[0] == 1:
         return jax.tree.map(lambda leaf: leaf[0], layers)
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
+    return layer_at(layers, i)
 
 
 def of_questions(views: View, question: Int[Array, " R"]) -> View:
