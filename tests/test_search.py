@@ -138,8 +138,8 @@ def outcome(*evaluations):
     """An outcome of (path, verdict, margin)."""
     paths, verdict, margin = zip(*evaluations, strict=True)
     count = len(paths)
-    verdicts = Verdicts(
-        np.array(verdict), np.array(margin, np.float32), np.zeros(count, int), np.ones(count, bool)
+    verdicts = Verdicts.none((count,))._replace(
+        verdict=np.array(verdict), margin=np.array(margin, np.float32)
     )
     zeros = np.zeros(count, int)
     prompts, option = pack([1], [[2], [3]])

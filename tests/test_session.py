@@ -174,7 +174,7 @@ def test_the_control_is_a_fixed_wrong_option_that_is_not_the_baselines(session):
     encoded = session.questions[2]  # five options
     count, gold = len(encoded.question.options), encoded.question.answer
     for baseline in range(-1, count):
-        verdicts = Verdicts(*(np.array([x]) for x in (baseline == gold, 0.0, baseline, True)))
+        verdicts = Verdicts(*(np.array([x]) for x in (baseline == gold, 0.0, baseline, True, None)))
         zeros = np.zeros(1, int)
         outcome = Outcome(encoded, [PATHS[0]], verdicts, zeros, zeros - 1, np.zeros((1, 4), int))
         control = control_option(outcome)

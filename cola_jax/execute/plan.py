@@ -29,11 +29,16 @@ class Tiles(NamedTuple):
     def part(self, start: int, end: int) -> "Tiles":
         """Takes tiles start..end-1."""
         state = None if self.state is None else self.state[start:end]
-        return Tiles(*(column[start:end] for column in self[:4]), state)
+        layer, source, target, question = (column[start:end] for column in self.on_device())
+        return Tiles(layer, source, target, question, state)
+
+    def on_device(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the columns that the device needs."""
+        return self.layer, self.source, self.target, self.question
 
     def lengthened(self, tiles: int) -> "Tiles":
         """Adds tiles of zeros at the end, up to so many; the states' numbers are left out."""
-        return Tiles(*(lengthen(column, tiles) for column in self[:4]))
+        return Tiles(*(lengthen(column, tiles) for column in self.on_device()))
 
 
 def lengthen(values: np.ndarray, rows: int) -> np.ndarray:
