@@ -109,7 +109,7 @@ class Decoding(Judge):
         grader: Grader,
     ):
         self.questions, self.lane, self.grader = questions, lane, grader
-        self.use, self.reply = engine.use, questions[0].reply
+        self.reply = questions[0].reply
         self.prompts = Prompts.stack([encoded.prompts for encoded in questions])
         self.decoder = engine.decoder(
             self.prompts,
@@ -124,7 +124,6 @@ class Decoding(Judge):
     def judge(self, paths: np.ndarray, on_progress: Progress) -> Flight[Verdicts]:
         rows = rows_of(paths)
         yield from self.decoder.decode(rows, on_progress)
-        self.use.evaluations += len(rows)
         said: Future[list[Said]] = self.thread.submit(self.grade, rows)
         texts = yield said
         out = Verdicts.none(paths.shape[:2])
