@@ -86,11 +86,11 @@ def errors(model: cola_jax.Model) -> Iterator[tuple[str, float]]:
         yield kind, worst
 
 
-def company(settings: Cached) -> str:
+def company(directory: Path, task: str, limit: int) -> str:
     """Decodes rows together and alone in bfloat16, and compares the tokens."""
-    model = cola_jax.load(settings.model, dtype="bfloat16")
-    tokenizer = cola_jax.load_tokenizer(settings.model)
-    texts = [q.text for q in load_questions(settings.task, limit=settings.limit)]
+    model = cola_jax.load(directory, dtype="bfloat16")
+    tokenizer = cola_jax.load_tokenizer(directory)
+    texts = [q.text for q in load_questions(task, limit=limit)]
     rows = [np.asarray(tokenizer(f"{text} =").input_ids, np.int32) for text in texts]
     batch = Prompts.stack([Prompts(r, np.arange(len(r)), np.zeros(len(r), np.int32)) for r in rows])
     paths = random_paths(model.config.num_layers, len(rows), seed=0)
@@ -106,7 +106,7 @@ def main(settings: Cached) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     console = Console(width=160)
     if settings.model is not None:
-        console.print(company(settings))
+        console.print(company(settings.model, settings.task, settings.limit))
         return
     from cola_jax.execute import engine
 

@@ -7,7 +7,6 @@ answer, and counts the verdicts that agree; and times both.
 import dataclasses
 import time
 
-import numpy as np
 import tyro
 
 import cola_jax
@@ -77,9 +76,8 @@ def main(settings: Exact) -> None:
     ]
     agree = sum(a == b for a, b, _, _ in pairs)
     right = sum(b for _, b, _, _ in pairs)
-    print(
-        f"{len(pairs)} pairs: {agree} agree, {right} right and {len(pairs) - right} wrong by decoding"
-    )
+    wrong = len(pairs) - right
+    print(f"{len(pairs)} pairs: {agree} agree, {right} right and {wrong} wrong by decoding")
     for a, b, q, c in pairs:
         if a != b:
             said = decoded[q].said[c]

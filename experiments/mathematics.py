@@ -1,4 +1,4 @@
-"""Baselines on mathematics beside transformers' own generation: `python -m experiments.mathematics`.
+"""Mathematics beside transformers' own generation: `python -m experiments.mathematics --help`.
 
 Decodes the same prompts with `cola_jax.generate` along the identity path and with transformers'
 `generate`, on the weights of the same GGUF file in float32; grades both and compares the texts.
@@ -8,6 +8,7 @@ Each part is kept in the folder and not made again.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def ours(settings: Mathematics, questions: list[Encoded]) -> list[dict]:
 
 def theirs(settings: Mathematics, questions: list[Encoded]) -> list[dict]:
     """Decodes with transformers, rows of like lengths together."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         settings.gguf.parent, gguf_file=settings.gguf.name, dtype=torch.float32
     ).eval()
     reply = questions[0].reply
