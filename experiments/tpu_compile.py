@@ -32,6 +32,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.lane import TPU_ORDER, split_along
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.scan import path_readings
+from cola_jax.execute.rows import Cells, Seats, Turns, go_on
 from cola_jax.execute.tiles import advance, finish
 from cola_jax.model import View
 from cola_jax.params import Layer, Model, shapes, sharding
@@ -144,6 +145,46 @@ def engine_row(settings: TpuCompile, name: str, chip: Chip, program: str) -> dic
     return read(lowered.compile(), config, chip, tensor, rows * flops, rows * tokens, layers)
 
 
+def decode_row(settings: TpuCompile, name: str, chip: Chip) -> dict[str, Any]:
+    """Compiles `go_on`, a step of decoding, and reads it."""
+    config, tensor, rows = SHAPES[name], TENSOR[name], 64
+    make, tokens, new, seats, positions = (
+        Abstract(config, chip, tensor),
+        settings.tokens,
+        64,
+        128,
+        32,
+    )
+    split = split_along(make.lane.devices, 1)
+
+    def cells(length: int) -> Cells:
+        shape = (seats * positions + 1, config.num_kv_heads, length, config.head_dim)
+        array: Any = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split)
+        return Cells(k=array, v=array)
+
+    half, place = config.head_dim // 2, make.array(seats + 1, 1)
+    angles = make.array(1, seats + 1, 1, half, dtype=jnp.float32)
+    fact, table = make.array(seats + 1), make.array(seats + 1, positions)
+    turn, count = make.array(TILES, rows), make.array()
+    layers = make.model(ordered=True).layers
+    lowered = go_on.lower(
+        config,
+        layers,
+        make.array(seats + 1, config.width, dtype=jnp.bfloat16),
+        cells(new),
+        cells(tokens),
+        View(positions=place, branch=place, cos=angles, sin=angles),
+        Seats(fact, fact, table, table),
+        Turns(make.array(TILES), turn, turn),
+        count,
+        count,
+        reach=new,
+    )
+    flops = rows * layer_flops(config, 1)
+    past = rows * (tokens + new) * config.num_kv_heads * config.head_dim  # of keys, as of values
+    return read(lowered.compile(), config, chip, tensor, flops, rows, layers, 4 * past)
+
+
 def vmap_row(settings: TpuCompile, name: str, chip: Chip) -> dict[str, Any]:
     """Compiles `vmap` over `run_path`, which gathers weights for every path."""
     config, tensor, paths = SHAPES[name], TENSOR[name], settings.paths
@@ -170,6 +211,7 @@ def read(
     flops: float,
     tokens: int,
     layers: Layer,
+    more: int = 0,
 ) -> dict[str, Any]:
     """Reads memory, cost and copies of weights from a compiled program, each on one device."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
@@ -181,7 +223,7 @@ def read(
     program = hlo.parse(compiled.as_text())
     body = hlo.longest_body(program)
     copies = hlo.weight_copies(program, body, weights, "bf16")
-    moved = 2 * sum(map(math.prod, weights.values())) + 4 * tokens * config.width
+    moved = 2 * sum(map(math.prod, weights.values())) + 4 * tokens * config.width + more / tensor
     roofline = max(flops / tensor / chip.flops, moved / chip.bandwidth)
     seconds = cost["optimal_seconds"]  # a loop's body counts once; negative where it knows nothing
     cycles = sum(one.cycles for one in program[body]) / chip.hertz
@@ -211,9 +253,11 @@ def main(settings: TpuCompile) -> None:
     rows: list[dict[str, Any]] = []
     for name in settings.models:
         for chip in settings.chips:
-            for program in ("advance", "finish", "vmap"):
+            for program in ("advance", "finish", "go_on", "vmap"):
                 if program == "vmap":
                     found = vmap_row(settings, name, CHIPS[chip])
+                elif program == "go_on":
+                    found = decode_row(settings, name, CHIPS[chip])
                 else:
                     found = engine_row(settings, name, CHIPS[chip], program)
                 rows.append({"model": name, "chip": chip, "program": program, **found})

@@ -100,13 +100,13 @@ def test_company_does_not_change_a_bit(pair):
     together = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW)
     for b in range(len(LENGTHS)):
         mine = jax.tree.map(lambda x, b=b: x[b : b + 1], prompts)
-        for c, path in enumerate(paths[b]):
+        for c, path in enumerate(paths[b][:3]):
             alone = cola_jax.generate(model, mine, [[path]], max_new_tokens=NEW)
             for ours, theirs in zip(together, alone, strict=True):
                 np.testing.assert_array_equal(ours[b, c], theirs[0, 0])
 
 
-@pytest.mark.parametrize(("data", "tensor"), [(1, 2), (3, 1), (2, 4)])
+@pytest.mark.parametrize(("data", "tensor"), [(1, 2), (2, 1), (1, 4)])
 def test_devices_agree(pair, data, tensor):
     found, prompts = pair("mistral-window"), batch()
     model = cola_jax.load(found.checkpoint, mesh=mesh(data, tensor))

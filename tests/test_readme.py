@@ -14,20 +14,22 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 PAGES = tuple(
     ROOT / page
-    for page in ("README.md", "convert/README.md", "experiments/scaling.md", "experiments/speed.md")
+    for page in (
+        *("README.md", "convert/README.md", "cola_jax/tasks/README.md"),
+        *("experiments/scaling.md", "experiments/speed.md"),
+    )
 )
 
 
 def commands() -> list[str]:
     lines = [line for page in PAGES for line in page.read_text().splitlines()]
-    return [
-        line for line in lines if re.match(r"cola (convert|search|evaluate|report|benchmark)", line)
-    ]
+    names = "convert|search|evaluate|generate|report|benchmark"
+    return [line for line in lines if re.match(rf"cola ({names})", line)]
 
 
 def test_the_pages_show_commands():
     shown = {line.split()[1] for line in commands()}
-    assert shown == {"convert", "search", "evaluate", "report", "benchmark"}
+    assert shown == {"convert", "search", "evaluate", "generate", "report", "benchmark"}
 
 
 @pytest.mark.parametrize("line", commands())

@@ -74,6 +74,7 @@ class DecodeSizes(NamedTuple):
     """The shapes of decoding, beside the model's own and the tokens of prompts and texts."""
 
     seats: int  # W, rows decoded at a time
+    positions: int  # P, of the longest path
     cells: int  # M, of keys and values: for prompts, and as many for what rows decode
     slots: int  # S, hidden states while prompts run
     tile: int  # R of prompts
@@ -106,6 +107,7 @@ def choose_decode_sizes(
     Raises ValueError where the budget is too small for one row, naming one that is enough.
     """
     budget //= sharing
+    positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
     tile = default_rows(backend, tokens) if rows is None else rows
     abreast = ABREAST[backend == "cpu"] if rows is None else rows
     check_rows(tile)
@@ -124,7 +126,7 @@ def choose_decode_sizes(
     most = min(MOST_SEATS[backend == "cpu"], ceil_power(wanted))
     seats = int(np.clip((budget - spare) // seat, 1, most))
     piece = min(MOST_PIECE, ceil_power(seats))
-    return DecodeSizes(seats, seats * positions, seats + 2 * tile, tile, abreast, piece)
+    return DecodeSizes(seats, positions, seats * positions, seats + 2 * tile, tile, abreast, piece)
 
 
 def check_rows(rows: int) -> None:

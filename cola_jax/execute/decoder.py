@@ -46,19 +46,18 @@ class Decoder:
         prompts: Prompts,
         sizes: DecodeSizes,
         *,
-        positions: int,
         max_new_tokens: int,
         stop: Stop,
         capacity: int,
         dtype: Any,
         use: Use,
     ):
-        """Takes prompts of one bucket, cut to it, and the longest path in layers."""
+        """Takes prompts of one bucket, cut to it."""
         self.lane, self.sizes, self.dtype, self.use = lane, sizes, dtype, use
         self.stop, self.limit = stop, max_new_tokens
         self.config = lane.model.config
         self.lengths = (np.asarray(prompts.branch) == PROMPT).sum(axis=1).astype(np.int32)
-        self.seating = Seating(sizes.seats, sizes.cells, positions)
+        self.seating = Seating(sizes.seats, sizes.cells, sizes.positions)
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), capacity), prompts)
         self.ids, self.ends = lane.put((inputs.ids, enlarge(self.lengths - 1, capacity)))
         self.view = view_of_all(self.config, lane.put(inputs))

@@ -215,7 +215,6 @@ class Engine:
             lane or self.lanes[0],
             cut(prompts, tokens, 0),
             self.decode_sizes(tokens, positions, max_new_tokens, wanted),
-            positions=positions,
             max_new_tokens=max_new_tokens,
             stop=stop,
             capacity=budgets.capacity(len(prompts.ids)),
