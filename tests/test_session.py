@@ -181,7 +181,7 @@ def test_the_control_is_a_fixed_wrong_option_that_is_not_the_baselines(session):
         assert control in set(range(count)) - {gold, baseline}
         assert control == control_option(outcome)
     two = dataclasses.replace(encoded.question, options=("a", "b"), answer=0)
-    verdicts = Verdicts(*(np.array([x]) for x in (False, -1.0, 1, True)))
+    verdicts = Verdicts(*(np.array([x]) for x in (False, -1.0, 1, True, None)))
     outcome = dataclasses.replace(
         outcome, encoded=dataclasses.replace(encoded, question=two), verdicts=verdicts
     )
