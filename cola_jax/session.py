@@ -91,7 +91,7 @@ class Session:
         encoded, asked = asking.ask(
             checkpoint.load_tokenizer(model),
             context=config.context,
-            stop_tokens=checkpoint.stop_tokens(model),
+            stop_tokens=lambda: checkpoint.stop_tokens(model),
         )
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
         settings = {

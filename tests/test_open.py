@@ -1,7 +1,6 @@
 """Open questions as tokens, and `exact` held against real greedy decoding."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,44 +11,11 @@ from cola_jax.execute.decoder import STOPPED
 from cola_jax.path import identity, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.score import DECOY, GOLD, NO_ANSWER, score
-from cola_jax.tasks import Question
 from cola_jax.tasks.arithmetic import arithmetic
-from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT, Format
+from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from cola_jax.tasks.open import ENDS_READ, encode_open, end_tokens
 from tests import tiny
-
-EOS = 1
-BARE = Format("bare", 0, 6, ("\n",), "line", before="", after="", reply="<ANSWER>")
-
-
-def question(text, *options):
-    return Question("q", text, options, 0, open=True)
-
-
-class Words:
-    """A tokenizer of given texts, the longest first; it has what `encode_open` uses of one."""
-
-    chat_template = None
-
-    def __init__(self, texts, eos_behind=False):
-        self.texts, self.eos_token_id, self.eos_behind = texts, EOS, eos_behind
-        self.longest = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-
-    def __len__(self):
-        return len(self.texts)
-
-    def __call__(self, text, add_special_tokens=True):
-        ids = [0] if add_special_tokens else []
-        while text:
-            ids.append(next(i for i in self.longest if text.startswith(self.texts[i])))
-            text = text[len(self.texts[ids[-1]]) :]
-        return SimpleNamespace(input_ids=ids + [EOS] * (self.eos_behind and add_special_tokens))
-
-    def decode(self, ids, **keywords):
-        return "".join(self.texts[i] for i in ids)
-
-    def batch_decode(self, rows):
-        return [self.decode(row) for row in rows]
+from tests.words import BARE, BREAKS, EOS, STOPS, Words, alphabet, question
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +60,8 @@ def test_exact_packs_gold_and_decoy_each_with_its_ends(words):
 def test_generate_has_the_prompt_alone(words):
     shots = arithmetic(3, 2, purpose="shots")
     (encoded,) = encode_open(arithmetic(3, 1), words, "generate", ARITHMETIC, shots=shots)
-    assert encoded.prompts.read is None and encoded.prompts.targets is None
+    assert encoded.prompts.read is None
+    assert encoded.prompts.targets is None
     text = words.decode(encoded.prompts.ids)
     assert text == "<s>" + "".join(f"{s.text} = {s.gold}\n" for s in shots) + "40 - 1 ="
     assert encoded.num_tokens == len(encoded.prompts.ids)
@@ -137,7 +104,8 @@ def test_any_token_that_begins_a_stop_string_is_an_end():
     assert encoded.ends == (EOS, 2, *range(first, len(words)))
     ((body, ends),) = continuations(encoded)
     assert body == [3]
-    assert len(ends) == ENDS_READ and ends[:3] == [first, EOS, 2]
+    assert len(ends) == ENDS_READ
+    assert ends[:3] == [first, EOS, 2]
     assert end_tokens(encoded.reply.stop) == encoded.ends
 
 
@@ -192,26 +160,15 @@ def test_an_answer_that_holds_a_stop_string_is_told(words):
 
 # held against decoding
 
-VOCAB = 320
-STOPS = tuple(range(1, 40))  # many, so that a random model ends its answers
-BROKEN = tuple(range(60, 80))  # tokens that begin a line break, more than are read
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    model = cola_jax.load(tiny.make_checkpoint(tmp_path_factory.mktemp("tiny")))
-    assert model.config.vocab_size <= VOCAB
-    return model
+    return cola_jax.load(tiny.make_checkpoint(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")
 def letters(model):
-    """Each token is a letter of its own, so that any tokens can be written as an answer."""
-    texts = [chr(0x4E00 + i) for i in range(model.config.vocab_size)]
-    for i in BROKEN:
-        texts[i] = "\n" + texts[i]
-    texts[BROKEN[0]] = "\n"
-    return Words(texts)
+    return alphabet(model.config.vocab_size)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +206,7 @@ def answers(out, b):
         golds += [body, body[:-1], [*body, int(generator.integers(80, 300))]]
         golds += [[*body[:-1], 80 + (body[-1] + 1) % 200]] if body else []
     unique = [list(gold) for gold in dict.fromkeys(map(tuple, golds)) if gold]
-    return [g for g in unique if not set(g) & {*STOPS, *BROKEN}]
+    return [g for g in unique if not set(g) & {*STOPS, *BREAKS}]
 
 
 def judged(model, letters, texts, golds, paths, format):
@@ -302,14 +259,14 @@ def test_exact_is_what_greedy_decoding_says(model, letters, decoded, boxed):
     assert wrong > 1000
     ends = {spoken(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
     assert len(ends & set(STOPS)) > 3
-    assert len(ends & set(BROKEN)) > 3
+    assert len(ends & set(BREAKS)) > 3
 
 
 def test_a_path_that_is_not_finite_is_wrong(model, letters, decoded):
     texts, paths, out = decoded
     model = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.inf)))
     golds = [[spoken(out, b, 0)[0][:2]] for b in range(3)]
-    golds = [[[100, 101]] if set(g[0]) & {*STOPS, *BROKEN} else g for g in golds]
+    golds = [[[100, 101]] if set(g[0]) & {*STOPS, *BREAKS} else g for g in golds]
     for one in judged(model, letters, texts[:3], golds, paths, BARE):
         broken = np.array([4 in path for path in paths])
         assert 0 < broken.sum() < len(paths)
