@@ -8,6 +8,7 @@ import numpy as np
 from cola_jax.path import format_edit
 from cola_jax.score import Verdicts
 from cola_jax.search.tree import ROOT
+from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import Encoded
 
 
@@ -39,8 +40,14 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Returns the shortest evaluation with a verdict, of equals that of the largest margin."""
-        candidates = np.flatnonzero(self.verdicts.verdict == verdict)
+        """Returns the shortest evaluation with a verdict, of equals that of the largest margin.
+
+        One on which the grader failed has none.
+        """
+        known = np.array(
+            [said is None or said.grade is not Grade.UNGRADED for said in self.verdicts.said]
+        )
+        candidates = np.flatnonzero((self.verdicts.verdict == verdict) & known)
         if not len(candidates):
             return None
         order = np.lexsort((-self.verdicts.margin[candidates], self.lengths[candidates]))
