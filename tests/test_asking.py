@@ -1,6 +1,7 @@
 """What a session asks by default and as it is told, what it records, and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -179,3 +180,11 @@ def test_questions_of_one_session_share_a_reply(ask):
     encoded, _ = ask("arithmetic", scorer="generate", limit=7)
     assert len({id(e.reply) for e in encoded}) == 1
     assert all(np.asarray(e.prompts.branch).max() == 0 for e in encoded)
+
+
+def test_a_token_that_the_model_does_not_have_is_told(folder, tmp_path):
+    model = shutil.copytree(folder / "ours", tmp_path / "ours")
+    metadata = json.loads((model / "cola.json").read_text())
+    (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
+    with pytest.raises(ValueError, match="targets run from 1 to 9999"):
+        Session.prepare(str(model), Asking("arithmetic", limit=2))
