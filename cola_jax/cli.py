@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import subcommand
 
-from cola_jax.commands import Benchmark, Convert, Demo, Evaluate, Material, Report, Search
+from cola_jax.commands.benchmark import Benchmark
+from cola_jax.commands.convert import Convert
+from cola_jax.commands.demo import Demo
+from cola_jax.commands.evaluate import Evaluate
+from cola_jax.commands.generate import Generate
+from cola_jax.commands.material import Material
+from cola_jax.commands.report import Report
+from cola_jax.commands.search import Search
 from cola_jax.search.presets import PRESETS
 from cola_jax.tasks.asking import Asking
 
@@ -22,12 +29,15 @@ COMMANDS = {
     "convert": Convert,
     "search": Search,
     "evaluate": Evaluate,
+    "generate": Generate,
     "report": Report,
     "benchmark": Benchmark,
 }
 
 
-def parse(arguments: Sequence[str]) -> Convert | Search | Evaluate | Report | Demo | Benchmark:
+def parse(
+    arguments: Sequence[str],
+) -> Convert | Search | Evaluate | Generate | Report | Demo | Benchmark:
     """Parses a command line; `--preset` chooses the defaults that `--rules.*` override."""
     rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
     material = Material(tyro.MISSING, Asking(tyro.MISSING), tyro.MISSING)

@@ -97,6 +97,12 @@ def check_hostile(hostile, **settings):
     return grades[::4]
 
 
+def test_a_number_at_the_end_of_what_is_no_formula_is_no_answer(grader):
+    texts = ["10 + 9.", "19 - 9.", "9 +", "12)\n9", "10 + 9 = 19, not 9"]
+    assert grader.grade([(text, "9") for text in texts]) == [Grade.WRONG] * len(texts)
+    assert grader.grade([("9.", "9"), ("x = 9.", "9")]) == [Grade.RIGHT] * 2
+
+
 def test_what_hangs_is_ungraded_and_nothing_else_is_lost():
     start = time.monotonic()
     assert set(check_hostile(HANGING, workers=2, seconds=2)) == {Grade.UNGRADED}

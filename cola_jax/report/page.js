@@ -1,7 +1,7 @@
 "use strict";
 // Draws the questions. All text goes in as text nodes, so nothing in a run can become markup.
 (() => {
-  const { layers: L, questions } = JSON.parse(document.getElementById("data").textContent);
+  const { layers: L, open, decodes, questions } = JSON.parse(document.getElementById("data").textContent);
   const AT_ONCE = 200; // questions listed at first, so that a long list opens at once
   const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   const SVG = "http" + "://www.w3.org/2000/svg"; // a name, never fetched
@@ -42,7 +42,7 @@
     });
     const [top, height] = [9, 14];
     const svg = element("svg", {
-      class: right ? "right" : "wrong", width: L * size, height: top + height + 1, role: "img",
+      class: right === null ? "wrong ungraded" : right ? "right" : "wrong", width: L * size, height: top + height + 1, role: "img",
       "aria-label": describe(counts, moved),
     });
     counts.forEach((count, layer) => {
@@ -86,19 +86,44 @@
   const letter = (answer) => (answer < 0 ? "no answer" : LETTERS[answer] ?? String(answer));
   const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 
-  function pathItem([text, right, margin, answer, node, parent, edit, best, front], size) {
+  // What a path answered. It may be a model's text, so it stands in an element of its own, where
+  // its direction cannot turn what is around it.
+  function answered(question, answer, margin, reply) {
+    if (reply) return reply[0] === null ? "no answer found" : element("bdi", {}, reply[0]);
+    if (!open) return letter(answer);
+    if (margin === null) return "no answer";
+    return answer === question.gold ? "gold" : answer === question.control ? "control" : "other";
+  }
+
+  function ending([, , finish, cut, decoded]) {
+    const ended = cut ? ", cut by the token limit" : finish === "not finite" ? ", then not finite" : "";
+    return ` · ${decoded} token${decoded === 1 ? "" : "s"}${ended}`;
+  }
+
+  function replyText(text) {
+    return element("details", { class: "reply" },
+      element("summary", {}, "decoded text"), element("pre", {}, text));
+  }
+
+  function pathItem(question, [text, right, margin, answer, node, parent, edit, best, front, at], size) {
     const path = parse(text);
+    const reply = at === undefined ? null : question.replies[at];
     const names = [
-      node ? "" : "identity path", best ? "shortest right" : "", front && !best ? "shortest wrong" : "",
+      node ? "" : "identity path", best ? "shortest right" : "",
+      front && right === 0 ? "shortest wrong" : "", right === null ? "ungraded" : "",
     ].filter(Boolean);
     const said = element("div", { class: "said" },
-      element("span", { class: `verdict ${right ? "right" : ""}` }, `${right ? "✓" : "✗"} ${letter(answer)}`),
-      ` · ${path.length} layers · margin ${margin === null ? "not finite" : signed(margin)}`,
+      element("span", { class: `verdict ${right ? "right" : ""}` },
+        right === null ? "? " : right ? "✓ " : "✗ ", answered(question, answer, margin, reply)),
+      ` · ${path.length} layers`,
+      margin === null ? " · margin not finite" : right === null ? "" : ` · margin ${signed(margin)}`,
+      reply ? ending(reply) : "",
       names.length ? element("b", {}, ` · ${names.join(", ")}`) : "",
       element("br"),
       element("span", { class: "mono" }, text),
       element("span", { class: "soft" },
-        node ? `  #${node}${edit === null ? "" : ` = #${parent ?? "?"}, ${edit}`}` : "  #0"));
+        node ? `  #${node}${edit === null ? "" : ` = #${parent ?? "?"}, ${edit}`}` : "  #0"),
+      reply ? replyText(reply[1]) : "");
     const box = element("div", { class: "wide" }, strip(path, right, size));
     return element("li", {}, box, said);
   }
@@ -106,11 +131,14 @@
   function optionItem(question, option, j) {
     const marks = [];
     const mark = (kind, text) => marks.push(element("span", { class: `mark ${kind}` }, text));
-    if (j === question.gold) mark("gold", "right answer");
+    if (j === question.gold && !open) mark("gold", "right answer");
     if (j === question.first) mark("first", "answered before");
-    if (j === question.control) mark("control", question.reached ? "control: reached" : "control: not reached");
+    const reached = question.reached ? "reached" : "not reached";
+    if (j === question.control) mark("control", open ? reached : `control: ${reached}`);
+    const role = j === question.gold ? "right answer" : j === question.control ? "control" : "no control";
     return element("li", { class: j === question.gold ? "gold" : "" },
-      element("span", { class: "letter" }, letter(j)), element("span", { class: "option" }, option), ...marks);
+      element("span", { class: open ? "role" : "letter" }, open ? role : letter(j)),
+      element("bdi", { class: "option" }, option), ...marks);
   }
 
   function fill(details, question) {
@@ -118,14 +146,15 @@
     details.append(body);
     const room = body.clientWidth - (innerWidth > 992 ? 430 : 30);
     const size = Math.max(10, Math.min(20, Math.floor(room / L)));
-    const kept = question.confirmed === null ? "" : ` · shortest right path in float32: ${question.confirmed ? "right" : "wrong"}`;
+    const outcome = decodes ? ["another text", "the same text"] : ["wrong", "right"];
+    const kept = question.confirmed === null ? "" : ` · shortest right path in float32: ${outcome[Number(question.confirmed)]}`;
     body.append(
       element("p", { class: "note" },
         `${question.id} · ${question.evaluations} evaluations, ${question.paths.length} shown${kept}`),
       element("ul", { class: "options" }, ...question.options.map((option, j) => optionItem(question, option, j))),
       element("ul", { class: "paths" },
         element("li", { "aria-hidden": "true" }, element("div", { class: "wide" }, ruler(size))),
-        ...question.paths.map((path) => pathItem(path, size))));
+        ...question.paths.map((path) => pathItem(question, path, size))));
   }
 
   function questionItem(question) {
@@ -147,7 +176,11 @@
     "W→C": (q) => q.kind === "W→C",
     "W→W": (q) => q.kind === "W→W",
   };
-  const words = new Map(questions.map((q) => [q, [q.id, q.text, ...q.options].join("\n").toLowerCase()]));
+  const ungraded = (q) => q.kind.startsWith("?");
+  if (questions.some(ungraded)) kinds["ungraded before"] = ungraded;
+  const said = (q) => q.replies.map(([answer]) => answer ?? "");
+  const words = new Map(
+    questions.map((q) => [q, [q.id, q.text, ...q.options, ...said(q)].join("\n").toLowerCase()]));
   const search = browser.querySelector("[type=search]");
   let [kind, matches, shown] = ["all", questions, 0];
 
@@ -183,6 +216,9 @@
     [[0, 0], true, "run twice; an arc leads back"], [[], true, "skipped"],
     [[1, 0], true, "framed: first run after a later layer"],
   ];
+  if (questions.some((q) => q.paths.some((path) => path[1] === null))) {
+    samples.push([[0], null, "pale: path ungraded"]);
+  }
   for (const [path, right, text] of samples) {
     const drawn = strip(path, right, 16);
     drawn.setAttribute("width", path.includes(1) ? 32 : 16);

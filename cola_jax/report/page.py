@@ -13,7 +13,7 @@ from cola_jax.report.browser import MOST_QUESTIONS, browse, script_json
 from cola_jax.report.figures import layer_heatmap, length_histogram
 from cola_jax.report.share import Share
 from cola_jax.report.summary import Summary
-from cola_jax.report.table import Line, caption, summary_lines
+from cola_jax.report.table import Line, caption, noun, summary_lines
 from cola_jax.run import RunDirectory, write_whole
 from cola_jax.search.presets import PRESETS
 
@@ -55,11 +55,19 @@ def render(run: RunDirectory, summary: Summary) -> str:
         facts=facts(settings, start, len(manifest["starts"])),
         preset=settings.get("preset") or {},
         early_stop=bool(settings.get("early_stop")),
+        noun=noun(summary),
         judgement=judgement(summary),
         histogram=Markup(length_histogram(summary)),
         heatmap=Markup(layer_heatmap(summary)),
         most_questions=MOST_QUESTIONS,
-        data=script_json({"layers": summary.num_layers, "questions": questions}),
+        data=script_json(
+            {
+                "layers": summary.num_layers,
+                "open": summary.open,
+                "decodes": summary.decodes,
+                "questions": questions,
+            }
+        ),
     )
 
 
@@ -73,6 +81,7 @@ def model_name(start: dict[str, Any]) -> str:
 def facts(settings: dict[str, Any], start: dict[str, Any], starts: int) -> list[tuple[str, str]]:
     """Lists what a reader needs to judge or repeat the run, as far as it was recorded."""
     origin = start.get("origin") or {}
+    prompt = settings.get("prompt") or {}  # of open questions
     versions = dict(start.get("versions") or {})
     if "python" in start:
         versions["python"] = start["python"]
@@ -82,7 +91,10 @@ def facts(settings: dict[str, Any], start: dict[str, Any], starts: int) -> list[
         "task": f"{start.get('task', '')} {digest(settings.get('task'))}",
         "split": start.get("split"),
         "scorer": settings.get("scorer"),
-        "chat template": "yes" if settings.get("chat") else "no",
+        "prompt": prompt_name(prompt),
+        "chat template": "yes" if settings.get("chat") or prompt.get("chat") else "no",
+        "token limit": settings.get("max_new_tokens"),
+        "grader": settings.get("grader"),
         "preset": preset_name(settings.get("preset")),
         "simulations": f"{settings.get('simulations')} per question",
         "leaves": f"{settings.get('leaves')} per question and wave",
@@ -95,6 +107,14 @@ def facts(settings: dict[str, Any], start: dict[str, Any], starts: int) -> list[
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return [(name, str(value)) for name, value in named.items() if value not in (None, "")]
+
+
+def prompt_name(prompt: dict[str, Any]) -> str | None:
+    """Names the format of a prompt, and says how many shots it has."""
+    if not prompt:
+        return None
+    shots = len(prompt.get("shots") or ())
+    return f"{prompt['format']['name']}, {shots} shot{'' if shots == 1 else 's'}"
 
 
 def digest(value: Any) -> str:
@@ -120,7 +140,10 @@ def judgement(summary: Summary) -> str:
     if low > 0:
         return "Here the whole interval of the difference lies above 0."
     if high < 0:
-        return "Here the whole interval lies below 0: the wrong option was reached more often."
+        return (
+            f"Here the whole interval lies below 0: the wrong {noun(summary)} was reached more "
+            "often."
+        )
     return (
         "Here the interval of the difference contains 0: these questions do not show that the "
         "search does more for the right answer than for any other."

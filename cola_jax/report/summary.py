@@ -2,24 +2,42 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cola_jax.report.shape import LayerUse, Shape, count_distinct, layer_use, tree_shape
 from cola_jax.report.share import Difference, Share
 from cola_jax.run import RunDirectory
 
 RIGHT, CORRECTED, ALL = "C→C", "W→C", "all"
+OPEN = ("exact", "generate")  # the scorers of open questions
+
+
+class Level(NamedTuple):
+    """What a search found on the questions of one level."""
+
+    fact: str  # such as math_level
+    value: str
+    before: Share
+    after: Share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-    """What a search found on the questions that are done; means over nothing are NaN."""
+    """What a search found on the questions that are done; means over nothing are NaN.
+
+    Where the grader failed on the identity path's answer, nothing is known about the question
+    before the search: it is in none of the shares of questions but `confirmed`.
+    """
 
     directory: str
+    scorer: str | None  # None where it was not recorded
     done: int  # questions
+    left_out: int  # of them: those whose first answer is ungraded
     planned: int
     num_layers: int  # L, also every length before the search
 
@@ -27,21 +45,25 @@ class Summary:
     after: Share  # right with some path
     shortened: Share  # of those right before: right on fewer layers too
     corrected: Share  # of those wrong before: right with some path (W→C)
-    # The control: a fixed wrong option that is not the baseline's answer either, and whether the
+    # The control: a fixed wrong answer that is not the baseline's answer either, and whether the
     # same evaluations answered it. `net` pairs it with W→C on the questions of `control_wrong`.
     control: Share
     control_wrong: Share  # among the questions wrong before
     net: Difference
-    confirmed: Share  # of the shortest correct paths: right in float32 too
+    confirmed: Share  # of the shortest correct paths: right in float32 too; decodes the same there
+    levels: tuple[Level, ...]  # of each fact of which the questions have more than one level
 
     length: float  # of the shortest correct path, L where there is none
     length_right: float  # of C→C
     length_corrected: float  # of W→C
 
     evaluations: int
-    answers: float  # distinct options answered per question
+    answers: float  # distinct options answered per question; distinct answers of decoded texts
     options: float  # options offered per question
+    ungraded: Share  # evaluations on which the grader failed
     not_finite: Share
+    cut: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
+    decoded: float  # tokens per evaluation
     duplicates: Share  # evaluations of a path that its question already had
     shape: Shape
 
@@ -49,6 +71,16 @@ class Summary:
     best_lengths: dict[str, np.ndarray]
     correct_lengths: np.ndarray  # of all evaluations that are right
     layers: dict[str, LayerUse]
+
+    @property
+    def open(self) -> bool:
+        """Whether the questions are open: they have no options to choose from."""
+        return self.scorer in OPEN
+
+    @property
+    def decodes(self) -> bool:
+        """Whether answers were decoded."""
+        return self.scorer == "generate"
 
     @property
     def per_question(self) -> float:
@@ -67,14 +99,17 @@ def summarise(run: RunDirectory) -> Summary:
     questions = run.questions()
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
-    rows = run.evaluations(["question", "path", "length", "verdict", "finite", "node", "parent"])
+    tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
+    rows = run.evaluations([*tree, "said", "cut", "decoded"])
     return Summary(
         directory=str(run.directory),
+        scorer=manifest["settings"].get("scorer"),
         done=questions.num_rows,
         planned=int(manifest["settings"]["questions"]),
         num_layers=num_layers,
         **summarise_questions(questions, num_layers),
         **summarise_evaluations(rows),
+        answers=count_answers(questions, rows, manifest["settings"].get("scorer")),
         layers=summarise_layers(questions, rows["path"], num_layers),
     )
 
@@ -97,31 +132,48 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
 
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
     """Makes the fields that the questions alone decide."""
-    right = flags(questions["baseline"])
+    right, wrong = flags(questions["baseline"]), refusals(questions["baseline"])
+    graded = right | wrong
     found = ~nulls(questions["best"])
     lengths = np.where(found, list_lengths(questions["best"]), num_layers)
     has_control = ~nulls(questions["control"])
     reached = flags(questions["control_reached"])
-    compared = has_control & ~right
+    compared = has_control & wrong
     return {
-        "before": Share.of(right),
-        "after": Share.of(found),
+        "left_out": int(np.count_nonzero(~graded)),
+        "before": Share.of(right[graded]),
+        "after": Share.of(found[graded]),
         "shortened": Share.of(lengths[right] < num_layers),
-        "corrected": Share.of(found[~right]),
-        "control": Share.of(reached[has_control]),
+        "corrected": Share.of(found[wrong]),
+        "control": Share.of(reached[has_control & graded]),
         "control_wrong": Share.of(reached[compared]),
         "net": Difference.of(found[compared], reached[compared]),
         "confirmed": Share.of(flags(questions["confirmed"])[~nulls(questions["confirmed"])]),
-        "length": mean(lengths),
+        "levels": tuple(count_levels(questions["facts"], right, found, graded)),
+        "length": mean(lengths[graded]),
         "length_right": mean(lengths[right]),
-        "length_corrected": mean(lengths[found & ~right]),
-        "answers": mean(questions["answers"].to_numpy()),
+        "length_corrected": mean(lengths[found & wrong]),
         "options": mean(list_lengths(questions["options"])),
         "best_lengths": {
             RIGHT: np.bincount(lengths[right & found]),
-            CORRECTED: np.bincount(lengths[found & ~right]),
+            CORRECTED: np.bincount(lengths[found & wrong]),
         },
     }
+
+
+def count_levels(
+    facts: pa.ChunkedArray, right: np.ndarray, found: np.ndarray, graded: np.ndarray
+) -> Iterator[Level]:
+    """Counts the questions of each level, fact by fact; none where all are of one level."""
+    rows = [dict(row or ()) for row in facts.to_pylist()]
+    for fact in sorted({name for row in rows for name in row if name.endswith("_level")}):
+        levels = [row.get(fact) for row in rows]
+        present = {level for level in levels if level is not None}
+        if len(present) < 2:
+            continue
+        for level in sorted(present, key=lambda x: (int(x) if x.isdecimal() else math.inf, x)):
+            mine = graded & np.array([x == level for x in levels])
+            yield Level(fact, level, Share.of(right[mine]), Share.of(found[mine]))
 
 
 def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:
@@ -131,7 +183,10 @@ def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:
     parent = rows["parent"].fill_null(-1).to_numpy()
     return {
         "evaluations": rows.num_rows,
+        "ungraded": Share.of(nulls(rows["verdict"])),
         "not_finite": Share.of(~flags(rows["finite"])),
+        "cut": Share.of(flags(rows["cut"].drop_null())),
+        "decoded": mean(rows["decoded"].drop_null().to_numpy()),
         "duplicates": Share(
             rows.num_rows - count_distinct(rows["question"], rows["path"]), rows.num_rows
         ),
@@ -140,16 +195,24 @@ def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:
     }
 
 
+def count_answers(questions: pa.Table, rows: pa.Table, scorer: str | None) -> float:
+    """Counts the distinct answers per question, of those that the scorer tells apart."""
+    if scorer != "generate":
+        return mean(questions["answers"].drop_null().to_numpy())
+    said = rows.select(["question", "said"]).filter(pc.field("said").is_valid())
+    return said.group_by(["question", "said"]).aggregate([]).num_rows / questions.num_rows
+
+
 def summarise_layers(
     questions: pa.Table, evaluated: pa.ChunkedArray, num_layers: int
 ) -> dict[str, LayerUse]:
     """Counts how the best paths use the layers, and for contrast all evaluated paths."""
-    right = flags(questions["baseline"])
+    right, wrong = flags(questions["baseline"]), refusals(questions["baseline"])
     found = ~nulls(questions["best"])
     best = questions["best"]
     return {
         RIGHT: layer_use(best.filter(pa.array(right & found)), num_layers),
-        CORRECTED: layer_use(best.filter(pa.array(~right & found)), num_layers),
+        CORRECTED: layer_use(best.filter(pa.array(wrong & found)), num_layers),
         ALL: layer_use(evaluated, num_layers),
     }
 
@@ -157,6 +220,11 @@ def summarise_layers(
 def flags(column: pa.ChunkedArray) -> np.ndarray:
     """Reads a boolean column, null as False."""
     return column.fill_null(False).to_numpy()
+
+
+def refusals(column: pa.ChunkedArray) -> np.ndarray:
+    """Says where a boolean column is False: a verdict that is null is no refusal."""
+    return ~column.fill_null(True).to_numpy()
 
 
 def nulls(column: pa.ChunkedArray) -> np.ndarray:

@@ -42,12 +42,10 @@ class Outcome:
     def shortest(self, verdict: bool) -> int | None:
         """Returns the shortest evaluation with a verdict, of equals that of the largest margin.
 
-        One on which the grader failed has none.
+        What the grader failed on has none.
         """
-        known = np.array(
-            [said is None or said.grade is not Grade.UNGRADED for said in self.verdicts.said]
-        )
-        candidates = np.flatnonzero((self.verdicts.verdict == verdict) & known)
+        graded = [s is None or s.grade is not Grade.UNGRADED for s in self.verdicts.said]
+        candidates = np.flatnonzero((self.verdicts.verdict == verdict) & graded)
         if not len(candidates):
             return None
         order = np.lexsort((-self.verdicts.margin[candidates], self.lengths[candidates]))

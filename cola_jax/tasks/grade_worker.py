@@ -48,7 +48,12 @@ def grade(math_verify, answer: str, gold: str) -> bool | None:
 
     sys.settrace(watch)
     try:
-        said = [math_verify.parse(wrap(text), parsing_timeout=None) for text in (gold, answer)]
+        # without its other way to read: that takes the last number of what is no formula
+        whole = [math_verify.LatexExtractionConfig()]
+        said = [
+            math_verify.parse(wrap(text), extraction_config=whole, parsing_timeout=None)
+            for text in (gold, answer)
+        ]
         same = math_verify.verify(*said, timeout_seconds=None, raise_on_error=True)
     except Exception:
         return None
@@ -62,7 +67,7 @@ def wrap(text: str) -> str:
 
     It reads 10\,000 as 10 times 000, which is what a wrong answer of 0 would be compared with.
     """
-    text = text.strip().strip("$").rstrip("\\ ").replace(r"\!", "")  # \$ would be a price
+    text = text.strip().rstrip(".").strip("$").rstrip("\\ .").replace(r"\!", "")  # \$ is a price
     return f"${THIN_SPACE.sub('', text)}$"
 
 

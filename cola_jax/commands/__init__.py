@@ -1,0 +1,1 @@
+"""The subcommands of `cola`: each is a frozen dataclass, its fields are the flags."""

@@ -1,0 +1,5 @@
+"""What the subcommands print on."""
+
+from rich.console import Console
+
+console = Console()

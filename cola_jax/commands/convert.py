@@ -1,0 +1,44 @@
+"""`cola convert`."""
+
+import dataclasses
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from cola_jax.commands.console import console
+from cola_jax.commands.material import Dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert pretrained weights into a checkpoint that every other command takes."""
+
+    source: Positional[str]
+    """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
+    destination: Positional[Path]
+    """The directory to make."""
+    dtype: Dtype | None = None
+    """Of the converted weights; the source's own by default, float32 for GGUF."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    overwrite: bool = False
+    """Replace an existing destination."""
+
+    def run(self) -> None:
+        from cola_jax.convert import convert
+        from cola_jax.progress import byte_bar
+
+        with byte_bar(console) as on_progress:
+            metadata = convert(
+                self.source,
+                self.destination,
+                dtype=self.dtype,
+                revision=self.revision,
+                overwrite=self.overwrite,
+                on_progress=on_progress,
+            )
+        config = metadata["config"]
+        console.print(
+            f"{self.destination}: {config['num_layers']} layers, width {config['width']}, "
+            f"{metadata['dtype']}, digest {metadata['digest'][:12]}"
+        )

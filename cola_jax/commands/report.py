@@ -1,0 +1,45 @@
+"""`cola report`."""
+
+import dataclasses
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from cola_jax.commands.console import console
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Print what a run found, and write it as one HTML page that opens offline."""
+
+    run_directory: Positional[str]
+    """What `cola search` or `cola evaluate` made."""
+    page: Path | None = None
+    """Where to write the page of a search; report.html in the run directory by default."""
+
+    def run(self) -> None:
+        self.show(draws=True)
+
+    def show(self, draws: bool) -> None:
+        """Prints the table, and writes the page if it draws."""
+        from cola_jax import report
+        from cola_jax.run import RunDirectory
+
+        run = RunDirectory(self.run_directory)
+        if run.manifest()["settings"].get("command") == "evaluate":
+            if self.page is not None:
+                raise ValueError("--page belongs to a search: an evaluation has no page.")
+            console.print(report.paths_table(run))
+            return
+        summary = report.summarise(run)
+        console.print(report.summary_table(summary))
+        if not draws:
+            console.print(
+                f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
+                soft_wrap=True,
+                markup=False,
+            )
+            return
+        page = self.page or run.directory / "report.html"
+        report.write_page(run, summary, page)
+        console.print(f"report: {page}", soft_wrap=True)
