@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 import numpy as np
 
-from cola_jax.execute.decoder import CUT, rows_of
+from cola_jax.execute.decoder import BROKEN, CUT, rows_of
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.inputs import buckets
 from cola_jax.execute.lane import Lane
@@ -17,7 +17,7 @@ from cola_jax.execute.reference import submit_reference
 from cola_jax.execute.seating import Row
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts
-from cola_jax.score import Said, Verdicts, score, score_texts
+from cola_jax.score import DECOY, GOLD, Said, Verdicts, score, score_texts
 from cola_jax.tasks.answer import find_answer
 from cola_jax.tasks.grade import Grade, Grader
 from cola_jax.tasks.prompt import Encoded
@@ -128,20 +128,25 @@ class Decoding(Judge):
         texts = yield said
         out = Verdicts.none(paths.shape[:2])
         question = np.array([row.question for row in rows], int)
-        for b, encoded in enumerate(self.questions):
+        for b in range(len(self.questions)):
             mine = np.flatnonzero(question == b)
             nearest = np.array([closest(rows[i]) for i in mine], np.float32)
-            verdicts = score_texts([texts[i] for i in mine], encoded, nearest)
+            verdicts = score_texts([texts[i] for i in mine], nearest)
             put(out, (b, paths[b, :, 0] != STOP), verdicts)
         return out
 
     def grade(self, rows: Sequence[Row]) -> list[Said]:
         """Finds the answers of rows and grades them."""
         found = [self.find(row) for row in rows]
-        graded = [i for i, (_, answer, cut) in enumerate(found) if answer is not None and not cut]
-        golds = [self.questions[row.question].question.gold for row in rows]
-        grades = self.grader.grade([(str(found[i][1]), golds[i]) for i in graded])
-        verdict = dict(zip(graded, grades, strict=True))
+        graded = [
+            i
+            for i, (row, (_, answer, cut)) in enumerate(zip(rows, found, strict=True))
+            if answer is not None and not cut and row.finish != BROKEN
+        ]
+        verdict = self.compare(rows, found, graded, GOLD)
+        # the control of a search is held to what gold is held to, not to the letter
+        wrong = [i for i in graded if verdict[i] is Grade.WRONG]
+        decoy = self.compare(rows, found, wrong, DECOY)
         return [
             Said(
                 text=text,
@@ -151,9 +156,23 @@ class Decoding(Judge):
                 grade=verdict.get(i, Grade.WRONG),
                 ids=tuple(row.tokens),
                 logprob=float(np.sum(row.logprob)),
+                decoy=decoy.get(i) is Grade.RIGHT,
             )
             for i, (row, (text, answer, cut)) in enumerate(zip(rows, found, strict=True))
         ]
+
+    def compare(
+        self,
+        rows: Sequence[Row],
+        found: Sequence[tuple[str, str | None, bool]],
+        some: Sequence[int],
+        option: int,
+    ) -> dict[int, Grade]:
+        """Grades the answers of some rows against an option, where their questions have it."""
+        options = {i: self.questions[rows[i].question].question.options for i in some}
+        having = [i for i in some if option < len(options[i])]
+        pairs = [(str(found[i][1]), options[i][option]) for i in having]
+        return dict(zip(having, self.grader.grade(pairs), strict=True))
 
     def find(self, row: Row) -> tuple[str, str | None, bool]:
         """Returns a row's text, the answer in it, and whether the limit cut it."""

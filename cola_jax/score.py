@@ -27,6 +27,7 @@ class Said:
     grade: Grade
     ids: tuple[int, ...]  # the tokens decoded
     logprob: float  # natural, of all of them
+    decoy: bool = False  # whether the answer is graded as the question's decoy
 
 
 class Verdicts(NamedTuple):
@@ -115,7 +116,7 @@ def exact_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarra
     return margin
 
 
-def score_texts(texts: Sequence[Said], encoded: Encoded, nearest: np.ndarray) -> Verdicts:
+def score_texts(texts: Sequence[Said], nearest: np.ndarray) -> Verdicts:
     """Scores what paths decoded and what it was graded.
 
     `nearest` [C] is how close any chosen token came to its rival: the margin, negative where the
@@ -123,16 +124,13 @@ def score_texts(texts: Sequence[Said], encoded: Encoded, nearest: np.ndarray) ->
     """
     right = np.array([said.grade is Grade.RIGHT for said in texts], bool)
     finite = np.array([said.finish != BROKEN for said in texts], bool)
-    answer = np.array([GOLD if r else is_decoy(s, encoded) for r, s in zip(right, texts)])  # noqa: B905
+    decoy = np.array([said.decoy for said in texts], bool)
+    answer = np.where(right, GOLD, np.where(decoy, DECOY, NO_ANSWER))
+    nearest = np.maximum(nearest, TIE)  # else the margin of a tie would have no sign
     verdicts = verdicts_of(answer, GOLD, np.where(right, nearest, -nearest), finite)
     said = np.full(len(texts), None, object)
     said[:] = texts
     return verdicts._replace(said=said)
-
-
-def is_decoy(said: Said, encoded: Encoded) -> int:
-    """Names the option that a wrong answer is, if it is one."""
-    return DECOY if said.answer in encoded.question.options[1:] else NO_ANSWER
 
 
 def verdicts_of(answer: np.ndarray, gold: int, margin: np.ndarray, finite: np.ndarray) -> Verdicts:

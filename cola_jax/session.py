@@ -20,6 +20,7 @@ from cola_jax.devices import Devices
 from cola_jax.evaluate import evaluate_groups
 from cola_jax.execute.budget import choose_decode_sizes, choose_sizes
 from cola_jax.execute.engine import Engine
+from cola_jax.execute.inputs import check_tokens
 from cola_jax.hosts import Hosts
 from cola_jax.judge import grading, prompt_buckets
 from cola_jax.params import Model
@@ -91,8 +92,9 @@ class Session:
         encoded, asked = asking.ask(
             checkpoint.load_tokenizer(model),
             context=config.context,
-            stop_tokens=checkpoint.stop_tokens(model),
+            stop_tokens=lambda: checkpoint.stop_tokens(model),
         )
+        check_vocabulary(encoded, config)
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
         settings = {
             "model": metadata["digest"],
@@ -296,6 +298,14 @@ def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:
         fixed=sum(row["baseline"] is False for row in right),
         shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
     )
+
+
+def check_vocabulary(questions: Sequence[Encoded], config: ModelConfig) -> None:
+    """Raises ValueError for tokens that the model does not have, an answer's ends included."""
+    for encoded in questions:
+        check_tokens("token ids", encoded.prompts.ids, config.vocab_size)
+        if encoded.prompts.targets is not None:
+            check_tokens("targets", encoded.prompts.targets, config.vocab_size)
 
 
 def task_digest(questions: Sequence[Encoded]) -> str:

@@ -47,7 +47,7 @@ def judged(settings: Exact, model: cola_jax.Model, scorer, paths) -> tuple[dict,
     )
     tokenizer = cola_jax.load_tokenizer(settings.model)
     questions, _ = asking.ask(
-        tokenizer, context=model.config.context, stop_tokens=stop_tokens(settings.model)
+        tokenizer, context=model.config.context, stop_tokens=lambda: stop_tokens(settings.model)
     )
     found = {}
     with grading(questions) as grader, Engine(model, in_flight=IN_FLIGHT) as engine:

@@ -57,7 +57,7 @@ def questions_of(settings: Mathematics) -> list[Encoded]:
     )
     tokenizer = cola_jax.load_tokenizer(settings.model)
     ends = stop_tokens(settings.model)
-    return asking.ask(tokenizer, context=1 << 20, stop_tokens=ends)[0]
+    return asking.ask(tokenizer, context=1 << 20, stop_tokens=lambda: ends)[0]
 
 
 def ours(settings: Mathematics, questions: list[Encoded]) -> list[dict]:

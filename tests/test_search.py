@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.score import Verdicts
+from cola_jax.score import Said, Verdicts
 from cola_jax.search import PRESETS, Outcome, Preset, search
 from cola_jax.tasks import Encoded, Question, encode
+from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import pack
 from tests import tiny
 
@@ -169,3 +170,15 @@ def test_best_and_front(evaluations, best, front):
     assert made.front == front
     assert made.baseline == evaluations[0][1]
     assert made.evaluations == len(evaluations)
+
+
+def test_what_the_grader_failed_on_is_neither_right_nor_wrong():
+    made = outcome((FULL, True, 1.0), (ONE, False, -1.0), (TWO, False, -2.0))
+    said = np.full(3, None, object)
+    said[:] = [
+        Said("x", "x", "stop", False, grade, (1,), -1.0)
+        for grade in (Grade.RIGHT, Grade.UNGRADED, Grade.WRONG)
+    ]
+    made = dataclasses.replace(made, verdicts=made.verdicts._replace(said=said))
+    assert made.front == [0, 2]
+    assert made.shortest(False) == 2

@@ -1,7 +1,7 @@
 """`Asking`: which questions a session asks, how it puts them, and what makes an answer right."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from cola_jax.tasks.formats import format_of
@@ -51,11 +51,12 @@ class Asking:
     """The most tokens that `generate` decodes; as many as the format allows by default."""
 
     def ask(
-        self, tokenizer: Any, *, context: int, stop_tokens: Sequence[int]
+        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
     ) -> tuple[list[Encoded], dict[str, Any]]:
         """Loads and encodes the questions; returns them and what is recorded of their prompts.
 
-        Raises ValueError for whatever is wrong with the task, a row, a prompt or these settings.
+        `stop_tokens` is called for open questions alone: not every model names one. Raises
+        ValueError for whatever is wrong with the task, a row, a prompt or these settings.
         """
         kind = kind_of(self.task)
         questions = load_questions(
@@ -68,7 +69,7 @@ class Asking:
         )
         if kind in CHOICE:
             return self.ask_choice(questions, tokenizer, context)
-        return self.ask_open(kind, questions, tokenizer, context, stop_tokens)
+        return self.ask_open(kind, questions, tokenizer, context, stop_tokens())
 
     def ask_choice(
         self, questions: Sequence[Question], tokenizer: Any, context: int

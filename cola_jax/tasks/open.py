@@ -11,7 +11,7 @@ from cola_jax.execute.stop import Stop
 from cola_jax.prompts import Prompts
 from cola_jax.tasks.answer import Rule
 from cola_jax.tasks.formats import Format
-from cola_jax.tasks.prompt import Encoded, check_chat, hash_of, pack, render_chat, tokenize
+from cola_jax.tasks.prompt import Encoded, check_chat, check_end, hash_of, pack, render_chat
 from cola_jax.tasks.question import Question
 
 # exact: whether greedy decoding gives the gold answer, from one forward pass; generate: decode the
@@ -46,7 +46,8 @@ def encode_open(
     `exact` packs the gold answer, its end included, and the decoy behind the prompt: greedy
     decoding gives an answer if and only if each of its tokens is the likeliest one. `generate` has
     the prompt alone. Raises ValueError where the tokenizer has no chat template, for `exact` in a
-    format that shows its work, and where a prompt and its answer exceed `context`.
+    format that shows its work or with an answer that can't be decoded behind its prompt, and where
+    a prompt and its answer exceed `context`.
     """
     check_chat(tokenizer, chat)
     limit = format.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -75,6 +76,7 @@ def ask(
 ) -> Encoded:
     """Encodes a prompt to decode behind."""
     ids = tokenizer(text, add_special_tokens=not chat).input_ids
+    check_end(tokenizer, chat, ids)
     row, option = pack(ids, [])
     return Encoded(
         question,
@@ -92,8 +94,13 @@ def force(
     """Encodes a prompt with each answer behind it, read at every token and at its end."""
     answers = [format.completion(question, option, chat=chat) for option in question.options]
     bare = [a[: len(a) - len(format.stop[0])] if format.stop and not chat else a for a in answers]
-    prompt, whole = tokenize(tokenizer, text, answers, special=not chat)
-    _, alone = tokenize(tokenizer, text, bare, special=not chat)
+    check_reachable(question, bare, reply.stop)
+    prompt = tokenizer(text, add_special_tokens=not chat).input_ids
+    check_end(tokenizer, chat, prompt)
+    alone, whole = (
+        [behind(tokenizer, question, text, prompt, each, chat) for each in texts]
+        for texts in (bare, answers)
+    )
     # a box is complete when it is closed; any other answer when something ends it
     ends = () if format.extract == "boxed" else end_tokens(reply.stop)
     continuations = []
@@ -112,6 +119,33 @@ def force(
     row, option = pack(prompt, [tokens for tokens, _ in continuations])
     row, option, end = with_ends(row, option, [n for _, n in continuations], ends)
     return Encoded(question, "exact", row, option, hash_of(text), reply=reply, ends=ends, end=end)
+
+
+def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> None:
+    """Raises ValueError where decoding would end within an answer."""
+    for answer in answers:
+        if stop.found(answer) is not None:
+            raise ValueError(
+                f"question {question.id}: the answer {answer!r} has a stop string in it, so no "
+                "decoding gives it: leave it out, or use another format."
+            )
+
+
+def behind(
+    tokenizer: Any, question: Question, text: str, prompt: list[int], answer: str, chat: bool
+) -> list[int]:
+    """Returns the tokens that an answer adds behind a prompt.
+
+    Raises ValueError where the tokenizer makes one token of the prompt's end and the answer's
+    beginning: the model, given the prompt, can't say that.
+    """
+    whole = tokenizer(text + answer, add_special_tokens=not chat).input_ids
+    if whole[: len(prompt)] != prompt:
+        raise ValueError(
+            f"question {question.id}: the tokenizer joins the end of its prompt and the answer "
+            f"{answer!r}: let the prompt end without a blank, or use the scorer `generate`."
+        )
+    return whole[len(prompt) :]
 
 
 def with_ends(

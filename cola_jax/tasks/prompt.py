@@ -107,11 +107,7 @@ def encode_question(
     else:
         answers = [f" {answer}" for answer in answers]
     prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
-    if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
-        raise ValueError(
-            "the tokenizer ends every text with its EOS token, behind which no option can be "
-            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
-        )
+    check_end(tokenizer, chat, prompt)
     check_continuations(question, answers, continuations, names_letter)
     prompts, option = pack(prompt, continuations)
     longest = int(prompts.positions.max()) + 1
@@ -121,6 +117,15 @@ def encode_question(
             f"{context}: leave it out, or use a model with a longer context."
         )
     return Encoded(question, scorer, prompts, option, hash_of(text))
+
+
+def check_end(tokenizer: Any, chat: bool, prompt: Sequence[int]) -> None:
+    """Raises ValueError where the tokenizer ends a prompt that something is to follow."""
+    if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
+        raise ValueError(
+            "the tokenizer ends every text with its EOS token, behind which no answer can be "
+            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+        )
 
 
 def hash_of(text: str) -> str:

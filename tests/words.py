@@ -1,0 +1,51 @@
+"""Made-up tokenizers, and a format of nothing but a question and its answer."""
+
+from types import SimpleNamespace
+
+from cola_jax.tasks import Question
+from cola_jax.tasks.formats import Format
+
+EOS = 1
+STOPS = tuple(range(1, 40))  # many, so that a random model ends its answers
+BREAKS = tuple(range(60, 80))  # tokens that begin with a line break, more than are read
+BARE = Format("bare", 0, 6, ("\n",), "line", before="", after="", reply="<ANSWER>")
+
+
+def question(text: str, *options: str) -> Question:
+    """Makes an open question of a right answer and maybe a decoy."""
+    return Question(text, text, options, 0, open=True)
+
+
+def alphabet(size: int) -> "Words":
+    """Makes each token a letter of its own, so that any tokens can be written as an answer."""
+    texts = [chr(0x4E00 + i) for i in range(size)]
+    for i in BREAKS:
+        texts[i] = "\n" + texts[i]
+    texts[BREAKS[0]] = "\n"
+    return Words(texts)
+
+
+class Words:
+    """A tokenizer of given texts, the longest first; it has what `encode_open` uses of one."""
+
+    chat_template = None
+
+    def __init__(self, texts, eos_behind=False):
+        self.texts, self.eos_token_id, self.eos_behind = texts, EOS, eos_behind
+        self.longest = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __call__(self, text, add_special_tokens=True):
+        ids = [0] if add_special_tokens else []
+        while text:
+            ids.append(next(i for i in self.longest if text.startswith(self.texts[i])))
+            text = text[len(self.texts[ids[-1]]) :]
+        return SimpleNamespace(input_ids=ids + [EOS] * (self.eos_behind and add_special_tokens))
+
+    def decode(self, ids, **keywords):
+        return "".join(self.texts[i] for i in ids)
+
+    def batch_decode(self, rows):
+        return [self.decode(row) for row in rows]
