@@ -9,7 +9,7 @@ import numpy as np
 
 from cola_jax.execute.stop import Stop
 from cola_jax.prompts import Prompts
-from cola_jax.tasks.answer import Rule
+from cola_jax.tasks.answer import Rule, find_answer
 from cola_jax.tasks.formats import Format
 from cola_jax.tasks.prompt import Encoded, check_chat, check_end, hash_of, pack, render_chat
 from cola_jax.tasks.question import Question
@@ -53,7 +53,9 @@ def encode_open(
     limit = format.max_new_tokens if max_new_tokens is None else max_new_tokens
     if limit < 1:
         raise ValueError(f"max_new_tokens must be at least 1, it is {limit}.")
-    stop = Stop(tuple(stop_tokens), format.stop, tokenizer=tokenizer)
+    # behind a closed box nothing counts; other answers are complete when their text ends
+    rule = box_closed if format.extract == "boxed" else None
+    stop = Stop(tuple(stop_tokens), format.stop, rule=rule, tokenizer=tokenizer)
     reply = Reply(format.extract, stop, limit)
     out = []
     for question in questions:
@@ -69,6 +71,11 @@ def encode_open(
         check_length(encoded, context, 0 if scorer == "exact" else limit)
         out.append(encoded)
     return out
+
+
+def box_closed(text: str) -> bool:
+    """Whether a text has a complete box, as if it were cut here."""
+    return "}" in text and find_answer(text, "boxed", cut=True).complete
 
 
 def ask(
