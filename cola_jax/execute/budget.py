@@ -15,7 +15,7 @@ FEWEST_SLOTS = 2
 FEWEST_PLACES, MOST_PLACES = 8, 256
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
 MOST_SEATS = (256, 64)
-ABREAST = (64, 8)  # rows of a decoding step that run a layer together
+ABREAST = (64, 16)  # rows of a decoding step that run a layer together
 MOST_PIECE = 16  # rows of which logits are made at a time while decoding
 
 
