@@ -111,8 +111,10 @@ class Seating:
     def turns(self, seats: np.ndarray, tile: int) -> Turns:
         """Orders one step of these seats: every layer of each path, in tiles of the same layer.
 
-        The layer for which most rows wait goes first, in whole tiles as long as there are any, and
-        then the layer of the row with most still to do, since others may catch up with it.
+        Reading a layer's weights is most of what a step costs, so the layers should be visited as
+        seldom as possible: a shortest common supersequence of the paths. The layer whose waiting
+        rows have most layers still to run, all of them together, goes next (weighted majority
+        merge), so that rows that loop are waited for by those that do not.
         """
         paths = np.concatenate([self.path[seats], np.full((len(seats), 1), STOP)], axis=1)
         left = (paths != STOP).sum(axis=1)
@@ -120,13 +122,9 @@ class Seating:
         layers, rows, positions = [], [], []
         while left.any():
             wanted = paths[np.arange(len(seats)), at]
-            waiting = np.bincount(wanted[left > 0])
-            layer = waiting.argmax()
-            if waiting[layer] < tile:
-                layer = wanted[left.argmax()]
+            going_on = left > 0
+            layer = np.bincount(wanted[going_on], weights=left[going_on]).argmax()
             now = np.flatnonzero(wanted == layer)
-            if len(now) > tile:
-                now = now[: len(now) - len(now) % tile]
             at[now] += 1
             left[now] -= 1
             for start in range(0, len(now), tile):
