@@ -36,8 +36,8 @@ class Exact:
     shots: int | None = None
 
 
-def judged(settings: Exact, model: cola_jax.Model, scorer, paths) -> tuple[dict, float]:
-    """Returns the verdicts by question, and the evaluations per second behind the first group."""
+def judged(settings: Exact, model: cola_jax.Model, scorer, paths) -> tuple[dict, dict, float]:
+    """Returns verdicts and golds by question, and evaluations per second once all is compiled."""
     asking = Asking(
         settings.task,
         limit=settings.limit,
@@ -59,7 +59,8 @@ def judged(settings: Exact, model: cola_jax.Model, scorer, paths) -> tuple[dict,
             ):
                 for b, encoded in enumerate(mine):
                     found[encoded.question.id] = type(verdicts)(*(x[b] for x in verdicts))
-    return found, len(questions) * len(paths) / (time.perf_counter() - begun)
+    golds = {encoded.question.id: encoded.question.gold for encoded in questions}
+    return found, golds, len(questions) * len(paths) / (time.perf_counter() - begun)
 
 
 def main(settings: Exact) -> None:
@@ -67,22 +68,26 @@ def main(settings: Exact) -> None:
     num_layers = model.config.num_layers
     drawn = random_paths(num_layers, settings.paths - 1, seed=0, edits=settings.edits)
     paths = [identity(num_layers), *drawn]
-    exact, fast = judged(settings, model, "exact", paths)
-    decoded, slow = judged(settings, model, "generate", paths)
-    pairs = [
-        (bool(exact[q].verdict[c]), bool(decoded[q].verdict[c]), q, c)
-        for q in exact
-        for c in range(len(paths))
-    ]
-    agree = sum(a == b for a, b, _, _ in pairs)
-    right = sum(b for _, b, _, _ in pairs)
-    wrong = len(pairs) - right
-    print(f"{len(pairs)} pairs: {agree} agree, {right} right and {wrong} wrong by decoding")
-    for a, b, q, c in pairs:
-        if a != b:
-            said = decoded[q].said[c]
-            margin = float(exact[q].margin[c])
-            print(f"  {q} path {c}: exact {a} (margin {margin:.2e}), decoded {said.text!r} {b}")
+    exact, golds, fast = judged(settings, model, "exact", paths)
+    decoded, _, slow = judged(settings, model, "generate", paths)
+    agree = right = graded = other = 0
+    for q, mine in exact.items():
+        for c, said in enumerate(decoded[q].said):
+            # to the letter: what was decoded, up to the end, is the gold answer behind a blank
+            same = said.finish == "stop" and said.text == f" {golds[q]}"
+            right += same
+            other += bool(decoded[q].verdict[c]) and not same
+            graded += bool(decoded[q].verdict[c])
+            if same == bool(mine.verdict[c]):
+                agree += 1
+                continue
+            margin = float(mine.margin[c])
+            print(f"  {q} path {c}: exact {not same} (margin {margin:.2e}), decoded {said.text!r}")
+    pairs = len(exact) * len(paths)
+    print(f"{pairs} pairs: {agree} agree; decoding gives gold to the letter in {right} of them")
+    print(
+        f"graded right {graded}, of which {other} are written otherwise, such as with a full stop"
+    )
     print(f"exact {fast:.1f} evaluations/s, generate {slow:.1f}: {fast / slow:.2f} times")
 
 
