@@ -16,7 +16,7 @@ from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle, tiny
 
-LONGEST = 24
+LONGEST = 72
 VARIANTS = [
     *("llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3-window"),
     *("gemma3", "olmo2", "olmoe", "qwen2-moe", "qwen3-moe"),
@@ -66,6 +66,18 @@ def assert_greedy(model, prompts, paths, out, tolerance=1e-5):
             logprobs[places, tokens] = -np.inf
             error = np.abs(logprobs.max(axis=-1) - out.rival[b, c, : len(tokens)])
             assert error.max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1)])
+def test_prompts_of_several_buckets_do_not_mix(pair, shape):
+    found = pair("llama-gqa")
+    model = cola_jax.load(found.checkpoint, mesh=mesh(*shape))
+    prompts = batch((40, 12, 3, 60, 7, 33))
+    paths = [random_paths(oracle.LAYERS, 1 + seed % 3, seed) for seed in range(6)]
+    done = []
+    out = cola_jax.generate(model, prompts, paths, max_new_tokens=NEW, on_progress=done.append)
+    assert sum(done) == sum(map(len, paths))
+    assert_greedy(found.ours, prompts, paths, out)
 
 
 def mesh(data, tensor):

@@ -64,16 +64,16 @@ def generate(
     """
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
-    rows_all = rows_of(padded)
-    if not rows_all:
-        return collect(rows_all, padded, max_new_tokens)
-    longest = max(len(row.path) for row in rows_all)
+    longest = int((padded != STOP).sum(axis=-1).max(initial=0))
+    out = nothing(padded.shape[:2], max_new_tokens)
+    if not longest:
+        return out
     keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
     with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
         engine.check_decoding(keys, longest, max_new_tokens)
 
-        def fly(some: np.ndarray, lane: Lane) -> Flight[None]:
-            mine = [row for row in rows_all if row.question in some]
+        def fly(some: np.ndarray, lane: Lane) -> Flight[Generated]:
+            mine = rows_of(padded[some])
             decoder = engine.decoder(
                 take(prompts, some),
                 lane,
@@ -82,16 +82,15 @@ def generate(
                 stop=stop,
                 wanted=len(mine),
             )
-            local = {question: i for i, question in enumerate(some.tolist())}
-            for row in mine:
-                row.question = local[row.question]
             yield from decoder.decode(mine, on_progress)
             decoder.close()
+            return collect(mine, padded[some], max_new_tokens)
 
         groups = split(keys, len(engine.lanes))
-        for _ in interleave(engine.lanes, groups, fly, in_flight=1):
-            pass
-    return collect(rows_all, padded, max_new_tokens)
+        for some, found in interleave(engine.lanes, groups, fly, in_flight=1):
+            for whole, part in zip(out, found, strict=True):
+                whole[some] = part
+    return out
 
 
 def check_plain(
@@ -128,14 +127,7 @@ def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
 
 def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
     """Collects what rows, in the order of the paths [B, C, P], have decoded."""
-    shape = paths.shape[:2]
-    out = Generated(
-        tokens=np.full((*shape, limit), -1, np.int32),
-        logprob=np.zeros((*shape, limit), np.float32),
-        rival=np.zeros((*shape, limit), np.float32),
-        length=np.zeros(shape, np.int32),
-        finish=np.full(shape, "", "<U10"),
-    )
+    out = nothing(paths.shape[:2], limit)
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
         out.tokens[b, c, :count] = row.tokens
@@ -143,3 +135,14 @@ def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
         out.rival[b, c, :count] = row.rival
         out.length[b, c], out.finish[b, c] = count, row.finish
     return out
+
+
+def nothing(shape: tuple[int, ...], limit: int) -> Generated:
+    """Makes the result of no rows."""
+    return Generated(
+        tokens=np.full((*shape, limit), -1, np.int32),
+        logprob=np.zeros((*shape, limit), np.float32),
+        rival=np.zeros((*shape, limit), np.float32),
+        length=np.zeros(shape, np.int32),
+        finish=np.full(shape, "", "<U10"),
+    )
