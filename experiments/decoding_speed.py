@@ -14,7 +14,7 @@ import torch
 import tyro
 
 import cola_jax
-from cola_jax.benchmark.rivals import permuted, transformers_model
+from cola_jax.benchmark.rivals import decode, permuted, transformers_model
 from cola_jax.benchmark.shapes import SHAPES, random_model
 from cola_jax.benchmark.timing import Contender, take_turns
 from cola_jax.path import identity, random_paths
@@ -47,14 +47,7 @@ def ours(name: str, model: Any, ids: np.ndarray, paths: list, tokens: int) -> Co
 def theirs(model: Any, ids: np.ndarray, tokens: int) -> None:
     batch = torch.from_numpy(ids.astype(np.int64))
     with torch.inference_mode():
-        model.generate(
-            batch,
-            attention_mask=torch.ones_like(batch),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
+        decode(model, batch, tokens)
 
 
 def main(settings: DecodingSpeed) -> None:

@@ -113,13 +113,18 @@ def generate(model: Any, ids: np.ndarray, paths: Paths, tokens: int) -> Contende
         with torch.inference_mode():
             for path in paths:
                 with permuted(model, path):
-                    model.generate(
-                        batch,
-                        attention_mask=torch.ones_like(batch),
-                        max_new_tokens=tokens,
-                        min_new_tokens=tokens,
-                        do_sample=False,
-                        pad_token_id=0,
-                    )
+                    decode(model, batch, tokens)
 
     return Contender(f"transformers, generate {tokens} tokens a path", run, len(paths))
+
+
+def decode(model: Any, batch: Any, tokens: int) -> None:
+    """Has transformers decode exactly so many tokens greedily, on a torch batch of ids."""
+    model.generate(
+        batch,
+        attention_mask=batch.new_ones(batch.shape),
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )

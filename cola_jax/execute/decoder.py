@@ -1,5 +1,6 @@
 """A decoder: rows of one token bucket on one lane, decoded step by step until all have ended."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +93,7 @@ class Decoder:
 
     def advance(self, waiting: deque[Row]) -> tuple[list[Row], Future[Top]] | None:
         """Submits whatever comes next: the prefill of new rows, or a step of those seated."""
-        count = self.seating.room(list(waiting)[: self.sizes.seats])
+        count = self.seating.room(list(itertools.islice(waiting, self.sizes.seats)))
         seated = [row for row in self.seating.row if row is not None]
         # few new rows fill their tiles badly, so they wait for more seats to be left
         if count and (not seated or count >= min(len(waiting), max(1, self.sizes.seats // 4))):

@@ -165,3 +165,12 @@ class Schedule:
             self.evicted += leaving
         taken, self.free = self.free[:count], self.free[count:]
         return taken
+
+
+def paths_at_once(slots: int, rows: int) -> int:
+    """Returns the most paths that one chunk may have.
+
+    n paths never keep more than n states waiting to be read, and need one slot to go on; room for
+    a whole tile keeps padding down.
+    """
+    return slots - (rows if slots > 2 * rows else 1)

@@ -8,7 +8,7 @@ import numpy as np
 from cola_jax.execute.nodes import Nodes, lexicographic
 from cola_jax.execute.plan import NONE, Chunk, Cost, Tiles
 from cola_jax.execute.rows import Turns
-from cola_jax.execute.schedule import Schedule
+from cola_jax.execute.schedule import Schedule, paths_at_once
 from cola_jax.path import STOP
 
 
@@ -156,8 +156,7 @@ class Entrance:
     def chunks(self) -> list[tuple[Chunk, Cost]]:
         """Plans the chunks; the targets of `finals` are seats."""
         out = []
-        # as many paths as slots can hold at once, beside a tile: see `Trie`
-        most = self.slots - (self.tile if self.slots > 2 * self.tile else 1)
+        most = paths_at_once(self.slots, self.tile)
         for start in range(0, len(self.seat_of), most):
             some = np.arange(start, min(start + most, len(self.seat_of)))
             chunk, cost = Schedule(self.nodes, some, self.slots, self.tile).chunk()

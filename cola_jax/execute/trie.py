@@ -4,7 +4,7 @@ import numpy as np
 
 from cola_jax.execute.nodes import Nodes, lexicographic, widen
 from cola_jax.execute.plan import NONE, Chunk, Cost
-from cola_jax.execute.schedule import Schedule
+from cola_jax.execute.schedule import Schedule, paths_at_once
 from cola_jax.path import STOP
 
 
@@ -20,9 +20,7 @@ class Trie:
         if slots < 2:
             raise ValueError(f"a path needs 2 slots, there are {slots}.")
         self.slots, self.rows = slots, rows
-        # n paths never keep more than n states waiting to be read, and need one slot to go on;
-        # room for a whole tile keeps padding down
-        self.width = min(outputs, slots - (rows if slots > 2 * rows else 1))
+        self.width = min(outputs, paths_at_once(slots, rows))
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
 
