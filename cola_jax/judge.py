@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 import numpy as np
 
+from cola_jax.config import ModelConfig
+from cola_jax.execute.budget import Memory, choose_decode_sizes, choose_sizes
 from cola_jax.execute.decoder import BROKEN, CUT, rows_of
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.inputs import buckets
@@ -232,13 +234,17 @@ def prompt_buckets(questions: Sequence[Encoded]) -> list[tuple[int, int]]:
     return buckets(Prompts.stack([encoded.prompts for encoded in questions]))
 
 
-def check_budget(engine: Engine, questions: Sequence[Encoded], positions: int) -> None:
-    """Raises ValueError where the questions cannot be judged on paths of so many layers."""
-    keys, reply = prompt_buckets(questions), questions[0].reply
-    if questions[0].scorer == "generate":
-        engine.check_decoding(keys, positions, reply.max_new_tokens)
-    else:
-        engine.check(keys)
+def check_budget(
+    config: ModelConfig, questions: Sequence[Encoded], positions: int, memory: Memory
+) -> None:
+    """Raises ValueError where memory is too small to judge a path of so many layers."""
+    reply = questions[0].reply
+    for tokens, reads in sorted(set(prompt_buckets(questions)), reverse=True):
+        if questions[0].scorer == "generate":
+            new = reply.max_new_tokens
+            choose_decode_sizes(config, tokens, memory, positions=positions, max_new_tokens=new)
+        else:
+            choose_sizes(config, tokens, reads, memory)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cola_jax.session import Counts
+from cola_jax.counts import Counts
 
 SECONDS_BETWEEN_LINES = 30.0
 

@@ -3,26 +3,25 @@
 import dataclasses
 import datetime
 import functools
-import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
+from cola_jax.counts import Counts, Watch, earlier
 from cola_jax.devices import Devices
 from cola_jax.evaluate import evaluate_groups
-from cola_jax.execute.budget import choose_decode_sizes, choose_sizes
+from cola_jax.execute.budget import Memory
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.inputs import check_tokens
 from cola_jax.hosts import Hosts
-from cola_jax.judge import grading, prompt_buckets
+from cola_jax.judge import check_budget, grading
 from cola_jax.params import Model
 from cola_jax.rows import (
     evaluation_rows,
@@ -37,21 +36,20 @@ from cola_jax.search.search import IN_FLIGHT, check_settings, search_groups
 from cola_jax.tasks import Encoded
 from cola_jax.tasks.asking import Asking
 from cola_jax.tasks.grade import Grader, check_installed
+from cola_jax.tasks.record import task_digest
 
-
-@dataclasses.dataclass
-class Counts:
-    """How far a session is, for whoever watches; the numbers of earlier starts included."""
-
-    total: int  # evaluations expected; a search that runs out of paths makes fewer
-    evaluations: int = 0
-    fixed: int = 0  # wrong answers made right
-    shortened: int = 0  # right answers that need fewer layers
-
-
-Watch = Callable[[Counts], None]
 Rows = list[dict[str, Any]]
 Parts = Iterator[tuple[Rows, Rows]]  # of evaluations and of questions
+
+
+class Todo(NamedTuple):
+    """What a run directory still lacks, and what it is filled with."""
+
+    engine: Engine
+    questions: list[Encoded]
+    group: int  # the most questions in step
+    counts: Counts
+    grader: Grader | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +169,8 @@ class Session:
         settings = self.settings | {"command": "search"} | dataclasses.asdict(rules)
         self.check_budget(preset.lengths(self.num_layers)[1])
 
-        def work(
-            engine: Engine,
-            questions: list[Encoded],
-            size: int,
-            counts: Counts,
-            grader: Grader | None,
-        ) -> Parts:
-            base = dataclasses.replace(counts)
+        def work(todo: Todo) -> Parts:
+            counts, base = todo.counts, dataclasses.replace(todo.counts)
 
             def show(evaluations: int, fixed: int, shortened: int):
                 counts.evaluations = base.evaluations + evaluations
@@ -186,7 +178,9 @@ class Session:
                 counts.shortened = base.shortened + shortened
                 watch(counts)
 
-            groups = search_groups(engine, questions, rules, size, show, grader)
+            groups = search_groups(
+                todo.engine, todo.questions, rules, todo.group, show, todo.grader
+            )
             for _, outcomes in groups:
                 rows = [row for outcome in outcomes for row in search_evaluation_rows(outcome)]
                 yield rows, [search_question_row(outcome) for outcome in outcomes]
@@ -205,18 +199,14 @@ class Session:
         settings = self.settings | {"command": "evaluate", "paths": [list(p) for p in paths]}
         self.check_budget(max(map(len, paths)))
 
-        def work(
-            engine: Engine,
-            questions: list[Encoded],
-            size: int,
-            counts: Counts,
-            grader: Grader | None,
-        ) -> Parts:
+        def work(todo: Todo) -> Parts:
             def show(evaluations: int):
-                counts.evaluations += evaluations
-                watch(counts)
+                todo.counts.evaluations += evaluations
+                watch(todo.counts)
 
-            groups = evaluate_groups(engine, questions, paths, size, show, grader)
+            groups = evaluate_groups(
+                todo.engine, todo.questions, paths, todo.group, show, todo.grader
+            )
             for mine, verdicts in groups:
                 rows = []
                 for b, encoded in enumerate(mine):
@@ -228,32 +218,21 @@ class Session:
 
     def check_budget(self, positions: int) -> None:
         """Raises ValueError where a budget that was given is too small, before weights load."""
-        if self.devices.budget is None:
-            return
-        keys, reply = max(prompt_buckets(self.questions)), self.questions[0].reply
-        common = {
-            "itemsize": jnp.dtype(self.settings["dtype"]).itemsize,
-            "budget": self.devices.budget,
-            "sharing": IN_FLIGHT,
-            "backend": jax.default_backend(),
-            "rows": self.devices.rows,
-        }
-        if self.settings["scorer"] == "generate":
-            choose_decode_sizes(
-                self.config,
-                keys[0],
-                positions=positions,
-                max_new_tokens=reply.max_new_tokens,
-                **common,
+        if self.devices.budget is not None:
+            memory = Memory(
+                self.devices.budget,
+                sharing=IN_FLIGHT,
+                itemsize=jnp.dtype(self.settings["dtype"]).itemsize,
+                backend=jax.default_backend(),
+                rows=self.devices.rows,
             )
-        else:
-            choose_sizes(self.config, *keys, **common)
+            check_budget(self.config, self.questions, positions, memory)
 
     def fill(
         self,
         directory: str,
         settings: dict[str, Any],
-        work: Callable[[Engine, list[Encoded], int, Counts, Grader | None], Parts],
+        work: Callable[[Todo], Parts],
         each: int,
         group: int | None,
     ) -> RunDirectory:
@@ -281,23 +260,11 @@ class Session:
                     reference=self.reference,
                 ) as engine,
             ):
-                for evaluations, questions in work(engine, left, size, counts, grader):
+                todo = Todo(engine, left, size, counts, grader)
+                for evaluations, questions in work(todo):
                     run.write_part(evaluations, questions)
                 run.close(engine.report())
         return run
-
-
-def earlier(run: RunDirectory, num_layers: int, left: int) -> Counts:
-    """Counts what earlier starts of a run have done, and the evaluations still to come."""
-    rows = run.questions(["evaluations", "baseline", "best"]).to_pylist()
-    right = [row for row in rows if row["best"] is not None]
-    evaluations = sum(row["evaluations"] for row in rows)
-    return Counts(
-        total=evaluations + left,
-        evaluations=evaluations,
-        fixed=sum(row["baseline"] is False for row in right),
-        shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
-    )
 
 
 def check_vocabulary(questions: Sequence[Encoded], config: ModelConfig) -> None:
@@ -306,17 +273,3 @@ def check_vocabulary(questions: Sequence[Encoded], config: ModelConfig) -> None:
         check_tokens("token ids", encoded.prompts.ids, config.vocab_size)
         if encoded.prompts.targets is not None:
             check_tokens("targets", encoded.prompts.targets, config.vocab_size)
-
-
-def task_digest(questions: Sequence[Encoded]) -> str:
-    """Returns the SHA-256 of all that the model sees and is asked, in order."""
-    sha = hashlib.sha256()
-    for encoded in questions:
-        question = encoded.question
-        sha.update(repr((question.id, question.options, question.answer)).encode())
-        if encoded.reply is not None:
-            reply = encoded.reply
-            sha.update(repr((reply.rule, reply.stop.tokens, reply.stop.strings)).encode())
-        for array in (*jax.tree.leaves(encoded.prompts), encoded.option):
-            sha.update(repr(np.asarray(array).tolist()).encode())
-    return sha.hexdigest()

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 
 import cola_jax
 from cola_jax.execute import run_one_by_one
-from cola_jax.execute.budget import choose_sizes, format_bytes, parse_bytes
+from cola_jax.execute.budget import Memory, choose_sizes, format_bytes, parse_bytes
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.lane import Lane, in_tpu_order
@@ -258,16 +258,8 @@ def test_sizes_stay_within_the_budget(model):
     config = model.config
     for budget in (10**5, 10**6, 10**8):
         for tokens, reads in ((32, 16), (96, 64)):
-            sizes = choose_sizes(
-                config,
-                tokens,
-                reads,
-                itemsize=4,
-                budget=budget,
-                sharing=1,
-                backend="cpu",
-                wanted=10**9,
-            )
+            memory = Memory(budget, sharing=1, itemsize=4, backend="cpu")
+            sizes = choose_sizes(config, tokens, reads, memory, wanted=10**9)
             states = (sizes.slots + 1) * tokens * config.width * 4
             outputs = (sizes.outputs + 1) * reads * config.width * 4
             assert states + outputs + sizes.piece * config.vocab_size * 12 <= budget

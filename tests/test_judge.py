@@ -111,7 +111,7 @@ def land(flight):
 def judge_of(model, questions, grader=None, **settings):
     """Makes a judge of questions on an engine of its own."""
     with Engine(model, **settings) as engine:
-        check_budget(engine, questions, POSITIONS)
+        check_budget(engine.config, questions, POSITIONS, engine.memory)
         judge = make_judge(
             engine,
             questions,

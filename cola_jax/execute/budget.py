@@ -19,6 +19,16 @@ ABREAST = (64, 16)  # rows of a decoding step that run a layer together
 MOST_PIECE = 16  # rows of which logits are made at a time while decoding
 
 
+class Memory(NamedTuple):
+    """What buffers may take on each device, and what decides how much they need."""
+
+    budget: int  # bytes for all buffers, of `sharing` batches or decoders together
+    sharing: int
+    itemsize: int  # bytes of an activation
+    backend: str
+    rows: int | None = None  # R of a tile; chosen by backend and tokens when None
+
+
 class Sizes(NamedTuple):
     """The shapes that decide what is compiled, beside the model's own and the tokens."""
 
@@ -32,25 +42,19 @@ def choose_sizes(
     config: ModelConfig,
     tokens: int,
     reads: int,
-    *,
-    itemsize: int,
-    budget: int,
-    sharing: int,
-    backend: str,
+    memory: Memory,
     wanted: int = FEWEST_SLOTS,
-    rows: int | None = None,
 ) -> Sizes:
     """Chooses the sizes of one batch.
 
     Args:
-      tokens: T; `reads`: Q; `itemsize`: bytes of an activation.
-      budget: bytes for all buffers on each device, of `sharing` batches together.
+      tokens: T; `reads`: Q.
       wanted: the states that the batch may ever hold; there are no more slots than that.
-      rows: R, chosen by backend and tokens when None.
 
     Raises ValueError where the budget is too small for one path, naming one that is enough.
     """
-    budget //= sharing
+    _, sharing, itemsize, backend, rows = memory
+    budget = memory.budget // sharing
     rows = default_rows(backend, tokens) if rows is None else rows
     check_rows(rows)
     state, output = (n * config.width * itemsize for n in (tokens, reads))
@@ -85,28 +89,22 @@ class DecodeSizes(NamedTuple):
 def choose_decode_sizes(
     config: ModelConfig,
     tokens: int,
+    memory: Memory,
     *,
     positions: int,
     max_new_tokens: int,
-    itemsize: int,
-    budget: int,
-    sharing: int,
-    backend: str,
     wanted: int = 1,
-    rows: int | None = None,
 ) -> DecodeSizes:
     """Chooses the sizes of a decoder.
 
     Args:
-      tokens: T of the prompts; `positions`: layers of the longest path; `itemsize`: bytes of an
-        activation.
-      budget: bytes for all buffers on each device, of `sharing` decoders together.
+      tokens: T of the prompts; `positions`: layers of the longest path.
       wanted: the rows that there will ever be at a time.
-      rows: R of prompts and of steps, chosen by backend when None.
 
     Raises ValueError where the budget is too small for one row, naming one that is enough.
     """
-    budget //= sharing
+    _, sharing, itemsize, backend, rows = memory
+    budget = memory.budget // sharing
     positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
     tile = default_rows(backend, tokens) if rows is None else rows
     abreast = ABREAST[backend == "cpu"] if rows is None else rows

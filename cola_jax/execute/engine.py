@@ -58,7 +58,9 @@ def run_paths(
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
     with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
-        engine.check(buckets(prompts))
+        engine.check_count(len(padded))
+        for key in sorted(set(buckets(prompts)), reverse=True):
+            engine.sizes(key)
 
         def fly(some: np.ndarray, lane: Lane) -> Flight[Readings]:
             batch = engine.batch(take(prompts, some), padded.shape[1], lane)
@@ -113,13 +115,16 @@ class Engine:
         """
         self.config = model.config
         self.dtype = jnp.dtype(dtype or model.embedding.dtype)
-        self.rows = rows
         devices = model_devices(model)
         self.lanes = [Lane(model, row) for row in devices]
-        self.backend = devices.flat[0].platform
         default = memory_budget is None
-        self.budget = budgets.default_budget(devices.flat[0]) if default else memory_budget
-        self.in_flight = in_flight
+        self.memory = budgets.Memory(
+            budgets.default_budget(devices.flat[0]) if default else memory_budget,
+            sharing=in_flight,
+            itemsize=self.dtype.itemsize,
+            backend=devices.flat[0].platform,
+            rows=rows,
+        )
         self.use = Use()
         self.reference = reference
         self.begun, self.compiled = time.perf_counter(), compilations()
@@ -131,14 +136,6 @@ class Engine:
         for lane in self.lanes:
             lane.close()
 
-    def check(self, keys: Sequence[tuple[int, int]]) -> None:
-        """Raises ValueError where questions of these buckets cannot be run.
-
-        That is, where a lane would have none, or the budget is too small for the largest.
-        """
-        self.check_count(len(keys))
-        self.sizes(max(keys))
-
     def check_count(self, questions: int) -> None:
         """Raises ValueError where a lane would have no question."""
         if questions < len(self.lanes):
@@ -149,16 +146,7 @@ class Engine:
 
     def sizes(self, key: tuple[int, int], wanted: int = budgets.FEWEST_SLOTS) -> budgets.Sizes:
         """Chooses the sizes of a batch of a bucket, with slots for at most the states wanted."""
-        return budgets.choose_sizes(
-            self.config,
-            *key,
-            itemsize=self.dtype.itemsize,
-            budget=self.budget,
-            sharing=self.in_flight,
-            backend=self.backend,
-            wanted=wanted,
-            rows=self.rows,
-        )
+        return budgets.choose_sizes(self.config, *key, self.memory, wanted)
 
     def batch(self, prompts: Prompts, paths: int, lane: Lane | None = None) -> "Batch":
         """Makes a batch of questions of one bucket that will run about so many paths each."""
@@ -175,13 +163,6 @@ class Engine:
             reference=self.reference,
         )
 
-    def check_decoding(
-        self, keys: Sequence[tuple[int, int]], positions: int, max_new_tokens: int
-    ) -> None:
-        """Raises ValueError as `check`, for prompts that are decoded behind."""
-        self.check_count(len(keys))
-        self.decode_sizes(max(keys)[0], positions, max_new_tokens)
-
     def decode_sizes(
         self, tokens: int, positions: int, max_new_tokens: int, wanted: int = 1
     ) -> budgets.DecodeSizes:
@@ -189,14 +170,10 @@ class Engine:
         return budgets.choose_decode_sizes(
             self.config,
             tokens,
+            self.memory,
             positions=positions,
             max_new_tokens=max_new_tokens,
-            itemsize=self.dtype.itemsize,
-            budget=self.budget,
-            sharing=self.in_flight,
-            backend=self.backend,
             wanted=wanted,
-            rows=self.rows,
         )
 
     def decoder(

@@ -70,7 +70,8 @@ def generate(
         return out
     keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
     with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
-        engine.check_decoding(keys, longest, max_new_tokens)
+        engine.check_count(len(keys))
+        engine.decode_sizes(max(keys)[0], longest, max_new_tokens)
 
         def fly(some: np.ndarray, lane: Lane) -> Flight[Generated]:
             mine = rows_of(padded[some])

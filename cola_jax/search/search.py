@@ -61,7 +61,8 @@ def search(
         Engine(model, memory_budget=memory_budget, rows=rows, in_flight=IN_FLIGHT) as engine,
     ):
         longest = settings.preset.lengths(engine.config.num_layers)[1]
-        check_budget(engine, questions, longest)
+        engine.check_count(len(questions))
+        check_budget(engine.config, questions, longest, engine.memory)
         groups = search_groups(engine, questions, settings, group, on_progress, grader)
         for some, outcomes in groups:
             found |= dict(zip(some.tolist(), outcomes, strict=True))

@@ -6,8 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from cola_jax.tasks.formats import Format
-from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS
+from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Encoded
 from cola_jax.tasks.question import Question
 
 
@@ -34,3 +37,17 @@ def prompt_record(
     # shots are part of the texts, so their words are covered too
     said = json.dumps([record, list(texts)], sort_keys=True, ensure_ascii=True)
     return record | {"hash": hashlib.sha256(said.encode()).hexdigest()}
+
+
+def task_digest(questions: Sequence[Encoded]) -> str:
+    """Returns the SHA-256 of all that the model sees and is asked, in order."""
+    sha = hashlib.sha256()
+    for encoded in questions:
+        question = encoded.question
+        sha.update(repr((question.id, question.options, question.answer)).encode())
+        if encoded.reply is not None:
+            reply = encoded.reply
+            sha.update(repr((reply.rule, reply.stop.tokens, reply.stop.strings)).encode())
+        for array in (*jax.tree.leaves(encoded.prompts), encoded.option):
+            sha.update(repr(np.asarray(array).tolist()).encode())
+    return sha.hexdigest()
