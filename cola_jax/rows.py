@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from cola_jax.score import NO_ANSWER, Said, Verdicts
 from cola_jax.search.outcome import Outcome
-from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import Encoded
 
 PATH = pa.list_(pa.int16())
@@ -67,7 +66,7 @@ def evaluation_rows(
             "question": encoded.question.id,
             "path": path,
             "length": len(path),
-            "verdict": known(verdict, said),
+            "verdict": verdict if graded else None,
             "margin": margin,
             "answer": answer,
             "finite": finite,
@@ -77,15 +76,15 @@ def evaluation_rows(
             "edit": None,
             **said_row(said),
         }
-        for node, (path, verdict, margin, answer, finite, said) in enumerate(
-            zip(paths, *(column.tolist() for column in verdicts), strict=True)
+        for node, (path, graded, verdict, margin, answer, finite, said) in enumerate(
+            zip(
+                paths,
+                verdicts.graded.tolist(),
+                *(column.tolist() for column in verdicts),
+                strict=True,
+            )
         )
     ]
-
-
-def known(verdict: bool, said: Said | None) -> bool | None:
-    """Returns a verdict, None where the grader failed: that says nothing about the answer."""
-    return None if said is not None and said.grade is Grade.UNGRADED else verdict
 
 
 def said_row(said: Said | None) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def search_question_row(outcome: Outcome) -> dict[str, Any]:
     answers = outcome.verdicts.answer
     control = control_option(outcome)
     return question_row(outcome.encoded, outcome.evaluations) | {
-        "baseline": known(outcome.baseline, outcome.verdicts.said[0]),
+        "baseline": outcome.baseline,
         "baseline_answer": int(answers[0]),
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,

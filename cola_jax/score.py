@@ -39,6 +39,12 @@ class Verdicts(NamedTuple):
     finite: np.ndarray  # [C] bool
     said: np.ndarray  # [C] of Said, of the scorer `generate`; else of None
 
+    @property
+    def graded(self) -> np.ndarray:
+        """False where the grader failed: that says nothing about the answer."""
+        known = [said is None or said.grade is not Grade.UNGRADED for said in self.said.flat]
+        return np.reshape(known, self.said.shape)
+
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> "Verdicts":
         """Makes the verdicts of nothing, to be filled."""

@@ -12,15 +12,21 @@ import pytest
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.batch import Batch
+from cola_jax.execute.budget import Memory
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.lane import Lane
+from cola_jax.judge import Judge
 from cola_jax.params import Model
 from cola_jax.path import KINDS, STOP, Edit, apply_edit, identity, pad_path
 from cola_jax.prompts import Readings
+from cola_jax.score import Said, Verdicts
 from cola_jax.search import PRESETS, Preset, mcts, search
+from cola_jax.search.grove import Grove
 from cola_jax.search.mcts import back_up_wave, select_wave, ucb
+from cola_jax.search.search import check_settings
 from cola_jax.search.tree import ROOT, new_tree, path_hash
 from cola_jax.tasks import Encoded, Question
+from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import pack
 
 COLA = PRESETS["cola"]
@@ -29,9 +35,10 @@ OPTIONS = ("a", "b", "c", "d")
 
 
 def fake_model(num_layers):
-    """A model without weights: only its number of layers is read."""
+    """A model without weights: only its number of layers is read, and sizes for the budget."""
     config = object.__new__(ModelConfig)
-    object.__setattr__(config, "num_layers", num_layers)
+    for name, size in (("num_layers", num_layers), ("width", 1), ("vocab_size", 1)):
+        object.__setattr__(config, name, size)
     return Model(embedding=None, layers=None, norm=None, head=None, config=config)
 
 
@@ -58,14 +65,12 @@ class FakeEngine(Engine):
     def __init__(self, model, answer, ran):
         self.config, self.answer, self.ran = model.config, answer, ran
         self.lanes = [object.__new__(Lane)]
+        self.memory = Memory(10**6, sharing=1, itemsize=4, backend="cpu")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        pass
-
-    def check(self, keys):
         pass
 
     def batch(self, prompts, paths, lane):
@@ -295,6 +300,51 @@ def test_early_stop_ends_at_the_first_improvement(fake):
     assert not shorter[outcome.wave < outcome.wave.max()].any()
     (outcome,) = run(6, simulations=20, leaves=1)
     assert outcome.evaluations == 21
+
+
+class FailingGrader(Judge):
+    """Finds every path right, and of the first wave says `grade`."""
+
+    def __init__(self, grade):
+        self.grades = [grade]
+
+    def judge(self, paths, on_progress):
+        done = Future()
+        done.set_result(None)
+        yield done
+        grade = self.grades.pop() if self.grades else Grade.RIGHT
+        out = Verdicts.none(paths.shape[:2])
+        out.verdict[:] = grade is Grade.RIGHT
+        out.said.fill(Said("7", "7", "stop", False, grade, (1,), -1.0))
+        return out
+
+    def confirm(self, paths, verdicts):
+        done = Future()
+        done.set_result(None)
+        yield done
+        return [None] * len(paths)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("grade", "evaluations", "fixed", "baseline"),
+    [(Grade.WRONG, 2, 1, False), (Grade.UNGRADED, 21, 0, None)],
+)
+def test_a_baseline_that_is_not_graded_is_not_improved(grade, evaluations, fixed, baseline):
+    settings = check_settings(questions(1), "cola", 20, 1, early_stop=True)
+    gained = []
+    grove = Grove(questions(1), 6, settings)
+    flight, value = grove.grow(FailingGrader(grade), lambda *more: gained.append(more)), None
+    while True:
+        try:
+            value = flight.send(value).result()
+        except StopIteration as end:
+            (outcome,) = end.value
+            break
+    assert (outcome.evaluations, outcome.baseline) == (evaluations, baseline)
+    assert np.sum(gained, axis=0)[1] == fixed
 
 
 def test_length_penalty_comes_off_the_reward(fake):

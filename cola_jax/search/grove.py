@@ -115,10 +115,14 @@ class Grove:
 
     @property
     def improved(self) -> np.ndarray:
-        """Questions [B] answered rightly where the model is wrong, or on fewer layers."""
+        """Questions [B] answered rightly where the model is wrong, or on fewer layers.
+
+        None of those where the grader failed on the model's own answer, which may be either.
+        """
         shorter = self.lengths < self.num_layers
-        verdict = self.verdicts.verdict
-        return np.any(verdict & (~verdict[:, [ROOT]] | shorter), axis=1)
+        verdict, root = self.verdicts.verdict, self.verdicts.verdict[:, [ROOT]]
+        known = self.verdicts.graded[:, ROOT]
+        return known & np.any(verdict & (~root | shorter), axis=1)
 
     def exhausted(self, budgets: np.ndarray) -> bool:
         """Says whether every tree is full, or dead at the root."""

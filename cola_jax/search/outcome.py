@@ -8,7 +8,6 @@ import numpy as np
 from cola_jax.path import format_edit
 from cola_jax.score import Verdicts
 from cola_jax.search.tree import ROOT
-from cola_jax.tasks.grade import Grade
 from cola_jax.tasks.prompt import Encoded
 
 
@@ -30,9 +29,9 @@ class Outcome:
         return len(self.paths)
 
     @property
-    def baseline(self) -> bool:
-        """Whether the pretrained model is right."""
-        return bool(self.verdicts.verdict[ROOT])
+    def baseline(self) -> bool | None:
+        """Whether the pretrained model is right, None where the grader failed."""
+        return bool(self.verdicts.verdict[ROOT]) if self.verdicts.graded[ROOT] else None
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -44,8 +43,7 @@ class Outcome:
 
         What the grader failed on has none.
         """
-        graded = [s is None or s.grade is not Grade.UNGRADED for s in self.verdicts.said]
-        candidates = np.flatnonzero((self.verdicts.verdict == verdict) & graded)
+        candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
             return None
         order = np.lexsort((-self.verdicts.margin[candidates], self.lengths[candidates]))
