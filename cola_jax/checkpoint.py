@@ -70,6 +70,16 @@ def absolute(directory: epath.PathLike) -> epath.Path:
     return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
 
 
+def identity(metadata: dict[str, Any]) -> str:
+    """Returns what tells a model from others: the digest of its weights, and of its config.
+
+    Converted anew with another rope or window, the same weights are another model.
+    """
+    config = ModelConfig.from_json(metadata["config"]).to_json()
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    return f"{metadata['digest']} {sha.hexdigest()[:16]}"
+
+
 def digest(name: str, array: np.ndarray) -> str:
     """Returns the SHA-256 of a weight's name, dtype, shape and values."""
     sha = hashlib.sha256(f"{name} {array.dtype} {array.shape}\n".encode())

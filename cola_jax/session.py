@@ -95,7 +95,7 @@ class Session:
         check_vocabulary(encoded, config)
         dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
         settings = {
-            "model": metadata["digest"],
+            "model": checkpoint.identity(metadata),
             "dtype": dtype,
             "task": task_digest(encoded),
             "questions": len(encoded),

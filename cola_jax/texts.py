@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 
 from cola_jax.execute import Stop, generate
@@ -16,6 +17,7 @@ from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.tasks.prompt import check_chat, render_chat
 from cola_jax.tasks.source import read_lines
 
+BEGINNING = b'{"id": '  # of every line
 PathOf = tuple[int, ...]
 
 
@@ -35,12 +37,25 @@ def encode_prompts(
     context: int,
     max_new_tokens: int,
 ) -> list[Prompt]:
-    """Encodes (id, text) pairs; ValueError where there is none, or one is empty or too long."""
+    """Encodes (id, text) pairs.
+
+    Raises ValueError where there is none, two have one id, or one is empty, too long or no text.
+    """
     if not texts:
         raise ValueError("there are no prompts: give --prompt or --prompts-file.")
     check_chat(tokenizer, chat)
-    found = []
+    found, names = [], set()
     for name, text in texts:
+        if name in names:
+            raise ValueError(
+                f"two prompts have the id {name!r}: give the rows of the file ids of their own "
+                "(a prompt of --prompt is named by its place, from 0)."
+            )
+        names.add(name)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"prompt {name} has half a character: {text!r}.") from None
         said = render_chat(tokenizer, text) if chat else text
         ids = tokenizer(said, add_special_tokens=not chat).input_ids
         if not ids:
@@ -108,33 +123,69 @@ def decoded(
 
 
 class TextFile:
-    """A JSONL file of lines of the same settings; those that are there are not made again."""
+    """A JSONL file of lines of the same settings; those that are there are not made again.
+
+    A context manager, which keeps other processes from the file.
+    """
 
     def __init__(self, file: Path, settings: dict[str, Any]):
-        """Opens a file, new or to be continued; ValueError where it is of other settings."""
         self.file, self.run = file, digest_of(settings)
         self.done: set[tuple[str, str]] = set()
-        if not file.exists():
-            return
-        whole = file.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]  # a kill may have left half a line
-        for number, text in enumerate(kept.decode("utf-8", "replace").splitlines(), start=1):
+        self.lock = filelock.FileLock(str(file.with_name(f".{file.name}.lock")))
+
+    def __enter__(self) -> "TextFile":
+        """Opens the file, new or to be continued.
+
+        Raises ValueError where it is of other settings, not such a file, or another process has it;
+        OSError where it cannot be written.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # the system drops the lock when the process ends, however it ends
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(
+                f"another process writes to {self.file}: wait for it, or choose another file."
+            ) from None
+        try:
+            self.file.open("a").close()
+            self.read()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    def read(self) -> None:
+        """Reads what is done, and cuts off half a line, which a kill may have left."""
+        whole = self.file.read_bytes()
+        kept = whole[: whole.rfind(b"\n") + 1]
+        half = whole[len(kept) :]
+        lines = kept.decode("utf-8", "replace").splitlines()
+        for number, text in enumerate(lines, start=1):
             try:
                 line = json.loads(text)
                 mine = line["run"] == self.run
                 self.done.add((line["id"], line["path"]))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{file}:{number} is no line that `cola generate` wrote ({error!r}): choose "
-                    "another file."
-                ) from error
+                raise self.foreign(number) from error
             if not mine:
                 raise ValueError(
-                    f"{file} was made from another model, prompts or settings: choose another "
+                    f"{self.file} was made from another model, prompts or settings: choose another "
                     "file, or repeat the old command to continue it."
                 )
-        if len(kept) < len(whole):
-            file.write_bytes(kept)
+        if not (half.startswith(BEGINNING) or BEGINNING.startswith(half)):
+            raise self.foreign(len(lines) + 1)
+        if half:
+            self.file.write_bytes(kept)
+
+    def foreign(self, number: int) -> ValueError:
+        """Makes the error of a line of somebody else."""
+        return ValueError(
+            f"{self.file}:{number} is no line that `cola generate` wrote: choose another file."
+        )
 
     def left(self, prompts: Sequence[Prompt], paths: Sequence[PathOf]) -> list[Prompt]:
         """Returns the prompts of which a path is missing."""

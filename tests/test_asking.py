@@ -97,6 +97,14 @@ def test_shots_of_a_file_are_shown(ask, folder):
     assert fewer.num_tokens < encoded.num_tokens
 
 
+def test_an_answer_is_found_by_the_rule_that_is_asked_for(ask):
+    encoded, record = ask("gsm8k", format="harness", shots=0, rule="number")
+    assert {e.reply.rule for e in encoded} == {"number"}
+    assert record["prompt"]["format"]["extract"] == "number"
+    encoded, _ = ask("arithmetic", limit=2, scorer="generate", rule="boxed", context=2000)
+    assert encoded[0].reply.stop.rule is not None  # a closed box ends the text
+
+
 def test_multiple_choice_needs_no_stop_token(ask):
     def missing():
         raise ValueError("no token ends a generation")
@@ -112,7 +120,15 @@ def test_multiple_choice_needs_no_stop_token(ask):
         ("arc", {"scorer": "exact"}, "'exact' is for open questions"),
         ("arc", {"scorer": "generate"}, "'generate' is for open questions"),
         ("arc", {"max_new_tokens": 5}, "max_new_tokens is of the scorer `generate`"),
+        ("arc", {"rule": "line"}, "rule is of the scorer `generate`"),
         ("arc", {"level": 1}, "level"),
+        ("arc", {"split": "trian"}, "has no split, it is 'trian'"),
+        ("arc", {"hub": "somewhere"}, "has no hub, it is 'somewhere'"),
+        ("arc", {"task_seed": 5}, "the seed 5 is of the arithmetic task alone"),
+        ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
+        ("gsm8k", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
+        ("arithmetic", {"rule": "number"}, "rule is of the scorer `generate`"),
+        ("arithmetic", {"scorer": "generate", "rule": "last"}, "one of boxed, hashes, number"),
         ("arithmetic", {"scorer": "letter"}, "'letter' is for multiple choice"),
         ("arithmetic", {"scorer": "options"}, "'options' is for multiple choice"),
         ("arithmetic", {"max_new_tokens": 5}, "max_new_tokens is of the scorer `generate`"),

@@ -14,7 +14,7 @@ from cola_jax.execute.compilation import compilations
 from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.lane import Lane, in_tpu_order
 from cola_jax.execute.pipeline import interleave
-from cola_jax.path import STOP, pad_path, random_paths
+from cola_jax.path import STOP, identity, pad_path, random_paths
 from cola_jax.prompts import NO_READ, Prompts
 from tests import oracle
 
@@ -221,6 +221,23 @@ def test_padding_reads_are_nothing(model, prompts):
 
 
 # Bad input
+
+
+def test_more_questions_than_a_batch_takes(model, prompts, monkeypatch):
+    paths = [[identity(model.config.num_layers)]] * len(prompts.ids)
+    together = cola_jax.run_paths(model, prompts, paths)
+    made = []
+    monkeypatch.setattr(
+        Engine, "batch", lambda *a, batch=Engine.batch, **k: made.append(a) or batch(*a, **k)
+    )
+    monkeypatch.setattr("cola_jax.execute.engine.MOST_TOGETHER", 1)
+    for mine, whole in zip(
+        jax.tree.leaves(cola_jax.run_paths(model, prompts, paths)),
+        jax.tree.leaves(together),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, whole)
+    assert len(made) == len(prompts.ids)
 
 
 def test_more_devices_than_questions(pair, prompts):

@@ -260,6 +260,9 @@ def test_bad_prompts(pair):
     packed = batch().replace(branch=np.pad(np.zeros((3, 11)), ((0, 0), (0, 1)), constant_values=1))
     with pytest.raises(ValueError, match="continuations packed behind"):
         cola_jax.generate(model, packed, [[(0,)]] * 3, max_new_tokens=2)
+    moved = batch().replace(positions=np.asarray(batch().positions) + 1)
+    with pytest.raises(ValueError, match=r"positions of prompt 0 are not 0, 1, 2"):
+        cola_jax.generate(model, moved, [[(0,)]] * 3, max_new_tokens=2)
     empty = batch((4, 0))
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         cola_jax.generate(model, empty, [[(0,)]] * 2, max_new_tokens=2)

@@ -26,7 +26,7 @@ MATH500 = {
     "unique_id": "test/algebra/170.json",
 }
 DART = {
-    "query_id": "MATH-train-1",
+    "query_id": "MATH/train/algebra/1.json",
     "query": "What is $2^5$?",
     "gt_ans": "32",
     "query_metadata": "{'level': 2, 'domain': 'Algebra'}",
@@ -85,10 +85,10 @@ def test_math(write):
 
 def test_dart(write):
     question = only(write(DART))
-    assert (question.id, question.gold) == ("MATH-train-1", "32")
+    assert (question.id, question.gold) == (DART["query_id"], "32")
     assert dict(question.facts) == {
         "math_level": "2",
-        "fail_rate_level": "2",
+        "fail_rate_level": "1",
         "subject": "Algebra",
     }
     assert only(write(changed(DART, query_metadata={"level": "Level 5"}))).fact("math_level") == "5"
@@ -96,12 +96,20 @@ def test_dart(write):
     assert only(write(changed(DART, gt_ans=None, answer=32))).gold == "32"
 
 
-@pytest.mark.parametrize(
-    ("rate", "level"),
-    [(1, 1), (0.81, 1), (0.8, 2), (0.6, 3), (0.4, 4), (0.2, 5), (0.21, 4), (0.0, 5)],
-)
-def test_fail_rates_are_binned_in_fifths(write, rate, level):
-    assert only(write(changed(DART, pass_rate=rate))).fact("fail_rate_level") == str(level)
+def test_fail_rate_levels_have_one_size(write):
+    rates = [1.0, 0.98, 0.97, 0.97, 0.9, 0.5, 0.2, 0.1, 0.0, 0.0]
+    rows = [
+        changed(DART, query_id=f"q{i}", query=f"What is {i}?", pass_rate=rate)
+        for i, rate in enumerate(rates)
+    ]
+    unrated = changed(DART, query_id="unrated", pass_rate=None)
+    questions = load_questions(write(*rows[::-1], unrated))
+    levels = {q.id: q.fact("fail_rate_level") for q in questions}
+    assert levels == {f"q{i}": str(1 + i // 2) for i in range(10)} | {"unrated": None}
+    assert not any(q.fact("fail_rate") for q in questions)
+    # of equal rates the id decides
+    assert [levels["q2"], levels["q3"]] == ["2", "2"]
+    assert {q.id for q in load_questions(write(*rows), fail_rate_level=5)} == {"q8", "q9"}
 
 
 def test_responses_are_one_question_each_before_anything_is_drawn(write):
@@ -166,6 +174,7 @@ BROKEN = {
     "null answer": (PLAIN | {"answer": None}, "'answer' is missing"),
     "empty answer": (changed(PLAIN, answer=" "), "'answer' must be a text"),
     "list answer": (changed(PLAIN, answer=["Paris"]), "'answer' must be a text"),
+    "answer NaN": (changed(PLAIN, answer=float("nan")), "must be a finite number, it is nan"),
     "truth answer": (changed(PLAIN, answer=True), "'answer' must be a text"),
     "empty prompt": (changed(PLAIN, prompt=""), "'prompt' must be a text"),
     "id a list": (changed(PLAIN, id=[1]), "'id' must be a text or a number"),
@@ -199,8 +208,10 @@ def test_a_broken_row_is_named_by_file_and_line(write, row, message):
 def test_a_later_row_is_of_the_first_ones_kind(write):
     with pytest.raises(ValueError, match=r"task\.jsonl:2: .*no ####"):
         load_questions(write(GSM8K, changed(GSM8K, answer="seven")))
-    with pytest.raises(ValueError, match=r"task\.jsonl:2: .*that of line 1 too"):
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the row asks what that of line 1 asks"):
         load_questions(write(PLAIN, PLAIN))
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id '7' is that of line 1 too"):
+        load_questions(write(PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}))
 
 
 def test_levels_are_chosen_and_named(write):
@@ -222,10 +233,10 @@ def test_levels_are_chosen_and_named(write):
         load_questions("gsm8k", level=1)
     rows = [changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)]
     file = write(*rows)
-    assert [q.id for q in load_questions(file, fail_rate_level=2)] == ["4"]
-    assert [q.id for q in load_questions(file, level=2, fail_rate_level=3)] == ["3"]
-    with pytest.raises(ValueError, match="fail_rate_level: 2, 3, 4, 5"):
-        load_questions(file, level=2, fail_rate_level=1)
+    assert [q.id for q in load_questions(file, fail_rate_level=2)] == ["3"]
+    assert [q.id for q in load_questions(file, level=2, fail_rate_level=3)] == ["2"]
+    with pytest.raises(ValueError, match=r"math_level 1, fail_rate_level 1; .*: 1, 2, 3, 4, 5"):
+        load_questions(file, level=1, fail_rate_level=1)
     with pytest.raises(ValueError, match="fail_rate_level 1; what it has is fail_rate_level: none"):
         load_questions(write(changed(DART, pass_rate=None)), fail_rate_level=1)
 
@@ -239,8 +250,10 @@ LAYOUTS = {  # task: config, split, rows
         for subject in SUBJECTS
     ],
     "math-500": [("default", "test", [MATH500])],
-    "dart-math": [("default", "train", [DART, DART, changed(DART, query_id="other")])],
-    "mmlu": [("all", "test", [MMLU, MMLU]), ("all", "dev", [MMLU])],
+    "mmlu": [
+        ("all", "test", [MMLU, MMLU, MMLU, changed(MMLU, subject="law")]),
+        ("all", "dev", [MMLU]),
+    ],
 }
 
 
@@ -252,12 +265,12 @@ def hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def make(layout):
-        header, root = ["---", "configs:"], tmp_path / "hub"
+    def make(layout, name="hub"):
+        header, root = ["---", "configs:"], tmp_path / name
         for config in dict.fromkeys(config for config, _, _ in layout):
             header += [f"- config_name: {config}", "  data_files:"]
-            for name, split, rows in layout:
-                if name == config:
+            for other, split, rows in layout:
+                if other == config:
                     (root / config).mkdir(parents=True, exist_ok=True)
                     file = root / config / f"{split}-00000-of-00001.parquet"
                     pq.write_table(pa.Table.from_pylist(rows), file)
@@ -275,15 +288,13 @@ def test_tasks_load_from_the_layout_of_the_hub(hub, task):
         "gsm8k": ["main/test/1", "main/test/2"],
         "math": [f"{subject}/test/{i}" for i in (1, 2) for subject in SUBJECTS],
         "math-500": ["test/algebra/170.json"],
-        "dart-math": ["MATH-train-1", "other"],
-        "mmlu": ["all/test/1", "all/test/2"],
+        "mmlu": ["all/test/1", "all/test/4", "all/test/2", "all/test/3"],  # subjects in turn
     }
     assert [question.id for question in questions] == ids[task]
     golds = {
         "gsm8k": "1400",
         "math": r"\frac{3}{2}",
         "math-500": "11",
-        "dart-math": "32",
         "mmlu": "7",
     }
     assert {question.gold for question in questions} == {golds[task]}
@@ -296,3 +307,55 @@ def test_a_broken_row_of_the_hub_is_named(hub):
         load_questions("gsm8k", hub=hub([("main", "test", rows)]))
     with pytest.raises(ValueError, match=r"split train.*could not be loaded.*JSONL"):
         load_questions("gsm8k", hub=hub([("main", "test", rows)]), split="train")
+
+
+def test_dart_takes_texts_from_the_pool_and_rates_from_the_table_beside_it(hub):
+    """In the fields that the two have on the Hub."""
+    pool, table = [], []
+    for i in range(6):
+        id = f"MATH/train/algebra/{i}.json"
+        metadata = {"level": 1 + i % 2}
+        asked = {"query_id": id, "query": f"What is {i}?", "gt_ans": str(i), "domain": "Algebra"}
+        pool += [asked | {"query_metadata": metadata, "resp": f"{i}, {j}"} for j in range(i + 1)]
+        statistics = {"tot_n_samples": 10, "tot_n_corrects": 9 - i, "pass_rate": (9 - i) / 10}
+        table.append({"query_id": id, "level": 1 + i % 2, "domain": "Algebra"} | statistics)
+    place = hub([("default", "train", pool[::-1])])
+    with pytest.raises(ValueError, match=r"hub-query-info.*could not be loaded"):
+        load_questions("dart-math", hub=place)
+    hub([("default", "train", table[:5])], "hub-query-info")  # one of the pool is not in it
+    questions = load_questions("dart-math", hub=place)
+    assert [q.gold for q in questions] == ["5", "4", "3", "2", "1", "0"]
+    assert [q.fact("fail_rate_level") for q in questions] == [None, "5", "4", "3", "2", "1"]
+    assert [q.fact("math_level") for q in questions] == ["2", "1"] * 3
+    (question,) = load_questions("dart-math", hub=place, level=1, fail_rate_level=3)
+    assert (question.id, question.text) == ("MATH/train/algebra/2.json", "What is 2?")
+
+
+def test_a_subject_is_chosen(write, hub):
+    file = write(MMLU, changed(MMLU, subject="law", question="Which is legal?"))
+    assert only(file, subject="law").text == "Which is legal?"
+    with pytest.raises(ValueError, match=r"no question of subject art; .*law, number_theory"):
+        load_questions(file, subject="art")
+    with pytest.raises(ValueError, match="arithmetic has no subject 'art'"):
+        load_questions("arithmetic", subject="art")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "trian"}, "has no split, it is 'trian'"),
+        ({"hub": "somewhere"}, "has no hub, it is 'somewhere'"),
+        ({"seed": 5}, "the seed 5 is of the arithmetic task alone"),
+    ],
+)
+def test_what_a_file_has_no_use_for_is_refused(write, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(write(PLAIN), **arguments)
+
+
+def test_half_a_character_is_refused(tmp_path):
+    file = tmp_path / "task.jsonl"
+    rows = ('{"prompt": "caf\\u00e9", "answer": "x"}', '{"prompt": "a\\ud800", "answer": "x"}')
+    file.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: '\\ud800' is half a character"):
+        load_questions(str(file))

@@ -228,17 +228,31 @@ def judged(model, letters, texts, golds, paths, format):
 FIELDS = ("logprob", "token", "rival", "finite")
 
 
-@pytest.mark.parametrize("boxed", [False, True], ids=["ended", "boxed"])
-def test_exact_is_what_greedy_decoding_says(model, letters, decoded, boxed):
+BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
+
+
+@pytest.mark.parametrize(
+    ("form", "format"),
+    [
+        ("ended", BARE),
+        ("boxed", BOXED),
+        ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
+    ],
+)
+def test_exact_is_what_greedy_decoding_says(model, letters, decoded, form, format):
     texts, paths, out = decoded
+    boxed = form == "boxed"
     golds = [answers(out, b) for b in range(len(texts))]
-    format = dataclasses.replace(BARE, extract="boxed", stop=()) if boxed else BARE
+    if form == "closed":  # the same tokens decoded, with a brace where they had a line break
+        letters = alphabet(len(letters), "}")
     verdicts = iter(judged(model, letters, texts, golds, paths, format))
 
     def says(b, c, gold):
         tokens, ended = spoken(out, b, c)
         if boxed:  # complete, whatever follows
             return tokens[: len(gold)] == gold
+        if form == "closed" and tokens[-1] not in BREAKS:
+            return False
         return ended and tokens[:-1] == gold
 
     right = wrong = decoys = 0
@@ -255,7 +269,7 @@ def test_exact_is_what_greedy_decoding_says(model, letters, decoded, boxed):
             assert one.finite.all()
             right, wrong = right + expected.sum(), wrong + (~expected).sum()
             decoys += decoy.sum()
-    assert min(right, decoys) > 60
+    assert min(right, decoys) > (30 if form == "closed" else 60)
     assert wrong > 1000
     ends = {spoken(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
     assert len(ends & set(STOPS)) > 3

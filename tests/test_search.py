@@ -9,7 +9,10 @@ import cola_jax
 from cola_jax.score import Said, Verdicts
 from cola_jax.search import PRESETS, Outcome, Preset, search
 from cola_jax.tasks import Encoded, Question, encode
+from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.formats import ARITHMETIC
 from cola_jax.tasks.grade import Grade
+from cola_jax.tasks.open import encode_open
 from cola_jax.tasks.prompt import pack
 from tests import tiny
 
@@ -68,6 +71,17 @@ def test_seed_and_id_decide_the_tree(model, questions, together):
             assert mine.verdicts.margin[0] == other.verdicts.margin[0]  # the identity path
     assert all(map(same, together, search(model, questions, preset=PRESETS["cola"], **SETTINGS)))
     assert together[0].paths != together[1].paths
+
+
+def test_questions_decoded_in_several_ways_are_refused(model, questions, checkpoint):
+    tokenizer, asked = cola_jax.load_tokenizer(checkpoint), arithmetic(1, 2)
+    short, long = (
+        encode_open(asked, tokenizer, "generate", ARITHMETIC, stop_tokens=(1,), max_new_tokens=n)
+        for n in (4, 8)
+    )
+    for mixed in ([*short, *long], [*questions, *short], [*short, *questions]):
+        with pytest.raises(ValueError, match="differ in how their answers are decoded and found"):
+            search(model, mixed, **SETTINGS)
 
 
 def test_verdicts_are_those_of_the_model(model, questions, together):

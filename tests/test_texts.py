@@ -1,11 +1,13 @@
 """`cola generate`: texts along paths, printed or in a file that goes on where it was stopped."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax import checkpoint
 from cola_jax.cli import main
 from cola_jax.texts import TextFile
 from tests import tiny
@@ -78,6 +80,9 @@ def test_prompts_are_printed_without_a_file(model, capsys):
         (("--prompt", "sun", "--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
         (("--prompt", "sun", "--group", "0"), "a group needs at least 1 prompt"),
         (("--prompt", "sun", "--paths", "0-9"), "0..4"),
+        (("--prompt", "sun", "--random", "-3"), "random paths is at least 0, it is -3"),
+        (("--prompt", "sun", "--max-length", "3"), "a longest path of 3 layers limits no path"),
+        (("--prompt", "a\udc80"), "prompt 0 has half a character"),
         (("--prompt", "sun", "--stop", ""), "an empty stop string"),
         (("--prompts-file", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
@@ -95,9 +100,14 @@ def test_bad_files(model, prompts, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(model, "--prompts-file", prompts, "--out", str(out), "--stop", "x")
     assert "made from another model, prompts or settings" in capsys.readouterr().err
-    out.write_text("nothing of ours\n")
-    with pytest.raises(ValueError, match="is no line that `cola generate` wrote"):
-        TextFile(out, {})
+    for text in ("nothing of ours\n", '{"precious": [1, 2]}', '{"id'):
+        out.write_text(text)
+        with contextlib.ExitStack() as stack:
+            if text != '{"id':  # which a kill may leave of a line
+                match = "texts.jsonl:1 is no line that `cola generate` wrote"
+                stack.enter_context(pytest.raises(ValueError, match=match))
+            stack.enter_context(TextFile(out, {}))
+        assert out.read_text() == (text if text != '{"id' else "")
     rows = tmp_path / "rows.jsonl"
     for text, message in (('{"prompt": 3}', "must be a text"), ('{"id": 1}', "must be a text")):
         rows.write_text(text + "\n")
@@ -108,3 +118,32 @@ def test_bad_files(model, prompts, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(model, "--prompts-file", str(rows))
     assert "occurs twice" in capsys.readouterr().err
+    rows.write_text('{"prompt": "a"}\n')
+    with pytest.raises(SystemExit):
+        run(model, "--prompt", "sun", "moon", "--prompts-file", str(rows))
+    assert "two prompts have the id '1'" in capsys.readouterr().err
+    rows.write_text('{"prompt": "a\\ud800"}\n')
+    with pytest.raises(SystemExit):
+        run(model, "--prompts-file", str(rows))
+    assert "rows.jsonl:1: '\\ud800' is half a character" in capsys.readouterr().err
+
+
+def test_a_file_is_written_by_one_process_at_a_time(tmp_path):
+    out = tmp_path / "new" / "texts.jsonl"  # the folder is made
+    with (
+        TextFile(out, {}) as file,
+        pytest.raises(ValueError, match="another process writes to"),
+        TextFile(out, {}),
+    ):
+        pass
+    with TextFile(out, {}) as again:
+        again.append([{"id": "a", "path": "0-4"}])
+    with file:
+        assert file.done == {("a", "0-4")}
+
+
+def test_the_same_weights_under_another_config_are_another_model(model):
+    metadata = checkpoint.read_metadata(model)
+    other = metadata | {"config": metadata["config"] | {"norm_eps": 0.5}}
+    assert checkpoint.identity(metadata) == checkpoint.identity(json.loads(json.dumps(metadata)))
+    assert checkpoint.identity(other) != checkpoint.identity(metadata)

@@ -16,12 +16,15 @@ def question(text: str, *options: str) -> Question:
     return Question(text, text, options, 0, open=True)
 
 
-def alphabet(size: int) -> "Words":
-    """Makes each token a letter of its own, so that any tokens can be written as an answer."""
+def alphabet(size: int, first: str = "\n") -> "Words":
+    """Makes each token a letter of its own, so that any tokens can be written as an answer.
+
+    The tokens of BREAKS begin with `first`.
+    """
     texts = [chr(0x4E00 + i) for i in range(size)]
     for i in BREAKS:
-        texts[i] = "\n" + texts[i]
-    texts[BREAKS[0]] = "\n"
+        texts[i] = first + texts[i]
+    texts[BREAKS[0]] = first
     return Words(texts)
 
 

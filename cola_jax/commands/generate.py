@@ -1,5 +1,6 @@
 """`cola generate`."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Generate:
 
     def run(self) -> None:
         import jax
+        import numpy as np
 
         from cola_jax import checkpoint
         from cola_jax.config import ModelConfig
@@ -66,36 +68,36 @@ class Generate:
         )
         stop = Stop(checkpoint.stop_tokens(self.model), self.stop, tokenizer=tokenizer)
         dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
-        file = None
-        if self.out is not None:
-            settings: dict[str, Any] = {
-                "model": metadata["digest"],
-                "dtype": dtype,
-                "prompts": [(prompt.id, prompt.text) for prompt in prompts],
-                "max_new_tokens": self.max_new_tokens,
-                "stop": [*stop.tokens, *stop.strings],
-            }
-            file = TextFile(self.out, settings)
-            prompts = file.left(prompts, paths)
-        if not prompts:
-            console.print(f"{self.out} has all of it already.")
-            return
-        smallest = len(prompts) // -(-len(prompts) // self.group)
-        model = checkpoint.load(self.model, dtype=dtype, mesh=self.devices.mesh(smallest))
-        for lines in decoded(
-            model,
-            prompts,
-            paths,
-            stop=stop,
-            max_new_tokens=self.max_new_tokens,
-            group=self.group,
-            memory_budget=self.devices.budget,
-            rows=self.devices.rows,
-        ):
+        settings: dict[str, Any] = {
+            "model": checkpoint.identity(metadata),
+            "dtype": dtype,
+            "prompts": [(p.id, p.text, np.asarray(p.row.ids).tolist()) for p in prompts],
+            "max_new_tokens": self.max_new_tokens,
+            "stop": [*stop.tokens, *stop.strings],
+        }
+        with contextlib.ExitStack() as stack:
+            file = self.out and stack.enter_context(TextFile(self.out, settings))
             if file is not None:
-                file.append(lines)
-            else:
-                show(lines)
+                prompts = file.left(prompts, paths)
+            if not prompts:
+                console.print(f"{self.out} has all of it already.")
+                return
+            smallest = len(prompts) // -(-len(prompts) // self.group)
+            model = checkpoint.load(self.model, dtype=dtype, mesh=self.devices.mesh(smallest))
+            for lines in decoded(
+                model,
+                prompts,
+                paths,
+                stop=stop,
+                max_new_tokens=self.max_new_tokens,
+                group=self.group,
+                memory_budget=self.devices.budget,
+                rows=self.devices.rows,
+            ):
+                if file is not None:
+                    file.append(lines)
+                else:
+                    show(lines)
 
 
 def show(lines: list[dict[str, Any]]) -> None:

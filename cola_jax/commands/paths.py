@@ -23,6 +23,13 @@ class PathFlags:
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Reads all paths asked for, each once, in order; ValueError for one that is none."""
+        if self.random < 0:
+            raise ValueError(f"the number of random paths is at least 0, it is {self.random}.")
+        if self.max_length is not None and not (self.paths or self.paths_file or self.random):
+            raise ValueError(
+                f"a longest path of {self.max_length} layers limits no path: give --paths, "
+                "--paths-file or --random."
+            )
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             for number, line in enumerate(read_lines(self.paths_file), start=1):

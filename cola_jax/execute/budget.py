@@ -113,8 +113,8 @@ def choose_decode_sizes(
     cell = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
     logits = LOGITS * 4 * config.vocab_size
     seat = positions * cell + state + logits
-    # beside the seats: a tile to go on with, and one of everything for padding
-    spare = (2 * tile + 1) * state + cell + logits
+    # beside the seats: tiles of prompts, all that a tile of a step sees, and what padding has
+    spare = (2 * tile + 1) * state + (abreast + 1) * cell + logits
     if budget < seat + spare:
         raise ValueError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "

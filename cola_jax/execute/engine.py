@@ -21,6 +21,8 @@ from cola_jax.execute.stop import Stop
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, Readings
 
+MOST_TOGETHER = 4096  # questions of a batch: a trie numbers them in 16 bits
+
 
 def run_paths(
     model: Model,
@@ -66,7 +68,7 @@ def run_paths(
             batch = engine.batch(take(prompts, some), padded.shape[1], lane)
             return fly_once(batch, padded[some], on_progress)
 
-        groups = split(buckets(prompts), len(engine.lanes))
+        groups = split(buckets(prompts), len(engine.lanes), MOST_TOGETHER)
         # one at a time on a lane: each has the whole budget
         for some, readings in interleave(engine.lanes, groups, fly, in_flight=1):
             for name in ("logprob", "token", "rival", "finite"):

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cola_jax.execute.decoder import rows_of
-from cola_jax.execute.engine import Engine, split, take
+from cola_jax.execute.engine import MOST_TOGETHER, Engine, split, take
 from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave
@@ -87,7 +87,7 @@ def generate(
             decoder.close()
             return collect(mine, padded[some], max_new_tokens)
 
-        groups = split(keys, len(engine.lanes))
+        groups = split(keys, len(engine.lanes), MOST_TOGETHER)
         for some, found in interleave(engine.lanes, groups, fly, in_flight=1):
             for whole, part in zip(out, found, strict=True):
                 whole[some] = part
@@ -107,6 +107,12 @@ def check_plain(
     lengths = (branch == PROMPT).sum(axis=1)
     if not lengths.all():
         raise ValueError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
+    moved = ((branch == PROMPT) & (plain.positions != np.arange(branch.shape[1]))).any(axis=1)
+    if moved.any():
+        raise ValueError(
+            f"the positions of prompt {int(moved.argmax())} are not 0, 1, 2 and so on: decoding "
+            "goes on from there, so give a prompt from its beginning, without padding in front."
+        )
     check_limit(int(lengths.max()), max_new_tokens, context)
     if stop.tokens and max(stop.tokens) >= vocab:
         raise ValueError(

@@ -112,8 +112,19 @@ def check_settings(
     """Checks the arguments of a search and resolves the preset."""
     if not questions:
         raise ValueError("there are no questions to search.")
+    check_alike(questions)
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise ValueError(f"preset {preset!r} is not one of {', '.join(PRESETS)}.")
         preset = PRESETS[preset]
     return Settings(preset, simulations, leaves, seed, early_stop)
+
+
+def check_alike(questions: Sequence[Encoded]) -> None:
+    """Raises ValueError where answers are decoded of some questions, or in several ways."""
+    ways = {encoded.reply if encoded.scorer == "generate" else None for encoded in questions}
+    if len(ways) > 1:
+        raise ValueError(
+            "the questions differ in how their answers are decoded and found: search those of one "
+            "scorer, format and token limit at a time."
+        )

@@ -32,9 +32,14 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
     A cut text whose answer reaches its very end is not complete: more of it may have followed. A
     box that was closed is complete whatever follows.
     """
+    check_rule(rule)
+    return RULES[rule](text, cut)
+
+
+def check_rule(rule: str) -> None:
+    """Raises ValueError for a rule that does not exist."""
     if rule not in RULES:
         raise ValueError(f"the rule must be one of {', '.join(RULES)}, it is {rule!r}.")
-    return RULES[rule](text, cut)
 
 
 def boxed(text: str, cut: bool) -> Answer:
@@ -58,13 +63,17 @@ def boxes(text: str) -> Iterator[tuple[str | None, int | None]]:
 
     A box without braces, as in $\boxed 5$, holds what stands before the next $ or space.
     """
+    dollars = seen = 0
     for found in BOX.finditer(text):
-        start = found.end()
+        start, before = found.end(), text[seen : found.start()]
+        dollars, seen = dollars + before.count("$") - before.count(r"\$"), found.start()
         if start < len(text) and text[start] == "{":
             end = closing_brace(text, start)
             yield (None, None) if end is None else (unwrap(text[start + 1 : end]), end)
         elif bare := BARE.match(text, start):
-            end = bare.end() if bare.end() < len(text) else None
+            # up to a blank, unless it is in dollars of which the second may be still to come
+            ended = bare.end() < len(text) and (not dollars % 2 or "$" in text[bare.end() :])
+            end = bare.end() if ended else None
             yield bare[0].strip().rstrip(".,;"), end
 
 
@@ -106,7 +115,9 @@ def number_of(found: re.Match | None, group: int, cut: bool) -> Answer:
     if found is None:
         return Answer(None, not cut)
     text = found[group].replace(",", "").replace("$", "").rstrip(".")
-    return Answer(text or None, not (cut and found.end() == len(found.string)))
+    rest = found.string[found.end() :]
+    may_go_on = rest == "" or (rest == "." and "." not in found[group])
+    return Answer(text or None, not (cut and may_go_on))
 
 
 def minerva(text: str, cut: bool) -> Answer:

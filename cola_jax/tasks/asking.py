@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from cola_jax.tasks.answer import Rule, check_rule
 from cola_jax.tasks.formats import format_of
 from cola_jax.tasks.load import kind_of, load_questions
 from cola_jax.tasks.open import encode_open
@@ -25,12 +26,16 @@ class Asking:
     arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer."""
     split: str | None = None
     """Of a task from the Hub; the one that it is tested on by default."""
+    hub: str | None = None
+    """Where the task's data set is instead: another Hub id, or a directory of the same layout."""
     limit: int | None = None
     """Take only the first so many questions; 100 of arithmetic by default."""
     level: int | None = None
     """1 to 5: the difficulty of MATH, DART-Math or arithmetic."""
     fail_rate_level: int | None = None
-    """1 to 5: how often DART-Math's models failed, in steps of a fifth."""
+    """1 to 5: how often a model failed on DART-Math's questions, a fifth of them in each."""
+    subject: str | None = None
+    """Of MMLU, MATH or DART-Math, as their rows name it, such as abstract_algebra or Algebra."""
     task_seed: int = 0
     """Of the arithmetic task's questions."""
     scorer: Scorer | None = None
@@ -41,6 +46,9 @@ class Asking:
     format: str | None = None
     """The prompt: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or plain;
     by default the first that the task has."""
+    rule: Rule | None = None
+    """How the answer is found in what was decoded, instead of the format's way: boxed, hashes,
+    number, minerva or line (see tasks/README.md)."""
     shots: int | None = None
     """Questions shown with their answers before each; as many as the format has by default."""
     shots_file: str | None = None
@@ -65,6 +73,8 @@ class Asking:
             limit=self.limit,
             level=self.level,
             fail_rate_level=self.fail_rate_level,
+            subject=self.subject,
+            hub=self.hub,
             seed=self.task_seed,
         )
         if kind in CHOICE:
@@ -81,8 +91,7 @@ class Asking:
                 f"{self.task} is multiple choice, and the scorer {scorer!r} is for open questions: "
                 "use options, options-norm, letter or letter-strict."
             )
-        if self.max_new_tokens is not None:
-            raise ValueError("max_new_tokens is of the scorer `generate`: leave it out.")
+        self.refuse_decoding()
         style = self.format or "plain"
         shots = self.load_shots(0, questions)
         encoded = encode(
@@ -115,8 +124,11 @@ class Asking:
                 f"{self.task} asks open questions, and the scorer {scorer!r} is for multiple "
                 "choice: use exact or generate."
             )
-        if scorer == "exact" and self.max_new_tokens is not None:
-            raise ValueError("max_new_tokens is of the scorer `generate`: leave it out.")
+        if scorer == "exact":
+            self.refuse_decoding()
+        if self.rule is not None:
+            check_rule(self.rule)
+            format = dataclasses.replace(format, extract=self.rule)
         shots = self.load_shots(format.shots, questions)
         encoded = encode_open(
             questions,
@@ -143,6 +155,12 @@ class Asking:
             "max_new_tokens": encoded[0].reply.max_new_tokens if scorer == "generate" else None,
         }
 
+    def refuse_decoding(self) -> None:
+        """Raises ValueError for what only the scorer `generate` uses."""
+        for name in ("max_new_tokens", "rule"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is of the scorer `generate`: leave it out.")
+
     def load_shots(self, default: int, questions: Sequence[Question]) -> list[Question]:
         """Loads the questions shown before each."""
         return load_shots(
@@ -151,5 +169,6 @@ class Asking:
             shots_file=self.shots_file,
             asked=questions,
             level=self.level,
+            hub=self.hub,
             seed=self.task_seed,
         )

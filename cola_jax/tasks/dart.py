@@ -1,18 +1,19 @@
 """DART-Math's fields: query_id, query, gt_ans, query_metadata, pass_rate.
 
-The response pool has many rows per question and the query table has one, so a row is known by
-its query_id and only the first one counts.
+The pool has hundreds of responses per question, so a row is known by its query_id and only the
+first one counts. The share of responses that were right is in a table of its own, by query_id.
 """
 
 import ast
-import math
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cola_jax.tasks.mathematics import math_level
 from cola_jax.tasks.question import Question, open_question
 from cola_jax.tasks.source import hash_of, id_of, text_of
 
+FAIL_RATE = "fail_rate"  # a fact until it is replaced by a level
 LONGEST_METADATA = 10_000  # characters; a literal that long is none of DART's
 
 
@@ -29,7 +30,7 @@ def read_dart(row: Mapping[str, Any], default_id: str | None) -> Question:
     if (level := math_level(metadata.get("level", row.get("level")))) is not None:
         facts.append(("math_level", level))
     if row.get("pass_rate") is not None:
-        facts.append(("fail_rate_level", fail_rate_level(row["pass_rate"])))
+        facts.append((FAIL_RATE, f"{fail_rate(row['pass_rate']):.9f}"))
     subject = row.get("domain") or metadata.get("domain") or metadata.get("type")
     if isinstance(subject, str):
         facts.append(("subject", subject))
@@ -56,11 +57,27 @@ def read_metadata(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def fail_rate_level(pass_rate: Any) -> str:
-    """Bins the fail rate 1 - pass_rate: 1 is [0, 0.2), 2 is [0.2, 0.4), and 5 is [0.8, 1]."""
+def fail_rate(pass_rate: Any) -> float:
+    """Returns 1 - pass_rate; ValueError where that is no share."""
     if isinstance(pass_rate, bool) or not isinstance(pass_rate, int | float):
         raise ValueError(f"the field 'pass_rate' must be a number, it is {pass_rate!r}.")
     if not 0 <= pass_rate <= 1:
         raise ValueError(f"the field 'pass_rate' must be between 0 and 1, it is {pass_rate}.")
-    # rounded, since 1 - 0.8 is a little less than 0.2
-    return str(min(5, 1 + math.floor(round((1 - pass_rate) / 0.2, 9))))
+    return 1 - pass_rate
+
+
+def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
+    """Divides questions into five levels of the same size by their fail rates, 1 the easiest.
+
+    By rank and not by fifths of the rate: most of MATH's questions are easy for the models that
+    answered them. Of equal rates the ids decide, so that the order of rows does not.
+    """
+    questions = list(questions)
+    rated = [i for i, q in enumerate(questions) if q.fact(FAIL_RATE) is not None]
+    rated.sort(key=lambda i: (questions[i].fact(FAIL_RATE), questions[i].id))
+    for rank, i in enumerate(rated):
+        facts = dict(questions[i].facts)
+        del facts[FAIL_RATE]
+        facts["fail_rate_level"] = str(1 + 5 * rank // len(rated))
+        questions[i] = dataclasses.replace(questions[i], facts=tuple(facts.items()))
+    return questions

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cola_jax.tasks.wording import same_wording
+
 WORKER = Path(__file__).with_name("grade_worker.py")
 START_SECONDS = 120.0  # for a worker to import math-verify; it takes a third of one, if idle
 
@@ -26,7 +28,7 @@ class Grade(enum.Enum):
 
 
 class Grader:
-    """Grades answers in worker processes, each pair of answer and gold once.
+    """Grades answers, formulas in worker processes, each pair of answer and gold once.
 
     A pair on which math-verify fails, runs out of memory or out of time is tried once more in a
     fresh worker and is then `UNGRADED`; no other pair is affected. Use it as a context manager:
@@ -93,6 +95,8 @@ class Grader:
             self.verdicts[pair] = Grade.WRONG
         elif answer == gold:
             self.verdicts[pair] = Grade.RIGHT
+        elif (same := same_wording(answer, gold)) is not None:
+            self.verdicts[pair] = Grade.RIGHT if same else Grade.WRONG
         else:
             self.verdicts[pair] = self.verify(pair)
 

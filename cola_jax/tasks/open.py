@@ -44,7 +44,7 @@ def encode_open(
     """Encodes open questions for a scorer.
 
     `exact` packs the gold answer, its end included, and the decoy behind the prompt: greedy
-    decoding gives an answer if and only if each of its tokens is the likeliest one. `generate` has
+    decoding gives these tokens if and only if each of them is the likeliest one. `generate` has
     the prompt alone. Raises ValueError where the tokenizer has no chat template, for `exact` in a
     format that shows its work or with an answer that can't be decoded behind its prompt, and where
     a prompt and its answer exceed `context`.
@@ -108,24 +108,45 @@ def force(
         [behind(tokenizer, question, text, prompt, each, chat) for each in texts]
         for texts in (bare, answers)
     )
-    # a box is complete when it is closed; any other answer when something ends it
-    ends = () if format.extract == "boxed" else end_tokens(reply.stop)
-    continuations = []
-    for text_alone, text_whole in zip(alone, whole, strict=True):
-        if not text_alone:
+    for tokens in alone:
+        if not tokens:
             raise ValueError(
                 f"question {question.id}: an answer adds no token to its prompt, so it cannot be "
                 "scored."
             )
-        first = text_whole[len(text_alone) : len(text_alone) + 1] or list(ends[:1])
-        merged = text_whole[: len(text_alone)] != text_alone
-        if merged and ends:  # the tokenizer joins the answer and its end: take them as one
-            continuations.append((text_whole, 0))
-        else:
-            continuations.append((text_alone + (first if ends else []), 1 if ends else 0))
+    # a box is complete when it is closed; any other answer when something ends it
+    if format.extract == "boxed":
+        ends = closing_tokens(tokenizer, alone[0][-1])
+        continuations = [(tokens, int(tokens[-1] == ends[0])) for tokens in alone]
+    else:
+        ends = end_tokens(reply.stop)
+        continuations = ended(alone, whole, ends)
     row, option = pack(prompt, [tokens for tokens, _ in continuations])
     row, option, end = with_ends(row, option, [n for _, n in continuations], ends)
     return Encoded(question, "exact", row, option, hash_of(text), reply=reply, ends=ends, end=end)
+
+
+def closing_tokens(tokenizer: Any, last: int) -> tuple[int, ...]:
+    """Lists the tokens that close a box as its last one does, whatever else they say behind it."""
+    text = tokenizer.decode([last])
+    if not text.endswith("}"):
+        return (last,)
+    return (last, *(i for i in starting_with(tokenizer, (text,)) if i != last))
+
+
+def ended(
+    alone: Sequence[list[int]], whole: Sequence[list[int]], ends: tuple[int, ...]
+) -> list[tuple[list[int], int]]:
+    """Returns the tokens of each answer and of its end, and whether the last is an end."""
+    out = []
+    for text_alone, text_whole in zip(alone, whole, strict=True):
+        first = text_whole[len(text_alone) : len(text_alone) + 1] or list(ends[:1])
+        merged = text_whole[: len(text_alone)] != text_alone
+        if merged and ends:  # the tokenizer joins the answer and its end: take them as one
+            out.append((text_whole, 0))
+        else:
+            out.append((text_alone + (first if ends else []), 1 if ends else 0))
+    return out
 
 
 def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> None:

@@ -1,5 +1,6 @@
 """A JSONL of one's own: prompt or question, answer, and an id if wanted."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ def read_plain(row: Mapping[str, Any], default_id: str | None) -> Question:
     text = text_of(row, "prompt", "question")
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
+        if not math.isfinite(answer):
+            raise ValueError(f"the field 'answer' must be a finite number, it is {answer}.")
         answer = str(answer)
     gold = text_of({"answer": answer}, "answer")
     solution = row.get("solution")

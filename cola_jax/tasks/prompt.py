@@ -143,6 +143,11 @@ def check_continuations(
             "long here, but must be one each: use the scorer `options`."
         )
     for answer, tokens in zip(answers, continuations, strict=True):
+        if not answer.strip():
+            raise ValueError(
+                f"question {question.id} has an empty option, whose text cannot be scored: use a "
+                "scorer of letters, or leave the question out."
+            )
         if not tokens:
             raise ValueError(
                 f"question {question.id}: the option {answer!r} adds no token to its prompt, so "

@@ -25,12 +25,17 @@ def load_shots(
 
     They come from `shots_file`, else from the task's own training split (MMLU's `dev`: the first
     `count` of each subject asked), else from the arithmetic task's generator. `hub` is where that
-    split is. Raises ValueError for a JSONL task without a file of shots, a file of other fields
-    than the task's, and where there are too few.
+    split is, unless the shots are another task's. Raises ValueError for a JSONL task without a file
+    of shots, a file of other fields than the task's, and where there are too few.
     """
     if count < 0:
         raise ValueError(f"the number of shots must be at least 0, it is {count}.")
     if count == 0:
+        if shots_file is not None:
+            raise ValueError(
+                f"the shots in {shots_file} would not be shown, since 0 shots are asked for: give "
+                "the number of shots."
+            )
         return []
     ids, texts = {q.id for q in asked}, {said(q) for q in asked}
     kind = kind_of(task)
@@ -76,7 +81,8 @@ def candidates(
             "shots, or ask for 0 shots."
         )
     from_task = SOURCE.get(task, task)
-    kind, source, rows = open_task(from_task, TASKS[from_task].shots, hub)
+    own = hub if from_task == task else None
+    kind, source, rows = open_task(from_task, TASKS[from_task].shots, own)
     return select(kind, source, rows, {})
 
 

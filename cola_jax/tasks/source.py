@@ -1,9 +1,9 @@
-"""Where rows come from: a JSONL file, or a data set of the Hub."""
+"""The rows of a JSONL file, and the fields of a row."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from etils import epath
 
@@ -29,21 +29,15 @@ def parse_line(file: str, number: int, line: str) -> dict:
         raise ValueError(
             f"{file}:{number}: a row must be a JSON object, it is {line.strip()[:60]}."
         )
+    if "\\u" in line:  # JSON can write half a character, which no tokenizer takes
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{file}:{number}: {error.object[error.start]!r} is half a character: write the "
+                "row's text as UTF-8."
+            ) from None
     return row
-
-
-def load_hub(hub: str, config: str | None, split: str) -> Iterable[dict]:
-    """Loads one split with the `datasets` library; ValueError where it can't be had."""
-    import datasets
-
-    try:
-        return cast(Iterable[dict], datasets.load_dataset(hub, config, split=split))
-    except Exception as error:  # the Hub's client and its HTTP library raise many types
-        named = hub if config is None else f"{hub} {config}"
-        raise ValueError(
-            f"{named} (split {split}) could not be loaded: {error} Without a network, "
-            "give a JSONL file of the same fields as the task."
-        ) from error
 
 
 def text_of(row: Mapping[str, Any], *names: str) -> str:
