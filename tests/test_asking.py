@@ -98,7 +98,7 @@ def test_shots_of_a_file_are_shown(ask, folder):
 
 
 def test_an_answer_is_found_by_the_rule_that_is_asked_for(ask):
-    encoded, record = ask("gsm8k", format="harness", shots=0, rule="number")
+    encoded, record = ask("gsm8k", format="harness", shots=0, rule="number", context=2000)
     assert {e.reply.rule for e in encoded} == {"number"}
     assert record["prompt"]["format"]["extract"] == "number"
     encoded, _ = ask("arithmetic", limit=2, scorer="generate", rule="boxed", context=2000)

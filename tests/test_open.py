@@ -69,11 +69,12 @@ def test_generate_has_the_prompt_alone(words):
     assert encoded.reply.stop.strings == ("\n",)
 
 
-def test_a_box_is_an_answer_without_an_end(words):
+def test_a_box_ends_with_its_brace(words):
     (encoded,) = encode_open(arithmetic(1, 1), words, "exact", DIRECT, stop_tokens=(EOS,))
-    assert encoded.ends == ()
+    (brace,) = words("}", add_special_tokens=False).input_ids
+    assert encoded.ends == (brace,)
     for option, (body, ends) in zip(encoded.question.options, continuations(encoded), strict=True):
-        assert (words.decode(body), ends) == (f" \\boxed{{{option}}}", [])
+        assert (words.decode(body), ends) == (f" \\boxed{{{option}", [brace])
 
 
 def test_a_chat_ends_with_a_stop_token(words):

@@ -65,7 +65,7 @@ BROKEN = {
     "number option": (labelled(["a", 2], ["A", "B"]), "'choices.text' must be a list of texts"),
     "one option": (labelled(["a"], ["A"]), "a question has 2 to 26"),
     "27 options": (labelled(["a"] * 27, [str(i) for i in range(27)]), "a question has 2 to 26"),
-    "id again": (GOOD, "'q1' is that of line 1 too"),
+    "id again": (GOOD, "the row asks what that of line 1 asks"),
 }
 
 

@@ -11,7 +11,7 @@ from cola_jax.tasks.open import encode_open
 from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Encoded, encode
 from cola_jax.tasks.question import Question
 from cola_jax.tasks.record import prompt_record
-from cola_jax.tasks.shots import load_shots
+from cola_jax.tasks.shots import SOURCE, load_shots
 
 Scorer = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generate"]
 CHOICE = ("arc", "mmlu")  # kinds of multiple choice
@@ -169,6 +169,6 @@ class Asking:
             shots_file=self.shots_file,
             asked=questions,
             level=self.level,
-            hub=self.hub,
+            hub=None if self.task in SOURCE else self.hub,
             seed=self.task_seed,
         )

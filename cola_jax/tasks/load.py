@@ -216,6 +216,8 @@ def check_levels(task: str, **levels: int | None) -> None:
         if isinstance(level, bool) or level not in range(1, 6):
             raise ValueError(f"{name} must be one of 1, 2, 3, 4, 5, it is {level}.")
         if task == ARITHMETIC:
+            if name == "fail_rate_level":
+                raise ValueError("arithmetic has no fail-rate levels: use its level, 1 to 5.")
             continue
         fact = "math_level" if name == "level" else name
         kind = kind_of(task)

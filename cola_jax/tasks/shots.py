@@ -25,8 +25,8 @@ def load_shots(
 
     They come from `shots_file`, else from the task's own training split (MMLU's `dev`: the first
     `count` of each subject asked), else from the arithmetic task's generator. `hub` is where that
-    split is, unless the shots are another task's. Raises ValueError for a JSONL task without a file
-    of shots, a file of other fields than the task's, and where there are too few.
+    split is. Raises ValueError for a JSONL task without a file of shots, a file of other fields
+    than the task's, and where there are too few.
     """
     if count < 0:
         raise ValueError(f"the number of shots must be at least 0, it is {count}.")
@@ -81,8 +81,7 @@ def candidates(
             "shots, or ask for 0 shots."
         )
     from_task = SOURCE.get(task, task)
-    own = hub if from_task == task else None
-    kind, source, rows = open_task(from_task, TASKS[from_task].shots, own)
+    kind, source, rows = open_task(from_task, TASKS[from_task].shots, hub)
     return select(kind, source, rows, {})
 
 
