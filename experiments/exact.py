@@ -33,6 +33,8 @@ class Exact:
     paths: int = 40
     """Paths of each question, the identity path among them."""
     group: int = 16
+    format: str | None = None
+    """The prompt; by default plain, where a line break ends an answer. In direct, a box does."""
     shots: int | None = None
 
 
@@ -43,6 +45,7 @@ def judged(settings: Exact, model: cola_jax.Model, scorer, paths) -> tuple[dict,
         limit=settings.limit,
         level=settings.level,
         scorer=scorer,
+        format=settings.format,
         shots=settings.shots,
     )
     tokenizer = cola_jax.load_tokenizer(settings.model)
@@ -73,8 +76,11 @@ def main(settings: Exact) -> None:
     agree = right = graded = other = 0
     for q, mine in exact.items():
         for c, said in enumerate(decoded[q].said):
-            # to the letter: what was decoded, up to the end, is the gold answer behind a blank
-            same = said.finish == "stop" and said.text == f" {golds[q]}"
+            # to the letter: what was decoded, up to the end, is the gold answer behind a blank;
+            # of a box, whatever stands behind it in the token that closed it
+            box = f" \\boxed{{{golds[q]}}}"
+            same = said.text == f" {golds[q]}" or said.text.startswith(box)
+            same = same and said.finish == "stop"
             right += same
             other += bool(decoded[q].verdict[c]) and not same
             graded += bool(decoded[q].verdict[c])

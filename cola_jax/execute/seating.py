@@ -114,7 +114,8 @@ class Seating:
         Reading a layer's weights is most of what a step costs, so the layers should be visited as
         seldom as possible: a shortest common supersequence of the paths. The layer whose waiting
         rows have most layers still to run, all of them together, goes next (weighted majority
-        merge), so that rows that loop are waited for by those that do not.
+        merge), so that rows that loop are waited for by those that do not. Squares of what is left
+        are added, since they gave a twentieth fewer tiles than what is left itself.
         """
         paths = np.concatenate([self.path[seats], np.full((len(seats), 1), STOP)], axis=1)
         left = (paths != STOP).sum(axis=1)
@@ -123,7 +124,7 @@ class Seating:
         while left.any():
             wanted = paths[np.arange(len(seats)), at]
             going_on = left > 0
-            layer = np.bincount(wanted[going_on], weights=left[going_on]).argmax()
+            layer = np.bincount(wanted[going_on], weights=left[going_on] ** 2).argmax()
             now = np.flatnonzero(wanted == layer)
             at[now] += 1
             left[now] -= 1
