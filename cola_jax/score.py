@@ -43,7 +43,7 @@ class Verdicts(NamedTuple):
     def graded(self) -> np.ndarray:
         """False where the grader failed: that says nothing about the answer."""
         known = [said is None or said.grade is not Grade.UNGRADED for said in self.said.flat]
-        return np.reshape(known, self.said.shape)
+        return np.array(known, bool).reshape(self.said.shape)
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> "Verdicts":

@@ -76,8 +76,9 @@ class Generate:
             "stop": [*stop.tokens, *stop.strings],
         }
         with contextlib.ExitStack() as stack:
-            file = self.out and stack.enter_context(TextFile(self.out, settings))
-            if file is not None:
+            file = None
+            if self.out is not None:
+                file = stack.enter_context(TextFile(self.out, settings))
                 prompts = file.left(prompts, paths)
             if not prompts:
                 console.print(f"{self.out} has all of it already.")

@@ -68,7 +68,7 @@ def run_paths(
             batch = engine.batch(take(prompts, some), padded.shape[1], lane)
             return fly_once(batch, padded[some], on_progress)
 
-        groups = split(buckets(prompts), len(engine.lanes), MOST_TOGETHER)
+        groups = split(buckets(prompts), len(engine.lanes))
         # one at a time on a lane: each has the whole budget
         for some, readings in interleave(engine.lanes, groups, fly, in_flight=1):
             for name in ("logprob", "token", "rival", "finite"):
@@ -82,10 +82,10 @@ def split(
     """Splits indices into groups of equal keys, in the order of the keys.
 
     There are at least `parts` groups where there are as many indices, and none has more than
-    `largest`.
+    `largest`, or than a batch may have.
     """
     size = -(-len(keys) // parts) if keys else 1
-    size = min(size, largest or size)
+    size = min(size, largest or size, MOST_TOGETHER)
     groups = []
     for key in sorted(set(keys), reverse=True):  # what needs most memory first
         same = np.flatnonzero([other == key for other in keys])

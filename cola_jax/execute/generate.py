@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cola_jax.execute.decoder import rows_of
-from cola_jax.execute.engine import MOST_TOGETHER, Engine, split, take
+from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
 from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave
@@ -87,7 +87,7 @@ def generate(
             decoder.close()
             return collect(mine, padded[some], max_new_tokens)
 
-        groups = split(keys, len(engine.lanes), MOST_TOGETHER)
+        groups = split(keys, len(engine.lanes))
         for some, found in interleave(engine.lanes, groups, fly, in_flight=1):
             for whole, part in zip(out, found, strict=True):
                 whole[some] = part
