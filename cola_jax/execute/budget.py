@@ -16,7 +16,7 @@ FEWEST_PLACES, MOST_PLACES = 8, 256
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
 MOST_SEATS = (256, 64)
 ABREAST = (64, 16)  # rows of a decoding step that run a layer together
-MOST_PIECE = 16  # rows of which logits are made at a time while decoding
+MOST_PIECE = (64, 16)  # rows of which logits are made at a time while decoding
 
 
 class Memory(NamedTuple):
@@ -123,7 +123,7 @@ def choose_decode_sizes(
         )
     most = min(MOST_SEATS[backend == "cpu"], ceil_power(wanted))
     seats = int(np.clip((budget - spare) // seat, 1, most))
-    piece = min(MOST_PIECE, ceil_power(seats))
+    piece = min(MOST_PIECE[backend == "cpu"], ceil_power(seats))
     return DecodeSizes(seats, positions, seats * positions, seats + 2 * tile, tile, abreast, piece)
 
 
