@@ -17,6 +17,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from cola_jax.execute.compilation import COUNTER
+from cola_jax.execute.store import kept_as
 from cola_jax.params import Layer, Model
 
 TPU_ORDER = Layout((0, 2, 3, 1))  # of [L, D, N, H], the axis that varies slowest first
@@ -84,8 +85,10 @@ class Lane:
     def buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
         """Takes a buffer of any content, one that was given back where the shape is the same.
 
-        Each device holds a part of it along the axis `split`, where that divides.
+        Each device holds a part of it along the axis `split`, where that divides. It is read and
+        written by `store`.
         """
+        dtype = kept_as(dtype, self.device.platform)
         if same := self.spare.get((shape, str(dtype))):
             return same.pop()
         self.spare.clear()  # frees what has other shapes before more is allocated

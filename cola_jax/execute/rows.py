@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.tiles import Top, best_two, of_questions, pick, put
+from cola_jax.execute.store import as_kept, get, put
+from cola_jax.execute.tiles import Top, best_two, of_questions, pick
 from cola_jax.model import (
     Mix,
     View,
@@ -86,7 +87,7 @@ def prefill(
     def step(i, carry):
         slots, cells = carry
         here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
-        h = slots[tiles.source[i]]
+        h = get(slots, tiles.source[i])
         k, v = keys_values(config, layer, h, here)
         mask = visible(config, here, layer.window)
         h = attend(config, layer, h, here, mix_of(k, v, mask))
@@ -115,7 +116,7 @@ def settle(
     def step(i, carry):
         cells, states = carry
         here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
-        h, end = slots[tiles.source[i]], ends[tiles.question[i]][:, None]
+        h, end = get(slots, tiles.source[i]), ends[tiles.question[i]][:, None]
         k, v = keys_values(config, layer, h, here)
         mask = at(visible(config, here, layer.window), end)
         h = attend(config, layer, at(h, end), at_view(here, end), mix_of(k, v, mask))
@@ -208,7 +209,8 @@ def choose(
 @no_type_check
 def take(cells: Cells, where: Int[Array, " R"], reach: int) -> Cells:
     """Takes the first tokens of some cells."""
-    return Cells(k=cells.k[where, :, :reach], v=cells.v[where, :, :reach])
+    some = (where, slice(None), slice(reach))
+    return Cells(k=get(cells.k, some), v=get(cells.v, some))
 
 
 @no_type_check
@@ -269,6 +271,7 @@ def extend(cells: Cells, k: Array, v: Array, where: Int[Array, " R"], nth: Array
     """Writes the keys and values [R, 1, K, H] of one token, row by row."""
 
     def write(buffer, values):
+        values = as_kept(buffer, values)
         for row in range(len(values)):
             token = values[row].transpose(1, 0, 2)[None]  # [1, K, 1, H]
             start = (where[row], 0, nth[row], 0)

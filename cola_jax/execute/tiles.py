@@ -10,10 +10,11 @@ from typing import NamedTuple, no_type_check
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.store import get, put
 from cola_jax.model import View, block, embed, unembed
 from cola_jax.params import Layer, Model, layer_at
 
@@ -23,13 +24,13 @@ Count = Int[Array, ""]
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")
 def plant(
     model: Model,
-    slots: Float[Array, "S T D"],
+    slots: Shaped[Array, "S T D"],
     ids: Int[Array, "B T"],
     planted: Int[Array, "n two"],
     count: Count,
     *,
     dtype: DTypeLike | None = None,
-) -> Float[Array, "S T D"]:
+) -> Shaped[Array, "S T D"]:
     """Writes the embedded prompts of the first `count` (question, slot) pairs into their slots."""
 
     def step(i, slots):
@@ -57,7 +58,7 @@ def advance(
 
     def step(i, slots):
         here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
-        return put(slots, block(config, layer, slots[tiles.source[i]], here), tiles.target[i])
+        return put(slots, block(config, layer, get(slots, tiles.source[i]), here), tiles.target[i])
 
     return jax.lax.fori_loop(first, last, step, slots)
 
@@ -80,7 +81,7 @@ def finish(
     def step(i, outputs):
         question = tiles.question[i]
         here, layer = of_questions(views, question), pick(layers, tiles.layer[i])
-        h = block(config, layer, slots[tiles.source[i]], here, reads[question])
+        h = block(config, layer, get(slots, tiles.source[i]), here, reads[question])
         return put(outputs, h, tiles.target[i])
 
     return jax.lax.fori_loop(first, last, step, outputs)
@@ -112,7 +113,7 @@ def read(
     flat = outputs.reshape(-1, outputs.shape[-1])
 
     def step(i, out):
-        logits = unembed(model, flat[places[i]][:, None])[:, 0]
+        logits = unembed(model, get(flat, places[i])[:, None])[:, 0]
         return jax.tree.map(
             lambda whole, piece: whole.at[i].set(piece), out, asked(logits, targets[i])
         )
@@ -183,12 +184,3 @@ def of_questions(views: View, question: Int[Array, " R"]) -> View:
         cos=views.cos[:, question],
         sin=views.sin[:, question],
     )
-
-
-def put(
-    buffer: Float[Array, "S ..."], values: Float[Array, "R ..."], where: Int[Array, " R"]
-) -> Float[Array, "S ..."]:
-    """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
-    for row in range(len(values)):
-        buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], where[row], 0)
-    return buffer
