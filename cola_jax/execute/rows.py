@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.plan import Tiles
@@ -48,8 +48,8 @@ class Cells(struct.PyTreeNode):
     Heads come first, so that a head's keys lie together: a CPU attends twice as fast to them.
     """
 
-    k: Float[Array, "M K X H"]
-    v: Float[Array, "M K X H"]
+    k: Shaped[Array, "M K X H"]
+    v: Shaped[Array, "M K X H"]
 
 
 class Seats(NamedTuple):
