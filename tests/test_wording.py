@@ -29,6 +29,8 @@ from cola_jax.tasks.wording import same_wording
         ("no", "on", None),
         ("ba + c", "ab+c", None),
         (r"\sin x", "sin x", None),
+        (r"\frac{x}{2}", r"\frac{X}{2}", None),
+        ("sqrt(x)", "sqrt(X)", None),
         ("cos(x)", "sin(x)", None),
         ("7", "7 meters", None),
         ("2:3", "4:6", None),

@@ -9,6 +9,7 @@ import re
 TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 LETTERS = r"[^\W\d_]+"
 WORDS = re.compile(rf"{LETTERS}(?:[\s.,'’-]+{LETTERS})*")
+SAYING = re.compile(r"[\w\s.,:'’-]+")  # no formula, where X is not x
 LONG = re.compile(r"[^\W\d_]{3}")  # what is shorter may be a product: xy is yx
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
 TIME = re.compile(r"\d\d?(?::\d\d)?\s*[ap]\.?\s?m")
@@ -24,7 +25,7 @@ def same_wording(answer: str, gold: str) -> bool | None:
         return answer == gold
     if TIME.fullmatch(gold):
         return re.sub(r"[.\s]", "", answer) == re.sub(r"[.\s]", "", gold)
-    if not LONG.search(gold):
+    if not LONG.search(gold) or not SAYING.fullmatch(gold):
         return None
     if answer == gold:
         return True
