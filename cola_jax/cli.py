@@ -21,7 +21,7 @@ from cola_jax.commands.material import Material
 from cola_jax.commands.report import Report
 from cola_jax.commands.search import Search
 from cola_jax.search.presets import PRESETS
-from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.task import Asking
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 COMMANDS = {

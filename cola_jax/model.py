@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.experts import ACTIVATIONS, mixture
+from cola_jax.moe import ACTIVATIONS, mixture
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 

@@ -19,9 +19,10 @@ from rich.table import Table
 
 import cola_jax
 from cola_jax.convert import convert
+from cola_jax.edits import random_paths
 from cola_jax.execute import decoder
 from cola_jax.model import unembed
-from cola_jax.path import pad_path, random_paths
+from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.tasks import load_questions
 from tests import oracle

@@ -17,7 +17,8 @@ import cola_jax
 from cola_jax.benchmark.rivals import decode, permuted, transformers_model
 from cola_jax.benchmark.shapes import SHAPES, random_model
 from cola_jax.benchmark.timing import Contender, take_turns
-from cola_jax.path import identity, random_paths
+from cola_jax.edits import random_paths
+from cola_jax.path import identity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,13 @@ import tyro
 
 import cola_jax
 from cola_jax.checkpoint import stop_tokens
-from cola_jax.evaluate import evaluate_groups
+from cola_jax.edits import random_paths
 from cola_jax.execute.engine import Engine
-from cola_jax.judge import grading
-from cola_jax.path import identity, random_paths
+from cola_jax.path import identity
+from cola_jax.scoring.judge import grading
+from cola_jax.search.evaluate import evaluate_groups
 from cola_jax.search.search import IN_FLIGHT
-from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.task import Asking
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.experts import mixture, route
+from cola_jax.moe import mixture, route
 from cola_jax.params import OPTIONAL, Layer, shapes
 
 

@@ -20,7 +20,7 @@ from cola_jax.checkpoint import stop_tokens
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.tasks import Encoded, Grade, Grader, find_answer
-from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.task import Asking
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.run import RunDirectory
+from cola_jax.runs.directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import tyro
 from etils import epath
 
-from cola_jax.run import RunDirectory
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.session import Session
 from cola_jax.search import PRESETS
-from cola_jax.session import Session
-from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.task import Asking
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cola_jax import cli
-from cola_jax.run import RunDirectory
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.search.presets import PRESETS, Preset
 from tests import tiny
 
@@ -178,7 +178,7 @@ def test_a_bug_shows_its_traceback(common, monkeypatch):
     def broken(*arguments, **keywords):
         np.zeros(3).reshape(2, 2)
 
-    monkeypatch.setattr("cola_jax.session.search_groups", broken)
+    monkeypatch.setattr("cola_jax.runs.session.search_groups", broken)
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["search", *common, *SMALL])
 

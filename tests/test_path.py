@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cola_jax import edits
 from cola_jax import path as paths
-from cola_jax.path import MOVE, REPEAT, SKIP, STOP, Edit
+from cola_jax.edits import MOVE, REPEAT, SKIP, Edit
+from cola_jax.path import STOP
 
 LAYERS = 9
 POSITIONS = 14
@@ -19,13 +21,13 @@ looped_path = st.lists(
     st.tuples(st.lists(ids, min_size=1, max_size=3), st.integers(1, 5)), min_size=1, max_size=4
 ).map(lambda blocks: [layer for block, times in blocks for layer in block * times])
 
-TABLE = paths.edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3)
+TABLE = edits.edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3)
 # blocks longer than one layer may be moved as well, though the table has none
 MOVES = [(MOVE, start, k, s) for k in (2, 3) for s in (-4, -1, 2, 5) for start in range(POSITIONS)]
 EDITS = Edit(*(np.concatenate([a, b]) for a, b in zip(TABLE, np.array(MOVES).T, strict=True)))
 EDITS = Edit(*(column.astype(np.int32) for column in EDITS))
-apply_all = jax.jit(jax.vmap(paths.apply_edit, (None, 0)))
-fits_all = jax.jit(jax.vmap(paths.edit_fits, (None, 0, None, None)))
+apply_all = jax.jit(jax.vmap(edits.apply_edit, (None, 0)))
+fits_all = jax.jit(jax.vmap(edits.edit_fits, (None, 0, None, None)))
 
 
 def edited(path, kind, start, k, amount):
@@ -159,17 +161,17 @@ def test_edit_fits_agrees_with_lists(path, shortest, longest):
 
 def test_edits_compile_once_and_take_numbers():
     start = jnp.asarray(paths.pad_path((0, 1, 2, 3), 8))
-    assert paths.skip(start, 1, 2).tolist() == [0, 3] + [STOP] * 6
-    assert paths.repeat(start, np.int32(2), 2, 1).tolist() == [0, 1, 2, 3, 2, 3, STOP, STOP]
-    assert paths.move(start, 0, 1, jnp.int32(2)).tolist() == [1, 2, 0, 3] + [STOP] * 4
-    apply = jax.jit(lambda path, edit: paths.apply_edit(path, edit))  # a cache of its own
+    assert edits.skip(start, 1, 2).tolist() == [0, 3] + [STOP] * 6
+    assert edits.repeat(start, np.int32(2), 2, 1).tolist() == [0, 1, 2, 3, 2, 3, STOP, STOP]
+    assert edits.move(start, 0, 1, jnp.int32(2)).tolist() == [1, 2, 0, 3] + [STOP] * 4
+    apply = jax.jit(lambda path, edit: edits.apply_edit(path, edit))  # a cache of its own
     for edit in ((SKIP, 0, 1, 0), (REPEAT, 1, 2, 2), (MOVE, 3, 1, -1)):
         apply(start, Edit(*map(jnp.int32, edit)))
     assert apply._cache_size() == 1
 
 
 def test_edit_table_lists_what_was_asked_for():
-    table = rows(paths.edit_table(5, skip=2, repeat=1, times=2, move=1))
+    table = rows(edits.edit_table(5, skip=2, repeat=1, times=2, move=1))
     assert len(set(table)) == len(table) == 5 * (2 + 2 + 2)
     assert {(kind, k, amount) for kind, _, k, amount in table} == {
         *((SKIP, 1, 0), (SKIP, 2, 0)),
@@ -178,19 +180,19 @@ def test_edit_table_lists_what_was_asked_for():
     }
     assert {start for _, start, _, _ in table} == set(range(5))
     with pytest.raises(ValueError, match="no edit is allowed"):
-        paths.edit_table(5, skip=0, repeat=0)
+        edits.edit_table(5, skip=0, repeat=0)
 
 
 def test_edits_read_well():
-    assert paths.format_edit((SKIP, 5, 2, 0)) == "skip 2 at 5"
-    assert paths.format_edit((REPEAT, 7, 1, 2)) == "repeat 1 at 7 x2"
-    assert paths.format_edit(np.array([MOVE, 3, 1, -1])) == "move 1 at 3 by -1"
+    assert edits.format_edit((SKIP, 5, 2, 0)) == "skip 2 at 5"
+    assert edits.format_edit((REPEAT, 7, 1, 2)) == "repeat 1 at 7 x2"
+    assert edits.format_edit(np.array([MOVE, 3, 1, -1])) == "move 1 at 3 by -1"
 
 
 def test_random_paths_are_distinct_valid_and_reproducible():
-    drawn = paths.random_paths(LAYERS, 40, seed=1)
-    assert drawn == paths.random_paths(LAYERS, 40, seed=1)
-    assert drawn != paths.random_paths(LAYERS, 40, seed=2)
+    drawn = edits.random_paths(LAYERS, 40, seed=1)
+    assert drawn == edits.random_paths(LAYERS, 40, seed=1)
+    assert drawn != edits.random_paths(LAYERS, 40, seed=2)
     assert len(set(drawn)) == 40
     assert paths.identity(LAYERS) not in drawn
     for path in drawn:
@@ -199,17 +201,17 @@ def test_random_paths_are_distinct_valid_and_reproducible():
 
 def test_random_paths_are_edits_of_the_identity():
     identity = list(paths.identity(5))
-    table = rows(paths.edit_table(10))
+    table = rows(edits.edit_table(10))
     one_edit = {tuple(new) for edit in table if (new := edited(identity, *edit))}
-    assert set(paths.random_paths(5, 30, seed=0, edits=1)) <= one_edit
-    assert any(len(path) < 5 for path in paths.random_paths(5, 30, seed=0, edits=1))
-    assert any(len(path) > 5 for path in paths.random_paths(5, 30, seed=0, edits=1))
+    assert set(edits.random_paths(5, 30, seed=0, edits=1)) <= one_edit
+    assert any(len(path) < 5 for path in edits.random_paths(5, 30, seed=0, edits=1))
+    assert any(len(path) > 5 for path in edits.random_paths(5, 30, seed=0, edits=1))
 
 
 def test_random_paths_say_when_there_are_too_few():
     with pytest.raises(ValueError, match=r"only \d+ of 50 distinct random paths.*ask for fewer"):
-        paths.random_paths(2, 50, seed=0, edits=1)
+        edits.random_paths(2, 50, seed=0, edits=1)
 
 
 def test_random_paths_respect_the_longest_length():
-    assert max(map(len, paths.random_paths(LAYERS, 30, seed=0, max_length=LAYERS))) <= LAYERS
+    assert max(map(len, edits.random_paths(LAYERS, 30, seed=0, max_length=LAYERS))) <= LAYERS

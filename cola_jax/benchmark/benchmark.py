@@ -16,10 +16,11 @@ from cola_jax.benchmark.shapes import layer_flops, read_flops
 from cola_jax.benchmark.timing import Timing, matmul, take_turns
 from cola_jax.benchmark.wave import Wave, one_layer, questions
 from cola_jax.config import ModelConfig
+from cola_jax.edits import random_paths
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.trie import Trie
 from cola_jax.params import Model
-from cola_jax.path import pad_path, random_paths
+from cola_jax.path import pad_path
 
 PATHS = 64  # the paths compared, of 1 to 3 edits
 FEW = 8  # of them for contenders that take long

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from cola_jax.benchmark.wave import Wave, questions
+from cola_jax.edits import random_paths
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.engine import Engine
 from cola_jax.params import Model
-from cola_jax.path import identity, random_paths
+from cola_jax.path import identity
 
 Tell = Callable[[str], None]
 

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.console import console
 from cola_jax.commands.material import Dtype
-from cola_jax.devices import Devices
+from cola_jax.runs.devices import Devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Convert:
 
     def run(self) -> None:
         from cola_jax.convert import convert
-        from cola_jax.progress import byte_bar
+        from cola_jax.runs.progress import byte_bar
 
         with byte_bar(console) as on_progress:
             metadata = convert(

@@ -5,7 +5,7 @@ import dataclasses
 from cola_jax.commands.console import console
 from cola_jax.commands.material import Material
 from cola_jax.commands.search import Search
-from cola_jax.tasks.asking import Asking
+from cola_jax.tasks.task import Asking
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Evaluate:
 
     def run(self) -> None:
         from cola_jax.checkpoint import read_metadata
-        from cola_jax.progress import Display
+        from cola_jax.runs.progress import Display
 
         num_layers = read_metadata(self.material.model)["config"]["num_layers"]
         paths = self.path_flags.collect(num_layers)

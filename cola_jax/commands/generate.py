@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes
 from cola_jax.commands.console import console
 from cola_jax.commands.material import Dtype
 from cola_jax.commands.paths import PathFlags
-from cola_jax.devices import Devices
+from cola_jax.runs.devices import Devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Generate:
         from cola_jax.config import ModelConfig
         from cola_jax.execute import Stop
         from cola_jax.path import identity
-        from cola_jax.texts import TextFile, decoded, encode_prompts, read_prompts
+        from cola_jax.runs.texts import TextFile, decoded, encode_prompts, read_prompts
 
         self.devices.check_backend()
         if self.group < 1:

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.console import console
-from cola_jax.devices import Devices
-from cola_jax.hosts import Hosts
-from cola_jax.tasks.asking import Asking
+from cola_jax.runs.devices import Devices
+from cola_jax.runs.hosts import Hosts
+from cola_jax.tasks.task import Asking
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -33,8 +33,8 @@ class Material:
     hosts: OmitArgPrefixes[Hosts] = dataclasses.field(default_factory=Hosts)
 
     def prepare(self):
-        from cola_jax.run import Shard
-        from cola_jax.session import Session
+        from cola_jax.runs.directory import Shard
+        from cola_jax.runs.session import Session
 
         if self.shard is not None and self.hosts.distributed:
             raise ValueError(
@@ -53,7 +53,7 @@ class Material:
 
 def show_use(run: Any) -> None:
     """Prints what the last start of a run took, if it had anything to do."""
-    from cola_jax.progress import describe_use
+    from cola_jax.runs.progress import describe_use
 
     mine = [s for s in run.manifest()["starts"] if s.get("shard") == str(run.shard)]
     if use := mine[-1].get("use"):

@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from cola_jax.path import parse_path, random_paths
+from cola_jax.edits import random_paths
+from cola_jax.path import parse_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Report:
     def show(self, draws: bool) -> None:
         """Prints the table, and writes the page if it draws."""
         from cola_jax import report
-        from cola_jax.run import RunDirectory
+        from cola_jax.runs.directory import RunDirectory
 
         run = RunDirectory(self.run_directory)
         if run.manifest()["settings"].get("command") == "evaluate":

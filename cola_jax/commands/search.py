@@ -29,7 +29,7 @@ class Search:
     """End a question's search at its first improvement."""
 
     def run(self) -> None:
-        from cola_jax.progress import Display
+        from cola_jax.runs.progress import Display
 
         session = self.material.prepare()
         with Display(console, searches=True) as display:

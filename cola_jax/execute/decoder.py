@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from cola_jax.execute.batch import Use, enlarge
-from cola_jax.execute.budget import DecodeSizes
 from cola_jax.execute.device import CALL, calls, view_of_all
+from cola_jax.execute.forward import plant
 from cola_jax.execute.inputs import bucket
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.kv_cache import Entrance, Row, Seating
+from cola_jax.execute.memory import DecodeSizes
 from cola_jax.execute.pipeline import Flight
 from cola_jax.execute.plan import Chunk, Tiles, lengthen
 from cola_jax.execute.rows import (
@@ -28,9 +29,8 @@ from cola_jax.execute.rows import (
     prefill,
     settle,
 )
-from cola_jax.execute.seating import Entrance, Row, Seating
 from cola_jax.execute.stop import Stop
-from cola_jax.execute.tiles import plant
+from cola_jax.execute.worker import Lane
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts
 

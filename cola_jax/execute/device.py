@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cola_jax.execute.budget import Sizes
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.forward import Places, advance, finish, plant, read
+from cola_jax.execute.memory import Sizes
 from cola_jax.execute.plan import Chunk, Tiles
 from cola_jax.execute.spots import Asked
-from cola_jax.execute.tiles import Places, advance, finish, plant, read
+from cola_jax.execute.worker import Lane
 from cola_jax.model import view
 from cola_jax.params import Layer
 from cola_jax.prompts import Prompts

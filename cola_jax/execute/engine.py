@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
-from cola_jax.execute import budget as budgets
+from cola_jax.execute import memory as budgets
 from cola_jax.execute.batch import Batch, Use
 from cola_jax.execute.compilation import compilations
 from cola_jax.execute.decoder import Decoder
 from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
-from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, fly_once, interleave
 from cola_jax.execute.stop import Stop
+from cola_jax.execute.worker import Lane
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, Readings
 

@@ -9,10 +9,10 @@ from jax.typing import ArrayLike, DTypeLike
 from cola_jax.execute.decoder import rows_of
 from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.pipeline import Flight, interleave
-from cola_jax.execute.seating import Row
 from cola_jax.execute.stop import Stop
+from cola_jax.execute.worker import Lane
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import PADDING, PROMPT, Prompts

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from cola_jax.execute.budget import ceil_power
+from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_path, validate
 from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings

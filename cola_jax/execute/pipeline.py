@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cola_jax.execute.batch import Batch
-from cola_jax.execute.lane import Lane
+from cola_jax.execute.worker import Lane
 from cola_jax.prompts import Readings
 
 Group = TypeVar("Group")

@@ -7,8 +7,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute.inputs import no_readings, question_of
-from cola_jax.execute.lane import Lane
 from cola_jax.execute.scan import path_readings
+from cola_jax.execute.worker import Lane
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 

@@ -19,9 +19,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.forward import Top, best_two, of_questions, pick
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.store import as_kept, get, put
-from cola_jax.execute.tiles import Top, best_two, of_questions, pick
 from cola_jax.model import (
     Mix,
     View,

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cola_jax.execute.budget import ceil_power
-from cola_jax.execute.tiles import Places
+from cola_jax.execute.forward import Places
+from cola_jax.execute.memory import ceil_power
 from cola_jax.prompts import NO_READ, Prompts, Readings
 
 

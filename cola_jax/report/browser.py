@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from cola_jax.path import format_path
 from cola_jax.report.summary import flags, nulls, refusals
-from cola_jax.rows import EVALUATIONS
-from cola_jax.run import RunDirectory, read_parts
+from cola_jax.runs.directory import RunDirectory, read_parts
+from cola_jax.runs.schema import EVALUATIONS
 
 MOST_QUESTIONS = 5000  # more would make a page that no browser likes to open
 MOST_PATHS = 14  # of a question: identity, shortest right, shortest wrong, control, and ten more

@@ -14,7 +14,7 @@ from cola_jax.report.figures import layer_heatmap, length_histogram
 from cola_jax.report.share import Share
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import Line, caption, noun, summary_lines
-from cola_jax.run import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory, write_whole
 from cola_jax.search.presets import PRESETS
 
 SHORT = 12  # digits of a digest that are shown

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from cola_jax.report.shape import LayerUse, Shape, count_distinct, layer_use, tree_shape
 from cola_jax.report.share import Difference, Share
-from cola_jax.run import RunDirectory
+from cola_jax.runs.directory import RunDirectory
 
 RIGHT, CORRECTED, ALL = "C→C", "W→C", "all"
 OPEN = ("exact", "generate")  # the scorers of open questions

@@ -10,7 +10,7 @@ from rich.text import Text
 from cola_jax.path import format_path, identity
 from cola_jax.report.share import Difference, Share, between, number, percent, points
 from cola_jax.report.summary import Summary, flags, nulls
-from cola_jax.run import RunDirectory
+from cola_jax.runs.directory import RunDirectory
 
 
 class Line(NamedTuple):

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.execute.budget import capacity
+from cola_jax.execute.memory import capacity
 from cola_jax.execute.pipeline import Flight
-from cola_jax.judge import Judge
 from cola_jax.path import STOP, identity, pad_path
-from cola_jax.score import Verdicts
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.judge import Judge
+from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import Settings
 from cola_jax.search.tree import ROOT, new_tree
-from cola_jax.tasks.prompt import Encoded
 
 Gained = Callable[[int, int, int], None]  # evaluations, wrong made right, right on fewer layers
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cola_jax.path import Edit, apply_edit, edit_table, edits_fit
+from cola_jax.edits import Edit, apply_edit, edit_table, edits_fit
 from cola_jax.search.presets import Preset
 from cola_jax.search.tree import (
     ROOT,

@@ -5,10 +5,10 @@ import functools
 
 import numpy as np
 
-from cola_jax.path import format_edit
-from cola_jax.score import Verdicts
+from cola_jax.edits import format_edit
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.tree import ROOT
-from cola_jax.tasks.prompt import Encoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from cola_jax.execute.engine import Engine, split
-from cola_jax.execute.lane import Lane
 from cola_jax.execute.pipeline import Flight, interleave
-from cola_jax.judge import check_budget, grading, make_judge, prompt_buckets
+from cola_jax.execute.worker import Lane
 from cola_jax.params import Model
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.grader import Grader
+from cola_jax.scoring.judge import check_budget, grading, make_judge, prompt_buckets
 from cola_jax.search.grove import Grove
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import PRESETS, Preset, Settings
-from cola_jax.tasks.grade import Grader
-from cola_jax.tasks.prompt import Encoded
 
 Progress = Callable[[int, int, int], None]
 IN_FLIGHT = 2  # groups that share a lane: one is on the device while the host attends to another

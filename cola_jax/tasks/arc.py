@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.tasks.question import LETTERS, Question
+from cola_jax.question import LETTERS, Question
 from cola_jax.tasks.source import id_of, text_of
 
 

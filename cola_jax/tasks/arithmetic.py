@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-from cola_jax.tasks.question import Question, open_question
+from cola_jax.question import Question, open_question
 
 LEVELS = range(1, 6)
 

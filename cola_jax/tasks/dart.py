@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cola_jax.question import Question, open_question
 from cola_jax.tasks.mathematics import math_level
-from cola_jax.tasks.question import Question, open_question
 from cola_jax.tasks.source import hash_of, id_of, text_of
 
 FAIL_RATE = "fail_rate"  # a fact until it is replaced by a level

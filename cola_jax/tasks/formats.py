@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cola_jax.tasks.answer import Rule
-from cola_jax.tasks.question import Question
+from cola_jax.question import Question
+from cola_jax.scoring.answer import Rule
 
 # Stands for the gold answer, and for the worked solution, in `Format.reply`. Replaced as text:
 # answers are full of braces, which would be fields to str.format.

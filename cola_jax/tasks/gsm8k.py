@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.tasks.question import Question, open_question
+from cola_jax.question import Question, open_question
 from cola_jax.tasks.source import hash_of, id_of, text_of
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # such as <<4*5=20>>, made for a tool that is not here

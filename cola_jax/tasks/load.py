@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.question import Question
 from cola_jax.tasks.arc import read_arc
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.dart import rank_fail_rates, read_dart
@@ -15,7 +16,6 @@ from cola_jax.tasks.hub import Row, in_turn, pool_rows, subset_rows
 from cola_jax.tasks.mathematics import SUBJECTS, read_math
 from cola_jax.tasks.mmlu import read_mmlu
 from cola_jax.tasks.plain import read_plain
-from cola_jax.tasks.question import Question
 from cola_jax.tasks.source import read_lines
 
 Reader = Callable[[Mapping[str, Any], str | None], Question]

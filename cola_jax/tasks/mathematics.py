@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.tasks.answer import last_box
-from cola_jax.tasks.question import Question, open_question
+from cola_jax.question import Question, open_question
+from cola_jax.scoring.answer import last_box
 from cola_jax.tasks.source import hash_of, id_of, text_of
 
 SUBJECTS = (  # the configs of EleutherAI/hendrycks_math

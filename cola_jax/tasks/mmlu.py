@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cola_jax.question import LETTERS, Question
 from cola_jax.tasks.arc import check_count
-from cola_jax.tasks.question import LETTERS, Question
 from cola_jax.tasks.source import hash_of, id_of, text_of
 
 

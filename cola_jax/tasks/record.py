@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from cola_jax.question import Question
+from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS, Encoded
 from cola_jax.tasks.formats import Format
-from cola_jax.tasks.prompt import TEMPLATE_ARGUMENTS, Encoded
-from cola_jax.tasks.question import Question
 
 
 def prompt_record(

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from cola_jax.question import Question
 from cola_jax.tasks.arithmetic import TABLE, arithmetic
 from cola_jax.tasks.load import ARITHMETIC, TASKS, kind_of, open_task, select
-from cola_jax.tasks.question import Question
 
 # DART-Math's queries are MATH's training problems without their solutions, and MATH-500 has a
 # test split alone: both show problems of MATH's training split.

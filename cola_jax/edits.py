@@ -1,0 +1,169 @@
+"""Edits of paths: skip, repeat and move a block of layers; tables of edits, random paths."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int
+
+from cola_jax.path import STOP, Ids, identity, pad_path, validate
+
+Scalar = Int[ArrayLike, ""]
+
+# The edits. Each maps output positions to input positions, so one gather makes the new path; all
+# take one padded path [P] and scalars, and vmap. What falls beyond P is cut: see `edit_fits`.
+
+
+def skip(path: Int[Array, " P"], start: Scalar, k: Scalar) -> Int[Array, " P"]:
+    """Removes the block of k layers at position `start`."""
+    p = jnp.arange(path.shape[0])
+    return gather(path, jnp.where(p < start, p, p + k))
+
+
+def repeat(path: Int[Array, " P"], start: Scalar, k: Scalar, r: Scalar) -> Int[Array, " P"]:
+    """Runs the block of k layers at position `start` r extra times."""
+    p = jnp.arange(path.shape[0])
+    inside = start + (p - start) % k
+    source = jnp.where(p < start + k * (r + 1), inside, p - k * r)
+    return gather(path, jnp.where(p < start, p, source))
+
+
+def move(path: Int[Array, " P"], start: Scalar, k: Scalar, s: Scalar) -> Int[Array, " P"]:
+    """Moves the block of k layers at position `start` by s places, later for s > 0."""
+    p = jnp.arange(path.shape[0])
+    target = start + s
+    moved = (p >= target) & (p < target + k)
+    passed_later = (p >= start) & (p < target)  # these slide back by k to make room
+    passed_earlier = (p >= target + k) & (p < start + k)
+    source = jnp.where(passed_later, p + k, jnp.where(passed_earlier, p - k, p))
+    return gather(path, jnp.where(moved, p - s, source))
+
+
+def gather(path: Int[Array, " P"], source: Int[Array, " P"]) -> Int[Array, " P"]:
+    """Takes the layers at `source`, STOP where it points outside."""
+    inside = (source >= 0) & (source < path.shape[0])
+    return jnp.where(inside, path[jnp.clip(source, 0, path.shape[0] - 1)], STOP)
+
+
+SKIP, REPEAT, MOVE = 0, 1, 2
+KINDS = ("skip", "repeat", "move")
+
+
+class Edit(NamedTuple):
+    """One edit, or arrays of them: what, at which position, how many layers, and how much.
+
+    `amount` is r for a repeat, s for a move and 0 for a skip.
+    """
+
+    kind: Int[Array, "*A"]
+    start: Int[Array, "*A"]
+    k: Int[Array, "*A"]
+    amount: Int[Array, "*A"]
+
+
+def edit_table(
+    positions: int, skip: int = 4, repeat: int = 4, times: int = 4, move: int = 0
+) -> Edit:
+    """Lists every edit of a path padded to `positions`, as numpy arrays [A].
+
+    Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
+    runs, blocks moved of one layer by 1..move places either way; 0 leaves a kind out.
+    """
+    shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
+    shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
+    shapes += [(MOVE, 1, s) for s in range(-move, move + 1) if s]
+    if not shapes:
+        raise ValueError("no edit is allowed: give skip, repeat (with times) or move above 0.")
+    rows = np.array(
+        [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)],
+        np.int32,
+    )
+    return Edit(*rows.T)
+
+
+def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
+    """Applies one edit (scalars) to one padded path."""
+    kind, start, k, amount = edit
+    edits = [
+        skip(path, start, k),
+        repeat(path, start, k, amount),
+        move(path, start, k, amount),
+    ]
+    return jnp.select([kind == SKIP, kind == REPEAT], edits[:2], edits[2])
+
+
+def edit_fits(
+    length: Scalar, edit: Edit, min_length: Scalar, max_length: Scalar
+) -> Bool[Array, ""]:
+    """Says whether an edit's block lies in a path of this length, and the result is allowed."""
+    kind, start, k, amount = edit
+    after = length + jnp.select([kind == SKIP, kind == REPEAT], [-k, k * amount], 0)
+    target = start + jnp.where(kind == MOVE, amount, 0)
+    inside = (start + k <= length) & (target >= 0) & (target + k <= length)
+    return inside & (after >= min_length) & (after <= max_length)
+
+
+edits_fit = jax.jit(jax.vmap(edit_fits, (None, 0, None, None)))  # of a table of edits
+
+
+def format_edit(edit: Ids) -> str:
+    """Writes an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
+    kind, start, k, amount = (int(x) for x in edit)
+    suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
+    return f"{KINDS[kind]} {k} at {start}{suffix}"
+
+
+def random_paths(
+    num_layers: int,
+    count: int,
+    seed: int,
+    edits: int = 3,
+    max_length: int | None = None,
+) -> list[tuple[int, ...]]:
+    """Draws distinct paths of 1..edits random edits of the identity, never the identity itself.
+
+    The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
+    drawn evenly. Raises ValueError where so few paths exist that `count` are not found.
+    """
+    limit = 2 * num_layers if max_length is None else max_length
+    if limit < num_layers or seed < 0:
+        raise ValueError(
+            f"random paths start from all {num_layers} layers, so max_length must be at least "
+            f"that, and the seed 0 or more: they are {limit} and {seed}."
+        )
+    generator = np.random.default_rng(seed)
+    table = edit_table(limit)
+    start = pad_path(identity(num_layers), limit)
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(100 * count + 100):
+        if len(found) == count:
+            break
+        path = start
+        for _ in range(generator.integers(1, edits + 1)):
+            path = random_edit(path, table, generator, limit)
+        drawn = validate(path.tolist(), num_layers)
+        if drawn != identity(num_layers):
+            found[drawn] = None
+    if len(found) < count:
+        raise ValueError(
+            f"only {len(found)} of {count} distinct random paths were found for {num_layers} "
+            f"layers with at most {edits} edits: ask for fewer."
+        )
+    return list(found)
+
+
+apply_compiled = jax.jit(apply_edit)
+
+
+def random_edit(
+    path: np.ndarray, table: Edit, generator: np.random.Generator, limit: int
+) -> np.ndarray:
+    """Applies one random fitting edit, the kind drawn first."""
+    fits = np.asarray(edits_fit((path != STOP).sum(), table, 1, limit))
+    kind = generator.choice(
+        [kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()]
+    )
+    chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
+    return np.asarray(apply_compiled(path, Edit(*(column[chosen] for column in table))))

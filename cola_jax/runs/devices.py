@@ -1,0 +1,82 @@
+"""Which devices a session uses, as a mesh with axes `data` and `tensor`, and how much of them."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from cola_jax.execute.memory import parse_bytes
+
+Backend = Literal["cpu", "gpu", "tpu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of this host that run the model; of several hosts, each uses its own."""
+
+    backend: Backend | None = None
+    """Stop where JAX does not run on this: cpu, gpu or tpu."""
+    data: int | None = None
+    """Copies of the model, each on devices of its own with questions of its own; by default as
+    many as there are devices for."""
+    tensor: int = 1
+    """Devices that split the weights of one copy between them, by heads and MLP width."""
+    memory_budget: str | None = None
+    """Bytes for states on each device beside the weights, such as 2GB; by default half of what is
+    free on an accelerator, a quarter of a machine's memory on a CPU."""
+    rows: int | None = None
+    """States that run a layer together; chosen for the backend by default."""
+
+    def __post_init__(self):
+        for name in ("data", "tensor", "rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, it is {value}.")
+        _ = self.budget
+
+    @property
+    def budget(self) -> int | None:
+        """The memory budget in bytes."""
+        return None if self.memory_budget is None else parse_bytes(self.memory_budget)
+
+    def check_backend(self) -> None:
+        """Raises ValueError where JAX has another backend than the one asked for."""
+        found = jax.default_backend()
+        if self.backend is not None and found != self.backend:
+            install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda]", "cpu": "cola-jax"}
+            raise ValueError(
+                f"the backend asked for is {self.backend}, but JAX runs on {found} here: install "
+                f"{install[self.backend]}, and look at JAX_PLATFORMS and at who else holds the "
+                "devices."
+            )
+
+    def mesh(self, questions: int) -> Mesh | None:
+        """Returns the mesh for so many questions, None where one device is all there is to it.
+
+        Raises ValueError where the devices are not there or do not divide, or where there are
+        more copies of the model than questions.
+        """
+        self.check_backend()
+        devices = jax.local_devices()
+        if self.tensor > len(devices) or (self.data is None and len(devices) % self.tensor):
+            raise ValueError(
+                f"tensor {self.tensor} does not divide the {len(devices)} devices of this host: "
+                "choose another, or give data as well."
+            )
+        data = min(len(devices) // self.tensor, questions) if self.data is None else self.data
+        if data * self.tensor > len(devices):
+            raise ValueError(
+                f"data {data} times tensor {self.tensor} needs {data * self.tensor} devices, this "
+                f"host has {len(devices)}: {[str(device) for device in devices]}."
+            )
+        if data > questions:
+            raise ValueError(
+                f"data {data} is more than the {questions} questions to run: each copy of the "
+                "model runs questions of its own."
+            )
+        if data * self.tensor == 1:
+            return None
+        chosen = np.array(devices[: data * self.tensor]).reshape(data, self.tensor)
+        return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)

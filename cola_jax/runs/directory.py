@@ -1,0 +1,265 @@
+"""The run directory: a manifest and numbered part files, so that a killed run can go on.
+
+A part file is written whole and renamed into place, first its evaluations and then its questions;
+a question counts as done once its part stands in both folders, so whatever a kill leaves half done
+is written again under the same number.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+
+MANIFEST = "run.json"
+KINDS = ("evaluations", "questions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Every `count`-th question, from `index` on."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Reads `0/4`, the first of four; ValueError for other text."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not match or int(match[1]) >= int(match[2]):
+            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its part files begin with."""
+        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
+
+    def meets(self, other: "Shard") -> bool:
+        """Whether two shards, of as many or of other counts, may share a question."""
+        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
+
+
+WHOLE = Shard(0, 1)
+
+
+def is_free(file: epath.Path) -> bool:
+    """Whether no process holds a lock."""
+    try:
+        with filelock.FileLock(str(file)).acquire(timeout=0):
+            return True
+    except filelock.Timeout:
+        return False
+
+
+class RunDirectory:
+    """A directory of results that belongs to one resolved configuration.
+
+    Several processes may fill it, each its own shard of the questions in its own part files.
+    """
+
+    def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
+        self.directory = epath.Path(directory)
+        self.shard = shard
+
+    def open(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> set[str]:
+        """Makes the directory or continues in it; returns the ids of the questions that are done.
+
+        `settings` are what decides the rows; `environment` (versions, device) is recorded for each
+        start. Raises ValueError where the directory belongs to other settings, naming them, or is
+        not a run; OSError where it cannot be written.
+        """
+        self.refuse_foreign()
+        with self.alone():
+            starts = []
+            if (self.directory / MANIFEST).exists():
+                manifest = self.manifest()
+                starts = manifest["starts"]
+                check_same(self.directory, manifest["settings"], dict(settings))
+            starts = [*starts, dict(environment)]
+            self.write_manifest({"settings": dict(settings), "starts": starts})
+        return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes the manifest and makes the folders; OSError says what to do."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            content = (json.dumps(manifest, indent=2) + "\n").encode()
+            write_whole(self.directory / MANIFEST, content)
+            for kind in KINDS:
+                (self.directory / kind).mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+
+    def close(self, use: Mapping[str, Any]) -> None:
+        """Records what this shard's last start did and took."""
+        with self.alone():
+            manifest = self.manifest()
+            mine = [s for s in manifest["starts"] if s.get("shard") == str(self.shard)]
+            mine[-1]["use"] = dict(use)
+            self.write_manifest(manifest)
+
+    def refuse_foreign(self) -> None:
+        """Raises ValueError where the directory has files, but not those of a run."""
+        if (self.directory / MANIFEST).exists() or not self.directory.exists():
+            return
+        # hidden files are what a start leaves that was killed at once
+        if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
+            raise ValueError(
+                f"{self.directory} is not empty and has no {MANIFEST}: choose another."
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from the questions of this shard; ValueError where one has some.
+
+        The system drops the lock when its process ends, however it ends. There is none on storage
+        behind a URL.
+        """
+        self.refuse_foreign()
+        if "://" in str(self.directory):
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            with self.alone():  # looking at the others and locking are one step
+                for file in sorted(self.directory.glob(".shard-*.lock")):
+                    index, count = map(int, file.name.split(".")[1].split("-")[1::2])
+                    if self.shard.meets(Shard(index, count)) and not is_free(file):
+                        raise ValueError(
+                            f"another process is filling {self.directory} with shard "
+                            f"{Shard(index, count)}: wait for it, or choose another directory."
+                        )
+                mine = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
+                stack.enter_context(filelock.FileLock(str(mine)).acquire(timeout=0))
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the directory for a moment, so that no two processes change the same file."""
+        if "://" in str(self.directory):
+            yield
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=60)
+        except filelock.Timeout:
+            raise ValueError(
+                f"another process has held {self.directory} for a minute: is it stopped?"
+            ) from None
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+        with held:
+            yield
+
+    def manifest(self) -> dict[str, Any]:
+        """Reads the manifest; ValueError where the directory is not a run."""
+        file = self.directory / MANIFEST
+        try:
+            manifest = json.loads(file.read_text())
+            _ = manifest["settings"], manifest["starts"]  # both are always there
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.directory} has no {MANIFEST}: it is not a run directory."
+            ) from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error!r}): start again elsewhere.") from error
+        return manifest
+
+    def write_part(
+        self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Writes one part: the evaluations of some questions, then the questions themselves."""
+        done = {file.name for file in self.parts("questions")}
+        names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
+        name = next(name for name in names if name not in done)
+        # else a kill between the two below would pair new evaluations with old questions
+        (self.directory / "questions" / name).unlink(missing_ok=True)
+        for kind, schema, rows in (
+            ("evaluations", EVALUATIONS, evaluations),
+            ("questions", QUESTIONS, questions),
+        ):
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+            write_whole(self.directory / kind / name, sink.getvalue().to_pybytes())
+
+    def parts(self, kind: str) -> list[epath.Path]:
+        """Lists the part files of a kind in order, without those that lack the other kind."""
+        files = [{f.name for f in (self.directory / k).glob("part-*.parquet")} for k in KINDS]
+        return [self.directory / kind / name for name in sorted(set.intersection(*files))]
+
+    def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the questions that are done."""
+        return read_parts(self.parts("questions"), QUESTIONS, columns)
+
+    def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the evaluations of the questions that are done."""
+        return read_parts(self.parts("evaluations"), EVALUATIONS, columns)
+
+
+def unwritable(directory: epath.Path, error: OSError) -> OSError:
+    """Says what to do about a directory that cannot be made or written."""
+    return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
+
+
+def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError that names every setting in which a run and this command differ."""
+    differences = [
+        f"{name}: {was!r} there, {now!r} here"
+        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
+    ]
+    if differences:
+        raise ValueError(
+            f"{directory} belongs to another configuration ({'; '.join(differences)}). Choose "
+            "another directory, or repeat the old settings to continue it."
+        )
+
+
+def differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Lists dotted names with both values where two nested configurations differ."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += differing(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append((f"{prefix}{name}", was, now))
+    return found
+
+
+def write_whole(file: epath.Path, content: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one, never half of it."""
+    partial = file.parent / f".{file.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def read_parts(
+    files: Sequence[epath.Path], schema: pa.Schema, columns: Sequence[str] | None
+) -> pa.Table:
+    """Reads part files into one table; ValueError names a damaged one."""
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    tables = [schema.empty_table()]
+    for file in files:
+        try:
+            tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{file} is damaged ({error}): remove it to have it made again."
+            ) from error
+    return pa.concat_tables(tables)

@@ -1,0 +1,42 @@
+"""Which devices a session takes, and what it refuses before any work."""
+
+import pytest
+
+from cola_jax.runs.devices import Devices
+
+
+def test_by_default_every_device_runs_questions_of_its_own():
+    assert Devices().mesh(100).shape == {"data": 8, "tensor": 1}
+    assert Devices().mesh(3).shape == {"data": 3, "tensor": 1}
+    assert Devices(tensor=4).mesh(100).shape == {"data": 2, "tensor": 4}
+    assert Devices(data=1).mesh(100) is None
+    assert Devices(data=3, tensor=2).mesh(100).shape == {"data": 3, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tensor": 3}, "tensor 3 does not divide the 8 devices"),
+        ({"tensor": 16}, "tensor 16 does not divide the 8 devices"),
+        ({"data": 4, "tensor": 4}, "needs 16 devices, this host has 8"),
+        ({"data": 7}, "data 7 is more than the 5 questions"),
+        ({"backend": "tpu"}, "backend asked for is tpu, but JAX runs on cpu here"),
+        ({"backend": "gpu"}, r"install cola-jax\[cuda\]"),
+    ],
+)
+def test_devices_that_are_not_there(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Devices(**fields).mesh(5)
+
+
+@pytest.mark.parametrize("fields", [{"data": 0}, {"tensor": -1}, {"rows": 0}])
+def test_numbers_below_one(fields):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Devices(**fields)
+
+
+def test_budgets_are_read_at_once():
+    assert Devices(memory_budget="2GB").budget == 2 * 10**9
+    assert Devices().budget is None
+    with pytest.raises(ValueError, match="'much' is not a size"):
+        Devices(memory_budget="much")

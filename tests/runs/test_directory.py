@@ -1,0 +1,201 @@
+"""The run directory: whose it is, what damage it notices, and what a kill leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cola_jax.runs.directory import RunDirectory, Shard, differing
+
+SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
+HERE = {"device": "cpu"}
+
+
+def rows(*ids):
+    """The rows of a part: two evaluations for each question."""
+    evaluations = [
+        {"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5, "node": n}
+        for i in ids
+        for n in range(2)
+    ]
+    return evaluations, [{"question": i, "text": "?", "evaluations": 2} for i in ids]
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    assert run.open(SETTINGS, HERE) == set()
+    return run
+
+
+def column(table, name="question"):
+    return table.column(name).to_pylist()
+
+
+def test_parts_come_back_in_order(run):
+    run.write_part(*rows("a", "b"))
+    run.write_part(*rows("c"))
+    again = RunDirectory(run.directory)
+    assert again.open(SETTINGS, {"device": "gpu"}) == {"a", "b", "c"}
+    assert again.manifest()["starts"] == [HERE, {"device": "gpu"}]
+    assert column(again.questions()) == ["a", "b", "c"]
+    assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
+    assert column(again.evaluations(), "path")[1] == [0, 1]
+    assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
+
+
+def test_other_settings_are_named(run):
+    other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
+    with pytest.raises(ValueError, match="another configuration") as error:
+        run.open(other, HERE)
+    for difference in (
+        "seed: 0 there, 3 here",
+        "preset.max_repeat: 4 there, 0 here",
+        "extra: None",
+    ):
+        assert difference in str(error.value)
+    for same in ("max_skip", "model", "paths"):
+        assert same not in str(error.value)
+    assert run.manifest()["starts"] == [HERE]
+    run.open(SETTINGS | {"paths": [(0,)]}, HERE)  # a tuple is a list in JSON
+
+
+def test_differing_goes_into_nested_settings():
+    assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
+        ("a.b.c", 1, 0),
+        ("e", 1, None),
+    ]
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"not empty and has no run\.json"):
+        RunDirectory(tmp_path).open(SETTINGS, HERE)
+    assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
+    with pytest.raises(ValueError, match="not a run directory"):
+        RunDirectory(tmp_path).manifest()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "null", '"text"'])
+def test_a_damaged_manifest_is_named(run, content):
+    (run.directory / "run.json").write_text(content)
+    for act in (run.manifest, lambda: run.open(SETTINGS, HERE)):
+        with pytest.raises(ValueError, match=r"run\.json is damaged"):
+            act()
+
+
+@pytest.mark.parametrize("kind", ["evaluations", "questions"])
+@pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: b"", lambda x: b"x" * 90])
+def test_a_damaged_part_is_named_and_made_again_once_removed(run, kind, damage):
+    for i in "abc":
+        run.write_part(*rows(i))
+    file = run.directory / kind / "part-00001.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"part-00001\.parquet is damaged.*remove it"):
+        getattr(run, kind)()
+    file.unlink()
+    assert run.open(SETTINGS, HERE) == {"a", "c"}
+    assert column(run.evaluations()) == ["a", "a", "c", "c"]
+    run.write_part(*rows("b"))
+    assert sorted(column(run.questions())) == ["a", "b", "c"]
+    assert column(run.evaluations()) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_part_of_another_schema_is_damaged(run):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run.write_part(*rows("a"))
+    table = pa.table({"question": pa.array([[1]])})
+    pq.write_table(table, str(run.directory / "questions" / "part-00000.parquet"))
+    with pytest.raises(ValueError, match=r"part-00000\.parquet is damaged"):
+        run.questions()
+
+
+def test_a_half_written_part_is_written_again(run):
+    run.write_part(*rows("a"))
+    run.write_part(*rows("b"))
+    (run.directory / "questions" / "part-00001.parquet").unlink()  # killed between the two
+    (run.directory / "evaluations" / ".part-00002.parquet.partial").write_bytes(b"half")
+    assert run.open(SETTINGS, HERE) == {"a"}
+    assert column(run.evaluations()) == ["a", "a"]
+    run.write_part(*rows("c"))
+    assert column(run.questions()) == ["a", "c"]
+    assert column(run.evaluations()) == ["a", "a", "c", "c"]
+    assert len(list((run.directory / "evaluations").glob("part-*"))) == 2
+
+
+def test_a_kill_at_the_very_start_can_be_continued(run):
+    for kind in ("questions", "evaluations"):
+        (run.directory / kind).rmdir()
+    assert run.open(SETTINGS, HERE) == set()
+    run.write_part(*rows("a"))
+    assert run.open(SETTINGS, HERE) == {"a"}
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match="file"):
+            RunDirectory(place).open(SETTINGS, HERE)
+    with pytest.raises(OSError, match="too long"):
+        RunDirectory(tmp_path / ("x" * 300)).open(SETTINGS, HERE)
+
+
+def test_the_manifest_holds_what_was_given(run):
+    manifest = json.loads((run.directory / "run.json").read_text())
+    assert manifest == {"settings": SETTINGS, "starts": [HERE]}
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with first.locked():
+        first.open({}, {})
+        with pytest.raises(ValueError, match="another process"), second.locked():
+            pass
+    with second.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [("0/2", "1/2", False), ("0/2", "2/4", True), ("1/4", "2/4", False), ("0/1", "3/4", True)],
+)
+def test_shards_are_kept_apart_where_they_share_questions(tmp_path, one, other, meet):
+    first, second = (RunDirectory(tmp_path / "run", Shard.parse(s)) for s in (one, other))
+    sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
+    assert bool(sets[0] & sets[1]) == meet
+    with first.locked():
+        if meet:
+            with pytest.raises(ValueError, match=f"filling .* with shard {one}"), second.locked():
+                pass
+        else:
+            with second.locked():
+                first.open({}, {"shard": one})
+                second.open({}, {"shard": other})
+    with second.locked():
+        pass
+
+
+def test_shards_write_parts_of_their_own(tmp_path):
+    runs = [RunDirectory(tmp_path / "run", Shard(i, 2)) for i in range(2)]
+    for run, ids in zip(runs, ("ac", "bd"), strict=True):
+        run.open(SETTINGS, {"shard": str(run.shard)})
+        run.write_part(*rows(*ids))
+        run.close({"evaluations": len(ids)})
+    assert sorted(column(RunDirectory(tmp_path / "run").questions())) == ["a", "b", "c", "d"]
+    starts = runs[0].manifest()["starts"]
+    assert [start["use"] for start in starts] == [{"evaluations": 2}] * 2
+    assert runs[0].open(SETTINGS, {}) == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
+def test_texts_that_are_no_shards(text):
+    with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
+        Shard.parse(text)
+
+
+def test_what_a_kill_leaves_before_the_manifest_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.partial").write_text("{")
+    assert RunDirectory(tmp_path / "run").open({}, {}) == set()
