@@ -179,7 +179,7 @@ def load(
             weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
             check_sum(directory / WEIGHTS, name, weight, sums.get(name))
             weights[name] = weight.astype(kind)
-    return assemble(config, weights, mesh)
+    return assemble(config, weights)
 
 
 def alone() -> ocp.options.MultiprocessingOptions:

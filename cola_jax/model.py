@@ -54,7 +54,7 @@ def block(
     view: View,
     read: Int[Array, "B Q"] | None = None,
 ) -> Float[Array, "B _ D"]:
-    """Applies one layer (a slice of the stack) to the state of each row.
+    """Applies one layer, as `layer_at` takes it, to the state of each row.
 
     With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
     path needs keys and values everywhere, but queries and the MLP only where the model is read.

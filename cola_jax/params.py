@@ -5,9 +5,11 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
@@ -29,8 +31,8 @@ def single(*spec: str | None) -> Any:
 class Layer(struct.PyTreeNode):
     """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
 
-    `rope` and `window` are facts rather than weights: they sit here so that they travel with the
-    layer when a path moves or repeats it. `layer_at` takes a slice that leaves experts in place.
+    `layer_at` takes a slice. It adds the attributes at the end, which are no weights and therefore
+    not part of a stack: a layer keeps its own wherever a path moves or repeats it.
     """
 
     attention_norm: Float[Array, "*L D"] | None = stacked(None)
@@ -58,9 +60,9 @@ class Layer(struct.PyTreeNode):
     expert_down: Float[Array, "*L E X D"] | None = stacked(None, "tensor", None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
-    rope: Int[Array, "*L"] = stacked()  # index of the rope table
-    window: Int[Array, "*L"] = stacked()  # positions seen back, FULL for all
-    first_expert: Int[Array, "*L"] | None = stacked()  # where this layer's experts begin in E
+    rope: Int[Array, ""] | None = None  # index of the rope table
+    window: Int[Array, ""] | None = None  # positions seen back, FULL for all
+    first_expert: Int[Array, ""] | None = None  # where this layer's experts begin in E
 
 
 # The axes of the weights that every family has, and of those that go with a fact of the config.
@@ -124,19 +126,10 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
 
 
-def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = None) -> Model:
-    """Builds a Model from its weights by field name; the layers' facts come from the config."""
-    facts = {
-        "rope": np.asarray(config.layer_ropes, np.int32),
-        "window": np.asarray([FULL if w is None else w for w in config.windows], np.int32),
-    }
-    if config.experts:
-        facts["first_expert"] = np.zeros(config.num_layers, np.int32)
-    facts = {
-        name: jax.device_put(fact, sharding(name, fact.shape, mesh)) for name, fact in facts.items()
-    }
-    of_layer = {field.name for field in dataclasses.fields(Layer)}
-    layers: dict[str, Any] = {name: weights.get(name) for name in of_layer} | facts
+def assemble(config: ModelConfig, weights: dict[str, Any]) -> Model:
+    """Builds a Model from its weights by field name."""
+    names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
+    layers: dict[str, Any] = {name: weights.get(name) for name in names}
     return Model(
         embedding=weights["embedding"],
         layers=Layer(**layers),
@@ -146,20 +139,31 @@ def assemble(config: ModelConfig, weights: dict[str, Any], mesh: Mesh | None = N
     )
 
 
-def layer_at(layers: Layer, i: Array) -> Layer:
-    """Takes layer i of a stack, inside a compiled loop.
+def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
+    """Takes layer i of a stack with its attributes, inside a compiled loop.
 
-    Experts stay in the stack, one behind the other, and `first_expert` says which are the layer's:
-    slices of a layer's experts are not fused into the loop over them, so all would be copied.
+    A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
+    stay in a stack of several, one behind the other, and `first_expert` says which are the
+    layer's: slices of a layer's experts are not fused into the loop over them, so all would be
+    copied.
     """
-    here = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
-    if layers.router is None:
-        return here
-    experts = {
-        name: getattr(layers, name).reshape(-1, *getattr(layers, name).shape[2:])
-        for name in ("expert_gate", "expert_up", "expert_down")
+    windows = [FULL if width is None else width for width in config.windows]
+    attributes = {
+        "rope": jnp.asarray(config.layer_ropes, jnp.int32)[i],
+        "window": jnp.asarray(windows, jnp.int32)[i],
     }
-    return here.replace(**experts, first_expert=i * layers.router.shape[-1])
+    if layers.q.shape[0] == 1:
+        here, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
+    else:
+        here = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
+        first = i * config.experts
+    if layers.router is None:
+        return here.replace(**attributes)
+    if layers.q.shape[0] > 1:
+        experts = ("expert_gate", "expert_up", "expert_down")
+        flat = {name: getattr(layers, name) for name in experts}
+        here = here.replace(**{n: x.reshape(-1, *x.shape[2:]) for n, x in flat.items()})
+    return here.replace(**attributes, first_expert=first)
 
 
 def specs() -> dict[str, PartitionSpec]:

@@ -105,10 +105,9 @@ class Abstract:
         dtype, every = jnp.bfloat16, shapes(self.config)
         made = {name: self.weight(name, shape, dtype, ordered) for name, shape in every.items()}
         fields: dict[str, Any] = {f.name: made.get(f.name) for f in dataclasses.fields(Layer)}
-        facts = self.array(self.config.num_layers)
         return Model(
             config=self.config,
-            layers=Layer(**fields | {"rope": facts, "window": facts}),
+            layers=Layer(**fields),
             embedding=made["embedding"],
             norm=made["norm"],
             head=made.get("head"),

@@ -55,8 +55,8 @@ def test_windows_and_ropes_matter_to_the_models(pair):
     ids, path = oracle.random_ids(3), pad_path(oracle.PATHS["identity"], 10)
     for variant in WINDOWED[1:]:
         ours = pair(variant).ours
-        wide = ours.layers.replace(window=jnp.full_like(ours.layers.window, FULL))
-        without = cola_jax.run_path(ours.replace(layers=wide), ids, path)
+        wide = dataclasses.replace(ours.config, windows=(None,) * ours.config.num_layers)
+        without = cola_jax.run_path(ours.replace(config=wide), ids, path)
         assert oracle.relative_error(without, cola_jax.run_path(ours, ids, path)) > 0.1
     for variant in ("llama-linear-rope", "llama-llama3-rope"):
         ours = pair(variant).ours

@@ -54,7 +54,7 @@ def test_experts_are_found_in_the_stack(pair):
     model = pair("olmoe").ours
     x = jax.random.normal(jax.random.key(0), (1, 9, model.config.width))
     for i in (0, 4):
-        here = layer_at(model.layers, jnp.int32(i))
+        here = layer_at(model.config, model.layers, jnp.int32(i))
         assert here.expert_up.shape == (36, 32, 48)
         np.testing.assert_array_equal(here.router, model.layers.router[i])
         expected = mixture(model.config, layer_of(model, i), x)

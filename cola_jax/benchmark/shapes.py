@@ -53,7 +53,7 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
         weights[name] = jnp.ones(shape, dtype) if name.endswith("norm") else make(key)
         if name.endswith("norm"):
             weights[name] = jax.device_put(weights[name], sharding(name, shape, mesh))
-    return assemble(config, weights, mesh)
+    return assemble(config, weights)
 
 
 def layer_flops(config: ModelConfig, tokens: int) -> float:

@@ -13,7 +13,7 @@ from cola_jax.execute.device import calls
 from cola_jax.execute.engine import Engine
 from cola_jax.execute.trie import Trie
 from cola_jax.model import View, block, project, view
-from cola_jax.params import Layer, Model
+from cola_jax.params import Layer, Model, layer_at
 from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts
 
@@ -69,7 +69,7 @@ def one_layer(model: Model, tokens: int, rows: int) -> list[Contender]:
     config = model.config
     here = view(config, Prompts.plain(np.zeros((1, tokens), np.int32)))
     # arrays of their own, and another layer each time, as paths need them
-    layers = [jax.tree.map(lambda x, i=i: jnp.array(x[i]), model.layers) for i in range(4)]
+    layers = [jax.tree.map(jnp.array, layer_at(config, model.layers, i)) for i in range(4)]
 
     @jax.jit
     def apply(layer: Layer, h: jax.Array, here: View):

@@ -57,7 +57,10 @@ def advance(
     """
 
     def step(i, slots):
-        here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
+        here, layer = (
+            of_questions(views, tiles.question[i]),
+            layer_at(config, layers, tiles.layer[i]),
+        )
         return put(slots, block(config, layer, get(slots, tiles.source[i]), here), tiles.target[i])
 
     return jax.lax.fori_loop(first, last, step, slots)
@@ -80,7 +83,7 @@ def finish(
 
     def step(i, outputs):
         question = tiles.question[i]
-        here, layer = of_questions(views, question), pick(layers, tiles.layer[i])
+        here, layer = of_questions(views, question), layer_at(config, layers, tiles.layer[i])
         h = block(config, layer, get(slots, tiles.source[i]), here, reads[question])
         return put(outputs, h, tiles.target[i])
 
@@ -166,14 +169,6 @@ def best_two(logits: Float[Array, "U V"]) -> Top:
         second=(second - best - log_sum)[:, 0],
         finite=jnp.all(jnp.isfinite(logits), axis=-1),
     )
-
-
-@no_type_check
-def pick(layers: Layer, i: Count) -> Layer:
-    """Takes layer i of a stack; of a stack of one without a slice, which a CPU would copy."""
-    if layers.rope.shape[0] == 1:
-        return jax.tree.map(lambda leaf: leaf[0], layers)
-    return layer_at(layers, i)
 
 
 def of_questions(views: View, question: Int[Array, " R"]) -> View:

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.forward import Top, best_two, of_questions, pick
+from cola_jax.execute.forward import Top, best_two, of_questions
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.store import as_kept, get, put
 from cola_jax.model import (
@@ -35,7 +35,7 @@ from cola_jax.model import (
     view,
     visible,
 )
-from cola_jax.params import Layer, Model
+from cola_jax.params import Layer, Model, layer_at
 from cola_jax.prompts import PROMPT, Prompts
 
 Count = Int[Array, ""]
@@ -86,7 +86,10 @@ def prefill(
 
     def step(i, carry):
         slots, cells = carry
-        here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
+        here, layer = (
+            of_questions(views, tiles.question[i]),
+            layer_at(config, layers, tiles.layer[i]),
+        )
         h = get(slots, tiles.source[i])
         k, v = keys_values(config, layer, h, here)
         mask = visible(config, here, layer.window)
@@ -115,7 +118,10 @@ def settle(
 
     def step(i, carry):
         cells, states = carry
-        here, layer = of_questions(views, tiles.question[i]), pick(layers, tiles.layer[i])
+        here, layer = (
+            of_questions(views, tiles.question[i]),
+            layer_at(config, layers, tiles.layer[i]),
+        )
         h, end = get(slots, tiles.source[i]), ends[tiles.question[i]][:, None]
         k, v = keys_values(config, layer, h, here)
         mask = at(visible(config, here, layer.window), end)
@@ -166,7 +172,7 @@ def go_on(
 
     def step(i, carry):
         states, decoded = carry
-        seat, layer = turns.seat[i], pick(layers, turns.layer[i])
+        seat, layer = turns.seat[i], layer_at(config, layers, turns.layer[i])
         here = of_questions(views, seat)
         shared = seats.shared[seat, turns.position[i]]
         own = seats.own[seat, turns.position[i]]

@@ -96,7 +96,9 @@ def logits(
     def step(h, i):
         def run(h):
             # indexed inside the body: gathering all layers first would copy the path's weights
-            return block(model.config, layer_at(model.layers, jnp.maximum(i, 0)), h, here)
+            return block(
+                model.config, layer_at(model.config, model.layers, jnp.maximum(i, 0)), h, here
+            )
 
         # a branch skips the work of padding; under vmap it becomes a select
         return jax.lax.cond(i == STOP, lambda h: h, run, h), None

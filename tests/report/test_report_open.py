@@ -19,7 +19,7 @@ from cola_jax.report.summary import ALL, CORRECTED, RIGHT
 from cola_jax.report.table import path_lines
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
-from tests.test_report import (
+from tests.report.test_report import (
     E1,
     E2,
     E3,

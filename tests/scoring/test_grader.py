@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from cola_jax.scoring.grader import Worker
-from cola_jax.tasks import Grade, Grader, grade
+from cola_jax.scoring import grader as grade
+from cola_jax.scoring.grader import Grade, Grader, Worker
 from tests.grade_pairs import PAIRS
 
 # Where math-verify and the mathematician differ. The rest of the 200 agree; a new version of

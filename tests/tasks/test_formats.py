@@ -16,8 +16,8 @@ from cola_jax.tasks import (
 )
 from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.mathematics import SUBJECTS
-from tests.test_load import GSM8K, MATH, MMLU, changed, hub, write  # noqa: F401
-from tests.test_tasks import QUESTION, Letters
+from tests.tasks.test_load import GSM8K, MATH, MMLU, changed, hub, write  # noqa: F401
+from tests.tasks.test_readers import QUESTION, Letters
 
 SUM = open_question("q", "7 + 5", "12")
 SHOTS = [open_question("s1", "1 + 2", "3"), open_question("s2", "9 - 4", "5")]
