@@ -60,9 +60,11 @@ class Layer(struct.PyTreeNode):
     expert_down: Float[Array, "*L E X D"] | None = stacked(None, "tensor", None)
     shared_gate: Float[Array, "*L D"] | None = stacked(None)  # weighs the MLP beside the experts
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
-    rope: Int[Array, ""] | None = None  # index of the rope table
-    window: Int[Array, ""] | None = None  # positions seen back, FULL for all
-    first_expert: Int[Array, ""] | None = None  # where this layer's experts begin in E
+    rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
+    window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
+    first_expert: Int[Array, ""] = struct.field(
+        default=None
+    )  # where this layer's experts begin in E
 
 
 # The axes of the weights that every family has, and of those that go with a fact of the config.

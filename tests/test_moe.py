@@ -19,7 +19,8 @@ MIXTURES = ["olmoe", "olmoe-clip", "qwen2-moe", "qwen3-moe"]
 
 
 def layer_of(model, i):
-    return jax.tree.map(lambda leaf: leaf[i], model.layers)
+    alone = jax.tree.map(lambda leaf: leaf[i : i + 1], model.layers)
+    return layer_at(model.config, alone, i)
 
 
 def by_loop(config, layer, x):
