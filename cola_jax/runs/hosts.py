@@ -13,13 +13,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from jax.extend.backend import clear_backends
-
-from cola_jax.runs.directory import WHOLE, Shard
+if TYPE_CHECKING:
+    from cola_jax.runs.directory import Shard
 
 LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # of the workers of a slice
 
@@ -51,13 +48,15 @@ class Hosts:
         if self.wait < 1:
             raise ValueError(f"wait must be at least 1 second, it is {self.wait}.")
 
-    def join(self) -> Shard:
+    def join(self) -> "Shard":
         """Meets the other hosts, before anything else uses JAX; returns this one's shard.
 
         Ends the process with a message where they do not come in time. Raises ValueError where
         this is one host of a TPU slice that was not told so: it would wait for the others
         without a word.
         """
+        from cola_jax.runs.directory import WHOLE, Shard
+
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in LISTS)
             if workers > 1 and "TPU_PROCESS_BOUNDS" not in os.environ:
@@ -66,7 +65,9 @@ class Hosts:
                     "--distributed on all of them."
                 )
             return WHOLE
-        # else a SIGTERM would be swallowed for good
+        import jax
+
+        # otherwise a SIGTERM would be swallowed for good
         jax.config.update("jax_enable_preemption_service", False)
         with self.patience("come"):
             jax.distributed.initialize(
@@ -81,7 +82,7 @@ class Hosts:
             )
             return Shard(jax.process_index(), jax.process_count())
 
-    def agree(self, shard: Shard, settings: Mapping[str, Any], *, together: bool) -> None:
+    def agree(self, shard: "Shard", settings: Mapping[str, Any], *, together: bool) -> None:
         """Compares the settings of all hosts, and parts from them.
 
         `together` says that devices of this host will exchange data with each other. Raises
@@ -90,7 +91,10 @@ class Hosts:
         """
         if not self.distributed:
             return
+        import jax
+        import numpy as np
         from jax.experimental.multihost_utils import process_allgather
+        from jax.extend.backend import clear_backends
 
         text = json.dumps([dict(settings), shard.count], sort_keys=True)
         digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
