@@ -19,18 +19,19 @@ EVALUATIONS = pa.schema(
         "verdict": pa.bool_(),  # null where the grader failed
         "margin": pa.float32(),  # natural log-probability, per character for options-norm
         "answer": pa.int16(),  # the option chosen, -1 for none; gold is 0 of an open question
+        "scores": pa.list_(pa.float32()),  # of every option or decoy, empty for none
         "finite": pa.bool_(),
         "node": pa.int32(),  # number of the evaluation within its question
         "wave": pa.int32(),  # the step of the search, 0 for the baseline
         "parent": pa.int32(),  # the node whose path was edited, null for none
         "edit": pa.string(),
-        # the rest is of the scorer `generate`, null for others
+        # the rest is null for scorers that do not decode
         "text": pa.string(),  # decoded, up to what ended it
-        "said": pa.string(),  # the answer found in it
+        "answer_text": pa.string(),  # the answer found in the text
         "finish": pa.string(),  # stop, length or not finite
-        "cut": pa.bool_(),  # the token limit ended it before the answer was complete
+        "truncated": pa.bool_(),  # the token limit ended it before the answer was complete
         "grade": pa.string(),  # right, wrong, or ungraded, of which the verdict is null
-        "decoded": pa.int32(),  # tokens
+        "tokens": pa.list_(pa.int32()),  # the ids decoded
         "logprob": pa.float32(),  # natural, of all tokens decoded
     }
 )
@@ -40,9 +41,9 @@ QUESTIONS = pa.schema(
         "text": pa.string(),
         "options": pa.list_(pa.string()),
         "gold": pa.int16(),
-        "tokens": pa.int32(),  # run through the model per evaluation
+        "num_tokens": pa.int32(),  # run through the model per evaluation
         "prompt_hash": pa.string(),
-        "facts": pa.map_(pa.string(), pa.string()),  # such as its level
+        "metadata": pa.map_(pa.string(), pa.string()),  # such as its level
         "evaluations": pa.int32(),
         # the rest is of searches, null for other runs
         "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
@@ -69,6 +70,7 @@ def evaluation_rows(
             "verdict": verdict if graded else None,
             "margin": margin,
             "answer": answer,
+            "scores": [],
             "finite": finite,
             "node": node,
             "wave": 0,
@@ -93,11 +95,11 @@ def said_row(said: Said | None) -> dict[str, Any]:
         return {}
     return {
         "text": said.text,
-        "said": said.answer,
+        "answer_text": said.answer,
         "finish": said.finish,
-        "cut": said.cut,
+        "truncated": said.cut,
         "grade": said.grade.value,
-        "decoded": len(said.ids),
+        "tokens": said.ids,
         "logprob": said.logprob,
     }
 
@@ -109,9 +111,9 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "text": encoded.question.text,
         "options": encoded.question.options,
         "gold": encoded.question.answer,
-        "tokens": encoded.num_tokens,
+        "num_tokens": encoded.num_tokens,
         "prompt_hash": encoded.prompt_hash,
-        "facts": encoded.question.facts,
+        "metadata": encoded.question.facts,
         "evaluations": evaluations,
     }
 
