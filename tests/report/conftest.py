@@ -157,7 +157,7 @@ F1 = [
     decoded("g1", 0, WHOLE, "7", True),
     decoded("g1", 1, (0, 1, 3), "7", True),
     decoded("g1", 2, (0, 3), "9", False, answer=1),
-    decoded("g1", 3, (0,), "seven!", None, margin=-0.1),  # on the front, as not known to be right
+    decoded("g1", 3, (0,), "seven!", None, margin=-0.1),  # on the front, as not known to be correct
 ]
 # W→C
 G2 = open_question(
@@ -167,7 +167,7 @@ F2 = [
     decoded("g2", 0, WHOLE, None, False, **truncated("no no")),
     decoded("g2", 1, (0, 1, 1, 2, 3), "7", True),
 ]
-# ungraded before and right on some path: neither W→C nor C→C
+# ungraded before and correct on some path: neither W→C nor C→C
 G3 = open_question(
     "g3", 2, baseline=None, best=(0, 2), confirmed=True, control=1, control_reached=True
 )  # fmt: skip
@@ -213,7 +213,7 @@ PATHS = [WHOLE, (0, 1, 2, 2, 3), (0, 3)]
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Three paths on two questions; the last two have as many right, the last one is shorter."""
+    """Three paths on two questions; the last two are equally accurate, the last one is shorter."""
     rows = [
         ("q1", True, True, True, [2.0, 1.0, 4.0]),
         ("q2", False, True, True, [-1.0, 3.0, -math.inf]),
