@@ -149,7 +149,7 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "control_wrong": Share.of(reached[compared]),
         "net": Difference.of(found[compared], reached[compared]),
         "confirmed": Share.of(flags(questions["confirmed"])[~nulls(questions["confirmed"])]),
-        "levels": tuple(count_levels(questions["facts"], right, found, graded)),
+        "levels": tuple(count_levels(questions["metadata"], right, found, graded)),
         "length": mean(lengths[graded]),
         "length_right": mean(lengths[right]),
         "length_corrected": mean(lengths[found & wrong]),

@@ -42,7 +42,7 @@ QUESTIONS = pa.schema(
         "gold": pa.int16(),
         "tokens": pa.int32(),  # run through the model per evaluation
         "prompt_hash": pa.string(),
-        "facts": pa.map_(pa.string(), pa.string()),  # such as its level
+        "metadata": pa.map_(pa.string(), pa.string()),  # such as its level
         "evaluations": pa.int32(),
         # the rest is of searches, null for other runs
         "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
@@ -111,7 +111,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "gold": encoded.question.answer,
         "tokens": encoded.num_tokens,
         "prompt_hash": encoded.prompt_hash,
-        "facts": encoded.question.facts,
+        "metadata": encoded.question.metadata,
         "evaluations": evaluations,
     }
 

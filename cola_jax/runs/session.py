@@ -36,7 +36,7 @@ from cola_jax.search.search import IN_FLIGHT, check_settings, search_groups
 from cola_jax.tasks import Encoded
 from cola_jax.tasks.task import Asking
 from cola_jax.scoring.grader import Grader, check_installed
-from cola_jax.tasks.record import task_digest
+from cola_jax.tasks.task import task_digest
 
 Rows = list[dict[str, Any]]
 Parts = Iterator[tuple[Rows, Rows]]  # of evaluations and of questions

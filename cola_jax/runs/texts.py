@@ -15,7 +15,7 @@ from cola_jax.params import Model
 from cola_jax.path import format_path
 from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.scoring.encode import check_chat, render_chat
-from cola_jax.tasks.source import read_lines
+from cola_jax.tasks.readers import read_lines
 
 BEGINNING = b'{"id": '  # of every line
 PathOf = tuple[int, ...]

@@ -173,11 +173,11 @@ def letter_prompt(question: Question, chat: bool) -> str:
 
 def harness_prompt(question: Question, shots: Sequence[Question] = ()) -> str:
     """The prompt of lm-evaluation-harness's MMLU tasks; of the shots, those of its subject."""
-    subject = question.fact("subject")
+    subject = question.get("subject")
     about = f" about {subject.replace('_', ' ')}" if subject else ""
     said = [f"The following are multiple choice questions (with answers){about}."]
     for shot in shots:
-        if shot.fact("subject") == subject:
+        if shot.get("subject") == subject:
             said.append(f"{listing(shot)}\nAnswer: {shot.letters[shot.answer]}")
     return "\n\n".join([*said, f"{listing(question)}\nAnswer:"])
 

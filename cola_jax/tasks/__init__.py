@@ -1,4 +1,4 @@
-"""Tasks: questions from the Hub, a JSONL file or a generator, their prompts and their answers."""
+"""Tasks: questions from the Hub, a JSONL file or a generator, their prompts and answers."""
 
 from cola_jax.question import Question, open_question
 from cola_jax.scoring.answer import Answer, find_answer
@@ -6,7 +6,6 @@ from cola_jax.scoring.encode import Encoded, encode
 from cola_jax.scoring.grader import Grade, Grader
 from cola_jax.tasks.formats import Format, format_of
 from cola_jax.tasks.load import kind_of, load_questions
-from cola_jax.tasks.record import prompt_record
 from cola_jax.tasks.shots import load_shots
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "load_questions",
     "load_shots",
     "open_question",
-    "prompt_record",
 ]

@@ -1,16 +1,20 @@
 """`Asking`: which questions a session asks, how it puts them, and what makes an answer right."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
+
+import jax
+import numpy as np
 
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, check_rule
 from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS, Encoded, encode
 from cola_jax.scoring.open import encode_open
-from cola_jax.tasks.formats import format_of
+from cola_jax.tasks.formats import Format, format_of
 from cola_jax.tasks.load import kind_of, load_questions
-from cola_jax.tasks.record import prompt_record
 from cola_jax.tasks.shots import SOURCE, load_shots
 
 Scorer = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generate"]
@@ -118,7 +122,7 @@ class Asking:
     ) -> tuple[list[Encoded], dict[str, Any]]:
         """Encodes open questions."""
         format = format_of(kind, self.format)
-        scorer = self.scorer or ("generate" if format.works else "exact")
+        scorer = self.scorer or ("generate" if format.shows_work else "exact")
         if scorer not in ("exact", "generate"):
             raise ValueError(
                 f"{self.task} asks open questions, and the scorer {scorer!r} is for multiple "
@@ -172,3 +176,42 @@ class Asking:
             hub=None if self.task in SOURCE else self.hub,
             seed=self.task_seed,
         )
+
+
+def prompt_record(
+    format: Format,
+    texts: Sequence[str],
+    *,
+    shots: Sequence[Question] = (),
+    chat: bool = False,
+    stop_ids: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Returns everything that determines the prompts, JSON-compatible, with a SHA-256 of it.
+
+    `texts` are the prompts as the model gets them, in order, and are part of the hash alone;
+    `stop_ids` are the tokens that end an answer.
+    """
+    record: dict[str, Any] = {
+        "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
+        "shots": [shot.id for shot in shots],
+        "chat": chat,
+        "template_arguments": dict(TEMPLATE_ARGUMENTS) if chat else None,
+        "stop_ids": [int(token) for token in stop_ids],
+    }
+    # the texts contain the shots, so the hash covers their wording too
+    content = json.dumps([record, list(texts)], sort_keys=True, ensure_ascii=True)
+    return record | {"hash": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def task_digest(questions: Sequence[Encoded]) -> str:
+    """Returns the SHA-256 of what the model is given and asked, in order."""
+    sha = hashlib.sha256()
+    for encoded in questions:
+        question = encoded.question
+        sha.update(repr((question.id, question.options, question.answer)).encode())
+        if encoded.reply is not None:
+            reply = encoded.reply
+            sha.update(repr((reply.rule, reply.stop.tokens, reply.stop.strings)).encode())
+        for array in (*jax.tree.leaves(encoded.prompts), encoded.option):
+            sha.update(repr(np.asarray(array).tolist()).encode())
+    return sha.hexdigest()

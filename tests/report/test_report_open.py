@@ -39,7 +39,7 @@ from tests.report.test_report import (
 )
 
 OLD_EVALUATIONS = EVALUATIONS.names[: EVALUATIONS.names.index("text")]
-OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "facts"]
+OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "metadata"]
 
 
 def decoded(
@@ -54,7 +54,7 @@ def decoded(
 
 def asked(name: str, level: int, **fields: Any) -> dict[str, Any]:
     known = {"math_level": str(level), "source": "there"}
-    return question(name, options=["7", "9"], baseline_answer=-1, facts=known) | fields
+    return question(name, options=["7", "9"], baseline_answer=-1, metadata=known) | fields
 
 
 def limit(said: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def test_every_fact_that_is_a_level_is_shown_by_itself(tmp_path: Path):
     both = [{"math_level": "1", "fail_rate_level": "4"}, {"math_level": "1"}, None]
     more = [{"math_level": "1", "fail_rate_level": "2"}]
     parts = [
-        ([decoded(f"q{i}", 0, WHOLE, "8", False)], [asked(f"q{i}", 0, facts=known)])
+        ([decoded(f"q{i}", 0, WHOLE, "8", False)], [asked(f"q{i}", 0, metadata=known)])
         for i, known in enumerate([*both, *more])
     ]
     summary = summarise(make(tmp_path, *parts, scorer="generate"))
@@ -326,7 +326,7 @@ def test_page_escapes_what_a_model_said(tmp_path: Path):
     nasty = f"{NASTY}\u202e\u2028\x00\\"
     rows = [e | {"text": nasty, "said": nasty} for e in F1]
     known = {"math_level": NASTY}
-    parts = [(rows, [G1 | {"facts": known}]), (F2, [G2])]
+    parts = [(rows, [G1 | {"metadata": known}]), (F2, [G2])]
     page = page_of(make(tmp_path, *parts, scorer="generate"), tmp_path)
     assert "<script>alert" not in page
     assert "</script>&" not in page
@@ -363,7 +363,7 @@ def write_old(run: RunDirectory, name: str, rows: list[Any], asked: list[Any]) -
 def test_older_search_is_read(tmp_path: Path):
     run = make(tmp_path, scorer="letter")
     write_old(run, "part-00000.parquet", E1 + E2, [Q1, Q2])
-    assert run.questions()["facts"].null_count == 2
+    assert run.questions()["metadata"].null_count == 2
     assert run.evaluations(["text", "cut", "decoded"]).to_pylist() == [
         {"text": None, "cut": None, "decoded": None}
     ] * len(E1 + E2)

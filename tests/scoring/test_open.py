@@ -129,7 +129,7 @@ def test_what_cannot_be_asked(words):
         refused("no chat template", t=tiny.tokenizer(chat=False), scorer=scorer, chat=True)
         refused("q0 is multiple choice", tiny.questions(1), scorer)
         refused("max_new_tokens must be at least 1, it is 0", scorer=scorer, max_new_tokens=0)
-    refused("use the scorer `generate`", format=GSM8K)
+    refused("use the scorer `generation`", format=GSM8K)
     refused("adds no token to its prompt", [question("a", "")], format=BARE)
     (encoded,) = encode_open(asked, words, "exact", ARITHMETIC, stop_tokens=(EOS,))
     longest = int(encoded.prompts.positions.max()) + 1
