@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Material
+from cola_jax.commands.flags import TaskFlags, console
 from cola_jax.commands.search import Search
-from cola_jax.tasks.task import Asking
+from cola_jax.tasks.task import TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,5 +22,5 @@ class Demo:
         from cola_jax.demo import demo_model, demo_questions
 
         model = demo_model(self.source, console)
-        material = Material(str(model), Asking(str(demo_questions())), self.out)
-        Search(material, simulations=self.simulations, leaves=8).run()
+        flags = TaskFlags(str(model), TaskConfig(str(demo_questions())), self.out)
+        Search(flags, simulations=self.simulations, leaves=8).run()

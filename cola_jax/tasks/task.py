@@ -132,7 +132,7 @@ class TaskConfig:
         from cola_jax.tasks.formats import format_of
 
         format = format_of(kind, self.format)
-        scorer = self.scorer_class("generation" if format.works else "exact", open=True)
+        scorer = self.scorer_class("generation" if format.shows_work else "exact", open=True)
         if self.rule is not None:
             check_rule(self.rule)
             format = dataclasses.replace(format, extract=self.rule)
