@@ -196,7 +196,9 @@ class RunDirectory:
                 f"{self.directory} has no {MANIFEST}: it is not a run directory."
             ) from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error!r}): start again in another directory.") from error
+            raise ValueError(
+                f"{file} is damaged ({error!r}): start again in another directory."
+            ) from error
         return manifest
 
     def write_part(

@@ -81,7 +81,7 @@ class Session:
         cls,
         model: str,
         prepare: Callable[..., Prepared],
-        run_config: RunConfig = RunConfig(),  # noqa: B008 - frozen
+        run_config: RunConfig = RunConfig(),
         metadata: dict[str, Any] | None = None,
     ) -> "Session":
         """Checks and loads what a session needs, except the weights, which take longest.
@@ -252,9 +252,7 @@ class Session:
     def batches(self, size: int, done: set[str]) -> list[np.ndarray]:
         """Cuts all questions into batches, and leaves out those that are done."""
         whole = cut_batches(prompt_buckets(self.encoded), 1, size)
-        left = [
-            batch[[self.encoded[i].question.id not in done for i in batch]] for batch in whole
-        ]
+        left = [batch[[self.encoded[i].question.id not in done for i in batch]] for batch in whole]
         return [batch for batch in left if len(batch)]
 
     def check_budget(self, positions: int) -> None:
