@@ -284,6 +284,6 @@ def read_parts(
             tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"{file} is damaged ({error}): remove it, and the next start evaluates its questions again."
+                f"{file} is damaged ({error}): remove it, and its questions are evaluated again."
             ) from error
     return pa.concat_tables(tables)
