@@ -10,8 +10,6 @@ import torch
 import transformers
 from torch import nn
 
-from cola_jax.benchmark.rivals import with_cache
-
 transformers.utils.logging.disable_progress_bar()
 
 TOLERANCE = 1e-5  # relative error in float32, with matrix products at full precision
@@ -185,6 +183,8 @@ def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.
 
     Nothing but the limit ends a row.
     """
+    from cola_jax.benchmark.rivals import with_cache
+
     with torch.no_grad(), rebuilt(model, path):
         blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
         model.model.layers = nn.ModuleList(blocks)

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from cola_jax.tasks import Question
+from cola_jax.question import Question
 from cola_jax.tasks.formats import Format
 
 EOS = 1
