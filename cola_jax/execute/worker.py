@@ -24,7 +24,7 @@ CALL = 1024  # tiles in one call of a program; longer plans make several
 
 
 class Stopped(Exception):
-    """Ends a thread whose results nobody waits for any more."""
+    """Ends a thread whose results are no longer needed."""
 
 
 class Pending(NamedTuple):
