@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
@@ -11,12 +11,11 @@ from jax.typing import DTypeLike
 from cola_jax.execute.driver import Driver
 from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
 from cola_jax.execute.memory import capacity, choose_sizes
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Chunk, Tiles
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.trie import Trie
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
@@ -36,11 +35,7 @@ def run_paths(
     model: Model,
     prompts: Prompts,
     paths: Paths,
-    *,
-    dtype: DTypeLike | None = None,
-    memory_budget: int | None = None,
-    rows: int | None = None,
-    metrics: Metrics | None = None,
+    **options: Unpack[WorkerOptions],
 ) -> Readings:
     """Runs the candidate paths of each question and reads the model at its read positions.
 
@@ -49,11 +44,7 @@ def run_paths(
       prompts: a batch of B Prompts with `read` and `targets` [B, Q].
       paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
         number. An entry of STOP alone is not a path and is not evaluated.
-      dtype: that of the activations; the weights' own when None.
-      memory_budget: bytes for states and other buffers on each device, beside the weights; by
-        default half of what is free on an accelerator, a quarter of a machine's memory on a CPU.
-      rows: R, the states that run a layer together; by default chosen for the backend.
-      metrics: counts evaluations and what they cost.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
       Readings [B, C, Q] as numpy; entries without a path or a read position are -inf, and not
@@ -70,7 +61,7 @@ def run_paths(
     count = padded.shape[1]
     workload = Workload(count, count, padded.shape[2])
     # one batch at a time on a worker: each has the whole budget
-    workers = Workers(model, memory_budget=memory_budget, rows=rows, dtype=dtype, metrics=metrics)
+    workers = Workers(model, **options)
     workers.check_count(len(padded))
     keys = buckets(prompts)
     for tokens, reads in sorted(set(keys), reverse=True):
