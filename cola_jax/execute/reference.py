@@ -81,7 +81,7 @@ def run_reference(
     dtype = None if dtype == model.embedding.dtype else dtype
     sharding = replicated(model)
     if next(iter(sharding.device_set)).platform == "cpu":
-        precision = None  # a CPU multiplies exactly, and a setting would compile everything again
+        precision = None  # a CPU multiplies in full precision; a setting would compile it again
     todo = np.argwhere(padded[:, :, 0] != STOP).tolist()
     for start in range(0, len(todo), AHEAD):
         group = todo[start : start + AHEAD]
