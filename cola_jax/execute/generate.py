@@ -98,7 +98,7 @@ def generate(
 
 def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: Stop) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
-    plain = padded_right(as_prompts(prompts, getattr(model, "pad_token", None)))
+    plain = padded_right(as_prompts(prompts, model.pad_token))
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size

@@ -53,7 +53,7 @@ def run_path(
         `Prompts.from_encoding`). Values traced by JAX cannot be checked; there, ids out of range
         clamp.
     """
-    prompts = as_prompts(prompts, getattr(model, "pad_token", None))
+    prompts = as_prompts(prompts, model.pad_token)
     if not isinstance(path, jax.core.Tracer):
         path = path_ids(path)
         validate(path.tolist(), model.config.num_layers)
