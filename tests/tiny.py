@@ -8,7 +8,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cola_jax.convert import convert
-from cola_jax.tasks import Question
+from cola_jax.question import Question
 from tests.oracle import randomise
 
 LAYERS = 5
