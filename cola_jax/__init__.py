@@ -4,9 +4,12 @@ Searches, for each input of a pretrained LLM, which of its layers to run, skip o
 listed in `__init__.pyi` and imported when they are first used.
 """
 
+import importlib
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-# this package can be called, where a function of its name would hide the modules in it
-import cola_jax.search  # noqa: E402, F401
+# The package, which can be called: a function of that name would hide the modules in it, and an
+# import statement does not do, since lazy_loader keeps modules from taking the names it lists.
+search = importlib.import_module("cola_jax.search")

@@ -16,6 +16,29 @@ def question(text: str, *options: str) -> Question:
     return Question(text, text, options, 0, open=True)
 
 
+class CodePoints:
+    """One token per character, its code point, after 1 if special tokens are added.
+
+    `merge` maps a text to the text that is tokenized in its place.
+    """
+
+    chat_template = "yes"
+    eos_token_id = 2
+
+    def __init__(self, merge: tuple[str, str] = ("", ""), *, appends_eos: bool = False):
+        self.merge, self.appends_eos = merge, appends_eos
+
+    def __call__(self, text, add_special_tokens):
+        ids = [1] * add_special_tokens + [ord(c) for c in text.replace(*self.merge)]
+        return SimpleNamespace(input_ids=ids + [self.eos_token_id] * self.appends_eos)
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **rest):
+        assert not tokenize
+        assert add_generation_prompt
+        assert rest["enable_thinking"] is False
+        return f"\2{messages[0]['content']}\3"
+
+
 def alphabet(size: int, first: str = "\n") -> "Words":
     """Makes each token a letter of its own, so that any tokens can be written as an answer.
 
@@ -29,12 +52,12 @@ def alphabet(size: int, first: str = "\n") -> "Words":
 
 
 class Words:
-    """A tokenizer of given texts, the longest first; it has what `encode_open` uses of one."""
+    """A tokenizer of given texts, the longest first; it has what scorers use of one."""
 
     chat_template = None
 
-    def __init__(self, texts, eos_behind=False):
-        self.texts, self.eos_token_id, self.eos_behind = texts, EOS, eos_behind
+    def __init__(self, texts, *, appends_eos=False):
+        self.texts, self.eos_token_id, self.appends_eos = texts, EOS, appends_eos
         self.longest = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
 
     def __len__(self):
@@ -45,7 +68,7 @@ class Words:
         while text:
             ids.append(next(i for i in self.longest if text.startswith(self.texts[i])))
             text = text[len(self.texts[ids[-1]]) :]
-        return SimpleNamespace(input_ids=ids + [EOS] * (self.eos_behind and add_special_tokens))
+        return SimpleNamespace(input_ids=ids + [EOS] * (self.appends_eos and add_special_tokens))
 
     def decode(self, ids, **keywords):
         return "".join(self.texts[i] for i in ids)
