@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, rebuilt from the file's metadata."""
+"""Rebuilds the tokenizer of a GGUF file from the file's metadata."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ TOKENIZER_KEYS = {
 
 
 def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
-    """Rebuilds the tokenizer and its chat template from the file's metadata.
+    """Writes the tokenizer and its chat template in transformers' format, if the file has one.
 
     `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
-    it is no public interface, so a test compares the ids of the two.
+    it is not a public interface, so a test compares the ids of the two.
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
@@ -38,7 +38,7 @@ def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
         for name in ("bos", "eos", "unk", "pad")
         if f"{name}_token_id" in vocabulary
     }
-    # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise
+    # llama.cpp adds BOS to a sentencepiece vocabulary by default
     bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
     eos = fields.get("ggml.add_eos_token", False)
     first = special.get("bos_token") if bos else None
@@ -50,7 +50,7 @@ def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
 
 
 def add_ends(backend: Any, first: str | None, last: str | None) -> None:
-    """Makes the tokenizer begin and end every text with these tokens."""
+    """Makes the tokenizer put these tokens before and after every text."""
     from tokenizers.processors import TemplateProcessing
 
     ends = [token for token in (first, last) if token is not None]
