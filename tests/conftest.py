@@ -1,18 +1,11 @@
 """What all tests share: the environment, and tiny models converted once per run."""
 
-import os
-import shutil
-import tempfile
-
-from tests import environment
-
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what the first process sets
-    environment.set_variables(cache=tempfile.mkdtemp(prefix="cola-jax-programs-"))
-environment.share_programs()
-
 import dataclasses
 import functools
 import gc
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +14,13 @@ import filelock
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import environment
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not WORKER:  # workers inherit what the first process sets
+    environment.set_variables(cache=tempfile.mkdtemp(prefix="cola-jax-programs-"))
+environment.share_programs()
 
 torch.set_num_threads(1)  # two workers share two cores
 settings.register_profile("cola", deadline=None, derandomize=True, max_examples=50)
@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not WORKER:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
@@ -41,7 +41,7 @@ def pytest_unconfigure() -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Calls `make(folder)` for the folder of that name in one of the workers, and returns it."""
     run = tmp_path_factory.getbasetemp()
-    shared = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "made"
+    shared = (run.parent if WORKER else run) / "made"
     shared.mkdir(exist_ok=True)
 
     def get(name: str, make: Callable[[Path], object]) -> Path:

@@ -6,23 +6,25 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cola_jax.execute.engine import Engine
+from cola_jax.scoring.judge import Decoding, Reader, check_budget, grading, make_judge
+from cola_jax.scoring.open import encode_open
 
 import cola_jax
 from cola_jax.edits import random_paths
 from cola_jax.execute.decoder import BROKEN, CUT, STOPPED
-from cola_jax.execute.engine import Engine
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.reference import submit_reference
 from cola_jax.path import STOP, identity
 from cola_jax.prompts import Prompts
 from cola_jax.runs.schema import evaluation_rows, search_question_row
 from cola_jax.scoring.grader import Grade, Grader
-from cola_jax.scoring.judge import Decoding, Reader, check_budget, grading, make_judge
-from cola_jax.scoring.open import encode_open
 from cola_jax.scoring.verdicts import DECOY, GOLD, NO_ANSWER, Said, Verdicts, score_texts
 from cola_jax.search import Outcome
 from tests import tiny
-from tests.words import BARE, BREAKS, STOPS, alphabet, question
+from tests.tokenizers import BARE, STOPS, question
+from tests.tokenizers import LINE_BREAKS as BREAKS
+from tests.tokenizers import letter_tokenizer as alphabet
 
 QUESTIONS, PATHS = 6, 8
 LIMIT = BARE.max_new_tokens

@@ -16,7 +16,10 @@ from cola_jax.scoring.verdicts import DECOY, GOLD, NO_ANSWER, score
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from tests import tiny
-from tests.words import BARE, BREAKS, EOS, STOPS, Words, alphabet, question
+from tests.tokenizers import BARE, EOS, STOPS, question
+from tests.tokenizers import LINE_BREAKS as BREAKS
+from tests.tokenizers import GreedyTokenizer as Words
+from tests.tokenizers import letter_tokenizer as alphabet
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,7 @@ def test_what_cannot_be_asked(words):
 
 
 def test_an_end_of_text_behind_every_prompt_is_told():
-    words = Words(["<s>", "</s>", "a", "b", "\n"], eos_behind=True)
+    words = Words(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
     for scorer in ("exact", "generate"):
         with pytest.raises(ValueError, match="add_eos_token"):
             encode_open([question("a", "b")], words, scorer, BARE)
