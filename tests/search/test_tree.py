@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cola_jax.execute.batch import Batch
+from cola_jax.execute.engine import Engine
+from cola_jax.scoring.judge import Judge
+from cola_jax.search.grove import Grove
+from cola_jax.search.search import check_settings
 
 from cola_jax.config import ModelConfig
 from cola_jax.edits import KINDS, Edit, apply_edit
-from cola_jax.execute.batch import Batch
-from cola_jax.execute.engine import Engine
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.worker import Lane
 from cola_jax.params import Model
@@ -21,12 +24,9 @@ from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Readings
 from cola_jax.scoring.encode import pack
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.judge import Judge
 from cola_jax.scoring.verdicts import Said, Verdicts
 from cola_jax.search import PRESETS, Preset, mcts, search
-from cola_jax.search.grove import Grove
 from cola_jax.search.mcts import back_up_wave, select_wave, ucb
-from cola_jax.search.search import check_settings
 from cola_jax.search.tree import ROOT, new_tree, path_hash
 from cola_jax.tasks import Encoded, Question
 
