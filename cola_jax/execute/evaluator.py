@@ -21,8 +21,8 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
 # Paths of a question whose states find a slot, if memory allows: as many as a wave has by default.
-# A search of 50 evaluations a question runs 0.1 % more layers than with a slot for every state, with
-# half as many slots 1.2 %.
+# A search of 50 evaluations a question runs 0.1 % more layers than with a slot for every state,
+# and with half as many slots 1.2 %.
 STATES_KEPT = 16
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
 
