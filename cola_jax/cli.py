@@ -1,4 +1,4 @@
-"""The command `cola`: parsing its command line, and what becomes of errors."""
+"""The command `cola`: parses its command line, and reports errors."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
 from cola_jax.commands.evaluate import Evaluate
+from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
-from cola_jax.commands.material import Material
 from cola_jax.commands.report import Report
 from cola_jax.commands.search import Search
 from cola_jax.search.presets import PRESETS
-from cola_jax.tasks.task import Asking
+from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 COMMANDS = {
@@ -38,21 +38,25 @@ COMMANDS = {
 def parse(
     arguments: Sequence[str],
 ) -> Convert | Search | Evaluate | Generate | Report | Demo | Benchmark:
-    """Parses a command line; `--preset` chooses the defaults that `--rules.*` override."""
+    """Parses a command line; without arguments, prints the help.
+
+    `--preset` chooses the defaults that `--rules.*` override.
+    """
     rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
-    material = Material(tyro.MISSING, Asking(tyro.MISSING), tyro.MISSING)
-    search = Search(material, rules=rules)
+    flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
+    search = Search(flags, rules=rules)
     commands: Any = None
     for name, command in COMMANDS.items():
         default: dict[str, Any] = {"default": search} if command is Search else {}
         one = Annotated[command, subcommand(name, **default)]
         commands = one if commands is None else commands | one
-    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=list(arguments))
+    chosen = list(arguments) or ["--help"]
+    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=chosen)
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
-    """Finds the value of `--preset` ahead of the real parsing."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    """Finds the value of `--preset` before the real parsing."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if flag == "--preset":
             return value
         if flag.startswith("--preset="):
@@ -61,24 +65,24 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs `cola`; what is wrong with the input is one line on stderr and exit status 1."""
-    # transformers is here for tokenizers alone, and need not say that it misses torch
+    """Runs `cola`; bad input is one line on stderr and exit status 1."""
+    # transformers serves for tokenizers alone, and need not report that torch is missing
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()
     except KeyboardInterrupt:
-        sys.exit("stopped. A search or an evaluation goes on when the same command is given again.")
+        sys.exit("interrupted. Re-run the same command to resume a run with a directory.")
     except (ValueError, OSError) as error:
-        if not is_ours(error):
+        if not is_input_error(error):
             raise
         message = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True).print(message, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
-def is_ours(error: Exception) -> bool:
-    """Whether an error speaks of the input: raised by this package, or by the operating system."""
+def is_input_error(error: Exception) -> bool:
+    """Whether an error is about the input: raised by this package, or by the operating system."""
     if isinstance(error, OSError):
         return True
     frames = traceback.extract_tb(error.__traceback__)

@@ -14,7 +14,7 @@ from cola_jax.moe import ACTIVATIONS, mixture
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
-Mix = Callable[[Array], Array]  # from queries [B, T, N, H] to what they see, mixed
+Attention = Callable[[Array], Array]  # from queries [B, T, N, H] to what they attend to, mixed
 
 
 class View(struct.PyTreeNode):
@@ -61,7 +61,7 @@ def block(
     """
     k, v = keys_values(config, layer, h, view)
     mask = at(visible(config, view, layer.window), read)
-    return attend(config, layer, at(h, read), at_view(view, read), mix_of(k, v, mask))
+    return attend(config, layer, at(h, read), at_view(view, read), attention_over(k, v, mask))
 
 
 def keys_values(
@@ -79,25 +79,25 @@ def attend(
     layer: Layer,
     h: Float[Array, "B T D"],
     view: View,
-    mix: Mix,
+    attention: Attention,
 ) -> Float[Array, "B T D"]:
-    """Applies one layer to states; `mix` is the attention over whatever tokens they may see.
+    """Applies one layer to states, given the attention over the tokens that they see.
 
     What attention and MLP read, and what they add, is normalised where the family has the norm.
     """
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project("btd,dnh->btnh", x, layer.q, layer.q_bias), layer.q_norm))
     q = config.query_scale * rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    mixed = project("btnh,nhd->btd", mix(q), layer.o, layer.o_bias)
+    mixed = project("btnh,nhd->btd", attention(q), layer.o, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
     return h + norm(config, mixed, layer.mlp_post_norm)
 
 
-def mix_of(
+def attention_over(
     k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], mask: Bool[Array, "B T S"]
-) -> Mix:
-    """Grouped-query attention over these keys and values; softmax in float32."""
+) -> Attention:
+    """Returns grouped-query attention over these keys and values; softmax in float32."""
     return lambda q: jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
 
 

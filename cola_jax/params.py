@@ -31,7 +31,7 @@ def single(*spec: str | None) -> Any:
 class Layer(struct.PyTreeNode):
     """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
 
-    `layer_at` takes a slice. It adds the attributes at the end, which are no weights and therefore
+    `layer_at` takes a slice. It adds the attributes at the end, which are not weights and therefore
     not part of a stack: a layer keeps its own wherever a path moves or repeats it.
     """
 
@@ -147,7 +147,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     """Takes layer i of a stack with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
-    stay in a stack of several, one behind the other, and `first_expert` says which are the
+    stay in a stack of several, one after the other, and `first_expert` says which are the
     layer's: slices of a layer's experts are not fused into the loop over them, so all would be
     copied.
     """

@@ -1,32 +1,41 @@
 """What goes into a model and what comes back: `Prompts` and `Readings`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-PADDING = -1  # the branch of a token that pads a row
-NO_READ = -1  # pads the positions read
+PADDING = -1  # the branch of a padding token
+NO_READ = -1  # pads the read positions
 PROMPT = 0  # the branch of a token that every continuation of its row sees
+
+USED = ("input_ids", "attention_mask", "position_ids")  # of what a tokenizer returns
+IGNORED = (  # what it may return besides, none of which changes what a decoder computes
+    *("token_type_ids", "special_tokens_mask", "assistant_masks", "labels", "length"),
+    *("offset_mapping", "overflowing_tokens", "overflow_to_sample_mapping", "num_truncated_tokens"),
+)
 
 
 class Prompts(struct.PyTreeNode):
-    """A batch of right-padded token rows; continuations may be packed behind each prompt.
+    """A batch of padded token rows; continuations may be packed after each prompt.
 
     Token t sees token s when s <= t and `branch[s]` is 0 or `branch[t]`, so continuations see the
     prompt and themselves but not each other. A sliding window compares `positions`, which restart
-    behind the prompt in every continuation.
+    after the prompt in every continuation. Rows are padded on the right; `run_path` and `generate`
+    take padding on the left as well.
     """
 
     ids: Int[Array | np.ndarray, "*B T"]
     positions: Int[Array | np.ndarray, "*B T"]  # rotary positions
     branch: Int[Array | np.ndarray, "*B T"]  # -1 padding, 0 the prompt, j > 0 the j-th continuation
     read: Int[Array | np.ndarray, "*B Q"] | None = None  # indices into T, -1 padding
-    targets: Int[Array | np.ndarray, "*B Q"] | None = None  # the token asked about at each read
+    targets: Int[Array | np.ndarray, "*B Q"] | None = None  # the token scored at each read position
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
@@ -36,10 +45,46 @@ class Prompts(struct.PyTreeNode):
         return cls(ids=ids, positions=positions, branch=jnp.full(ids.shape, PROMPT, jnp.int32))
 
     @classmethod
+    def from_encoding(cls, encoding: Mapping[str, Any], pad_token: int | None = None) -> "Prompts":
+        """Wraps what a Hugging Face tokenizer returns for a list of texts, padded on either side.
+
+        Tokens stay in their columns; positions count from the first token of each row.
+
+        Args:
+          encoding: `input_ids` [B, T], and `attention_mask` [B, T] unless no row is padded; as
+            lists, or arrays of numpy, jax or torch.
+          pad_token: with no mask, refuses rows that are visibly padded with this token.
+
+        Raises:
+          ValueError: where the mask is not 1 at consecutive tokens and 0 elsewhere, rows are
+            visibly padded without one, or other entries would change the result. Values traced by
+            JAX are not checked.
+        """
+        given = {key: value for key, value in encoding.items() if value is not None}
+        unknown = sorted(given.keys() - {*USED, *IGNORED})
+        if unknown:
+            raise ValueError(f"a tokenizer's output has {unknown}, which would be lost: omit them.")
+        if "input_ids" not in given:
+            raise ValueError(f"a tokenizer's output has input_ids, this one has {sorted(given)}.")
+        arrays = {key: as_integers(key, given[key]) for key in USED if key in given}
+        ids, mask = arrays["input_ids"], arrays.get("attention_mask")
+        traced = any(isinstance(array, jax.core.Tracer) for array in arrays.values())
+        if mask is not None and not traced:
+            check_mask(mask, ids.shape)
+        if mask is None:
+            check_unpadded(ids, pad_token)
+            mask = np.ones(ids.shape, np.int32)
+        xp = jnp if traced else np
+        positions = xp.where(mask == 1, xp.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
+        if "position_ids" in arrays and not traced:
+            check_positions(arrays["position_ids"], positions, mask)
+        return cls(ids, positions, xp.where(mask == 1, PROMPT, PADDING).astype(np.int32))
+
+    @classmethod
     def stack(cls, rows: "Sequence[Prompts]") -> "Prompts":
         """Joins unbatched rows ([T] and [Q] fields) into one numpy batch, padded to the longest."""
         if len({row.read is None for row in rows} | {row.targets is None for row in rows}) > 1:
-            raise ValueError("either all rows say what to read and ask about there, or none does.")
+            raise ValueError("either all rows have read positions and targets, or none has.")
         tokens = max(np.shape(row.ids)[0] for row in rows)
         reads = max(0 if row.read is None else np.shape(row.read)[0] for row in rows)
 
@@ -60,8 +105,82 @@ class Prompts(struct.PyTreeNode):
         return batch.replace(read=field("read", reads, NO_READ), targets=field("targets", reads, 0))
 
 
+# Where a function takes prompts: Prompts, ids [B, T] without padding, or a tokenizer's output.
+PromptsLike = Prompts | ArrayLike | Mapping[str, Any]
+
+
+def as_integers(name: str, value: Any) -> Any:
+    """Returns lists or an array as int32 [B, T], traced values as such; ValueError otherwise."""
+    try:
+        array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"the rows of {name} differ in length: tokenize with padding=True."
+        ) from None
+    if array.ndim != 2 or array.dtype.kind not in "iub":
+        raise ValueError(
+            f"{name} is {array.dtype} of shape {array.shape}, but must be integers [B, T]: "
+            "tokenize a list of texts."
+        )
+    return array.astype(np.int32)
+
+
+def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
+    """Raises ValueError for ids [B, T] without an attention mask that are visibly padded.
+
+    Padding is visible where a row begins or ends with two pad tokens, or with one where another
+    row does not. One in every row may belong to the texts: some models begin or end them with it.
+    """
+    if pad_token is None or isinstance(ids, jax.core.Tracer):
+        return
+    ids = np.asarray(ids)
+    for edge, columns in (("begins", ids), ("ends", ids[:, ::-1])):
+        padded = columns[:, :2] == pad_token
+        suspect = padded[:, :1].all(axis=1)
+        if suspect.all():
+            suspect = padded.sum(axis=1) == 2
+        if suspect.any():
+            raise ValueError(
+                f"row {int(suspect.argmax())} {edge} with the pad token {pad_token}, but has no "
+                "attention mask: pass all that the tokenizer returns, or Prompts.plain(ids) if "
+                "these tokens belong to the text."
+            )
+
+
+def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for an attention mask that does not select one run of tokens a row."""
+    if mask.shape != shape:
+        raise ValueError(f"attention_mask has shape {mask.shape}, but input_ids have {shape}.")
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            f"attention_mask holds {np.setdiff1d(mask, (0, 1)).tolist()}, but must be 1 at "
+            "tokens and 0 at padding."
+        )
+    if not mask.any(axis=1).all():
+        raise ValueError(f"row {int(mask.any(axis=1).argmin())} of attention_mask has no token.")
+    if (split := is_split(mask == 1)).any():
+        raise ValueError(
+            f"row {int(split.argmax())} of attention_mask has a 0 between two tokens: pad at the "
+            "beginning or at the end of a row."
+        )
+
+
+def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa: F821
+    """Says for each row of a mask whether anything lies between two tokens."""
+    return (np.diff(tokens.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) > 1
+
+
+def check_positions(given: np.ndarray, positions: Any, mask: np.ndarray) -> None:
+    """Raises ValueError for position ids other than those that the attention mask implies."""
+    if given.shape != positions.shape or ((given != positions) & (mask == 1)).any():
+        raise ValueError(
+            "position_ids are not 0, 1, 2 and so on from the first token of each row: leave them "
+            "out, or give Prompts with these positions to run_path."
+        )
+
+
 class Readings(struct.PyTreeNode):
-    """What the model says at the positions read; the log-probabilities are float32 and natural."""
+    """What the model says at the read positions; log-probabilities are float32, natural."""
 
     logprob: Float[Array | np.ndarray, "*B Q"]  # of the target
     token: Int[Array | np.ndarray, "*B Q"]  # the token with the highest logit

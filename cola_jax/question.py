@@ -1,4 +1,4 @@
-"""`Question`: one question with its gold answer, multiple choice or open."""
+"""`Question`: a multiple-choice or open question and its gold answer."""
 
 import dataclasses
 import hashlib
@@ -10,32 +10,32 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its options in order, and the position of the right one.
+    """A question, its answer options in order, and the index of the correct one.
 
-    The options of an open question are its gold answer and, where there is one, a decoy.
+    The options of an open question are the gold answer and, if the gold is an integer, a decoy.
     """
 
     id: str
     text: str
     options: tuple[str, ...]
     answer: int
-    open: bool = False  # asked for an answer in its own words, not for one of the options
-    solution: str | None = None  # a worked solution without the line that states the answer
-    facts: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")
+    open: bool = False  # answered in free text; the options are not shown
+    solution: str | None = None  # worked solution, without the line that states the answer
+    metadata: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")
 
     @property
     def letters(self) -> str:
-        """The letters that name the options, by position: whatever labels the source uses."""
+        """The letters of the options, by position; the labels of the source are not used."""
         return LETTERS[: len(self.options)]
 
     @property
     def gold(self) -> str:
-        """The text of the right answer."""
+        """The text of the correct answer."""
         return self.options[self.answer]
 
-    def fact(self, name: str) -> str | None:
-        """Returns what is known under that name, or None."""
-        return dict(self.facts).get(name)
+    def get(self, name: str) -> str | None:
+        """Returns the metadata value of that name, or None."""
+        return dict(self.metadata).get(name)
 
 
 def open_question(
@@ -43,9 +43,9 @@ def open_question(
     text: str,
     gold: str,
     solution: str | None = None,
-    facts: tuple[tuple[str, str], ...] = (),
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> Question:
-    """Makes an open question; ValueError where it has no text or no answer."""
+    """Makes an open question; raises ValueError if the text or the answer is blank."""
     if not text.strip():
         raise ValueError(f"question {id} is empty.")
     gold = gold.strip()
@@ -53,14 +53,14 @@ def open_question(
         raise ValueError(f"question {id} has no answer: the gold answer is empty.")
     decoy = decoy_of(id, gold)
     options = (gold,) if decoy is None else (gold, decoy)
-    return Question(id, text, options, 0, open=True, solution=solution, facts=facts)
+    return Question(id, text, options, 0, open=True, solution=solution, metadata=metadata)
 
 
 def decoy_of(id: str, gold: str) -> str | None:
-    """Picks a wrong integer near an integer gold by a hash of the id; None for any other gold.
+    """Picks a wrong integer close to an integer gold by a hash of the id; None for other golds.
 
-    The control of a search looks for it, so it must look like an answer: a number that is not
-    negative keeps a decoy that is not negative.
+    A control search takes the decoy as its target, so it must be a plausible answer: the decoy of
+    a nonnegative gold is nonnegative.
     """
     if not INTEGER.fullmatch(gold):
         return None

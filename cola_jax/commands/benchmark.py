@@ -7,8 +7,7 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Dtype
+from cola_jax.commands.flags import Dtype, console
 from cola_jax.runs.devices import Devices
 
 

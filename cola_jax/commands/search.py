@@ -5,46 +5,35 @@ import importlib.util
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.console import console
-from cola_jax.commands.material import Material, show_use
+from cola_jax.commands.flags import TaskFlags, run_with_progress
 from cola_jax.commands.report import Report
-from cola_jax.search.presets import PRESETS, Preset, PresetName
+from cola_jax.search.presets import PRESETS, Preset, PresetName, Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Search, for every question, which layers to skip or repeat."""
 
-    material: OmitArgPrefixes[Material]
+    flags: OmitArgPrefixes[TaskFlags]
     preset: PresetName = "cola"
-    """The rules to start from."""
+    """Rules to start from."""
     rules: Preset = PRESETS["cola"]
     simulations: int = 100
     """Evaluations per question, beyond the baseline."""
     leaves: int = 16
-    """Evaluations per question and wave; more of them are chosen knowing less."""
+    """Evaluations per question and wave; larger waves use staler tree statistics."""
     seed: int = 0
-    """With a question's id, the random key of its tree."""
+    """Random seed, combined with the question's id."""
     early_stop: bool = False
     """End a question's search at its first improvement."""
 
     def run(self) -> None:
-        from cola_jax.runs.progress import Display
-
-        session = self.material.prepare()
-        with Display(console, searches=True) as display:
-            run = session.search(
-                self.material.out,
-                self.rules,
-                simulations=self.simulations,
-                leaves=self.leaves,
-                seed=self.seed,
-                early_stop=self.early_stop,
-                group=self.material.group,
-                watch=display.watch,
-            )
-        show_use(run)
-        Report(self.material.out).show(draws=report_extra_installed())
+        settings = Settings(self.rules, self.simulations, self.leaves, self.seed, self.early_stop)
+        session = self.flags.prepare()
+        run_with_progress(
+            lambda metrics: session.search(self.flags.out, settings, metrics), searches=True
+        )
+        Report(self.flags.out).show(draws=report_extra_installed())
 
 
 def report_extra_installed() -> bool:

@@ -1,273 +1,205 @@
-"""A decoder: rows of one token bucket on one lane, decoded step by step until all have ended."""
+"""A decoder: rows of one token bucket on one worker, decoded step by step until all have ended."""
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from cola_jax.execute.batch import Use, enlarge
-from cola_jax.execute.device import CALL, calls, view_of_all
-from cola_jax.execute.forward import plant
-from cola_jax.execute.inputs import bucket
-from cola_jax.execute.kv_cache import Entrance, Row, Seating
-from cola_jax.execute.memory import DecodeSizes
-from cola_jax.execute.pipeline import Flight
-from cola_jax.execute.plan import Chunk, Tiles, lengthen
-from cola_jax.execute.rows import (
-    Cells,
-    Seats,
-    Top,
-    Turns,
-    begin,
-    choose,
-    go_on,
-    prefill,
-    settle,
-)
+from cola_jax.execute.driver import Driver
+from cola_jax.execute.evaluator import Workload, enlarge
+from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
+from cola_jax.execute.inputs import bucket, buckets, cut
+from cola_jax.execute.kv_cache import Allocator, KVBlocks, Past, Row
+from cola_jax.execute.memory import capacity, choose_decode_sizes
+from cola_jax.execute.readouts import Top, greedy_sample
 from cola_jax.execute.stop import Stop
-from cola_jax.execute.worker import Lane
+from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts
 
-AHEAD = 2  # steps on their way to the device, so that it never waits to hear of a stop
-STOPPED, CUT, BROKEN = "stop", "length", "not finite"  # why a row ended
+AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
+STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
 
 
 class Decoder:
-    """Decodes rows of the questions it was made for; its buffers serve any number of rows."""
+    """Decodes rows of the prompts it was made for; its buffers serve any number of rows."""
 
     def __init__(
         self,
-        lane: Lane,
+        worker: Worker,
         prompts: Prompts,
-        sizes: DecodeSizes,
+        workload: Workload,
         *,
         max_new_tokens: int,
         stop: Stop,
-        capacity: int,
-        dtype: Any,
-        use: Use,
     ):
-        """Takes prompts of one bucket, cut to it."""
-        self.lane, self.sizes, self.dtype, self.use = lane, sizes, dtype, use
+        """Takes plain prompts of one bucket; `workload` bounds the paths."""
+        ((tokens, _),) = set(buckets(prompts))
+        prompts, config = cut(prompts, tokens, 0), worker.config
+        sizes = choose_decode_sizes(
+            config,
+            tokens,
+            worker.memory,
+            positions=workload.positions,
+            max_new_tokens=max_new_tokens,
+            wanted=workload.wave * len(prompts.ids),
+        )
+        self.worker, self.sizes = worker, sizes
         self.stop, self.limit = stop, max_new_tokens
-        self.config = lane.model.config
         self.lengths = (np.asarray(prompts.branch) == PROMPT).sum(axis=1).astype(np.int32)
-        self.seating = Seating(sizes.seats, sizes.cells, sizes.positions)
-        inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), capacity), prompts)
-        self.ids, self.ends = lane.put((inputs.ids, enlarge(self.lengths - 1, capacity)))
-        self.view = view_of_all(self.config, lane.put(inputs))
-        tokens, config = inputs.ids.shape[1], self.config
-        cells, heads = sizes.cells + 1, config.num_kv_heads
-        self.slots = lane.buffer((sizes.slots + 1, tokens, config.width), dtype, split=2)
-        self.prompt, self.decoded = (
-            Cells(
-                k=lane.buffer((cells, heads, length, config.head_dim), dtype, split=1),
-                v=lane.buffer((cells, heads, length, config.head_dim), dtype, split=1),
-            )
-            for length in (tokens, max_new_tokens)
-        )
-        self.states = lane.put(np.zeros((sizes.seats + 1, config.width), dtype))
-        self.tokens = lane.put(np.zeros(sizes.seats + 1, np.int32))
-        self.turns: tuple[bytes, Turns, Any] | None = None  # of the last seats, and on the device
+        self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions)
+        count = capacity(len(prompts.ids))
+        inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
+        ends = enlarge(self.lengths - 1, count)[:, None]
+        self.driver = Driver(worker, inputs, ends, sizes.slots)
+        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, max_new_tokens))
+        states = np.zeros((sizes.decode_slots + 1, config.width), worker.dtype)
+        self.states = worker.put(states)
+        self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
+        self.planned: tuple[bytes, int, list[Launch]] | None = None  # the last step's
 
-    def decode(
-        self, rows: Sequence[Row], on_progress: Callable[[int], None] = lambda rows: None
-    ) -> Flight[None]:
+    def blocks(self, tokens: int) -> KVBlocks:
+        """Makes KV blocks of that many tokens, and one for padding."""
+        config = self.worker.config
+        shape = (self.sizes.blocks + 1, config.num_kv_heads, tokens, config.head_dim)
+        k, v = (self.worker.buffer(shape, self.worker.dtype, split=1) for _ in range(2))
+        return KVBlocks(k=k, v=v)
+
+    def decode(self, rows: Sequence[Row]) -> None:
         """Decodes rows to their ends; what they decoded is then in them."""
-        # sorted, so that those that share a beginning are seated together
+        # sorted, so that those that share a prefix are admitted together
         waiting = deque(sorted(rows, key=lambda row: (row.question, row.path.tolist())))
-        coming: deque[tuple[list[Row], Future[Top]]] = deque()
+        dispatched: deque[tuple[list[Row], Pending]] = deque()
         while True:
-            while len(coming) < AHEAD and (submitted := self.advance(waiting)) is not None:
-                coming.append(submitted)
-            if not coming:
+            while len(dispatched) < AHEAD and (step := self.advance(waiting)) is not None:
+                dispatched.append(step)
+            if not dispatched:
                 return
-            some, future = coming.popleft()
-            on_progress(self.hear(some, (yield future)))
+            some, pending = dispatched.popleft()
+            self.collect(some, pending.get())
 
-    def advance(self, waiting: deque[Row]) -> tuple[list[Row], Future[Top]] | None:
-        """Submits whatever comes next: the prefill of new rows, or a step of those seated."""
-        count = self.seating.room(list(itertools.islice(waiting, self.sizes.seats)))
-        seated = [row for row in self.seating.row if row is not None]
-        # few new rows fill their tiles badly, so they wait for more seats to be left
-        if count and (not seated or count >= min(len(waiting), max(1, self.sizes.seats // 4))):
-            return self.enter([waiting.popleft() for _ in range(count)])
-        going_on = [row for row in seated if row.asked < self.limit]
-        return self.step(going_on) if going_on else None
+    def advance(self, waiting: deque[Row]) -> tuple[list[Row], Pending] | None:
+        """Dispatches what comes next: the prefill of new rows, or a step of those admitted."""
+        room = self.allocator.room(list(itertools.islice(waiting, self.sizes.decode_slots)))
+        admitted = [row for row in self.allocator.row if row is not None]
+        # few new rows fill their tiles badly, so they wait for more slots to be free
+        enough = min(len(waiting), max(1, self.sizes.decode_slots // 4))
+        if room and (not admitted or room >= enough):
+            return self.prefill([waiting.popleft() for _ in range(room)])
+        active = [row for row in admitted if row.asked < self.limit]
+        return self.step(active) if active else None
 
-    def enter(self, rows: list[Row]) -> tuple[list[Row], Future[Top]]:
-        """Seats rows, runs their prompts, and chooses the first token of each."""
+    def prefill(self, rows: list[Row]) -> tuple[list[Row], Pending]:
+        """Admits rows, runs their prompts, and chooses the first token of each."""
         begun = time.perf_counter()
-        entrance = self.seating.seat(rows, self.lengths, self.sizes.slots, self.sizes.tile)
-        chunks = entrance.chunks()
+        admission = self.allocator.admit(rows, self.lengths)
+        chunks = admission.chunks(self.sizes.slots, self.sizes.rows)
         for _, cost in chunks:
-            self.use.add(cost, 0.0)
-        self.use.planning += time.perf_counter() - begun
-        pieces = self.ask(rows)
+            self.worker.metrics.add(cost=cost)
+        self.worker.metrics.add(planning=time.perf_counter() - begun)
+        slots = self.sampled(rows)
 
-        def dispatch() -> Top:
+        def program() -> Top:
             for chunk, _ in chunks:
-                self.prefill(chunk, entrance)
-            return self.choose(pieces)
+                self.states, cache = self.driver.run(chunk, self.states, self.prompt)
+                assert cache is not None
+                self.prompt = cache
+            return self.sample(slots)
 
-        return rows, self.lane.submit(dispatch)
+        return rows, self.worker.dispatch(program)
 
-    def step(self, rows: list[Row]) -> tuple[list[Row], Future[Top]]:
+    def step(self, rows: list[Row]) -> tuple[list[Row], Pending]:
         """Runs every layer of each row's path for the token it decoded last, and chooses one."""
-        seats = np.array([row.seat for row in rows], np.int32)
-        self.seating.count[seats] = [row.asked for row in rows]
-        facts = self.facts()
-        reach = min(bucket(int(self.seating.count[seats].max()), 32), self.limit)
-        turns = self.plan(seats)
-        pieces = self.ask(rows)
+        allocator, worker = self.allocator, self.worker
+        active = np.array([row.slot for row in rows], np.int32)
+        allocator.decoded[active] = [row.asked for row in rows]
+        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.limit)
+        past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
+        launches, slots = self.plan(active), self.sampled(rows)
 
-        def dispatch() -> Top:
-            self.run_step(facts, turns, reach)
-            return self.choose(pieces)
+        def program() -> Top:
+            self.states, views = embed_tokens(
+                worker.model, self.states, self.tokens, past, dtype=worker.dtype
+            )
+            context = Context(views, past=past._replace(prompt=self.prompt))
+            for launch in launches:
+                self.states, cache = forward(
+                    worker.config, launch, self.states, self.decoded, context, reach=reach
+                )
+                assert cache is not None
+                self.decoded = cache
+            return self.sample(slots)
 
-        return rows, self.lane.submit(dispatch)
+        return rows, worker.dispatch(program)
 
-    def plan(self, seats: np.ndarray) -> Any:
-        """Plans a step, or takes the last plan where the same rows go on: calls on the device."""
-        key = self.seating.path[seats].tobytes() + seats.tobytes()
-        if self.turns is None or self.turns[0] != key:
+    def plan(self, active: np.ndarray) -> list[Launch]:
+        """Plans a step, or takes the last plan where the same rows go on."""
+        tables = self.allocator
+        key = b"".join(
+            table[active].tobytes()
+            for table in (tables.path, tables.own_block, tables.prompt_block)
+        )
+        key += active.tobytes()
+        if self.planned is None or self.planned[0] != key:
             begun = time.perf_counter()
-            turns = self.seating.turns(seats, self.sizes.abreast)
-            self.turns = (key, turns, list(self.calls(turns)))
-            self.use.planning += time.perf_counter() - begun
-        turns = self.turns[1]
-        self.use.turns += int((turns.seat != self.seating.nobody).sum())
-        self.use.turn_rows += turns.seat.size
-        return self.turns[2]
+            tiles = self.allocator.step_tiles(active, self.sizes.decode_rows)
+            self.planned = (key, tiles.source.size, list(self.worker.launches(tiles)))
+            self.worker.metrics.add(planning=time.perf_counter() - begun)
+        layers = int((self.allocator.path[active] != STOP).sum())
+        self.worker.metrics.add(decode_layers=layers, decode_rows=self.planned[1])
+        return self.planned[2]
 
-    def calls(self, turns: Turns) -> Iterator[Any]:
-        """Yields the weights, turns, first and last of each call of `go_on`."""
-        for weights, tiles, first, last in calls(
-            self.lane, Tiles(turns.layer, turns.seat, turns.position, turns.position)
-        ):
-            yield weights, Turns(tiles.layer, tiles.source, tiles.target), first, last
-
-    def facts(self) -> Seats:
-        """Copies what the host knows of the seats to the device."""
-        seating = self.seating
-        return self.lane.put(
-            Seats(
-                seating.length.copy(),
-                seating.count.copy(),
-                seating.shared.copy(),
-                seating.own.copy(),
-            )
-        )
-
-    def prefill(self, chunk: Chunk, entrance: Entrance) -> None:
-        """Dispatches the programs of a chunk."""
-        put, config = self.lane.put, self.config
-        planted = lengthen(chunk.planted.astype(np.int32), len(self.ids))
-        count = put(np.int32(len(chunk.planted)))
-        self.slots = plant(
-            self.lane.model, self.slots, self.ids, put(planted), count, dtype=self.dtype
-        )
-        for tiles in parts(chunk.tiles):
-            cell = put(lengthen(entrance.cells_of(tiles), CALL))
-            for layers, fixed, first, last in calls(self.lane, tiles):
-                self.slots, self.prompt = prefill(
-                    config, layers, self.slots, self.prompt, self.view, fixed, cell, first, last
-                )
-        for tiles in parts(chunk.finals):
-            cell = put(lengthen(entrance.cells_of(tiles), CALL))
-            for layers, fixed, first, last in calls(self.lane, tiles):
-                self.prompt, self.states = settle(
-                    config,
-                    layers,
-                    self.slots,
-                    self.prompt,
-                    self.states,
-                    self.view,
-                    self.ends,
-                    fixed,
-                    cell,
-                    first,
-                    last,
-                )
-
-    def run_step(self, facts: Seats, turns: Any, reach: int) -> None:
-        """Dispatches the programs of a step, but for the choice."""
-        self.states, here = begin(
-            self.lane.model, self.states, self.tokens, facts, dtype=self.dtype
-        )
-        for layers, some, first, last in turns:
-            self.states, self.decoded = go_on(
-                self.config,
-                layers,
-                self.states,
-                self.decoded,
-                self.prompt,
-                here,
-                facts,
-                some,
-                first,
-                last,
-                reach=reach,
-            )
-
-    def ask(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.int32]:
-        """Notes that rows are to choose a token; returns their seats in pieces, and how many."""
-        piece, seats = self.sizes.piece, [row.seat for row in rows]
+    def sampled(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.int32]:
+        """Notes that rows choose a token; returns their slots U at a time, and how many times."""
+        size, slots = self.sizes.unembedded, [row.slot for row in rows]
         for row in rows:
             row.asked += 1
-        most = -(-self.sizes.seats // piece)
-        table = np.full(most * piece, self.seating.nobody, np.int32)
-        table[: len(seats)] = seats
-        return table.reshape(most, piece), np.int32(-(-len(seats) // piece))
+        most = -(-self.sizes.decode_slots // size)
+        table = np.full(most * size, self.allocator.padding_slot, np.int32)
+        table[: len(slots)] = slots
+        return table.reshape(most, size), np.int32(-(-len(slots) // size))
 
-    def choose(self, pieces: tuple[np.ndarray, np.int32]) -> Top:
-        """Dispatches the choice of a token for each seat asked."""
-        self.tokens, top = choose(self.lane.model, self.states, self.tokens, *self.lane.put(pieces))
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Top:
+        """Dispatches the choice of a token for each of these slots."""
+        self.tokens, top = greedy_sample(
+            self.worker.model, self.states, self.tokens, *self.worker.put(slots)
+        )
         return top
 
-    def hear(self, rows: Sequence[Row], top: Top) -> int:
-        """Takes the tokens that rows chose; returns how many rows have ended."""
+    def collect(self, rows: Sequence[Row], top: Top) -> None:
+        """Takes the tokens that rows chose, and releases those that have ended."""
         token, first, second, finite = (x.reshape(-1).tolist() for x in top)
-        ended = 0
+        tokens = ended = 0
         for i, row in enumerate(rows):
-            if row.finish:  # it ended while this step was on its way
+            if row.finish:  # it ended while this step was being computed
                 continue
             if not finite[i]:
-                row.finish = BROKEN
+                row.finish = NOT_FINITE
             else:
                 row.tokens.append(token[i])
                 row.logprob.append(first[i])
                 row.rival.append(second[i])
-                self.use.tokens += 1
+                tokens += 1
                 if self.stop.reached(row.tokens):
                     row.finish = STOPPED
                 elif len(row.tokens) == self.limit:
-                    row.finish = CUT
+                    row.finish = TRUNCATED
             if row.finish:
-                self.seating.leave(row)
+                self.allocator.release(row)
                 ended += 1
-        return ended
+        self.worker.metrics.add(tokens=tokens, evaluations=ended)
 
     def close(self) -> None:
-        """Gives the buffers back to the lane; nothing that was submitted may be left to run."""
-        for buffer in (self.slots, *jax.tree.leaves((self.prompt, self.decoded))):
-            self.lane.give_back(buffer)
-
-
-def parts(tiles: Tiles) -> Iterator[Tiles]:
-    """Cuts tiles into those of one call."""
-    for start in range(0, len(tiles.layer), CALL):
-        yield tiles.part(start, start + CALL)
+        """Gives the buffers back to the worker."""
+        self.driver.close()
+        self.worker.give_back(*self.prompt, *self.decoded)
 
 
 def rows_of(paths: np.ndarray) -> list[Row]:
-    """Makes a row of every path [B, C, P] that is one, in their order."""
+    """Makes a row of every path [B, C, P] that is not padding, in order."""
     return [
         Row(int(b), paths[b, c][paths[b, c] != STOP])
         for b, c in np.argwhere(paths[:, :, 0] != STOP)

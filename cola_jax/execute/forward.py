@@ -1,174 +1,138 @@
-"""The device programs of a plan: `plant`, `advance`, `finish` and `read`.
+"""The device program that runs planned tiles: `forward`, with and without a KV cache.
 
-Each is one compiled loop whose number of steps is an argument, so that a new plan compiles
-nothing; the first three update a donated buffer in place.
+It is one compiled loop whose number of steps is an argument, so that a new plan compiles nothing,
+and it updates donated buffers in place.
 """
 
 import functools
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.store import get, put
-from cola_jax.model import View, block, embed, unembed
+from cola_jax.model import (
+    View,
+    at,
+    at_view,
+    attend,
+    attention_over,
+    embed,
+    keys_values,
+    view,
+    visible,
+)
 from cola_jax.params import Layer, Model, layer_at
+from cola_jax.prompts import PROMPT, Prompts
 
 Count = Int[Array, ""]
+view_of = jax.jit(view, static_argnums=0)
+
+
+class Launch(NamedTuple):
+    """One call of `forward`: tiles first..end-1, and the weights that they run.
+
+    `layers` is the whole stack, or a stack of the one layer that these tiles run.
+    """
+
+    layers: Layer
+    tiles: Tiles
+    first: Int[Array, ""]
+    end: Int[Array, ""]
+
+
+class Context(NamedTuple):
+    """What tiles read besides weights and states.
+
+    With `read`, only those positions of the result are computed: the last layer of a path needs
+    keys and values everywhere, but queries and the MLP only where the model is read. With `past`,
+    rows are single tokens that attend to a cache.
+    """
+
+    views: View  # [B, T], or [W, 1] of decode slots
+    source: Shaped[Array, "S T D"] | None = None  # states read; those written when None
+    read: Int[Array, "B Q"] | None = None
+    past: Past | None = None
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "reach"), donate_argnames=("states", "cache")
+)
+def forward(
+    config: ModelConfig,
+    launch: Launch,
+    states: Shaped[Array, "S *T D"],
+    cache: KVBlocks | None,
+    context: Context,
+    *,
+    reach: int = 0,
+) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
+    """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
+
+    A buffer of one token a slot has no token axis. `reach` bounds the decoded tokens that are
+    attended to, so that a short text does not pay for a long one.
+    """
+    tiles, past = launch.tiles, context.past
+
+    def step(i: Count, carry: Any) -> Any:
+        states, cache = carry
+        tile = Tiles(*(None if column is None else column[i] for column in tiles))
+        here = of_questions(context.views, tile.question)
+        layer = layer_at(config, launch.layers, tile.layer)
+        h = get(states if context.source is None else context.source, tile.source)
+        h = h[:, None] if h.ndim == 2 else h
+        read = None if context.read is None else context.read[tile.question]
+        k, v = keys_values(config, layer, h, here)
+        if past is None:
+            attention = attention_over(k, v, at(visible(config, here, layer.window), read))
+            cache = None if cache is None else cache.write_prompts(k, v, tile.block)
+        else:
+            cache = past.write(cache, k, v, tile)
+            attention = past.attention(cache, tile, layer.window, reach)
+        h = attend(config, layer, at(h, read), at_view(here, read), attention)
+        return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
+
+    return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")
-def plant(
+def embed_prompts(
     model: Model,
     slots: Shaped[Array, "S T D"],
     ids: Int[Array, "B T"],
-    planted: Int[Array, "n two"],
+    embedded: Int[Array, "n two"],
     count: Count,
     *,
     dtype: DTypeLike | None = None,
 ) -> Shaped[Array, "S T D"]:
-    """Writes the embedded prompts of the first `count` (question, slot) pairs into their slots."""
+    """Writes the embedded prompts of the first `count` (question, slot) pairs to their slots."""
 
     def step(i, slots):
-        question, slot = planted[i]
+        question, slot = embedded[i]
         return put(slots, embed(model, ids[question][None], dtype), slot[None])
 
     return jax.lax.fori_loop(0, count, step, slots)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
-@no_type_check  # the tiles are traced here
-def advance(
-    config: ModelConfig,
-    layers: Layer,
-    slots: Float[Array, "S T D"],
-    views: View,
-    tiles: Tiles,
-    first: Count,
-    last: Count,
-) -> Float[Array, "S T D"]:
-    """Runs tiles first..last-1: each reads its slots, runs its layer, and writes its slots.
-
-    `layers` is the whole stack, or a stack of the one layer that these tiles run.
-    """
-
-    def step(i, slots):
-        here, layer = (
-            of_questions(views, tiles.question[i]),
-            layer_at(config, layers, tiles.layer[i]),
-        )
-        return put(slots, block(config, layer, get(slots, tiles.source[i]), here), tiles.target[i])
-
-    return jax.lax.fori_loop(first, last, step, slots)
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="outputs")
-@no_type_check
-def finish(
-    config: ModelConfig,
-    layers: Layer,
-    slots: Float[Array, "S T D"],
-    views: View,
-    reads: Int[Array, "B Q"],
-    outputs: Float[Array, "O Q D"],
-    tiles: Tiles,
-    first: Count,
-    last: Count,
-) -> Float[Array, "O Q D"]:
-    """Runs the last layer of paths at the positions read, as `advance` runs the others."""
-
-    def step(i, outputs):
-        question = tiles.question[i]
-        here, layer = of_questions(views, question), layer_at(config, layers, tiles.layer[i])
-        h = block(config, layer, get(slots, tiles.source[i]), here, reads[question])
-        return put(outputs, h, tiles.target[i])
-
-    return jax.lax.fori_loop(first, last, step, outputs)
-
-
-class Places(NamedTuple):
-    """Readings of N U places, each asked about M targets."""
-
-    logprob: Float[Array, "N U M"]
-    rival: Float[Array, "N U M"]
-    token: Int[Array, "N U"]
-    finite: Bool[Array, "N U"]
-
-
-@jax.jit
-@no_type_check
-def read(
+@functools.partial(jax.jit, static_argnames="dtype", donate_argnames="states")
+def embed_tokens(
     model: Model,
-    outputs: Float[Array, "O Q D"],
-    places: Int[Array, "N U"],
-    targets: Int[Array, "N U M"],
-    count: Count,
-) -> Places:
-    """Unembeds the first `count` pieces of U places (rows of O Q) and reads their logits.
-
-    So there are never more than [U, V] logits, and a place that is read for several targets, as
-    the end of a prompt is for every option, is unembedded once.
-    """
-    flat = outputs.reshape(-1, outputs.shape[-1])
-
-    def step(i, out):
-        logits = unembed(model, get(flat, places[i])[:, None])[:, 0]
-        return jax.tree.map(
-            lambda whole, piece: whole.at[i].set(piece), out, asked(logits, targets[i])
-        )
-
-    start = Places(
-        logprob=jnp.zeros(targets.shape, jnp.float32),
-        rival=jnp.zeros(targets.shape, jnp.float32),
-        token=jnp.zeros(places.shape, jnp.int32),
-        finite=jnp.zeros(places.shape, jnp.bool_),
-    )
-    return jax.lax.fori_loop(0, count, step, start)
-
-
-@no_type_check
-def asked(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Places:
-    """Reads logits as `prompts.readings` does, for several targets at a place."""
-    top = best_two(logits)
-    rival = jnp.where(targets == top.token[:, None], top.second[:, None], top.first[:, None])
-    shift = jnp.max(logits, axis=-1, keepdims=True) - top.first[:, None]
-    return Places(
-        logprob=jnp.take_along_axis(logits, targets, axis=-1) - shift,
-        rival=rival,
-        token=top.token,
-        finite=top.finite,
-    )
-
-
-class Top(NamedTuple):
-    """The likeliest token, its log-probability, and that of the next best."""
-
-    token: Int[Array, " U"]
-    first: Float[Array, " U"]
-    second: Float[Array, " U"]
-    finite: Bool[Array, " U"]  # whether all logits are
-
-
-@no_type_check
-def best_two(logits: Float[Array, "U V"]) -> Top:
-    """Finds the two best of logits; of equals the first."""
-    ids, last = jnp.arange(logits.shape[-1]), logits.shape[-1] - 1
-    best = jnp.max(logits, axis=-1, keepdims=True)
-    # the first of the best: an argmax takes ten times as long on a CPU
-    token = jnp.min(jnp.where(logits == best, ids, last), axis=-1).astype(jnp.int32)
-    others = jnp.where(ids == token[:, None], -jnp.inf, logits)
-    second = jnp.max(others, axis=-1, keepdims=True)
-    log_sum = jnp.log(jnp.sum(jnp.exp(logits - best), axis=-1, keepdims=True))
-    return Top(
-        token=token,
-        first=-log_sum[:, 0],
-        second=(second - best - log_sum)[:, 0],
-        finite=jnp.all(jnp.isfinite(logits), axis=-1),
-    )
+    states: Float[Array, "W D"],
+    tokens: Int[Array, " W"],
+    past: Past,
+    *,
+    dtype: DTypeLike | None = None,
+) -> tuple[Float[Array, "W D"], View]:
+    """Embeds the token that each row decoded last, the `decoded`-th after its prompt."""
+    positions = (past.length + past.decoded - 1)[:, None]
+    prompts = Prompts(tokens[:, None], positions, jnp.full_like(positions, PROMPT))
+    h = embed(model, tokens[:, None], dtype)[:, 0]
+    return h.astype(states.dtype), view(model.config, prompts)
 
 
 def of_questions(views: View, question: Int[Array, " R"]) -> View:

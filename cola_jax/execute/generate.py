@@ -1,18 +1,16 @@
 """`generate`: greedy decoding, where every row follows its own path."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
 
-from cola_jax.execute.decoder import rows_of
-from cola_jax.execute.engine import Engine, split, take
+from cola_jax.execute.decoder import Decoder, rows_of
+from cola_jax.execute.evaluator import Workload, cut_batches, take
 from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
 from cola_jax.execute.kv_cache import Row
-from cola_jax.execute.pipeline import Flight, interleave
+from cola_jax.execute.memory import choose_decode_sizes
 from cola_jax.execute.stop import Stop
-from cola_jax.execute.worker import Lane
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import PADDING, PROMPT, Prompts
@@ -21,38 +19,34 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts
 class Generated(NamedTuple):
     """What rows decoded, as numpy; entries without a path are empty."""
 
-    tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 behind the end
-    logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 behind the end
-    rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 behind the end
+    tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 after the end
+    logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 after the end
+    rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 after the end
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
 
 
 def generate(
     model: Model,
-    prompts: Prompts | ArrayLike,
+    prompts: Any,
     paths: Paths,
     *,
     max_new_tokens: int,
     stop: Stop = Stop(),  # noqa: B008 - frozen
-    dtype: DTypeLike | None = None,
-    memory_budget: int | None = None,
-    rows: int | None = None,
-    on_progress: Callable[[int], None] = lambda evaluations: None,
+    **options: Unpack[WorkerOptions],
 ) -> Generated:
-    """Decodes greedily behind each prompt, along each of its candidate paths.
+    """Decodes greedily after each prompt, along each of its candidate paths.
 
-    Keys and values are cached for each position of a path, so that a layer that runs twice sees
-    what it saw itself: the tokens are those of `run_path` on the whole text.
+    Keys and values are cached for each position of a path, so that a layer that runs twice attends
+    to its own: the tokens are those of `run_path` on the whole text.
 
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
-      prompts: a batch of B prompts, right-padded and without continuations, or ids [B, T].
+      prompts: a batch of B prompts as `run_path` takes them, without continuations.
       paths: [B, C, P] padded with STOP, or for each prompt a list of paths.
       max_new_tokens: N, the most tokens that a row decodes.
       stop: what ends a row before that.
-      dtype, memory_budget, rows: as `run_paths`; the budget holds the caches as well.
-      on_progress: called with the number of rows that have ended since the last call.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
       Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C].
@@ -65,45 +59,44 @@ def generate(
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
     longest = int((padded != STOP).sum(axis=-1).max(initial=0))
-    out = nothing(padded.shape[:2], max_new_tokens)
+    out = empty(padded.shape[:2], max_new_tokens)
     if not longest:
         return out
     keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
-    with Engine(model, memory_budget=memory_budget, rows=rows, dtype=dtype) as engine:
-        engine.check_count(len(keys))
-        engine.decode_sizes(max(keys)[0], longest, max_new_tokens)
+    workers = Workers(model, **options)
+    workers.check_count(len(keys))
+    choose_decode_sizes(
+        model.config,
+        max(keys)[0],
+        workers.memory,
+        positions=longest,
+        max_new_tokens=max_new_tokens,
+    )
+    workload = Workload(padded.shape[1], padded.shape[1], longest)
 
-        def fly(some: np.ndarray, lane: Lane) -> Flight[Generated]:
-            mine = rows_of(padded[some])
-            decoder = engine.decoder(
-                take(prompts, some),
-                lane,
-                positions=longest,
-                max_new_tokens=max_new_tokens,
-                stop=stop,
-                wanted=len(mine),
-            )
-            yield from decoder.decode(mine, on_progress)
-            decoder.close()
-            return collect(mine, padded[some], max_new_tokens)
+    def run(worker: Worker, some: np.ndarray) -> Generated:
+        decoder = Decoder(
+            worker, take(prompts, some), workload, max_new_tokens=max_new_tokens, stop=stop
+        )
+        decoding = rows_of(padded[some])
+        decoder.decode(decoding)
+        decoder.close()
+        return collect(decoding, padded[some], max_new_tokens)
 
-        groups = split(keys, len(engine.lanes))
-        for some, found in interleave(engine.lanes, groups, fly, in_flight=1):
-            for whole, part in zip(out, found, strict=True):
-                whole[some] = part
+    for some, generated in workers.map(run, cut_batches(keys, len(workers.workers))):
+        for whole, part in zip(out, generated, strict=True):
+            whole[some] = part
     return out
 
 
-def check_plain(
-    model: Model, prompts: Prompts | ArrayLike, max_new_tokens: int, stop: Stop
-) -> Prompts:
+def check_plain(model: Model, prompts: Any, max_new_tokens: int, stop: Stop) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
     plain = as_prompts(prompts)
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
     if ((branch != PROMPT) & (branch != PADDING)).any():
-        raise ValueError("prompts have continuations packed behind them: decode plain prompts.")
+        raise ValueError("prompts have continuations packed after them: decode plain prompts.")
     lengths = (branch == PROMPT).sum(axis=1)
     if not lengths.all():
         raise ValueError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
@@ -111,7 +104,7 @@ def check_plain(
     if moved.any():
         raise ValueError(
             f"the positions of prompt {int(moved.argmax())} are not 0, 1, 2 and so on: decoding "
-            "goes on from there, so give a prompt from its beginning, without padding in front."
+            "continues them, so give a prompt from its beginning, without padding before it."
         )
     check_limit(int(lengths.max()), max_new_tokens, context)
     if stop.tokens and max(stop.tokens) >= vocab:
@@ -134,7 +127,7 @@ def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
 
 def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
     """Collects what rows, in the order of the paths [B, C, P], have decoded."""
-    out = nothing(paths.shape[:2], limit)
+    out = empty(paths.shape[:2], limit)
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
         out.tokens[b, c, :count] = row.tokens
@@ -144,8 +137,8 @@ def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
     return out
 
 
-def nothing(shape: tuple[int, ...], limit: int) -> Generated:
-    """Makes the result of no rows."""
+def empty(shape: tuple[int, ...], limit: int) -> Generated:
+    """Makes the result of rows that have decoded nothing."""
     return Generated(
         tokens=np.full((*shape, limit), -1, np.int32),
         logprob=np.zeros((*shape, limit), np.float32),

@@ -1,6 +1,6 @@
 """What goes into the executors: prompts and paths, checked, padded, and put into buckets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.core
@@ -11,31 +11,64 @@ from jax.typing import ArrayLike
 from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_path, validate
-from cola_jax.prompts import NO_READ, PADDING, Prompts, Readings
+from cola_jax.prompts import (
+    NO_READ,
+    PADDING,
+    Prompts,
+    PromptsLike,
+    Readings,
+    check_unpadded,
+    is_split,
+)
 
 Path = Sequence[int] | np.ndarray | Array
 Paths = np.ndarray | Array | Sequence[Sequence[Path]]
 
 
-def as_prompts(prompts: Prompts | ArrayLike) -> Prompts:
-    """Wraps plain ids [B, T] and checks ranks."""
-    prompts = prompts if isinstance(prompts, Prompts) else Prompts.plain(prompts)
-    if np.ndim(prompts.ids) != 2:
-        raise ValueError(
-            f"ids have shape {np.shape(prompts.ids)}, but a batch is [B, T]: add a batch axis."
-        )
-    return prompts
+def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
+    """Wraps ids [B, T] or a tokenizer's output, and checks ranks.
+
+    Without an attention mask, rows that are visibly padded with `pad_token` raise ValueError;
+    traced ids are not checked.
+    """
+    if isinstance(prompts, Mapping):
+        return Prompts.from_encoding(prompts, pad_token)
+    shape = np.shape(prompts.ids if isinstance(prompts, Prompts) else prompts)
+    if len(shape) != 2:
+        raise ValueError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
+    if isinstance(prompts, Prompts):
+        return prompts
+    check_unpadded(prompts, pad_token)
+    return Prompts.plain(prompts)
 
 
-def check_prompts(model: Model, prompts: Prompts) -> None:
-    """Raises ValueError for prompts that the model cannot read; traced values are not checked."""
+def padded_right(prompts: Prompts) -> Prompts:
+    """Moves padding at the beginning of rows [B, T] to their end; returns numpy arrays."""
+    prompts = jax.tree.map(np.asarray, prompts)
+    start = (prompts.branch != PADDING).argmax(axis=1)[:, None]
+    if not start.any():
+        return prompts
+    columns = (np.arange(prompts.ids.shape[1]) + start) % prompts.ids.shape[1]
+    tokens = {name: getattr(prompts, name) for name in ("ids", "positions", "branch")}
+    moved = {name: np.take_along_axis(x, columns, axis=1) for name, x in tokens.items()}
+    if prompts.read is not None:
+        moved["read"] = np.where(prompts.read == NO_READ, NO_READ, prompts.read - start)
+    return prompts.replace(**moved)
+
+
+def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) -> None:
+    """Raises ValueError for prompts that the model cannot read; traced values are not checked.
+
+    Rows are padded on the right, or with `either_side` on the left as well.
+    """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(prompts)):
         return
     positions, context = np.asarray(prompts.positions), model.config.context
     check_tokens("token ids", prompts.ids, model.config.vocab_size)
     if prompts.targets is not None:
         check_tokens("targets", prompts.targets, model.config.vocab_size)
-    check_places(prompts)
+    check_padding(prompts, either_side)
+    check_reads(prompts)
     if positions.size and positions.max() >= context:
         raise ValueError(
             f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
@@ -44,26 +77,35 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
 
 
 def check_tokens(what: str, ids: ArrayLike, vocab: int) -> None:
+    """Raises ValueError for ids outside the vocabulary; `what` names them in the message."""
     ids = np.asarray(ids)
     if ids.size and (ids.min() < 0 or ids.max() >= vocab):
         raise ValueError(
             f"{what} run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
-            f"0..{vocab - 1}: is this the model's own tokenizer?"
+            f"0..{vocab - 1}: use the model's own tokenizer."
         )
 
 
-def check_places(prompts: Prompts) -> None:
-    """Raises ValueError for padding before a token, and for reads where there is no token."""
-    padding = np.asarray(prompts.branch) == PADDING
-    if (padding[:, :-1] & ~padding[:, 1:]).any():
+def check_padding(prompts: Prompts, either_side: bool) -> None:
+    """Raises ValueError for padding between tokens, and before them unless on `either_side`."""
+    tokens = np.asarray(prompts.branch) != PADDING
+    if is_split(tokens).any():
+        raise ValueError("prompts have padding between two tokens: pad at one end of a row.")
+    if not either_side and (tokens.argmax(axis=1) > 0).any():
         raise ValueError("prompts have padding before a token: rows are padded on the right.")
+
+
+def check_reads(prompts: Prompts) -> None:
+    """Raises ValueError for read positions at which there is no token."""
     if prompts.read is None:
         return
-    read, lengths = np.asarray(prompts.read), (~padding).sum(axis=1, keepdims=True)
-    if ((read < NO_READ) | (read >= lengths)).any():
+    read, padding = np.asarray(prompts.read), np.asarray(prompts.branch) == PADDING
+    inside = (read >= 0) & (read < padding.shape[1])
+    at_token = inside & ~np.take_along_axis(padding, np.where(inside, read, 0), axis=1)
+    if not (at_token | (read == NO_READ)).all():
         raise ValueError(
-            f"prompts are read at {read.tolist()}, but have {lengths[:, 0].tolist()} tokens: read "
-            f"at indices of tokens, or at {NO_READ} for nothing."
+            f"prompts are read at {read.tolist()}, but have {(~padding).sum(axis=1).tolist()} "
+            f"tokens: read at indices of tokens, or at {NO_READ} for padding."
         )
 
 
@@ -71,14 +113,14 @@ def path_ids(path: Path) -> np.ndarray:
     """Returns one path as an integer array [P]; ValueError for other shapes and fractions."""
     ids = np.asarray(path)
     if ids.ndim != 1:
-        raise ValueError(f"path has shape {ids.shape}, but is [P]: `run_paths` takes many.")
+        raise ValueError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
     return ids
 
 
 def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
-    """Returns paths as int32 [B, C, P], lists validated and padded, P in a bucket."""
+    """Returns valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets."""
     if isinstance(paths, (np.ndarray, jax.Array)):
         padded = np.asarray(paths)
         if padded.ndim != 3 or not np.issubdtype(padded.dtype, np.integer):
@@ -114,17 +156,17 @@ def bucket(size: int, smallest: int = 8) -> int:
 
 
 def buckets(prompts: Prompts) -> list[tuple[int, int]]:
-    """Returns T and Q of each question: its tokens and places read, rounded up to few values."""
+    """Returns T and Q of each question: its tokens and distinct read positions, rounded up."""
     tokens = (np.asarray(prompts.branch) != PADDING).sum(axis=1)
     reads = [()] * len(tokens) if prompts.read is None else np.asarray(prompts.read)
-    places = [len(set(np.asarray(read).tolist()) - {NO_READ}) for read in reads]
+    counts = [len(set(np.asarray(read).tolist()) - {NO_READ}) for read in reads]
     return [
-        (bucket(int(t), 32), ceil_power(max(q, 16))) for t, q in zip(tokens, places, strict=True)
+        (bucket(int(t), 32), ceil_power(max(q, 16))) for t, q in zip(tokens, counts, strict=True)
     ]
 
 
 def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
-    """Cuts or pads prompts [B, T], [B, Q] to so many tokens and reads."""
+    """Cuts or pads prompts [B, T], [B, Q] to T = `tokens` and Q = `reads`."""
 
     def fit(values, size, fill):
         values = np.asarray(values)[:, :size]
@@ -146,17 +188,18 @@ def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:
 def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
     """Takes one question [1, T'], [1, Q'] in buckets of its own tokens and reads.
 
-    Returns it and which of the Q reads of the batch are its own; in it they stand in front.
+    Returns it and a mask [Q] of the batch's reads that are not padding; the question has these
+    reads first.
     """
     row = jax.tree.map(lambda x: np.asarray(x)[b : b + 1], prompts)
-    mine = row.read[0] != NO_READ
-    row = row.replace(read=row.read[:, mine], targets=row.targets[:, mine])
+    real = row.read[0] != NO_READ
+    row = row.replace(read=row.read[:, real], targets=row.targets[:, real])
     tokens = bucket(int((row.branch != PADDING).sum()), 32)
-    return cut(row, tokens, bucket(int(mine.sum()), 16)), mine
+    return cut(row, tokens, bucket(int(real.sum()), 16)), real
 
 
 def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, np.ndarray]:
-    """Checks what `run_paths` takes; returns it as numpy, the paths [B, C, P]."""
+    """Checks the arguments of `run_paths`; returns them as numpy, the paths [B, C, P]."""
     if prompts.read is None or prompts.targets is None:
         raise ValueError(
             "run_paths reads the model at positions: give prompts `read` and `targets`."
@@ -167,7 +210,7 @@ def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, 
 
 
 def no_readings(paths: np.ndarray, reads: int) -> Readings:
-    """Returns Readings [B, C, Q] of nothing: log-probabilities of -inf, and not finite."""
+    """Returns Readings [B, C, Q] of no evaluation: log-probabilities of -inf, and not finite."""
     shape = (*paths.shape[:2], reads)
     return Readings(
         logprob=np.full(shape, -np.inf, np.float32),

@@ -1,15 +1,129 @@
-"""Which rows are decoded at a time: their seats, their cells, and whose turn it is. All numpy."""
+"""The KV cache: blocks on the device, and the allocator that assigns them to rows on the host.
+
+A row is one prompt on one path. Keys and values are kept for each *position* of its path, so a
+layer that runs twice has two caches: those of the prompt in blocks that rows share, one for each
+state of the trie, and those of the decoded tokens in blocks of the row's own.
+"""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.execute.nodes import Nodes, lexicographic
+from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import NONE, Chunk, Cost, Tiles
-from cola_jax.execute.rows import Turns
-from cola_jax.execute.schedule import Schedule, paths_at_once
+from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
+from cola_jax.execute.trie import Nodes, lexicographic
+from cola_jax.model import Attention
 from cola_jax.path import STOP
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+
+
+class KVBlocks(NamedTuple):
+    """Keys and values of X tokens in each of M blocks; the block after the last is for padding.
+
+    Heads come first, so that the keys of a head are contiguous: a CPU attends twice as fast.
+    """
+
+    k: Shaped[Array, "M K X H"]
+    v: Shaped[Array, "M K X H"]
+
+    def write_prompts(
+        self, k: Float[Array, "R T K H"], v: Float[Array, "R T K H"], block: Int[Array, " R"]
+    ) -> "KVBlocks":
+        """Writes the keys and values of whole prompts, one block a row."""
+        k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+        return KVBlocks(k=put(self.k, k, block), v=put(self.v, v, block))
+
+    def take(self, block: Int[Array, " R"], tokens: int) -> "KVBlocks":
+        """Takes the first tokens of some blocks."""
+        some = (block, slice(None), slice(tokens))
+        return KVBlocks(k=get(self.k, some), v=get(self.v, some))
+
+
+class Past(NamedTuple):
+    """What a decode step attends to, for W decode slots and one more for padding."""
+
+    prompt: KVBlocks | None  # of the prompts; None where only positions are needed
+    length: Int[Array | np.ndarray, " W"]  # tokens of its prompt
+    decoded: Int[Array | np.ndarray, " W"]  # tokens decoded so far
+
+    def write(
+        self,
+        cache: KVBlocks,
+        k: Float[Array, "R one K H"],
+        v: Float[Array, "R one K H"],
+        tile: Tiles,
+    ) -> KVBlocks:
+        """Writes the keys and values of each row's last token, row by row."""
+        block, nth = tile.block, self.decoded[tile.question] - 1
+        assert block is not None
+
+        def write(buffer, values):
+            values = as_stored(buffer, values)
+            for row in range(len(values)):
+                token = values[row].transpose(1, 0, 2)[None]  # [1, K, 1, H]
+                start = (block[row], 0, nth[row], 0)
+                buffer = jax.lax.dynamic_update_slice(buffer, token, start)
+            return buffer
+
+        return KVBlocks(k=write(cache.k, k), v=write(cache.v, v))
+
+    def attention(
+        self, cache: KVBlocks, tile: Tiles, window: Int[Array, ""], reach: int
+    ) -> Attention:
+        """Attends to the prompt and to the first `reach` decoded tokens of each row."""
+        assert self.prompt is not None
+        assert tile.block is not None
+        assert tile.prompt_block is not None
+        tokens = self.prompt.k.shape[2]
+        parts = self.prompt.take(tile.prompt_block, tokens), cache.take(tile.block, reach)
+        length, nth = self.length[tile.question], self.decoded[tile.question] - 1
+        prompt, decoded = jnp.arange(tokens), jnp.arange(parts[1].k.shape[2])
+        now = (length + nth)[:, None]
+        in_prompt = (prompt < length[:, None]) & (now - prompt < window)
+        in_decoded = (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
+        return attention_over_parts(parts, (in_prompt, in_decoded))
+
+
+def attention_over_parts(
+    parts: Sequence[KVBlocks], masks: Sequence[Bool[Array, "R _"]]
+) -> Attention:
+    """Attends with one token a row to parts of its past, as `model.attention_over` to all of it.
+
+    The parts stay where they are: joining them would copy all keys and values.
+    """
+
+    def attention(q: Float[Array, "R one N H"]) -> Float[Array, "R one N H"]:
+        rows, _, heads, width = q.shape
+        grouped = q.reshape(rows, parts[0].k.shape[1], -1, width)
+        scores = [
+            jnp.einsum("rkgh,rkxh->rkgx", grouped, part.k, preferred_element_type=jnp.float32)
+            for part in parts
+        ]
+        masked = [
+            jnp.where(mask[:, None, None], score * width**-0.5, MASKED)
+            for score, mask in zip(scores, masks, strict=True)
+        ]
+        shares = jax.nn.softmax(jnp.concatenate(masked, axis=-1), axis=-1).astype(q.dtype)
+        shares = jnp.split(shares, [parts[0].k.shape[2]], axis=-1)
+        # stale masked slots may hold NaN, and 0 * NaN is NaN
+        values = [
+            jnp.where(mask[:, None, :, None], part.v, 0)
+            for part, mask in zip(parts, masks, strict=True)
+        ]
+        mixed = [
+            jnp.einsum("rkgx,rkxh->rkgh", share, value)
+            for share, value in zip(shares, values, strict=True)
+        ]
+        return jnp.asarray(sum(mixed)).reshape(rows, 1, heads, width)
+
+    return attention
 
 
 @dataclasses.dataclass
@@ -18,8 +132,8 @@ class Row:
 
     question: int
     path: np.ndarray
-    seat: int = NONE
-    asked: int = 0  # tokens that programs on their way to the device choose, or have chosen
+    slot: int = NONE  # its decode slot
+    asked: int = 0  # tokens chosen by programs that were dispatched
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprob: list[float] = dataclasses.field(default_factory=list)
     rival: list[float] = dataclasses.field(default_factory=list)
@@ -41,127 +155,105 @@ class Pool:
         self.free = np.concatenate([self.free, some])
 
 
-class Seating:
-    """Seats, and the cells that hold the keys and values of those who have one.
+class Allocator:
+    """Assigns decode slots and KV blocks to rows.
 
-    Rows of one question whose paths begin alike share the prompt's cells of that beginning, if
-    they were seated together; a cell is free again once none of them is left.
+    Rows of one question whose paths begin alike share the prompt's blocks of that prefix if they
+    were admitted together; a block is free again once no row reads it.
     """
 
-    def __init__(self, seats: int, cells: int, positions: int):
-        self.seats, self.cells = Pool(seats), Pool(cells)
-        self.own_cells = Pool(cells)
-        self.nowhere, self.nobody = cells, seats  # what padding uses
-        self.readers = np.zeros(cells + 1, np.int32)
-        # one more seat for padding
-        self.row: list[Row | None] = [None] * (seats + 1)
-        self.length = np.ones(seats + 1, np.int32)
-        self.count = np.ones(seats + 1, np.int32)
-        self.path = np.full((seats + 1, positions), STOP, np.int32)
-        self.shared = np.full((seats + 1, positions), cells, np.int32)
-        self.own = np.full((seats + 1, positions), cells, np.int32)
+    def __init__(self, slots: int, blocks: int, positions: int):
+        self.slots, self.prompt_pool, self.own_pool = Pool(slots), Pool(blocks), Pool(blocks)
+        self.padding_block, self.padding_slot = blocks, slots
+        self.readers = np.zeros(blocks + 1, np.int32)
+        # one more slot for padding
+        self.row: list[Row | None] = [None] * (slots + 1)
+        self.length = np.ones(slots + 1, np.int32)
+        self.decoded = np.ones(slots + 1, np.int32)
+        self.path = np.full((slots + 1, positions), STOP, np.int32)
+        self.prompt_block = np.full((slots + 1, positions), blocks, np.int32)
+        self.own_block = np.full((slots + 1, positions), blocks, np.int32)
 
     def room(self, waiting: Sequence[Row]) -> int:
-        """Counts the rows, from the first on, that could be seated now even if none shared."""
-        free = min(len(self.cells.free), len(self.own_cells.free))
-        some = waiting[: len(self.seats.free)]
+        """Counts the rows, from the first on, that fit now even if none shared a block."""
+        free = min(len(self.prompt_pool.free), len(self.own_pool.free))
+        some = waiting[: len(self.slots.free)]
         needed = np.cumsum([len(row.path) for row in some])
         return int((needed <= free).sum())
 
-    def seat(self, rows: Sequence[Row], lengths: np.ndarray, slots: int, tile: int) -> "Entrance":
-        """Seats rows whose prompts have these lengths, and plans how they are prefilled."""
+    def admit(self, rows: Sequence[Row], lengths: np.ndarray) -> "Admission":
+        """Assigns slots and blocks to rows; `lengths` [B] are the tokens of the prompts."""
         width = max(len(row.path) for row in rows)
         table = np.zeros((len(rows), 1 + width), np.uint16)
         for i, row in enumerate(rows):
             table[i, 0] = row.question
             table[i, 1 : 1 + len(row.path)] = row.path + 1
         order = lexicographic(table)
-        nodes = Nodes(table[order], np.full(table.shape, NONE, np.int32))
-        cell = np.full(len(nodes.slot) + 1, self.nowhere, np.int32)  # the last is of padding
+        nodes = Nodes(table[order])
+        block = np.full(len(nodes.slot) + 1, self.padding_block, np.int32)  # the last is padding's
         inner = np.flatnonzero(nodes.depth > 0)
-        cell[inner] = self.cells.take(len(inner))
+        block[inner] = self.prompt_pool.take(len(inner))
         for i, place in enumerate(order):
             row = rows[place]
-            row.seat = int(self.seats.take(1)[0])
-            mine = cell[nodes.grid[i, 1 : 1 + len(row.path)]]
-            self.readers[mine] += 1
-            self.fill(row, mine, int(lengths[row.question]))
-        seat_of = np.array([rows[place].seat for place in order], np.int32)
-        return Entrance(nodes, cell, seat_of, self.nobody, slots, tile)
+            row.slot = int(self.slots.take(1)[0])
+            shared = block[nodes.grid[i, 1 : 1 + len(row.path)]]
+            self.readers[shared] += 1
+            self.fill(row, shared, int(lengths[row.question]))
+        slot_of = np.array([rows[place].slot for place in order], np.int32)
+        return Admission(nodes, block, slot_of, self.padding_slot)
 
-    def fill(self, row: Row, cells: np.ndarray, length: int) -> None:
-        """Writes what the device must know of a seat."""
-        seat, size = row.seat, len(row.path)
-        self.row[seat] = row
-        self.length[seat], self.count[seat] = length, 0
-        self.path[seat], self.path[seat, :size] = STOP, row.path
-        self.shared[seat], self.shared[seat, :size] = self.nowhere, cells
-        self.own[seat], self.own[seat, :size] = self.nowhere, self.own_cells.take(size)
+    def fill(self, row: Row, shared: np.ndarray, length: int) -> None:
+        """Writes what the device must know of a decode slot."""
+        slot, size = row.slot, len(row.path)
+        self.row[slot] = row
+        self.length[slot], self.decoded[slot] = length, 0
+        self.path[slot], self.path[slot, :size] = STOP, row.path
+        self.prompt_block[slot], self.prompt_block[slot, :size] = self.padding_block, shared
+        self.own_block[slot] = self.padding_block
+        self.own_block[slot, :size] = self.own_pool.take(size)
 
-    def leave(self, row: Row) -> None:
-        """Frees the seat of a row, and the cells that nobody else reads."""
-        seat, size = row.seat, len(row.path)
-        mine = self.shared[seat, :size]
-        self.readers[mine] -= 1
-        self.cells.give_back(mine[self.readers[mine] == 0])
-        self.own_cells.give_back(self.own[seat, :size].copy())
-        self.seats.give_back(np.array([seat], np.int32))
-        self.row[seat], self.path[seat] = None, STOP
+    def release(self, row: Row) -> None:
+        """Frees the slot of a row, its own blocks, and those of its prompt that no row reads."""
+        slot, size = row.slot, len(row.path)
+        shared = self.prompt_block[slot, :size]
+        self.readers[shared] -= 1
+        self.prompt_pool.give_back(shared[self.readers[shared] == 0])
+        self.own_pool.give_back(self.own_block[slot, :size].copy())
+        self.slots.give_back(np.array([slot], np.int32))
+        self.row[slot], self.path[slot] = None, STOP
 
-    def turns(self, seats: np.ndarray, tile: int) -> Turns:
-        """Orders one step of these seats: every layer of each path, in tiles of the same layer.
-
-        Reading a layer's weights is most of what a step costs, so the layers should be visited as
-        seldom as possible: a shortest common supersequence of the paths. The layer whose waiting
-        rows have most layers still to run, all of them together, goes next (weighted majority
-        merge), so that rows that loop are waited for by those that do not. Squares of what is left
-        are added, since they gave a twentieth fewer tiles than what is left itself.
-        """
-        paths = np.concatenate([self.path[seats], np.full((len(seats), 1), STOP)], axis=1)
-        left = (paths != STOP).sum(axis=1)
-        at = np.zeros(len(seats), np.int32)  # the position that each row needs next
-        layers, rows, positions = [], [], []
-        while left.any():
-            wanted = paths[np.arange(len(seats)), at]
-            going_on = left > 0
-            layer = np.bincount(wanted[going_on], weights=left[going_on] ** 2).argmax()
-            now = np.flatnonzero(wanted == layer)
-            at[now] += 1
-            left[now] -= 1
-            for start in range(0, len(now), tile):
-                some = now[start : start + tile]
-                more = tile - len(some)
-                layers.append(layer)
-                rows.append(np.pad(seats[some], (0, more), constant_values=self.nobody))
-                positions.append(np.pad(at[some] - 1, (0, more)))
-        layer, seat, position = (np.array(x, np.int32) for x in (layers, rows, positions))
-        return Turns(layer, seat, position)
+    def step_tiles(self, slots: np.ndarray, tile: int) -> Tiles:
+        """Orders one decode step of these slots."""
+        return decode_tiles(self.path, slots, self.own_block, self.prompt_block, tile)
 
 
 @dataclasses.dataclass
-class Entrance:
-    """How rows that were just seated are prefilled: chunks, and where states go."""
+class Admission:
+    """Rows that were just assigned slots: the nodes of their paths, and the block of each node."""
 
     nodes: Nodes
-    cell: np.ndarray  # of each node, and of padding
-    seat_of: np.ndarray  # of each of the nodes' rows
-    nobody: int
-    slots: int
-    tile: int
+    block: np.ndarray  # of each node, and of padding
+    slot_of: np.ndarray  # of each row of the nodes
+    padding_slot: int
 
-    def cells_of(self, tiles: Tiles) -> np.ndarray:
-        """Returns the cell [N, R] of each state that tiles compute."""
-        assert tiles.state is not None
-        return self.cell[tiles.state]
-
-    def chunks(self) -> list[tuple[Chunk, Cost]]:
-        """Plans the chunks; the targets of `finals` are seats."""
+    def chunks(self, slots: int, tile: int) -> list[tuple[Chunk, Cost]]:
+        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots."""
         out = []
-        most = paths_at_once(self.slots, self.tile)
-        for start in range(0, len(self.seat_of), most):
-            some = np.arange(start, min(start + most, len(self.seat_of)))
-            chunk, cost = Schedule(self.nodes, some, self.slots, self.tile).chunk()
-            seats = np.append(self.seat_of[some[chunk.paths]], self.nobody)
-            finals = chunk.finals._replace(target=seats[chunk.finals.target].astype(np.int32))
-            out.append((chunk._replace(finals=finals, paths=some[chunk.paths]), cost))
+        most = paths_at_once(slots, tile)
+        for start in range(0, len(self.slot_of), most):
+            some = np.arange(start, min(start + most, len(self.slot_of)))
+            chunk, cost = Schedule(self.nodes, some, slots, tile).chunk()
+            targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
+            last = chunk.last._replace(target=targets[chunk.last.target].astype(np.int32))
+            chunk = chunk._replace(
+                tiles=self.with_blocks(chunk.tiles),
+                last=self.with_blocks(last),
+                paths=some[chunk.paths],
+            )
+            out.append((chunk, cost))
         return out
+
+    def with_blocks(self, tiles: Tiles) -> Tiles:
+        """Adds the block of each state that tiles compute."""
+        assert tiles.state is not None
+        return tiles._replace(block=self.block[tiles.state])

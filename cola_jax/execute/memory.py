@@ -1,10 +1,12 @@
-"""How large the buffers of a batch are: slots, outputs and pieces of logits, in a memory budget."""
+"""The memory budget: how large the buffers of a batch are, and how they are read and written."""
 
 import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Shaped
 
 from cola_jax.config import ModelConfig
 
@@ -12,17 +14,18 @@ SHARE = 0.5  # of an accelerator's free memory, by default
 HOST_SHARE = 0.25  # of a machine's memory, which its programs and the weights need as well
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 FEWEST_SLOTS = 2
-FEWEST_PLACES, MOST_PLACES = 8, 256
+FEWEST_POSITIONS, MOST_POSITIONS = 8, 256  # unembedded at a time
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
-MOST_SEATS = (256, 64)
-ABREAST = (64, 16)  # rows of a decoding step that run a layer together
-MOST_PIECE = (64, 16)  # rows of which logits are made at a time while decoding
+MOST_DECODE_SLOTS = (256, 64)
+DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
+MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
+FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 
 class Memory(NamedTuple):
     """What buffers may take on each device, and what decides how much they need."""
 
-    budget: int  # bytes for all buffers, of `sharing` batches or decoders together
+    budget: int  # bytes for all buffers of `sharing` batches together
     sharing: int
     itemsize: int  # bytes of an activation
     backend: str
@@ -35,7 +38,7 @@ class Sizes(NamedTuple):
     rows: int  # R, states in a tile
     slots: int  # S
     outputs: int  # O, paths whose last layer is kept until it is unembedded
-    piece: int  # U, positions unembedded at a time
+    unembedded: int  # U, positions unembedded at a time
 
 
 def choose_sizes(
@@ -49,7 +52,7 @@ def choose_sizes(
 
     Args:
       tokens: T; `reads`: Q.
-      wanted: the states that the batch may ever hold; there are no more slots than that.
+      wanted: the states that the batch can use; there are no more slots than that.
 
     Raises ValueError where the budget is too small for one path, naming one that is enough.
     """
@@ -60,7 +63,7 @@ def choose_sizes(
     state, output = (n * config.width * itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # one more slot and one more output take what padding rows write
-    least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_PLACES * logits
+    least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
     if budget < least:
         raise ValueError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to run paths of "
@@ -68,22 +71,23 @@ def choose_sizes(
         )
     # of what is left, an eighth each for outputs and logits, which need no more than a few
     eighth = (budget - least) // 8
-    piece = int(np.clip(floor_power(FEWEST_PLACES + eighth // logits), FEWEST_PLACES, MOST_PLACES))
+    most = floor_power(FEWEST_POSITIONS + eighth // logits)
+    unembedded = int(np.clip(most, FEWEST_POSITIONS, MOST_POSITIONS))
     outputs = int(np.clip(1 + eighth // output, 1, MOST_OUTPUTS[backend == "cpu"]))
-    slots = (budget - piece * logits - (outputs + 1) * output) // state - 1
-    return Sizes(rows, min(slots, ceil_power(wanted)), outputs, piece)
+    slots = (budget - unembedded * logits - (outputs + 1) * output) // state - 1
+    return Sizes(rows, min(slots, ceil_power(wanted)), outputs, unembedded)
 
 
 class DecodeSizes(NamedTuple):
     """The shapes of decoding, beside the model's own and the tokens of prompts and texts."""
 
-    seats: int  # W, rows decoded at a time
+    decode_slots: int  # W, rows decoded at a time
     positions: int  # P, of the longest path
-    cells: int  # M, of keys and values: for prompts, and as many for what rows decode
+    blocks: int  # M, KV blocks: for prompts, and as many for decoded tokens
     slots: int  # S, hidden states while prompts run
-    tile: int  # R of prompts
-    abreast: int  # R of a decoding step
-    piece: int  # U, rows unembedded at a time
+    rows: int  # R of prefill
+    decode_rows: int  # R of a decode step
+    unembedded: int  # U, rows unembedded at a time
 
 
 def choose_decode_sizes(
@@ -99,56 +103,64 @@ def choose_decode_sizes(
 
     Args:
       tokens: T of the prompts; `positions`: layers of the longest path.
-      wanted: the rows that there will ever be at a time.
+      wanted: the most rows that there will be at a time.
 
     Raises ValueError where the budget is too small for one row, naming one that is enough.
     """
     _, sharing, itemsize, backend, rows = memory
     budget = memory.budget // sharing
     positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
-    tile = default_rows(backend, tokens) if rows is None else rows
-    abreast = ABREAST[backend == "cpu"] if rows is None else rows
-    check_rows(tile)
+    cpu = backend == "cpu"
+    prefill_rows = default_rows(backend, tokens) if rows is None else rows
+    decode_rows = DECODE_ROWS[cpu] if rows is None else rows
+    check_rows(prefill_rows)
     state = tokens * config.width * itemsize
-    cell = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
+    block = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
     logits = LOGITS * 4 * config.vocab_size
-    seat = positions * cell + state + logits
-    # beside the seats: tiles of prompts, all that a tile of a step sees, and what padding has
-    spare = (2 * tile + 1) * state + (abreast + 1) * cell + logits
-    if budget < seat + spare:
+    slot = positions * block + state + logits
+    # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
+    spare = (2 * prefill_rows + 1) * state + (decode_rows + 1) * block + logits
+    if budget < slot + spare:
         raise ValueError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "
-            f"{max_new_tokens} tokens behind {tokens} on {positions} layers: give at least "
-            f"{format_bytes(sharing * (seat + spare))}."
+            f"{max_new_tokens} tokens after {tokens} on {positions} layers: give at least "
+            f"{format_bytes(sharing * (slot + spare))}."
         )
-    most = min(MOST_SEATS[backend == "cpu"], ceil_power(wanted))
-    seats = int(np.clip((budget - spare) // seat, 1, most))
-    piece = min(MOST_PIECE[backend == "cpu"], ceil_power(seats))
-    return DecodeSizes(seats, positions, seats * positions, seats + 2 * tile, tile, abreast, piece)
+    most = min(MOST_DECODE_SLOTS[cpu], ceil_power(wanted))
+    decode_slots = int(np.clip((budget - spare) // slot, 1, most))
+    return DecodeSizes(
+        decode_slots=decode_slots,
+        positions=positions,
+        blocks=decode_slots * positions,
+        slots=decode_slots + 2 * prefill_rows,
+        rows=prefill_rows,
+        decode_rows=decode_rows,
+        unembedded=min(MOST_DECODE_POSITIONS[cpu], ceil_power(decode_slots)),
+    )
 
 
 def check_rows(rows: int) -> None:
-    """Raises ValueError for tiles of no rows."""
+    """Raises ValueError for tiles without rows."""
     if rows < 1:
-        raise ValueError(f"a tile needs at least 1 row, it is to have {rows}.")
+        raise ValueError(f"a tile needs at least 1 row, not {rows}.")
 
 
 def default_rows(backend: str, tokens: int) -> int:
-    """Returns R: enough rows that a layer's weights are worth reading.
+    """Returns R: enough rows that reading a layer's weights pays off.
 
-    A CPU multiplies few rows no faster than some more: about 144 tokens at a time are best.
+    A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best.
     """
     return max(1, round(144 / tokens)) if backend == "cpu" else 16
 
 
 def default_budget(device: Any) -> int:
-    """Returns the bytes that a device gives to buffers: a share of what is free on it."""
+    """Returns the bytes that buffers may take on a device: a share of what is free there."""
     if device.platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(HOST_SHARE * memory) // len(jax.local_devices(backend="cpu"))
     stats: Any = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
-        raise ValueError(f"{device} does not tell its memory: give a memory budget.")
+        raise ValueError(f"{device} does not report its memory: give a memory budget.")
     return int(SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]))
 
 
@@ -183,10 +195,42 @@ def floor_power(size: int) -> int:
 
 
 def capacity(questions: int) -> int:
-    """Rounds a number of questions up to one of few, so that a last group compiles nothing."""
+    """Rounds a number of questions up to one of few, so that a smaller batch compiles nothing."""
     return ceil_power(max(questions, 8))
 
 
 def ceil_power(size: int) -> int:
     """Rounds up to a power of two."""
     return 1 << (size - 1).bit_length()
+
+
+def stored_as(dtype: Any, platform: str) -> jnp.dtype:
+    """Returns the dtype in which a buffer stores values of a dtype.
+
+    XLA's CPU compiler updates no bfloat16 buffer in place: it converts all of it to float32 and
+    back for each row that is written, and for a gather. So on a CPU such a buffer holds bits: a
+    wave of 24 paths through SmolLM2's shapes in bfloat16 took 114 s before, and 2.8 s since.
+    """
+    dtype = jnp.dtype(dtype)
+    return BITS if platform == "cpu" and dtype == FLOATS else dtype
+
+
+def get(buffer: Shaped[Array, "..."], index: Any) -> Shaped[Array, "..."]:
+    """Takes what an index names, as the floats that were written."""
+    values = buffer[index]
+    return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
+
+
+def put(
+    buffer: Shaped[Array, "S ..."], values: Shaped[Array, "R ..."], rows: Int[Array, " R"]
+) -> Shaped[Array, "S ..."]:
+    """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
+    values = as_stored(buffer, values)
+    for row in range(len(values)):
+        buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], rows[row], 0)
+    return buffer
+
+
+def as_stored(buffer: Shaped[Array, "..."], values: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Returns values as a buffer stores them."""
+    return jax.lax.bitcast_convert_type(values, BITS) if buffer.dtype == BITS else values

@@ -1,24 +1,29 @@
-"""The order in which the states of some paths are computed, and the slots that hold them.
+"""The scheduler: the order in which states run their layers, and the slots that hold them.
 
-Its one loop goes over groups of tiles, never over paths.
+`Schedule` orders the states of a trie of paths, with or without a KV cache; `decode_tiles` orders
+one decode step of rows that each follow their own path.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cola_jax.execute.nodes import Nodes
-from cola_jax.execute.plan import NONE, Chunk, Cost, Step, pack
+from cola_jax.execute.plan import NONE, Chunk, Cost, Step, Tiles, pack
+from cola_jax.path import STOP
+
+if TYPE_CHECKING:
+    from cola_jax.execute.trie import Nodes
 
 
 class Schedule:
     """Orders the states that some paths need into tiles, and finds their slots.
 
-    The layer for which most states wait goes first, in whole tiles as long as there are any, and
-    then the lowest layer.
+    The layer for which most states wait goes first, in whole tiles while there are any, and then
+    the lowest layer. The loop is over groups of tiles, never over paths.
     """
 
-    def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, rows: int):
+    def __init__(self, nodes: "Nodes", paths: np.ndarray, slots: int, rows: int):
         self.nodes, self.slots, self.rows = nodes, slots, rows
         depths, length = np.arange(nodes.grid.shape[1]), nodes.length[paths]
         grid = nodes.grid[paths]
@@ -31,7 +36,7 @@ class Schedule:
         self.sources = grid[np.arange(len(paths)), length - 1]
         self.ends = grid[np.arange(len(paths)), length]
         self.last = nodes.layer[self.ends]
-        self.saved = int(np.maximum(deepest, 0).sum())
+        self.hits = int(np.maximum(deepest, 0).sum())
         self.useful = int(length.sum())
 
         parents = nodes.parent[self.needed]
@@ -41,7 +46,7 @@ class Schedule:
         self.children = children[order]
         self.fanout = np.bincount(parents[inner], minlength=len(missing))
         self.start = np.cumsum(self.fanout) - self.fanout
-        # readers still to come: children, and the last layers of paths
+        # reads still to come: by children, and by the last layers of paths
         self.readers = self.fanout + np.bincount(self.sources, minlength=len(missing))
         self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.layer.max()) + 1)]
         self.count = np.zeros(len(self.waiting), np.int64)
@@ -50,10 +55,10 @@ class Schedule:
         free = np.ones(slots, bool)
         free[nodes.slot[held]] = False
         self.free = np.flatnonzero(free).astype(np.int32)
-        self.idle = [held[self.readers[held] == 0]]  # held and not needed: may lose their slots
+        self.idle = [held[self.readers[held] == 0]]  # held and not needed: may be evicted
         self.num_idle = len(self.idle[0])
         self.evicted = 0
-        # states that can be computed at once, their parents held already
+        # states that can be computed at once, since their parents are held
         self.ready = children[~missing[parents[inner]]]
 
     def chunk(self) -> tuple[Chunk, Cost]:
@@ -61,40 +66,43 @@ class Schedule:
         nodes = self.nodes
         roots = self.needed[nodes.parent[self.needed] == NONE]
         nodes.slot[roots] = self.take(len(roots))
-        planted = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
+        embedded = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
         self.add(self.ready)
         self.add(self.below(roots))
-        steps = list(self.steps())
-        tiles = pack(steps, self.rows, self.slots)
-
-        order = np.argsort(self.last, kind="stable")
-        ends = np.flatnonzero(np.diff(self.last[order], append=NONE)) + 1
-        finals = []
-        for start, end in zip([0, *ends], ends, strict=False):
-            some = order[start:end]
-            source = self.sources[some]
-            rows = np.arange(start, end, dtype=np.int32)
-            step = Step(
-                int(self.last[some[0]]),
-                nodes.slot[source],
-                rows,
-                nodes.question[source],
-                self.ends[some],
-            )
-            finals.append(step)
-        last = pack(finals, self.rows, len(order))
+        tiles = pack(list(self.steps()), self.rows, padding(self.slots))
+        last, order = self.last_tiles()
         cost = Cost(
             useful=self.useful,
             unique=len(self.needed) - len(roots),
-            finals=len(order),
+            last=len(order),
             rows=tiles.source.size + last.source.size,
-            hits=self.saved,
+            hits=self.hits,
             evicted=self.evicted,
         )
-        return Chunk(planted, tiles, last, order), cost
+        return Chunk(embedded, tiles, last, order), cost
+
+    def last_tiles(self) -> tuple[Tiles, np.ndarray]:
+        """Packs the last layers of the paths by layer; returns their order [n] as well."""
+        nodes = self.nodes
+        order = np.argsort(self.last, kind="stable")
+        ends = np.flatnonzero(np.diff(self.last[order], append=NONE)) + 1
+        steps = []
+        for start, end in zip([0, *ends], ends, strict=False):
+            some = order[start:end]
+            source = self.sources[some]
+            steps.append(
+                Step(
+                    int(self.last[some[0]]),
+                    source=nodes.slot[source],
+                    target=np.arange(start, end, dtype=np.int32),
+                    question=nodes.question[source],
+                    state=self.ends[some],
+                )
+            )
+        return pack(steps, self.rows, padding(len(order))), order
 
     def steps(self) -> Iterator[Step]:
-        """Yields the states to run in a row."""
+        """Yields the states that run together."""
         nodes = self.nodes
         while True:
             layer = int(self.count.argmax())
@@ -108,23 +116,24 @@ class Schedule:
             waiting = some[0] if len(some) == 1 else np.concatenate(some)
             count = min(count, len(self.free) + self.num_idle)
             if count > self.rows:
-                count -= count % self.rows  # the rest may find company later
+                count -= count % self.rows  # defer the remainder to a fuller tile
             now, rest = waiting[:count], waiting[count:]
             self.waiting[layer] = [rest] if len(rest) else []
             self.count[layer] = len(rest)
             parents = nodes.parent[now]  # all different: a parent has one child of each layer
             slots = self.take(count)
             nodes.slot[now] = slots
-            yield Step(layer, nodes.slot[parents], slots, nodes.question[now], now)
+            question = nodes.question[now]
+            yield Step(layer, nodes.slot[parents], slots, question, state=now)
             self.readers[parents] -= 1
-            self.rest(parents[self.readers[parents] == 0])
+            self.release(parents[self.readers[parents] == 0])
             self.add(self.below(now))
 
     def below(self, some: np.ndarray) -> np.ndarray:
         """Returns the needed children of nodes."""
         fanout = self.fanout[some]
         total = int(fanout.sum())
-        if total == len(some) and fanout.max(initial=1) == 1:  # mostly: one child each
+        if total == len(some) and fanout.max(initial=1) == 1:  # the common case: one child each
             return self.children[self.start[some]]
         offset = np.repeat(self.start[some] - np.cumsum(fanout) + fanout, fanout)
         return self.children[offset + np.arange(total)]
@@ -145,8 +154,8 @@ class Schedule:
             self.waiting[layer].append(part)
             self.count[layer] += len(part)
 
-    def rest(self, some: np.ndarray) -> None:
-        """Marks states as not needed any more; they stay until their slots are."""
+    def release(self, some: np.ndarray) -> None:
+        """Marks states as no longer needed; they are kept until their slots are needed."""
         if len(some):
             self.idle.append(some)
             self.num_idle += len(some)
@@ -167,10 +176,51 @@ class Schedule:
         return taken
 
 
+def padding(target: int) -> dict[str, int]:
+    """Returns what padding rows read and write; question and source are any valid ones."""
+    return {"source": 0, "target": target, "question": 0, "state": NONE}
+
+
 def paths_at_once(slots: int, rows: int) -> int:
     """Returns the most paths that one chunk may have.
 
     n paths never keep more than n states waiting to be read, and need one slot to go on; room for
-    a whole tile keeps padding down.
+    a whole tile keeps padding low.
     """
     return slots - (rows if slots > 2 * rows else 1)
+
+
+def decode_tiles(
+    paths: np.ndarray, rows: np.ndarray, blocks: np.ndarray, prompt_blocks: np.ndarray, tile: int
+) -> Tiles:
+    """Orders one decode step: every layer of each row's path, in tiles that run the same layer.
+
+    Args:
+      paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
+      rows: the decode slots [n] that take the step.
+      blocks, prompt_blocks: [W, P], the KV blocks of each path position.
+      tile: R.
+
+    Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
+    as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
+    most layers still to run, all of them together, goes next (weighted majority merge), so that
+    rows without a repeat wait for those with one. What is left is squared, since that gave 5 %
+    fewer tiles.
+    """
+    wide = np.concatenate([paths[rows], np.full((len(rows), 1), STOP)], axis=1)
+    left = (wide != STOP).sum(axis=1)
+    at = np.zeros(len(rows), np.int32)  # the position that each row runs next
+    steps = []
+    while left.any():
+        wanted = wide[np.arange(len(rows)), at]
+        waiting = left > 0
+        layer = int(np.bincount(wanted[waiting], weights=left[waiting] ** 2).argmax())
+        now = np.flatnonzero(wanted == layer)
+        slot, position = rows[now], at[now]
+        own, prompt = blocks[slot, position], prompt_blocks[slot, position]
+        steps.append(Step(layer, slot, slot, slot, own, prompt))
+        at[now] += 1
+        left[now] -= 1
+    slot, block = len(paths) - 1, int(blocks[-1, 0])
+    padding = {"source": slot, "target": slot, "question": slot}
+    return pack(steps, tile, padding | {"block": block, "prompt_block": block})

@@ -1,193 +1,235 @@
-"""A lane: one copy of the model on its own devices, fed by one thread and read by another.
+"""Workers: one copy of the model each, and the threads that map a function over batches."""
 
-The thread that feeds dispatches programs ahead of the device, and the one that reads waits for
-results, so that whoever plans the next wave waits for neither.
-"""
-
+import queue
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Format, Layout
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.typing import DTypeLike
 
-from cola_jax.execute.compilation import COUNTER
-from cola_jax.execute.store import kept_as
-from cola_jax.params import Layer, Model
+from cola_jax.execute import placement
+from cola_jax.execute.forward import Launch
+from cola_jax.execute.memory import Memory, default_budget, stored_as
+from cola_jax.execute.metrics import COUNTER, Clock, Metrics
+from cola_jax.execute.plan import Tiles
+from cola_jax.params import Model
 
-TPU_ORDER = Layout((0, 2, 3, 1))  # of [L, D, N, H], the axis that varies slowest first
-
-
-class Busy(NamedTuple):
-    """Seconds from the first dispatch to the last result, and of those with work on the device."""
-
-    wall: float
-    busy: float
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+END = object()  # after the last batch
+CALL = 1024  # tiles in one call of a program; longer plans make several
 
 
-class Lane:
-    """Runs programs in the order in which they are submitted."""
+class Stopped(Exception):
+    """Ends a thread whose results are no longer needed."""
 
-    def __init__(self, model: Model, devices: np.ndarray):
+
+class Pending(NamedTuple):
+    """Arrays of programs that were dispatched."""
+
+    arrays: Any
+    clock: Clock
+
+    def get(self) -> Any:
+        """Waits for the arrays; returns them as numpy."""
+        arrays = jax.device_get(self.arrays)
+        self.clock.stop()
+        return arrays
+
+
+class Worker:
+    """One copy of the model on its devices, with what runs there."""
+
+    def __init__(
+        self,
+        model: Model,
+        devices: np.ndarray,
+        memory: Memory,
+        dtype: Any,
+        metrics: Metrics,
+        stopped: threading.Event,
+    ):
         """Takes the part of a model that lies on the devices of one place of the `data` axis."""
-        self.device = devices.flat[0]
-        self.sharding = placement(devices)
-        self.devices = devices
-        model = jax.tree.map(lambda leaf: local(leaf, devices), model)
+        self.device, self.devices = devices.flat[0], devices
+        self.sharding = placement.replicated(devices)
+        model = jax.tree.map(lambda leaf: placement.local(leaf, devices), model)
         if self.device.platform == "tpu":
-            model = model.replace(layers=in_tpu_order(model.layers))
-        self.model = model
-        self.layers = layer_by_layer(model.layers)
-        self.feeder = ThreadPoolExecutor(1, f"feed {self.device}")
-        self.reader = ThreadPoolExecutor(1, f"read {self.device}")
+            model = model.replace(layers=placement.in_tpu_order(model.layers))
+        self.model, self.config = model, model.config
+        self.layers = placement.layer_by_layer(model.layers)
+        self.memory, self.dtype, self.metrics = memory, dtype, metrics
+        self.lock, self.stopped = threading.Lock(), stopped
+        self.reference = False
         self.clock = Clock()
+        metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
 
     def put(self, tree: Any) -> Any:
-        """Copies arrays to every device of the lane."""
+        """Copies arrays to every device of the worker."""
         return jax.device_put(tree, self.sharding)
 
-    def submit(
-        self, dispatch: Callable[[], Any], assemble: Callable[[Any], Any] = lambda arrays: arrays
-    ) -> Future[Any]:
-        """Calls `dispatch` on the lane's thread, then `assemble` with its arrays as numpy.
+    def dispatch(self, program: Callable[[], Any]) -> Pending:
+        """Calls a function that dispatches device programs and returns their arrays.
 
-        They are waited for on another thread, while the next submission is dispatched.
+        One thread dispatches at a time, so that the devices run one batch's programs after the
+        other's; the results are waited for outside.
         """
-        out: Future[Any] = Future()
+        if self.stopped.is_set():
+            raise Stopped
+        self.clock.start()
+        try:
+            with self.lock:
+                compiled = COUNTER.thread_seconds()
+                arrays = program()
+                self.clock.exclude(COUNTER.thread_seconds() - compiled)
+        except BaseException:
+            self.clock.stop()
+            raise
+        return Pending(arrays, self.clock)
 
-        def feed():
-            try:
-                begun, compiled = time.perf_counter(), COUNTER.thread_seconds()
-                arrays = dispatch()
-                # the device waits for a compiler: that is no work
-                begun += COUNTER.thread_seconds() - compiled
-                self.reader.submit(fetch, begun, arrays)
-            except BaseException as error:
-                out.set_exception(error)
-
-        def fetch(begun: float, arrays: Any):
-            try:
-                arrays = jax.device_get(arrays)
-                self.clock.record(begun, time.perf_counter())
-                out.set_result(assemble(arrays))
-            except BaseException as error:
-                out.set_exception(error)
-
-        self.feeder.submit(feed)
-        return out
+    def launches(self, tiles: Tiles) -> Iterator[Launch]:
+        """Yields the calls of `forward` that run tiles, with the weights of each."""
+        for some in tiles.calls(CALL):
+            fixed = self.put(some.padded(CALL))
+            whole = (0, 0, len(some.layer))
+            for layer, first, end in [whole] if self.layers is None else some.runs():
+                weights = self.model.layers if self.layers is None else self.layers[layer]
+                yield Launch(weights, fixed, *self.put((np.int32(first), np.int32(end))))
 
     def buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
         """Takes a buffer of any content, one that was given back where the shape is the same.
 
-        Each device holds a part of it along the axis `split`, where that divides. It is read and
-        written by `store`.
+        It is split over the devices along the axis `split`, where their number divides it, and
+        read and written by `memory.get` and `memory.put`.
         """
-        dtype = kept_as(dtype, self.device.platform)
-        if same := self.spare.get((shape, str(dtype))):
-            return same.pop()
-        self.spare.clear()  # frees what has other shapes before more is allocated
+        dtype = stored_as(dtype, self.device.platform)
+        with self.lock:
+            if same := self.spare.get((shape, str(dtype))):
+                return same.pop()
+            self.spare.clear()  # frees what has other shapes before more is allocated
         even = shape[split] % self.devices.size == 0
-        placed = split_along(self.devices, split) if even else self.sharding
+        placed = placement.split_along(self.devices, split) if even else self.sharding
         return jnp.zeros(shape, dtype, device=placed)
 
-    def give_back(self, buffer: jax.Array) -> None:
-        """Keeps a buffer for the next batch of the same shapes."""
-        self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
-
-    def close(self) -> None:
-        """Drops what has not begun and ends the threads."""
-        self.feeder.shutdown(wait=True, cancel_futures=True)
-        self.reader.shutdown(wait=True, cancel_futures=True)
-
-
-class Clock:
-    """Adds up the time in which a lane had work, from when its programs began and ended."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.first: float | None = None
-        self.last = 0.0
-        self.busy = 0.0
-
-    def record(self, begun: float, ended: float) -> None:
-        """Adds one program; it cannot have run before the one ahead of it ended."""
+    def give_back(self, *buffers: jax.Array) -> None:
+        """Keeps buffers for the next batch of the same shapes."""
         with self.lock:
-            self.first = begun if self.first is None else self.first
-            self.busy += ended - max(begun, self.last)
-            self.last = ended
-
-    def read(self) -> Busy:
-        """Returns what was recorded so far."""
-        with self.lock:
-            return Busy(0.0 if self.first is None else self.last - self.first, self.busy)
+            for buffer in buffers:
+                self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
 
-def placement(devices: np.ndarray) -> jax.sharding.Sharding:
-    """Returns the sharding of what every device of a lane holds whole."""
-    if devices.size == 1:
-        return SingleDeviceSharding(devices.flat[0])
-    return NamedSharding(lane_mesh(devices), PartitionSpec())
+class WorkerOptions(TypedDict, total=False):
+    """How a model is executed; keywords of every function that runs paths.
 
-
-def split_along(devices: np.ndarray, axis: int) -> jax.sharding.Sharding:
-    """Returns the sharding of what each device of a lane holds a part of, along one axis."""
-    if devices.size == 1:
-        return SingleDeviceSharding(devices.flat[0])
-    return NamedSharding(lane_mesh(devices), PartitionSpec(*(None,) * axis, "tensor"))
-
-
-def in_tpu_order(layers: Layer) -> Layer:
-    """Lays q, k and v out in memory as [L, N, H, D].
-
-    A TPU's products take them so; from [L, D, N, H] it copies a layer's weights for every tile
-    (seen in what the compiler makes of `advance`: see experiments/tpu_compile.py).
+    dtype: that of the activations; the weights' own by default.
+    memory_budget: bytes for states, KV caches and other buffers on each device, beside the weights;
+      by default half of what is free on an accelerator, a quarter of a machine's memory on a CPU,
+      of which a run takes no more than it can use.
+    rows: R, the states that run a layer together; by default chosen for the backend.
+    metrics: counts evaluations and what they cost.
     """
-    return layers.replace(
-        **{
-            name: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding))
-            for name, leaf in (("q", layers.q), ("k", layers.k), ("v", layers.v))
-        }
-    )
+
+    dtype: DTypeLike | None
+    memory_budget: int | None
+    rows: int | None
+    metrics: Metrics | None
 
 
-def lane_mesh(devices: np.ndarray) -> Mesh:
-    """Returns the mesh of a lane: its devices along `tensor`."""
-    return Mesh(devices.reshape(-1), ("tensor",), axis_types=(AxisType.Auto,))
+class Workers:
+    """The workers of a model, one for each place of the `data` axis of its mesh."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        threads: int = 1,
+        reference: bool = False,
+        **options: Unpack[WorkerOptions],
+    ):
+        """Makes the workers; `threads` batches share a worker and its budget.
+
+        With two, the devices run the programs of one batch while the host plans and scores the
+        other. With `reference`, paths run one by one by the reference executor, for comparison.
+        """
+        devices = placement.model_devices(model)
+        self.config, self.threads = model.config, threads
+        budget, dtype = options.get("memory_budget"), options.get("dtype")
+        dtype = jnp.dtype(dtype or model.embedding.dtype)
+        self.memory = Memory(
+            default_budget(devices.flat[0]) if budget is None else budget,
+            sharing=threads,
+            itemsize=dtype.itemsize,
+            backend=devices.flat[0].platform,
+            rows=options.get("rows"),
+        )
+        self.stopped, metrics = threading.Event(), options.get("metrics") or Metrics()
+        self.workers = [
+            Worker(model, row, self.memory, dtype, metrics, self.stopped) for row in devices
+        ]
+        for worker in self.workers:
+            worker.reference = reference
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches run at the same time."""
+        return self.threads * len(self.workers)
+
+    def check_count(self, questions: int) -> None:
+        """Raises ValueError where a worker would have no question."""
+        if questions < len(self.workers):
+            raise ValueError(
+                f"there are {questions} questions for {len(self.workers)} places on the 'data' "
+                "axis of the mesh, and each runs questions of its own: use fewer devices."
+            )
+
+    def map(
+        self, function: Callable[[Worker, Batch], Result], batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, Result]]:
+        """Yields each batch with what the function returns for it, in the order they finish.
+
+        The first error ends all threads and is raised here.
+        """
+        waiting: Iterator[Any] = iter(batches)
+        lock, results = threading.Lock(), queue.SimpleQueue()
+
+        def run(worker: Worker) -> None:
+            try:
+                while True:
+                    with lock:
+                        batch: Any = next(waiting, END)
+                    if batch is END or self.stopped.is_set():
+                        break
+                    results.put((batch, function(worker, batch)))
+                results.put(END)
+            except BaseException as error:
+                results.put(error)
+
+        threads = [
+            threading.Thread(target=run, args=(worker,), name=f"worker {worker.device}")
+            for _ in range(self.threads)
+            for worker in self.workers
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from until_ended(results, len(threads))
+        finally:
+            self.stopped.set()
+            for thread in threads:
+                thread.join()
+            self.stopped.clear()
 
 
-def local(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
-    """Views the shards of a weight that lie on a lane's devices as an array, without a copy."""
-    shards = {shard.device: shard.data for shard in leaf.addressable_shards}
-    missing = [device for device in devices.flat if device not in shards]
-    if missing:
-        raise ValueError(f"the model is not on {missing}: load it with the mesh that it runs on.")
-    if devices.size == 1:
-        return shards[devices.flat[0]]
-    spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else PartitionSpec()
-    spec = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
-    return jax.make_array_from_single_device_arrays(
-        leaf.shape, NamedSharding(lane_mesh(devices), spec), [shards[d] for d in devices.flat]
-    )
-
-
-def layer_by_layer(layers: Layer) -> list[Layer] | None:
-    """Views a stack on a CPU as stacks of one layer, which share its memory; None elsewhere.
-
-    A CPU copies a layer that it slices out of the stack inside a loop (other backends fuse the
-    slice into the products), so there each run of tiles is a call with its own layer's arrays.
-    """
-    leaf = layers.q
-    (device, *others) = leaf.devices()
-    if device.platform != "cpu" or others:
-        return None
-    views = jax.tree.map(np.asarray, layers)
-    return [
-        jax.tree.map(lambda leaf, i=i: jax.device_put(leaf[i : i + 1], device), views)
-        for i in range(leaf.shape[0])
-    ]
+def until_ended(results: "queue.SimpleQueue[Any]", threads: int) -> Iterator[Any]:
+    """Yields results until every thread has ended; raises the first error."""
+    while threads:
+        result = results.get()
+        if isinstance(result, BaseException):
+            raise result
+        if result is END:
+            threads -= 1
+        else:
+            yield result

@@ -1,7 +1,7 @@
-"""Figures as SVG text: the lengths of the paths found, and what they do to each layer.
+"""Figures as SVG text: the lengths of the paths found, and how these paths use each layer.
 
-Their background is transparent and their text takes the colour of the page around them, so that
-they read on light and on dark pages and still stand alone, in black, when saved.
+The background is transparent and text takes the colour of the surrounding page, so that figures
+read well on light and dark pages, and stand alone in black when saved.
 """
 
 import io
@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.report.shape import LayerUse
-from cola_jax.report.summary import ALL, CORRECTED, RIGHT, Summary
+from cola_jax.report.statistics import LayerUse
+from cola_jax.report.summary import ALL, CORRECTED, RETAINED, Summary
 
-# Okabe and Ito's blue and orange: apart for every kind of colour vision, and on white and black
+# Okabe and Ito's blue and orange: distinct for all types of colour vision, on white and on black
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#808080"
-COLOURS = {RIGHT: BLUE, CORRECTED: ORANGE}
-INK = "#010203"  # stands for the colour of the page's text until the SVG is written
+COLOURS = {RETAINED: BLUE, CORRECTED: ORANGE}
+INK = "#010203"  # placeholder for the colour of the page's text
 
 SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be found and takes the page's font
-    "svg.hashsalt": "cola",  # the same figure is the same file
+    "svg.fonttype": "none",  # keep text as text: it can be searched and takes the page's font
+    "svg.hashsalt": "cola",  # deterministic output
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,7 +34,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def length_histogram(summary: Summary) -> str:
-    """Draws how long the best paths are, and all correct ones, beside the identity's length."""
+    """Draws histograms of the lengths of the best paths, and of all correct evaluations."""
     with style():
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -49,8 +49,8 @@ def length_histogram(summary: Summary) -> str:
         lengths = summary.correct_lengths
         used = np.flatnonzero(lengths)
         correct.bar(used, lengths[used], width=0.86, color=GREY)
-        correct.set(title="all evaluated paths that are right", ylabel="evaluations")
-        correct.set(xlabel="layers run", xlim=length_range(summary))
+        correct.set(title="all correct evaluations", ylabel="evaluations")
+        correct.set(xlabel="layers run", xlim=length_limits(summary))
         best.annotate(
             f"L = {summary.num_layers}",
             (summary.num_layers, 1),
@@ -63,19 +63,19 @@ def length_histogram(summary: Summary) -> str:
 
 
 def draw_best(axes: Any, summary: Summary) -> None:
-    """Stacks the lengths of the best paths by what they did."""
-    below = np.zeros(1)
+    """Draws the lengths of the best paths, stacked by group."""
+    bottom = np.zeros(1)
     for name, counts in summary.best_lengths.items():
-        size = max(len(counts), len(below))
-        counts, below = (np.pad(x, (0, size - len(x))) for x in (counts, below))
+        size = max(len(counts), len(bottom))
+        counts, bottom = (np.pad(x, (0, size - len(x))) for x in (counts, bottom))
         label = f"{name} ({int(counts.sum()):,})"
         used = np.flatnonzero(counts)
         axes.bar(
-            used, counts[used], bottom=below[used], width=0.86, color=COLOURS[name], label=label
+            used, counts[used], bottom=bottom[used], width=0.86, color=COLOURS[name], label=label
         )
-        below = below + counts
+        bottom = bottom + counts
     axes.set(title="shortest correct path of each question", ylabel="questions")
-    axes.legend(  # beside the title, where no bar can be
+    axes.legend(  # beside the title, where it cannot cover a bar
         loc="lower left",
         bbox_to_anchor=(0.31, 1),
         ncols=2,
@@ -86,36 +86,38 @@ def draw_best(axes: Any, summary: Summary) -> None:
     )
 
 
-def length_range(summary: Summary) -> tuple[float, float]:
-    """Returns limits of the axis that hold every path and L."""
+def length_limits(summary: Summary) -> tuple[float, float]:
+    """Returns axis limits that include every length and L."""
     used = [np.flatnonzero(x) for x in (*summary.best_lengths.values(), summary.correct_lengths)]
     lengths = np.concatenate([*used, [summary.num_layers]])
     return float(lengths.min()) - 1, float(lengths.max()) + 1
 
 
 def layer_heatmap(summary: Summary) -> str:
-    """Draws how often each layer is skipped and how often it is repeated, by group of paths."""
+    """Draws how often each layer is skipped and repeated, by group of paths."""
     with style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8.4, 3.5), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
-        uses = {name: summary.layers[name] for name in (RIGHT, CORRECTED, ALL)}
-        draw_heat(upper, uses, "skipped", BLUE, share=True)
-        upper.set_title("share of the paths that skip the layer")
-        draw_heat(lower, uses, "repeats", ORANGE, share=False)
+        uses = {name: summary.layers[name] for name in (RETAINED, CORRECTED, ALL)}
+        draw_heatmap(upper, uses, "skipped", BLUE, percent=True)
+        upper.set_title("share of paths that skip the layer")
+        draw_heatmap(lower, uses, "repeats", ORANGE, percent=False)
         lower.set_title("extra runs of the layer, per path")
         lower.set_xlabel("layer")
         return as_svg(figure, "Skips and repeats by layer")
 
 
-def draw_heat(axes: Any, uses: dict[str, LayerUse], field: str, colour: str, share: bool) -> None:
-    """Draws one map, a row per group and a column per layer; a group without paths stays empty."""
+def draw_heatmap(
+    axes: Any, uses: dict[str, LayerUse], field: str, colour: str, percent: bool
+) -> None:
+    """Draws one heatmap, a row per group and a column per layer."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     values = np.array([getattr(use, field) for use in uses.values()])
-    # from nothing to the full colour: zero looks like the page, be it light or dark
+    # from transparent to the full colour, so that zero looks like the page, light or dark
     ramp = LinearSegmentedColormap.from_list(field, [to_rgba(colour, 0.0), to_rgba(colour, 1.0)])
     top = max(float(values.max()), 0.01)
     mesh = axes.pcolormesh(values, cmap=ramp, vmin=0, vmax=top, antialiased=False)
@@ -132,18 +134,18 @@ def draw_heat(axes: Any, uses: dict[str, LayerUse], field: str, colour: str, sha
     bar.solids.set_antialiased(False)
     bar.outline.set(linewidth=0.5, alpha=0.5)
     bar.locator = MaxNLocator(4)
-    if share:
+    if percent:
         bar.formatter = FuncFormatter(lambda value, _: f"{100 * value:g} %")
     bar.update_ticks()
 
 
 def row_label(name: str, use: LayerUse) -> str:
-    """Names a group and says how many paths it has."""
+    """Returns the label of a group, with its number of paths."""
     return f"{'all evaluated' if name == ALL else name} ({use.paths:,})"
 
 
 def style() -> AbstractContextManager[None]:
-    """Sets how figures look, for a while; ValueError says how to get a missing matplotlib."""
+    """Applies SETTINGS within a context; raises ValueError where matplotlib is not installed."""
     try:
         from matplotlib import rc_context
     except ImportError as error:
@@ -154,15 +156,15 @@ def style() -> AbstractContextManager[None]:
 
 
 def as_svg(figure: Any, title: str) -> str:
-    """Writes a figure as one <svg> element that can stand in a page beside others."""
-    sink = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(sink, format="svg", transparent=True, metadata=nothing)
-    svg = sink.getvalue()
+    """Renders a figure as one <svg> element that can be embedded in a page beside others."""
+    file = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    # two figures in one page must not share ids; nothing refers to these
+    # ids must be unique in a page with two figures; nothing refers to these
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # applies to the whole page
     svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

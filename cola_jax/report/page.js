@@ -1,24 +1,24 @@
 "use strict";
-// Draws the questions. All text goes in as text nodes, so nothing in a run can become markup.
+// Draws the question browser. Inserts all text as text nodes, so that no text of a run can become markup.
 (() => {
   const { layers: L, open, decodes, questions } = JSON.parse(document.getElementById("data").textContent);
-  const AT_ONCE = 200; // questions listed at first, so that a long list opens at once
+  const PAGE_SIZE = 200; // questions listed at once, to keep long lists responsive
   const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-  const SVG = "http" + "://www.w3.org/2000/svg"; // a name, never fetched
+  const SVG = "http" + "://www.w3.org/2000/svg"; // a namespace, never fetched
   const browser = document.getElementById("browser");
   const list = document.getElementById("questions");
   const [more, status] = [browser.querySelector(".more"), browser.querySelector("[role=status]")];
 
   function element(name, attributes = {}, ...children) {
-    const drawn = ["svg", "rect", "path", "text", "g", "title"].includes(name);
-    const node = drawn ? document.createElementNS(SVG, name) : document.createElement(name);
+    const isSvg = ["svg", "rect", "path", "text", "g", "title"].includes(name);
+    const node = isSvg ? document.createElementNS(SVG, name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.append(...children);
     return node;
   }
 
-  // The text form of a path: 0-5,7,7,(8-9)x2
-  function parse(text) {
+  // Parses the text form of a path, such as 0-5,7,7,(8-9)x2.
+  function parsePath(text) {
     return text.split(/,(?![^()]*\))/).flatMap((part) => {
       const group = part.match(/^\((.*)\)x(\d+)$/);
       const block = (group ? group[1] : part).split(",").flatMap((item) => {
@@ -29,21 +29,21 @@
     });
   }
 
-  // A cell per layer: hatched where it is skipped, darker with a count where it runs again, framed
-  // where it runs after a later layer for the first time; an arc for each way back.
-  function strip(path, right, size) {
+  // Draws a cell per layer: hatched if skipped, darker with a count if repeated, framed if it first
+  // runs after a later layer. An arc marks each jump back.
+  function pathDiagram(path, correct, size) {
     const [counts, moved, jumps] = [Array(L).fill(0), new Set(), new Map()];
     let highest = -1;
     path.forEach((layer, i) => {
       if (!counts[layer]++ && layer < highest) moved.add(layer);
       highest = Math.max(highest, layer);
-      const before = path[i - 1];
-      if (i && layer <= before) jumps.set(`${before} ${layer}`, [before, layer]);
+      const previous = path[i - 1];
+      if (i && layer <= previous) jumps.set(`${previous} ${layer}`, [previous, layer]);
     });
     const [top, height] = [9, 14];
     const svg = element("svg", {
-      class: right === null ? "wrong ungraded" : right ? "right" : "wrong", width: L * size, height: top + height + 1, role: "img",
-      "aria-label": describe(counts, moved),
+      class: correct === null ? "wrong ungraded" : correct ? "correct" : "wrong",
+      width: L * size, height: top + height + 1, role: "img", "aria-label": describe(counts, moved),
     });
     counts.forEach((count, layer) => {
       const cell = element("rect", {
@@ -59,19 +59,19 @@
     });
     for (const [from, to] of jumps.values()) {
       const [a, b] = [(from + 0.5 + (from === to) * 0.28) * size, (to + 0.5 - (from === to) * 0.28) * size];
-      svg.append(element("path", { class: "back", d: `M${a} ${top} C${a} 0 ${b} 0 ${b} ${top}` }));
+      svg.append(element("path", { class: "loop", d: `M${a} ${top} C${a} 0 ${b} 0 ${b} ${top}` }));
     }
     return svg;
   }
 
   function describe(counts, moved) {
     const skipped = counts.flatMap((count, layer) => (count ? [] : [layer]));
-    const again = counts.flatMap((count, layer) => (count > 1 ? [`${layer} ×${count}`] : []));
-    const said = [];
-    if (skipped.length) said.push(`skips ${skipped.join(", ")}`);
-    if (again.length) said.push(`repeats ${again.join(", ")}`);
-    if (moved.size) said.push(`out of order ${[...moved].join(", ")}`);
-    return said.join("; ") || "every layer once, in order";
+    const repeated = counts.flatMap((count, layer) => (count > 1 ? [`${layer} ×${count}`] : []));
+    const parts = [];
+    if (skipped.length) parts.push(`skips ${skipped.join(", ")}`);
+    if (repeated.length) parts.push(`repeats ${repeated.join(", ")}`);
+    if (moved.size) parts.push(`out of order ${[...moved].join(", ")}`);
+    return parts.join("; ") || "every layer once, in order";
   }
 
   function ruler(size) {
@@ -86,71 +86,72 @@
   const letter = (answer) => (answer < 0 ? "no answer" : LETTERS[answer] ?? String(answer));
   const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 
-  // What a path answered. It may be a model's text, so it stands in an element of its own, where
-  // its direction cannot turn what is around it.
-  function answered(question, answer, margin, reply) {
-    if (reply) return reply[0] === null ? "no answer found" : element("bdi", {}, reply[0]);
+  // The answer on a path. A model's text gets an element of its own, so that its direction cannot
+  // affect what surrounds it.
+  function answerOf(question, answer, margin, completion) {
+    if (completion) return completion[0] === null ? "no answer found" : element("bdi", {}, completion[0]);
     if (!open) return letter(answer);
     if (margin === null) return "no answer";
     return answer === question.gold ? "gold" : answer === question.control ? "control" : "other";
   }
 
-  function ending([, , finish, cut, decoded]) {
-    const ended = cut ? ", cut by the token limit" : finish === "not finite" ? ", then not finite" : "";
-    return ` · ${decoded} token${decoded === 1 ? "" : "s"}${ended}`;
+  function ending([, , finish, truncated, tokens]) {
+    const reason = truncated ? ", truncated by the token limit" : finish === "not finite" ? ", then not finite" : "";
+    return ` · ${tokens} token${tokens === 1 ? "" : "s"}${reason}`;
   }
 
-  function replyText(text) {
-    return element("details", { class: "reply" },
+  function completionText(text) {
+    return element("details", { class: "completion" },
       element("summary", {}, "decoded text"), element("pre", {}, text));
   }
 
-  function pathItem(question, [text, right, margin, answer, node, parent, edit, best, front, at], size) {
-    const path = parse(text);
-    const reply = at === undefined ? null : question.replies[at];
+  function pathItem(question, [text, correct, margin, answer, node, parent, edit, best, front, index], size) {
+    const path = parsePath(text);
+    const completion = index === undefined ? null : question.completions[index];
     const names = [
-      node ? "" : "identity path", best ? "shortest right" : "",
-      front && right === 0 ? "shortest wrong" : "", right === null ? "ungraded" : "",
+      node ? "" : "identity path", best ? "shortest correct" : "",
+      front && correct === 0 ? "shortest wrong" : "", correct === null ? "ungraded" : "",
     ].filter(Boolean);
-    const said = element("div", { class: "said" },
-      element("span", { class: `verdict ${right ? "right" : ""}` },
-        right === null ? "? " : right ? "✓ " : "✗ ", answered(question, answer, margin, reply)),
-      ` · ${path.length} layers`,
-      margin === null ? " · margin not finite" : right === null ? "" : ` · margin ${signed(margin)}`,
-      reply ? ending(reply) : "",
+    const outcome = element("div", { class: "outcome" },
+      element("span", { class: `verdict ${correct ? "correct" : ""}` },
+        correct === null ? "? " : correct ? "✓ " : "✗ ", answerOf(question, answer, margin, completion)),
+      ` · ${path.length} layer${path.length === 1 ? "" : "s"}`,
+      margin === null ? " · margin not finite" : correct === null ? "" : ` · margin ${signed(margin)}`,
+      completion ? ending(completion) : "",
       names.length ? element("b", {}, ` · ${names.join(", ")}`) : "",
       element("br"),
       element("span", { class: "mono" }, text),
-      element("span", { class: "soft" },
+      element("span", { class: "muted" },
         node ? `  #${node}${edit === null ? "" : ` = #${parent ?? "?"}, ${edit}`}` : "  #0"),
-      reply ? replyText(reply[1]) : "");
-    const box = element("div", { class: "wide" }, strip(path, right, size));
-    return element("li", {}, box, said);
+      completion ? completionText(completion[1]) : "");
+    const box = element("div", { class: "wide" }, pathDiagram(path, correct, size));
+    return element("li", {}, box, outcome);
   }
 
   function optionItem(question, option, j) {
     const marks = [];
     const mark = (kind, text) => marks.push(element("span", { class: `mark ${kind}` }, text));
-    if (j === question.gold && !open) mark("gold", "right answer");
-    if (j === question.first) mark("first", "answered before");
-    const reached = question.reached ? "reached" : "not reached";
+    if (j === question.gold && !open) mark("gold", "correct answer");
+    if (j === question.baseline) mark("baseline", "answered before");
+    const reached = question.control_reached ? "reached" : "not reached";
     if (j === question.control) mark("control", open ? reached : `control: ${reached}`);
-    const role = j === question.gold ? "right answer" : j === question.control ? "control" : "no control";
+    const role = j === question.gold ? "correct answer" : j === question.control ? "control" : "no control";
     return element("li", { class: j === question.gold ? "gold" : "" },
       element("span", { class: open ? "role" : "letter" }, open ? role : letter(j)),
       element("bdi", { class: "option" }, option), ...marks);
   }
 
-  function fill(details, question) {
+  function fillDetails(details, question) {
     const body = element("div", { class: "body" });
     details.append(body);
     const room = body.clientWidth - (innerWidth > 992 ? 430 : 30);
     const size = Math.max(10, Math.min(20, Math.floor(room / L)));
-    const outcome = decodes ? ["another text", "the same text"] : ["wrong", "right"];
-    const kept = question.confirmed === null ? "" : ` · shortest right path in float32: ${outcome[Number(question.confirmed)]}`;
+    const outcomes = decodes ? ["different text", "same text"] : ["wrong", "correct"];
+    const confirmed = question.confirmed === null ? ""
+      : ` · shortest correct path in float32: ${outcomes[Number(question.confirmed)]}`;
     body.append(
       element("p", { class: "note" },
-        `${question.id} · ${question.evaluations} evaluations, ${question.paths.length} shown${kept}`),
+        `${question.id} · ${question.evaluations} evaluations, ${question.paths.length} shown${confirmed}`),
       element("ul", { class: "options" }, ...question.options.map((option, j) => optionItem(question, option, j))),
       element("ul", { class: "paths" },
         element("li", { "aria-hidden": "true" }, element("div", { class: "wide" }, ruler(size))),
@@ -159,13 +160,13 @@
 
   function questionItem(question) {
     const { kind, best } = question;
-    const mood = { "W→C": "fixed", "W→W": "lost" }[kind] ?? "";
+    const outcome = { "W→C": "corrected", "W→W": "uncorrected" }[kind] ?? "";
     const details = element("details", { class: "question" },
       element("summary", {},
-        element("span", { class: `kind ${mood}` }, kind),
+        element("span", { class: `kind ${outcome}` }, kind),
         element("span", { class: "text" }, question.text),
-        element("span", { class: "change" }, best === null ? "no right path" : `${L} → ${best} layers`)));
-    details.addEventListener("toggle", () => fill(details, question), { once: true });
+        element("span", { class: "change" }, best === null ? "no correct path" : `${L} → ${best} layers`)));
+    details.addEventListener("toggle", () => fillDetails(details, question), { once: true });
     return details;
   }
 
@@ -178,23 +179,23 @@
   };
   const ungraded = (q) => q.kind.startsWith("?");
   if (questions.some(ungraded)) kinds["ungraded before"] = ungraded;
-  const said = (q) => q.replies.map(([answer]) => answer ?? "");
-  const words = new Map(
-    questions.map((q) => [q, [q.id, q.text, ...q.options, ...said(q)].join("\n").toLowerCase()]));
+  const answers = (q) => q.completions.map(([answer]) => answer ?? "");
+  const searchable = new Map(
+    questions.map((q) => [q, [q.id, q.text, ...q.options, ...answers(q)].join("\n").toLowerCase()]));
   const search = browser.querySelector("[type=search]");
   let [kind, matches, shown] = ["all", questions, 0];
 
   function showMore() {
-    const next = matches.slice(shown, shown + AT_ONCE);
+    const next = matches.slice(shown, shown + PAGE_SIZE);
     list.append(...next.map(questionItem));
     shown += next.length;
     more.hidden = shown === matches.length;
-    more.textContent = `Show ${Math.min(AT_ONCE, matches.length - shown)} more`;
+    more.textContent = `Show ${Math.min(PAGE_SIZE, matches.length - shown)} more`;
   }
 
   function update() {
-    const wanted = search.value.trim().toLowerCase();
-    matches = questions.filter((q) => kinds[kind](q) && words.get(q).includes(wanted));
+    const query = search.value.trim().toLowerCase();
+    matches = questions.filter((q) => kinds[kind](q) && searchable.get(q).includes(query));
     status.textContent = `${matches.length} of ${questions.length}`;
     list.replaceChildren();
     shown = 0;
@@ -212,18 +213,18 @@
   more.addEventListener("click", showMore);
 
   const samples = [
-    [[0], true, "run once, path right"], [[0], false, "run once, path wrong"],
-    [[0, 0], true, "run twice; an arc leads back"], [[], true, "skipped"],
+    [[0], true, "run once, path correct"], [[0], false, "run once, path wrong"],
+    [[0, 0], true, "run twice; the arc is the jump back"], [[], true, "skipped"],
     [[1, 0], true, "framed: first run after a later layer"],
   ];
   if (questions.some((q) => q.paths.some((path) => path[1] === null))) {
     samples.push([[0], null, "pale: path ungraded"]);
   }
-  for (const [path, right, text] of samples) {
-    const drawn = strip(path, right, 16);
-    drawn.setAttribute("width", path.includes(1) ? 32 : 16);
-    drawn.setAttribute("aria-hidden", "true");
-    browser.querySelector(".key").append(element("li", {}, drawn, text));
+  for (const [path, correct, text] of samples) {
+    const diagram = pathDiagram(path, correct, 16);
+    diagram.setAttribute("width", path.includes(1) ? 32 : 16);
+    diagram.setAttribute("aria-hidden", "true");
+    browser.querySelector(".legend").append(element("li", {}, diagram, text));
   }
   browser.hidden = false;
   update();

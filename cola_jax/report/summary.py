@@ -1,26 +1,38 @@
-"""`Summary`: the numbers of a search run, each with what it takes to judge it."""
+"""`Summary` of a search run, and the results of each path of an evaluation run."""
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.report.shape import LayerUse, Shape, count_distinct, layer_use, tree_shape
-from cola_jax.report.share import Difference, Share
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.report.statistics import (
+    Difference,
+    LayerUse,
+    Share,
+    TreeShape,
+    count_distinct,
+    is_false,
+    is_null,
+    is_true,
+    layer_use,
+    list_lengths,
+    mean,
+    tree_shape,
+)
+from cola_jax.runs.directory import RunDirectory, read_parts
+from cola_jax.runs.schema import EVALUATIONS
 
-RIGHT, CORRECTED, ALL = "C→C", "W→C", "all"
-OPEN = ("exact", "generate")  # the scorers of open questions
+RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
 
 
 class Level(NamedTuple):
-    """What a search found on the questions of one level."""
+    """Results on the questions of one level."""
 
-    fact: str  # such as math_level
+    name: str  # of the metadata, such as math_level
     value: str
     before: Share
     after: Share
@@ -28,59 +40,54 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-    """What a search found on the questions that are done; means over nothing are NaN.
+    """The results of a search on the questions done so far; a mean of nothing is NaN.
 
-    Where the grader failed on the identity path's answer, nothing is known about the question
-    before the search: it is in none of the shares of questions but `confirmed`.
+    Questions whose baseline is ungraded are excluded from all shares of questions but `confirmed`.
     """
 
     directory: str
-    scorer: str | None  # None where it was not recorded
+    open: bool  # questions without options offered
+    decodes: bool  # answers were decoded
     done: int  # questions
-    left_out: int  # of them: those whose first answer is ungraded
+    excluded: int  # of them: those whose baseline is ungraded
     planned: int
-    num_layers: int  # L, also every length before the search
+    num_layers: int  # L, the length of the identity path
 
-    before: Share  # right with the identity path
-    after: Share  # right with some path
-    shortened: Share  # of those right before: right on fewer layers too
-    corrected: Share  # of those wrong before: right with some path (W→C)
-    # The control: a fixed wrong answer that is not the baseline's answer either, and whether the
-    # same evaluations answered it. `net` pairs it with W→C on the questions of `control_wrong`.
+    before: Share  # correct on the identity path
+    after: Share  # correct on some path
+    shortened: Share  # of those correct before: correct on fewer layers too
+    corrected: Share  # of those wrong before: correct on some path (W→C)
+    # The control: a fixed wrong answer other than the baseline's, and whether the same evaluations
+    # gave it. `net` pairs it with W→C on the questions of `control_wrong`.
     control: Share
     control_wrong: Share  # among the questions wrong before
     net: Difference
-    confirmed: Share  # of the shortest correct paths: right in float32 too; decodes the same there
-    levels: tuple[Level, ...]  # of each fact of which the questions have more than one level
+    confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
+    levels: tuple[Level, ...]  # of all metadata that take more than one level
 
     length: float  # of the shortest correct path, L where there is none
-    length_right: float  # of C→C
+    length_retained: float  # of C→C
     length_corrected: float  # of W→C
 
     evaluations: int
-    answers: float  # distinct options answered per question; distinct answers of decoded texts
+    answers: float  # distinct options answered per question, or distinct answers decoded
     options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
     not_finite: Share
-    cut: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
-    decoded: float  # tokens per evaluation
+    truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
+    tokens: float  # decoded per evaluation
     duplicates: Share  # evaluations of a path that its question already had
-    shape: Shape
+    tree: TreeShape
 
-    # How many paths have each length, by group; index is the length
-    best_lengths: dict[str, np.ndarray]
-    correct_lengths: np.ndarray  # of all evaluations that are right
-    layers: dict[str, LayerUse]
-
-    @property
-    def open(self) -> bool:
-        """Whether the questions are open: they have no options to choose from."""
-        return self.scorer in OPEN
+    # Histograms, index is the length of a path
+    best_lengths: dict[str, np.ndarray]  # by group
+    correct_lengths: np.ndarray  # of all correct evaluations
+    layers: dict[str, LayerUse]  # by group
 
     @property
-    def decodes(self) -> bool:
-        """Whether answers were decoded."""
-        return self.scorer == "generate"
+    def answer_noun(self) -> str:
+        """What the questions' answers are called."""
+        return "answer" if self.open else "option"
 
     @property
     def per_question(self) -> float:
@@ -89,7 +96,7 @@ class Summary:
 
 
 def summarise(run: RunDirectory) -> Summary:
-    """Counts what a search run found so far.
+    """Summarises the results of a search run so far.
 
     Raises ValueError for a run that is not a search or has no question done yet.
     """
@@ -100,18 +107,26 @@ def summarise(run: RunDirectory) -> Summary:
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
-    rows = run.evaluations([*tree, "said", "cut", "decoded"])
+    rows = read_evaluations(run, [*tree, "answer_text", "truncated"])
+    decodes = scorer_flag(manifest, "decodes")
+    results = summarise_questions(questions, num_layers)
+    results["layers"][ALL] = layer_use(rows["path"], num_layers)
     return Summary(
         directory=str(run.directory),
-        scorer=manifest["settings"].get("scorer"),
+        open=scorer_flag(manifest, "open"),
+        decodes=decodes,
         done=questions.num_rows,
         planned=int(manifest["settings"]["questions"]),
         num_layers=num_layers,
-        **summarise_questions(questions, num_layers),
+        answers=distinct_answers(questions, rows, decodes),
+        **results,
         **summarise_evaluations(rows),
-        answers=count_answers(questions, rows, manifest["settings"].get("scorer")),
-        layers=summarise_layers(questions, rows["path"], num_layers),
     )
+
+
+def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
+    """Returns a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
+    return bool(manifest["starts"][-1].get("scorer", {}).get(name))
 
 
 def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
@@ -119,9 +134,8 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
     command = settings.get("command")
     if command == "evaluate":
         raise ValueError(
-            f"{run.directory} holds an evaluation of given paths, not a search, so nothing was "
-            "searched that could be summed up: use paths_table for it, or give a directory that "
-            "`cola search` made."
+            f"{run.directory} holds an evaluation of given paths, not a search: use paths_table "
+            "for it, or give a directory that `cola search` made."
         )
     if command != "search":
         raise ValueError(
@@ -130,114 +144,142 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
         )
 
 
+def read_evaluations(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
+    """Reads columns of the evaluations, with `num_tokens`, the number of tokens decoded.
+
+    Reads one part at a time, as the token ids of a whole run may exceed the memory.
+    """
+    tables = []
+    for files in ([], *([file] for file in run.parts("evaluations"))):
+        part = read_parts(files, EVALUATIONS, [*columns, "tokens"])
+        counts = pc.call_function("list_value_length", [part["tokens"]])
+        tables.append(part.drop_columns("tokens").append_column("num_tokens", counts))
+    return pa.concat_tables(tables)
+
+
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
-    """Makes the fields that the questions alone decide."""
-    right, wrong = flags(questions["baseline"]), refusals(questions["baseline"])
-    graded = right | wrong
-    found = ~nulls(questions["best"])
-    lengths = np.where(found, list_lengths(questions["best"]), num_layers)
-    has_control = ~nulls(questions["control"])
-    reached = flags(questions["control_reached"])
+    """Computes the fields that depend on the questions' rows alone."""
+    correct, wrong = is_true(questions["baseline"]), is_false(questions["baseline"])
+    graded = correct | wrong
+    best = questions["best"]
+    found = ~is_null(best)
+    lengths = np.where(found, list_lengths(best), num_layers)
+    has_control = ~is_null(questions["control"])
+    reached = is_true(questions["control_reached"])
     compared = has_control & wrong
+    groups = {RETAINED: correct & found, CORRECTED: wrong & found}
     return {
-        "left_out": int(np.count_nonzero(~graded)),
-        "before": Share.of(right[graded]),
+        "excluded": int(np.count_nonzero(~graded)),
+        "before": Share.of(correct[graded]),
         "after": Share.of(found[graded]),
-        "shortened": Share.of(lengths[right] < num_layers),
+        "shortened": Share.of(lengths[correct] < num_layers),
         "corrected": Share.of(found[wrong]),
         "control": Share.of(reached[has_control & graded]),
         "control_wrong": Share.of(reached[compared]),
         "net": Difference.of(found[compared], reached[compared]),
-        "confirmed": Share.of(flags(questions["confirmed"])[~nulls(questions["confirmed"])]),
-        "levels": tuple(count_levels(questions["facts"], right, found, graded)),
+        "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
+        "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
         "length": mean(lengths[graded]),
-        "length_right": mean(lengths[right]),
+        "length_retained": mean(lengths[correct]),
         "length_corrected": mean(lengths[found & wrong]),
         "options": mean(list_lengths(questions["options"])),
-        "best_lengths": {
-            RIGHT: np.bincount(lengths[right & found]),
-            CORRECTED: np.bincount(lengths[found & wrong]),
+        "best_lengths": {name: np.bincount(lengths[mask]) for name, mask in groups.items()},
+        "layers": {
+            name: layer_use(best.filter(pa.array(mask)), num_layers)
+            for name, mask in groups.items()
         },
     }
 
 
 def count_levels(
-    facts: pa.ChunkedArray, right: np.ndarray, found: np.ndarray, graded: np.ndarray
+    metadata: pa.ChunkedArray, correct: np.ndarray, found: np.ndarray, graded: np.ndarray
 ) -> Iterator[Level]:
-    """Counts the questions of each level, fact by fact; none where all are of one level."""
-    rows = [dict(row or ()) for row in facts.to_pylist()]
-    for fact in sorted({name for row in rows for name in row if name.endswith("_level")}):
-        levels = [row.get(fact) for row in rows]
+    """Counts the questions of each level, for all metadata that take more than one level."""
+    rows = [dict(row or ()) for row in metadata.to_pylist()]
+    for name in sorted({name for row in rows for name in row if name.endswith("_level")}):
+        levels = [row.get(name) for row in rows]
         present = {level for level in levels if level is not None}
         if len(present) < 2:
             continue
         for level in sorted(present, key=lambda x: (int(x) if x.isdecimal() else math.inf, x)):
-            mine = graded & np.array([x == level for x in levels])
-            yield Level(fact, level, Share.of(right[mine]), Share.of(found[mine]))
+            mask = graded & np.array([x == level for x in levels])
+            yield Level(name, level, Share.of(correct[mask]), Share.of(found[mask]))
 
 
 def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:
-    """Makes the fields that the evaluations decide, but for the use of layers."""
-    verdict = flags(rows["verdict"])
+    """Computes the fields that depend on the evaluations' rows alone."""
     question = rows["question"].combine_chunks().dictionary_encode().indices.to_numpy()
     parent = rows["parent"].fill_null(-1).to_numpy()
+    distinct = count_distinct(rows["question"], rows["path"])
     return {
         "evaluations": rows.num_rows,
-        "ungraded": Share.of(nulls(rows["verdict"])),
-        "not_finite": Share.of(~flags(rows["finite"])),
-        "cut": Share.of(flags(rows["cut"].drop_null())),
-        "decoded": mean(rows["decoded"].drop_null().to_numpy()),
-        "duplicates": Share(
-            rows.num_rows - count_distinct(rows["question"], rows["path"]), rows.num_rows
-        ),
-        "shape": tree_shape(question, rows["node"].to_numpy(), parent),
-        "correct_lengths": np.bincount(rows["length"].to_numpy()[verdict]),
+        "ungraded": Share.of(is_null(rows["verdict"])),
+        "not_finite": Share.of(~is_true(rows["finite"])),
+        "truncated": Share.of(is_true(rows["truncated"].drop_null())),
+        "tokens": mean(rows["num_tokens"].drop_null().to_numpy()),
+        "duplicates": Share(rows.num_rows - distinct, rows.num_rows),
+        "tree": tree_shape(question, rows["node"].to_numpy(), parent),
+        "correct_lengths": np.bincount(rows["length"].to_numpy()[is_true(rows["verdict"])]),
     }
 
 
-def count_answers(questions: pa.Table, rows: pa.Table, scorer: str | None) -> float:
-    """Counts the distinct answers per question, of those that the scorer tells apart."""
-    if scorer != "generate":
+def distinct_answers(questions: pa.Table, rows: pa.Table, decodes: bool) -> float:
+    """Returns the mean number of distinct answers per question."""
+    if not decodes:
         return mean(questions["answers"].drop_null().to_numpy())
-    said = rows.select(["question", "said"]).filter(pc.field("said").is_valid())
-    return said.group_by(["question", "said"]).aggregate([]).num_rows / questions.num_rows
+    answers = rows.select(["question", "answer_text"]).filter(pc.field("answer_text").is_valid())
+    distinct = answers.group_by(["question", "answer_text"]).aggregate([])
+    return distinct.num_rows / questions.num_rows
 
 
-def summarise_layers(
-    questions: pa.Table, evaluated: pa.ChunkedArray, num_layers: int
-) -> dict[str, LayerUse]:
-    """Counts how the best paths use the layers, and for contrast all evaluated paths."""
-    right, wrong = flags(questions["baseline"]), refusals(questions["baseline"])
-    found = ~nulls(questions["best"])
-    best = questions["best"]
-    return {
-        RIGHT: layer_use(best.filter(pa.array(right & found)), num_layers),
-        CORRECTED: layer_use(best.filter(pa.array(wrong & found)), num_layers),
-        ALL: layer_use(evaluated, num_layers),
-    }
+class PathResult(NamedTuple):
+    """The results of one path over all questions."""
+
+    path: tuple[int, ...]
+    correct: Share  # of the graded evaluations
+    margin: float  # mean over the finite graded evaluations, NaN where there are none
+    not_finite: Share  # of all evaluations
+    truncated: Share  # ended by the token limit; 0 of 0 where nothing is decoded
+    tokens: float  # decoded, mean; NaN where nothing is decoded
 
 
-def flags(column: pa.ChunkedArray) -> np.ndarray:
-    """Reads a boolean column, null as False."""
-    return column.fill_null(False).to_numpy()
+def path_results(run: RunDirectory) -> list[PathResult]:
+    """Counts the results of each path of an evaluation run, best first and ties by length.
 
+    Raises ValueError for a run that is not of `evaluate` or has no question done yet.
+    """
+    settings = run.manifest()["settings"]
+    if settings.get("command") != "evaluate":
+        raise ValueError(
+            f"{run.directory} was made by {settings.get('command')!r}, not by an evaluation of "
+            "given paths: use summarise for a search."
+        )
+    rows = read_evaluations(run, ["node", "verdict", "margin", "finite", "truncated"])
+    if not rows.num_rows:
+        raise ValueError(f"{run.directory} has no question done yet: let the evaluation run first.")
+    paths = [tuple(path) for path in settings["paths"]]
+    node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()
+    graded, finite = ~is_null(rows["verdict"]), is_true(rows["finite"])
 
-def refusals(column: pa.ChunkedArray) -> np.ndarray:
-    """Says where a boolean column is False: a verdict that is null is no refusal."""
-    return ~column.fill_null(True).to_numpy()
+    def count(mask: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+        weights = None if values is None else values[mask]
+        return np.bincount(node[mask], weights, minlength=len(paths))
 
+    def shares(hits: np.ndarray, among: np.ndarray) -> list[Share]:
+        counts = zip(count(hits & among).tolist(), count(among).tolist(), strict=True)
+        return [Share(*pair) for pair in counts]
 
-def nulls(column: pa.ChunkedArray) -> np.ndarray:
-    """Says where a column is null."""
-    return column.is_null().to_numpy()
+    def means(values: np.ndarray, among: np.ndarray) -> list[float]:
+        with np.errstate(invalid="ignore"):
+            return (count(among, values) / count(among)).tolist()
 
-
-def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
-    """Counts the items of every list, 0 for null."""
-    chunks = [chunk.value_lengths().fill_null(0).to_numpy() for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
-
-
-def mean(values: np.ndarray) -> float:
-    """Averages, NaN for nothing."""
-    return float(np.mean(values)) if values.size else math.nan
+    columns = (
+        shares(is_true(rows["verdict"]), graded),
+        means(margin, graded & finite & np.isfinite(margin)),
+        shares(~finite, np.ones(len(node), bool)),
+        shares(is_true(rows["truncated"]), ~is_null(rows["truncated"])),
+        means(rows["num_tokens"].fill_null(0).to_numpy(), ~is_null(rows["num_tokens"])),
+    )
+    results = [PathResult(path, *result) for path, *result in zip(paths, *columns, strict=True)]
+    # a path without a graded evaluation has no share and comes last
+    return sorted(results, key=lambda x: (-x.correct.value if x.correct.n else 1, len(x.path)))

@@ -1,13 +1,10 @@
 """Which devices a session uses, as a mesh with axes `data` and `tensor`, and how much of them."""
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh
-
-from cola_jax.execute.memory import parse_bytes
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 Backend = Literal["cpu", "gpu", "tpu"]
 
@@ -17,15 +14,15 @@ class Devices:
     """The devices of this host that run the model; of several hosts, each uses its own."""
 
     backend: Backend | None = None
-    """Stop where JAX does not run on this: cpu, gpu or tpu."""
+    """Required backend: cpu, gpu or tpu."""
     data: int | None = None
-    """Copies of the model, each on devices of its own with questions of its own; by default as
-    many as there are devices for."""
+    """Copies of the model, each on its own devices with its own questions; as many as there are
+    devices for by default."""
     tensor: int = 1
-    """Devices that split the weights of one copy between them, by heads and MLP width."""
+    """Devices that split the weights of one copy, by heads and MLP width."""
     memory_budget: str | None = None
-    """Bytes for states on each device beside the weights, such as 2GB; by default half of what is
-    free on an accelerator, a quarter of a machine's memory on a CPU."""
+    """Memory for states and caches on each device beside the weights, such as 2GB; by default half
+    of what is free on an accelerator, and at most a quarter of a machine's memory on a CPU."""
     rows: int | None = None
     """States that run a layer together; chosen for the backend by default."""
 
@@ -39,10 +36,16 @@ class Devices:
     @property
     def budget(self) -> int | None:
         """The memory budget in bytes."""
-        return None if self.memory_budget is None else parse_bytes(self.memory_budget)
+        if self.memory_budget is None:
+            return None
+        from cola_jax.execute.memory import parse_bytes
+
+        return parse_bytes(self.memory_budget)
 
     def check_backend(self) -> None:
         """Raises ValueError where JAX has another backend than the one asked for."""
+        import jax
+
         found = jax.default_backend()
         if self.backend is not None and found != self.backend:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda]", "cpu": "cola-jax"}
@@ -52,12 +55,16 @@ class Devices:
                 "devices."
             )
 
-    def mesh(self, questions: int) -> Mesh | None:
+    def mesh(self, questions: int) -> "Mesh | None":
         """Returns the mesh for so many questions, None where one device is all there is to it.
 
         Raises ValueError where the devices are not there or do not divide, or where there are
         more copies of the model than questions.
         """
+        import jax
+        import numpy as np
+        from jax.sharding import AxisType, Mesh
+
         self.check_backend()
         devices = jax.local_devices()
         if self.tensor > len(devices) or (self.data is None and len(devices) % self.tensor):
@@ -80,3 +87,13 @@ class Devices:
             return None
         chosen = np.array(devices[: data * self.tensor]).reshape(data, self.tensor)
         return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+
+def default_dtype(stored: str) -> str:
+    """Returns the dtype of weights and activations where none is asked for.
+
+    That is the stored one, but float32 on a CPU, where bfloat16 is no faster.
+    """
+    import jax
+
+    return "float32" if jax.default_backend() == "cpu" else stored

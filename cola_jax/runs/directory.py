@@ -1,7 +1,7 @@
-"""The run directory: a manifest and numbered part files, so that a killed run can go on.
+"""The run directory: a manifest and numbered part files, so that an interrupted run can resume.
 
 A part file is written whole and renamed into place, first its evaluations and then its questions;
-a question counts as done once its part stands in both folders, so whatever a kill leaves half done
+a question is done once its part is in both folders, so whatever an interruption leaves incomplete
 is written again under the same number.
 """
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MANIFEST = "run.json"
@@ -48,8 +49,8 @@ class Shard:
         """What the names of its part files begin with."""
         return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
 
-    def meets(self, other: "Shard") -> bool:
-        """Whether two shards, of as many or of other counts, may share a question."""
+    def overlaps(self, other: "Shard") -> bool:
+        """Whether two shards, of the same or of different counts, may share a question."""
         return (self.index - other.index) % math.gcd(self.count, other.count) == 0
 
 
@@ -66,9 +67,9 @@ def is_free(file: epath.Path) -> bool:
 
 
 class RunDirectory:
-    """A directory of results that belongs to one resolved configuration.
+    """A directory of results with one resolved configuration.
 
-    Several processes may fill it, each its own shard of the questions in its own part files.
+    Several processes may fill it, each with its own shard of the questions and part files.
     """
 
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
@@ -76,14 +77,14 @@ class RunDirectory:
         self.shard = shard
 
     def open(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> set[str]:
-        """Makes the directory or continues in it; returns the ids of the questions that are done.
+        """Creates the directory or resumes it; returns the ids of the questions that are done.
 
-        `settings` are what decides the rows; `environment` (versions, device) is recorded for each
-        start. Raises ValueError where the directory belongs to other settings, naming them, or is
-        not a run; OSError where it cannot be written.
+        `settings` decide the rows; `environment` (versions, device) is recorded for each start.
+        Raises ValueError where the directory was created with different settings, naming them, or
+        is not a run; OSError where it cannot be written.
         """
         self.refuse_foreign()
-        with self.alone():
+        with self.exclusive():
             starts = []
             if (self.directory / MANIFEST).exists():
                 manifest = self.manifest()
@@ -92,6 +93,22 @@ class RunDirectory:
             starts = [*starts, dict(environment)]
             self.write_manifest({"settings": dict(settings), "starts": starts})
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def recorded(self, name: str) -> Any:
+        """Returns a setting that the run was created with; None for a new run."""
+        if not (self.directory / MANIFEST).exists():
+            return None
+        return self.manifest()["settings"].get(name)
+
+    def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
+        """Adds what earlier starts have done to the metrics of this one."""
+        rows = self.questions(["evaluations", "baseline", "best"]).to_pylist()
+        right = [row for row in rows if row["best"] is not None]
+        metrics.add(
+            earlier=sum(row["evaluations"] for row in rows),
+            corrected=sum(row["baseline"] is False for row in right),
+            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
+        )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest and makes the folders; OSError says what to do."""
@@ -104,19 +121,23 @@ class RunDirectory:
         except OSError as error:
             raise unwritable(self.directory, error) from error
 
-    def close(self, use: Mapping[str, Any]) -> None:
-        """Records what this shard's last start did and took."""
-        with self.alone():
+    def close(self, metrics: Mapping[str, Any]) -> None:
+        """Records the metrics of this shard's last start."""
+        with self.exclusive():
             manifest = self.manifest()
-            mine = [s for s in manifest["starts"] if s.get("shard") == str(self.shard)]
-            mine[-1]["use"] = dict(use)
+            self.starts(manifest)[-1]["metrics"] = dict(metrics)
             self.write_manifest(manifest)
+
+    def starts(self, manifest: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Returns what is recorded of each start of this shard."""
+        manifest = self.manifest() if manifest is None else manifest
+        return [start for start in manifest["starts"] if start.get("shard") == str(self.shard)]
 
     def refuse_foreign(self) -> None:
         """Raises ValueError where the directory has files, but not those of a run."""
         if (self.directory / MANIFEST).exists() or not self.directory.exists():
             return
-        # hidden files are what a start leaves that was killed at once
+        # hidden files are what a start that was killed early leaves
         if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
             raise ValueError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
@@ -126,29 +147,29 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Keeps other processes from the questions of this shard; ValueError where one has some.
 
-        The system drops the lock when its process ends, however it ends. There is none on storage
-        behind a URL.
+        The system drops the lock when its process ends, however it ends. Remote storage
+        has no lock.
         """
         self.refuse_foreign()
         if "://" in str(self.directory):
             yield
             return
         with contextlib.ExitStack() as stack:
-            with self.alone():  # looking at the others and locking are one step
+            with self.exclusive():  # looking at the others and locking are one step
                 for file in sorted(self.directory.glob(".shard-*.lock")):
                     index, count = map(int, file.name.split(".")[1].split("-")[1::2])
-                    if self.shard.meets(Shard(index, count)) and not is_free(file):
+                    if self.shard.overlaps(Shard(index, count)) and not is_free(file):
                         raise ValueError(
                             f"another process is filling {self.directory} with shard "
                             f"{Shard(index, count)}: wait for it, or choose another directory."
                         )
-                mine = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
-                stack.enter_context(filelock.FileLock(str(mine)).acquire(timeout=0))
+                own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
+                stack.enter_context(filelock.FileLock(str(own)).acquire(timeout=0))
             yield
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the directory for a moment, so that no two processes change the same file."""
+    def exclusive(self) -> Iterator[None]:
+        """Locks the directory briefly, so that no two processes change the same file."""
         if "://" in str(self.directory):
             yield
             return
@@ -175,7 +196,9 @@ class RunDirectory:
                 f"{self.directory} has no {MANIFEST}: it is not a run directory."
             ) from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error!r}): start again elsewhere.") from error
+            raise ValueError(
+                f"{file} is damaged ({error!r}): start again in another directory."
+            ) from error
         return manifest
 
     def write_part(
@@ -185,7 +208,8 @@ class RunDirectory:
         done = {file.name for file in self.parts("questions")}
         names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
         name = next(name for name in names if name not in done)
-        # else a kill between the two below would pair new evaluations with old questions
+        # otherwise an interruption between the two below would pair new evaluations with old
+        # questions
         (self.directory / "questions" / name).unlink(missing_ok=True)
         for kind, schema, rows in (
             ("evaluations", EVALUATIONS, evaluations),
@@ -222,8 +246,8 @@ def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, 
     ]
     if differences:
         raise ValueError(
-            f"{directory} belongs to another configuration ({'; '.join(differences)}). Choose "
-            "another directory, or repeat the old settings to continue it."
+            f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+            "another directory, or repeat the old settings to resume it."
         )
 
 
@@ -260,6 +284,6 @@ def read_parts(
             tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"{file} is damaged ({error}): remove it to have it made again."
+                f"{file} is damaged ({error}): remove it, and its questions are evaluated again."
             ) from error
     return pa.concat_tables(tables)

@@ -1,6 +1,7 @@
-"""Showing how far a session is: a bar on a terminal, now and then a line elsewhere."""
+"""Showing the progress of a run: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -16,17 +17,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cola_jax.runs.counts import Counts
+from cola_jax.execute.metrics import Metrics
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_UPDATES = 0.5
 
 
-class Display:
-    """Watches a session's counts, as a context manager that owns the bar."""
+class ProgressDisplay:
+    """Shows the metrics of a run while it runs; a context manager that owns a thread."""
 
-    def __init__(self, console: Console, searches: bool):
-        self.console = console
-        self.searches = searches
+    def __init__(self, console: Console, metrics: Metrics, *, searches: bool):
+        self.console, self.metrics, self.searches = console, metrics, searches
         self.bar = Progress(
             TextColumn("{task.completed:,}/{task.total:,} evaluations"),
             BarColumn(bar_width=None),
@@ -38,11 +39,14 @@ class Display:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("", total=None, visible=False, note="")
-        self.first: tuple[float, int] | None = None
+        self.begun: float | None = None
         self.last_line = time.monotonic()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.watch, name="progress")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressDisplay":
         self.bar.start()
+        self.thread.start()
         return self
 
     def __exit__(
@@ -51,36 +55,45 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.show()
         self.bar.stop()
 
-    def watch(self, counts: Counts) -> None:
-        """Shows the counts; what earlier starts did counts as done, but not for the speed."""
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (now, counts.evaluations)
-        seconds = max(now - self.first[0], 1e-9)
-        speed = (counts.evaluations - self.first[1]) / seconds if seconds > 1 else 0.0
+    def watch(self) -> None:
+        """Shows the metrics every now and then."""
+        while not self.ended.wait(SECONDS_BETWEEN_UPDATES):
+            self.show()
+
+    def show(self) -> None:
+        """Shows the metrics; evaluations of earlier starts are done, but not part of the speed."""
+        metrics, now = self.metrics, time.monotonic()
+        if not metrics.evaluations:
+            return
+        self.begun = now if self.begun is None else self.begun
+        seconds = now - self.begun
+        speed = metrics.evaluations / seconds if seconds > 1 else 0.0
         note = f"{speed:.1f}/s"
         if self.searches:
-            note += f"  W→C {counts.fixed}  shorter C→C {counts.shortened}"
-        self.bar.update(
-            self.task, total=counts.total, completed=counts.evaluations, note=note, visible=True
-        )
+            note += f"  W→C {metrics.corrected}  shorter C→C {metrics.shortened}"
+        done = metrics.earlier + metrics.evaluations
+        self.bar.update(self.task, total=metrics.total, completed=done, note=note, visible=True)
         if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = f"  {(counts.total - counts.evaluations) / speed:.0f} s left" if speed else ""
-            self.console.print(f"{counts.evaluations:,}/{counts.total:,} evaluations  {note}{left}")
+            left = f"  {(metrics.total - done) / speed:.0f} s left" if speed else ""
+            self.console.print(f"{done:,}/{metrics.total:,} evaluations  {note}{left}")
 
 
-def describe_use(use: Mapping[str, Any]) -> str:
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """Writes what a start took and saved, as a run's manifest has it, for people."""
-    text = f"{use['evaluations']:,} evaluations in {use['seconds']:,.0f} s "
-    text += f"({use['evaluations_per_second']:,.1f}/s)"
-    if use["sharing"]:
-        text += f"; a layer run served {use['sharing']:.2f} paths"
-    if use["idle_share"] is not None:
-        text += f"; device idle {use['idle_share']:.1%}"
-    return f"{text}; {use['compilations']} compilations, {use['compilation_seconds']:.0f} s"
+    text = f"{metrics['evaluations']:,} evaluations in {metrics['seconds']:,.0f} s "
+    text += f"({metrics['evaluations_per_second']:,.1f}/s)"
+    if metrics["prefix_sharing"]:
+        text += f"; prefix sharing {metrics['prefix_sharing']:.2f}x"
+    if metrics["idle_share"] is not None:
+        text += f"; device idle {metrics['idle_share']:.1%}"
+    compiling = f"{metrics['compilations']} compilations, {metrics['compilation_seconds']:.0f} s"
+    return f"{text}; {compiling}"
 
 
 @contextlib.contextmanager

@@ -1,55 +1,67 @@
-"""A session: a model over the questions of a task, filling a run directory group by group."""
+"""A session: a model over the questions of a task, filling a run directory batch by batch."""
 
 import dataclasses
 import datetime
 import functools
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.runs.counts import Counts, Watch, earlier
-from cola_jax.runs.devices import Devices
-from cola_jax.search.evaluate import evaluate_groups
+from cola_jax.execute.evaluator import Workload, cut_batches
+from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
-from cola_jax.execute.engine import Engine
-from cola_jax.execute.inputs import check_tokens
-from cola_jax.runs.hosts import Hosts
-from cola_jax.scoring.judge import check_budget, grading
+from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
+from cola_jax.runs.devices import Devices, default_dtype
+from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.schema import (
     evaluation_rows,
     question_row,
     search_evaluation_rows,
     search_question_row,
 )
-from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
-from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.search import Preset
-from cola_jax.search.search import IN_FLIGHT, check_settings, search_groups
-from cola_jax.tasks import Encoded
-from cola_jax.tasks.task import Asking
-from cola_jax.scoring.grader import Grader, check_installed
-from cola_jax.tasks.record import task_digest
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
+from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
+from cola_jax.search.loop import confirmed, search_batch
+from cola_jax.search.presets import Settings
+from cola_jax.tasks.task import Prepared, task_digest
 
-Rows = list[dict[str, Any]]
-Parts = Iterator[tuple[Rows, Rows]]  # of evaluations and of questions
+PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 
-class Todo(NamedTuple):
-    """What a run directory still lacks, and what it is filled with."""
+class Part(NamedTuple):
+    """The rows of one batch, and how many of its questions a search improved."""
 
-    engine: Engine
-    questions: list[Encoded]
-    group: int  # the most questions in step
-    counts: Counts
-    grader: Grader | None
+    evaluations: list[dict[str, Any]]
+    questions: list[dict[str, Any]]
+    corrected: int = 0
+    shortened: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a session runs on, beside the model and the questions."""
+
+    dtype: str | None = None
+    batch_size: int | None = None
+    devices: Devices = dataclasses.field(default_factory=Devices)
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
+    shard: Shard = WHOLE
+    reference: bool = False  # run paths one by one; for comparison
+
+    def __post_init__(self):
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"a batch needs at least 1 question, not {self.batch_size}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,79 +70,63 @@ class Session:
 
     model_directory: str
     config: ModelConfig
-    questions: list[Encoded]
+    scorer: Scorer
+    encoded: list[Encoded]  # of this shard
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
-    devices: Devices = dataclasses.field(default_factory=Devices)
-    hosts: Hosts = dataclasses.field(default_factory=Hosts)
-    shard: Shard = WHOLE
-    reference: bool = False  # run paths one by one; for comparison
+    run_config: RunConfig
 
     @classmethod
     def prepare(
         cls,
         model: str,
-        asking: Asking,
-        *,
-        dtype: str | None = None,
-        devices: Devices = Devices(),  # noqa: B008
-        hosts: Hosts = Hosts(),  # noqa: B008
-        shard: Shard = WHOLE,
-        reference: bool = False,
+        prepare: Callable[..., Prepared],
+        run_config: RunConfig = RunConfig(),
+        metadata: dict[str, Any] | None = None,
     ) -> "Session":
-        """Checks and loads what a session needs, but for the weights, which take longest.
+        """Checks and loads what a session needs, except the weights, which take longest.
 
-        `model` is a checkpoint directory. `dtype` None means float32 on a CPU, where bfloat16 is
-        no faster, and the checkpoint's own elsewhere. Raises ValueError for whatever is wrong with
-        the checkpoint, the task, a prompt or the devices.
+        `model` is a checkpoint directory; `prepare` is that of a TaskConfig, or a function like it.
+        `metadata` is recorded of each start. Raises ValueError for whatever is wrong with the
+        checkpoint, the task, a prompt or the devices.
         """
-        devices.check_backend()
-        metadata = checkpoint.read_metadata(model)
-        config = ModelConfig.from_json(metadata["config"])
-        encoded, asked = asking.ask(
+        run_config.devices.check_backend()
+        saved = checkpoint.read_metadata(model)
+        config = ModelConfig.from_json(saved["config"])
+        prepared = prepare(
             checkpoint.load_tokenizer(model),
             context=config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(model),
         )
-        check_vocabulary(encoded, config)
-        dtype = dtype or ("float32" if jax.default_backend() == "cpu" else metadata["dtype"])
+        check_vocabulary(prepared.encoded, config)
         settings = {
-            "model": checkpoint.identity(metadata),
-            "dtype": dtype,
-            "task": task_digest(encoded),
-            "questions": len(encoded),
-            **asked,
+            "model": checkpoint.identity(saved),
+            "dtype": run_config.dtype or default_dtype(saved["dtype"]),
+            "task": task_digest(prepared.encoded, prepared.scorer),
+            "questions": len(prepared.encoded),
+            **prepared.record,
         }
-        if asked["scorer"] == "generate":
-            check_installed()
-            settings["grader"] = f"math-verify {version('math-verify')}"
-        mine = encoded[shard.index :: shard.count]
-        if not mine:
-            raise ValueError(f"shard {shard} has none of the {len(encoded)} questions.")
-        packages = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
-        device = jax.local_devices()[0]
+        shard = run_config.shard
+        own = prepared.encoded[shard.index :: shard.count]
+        if not own:
+            raise ValueError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
         environment = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
-            "origin": metadata["origin"],
+            "origin": saved["origin"],
             "num_layers": config.num_layers,
-            "task": asking.task,
-            "asking": dataclasses.asdict(asking),
-            "versions": {name: version(name) for name in packages},
-            "python": platform.python_version(),
-            "device": f"{device.platform} {device.device_kind}",
+            "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
             "shard": str(shard),
+            **machine(),
+            **(metadata or {}),
         }
         return cls(
             model_directory=str(model),
             config=config,
-            questions=mine,
+            scorer=prepared.scorer,
+            encoded=own,
             settings=settings,
             environment=environment,
-            devices=devices,
-            hosts=hosts,
-            shard=shard,
-            reference=reference,
+            run_config=run_config,
         )
 
     @property
@@ -141,7 +137,7 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
-        return self.devices.mesh(len(self.questions))
+        return self.run_config.devices.mesh(len(self.encoded))
 
     @functools.cached_property
     def model(self) -> Model:
@@ -149,127 +145,145 @@ class Session:
         return checkpoint.load(self.model_directory, dtype=self.settings["dtype"], mesh=self.mesh)
 
     def search(
-        self,
-        directory: str,
-        preset: Preset,
-        *,
-        simulations: int,
-        leaves: int,
-        seed: int = 0,
-        early_stop: bool = False,
-        group: int | None = None,
-        watch: Watch = lambda counts: None,
+        self, directory: str, settings: Settings, metrics: Metrics | None = None
     ) -> RunDirectory:
-        """Searches every question that the run directory does not have yet.
+        """Searches every question that the run directory does not have yet."""
 
-        `group` is the most questions in step, chosen for the backend when None. It decides how
-        much work a kill can lose, not the rows.
-        """
-        rules = check_settings(self.questions, preset, simulations, leaves, seed, early_stop)
-        settings = self.settings | {"command": "search"} | dataclasses.asdict(rules)
-        self.check_budget(preset.lengths(self.num_layers)[1])
-
-        def work(todo: Todo) -> Parts:
-            counts, base = todo.counts, dataclasses.replace(todo.counts)
-
-            def show(evaluations: int, fixed: int, shortened: int):
-                counts.evaluations = base.evaluations + evaluations
-                counts.fixed = base.fixed + fixed
-                counts.shortened = base.shortened + shortened
-                watch(counts)
-
-            groups = search_groups(
-                todo.engine, todo.questions, rules, todo.group, show, todo.grader
+        def work(evaluate: BatchEvaluator, batch: list[Encoded]) -> Part:
+            questions = [encoded.question for encoded in batch]
+            outcomes = search_batch(evaluate, questions, self.num_layers, settings)
+            rows = list(zip(batch, confirmed(evaluate, outcomes), strict=True))
+            improved = [o for _, o in rows if o.shortest_correct is not None]
+            return Part(
+                [row for one in rows for row in search_evaluation_rows(*one)],
+                [search_question_row(*one) for one in rows],
+                corrected=sum(o.baseline is False for o in improved),
+                shortened=sum(bool(o.baseline) and o.shortened for o in improved),
             )
-            for _, outcomes in groups:
-                rows = [row for outcome in outcomes for row in search_evaluation_rows(outcome)]
-                yield rows, [search_question_row(outcome) for outcome in outcomes]
 
-        return self.fill(directory, settings, work, simulations + 1, group)
+        recorded = {"command": "search", **dataclasses.asdict(settings)}
+        return self.fill(directory, recorded, settings.workload(self.num_layers), work, metrics)
 
     def evaluate(
         self,
         directory: str,
         paths: Sequence[tuple[int, ...]],
-        *,
-        group: int | None = None,
-        watch: Watch = lambda counts: None,
+        metrics: Metrics | None = None,
+        command: str = "evaluate",
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet."""
-        settings = self.settings | {"command": "evaluate", "paths": [list(p) for p in paths]}
-        self.check_budget(max(map(len, paths)))
 
-        def work(todo: Todo) -> Parts:
-            def show(evaluations: int):
-                todo.counts.evaluations += evaluations
-                watch(todo.counts)
+        def work(evaluate: BatchEvaluator, batch: list[Encoded]) -> Part:
+            verdicts = evaluate(np.tile(padded, (len(batch), 1, 1)))
+            rows = [
+                row
+                for b, encoded in enumerate(batch)
+                for row in evaluation_rows(encoded, list(paths), verdicts.take(b))
+            ]
+            return Part(rows, [question_row(encoded, len(paths)) for encoded in batch])
 
-            groups = evaluate_groups(
-                todo.engine, todo.questions, paths, todo.group, show, todo.grader
-            )
-            for mine, verdicts in groups:
-                rows = []
-                for b, encoded in enumerate(mine):
-                    row = Verdicts(*(column[b] for column in verdicts))
-                    rows += evaluation_rows(encoded, list(paths), row)
-                yield rows, [question_row(encoded, len(paths)) for encoded in mine]
-
-        return self.fill(directory, settings, work, len(paths), group)
-
-    def check_budget(self, positions: int) -> None:
-        """Raises ValueError where a budget that was given is too small, before weights load."""
-        if self.devices.budget is not None:
-            memory = Memory(
-                self.devices.budget,
-                sharing=IN_FLIGHT,
-                itemsize=jnp.dtype(self.settings["dtype"]).itemsize,
-                backend=jax.default_backend(),
-                rows=self.devices.rows,
-            )
-            check_budget(self.config, self.questions, positions, memory)
+        padded = pad_all(paths)
+        recorded = {"command": command, "paths": [list(p) for p in paths]}
+        workload = Workload(len(paths), len(paths), padded.shape[1])
+        return self.fill(directory, recorded, workload, work, metrics)
 
     def fill(
         self,
         directory: str,
-        settings: dict[str, Any],
-        work: Callable[[Todo], Parts],
-        each: int,
-        group: int | None,
+        recorded: dict[str, Any],
+        workload: Workload,
+        work: Callable[[BatchEvaluator, list[Encoded]], Part],
+        metrics: Metrics | None,
     ) -> RunDirectory:
-        """Opens a run and writes the parts of the questions it lacks, `each` evaluations apiece."""
-        if group is not None and group < 1:
-            raise ValueError(f"a group needs at least 1 question, it is {group}.")
-        self.hosts.agree(self.shard, settings, together=self.devices.tensor > 1)
-        size = group or (8 if jax.default_backend() == "cpu" else 64)
+        """Opens a run and writes the parts of the questions that it lacks."""
+        config = self.run_config
+        settings = self.settings | recorded
+        self.check_budget(workload.positions)
+        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         devices = 1 if self.mesh is None else self.mesh.size
-        environment = self.environment | {"devices": devices}
-        run = RunDirectory(directory, self.shard)
+        run = RunDirectory(directory, config.shard)
+        metrics = Metrics() if metrics is None else metrics
         with run.locked():
-            done = run.open(settings, environment)
-            left = [q for q in self.questions if q.question.id not in done]
-            counts = earlier(run, self.num_layers, each * len(left))
-            if not left:
+            settings["batch_size"] = self.batch_size(run)
+            done = run.open(settings, self.environment | {"devices": devices})
+            batches = self.batches(settings["batch_size"], done)
+            run.count_earlier(metrics, self.num_layers)
+            metrics.total = metrics.earlier + workload.paths * sum(map(len, batches))
+            if not batches:
                 return run
-            with (
-                grading(left) as grader,
-                Engine(
-                    self.model,
-                    memory_budget=self.devices.budget,
-                    rows=self.devices.rows,
-                    in_flight=IN_FLIGHT,
-                    reference=self.reference,
-                ) as engine,
-            ):
-                todo = Todo(engine, left, size, counts, grader)
-                for evaluations, questions in work(todo):
-                    run.write_part(evaluations, questions)
-                run.close(engine.report())
+            evaluator = ModelEvaluator(
+                self.model,
+                self.encoded,
+                self.scorer,
+                memory_budget=config.devices.budget,
+                rows=config.devices.rows,
+                metrics=metrics,
+                reference=config.reference,
+            )
+
+            def part(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+                return work(evaluate, [self.encoded[i] for i in some])
+
+            for _, rows in evaluator.map(part, workload, batches):
+                run.write_part(rows.evaluations, rows.questions)
+                metrics.add(corrected=rows.corrected, shortened=rows.shortened)
+            run.close(metrics.report())
         return run
 
+    def batch_size(self, run: RunDirectory) -> int:
+        """Returns the questions of a batch: those of the run where it was begun before.
 
-def check_vocabulary(questions: Sequence[Encoded], config: ModelConfig) -> None:
-    """Raises ValueError for tokens that the model does not have, an answer's ends included."""
-    for encoded in questions:
-        check_tokens("token ids", encoded.prompts.ids, config.vocab_size)
-        if encoded.prompts.targets is not None:
-            check_tokens("targets", encoded.prompts.targets, config.vocab_size)
+        Batches are cut from all questions of the shard, so a run that is continued has the batches
+        of one that was not interrupted, and the same rows to the last bit.
+        """
+        config = self.run_config
+        before = run.recorded("batch_size")
+        if config.batch_size is None and before is not None:
+            return before
+        workers = 1 if self.mesh is None else self.mesh.shape["data"]
+        share = -(-self.settings["questions"] // config.shard.count)
+        even = -(-share // (THREADS * workers))
+        return min(even, config.batch_size or default_batch_size())
+
+    def batches(self, size: int, done: set[str]) -> list[np.ndarray]:
+        """Cuts all questions into batches, and leaves out those that are done."""
+        whole = cut_batches(prompt_buckets(self.encoded), 1, size)
+        left = [batch[[self.encoded[i].question.id not in done for i in batch]] for batch in whole]
+        return [batch for batch in left if len(batch)]
+
+    def check_budget(self, positions: int) -> None:
+        """Raises ValueError where a given budget is too small, before weights load."""
+        devices = self.run_config.devices
+        if devices.budget is not None:
+            memory = Memory(
+                devices.budget,
+                sharing=THREADS,
+                itemsize=jnp.dtype(self.settings["dtype"]).itemsize,
+                backend=jax.default_backend(),
+                rows=devices.rows,
+            )
+            self.scorer.check_memory(self.config, memory, self.encoded, positions)
+
+
+def machine() -> dict[str, Any]:
+    """Returns what is recorded about when and where a run was started."""
+    device = jax.local_devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{device.platform} {device.device_kind}",
+    }
+
+
+def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Pads paths [C, P] to the length of the longest, in a bucket."""
+    return pad_paths([list(paths)], 1, 1 + max(map(max, paths)))[0]
+
+
+def check_vocabulary(encoded: Sequence[Encoded], config: ModelConfig) -> None:
+    """Raises ValueError for tokens that the model does not have."""
+    for one in encoded:
+        check_tokens("token ids", one.prompts.ids, config.vocab_size)
+        if one.prompts.targets is not None:
+            check_tokens("targets", one.prompts.targets, config.vocab_size)

@@ -1,39 +1,43 @@
-"""From questions to token rows: the prompts of each scorer, plain or through a chat template."""
+"""From questions to token rows: prompts, and answers packed after them."""
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 
-from cola_jax.prompts import Prompts
+from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.question import Question
-
-# options: the option whose text has the highest log-likelihood (lm-evaluation-harness's acc);
-# options-norm: divided by the option's length in characters (acc_norm); letter: the likeliest of
-# the offered letters; letter-strict: the likeliest token of all, which must be the right letter.
-ChoiceScorer = Literal["options", "options-norm", "letter", "letter-strict"]
-
-# How letters are asked for: our own words, or the prompt of lm-evaluation-harness's MMLU.
-LetterFormat = Literal["plain", "harness"]
+from cola_jax.scoring.answer import Rule
 
 # Llama's template prints today's date unless told one, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
+class PromptFormat(Protocol):
+    """The wording of open questions, and how their answers end and are found; see `formats`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+    @property
+    def extract(self) -> Rule: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    def ask(self, question: Question, shots: Sequence[Question] = ()) -> str: ...
+    def completion(self, question: Question, answer: str, *, chat: bool = False) -> str: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A question as a token row, with what turns readings into a verdict."""
+    """A question as a token row, with what turns readings into scores."""
 
     question: Question
-    scorer: str
     prompts: Prompts  # one row: fields [T] and [Q]
-    option: np.ndarray  # [Q], the option that each position read belongs to
+    option: np.ndarray  # [Q], the option that each read belongs to
     prompt_hash: str  # of the prompt's text
-    reply: Any = None  # of an open question: how its answer is decoded, see `open.Reply`
-    ends: tuple[int, ...] = ()  # tokens of which any ends an answer, where one must
-    end: np.ndarray | None = None  # [Q], whether a read asks about the end of its option
 
     @property
     def num_tokens(self) -> int:
@@ -41,184 +45,64 @@ class Encoded:
         return len(self.prompts.ids)
 
 
-def encode(
-    questions: Sequence[Question],
-    tokenizer: Any,
-    scorer: ChoiceScorer,
-    *,
-    chat: bool = False,
-    context: int | None = None,
-    format: LetterFormat = "plain",
-    shots: Sequence[Question] = (),
-) -> list[Encoded]:
-    """Encodes questions for a scorer.
-
-    `options` packs the text of every option behind one prompt, `letter` asks for the letter
-    behind a prompt that lists the options. Tokens are split between prompt and continuation as
-    lm-evaluation-harness does. `format` and `shots` are of the letters' prompt: `harness` shows
-    the shots of a question's own subject before it. Raises ValueError where the tokenizer has no
-    chat template, a letter is more than one token, or a prompt is longer than `context`; and for
-    an open question, which has no options to choose from.
-    """
-    check_chat(tokenizer, chat)
-    if format not in ("plain", "harness"):
-        raise ValueError(f"the format must be plain or harness, it is {format!r}.")
-    plain = format == "plain" and not shots
-    if not plain and (format == "plain" or scorer in ("options", "options-norm")):
-        raise ValueError(
-            f"the scorer {scorer!r} has one prompt without shots in the format {format!r}: use a "
-            "scorer of letters with the format `harness`."
-        )
-    return [
-        encode_question(question, tokenizer, scorer, chat, context, format, shots)
-        for question in questions
-    ]
-
-
-def check_chat(tokenizer: Any, chat: bool) -> None:
-    """Raises ValueError where a chat is asked of a tokenizer that has no template for one."""
-    if chat and not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
-
-
-def encode_question(
+def encode_answers(
     question: Question,
     tokenizer: Any,
-    scorer: ChoiceScorer,
-    chat: bool,
-    context: int | None,
-    format: LetterFormat = "plain",
-    shots: Sequence[Question] = (),
+    prompt: str,
+    answers: Sequence[str],
+    *,
+    special: bool = True,
 ) -> Encoded:
-    """Encodes one question; see `encode`."""
-    if question.open:
-        raise ValueError(
-            f"question {question.id} is open, it has no options to choose from: use the scorer "
-            "`exact` or `generate`."
-        )
-    names_letter = scorer in ("letter", "letter-strict")
-    if names_letter and format == "harness":
-        text = harness_prompt(question, shots)
-    else:
-        text = letter_prompt(question, chat) if names_letter else options_prompt(question, chat)
-    answers = list(question.letters if names_letter else question.options)
-    if chat:
-        text = render_chat(tokenizer, text)
-    else:
-        answers = [f" {answer}" for answer in answers]
-    prompt, continuations = tokenize(tokenizer, text, answers, special=not chat)
-    check_end(tokenizer, chat, prompt)
-    check_continuations(question, answers, continuations, names_letter)
-    prompts, option = pack(prompt, continuations)
-    longest = int(prompts.positions.max()) + 1
-    if context is not None and longest > context:
-        raise ValueError(
-            f"question {question.id} has {longest} tokens, but the model's context is "
-            f"{context}: leave it out, or use a model with a longer context."
-        )
-    return Encoded(question, scorer, prompts, option, hash_of(text))
+    """Encodes a prompt with each answer packed after it, one option each.
 
-
-def check_end(tokenizer: Any, chat: bool, prompt: Sequence[int]) -> None:
-    """Raises ValueError where the tokenizer ends a prompt that something is to follow."""
-    if not chat and prompt and prompt[-1] == tokenizer.eos_token_id:
-        raise ValueError(
-            "the tokenizer ends every text with its EOS token, behind which no answer can be "
-            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
-        )
-
-
-def hash_of(text: str) -> str:
-    """Returns the digest by which a prompt's text is recorded."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_continuations(
-    question: Question, answers: list[str], continuations: list[list[int]], names_letter: bool
-) -> None:
-    """Raises ValueError for a letter of several tokens, and for an answer of none."""
-    if names_letter and any(len(tokens) != 1 for tokens in continuations):
-        raise ValueError(
-            f"question {question.id}: letters are {[len(c) for c in continuations]} tokens "
-            "long here, but must be one each: use the scorer `options`."
-        )
+    Tokens are split between prompt and answer as lm-evaluation-harness does: the prompt alone, and
+    what each whole text adds. `special` adds the tokenizer's own special tokens, which a chat
+    template writes itself. Raises ValueError where the tokenizer ends the prompt, and for an answer
+    that adds no token.
+    """
+    ids = tokenize_prompt(tokenizer, prompt, special)
+    wholes = [
+        tokenizer(prompt + answer, add_special_tokens=special).input_ids for answer in answers
+    ]
+    continuations = [whole[len(ids) :] for whole in wholes]
     for answer, tokens in zip(answers, continuations, strict=True):
-        if not answer.strip():
-            raise ValueError(
-                f"question {question.id} has an empty option, whose text cannot be scored: use a "
-                "scorer of letters, or leave the question out."
-            )
         if not tokens:
             raise ValueError(
                 f"question {question.id}: the option {answer!r} adds no token to its prompt, so "
                 "it cannot be scored."
             )
+    row, option = pack(ids, continuations)
+    return Encoded(question, row, option, hash_of(prompt))
 
 
-def options_prompt(question: Question, chat: bool) -> str:
-    """The prompt of lm-evaluation-harness's ARC tasks; a chat gets the question alone."""
-    return question.text if chat else f"Question: {question.text}\nAnswer:"
+def encode_prompt(
+    question: Question, tokenizer: Any, prompt: str, *, special: bool = True
+) -> Encoded:
+    """Encodes a prompt alone, to decode after."""
+    row, option = pack(tokenize_prompt(tokenizer, prompt, special), [])
+    return Encoded(question, row.replace(read=None, targets=None), option, hash_of(prompt))
 
 
-def letter_prompt(question: Question, chat: bool) -> str:
-    """Lists as many letters as there are options; a chat is told to answer with one of them."""
-    listed = "\n".join(
-        f"{x}. {option}" for x, option in zip(question.letters, question.options, strict=True)
-    )
-    if not chat:
-        return f"Question: {question.text}\n{listed}\nAnswer:"
-    letters = f"{', '.join(question.letters[:-1])} or {question.letters[-1]}"
-    return f"{question.text}\n{listed}\n\nAnswer with one letter, {letters}, and nothing else."
-
-
-def harness_prompt(question: Question, shots: Sequence[Question] = ()) -> str:
-    """The prompt of lm-evaluation-harness's MMLU tasks; of the shots, those of its subject."""
-    subject = question.fact("subject")
-    about = f" about {subject.replace('_', ' ')}" if subject else ""
-    said = [f"The following are multiple choice questions (with answers){about}."]
-    for shot in shots:
-        if shot.fact("subject") == subject:
-            said.append(f"{listing(shot)}\nAnswer: {shot.letters[shot.answer]}")
-    return "\n\n".join([*said, f"{listing(question)}\nAnswer:"])
-
-
-def listing(question: Question) -> str:
-    """Returns a question and its options, each behind its letter."""
-    options = zip(question.letters, question.options, strict=True)
-    return "\n".join([question.text.strip(), *(f"{x}. {option}" for x, option in options)])
-
-
-def render_chat(tokenizer: Any, text: str) -> str:
-    """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        tokenize=False,
-        add_generation_prompt=True,
-        **TEMPLATE_ARGUMENTS,
-    )
-
-
-def tokenize(
-    tokenizer: Any, text: str, answers: Sequence[str], *, special: bool
-) -> tuple[list[int], list[list[int]]]:
-    """Splits as lm-evaluation-harness does: prompt alone, and what each whole text adds behind it.
-
-    A chat template writes its own special tokens, so `special` is off for it.
-    """
-    prompt = tokenizer(text, add_special_tokens=special).input_ids
-    wholes = [tokenizer(text + answer, add_special_tokens=special).input_ids for answer in answers]
-    return prompt, [whole[len(prompt) :] for whole in wholes]
+def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
+    """Tokenizes a prompt; ValueError where the tokenizer ends it with its EOS token."""
+    ids = tokenizer(prompt, add_special_tokens=special).input_ids
+    if special and ids and ids[-1] == tokenizer.eos_token_id:
+        raise ValueError(
+            "the tokenizer ends every text with its EOS token, after which no answer can be "
+            "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
+        )
+    return ids
 
 
 def pack(
     prompt: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> tuple[Prompts, np.ndarray]:
-    """Packs continuations behind a prompt; each is read at the token before each of its own.
+    """Packs continuations after a prompt; each is read at the token before each of its own.
 
-    Returns the row and, for each position read, the continuation it belongs to. The last
-    token of a continuation predicts nothing that is asked, so it is left out.
+    Returns the row and, for each read position, the continuation it belongs to. The last token of
+    a continuation predicts nothing that is asked, so it is left out.
     """
-    ids, positions, branch = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+    ids, positions, branch = list(prompt), list(range(len(prompt))), [PROMPT] * len(prompt)
     read, targets, option = [], [], []
     for j, tokens in enumerate(continuations):
         first = len(ids)
@@ -236,3 +120,35 @@ def pack(
         targets=np.asarray(targets, np.int32),
     )
     return row, np.asarray(option, np.int32)
+
+
+def render_chat(tokenizer: Any, text: str) -> str:
+    """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **TEMPLATE_ARGUMENTS,
+    )
+
+
+def check_chat(tokenizer: Any, chat: bool) -> None:
+    """Raises ValueError where the tokenizer has no chat template but is asked to use it."""
+    if chat and not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
+
+
+def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
+    """Raises ValueError where a prompt and `more` new tokens exceed the context."""
+    longest = int(np.asarray(encoded.prompts.positions).max()) + 1
+    if context is not None and longest + more > context:
+        new = f" and {more} new ones" if more else ""
+        raise ValueError(
+            f"question {encoded.question.id} has {longest} tokens{new}, but the model's context is "
+            f"{context}: leave it out, use fewer shots, or a model with a longer context."
+        )
+
+
+def hash_of(text: str) -> str:
+    """Returns the digest by which a prompt's text is recorded."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

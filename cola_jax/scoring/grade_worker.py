@@ -1,7 +1,7 @@
-r"""Grades pairs of answers with math-verify: a script of its own, started by `Grader`.
+r"""Script that grades pairs of answers with math-verify; started by `Grader`.
 
-It is run by its path, never imported with the package, so that a worker does not load jax. It
-reads one JSON pair [answer, gold] per line and writes true, false or null for a failure.
+It is run by path and not imported from the package, so that a worker does not load JAX. It reads
+one JSON pair [answer, gold] per line, and writes true, false or, if grading failed, null.
 """
 
 import json
@@ -15,16 +15,16 @@ THIN_SPACE = re.compile(r"(?<=[0-9])(?:\\[,;:]|~)(?=[0-9]{3})")
 
 
 def main(memory: int, seconds: float) -> None:
-    """Serves pairs until its input ends."""
+    """Grades the pairs on stdin until it is closed."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not look like a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent to say when to end
+    os.dup2(2, 1)  # output of a library must not be taken for a reply
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     limit_memory(memory)
     import math_verify
 
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        if hasattr(signal, "alarm"):  # ends a worker whose parent was killed and can't end it
+        if hasattr(signal, "alarm"):  # ends a worker whose parent was killed during a pair
             signal.alarm(int(2 * seconds) + 10)
         verdict = grade(math_verify, *json.loads(line))
         print(json.dumps(verdict), file=replies, flush=True)
@@ -33,10 +33,10 @@ def main(memory: int, seconds: float) -> None:
 
 
 def grade(math_verify, answer: str, gold: str) -> bool | None:
-    """Returns math-verify's verdict, None where it failed.
+    """Returns math-verify's verdict, or None if it failed.
 
-    It takes most errors for "not the same", one of memory too. So those that end nowhere are
-    watched for, at the price of about twice the time.
+    math-verify turns most exceptions into "not the same", MemoryError and RecursionError included,
+    so exceptions are traced, which doubles the time.
     """
     failed = False
 
@@ -48,13 +48,13 @@ def grade(math_verify, answer: str, gold: str) -> bool | None:
 
     sys.settrace(watch)
     try:
-        # without its other way to read: that takes the last number of what is no formula
-        whole = [math_verify.LatexExtractionConfig()]
-        said = [
-            math_verify.parse(wrap(text), extraction_config=whole, parsing_timeout=None)
+        # LaTeX only: the other default extracts the last number from text that is not a formula
+        latex = [math_verify.LatexExtractionConfig()]
+        parsed = [
+            math_verify.parse(wrap(text), extraction_config=latex, parsing_timeout=None)
             for text in (gold, answer)
         ]
-        same = math_verify.verify(*said, timeout_seconds=None, raise_on_error=True)
+        same = math_verify.verify(*parsed, timeout_seconds=None, raise_on_error=True)
     except Exception:
         return None
     finally:
@@ -63,16 +63,16 @@ def grade(math_verify, answer: str, gold: str) -> bool | None:
 
 
 def wrap(text: str) -> str:
-    r"""Puts an answer where math-verify looks for one, without thin spaces.
+    r"""Puts an answer between dollars, where math-verify looks for it, without thin spaces.
 
-    It reads 10\,000 as 10 times 000, which is what a wrong answer of 0 would be compared with.
+    math-verify reads 10\,000 as 10 times 000, so that an answer of 0 would be right.
     """
     text = text.strip().rstrip(".").strip("$").rstrip("\\ .").replace(r"\!", "")  # \$ is a price
     return f"${THIN_SPACE.sub('', text)}$"
 
 
 def limit_memory(size: int) -> None:
-    """Limits the address space, where the system can."""
+    """Limits the address space in bytes, where the system supports it."""
     try:
         import resource
 

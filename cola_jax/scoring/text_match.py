@@ -1,6 +1,6 @@
-r"""Answers that are words, dates or times of day, which algebra must not compare.
+r"""Text match: answers that are words, dates or times of day.
 
-math-verify takes a word for a product of letters, so that Pairs would be Paris, and a date for a
+math-verify reads a word as a product of letters, so that Pairs equals Paris, and a date as a
 difference.
 """
 
@@ -9,30 +9,30 @@ import re
 TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 LETTERS = r"[^\W\d_]+"
 WORDS = re.compile(rf"{LETTERS}(?:[\s.,'’-]+{LETTERS})*")
-SAYING = re.compile(r"[\w\s.,:'’-]+")  # no formula, where X is not x
-LONG = re.compile(r"[^\W\d_]{3}")  # what is shorter may be a product: xy is yx
+PROSE = re.compile(r"[\w\s.,:'’-]+")  # not a formula, in which X differs from x
+LONG = re.compile(r"[^\W\d_]{3}")  # shorter words may be products: xy equals yx
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?")
 TIME = re.compile(r"\d\d?(?::\d\d)?\s*[ap]\.?\s?m")
 
 
-def same_wording(answer: str, gold: str) -> bool | None:
-    """Compares answers by their words, whatever their case; None where gold is not of words.
+def match_text(answer: str, gold: str) -> bool | None:
+    """Compares an answer with a gold that is words, ignoring case; None for any other gold.
 
-    None also where gold is and the answer is not, though it may mean the same: 7 cm and 7.
+    Also None if the gold is words and the answer is not, since they may agree: 7 cm and 7.
     """
-    answer, gold = plain(answer), plain(gold)
+    answer, gold = normalize(answer), normalize(gold)
     if DATE.fullmatch(gold):
         return answer == gold
     if TIME.fullmatch(gold):
         return re.sub(r"[.\s]", "", answer) == re.sub(r"[.\s]", "", gold)
-    if not LONG.search(gold) or not SAYING.fullmatch(gold):
+    if not LONG.search(gold) or not PROSE.fullmatch(gold):
         return None
     if answer == gold:
         return True
     return False if WORDS.fullmatch(answer) and WORDS.fullmatch(gold) else None
 
 
-def plain(text: str) -> str:
-    """Takes off dollars, TeX's text commands, a full stop, case and blanks that say nothing."""
+def normalize(text: str) -> str:
+    """Removes dollars, TeX's text commands, a final full stop, case and extra whitespace."""
     text = TEXT.sub(r"\1", text.strip().strip("$"))
     return " ".join(text.split()).rstrip(".").casefold()

@@ -1,150 +1,105 @@
-"""From readings, or decoded texts, to verdicts and margins."""
+"""Verdicts: how paths answered questions, and the completions that were graded."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cola_jax.execute.decoder import BROKEN
-from cola_jax.prompts import Readings
-from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 
-NO_ANSWER = -1  # what a path that is not finite, or a strict letter that is none, answers
-TIE = 1e-6  # the margin of a token that is as likely as its rival
-GOLD, DECOY = 0, 1  # the options of an open question
+NO_ANSWER = -1  # the answer of a path that is not finite, or that chose none of the options
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What a path decoded, and what became of it."""
+class Completion:
+    """What a path decoded, and how it was graded."""
 
     text: str  # up to what ended it
     answer: str | None  # found in the text, None where there is none
     finish: str  # why it ended: see `decoder`
-    cut: bool  # the token limit ended it before the answer was complete
-    grade: Grade
-    ids: tuple[int, ...]  # the tokens decoded
+    truncated: bool  # the token limit ended it before the answer was complete
+    grade: Grade | None  # None where nothing was to be graded
+    tokens: tuple[int, ...]  # the ids decoded
     logprob: float  # natural, of all of them
-    decoy: bool = False  # whether the answer is graded as the question's decoy
 
 
 class Verdicts(NamedTuple):
-    """What C paths made of one question."""
+    """How paths answered questions; fields [B, C], or [C] for one question."""
 
-    verdict: np.ndarray  # [C] bool, whether the answer is right
-    margin: np.ndarray  # [C] float32, score of gold minus its best rival's; -inf if not finite
-    answer: np.ndarray  # [C] int32, the option chosen, or NO_ANSWER
-    finite: np.ndarray  # [C] bool
-    said: np.ndarray  # [C] of Said, of the scorer `generate`; else of None
+    verdict: np.ndarray  # bool, whether the answer is right
+    margin: np.ndarray  # float32, score of gold minus its best rival's; -inf if not finite
+    answer: np.ndarray  # int32, the option chosen, or NO_ANSWER
+    scores: np.ndarray  # [..., J] float32, of every option or decoy; NaN for options not there
+    finite: np.ndarray  # bool
+    completion: np.ndarray  # of Completion where answers are decoded, else of None
 
     @property
     def graded(self) -> np.ndarray:
-        """False where the grader failed: that says nothing about the answer."""
-        known = [said is None or said.grade is not Grade.UNGRADED for said in self.said.flat]
-        return np.array(known, bool).reshape(self.said.shape)
+        """False where nothing is known about the answer, as where the grader failed."""
+        known = [
+            one is None or one.grade in (Grade.RIGHT, Grade.WRONG) for one in self.completion.flat
+        ]
+        return np.array(known, bool).reshape(self.completion.shape)
 
     @classmethod
-    def none(cls, shape: tuple[int, ...]) -> "Verdicts":
-        """Makes the verdicts of nothing, to be filled."""
+    def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":
+        """Makes the verdicts of no evaluation, to be filled."""
         return cls(
             verdict=np.zeros(shape, bool),
             margin=np.full(shape, -np.inf, np.float32),
             answer=np.full(shape, NO_ANSWER, np.int32),
+            scores=np.full((*shape, options), np.nan, np.float32),
             finite=np.zeros(shape, bool),
-            said=np.full(shape, None, object),
+            completion=np.full(shape, None, object),
         )
 
+    @classmethod
+    def of_scores(
+        cls,
+        scores: np.ndarray,
+        gold: int | np.ndarray,
+        finite: np.ndarray | None = None,
+        *,
+        answer: np.ndarray | None = None,
+        rival: np.ndarray | None = None,
+    ) -> "Verdicts":
+        """Makes verdicts of the scores [..., J] of every option.
 
-def score(readings: Readings, encoded: Encoded) -> Verdicts:
-    """Scores readings [C, Q'] of one question, Q' at least its own number of reads Q.
+        Args:
+          gold: the right option, or one for each entry of the leading axes.
+          finite: whether the path was; where the scores are when None.
+          answer: the option chosen; the first of the highest score when None.
+          rival: what gold's score is compared with; the best other option's when None.
+        """
+        scores = np.asarray(scores, np.float64)
+        finite = np.asarray(np.isfinite(scores).all(axis=-1) if finite is None else finite)
+        # a path that is not finite has no order among its options
+        known = np.where(finite[..., None], scores, 0.0)
+        gold = np.broadcast_to(np.asarray(gold), finite.shape)
+        is_gold = np.arange(scores.shape[-1]) == gold[..., None]
+        if rival is None:
+            rival = np.where(is_gold, -np.inf, known).max(axis=-1)
+        with np.errstate(invalid="ignore"):  # an option alone has no rival
+            margin = np.where(is_gold, known, 0.0).sum(axis=-1) - rival
+        answer = known.argmax(axis=-1) if answer is None else answer
+        return cls(
+            verdict=finite & (answer == gold),
+            margin=np.where(finite, margin, -np.inf).astype(np.float32),
+            answer=np.where(finite, np.asarray(answer), NO_ANSWER).astype(np.int32),
+            scores=np.where(finite[..., None], scores, np.nan).astype(np.float32),
+            finite=finite,
+            completion=np.full(finite.shape, None, object),
+        )
 
-    The log-likelihood of an option is the sum over the positions that belong to it. Where options
-    tie, the first one is the answer, as in lm-evaluation-harness.
-    """
-    if encoded.scorer == "exact":
-        return score_exact(readings, encoded)
-    gold = encoded.question.answer
-    reads = len(encoded.option)
-    logprob = np.asarray(readings.logprob)[:, :reads].astype(np.float64)
-    finite = np.asarray(readings.finite)
-    scores = np.stack(
-        [logprob[:, encoded.option == j].sum(axis=1) for j in range(len(encoded.question.options))],
-        axis=1,
-    )
-    if encoded.scorer == "options-norm":
-        scores /= np.array([len(option) for option in encoded.question.options])
-    # a path that is not finite has no order among its options
-    scores = np.where(finite[:, None], scores, 0.0)
-    answer = scores.argmax(axis=1)
-    rival = np.delete(scores, gold, axis=1).max(axis=1)
-    if encoded.scorer == "letter-strict":
-        token = np.asarray(readings.token)[:, :reads]
-        said = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
-        answer = np.where(said.any(axis=1), said.argmax(axis=1), NO_ANSWER)
-        rival = np.where(finite, np.asarray(readings.rival)[:, gold], 0.0)
-    return verdicts_of(answer, gold, scores[:, gold] - rival, finite)
+    def put(self, index: tuple, verdicts: "Verdicts") -> None:
+        """Writes verdicts at an index of the leading axes; they may have other options."""
+        options = min(self.scores.shape[-1], verdicts.scores.shape[-1])
+        for name, column, new in zip(self._fields, self, verdicts, strict=True):
+            if name == "scores":
+                column[(*index, slice(options))] = new[..., :options]
+            else:
+                column[index] = new
 
-
-def score_exact(readings: Readings, encoded: Encoded) -> Verdicts:
-    """Scores answers that were fed behind the prompt: right if each token was the likeliest.
-
-    An answer's margin is that of its weakest token: greedy decoding gives the answer if and only
-    if it is positive.
-    """
-    margins = np.stack(
-        [exact_margin(readings, encoded, j) for j in range(len(encoded.question.options))], axis=1
-    )
-    answer = np.where(margins.max(axis=1) > 0, margins.argmax(axis=1), NO_ANSWER)
-    return verdicts_of(answer, GOLD, margins[:, GOLD], np.asarray(readings.finite))
-
-
-def exact_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
-    """Returns the least log-probability [C] of an answer's tokens over their rivals'."""
-    assert encoded.end is not None
-    reads = len(encoded.option)
-    logprob, rival, token = (
-        np.asarray(x)[:, :reads] for x in (readings.logprob, readings.rival, readings.token)
-    )
-    targets, mine = np.asarray(encoded.prompts.targets), encoded.option == option
-    body, end = mine & ~encoded.end, mine & encoded.end
-    # where two tokens tie, the first is chosen, whatever the difference says
-    with np.errstate(invalid="ignore"):  # of what is not finite nothing is used
-        ahead = logprob - rival
-    ahead = np.where(token == targets, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))
-    margin = ahead[:, body].min(axis=1, initial=np.inf)
-    if end.any():
-        best = ahead[:, end].max(axis=1)
-        # an end that was not among those read beats them, and is an end all the same
-        ends = np.isin(token[:, end.argmax()], encoded.ends)
-        margin = np.minimum(margin, np.where(ends, np.maximum(best, TIE), best))
-    return margin
-
-
-def score_texts(texts: Sequence[Said], nearest: np.ndarray) -> Verdicts:
-    """Scores what paths decoded and what it was graded.
-
-    `nearest` [C] is how close any chosen token came to its rival: the margin, negative where the
-    answer is not right.
-    """
-    right = np.array([said.grade is Grade.RIGHT for said in texts], bool)
-    finite = np.array([said.finish != BROKEN for said in texts], bool)
-    decoy = np.array([said.decoy for said in texts], bool)
-    answer = np.where(right, GOLD, np.where(decoy, DECOY, NO_ANSWER))
-    nearest = np.maximum(nearest, TIE)  # else the margin of a tie would have no sign
-    verdicts = verdicts_of(answer, GOLD, np.where(right, nearest, -nearest), finite)
-    said = np.full(len(texts), None, object)
-    said[:] = texts
-    return verdicts._replace(said=said)
-
-
-def verdicts_of(answer: np.ndarray, gold: int, margin: np.ndarray, finite: np.ndarray) -> Verdicts:
-    """Makes verdicts; a path that is not finite has no answer."""
-    return Verdicts(
-        verdict=finite & (answer == gold),
-        margin=np.where(finite, margin, -np.inf).astype(np.float32),
-        answer=np.where(finite, answer, NO_ANSWER).astype(np.int32),
-        finite=finite,
-        said=np.full(len(answer), None, object),
-    )
+    def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
+        """Takes what an index of the leading axes names."""
+        return Verdicts(*(column[index] for column in self))

@@ -1,7 +1,18 @@
-"""Searching paths: one tree for each question, grown in waves."""
+"""Searching paths. The package is also the function: `cola_jax.search(evaluate, questions)`."""
 
-from cola_jax.search.outcome import Outcome
-from cola_jax.search.presets import PRESETS, Preset
-from cola_jax.search.search import search
+import sys
+from types import ModuleType
+from typing import Any
 
-__all__ = ["PRESETS", "Outcome", "Preset", "search"]
+
+class SearchPackage(ModuleType):
+    """Lets `cola_jax.search` be called without hiding the modules in it."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Searches paths for every question; see `cola_jax.search.loop.search`."""
+        from cola_jax.search.loop import search
+
+        return search(*arguments, **keywords)
+
+
+sys.modules[__name__].__class__ = SearchPackage

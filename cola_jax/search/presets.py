@@ -1,7 +1,10 @@
 """Presets: everything that decides which paths a search evaluates, by name."""
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from cola_jax.execute.evaluator import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,16 @@ class Settings:
                 "simulations and leaves must be at least 1, they are "
                 f"{self.simulations} and {self.leaves}."
             )
+
+    def positions(self, num_layers: int) -> int:
+        """Returns P, the layers of the longest path allowed."""
+        return self.preset.lengths(num_layers)[1]
+
+    def workload(self, num_layers: int) -> "Workload":
+        """Returns what a batch of questions will be asked to run."""
+        from cola_jax.execute.evaluator import Workload
+
+        return Workload(self.simulations + 1, self.leaves, self.positions(num_layers))
 
 
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The

@@ -1,27 +1,5 @@
-"""Tasks: questions from the Hub, a JSONL file or a generator, their prompts and their answers."""
+"""Tasks: questions from the Hub, a JSONL file or a generator, and how they are asked."""
 
-from cola_jax.question import Question, open_question
-from cola_jax.scoring.answer import Answer, find_answer
-from cola_jax.scoring.encode import Encoded, encode
-from cola_jax.scoring.grader import Grade, Grader
-from cola_jax.tasks.formats import Format, format_of
-from cola_jax.tasks.load import kind_of, load_questions
-from cola_jax.tasks.record import prompt_record
-from cola_jax.tasks.shots import load_shots
+import lazy_loader
 
-__all__ = [
-    "Answer",
-    "Encoded",
-    "Format",
-    "Grade",
-    "Grader",
-    "Question",
-    "encode",
-    "find_answer",
-    "format_of",
-    "kind_of",
-    "load_questions",
-    "load_shots",
-    "open_question",
-    "prompt_record",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
-"""Sums made up on the spot: five levels of difficulty, exact answers, as many as there are.
+"""Generated arithmetic in five levels of difficulty, for models too small for GSM8K.
 
-For models too small for GSM8K. A question is a pure function of (seed, level, index), the same on
-every machine and under every version of Python, and the first so many are the first of any more.
+A question is a pure function of (seed, level, index): the same on every machine and version of
+Python, and independent of how many are generated.
 """
 
 import dataclasses
@@ -11,30 +11,28 @@ from collections.abc import Iterator
 
 from cola_jax.question import Question, open_question
 
-LEVELS = range(1, 6)
-
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """The pairs of numbers that a level combines; no result is negative."""
+    """The operands and signs of a level; no result is negative."""
 
     first: range
     second: range
     signs: str
 
     def count(self, sign: str) -> int:
-        """How many distinct questions have that sign."""
-        if sign == "-" and self.first == self.second:  # only the larger minus the smaller
+        """The number of distinct questions with that sign."""
+        if sign == "-" and self.first == self.second:  # the smaller is subtracted from the larger
             return len(self.first) * (len(self.first) + 1) // 2
         return len(self.first) * len(self.second)
 
     @property
     def size(self) -> int:
-        """How many distinct questions there are."""
+        """The number of distinct questions."""
         return sum(self.count(sign) for sign in self.signs)
 
     def question(self, number: int) -> tuple[int, str, int]:
-        """Returns the two numbers and the sign of the question with that number, 0..size-1."""
+        """Returns the operands and the sign of question `number`, 0..size-1."""
         sign = self.signs[0]
         for sign in self.signs:
             if number < self.count(sign):
@@ -48,7 +46,7 @@ class Level:
 
 TABLE = {
     1: Level(range(10), range(10), "+-"),  # one digit
-    2: Level(range(13), range(13), "*"),  # the times table up to twelve
+    2: Level(range(13), range(13), "*"),  # times table up to twelve
     3: Level(range(10, 100), range(1, 10), "+-"),  # two digits and one digit
     4: Level(range(10, 100), range(10, 100), "+-"),  # two digits
     5: Level(range(100, 1000), range(100, 1000), "+-"),  # three digits
@@ -58,40 +56,41 @@ TABLE = {
 def arithmetic(
     level: int | None = None, limit: int = 100, seed: int = 0, *, purpose: str = "questions"
 ) -> list[Question]:
-    """Makes questions of one level, or of all five in turn.
+    """Generates questions of one level, or of all five interleaved.
 
-    Raises ValueError for a level that does not exist, and for more questions than a level has.
+    `purpose` selects a stream of its own for questions and for shots. Raises ValueError for a level
+    that does not exist, or more questions than a level has.
     """
     if level is not None and level not in TABLE:
-        raise ValueError(f"the arithmetic task has the levels 1 to 5, not {level}.")
+        raise ValueError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
     levels = [level] if level is not None else list(TABLE)
     for i, each in enumerate(levels):
         wanted = max(0, limit - i + len(levels) - 1) // len(levels)
         if wanted > TABLE[each].size:
             raise ValueError(
                 f"level {each} of the arithmetic task has {TABLE[each].size} distinct questions, "
-                f"but {wanted} are wanted: lower the limit, or take a level of more digits."
+                f"but {wanted} are wanted: lower the limit, or use a level with more digits."
             )
     streams = {each: stream(each, f"{purpose} {seed}") for each in levels}
     return [next(streams[levels[i % len(levels)]]) for i in range(limit)]
 
 
 def stream(level: int, seed: str) -> Iterator[Question]:
-    """Yields every question of a level once, in an order that the seed decides."""
-    shape, seen, draw = TABLE[level], set(), 0
-    while len(seen) < shape.size:
+    """Yields every question of a level once, in an order determined by the seed."""
+    size, seen, draw = TABLE[level].size, set(), 0
+    while len(seen) < size:
         digest = hashlib.sha256(f"arithmetic {seed} {level} {draw}".encode()).digest()
-        number, draw = int.from_bytes(digest[:8], "little") % shape.size, draw + 1
+        number, draw = int.from_bytes(digest[:8], "little") % size, draw + 1
         if number not in seen:
             seen.add(number)
-            yield make(level, number)
+            yield make_question(level, number)
 
 
-def make(level: int, number: int) -> Question:
-    """Makes the question of that level and number."""
+def make_question(level: int, number: int) -> Question:
+    """Makes question `number` of a level."""
     a, sign, b = TABLE[level].question(number)
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    facts = (("arithmetic_level", str(level)),)
+    metadata = (("arithmetic_level", str(level)),)
     return open_question(
-        f"arithmetic/{level}/{a}{sign}{b}", f"{a} {sign} {b}", str(value), None, facts
+        f"arithmetic/{level}/{a}{sign}{b}", f"{a} {sign} {b}", str(value), None, metadata
     )

@@ -1,4 +1,4 @@
-"""Formats: how an open question is put to a model, and how its answer is found again."""
+"""Formats: the prompt of an open question, and how its answer is extracted from the completion."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,67 +6,67 @@ from collections.abc import Sequence
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
 
-# Stands for the gold answer, and for the worked solution, in `Format.reply`. Replaced as text:
-# answers are full of braces, which would be fields to str.format.
+# Placeholders of the gold answer and the worked solution in `Format.reply`. They are replaced by
+# str.replace, since str.format would take the braces of an answer for fields.
 ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """The texts around a question, where the answer ends, and the rule that finds it."""
+    """The prompt around a question, where its answer ends, and the rule that extracts it."""
 
     name: str
-    shots: int  # by default
+    shots: int  # default
     max_new_tokens: int
     stop: tuple[str, ...]
     extract: Rule
-    before: str  # a question
-    after: str  # a question; the model goes on from here
-    reply: str  # behind it, in shots and in a right answer
-    between: str = "\n\n"  # shots
+    before: str  # text before a question
+    after: str  # text after it, from which the model continues
+    reply: str  # what follows in a shot or a correct completion
+    between: str = "\n\n"  # text between shots
     instruction: str = ""
 
     @property
-    def works(self) -> bool:
-        """Whether an answer shows its work, so that no one text is the right one."""
+    def shows_work(self) -> bool:
+        """Whether an answer includes a worked solution, so that many completions are correct."""
         return SOLUTION in self.reply
 
     def ask(self, question: Question, shots: Sequence[Question] = ()) -> str:
-        """Returns the prompt up to where the model goes on; for a chat, the user's message.
+        """Returns the prompt that the model continues; for a chat, the user's message.
 
-        Raises ValueError for a shot without a solution where the format shows solutions.
+        Raises ValueError for a shot without a solution if the format shows solutions.
         """
-        worked = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
-        return self.instruction + self.between.join([*worked, self.opening(question)])
+        shown = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
+        return self.instruction + self.between.join([*shown, self.opening(question)])
 
     def opening(self, question: Question) -> str:
-        """Returns a question with the texts around it."""
+        """Returns a question with the text before and after it."""
         return self.before + question.text + self.after
 
     def answer(self, question: Question, answer: str) -> str:
-        """Returns what follows a question, with that answer."""
+        """Returns what follows a question if that is its answer."""
         reply = self.reply
-        if self.works:
+        if self.shows_work:
             if not question.solution:
                 raise ValueError(
                     f"question {question.id} has no worked solution to show in the format "
-                    f"{self.name!r}: give shots that have, or 0 shots."
+                    f"{self.name!r}: use shots that have one, or 0 shots."
                 )
             reply = reply.replace(SOLUTION, question.solution)
         if self.opening(question)[-1:].isspace():
-            reply = reply.lstrip(" ")  # the prompt has the blank already
+            reply = reply.lstrip(" ")  # the prompt ends with a space already
         return reply.replace(ANSWER, answer)
 
     def completion(self, question: Question, answer: str, *, chat: bool = False) -> str:
-        """Returns the text that a greedy decode of that answer gives, its stop string included.
+        """Returns the completion that gives that answer, with its stop string.
 
-        A chat's reply has no blank in front and ends with the template's own token, which is not
-        part of the text. Raises ValueError for a format that shows its work: many texts are right.
+        A chat's reply has no leading space and ends with the template's own token, which is not
+        part of the text. Raises ValueError for a format that shows its work.
         """
-        if self.works:
+        if self.shows_work:
             raise ValueError(
-                f"the format {self.name!r} lets a model work towards its answer, so no single "
-                "text is the right one: use the scorer `generate`, or another format."
+                f"the format {self.name!r} includes a worked solution, so no single completion is "
+                "the correct one: use the scorer `generation`, or another format."
             )
         text = self.answer(question, answer)
         return text.lstrip() if chat else text + (self.stop[0] if self.stop else "")
@@ -78,7 +78,7 @@ DIRECT = Format(
     max_new_tokens=50,
     stop=(),
     extract="boxed",
-    # no word inside the box: models echo it
+    # the box is left empty: models echo any word inside it
     instruction=(
         "Solve the problem and reply with its final answer alone, inside \\boxed{}. "
         "Do not explain, and show no steps.\n\n"
@@ -121,7 +121,7 @@ ARITHMETIC = Format(
 PROMPT = dataclasses.replace(ARITHMETIC, shots=0, max_new_tokens=50, after="")
 QUESTION = dataclasses.replace(PROMPT, before="Question: ", after="\nAnswer:", between="\n\n")
 
-FORMATS = {  # by the kind of a task's rows; the first is the default
+FORMATS = {  # by the kind of a task's rows; the first one is the default
     "gsm8k": (DIRECT, GSM8K),
     "math": (DIRECT, MATH),
     "dart": (DIRECT, MATH),
@@ -132,13 +132,13 @@ FORMATS = {  # by the kind of a task's rows; the first is the default
 
 
 def format_of(kind: str, name: str | None = None) -> Format:
-    """Returns a kind's format of that name, its default when None; ValueError where it has none."""
+    """Returns the format of that name for a kind, or its default; ValueError if it has none."""
     if kind not in FORMATS:
         raise ValueError(
-            f"{kind} questions are multiple choice: use a scorer of letters or options."
+            f"{kind} questions are multiple choice: use the scorer `letter` or `options`."
         )
-    found = [each for each in FORMATS[kind] if name in (None, each.name)]
-    if not found:
-        names = ", ".join(each.name for each in FORMATS[kind])
-        raise ValueError(f"{kind} questions have the formats {names}, not {name!r}.")
-    return found[0]
+    for format in FORMATS[kind]:
+        if name in (None, format.name):
+            return format
+    names = ", ".join(format.name for format in FORMATS[kind])
+    raise ValueError(f"{kind} questions have the formats {names}, not {name!r}.")

@@ -1,71 +1,84 @@
-"""`Asking`: which questions a session asks, how it puts them, and what makes an answer right."""
+"""`TaskConfig`: which questions are asked, how, and what makes an answer right."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, check_rule
-from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS, Encoded, encode
-from cola_jax.scoring.open import encode_open
-from cola_jax.tasks.formats import format_of
-from cola_jax.tasks.load import kind_of, load_questions
-from cola_jax.tasks.record import prompt_record
-from cola_jax.tasks.shots import SOURCE, load_shots
 
-Scorer = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generate"]
+if TYPE_CHECKING:
+    from cola_jax.question import Question
+    from cola_jax.scoring.encode import Encoded
+    from cola_jax.scoring.scorer import Scorer
+
+ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
 CHOICE = ("arc", "mmlu")  # kinds of multiple choice
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
+class Prepared:
+    """Encoded questions, their scorer, and what is recorded of their prompts."""
+
+    encoded: list["Encoded"]
+    scorer: "Scorer"
+    record: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
     """The questions, their prompts and their scorer."""
 
     task: str
     """arc-easy, arc-challenge, mmlu, gsm8k, math, math-500, dart-math (from the Hugging Face Hub),
     arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer."""
     split: str | None = None
-    """Of a task from the Hub; the one that it is tested on by default."""
+    """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
-    """Where the task's data set is instead: another Hub id, or a directory of the same layout."""
+    """Hub id, or local directory of the same layout, to take the task's data set from instead."""
     limit: int | None = None
-    """Take only the first so many questions; 100 of arithmetic by default."""
+    """Number of questions, from the first; 100 by default for arithmetic."""
     level: int | None = None
-    """1 to 5: the difficulty of MATH, DART-Math or arithmetic."""
+    """Difficulty of MATH, DART-Math or arithmetic, 1 to 5."""
     fail_rate_level: int | None = None
-    """1 to 5: how often a model failed on DART-Math's questions, a fifth of them in each."""
+    """Difficulty of DART-Math by how often a model failed, 1 to 5, a fifth of the questions in
+    each."""
     subject: str | None = None
-    """Of MMLU, MATH or DART-Math, as their rows name it, such as abstract_algebra or Algebra."""
+    """Subject of MMLU, MATH or DART-Math as their rows name it, such as abstract_algebra or
+    Algebra."""
     task_seed: int = 0
-    """Of the arithmetic task's questions."""
-    scorer: Scorer | None = None
+    """Random seed of the arithmetic task's questions."""
+    scorer: ScorerName | None = None
     """options, options-norm: likelihood of each option's text, raw or per character; letter,
-    letter-strict: the likeliest offered letter, or the likeliest token of all; exact: whether
-    greedy decoding gives the gold answer, from one forward pass; generate: decode and grade. By
-    default options, of open questions exact, or generate where the format shows its work."""
+    letter-strict: the most likely offered letter, or the most likely token of all; exact: whether
+    greedy decoding gives the gold answer, from one forward pass; generation: decode and grade. By
+    default options; for open questions exact, or generation where the format shows its work."""
     format: str | None = None
-    """The prompt: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or plain;
-    by default the first that the task has."""
+    """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
+    plain; by default the first that the task has."""
     rule: Rule | None = None
-    """How the answer is found in what was decoded, instead of the format's way: boxed, hashes,
-    number, minerva or line (see tasks/README.md)."""
+    """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
+    minerva or line (see tasks/README.md)."""
     shots: int | None = None
-    """Questions shown with their answers before each; as many as the format has by default."""
+    """Number of questions shown with their answers before each; the format's by default."""
     shots_file: str | None = None
-    """A JSONL file of the questions shown, instead of the task's training split."""
+    """JSONL file of the questions shown, instead of the task's training split."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
-    """The most tokens that `generate` decodes; as many as the format allows by default."""
+    """Most tokens that `generation` decodes; the format's limit by default."""
 
-    def ask(
+    def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
-    ) -> tuple[list[Encoded], dict[str, Any]]:
-        """Loads and encodes the questions; returns them and what is recorded of their prompts.
+    ) -> Prepared:
+        """Loads and encodes the questions.
 
         `stop_tokens` is called for open questions alone: not every model names one. Raises
         ValueError for whatever is wrong with the task, a row, a prompt or these settings.
         """
+        from cola_jax.tasks.load import kind_of, load_questions
+
         kind = kind_of(self.task)
         questions = load_questions(
             self.task,
@@ -77,92 +90,101 @@ class Asking:
             hub=self.hub,
             seed=self.task_seed,
         )
+        common = {"chat": self.chat, "context": context}
         if kind in CHOICE:
-            return self.ask_choice(questions, tokenizer, context)
-        return self.ask_open(kind, questions, tokenizer, context, stop_tokens())
+            scorer, record = self.choice_scorer(tokenizer, questions, common)
+        else:
+            common["stop_tokens"] = stop_tokens()
+            scorer, record = self.open_scorer(kind, tokenizer, questions, common)
+        encoded = [scorer.encode(question) for question in questions]
+        if "prompt" in record:
+            record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
+        return Prepared(encoded, scorer, record)
 
-    def ask_choice(
-        self, questions: Sequence[Question], tokenizer: Any, context: int
-    ) -> tuple[list[Encoded], dict[str, Any]]:
-        """Encodes multiple choice."""
-        scorer = self.scorer or "options"
-        if scorer in ("exact", "generate"):
-            raise ValueError(
-                f"{self.task} is multiple choice, and the scorer {scorer!r} is for open questions: "
-                "use options, options-norm, letter or letter-strict."
-            )
+    def choice_scorer(
+        self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]
+    ) -> tuple["Scorer", dict[str, Any]]:
+        """Makes the scorer of multiple choice, and what is recorded of it."""
+        scorer = self.scorer_class("options", open=False)
         self.refuse_decoding()
         style = self.format or "plain"
+        if style not in scorer.formats:
+            raise ValueError(
+                f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
+                f"{style!r}: use another scorer or format."
+            )
+        record: dict[str, Any] = {"scorer": scorer.name, **self.chat_record()}
         shots = self.load_shots(0, questions)
-        encoded = encode(
-            questions,
-            tokenizer,
-            scorer,
-            chat=self.chat,
-            context=context,
-            format=style,  # pyright: ignore[reportArgumentType] - checked there
-            shots=shots,
-        )
-        record: dict[str, Any] = {"chat": TEMPLATE_ARGUMENTS if self.chat else None}
+        if style == "plain" and shots:
+            raise ValueError(
+                f"the plain prompt of the scorer {scorer.name!r} shows no shots: use a scorer of "
+                "letters with the format `harness`, or 0 shots."
+            )
         if style != "plain":
             record["prompt"] = {"format": style, "shots": [shot.id for shot in shots]}
-        return encoded, {"scorer": scorer, **record}
+            common = common | {"harness": True, "shots": shots}
+        return scorer(tokenizer, **common), record
 
-    def ask_open(
-        self,
-        kind: str,
-        questions: Sequence[Question],
-        tokenizer: Any,
-        context: int,
-        stop_tokens: Sequence[int],
-    ) -> tuple[list[Encoded], dict[str, Any]]:
-        """Encodes open questions."""
+    def open_scorer(
+        self, kind: str, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]
+    ) -> tuple["Scorer", dict[str, Any]]:
+        """Makes the scorer of open questions, and what is recorded of it."""
+        from cola_jax.tasks.formats import format_of
+
         format = format_of(kind, self.format)
-        scorer = self.scorer or ("generate" if format.works else "exact")
-        if scorer not in ("exact", "generate"):
-            raise ValueError(
-                f"{self.task} asks open questions, and the scorer {scorer!r} is for multiple "
-                "choice: use exact or generate."
-            )
-        if scorer == "exact":
-            self.refuse_decoding()
+        scorer = self.scorer_class("generation" if format.shows_work else "exact", open=True)
         if self.rule is not None:
             check_rule(self.rule)
             format = dataclasses.replace(format, extract=self.rule)
         shots = self.load_shots(format.shots, questions)
-        encoded = encode_open(
-            questions,
-            tokenizer,
-            scorer,
-            format,
-            shots=shots,
-            chat=self.chat,
-            context=context,
-            stop_tokens=stop_tokens,
-            max_new_tokens=self.max_new_tokens,
-        )
-        record = prompt_record(
-            format,
-            [e.prompt_hash for e in encoded],
-            shots=shots,
-            chat=self.chat,
-            stop_ids=stop_tokens,
-        )
-        return encoded, {
-            "scorer": scorer,
-            "chat": TEMPLATE_ARGUMENTS if self.chat else None,
-            "prompt": record,
-            "max_new_tokens": encoded[0].reply.max_new_tokens if scorer == "generate" else None,
+        if scorer.decodes:
+            common = common | {"max_new_tokens": self.max_new_tokens}
+        else:
+            self.refuse_decoding()
+        make: Any = scorer
+        made = make(tokenizer, format, shots=shots, **common)
+        stated = dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)}
+        prompt = {
+            "format": stated,
+            "shots": [shot.id for shot in shots],
+            "stop_tokens": [int(token) for token in common["stop_tokens"]],
+        }
+        return made, {
+            "scorer": scorer.name,
+            **self.chat_record(),
+            "prompt": prompt,
+            **made.record(),
         }
 
+    def scorer_class(self, default: str, *, open: bool) -> type["Scorer"]:
+        """Returns the scorer asked for; ValueError for one of the other sort of questions."""
+        from cola_jax.scoring import SCORERS, scorer_class
+
+        scorer = scorer_class(self.scorer or default)
+        if scorer.open != open:
+            fitting = ", ".join(name for name, one in SCORERS.items() if one.open == open)
+            asks = "asks open questions" if open else "is multiple choice"
+            raise ValueError(
+                f"{self.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."
+            )
+        return scorer
+
     def refuse_decoding(self) -> None:
-        """Raises ValueError for what only the scorer `generate` uses."""
+        """Raises ValueError for settings that only a scorer that decodes uses."""
         for name in ("max_new_tokens", "rule"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} is of the scorer `generate`: leave it out.")
+                raise ValueError(f"{name} is a setting of the scorer `generation`: leave it out.")
 
-    def load_shots(self, default: int, questions: Sequence[Question]) -> list[Question]:
+    def chat_record(self) -> dict[str, Any]:
+        """Returns what is recorded about the chat template."""
+        from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS
+
+        return {"chat": dict(TEMPLATE_ARGUMENTS) if self.chat else None}
+
+    def load_shots(self, default: int, questions: Sequence["Question"]) -> list["Question"]:
         """Loads the questions shown before each."""
+        from cola_jax.tasks.shots import SOURCE, load_shots
+
         return load_shots(
             self.task,
             default if self.shots is None else self.shots,
@@ -172,3 +194,24 @@ class Asking:
             hub=None if self.task in SOURCE else self.hub,
             seed=self.task_seed,
         )
+
+
+def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:
+    """Returns the SHA-256 over what decides the prompts and over the prompts themselves."""
+    # shots are part of the prompts, so their words are covered too
+    text = json.dumps([record, [one.prompt_hash for one in encoded]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
+    """Returns the SHA-256 of all that the model sees and is asked, in order."""
+    import jax
+    import numpy as np
+
+    sha = hashlib.sha256(repr(sorted(scorer.record().items())).encode())
+    for one in encoded:
+        question = one.question
+        sha.update(repr((question.id, question.options, question.answer)).encode())
+        for array in (*jax.tree.leaves(one.prompts), one.option):
+            sha.update(repr(np.asarray(array).tolist()).encode())
+    return sha.hexdigest()

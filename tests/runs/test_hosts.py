@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.directory import WHOLE, RunDirectory
+from cola_jax.runs.hosts import Hosts
 from tests import tiny
 
 SCRIPT = """

@@ -14,13 +14,13 @@ import pytest
 
 from cola_jax import checkpoint, search
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.schema import control_option
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.schema import control_option
+from cola_jax.runs.session import Session
+from cola_jax.scoring.grader import Grade, Grader
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search import PRESETS, Outcome
-from cola_jax.runs.session import Session
 from cola_jax.tasks.task import Asking
-from cola_jax.scoring.grader import Grade, Grader
 from tests import tiny
 
 QUESTIONS = 9

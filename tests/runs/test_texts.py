@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from cola_jax.runs.texts import TextFile
 
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.cli import main
-from cola_jax.runs.texts import TextFile
 from tests import tiny
 
 PATHS = ("0-4", "0-1,3-4")

@@ -1,4 +1,4 @@
-"""Finding the answer in what a model wrote, and telling when the token limit cut it."""
+"""Rules that extract answers, and tell whether the token limit cut them."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from cola_jax.tasks import Answer, find_answer
 
 NONE = Answer(None, True)
 CUT = Answer(None, False)
-FOUND = {  # rule, text: what is found where the text ended by itself, and where it was cut
+FOUND = {  # rule, text: the answer if the text ended by itself, and if it was cut
     ("boxed", r" \boxed{42}"): (Answer("42", True), Answer("42", True)),
     ("boxed", r"\boxed{\frac{1}{2}} or \boxed{3}"): (Answer(r"\frac{1}{2}", True),) * 2,
     ("boxed", r"\fbox{5}."): (Answer("5", True),) * 2,
@@ -60,23 +60,23 @@ FOUND = {  # rule, text: what is found where the text ended by itself, and where
 
 
 @pytest.mark.parametrize(("rule", "text"), FOUND)
-def test_rules(rule, text):
+def test_find_answer_by_rule(rule, text):
     ended, cut = FOUND[rule, text]
     assert find_answer(text, rule, False) == ended
     assert find_answer(text, rule, True) == cut
 
 
-def test_a_rule_that_does_not_exist():
+def test_find_answer_refuses_unknown_rule():
     with pytest.raises(ValueError, match="one of boxed, hashes, number, minerva, line"):
         find_answer("5", "last", False)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_last_box_of_a_solution():
+def test_last_box_ignores_incomplete_box():
     assert last_box(r"$\boxed{1}$, and thus $\boxed{\frac{1}{2}}$, not \boxed{") == r"\frac{1}{2}"
     assert last_box("none") is None
 
 
-def test_a_long_text_takes_no_long_time():
-    for text in ("{" * 200_000, "\\boxed{" * 2000, "1," * 200_000, "\\boxed " * 20_000):
+def test_find_answer_handles_long_text():
+    for text in ("{" * 200_000, "\\boxed{" * 1000, "1," * 200_000, "\\boxed " * 20_000):
         for rule in ("boxed", "hashes", "number", "minerva", "line"):
             find_answer(text, rule, True)

@@ -5,13 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cola_jax.scoring.open import ENDS_READ, encode_open, end_tokens
 
 import cola_jax
 from cola_jax.edits import random_paths
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.scoring.open import ENDS_READ, encode_open, end_tokens
 from cola_jax.scoring.verdicts import DECOY, GOLD, NO_ANSWER, score
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
@@ -129,7 +129,7 @@ def test_what_cannot_be_asked(words):
         refused("no chat template", t=tiny.tokenizer(chat=False), scorer=scorer, chat=True)
         refused("q0 is multiple choice", tiny.questions(1), scorer)
         refused("max_new_tokens must be at least 1, it is 0", scorer=scorer, max_new_tokens=0)
-    refused("use the scorer `generate`", format=GSM8K)
+    refused("use the scorer `generation`", format=GSM8K)
     refused("adds no token to its prompt", [question("a", "")], format=BARE)
     (encoded,) = encode_open(asked, words, "exact", ARITHMETIC, stop_tokens=(EOS,))
     longest = int(encoded.prompts.positions.max()) + 1

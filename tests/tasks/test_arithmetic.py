@@ -1,11 +1,11 @@
-"""Generated sums: exact, distinct, the same everywhere, as many as there are."""
+"""Generated arithmetic: exact, distinct, reproducible, and complete."""
 
 import re
 
 import pytest
 
 from cola_jax.tasks import load_questions
-from cola_jax.tasks.arithmetic import TABLE, arithmetic, make
+from cola_jax.tasks.arithmetic import TABLE, arithmetic, make_question
 
 SHAPES = {
     1: r"\d [+-] \d",
@@ -18,7 +18,7 @@ SIZES = {1: 155, 2: 169, 3: 1620, 4: 12195, 5: 1215450}
 
 
 @pytest.mark.parametrize("level", SHAPES)
-def test_levels(level):
+def test_arithmetic_levels(level):
     questions = load_questions("arithmetic", level=level, limit=120)
     assert len({q.id for q in questions}) == len({q.text for q in questions}) == 120
     for question in questions:
@@ -28,32 +28,32 @@ def test_levels(level):
         assert question.gold == str(value)
         assert value >= 0
         assert question.open
-        assert question.fact("arithmetic_level") == str(level)
+        assert question.get("arithmetic_level") == str(level)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
-def test_every_question_exists_once(level):
+def test_make_question_makes_each_once(level):
     size = TABLE[level].size
     assert size == SIZES[level]
-    assert len({make(level, number).text for number in range(size)}) == size
+    assert len({make_question(level, number).text for number in range(size)}) == size
     if level < 4:
         assert len(set(arithmetic(level, size))) == size
     with pytest.raises(ValueError, match=f"has {size} distinct questions, but {size + 1}"):
         arithmetic(level, size + 1)
 
 
-def test_the_largest_level_by_its_ends():
+def test_make_question_of_largest_level():
     assert TABLE[5].size == SIZES[5]
-    assert make(5, 0).text == "100 + 100"
-    assert make(5, 810_000 - 1).text == "999 + 999"
-    assert make(5, 810_000).text == "100 - 100"
-    assert make(5, SIZES[5] - 1).text == "999 - 999"
+    assert make_question(5, 0).text == "100 + 100"
+    assert make_question(5, 810_000 - 1).text == "999 + 999"
+    assert make_question(5, 810_000).text == "100 - 100"
+    assert make_question(5, SIZES[5] - 1).text == "999 - 999"
 
 
-def test_all_levels_in_turn_and_the_first_of_more():
+def test_arithmetic_interleaves_levels():
     few, many = load_questions("arithmetic", limit=7), load_questions("arithmetic", limit=300)
     assert many[:7] == few
-    assert [q.fact("arithmetic_level") for q in few] == list("1234512")
+    assert [q.get("arithmetic_level") for q in few] == list("1234512")
     assert load_questions("arithmetic", level=2, limit=3) == [q for q in many[:15] if "*" in q.text]
     assert len(load_questions("arithmetic")) == 100
     with pytest.raises(ValueError, match="level 1 of the arithmetic task has 155"):
@@ -61,15 +61,15 @@ def test_all_levels_in_turn_and_the_first_of_more():
     assert len(load_questions("arithmetic", limit=5 * 155)) == 775
 
 
-def test_the_seed_decides_the_order_and_nothing_else():
+def test_arithmetic_seed_changes_order_only():
     assert [q.text for q in arithmetic(1, 3)] == ["8 + 1", "1 - 1", "6 - 4"]  # on any machine
     assert arithmetic(1, 155, seed=1) != arithmetic(1, 155, seed=0)
     assert set(arithmetic(1, 155, seed=1)) == set(arithmetic(1, 155, seed=0))
 
 
-def test_levels_that_do_not_exist():
+def test_arithmetic_refuses_unknown_level():
     for level in (0, 6):
-        with pytest.raises(ValueError, match=f"level must be one of 1, 2, 3, 4, 5, it is {level}"):
+        with pytest.raises(ValueError, match=f"level must be one of 1, 2, 3, 4, 5, got {level}"):
             load_questions("arithmetic", level=level)
     with pytest.raises(ValueError, match="no fail-rate levels"):
         load_questions("arithmetic", fail_rate_level=1)

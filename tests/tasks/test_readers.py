@@ -1,266 +1,181 @@
-"""Reading questions, what a broken file is told, and prompts token by token."""
+"""Readers: the question in a row of each kind, and the errors for broken rows and files."""
 
 import json
 
-import jax
-import numpy as np
 import pytest
 
-from cola_jax.scoring.encode import letter_prompt, options_prompt, pack
-from cola_jax.tasks import Question, encode, load_questions
-from tests import tiny
-
-GOOD = {
-    "id": "q1",
-    "question": "What melts?",
-    "choices": {"text": ["ice", "iron ore", "wind"], "label": ["A", "B", "C"]},
-    "answerKey": "B",
-}
+from cola_jax.tasks import Question, kind_of, load_questions
+from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed
 
 
-def changed(**fields):
-    """The good row with other fields; None removes one."""
-    return {name: value for name, value in (GOOD | fields).items() if value is not None}
-
-
-def labelled(text, label):
-    return changed(choices={"text": text, "label": label})
-
-
-@pytest.fixture
-def load(tmp_path):
-    """Loads questions from rows, or from lines as they are."""
-
-    def read(*rows, **arguments):
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-        (tmp_path / "task.jsonl").write_text("\n".join(lines) + "\n")
-        return load_questions(str(tmp_path / "task.jsonl"), **arguments)
-
-    return read
+def only(file, **arguments):
+    (question,) = load_questions(file, **arguments)
+    return question
 
 
 @pytest.mark.parametrize("labels", ["ABCD", "1234", "ABC", "ABCDE", "12345", "DCBA"])
-def test_labels_are_mapped_by_position(load, labels):
+def test_read_arc_maps_labels_by_position(write, labels):
     texts = [f"option {i}" for i in range(len(labels))]
-    row = changed(choices={"text": texts, "label": list(labels)}, answerKey=labels[2])
-    assert load(row) == [Question("q1", "What melts?", tuple(texts), 2)]
-    assert load(row)[0].letters == "ABCDE"[: len(labels)]
+    choices = {"text": texts, "label": list(labels)}
+    question = only(write(changed(ARC, choices=choices, answerKey=labels[2])))
+    assert question == Question("q1", "What melts?", tuple(texts), 2)
+    assert question.letters == "ABCDE"[: len(labels)]
 
 
-BROKEN = {
+def test_read_mmlu_accepts_index_or_letter(write):
+    question = only(write(MMLU))
+    assert (question.options, question.answer) == (("4", "6", "7", "8"), 2)
+    assert not question.open
+    assert question.get("subject") == "number_theory"
+    assert only(write(changed(MMLU, answer="C"))).answer == 2
+
+
+def test_read_gsm8k_takes_number_after_hashes(write):
+    file = write(GSM8K)
+    question = only(file)
+    assert kind_of(file) == "gsm8k"
+    assert question.gold == "1400"
+    assert question.solution == "She has 3 + 4 = 7 apples.\nSold for $1400."
+    assert question.open
+    assert question.text == GSM8K["question"]
+
+
+def test_read_math_takes_last_box_or_answer(write):
+    question = only(write(MATH))
+    assert question.gold == r"\frac{3}{2}"
+    assert question.options == (r"\frac{3}{2}",)  # no decoy, since gold is not an integer
+    assert question.metadata == (("math_level", "3"), ("subject", "Prealgebra"))
+    assert only(write(changed(MATH, level="Level ?"))).get("math_level") is None
+    question = only(write(MATH500))
+    assert (question.id, question.gold) == ("test/algebra/170.json", "11")
+    assert question.metadata == (("math_level", "3"), ("subject", "Algebra"))
+
+
+def test_read_dart_takes_metadata_of_query(write):
+    question = only(write(DART))
+    assert (question.id, question.gold) == (DART["query_id"], "32")
+    assert dict(question.metadata) == {
+        "math_level": "2",
+        "fail_rate_level": "1",
+        "subject": "Algebra",
+    }
+    assert only(write(changed(DART, query_metadata={"level": "Level 5"}))).get("math_level") == "5"
+    assert only(write(changed(DART, query_metadata=None))).get("math_level") is None
+    assert only(write(changed(DART, gt_ans=None, answer=32))).gold == "32"
+
+
+def test_rank_fail_rates_makes_levels_of_equal_size(write):
+    rates = [1.0, 0.98, 0.97, 0.97, 0.9, 0.5, 0.2, 0.1, 0.0, 0.0]
+    rows = [
+        changed(DART, query_id=f"q{i}", query=f"What is {i}?", pass_rate=rate)
+        for i, rate in enumerate(rates)
+    ]
+    unrated = changed(DART, query_id="unrated", pass_rate=None)
+    questions = load_questions(write(*rows[::-1], unrated))
+    levels = {q.id: q.get("fail_rate_level") for q in questions}
+    assert levels == {f"q{i}": str(1 + i // 2) for i in range(10)} | {"unrated": None}
+    assert not any(q.get("fail_rate") for q in questions)
+    # ties are broken by id
+    assert [levels["q2"], levels["q3"]] == ["2", "2"]
+    assert {q.id for q in load_questions(write(*rows), fail_rate_level=5)} == {"q8", "q9"}
+
+
+def test_read_plain_accepts_prompt_or_question(write):
+    file = write(PLAIN, {"prompt": "2 + 2 =", "answer": 4, "id": 7})
+    paris, four = load_questions(file)
+    assert kind_of(file) == "prompt"
+    assert (paris.text, paris.gold, paris.options) == (PLAIN["prompt"], "Paris", ("Paris",))
+    assert (four.id, four.gold) == ("7", "4")
+    file = write({"question": "Capital of France?", "answer": "Paris"})
+    assert kind_of(file) == "question"
+    assert only(file).gold == "Paris"
+
+
+def test_text_id_does_not_depend_on_line(write):
+    other = changed(GSM8K, question="Another?")
+    first, second = load_questions(write(GSM8K, other))
+    assert [second, first] == load_questions(write(other, GSM8K))
+    assert first.id != second.id
+
+
+def labelled(text, label):
+    return changed(ARC, choices={"text": text, "label": label})
+
+
+BROKEN_LINES = {
     "not JSON": ("{'id': 1}", "not JSON"),
-    "cut short": (json.dumps(GOOD)[:40], "not JSON"),
+    "truncated": (json.dumps(ARC)[:40], "not JSON"),
     "nested too deep": ("[" * 100_000, "not JSON"),
-    "not an object": ("[1, 2]", "must be a JSON object"),
-    "a bare text": ('"text"', "must be a JSON object"),
-    **{f"no {name}": (changed(**{name: None}), f"'{name}' is missing") for name in GOOD},
-    "choices a list": (changed(choices=["ice"]), "'choices' must hold"),
-    "choices without labels": (changed(choices={"text": ["a", "b"]}), "'choices' must hold"),
-    "answer elsewhere": (changed(answerKey="D"), "'D' is not among the labels"),
-    "answer a number": (changed(answerKey=1), "'answerKey' must be a text"),
-    "empty question": (changed(question=" "), "'question' must be a text"),
+    "list": ("[1, 2]", "must be a JSON object"),
+    "string": ('"text"', "must be a JSON object"),
+    **{f"no {name}": (changed(ARC, **{name: None}), f"'{name}' is missing") for name in ARC},
+    "choices a list": (changed(ARC, choices=["ice"]), "'choices' must hold"),
+    "choices without labels": (changed(ARC, choices={"text": ["a", "b"]}), "'choices' must hold"),
+    "key not a label": (changed(ARC, answerKey="D"), "'D' is not among the labels"),
+    "key a number": (changed(ARC, answerKey=1), "'answerKey' must be a nonempty string"),
+    "empty question": (changed(ARC, question=" "), "'question' must be a nonempty string"),
     "fewer labels": (labelled(["a", "b"], ["A"]), "2 options, but their labels"),
     "same labels": (labelled(["a", "b"], ["A", "A"]), "2 options, but their labels"),
-    "empty option": (labelled(["a", ""], ["A", "B"]), "'choices.text' must be a list of texts"),
-    "number option": (labelled(["a", 2], ["A", "B"]), "'choices.text' must be a list of texts"),
+    "empty option": (labelled(["a", ""], ["A", "B"]), "'choices.text' must be a list of nonempty"),
+    "number option": (labelled(["a", 2], ["A", "B"]), "'choices.text' must be a list of nonempty"),
     "one option": (labelled(["a"], ["A"]), "a question has 2 to 26"),
     "27 options": (labelled(["a"] * 27, [str(i) for i in range(27)]), "a question has 2 to 26"),
-    "id again": (GOOD, "the row asks what that of line 1 asks"),
+    "duplicate": (ARC, "the row repeats the question of line 1"),
 }
 
 
-@pytest.mark.parametrize(("row", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_row_is_named_by_file_and_line(load, row, message):
+@pytest.mark.parametrize(("row", "message"), BROKEN_LINES.values(), ids=BROKEN_LINES)
+def test_read_lines_names_line_of_broken_row(write, row, message):
     with pytest.raises(ValueError, match=r"task\.jsonl:3: ") as error:
-        load(GOOD, "", row)
+        load_questions(write(ARC, "", row))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_limit_blank_lines_and_no_questions(load):
-    rows = [changed(id=f"q{i}") for i in range(3)]
-    assert [q.id for q in load("", rows[0], "   ", rows[1], rows[2])] == ["q0", "q1", "q2"]
-    assert [q.id for q in load(*rows, "broken", limit=2)] == ["q0", "q1"]
-    for arguments in ({"limit": 0}, {"limit": -1}):
-        with pytest.raises(ValueError, match="no questions"):
-            load(*rows, **arguments)
-    with pytest.raises(ValueError, match="no questions"):
-        load("", "  ")
+BROKEN_ROWS = {
+    "no answer": (changed(PLAIN, answer=None), "'answer' is missing"),
+    "null answer": (PLAIN | {"answer": None}, "'answer' is missing"),
+    "empty answer": (changed(PLAIN, answer=" "), "'answer' must be a nonempty string"),
+    "list answer": (changed(PLAIN, answer=["Paris"]), "'answer' must be a nonempty string"),
+    "answer NaN": (changed(PLAIN, answer=float("nan")), "must be a finite number, got nan"),
+    "answer a bool": (changed(PLAIN, answer=True), "'answer' must be a nonempty string"),
+    "empty prompt": (changed(PLAIN, prompt=""), "'prompt' must be a nonempty string"),
+    "id a list": (changed(PLAIN, id=[1]), "'id' must be a string or a number"),
+    "gsm8k without a number": (changed(GSM8K, answer="x ####"), "has no answer"),
+    "math without a box": (changed(MATH, solution="none"), "no complete"),
+    "math without a solution": (changed(MATH, solution=None), "'answer' is missing"),
+    "math of level 6": (changed(MATH, level="Level 6"), "must be 1 to 5, or Level ?"),
+    "dart without an answer": (changed(DART, gt_ans=None), "'gt_ans' is missing"),
+    "dart with an empty answer": (changed(DART, gt_ans=""), "has no answer"),
+    "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
+    "metadata too deep": (changed(DART, query_metadata="[" * 9000), "dict or the text of one"),
+    "metadata too long": (changed(DART, query_metadata="[" * 10_001), "dict or the text of one"),
+    "metadata a number": (changed(DART, query_metadata="5"), "'query_metadata' must be a dict"),
+    "rate of 2": (changed(DART, pass_rate=2), "between 0 and 1, got 2"),
+    "rate a string": (changed(DART, pass_rate="half"), "must be a number"),
+    "mmlu answer 4": (changed(MMLU, answer=4), "index 0..3 or a letter A-D, got 4"),
+    "mmlu answer E": (changed(MMLU, answer="E"), "index 0..3"),
+    "mmlu no answer": (changed(MMLU, answer=None), "'answer' is missing"),
+    "mmlu number choices": (changed(MMLU, choices=[1, 2]), "'choices' must be a list of strings"),
+    "no fields": ({"a": 1, "b": 2}, "no kind of row has the fields ['a', 'b']"),
+}
 
 
-def test_other_files_and_names(tmp_path):
-    for task in ("arc", str(tmp_path / "nothing.jsonl"), str(tmp_path)):
-        with pytest.raises(ValueError, match="neither one of arc-easy, arc-challenge"):
-            load_questions(task)
-    (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\n\xff\xfe\n")
+@pytest.mark.parametrize(("row", "message"), BROKEN_ROWS.values(), ids=BROKEN_ROWS)
+def test_readers_refuse_broken_row(write, row, message):
+    with pytest.raises(ValueError, match=r"task\.jsonl:1: ") as error:
+        load_questions(write(row))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_read_lines_refuses_what_is_not_utf8(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(ARC).encode() + b"\n\xff\xfe\n")
     with pytest.raises(ValueError, match="not UTF-8"):
         load_questions(str(tmp_path / "latin.jsonl"))
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A directory laid out as the ARC data set is on the Hub."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    header = ["---", "configs:"]
-    for config in ("ARC-Easy", "ARC-Challenge"):
-        folder = tmp_path / "hub" / config
-        folder.mkdir(parents=True)
-        rows = [changed(id=f"{config} {i}") for i in range(3)]
-        pq.write_table(pa.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
-        header += [f"- config_name: {config}", "  data_files:", "  - split: test"]
-        header += [f"    path: {config}/test-*"]
-    (tmp_path / "hub" / "README.md").write_text("\n".join([*header, "---", ""]))
-    return str(tmp_path / "hub")
-
-
-def test_tasks_load_from_the_layout_of_the_hub(hub):
-    easy = load_questions("arc-easy", hub=hub)
-    assert [q.id for q in easy] == [f"ARC-Easy {i}" for i in range(3)]
-    assert easy[0].options == ("ice", "iron ore", "wind")
-    assert easy[0].answer == 1
-    assert [q.id for q in load_questions("arc-challenge", hub=hub, limit=1)] == ["ARC-Challenge 0"]
-    with pytest.raises(ValueError, match=r"split nowhere.*JSONL"):
-        load_questions("arc-easy", hub=hub, split="nowhere")
-    with pytest.raises(ValueError, match=r"could not be loaded.*JSONL"):
-        load_questions("arc-easy", hub=hub + "/missing")
-
-
-# Prompts
-
-QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
-
-
-class Toy:
-    """One token for each character: its code point, behind 1 when special tokens are asked for."""
-
-    chat_template = "yes"
-    eos_token_id = 2
-
-    def __call__(self, text, add_special_tokens):
-        ids = [1] * add_special_tokens + [ord(c) for c in text]
-        return type("Encoding", (), {"input_ids": ids})
-
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **rest):
-        assert not tokenize
-        assert add_generation_prompt
-        assert rest["enable_thinking"] is False
-        return f"\2{messages[0]['content']}\3"
-
-
-def test_pack_equals_arrays_by_hand():
-    row, option = pack([10, 11, 12], [[20, 21], [30], [40, 41, 42]])
-    assert row.ids.tolist() == [10, 11, 12, 20, 40, 41]
-    assert row.positions.tolist() == [0, 1, 2, 3, 3, 4]
-    assert row.branch.tolist() == [0, 0, 0, 1, 3, 3]
-    assert row.read.tolist() == [2, 3, 2, 2, 4, 5]
-    assert row.targets.tolist() == [20, 21, 30, 40, 41, 42]
-    assert option.tolist() == [0, 0, 1, 2, 2, 2]
-
-
-def test_options_are_packed_behind_the_prompt():
-    (encoded,) = encode([QUESTION], Toy(), "options")
-    text = "Question: What melts?\nAnswer:"
-    expected, option = pack(
-        [1, *map(ord, text)], [[*map(ord, f" {option}")] for option in QUESTION.options]
-    )
-    for ours, theirs in zip(
-        jax.tree.leaves(encoded.prompts), jax.tree.leaves(expected), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(encoded.option, option)
-    assert encoded.num_tokens == 1 + len(text) + len("iceiron orewind")
-
-
-def test_letters_are_as_many_as_options():
-    (encoded,) = encode([QUESTION], Letters(), "letter")
-    assert letter_prompt(QUESTION, False) == (
-        "Question: What melts?\nA. ice\nB. iron ore\nC. wind\nAnswer:"
-    )
-    assert [chr(t) for t in encoded.prompts.targets] == ["A", "B", "C"]
-    assert set(encoded.prompts.read.tolist()) == {encoded.num_tokens - 1}
-    assert encoded.option.tolist() == [0, 1, 2]
-
-
-class Letters(Toy):
-    """A toy whose spaces belong to the next character."""
-
-    def __call__(self, text, add_special_tokens):
-        return super().__call__(text.replace(" ", ""), add_special_tokens)
-
-
-@pytest.mark.parametrize("scorer", ["options", "letter"])
-def test_a_chat_prompt_has_no_special_tokens_but_the_templates(scorer):
-    (encoded,) = encode([QUESTION], Toy(), scorer, chat=True)
-    ids = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
-    assert (ids[0], ids[-1]) == (2, 3)  # the template's own, and no 1
-    said = "".join(map(chr, ids[1:-1]))
-    if scorer == "options":
-        assert said == options_prompt(QUESTION, True) == "What melts?"
-        assert chr(encoded.prompts.targets[0]) == "i"  # no space behind a template
-    else:
-        assert said.startswith("What melts?\nA. ice\n")
-        assert "A, B or C" in said
-
-
-def test_the_split_is_that_of_lm_evaluation_harness():
-    """Prompt alone, then whatever the whole text adds behind as many tokens."""
-
-    class Merging(Toy):  # writes ": i" as one token, across the border of the prompt
-        def __call__(self, text, add_special_tokens):
-            return super().__call__(text.replace(": i", "\4"), add_special_tokens)
-
-    (encoded,) = encode([QUESTION], Merging(), "options")
-    prompt = Merging()("Question: What melts?\nAnswer:", add_special_tokens=True).input_ids
-    assert encoded.prompts.ids[: len(prompt)].tolist() == prompt
-    parts = ["".join(chr(t) for t in encoded.prompts.targets[encoded.option == j]) for j in (0, 2)]
-    assert parts == ["ce", " wind"]
-
-
-def test_a_real_tokenizer():
-    words = tiny.tokenizer()
-    (encoded,) = encode([QUESTION], words, "options")
-    text = "Question: What melts?\nAnswer:"
-    assert encoded.prompts.ids[0] == words.bos_token_id
-    for j, option in enumerate(QUESTION.options):
-        targets = encoded.prompts.targets[encoded.option == j].tolist()
-        assert words.decode(targets) == f" {option}"
-        assert words(text).input_ids + targets == words(f"{text} {option}").input_ids
-    (chat,) = encode([QUESTION], words, "letter", chat=True)
-    assert chat.prompts.ids.tolist().count(words.bos_token_id) == 1
-    assert words.convert_ids_to_tokens(chat.prompts.targets.tolist()) == ["A", "B", "C"]
-    assert encoded.prompt_hash != chat.prompt_hash
-
-
-def test_prompts_that_cannot_be_scored_are_refused():
-    with pytest.raises(ValueError, match="no chat template"):
-        encode([QUESTION], tiny.tokenizer(chat=False), "options", chat=True)
-    with pytest.raises(ValueError, match="question q1: letters are"):
-        encode([QUESTION], Toy(), "letter")  # " A" is two tokens
-    (encoded,) = encode([QUESTION], Toy(), "options")
-    longest = 1 + len("Question: What melts?\nAnswer: iron or")
-    assert encoded.prompts.positions.max() + 1 == longest
-    encode([QUESTION], Toy(), "options", context=longest)
-    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
-        encode([QUESTION], Toy(), "options", context=longest - 1)
-
-    class Swallowing(Toy):
-        def __call__(self, text, add_special_tokens):
-            return super().__call__(text.replace(" wind", ""), add_special_tokens)
-
-    with pytest.raises(ValueError, match="question q1: the option ' wind' adds no token"):
-        encode([QUESTION], Swallowing(), "options")
-
-
-def test_a_tokenizer_that_appends_eos_is_refused():
-    class Appends(Toy):
-        def __call__(self, text, add_special_tokens):
-            found = super().__call__(text, add_special_tokens)
-            found.input_ids.append(self.eos_token_id)
-            return found
-
-    question = Question("q", "sky?", ("blue", "red"), 0)
-    with pytest.raises(ValueError, match="ends every text with its EOS token"):
-        encode([question], Appends(), "options")
+def test_read_lines_refuses_lone_surrogate(write):
+    rows = ('{"prompt": "caf\\u00e9", "answer": "x"}', '{"prompt": "a\\ud800", "answer": "x"}')
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: '\\ud800' is half a character"):
+        load_questions(write(*rows))

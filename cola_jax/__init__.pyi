@@ -1,0 +1,41 @@
+from .checkpoint import load, load_tokenizer
+from .config import ModelConfig
+from .execute.evaluator import run_paths
+from .execute.generate import Generated, generate
+from .execute.metrics import Metrics
+from .execute.reference import run_path
+from .execute.stop import Stop
+from .params import Model
+from .path import format_path, parse_path
+from .prompts import Prompts, Readings
+from .question import Question
+from .scoring.evaluator import Evaluation, evaluate, evaluator
+from .scoring.scorer import Scorer
+from .scoring.verdicts import Verdicts
+from .search.loop import search
+from .search.outcome import Outcome
+
+__all__ = [
+    "Evaluation",
+    "Generated",
+    "Metrics",
+    "Model",
+    "ModelConfig",
+    "Outcome",
+    "Prompts",
+    "Question",
+    "Readings",
+    "Scorer",
+    "Stop",
+    "Verdicts",
+    "evaluate",
+    "evaluator",
+    "format_path",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "parse_path",
+    "run_path",
+    "run_paths",
+    "search",
+]

@@ -1,5 +1,0 @@
-"""What the subcommands print on."""
-
-from rich.console import Console
-
-console = Console()

@@ -1,0 +1,131 @@
+"""Flags that subcommands share: the run, its task and devices, and paths."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes
+
+from cola_jax.runs.devices import Devices
+from cola_jax.runs.hosts import Hosts
+from cola_jax.tasks.task import TaskConfig
+
+if TYPE_CHECKING:
+    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.runs.session import RunConfig, Session
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+console = Console()  # what the subcommands print on
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """How a run is executed."""
+
+    dtype: Dtype | None = None
+    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
+    batch_size: int | None = None
+    """Questions per batch; an interruption loses at most the batches in progress. By default 8 on
+    a CPU, else 64."""
+    devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    shard: str | None = None
+    """Part of the questions to run, such as 0/4, the first of four; other processes run the
+    others."""
+    hosts: OmitArgPrefixes[Hosts] = dataclasses.field(default_factory=Hosts)
+
+    def resolve(self) -> "RunConfig":
+        """Meets the other hosts, if any; returns the configuration of a session."""
+        from cola_jax.runs.directory import Shard
+        from cola_jax.runs.session import RunConfig
+
+        if self.shard is not None and self.hosts.distributed:
+            raise ValueError("give --shard or --distributed: hosts that meet assign the shards.")
+        return RunConfig(
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            devices=self.devices,
+            hosts=self.hosts,
+            shard=self.hosts.join() if self.shard is None else Shard.parse(self.shard),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFlags:
+    """The model and the task of a run, and its directory."""
+
+    model: str
+    """Checkpoint directory, as `cola convert` makes it."""
+    task: OmitArgPrefixes[TaskConfig]
+    out: str
+    """Run directory: created, or resumed."""
+    run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
+
+    def prepare(self) -> "Session":
+        """Checks and loads what a session needs."""
+        from cola_jax.runs.session import Session
+
+        metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
+        return Session.prepare(self.model, self.task.prepare, self.run.resolve(), metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathFlags:
+    """Paths that are given, read from a file, or drawn at random."""
+
+    paths: tuple[str, ...] = ()
+    """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
+    paths_file: Path | None = None
+    """File with a path on each line; # starts a comment."""
+    random: int = 0
+    """Number of random paths of 1 to 3 edits to add."""
+    seed: int = 0
+    """Random seed of the random paths."""
+    max_length: int | None = None
+    """Longest path allowed, in layers; twice the model's by default."""
+
+    def collect(self, num_layers: int) -> list[tuple[int, ...]]:
+        """Reads all paths asked for, each once, in order; ValueError for one that is malformed."""
+        from cola_jax.edits import random_paths
+        from cola_jax.path import parse_path
+
+        if self.random < 0:
+            raise ValueError(f"the number of random paths must be at least 0, it is {self.random}.")
+        if self.max_length is not None and not (self.paths or self.paths_file or self.random):
+            raise ValueError(
+                f"a longest path of {self.max_length} layers limits nothing without paths: give "
+                "--paths, --paths-file or --random."
+            )
+        paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
+        if self.paths_file is not None:
+            for number, line in enumerate(read_lines(self.paths_file), start=1):
+                if text := line.split("#")[0].strip():
+                    try:
+                        paths.append(parse_path(text, num_layers, self.max_length))
+                    except ValueError as error:
+                        raise ValueError(f"{self.paths_file}:{number}: {error}") from None
+        if self.random:
+            paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
+        return list(dict.fromkeys(paths))
+
+
+def read_lines(file: Path) -> list[str]:
+    """Reads a text file's lines; ValueError where it is not text."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+
+
+def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -> "RunDirectory":
+    """Calls a function with metrics that are shown while it runs, and prints what it took."""
+    from cola_jax.execute.metrics import Metrics
+    from cola_jax.runs.progress import ProgressDisplay, describe_metrics
+
+    metrics = Metrics()
+    with ProgressDisplay(console, metrics, searches=searches):
+        directory = run(metrics)
+    if recorded := directory.starts()[-1].get("metrics"):
+        console.print(describe_metrics(recorded), soft_wrap=True)
+    return directory

@@ -1,0 +1,203 @@
+"""The fast executor: runs waves of paths of a batch of prompts, and reads the model's answers."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Unpack
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from cola_jax.execute.driver import Driver
+from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
+from cola_jax.execute.memory import capacity, choose_sizes
+from cola_jax.execute.plan import Chunk, Tiles
+from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
+from cola_jax.execute.reference import run_reference
+from cola_jax.execute.trie import Trie
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.params import Model
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
+
+LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
+
+
+class Workload(NamedTuple):
+    """What a batch will be asked to run, for sizing its buffers."""
+
+    paths: int  # paths of a question, all waves together
+    wave: int  # paths of a question at a time
+    positions: int  # layers of the longest path
+
+
+def run_paths(
+    model: Model,
+    prompts: Prompts,
+    paths: Paths,
+    **options: Unpack[WorkerOptions],
+) -> Readings:
+    """Runs the candidate paths of each question and reads the model at its read positions.
+
+    Args:
+      model: the pretrained model; questions are divided over the `data` axis of its mesh.
+      prompts: a batch of B Prompts with `read` and `targets` [B, Q].
+      paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
+        number. An entry of STOP alone is not a path and is not evaluated.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
+
+    Returns:
+      Readings [B, C, Q] as numpy; entries without a path or a read position are -inf, and not
+      finite.
+
+    Raises:
+      ValueError: as `run_path`, and where the prompts do not say what to read, the budget is too
+        small for one path, or there are fewer questions than places on the `data` axis.
+
+    Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` up to rounding.
+    """
+    prompts, padded = check_batch(model, prompts, paths)
+    out = no_readings(padded, np.asarray(prompts.read).shape[1])
+    count = padded.shape[1]
+    workload = Workload(count, count, padded.shape[2])
+    # one batch at a time on a worker: each has the whole budget
+    workers = Workers(model, **options)
+    workers.check_count(len(padded))
+    keys = buckets(prompts)
+    for tokens, reads in sorted(set(keys), reverse=True):
+        choose_sizes(model.config, tokens, reads, workers.memory)
+
+    def run(worker: Worker, some: np.ndarray) -> Readings:
+        evaluate = PathEvaluator(worker, take(prompts, some), workload)
+        readings = evaluate(padded[some])
+        evaluate.close()
+        return readings
+
+    for some, readings in workers.map(run, cut_batches(keys, len(workers.workers))):
+        for name in ("logprob", "token", "rival", "finite"):
+            getattr(out, name)[some] = getattr(readings, name)
+    return out
+
+
+def cut_batches(
+    keys: Sequence[tuple[int, int]], parts: int, largest: int | None = None
+) -> list[np.ndarray]:
+    """Cuts indices into batches of equal keys, in the order of the keys.
+
+    There are at least `parts` batches where there are as many indices, and none has more than
+    `largest`, or than a trie can number.
+    """
+    size = min(-(-len(keys) // parts) or 1, largest or LARGEST_BATCH, LARGEST_BATCH)
+    batches = []
+    for key in sorted(set(keys), reverse=True):  # what needs most memory first
+        same = np.flatnonzero([other == key for other in keys])
+        batches += np.array_split(same, -(-len(same) // size))
+    return batches
+
+
+def take(prompts: Prompts, some: np.ndarray) -> Prompts:
+    """Takes some questions of a batch."""
+    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
+
+
+class PathEvaluator:
+    """Runs waves of paths of prompts of one bucket, and reads the model.
+
+    States that a wave computed are kept for later waves as long as slots allow.
+    """
+
+    def __init__(self, worker: Worker, prompts: Prompts, workload: Workload):
+        ((tokens, width),) = set(buckets(prompts))
+        self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
+        self.prompts = cut(prompts, tokens, self.reads)
+        self.read_positions = ReadPositions(prompts, width)
+        # with arrays as large, a smaller last batch compiles nothing
+        count = capacity(len(prompts.ids))
+        states = count * workload.paths * worker.config.num_layers
+        self.sizes = choose_sizes(worker.config, tokens, width, worker.memory, states)
+        self.trie = self.new_trie()
+        inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
+        read = enlarge(self.read_positions.read, count)
+        self.driver = Driver(worker, inputs, read, self.sizes.slots)
+        # the output after the last one takes what padding rows write
+        shape = (self.sizes.outputs + 1, width, worker.config.width)
+        self.outputs = worker.buffer(shape, worker.dtype, split=2)
+        self.warm()
+
+    def __call__(self, paths: np.ndarray) -> Readings:
+        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
+        question, candidate = np.nonzero(paths[:, :, 0] != STOP)
+        rows = np.concatenate([question[:, None], paths[question, candidate]], axis=1)
+        begun = time.perf_counter()
+        chunks, cost = self.trie.plan(rows)
+        self.worker.metrics.add(cost=cost, planning=time.perf_counter() - begun)
+        asked = [self.queries(question[chunk.paths]) for chunk in chunks]
+        pending = [
+            self.worker.dispatch(lambda chunk=chunk, queries=queries: self.run(chunk, queries))
+            for chunk, queries in zip(chunks, asked, strict=True)
+        ]
+        out = no_readings(paths, self.reads)
+        for chunk, readouts in zip(chunks, pending, strict=True):
+            some = chunk.paths
+            self.read_positions.collect(readouts.get(), question[some], candidate[some], out)
+            self.worker.metrics.add(evaluations=len(some))
+        return out
+
+    def run(self, chunk: Chunk, queries: Queries) -> Readouts:
+        """Dispatches a chunk; returns what is read in its outputs."""
+        self.outputs, _ = self.driver.run(chunk, self.outputs)
+        return unembed_queries(self.worker.model, self.outputs, *self.worker.put(queries))
+
+    def queries(self, question: np.ndarray) -> Queries:
+        """Says what to read in outputs that belong to these questions."""
+        return self.read_positions.queries(question, self.sizes.outputs, self.sizes.unembedded)
+
+    def warm(self) -> None:
+        """Compiles every program, while the devices may still be busy with another batch."""
+        self.outputs = self.driver.warm(self.sizes.rows, self.outputs)
+        none = np.zeros((0, self.sizes.rows), np.int32)
+        empty = Tiles(none[:, 0], none, none, none)
+        nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
+        self.run(nothing, self.queries(nothing.paths))
+
+    def new_trie(self) -> Trie:
+        """Makes a trie that holds no state yet."""
+        return Trie(self.sizes.slots, self.sizes.rows, self.sizes.outputs)
+
+    def close(self) -> None:
+        """Gives the buffers back to the worker."""
+        self.driver.close()
+        self.worker.give_back(self.outputs)
+
+
+class ReferenceEvaluator:
+    """Runs paths one by one with the reference executor: what others are compared with."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        prompts: Prompts,
+        dtype: DTypeLike | None = None,
+        precision: str | None = None,
+    ):
+        self.worker, self.prompts, self.dtype = worker, prompts, dtype or worker.dtype
+        self.precision = precision
+
+    def __call__(self, paths: np.ndarray) -> Readings:
+        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
+        worker = self.worker
+        return run_reference(
+            worker.model,
+            self.prompts,
+            paths,
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+
+    def close(self) -> None:
+        """Holds no buffers."""
+
+
+def enlarge(values: np.ndarray, rows: int) -> np.ndarray:
+    """Repeats the first row at the end, up to `rows` rows."""
+    return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])

@@ -1,0 +1,150 @@
+"""Metrics: what was evaluated, what it cost, and how long devices and compilers were busy."""
+
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import jax
+
+from cola_jax.execute.plan import Cost
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilations:
+    """What was compiled since the process began; what a persistent cache held counts as well."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def __sub__(self, other: "Compilations") -> "Compilations":
+        return Compilations(self.count - other.count, self.seconds - other.seconds)
+
+
+class CompilationCounter:
+    """Listens to JAX, which calls it on the thread that compiles."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.all = Compilations()
+        self.local = threading.local()
+        jax.monitoring.register_event_duration_secs_listener(self.hear)
+
+    def hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event != COMPILED:
+            return
+        with self.lock:
+            self.all = Compilations(self.all.count + 1, self.all.seconds + duration_secs)
+        self.local.seconds = self.thread_seconds() + duration_secs
+
+    def thread_seconds(self) -> float:
+        """Returns the seconds that the calling thread has spent compiling."""
+        return getattr(self.local, "seconds", 0.0)
+
+
+COUNTER = CompilationCounter()
+
+
+def compilations() -> Compilations:
+    """Returns the compilations of all threads so far."""
+    return COUNTER.all
+
+
+class Clock:
+    """Adds up the time in which a worker's devices had work."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.running = 0  # dispatched and not yet fetched
+        self.since = self.busy = 0.0
+        self.first: float | None = None
+        self.last = 0.0
+
+    def start(self) -> None:
+        """Notes that work is about to be dispatched."""
+        with self.lock:
+            now = time.perf_counter()
+            self.first = now if self.first is None else self.first
+            if not self.running:
+                self.since = now
+            self.running += 1
+
+    def stop(self) -> None:
+        """Notes that the results of work have arrived."""
+        with self.lock:
+            self.last = time.perf_counter()
+            self.running -= 1
+            if not self.running:
+                self.busy += self.last - self.since
+
+    def exclude(self, seconds: float) -> None:
+        """Excludes time in which the devices waited for a compiler, if nothing else was running."""
+        with self.lock:
+            if self.running == 1:
+                self.busy -= seconds
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the first dispatch to the last result."""
+        return 0.0 if self.first is None else self.last - self.first
+
+
+@dataclasses.dataclass
+class Metrics:
+    """Progress and cost of a run, written by the workers and read by whoever shows them.
+
+    The numbers of earlier starts of a run are kept apart in `earlier`.
+    """
+
+    total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
+    earlier: int = 0  # evaluations of earlier starts
+    evaluations: int = 0  # of this start
+    corrected: int = 0  # questions wrong before and right after, earlier starts included
+    shortened: int = 0  # questions still right on fewer layers, likewise
+    cost: Cost = dataclasses.field(default_factory=Cost)
+    planning: float = 0.0  # seconds
+    tokens: int = 0  # decoded
+    decode_layers: int = 0  # layers run for one token of one row
+    decode_rows: int = 0  # rows of the tiles of those, padding included
+    clocks: list[Clock] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        self.lock = threading.Lock()
+        self.begun, self.compiled = time.perf_counter(), compilations()
+
+    def add(self, **amounts: Any) -> None:
+        """Adds to fields by name; safe from any thread."""
+        with self.lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def report(self) -> dict[str, Any]:
+        """Returns what this start has done so far, what it took, and what it saved."""
+        seconds = time.perf_counter() - self.begun
+        compiled = compilations() - self.compiled
+        cost, evaluations = self.cost, self.evaluations
+        wall = sum(clock.wall for clock in self.clocks)
+        busy = sum(clock.busy for clock in self.clocks)
+        run = cost.unique + cost.last
+        return {
+            "evaluations": evaluations,
+            "seconds": round(seconds, 3),
+            "evaluations_per_second": round(evaluations / seconds, 3),
+            # layers of all paths in full over layers run
+            "prefix_sharing": round(cost.useful / run, 3) if run else None,
+            "layer_evaluations": run,
+            "hit_share": round(cost.hits / (cost.hits + run), 4) if run else None,
+            "padding_share": round(1 - run / cost.rows, 4) if cost.rows else None,
+            "evicted": cost.evicted,
+            "planning_seconds": round(self.planning, 3),
+            "idle_share": round(1 - busy / wall, 4) if wall else None,
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens / seconds, 3),
+            "decode_padding_share": round(1 - self.decode_layers / self.decode_rows, 4)
+            if self.decode_rows
+            else None,
+            "compilations": compiled.count,
+            "compilation_seconds": round(compiled.seconds, 2),
+        }

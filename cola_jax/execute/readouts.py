@@ -1,0 +1,189 @@
+"""Readouts: the read positions of a batch, what is asked there, and the program that answers."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from cola_jax.execute.memory import ceil_power, get
+from cola_jax.model import unembed
+from cola_jax.params import Model
+from cola_jax.prompts import NO_READ, Prompts, Readings
+
+
+class Queries(NamedTuple):
+    """What to read in the outputs of a chunk, U positions at a time."""
+
+    rows: np.ndarray  # [N, U] rows of O W; N is enough for O outputs, so that shapes stay
+    targets: np.ndarray  # [N, U, M]
+    used: np.ndarray  # [] how many of the N are in use
+
+
+class Readouts(NamedTuple):
+    """Readings of N U positions, each asked about M targets."""
+
+    logprob: Float[Array | np.ndarray, "N U M"]
+    rival: Float[Array | np.ndarray, "N U M"]
+    token: Int[Array | np.ndarray, "N U"]
+    finite: Bool[Array | np.ndarray, "N U"]
+
+
+class ReadPositions:
+    """Maps the reads [B, Q] of questions to their distinct positions [B, W].
+
+    Prompts with packed options read the end of the prompt once for each option, which is one
+    position here, asked about up to M targets.
+    """
+
+    def __init__(self, prompts: Prompts, width: int):
+        reads, targets = np.asarray(prompts.read), np.asarray(prompts.targets)
+        self.valid = reads != NO_READ
+        distinct = [
+            np.unique(read[valid], return_inverse=True, return_counts=True)
+            for read, valid in zip(reads, self.valid, strict=True)
+        ]
+        # at least eight, so that questions with more or fewer options compile the same
+        most = max((int(counts.max(initial=1)) for _, _, counts in distinct), default=1)
+        most = ceil_power(max(most, 8))
+        self.read = np.zeros((len(reads), width), np.int32)
+        self.count = np.array([len(positions) for positions, _, _ in distinct])
+        self.targets = np.zeros((len(reads), width, most), np.int32)
+        self.position = np.zeros(reads.shape, np.int64)  # of each read, among the distinct ones
+        self.nth = np.zeros(reads.shape, np.int64)  # which of the targets there it asks about
+        for b, (positions, inverse, counts) in enumerate(distinct):
+            self.read[b, : len(positions)] = positions
+            self.read[b, len(positions) :] = positions[0] if len(positions) else 0
+            order = np.argsort(inverse, kind="stable")
+            nth = np.empty_like(inverse)
+            nth[order] = np.arange(len(inverse)) - np.repeat(np.cumsum(counts) - counts, counts)
+            valid = self.valid[b]
+            self.position[b, valid], self.nth[b, valid] = inverse, nth
+            self.targets[b, inverse, nth] = targets[b, valid]
+
+    def queries(self, question: np.ndarray, outputs: int, unembedded: int) -> Queries:
+        """Says what to read where output i, of at most O, belongs to `question[i]`."""
+        width, counts = self.read.shape[1], self.count[question]
+        begin = np.cumsum(counts) - counts
+        position = np.arange(counts.sum()) - np.repeat(begin, counts)
+        output = np.repeat(np.arange(len(question)), counts)
+        most = -(-outputs * width // unembedded)
+        rows = np.zeros(most * unembedded, np.int32)
+        targets = np.zeros((most * unembedded, self.targets.shape[2]), np.int32)
+        rows[: len(output)] = output * width + position
+        targets[: len(output)] = self.targets[question[output], position]
+        used = np.asarray(-(-len(output) // unembedded), np.int32)
+        return Queries(rows.reshape(most, -1), targets.reshape(most, unembedded, -1), used)
+
+    def collect(
+        self, readouts: Readouts, question: np.ndarray, candidate: np.ndarray, out: Readings
+    ) -> None:
+        """Writes what was read in outputs of these questions to their candidates in `out`."""
+        counts = self.count[question]
+        begin = np.cumsum(counts) - counts
+        at = begin[:, None] + self.position[question]
+        nth, valid = self.nth[question], self.valid[question]
+        token, finite = readouts.token.reshape(-1), readouts.finite.reshape(-1)
+        logprob, rival = (x.reshape(-1, x.shape[-1]) for x in (readouts.logprob, readouts.rival))
+        out.logprob[question, candidate] = np.where(valid, logprob[at, nth], -np.inf)
+        out.rival[question, candidate] = np.where(valid, rival[at, nth], -np.inf)
+        out.token[question, candidate] = np.where(valid, token[at], -1)
+        path = np.repeat(np.arange(len(question)), counts)
+        broken = np.bincount(path, weights=~finite[: len(path)], minlength=len(question))
+        out.finite[question, candidate] = broken == 0
+
+
+@jax.jit
+def unembed_queries(
+    model: Model,
+    outputs: Shaped[Array, "O Q D"],
+    rows: Int[Array, "N U"],
+    targets: Int[Array, "N U M"],
+    used: Int[Array, ""],
+) -> Readouts:
+    """Unembeds U positions at a time, the first `used` times, and reads their logits.
+
+    So there are never more than [U, V] logits, and a position that is read for several targets,
+    as the end of a prompt is for every option, is unembedded once.
+    """
+    flat = outputs.reshape(-1, outputs.shape[-1])
+
+    def step(i, out):
+        logits = unembed(model, get(flat, rows[i])[:, None])[:, 0]
+        return jax.tree.map(
+            lambda whole, part: whole.at[i].set(part), out, read_logits(logits, targets[i])
+        )
+
+    start = Readouts(
+        logprob=jnp.zeros(targets.shape, jnp.float32),
+        rival=jnp.zeros(targets.shape, jnp.float32),
+        token=jnp.zeros(rows.shape, jnp.int32),
+        finite=jnp.zeros(rows.shape, jnp.bool_),
+    )
+    return jax.lax.fori_loop(0, used, step, start)
+
+
+def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Readouts:
+    """Reads logits as `prompts.readings` does, for several targets at a position."""
+    top = best_two(logits)
+    rival = jnp.where(targets == top.token[:, None], top.second[:, None], top.first[:, None])
+    shift = jnp.max(logits, axis=-1, keepdims=True) - top.first[:, None]
+    return Readouts(
+        logprob=jnp.take_along_axis(logits, targets, axis=-1) - shift,
+        rival=rival,
+        token=top.token,
+        finite=top.finite,
+    )
+
+
+class Top(NamedTuple):
+    """The most likely token, its log-probability, and that of the next best."""
+
+    token: Int[Array | np.ndarray, " U"]
+    first: Float[Array | np.ndarray, " U"]
+    second: Float[Array | np.ndarray, " U"]
+    finite: Bool[Array | np.ndarray, " U"]  # whether all logits are
+
+
+def best_two(logits: Float[Array, "U V"]) -> Top:
+    """Finds the two best of logits; of equals the first."""
+    ids, last = jnp.arange(logits.shape[-1]), logits.shape[-1] - 1
+    best = jnp.max(logits, axis=-1, keepdims=True)
+    # the first of the best: an argmax takes ten times as long on a CPU
+    token = jnp.min(jnp.where(logits == best, ids, last), axis=-1).astype(jnp.int32)
+    others = jnp.where(ids == token[:, None], -jnp.inf, logits)
+    second = jnp.max(others, axis=-1, keepdims=True)
+    log_sum = jnp.log(jnp.sum(jnp.exp(logits - best), axis=-1, keepdims=True))
+    return Top(
+        token=token,
+        first=-log_sum[:, 0],
+        second=(second - best - log_sum)[:, 0],
+        finite=jnp.all(jnp.isfinite(logits), axis=-1),
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="tokens")
+def greedy_sample(
+    model: Model,
+    states: Float[Array, "W D"],
+    tokens: Int[Array, " W"],
+    slots: Int[Array, "N U"],
+    used: Int[Array, ""],
+) -> tuple[Int[Array, " W"], Top]:
+    """Unembeds U decode slots at a time, the first `used` times; each takes its likeliest token."""
+
+    def step(i, carry):
+        tokens, out = carry
+        top = best_two(unembed(model, states[slots[i]][:, None])[:, 0])
+        out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, top)
+        return tokens.at[slots[i]].set(top.token), out
+
+    start = Top(
+        token=jnp.zeros(slots.shape, jnp.int32),
+        first=jnp.zeros(slots.shape, jnp.float32),
+        second=jnp.zeros(slots.shape, jnp.float32),
+        finite=jnp.zeros(slots.shape, jnp.bool_),
+    )
+    return jax.lax.fori_loop(0, used, step, (tokens, start))

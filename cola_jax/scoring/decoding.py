@@ -1,0 +1,195 @@
+"""Decoding scorers: what binds them to a batch, and `Completions`, which grades nothing."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
+from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.kv_cache import Row
+from cola_jax.execute.memory import Memory, choose_decode_sizes
+from cola_jax.execute.stop import Stop
+from cola_jax.execute.worker import Worker
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
+from cola_jax.question import Question
+from cola_jax.scoring.answer import Rule, find_answer
+from cola_jax.scoring.encode import Encoded, check_length, encode_prompt, render_chat
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.scorer import BatchEvaluator, Scorer, most_options, prompt_buckets
+from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
+
+GOLD, DECOY = 0, 1  # the options of an open question
+TIE = 1e-6  # the margin of a token that is as likely as its rival
+
+
+class DecodingScorer(Scorer):
+    """A scorer that decodes completions after prompts alone."""
+
+    open = True
+    decodes = True
+    stop: Stop
+    max_new_tokens: int
+
+    @abc.abstractmethod
+    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+        """Returns the verdicts [R] of R decoded rows, each of its question."""
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Raises TypeError: answers are decoded, not read; see `judge`."""
+        raise TypeError(f"the scorer {self.name!r} decodes answers and takes no readings.")
+
+    def evaluator(
+        self, worker: Worker, batch: Sequence[Encoded], workload: Workload
+    ) -> "DecodingEvaluator":
+        return DecodingEvaluator(self, worker, batch, workload)
+
+    def check_memory(
+        self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
+    ) -> None:
+        for tokens, _ in sorted(set(prompt_buckets(batch)), reverse=True):
+            choose_decode_sizes(
+                config,
+                tokens,
+                memory,
+                positions=positions,
+                max_new_tokens=self.max_new_tokens,
+            )
+
+    def record(self) -> dict[str, Any]:
+        return super().record() | {"max_new_tokens": self.max_new_tokens}
+
+
+class DecodingEvaluator(BatchEvaluator):
+    """Evaluates paths by decoding completions."""
+
+    def __init__(
+        self, scorer: DecodingScorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
+    ):
+        super().__init__(worker, batch)
+        self.scorer = scorer
+        self.decoder = Decoder(
+            worker,
+            self.prompts,
+            workload,
+            max_new_tokens=scorer.max_new_tokens,
+            stop=scorer.stop,
+        )
+
+    def __call__(self, paths: np.ndarray) -> Verdicts:
+        rows = rows_of(paths)
+        self.decoder.decode(rows)
+        verdicts = self.scorer.judge(rows, [self.batch[row.question].question for row in rows])
+        out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
+        out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
+        return out
+
+    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
+        """Feeds what was decoded to the reference: each token must be the most likely again."""
+        right = [b for b in range(len(paths)) if paths[b, 0] != STOP]
+        out: list[bool | None] = [None] * len(paths)
+        if not right:
+            return out
+        forced = [self.forced(b, verdicts.completion[b]) for b in right]
+        run = ReferenceEvaluator(
+            self.worker, Prompts.stack(forced), np.dtype(np.float32), "highest"
+        )
+        readings = run(paths[right][:, None])
+        for i, b in enumerate(right):
+            targets = np.asarray(forced[i].targets)
+            same = readings.token[i, 0, : len(targets)] == targets
+            out[b] = bool(same.all() and readings.finite[i, 0])
+        return out
+
+    def forced(self, b: int, completion: Completion) -> Prompts:
+        """Puts what a path decoded after its prompt, read at every token of it."""
+        prompt = np.asarray(self.batch[b].prompts.ids).tolist()
+        ids = [*prompt, *completion.tokens]
+        return Prompts(
+            ids=np.array(ids[:-1], np.int32),
+            positions=np.arange(len(ids) - 1, dtype=np.int32),
+            branch=np.zeros(len(ids) - 1, np.int32),
+            read=np.arange(len(prompt) - 1, len(ids) - 1, dtype=np.int32),
+            targets=np.array(completion.tokens, np.int32),
+        )
+
+    def __exit__(self, *error: object) -> None:
+        self.decoder.close()
+
+
+class Completions(DecodingScorer):
+    """Decodes completions of prompts; there is no answer, and no verdict."""
+
+    name = "completions"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        stop: Stop,
+        max_new_tokens: int,
+        chat: bool = False,
+        context: int | None = None,
+    ):
+        super().__init__(tokenizer, chat=chat, context=context)
+        self.stop, self.max_new_tokens = stop, max_new_tokens
+
+    def encode(self, question: Question) -> Encoded:
+        """Encodes a question's text; ValueError where it is empty or too long."""
+        text = render_chat(self.tokenizer, question.text) if self.chat else question.text
+        encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
+        if not encoded.num_tokens:
+            raise ValueError(f"prompt {question.id} is empty: there is nothing to complete.")
+        check_length(encoded, self.context, self.max_new_tokens)
+        return encoded
+
+    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+        completions = [completion(row, self.stop, None, None) for row in rows]
+        return completion_verdicts(completions, [False] * len(rows), rows)
+
+
+def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> Completion:
+    """Makes the completion of a row, with the answer that a rule finds in its text."""
+    text = stop.text(row.tokens)
+    answer, complete = None, row.finish != TRUNCATED
+    if rule is not None:
+        answer, complete = find_answer(text, rule, row.finish == TRUNCATED)
+    return Completion(
+        text=text,
+        answer=answer,
+        finish=row.finish,
+        truncated=not complete,
+        grade=grade,
+        tokens=tuple(row.tokens),
+        logprob=float(np.sum(row.logprob)),
+    )
+
+
+def completion_verdicts(
+    completions: Sequence[Completion], decoys: Sequence[bool], rows: Sequence[Row]
+) -> Verdicts:
+    """Scores completions; `decoys` says which are graded as their question's decoy.
+
+    The score of the option that was answered is how close any chosen token came to its rival, that
+    of the others the same with a minus sign.
+    """
+    right = np.array([one.grade is Grade.RIGHT for one in completions], bool)
+    finite = np.array([one.finish != NOT_FINITE for one in completions], bool)
+    decoy = np.array(decoys, bool)
+    answer = np.where(right, GOLD, np.where(decoy, DECOY, NO_ANSWER))
+    # else the margin of a tie would have no sign
+    nearest = np.maximum(np.array([closest(row) for row in rows], np.float32), TIE)
+    scores = np.stack([np.where(hit, nearest, -nearest) for hit in (right, decoy)], axis=1)
+    rival = np.zeros(len(completions))
+    verdicts = Verdicts.of_scores(scores, GOLD, finite, answer=answer, rival=rival)
+    column = np.full(len(completions), None, object)
+    column[:] = completions
+    return verdicts._replace(completion=column)
+
+
+def closest(row: Row) -> float:
+    """Returns the least difference between a token that a row chose and the next best."""
+    return min((a - b for a, b in zip(row.logprob, row.rival, strict=True)), default=0.0)

@@ -1,0 +1,184 @@
+"""`evaluator`: a function from paths to verdicts; `evaluate`: what it makes of given paths."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, Unpack
+
+import jax
+import numpy as np
+
+from cola_jax.execute.evaluator import Workload, cut_batches
+from cola_jax.execute.inputs import Path, Paths, pad_paths
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.params import Model
+from cola_jax.path import STOP, format_path
+from cola_jax.question import Question
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.scorer import BatchEvaluator, Evaluate, Scorer, most_options, prompt_buckets
+from cola_jax.scoring.verdicts import Verdicts
+
+Result = TypeVar("Result")
+THREADS = 2  # batches that share a worker: the host works for one while devices run the other
+
+
+def default_batch_size() -> int:
+    """Returns the most questions of a batch: few on a CPU, where large batches save nothing."""
+    return 8 if jax.default_backend() == "cpu" else 64
+
+
+def evaluator(
+    model: Model,
+    questions: Sequence[Question],
+    scorer: Scorer,
+    *,
+    batch_size: int | None = None,
+    **options: Unpack[WorkerOptions],
+) -> "ModelEvaluator":
+    """Makes a function that evaluates paths of questions.
+
+    Args:
+      model: the pretrained model; questions are divided over the `data` axis of its mesh.
+      questions: what is asked; `evaluate(paths)` takes paths for each of them, in this order.
+      scorer: how they are asked, and what makes an answer right.
+      batch_size: the most questions of a batch.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
+
+    Returns:
+      A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C]. It is what
+      `cola_jax.search` and `cola_jax.evaluate` take; so is any other function of that form.
+
+    Raises:
+      ValueError: for questions that the scorer cannot ask; and as `run_paths`, where it is called.
+    """
+    if not questions:
+        raise ValueError("there are no questions to evaluate.")
+    encoded = [scorer.encode(question) for question in questions]
+    return ModelEvaluator(model, encoded, scorer, batch_size=batch_size, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The verdicts of paths on questions, as `evaluate` returns them."""
+
+    questions: list[Question]
+    paths: np.ndarray  # [B, C, P], STOP-padded
+    verdicts: Verdicts  # fields [B, C]
+
+    def to_pandas(self) -> Any:
+        """Returns a DataFrame with a row for each evaluation; needs pandas."""
+        import pandas
+
+        present = np.argwhere(self.paths[:, :, 0] != STOP).tolist()
+        return pandas.DataFrame(
+            {
+                "question": [self.questions[b].id for b, _ in present],
+                "path": [format_path(self.paths[b, c]) for b, c in present],
+                "length": [int((self.paths[b, c] != STOP).sum()) for b, c in present],
+                "verdict": [bool(self.verdicts.verdict[b, c]) for b, c in present],
+                "margin": [float(self.verdicts.margin[b, c]) for b, c in present],
+                "answer": [int(self.verdicts.answer[b, c]) for b, c in present],
+            }
+        )
+
+
+def evaluate(
+    model: "Model | Evaluate",
+    questions: Sequence[Question],
+    paths: Paths | Sequence[Path],
+    *,
+    scorer: Scorer | None = None,
+    num_layers: int | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluates paths of questions.
+
+    Args:
+      model: a model, with its `scorer`; or what `cola_jax.evaluator` returns, or any function from
+        paths [B, C, P] to Verdicts.
+      questions: B questions.
+      paths: one list of paths for all questions, a list for each, or an array [B, C, P].
+      num_layers: L; needed where `model` is a function of your own.
+      options: those of `cola_jax.evaluator`, where `model` is a model.
+
+    Returns:
+      The verdicts, with fields [B, C].
+
+    Raises:
+      ValueError: for a model without a scorer, and for paths that are out of range.
+    """
+    if isinstance(model, Model):
+        if scorer is None:
+            raise ValueError("give a scorer as well: it decides how a model is asked.")
+        model = evaluator(model, questions, scorer, **options)
+    layers = model.num_layers if isinstance(model, ModelEvaluator) else num_layers
+    if layers is None:
+        raise ValueError("a function of your own does not tell the layers: give num_layers.")
+    if not isinstance(paths, np.ndarray | jax.Array) and np.ndim(paths[0][0]) == 0:
+        paths = [list(paths)] * len(questions)  # pyright: ignore[reportAssignmentType]
+    padded = pad_paths(paths, len(questions), layers)  # pyright: ignore[reportArgumentType]
+    return Evaluation(list(questions), padded, model(padded))
+
+
+class ModelEvaluator:
+    """Evaluates paths of encoded questions in batches, on all workers of a model."""
+
+    def __init__(
+        self,
+        model: Model,
+        encoded: Sequence[Encoded],
+        scorer: Scorer,
+        *,
+        batch_size: int | None = None,
+        reference: bool = False,
+        **options: Unpack[WorkerOptions],
+    ):
+        """Takes what `evaluator` does; with `reference`, paths run one by one, for comparison."""
+        self.model, self.encoded, self.scorer = model, list(encoded), scorer
+        self.num_layers = model.config.num_layers
+        self.reference, self.options = reference, options
+        self.batch_size = batch_size or default_batch_size()
+
+    @property
+    def questions(self) -> list[Question]:
+        """The questions, in order."""
+        return [encoded.question for encoded in self.encoded]
+
+    def __call__(self, paths: Paths) -> Verdicts:
+        """Evaluates paths [B, C, P], STOP-padded, or for each question a list of paths."""
+        padded = pad_paths(paths, len(self.encoded), self.num_layers)
+        out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
+        workload = Workload(padded.shape[1], padded.shape[1], padded.shape[2])
+        for some, verdicts in self.map(lambda evaluate, some: evaluate(padded[some]), workload):
+            out.put((some,), verdicts)
+        return out
+
+    def map(
+        self,
+        function: Callable[[BatchEvaluator, np.ndarray], Result],
+        workload: Workload,
+        batches: Sequence[np.ndarray] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        """Yields the indices of each batch with what a function makes of it, as they finish.
+
+        The function takes the evaluator of a batch and the indices of its questions. `batches` are
+        those of `self.batches()` when None.
+        """
+        with self.scorer:
+            workers = Workers(self.model, threads=THREADS, reference=self.reference, **self.options)
+            workers.check_count(len(self.encoded))
+            self.scorer.check_memory(
+                self.model.config, workers.memory, self.encoded, workload.positions
+            )
+            if batches is None:
+                batches = self.batches(workers.batches_at_once)
+
+            def run(worker: Worker, some: np.ndarray) -> Result:
+                batch = [self.encoded[i] for i in some]
+                with self.scorer.evaluator(worker, batch, workload) as evaluate:
+                    return function(evaluate, some)
+
+            yield from workers.map(run, batches)
+
+    def batches(self, at_once: int) -> list[np.ndarray]:
+        """Cuts the questions into batches of one bucket, enough of them to keep workers busy."""
+        return cut_batches(prompt_buckets(self.encoded), at_once, self.batch_size)

@@ -1,0 +1,190 @@
+"""`exact`: whether greedy decoding gives the gold answer, from one forward pass."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_jax.execute.stop import Stop
+from cola_jax.prompts import Prompts, Readings
+from cola_jax.question import Question
+from cola_jax.scoring.decoding import GOLD, TIE
+from cola_jax.scoring.encode import Encoded, check_length, hash_of, pack, tokenize_prompt
+from cola_jax.scoring.generation import OpenScorer
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+
+ENDS_READ = 8  # end tokens whose log-probabilities are read; any end is recognised
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedAnswer(Encoded):
+    """A question with its answers forced after the prompt, each with the tokens that end it."""
+
+    end: np.ndarray  # [Q], whether a read asks about the end of its option
+    ends: tuple[int, ...]  # tokens of which any ends an answer, where one must
+
+
+class Exact(OpenScorer):
+    """Feeds the answers after the prompt: right if each token of gold is the most likely one.
+
+    Greedy decoding gives the gold answer if and only if it does. The decoy, if the question has
+    one, is packed as a second option. An answer's score is the margin of its weakest token, so an
+    answer is decoded if and only if its score is positive.
+    """
+
+    name = "exact"
+
+    def encode(self, question: Question) -> Encoded:
+        """Encodes the prompt with each answer after it, read at every token and at its end.
+
+        Raises ValueError for a question with options, in a format that shows its work, and for an
+        answer that cannot be decoded after its prompt.
+        """
+        text = self.prompt(question)
+        answers = [
+            self.format.completion(question, option, chat=self.chat) for option in question.options
+        ]
+        stop = self.format.stop
+        bare = [a[: len(a) - len(stop[0])] if stop and not self.chat else a for a in answers]
+        check_reachable(question, bare, self.stop)
+        prompt = tokenize_prompt(self.tokenizer, text, not self.chat)
+        alone, whole = (
+            [self.tokens_after(question, text, prompt, each) for each in texts]
+            for texts in (bare, answers)
+        )
+        if not all(alone):
+            raise ValueError(
+                f"question {question.id}: an answer adds no token to its prompt, so it cannot be "
+                "scored."
+            )
+        # a box is complete when it is closed; any other answer when something ends it
+        if self.rule == "boxed":
+            ends = closing_tokens(self.tokenizer, alone[0][-1])
+            continuations = [(tokens, int(tokens[-1] == ends[0])) for tokens in alone]
+        else:
+            ends = end_tokens(self.stop)
+            continuations = with_end(alone, whole, ends)
+        row, option = pack(prompt, [tokens for tokens, _ in continuations])
+        row, option, end = ask_about_ends(row, option, [n for _, n in continuations], ends)
+        encoded = EncodedAnswer(question, row, option, hash_of(text), end=end, ends=ends)
+        check_length(encoded, self.context)
+        return encoded
+
+    def tokens_after(
+        self, question: Question, text: str, prompt: list[int], answer: str
+    ) -> list[int]:
+        """Returns the tokens that an answer adds after a prompt.
+
+        Raises ValueError where the tokenizer makes one token of the prompt's end and the answer's
+        beginning: the model, given the prompt, cannot decode that.
+        """
+        whole = self.tokenizer(text + answer, add_special_tokens=not self.chat).input_ids
+        if whole[: len(prompt)] != prompt:
+            raise ValueError(
+                f"question {question.id}: the tokenizer joins the end of its prompt and the answer "
+                f"{answer!r}: let the prompt end without a blank, or use the scorer `generation`."
+            )
+        return whole[len(prompt) :]
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Compares the weakest token of each answer with its rival."""
+        count = len(encoded.question.options)
+        scores = np.stack([answer_margin(readings, encoded, j) for j in range(count)], axis=1)
+        answer = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), NO_ANSWER)
+        finite, rival = np.asarray(readings.finite), np.zeros(len(scores))
+        return Verdicts.of_scores(scores, GOLD, finite, answer=answer, rival=rival)
+
+
+def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
+    """Returns the least log-probability [C] of an answer's tokens over their rivals'."""
+    assert isinstance(encoded, EncodedAnswer)
+    logprob, rival, token = (
+        np.asarray(x) for x in (readings.logprob, readings.rival, readings.token)
+    )
+    targets, own = np.asarray(encoded.prompts.targets), encoded.option == option
+    body, end = own & ~encoded.end, own & encoded.end
+    # where two tokens tie, the first is chosen, whatever the difference says
+    with np.errstate(invalid="ignore"):  # nothing is used of what is not finite
+        ahead = logprob - rival
+    ahead = np.where(token == targets, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))
+    margin = ahead[:, body].min(axis=1, initial=np.inf)
+    if end.any():
+        best = ahead[:, end].max(axis=1)
+        # an end that was not among those read is more likely than all of them, and ends it too
+        ends = np.isin(token[:, end.argmax()], encoded.ends)
+        margin = np.minimum(margin, np.where(ends, np.maximum(best, TIE), best))
+    return margin
+
+
+def closing_tokens(tokenizer: Any, last: int) -> tuple[int, ...]:
+    """Lists the tokens that close a box as its last one does, whatever they add after it."""
+    text = tokenizer.decode([last])
+    if not text.endswith("}"):
+        return (last,)
+    return (last, *(i for i in tokens_starting_with(tokenizer, (text,)) if i != last))
+
+
+def with_end(
+    alone: Sequence[list[int]], whole: Sequence[list[int]], ends: tuple[int, ...]
+) -> list[tuple[list[int], int]]:
+    """Returns the tokens of each answer and of its end, and whether the last is an end."""
+    out = []
+    for text_alone, text_whole in zip(alone, whole, strict=True):
+        first = text_whole[len(text_alone) : len(text_alone) + 1] or list(ends[:1])
+        merged = text_whole[: len(text_alone)] != text_alone
+        if merged and ends:  # the tokenizer joins the answer and its end: take them as one
+            out.append((text_whole, 0))
+        else:
+            out.append((text_alone + (first if ends else []), 1 if ends else 0))
+    return out
+
+
+def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> None:
+    """Raises ValueError where decoding would end within an answer."""
+    for answer in answers:
+        if stop.found(answer) is not None:
+            raise ValueError(
+                f"question {question.id}: the answer {answer!r} contains a stop string, so no "
+                "decoding gives it: leave it out, or use another format."
+            )
+
+
+def ask_about_ends(
+    row: Prompts, option: np.ndarray, has_end: Sequence[int], ends: tuple[int, ...]
+) -> tuple[Prompts, np.ndarray, np.ndarray]:
+    """Asks about several end tokens at the last position of each answer that has an end.
+
+    Returns the row, the answer of each read, and whether the read is about an end.
+    """
+    read, targets = np.asarray(row.read), np.asarray(row.targets)
+    columns = []
+    for j, ended in enumerate(has_end):
+        own = np.flatnonzero(option == j)
+        body = own[: len(own) - ended]
+        columns += [(read[i], targets[i], j, False) for i in body]
+        if ended:
+            first = int(targets[own[-1]])
+            asked = list(dict.fromkeys([first, *ends]))[:ENDS_READ]
+            columns += [(read[own[-1]], token, j, True) for token in asked]
+    read, targets, option, end = (np.array(x) for x in zip(*columns, strict=True))
+    row = row.replace(read=read.astype(np.int32), targets=targets.astype(np.int32))
+    return row, option.astype(np.int32), end.astype(bool)
+
+
+def end_tokens(stop: Stop) -> tuple[int, ...]:
+    """Lists the tokens that end an answer: stop tokens, and those whose text begins a stop string.
+
+    The stop string may be one token or begin a longer one, as a line break often does.
+    """
+    starting = tokens_starting_with(stop.tokenizer, stop.strings) if stop.strings else ()
+    return (*stop.tokens, *(token for token in starting if token not in stop.tokens))
+
+
+@functools.lru_cache(maxsize=8)
+def tokens_starting_with(tokenizer: Any, strings: tuple[str, ...]) -> tuple[int, ...]:
+    """Lists the tokens whose text begins with one of the strings, the shortest texts first."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    found = [i for i, text in enumerate(texts) if text.startswith(strings)]
+    return tuple(sorted(found, key=lambda i: (len(texts[i]), i)))

@@ -1,0 +1,146 @@
+"""`Scorer`: turns questions into prompts, and what the model returns into verdicts."""
+
+import abc
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.evaluator import PathEvaluator, ReferenceEvaluator, Workload
+from cola_jax.execute.inputs import buckets
+from cola_jax.execute.memory import Memory, choose_sizes
+from cola_jax.execute.worker import Worker
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
+from cola_jax.question import Question
+from cola_jax.scoring.encode import Encoded, check_chat
+from cola_jax.scoring.verdicts import Verdicts
+
+Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
+
+
+class Scorer(abc.ABC):
+    """Scores paths of questions; a scorer of your own has a name, `encode` and `verdicts`."""
+
+    name: ClassVar[str]
+    open: ClassVar[bool] = False  # for questions that are asked without offering options
+    decodes: ClassVar[bool] = False  # decodes completions instead of reading the model
+    formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
+
+    def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
+        """Takes the model's tokenizer.
+
+        Args:
+          chat: put prompts through the tokenizer's chat template.
+          context: the longest prompt allowed, in tokens.
+
+        Raises ValueError where the tokenizer has no chat template.
+        """
+        check_chat(tokenizer, chat)
+        self.tokenizer, self.chat, self.context = tokenizer, chat, context
+
+    @abc.abstractmethod
+    def encode(self, question: Question) -> Encoded:
+        """Encodes one question; ValueError where it cannot be asked so."""
+
+    @abc.abstractmethod
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Turns the readings [C, Q] of C paths of one question into verdicts [C]."""
+
+    def evaluator(
+        self, worker: Worker, batch: Sequence[Encoded], workload: Workload
+    ) -> contextlib.AbstractContextManager["BatchEvaluator"]:
+        """Binds the scorer to a batch of questions of one token bucket on a worker."""
+        return ReadingEvaluator(self, worker, batch, workload)
+
+    def check_memory(
+        self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
+    ) -> None:
+        """Raises ValueError where memory is too small to evaluate a path of `positions` layers."""
+        for tokens, reads in sorted(set(prompt_buckets(batch)), reverse=True):
+            choose_sizes(config, tokens, reads, memory)
+
+    def record(self) -> dict[str, Any]:
+        """Returns what is recorded about the scorer's prompts in a run's settings."""
+        return {}
+
+    def __enter__(self) -> "Scorer":
+        """Starts what the scorer needs while it evaluates."""
+        return self
+
+    def __exit__(self, *error: object) -> None:  # noqa: B027 - most scorers need nothing
+        """Ends it."""
+
+
+class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.ABC):
+    """An evaluator: a scorer bound to a batch of questions on a worker."""
+
+    def __init__(self, worker: Worker, batch: Sequence[Encoded]):
+        self.worker, self.batch = worker, batch
+        self.prompts = Prompts.stack([encoded.prompts for encoded in batch])
+
+    @abc.abstractmethod
+    def __call__(self, paths: np.ndarray) -> Verdicts:
+        """Evaluates a wave of paths [B, C, P], STOP-padded; blocks; returns fields [B, C]."""
+
+    @abc.abstractmethod
+    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
+        """Says whether one path [B, P] a question is right in float32 by the reference executor.
+
+        `verdicts` [B] are what it was given before. None where a question has no path.
+        """
+
+
+class ReadingEvaluator(BatchEvaluator):
+    """Evaluates paths by reading the model at positions of the prompts."""
+
+    def __init__(
+        self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
+    ):
+        super().__init__(worker, batch)
+        self.scorer = scorer
+        if worker.reference:
+            self.run = ReferenceEvaluator(worker, self.prompts)
+        else:
+            self.run = PathEvaluator(worker, self.prompts, workload)
+
+    def __call__(self, paths: np.ndarray) -> Verdicts:
+        return self.score(self.run(paths), paths)
+
+    def score(self, readings: Readings, paths: np.ndarray) -> Verdicts:
+        """Scores the readings of every path that is one."""
+        out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
+        for b, encoded in enumerate(self.batch):
+            present = np.flatnonzero(paths[b, :, 0] != STOP)
+            reads = len(encoded.option)
+            row = Readings(
+                logprob=readings.logprob[b, present, :reads],
+                token=readings.token[b, present, :reads],
+                rival=readings.rival[b, present, :reads],
+                finite=readings.finite[b, present],
+            )
+            out.put((b, present), self.scorer.verdicts(row, encoded))
+        return out
+
+    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
+        run = ReferenceEvaluator(self.worker, self.prompts, np.dtype(np.float32), "highest")
+        again = self.score(run(paths[:, None]), paths[:, None]).verdict[:, 0]
+        return [
+            None if path[0] == STOP else bool(right)
+            for path, right in zip(paths, again, strict=True)
+        ]
+
+    def __exit__(self, *error: object) -> None:
+        self.run.close()
+
+
+def most_options(batch: Sequence[Encoded]) -> int:
+    """Returns the most options, decoys included, that a question of a batch has."""
+    return max(len(encoded.question.options) for encoded in batch)
+
+
+def prompt_buckets(batch: Sequence[Encoded]) -> list[tuple[int, int]]:
+    """Returns T and Q of each question."""
+    return buckets(Prompts.stack([encoded.prompts for encoded in batch]))

@@ -1,0 +1,113 @@
+"""The loop that every strategy runs in, a wave of evaluations at a time."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cola_jax.path import STOP, identity, pad_path
+from cola_jax.question import Question
+from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.scorer import BatchEvaluator, Evaluate
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.search.outcome import History, Outcome, Proposals
+from cola_jax.search.presets import PRESETS, Preset, Settings
+from cola_jax.search.strategies import TreeSearch
+
+
+def search(
+    evaluate: Evaluate | ModelEvaluator,
+    questions: Sequence[Question],
+    *,
+    strategy: str | Preset = "cola",
+    evaluations: int = 100,
+    leaves: int = 16,
+    seed: int = 0,
+    early_stop: bool = False,
+    num_layers: int | None = None,
+) -> list[Outcome]:
+    """Searches paths for every question.
+
+    Args:
+      evaluate: from `cola_jax.evaluator(model, questions, scorer)`, or any function from paths
+        [B, C, P], padded with STOP, to Verdicts with fields [B, C].
+      questions: those that `evaluate` knows, in the same order.
+      strategy: the rules of the search, or the name of a preset.
+      evaluations: per question beyond the baseline; fewer where a tree runs out of paths.
+      leaves: C, evaluations per question and wave; larger waves use staler tree statistics.
+      seed: combined with a question's id into the random key of its tree: what a question yields
+        depends on neither the other questions nor their order.
+      early_stop: end a question's search once a wrong answer is right, or a right one needs fewer
+        layers.
+      num_layers: L; needed where `evaluate` is a function of your own.
+
+    Returns:
+      What was found for each question. Paths of a model's evaluator are confirmed by the reference
+      executor in float32.
+
+    Raises:
+      ValueError: for no questions, other questions than the evaluator's, an unknown preset, counts
+        below 1, or no `num_layers`; and as `evaluate` does.
+    """
+    settings = Settings(resolve(strategy), evaluations, leaves, seed, early_stop)
+    if not questions:
+        raise ValueError("there are no questions to search.")
+    if not isinstance(evaluate, ModelEvaluator):
+        if num_layers is None:
+            raise ValueError("a function of your own does not tell the layers: give num_layers.")
+        return search_batch(evaluate, questions, num_layers, settings)
+    if [q.id for q in questions] != [q.id for q in evaluate.questions]:
+        raise ValueError("the questions are not those that the evaluator was made for.")
+    layers = evaluate.num_layers
+
+    def run(batch: BatchEvaluator, some: np.ndarray) -> list[Outcome]:
+        outcomes = search_batch(batch, [questions[i] for i in some], layers, settings)
+        return confirmed(batch, outcomes)
+
+    found: dict[int, Outcome] = {}
+    for some, outcomes in evaluate.map(run, settings.workload(layers)):
+        found |= dict(zip(some.tolist(), outcomes, strict=True))
+    return [found[i] for i in range(len(questions))]
+
+
+def resolve(strategy: str | Preset) -> Preset:
+    """Returns the preset of that name; ValueError with the list of names where there is none."""
+    if not isinstance(strategy, str):
+        return strategy
+    if strategy not in PRESETS:
+        raise ValueError(f"preset {strategy!r} is not one of {', '.join(PRESETS)}.")
+    return PRESETS[strategy]
+
+
+def search_batch(
+    evaluate: Evaluate, questions: Sequence[Question], num_layers: int, settings: Settings
+) -> list[Outcome]:
+    """Searches a batch of questions in step: propose, evaluate, record, update."""
+    strategy = TreeSearch([question.id for question in questions], num_layers, settings)
+    history = History(questions, num_layers, settings.simulations + 1)
+    root = pad_path(identity(num_layers), settings.positions(num_layers))
+    proposals: Proposals | None = Proposals.root(root, len(questions))
+    while proposals is not None:
+        verdicts = evaluate(proposals.paths)
+        history.record(proposals, verdicts)
+        strategy.update(proposals, verdicts)
+        active = ~(settings.early_stop & history.improved)
+        proposals = strategy.propose(active)
+    return history.outcomes()
+
+
+def confirmed(batch: BatchEvaluator, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Runs each shortest correct path once more in float32 by the reference executor.
+
+    That is not an evaluation of the search; the report counts it apart.
+    """
+    best = [outcome.shortest_correct for outcome in outcomes]
+    width = max(len(path) for outcome in outcomes for path in outcome.paths)
+    paths = np.full((len(outcomes), width), STOP, np.int32)
+    verdicts = Verdicts.empty((len(outcomes),), max(o.verdicts.scores.shape[1] for o in outcomes))
+    for b, (outcome, i) in enumerate(zip(outcomes, best, strict=True)):
+        if i is not None:
+            paths[b] = pad_path(outcome.paths[i], width)
+            verdicts.put((b,), outcome.verdicts.take(i))
+    held = batch.confirm(paths, verdicts)
+    return [dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)]

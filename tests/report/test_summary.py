@@ -1,0 +1,228 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cola_jax.report import summarise
+from cola_jax.report.statistics import Difference, Share
+from cola_jax.report.summary import ALL, CORRECTED, RETAINED, Summary, path_results
+from cola_jax.runs.directory import RunDirectory
+from tests.report.conftest import (
+    E1,
+    E2,
+    ONE_EVALUATION,
+    ONLY_RETAINED,
+    ONLY_WRONG,
+    Q1,
+    Q2,
+    SCORERS,
+    UNGRADED,
+    WHOLE,
+    decoded,
+    evaluation,
+    make_run,
+    open_question,
+    question,
+    write_old_part,
+)
+
+
+def test_summarise_shares(summary: Summary):
+    assert summary.before == Share(2, 5)
+    assert summary.after == Share(4, 5)
+    assert summary.shortened == Share(1, 2)  # q1 of q1 and q4
+    assert summary.corrected == Share(2, 3)  # q2 and q5 of q2, q3 and q5
+    assert summary.control == Share(2, 3)  # q1 and q3 of q1, q2 and q3
+    assert summary.control_wrong == Share(1, 2)  # q3 of q2 and q3
+    assert summary.net == Difference(1, 1, 2)  # q2 reached gold alone, q3 the control alone
+    assert summary.confirmed == Share(3, 4)
+    assert summary.not_finite == Share(1, 13)
+    assert summary.duplicates == Share(0, 13)
+
+
+def test_summarise_counts_and_means(summary: Summary):
+    assert (summary.done, summary.planned, summary.num_layers) == (5, 6, 4)
+    assert (summary.evaluations, summary.per_question) == (13, 2.6)
+    assert summary.length == pytest.approx((3 + 5 + 4 + 4 + 3) / 5)
+    assert summary.length_retained == pytest.approx((3 + 4) / 2)
+    assert summary.length_corrected == pytest.approx((5 + 3) / 2)
+    assert summary.answers == pytest.approx((2 + 2 + 3 + 2 + 2) / 5)
+    assert summary.options == pytest.approx((3 + 3 + 3 + 2 + 2) / 5)
+
+
+def test_summarise_tree_shape(summary: Summary):
+    tree = summary.tree
+    assert tree.root_children == pytest.approx((1 + 2 + 1 + 1 + 1) / 5)
+    assert tree.children == pytest.approx(8 / 7)  # five roots, and one node each of q1 and q3
+    assert tree.depth == pytest.approx((1 + 2 + 1 + 1 + 1 + 2 + 1 + 1) / 8)
+    assert tree.max_depth == 2
+
+
+def test_summarise_length_histograms(summary: Summary):
+    assert summary.best_lengths[RETAINED].tolist() == [0, 0, 0, 1, 1]
+    assert summary.best_lengths[CORRECTED].tolist() == [0, 0, 0, 1, 0, 1]
+    assert summary.correct_lengths.tolist() == [0, 0, 0, 2, 2, 1]
+
+
+def test_summarise_layer_use(summary: Summary):
+    layers = summary.layers
+    assert [layers[name].paths for name in (RETAINED, CORRECTED, ALL)] == [2, 2, 13]
+    np.testing.assert_allclose(layers[RETAINED].skipped, [0, 0, 0.5, 0])
+    np.testing.assert_allclose(layers[RETAINED].repeats, [0, 0, 0, 0])
+    np.testing.assert_allclose(layers[CORRECTED].skipped, [0.5, 0, 0, 0])
+    np.testing.assert_allclose(layers[CORRECTED].repeats, [0, 0.5, 0, 0])
+    np.testing.assert_allclose(layers[ALL].skipped, np.array([1, 2, 4, 2]) / 13)
+    np.testing.assert_allclose(layers[ALL].repeats, np.array([0, 1, 0, 2]) / 13)
+
+
+def test_summarise_counts_duplicates_from_rows(tmp_path: Path):
+    again = [evaluation("q1", 3, (0, 1, 3), 0, True), evaluation("q1", 4, WHOLE, 0, True)]
+    run = make_run(tmp_path, (E1 + again, [Q1]), (E2, [Q2]))  # WHOLE of q2 is not a duplicate
+    assert summarise(run).duplicates == Share(2, 8)
+
+
+def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
+    summary = summarise(make_run(tmp_path, ONLY_RETAINED))
+    assert (summary.before, summary.corrected) == (Share(1, 1), Share(0, 0))
+    assert (summary.control, summary.net) == (Share(0, 0), Difference(0, 0, 0))
+    assert math.isnan(summary.length_corrected)
+
+
+def test_summarise_without_correct_paths(tmp_path: Path):
+    summary = summarise(make_run(tmp_path, ONLY_WRONG))
+    assert (summary.after, summary.confirmed) == (Share(0, 1), Share(0, 0))
+    assert summary.length == 4  # of the identity, as no path is correct
+    assert summary.layers[CORRECTED].paths == 0
+    assert summary.correct_lengths.sum() == 0
+
+
+def test_summarise_single_evaluations(tmp_path: Path):
+    summary = summarise(make_run(tmp_path, ONE_EVALUATION))
+    assert summary.tree.root_children == 0
+    assert math.isnan(summary.tree.children)
+    assert math.isnan(summary.tree.depth)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"command": "evaluate"}, "use paths_table"),
+        ({"command": "generate"}, "made by 'generate'"),
+        ({}, "has no question done yet"),
+    ],
+)
+def test_summarise_rejects_other_runs(tmp_path: Path, settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        summarise(make_run(tmp_path, **settings))
+
+
+@pytest.mark.parametrize("scorer", [None, *SCORERS])
+def test_summarise_reads_flags_of_scorer(tmp_path: Path, scorer: str | None):
+    summary = summarise(make_run(tmp_path, (E1, [Q1]), scorer=scorer))
+    flags = {"open": summary.open, "decodes": summary.decodes}
+    assert flags == (SCORERS[scorer] if scorer else {"open": False, "decodes": False})
+    assert summary.answer_noun == ("answer" if summary.open else "option")
+
+
+# Open questions
+
+
+def test_summarise_excludes_ungraded(open_summary: Summary):
+    summary = open_summary
+    assert (summary.done, summary.excluded) == (4, 1)
+    assert summary.before == Share(1, 3)
+    assert summary.after == Share(2, 3)
+    assert summary.corrected == Share(1, 2)  # g2 of g2 and g4
+    assert summary.shortened == Share(1, 1)
+    assert summary.control == Share(1, 3)  # without g3
+    assert summary.control_wrong == Share(0, 2)
+    assert summary.net == Difference(1, 0, 2)
+    assert summary.confirmed == Share(2, 3)
+    assert summary.ungraded == Share(3, 11)
+    assert summary.length == pytest.approx((3 + 5 + 4) / 3)
+    assert summary.best_lengths[RETAINED].tolist() == [0, 0, 0, 1]
+    assert summary.best_lengths[CORRECTED].tolist() == [0, 0, 0, 0, 0, 1]
+    assert [summary.layers[name].paths for name in (RETAINED, CORRECTED, ALL)] == [1, 1, 11]
+    assert summary.correct_lengths.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_summarise_completions(open_summary: Summary):
+    assert open_summary.truncated == Share(1, 11)
+    assert open_summary.tokens == pytest.approx((10 * 4 + 12) / 11)
+    assert open_summary.answers == pytest.approx((3 + 1 + 3 + 2) / 4)  # None is not an answer
+
+
+def test_summarise_levels_are_sorted_and_exclude_ungraded(open_summary: Summary):
+    levels = open_summary.levels
+    assert [level[:2] for level in levels] == [("math_level", "2"), ("math_level", "10")]
+    assert [level.before for level in levels] == [Share(1, 1), Share(0, 2)]
+    assert [level.after for level in levels] == [Share(1, 1), Share(1, 2)]
+
+
+def test_summarise_lists_each_kind_of_level(tmp_path: Path):
+    both = [{"math_level": "1", "fail_rate_level": "4"}, {"math_level": "1"}, None]
+    more = [{"math_level": "1", "fail_rate_level": "2"}]
+    parts = [
+        ([decoded(f"q{i}", 0, WHOLE, "8", False)], [open_question(f"q{i}", 0, metadata=known)])
+        for i, known in enumerate([*both, *more])
+    ]
+    summary = summarise(make_run(tmp_path, *parts, scorer="generation"))
+    # all are of one math level; two have no other level, or none at all
+    assert [level[:2] for level in summary.levels] == [
+        ("fail_rate_level", "2"),
+        ("fail_rate_level", "4"),
+    ]
+
+
+def test_summarise_without_graded_questions(tmp_path: Path):
+    summary = summarise(make_run(tmp_path, UNGRADED, scorer="generation"))
+    assert (summary.before, summary.after, summary.corrected) == (Share(0, 0),) * 3
+    assert math.isnan(summary.length)
+
+
+def test_summarise_reads_older_runs(old_run: RunDirectory):
+    assert old_run.questions()["metadata"].null_count == 3
+    columns = ["text", "truncated", "tokens"]
+    assert old_run.evaluations(columns).to_pylist() == [dict.fromkeys(columns)] * 9
+    summary = summarise(old_run)
+    assert (summary.before, summary.after, summary.excluded) == (Share(1, 3), Share(2, 3), 0)
+    assert (summary.ungraded, summary.truncated) == (Share(0, 9), Share(0, 0))
+    assert summary.levels == ()
+
+
+# Evaluations of given paths
+
+
+def test_path_results_are_sorted_and_counted(evaluated: RunDirectory):
+    results = path_results(evaluated)
+    assert [result.path for result in results] == [(0, 3), (0, 1, 2, 2, 3), WHOLE]
+    assert [result.correct for result in results] == [Share(2, 2), Share(2, 2), Share(1, 2)]
+    assert [result.margin for result in results] == [4.0, 2.0, 0.5]  # of finite evaluations
+    assert [result.not_finite for result in results] == [Share(1, 2), Share(0, 2), Share(0, 2)]
+
+
+def test_path_results_exclude_ungraded(open_evaluated: RunDirectory):
+    results = path_results(open_evaluated)
+    assert [result.path for result in results] == [(0, 1, 2, 2, 3), WHOLE, (0, 3)]
+    assert [result.correct for result in results] == [Share(1, 1), Share(1, 2), Share(0, 0)]
+    assert [result.margin for result in results[:2]] == [2.0, 2.0]  # ungraded ones have none
+    assert math.isnan(results[2].margin)
+    assert [result.truncated for result in results] == [Share(0, 2), Share(1, 2), Share(0, 2)]
+    assert [result.tokens for result in results] == [4.0, 8.0, 4.0]
+
+
+def test_path_results_reject_other_runs(run: RunDirectory, tmp_path: Path):
+    with pytest.raises(ValueError, match="use summarise for a search"):
+        path_results(run)
+    with pytest.raises(ValueError, match="no question done yet"):
+        path_results(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
+
+
+def test_path_results_read_older_runs(tmp_path: Path):
+    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
+    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [question("q1"), question("q2")])
+    [result] = path_results(run)
+    assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
+    assert math.isnan(result.tokens)

@@ -1,0 +1,185 @@
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cola_jax.report import paths_table, summarise, summary_table
+from cola_jax.report.summary import Summary, path_results
+from cola_jax.report.table import format_interval, format_percent, format_points
+from cola_jax.runs.directory import RunDirectory
+from tests.report.conftest import (
+    E1,
+    E2,
+    F2,
+    G2,
+    ONE_EVALUATION,
+    ONLY_RETAINED,
+    ONLY_WRONG,
+    Q1,
+    Q2,
+    UNGRADED,
+    WHOLE,
+    decoded,
+    evaluation,
+    make_run,
+    open_question,
+    printed,
+    question,
+    write_old_part,
+)
+
+
+def test_summary_table_lists_shares_and_controls(summary: Summary):
+    lines = printed(summary_table(summary)).splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(i for i, line in enumerate(lines) if "W→C: wrong before" in line)
+    assert re.search(r"66\.7 % +20\.8 to 93\.9 +3$", lines[at].rstrip())
+    assert re.search(r"control.* 50\.0 % +9\.5 to 90\.5 +2$", lines[at + 1].rstrip())
+    assert re.search(r"minus control.* \+0\.0 ", lines[at + 2])
+    text = " ".join(" ".join(lines).split())
+    assert "13 evaluations on 5 of 6 questions (unfinished)" in text
+    assert "correct before (identity path) 40.0 %" in text
+    assert "distinct options answered, mean 2.2 of 2.6" in text
+
+
+def test_summary_table_of_finished_run(tmp_path: Path):
+    summary = summarise(make_run(tmp_path, ONLY_RETAINED, questions=1))
+    assert "unfinished" not in printed(summary_table(summary))
+
+
+@pytest.mark.parametrize(
+    ("part", "scorer"),
+    [
+        (ONLY_RETAINED, None),
+        (ONLY_WRONG, None),
+        (ONE_EVALUATION, None),
+        (UNGRADED, "generation"),
+    ],
+)
+def test_summary_table_shows_missing_values_as_dashes(tmp_path: Path, part: Any, scorer: Any):
+    text = printed(summary_table(summarise(make_run(tmp_path, part, scorer=scorer))))
+    assert "nan" not in text
+    if part is ONLY_RETAINED:
+        assert re.search(r"W→C: wrong before, correct after +– +0\b", text)
+
+
+def test_summary_table_of_completions(open_summary: Summary):
+    text = printed(summary_table(open_summary))
+    assert max(map(len, text.splitlines())) <= 80
+    text = " ".join(text.split())
+    assert "control: reached a fixed wrong answer" in text
+    assert "option" not in text
+    assert "questions excluded, ungraded before 1" in text
+    assert re.search(r"evaluations ungraded 27\.3 % \S+ to \S+ 11 ", text)
+    assert "counts neither as correct nor as wrong" in text
+    assert re.search(r"evaluations truncated 9\.1 % \S+ to \S+ 11 ", text)
+    assert "Truncated: the token limit" in text
+    assert "tokens decoded per evaluation, mean 4.7 " in text
+    assert "distinct answers, mean 2.2 " in text
+    assert "best path decodes the same in float32 66.7 %" in text
+    assert re.search(r"math level 2: correct before 100\.0 % \S+ to 100\.0 1 ", text)
+    assert re.search(r"math level 10: correct after 50\.0 % \S+ to \S+ 2 ", text)
+    assert "nan" not in text
+
+
+def test_summary_table_names_levels(tmp_path: Path):
+    parts = [
+        (
+            [decoded(f"q{i}", 0, WHOLE, "8", False)],
+            [open_question(f"q{i}", 0, metadata={"fail_rate_level": str(i)})],
+        )
+        for i in (2, 4)
+    ]
+    summary = summarise(make_run(tmp_path, *parts, scorer="generation"))
+    assert "fail rate level 4: correct after" in printed(summary_table(summary))
+
+
+def test_summary_table_omits_rows_that_do_not_apply(tmp_path: Path):
+    exact = make_run(tmp_path / "1", (E1, [Q1]), scorer="exact")
+    graded = make_run(tmp_path / "2", (F2, [G2]), scorer="generation")
+    choice = make_run(tmp_path / "3", (E1, [Q1]), scorer="letter")
+    texts = [printed(summary_table(summarise(run))) for run in (exact, graded, choice)]
+    assert all("ngraded" not in text and "level" not in text for text in texts)
+    assert ["token" in text for text in texts] == [False, True, False]
+    assert ["float32 too" in text for text in texts] == [True, False, True]
+    assert ["a fixed wrong answer" in text for text in texts] == [True, True, False]
+    assert ["distinct" in text for text in texts] == [False, True, True]
+
+
+def test_paths_table_lists_paths(evaluated: RunDirectory):
+    text = printed(paths_table(evaluated))
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"0,3 +2 +100\.0 % +34\.2 to 100\.0 +4\.00 +50\.0 %", text)
+    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +34\.2 to 100\.0 +2\.00 +0\.0 %", text)
+    assert re.search(r"0-3 \(identity\) +4 +50\.0 % +9\.5 to 90\.5 +0\.50 +0\.0 %", text)
+    assert text.count("(identity)") == 1
+    assert "6 evaluations on 2 of 2 questions" in " ".join(text.split())
+
+
+def test_paths_table_without_finite_margin(tmp_path: Path):
+    rows = [evaluation("q1", 0, WHOLE, -1, False, margin=-math.inf, finite=False)]
+    run = make_run(tmp_path, (rows, [question("q1")]), command="evaluate", paths=[list(WHOLE)])
+    assert math.isnan(path_results(run)[0].margin)
+    assert "nan" not in printed(paths_table(run))
+
+
+def test_paths_table_rejects_other_runs(run: RunDirectory, tmp_path: Path):
+    with pytest.raises(ValueError, match="use summarise for a search"):
+        paths_table(run)
+    with pytest.raises(ValueError, match="no question done yet"):
+        paths_table(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
+
+
+def test_paths_table_of_completions(open_evaluated: RunDirectory):
+    text = printed(paths_table(open_evaluated))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "tokens" in text
+    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +20\.7 to 100\.0 +0\.0 % +0\.0 % +4\.0", text)
+    assert re.search(r"4 +50\.0 % +9\.5 to 90\.5 +0\.0 % +50\.0 % +8\.0", text)
+    assert re.search(r"0,3 +2 +– +0\.0 % +0\.0 % +4\.0", text)
+    text = " ".join(text.split())
+    assert "6 evaluations on 2 of 2 questions. 3 of them ungraded" in text
+    assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
+
+
+def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
+    rows = [evaluation("q1", 0, WHOLE, 0, True)]
+    settings = {"command": "evaluate", "scorer": "exact", "paths": [list(WHOLE)]}
+    text = printed(paths_table(make_run(tmp_path, (rows, [question("q1")]), **settings)))
+    assert "margin" in text
+    assert not re.search("token|trun|ngraded", text)
+
+
+def test_paths_table_of_older_run(tmp_path: Path):
+    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
+    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
+    assert "nan" not in printed(paths_table(run))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.0 %"),
+        (1 / 3, "33.3 %"),
+        (0.0625, "6.2 %"),
+        (1.0, "100.0 %"),
+        (0.0004, "<0.1 %"),  # not none
+        (0.9996, ">99.9 %"),
+        (math.nan, "–"),
+    ],
+)
+def test_format_percent(value: float, text: str):
+    assert format_percent(value) == text
+
+
+def test_format_points_is_signed():
+    texts = [format_points(x) for x in (0.111, -0.25, 0.0, math.nan)]
+    assert texts == ["+11.1", "−25.0", "+0.0", "–"]
+
+
+def test_format_interval():
+    assert format_interval((0.117, 0.7693)) == "11.7 to 76.9"
+    assert format_interval((-0.304, 0.486), signed=True) == "−30.4 to +48.6"
+    assert format_interval((math.nan, math.nan)) == ""

@@ -1,0 +1,41 @@
+"""Fixtures that write rows to a JSONL file or to a directory in the layout of the Hub."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes rows, or lines as they are, to a JSONL file and returns its path."""
+
+    def write(*rows, name="task"):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Writes (config, split, rows) to a directory in the layout of a Hub data set."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def make(*subsets, name="hub"):
+        header, root = ["---", "configs:"], tmp_path / name
+        for config in dict.fromkeys(config for config, _, _ in subsets):
+            header += [f"- config_name: {config}", "  data_files:"]
+            for other, split, rows in subsets:
+                if other == config:
+                    (root / config).mkdir(parents=True, exist_ok=True)
+                    file = root / config / f"{split}-00000-of-00001.parquet"
+                    pq.write_table(pa.Table.from_pylist(rows), file)
+                    header += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+        (root / "README.md").write_text("\n".join([*header, "---", ""]))
+        return str(root)
+
+    return make

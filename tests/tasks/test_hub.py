@@ -1,0 +1,83 @@
+"""Data sets in the layout of the Hub: subsets, order, ids, pools of responses, errors."""
+
+import pytest
+
+from cola_jax.tasks import load_questions
+from cola_jax.tasks.readers import MATH_SUBJECTS
+from tests.tasks.rows import ARC, GSM8K, MATH, MATH500, MMLU, changed
+
+LAYOUTS = {  # task: config, split, rows
+    "gsm8k": [("main", "test", [GSM8K, changed(GSM8K, question="Again?")])],
+    "math": [
+        (subject, "test", [changed(MATH, problem=f"{subject} {i}?") for i in range(2)])
+        for subject in MATH_SUBJECTS
+    ],
+    "math-500": [("default", "test", [MATH500])],
+    "mmlu": [
+        ("all", "test", [MMLU, MMLU, MMLU, changed(MMLU, subject="law")]),
+        ("all", "dev", [MMLU]),
+    ],
+}
+IDS = {
+    "gsm8k": ["main/test/1", "main/test/2"],
+    "math": [f"{subject}/test/{i}" for i in (1, 2) for subject in MATH_SUBJECTS],
+    "math-500": ["test/algebra/170.json"],
+    "mmlu": ["all/test/1", "all/test/4", "all/test/2", "all/test/3"],  # subjects interleaved
+}
+GOLD = {"gsm8k": "1400", "math": r"\frac{3}{2}", "math-500": "11", "mmlu": "7"}
+
+
+@pytest.mark.parametrize("task", LAYOUTS)
+def test_load_questions_reads_layout_of_hub(hub, task):
+    questions = load_questions(task, hub=hub(*LAYOUTS[task]))
+    assert [question.id for question in questions] == IDS[task]
+    assert {question.gold for question in questions} == {GOLD[task]}
+    assert all(question.open == (task != "mmlu") for question in questions)
+
+
+def test_load_questions_reads_layout_of_arc(hub):
+    folder = hub(
+        *(
+            (config, "test", [changed(ARC, id=f"{config} {i}") for i in range(3)])
+            for config in ("ARC-Easy", "ARC-Challenge")
+        )
+    )
+    easy = load_questions("arc-easy", hub=folder)
+    assert [q.id for q in easy] == [f"ARC-Easy {i}" for i in range(3)]
+    assert easy[0].options == ("ice", "iron ore", "wind")
+    assert easy[0].answer == 1
+    challenge = load_questions("arc-challenge", hub=folder, limit=1)
+    assert [q.id for q in challenge] == ["ARC-Challenge 0"]
+    with pytest.raises(ValueError, match=r"split nowhere.*JSONL"):
+        load_questions("arc-easy", hub=folder, split="nowhere")
+    with pytest.raises(ValueError, match=r"could not be loaded.*JSONL"):
+        load_questions("arc-easy", hub=folder + "/missing")
+
+
+def test_subset_rows_name_broken_row(hub):
+    folder = hub(("main", "test", [GSM8K, changed(GSM8K, answer="seven")]))
+    with pytest.raises(ValueError, match=r"hub main test:2: .*no ####"):
+        load_questions("gsm8k", hub=folder)
+    with pytest.raises(ValueError, match=r"split train.*could not be loaded.*JSONL"):
+        load_questions("gsm8k", hub=folder, split="train")
+
+
+def test_pool_rows_join_pool_and_statistics(hub):
+    pool, table = [], []  # with the columns that the two have on the Hub
+    for i in range(6):
+        id = f"MATH/train/algebra/{i}.json"
+        metadata = {"level": 1 + i % 2}
+        query = {"query_id": id, "query": f"What is {i}?", "gt_ans": str(i), "domain": "Algebra"}
+        pool += [query | {"query_metadata": metadata, "resp": f"{i}, {j}"} for j in range(i + 1)]
+        statistics = {"tot_n_samples": 10, "tot_n_corrects": 9 - i, "pass_rate": (9 - i) / 10}
+        table.append({"query_id": id, "level": 1 + i % 2, "domain": "Algebra"} | statistics)
+    folder = hub(("default", "train", pool[::-1]))
+    with pytest.raises(ValueError, match=r"hub-query-info.*could not be loaded"):
+        load_questions("dart-math", hub=folder)
+    hub(("default", "train", table[:5]), name="hub-query-info")  # one query has no statistics
+    questions = load_questions("dart-math", hub=folder)
+    assert [q.gold for q in questions] == ["5", "4", "3", "2", "1", "0"]
+    assert [q.get("fail_rate_level") for q in questions] == [None, "5", "4", "3", "2", "1"]
+    assert [q.get("math_level") for q in questions] == ["2", "1"] * 3
+    (question,) = load_questions("dart-math", hub=folder, level=1, fail_rate_level=3)
+    assert (question.id, question.text) == ("MATH/train/algebra/2.json", "What is 2?")

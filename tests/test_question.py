@@ -1,0 +1,29 @@
+"""Question: decoys of open questions, and what is not a question."""
+
+import pytest
+
+from cola_jax.question import open_question
+
+
+def test_decoy_of_integer_is_plausible():
+    decoys = {open_question(f"q{i}", "?", "5").options[1] for i in range(200)}
+    assert decoys == {"1", "2", "3", "4", "6", "7", "8", "9"}
+    for gold in ("0", "1", "-1", "-7", "123456"):
+        for i in range(50):
+            options = open_question(f"q{i}", "?", gold).options
+            assert options == open_question(f"q{i}", "other", gold).options
+            value = int(options[1])
+            assert value != int(gold)
+            assert int(gold) < 0 or value >= 0
+
+
+def test_decoy_of_other_answers_is_none():
+    for gold in ("1.5", "1,000", "x", "-0", "007", r"\frac{1}{2}", "9" * 30):
+        assert open_question("q", "?", gold).options == (gold,)
+
+
+def test_open_question_refuses_blank_text_or_answer():
+    with pytest.raises(ValueError, match="q has no answer"):
+        open_question("q", "?", "  ")
+    with pytest.raises(ValueError, match="q is empty"):
+        open_question("q", " ", "5")
