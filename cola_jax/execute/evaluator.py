@@ -20,6 +20,10 @@ from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
+# Paths of a question whose states find a slot, if memory allows: as many as a wave has by default.
+# A search of 50 evaluations a question runs 0.1 % more layers than with a slot for every state, with
+# half as many slots 1.2 %.
+STATES_KEPT = 16
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
 
 
@@ -113,7 +117,7 @@ class PathEvaluator:
         self.read_positions = ReadPositions(prompts, width)
         # with arrays as large, a smaller last batch compiles nothing
         count = capacity(len(prompts.ids))
-        states = count * workload.paths * worker.config.num_layers
+        states = count * min(workload.wave, STATES_KEPT) * worker.config.num_layers
         self.sizes = choose_sizes(worker.config, tokens, width, worker.memory, states)
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)

@@ -1,19 +1,26 @@
 """`generate`: greedy decoding, where every row follows its own path."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from cola_jax.execute.decoder import Decoder, rows_of
 from cola_jax.execute.evaluator import Workload, cut_batches, take
-from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
+from cola_jax.execute.inputs import (
+    Paths,
+    as_prompts,
+    buckets,
+    check_prompts,
+    pad_paths,
+    padded_right,
+)
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import choose_decode_sizes
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
-from cola_jax.prompts import PADDING, PROMPT, Prompts
+from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
 
 class Generated(NamedTuple):
@@ -28,7 +35,7 @@ class Generated(NamedTuple):
 
 def generate(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     paths: Paths,
     *,
     max_new_tokens: int,
@@ -89,9 +96,9 @@ def generate(
     return out
 
 
-def check_plain(model: Model, prompts: Any, max_new_tokens: int, stop: Stop) -> Prompts:
+def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: Stop) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
-    plain = as_prompts(prompts)
+    plain = padded_right(as_prompts(prompts, model.pad_token))
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
