@@ -1,5 +1,6 @@
 from .checkpoint import load, load_tokenizer
 from .config import ModelConfig
+from .convert.conversion import convert
 from .execute.evaluator import run_paths
 from .execute.generate import Generated, generate
 from .execute.metrics import Metrics
@@ -28,6 +29,7 @@ __all__ = [
     "Scorer",
     "Stop",
     "Verdicts",
+    "convert",
     "evaluate",
     "evaluator",
     "format_path",
