@@ -197,7 +197,7 @@ def test_judge_grades_numbers_written_otherwise():
         rows.append(dataclasses.replace(row, finish=STOPPED))
     rows[-1].finish = NOT_FINITE  # it gave the answer and then broke
     with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
-        verdicts = scorer.judge(rows, [question("2 + 3 =", "5", "7")] * len(rows))
+        verdicts = scorer.row_verdicts(rows, [question("2 + 3 =", "5", "7")] * len(rows))
     completions = verdicts.completion
     assert [one.grade for one in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
     assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, NO_ANSWER]
@@ -217,9 +217,9 @@ def test_judge_grades_against_each_question(letters):
         question("c", golds[0]),
     ]
     with generation(letters, SameText()) as scorer:
-        verdicts = scorer.judge(rows, questions)
+        verdicts = scorer.row_verdicts(rows, questions)
     assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER]
-    assert scorer.judge([], []).verdict.shape == (0,)
+    assert scorer.row_verdicts([], []).verdict.shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["exact", "generation"])
