@@ -57,7 +57,9 @@ def test_encode_has_prompt_alone():
     assert encoded.num_tokens == len(encoded.prompts.ids)
     assert scorer.max_new_tokens == ARITHMETIC.max_new_tokens
     assert scorer.stop.strings == ("\n",)
-    assert scorer.record() == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
+    record = scorer.record()
+    assert record.pop("grader").startswith("math-verify 0.")
+    assert record == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
     assert Generation(words, ARITHMETIC, max_new_tokens=3).record()["max_new_tokens"] == 3
 
 
