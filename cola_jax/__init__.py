@@ -10,6 +10,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-# The package, which can be called: a function of that name would hide the modules in it, and an
-# import statement does not do, since lazy_loader keeps modules from taking the names it lists.
-search = importlib.import_module("cola_jax.search")
+# These packages can be called: functions of their names would hide the modules in them. An import
+# statement does not do, since lazy_loader keeps modules from taking the names that it lists.
+convert, search = (importlib.import_module(f"cola_jax.{name}") for name in ("convert", "search"))

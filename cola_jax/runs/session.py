@@ -110,17 +110,13 @@ class Session:
         own = prepared.encoded[shard.index :: shard.count]
         if not own:
             raise ValueError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
-        device = jax.local_devices()[0]
         environment = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
             "origin": saved["origin"],
             "num_layers": config.num_layers,
             "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
-            "versions": {name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "device": f"{device.platform} {device.device_kind}",
             "shard": str(shard),
+            **machine(),
             **(metadata or {}),
         }
         return cls(
@@ -267,6 +263,17 @@ class Session:
                 rows=devices.rows,
             )
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
+
+
+def machine() -> dict[str, Any]:
+    """Returns what is recorded about when and where a run was started."""
+    device = jax.local_devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{device.platform} {device.device_kind}",
+    }
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:

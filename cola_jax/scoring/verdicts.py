@@ -1,4 +1,4 @@
-"""Verdicts: what paths made of questions, and the completions that decoding scorers judge."""
+"""Verdicts: how paths answered questions, and the completions that were graded."""
 
 import dataclasses
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Completion:
 
 
 class Verdicts(NamedTuple):
-    """What paths made of questions; fields [B, C], or [C] for one question."""
+    """How paths answered questions; fields [B, C], or [C] for one question."""
 
     verdict: np.ndarray  # bool, whether the answer is right
     margin: np.ndarray  # float32, score of gold minus its best rival's; -inf if not finite

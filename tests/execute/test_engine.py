@@ -5,15 +5,15 @@ import re
 import jax
 import numpy as np
 import pytest
+from cola_jax.execute.compilation import compilations
+from cola_jax.execute.engine import Engine, split, take
+from cola_jax.execute.pipeline import interleave
 from jax.sharding import AxisType, Mesh
 
 import cola_jax
 from cola_jax.edits import random_paths
 from cola_jax.execute import run_one_by_one
-from cola_jax.execute.compilation import compilations
-from cola_jax.execute.engine import Engine, split, take
 from cola_jax.execute.memory import Memory, choose_sizes, format_bytes, parse_bytes
-from cola_jax.execute.pipeline import interleave
 from cola_jax.execute.worker import Lane, in_tpu_order
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import NO_READ, Prompts

@@ -15,7 +15,7 @@ from cola_jax.question import Question
 from cola_jax.scoring import Exact
 from cola_jax.scoring.encode import encode_prompt
 from tests import tiny
-from tests.words import BARE, STOPS, Words, alphabet, question
+from tests.tokenizers import BARE, STOPS, GreedyTokenizer, letter_tokenizer, question
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +34,9 @@ def words(checkpoint):
 
 
 @pytest.fixture(scope="session")
-def letters(model) -> Words:
+def letters(model) -> GreedyTokenizer:
     """A tokenizer in which any tokens can be written as an answer."""
-    return alphabet(model.config.vocab_size)
+    return letter_tokenizer(model.config.vocab_size)
 
 
 class Decoded(NamedTuple):

@@ -23,7 +23,7 @@ from cola_jax.scoring.decoding import (
 from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
-from tests.words import BARE, EOS, STOPS, Words, question
+from tests.tokenizers import BARE, EOS, STOPS, GreedyTokenizer, question
 
 
 class SameText:
@@ -143,7 +143,7 @@ def test_completions_decode_and_grade_nothing(model, letters, decoded):
     assert scorer.record() == {"max_new_tokens": BARE.max_new_tokens}
 
 
-class NoTokens(Words):
+class NoTokens(GreedyTokenizer):
     """A tokenizer without tokens of its own."""
 
     def __call__(self, text, add_special_tokens=True):

@@ -12,7 +12,7 @@ from cola_jax.question import Question
 from cola_jax.scoring import Options
 from cola_jax.scoring.encode import encode_answers, encode_prompt, pack, render_chat
 from tests import tiny
-from tests.words import CodePoints
+from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
 PROMPT = "Question: What melts?\nAnswer:"
@@ -69,8 +69,8 @@ def test_encode_answers_refuses_option_without_token():
         encode_answers(QUESTION, swallowing, PROMPT, ANSWERS)
 
 
-def test_tokenize_prompt_refuses_tokenizer_that_appends_eos():
-    appending = CodePoints(appends_eos=True)
+def test_tokenize_prompt_refuses_tokenizer_that_adds_eos():
+    appending = CodePoints(adds_eos=True)
     with pytest.raises(ValueError, match="ends every text with its EOS token"):
         encode_answers(QUESTION, appending, PROMPT, ANSWERS)
     with pytest.raises(ValueError, match="ends every text with its EOS token"):

@@ -20,7 +20,15 @@ from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
 from tests import tiny
-from tests.words import BARE, BREAKS, EOS, STOPS, Words, alphabet, question
+from tests.tokenizers import (
+    BARE,
+    EOS,
+    LINE_BREAKS,
+    STOPS,
+    GreedyTokenizer,
+    letter_tokenizer,
+    question,
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,7 @@ LINES = ["\n", "\n\n", "\nx", *("\n" + chr(0x4E00 + i) for i in range(9))]
 
 
 def test_end_tokens_are_all_that_begin_a_stop_string():
-    words = Words(["<s>", "</s>", "a", "b", " ", "x\n", *LINES])
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", "x\n", *LINES])
     scorer = exact(words, stop_tokens=(EOS, 2))
     encoded = scorer.encode(question("a", "b"))
     first = len(words) - len(LINES)
@@ -108,7 +116,7 @@ def test_end_tokens_are_all_that_begin_a_stop_string():
 
 
 def test_encode_takes_answer_that_joins_its_end_with_it():
-    words = Words(["<s>", "</s>", "a", "b", ".", ".\n", "\n"])
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", ".", ".\n", "\n"])
     encoded = exact(words).encode(question("a", "b.", "b"))
     assert continuations(encoded) == [([3, 5], []), ([3], [6, EOS])]
     assert encoded.ends == (EOS, 6)
@@ -132,14 +140,14 @@ def test_encode_refuses_what_cannot_be_asked(bpe):
         exact(bpe, ARITHMETIC, context=longest - 1).encode(asked)
 
 
-def test_encode_refuses_tokenizer_that_appends_eos():
-    words = Words(["<s>", "</s>", "a", "b", "\n"], appends_eos=True)
+def test_encode_refuses_tokenizer_that_adds_eos():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
     with pytest.raises(ValueError, match="add_eos_token"):
         exact(words).encode(question("a", "b"))
 
 
 def test_encode_refuses_prompt_that_joins_its_answer():
-    words = Words(["<s>", "</s>", "a", "b", " ", " b", "\n"])
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", " b", "\n"])
     with pytest.raises(ValueError, match="joins the end of its prompt"):
         exact(words).encode(question("a ", "bb"))  # else the answer would be b
     assert encode_prompt(question("a "), words, "a ").num_tokens == 3  # fine to decode after
@@ -156,7 +164,7 @@ logprobs = st.lists(st.integers(-8, 0), min_size=12, max_size=12)
 @given(st.lists(logprobs, min_size=4, max_size=4), st.lists(logprobs, min_size=4, max_size=4))
 def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
     """The scores of a question are those of the question in which gold and decoy are swapped."""
-    words = Words(["<s>", "</s>", "a", "b", "c", "\n"])
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "c", "\n"])
     scorer = exact(words)
     encoded = scorer.encode(question("a", "bb", "cbc"))
     swapped = scorer.encode(question("a", "cbc", "bb"))
@@ -200,7 +208,7 @@ def answers(out, b):
         golds += [body, body[:-1], [*body, int(generator.integers(80, 300))]]
         golds += [[*body[:-1], 80 + (body[-1] + 1) % 200]] if body else []
     unique = [list(gold) for gold in dict.fromkeys(map(tuple, golds)) if gold]
-    return [gold for gold in unique if not set(gold) & {*STOPS, *BREAKS}]
+    return [gold for gold in unique if not set(gold) & {*STOPS, *LINE_BREAKS}]
 
 
 def scored(model, letters, texts, golds, paths, format):
@@ -238,14 +246,14 @@ def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
     boxed = form == "boxed"
     golds = [answers(out, b) for b in range(len(texts))]
     if form == "closed":  # the same tokens decoded, with a brace where they had a line break
-        letters = alphabet(len(letters), "}")
+        letters = letter_tokenizer(len(letters), "}")
     verdicts = scored(model, letters, texts, golds, paths, format)
 
     def says(b, c, gold):
         tokens, ended = row(out, b, c)
         if boxed:  # complete, whatever follows
             return tokens[: len(gold)] == gold
-        if form == "closed" and tokens[-1] not in BREAKS:
+        if form == "closed" and tokens[-1] not in LINE_BREAKS:
             return False
         return ended and tokens[:-1] == gold
 
@@ -268,14 +276,14 @@ def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
     assert wrong > 1000
     ends = {row(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
     assert len(ends & set(STOPS)) > 3
-    assert len(ends & set(BREAKS)) > 3
+    assert len(ends & set(LINE_BREAKS)) > 3
 
 
 def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded):
     texts, paths, out = decoded.texts, decoded.listed, decoded.out
     model = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.inf)))
     golds = [[row(out, b, 0)[0][:2]] for b in range(3)]
-    golds = [[[100, 101]] if set(g[0]) & {*STOPS, *BREAKS} else g for g in golds]
+    golds = [[[100, 101]] if set(g[0]) & {*STOPS, *LINE_BREAKS} else g for g in golds]
     for one in scored(model, letters, texts[:3], golds, paths, BARE):
         broken = np.array([4 in path for path in paths])
         assert 0 < broken.sum() < len(paths)

@@ -18,7 +18,7 @@ from cola_jax.search.outcome import Outcome
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT
 from tests import tiny
-from tests.words import BARE, BREAKS, EOS, STOPS, Words, question
+from tests.tokenizers import BARE, EOS, LINE_BREAKS, STOPS, GreedyTokenizer, question
 
 
 class SameText:
@@ -85,13 +85,13 @@ def test_encode_refuses_what_cannot_be_asked():
     Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 5).encode(asked)
     with pytest.raises(ValueError, match=f"{length} tokens and 5 new ones"):
         Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 4).encode(asked)
-    appending = Words(["<s>", "</s>", "a", "b", "\n"], appends_eos=True)
+    appending = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
     with pytest.raises(ValueError, match="add_eos_token"):
         Generation(appending, BARE).encode(question("a", "b"))
 
 
 def test_encode_accepts_prompt_that_joins_its_answer():
-    words = Words(["<s>", "</s>", "a", "b", " ", " b", "\n"])
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", " b", "\n"])
     assert Generation(words, BARE).encode(question("a ", "bb")).num_tokens == 3
 
 
@@ -199,7 +199,7 @@ def test_judge_grades_numbers_written_otherwise():
         rows.append(dataclasses.replace(row, finish=STOPPED))
     rows[-1].finish = NOT_FINITE  # it gave the answer and then broke
     with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
-        verdicts = scorer.judge(rows, [question("2 + 3 =", "5", "7")] * len(rows))
+        verdicts = scorer.row_verdicts(rows, [question("2 + 3 =", "5", "7")] * len(rows))
     completions = verdicts.completion
     assert [one.grade for one in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
     assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, NO_ANSWER]
@@ -219,9 +219,9 @@ def test_judge_grades_against_each_question(letters):
         question("c", golds[0]),
     ]
     with generation(letters, SameText()) as scorer:
-        verdicts = scorer.judge(rows, questions)
+        verdicts = scorer.row_verdicts(rows, questions)
     assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER]
-    assert scorer.judge([], []).verdict.shape == (0,)
+    assert scorer.row_verdicts([], []).verdict.shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["exact", "generation"])
@@ -247,4 +247,4 @@ def test_questions_hold_what_these_tests_need(decoded):
     for asked in decoded.questions:
         for option in asked.options:
             assert not set(option) & {"\n"}
-    assert set(np.unique(decoded.out.tokens)) & set(BREAKS)
+    assert set(np.unique(decoded.out.tokens)) & set(LINE_BREAKS)

@@ -11,7 +11,7 @@ from cola_jax.scoring.letter import harness_prompt, plain_prompt
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
 from tests.scoring.readings import CANDIDATES, encoded, half_finite, made_up, with_gold
-from tests.words import CodePoints
+from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
 WORDS = CodePoints((" ", ""))  # spaces belong to the next character

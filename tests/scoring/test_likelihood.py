@@ -13,7 +13,7 @@ from cola_jax.scoring import Options, OptionsNorm, Verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
 from tests.scoring.readings import CANDIDATES, encoded, half_finite, made_up, with_gold
-from tests.words import CodePoints
+from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
 TOKENS = [[3], [4, 5, 6], [7, 8]]

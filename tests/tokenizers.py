@@ -1,4 +1,4 @@
-"""Made-up tokenizers, and a format of nothing but a question and its answer."""
+"""Tokenizers of a few made-up tokens, and a format of nothing but a question and its answer."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,12 @@ from cola_jax.tasks.formats import Format
 
 EOS = 1
 STOPS = tuple(range(1, 40))  # many, so that a random model ends its answers
-BREAKS = tuple(range(60, 80))  # tokens that begin with a line break, more than are read
+LINE_BREAKS = tuple(range(60, 80))  # of `letter_tokenizer`; more tokens than are read
 BARE = Format("bare", 0, 6, ("\n",), "line", before="", after="", reply="<ANSWER>")
 
 
 def question(text: str, *options: str) -> Question:
-    """Makes an open question of a right answer and maybe a decoy."""
+    """Makes an open question with a gold answer and at most one decoy."""
     return Question(text, text, options, 0, open=True)
 
 
@@ -25,12 +25,12 @@ class CodePoints:
     chat_template = "yes"
     eos_token_id = 2
 
-    def __init__(self, merge: tuple[str, str] = ("", ""), *, appends_eos: bool = False):
-        self.merge, self.appends_eos = merge, appends_eos
+    def __init__(self, merge: tuple[str, str] = ("", ""), *, adds_eos: bool = False):
+        self.merge, self.adds_eos = merge, adds_eos
 
     def __call__(self, text, add_special_tokens):
         ids = [1] * add_special_tokens + [ord(c) for c in text.replace(*self.merge)]
-        return SimpleNamespace(input_ids=ids + [self.eos_token_id] * self.appends_eos)
+        return SimpleNamespace(input_ids=ids + [self.eos_token_id] * self.adds_eos)
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt, **rest):
         assert not tokenize
@@ -39,25 +39,25 @@ class CodePoints:
         return f"\2{messages[0]['content']}\3"
 
 
-def alphabet(size: int, first: str = "\n") -> "Words":
-    """Makes each token a letter of its own, so that any tokens can be written as an answer.
+def letter_tokenizer(size: int, first: str = "\n") -> "GreedyTokenizer":
+    """Makes each token a letter of its own, so that every sequence of tokens is an answer.
 
-    The tokens of BREAKS begin with `first`.
+    The tokens of LINE_BREAKS begin with `first`.
     """
     texts = [chr(0x4E00 + i) for i in range(size)]
-    for i in BREAKS:
+    for i in LINE_BREAKS:
         texts[i] = first + texts[i]
-    texts[BREAKS[0]] = first
-    return Words(texts)
+    texts[LINE_BREAKS[0]] = first
+    return GreedyTokenizer(texts)
 
 
-class Words:
-    """A tokenizer of given texts, the longest first; it has what scorers use of one."""
+class GreedyTokenizer:
+    """Takes the longest of the given texts that matches; has what scorers use of a tokenizer."""
 
     chat_template = None
 
-    def __init__(self, texts, *, appends_eos=False):
-        self.texts, self.eos_token_id, self.appends_eos = texts, EOS, appends_eos
+    def __init__(self, texts: list[str], adds_eos: bool = False):
+        self.texts, self.eos_token_id, self.adds_eos = texts, EOS, adds_eos
         self.longest = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
 
     def __len__(self):
@@ -68,7 +68,7 @@ class Words:
         while text:
             ids.append(next(i for i in self.longest if text.startswith(self.texts[i])))
             text = text[len(self.texts[ids[-1]]) :]
-        return SimpleNamespace(input_ids=ids + [EOS] * (self.appends_eos and add_special_tokens))
+        return SimpleNamespace(input_ids=ids + [EOS] * (self.adds_eos and add_special_tokens))
 
     def decode(self, ids, **keywords):
         return "".join(self.texts[i] for i in ids)
