@@ -189,7 +189,7 @@ def test_ungraded_answer_has_no_verdict(model, letters, decoded, verdicts, prese
     assert ungraded > 0
 
 
-def test_judge_grades_numbers_written_otherwise():
+def test_row_verdicts_grade_numbers_written_otherwise():
     words = tiny.tokenizer()
     rows = []
     for text in ("5.0", "$7$", "8", "", "7", "5"):
@@ -207,7 +207,7 @@ def test_judge_grades_numbers_written_otherwise():
     assert verdicts.finite.tolist() == [True] * 5 + [False]
 
 
-def test_judge_grades_against_each_question(letters):
+def test_row_verdicts_grade_against_each_question(letters):
     """Rows of one call belong to different questions, some without a decoy."""
     rows = [Row(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
     for row in rows:

@@ -18,9 +18,8 @@ GSM8K = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The tiny checkpoint, and a file of each kind of questions."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny.make_checkpoint(folder)
+    """A file of each kind of questions."""
+    folder = tmp_path_factory.mktemp("tasks")
     tiny.write_questions(folder / "arc.jsonl", 3)
     rows = {
         "gsm8k": [GSM8K],
@@ -33,8 +32,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepare(folder):
-    words = checkpoint.load_tokenizer(folder / "ours")
+def prepare(folder, tiny_checkpoint):
+    words = checkpoint.load_tokenizer(tiny_checkpoint)
 
     def prepare(task, context=256, stop_tokens=lambda: (1, 7), **settings):
         file = folder / f"{task}.jsonl"
@@ -199,8 +198,8 @@ def test_prepare_refuses_shots_in_plain_prompt(prepare, folder):
 # with a model
 
 
-def test_session_records_its_task(folder):
-    model = str(folder / "ours")
+def test_session_records_its_task(tiny_checkpoint):
+    model = str(tiny_checkpoint)
     made = {
         scorer: Session.prepare(
             model, TaskConfig("arithmetic", limit=4, scorer=scorer).prepare, metadata={"task": "a"}
@@ -221,13 +220,15 @@ def test_session_records_its_task(folder):
 
 
 @pytest.mark.parametrize("scorer", ["exact", "generation"])
-def test_session_refuses_small_budget_before_weights_load(folder, scorer, monkeypatch, tmp_path):
+def test_session_refuses_small_budget_before_weights_load(
+    tiny_checkpoint, scorer, monkeypatch, tmp_path
+):
     def fail(*arguments, **keywords):
         raise AssertionError("the weights are loaded")
 
     monkeypatch.setattr("cola_jax.runs.session.checkpoint.load", fail)
     session = Session.prepare(
-        str(folder / "ours"),
+        str(tiny_checkpoint),
         TaskConfig("arithmetic", limit=3, scorer=scorer).prepare,
         RunConfig(devices=Devices(data=1, memory_budget="2KB")),
     )
@@ -239,8 +240,8 @@ def test_session_refuses_small_budget_before_weights_load(folder, scorer, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_session_refuses_tokens_that_model_lacks(folder, tmp_path):
-    model = shutil.copytree(folder / "ours", tmp_path / "ours")
+def test_session_refuses_tokens_that_model_lacks(tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "ours")
     metadata = json.loads((model / "cola.json").read_text())
     (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
     with pytest.raises(ValueError, match="targets run from 1 to 9999"):
