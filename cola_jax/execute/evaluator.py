@@ -31,7 +31,6 @@ LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
 class Workload(NamedTuple):
     """What a batch will be asked to run, for sizing its buffers."""
 
-    paths: int  # paths of a question, all waves together
     wave: int  # paths of a question at a time
     positions: int  # layers of the longest path
 
@@ -64,7 +63,7 @@ def run_paths(
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
     count = padded.shape[1]
-    workload = Workload(count, count, padded.shape[2])
+    workload = Workload(count, padded.shape[2])
     # one batch at a time on a worker: each has the whole budget
     workers = Workers(model, **options)
     workers.check_count(len(padded))

@@ -78,7 +78,7 @@ def generate(
         positions=longest,
         max_new_tokens=max_new_tokens,
     )
-    workload = Workload(padded.shape[1], padded.shape[1], longest)
+    workload = Workload(padded.shape[1], longest)
 
     def run(worker: Worker, some: np.ndarray) -> Generated:
         decoder = Decoder(
