@@ -1,4 +1,4 @@
-"""The static facts of a pretrained model: one frozen dataclass for every family."""
+"""The configuration of a pretrained model: one frozen dataclass for every family."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder and the facts of its layers; hashable, so static under jit."""
+    """The shape of a decoder and the attributes of its layers; hashable, so static under jit."""
 
     vocab_size: int
     num_layers: int

@@ -31,7 +31,7 @@ def single(*spec: str | None) -> Any:
 class Layer(struct.PyTreeNode):
     """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
 
-    `layer_at` takes a slice. It adds the attributes at the end, which are no weights and therefore
+    `layer_at` takes a slice. It adds the attributes at the end, which are not weights and therefore
     not part of a stack: a layer keeps its own wherever a path moves or repeats it.
     """
 
@@ -97,6 +97,7 @@ class Model(struct.PyTreeNode):
     embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
+    pad_token: int | None = struct.field(pytree_node=False, default=None)  # of the tokenizer
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -128,7 +129,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
 
 
-def assemble(config: ModelConfig, weights: dict[str, Any]) -> Model:
+def assemble(config: ModelConfig, weights: dict[str, Any], pad_token: int | None = None) -> Model:
     """Builds a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
     layers: dict[str, Any] = {name: weights.get(name) for name in names}
@@ -138,6 +139,7 @@ def assemble(config: ModelConfig, weights: dict[str, Any]) -> Model:
         norm=weights["norm"],
         head=weights.get("head"),
         config=config,
+        pad_token=pad_token,
     )
 
 
@@ -145,7 +147,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
     """Takes layer i of a stack with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
-    stay in a stack of several, one behind the other, and `first_expert` says which are the
+    stay in a stack of several, one after the other, and `first_expert` says which are the
     layer's: slices of a layer's experts are not fused into the loop over them, so all would be
     copied.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 Ids = Sequence[int] | np.ndarray | Array
-STOP = -1  # marks the positions of a padded path behind its last layer
+STOP = -1  # marks the positions of a padded path after its last layer
 
 ITEM = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
 GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9]\d*)")
@@ -126,7 +126,7 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
 
 
 def pad_path(path: Ids, positions: int) -> np.ndarray:
-    """Returns the path as int32 [positions], STOP behind its end; ValueError when it is longer."""
+    """Returns the path as int32 [positions], STOP after its end; ValueError when it is longer."""
     if len(path) > positions:
         raise ValueError(
             f"path has {len(path)} layers but only {positions} positions; pass "

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from cola_jax.execute.rows import Cells, Seats, Turns, go_on
 from jax.experimental import topologies
 from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -31,8 +32,7 @@ from cola_jax.benchmark.shapes import SHAPES, layer_flops
 from cola_jax.config import ModelConfig
 from cola_jax.execute.forward import advance, finish
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.rows import Cells, Seats, Turns, go_on
-from cola_jax.execute.scan import path_readings
+from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import TPU_ORDER, split_along
 from cola_jax.model import View
 from cola_jax.params import Layer, Model, shapes, sharding

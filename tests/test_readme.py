@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cola_jax.cli import parse
-from cola_jax.demo import demo_questions
+from cola_jax.commands.demo import QUESTIONS
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     checkpoint = tiny.make_checkpoint(tmp_path, layers=30)
     checkpoint.rename(tmp_path / "smollm2")
-    shutil.copyfile(demo_questions(), tmp_path / "questions.jsonl")
+    shutil.copyfile(QUESTIONS, tmp_path / "questions.jsonl")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 4

@@ -18,7 +18,7 @@ from cola_jax.benchmark.wave import Wave, one_layer, questions
 from cola_jax.config import ModelConfig
 from cola_jax.edits import random_paths
 from cola_jax.execute.engine import Engine
-from cola_jax.execute.trie import Trie
+from cola_jax.execute.schedule import Trie
 from cola_jax.params import Model
 from cola_jax.path import pad_path
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from cola_jax.benchmark.timing import Contender
 from cola_jax.config import ModelConfig
-from cola_jax.execute import run_one_by_one
-from cola_jax.execute.scan import path_readings
+from cola_jax.execute.reference import path_readings, run_reference
 from cola_jax.params import Model
 from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts
@@ -23,7 +22,7 @@ Paths = Sequence[tuple[int, ...]]
 def one_by_one(model: Model, prompts: Prompts, paths: Paths) -> Contender:
     """`run_path` in a loop."""
     return Contender(
-        "run_path one by one", lambda: run_one_by_one(model, prompts, [paths]), len(paths)
+        "run_path one by one", lambda: run_reference(model, prompts, [paths]), len(paths)
     )
 
 

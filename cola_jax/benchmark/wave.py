@@ -11,7 +11,7 @@ from cola_jax.benchmark.timing import Contender
 from cola_jax.config import ModelConfig
 from cola_jax.execute.device import calls
 from cola_jax.execute.engine import Engine
-from cola_jax.execute.trie import Trie
+from cola_jax.execute.schedule import Trie
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model, layer_at
 from cola_jax.path import pad_path

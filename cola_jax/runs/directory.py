@@ -147,8 +147,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Keeps other processes from the questions of this shard; ValueError where one has some.
 
-        The system drops the lock when its process ends, however it ends. There is none on storage
-        behind a URL.
+        The system drops the lock when its process ends, however it ends. Remote storage
+        has no lock.
         """
         self.refuse_foreign()
         if "://" in str(self.directory):
@@ -163,8 +163,8 @@ class RunDirectory:
                             f"another process is filling {self.directory} with shard "
                             f"{Shard(index, count)}: wait for it, or choose another directory."
                         )
-                mine = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
-                stack.enter_context(filelock.FileLock(str(mine)).acquire(timeout=0))
+                own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
+                stack.enter_context(filelock.FileLock(str(own)).acquire(timeout=0))
             yield
 
     @contextlib.contextmanager

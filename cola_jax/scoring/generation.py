@@ -5,9 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cola_jax.execute.decoder import NOT_FINITE
+from cola_jax.execute.decoder import NOT_FINITE, Stop
 from cola_jax.execute.kv_cache import Row
-from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts
@@ -111,7 +110,7 @@ class Generation(OpenScorer, DecodingScorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         """Grades the answers of rows against gold, and the wrong ones against the decoys.
 
         A control is held to what gold is held to, so it is graded, not compared as text.

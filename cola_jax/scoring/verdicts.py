@@ -1,4 +1,4 @@
-"""Verdicts: what paths made of questions, and the completions that decoding scorers judge."""
+"""Verdicts: how paths answered questions, and the completions that were graded."""
 
 import dataclasses
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Completion:
 
 
 class Verdicts(NamedTuple):
-    """What paths made of questions; fields [B, C], or [C] for one question."""
+    """How paths answered questions; fields [B, C], or [C] for one question."""
 
     verdict: np.ndarray  # bool, whether the answer is right
     margin: np.ndarray  # float32, score of gold minus its best rival's; -inf if not finite
@@ -96,7 +96,7 @@ class Verdicts(NamedTuple):
         options = min(self.scores.shape[-1], verdicts.scores.shape[-1])
         for name, column, new in zip(self._fields, self, verdicts, strict=True):
             if name == "scores":
-                column[(*index, slice(options))] = new[..., :options]
+                column[(*index, ..., slice(options))] = new[..., :options]
             else:
                 column[index] = new
 

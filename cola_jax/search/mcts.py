@@ -28,8 +28,8 @@ MAX_VISITS = 1 << 16
 def logarithms() -> np.ndarray:
     """ln n for n = 0, 1, 2, ..., from the host.
 
-    A device's own logarithm may round differently in another vector lane, and so let the size of
-    the batch decide a tie; the rest of UCB is exactly rounded arithmetic.
+    A device's own logarithm may round differently in another vector position, so that the size
+    of the batch would decide a tie; the rest of UCB is exactly rounded arithmetic.
     """
     return np.log(np.maximum(np.arange(MAX_VISITS), 1)).astype(np.float32)
 

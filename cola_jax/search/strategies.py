@@ -97,7 +97,7 @@ def question_key(seed: int, question_id: str) -> jax.Array:
 
 
 def on_host():
-    """Runs what is small on the host, where it does not queue behind the model's programs."""
+    """Runs what is small on the host, where it does not wait for the model's programs."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX was told to use other platforms only
