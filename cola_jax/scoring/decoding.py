@@ -151,6 +151,10 @@ class Completions(DecodingScorer):
                 raise ValueError(f"prompt {question.id}: {error}") from None
         return encoded
 
+    def record(self) -> dict[str, Any]:
+        stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
+        return super().record() | stop
+
     def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         completions = [completion(row, self.stop, None, None) for row in rows]
         return completion_verdicts(completions, [False] * len(rows), rows)
