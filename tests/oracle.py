@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from cola_jax.benchmark.rivals import with_cache
+from experiments.torch_baselines import with_cache
 
 transformers.utils.logging.disable_progress_bar()
 
