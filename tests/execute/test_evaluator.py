@@ -141,7 +141,7 @@ def test_run_paths_matches_reference_in_several_buckets(pair, budget, data):
 def evaluate(model, prompts, waves, **settings):
     """Runs waves on a PathEvaluator; returns their readings, and the workers' metrics."""
     workers = Workers(model, rows=ROWS, **settings)
-    run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, EACH, WIDTH))
+    run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, WIDTH))
     readings = [run(wave) for wave in waves]
     run.close()
     return readings, workers.metrics
