@@ -36,7 +36,7 @@ class SameText:
 @pytest.fixture(scope="module")
 def evaluators(model, letters, decoded):
     """An evaluator of each kind, and its verdicts."""
-    workload = Workload(*decoded.paths.shape[1:2], *decoded.paths.shape[1:])
+    workload = Workload(*decoded.paths.shape[1:])
     made = {}
     for scorer in (
         Exact(letters, BARE, stop_tokens=STOPS),

@@ -12,7 +12,7 @@ from cola_jax.scoring import Options, Verdicts
 from cola_jax.scoring.evaluator import ModelEvaluator
 from tests import tiny
 
-WORKLOAD = Workload(10, 10, 12)
+WORKLOAD = Workload(10, 12)
 PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
 
 

@@ -84,7 +84,7 @@ def paths():
     return pad_paths(rows, QUESTIONS, tiny.LAYERS)
 
 
-WORKLOAD = Workload(PATHS, PATHS, 2 * tiny.LAYERS)
+WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)
 
 
 def worker_of(model, **settings):
