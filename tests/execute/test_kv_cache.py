@@ -57,7 +57,7 @@ def test_past_writes_the_last_token_of_each_row():
 
 @pytest.mark.parametrize("window", [FULL, 4])
 def test_past_attends_to_prompt_and_decoded_tokens(window):
-    """As attention over all tokens of each row; what else is in its blocks, NaN even, is not seen."""
+    """As attention over all tokens of each row; NaN elsewhere in its blocks is not seen."""
     lengths, decoded, reach = [7, 2, 5], [2, 5, 1], 5
     block, prompt_block, tokens = [3, 1, 0], [2, 4, 1], 9
     k, v = (np.asarray(normal(R, tokens, K, H, seed=seed)) for seed in (0, 1))
@@ -119,7 +119,7 @@ def prefill(admission, slots, tile, content, states):
             held[slot] = (question, ())
         for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
             columns = (tiles.source, tiles.target, tiles.question, tiles.block)
-            for layer, *rows in zip(tiles.layer.tolist(), *(x.tolist() for x in columns)):
+            for layer, *rows in zip(tiles.layer.tolist(), *(x.tolist() for x in columns), strict=True):
                 read = [held.get(source) for source in rows[0]]
                 for state, target, question, block in zip(read, *rows[1:], strict=True):
                     if block == admission.block[-1]:  # padding
