@@ -1,6 +1,7 @@
 """The oracle: transformers itself. Tiny random models of every family, written and run by it."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,15 @@ def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.
             eos_token_id=None,
         )
     return out[:, ids.shape[1] :].numpy()
+
+
+def with_cache(block: nn.Module, position: int) -> nn.Module:
+    """Copies a block of transformers, sharing its weights, to use the KV cache of a position."""
+    block = copy.copy(block)
+    block._modules = dict(block._modules)
+    block.self_attn = copy.copy(block.self_attn)
+    block.self_attn.layer_idx = position
+    return block
 
 
 def relative_error(ours: Any, theirs: Any) -> float:

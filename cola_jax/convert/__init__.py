@@ -1,23 +1,29 @@
-"""Converts Hugging Face models and GGUF files into checkpoints; the package itself is callable.
-
-`cola_jax.convert(source, destination)` calls `cola_jax.convert.conversion.convert`.
-"""
+"""Converting models. The package is also the function: `cola_jax.convert(source, destination)`."""
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cola_jax.convert.conversion import convert
+if TYPE_CHECKING:
+    from cola_jax.convert.conversion import convert
 
 __all__ = ["convert"]
 
 
-class Package(ModuleType):
-    """A package that can be called, and whose modules can still be imported."""
+class ConvertPackage(ModuleType):
+    """Lets `cola_jax.convert` be called without hiding the modules in it."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Calls `convert`."""
-        return convert(*arguments, **options)
+    def __call__(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """Converts a model; see `cola_jax.convert.conversion.convert`."""
+        return self.convert(*arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        """Imports `convert` when it is first used."""
+        if name != "convert":
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        from cola_jax.convert.conversion import convert
+
+        return convert
 
 
-sys.modules[__name__].__class__ = Package
+sys.modules[__name__].__class__ = ConvertPackage

@@ -10,13 +10,25 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert.gguf_tokenizer import write_tokenizer
 from cola_jax.convert.huggingface import read_config
 from cola_jax.convert.table import Row, Source, check
 
 TYPES = {
     GGMLQuantizationType[name]
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
+}
+TOKENIZER_KEYS = {
+    "ggml.model": "tokenizer_type",
+    "ggml.pre": "pre_tokenizer_type",
+    "ggml.tokens": "tokens",
+    "ggml.scores": "scores",
+    "ggml.token_type": "token_type",
+    "ggml.merges": "merges",
+    "ggml.bos_token_id": "bos_token_id",
+    "ggml.eos_token_id": "eos_token_id",
+    "ggml.unknown_token_id": "unk_token_id",
+    "ggml.padding_token_id": "pad_token_id",
+    "ggml.add_space_prefix": "add_prefix_space",
 }
 ROPE_DIVISORS = "rope_freqs.weight"
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
@@ -222,3 +234,45 @@ class GgufTensors:
         """Dequantises one tensor."""
         tensor = self.tensors[name]
         return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
+
+
+def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
+    """Writes the tokenizer and its chat template in transformers' format, if the file has one.
+
+    `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
+    it is not a public interface, so a test compares the ids of the two.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
+
+    fields = {k.removeprefix("tokenizer."): v for k, v in metadata.items()}
+    if "ggml.tokens" not in fields:
+        return
+    vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
+    backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    special = {
+        f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
+        for name in ("bos", "eos", "unk", "pad")
+        if f"{name}_token_id" in vocabulary
+    }
+    # llama.cpp adds BOS to a sentencepiece vocabulary by default
+    bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+    eos = fields.get("ggml.add_eos_token", False)
+    first = special.get("bos_token") if bos else None
+    last = special.get("eos_token") if eos else None
+    add_ends(backend, first, last)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.chat_template = fields.get("chat_template")
+    tokenizer.save_pretrained(target)
+
+
+def add_ends(backend: Any, first: str | None, last: str | None) -> None:
+    """Makes the tokenizer put these tokens before and after every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    ends = [token for token in (first, last) if token is not None]
+    if ends:
+        backend.post_processor = TemplateProcessing(
+            single=[*ends[: first is not None], "$A", *ends[first is not None :]],
+            special_tokens=[(token, backend.token_to_id(token)) for token in ends],
+        )

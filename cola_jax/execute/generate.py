@@ -4,7 +4,7 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from cola_jax.execute.decoder import Decoder, rows_of
+from cola_jax.execute.decoder import Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import Workload, cut_batches, take
 from cola_jax.execute.inputs import (
     Paths,
@@ -16,7 +16,6 @@ from cola_jax.execute.inputs import (
 )
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import choose_decode_sizes
-from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
@@ -79,7 +78,7 @@ def generate(
         positions=longest,
         max_new_tokens=max_new_tokens,
     )
-    workload = Workload(padded.shape[1], padded.shape[1], longest)
+    workload = Workload(padded.shape[1], longest)
 
     def run(worker: Worker, some: np.ndarray) -> Generated:
         decoder = Decoder(

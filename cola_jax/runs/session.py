@@ -162,7 +162,8 @@ class Session:
             )
 
         recorded = {"command": "search", **dataclasses.asdict(settings)}
-        return self.fill(directory, recorded, settings.workload(self.num_layers), work, metrics)
+        workload, each = settings.workload(self.num_layers), settings.simulations + 1
+        return self.fill(directory, recorded, workload, work, metrics, each)
 
     def evaluate(
         self,
@@ -184,8 +185,8 @@ class Session:
 
         padded = pad_all(paths)
         recorded = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(len(paths), len(paths), padded.shape[1])
-        return self.fill(directory, recorded, workload, work, metrics)
+        workload = Workload(len(paths), padded.shape[1])
+        return self.fill(directory, recorded, workload, work, metrics, len(paths))
 
     def fill(
         self,
@@ -194,8 +195,9 @@ class Session:
         workload: Workload,
         work: Callable[[BatchEvaluator, list[Encoded]], Part],
         metrics: Metrics | None,
+        each: int,
     ) -> RunDirectory:
-        """Opens a run and writes the parts of the questions that it lacks."""
+        """Opens a run and writes the parts of the questions it lacks, `each` evaluations each."""
         config = self.run_config
         settings = self.settings | recorded
         self.check_budget(workload.positions)
@@ -208,7 +210,7 @@ class Session:
             done = run.open(settings, self.environment | {"devices": devices})
             batches = self.batches(settings["batch_size"], done)
             run.count_earlier(metrics, self.num_layers)
-            metrics.total = metrics.earlier + workload.paths * sum(map(len, batches))
+            metrics.total = metrics.earlier + each * sum(map(len, batches))
             if not batches:
                 return run
             evaluator = ModelEvaluator(

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.generate import check_limit
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import Memory, choose_decode_sizes
-from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
@@ -36,11 +35,11 @@ class DecodingScorer(Scorer):
     max_new_tokens: int
 
     @abc.abstractmethod
-    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         """Returns the verdicts [R] of R decoded rows, each of its question."""
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Raises TypeError: answers are decoded, not read; see `judge`."""
+        """Raises TypeError: answers are decoded, not read; see `row_verdicts`."""
         raise TypeError(f"the scorer {self.name!r} decodes answers and takes no readings.")
 
     def evaluator(
@@ -83,7 +82,9 @@ class DecodingEvaluator(BatchEvaluator):
     def __call__(self, paths: np.ndarray) -> Verdicts:
         rows = rows_of(paths)
         self.decoder.decode(rows)
-        verdicts = self.scorer.judge(rows, [self.batch[row.question].question for row in rows])
+        verdicts = self.scorer.row_verdicts(
+            rows, [self.batch[row.question].question for row in rows]
+        )
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
         out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
         return out
@@ -155,7 +156,7 @@ class Completions(DecodingScorer):
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
         return super().record() | stop
 
-    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         completions = [completion(row, self.stop, None, None) for row in rows]
         return completion_verdicts(completions, [False] * len(rows), rows)
 

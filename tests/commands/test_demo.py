@@ -210,6 +210,30 @@ def test_demo_model_converts_another_source_once(cache, converted, monkeypatch):
     assert converted == []
 
 
+def test_fingerprint_follows_local_files(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
+    (tmp_path / "config.json").write_text("{ }")
+    after = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
+    assert len({*before, *after}) == 4
+    assert demo.fingerprint("some/model") == "some/model"
+
+
+def test_is_current_requires_metadata(cache):
+    assert not demo.is_current(cache)
+    assert not demo.is_current(cache / "missing")
+
+
+def test_demo_searches_its_questions(monkeypatch):
+    searches = []
+    monkeypatch.setattr(demo, "demo_model", lambda source: Path(f"converted-{source}"))
+    monkeypatch.setattr(demo.Search, "run", lambda search: searches.append(search))
+    demo.Demo(source="some/model", simulations=7).run()
+    assert "converted-some/model" in repr(searches[0])
+    assert str(demo.QUESTIONS) in repr(searches[0])
+    assert "simulations=7" in repr(searches[0])
+
+
 def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("COLA_CACHE", str(tmp_path))
     assert demo.cache_directory() == tmp_path

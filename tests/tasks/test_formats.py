@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from cola_jax.tasks import find_answer, format_of, open_question
+from cola_jax.question import open_question
+from cola_jax.scoring.answer import find_answer
+from cola_jax.tasks import format_of
 from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.task import prompt_record
 
