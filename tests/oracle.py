@@ -230,8 +230,6 @@ def decode(model: Any, ids: np.ndarray, path: Sequence[int], tokens: int) -> np.
 
     Nothing but the limit ends a row.
     """
-    from cola_jax.benchmark.rivals import with_cache
-
     with torch.no_grad(), rebuilt(model, path):
         blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
         model.model.layers = nn.ModuleList(blocks)
