@@ -1,4 +1,4 @@
-"""What the README tells people to type works: its Python runs, its command lines parse."""
+"""The README and the pages: their Python runs, their command lines parse."""
 
 import re
 import shlex
@@ -27,17 +27,17 @@ def commands() -> list[str]:
     return [line for line in lines if re.match(rf"cola ({names})", line)]
 
 
-def test_the_pages_show_commands():
+def test_pages_show_every_command():
     shown = {line.split()[1] for line in commands()}
     assert shown == {"convert", "search", "evaluate", "generate", "report", "benchmark"}
 
 
 @pytest.mark.parametrize("line", commands())
-def test_command_lines_parse(line):
+def test_commands_of_the_pages_parse(line):
     parse(shlex.split(line)[1:])
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     checkpoint = tiny.make_checkpoint(tmp_path, layers=30)
     checkpoint.rename(tmp_path / "smollm2")
@@ -47,5 +47,5 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_the_readme_is_short():
+def test_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= 150

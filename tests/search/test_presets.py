@@ -35,7 +35,7 @@ def test_settings_refuse_counts_below_one(bad):
         )
 
 
-def test_workload_has_room_for_longest_path():
+def test_workload_holds_wave_and_longest_path():
     settings = Settings(Preset(max_length=1.5), 20, 7, 0, False)
     assert settings.positions(5) == 7
     assert settings.workload(5) == (7, 7)
