@@ -222,7 +222,10 @@ def test_generate_keeps_infinities_to_their_row(model, prompts):
     layers = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
     broken = model.replace(layers=layers)
     paths = pad([[(0, 1), (0, 4, 1), (2, 3), (4,), (0, 1, 2)]] * 3)
-    run = lambda **budget: cola_jax.generate(broken, prompts, paths, max_new_tokens=NEW, **budget)
+
+    def run(**budget):
+        return cola_jax.generate(broken, prompts, paths, max_new_tokens=NEW, **budget)
+
     out = run(memory_budget=batches.least_budget(run))  # one slot, which all use in turn
     assert (out.finish[:, [1, 3]] == NOT_FINITE).all()
     assert (out.length[:, [1, 3]] == 0).all()

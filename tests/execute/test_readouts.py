@@ -108,7 +108,9 @@ def test_best_two_takes_the_first_of_equals():
     np.testing.assert_array_equal(top.first, top.second)
     logprobs = jax.nn.log_softmax(jnp.array([2.0, 7.0, -1.0]))
     top = best_two(logprobs[None])
-    np.testing.assert_allclose([top.first[0], top.second[0]], logprobs[jnp.array([1, 0])], rtol=1e-6)
+    np.testing.assert_allclose(
+        [top.first[0], top.second[0]], logprobs[jnp.array([1, 0])], rtol=1e-6
+    )
 
 
 # Programs
