@@ -1,4 +1,4 @@
-"""What the README tells people to type works: its Python runs, its command lines parse."""
+"""The README and the pages: their Python runs, their command lines parse."""
 
 import re
 import shlex
@@ -34,11 +34,11 @@ def test_pages_show_every_command():
 
 
 @pytest.mark.parametrize("line", commands())
-def test_command_lines_parse(line):
+def test_commands_of_the_pages_parse(line):
     parse(shlex.split(line)[1:])
 
 
-def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     checkpoint = tiny.make_checkpoint(tmp_path, layers=30)
     checkpoint.rename(tmp_path / "smollm2")
@@ -56,7 +56,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert (margins.diagonal() >= margins.min(axis=1)).all()
 
 
-def test_user_scorer_of_the_readme_gives_a_difference_of_logits(tiny_checkpoint):
+def test_readme_scorer_gives_a_difference_of_logits(tiny_checkpoint):
     code = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)[1]
     names = {"cola_jax": cola_jax, "encode_answers": encode_answers}
     exec(compile(code.partition("\ntext, names")[0], "README.md", "exec"), names)

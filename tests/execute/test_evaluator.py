@@ -139,12 +139,12 @@ def test_run_paths_matches_reference_in_several_buckets(pair, budget, data):
 
 
 def evaluate(model, prompts, waves, **settings):
-    """Runs waves on a PathEvaluator; returns their readings, and the workers' metrics."""
+    """Runs waves on a PathEvaluator; returns their readings, and the worker's metrics."""
     workers = Workers(model, rows=ROWS, **settings)
     run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, WIDTH))
     readings = [run(wave) for wave in waves]
     run.close()
-    return readings, workers.metrics
+    return readings, workers.workers[0].metrics
 
 
 @pytest.mark.parametrize(("budget", "keeps"), [(None, True), (60_000, False)])

@@ -57,7 +57,7 @@ def test_past_writes_the_last_token_of_each_row():
 
 @pytest.mark.parametrize("window", [FULL, 4])
 def test_past_attends_to_prompt_and_decoded_tokens(window):
-    """As attention over all tokens of each row; nothing else in its blocks is seen, not even NaN."""
+    """As attention over all tokens of each row; NaN elsewhere in its blocks is not seen."""
     lengths, decoded, reach = [7, 2, 5], [2, 5, 1], 5
     block, prompt_block, tokens = [3, 1, 0], [2, 4, 1], 9
     k, v = (np.asarray(normal(R, tokens, K, H, seed=seed)) for seed in (0, 1))
