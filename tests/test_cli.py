@@ -16,19 +16,16 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model in both layouts, and a task of three questions."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny.make_checkpoint(folder)
-    tiny.write_questions(folder / "task.jsonl", 3)
-    return folder
+def task(tmp_path_factory):
+    """Three questions."""
+    return tiny.write_questions(tmp_path_factory.mktemp("task") / "task.jsonl", 3)
 
 
 @pytest.fixture
-def common(folder, tmp_path):
-    """The flags that every run needs; one device, so that few programs compile."""
-    model, task = str(folder / "ours"), str(folder / "task.jsonl")
-    return ["--model", model, "--task", task, "--out", str(tmp_path / "run")]
+def common(tiny_checkpoint, task, tmp_path):
+    """The flags that every run needs."""
+    out = str(tmp_path / "run")
+    return ["--model", str(tiny_checkpoint), "--task", str(task), "--out", out]
 
 
 @pytest.fixture
@@ -60,11 +57,12 @@ def changed(common, **fields):
     return common
 
 
-def test_convert(folder, tmp_path, capsys):
-    cli.main(["convert", str(folder / "theirs"), str(tmp_path / "made"), "--dtype", "bfloat16"])
+def test_convert(tiny_checkpoint, tmp_path, capsys):
+    source = str(tiny_checkpoint.parent / "theirs")
+    cli.main(["convert", source, str(tmp_path / "made"), "--dtype", "bfloat16"])
     assert "5 layers, width 32, bfloat16" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "made" / "cola.json").exists()
-    error = fails(capsys, "convert", folder / "theirs", tmp_path / "made")
+    error = fails(capsys, "convert", source, tmp_path / "made")
     assert "--overwrite" in error
 
 
@@ -194,10 +192,10 @@ def test_bad_task_is_named(common, tmp_path, capsys):
     assert "the scorer 'exact' is not for: use options, options-norm" in error
 
 
-def test_bad_model_is_named(folder, common, tmp_path, capsys):
+def test_bad_model_is_named(tiny_checkpoint, common, tmp_path, capsys):
     model = tmp_path / "nothing"
     assert "cola convert" in fails(capsys, "search", *changed(common, model=model))
-    model = folder / "theirs"
+    model = tiny_checkpoint.parent / "theirs"
     assert "cola convert" in fails(capsys, "evaluate", *changed(common, model=model), "--random", 1)
 
 

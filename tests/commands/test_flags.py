@@ -67,15 +67,14 @@ def test_resolve_gives_the_configuration_of_a_session():
         RunFlags(batch_size=0).resolve()
 
 
-def test_prepare_records_the_task_as_it_was_asked(tmp_path):
-    checkpoint = tiny.make_checkpoint(tmp_path)
+def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
     task = TaskConfig(str(tiny.write_questions(tmp_path / "task.jsonl", 4)), limit=3)
-    session = TaskFlags(str(checkpoint), task, "unused").prepare()
+    session = TaskFlags(str(tiny_checkpoint), task, "unused").prepare()
     assert len(session.encoded) == 3
     assert session.environment["task"] == task.task
     assert session.environment["task_config"]["limit"] == 3
-    assert session.environment["model"] == str(checkpoint)
-    missing = TaskFlags(str(tmp_path / "theirs"), task, "unused")
+    assert session.environment["model"] == str(tiny_checkpoint)
+    missing = TaskFlags(str(tiny_checkpoint.parent / "theirs"), task, "unused")
     with pytest.raises(ValueError, match="run `cola convert"):
         missing.prepare()
 

@@ -18,9 +18,9 @@ from tests import tiny
 PATHS = ("0-4", "0-1,3-4")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(tiny.make_checkpoint(tmp_path_factory.mktemp("tiny")))
+@pytest.fixture
+def model(tiny_checkpoint):
+    return str(tiny_checkpoint)
 
 
 def generate(model, *arguments):

@@ -1,9 +1,10 @@
-"""A tiny checkpoint with tasks for it, and processes that may be killed."""
+"""A task for the tiny checkpoint, and processes that may be killed."""
 
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ SECONDS = 120  # after which a process hangs
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model."""
-    return str(tiny.make_checkpoint(tmp_path_factory.mktemp("tiny")))
+def checkpoint(tiny_checkpoint: Path) -> str:
+    """The directory of a tiny model."""
+    return str(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")

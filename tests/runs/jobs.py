@@ -20,6 +20,7 @@ from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.search.presets import Settings
 from cola_jax.tasks.task import TaskConfig
+from tests import environment
 
 # the rest is imported when it is first used
 PRELOAD = [
@@ -59,6 +60,7 @@ def killed(
 
     They come in pairs, so an odd number leaves evaluations without their questions.
     """
+    environment.share_programs()
     kill_after(files)
     fill(Session.prepare(model, prepare, config), out, work)
 
@@ -87,6 +89,7 @@ def host(
 ) -> None:
     """Fills a run directory as one of several hosts of two devices; errors go to a file."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    environment.share_programs()
     jax.config.update("jax_num_cpu_devices", 2)
     if files is not None:
         kill_after(files)
