@@ -1,4 +1,4 @@
-"""Reading compiled programs: which copies of weights are seen, and which are none."""
+"""Reading compiled programs: which copies of weights are recognised."""
 
 import re
 
