@@ -1,10 +1,11 @@
 from .checkpoint import load, load_tokenizer
 from .config import ModelConfig
+from .convert.conversion import convert
+from .execute.decoder import Stop
 from .execute.evaluator import run_paths
 from .execute.generate import Generated, generate
 from .execute.metrics import Metrics
 from .execute.reference import run_path
-from .execute.stop import Stop
 from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
@@ -28,6 +29,7 @@ __all__ = [
     "Scorer",
     "Stop",
     "Verdicts",
+    "convert",
     "evaluate",
     "evaluator",
     "format_path",

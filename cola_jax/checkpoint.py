@@ -1,4 +1,4 @@
-"""Checkpoints in this project's own layout: Orbax weights, `cola.json`, and the tokenizer."""
+"""Checkpoints in our own layout: Orbax weights, the metadata in `cola.json`, and the tokenizer."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from cola_jax.config import ModelConfig
 from cola_jax.params import Model, assemble, shapes, sharding
 
-LAYOUT = 1  # raised whenever what is written below changes meaning
+LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
@@ -31,24 +31,26 @@ def save(
     config: ModelConfig,
     weights: Iterable[tuple[str, np.ndarray]],
     origin: dict[str, Any],
+    *,
     stop_tokens: Iterable[int] = (),
+    pad_token: int | None = None,
 ) -> dict[str, Any]:
-    """Writes weights (field name and stacked array) one by one, and then the metadata.
+    """Writes weights (field name and stacked array) one by one, then the metadata.
 
-    Each weight is a checkpoint of its own: Orbax holds two copies of all that it saves at once, so
-    weights that are made as they are taken never stand in memory together. Returns the metadata:
-    layout, config, dtype, digest of the weights, what `load` checks them by, the ids of tokens that
-    end a generation, origin, versions.
+    Each weight is an Orbax checkpoint of its own: Orbax holds two copies of what it saves at once,
+    so a generator of weights keeps memory at a few times the largest. Returns the metadata: layout,
+    config, dtype, the digest of the weights, what `load` checks them by, the ids of the tokens that
+    end a generation and of the padding token, origin, versions.
     """
     directory = absolute(directory)
     digests, sums, dtype = {}, {}, None
-    with ocp.StandardCheckpointer() as checkpointer:
+    # one plain file per weight; the database that Orbax writes by default takes twice the time
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         for name, array in weights:
-            checkpointer.save(directory / WEIGHTS / name, {name: array})
+            checkpointer.save(directory / WEIGHTS / name, args=ocp.args.PyTreeSave({name: array}))
             digests[name] = digest(name, array)
             sums[name] = bit_sum(array)
             dtype = str(array.dtype)
-            checkpointer.wait_until_finished()
     metadata = {
         "layout": LAYOUT,
         "config": config.to_json(),
@@ -57,6 +59,7 @@ def save(
         "files": file_sizes(directory / WEIGHTS),
         "sums": sums,
         "stop_tokens": sorted(stop_tokens),
+        "pad_token": pad_token,
         "origin": origin,
         "versions": {name: version(name) for name in ("cola-jax", "jax", "orbax-checkpoint")},
     }
@@ -65,15 +68,15 @@ def save(
 
 
 def absolute(directory: epath.PathLike) -> epath.Path:
-    """Makes a local path absolute, as Orbax demands; a URL is left alone."""
+    """Makes a local path absolute, as Orbax requires; returns URLs unchanged."""
     text = os.fspath(directory)
     return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
 
 
 def identity(metadata: dict[str, Any]) -> str:
-    """Returns what tells a model from others: the digest of its weights, and of its config.
+    """Identifies a model by the digests of its weights and of its config.
 
-    Converted anew with another rope or window, the same weights are another model.
+    The same weights with another rope or window are another model.
     """
     config = ModelConfig.from_json(metadata["config"]).to_json()
     sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -94,7 +97,7 @@ def bit_sum(array: np.ndarray) -> int:
 
 
 def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
-    """Reads a checkpoint's metadata; ValueError where the directory is not one of ours."""
+    """Reads a checkpoint's metadata; raises ValueError if the directory is not a checkpoint."""
     directory = absolute(directory)
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
@@ -103,7 +106,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
         hint = (
             f"it looks like a Hugging Face model: run `cola convert {directory} DESTINATION`."
             if (directory / "config.json").exists()
-            else "it is another kind of directory, or a conversion that did not finish."
+            else "it is not a cola-jax checkpoint, or its conversion did not finish."
         )
         raise ValueError(f"{directory} has no {METADATA}: {hint}")
     try:
@@ -113,30 +116,33 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
             _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]
             ModelConfig.from_json(metadata["config"])
             jnp.dtype(metadata["dtype"])
-            check_stop_tokens(metadata.get("stop_tokens", []))
+            check_tokens(metadata)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
         ) from error
     if layout != LAYOUT:
         raise ValueError(
-            f"{directory} has layout {layout}, this version reads {LAYOUT}: convert the model "
+            f"{directory} has layout {layout}, but this version reads {LAYOUT}: convert the model "
             "again, or use the version of cola-jax that wrote it."
         )
     return metadata
 
 
-def check_stop_tokens(ids: Any) -> None:
-    """Raises ValueError for anything but a list of token ids."""
-    if not isinstance(ids, list) or any(type(i) is not int or i < 0 for i in ids):
-        raise ValueError(f"stop_tokens must be a list of token ids, it is {ids!r}")
+def check_tokens(metadata: dict[str, Any]) -> None:
+    """Raises ValueError unless the stop tokens and the padding token are token ids."""
+    stops, pad = metadata.get("stop_tokens", []), metadata.get("pad_token")
+    if not isinstance(stops, list) or any(type(i) is not int or i < 0 for i in stops):
+        raise ValueError(f"stop_tokens must be a list of token ids, got {stops!r}")
+    if pad is not None and (type(pad) is not int or pad < 0):
+        raise ValueError(f"pad_token must be a token id or null, got {pad!r}")
 
 
 def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
-    """Returns the ids of the tokens that end a generation, in order.
+    """Returns the sorted ids of the tokens that end a generation.
 
-    Where the checkpoint names none, as older ones do, that is the tokenizer's end of sequence.
-    Raises ValueError where there is none at all.
+    Falls back to the tokenizer's end of sequence if the checkpoint has none, as older ones do.
+    Raises ValueError if there is neither.
     """
     ids = read_metadata(directory).get("stop_tokens")
     if not ids:
@@ -144,7 +150,7 @@ def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
         ids = [] if end is None else [end]
     if not ids:
         raise ValueError(
-            f"{directory} names no token that ends a generation, and neither does its tokenizer: "
+            f"{directory} has no token that ends a generation, and neither has its tokenizer: "
             "convert the model again from a source whose generation_config.json has eos_token_id."
         )
     return tuple(ids)
@@ -153,17 +159,17 @@ def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
 def load(
     directory: epath.PathLike, *, dtype: DTypeLike | None = None, mesh: Mesh | None = None
 ) -> Model:
-    """Restores a converted model straight onto its devices.
+    """Restores a converted model directly onto its devices.
 
     Args:
-      directory: what `cola convert` wrote; local or a URL such as gs://.
-      dtype: of the parameters; the checkpoint's own when None.
-      mesh: axes `data` and `tensor`; each weight is split over `tensor` as its field says. The
-        default device when None.
+      directory: a checkpoint made by `cola convert`; a local path or a URL such as gs://.
+      dtype: of the parameters; that of the checkpoint if None.
+      mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
+        field in `params`. The default device if None.
 
     Raises:
-      ValueError: where the directory is not a checkpoint, is damaged or cut short, or does not
-        fit the mesh.
+      ValueError: if the directory is not a checkpoint, is damaged or incomplete, or does not fit
+        the mesh.
     """
     directory = absolute(directory)
     metadata = read_metadata(directory)
@@ -172,18 +178,18 @@ def load(
     kind = stored if dtype is None else jnp.dtype(dtype)
     check_files(directory / WEIGHTS, metadata["files"])
     weights = {}
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a restore
-    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as checkpointer:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step of a restore
+    with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
             weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
             check_sum(directory / WEIGHTS, name, weight, sums.get(name))
             weights[name] = weight.astype(kind)
-    return assemble(config, weights)
+    return assemble(config, weights, metadata.get("pad_token"))
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
-    """Tells Orbax that this host of maybe several reads for itself and waits for nobody."""
+def this_host_only() -> ocp.options.MultiprocessingOptions:
+    """Lets each of several hosts restore on its own, without waiting for the others."""
     me = jax.process_index()
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
@@ -193,7 +199,7 @@ def alone() -> ocp.options.MultiprocessingOptions:
 
 
 def file_sizes(directory: epath.Path) -> dict[str, int]:
-    """Returns the size of every file below a directory, by relative path."""
+    """Returns the sizes of all files under a directory, by relative path."""
     sizes = {}
     for entry in sorted(directory.iterdir()):  # epath's glob does not recurse
         if entry.is_dir():
@@ -205,34 +211,34 @@ def file_sizes(directory: epath.Path) -> dict[str, int]:
 
 
 def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
-    """Raises ValueError where files are missing or of another size.
+    """Raises ValueError if files are missing or have another size.
 
-    Orbax itself reports most of these, by thousands of lines of traces.
+    Orbax reports most of these too, but in thousands of lines of traceback.
     """
     found = file_sizes(directory) if directory.is_dir() else {}
     damaged = sorted(name for name, size in sizes.items() if found.get(name) != size)
     if damaged:
         raise ValueError(
-            f"{directory} is incomplete or damaged ({len(damaged)} files are missing or cut short, "
-            f"{damaged[0]} is one): convert the model again."
+            f"{directory} is incomplete or damaged ({len(damaged)} files are missing or have "
+            f"another size, such as {damaged[0]}): convert the model again."
         )
 
 
 @jax.jit
 def device_bit_sum(weight: jax.Array) -> jax.Array:
-    """Computes `bit_sum` of a weight on its devices."""
+    """Computes `bit_sum` of a weight on its own devices."""
     bits = jax.lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
     return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
 
 def check_sum(directory: epath.Path, name: str, weight: jax.Array, wanted: int | None) -> None:
-    """Raises ValueError for a weight with other bits than were saved.
+    """Raises ValueError if a weight has other bits than were saved.
 
-    Chunks of weights are stored without a checksum, so a damaged file may well restore. The sum
-    is made where the weight is, whatever its sharding, which a digest could not be.
+    Weights are stored without a checksum, so a damaged file may restore without an error. The sum
+    is computed on the weight's devices for any sharding, which a digest could not be.
     """
     if int(device_bit_sum(weight)) != wanted:
-        raise ValueError(f"{directory} is damaged, {name} changed: convert the model again.")
+        raise ValueError(f"{directory} is damaged, {name} has changed: convert the model again.")
 
 
 def restore(
@@ -246,24 +252,24 @@ def restore(
         return checkpointer.restore(directory / name, {name: leaf})[name]
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise ValueError(
-            f"the weight {name} of {directory.parent} could not be restored; if files are "
-            f"damaged, cut short or missing, convert the model again: {error}"
+            f"the weight {name} of {directory.parent} could not be restored; if its files are "
+            f"damaged or missing, convert the model again: {error}"
         ) from error
 
 
 def load_tokenizer(directory: epath.PathLike) -> Any:
-    """Loads the tokenizer that was carried over with a model, as a transformers tokenizer.
+    """Loads the tokenizer that was converted with a model, as a transformers tokenizer.
 
-    Raises ValueError where the checkpoint has none.
+    Raises ValueError if the checkpoint has none.
     """
-    from transformers import AutoTokenizer
-
     folder = absolute(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ValueError(
-            f"{directory} has no tokenizer: its source had none that can be carried over."
+            f"{directory} has no tokenizer: its source had none that could be converted."
         )
-    with tempfile.TemporaryDirectory() as local:  # transformers reads no storage URLs
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as local:  # transformers does not read storage URLs
         for file in folder.iterdir():
             (epath.Path(local) / file.name).write_bytes(file.read_bytes())
         return AutoTokenizer.from_pretrained(local, trust_remote_code=False)

@@ -15,11 +15,10 @@ from tyro.conf import subcommand
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
-from cola_jax.commands.evaluate import Evaluate
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
 from cola_jax.commands.report import Report
-from cola_jax.commands.search import Search
+from cola_jax.commands.search import Evaluate, Search
 from cola_jax.search.presets import PRESETS
 from cola_jax.tasks.task import TaskConfig
 

@@ -97,6 +97,7 @@ class Model(struct.PyTreeNode):
     embedding: Float[Array, "V D"] = single("tensor", None)
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
+    pad_token: int | None = struct.field(pytree_node=False, default=None)  # of the tokenizer
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -128,7 +129,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
 
 
-def assemble(config: ModelConfig, weights: dict[str, Any]) -> Model:
+def assemble(config: ModelConfig, weights: dict[str, Any], pad_token: int | None = None) -> Model:
     """Builds a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
     layers: dict[str, Any] = {name: weights.get(name) for name in names}
@@ -138,6 +139,7 @@ def assemble(config: ModelConfig, weights: dict[str, Any]) -> Model:
         norm=weights["norm"],
         head=weights.get("head"),
         config=config,
+        pad_token=pad_token,
     )
 
 

@@ -1,63 +1,72 @@
-"""What all tests share: the environment, and tiny models converted once per worker."""
+"""What all tests share: the environment, and tiny models converted once per run."""
 
+import functools
 import os
-
-os.environ |= {  # before anything imports jax or transformers
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "8",
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-import dataclasses
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import environment
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not WORKER:  # workers inherit what the first process sets
+    environment.set_variables(cache=tempfile.mkdtemp(prefix="cola-jax-programs-"))
+environment.share_programs()
 
 torch.set_num_threads(1)  # two workers share two cores
 settings.register_profile("cola", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("cola")
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """The same tiny model three times: as transformers wrote it, in transformers, and in ours."""
-
-    folder: Path
-    checkpoint: Path
-    theirs: Any
-    ours: Any
+def pytest_unconfigure() -> None:
+    if not WORKER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    """Makes and converts the variant of that name, once."""
-    import cola_jax
-    from cola_jax.convert import convert
-    from tests import oracle
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Calls `make(folder)` for the folder of that name in one of the workers, and returns it."""
+    run = tmp_path_factory.getbasetemp()
+    shared = (run.parent if WORKER else run) / "made"
+    shared.mkdir(exist_ok=True)
 
-    made: dict[str, Pair] = {}
-
-    def get(variant: str) -> Pair:
-        if variant not in made:
-            folder = tmp_path_factory.mktemp(variant)
-            theirs = oracle.make(variant, folder / "theirs")
-            convert(str(folder / "theirs"), folder / "ours")
-            ours = cola_jax.load(folder / "ours")
-            made[variant] = Pair(folder / "theirs", folder / "ours", theirs, ours)
-        return made[variant]
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with filelock.FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # an attempt that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
 
     return get
 
 
-@pytest.fixture
-def source(pair: Callable[[str], Pair], tmp_path: Path) -> Path:
-    """A Hugging Face directory of its own, for tests that change it."""
-    import shutil
+@pytest.fixture(scope="session")
+def pair(made_once: Callable[..., Path]) -> Callable[[str], Any]:
+    """Returns the `oracle.Pair` of a variant; its files are written once per run."""
+    from tests import oracle  # not above: jaxtyping has to see the imports of cola_jax
 
+    return functools.cache(lambda variant: oracle.Pair(variant, made_once))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(made_once: Callable[..., Path]) -> Path:
+    """The checkpoint of `tiny.make_checkpoint`, made once per run; `theirs` lies beside it."""
+    from tests import tiny
+
+    return made_once("tiny", tiny.make_checkpoint) / "ours"
+
+
+@pytest.fixture
+def source(pair: Callable[[str], Any], tmp_path: Path) -> Path:
+    """A Hugging Face directory of its own, for tests that change it."""
     return Path(shutil.copytree(pair("llama-gqa").folder, tmp_path / "source"))

@@ -1,4 +1,4 @@
-"""Saving and loading: dtypes, meshes, and what is said about damaged and foreign directories."""
+"""Saving and loading: dtypes, meshes, and the errors for damaged and other directories."""
 
 import dataclasses
 import json
@@ -15,14 +15,26 @@ from jax.sharding import AxisType, PartitionSpec
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.params import FULL, shapes, sharding
+from cola_jax.params import FULL, layer_at, shapes, sharding
 from tests import oracle, tiny
 
 
 @pytest.fixture
 def copy(pair, tmp_path):
-    """A checkpoint of its own, for tests that damage it."""
+    """Copies a checkpoint, for tests that damage it."""
     return shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Converts a model with a tokenizer."""
+    return tiny.make_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def with_tokenizer(converted, tmp_path):
+    """Copies a checkpoint that has a tokenizer."""
+    return shutil.copytree(converted, tmp_path / "with_tokenizer")
 
 
 def edit_metadata(directory, **changes):
@@ -31,11 +43,17 @@ def edit_metadata(directory, **changes):
     file.write_text(json.dumps({k: v for k, v in metadata.items() if v is not ...}))
 
 
+def attributes(model):
+    """Returns the rope and the window of each layer, as `layer_at` takes them."""
+    layers = [layer_at(model.config, model.layers, i) for i in range(model.config.num_layers)]
+    return [int(layer.rope) for layer in layers], [int(layer.window) for layer in layers]
+
+
 def mesh_of(data, tensor):
     return jax.make_mesh((data, tensor), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def test_load_restores_what_was_saved(tmp_path):
+def test_load_restores_what_save_wrote(tmp_path):
     rope = Rope(theta=1e4, llama3=(8.0, 1.0, 4.0, 64))
     sizes = {"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1}
     config = ModelConfig(
@@ -56,11 +74,10 @@ def test_load_restores_what_was_saved(tmp_path):
     for name, array in saved.items():
         loaded = getattr(model if hasattr(model, name) else model.layers, name)
         np.testing.assert_array_equal(loaded, array)
-    assert model.layers.rope.tolist() == [0, 1, 0]
-    assert model.layers.window.tolist() == [4, FULL, 7]
+    assert attributes(model) == ([0, 1, 0], [4, FULL, 7])
 
 
-def test_digest_tells_weights_apart():
+def test_digest_distinguishes_weights():
     weight = np.arange(6, dtype=np.float32)
     digest = checkpoint.digest("norm", weight)
     assert checkpoint.digest("norm", np.repeat(weight, 2)[::2]) == digest
@@ -75,25 +92,23 @@ def test_digest_tells_weights_apart():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", jnp.dtype("float16")])
-def test_load_in_another_dtype_rounds(pair, dtype):
-    original, loaded = (
-        pair("llama-gqa").ours,
-        cola_jax.load(pair("llama-gqa").checkpoint, dtype=dtype),
-    )
+def test_load_rounds_to_another_dtype(pair, dtype):
+    original = pair("llama-gqa").ours
+    loaded = cola_jax.load(pair("llama-gqa").checkpoint, dtype=dtype)
     for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(original), strict=True):
         kind = jnp.dtype(dtype) if theirs.dtype == jnp.float32 else theirs.dtype
         assert ours.dtype == kind
         np.testing.assert_array_equal(ours, theirs.astype(kind))
 
 
-def test_facts_follow_the_config(pair):
-    assert pair("qwen2-window").ours.layers.window.tolist() == [FULL] * 3 + [5] * 3
-    assert pair("mistral-window").ours.layers.window.tolist() == [5] * 6
+def test_load_follows_the_config(pair):
+    assert attributes(pair("qwen2-window").ours) == ([0] * 6, [FULL] * 3 + [5] * 3)
+    assert attributes(pair("mistral-window").ours) == ([0] * 6, [5] * 6)
     assert pair("llama-mha-tied").ours.head is None
     assert pair("llama-mha").ours.layers.q_bias is None
 
 
-def test_a_mesh_places_every_weight_by_its_spec(pair):
+def test_load_places_weights_by_their_specs(pair):
     model = cola_jax.load(pair("llama-biases").checkpoint, mesh=mesh_of(4, 2))
     P = PartitionSpec
     placed = {
@@ -106,19 +121,25 @@ def test_a_mesh_places_every_weight_by_its_spec(pair):
         "gate": P(None, None, "tensor"),
         "down": P(None, "tensor", None),
         "down_bias": P(None, None),
-        "window": P(None),
     }
     for name, spec in placed.items():
         assert getattr(model.layers, name).sharding.spec == spec, name
     assert model.layers.q.addressable_shards[0].data.shape == (6, 32, 2, 8)
-    # 97 tokens cannot be split evenly, so the vocabulary is whole everywhere
+    assert model.layers.window is None  # not a weight: `layer_at` takes it from the config
+    # 97 tokens cannot be split evenly, so the vocabulary is replicated
     assert model.embedding.sharding.spec == P(None, None)
     assert model.head.sharding.spec == P(None, None)
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe"])
-@pytest.mark.parametrize(("data", "tensor"), [(2, 2), (2, 4), (1, 1)])
-def test_a_mesh_does_not_change_the_logits(pair, variant, data, tensor):
+MESHES = [
+    *((variant, 2, 2) for variant in ("llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe")),
+    *((variant, 2, 4) for variant in ("llama-gqa", "gemma3", "olmo2", "olmoe-clip", "qwen2-moe")),
+    ("llama-gqa", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("variant", "data", "tensor"), MESHES)
+def test_load_with_a_mesh_keeps_the_logits(pair, variant, data, tensor):
     models, ids = pair(variant), oracle.random_ids(2)
     model = cola_jax.load(models.checkpoint, mesh=mesh_of(data, tensor))
     kv_spec = "tensor" if tensor == 2 else None  # two key/value heads do not split four ways
@@ -129,7 +150,7 @@ def test_a_mesh_does_not_change_the_logits(pair, variant, data, tensor):
     assert oracle.relative_error(ours, theirs) < oracle.TOLERANCE
 
 
-def test_a_mesh_that_does_not_fit_is_refused(pair):
+def test_load_refuses_a_mesh_that_does_not_fit(pair):
     with pytest.raises(ValueError, match=r"cannot be split over 8 devices.*divides 4"):
         cola_jax.load(pair("llama-gqa").checkpoint, mesh=mesh_of(1, 8))
     other = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Auto,))
@@ -145,7 +166,7 @@ def weight_names(directory):
 
 
 @pytest.mark.parametrize("damage", ["missing", "half", "empty"])
-def test_a_missing_or_short_file_is_named(copy, damage):
+def test_load_names_a_missing_or_short_file(copy, damage):
     for name in weight_names(copy):
         file = copy / checkpoint.WEIGHTS / name
         whole = file.read_bytes()
@@ -153,39 +174,39 @@ def test_a_missing_or_short_file_is_named(copy, damage):
             file.unlink()
         else:
             file.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-        with pytest.raises(ValueError, match=r"\(1 files are missing or cut short.*convert the"):
+        with pytest.raises(ValueError, match=r"\(1 files are missing or have an.*convert the"):
             cola_jax.load(copy)
         file.write_bytes(whole)
     cola_jax.load(copy)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
-def test_changed_bits_never_load(copy, place):
-    """The weights are stored without a checksum: TensorStore itself restores garbage here."""
+def test_load_refuses_changed_bits(copy, place):
+    """Weights are stored without a checksum, so TensorStore may restore damaged ones."""
     files = [copy / checkpoint.WEIGHTS / name for name in weight_names(copy)]
     file = max(files, key=lambda file: file.stat().st_size)
     damaged = bytearray(file.read_bytes())
     damaged[int(len(damaged) * place)] ^= 0x10
     file.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"is damaged, \w+ changed: convert the model again"):
+    with pytest.raises(ValueError, match=r"is damaged, \w+ has changed: convert the model again"):
         cola_jax.load(copy)
 
 
-def test_swapped_weights_never_load(pair, copy):
+def test_load_refuses_swapped_weights(pair, copy):
     """Whole files of another model, of the same sizes or not."""
     shutil.rmtree(copy / "weights")
     shutil.copytree(pair("llama-linear-rope").checkpoint / "weights", copy / "weights")
-    with pytest.raises(ValueError, match="files are missing or cut short"):
+    with pytest.raises(ValueError, match="files are missing or have another size"):
         cola_jax.load(copy)
     edit_metadata(copy, files={})
     cola_jax.load(copy)  # the weights happen to be equal
     shutil.rmtree(copy / "weights")
     shutil.copytree(pair("llama-mha").checkpoint / "weights", copy / "weights")
-    with pytest.raises(ValueError, match=r"is damaged, \w+ changed: convert the model again"):
+    with pytest.raises(ValueError, match=r"is damaged, \w+ has changed: convert the model again"):
         cola_jax.load(copy)
 
 
-def test_missing_weights_are_said_to_be(copy):
+def test_load_refuses_missing_weights(copy):
     shutil.rmtree(copy / "weights")
     with pytest.raises(ValueError, match="weights is incomplete or damaged"):
         cola_jax.load(copy)
@@ -194,13 +215,13 @@ def test_missing_weights_are_said_to_be(copy):
 @pytest.mark.parametrize(
     "text", ["", "[]", "null", "{", "\xff", '{"layout": 1}', '{"layout": 1, "config": 3}']
 )
-def test_damaged_metadata_is_refused(copy, text):
+def test_load_refuses_damaged_metadata(copy, text):
     (copy / "cola.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"cola\.json is damaged.*convert the model again"):
         cola_jax.load(copy)
 
 
-def test_metadata_of_another_shape_is_refused(copy):
+def test_load_refuses_invalid_metadata(copy):
     config = json.loads((copy / "cola.json").read_text())["config"]
     for change in ({"colour": "blue"}, {"width": ...}, {"windows": [None]}, {"ropes": [{}]}):
         changed = {k: v for k, v in (config | change).items() if v is not ...}
@@ -212,16 +233,16 @@ def test_metadata_of_another_shape_is_refused(copy):
         cola_jax.load(copy)
 
 
-def test_a_newer_layout_is_refused(copy):
+def test_load_refuses_a_newer_layout(copy):
     edit_metadata(copy, layout=2)
-    with pytest.raises(ValueError, match="has layout 2, this version reads 1: convert the model"):
+    with pytest.raises(ValueError, match="has layout 2, but this version reads 1: convert the mod"):
         cola_jax.load(copy)
 
 
-def test_foreign_directories_are_refused_with_a_hint(pair, tmp_path):
+def test_load_refuses_other_directories_with_a_hint(pair, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a directory: make a checkpoint with"):
         cola_jax.load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"has no cola\.json: it is another kind of directory"):
+    with pytest.raises(ValueError, match=r"has no cola\.json: it is not a cola-jax checkpoint"):
         cola_jax.load(tmp_path)
     folder = pair("llama-gqa").folder
     with pytest.raises(ValueError, match=f"Hugging Face model: run `cola convert {folder} DEST"):
@@ -231,40 +252,57 @@ def test_foreign_directories_are_refused_with_a_hint(pair, tmp_path):
         cola_jax.load(tmp_path / "file")
 
 
-def test_a_model_without_tokenizer_says_so(pair):
+def test_load_tokenizer_refuses_a_model_without_one(pair):
     with pytest.raises(ValueError, match="has no tokenizer: its source had none"):
         cola_jax.load_tokenizer(pair("llama-gqa").checkpoint)
 
 
-def test_older_checkpoints_stop_where_their_tokenizer_does(tmp_path):
-    made = tiny.make_checkpoint(tmp_path)
+def test_stop_tokens_fall_back_to_the_tokenizer(with_tokenizer):
     for ids, expected in ((..., (1,)), ([], (1,)), ([2, 5], (2, 5))):
-        edit_metadata(made, stop_tokens=ids)
-        assert checkpoint.stop_tokens(made) == expected
+        edit_metadata(with_tokenizer, stop_tokens=ids)
+        assert checkpoint.stop_tokens(with_tokenizer) == expected
     for junk in (3, "a", [True], [-1], [[1]], None):
-        edit_metadata(made, stop_tokens=junk)
+        edit_metadata(with_tokenizer, stop_tokens=junk)
         with pytest.raises(ValueError, match=r"cola\.json is damaged.*stop_tokens must be a list"):
-            checkpoint.stop_tokens(made)
+            checkpoint.stop_tokens(with_tokenizer)
 
 
-def test_a_model_that_never_stops_says_so(tmp_path):
-    made = tiny.make_checkpoint(tmp_path)
-    edit_metadata(made, stop_tokens=[])
-    file = made / "tokenizer" / "tokenizer_config.json"
+def test_stop_tokens_refuses_a_model_without_any(with_tokenizer):
+    edit_metadata(with_tokenizer, stop_tokens=[])
+    file = with_tokenizer / "tokenizer" / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
-    with pytest.raises(ValueError, match="names no token that ends a generation"):
-        checkpoint.stop_tokens(made)
+    with pytest.raises(ValueError, match="has no token that ends a generation"):
+        checkpoint.stop_tokens(with_tokenizer)
 
 
-def test_configs_without_the_facts_of_newer_families_load(pair, copy):
+def test_load_restores_the_padding_token(copy):
+    for token, expected in ((..., None), (None, None), (0, 0), (5, 5)):
+        edit_metadata(copy, pad_token=token)
+        model = cola_jax.load(copy)
+        assert model.pad_token == expected
+        assert len(jax.tree.leaves(model)) == len(shapes(model.config))  # a static field
+    for junk in ("0", -1, True, 1.0, [1]):
+        edit_metadata(copy, pad_token=junk)
+        with pytest.raises(ValueError, match=r"cola\.json is damaged.*pad_token must be a token"):
+            cola_jax.load(copy)
+
+
+def test_identity_ignores_the_padding_token(copy):
+    identity = checkpoint.identity(checkpoint.read_metadata(copy))
+    for token in (..., 5):
+        edit_metadata(copy, pad_token=token)
+        assert checkpoint.identity(checkpoint.read_metadata(copy)) == identity
+
+
+def test_load_accepts_configs_of_older_versions(pair, copy):
     config = json.loads((copy / "cola.json").read_text())["config"]
     optional = {f.name for f in dataclasses.fields(ModelConfig) if f.default is not MISSING}
     edit_metadata(copy, config={k: v for k, v in config.items() if k not in optional})
     assert cola_jax.load(copy).config == pair("llama-gqa").ours.config
 
 
-def test_a_mesh_places_experts_by_their_width(pair):
+def test_load_places_experts_by_their_width(pair):
     model = cola_jax.load(pair("qwen2-moe").checkpoint, mesh=mesh_of(2, 4))
     P = PartitionSpec
     placed = {

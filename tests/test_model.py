@@ -1,4 +1,4 @@
-"""The model against transformers: every family along every kind of path, padding, packing."""
+"""The model against transformers: every family on every kind of path, padding, packing."""
 
 import copy
 import dataclasses
@@ -21,21 +21,22 @@ from cola_jax.path import pad_path
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 
+POSITIONS = 10  # one padded length and one batch wherever possible: each compiles a model once
 WINDOWED = ["llama-gqa", "mistral-window", "qwen2-window", "qwen3-window", "gemma3"]
 
 
 @pytest.mark.parametrize("kind", oracle.PATHS)
 @pytest.mark.parametrize("variant", oracle.VARIANTS)
-def test_logits_are_those_of_transformers(pair, variant, kind):
+def test_run_path_matches_transformers(pair, variant, kind):
     models, path = pair(variant), oracle.PATHS[kind]
     ids = oracle.random_ids(3)
-    ours = cola_jax.run_path(models.ours, ids, pad_path(path, 10))
+    ours = cola_jax.run_path(models.ours, ids, pad_path(path, POSITIONS))
     assert ours.dtype == jnp.float32
     assert oracle.relative_error(ours, oracle.logits(models.theirs, ids, path)) < oracle.TOLERANCE
 
 
-def test_oracle_follows_the_path(pair):
-    """A window that stays behind, or a path that is not run, would let parity pass by accident."""
+def test_oracle_logits_follow_the_path(pair):
+    """An oracle that ignores the path, or leaves windows in place, could agree by accident."""
     theirs, ids = pair("qwen2-window").theirs, oracle.random_ids(2)
     results = [oracle.logits(theirs, ids, path) for path in oracle.PATHS.values()]
     for i, one in enumerate(results):
@@ -50,9 +51,9 @@ def test_oracle_follows_the_path(pair):
     assert np.array_equal(oracle.logits(theirs, ids, oracle.PATHS["identity"]), results[0])
 
 
-def test_windows_and_ropes_matter_to_the_models(pair):
-    """The facts that parity is to prove must change the logits of these models."""
-    ids, path = oracle.random_ids(3), pad_path(oracle.PATHS["identity"], 10)
+def test_run_path_depends_on_windows_and_ropes(pair):
+    """Parity only proves what changes the logits of these models."""
+    ids, path = oracle.random_ids(3), pad_path(oracle.PATHS["identity"], POSITIONS)
     for variant in WINDOWED[1:]:
         ours = pair(variant).ours
         wide = dataclasses.replace(ours.config, windows=(None,) * ours.config.num_layers)
@@ -66,7 +67,7 @@ def test_windows_and_ropes_matter_to_the_models(pair):
         assert oracle.relative_error(logits, cola_jax.run_path(ours, ids, path)) > 0.1
 
 
-FACTS = [
+FIELDS = [
     ("gemma3", {"norm_offset": 0.0}),
     ("gemma3", {"embedding_scale": 1.0}),
     ("gemma3", {"query_scale": 1.0}),
@@ -80,12 +81,13 @@ FACTS = [
 ]
 
 
-@pytest.mark.parametrize(("variant", "changes"), FACTS)
-def test_facts_of_the_config_matter_to_the_models(pair, variant, changes):
-    """A fact that changes nothing here would not be proved by parity."""
+@pytest.mark.parametrize(("variant", "changes"), FIELDS)
+def test_run_path_depends_on_config_fields(pair, variant, changes):
+    """Parity does not prove a field that changes nothing here."""
     ours, ids = pair(variant).ours, oracle.random_ids(3)
     changed = ours.replace(config=dataclasses.replace(ours.config, **changes))
-    logits = [cola_jax.run_path(m, ids, oracle.PATHS["identity"]) for m in (changed, ours)]
+    path = pad_path(oracle.PATHS["identity"], POSITIONS)
+    logits = [cola_jax.run_path(m, ids, path) for m in (changed, ours)]
     assert oracle.relative_error(*logits) > 100 * oracle.TOLERANCE
 
 
@@ -97,16 +99,17 @@ def test_facts_of_the_config_matter_to_the_models(pair, variant, changes):
         *(("qwen2-moe", name) for name in ("shared_gate", "down", "expert_down", "router")),
     ],
 )
-def test_weights_matter_to_the_models(pair, variant, name):
+def test_run_path_depends_on_weights(pair, variant, name):
     ours, ids = pair(variant).ours, oracle.random_ids(3)
     weight = getattr(ours.layers, name)
     changed = ours.replace(layers=ours.layers.replace(**{name: weight[::-1]}))
-    logits = [cola_jax.run_path(m, ids, oracle.PATHS["identity"]) for m in (changed, ours)]
+    path = pad_path(oracle.PATHS["identity"], POSITIONS)
+    logits = [cola_jax.run_path(m, ids, path) for m in (changed, ours)]
     assert oracle.relative_error(*logits) > 100 * oracle.TOLERANCE
 
 
 @pytest.mark.parametrize("variant", WINDOWED)
-def test_padded_rows_equal_rows_alone(pair, variant):
+def test_run_path_ignores_padding(pair, variant):
     models, path = pair(variant), oracle.PATHS["repeat"]
     rows = [oracle.random_ids(1, tokens, seed=tokens)[0] for tokens in (12, 7, 1)]
     batch = Prompts.stack([row_of(ids) for ids in rows])
@@ -119,7 +122,7 @@ def test_padded_rows_equal_rows_alone(pair, variant):
 
 
 @pytest.mark.parametrize("variant", WINDOWED)
-def test_packed_continuations_equal_separate_passes(pair, variant):
+def test_run_path_packed_matches_separate(pair, variant):
     models, path = pair(variant), oracle.PATHS["reordered"]
     prompt, *continuations = (oracle.random_ids(1, n, seed=n)[0] for n in (6, 4, 1, 3))
     batch = Prompts.stack([packed(prompt, continuations), row_of(oracle.random_ids(1, 9)[0])])
@@ -139,7 +142,7 @@ def row_of(ids):
 
 
 def packed(prompt, continuations):
-    """Packs continuations behind a prompt; positions restart at the prompt's length."""
+    """Packs continuations after a prompt; positions restart at the prompt's length."""
     parts = [prompt, *continuations]
     starts = [0] + [len(prompt)] * len(continuations)
     return Prompts(
@@ -151,14 +154,14 @@ def packed(prompt, continuations):
     )
 
 
-def test_visible_follows_its_definition(pair):
+def test_visible_matches_definition(pair):
     config = pair("mistral-window").ours.config
     generator = np.random.default_rng(0)
     branch = generator.integers(-1, 3, (2, 9)).astype(np.int32)
     positions = generator.integers(0, 12, (2, 9)).astype(np.int32)
     prompts = Prompts(ids=np.zeros_like(branch), positions=positions, branch=branch)
     for window in (1, 4, FULL):
-        mask = visible(config, view(config, prompts), jnp.int32(window))
+        mask = np.asarray(visible(config, view(config, prompts), jnp.int32(window)))
         for b, t, s in np.ndindex(2, 9, 9):
             same = branch[b, s] in (0, branch[b, t])
             near = positions[b, t] - positions[b, s] < window
@@ -166,7 +169,7 @@ def test_visible_follows_its_definition(pair):
 
 
 @pytest.mark.parametrize("variant", ["llama-gqa", "llama-linear-rope", "llama-llama3-rope"])
-def test_rope_frequencies_are_those_of_transformers(pair, variant):
+def test_rope_frequencies_match_transformers(pair, variant):
     models = pair(variant)
     config = models.theirs.config
     kind = config.rope_parameters["rope_type"]
@@ -178,12 +181,12 @@ def test_rope_frequencies_are_those_of_transformers(pair, variant):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-6)
 
 
-def test_rope_angles_are_exact_at_far_positions():
-    """Products that lose bits, as matrix units do, turn far positions by whole radians."""
+def test_view_rotates_far_positions_exactly():
+    """Products in low precision, as of matrix units, are off by whole radians there."""
     sizes = {"vocab_size": 97, "num_layers": 2, "width": 32, "num_heads": 4, "num_kv_heads": 2}
-    facts = {"head_dim": 8, "mlp_width": 48, "context": 1 << 17, "norm_eps": 1e-5, "tied": True}
+    others = {"head_dim": 8, "mlp_width": 48, "context": 1 << 17, "norm_eps": 1e-5, "tied": True}
     ropes = {"ropes": (Rope(theta=1e4), Rope(theta=1e6)), "layer_ropes": (0, 1)}
-    config = ModelConfig(**sizes, **facts, **ropes, windows=(None, None))
+    config = ModelConfig(**sizes, **others, **ropes, windows=(None, None))
     positions = np.array([[0, 1, 4097, 131071]], np.int32)
     prompts = Prompts(ids=positions, positions=positions, branch=np.zeros_like(positions))
     tables = view(config, prompts)
@@ -195,39 +198,38 @@ def test_rope_angles_are_exact_at_far_positions():
     assert "dot_general" not in program
 
 
-def test_layers_use_their_own_rope(pair):
-    """Rope tables travel with the layers: a model with two must use each where it belongs."""
-    one = pair("llama-linear-rope")
-    default = Rope(theta=10000.0)
-    config = dataclasses.replace(one.ours.config, ropes=(*one.ours.config.ropes, default))
-    layers = one.ours.layers.replace(rope=jnp.array([0, 0, 0, 1, 1, 1]))
-    mixed = one.ours.replace(config=config, layers=layers)
-    plain = one.ours.replace(config=dataclasses.replace(config, ropes=(default,)))
-    ids = oracle.random_ids(2)
-    first = oracle.logits(one.theirs, ids, (2, 0, 2))
-    second = cola_jax.run_path(plain, ids, (3, 5))
-    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (2, 0, 2)), first) < oracle.TOLERANCE
-    assert oracle.relative_error(cola_jax.run_path(mixed, ids, (3, 5)), second) < oracle.TOLERANCE
+def test_run_path_moves_ropes_with_layers(pair):
+    """A model with two rope tables must use each layer's own, wherever the layer runs."""
+    models, default = pair("llama-linear-rope"), Rope(theta=10000.0)
+    config, ids = models.ours.config, oracle.random_ids(3)
+    two = {"ropes": (*config.ropes, default), "layer_ropes": (0, 0, 0, 1, 1, 1)}
+    mixed = models.ours.replace(config=dataclasses.replace(config, **two))
+    plain = models.ours.replace(config=dataclasses.replace(config, ropes=(default,)))
+    first, second = pad_path((2, 0, 2), POSITIONS), pad_path((3, 5), POSITIONS)
+    expected = oracle.logits(models.theirs, ids, (2, 0, 2))
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, first), expected) < oracle.TOLERANCE
+    expected = cola_jax.run_path(plain, ids, second)
+    assert oracle.relative_error(cola_jax.run_path(mixed, ids, second), expected) < oracle.TOLERANCE
 
 
-def test_bfloat16_stays_close(pair):
-    models, ids, path = pair("llama-biases"), oracle.random_ids(3), oracle.PATHS["identity"]
-    half = cola_jax.load(models.checkpoint, dtype="bfloat16")
+def test_run_path_bfloat16_stays_close(pair):
+    models, ids, identity = pair("llama-biases"), oracle.random_ids(3), oracle.PATHS["identity"]
+    half, path = cola_jax.load(models.checkpoint, dtype="bfloat16"), pad_path(identity, POSITIONS)
     out = cola_jax.run_path(half, ids, path)
     assert out.dtype == jnp.float32
-    assert oracle.relative_error(out, oracle.logits(models.theirs, ids, path)) < 0.1
+    assert oracle.relative_error(out, oracle.logits(models.theirs, ids, identity)) < 0.1
     # float32 activations on bfloat16 weights: only the weights are rounded
     exact = cola_jax.run_path(half, ids, path, dtype=jnp.float32)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, half)
     assert oracle.relative_error(exact, cola_jax.run_path(wide, ids, path)) < oracle.TOLERANCE
 
 
-def test_norms_round_where_those_of_transformers_do():
-    """In bfloat16 it shows whether a weight is applied before the cast or behind it."""
+def test_rms_norm_rounds_like_transformers():
+    """In bfloat16 it shows whether a weight is applied before or after the cast."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 64, generator=generator).bfloat16()
     weight = (0.3 * torch.randn(64, generator=generator)).bfloat16()
-    found = []
+    results = []
     for kind, offset in ((LlamaRMSNorm, None), (Olmo2RMSNorm, 0.0), (Gemma3RMSNorm, 1.0)):
         module = kind(64, eps=1e-5)
         module.weight = torch.nn.Parameter(weight)
@@ -236,15 +238,15 @@ def test_norms_round_where_those_of_transformers_do():
         assert ours.dtype == jnp.bfloat16
         different = np.asarray(ours, np.float32) != theirs
         assert different.mean() < 0.01  # the order of a sum may turn a rounding
-        found.append(np.asarray(ours, np.float32))
-    assert (found[0] != found[1]).mean() > 0.1
+        results.append(np.asarray(ours, np.float32))
+    assert (results[0] != results[1]).mean() > 0.1
 
 
 def bfloat16(tensor):
     return jnp.asarray(tensor.float().numpy(), jnp.bfloat16)
 
 
-def test_embeddings_are_scaled_as_in_transformers(pair):
+def test_embed_scales_like_transformers(pair):
     """The scale is rounded to bfloat16, as the weights are, before it is applied."""
     models, ids = pair("gemma3"), oracle.random_ids(2)
     half = cola_jax.load(models.checkpoint, dtype="bfloat16")
@@ -255,7 +257,7 @@ def test_embeddings_are_scaled_as_in_transformers(pair):
     assert np.abs(np.asarray(embed(half, jnp.asarray(ids), jnp.float32)) - scaled).max() > 1e-3
 
 
-def test_norm_is_computed_in_float32():
+def test_rms_norm_computes_in_float32():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 64)) * 100, jnp.bfloat16)
     out = rms_norm(x, jnp.ones(64, jnp.bfloat16), 1e-5)
     x64 = np.asarray(x, np.float64)

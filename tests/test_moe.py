@@ -1,6 +1,7 @@
-"""Experts: blocks against a plain loop, and what transformations of JAX make of them."""
+"""Experts: blocks against a plain loop over tokens, and under the transformations of JAX."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,20 @@ from cola_jax.path import pad_path
 from tests import oracle
 
 MIXTURES = ["olmoe", "olmoe-clip", "qwen2-moe", "qwen3-moe"]
+run_mixture = jax.jit(mixture, static_argnums=0)
 
 
 def layer_of(model, i):
-    alone = jax.tree.map(lambda leaf: leaf[i : i + 1], model.layers)
+    alone = jax.tree.map(lambda leaf: np.asarray(leaf)[i : i + 1], model.layers)
     return layer_at(model.config, alone, i)
 
 
-def by_loop(config, layer, x):
-    """What `mixture` computes, token by token in float64."""
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def loop_over_tokens(config, layer, x):
+    """Computes what `mixture` does, token by token in float64."""
     weights = {
         name: np.asarray(leaf, np.float64) for name, leaf in vars(layer).items() if leaf is not None
     }
@@ -43,70 +49,74 @@ def by_loop(config, layer, x):
 
 @pytest.mark.parametrize("tokens", [1, 7, 100])
 @pytest.mark.parametrize("variant", MIXTURES)
-def test_a_mixture_is_what_a_loop_over_tokens_makes(pair, variant, tokens):
+def test_mixture_matches_loop_over_tokens(pair, variant, tokens):
     config, layer = pair(variant).ours.config, layer_of(pair(variant).ours, 2)
-    x = jax.random.normal(jax.random.key(0), (tokens, config.width))
-    out = jax.jit(mixture, static_argnums=0)(config, layer, x[None])[0]
-    assert oracle.relative_error(out, by_loop(config, layer, x)) < oracle.TOLERANCE
+    x = normal((tokens, config.width))
+    out = run_mixture(config, layer, x[None])[0]
+    assert oracle.relative_error(out, loop_over_tokens(config, layer, x)) < oracle.TOLERANCE
 
 
-def test_experts_are_found_in_the_stack(pair):
-    """`layer_at` copies no experts; what it takes means the same as a slice."""
+def test_layer_at_leaves_experts_in_the_stack(pair):
+    """`layer_at` copies no experts, and what it takes means the same as a slice."""
     model = pair("olmoe").ours
-    x = jax.random.normal(jax.random.key(0), (1, 9, model.config.width))
+    x = normal((1, 9, model.config.width))
+    take = jax.jit(layer_at, static_argnums=0)
     for i in (0, 4):
-        here = layer_at(model.config, model.layers, jnp.int32(i))
+        here = take(model.config, model.layers, i)
         assert here.expert_up.shape == (36, 32, 48)
         np.testing.assert_array_equal(here.router, model.layers.router[i])
-        expected = mixture(model.config, layer_of(model, i), x)
-        assert oracle.relative_error(mixture(model.config, here, x), expected) < 1e-6
+        expected = run_mixture(model.config, layer_of(model, i), x)
+        assert oracle.relative_error(run_mixture(model.config, here, x), expected) < 1e-6
 
 
-def test_every_token_may_choose_the_same_experts(pair):
+def test_mixture_allows_all_tokens_the_same_experts(pair):
     """The most uneven choice: three experts get every row, three get none."""
     config, layer = pair("olmoe").ours.config, layer_of(pair("olmoe").ours, 0)
-    x = jnp.abs(jax.random.normal(jax.random.key(0), (40, config.width)))
-    router = jnp.tile(jnp.array([2.0, -1.0, 1.0, -2.0, 0.0, -3.0]) / 30, (config.width, 1))
+    x = np.abs(normal((100, config.width)))
+    router = np.tile(np.float32([2, -1, 1, -2, 0, -3]) / 30, (config.width, 1))
     layer = layer.replace(router=router)
-    out = mixture(config, layer, x[None])[0]
-    assert oracle.relative_error(out, by_loop(config, layer, x)) < oracle.TOLERANCE
+    out = run_mixture(config, layer, x[None])[0]
+    assert oracle.relative_error(out, loop_over_tokens(config, layer, x)) < oracle.TOLERANCE
 
 
-def test_a_token_does_not_see_the_others(pair):
-    """Neither which experts they choose, nor values that are not finite."""
+def test_mixture_keeps_tokens_apart(pair):
+    """A token depends neither on the experts that others choose nor on their NaNs."""
     config, layer = pair("qwen3-moe").ours.config, layer_of(pair("qwen3-moe").ours, 1)
-    x = jax.random.normal(jax.random.key(0), (1, 30, config.width))
-    others = jax.random.normal(jax.random.key(1), x.shape).at[:, 20].set(jnp.nan)
-    mixed = others.at[:, 4].set(x[:, 4])
-    run = jax.jit(mixture, static_argnums=0)
-    out, again = run(config, layer, x), run(config, layer, mixed)
+    x = normal((1, 100, config.width))
+    mixed = normal(x.shape, seed=1)
+    mixed[:, 20] = np.nan
+    mixed[:, 4] = x[:, 4]
+    out, again = (np.asarray(run_mixture(config, layer, some)) for some in (x, mixed))
     np.testing.assert_allclose(out[0, 4], again[0, 4], rtol=1e-5, atol=1e-6)
     assert np.isnan(again[0, 20]).all()
     assert np.isfinite(np.delete(again[0], 20, axis=0)).all()
 
 
+sort_compiled = jax.jit(sort, static_argnums=1)
+
+
 @settings(max_examples=12)  # each has shapes of its own, which compile
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 9), st.data())
-def test_blocks_hold_every_pair_once_and_one_expert_each(seed, tokens, experts, data):
+def test_sort_gives_each_pair_a_row_of_its_expert(seed, tokens, experts, data):
     each = data.draw(st.integers(1, experts))
     generator = np.random.default_rng(seed)
     weights = generator.random(experts) ** 4  # some experts are chosen by most tokens
     chosen = np.array(
         [np.argsort(generator.random(experts) * weights)[:each] for _ in range(tokens)]
     )
-    blocks = sort(jnp.asarray(chosen, jnp.int32), experts)
+    blocks = jax.tree.map(np.asarray, sort_compiled(chosen.astype(np.int32), experts))
     rows = blocks.source.shape[1]
     assert rows == block_rows(tokens * each, experts)
     assert len(np.unique(blocks.place)) == tokens * each
-    assert np.asarray(blocks.place).max() // rows + 1 == blocks.used <= len(blocks.expert)
+    assert blocks.place.max() // rows + 1 == blocks.used <= len(blocks.expert)
     np.testing.assert_array_equal(blocks.expert[blocks.place // rows], chosen)
-    tokens_of = np.asarray(blocks.source).reshape(-1)[blocks.place]
+    tokens_of = blocks.source.reshape(-1)[blocks.place]
     np.testing.assert_array_equal(tokens_of, np.arange(tokens)[:, None] + 0 * chosen)
 
 
 @pytest.mark.parametrize(("pairs", "experts"), [(1, 64), (64, 64), (768, 64), (10**6, 64), (9, 2)])
-def test_blocks_are_few(pairs, experts):
-    """The work is bounded by the rows that there are, whatever experts there are beside them."""
+def test_block_rows_bounds_the_work(pairs, experts):
+    """Padding is at most a block for each expert, and blocks are at most twice its share."""
     rows = block_rows(pairs, experts)
     assert rows <= MOST_ROWS
     assert rows & (rows - 1) == 0
@@ -115,31 +125,38 @@ def test_blocks_are_few(pairs, experts):
     assert rows < 2 * max(1, pairs / experts)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def projection(config, layer, x, towards):
+    return jnp.vdot(mixture(config, layer, x), towards)
+
+
 @pytest.mark.parametrize("variant", MIXTURES[1:])
-def test_gradients_are_those_of_differences(pair, variant):
+def test_mixture_gradient_matches_differences(pair, variant):
     config, layer = pair(variant).ours.config, layer_of(pair(variant).ours, 3)
-    x = jax.random.normal(jax.random.key(0), (2, 5, config.width))
-    towards = jax.random.normal(jax.random.key(1), x.shape)
+    # where no step changes which experts are chosen: there the function jumps
+    x, towards = normal((2, 5, config.width), seed=3), normal((2, 5, config.width), seed=1)
+    slopes = jax.jit(jax.grad(projection, (1, 2), allow_int=True), static_argnums=0)
+    of_layer, of_x = slopes(config, layer, x, towards)
 
-    @jax.jit
-    def loss(layer, x):
-        return jnp.vdot(mixture(config, layer, x), towards)
+    def assert_matches(slope, way, move):
+        ahead, back = (float(projection(config, *move(s * way), towards)) for s in (1, -1))
+        np.testing.assert_allclose(np.vdot(slope, way), (ahead - back) / 2, rtol=2e-2, atol=1e-5)
 
-    of_layer, of_x = jax.grad(loss, (0, 1), allow_int=True)(layer, x)
     for name in ("router", "expert_gate", "expert_up", "expert_down"):
-        weight, slope = getattr(layer, name), getattr(of_layer, name)
-        way = jax.random.normal(jax.random.key(2), weight.shape) * 1e-3
-        ahead, behind = (loss(layer.replace(**{name: weight + s * way}), x) for s in (1, -1))
-        np.testing.assert_allclose(jnp.vdot(slope, way), (ahead - behind) / 2, rtol=2e-2, atol=1e-5)
-    way = towards * 1e-3
-    ahead, behind = (loss(layer, x + s * way) for s in (1, -1))
-    np.testing.assert_allclose(jnp.vdot(of_x, way), (ahead - behind) / 2, rtol=2e-2, atol=1e-5)
+        weight = getattr(layer, name)
+        way = normal(weight.shape, seed=2) * np.float32(1e-3)
+        assert_matches(
+            getattr(of_layer, name),
+            way,
+            lambda step, name=name, weight=weight: (layer.replace(**{name: weight + step}), x),
+        )
+    assert_matches(of_x, towards * np.float32(1e-3), lambda step: (layer, x + step))
 
 
-def test_paths_are_batched_and_differentiated(pair):
+def test_run_path_batches_and_differentiates_experts(pair):
     """`run_path` promises both `vmap` over paths and `grad`, experts or not."""
     model, ids = pair("qwen2-moe").ours, oracle.random_ids(2)
-    paths = jnp.stack([pad_path(oracle.PATHS[kind], 6) for kind in ("skip", "reordered")])
+    paths = np.stack([pad_path(oracle.PATHS[kind], 6) for kind in ("skip", "reordered")])
     out = jax.vmap(lambda path: cola_jax.run_path(model, ids, path))(paths)
     for path, logits in zip(paths, out, strict=True):
         assert oracle.relative_error(logits, cola_jax.run_path(model, ids, path)) < 1e-5
@@ -148,21 +165,21 @@ def test_paths_are_batched_and_differentiated(pair):
         layers = model.layers.replace(router=router)
         return jnp.sum(cola_jax.run_path(model.replace(layers=layers), ids, path) ** 2)
 
-    slopes = jax.vmap(jax.grad(loss), (None, 0))(model.layers.router, paths)
+    slopes = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(model.layers.router, paths)
     used = np.abs(slopes).max(axis=(2, 3)) > 0
     np.testing.assert_array_equal(used, [[1, 0, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]])
-    one = jax.grad(loss)(model.layers.router, paths[0])
+    one = jax.jit(jax.grad(loss))(model.layers.router, paths[0])
     assert oracle.relative_error(slopes[0], one) < 1e-4
 
 
-def test_prompts_are_batched_under_one_path(pair):
+def test_run_path_batches_prompts(pair):
     """`vmap` over prompts alone, which `jax.lax.ragged_dot` cannot."""
     model, ids = pair("qwen3-moe").ours, oracle.random_ids(3)
-    out = jax.vmap(lambda row: cola_jax.run_path(model, row[None], (0, 4, 4))[0])(jnp.asarray(ids))
+    out = jax.vmap(lambda row: cola_jax.run_path(model, row[None], (0, 4, 4))[0])(ids)
     assert oracle.relative_error(out, cola_jax.run_path(model, ids, (0, 4, 4))) < 1e-5
 
 
-def test_facts_of_experts_are_checked(pair):
+def test_config_refuses_more_experts_per_token_than_experts(pair):
     config = pair("olmoe").ours.config
     with pytest.raises(ValueError, match="a token cannot use 7 of 6 experts"):
         dataclasses.replace(config, experts_per_token=7)

@@ -1,63 +1,33 @@
-"""Paths: text form, validation, and the edits against plain Python lists."""
+"""Paths: their text form, validation and padding."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax import edits
-from cola_jax import path as paths
-from cola_jax.edits import MOVE, REPEAT, SKIP, Edit
-from cola_jax.path import STOP
+from cola_jax.path import STOP, format_path, pad_path, parse_path, path_length, validate
 
 LAYERS = 9
-POSITIONS = 14
-ids = st.integers(0, LAYERS - 1)
-any_path = st.lists(ids, min_size=1, max_size=POSITIONS)
-# made of blocks that repeat, as searches make them
-looped_path = st.lists(
-    st.tuples(st.lists(ids, min_size=1, max_size=3), st.integers(1, 5)), min_size=1, max_size=4
+layers = st.integers(0, LAYERS - 1)
+paths = st.lists(layers, min_size=1, max_size=14)
+# of blocks that repeat, as searches make them
+looped_paths = st.lists(
+    st.tuples(st.lists(layers, min_size=1, max_size=3), st.integers(1, 5)), min_size=1, max_size=4
 ).map(lambda blocks: [layer for block, times in blocks for layer in block * times])
 
-TABLE = edits.edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3)
-# blocks longer than one layer may be moved as well, though the table has none
-MOVES = [(MOVE, start, k, s) for k in (2, 3) for s in (-4, -1, 2, 5) for start in range(POSITIONS)]
-EDITS = Edit(*(np.concatenate([a, b]) for a, b in zip(TABLE, np.array(MOVES).T, strict=True)))
-EDITS = Edit(*(column.astype(np.int32) for column in EDITS))
-apply_all = jax.jit(jax.vmap(edits.apply_edit, (None, 0)))
-fits_all = jax.jit(jax.vmap(edits.edit_fits, (None, 0, None, None)))
+
+@given(st.one_of(paths, looped_paths))
+def test_format_path_round_trips(path):
+    text = format_path(path)
+    assert parse_path(text, LAYERS, max_length=len(path)) == tuple(path)
+    assert format_path([*path, STOP, STOP]) == text
 
 
-def edited(path, kind, start, k, amount):
-    """The edit on a list; None where its block, or the place it moves to, is not inside."""
-    block, rest = path[start : start + k], path[:start] + path[start + k :]
-    if len(block) < k:
-        return None
-    if kind == SKIP:
-        return rest
-    if kind == REPEAT:
-        return path[:start] + block * (amount + 1) + path[start + k :]
-    target = start + amount
-    return rest[:target] + block + rest[target:] if 0 <= target <= len(rest) else None
-
-
-def rows(edits):
-    return [tuple(int(x) for x in row) for row in zip(*edits, strict=True)]
-
-
-@given(st.one_of(any_path, looped_path))
-def test_text_form_round_trips(path):
-    text = paths.format_path(path)
-    assert paths.parse_path(text, LAYERS, max_length=len(path)) == tuple(path)
-    assert paths.format_path([*path, STOP, STOP]) == text
-
-
-@given(any_path)
-def test_text_form_ignores_spaces(path):
-    text = paths.format_path(path)
-    assert paths.parse_path(" " + text.replace(",", " ,  ") + "\n", LAYERS, 99) == tuple(path)
+@given(paths)
+def test_parse_path_ignores_spaces(path):
+    text = format_path(path)
+    assert parse_path(" " + text.replace(",", " ,  ") + "\n", LAYERS, 99) == tuple(path)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +40,13 @@ def test_text_form_ignores_spaces(path):
         ("8,0,8", (8, 0, 8)),
     ],
 )
-def test_examples_read_and_write(text, path):
-    assert paths.parse_path(text, LAYERS) == path
-    assert paths.format_path(path) == text
+def test_format_path_inverts_parse_path(text, path):
+    assert parse_path(text, LAYERS) == path
+    assert format_path(path) == text
 
 
-def test_other_spellings_read():
-    assert paths.parse_path("(0-1)x1,3-3,(4)x2", LAYERS) == (0, 1, 3, 4, 4)
+def test_parse_path_reads_other_spellings():
+    assert parse_path("(0-1)x1,3-3,(4)x2", LAYERS) == (0, 1, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +68,16 @@ def test_other_spellings_read():
         ("(0)x999999999999", "runs more than 18 layers"),
     ],
 )
-def test_bad_text_is_refused(text, message):
+def test_parse_path_refuses_bad_text(text, message):
     with pytest.raises(ValueError, match=message):
-        paths.parse_path(text, LAYERS)
+        parse_path(text, LAYERS)
 
 
-def test_longest_path_read_is_a_choice():
-    assert len(paths.parse_path("(0-8)x2", LAYERS)) == 18
-    assert len(paths.parse_path("(0-8)x3", LAYERS, max_length=27)) == 27
+def test_parse_path_limits_length():
+    assert len(parse_path("(0-8)x2", LAYERS)) == 18
+    assert len(parse_path("(0-8)x3", LAYERS, max_length=27)) == 27
     with pytest.raises(ValueError, match="runs more than 3 layers"):
-        paths.parse_path("0-3", LAYERS, max_length=3)
+        parse_path("0-3", LAYERS, max_length=3)
 
 
 @pytest.mark.parametrize(
@@ -121,97 +91,19 @@ def test_longest_path_read_is_a_choice():
         ([0] * 5, "path has 5 layers, but at most 4 are allowed"),
     ],
 )
-def test_validate_refuses(path, message):
+def test_validate_refuses_bad_paths(path, message):
     with pytest.raises(ValueError, match=message):
-        paths.validate(path, LAYERS, max_length=4)
+        validate(path, LAYERS, max_length=4)
 
 
 def test_validate_drops_padding():
-    assert paths.validate(np.array([3, 3, STOP, STOP]), LAYERS) == (3, 3)
+    assert validate(np.array([3, 3, STOP, STOP]), LAYERS) == (3, 3)
 
 
 def test_pad_path_pads_or_refuses():
-    padded = paths.pad_path((1, 2), 4)
+    padded = pad_path((1, 2), 4)
     assert padded.tolist() == [1, 2, STOP, STOP]
     assert padded.dtype == np.int32
-    assert paths.path_length(jnp.asarray([padded, padded + STOP])).tolist() == [2, 4]
+    assert path_length(jnp.asarray([padded, padded + STOP])).tolist() == [2, 4]
     with pytest.raises(ValueError, match=r"3 layers but only 2 positions; pass positions=3"):
-        paths.pad_path((1, 2, 3), 2)
-
-
-@given(any_path)
-def test_edits_are_those_of_lists(path):
-    """Every edit of the table whose block fits; what is longer than the padding is cut."""
-    out = np.asarray(apply_all(jnp.asarray(paths.pad_path(path, POSITIONS)), EDITS))
-    for row, edit in zip(out, rows(EDITS), strict=True):
-        expected = edited(path, *edit)
-        if expected is not None:
-            cut = expected[:POSITIONS]
-            assert row.tolist() == cut + [STOP] * (POSITIONS - len(cut)), (path, edit)
-
-
-@given(any_path, st.integers(0, 4), st.integers(0, POSITIONS + 2))
-def test_edit_fits_agrees_with_lists(path, shortest, longest):
-    fits = np.asarray(fits_all(len(path), EDITS, shortest, longest))
-    for fit, edit in zip(fits, rows(EDITS), strict=True):
-        expected = edited(path, *edit)
-        allowed = expected is not None and shortest <= len(expected) <= longest
-        assert fit == allowed, (path, edit)
-
-
-def test_edits_compile_once_and_take_numbers():
-    start = jnp.asarray(paths.pad_path((0, 1, 2, 3), 8))
-    assert edits.skip(start, 1, 2).tolist() == [0, 3] + [STOP] * 6
-    assert edits.repeat(start, np.int32(2), 2, 1).tolist() == [0, 1, 2, 3, 2, 3, STOP, STOP]
-    assert edits.move(start, 0, 1, jnp.int32(2)).tolist() == [1, 2, 0, 3] + [STOP] * 4
-    apply = jax.jit(lambda path, edit: edits.apply_edit(path, edit))  # a cache of its own
-    for edit in ((SKIP, 0, 1, 0), (REPEAT, 1, 2, 2), (MOVE, 3, 1, -1)):
-        apply(start, Edit(*map(jnp.int32, edit)))
-    assert apply._cache_size() == 1
-
-
-def test_edit_table_lists_what_was_asked_for():
-    table = rows(edits.edit_table(5, skip=2, repeat=1, times=2, move=1))
-    assert len(set(table)) == len(table) == 5 * (2 + 2 + 2)
-    assert {(kind, k, amount) for kind, _, k, amount in table} == {
-        *((SKIP, 1, 0), (SKIP, 2, 0)),
-        *((REPEAT, 1, 1), (REPEAT, 1, 2)),
-        *((MOVE, 1, -1), (MOVE, 1, 1)),
-    }
-    assert {start for _, start, _, _ in table} == set(range(5))
-    with pytest.raises(ValueError, match="no edit is allowed"):
-        edits.edit_table(5, skip=0, repeat=0)
-
-
-def test_edits_read_well():
-    assert edits.format_edit((SKIP, 5, 2, 0)) == "skip 2 at 5"
-    assert edits.format_edit((REPEAT, 7, 1, 2)) == "repeat 1 at 7 x2"
-    assert edits.format_edit(np.array([MOVE, 3, 1, -1])) == "move 1 at 3 by -1"
-
-
-def test_random_paths_are_distinct_valid_and_reproducible():
-    drawn = edits.random_paths(LAYERS, 40, seed=1)
-    assert drawn == edits.random_paths(LAYERS, 40, seed=1)
-    assert drawn != edits.random_paths(LAYERS, 40, seed=2)
-    assert len(set(drawn)) == 40
-    assert paths.identity(LAYERS) not in drawn
-    for path in drawn:
-        assert paths.validate(path, LAYERS, max_length=2 * LAYERS) == path
-
-
-def test_random_paths_are_edits_of_the_identity():
-    identity = list(paths.identity(5))
-    table = rows(edits.edit_table(10))
-    one_edit = {tuple(new) for edit in table if (new := edited(identity, *edit))}
-    assert set(edits.random_paths(5, 30, seed=0, edits=1)) <= one_edit
-    assert any(len(path) < 5 for path in edits.random_paths(5, 30, seed=0, edits=1))
-    assert any(len(path) > 5 for path in edits.random_paths(5, 30, seed=0, edits=1))
-
-
-def test_random_paths_say_when_there_are_too_few():
-    with pytest.raises(ValueError, match=r"only \d+ of 50 distinct random paths.*ask for fewer"):
-        edits.random_paths(2, 50, seed=0, edits=1)
-
-
-def test_random_paths_respect_the_longest_length():
-    assert max(map(len, edits.random_paths(LAYERS, 30, seed=0, max_length=LAYERS))) <= LAYERS
+        pad_path((1, 2, 3), 2)

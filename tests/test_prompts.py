@@ -1,10 +1,24 @@
-"""Batches of prompts, and readings against a plain definition."""
+"""Batches of prompts, what tokenizers return, and readings against a plain definition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from transformers import BatchEncoding
 
 from cola_jax.prompts import NO_READ, PADDING, Prompts, readings
+from tests import tiny
+
+PAD = 9
+LEFT = {  # the rows are 3 1 4 and 5
+    "input_ids": [[3, 1, 4], [PAD, PAD, 5]],
+    "attention_mask": [[1, 1, 1], [0, 0, 1]],
+}
+RIGHT = {
+    "input_ids": [[3, 1, 4], [5, PAD, PAD]],
+    "attention_mask": [[1, 1, 1], [1, 0, 0]],
+}
 
 
 def test_plain_wraps_ids():
@@ -36,12 +50,91 @@ def test_stack_pads_each_field_with_its_own_filler():
         assert field.dtype == np.int32
 
 
-def test_stack_without_reads():
+def test_stack_accepts_rows_without_reads():
     row = Prompts(ids=[5], positions=[0], branch=[0])
     batch = Prompts.stack([row, row])
     assert batch.ids.shape == (2, 1)
     assert batch.read is None
     assert batch.targets is None
+
+
+def test_stack_refuses_rows_of_which_some_have_reads():
+    row = Prompts(ids=[5], positions=[0], branch=[0])
+    with pytest.raises(ValueError, match="either all rows have read positions"):
+        Prompts.stack([row, row.replace(read=[0], targets=[1])])
+
+
+@pytest.mark.parametrize("convert", [list, np.array, torch.tensor, jnp.array])
+def test_from_encoding_marks_padding_on_either_side(convert):
+    for encoding, positions, branch in (
+        (LEFT, [[0, 1, 2], [0, 0, 0]], [[0, 0, 0], [PADDING, PADDING, 0]]),
+        (RIGHT, [[0, 1, 2], [0, 0, 0]], [[0, 0, 0], [0, PADDING, PADDING]]),
+    ):
+        arrays = {name: convert(value) for name, value in encoding.items()}
+        prompts = Prompts.from_encoding(BatchEncoding(arrays))
+        assert prompts.ids.tolist() == encoding["input_ids"]
+        assert prompts.positions.tolist() == positions
+        assert prompts.branch.tolist() == branch
+        assert prompts.read is None
+        assert all(x.dtype == np.int32 for x in jax.tree.leaves(prompts))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", [None, "np", "pt"])
+def test_from_encoding_takes_what_a_tokenizer_returns(side, kind):
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = "</s>", side
+    texts = ["the sun", "moon", "water ice rock"]
+    encoding = tokenizer(
+        texts, padding=True, return_tensors=kind, return_token_type_ids=True, return_length=True
+    )
+    prompts = Prompts.from_encoding(encoding)
+    for b, text in enumerate(texts):
+        tokens = prompts.branch[b] != PADDING
+        assert prompts.ids[b, tokens].tolist() == tokenizer(text).input_ids
+        assert prompts.positions[b, tokens].tolist() == list(range(tokens.sum()))
+        assert tokens[-1 if side == "left" else 0]
+
+
+def test_from_encoding_under_jit_equals_numpy():
+    arrays = {name: np.array(value) for name, value in LEFT.items()}
+    traced = jax.jit(lambda encoding: Prompts.from_encoding(encoding, PAD))(arrays)
+    jax.tree.map(np.testing.assert_array_equal, traced, Prompts.from_encoding(LEFT))
+
+
+def test_from_encoding_without_a_mask_is_plain():
+    encoding = {"input_ids": [[3, 1, 4]], "attention_mask": None, "position_ids": [[0, 1, 2]]}
+    plain = Prompts.plain(np.array([[3, 1, 4]]))
+    jax.tree.map(np.testing.assert_array_equal, Prompts.from_encoding(encoding, PAD), plain)
+
+
+def test_from_encoding_accepts_the_positions_that_the_mask_implies():
+    for at_padding in (0, 1):  # transformers has either
+        positions = [[0, 1, 2], [at_padding, at_padding, 0]]
+        Prompts.from_encoding({**LEFT, "position_ids": positions})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_mask": [[1, 0, 1], [1, 1, 1]]}, "row 0 .* has a 0 between two tokens"),
+        ({"attention_mask": [[1, 1, 1], [0, 0, 0]]}, "row 1 of attention_mask has no token"),
+        ({"attention_mask": [[1, 1], [0, 1]]}, r"shape \(2, 2\), but input_ids have \(2, 3\)"),
+        ({"attention_mask": [[1, 1, 2], [0, 1, 1]]}, r"attention_mask holds \[2\], but must be 1"),
+        ({"attention_mask": [[1.0, 1, 1], [0, 1, 0.5]]}, "attention_mask is float64 of shape"),
+        ({"attention_mask": np.ones((2, 1, 3, 3), int)}, r"int64 of shape \(2, 1, 3, 3\)"),
+        ({"position_ids": [[0, 1, 2], [0, 1, 2]]}, "position_ids are not 0, 1, 2 and so on from"),
+        ({"position_ids": [[0, 1, 2]]}, "position_ids are not 0, 1, 2 and so on from"),
+        ({"inputs_embeds": [[0.0]]}, r"has \['inputs_embeds'\], which would be lost"),
+        ({"input_ids": None}, r"has input_ids, this one has \['attention_mask'\]"),
+        ({"input_ids": [[1, 2], [3]]}, "rows of input_ids differ in length: .* padding=True"),
+        ({"input_ids": [1, 2], "attention_mask": [1, 1]}, "tokenize a list of texts"),
+        ({"attention_mask": None}, f"row 1 begins with the pad token {PAD}, but has no attention"),
+    ],
+)
+def test_from_encoding_refuses_what_it_cannot_honour(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Prompts.from_encoding({**LEFT, **changes}, PAD)
 
 
 def reading(logits, target):
@@ -58,10 +151,11 @@ def test_readings_follow_their_definition(dtype, lead):
     generator = np.random.default_rng(0)
     logits = jnp.asarray(10 * generator.normal(size=(*lead, 4, 11)), dtype)
     targets = generator.integers(0, 11, (*lead, 4))
-    targets[..., 0] = np.asarray(logits).argmax(-1)[..., 0]  # the target is also the best
-    out = readings(logits, jnp.asarray(targets))
-    assert out.logprob.dtype == out.rival.dtype == jnp.float32
-    assert out.token.dtype == jnp.int32
+    logits = np.asarray(logits)
+    targets[..., 0] = logits.argmax(-1)[..., 0]  # the target is also the best
+    out = jax.device_get(jax.jit(readings)(logits, targets))
+    assert out.logprob.dtype == out.rival.dtype == np.float32
+    assert out.token.dtype == np.int32
     assert out.finite.shape == lead
     assert out.finite.all()
     for place in np.ndindex(targets.shape):
@@ -71,21 +165,21 @@ def test_readings_follow_their_definition(dtype, lead):
         assert out.token[place] == token
 
 
-def test_ties_go_to_the_first_token():
+def test_readings_give_ties_to_the_first_token():
     out = readings(jnp.array([[0.0, 2.0, 2.0]]), jnp.array([2]))
     assert out.token.tolist() == [1]
     assert out.logprob[0] == out.rival[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_any_logit_that_is_not_finite_flags_its_path_alone(value):
+def test_readings_flag_only_paths_with_logits_that_are_not_finite(value):
     logits = np.zeros((3, 2, 5), np.float32)
     logits[1, 0, 4] = value
-    out = readings(jnp.asarray(logits), jnp.zeros((3, 2), jnp.int32))
+    out = jax.jit(readings)(logits, np.zeros((3, 2), np.int32))
     assert out.finite.tolist() == [True, False, True]
 
 
-def test_large_logits_do_not_overflow():
+def test_readings_of_large_logits_do_not_overflow():
     out = readings(jnp.array([[3e38, -3e38, 0.0]]), jnp.array([0]))
     assert out.logprob.tolist() == [0.0]
     assert np.isneginf(out.rival[0]) or out.rival[0] < -1e38

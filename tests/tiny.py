@@ -8,7 +8,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cola_jax.convert import convert
-from cola_jax.tasks import Question
+from cola_jax.question import Question
 from tests.oracle import randomise
 
 LAYERS = 5
@@ -21,7 +21,7 @@ CHAT = (
 
 
 def tokenizer(chat: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """Trains a byte-level BPE that puts <s> in front, as Llama's does."""
+    """Trains a byte-level BPE that prepends <s>, as Llama's does."""
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
@@ -64,7 +64,7 @@ def make_source(folder: Path, layers: int = LAYERS) -> Path:
 
 
 def make_checkpoint(folder: Path, layers: int = LAYERS) -> Path:
-    """Makes and converts the tiny model."""
+    """Makes and converts the tiny model; for the usual one, take the fixture `tiny_checkpoint`."""
     convert(str(make_source(folder / "theirs", layers)), folder / "ours")
     return folder / "ours"
 

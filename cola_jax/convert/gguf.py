@@ -1,42 +1,133 @@
-"""Reading GGUF files; quantised tensors are dequantised one at a time."""
+"""Reads GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert.families import read_config
-from cola_jax.convert.gguf_architectures import ARCHITECTURES, HEAD
-from cola_jax.convert.gguf_tokenizer import write_tokenizer
-from cola_jax.convert.source import Source
-from cola_jax.convert.table import check
+from cola_jax.convert.huggingface import read_config
+from cola_jax.convert.table import Row, Source, check
 
 TYPES = {
     GGMLQuantizationType[name]
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
 }
+TOKENIZER_KEYS = {
+    "ggml.model": "tokenizer_type",
+    "ggml.pre": "pre_tokenizer_type",
+    "ggml.tokens": "tokens",
+    "ggml.scores": "scores",
+    "ggml.token_type": "token_type",
+    "ggml.merges": "merges",
+    "ggml.bos_token_id": "bos_token_id",
+    "ggml.eos_token_id": "eos_token_id",
+    "ggml.unknown_token_id": "unk_token_id",
+    "ggml.padding_token_id": "pad_token_id",
+    "ggml.add_space_prefix": "add_prefix_space",
+}
 ROPE_DIVISORS = "rope_freqs.weight"
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+
+
+class Architecture(NamedTuple):
+    """How to read a `general.architecture`, whose name is also the prefix of its keys."""
+
+    model_type: str  # of the Hugging Face config that the keys are translated to
+    rows: tuple[Row, ...]  # without the head, which has one name in all architectures
+    keys: Mapping[str, str | None]  # to attributes of such a config; None for keys without one
+    finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # adds what no key holds
+
+
+COMMON = (
+    Row("embedding", "token_embd.weight", "V D -> V D"),
+    Row("v", "blk.{i}.attn_v.weight", "(K H) D -> D K H"),
+    Row("o", "blk.{i}.attn_output.weight", "D (N H) -> N H D"),
+    Row("gate", "blk.{i}.ffn_gate.weight", "F D -> D F"),
+    Row("up", "blk.{i}.ffn_up.weight", "F D -> D F"),
+    Row("down", "blk.{i}.ffn_down.weight", "D F -> F D"),
+)
+HEAD = Row("head", "output.weight", "V D -> D V")
+LLAMA = (
+    *COMMON,
+    # the two halves of each head are interleaved, for rope on adjacent pairs
+    Row("q", "blk.{i}.attn_q.weight", "(N h two) D -> D N (two h)"),
+    Row("k", "blk.{i}.attn_k.weight", "(K h two) D -> D K (two h)"),
+    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D"),
+    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D"),
+    Row("norm", "output_norm.weight", "D -> D"),
+)
+GEMMA3 = (
+    *COMMON,
+    Row("q", "blk.{i}.attn_q.weight", "(N H) D -> D N H"),
+    Row("k", "blk.{i}.attn_k.weight", "(K H) D -> D K H"),
+    # norms are stored with the 1 that the model adds to them
+    Row("q_norm", "blk.{i}.attn_q_norm.weight", "H -> H", -1.0),
+    Row("k_norm", "blk.{i}.attn_k_norm.weight", "H -> H", -1.0),
+    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D", -1.0),
+    Row("attention_post_norm", "blk.{i}.post_attention_norm.weight", "D -> D", -1.0),
+    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D", -1.0),
+    Row("mlp_post_norm", "blk.{i}.post_ffw_norm.weight", "D -> D", -1.0),
+    Row("norm", "output_norm.weight", "D -> D", -1.0),
+)
+
+KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": None,
+    "rope.dimension_count": None,
+    "attention.value_length": None,
+    "rope.scaling.type": None,
+    "rope.scaling.factor": None,
+    "rope.scaling.original_context_length": None,
+    "rope.scaling.finetuned": None,
+}
+GEMMA3_KEYS = {
+    **KEYS,
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+GEMMA3_27B = 62  # its number of layers, by which llama.cpp recognises it
+
+
+def scale_queries(config: ModelConfig) -> ModelConfig:
+    """Sets the query scale, which Gemma 3 files do not hold."""
+    if config.num_layers != GEMMA3_27B:
+        return dataclasses.replace(config, query_scale=1.0)
+    per_head = config.width // config.num_heads
+    return dataclasses.replace(config, query_scale=(config.head_dim / per_head) ** 0.5)
+
+
+ARCHITECTURES = {
+    "llama": Architecture("llama", LLAMA, KEYS),
+    "gemma3": Architecture("gemma3_text", GEMMA3, GEMMA3_KEYS, scale_queries),
+}
 
 
 def open_gguf(file: Path) -> Source:
     """Opens a GGUF file.
 
-    Raises ValueError for another architecture, keys or tensor types that are not handled,
-    tensors that do not match, and files that are damaged or cut short.
+    Raises ValueError for architectures, keys and tensor types that are not supported, tensors
+    that do not match the metadata, and files that are damaged or truncated.
     """
     reader = read_file(file)
     metadata = read_metadata(file, reader)
     name = metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         raise ValueError(
-            f"{file} has architecture {name!r}; {', '.join(ARCHITECTURES)} files can be read. "
-            "Convert the model from its safetensors instead."
+            f"{file} has architecture {name!r}, which is not supported. Supported: "
+            f"{', '.join(ARCHITECTURES)}. Convert the model from its safetensors instead."
         )
     tensors = GgufTensors(file, reader)
     config = gguf_config(file, metadata, tensors)
@@ -48,7 +139,7 @@ def open_gguf(file: Path) -> Source:
         config=config,
         rows=rows,
         tensors=tensors,
-        dtype=np.dtype(np.float32),  # what dequantised values are
+        dtype=np.dtype(np.float32),  # the dtype of dequantised values
         write_tokenizer=lambda target: write_tokenizer(metadata, target),
         origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
         stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
@@ -56,19 +147,19 @@ def open_gguf(file: Path) -> Source:
 
 
 def read_file(file: Path) -> GGUFReader:
-    """Opens the file with the gguf package; ValueError for whatever it stumbles over."""
+    """Opens the file with the gguf package; raises ValueError for damaged files."""
     if not file.is_file():
         raise ValueError(f"{file} does not exist.")
     try:
         return GGUFReader(str(file))
     except Exception as error:  # a damaged header surfaces as any of half a dozen types
         raise ValueError(
-            f"{file} is not a GGUF file, or is damaged or cut short ({error}): fetch it again."
+            f"{file} is not a GGUF file, or is damaged or truncated ({error}): download it again."
         ) from error
 
 
 def read_metadata(file: Path, reader: GGUFReader) -> dict[str, Any]:
-    """Reads the fields that matter here, others may be large; ValueError for damaged ones."""
+    """Reads the fields needed here, as others may be large; raises ValueError for damaged ones."""
     parts = ("general.architecture", "tokenizer.", *(f"{name}." for name in ARCHITECTURES))
     try:
         fields = {n: f.contents() for n, f in reader.fields.items() if n.startswith(parts)}
@@ -77,29 +168,31 @@ def read_metadata(file: Path, reader: GGUFReader) -> dict[str, Any]:
             v for n, v in fields.items() if n.startswith("tokenizer.") and n.endswith("_token_id")
         ]
         if tokens and ("tokenizer.ggml.model" not in fields or max(ids, default=0) >= len(tokens)):
-            raise ValueError("the tokenizer's kind is missing, or a special token has no text")
+            raise ValueError(
+                "the tokenizer's kind is missing, or a special token is not in its list"
+            )
     except Exception as error:  # a damaged string or array surfaces as one of many types
-        raise ValueError(f"{file} has damaged metadata ({error}): fetch it again.") from error
+        raise ValueError(f"{file} has damaged metadata ({error}): download it again.") from error
     return fields
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
-    """Builds the config through the same reader as for Hugging Face files, so one place decides."""
+    """Builds the config by translating the keys to a Hugging Face config and reading that."""
     name = metadata["general.architecture"]
     prefix, architecture = f"{name}.", ARCHITECTURES[name]
     own = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
     if unknown := sorted(set(own) - set(architecture.keys)):
         raise ValueError(f"{file} has keys that are not handled: {[prefix + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
-        raise ValueError(f"{file} has no token_embd.weight: it holds no whole model.")
-    # null rather than left out: a family's defaults are not for files that say all they mean
+        raise ValueError(f"{file} has no token_embd.weight: it is not a complete model.")
+    # missing keys become null, as a family's defaults do not apply to GGUF files
     values = {hf: own.get(key) for key, hf in architecture.keys.items() if hf}
     values |= {
         "model_type": architecture.model_type,
         "vocab_size": tensors.shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in tensors.shapes,
     }
-    # the format's type has no exact decimal for 1e-5; seven digits are what float32 holds
+    # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
     eps = own.get("attention.layer_norm_rms_epsilon", 1e-5)
     values["rms_norm_eps"] = float(f"{eps:.7g}")
     scaling = own.get("rope.scaling.type", "none")
@@ -108,7 +201,10 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     config = architecture.finish(read_config(values)[0])
     head = config.head_dim
     if {own.get("rope.dimension_count", head), own.get("attention.value_length", head)} != {head}:
-        raise ValueError(f"{file} has heads of {head}, of which only a part is rotated or a value.")
+        raise ValueError(
+            f"{file} rotates only a part of each head, or has values of another width than its "
+            f"heads ({head})."
+        )
     if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS))
@@ -131,10 +227,52 @@ class GgufTensors:
         if unsupported:
             raise ValueError(
                 f"{file} has tensors of type {sorted(unsupported)}; "
-                f"{sorted(kind.name for kind in TYPES)} can be read."
+                f"{sorted(kind.name for kind in TYPES)} are supported."
             )
 
     def read(self, name: str) -> np.ndarray:
         """Dequantises one tensor."""
         tensor = self.tensors[name]
         return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
+
+
+def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
+    """Writes the tokenizer and its chat template in transformers' format, if the file has one.
+
+    `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
+    it is not a public interface, so a test compares the ids of the two.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
+
+    fields = {k.removeprefix("tokenizer."): v for k, v in metadata.items()}
+    if "ggml.tokens" not in fields:
+        return
+    vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
+    backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    special = {
+        f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
+        for name in ("bos", "eos", "unk", "pad")
+        if f"{name}_token_id" in vocabulary
+    }
+    # llama.cpp adds BOS to a sentencepiece vocabulary by default
+    bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+    eos = fields.get("ggml.add_eos_token", False)
+    first = special.get("bos_token") if bos else None
+    last = special.get("eos_token") if eos else None
+    add_ends(backend, first, last)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.chat_template = fields.get("chat_template")
+    tokenizer.save_pretrained(target)
+
+
+def add_ends(backend: Any, first: str | None, last: str | None) -> None:
+    """Makes the tokenizer put these tokens before and after every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    ends = [token for token in (first, last) if token is not None]
+    if ends:
+        backend.post_processor = TemplateProcessing(
+            single=[*ends[: first is not None], "$A", *ends[first is not None :]],
+            special_tokens=[(token, backend.token_to_id(token)) for token in ends],
+        )

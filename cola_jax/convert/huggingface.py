@@ -1,18 +1,20 @@
-"""Reading Hugging Face checkpoints: a local directory, or a Hub id that is downloaded first."""
+"""Reads Hugging Face models: the supported families, local directories and Hub ids."""
 
 import json
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cola_jax.convert.families import family_of, read_config
-from cola_jax.convert.source import Source
-from cola_jax.convert.table import check
+from cola_jax.config import ModelConfig
+from cola_jax.convert import gemma, llama, olmo, qwen
+from cola_jax.convert.attributes import Attributes
+from cola_jax.convert.table import Row, Source, check
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -27,35 +29,80 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION = "generation_config.json"
-# buffers that old checkpoints carry and that the config determines
+# buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
-def open_hub(name: str, revision: str | None) -> Source:
-    """Downloads a Hub repository's config, safetensors and tokenizer, and opens them.
+class Family(NamedTuple):
+    """How to read a model_type: its config, and the table of weights for that config."""
 
-    The revision (a branch, tag or commit; the default branch when None) is resolved to a commit,
-    which is what gets recorded. Raises ValueError where the Hub cannot be reached or refuses.
+    read: Callable[[Attributes], ModelConfig]
+    rows: Callable[[ModelConfig], tuple[Row, ...]]
+    ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
+
+
+FAMILIES = {
+    "gemma3": Family(gemma.read_gemma3, gemma.multimodal_rows, gemma.VISION),
+    "gemma3_text": Family(gemma.read_gemma3_text, gemma.rows),
+    "llama": Family(llama.read_llama, llama.rows),
+    "mistral": Family(llama.read_mistral, llama.rows),
+    "olmo2": Family(olmo.read_olmo2, olmo.olmo2_rows),
+    "olmoe": Family(olmo.read_olmoe, olmo.olmoe_rows),
+    "qwen2": Family(qwen.read_qwen2, qwen.rows),
+    "qwen2_moe": Family(qwen.read_qwen2_moe, qwen.rows),
+    "qwen3": Family(qwen.read_qwen3, qwen.rows),
+    "qwen3_moe": Family(qwen.read_qwen3_moe, qwen.rows),
+}
+
+
+def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]]:
+    """Reads a Hugging Face config; returns ours and its table of weights.
+
+    Raises ValueError for a family or an attribute that is not supported.
+    """
+    family = family_of(values)
+    attributes = Attributes(values)
+    config = family.read(attributes)
+    attributes.refuse_unknown()
+    return config, family.rows(config)
+
+
+def family_of(values: Mapping[str, Any]) -> Family:
+    """Returns the family of a config; raises ValueError for one that is not supported."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"config.json: model_type {kind!r} is not supported. Supported: "
+            f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
+        )
+    return FAMILIES[kind]
+
+
+def open_hub(name: str, revision: str | None) -> Source:
+    """Downloads the config, safetensors and tokenizer of a Hub repository, and opens them.
+
+    The revision (a branch, tag or commit; the default branch if None) is resolved to a commit,
+    which is recorded. Raises ValueError if the download fails.
     """
     if not HUB_ID.fullmatch(name):
         raise ValueError(
             f"source {name!r} is neither an existing directory, nor a .gguf file, nor a Hub id "
             "like HuggingFaceTB/SmolLM2-135M-Instruct."
         )
-    # what is not supported is refused before its weights are fetched
+    # refuse unsupported models before downloading their weights
     folder = download(name, revision, ["config.json"])
     read_config(read_json(folder / "config.json"))
-    commit = folder.name  # the cache keeps each commit in a folder of its name
+    commit = folder.name  # the cache names a snapshot's folder after its commit
     files = ["config.json", GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
     folder = download(name, commit, files)
     return open_directory(folder)._replace(origin={"kind": "hub", "name": name, "revision": commit})
 
 
 def download(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """Downloads files of a Hub repository, or finds them in the cache; ValueError where not."""
+    """Downloads files of a Hub repository unless they are cached; raises ValueError on failure."""
     from huggingface_hub import snapshot_download
 
-    # some repositories hold the weights twice, once more in their authors' own format
+    # some repositories hold a second copy of the weights in their authors' own format
     skipped = ["consolidated*", "*/*"]
     try:
         return Path(
@@ -65,32 +112,32 @@ def download(name: str, revision: str | None, patterns: list[str]) -> Path:
         )
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         raise ValueError(
-            f"{name} (revision {revision or 'default'}) could not be had from the Hub: "
-            f"{error} Check the id, log in with `hf auth login` if it is gated, or give a local "
-            "directory."
+            f"{name} (revision {revision or 'default'}) could not be downloaded from the "
+            f"Hub: {error} Check the id, log in with `hf auth login` if the model is gated, or "
+            "pass a local directory."
         ) from error
 
 
 def open_directory(folder: Path) -> Source:
     """Opens a local directory in Hugging Face layout.
 
-    Raises ValueError where files are missing or damaged, tensors do not match the config, or
-    the weights are pickled.
+    Raises ValueError if files are missing or damaged, tensors do not match the config, or the
+    weights are pickled.
     """
     values = read_json(folder / "config.json")
     config, rows = read_config(values)
     tensors = SafetensorsFiles(folder)
-    # in multimodal files all names of the decoder begin with one more word
+    # multimodal models put a prefix before all names of the decoder
     embedding = next(row.theirs for row in rows if row.ours == "embedding")
     head = embedding.replace(EMBEDDING, HEAD)
     tied_head = config.tied and head in tensors.shapes
     if tied_head:
         check_tied_head(tensors, head, embedding)
-    others = family_of(values).others
+    outside = family_of(values).ignored
 
     def ignored(name: str) -> bool:
         is_buffer = BUFFERS.fullmatch(name) is not None
-        return is_buffer or name.startswith(others) or (tied_head and name == head)
+        return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
     return Source(
@@ -105,10 +152,10 @@ def open_directory(folder: Path) -> Source:
 
 
 def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
-    """Reads which tokens end a generation: chat models often name more than their tokenizer.
+    """Reads the tokens that end a generation; chat models often have more than their tokenizer.
 
-    `generation_config.json` has the last word, then the config and the text part of it. Raises
-    ValueError for an eos_token_id that is not a token id or a list of them.
+    `generation_config.json` takes precedence over the config, and the config over its text part.
+    Raises ValueError for an eos_token_id that is neither a token id nor a list of them.
     """
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else {}
     text = config.get("text_config")
@@ -118,7 +165,7 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
         ids = found if isinstance(found, list) else [] if found is None else [found]
         if any(type(i) is not int or i < 0 for i in ids):
             raise ValueError(
-                f"{folder}: eos_token_id of {name} must be a token id or a list of them, it is "
+                f"{folder}: eos_token_id of {name} must be a token id or a list of them, got "
                 f"{found!r}."
             )
         if ids:
@@ -127,7 +174,7 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object; ValueError where there is none."""
+    """Reads a JSON object; raises ValueError if the file is missing or holds anything else."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -135,14 +182,14 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.parent} has no {file.name}: it is not a Hugging Face model."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON ({error}): fetch it again.") from None
+        raise ValueError(f"{file} is not JSON ({error}): download it again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object, it holds a {type(values).__name__}.")
     return values
 
 
 class SafetensorsFiles:
-    """The tensors of one or many safetensors files, by name."""
+    """The tensors of one or more safetensors files, by name."""
 
     def __init__(self, folder: Path):
         self.files = {file.name: open_file(file) for file in weight_files(folder)}
@@ -158,7 +205,7 @@ class SafetensorsFiles:
                 self.shapes[name] = tuple(handle.get_slice(name).get_shape())
 
     def dtype(self, name: str) -> np.dtype:
-        """Returns a tensor's dtype; ValueError for one that is not a plain float."""
+        """Returns a tensor's dtype; raises ValueError for integers and quantised formats."""
         stored = self.files[self.home[name]].get_slice(name).get_dtype()
         if stored not in DTYPES:
             raise ValueError(
@@ -174,11 +221,11 @@ class SafetensorsFiles:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files of a model; ValueError where any is missing."""
+    """Lists the safetensors files of a model; raises ValueError if any is missing."""
     if (folder / INDEX).exists():
         files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map of files: fetch it again.")
+            raise ValueError(f"{folder / INDEX} has no weight_map of files: download it again.")
         names = sorted(set(files.values()))
         if missing := [name for name in names if not (folder / Path(name).name).is_file()]:
             raise ValueError(
@@ -195,23 +242,25 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
     if pickles:
         raise ValueError(
-            f"{folder} has only pickled weights {pickles}, which can run code when they are read. "
-            "Take a revision with safetensors, or save the model again with "
+            f"{folder} has only pickled weights {pickles}, which can run code when loaded. "
+            "Choose a revision with safetensors, or save the model again with "
             "`save_pretrained(..., safe_serialization=True)`."
         )
     raise ValueError(f"{folder} has no safetensors files: there are no weights to convert.")
 
 
 def open_file(file: Path) -> Any:
-    """Opens one safetensors file; ValueError where its header or length is wrong."""
+    """Opens a safetensors file; raises ValueError if its header or length is wrong."""
     try:
         return safe_open(str(file), framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
+        raise ValueError(
+            f"{file} is damaged or incomplete ({error}): download it again."
+        ) from error
 
 
 def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> None:
-    """Raises ValueError for a stored head that differs from the embedding it is tied to."""
+    """Raises ValueError if a stored head differs from the embedding that it is tied to."""
     one, other = tensors.read(head), tensors.read(embedding)
     if one.shape != other.shape or not np.array_equal(one, other):
         raise ValueError(
@@ -221,7 +270,7 @@ def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> Non
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
-    """Copies whatever tokenizer files the directory has."""
+    """Copies the tokenizer files that the directory has."""
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, target / name)

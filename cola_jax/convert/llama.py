@@ -1,10 +1,10 @@
-"""Llama 2, 3, 3.1, 3.2 and SmolLM2, Mistral: the common decoder that other families extend."""
+"""Llama 2 to 3.2, SmolLM2 and Mistral; the rows and fields that the other families build on."""
 
 from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert.attributes import Attributes, read_rope
 from cola_jax.convert.table import Row
 
-ATTENTION = (  # what all families call by these names
+ATTENTION = (  # the same names in all families
     Row("embedding", "model.embed_tokens.weight", "V D -> V D"),
     Row("q", "model.layers.{i}.self_attn.q_proj.weight", "(N H) D -> D N H"),
     Row("k", "model.layers.{i}.self_attn.k_proj.weight", "(K H) D -> D K H"),
@@ -22,6 +22,13 @@ MLP = (
     Row("down", "model.layers.{i}.mlp.down_proj.weight", "D F -> F D"),
 )
 LLAMA = (*ATTENTION, *PRE_NORMS, *MLP)
+EXPERTS = (
+    Row("router", "model.layers.{i}.mlp.gate.weight", "E D -> D E"),
+    Row("expert_gate", "model.layers.{i}.mlp.experts.{e}.gate_proj.weight", "X D -> D X"),
+    Row("expert_up", "model.layers.{i}.mlp.experts.{e}.up_proj.weight", "X D -> D X"),
+    Row("expert_down", "model.layers.{i}.mlp.experts.{e}.down_proj.weight", "D X -> X D"),
+)
+MOE = (*ATTENTION, *PRE_NORMS, *EXPERTS)
 HEAD = (Row("head", "lm_head.weight", "V D -> D V"),)
 QKV_BIAS = (
     Row("q_bias", "model.layers.{i}.self_attn.q_proj.bias", "(N H) -> N H"),
@@ -37,7 +44,7 @@ MLP_BIAS = (
 
 
 def rows(config: ModelConfig, common: tuple[Row, ...] = LLAMA) -> tuple[Row, ...]:
-    """Returns the table for a config: the family's rows and those of the parts it has."""
+    """Returns the table for a config: `common` rows, and those of the optional parts it has."""
     return (
         *common,
         *(HEAD if not config.tied else ()),
@@ -47,51 +54,62 @@ def rows(config: ModelConfig, common: tuple[Row, ...] = LLAMA) -> tuple[Row, ...
     )
 
 
-def decoder(
+def read_decoder(
     attributes: Attributes,
     *,
     context: int,
     kv_heads: int | None = None,
     ropes: tuple[Rope, ...] | None = None,
 ) -> dict:
-    """Reads what all families have; `context` and `kv_heads` are a family's defaults.
+    """Reads the fields that all families have.
 
-    `ropes` are given where a family has more than one.
+    `context` and `kv_heads` are the family's defaults; `ropes` is given by families that have
+    several.
     """
-    heads = attributes.whole("num_attention_heads")
-    layers = attributes.whole("num_hidden_layers")
-    width = attributes.whole("hidden_size")
+    heads = attributes.integer("num_attention_heads")
+    layers = attributes.integer("num_hidden_layers")
+    width = attributes.integer("hidden_size")
     return {
-        "vocab_size": attributes.whole("vocab_size"),
+        "vocab_size": attributes.integer("vocab_size"),
         "num_layers": layers,
         "width": width,
         "num_heads": heads,
-        "num_kv_heads": attributes.whole("num_key_value_heads", kv_heads or heads),
-        "head_dim": attributes.whole("head_dim", width // heads),
-        "mlp_width": attributes.whole("intermediate_size"),
-        "context": attributes.whole("max_position_embeddings", context),
+        "num_kv_heads": attributes.integer("num_key_value_heads", kv_heads or heads),
+        "head_dim": attributes.integer("head_dim", width // heads),
+        "mlp_width": attributes.integer("intermediate_size"),
+        "context": attributes.integer("max_position_embeddings", context),
         "norm_eps": float(attributes.number("rms_norm_eps", 1e-6)),
         "ropes": ropes or (read_rope(attributes),),
         "layer_ropes": (0,) * layers,
         "windows": (None,) * layers,
-        "tied": attributes.flag("tie_word_embeddings", False),
+        "tied": attributes.boolean("tie_word_embeddings", False),
+    }
+
+
+def read_experts(attributes: Attributes, *, experts: int, per_token: int) -> dict:
+    """Reads the fields that all families with experts have; the keywords are their defaults."""
+    count = attributes.integer("num_local_experts", experts)  # a newer name of num_experts
+    return {
+        "experts": attributes.integer("num_experts", count),
+        "experts_per_token": attributes.integer("num_experts_per_tok", per_token),
+        "normalised_routing": attributes.boolean("norm_topk_prob", False),
     }
 
 
 def read_llama(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `llama`; defaults are those of `LlamaConfig` in transformers."""
-    attention_bias = attributes.flag("attention_bias", False)
+    """Reads a config of model_type `llama`, with the defaults of `LlamaConfig` in transformers."""
+    attention_bias = attributes.boolean("attention_bias", False)
     return ModelConfig(
-        **decoder(attributes, context=2048),
+        **read_decoder(attributes, context=2048),
         qkv_bias=attention_bias,
         output_bias=attention_bias,
-        mlp_bias=attributes.flag("mlp_bias", False),
+        mlp_bias=attributes.boolean("mlp_bias", False),
     )
 
 
 def read_mistral(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `mistral`: every layer has the same window, or none has."""
-    fields = decoder(attributes, context=131072, kv_heads=8)
-    # a config that leaves the window out means 4096 to `MistralConfig`, and null means none
+    """Reads a config of model_type `mistral`: all layers have the same window, or none."""
+    fields = read_decoder(attributes, context=131072, kv_heads=8)
+    # `MistralConfig` takes a missing window for 4096, and null for none
     window = attributes.window("sliding_window", 4096)
     return ModelConfig(**{**fields, "windows": (window,) * fields["num_layers"]})

@@ -1,7 +1,7 @@
-"""OLMo 2 (norms behind attention and MLP, not before) and OLMoE (experts)."""
+"""OLMo 2 (norms after attention and MLP instead of before them) and OLMoE (experts)."""
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert import llama, moe
+from cola_jax.convert import llama
 from cola_jax.convert.attributes import Attributes
 from cola_jax.convert.table import Row
 
@@ -16,33 +16,34 @@ PROJECTION_NORMS = (
 
 
 def olmo2_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Takes Llama's table with other norms."""
+    """Returns Llama's table with norms after attention and MLP, and of queries and keys."""
     common = (*llama.ATTENTION, *llama.MLP, *POST_NORMS, *PROJECTION_NORMS)
     return llama.rows(config, common)
 
 
 def olmoe_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Takes Llama's table with experts, and with norms of queries and keys."""
-    return llama.rows(config, (*moe.LAYERS, *PROJECTION_NORMS))
+    """Returns Llama's table with experts, and with norms of queries and keys."""
+    return llama.rows(config, (*llama.MOE, *PROJECTION_NORMS))
 
 
-def decoder(attributes: Attributes, context: int) -> dict:
-    """Reads what both have."""
-    attributes.assume(rms_norm_eps=1e-5)
-    bias = attributes.flag("attention_bias", False)
-    fields = llama.decoder(attributes, context=context)
+def read_decoder(attributes: Attributes, context: int) -> dict:
+    """Reads the fields that both families have."""
+    attributes.set_defaults(rms_norm_eps=1e-5)
+    bias = attributes.boolean("attention_bias", False)
+    fields = llama.read_decoder(attributes, context=context)
     return {**fields, "qkv_bias": bias, "output_bias": bias, "projection_norms": True}
 
 
 def read_olmo2(attributes: Attributes) -> ModelConfig:
     """Reads a config of model_type `olmo2`."""
-    fields = decoder(attributes, 2048)
+    fields = read_decoder(attributes, 2048)
     return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
 
 
 def read_olmoe(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `olmoe`; its `intermediate_size` is that of an expert."""
-    fields = decoder(attributes, 4096) | moe.read_experts(attributes, experts=64, per_token=8)
+    """Reads a config of model_type `olmoe`, whose `intermediate_size` is an expert's width."""
+    fields = read_decoder(attributes, 4096)
+    fields |= llama.read_experts(attributes, experts=64, per_token=8)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}
     bound = attributes.get("clip_qkv")
     clip = None if bound is None else float(attributes.number("clip_qkv"))

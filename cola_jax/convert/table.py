@@ -1,9 +1,10 @@
-"""The conversion table: one row per weight, names checked both ways, tensors streamed."""
+"""The conversion table: a row for each weight, the source that it reads, and the conversion."""
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from einops import rearrange
@@ -11,11 +12,11 @@ from einops import rearrange
 from cola_jax.config import ModelConfig
 from cola_jax.params import axis_sizes, shapes
 
-COUNTERS = {"{i}": "L", "{e}": "E"}  # stand for a layer's and an expert's number in names
+COUNTERS = {"{i}": "L", "{e}": "E"}  # placeholders in names for the layer and the expert
 
 
 class Row(NamedTuple):
-    """One weight: our field, their name, and both layouts as an einops pattern, theirs first."""
+    """A weight: our field, their name, and both layouts as an einops pattern, theirs first."""
 
     ours: str
     theirs: str
@@ -24,14 +25,26 @@ class Row(NamedTuple):
 
 
 class Tensors(Protocol):
-    """A checkpoint's tensors by name; shapes are known without reading any data."""
+    """The tensors of a checkpoint by name; their shapes are known before any data is read."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one tensor; may be called once for each name, in any order."""
+        """Reads one tensor; each name is read once, in any order."""
         ...
+
+
+class Source(NamedTuple):
+    """A checkpoint opened for conversion, of which only names and shapes have been read."""
+
+    config: ModelConfig
+    rows: tuple[Row, ...]
+    tensors: Tensors
+    dtype: np.dtype  # of the converted weights, unless the caller asks for another
+    write_tokenizer: Callable[[Path], None]  # writes into an existing directory
+    origin: dict[str, Any]  # recorded in the metadata
+    stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
 
 
 def check(
@@ -40,9 +53,9 @@ def check(
     config: ModelConfig,
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Compares the names and shapes of a checkpoint with its table, before anything is read.
+    """Compares the names and shapes of a checkpoint with its table, before data is read.
 
-    Raises ValueError that lists missing, unmapped and mis-shaped tensors together.
+    Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
     """
     wanted = {name: shape for row in rows for name, shape in expected(row, config)}
     found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
@@ -65,13 +78,13 @@ def check(
         )
 
 
-def shorten(names: list[str], most: int = 8) -> str:
-    """Lists names, the first few of a long list."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+def shorten(names: list[str], limit: int = 8) -> str:
+    """Joins names, and counts those beyond the limit instead of listing them."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" * (len(names) > limit))
 
 
 def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the names and shapes that a row stands for in the checkpoint."""
+    """Yields the names and shapes of a row's tensors in the checkpoint."""
     sizes = axis_sizes(config) | {"1": 1}
     theirs = row.pattern.split(" -> ")[0]
     shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
@@ -83,18 +96,18 @@ def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ..
 
 
 def counters(row: Row) -> list[str]:
-    """Returns the counters in a row's name, those of the leading axes of our array."""
+    """Returns the placeholders in a row's name, one for each leading axis of our array."""
     return [counter for counter in COUNTERS if counter in row.theirs]
 
 
 def places(row: Row, config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """Yields where in our array the tensors of a row belong, in the order of `expected`."""
+    """Yields the index in our array of each of a row's tensors, in the order of `expected`."""
     sizes = axis_sizes(config)
     return np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters(row)))
 
 
 def split_axes(pattern: str) -> list[str]:
-    """Splits one side of an einops pattern into its axes: `(N H) D` has `N H` and `D`."""
+    """Splits one side of an einops pattern into axes: `(N H) D` gives `N H` and `D`."""
     axes, grouped = [], False
     for part in pattern.replace("(", " ( ").replace(")", " ) ").split():
         if part in "()":
@@ -114,11 +127,11 @@ def stack(
     dtype: np.dtype,
     on_progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields every weight by our field name, stacked over layers.
+    """Yields each weight under our field name, stacked over layers.
 
-    Reads one tensor at a time into a preallocated array, and makes a weight only when the one
-    before it has been taken. `on_progress` gets the bytes read since its last call. Raises
-    ValueError for a tensor with values that are not finite.
+    Reads one tensor at a time into a preallocated array, and starts a weight only when the
+    previous one has been consumed. `on_progress` receives the bytes converted since its last call.
+    Raises ValueError for a tensor with values that are not finite.
     """
     for row in rows:
         array = np.empty(shapes(config)[row.ours], dtype)
@@ -127,7 +140,7 @@ def stack(
         for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
             values = rearrange(tensors.read(name), row.pattern, **sizes)
             target = array[place]  # a view
-            with np.errstate(over="ignore"):  # what overflows the new dtype is reported below
+            with np.errstate(over="ignore"):  # overflow in the new dtype is reported below
                 target[...] = values + row.offset if row.offset else values
             if not np.isfinite(target).all():
                 raise ValueError(

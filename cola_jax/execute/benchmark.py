@@ -19,7 +19,7 @@ from cola_jax.edits import random_paths
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.random_model import layer_flops, unembed_flops
 from cola_jax.execute.reference import path_readings, run_reference
-from cola_jax.execute.trie import Trie
+from cola_jax.execute.schedule import Trie
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model, layer_at
@@ -129,7 +129,7 @@ class Wave:
         longest = max(len(path) for row in paths for path in row)
         self.paths = np.array([[pad_path(path, longest) for path in row] for row in paths])
         count = self.paths.shape[1]
-        self.evaluator = PathEvaluator(worker, prompts, Workload(count, count, longest))
+        self.evaluator = PathEvaluator(worker, prompts, Workload(count, longest))
         self.sizes = self.evaluator.sizes
         b, c = np.indices(self.paths.shape[:2]).reshape(2, -1)
         rows = np.concatenate([b[:, None], self.paths[b, c]], axis=1)

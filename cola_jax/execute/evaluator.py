@@ -2,32 +2,35 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from cola_jax.execute.driver import Driver
+from cola_jax.execute.forward import Context, Launch, embed_prompts, forward, view_of
 from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
+from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import capacity, choose_sizes
-from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.plan import Chunk, Tiles
+from cola_jax.execute.plan import Chunk, Tiles, pad_rows
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.trie import Trie
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.schedule import Trie
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
+# Paths of a question whose states find a slot, if memory allows: as many as a wave has by default.
+# A search of 50 evaluations a question runs 0.1 % more layers than with a slot for every state,
+# and with half as many slots 1.2 %.
+STATES_KEPT = 16
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
 
 
 class Workload(NamedTuple):
     """What a batch will be asked to run, for sizing its buffers."""
 
-    paths: int  # paths of a question, all waves together
     wave: int  # paths of a question at a time
     positions: int  # layers of the longest path
 
@@ -36,11 +39,7 @@ def run_paths(
     model: Model,
     prompts: Prompts,
     paths: Paths,
-    *,
-    dtype: DTypeLike | None = None,
-    memory_budget: int | None = None,
-    rows: int | None = None,
-    metrics: Metrics | None = None,
+    **options: Unpack[WorkerOptions],
 ) -> Readings:
     """Runs the candidate paths of each question and reads the model at its read positions.
 
@@ -49,11 +48,7 @@ def run_paths(
       prompts: a batch of B Prompts with `read` and `targets` [B, Q].
       paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
         number. An entry of STOP alone is not a path and is not evaluated.
-      dtype: that of the activations; the weights' own when None.
-      memory_budget: bytes for states and other buffers on each device, beside the weights; by
-        default half of what is free on an accelerator, a quarter of a machine's memory on a CPU.
-      rows: R, the states that run a layer together; by default chosen for the backend.
-      metrics: counts evaluations and what they cost.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
       Readings [B, C, Q] as numpy; entries without a path or a read position are -inf, and not
@@ -68,9 +63,9 @@ def run_paths(
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
     count = padded.shape[1]
-    workload = Workload(count, count, padded.shape[2])
+    workload = Workload(count, padded.shape[2])
     # one batch at a time on a worker: each has the whole budget
-    workers = Workers(model, memory_budget=memory_budget, rows=rows, dtype=dtype, metrics=metrics)
+    workers = Workers(model, **options)
     workers.check_count(len(padded))
     keys = buckets(prompts)
     for tokens, reads in sorted(set(keys), reverse=True):
@@ -109,6 +104,61 @@ def take(prompts: Prompts, some: np.ndarray) -> Prompts:
     return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
 
 
+class Driver:
+    """The prompts of a batch on its worker, and the slots of their hidden states."""
+
+    def __init__(self, worker: Worker, prompts: Prompts, read: np.ndarray, slots: int):
+        """Takes prompts [B, T], the positions read by the last layer [B, Q], and S."""
+        self.worker = worker
+        self.ids, self.read = worker.put((prompts.ids, read))
+        self.views = view_of(worker.config, worker.put(prompts))
+        # the slot after the last one takes what padding rows write
+        shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
+        self.slots = worker.buffer(shape, worker.dtype, split=2)
+
+    def run(
+        self, chunk: Chunk, outputs: jax.Array, cache: KVBlocks | None = None
+    ) -> tuple[jax.Array, KVBlocks | None]:
+        """Dispatches a chunk; returns the outputs of the last layers, and the cache."""
+        worker = self.worker
+        embedded = pad_rows(chunk.embedded.astype(np.int32), len(self.ids))
+        count = np.int32(len(chunk.embedded))
+        self.slots = embed_prompts(
+            worker.model, self.slots, self.ids, *worker.put((embedded, count)), dtype=worker.dtype
+        )
+        for launch in worker.launches(chunk.tiles):
+            cache = self.inner(launch, cache)
+        for launch in worker.launches(chunk.last):
+            outputs, cache = self.last(launch, outputs, cache)
+        return outputs, cache
+
+    def inner(self, launch: Launch, cache: KVBlocks | None) -> KVBlocks | None:
+        """Dispatches tiles of layers that are not the last of their paths."""
+        context = Context(self.views)
+        self.slots, cache = forward(self.worker.config, launch, self.slots, cache, context)
+        return cache
+
+    def last(
+        self, launch: Launch, outputs: jax.Array, cache: KVBlocks | None
+    ) -> tuple[jax.Array, KVBlocks | None]:
+        """Dispatches tiles of last layers."""
+        context = Context(self.views, source=self.slots, read=self.read)
+        return forward(self.worker.config, launch, outputs, cache, context)
+
+    def warm(self, rows: int, outputs: jax.Array) -> jax.Array:
+        """Compiles what evaluates paths without a cache, by running it on no tiles."""
+        none = np.zeros((1, rows), np.int32)
+        (launch,) = self.worker.launches(Tiles(none[:, 0], none, none, none))
+        zero = self.worker.put(np.int32(0))
+        launch = launch._replace(first=zero, end=zero)
+        self.inner(launch, None)
+        return self.last(launch, outputs, None)[0]
+
+    def close(self) -> None:
+        """Gives the slots back to the worker."""
+        self.worker.give_back(self.slots)
+
+
 class PathEvaluator:
     """Runs waves of paths of prompts of one bucket, and reads the model.
 
@@ -122,7 +172,7 @@ class PathEvaluator:
         self.read_positions = ReadPositions(prompts, width)
         # with arrays as large, a smaller last batch compiles nothing
         count = capacity(len(prompts.ids))
-        states = count * workload.paths * worker.config.num_layers
+        states = count * min(workload.wave, STATES_KEPT) * worker.config.num_layers
         self.sizes = choose_sizes(worker.config, tokens, width, worker.memory, states)
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)

@@ -1,21 +1,25 @@
 """`generate`: greedy decoding, where every row follows its own path."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
-from jax.typing import DTypeLike
 
-from cola_jax.execute.decoder import Decoder, rows_of
+from cola_jax.execute.decoder import Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import Workload, cut_batches, take
-from cola_jax.execute.inputs import Paths, as_prompts, buckets, check_prompts, pad_paths
+from cola_jax.execute.inputs import (
+    Paths,
+    as_prompts,
+    buckets,
+    check_prompts,
+    pad_paths,
+    padded_right,
+)
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import choose_decode_sizes
-from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.stop import Stop
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
-from cola_jax.prompts import PADDING, PROMPT, Prompts
+from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
 
 class Generated(NamedTuple):
@@ -30,15 +34,12 @@ class Generated(NamedTuple):
 
 def generate(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     paths: Paths,
     *,
     max_new_tokens: int,
     stop: Stop = Stop(),  # noqa: B008 - frozen
-    dtype: DTypeLike | None = None,
-    memory_budget: int | None = None,
-    rows: int | None = None,
-    metrics: Metrics | None = None,
+    **options: Unpack[WorkerOptions],
 ) -> Generated:
     """Decodes greedily after each prompt, along each of its candidate paths.
 
@@ -51,7 +52,7 @@ def generate(
       paths: [B, C, P] padded with STOP, or for each prompt a list of paths.
       max_new_tokens: N, the most tokens that a row decodes.
       stop: what ends a row before that.
-      dtype, memory_budget, rows, metrics: as `run_paths`; the budget covers the KV cache as well.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
       Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C].
@@ -68,7 +69,7 @@ def generate(
     if not longest:
         return out
     keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
-    workers = Workers(model, memory_budget=memory_budget, rows=rows, dtype=dtype, metrics=metrics)
+    workers = Workers(model, **options)
     workers.check_count(len(keys))
     choose_decode_sizes(
         model.config,
@@ -77,7 +78,7 @@ def generate(
         positions=longest,
         max_new_tokens=max_new_tokens,
     )
-    workload = Workload(padded.shape[1], padded.shape[1], longest)
+    workload = Workload(padded.shape[1], longest)
 
     def run(worker: Worker, some: np.ndarray) -> Generated:
         decoder = Decoder(
@@ -94,9 +95,9 @@ def generate(
     return out
 
 
-def check_plain(model: Model, prompts: Any, max_new_tokens: int, stop: Stop) -> Prompts:
+def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: Stop) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
-    plain = as_prompts(prompts)
+    plain = padded_right(as_prompts(prompts, model.pad_token))
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size

@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.execute.memory import as_stored, get, put
-from cola_jax.execute.plan import NONE, Chunk, Cost, Tiles
+from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
-from cola_jax.execute.trie import Nodes, lexicographic
 from cola_jax.model import Attention
 from cola_jax.path import STOP
 

@@ -53,7 +53,7 @@ def run_path(
         `Prompts.from_encoding`). Values traced by JAX cannot be checked; there, ids out of range
         clamp.
     """
-    prompts = as_prompts(prompts, getattr(model, "pad_token", None))
+    prompts = as_prompts(prompts, model.pad_token)
     if not isinstance(path, jax.core.Tracer):
         path = path_ids(path)
         validate(path.tolist(), model.config.num_layers)
@@ -81,7 +81,7 @@ def run_reference(
     dtype = None if dtype == model.embedding.dtype else dtype
     sharding = replicated(model)
     if next(iter(sharding.device_set)).platform == "cpu":
-        precision = None  # a CPU multiplies exactly, and a setting would compile everything again
+        precision = None  # a CPU multiplies in full precision; a setting would compile it again
     todo = np.argwhere(padded[:, :, 0] != STOP).tolist()
     for start in range(0, len(todo), AHEAD):
         group = todo[start : start + AHEAD]

@@ -1,19 +1,15 @@
 """The scheduler: the order in which states run their layers, and the slots that hold them.
 
-`Schedule` orders the states of a trie of paths, with or without a KV cache; `decode_tiles` orders
-one decode step of rows that each follow their own path.
+`Trie` plans waves of paths; `Schedule` orders the states of one chunk, with or without a KV cache;
+`decode_tiles` orders one decode step of rows that each follow their own path.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Cost, Step, Tiles, pack
+from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, lexicographic, pack
 from cola_jax.path import STOP
-
-if TYPE_CHECKING:
-    from cola_jax.execute.trie import Nodes
 
 
 class Schedule:
@@ -23,7 +19,7 @@ class Schedule:
     the lowest layer. The loop is over groups of tiles, never over paths.
     """
 
-    def __init__(self, nodes: "Nodes", paths: np.ndarray, slots: int, rows: int):
+    def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, rows: int):
         self.nodes, self.slots, self.rows = nodes, slots, rows
         depths, length = np.arange(nodes.grid.shape[1]), nodes.length[paths]
         grid = nodes.grid[paths]
@@ -188,6 +184,57 @@ def paths_at_once(slots: int, rows: int) -> int:
     a whole tile keeps padding low.
     """
     return slots - (rows if slots > 2 * rows else 1)
+
+
+class Trie:
+    """The prefixes of all paths of a batch, and the slots that hold their states.
+
+    The states of earlier waves keep their slots until others need them. Those on the fewest paths
+    are evicted first, and recomputed when a path needs them again.
+    """
+
+    def __init__(self, slots: int, rows: int, outputs: int):
+        """Plans for S slots, tiles of R rows, and at most `outputs` paths in a chunk."""
+        if slots < 2:
+            raise ValueError(f"a path needs 2 slots, there are {slots}.")
+        self.slots, self.rows = slots, rows
+        self.width = min(outputs, paths_at_once(slots, rows))
+        self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1
+        self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
+
+    def plan(self, paths: np.ndarray) -> tuple[list[Chunk], Cost]:
+        """Plans the wave of paths [n, 1 + P], each a question and layers padded with STOP.
+
+        Returns the chunks in the order in which they must run, and what they cost.
+        """
+        wave = as_rows(paths)
+        known, width = len(self.paths), max(self.paths.shape[1], wave.shape[1])
+        rows = np.concatenate([widen(self.paths, width, 0), widen(wave, width, 0)])
+        held = np.full(rows.shape, NONE, np.int32)
+        held[:known] = widen(self.held, width, NONE)
+        order = lexicographic(rows)
+        nodes = Nodes(rows[order], held[order])
+        # neighbours in this order share the longest prefixes, so chunks are cut along it
+        new = np.flatnonzero(order >= known)
+        chunks, cost = [], Cost()
+        for start in range(0, len(new), self.width):
+            some = new[start : start + self.width]
+            chunk, spent = Schedule(nodes, some, self.slots, self.rows).chunk()
+            chunks.append(chunk._replace(paths=order[some][chunk.paths] - known))
+            cost += spent
+        self.paths = nodes.rows
+        self.held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
+        return chunks, cost
+
+
+def as_rows(paths: np.ndarray) -> np.ndarray:
+    """Writes paths [n, 1 + P], each a question and layers, with 0 for STOP, as uint16."""
+    return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
+
+
+def widen(rows: np.ndarray, width: int, fill: int) -> np.ndarray:
+    """Pads the columns of [n, w] to [n, width]."""
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=fill)
 
 
 def decode_tiles(

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,23 @@ class Worker:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
 
+class WorkerOptions(TypedDict, total=False):
+    """How a model is executed; keywords of every function that runs paths.
+
+    dtype: that of the activations; the weights' own by default.
+    memory_budget: bytes for states, KV caches and other buffers on each device, beside the weights;
+      by default half of what is free on an accelerator, a quarter of a machine's memory on a CPU,
+      of which a run takes no more than it can use.
+    rows: R, the states that run a layer together; by default chosen for the backend.
+    metrics: counts evaluations and what they cost.
+    """
+
+    dtype: DTypeLike | None
+    memory_budget: int | None
+    rows: int | None
+    metrics: Metrics | None
+
+
 class Workers:
     """The workers of a model, one for each place of the `data` axis of its mesh."""
 
@@ -128,33 +145,29 @@ class Workers:
         self,
         model: Model,
         *,
-        memory_budget: int | None = None,
-        rows: int | None = None,
-        dtype: DTypeLike | None = None,
         threads: int = 1,
-        metrics: Metrics | None = None,
         reference: bool = False,
+        **options: Unpack[WorkerOptions],
     ):
-        """Takes what `run_paths` does; `threads` batches share a worker and its budget.
+        """Makes the workers; `threads` batches share a worker and its budget.
 
         With two, the devices run the programs of one batch while the host plans and scores the
         other. With `reference`, paths run one by one by the reference executor, for comparison.
         """
         devices = placement.model_devices(model)
         self.config, self.threads = model.config, threads
-        self.dtype = jnp.dtype(dtype or model.embedding.dtype)
+        budget, dtype = options.get("memory_budget"), options.get("dtype")
+        dtype = jnp.dtype(dtype or model.embedding.dtype)
         self.memory = Memory(
-            default_budget(devices.flat[0]) if memory_budget is None else memory_budget,
+            default_budget(devices.flat[0]) if budget is None else budget,
             sharing=threads,
-            itemsize=self.dtype.itemsize,
+            itemsize=dtype.itemsize,
             backend=devices.flat[0].platform,
-            rows=rows,
+            rows=options.get("rows"),
         )
-        self.metrics = Metrics() if metrics is None else metrics
-        self.stopped = threading.Event()
+        self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.workers = [
-            Worker(model, row, self.memory, self.dtype, self.metrics, self.stopped)
-            for row in devices
+            Worker(model, row, self.memory, dtype, self.metrics, self.stopped) for row in devices
         ]
         for worker in self.workers:
             worker.reference = reference
@@ -180,8 +193,7 @@ class Workers:
         The first error ends all threads and is raised here.
         """
         waiting: Iterator[Any] = iter(batches)
-        lock = threading.Lock()
-        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        lock, results = threading.Lock(), queue.SimpleQueue()
 
         def run(worker: Worker) -> None:
             try:
@@ -191,7 +203,7 @@ class Workers:
                     if batch is END or self.stopped.is_set():
                         break
                     results.put((batch, function(worker, batch)))
-                results.put(None)
+                results.put(END)
             except BaseException as error:
                 results.put(error)
 
@@ -203,17 +215,21 @@ class Workers:
         for thread in threads:
             thread.start()
         try:
-            running = len(threads)
-            while running:
-                result = results.get()
-                if isinstance(result, BaseException):
-                    raise result
-                if result is None:
-                    running -= 1
-                else:
-                    yield result
+            yield from until_ended(results, len(threads))
         finally:
             self.stopped.set()
             for thread in threads:
                 thread.join()
             self.stopped.clear()
+
+
+def until_ended(results: "queue.SimpleQueue[Any]", threads: int) -> Iterator[Any]:
+    """Yields results until every thread has ended; raises the first error."""
+    while threads:
+        result = results.get()
+        if isinstance(result, BaseException):
+            raise result
+        if result is END:
+            threads -= 1
+        else:
+            yield result

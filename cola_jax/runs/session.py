@@ -110,17 +110,13 @@ class Session:
         own = prepared.encoded[shard.index :: shard.count]
         if not own:
             raise ValueError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
-        device = jax.local_devices()[0]
         environment = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": str(model),
             "origin": saved["origin"],
             "num_layers": config.num_layers,
             "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
-            "versions": {name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "device": f"{device.platform} {device.device_kind}",
             "shard": str(shard),
+            **machine(),
             **(metadata or {}),
         }
         return cls(
@@ -166,7 +162,8 @@ class Session:
             )
 
         recorded = {"command": "search", **dataclasses.asdict(settings)}
-        return self.fill(directory, recorded, settings.workload(self.num_layers), work, metrics)
+        workload, each = settings.workload(self.num_layers), settings.simulations + 1
+        return self.fill(directory, recorded, workload, work, metrics, each)
 
     def evaluate(
         self,
@@ -188,8 +185,8 @@ class Session:
 
         padded = pad_all(paths)
         recorded = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(len(paths), len(paths), padded.shape[1])
-        return self.fill(directory, recorded, workload, work, metrics)
+        workload = Workload(len(paths), padded.shape[1])
+        return self.fill(directory, recorded, workload, work, metrics, len(paths))
 
     def fill(
         self,
@@ -198,8 +195,9 @@ class Session:
         workload: Workload,
         work: Callable[[BatchEvaluator, list[Encoded]], Part],
         metrics: Metrics | None,
+        each: int,
     ) -> RunDirectory:
-        """Opens a run and writes the parts of the questions that it lacks."""
+        """Opens a run and writes the parts of the questions it lacks, `each` evaluations each."""
         config = self.run_config
         settings = self.settings | recorded
         self.check_budget(workload.positions)
@@ -212,7 +210,7 @@ class Session:
             done = run.open(settings, self.environment | {"devices": devices})
             batches = self.batches(settings["batch_size"], done)
             run.count_earlier(metrics, self.num_layers)
-            metrics.total = metrics.earlier + workload.paths * sum(map(len, batches))
+            metrics.total = metrics.earlier + each * sum(map(len, batches))
             if not batches:
                 return run
             evaluator = ModelEvaluator(
@@ -267,6 +265,17 @@ class Session:
                 rows=devices.rows,
             )
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
+
+
+def machine() -> dict[str, Any]:
+    """Returns what is recorded about when and where a run was started."""
+    device = jax.local_devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{device.platform} {device.device_kind}",
+    }
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:

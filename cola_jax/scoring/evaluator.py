@@ -2,16 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import jax
 import numpy as np
-from jax.typing import DTypeLike
 
 from cola_jax.execute.evaluator import Workload, cut_batches
 from cola_jax.execute.inputs import Path, Paths, pad_paths
-from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
@@ -33,11 +31,8 @@ def evaluator(
     questions: Sequence[Question],
     scorer: Scorer,
     *,
-    dtype: DTypeLike | None = None,
-    memory_budget: int | None = None,
-    rows: int | None = None,
     batch_size: int | None = None,
-    metrics: Metrics | None = None,
+    **options: Unpack[WorkerOptions],
 ) -> "ModelEvaluator":
     """Makes a function that evaluates paths of questions.
 
@@ -45,8 +40,8 @@ def evaluator(
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
       questions: what is asked; `evaluate(paths)` takes paths for each of them, in this order.
       scorer: how they are asked, and what makes an answer right.
-      dtype, memory_budget, rows, metrics: as `run_paths`.
       batch_size: the most questions of a batch.
+      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
       A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C]. It is what
@@ -58,16 +53,7 @@ def evaluator(
     if not questions:
         raise ValueError("there are no questions to evaluate.")
     encoded = [scorer.encode(question) for question in questions]
-    return ModelEvaluator(
-        model,
-        encoded,
-        scorer,
-        dtype=dtype,
-        memory_budget=memory_budget,
-        rows=rows,
-        batch_size=batch_size,
-        metrics=metrics,
-    )
+    return ModelEvaluator(model, encoded, scorer, batch_size=batch_size, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +129,13 @@ class ModelEvaluator:
         scorer: Scorer,
         *,
         batch_size: int | None = None,
-        **options: Any,
+        reference: bool = False,
+        **options: Unpack[WorkerOptions],
     ):
-        """Takes what `evaluator` does; `options` are those of `Workers`."""
+        """Takes what `evaluator` does; with `reference`, paths run one by one, for comparison."""
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.num_layers = model.config.num_layers
-        self.options = options
+        self.reference, self.options = reference, options
         self.batch_size = batch_size or default_batch_size()
 
     @property
@@ -160,7 +147,7 @@ class ModelEvaluator:
         """Evaluates paths [B, C, P], STOP-padded, or for each question a list of paths."""
         padded = pad_paths(paths, len(self.encoded), self.num_layers)
         out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        workload = Workload(padded.shape[1], padded.shape[1], padded.shape[2])
+        workload = Workload(padded.shape[1], padded.shape[2])
         for some, verdicts in self.map(lambda evaluate, some: evaluate(padded[some]), workload):
             out.put((some,), verdicts)
         return out
@@ -177,7 +164,7 @@ class ModelEvaluator:
         those of `self.batches()` when None.
         """
         with self.scorer:
-            workers = Workers(self.model, threads=THREADS, **self.options)
+            workers = Workers(self.model, threads=THREADS, reference=self.reference, **self.options)
             workers.check_count(len(self.encoded))
             self.scorer.check_memory(
                 self.model.config, workers.memory, self.encoded, workload.positions

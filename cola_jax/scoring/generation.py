@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
-from cola_jax.execute.decoder import NOT_FINITE
+from cola_jax.execute.decoder import NOT_FINITE, Stop
 from cola_jax.execute.kv_cache import Row
-from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts
@@ -104,6 +104,10 @@ class Generation(OpenScorer, DecodingScorer):
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
+    def record(self) -> dict[str, Any]:
+        # another version may grade otherwise
+        return super().record() | {"grader": f"math-verify {version('math-verify')}"}
+
     def encode(self, question: Question) -> Encoded:
         """Encodes the prompt alone; ValueError where it and the answer exceed the context."""
         text = self.prompt(question)
@@ -111,7 +115,7 @@ class Generation(OpenScorer, DecodingScorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def judge(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         """Grades the answers of rows against gold, and the wrong ones against the decoys.
 
         A control is held to what gold is held to, so it is graded, not compared as text.

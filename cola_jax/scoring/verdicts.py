@@ -96,7 +96,7 @@ class Verdicts(NamedTuple):
         options = min(self.scores.shape[-1], verdicts.scores.shape[-1])
         for name, column, new in zip(self._fields, self, verdicts, strict=True):
             if name == "scores":
-                column[(*index, slice(options))] = new[..., :options]
+                column[(*index, ..., slice(options))] = new[..., :options]
             else:
                 column[index] = new
 

@@ -56,7 +56,7 @@ def search(
         if num_layers is None:
             raise ValueError("a function of your own does not tell the layers: give num_layers.")
         return search_batch(evaluate, questions, num_layers, settings)
-    if [q.id for q in questions] != [q.id for q in evaluate.questions]:
+    if list(questions) != evaluate.questions:
         raise ValueError("the questions are not those that the evaluator was made for.")
     layers = evaluate.num_layers
 

@@ -83,7 +83,7 @@ class Outcome:
     def shortened(self) -> bool:
         """Whether the shortest correct path has fewer layers than the model."""
         best = self.shortest_correct
-        return best is not None and self.lengths[best] < self.lengths[ROOT]
+        return best is not None and bool(self.lengths[best] < self.lengths[ROOT])
 
     @property
     def front(self) -> list[int]:

@@ -72,7 +72,7 @@ class Settings:
         """Returns what a batch of questions will be asked to run."""
         from cola_jax.execute.evaluator import Workload
 
-        return Workload(self.simulations + 1, self.leaves, self.positions(num_layers))
+        return Workload(self.leaves, self.positions(num_layers))
 
 
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The

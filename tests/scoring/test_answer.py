@@ -2,8 +2,7 @@
 
 import pytest
 
-from cola_jax.scoring.answer import last_box
-from cola_jax.tasks import Answer, find_answer
+from cola_jax.scoring.answer import Answer, find_answer, last_box
 
 NONE = Answer(None, True)
 CUT = Answer(None, False)

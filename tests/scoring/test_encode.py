@@ -1,38 +1,22 @@
-"""Prompts of multiple choice, token by token: options, letters, chat templates, tokenizers."""
+"""Prompts token by token: packing, tokenizers, lengths, and chat templates of our own."""
+
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
-from cola_jax.question import Question, open_question
-from cola_jax.scoring.encode import encode, harness_prompt, letter_prompt, options_prompt, pack
+from cola_jax.question import Question
+from cola_jax.scoring import Options
+from cola_jax.scoring.encode import encode_answers, encode_prompt, pack, render_chat
 from tests import tiny
+from tests.tokenizers import CodePoints
 
 QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
-
-
-class Toy:
-    """One token per character, its code point, after 1 if special tokens are added."""
-
-    chat_template = "yes"
-    eos_token_id = 2
-
-    def __call__(self, text, add_special_tokens):
-        ids = [1] * add_special_tokens + [ord(c) for c in text]
-        return type("Encoding", (), {"input_ids": ids})
-
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **rest):
-        assert not tokenize
-        assert add_generation_prompt
-        assert rest["enable_thinking"] is False
-        return f"\2{messages[0]['content']}\3"
-
-
-class Letters(Toy):
-    """A toy whose spaces belong to the next character."""
-
-    def __call__(self, text, add_special_tokens):
-        return super().__call__(text.replace(" ", ""), add_special_tokens)
+PROMPT = "Question: What melts?\nAnswer:"
+ANSWERS = [" ice", " iron ore", " wind"]
 
 
 def test_pack_equals_arrays_by_hand():
@@ -45,128 +29,155 @@ def test_pack_equals_arrays_by_hand():
     assert option.tolist() == [0, 0, 1, 2, 2, 2]
 
 
-def test_encode_packs_options_after_prompt():
-    (encoded,) = encode([QUESTION], Toy(), "options")
-    text = "Question: What melts?\nAnswer:"
-    expected, option = pack(
-        [1, *map(ord, text)], [[*map(ord, f" {option}")] for option in QUESTION.options]
-    )
+def test_encode_answers_packs_options_after_prompt():
+    encoded = encode_answers(QUESTION, CodePoints(), PROMPT, ANSWERS)
+    expected, option = pack([1, *map(ord, PROMPT)], [[*map(ord, answer)] for answer in ANSWERS])
     for ours, theirs in zip(
         jax.tree.leaves(encoded.prompts), jax.tree.leaves(expected), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(encoded.option, option)
-    assert encoded.num_tokens == 1 + len(text) + len("iceiron orewind")
+    assert encoded.num_tokens == 1 + len(PROMPT) + len("iceiron orewind")
 
 
-def test_encode_reads_one_letter_per_option():
-    (encoded,) = encode([QUESTION], Letters(), "letter")
-    assert letter_prompt(QUESTION, False) == (
-        "Question: What melts?\nA. ice\nB. iron ore\nC. wind\nAnswer:"
-    )
-    assert [chr(t) for t in encoded.prompts.targets] == ["A", "B", "C"]
-    assert set(encoded.prompts.read.tolist()) == {encoded.num_tokens - 1}
-    assert encoded.option.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("scorer", ["options", "letter"])
-def test_encode_chat_adds_no_special_tokens(scorer):
-    (encoded,) = encode([QUESTION], Toy(), scorer, chat=True)
-    ids = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
-    assert (ids[0], ids[-1]) == (2, 3)  # the template's own, and no 1
-    message = "".join(map(chr, ids[1:-1]))
-    if scorer == "options":
-        assert message == options_prompt(QUESTION, True) == "What melts?"
-        assert chr(encoded.prompts.targets[0]) == "i"  # no space after a template
-    else:
-        assert message.startswith("What melts?\nA. ice\n")
-        assert "A, B or C" in message
-
-
-def test_tokenize_splits_as_lm_evaluation_harness():
+def test_encode_answers_splits_as_lm_evaluation_harness():
     """The prompt is tokenized alone; an option is what the whole text adds after that length."""
-
-    class Merging(Toy):  # merges ": i" into one token, across the end of the prompt
-        def __call__(self, text, add_special_tokens):
-            return super().__call__(text.replace(": i", "\4"), add_special_tokens)
-
-    (encoded,) = encode([QUESTION], Merging(), "options")
-    prompt = Merging()("Question: What melts?\nAnswer:", add_special_tokens=True).input_ids
+    merging = CodePoints((": i", "\4"))  # one token across the end of the prompt
+    encoded = encode_answers(QUESTION, merging, PROMPT, ANSWERS)
+    prompt = merging(PROMPT, add_special_tokens=True).input_ids
     assert encoded.prompts.ids[: len(prompt)].tolist() == prompt
     parts = ["".join(chr(t) for t in encoded.prompts.targets[encoded.option == j]) for j in (0, 2)]
     assert parts == ["ce", " wind"]
 
 
-def test_encode_with_real_tokenizer():
+def test_encode_answers_with_real_tokenizer():
     words = tiny.tokenizer()
-    (encoded,) = encode([QUESTION], words, "options")
-    text = "Question: What melts?\nAnswer:"
+    encoded = encode_answers(QUESTION, words, PROMPT, ANSWERS)
     assert encoded.prompts.ids[0] == words.bos_token_id
     for j, option in enumerate(QUESTION.options):
         targets = encoded.prompts.targets[encoded.option == j].tolist()
         assert words.decode(targets) == f" {option}"
-        assert words(text).input_ids + targets == words(f"{text} {option}").input_ids
-    (chat,) = encode([QUESTION], words, "letter", chat=True)
-    assert chat.prompts.ids.tolist().count(words.bos_token_id) == 1
-    assert words.convert_ids_to_tokens(chat.prompts.targets.tolist()) == ["A", "B", "C"]
-    assert encoded.prompt_hash != chat.prompt_hash
+        assert words(PROMPT).input_ids + targets == words(f"{PROMPT} {option}").input_ids
+    other = encode_answers(QUESTION, words, "What melts?", ANSWERS)
+    assert encoded.prompt_hash != other.prompt_hash
+    assert encoded.prompt_hash == encode_prompt(QUESTION, words, PROMPT).prompt_hash
 
 
-def test_encode_refuses_what_cannot_be_scored():
-    with pytest.raises(ValueError, match="no chat template"):
-        encode([QUESTION], tiny.tokenizer(chat=False), "options", chat=True)
-    with pytest.raises(ValueError, match="question q1: letters are"):
-        encode([QUESTION], Toy(), "letter")  # " A" is two tokens
-    (encoded,) = encode([QUESTION], Toy(), "options")
-    longest = 1 + len("Question: What melts?\nAnswer: iron or")
-    assert encoded.prompts.positions.max() + 1 == longest
-    encode([QUESTION], Toy(), "options", context=longest)
-    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
-        encode([QUESTION], Toy(), "options", context=longest - 1)
-
-    class Swallowing(Toy):
-        def __call__(self, text, add_special_tokens):
-            return super().__call__(text.replace(" wind", ""), add_special_tokens)
-
+def test_encode_answers_refuses_option_without_token():
+    swallowing = CodePoints((" wind", ""))
     with pytest.raises(ValueError, match="question q1: the option ' wind' adds no token"):
-        encode([QUESTION], Swallowing(), "options")
+        encode_answers(QUESTION, swallowing, PROMPT, ANSWERS)
 
 
-def test_encode_refuses_tokenizer_that_appends_eos():
-    class Appends(Toy):
-        def __call__(self, text, add_special_tokens):
-            encoding = super().__call__(text, add_special_tokens)
-            encoding.input_ids.append(self.eos_token_id)
-            return encoding
-
-    question = Question("q", "sky?", ("blue", "red"), 0)
+def test_tokenize_prompt_refuses_tokenizer_that_adds_eos():
+    appending = CodePoints(adds_eos=True)
     with pytest.raises(ValueError, match="ends every text with its EOS token"):
-        encode([question], Appends(), "options")
+        encode_answers(QUESTION, appending, PROMPT, ANSWERS)
+    with pytest.raises(ValueError, match="ends every text with its EOS token"):
+        encode_prompt(QUESTION, appending, PROMPT)
+    encode_answers(QUESTION, appending, PROMPT, ANSWERS, special=False)  # the template's own end
 
 
-def test_harness_prompt_shows_shots_of_own_subject():
-    subject = (("subject", "college_physics"),)
-    asked = Question("q", "Which is heavy? ", ("4", "6", "7", "8"), 1, metadata=subject)
-    shot = Question("s", "Which is heavy? ", ("a", "b", "0", "d"), 2, metadata=subject)
-    other = Question("o", "Which is prime?", ("4", "6", "7", "8"), 2)
-    start = "The following are multiple choice questions (with answers) about college physics.\n\n"
-    text = start + "Which is heavy?\nA. 4\nB. 6\nC. 7\nD. 8\nAnswer:"
-    assert harness_prompt(asked) == text
-    shown = start + "Which is heavy?\nA. a\nB. b\nC. 0\nD. d\nAnswer: C\n\n" + text[len(start) :]
-    assert harness_prompt(asked, [other, shot]) == shown
-    (encoded,) = encode([asked], Letters(), "letter", format="harness", shots=[shot])
-    assert "".join(map(chr, encoded.prompts.ids[1:])) == shown.replace(" ", "")
-    assert harness_prompt(QUESTION).startswith(
-        "The following are multiple choice questions (with answers).\n\nWhat melts?\nA. ice\n"
-    )
+def test_encode_prompt_reads_nothing():
+    encoded = encode_prompt(QUESTION, CodePoints(), PROMPT)
+    assert encoded.prompts.ids.tolist() == [1, *map(ord, PROMPT)]
+    assert encoded.prompts.read is None
+    assert encoded.prompts.targets is None
+    assert encoded.option.tolist() == []
 
 
-def test_encode_refuses_format_of_other_scorer():
-    with pytest.raises(ValueError, match="'options' has one prompt"):
-        encode([QUESTION], Letters(), "options", format="harness")
-    with pytest.raises(ValueError, match="'letter' has one prompt"):
-        encode([QUESTION], Letters(), "letter", shots=[QUESTION])
-    with pytest.raises(ValueError, match="plain or harness"):
-        encode([QUESTION], Letters(), "letter", format="direct")
-    with pytest.raises(ValueError, match=r"question q is open.*`exact` or `generate`"):
-        encode([open_question("q", "7 + 5", "12")], Letters(), "letter")
+def test_check_length_counts_longest_continuation():
+    longest = 1 + len(f"{PROMPT} iron or")
+    encoded = Options(CodePoints(), context=longest).encode(QUESTION)
+    assert encoded.prompts.positions.max() + 1 == longest < encoded.num_tokens
+    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
+        Options(CodePoints(), context=longest - 1).encode(QUESTION)
+
+
+def test_check_chat_refuses_tokenizer_without_template():
+    with pytest.raises(ValueError, match="no chat template"):
+        Options(tiny.tokenizer(chat=False), chat=True)
+
+
+# Each does what is special about the template of its family, in other words.
+TEMPLATES = {
+    "llama-3.2": (
+        "{{ bos_token }}"
+        "{% if not date_string is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "[system]As of {{ date_string }}[end]"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    ),
+    "qwen2.5": (
+        "{% if messages[0].role != 'system' %}[system]By nobody.[end]{% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    ),
+    "qwen3": (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+        "{% endif %}"
+    ),
+    "gemma-3": (
+        "{{ bos_token }}"
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
+        "{% for m in messages %}"
+        "[{{ 'model' if m.role == 'assistant' else m.role }}]{{ m.content | trim }}[end]"
+        "{% endfor %}{% if add_generation_prompt %}[model]{% endif %}"
+    ),
+    "smollm2": (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+        "[system]Be of use.[end]{% endif %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    ),
+}
+RENDERED = {
+    "llama-3.2": "<s>[system]As of 26 Jul 2024[end][user]Hi?[end][assistant]",
+    "qwen2.5": "[system]By nobody.[end][user]Hi?[end][assistant]",
+    "qwen3": "[user]Hi?[end][assistant]<think></think>",
+    "gemma-3": "<s>[user]Hi?[end][model]",
+    "smollm2": "[system]Be of use.[end][user]Hi?[end][assistant]",
+}
+HI = Question("q", "Hi?", ("sun", "moon"), 0)
+
+
+@pytest.fixture(params=TEMPLATES)
+def family(request):
+    """The tiny tokenizer, which puts <s> in front of plain text, with a family's template."""
+    words = tiny.tokenizer()
+    words.chat_template = TEMPLATES[request.param]
+    words.add_tokens([AddedToken(x, special=True) for x in ("[end]", "[user]")])
+    return request.param, words
+
+
+def test_render_chat_has_fixed_date_and_no_thinking(family):
+    name, words = family
+    assert render_chat(words, "Hi?") == RENDERED[name]
+
+
+def test_chat_has_bos_only_where_template_does(family):
+    name, words = family
+    encoded = Options(words, chat=True).encode(HI)
+    prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
+    assert prompt.count(words.bos_token_id) == RENDERED[name].count("<s>")
+    assert words.decode(prompt) == RENDERED[name]
+
+
+@pytest.mark.slow
+def test_render_chat_of_smollm2():
+    from transformers import AutoTokenizer
+
+    folder = os.environ.get("COLA_TEST_MODELS")
+    if not folder:
+        pytest.skip("COLA_TEST_MODELS names no folder of models")
+    (file,) = Path(folder).glob("SmolLM2-135M-Instruct*.gguf")
+    words = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    text = render_chat(words, "Hi?")
+    assert text.count("<|im_start|>") == 3  # its own system message, the user's, the reply's
+    assert text.startswith("<|im_start|>system\nYou are")
+    assert text.endswith("<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n")
+    encoded = Options(words, chat=True).encode(HI)
+    prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
+    assert words.decode(prompt) == text

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cola_jax.tasks import Question, kind_of, load_questions
+from cola_jax.question import Question
+from cola_jax.tasks import kind_of, load_questions
 from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed
 
 

@@ -1,4 +1,4 @@
-"""`convert`: a foreign checkpoint becomes a directory that `cola_jax.load` restores."""
+"""Converts a model of another format into a directory that `cola_jax.load` restores."""
 
 import contextlib
 import math
@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - makes numpy know bfloat16 by name
+import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy
 import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.convert.gguf import open_gguf
 from cola_jax.convert.huggingface import open_directory, open_hub
-from cola_jax.convert.source import Source
-from cola_jax.convert.table import stack
+from cola_jax.convert.table import Source, stack
 from cola_jax.params import shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,30 +33,28 @@ def convert(
 
     Args:
       source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id.
-      destination: the directory to make; it appears only when complete.
-      dtype: float32, bfloat16 or float16; the source's own when None (float32 for GGUF).
+      destination: the directory to create; it appears only when complete.
+      dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF).
       revision: a branch, tag or commit of a Hub id.
-      overwrite: replace an existing checkpoint; nothing else is ever replaced.
-      origin: recorded as the source's name, where a path says nothing to those who come later.
-      on_progress: called with bytes converted and bytes in all.
+      overwrite: replace an existing checkpoint, but never another kind of directory.
+      origin: the source's name to record, if a local path would mean nothing to others.
+      on_progress: called with the bytes converted so far and the total.
 
     Returns:
       The metadata written to `cola.json`.
 
     Raises:
-      ValueError: for a source that cannot be converted faithfully, named in the message; nothing
-        is left behind.
-      OSError: where the destination cannot be written.
+      ValueError: if the source cannot be converted faithfully; no files are left behind.
+      OSError: if the destination cannot be written.
 
-    Holds one stacked weight at a time: peak memory is a few times the largest of them, however
-    many layers' worth of other weights the model has.
+    Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     partial = destination.absolute().with_name(f".{destination.name}.partial")
-    made = [folder for folder in partial.parents if not folder.exists()]
+    created = [folder for folder in partial.parents if not folder.exists()]
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
@@ -71,14 +68,14 @@ def convert(
         replace(partial, destination)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):  # not empty: it holds the result
+        for folder in created:
+            with contextlib.suppress(OSError):  # not empty if the conversion succeeded
                 folder.rmdir()
     return metadata
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises ValueError for a destination that is taken; only a checkpoint can be overwritten."""
+    """Raises ValueError if the destination exists; only a checkpoint can be overwritten."""
     if not destination.exists():
         return
     if not overwrite:
@@ -86,13 +83,13 @@ def check_destination(destination: Path, overwrite: bool) -> None:
     is_empty = destination.is_dir() and not any(destination.iterdir())
     if not is_empty and not (destination / checkpoint.METADATA).exists():
         raise ValueError(
-            f"{destination} is no checkpoint of ours, so it is not overwritten: remove it, "
+            f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
             "or choose another destination."
         )
 
 
 def open_source(source: str, revision: str | None) -> Source:
-    """Opens whatever `source` names."""
+    """Opens a GGUF file, a local directory or a Hub id."""
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         opened = open_gguf
@@ -101,14 +98,14 @@ def open_source(source: str, revision: str | None) -> Source:
     else:
         return open_hub(source, revision)
     if revision is not None:
-        raise ValueError(f"--revision belongs to a Hub id, but {source} is a local path.")
+        raise ValueError(f"--revision is for Hub ids, but {source} is a local path.")
     return opened(path)
 
 
 def write(
     source: Source, target: Path, dtype: np.dtype, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Converts an opened source into the directory `target`."""
+    """Writes an opened source into the directory `target`."""
     (target / checkpoint.TOKENIZER).mkdir()
     source.write_tokenizer(target / checkpoint.TOKENIZER)
     total = sum(math.prod(shape) for shape in shapes(source.config).values()) * dtype.itemsize
@@ -120,11 +117,26 @@ def write(
         on_progress(done, total)
 
     weights = stack(source.tensors, source.rows, source.config, dtype, advance)
-    return checkpoint.save(target, source.config, weights, source.origin, source.stop_tokens)
+    return checkpoint.save(
+        target,
+        source.config,
+        weights,
+        source.origin,
+        stop_tokens=source.stop_tokens,
+        pad_token=read_pad_token(target),
+    )
+
+
+def read_pad_token(target: Path) -> int | None:
+    """Returns the padding token of the converted tokenizer, None if it has none."""
+    try:
+        return checkpoint.load_tokenizer(target).pad_token_id
+    except Exception:  # there is no tokenizer, or transformers cannot load it: weights still can
+        return None
 
 
 def replace(partial: Path, destination: Path) -> None:
-    """Puts the finished directory in place; an old one is kept until the new one stands."""
+    """Moves the finished directory into place; an old one is kept until that has succeeded."""
     old = destination.absolute().with_name(f".{destination.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if destination.exists():

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from cola_jax.execute.store import get, kept_as, put
 
 

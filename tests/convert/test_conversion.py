@@ -1,7 +1,8 @@
-"""Conversion: bit-exact, all or nothing, and a table that reads the same in both directions."""
+"""Conversion: dtypes, metadata, and destinations that are complete or untouched."""
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,47 +14,32 @@ from safetensors.torch import load_file, save_file
 
 import cola_jax
 from cola_jax.convert import convert
-from cola_jax.convert.convert import open_source
-from cola_jax.convert.table import expected, places, split_axes
-from cola_jax.params import axis_sizes
-from tests import oracle
+from tests import tiny
 
 WEIGHTS = "model.safetensors"
 
 
 def contents(folder):
-    """Every file below a folder, with its bytes."""
+    """Returns the bytes of every file in a folder, by relative path."""
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-@pytest.mark.parametrize("variant", oracle.VARIANTS)
-def test_tensors_come_back_to_the_bit(pair, variant):
-    """Reads every pattern of the table backwards, and finds all that transformers wrote."""
-    models = pair(variant)
-    rows = open_source(str(models.folder), None).rows
-    config, theirs = models.ours.config, load_file(models.folder / WEIGHTS)
-    for row in rows:
-        weight = getattr(models.ours.layers, row.ours, None)
-        weight = np.asarray(getattr(models.ours, row.ours) if weight is None else weight)
-        backwards = " -> ".join(reversed(row.pattern.split(" -> ")))
-        letters = re.findall(r"[A-Za-z]+", row.pattern)
-        sizes = {letter: axis_sizes(config)[letter] for letter in letters}
-        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
-            back = rearrange(weight[place], backwards, **sizes)
-            np.testing.assert_array_equal(back, theirs.pop(name).numpy(), err_msg=name)
-    assert not theirs
+def save(tensors, folder):
+    """Replaces the weights of a source; returns the file's bytes."""
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    return (folder / WEIGHTS).read_bytes()
 
 
-def test_split_axes_reads_patterns():
-    for pattern, axes in (
-        ("(N H) D", [["N", "H"], ["D"]]),
-        ("D (N h two)", [["D"], ["N", "h", "two"]]),
-        ("V D", [["V"], ["D"]]),
-    ):
-        assert [axis.split() for axis in split_axes(pattern)] == axes
+def test_package_is_callable(source, tmp_path):
+    import cola_jax.convert.gguf as module
+
+    assert module.__name__ == "cola_jax.convert.gguf"
+    assert cola_jax.convert is sys.modules["cola_jax.convert"]
+    metadata = cola_jax.convert(str(source), tmp_path / "made", origin="called")
+    assert metadata["origin"]["name"] == "called"
 
 
-def test_metadata_says_what_was_converted(pair, source, tmp_path):
+def test_convert_returns_the_written_metadata(pair, source, tmp_path):
     metadata = convert(str(source), tmp_path / "made")
     assert json.loads((tmp_path / "made" / "cola.json").read_text()) == json.loads(
         json.dumps(metadata)
@@ -61,11 +47,11 @@ def test_metadata_says_what_was_converted(pair, source, tmp_path):
     assert metadata["origin"] == {"kind": "directory", "name": str(source), "revision": None}
     assert metadata["dtype"] == "float32"
     assert re.fullmatch(r"[0-9a-f]{64}", metadata["digest"])
-    again = convert(str(source), tmp_path / "again")
+    again = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
     assert again["digest"] == metadata["digest"]
 
 
-def test_progress_reaches_the_total(source, tmp_path):
+def test_convert_reports_progress_up_to_the_total(source, tmp_path):
     calls = []
     convert(
         str(source), tmp_path / "made", on_progress=lambda done, total: calls.append([done, total])
@@ -77,7 +63,7 @@ def test_progress_reaches_the_total(source, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_dtype_rounds_as_torch_does(source, tmp_path, dtype):
+def test_convert_rounds_as_torch_does(source, tmp_path, dtype):
     assert convert(str(source), tmp_path / "made", dtype=dtype)["dtype"] == dtype
     model = cola_jax.load(tmp_path / "made")
     theirs = load_file(source / WEIGHTS)
@@ -90,10 +76,10 @@ def test_dtype_rounds_as_torch_does(source, tmp_path, dtype):
         np.testing.assert_array_equal(np.asarray(ours, np.float32), rearrange(rounded, pattern))
 
 
-def test_the_dtype_of_the_source_is_kept(pair, source, tmp_path):
+def test_convert_keeps_the_dtype_of_the_source(source, tmp_path):
     tensors = load_file(source / WEIGHTS)
     halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
-    save_file(halves, source / WEIGHTS, {"format": "pt"})
+    save(halves, source)
     assert convert(str(source), tmp_path / "made")["dtype"] == "bfloat16"
     model = cola_jax.load(tmp_path / "made")
     exact = halves["model.norm.weight"].float().numpy()
@@ -102,7 +88,7 @@ def test_the_dtype_of_the_source_is_kept(pair, source, tmp_path):
     assert wide["dtype"] == "float32"
 
 
-def test_an_existing_destination_is_refused_and_kept(source, tmp_path):
+def test_convert_refuses_an_existing_destination(source, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     (made / "thesis.txt").write_text("years of work")
@@ -122,26 +108,47 @@ def test_overwrite_replaces_the_whole_destination(source, tmp_path):
     assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
 
 
+def test_overwrite_spares_other_directories(source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "draft.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not a cola-jax checkpoint and will not be overwrit"):
+        convert(str(source), tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "draft.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failure_leaves_everything_as_it_was(source, tmp_path, overwrite):
+def test_failed_convert_leaves_everything_unchanged(source, tmp_path, overwrite):
     made = tmp_path / "made"
     if overwrite:
         convert(str(source), made)
     before = contents(tmp_path)
     tensors = load_file(source / WEIGHTS)
-    tensors["model.layers.5.mlp.down_proj.weight"][3, 4] = float("nan")  # found when half done
+    tensors["model.layers.5.mlp.down_proj.weight"][3, 4] = float("nan")  # found halfway through
     before["source/model.safetensors"] = save(tensors, source)
     with pytest.raises(ValueError, match=r"layers\.5\.mlp\.down_proj\.weight.*not finite"):
         convert(str(source), made, overwrite=overwrite)
     assert contents(tmp_path) == before
-    assert (
-        {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
-        if overwrite
-        else {"source"}
-    )
+    expected = {"source", "made"} if overwrite else {"source"}
+    assert {entry.name for entry in tmp_path.iterdir()} == expected
 
 
-def test_a_destination_that_cannot_be_replaced_is_kept(source, tmp_path, monkeypatch):
+def test_failed_convert_removes_new_folders(source, tmp_path):
+    (source / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        convert(str(source), tmp_path / "a" / "b" / "made")
+    assert not (tmp_path / "a").exists()
+
+
+def test_interrupted_convert_leaves_nothing(source, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(source), tmp_path / "made", on_progress=interrupt)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+
+
+def test_failed_replacement_keeps_the_old_destination(source, tmp_path, monkeypatch):
     made = tmp_path / "made"
     convert(str(source), made)
     before = contents(made)
@@ -159,28 +166,7 @@ def test_a_destination_that_cannot_be_replaced_is_kept(source, tmp_path, monkeyp
     assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
 
 
-def save(tensors, folder):
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    return (folder / WEIGHTS).read_bytes()
-
-
-def test_a_failure_leaves_no_folders_behind(source, tmp_path):
-    (source / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"no config\.json"):
-        convert(str(source), tmp_path / "a" / "b" / "made")
-    assert not (tmp_path / "a").exists()
-
-
-def test_an_interruption_leaves_nothing_behind(source, tmp_path):
-    def interrupt(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        convert(str(source), tmp_path / "made", on_progress=interrupt)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
-
-
-def test_values_that_overflow_the_dtype_are_refused(source, tmp_path):
+def test_convert_refuses_overflow(source, tmp_path):
     tensors = load_file(source / WEIGHTS)
     tensors["model.norm.weight"][0] = 1e5
     save(tensors, source)
@@ -191,10 +177,10 @@ def test_values_that_overflow_the_dtype_are_refused(source, tmp_path):
     convert(str(source), tmp_path / "made", dtype="bfloat16")
 
 
-def test_requests_that_make_no_sense_are_refused(source, tmp_path):
+def test_convert_refuses_invalid_arguments(source, tmp_path):
     with pytest.raises(ValueError, match="dtype 'int8' is not one of float32, bfloat16, float16"):
         convert(str(source), tmp_path / "made", dtype="int8")
-    with pytest.raises(ValueError, match="--revision belongs to a Hub id"):
+    with pytest.raises(ValueError, match="--revision is for Hub ids"):
         convert(str(source), tmp_path / "made", revision="main")
     for name in ("no such place", "a/b/c", "../up"):
         with pytest.raises(
@@ -205,19 +191,38 @@ def test_requests_that_make_no_sense_are_refused(source, tmp_path):
         convert(str(tmp_path / "gone.gguf"), tmp_path / "made")
 
 
-def test_a_destination_that_cannot_be_written_is_an_os_error(source, tmp_path):
+def test_convert_raises_os_error_for_an_unwritable_destination(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         convert(str(source), tmp_path / "file" / "made")
 
 
-def test_overwrite_spares_what_is_no_checkpoint(source, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "draft.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="no checkpoint of ours"):
-        convert(str(source), tmp_path / "thesis", overwrite=True)
-    assert (tmp_path / "thesis" / "draft.txt").read_text() == "years of work"
+def test_digest_depends_on_the_weights_alone(pair, source, tmp_path):
+    """A single changed bit shows; other file names do not."""
+    (source / WEIGHTS).unlink()
+    pair("llama-gqa").theirs.save_pretrained(source, max_shard_size="40KB")
+    assert len(list(source.glob("*.safetensors"))) > 2
+    original = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())["digest"]
+    assert convert(str(source), tmp_path / "shards")["digest"] == original
+    tensors = {k: v for f in source.glob("*.safetensors") for k, v in load_file(f).items()}
+    (source / "model.safetensors.index.json").unlink()
+    tensors["model.norm.weight"][:1].mul_(1 + 2**-22)
+    save(tensors, source)
+    assert convert(str(source), tmp_path / "changed")["digest"] != original
+    assert np.isfinite(np.asarray(cola_jax.load(tmp_path / "changed").norm)).all()
 
 
-def test_an_origin_can_be_named(source, tmp_path):
-    assert convert(str(source), tmp_path / "made", origin="a wheel")["origin"]["name"] == "a wheel"
+@pytest.mark.parametrize("token", [None, "</s>", "<pad>"])
+def test_convert_records_the_padding_token(source, tmp_path, token):
+    words = tiny.tokenizer()
+    if token is not None:
+        words.add_special_tokens({"pad_token": token})
+    words.save_pretrained(source)
+    assert words.pad_token_id == {None: None, "</s>": 1, "<pad>": len(words) - 1}[token]
+    assert convert(str(source), tmp_path / "made")["pad_token"] == words.pad_token_id
+    assert cola_jax.load(tmp_path / "made").pad_token == words.pad_token_id
+
+
+def test_convert_accepts_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
+    (source / "tokenizer.json").write_text("{}")
+    assert convert(str(source), tmp_path / "made")["pad_token"] is None

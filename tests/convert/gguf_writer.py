@@ -1,0 +1,226 @@
+"""Tiny GGUF files, written as llama.cpp writes them."""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize, quantize
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tests import oracle
+
+MODEL = {"intermediate_size": 64, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}  # blocks of 32
+
+# names of tensors, as llama.cpp's convert_hf_to_gguf.py maps them
+NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+GEMMA_NAMES = NAMES | {
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
+}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+TEXTS = (
+    "Hello world, 12345 tokens!",
+    "def f(x):\n    return x ** 2  # squared\n",
+    "  leading and   inner spaces\t\n\n",
+    "naïve café — 東京 🙂 Ω",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<s>not special at the start</s>",
+    "",
+)
+KINDS = ["sliding_attention"] * 5 + ["full_attention"]
+GEMMA_KEYS = {
+    **{"attention.key_length": 12, "attention.value_length": 12, "attention.sliding_window": 5},
+    **{"rope.freq_base": 1e6, "rope.dimension_count": None, "vocab_size": None},
+}
+
+
+class Tiny(NamedTuple):
+    """A random transformers model, and its tensors as a GGUF file stores them."""
+
+    model: Any
+    tensors: dict[str, np.ndarray]
+
+
+def tiny_llama(**changes):
+    """Makes a random Llama, its queries and keys permuted as llama.cpp does."""
+    model = oracle.random_model("llama", **{**MODEL, **changes})
+    config = model.config
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.numpy()
+        if ".q_proj." in name:
+            values = permute(values, config.num_attention_heads)
+        if ".k_proj." in name:
+            values = permute(values, config.num_key_value_heads)
+        tensors[name] = values
+    return Tiny(model, tensors)
+
+
+def tiny_gemma(**changes):
+    """Makes a random Gemma 3 of seven layers, 1 added to its norms as llama.cpp does."""
+    sizes = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 12}
+    sizes |= {"num_hidden_layers": 7, "layer_types": [*KINDS, KINDS[0]], "rms_norm_eps": 1e-6}
+    model = oracle.random_model("gemma3_text", **sizes, tie_word_embeddings=True, **changes)
+    tensors = {n: x.numpy() for n, x in model.state_dict().items() if n != "lm_head.weight"}
+    return Tiny(model, {n: x + 1 if n.endswith("norm.weight") else x for n, x in tensors.items()})
+
+
+def permute(weights, heads):
+    """Does what `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py does."""
+    return (
+        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
+
+
+def unpermute(weights, heads):
+    """Inverts `permute`."""
+    return (
+        weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
+
+
+def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architecture="llama"):
+    """Writes a GGUF file; returns what its tensors dequantise to.
+
+    `keys` add to the metadata, or remove from it when None; `extra` are more tensors, by the names
+    in the file; `metadata` are functions that write more.
+    """
+    config = tiny.model.config
+    writer = GGUFWriter(file, architecture)
+    writer.add_name("tiny")
+    writer.add_file_type(0)
+    for write_more in metadata:
+        write_more(writer)
+    values = {
+        "rope.freq_base": config.rope_parameters.get("rope_theta"),
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.dimension_count": config.head_dim,
+        "vocab_size": config.vocab_size,
+    }
+    for key, value in (values | dict(keys)).items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        if value is not None:
+            add[type(value)](f"{architecture}.{key}", value)
+    exact = write_tensors(writer, tiny.tensors, kind, architecture)
+    for name, tensor in extra:
+        writer.add_tensor(name, tensor)
+    finish(writer)
+    return exact
+
+
+def write_tensors(writer, tensors, kind, architecture):
+    """Adds tensors, matrices quantised; returns what they dequantise to."""
+    names = GEMMA_NAMES if architecture == "gemma3" else NAMES
+    exact = {}
+    for name, tensor in tensors.items():
+        # llama.cpp keeps vectors in float32 whatever the rest is
+        chosen = GGMLQuantizationType["F32" if tensor.ndim == 1 else kind]
+        stored = quantize(tensor, chosen)
+        if name in names:
+            renamed = names[name]
+        else:
+            _, _, layer, rest = name.split(".", 3)
+            renamed = f"blk.{layer}.{names[rest]}"
+        writer.add_tensor(renamed, stored, raw_dtype=chosen)
+        exact[name] = dequantize(stored, chosen).reshape(tensor.shape)
+    return exact
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def set_parameters(model, tensors):
+    """Sets the parameters of the transformers model to the values in a file."""
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = tensors[name]
+            for part, count in heads.items():
+                if f".{part}." in name:
+                    values = unpermute(values, count)
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def byte_level(vocab_size=300):
+    """Trains a byte-level BPE on TEXTS; returns its tokens and merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [token for token, _ in vocabulary], [" ".join(merge) for merge in merges]
+
+
+def add_byte_level(writer, **flags):
+    """Writes a byte-level vocabulary with merges and a chat template."""
+    tokens, merges = byte_level()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))  # control tokens come first
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    for name, value in flags.items():
+        getattr(writer, f"add_{name}")(value)
+
+
+def add_sentencepiece(writer, **flags):
+    """Writes a vocabulary of pieces with scores, with bytes as fallback and no merges."""
+    pieces = ["▁", "e", "l", "o", "H", "w", "r", "d", "lo", "el", "▁w", "or", "▁wor", "ld", "Hel"]
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)] + pieces
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(pieces))])
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * len(pieces))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    for name, value in flags.items():
+        getattr(writer, f"add_{name}")(value)

@@ -1,0 +1,55 @@
+"""The environment of a test run, set before anything imports JAX or transformers."""
+
+import os
+import subprocess
+import sys
+
+# The suite compiles some ten thousand small programs and runs each a few times, so it asks XLA for
+# code that is quick to make: a quarter of the time. tests/test_optimised.py runs what users do.
+QUICK = (
+    "--xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+FIXED = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "8",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+CACHE = {  # of every program, however small
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def set_variables(cache: str) -> None:
+    """Sets what the workers and subprocesses of this run inherit.
+
+    `cache` is an empty folder for compiled programs. Set XLA_FLAGS to test with other ones.
+    """
+    os.environ |= FIXED | CACHE | {"JAX_COMPILATION_CACHE_DIR": cache}
+    if "XLA_FLAGS" not in os.environ and knows(QUICK):
+        os.environ["XLA_FLAGS"] = QUICK
+
+
+def knows(flags: str) -> bool:
+    """Says whether this XLA knows the flags: it aborts the process where it does not."""
+    code = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+    environment = os.environ | {"XLA_FLAGS": flags}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    return done.returncode == 0
+
+
+def share_programs() -> None:
+    """Lets the eight fake devices share the programs of the cache, as JAX does on a GPU.
+
+    The key of a program names its devices otherwise, though those are given anew when it is read.
+    """
+    from jax._src import cache_key
+
+    hash_options = cache_key._hash_serialized_compile_options
+    cache_key._hash_serialized_compile_options = lambda sha, options, **_: hash_options(
+        sha, options, strip_device_assignment=True
+    )

@@ -1,0 +1,78 @@
+"""Batches that the executor's tests run, meshes to run them on, and how results are compared."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from cola_jax.edits import random_paths
+from cola_jax.execute.memory import parse_bytes
+from cola_jax.prompts import Prompts, Readings
+from tests import oracle
+
+TOLERANCE = 1e-5  # relative to the largest log-probability
+ROUNDING = 1e-6  # likewise; what the composition of a batch may change
+
+
+def mesh(data: int, tensor: int) -> Mesh:
+    """Makes a mesh of fake devices."""
+    devices = np.array(jax.devices()[: data * tensor]).reshape(data, tensor)
+    return Mesh(devices, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+
+def packed(seed: int) -> Prompts:
+    """Makes a question of two or three continuations after a prompt, of one of two buckets."""
+    generator = np.random.default_rng(seed)
+    prompt = int(generator.integers(3, 30))
+    sizes = generator.integers(1, 4, 2 + seed % 2)
+    ids = oracle.random_ids(1, prompt + int(sizes.sum()), seed)[0]
+    branch = np.repeat(np.arange(len(sizes) + 1), [prompt, *sizes])
+    restart = np.concatenate([np.arange(size) for size in sizes])
+    positions = np.concatenate([np.arange(prompt), prompt + restart])
+    read = np.concatenate([np.full(len(sizes), prompt - 1), np.arange(prompt, len(ids))])
+    targets = generator.integers(0, oracle.VOCAB, len(read))
+    return Prompts(ids=ids, positions=positions, branch=branch, read=read, targets=targets)
+
+
+def plain(*lengths: int) -> Prompts:
+    """Makes prompts of these lengths, padded on the right."""
+    rows = []
+    for seed, length in enumerate(lengths):
+        ids = oracle.random_ids(1, length, seed)[0]
+        rows.append(Prompts(ids=ids, positions=np.arange(length), branch=np.zeros(length)))
+    return Prompts.stack(rows)
+
+
+def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]]:
+    """Draws paths for each question."""
+    drawn = random_paths(oracle.LAYERS, questions * each, seed)
+    return [drawn[b * each : (b + 1) * each] for b in range(questions)]
+
+
+def assert_agree(ours: Readings, theirs: Readings, tolerance: float = TOLERANCE) -> None:
+    """Compares readings; the tolerance is relative to the largest log-probability."""
+    for name in ("logprob", "rival"):
+        left, right = getattr(ours, name), getattr(theirs, name)
+        np.testing.assert_array_equal(np.isfinite(left), np.isfinite(right))
+        real = np.isfinite(right)
+        assert np.abs(left[real] - right[real]).max() <= tolerance * np.abs(right[real]).max()
+    np.testing.assert_array_equal(ours.token, theirs.token)
+    np.testing.assert_array_equal(ours.finite, theirs.finite)
+
+
+def assert_identical(ours: Any, theirs: Any) -> None:
+    """Compares pytrees of arrays to the bit."""
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def least_budget(run: Callable[..., Any]) -> int:
+    """Reads the smallest budget that works out of the error for one that does not."""
+    with pytest.raises(ValueError, match="give at least") as error:
+        run(memory_budget=1)
+    size = re.search(r"at least (\S+)\.", str(error.value))
+    assert size is not None
+    return parse_bytes(size[1])

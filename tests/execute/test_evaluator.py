@@ -1,0 +1,317 @@
+"""The fast executor against the reference: tiles, slots, budgets and devices."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute import evaluator
+from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches, take
+from cola_jax.execute.inputs import buckets
+from cola_jax.execute.memory import parse_bytes
+from cola_jax.execute.metrics import compilations
+from cola_jax.execute.reference import run_reference
+from cola_jax.execute.worker import Workers
+from cola_jax.path import STOP, pad_path
+from cola_jax.prompts import NO_READ, Prompts
+from tests import oracle
+from tests.execute import batches
+
+QUESTIONS, EACH, WIDTH = 8, 8, 12  # B, C and P of nearly all batches, so that they compile once
+ROWS = 4  # R, likewise
+
+# Variant, R, budget, and the `data` and `tensor` axes. Each variant meets both ways of running a
+# layer: on one device a call has a stack of that layer; with weights split over several, it takes
+# the layer out of the whole stack. Each of several workers has a view of either. "least" is room
+# for two states and one output, so that a wave is cut into chunks, and states are evicted and
+# computed again; 40kB is room for some of them, and None for all.
+CASES = [
+    # biases, and two key/value heads
+    ("llama-biases", 1, None, 1, 1),  # no padding rows, as many tiles as states
+    ("llama-biases", 6, "40kB", 1, 4),  # biases split over heads, key/value heads replicated
+    # a window in some layers
+    ("qwen2-window", ROWS, None, 1, 1),
+    ("qwen2-window", 3, "least", 1, 2),  # windows taken out of the whole stack, evictions
+    ("qwen2-window", 1, "40kB", 4, 1),  # two questions a worker
+    # windows, two rope tables, a tied head, norms with an offset
+    ("gemma3", 2, "least", 1, 1),
+    ("gemma3", 4, None, 1, 2),
+    ("gemma3", 3, "40kB", 2, 2),
+    # experts: which rows share a tile decides where in a block of an expert they run
+    ("olmoe", 16, None, 1, 1),  # the experts of one layer, in tiles wider than what waits
+    ("olmoe", 3, "40kB", 1, 4),  # those of all layers in one stack, from `first_expert` on
+    # experts beside a shared one, and windows
+    ("qwen2-moe-window", 3, "40kB", 1, 1),
+    ("qwen2-moe-window", 1, "least", 1, 2),
+    ("qwen2-moe-window", 2, None, 2, 4),  # all devices
+]
+ONE_BUCKET = (0, 1, 2, 3, 4, 5, 6, 8)  # seeds of questions of at most 32 tokens
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    prompts = Prompts.stack([batches.packed(seed) for seed in ONE_BUCKET])
+    assert set(buckets(prompts)) == {(32, 16)}
+    return prompts
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return pair("qwen2-window").ours
+
+
+def draw(seed, each=EACH, candidates=EACH):
+    """Draws paths [B, C, P], `each` for a question and no more."""
+    paths = np.full((QUESTIONS, candidates, WIDTH), STOP, np.int32)
+    paths[:, :each] = pad(batches.paths_of(QUESTIONS, each, seed))
+    return paths
+
+
+def pad(paths):
+    return np.array([[pad_path(path, WIDTH) for path in row] for row in paths])
+
+
+@pytest.fixture(scope="module")
+def reference(pair, prompts):
+    """Returns paths for a variant, and what the reference reads on them."""
+    made = {}
+
+    def get(variant):
+        if variant not in made:
+            paths = draw(seed=len(variant))
+            made[variant] = paths, run_reference(pair(variant).ours, prompts, paths)
+        return made[variant]
+
+    return get
+
+
+def run_in(budget, model, prompts, paths, **settings):
+    """Runs paths within a budget of a case."""
+    if budget == "least":
+        budget = batches.least_budget(
+            lambda **least: cola_jax.run_paths(model, prompts, paths, **least)
+        )
+    elif budget is not None:
+        budget = parse_bytes(budget)
+    return cola_jax.run_paths(model, prompts, paths, memory_budget=budget, **settings)
+
+
+@pytest.mark.parametrize(("variant", "rows", "budget", "data", "tensor"), CASES)
+def test_run_paths_matches_reference(pair, prompts, reference, variant, rows, budget, data, tensor):
+    model = pair(variant).ours
+    paths, expected = reference(variant)
+    if data * tensor > 1:
+        model = cola_jax.load(pair(variant).checkpoint, mesh=batches.mesh(data, tensor))
+    metrics = cola_jax.Metrics()
+    got = run_in(budget, model, prompts, paths, rows=rows, metrics=metrics)
+    batches.assert_agree(got, expected)
+    assert metrics.evaluations == QUESTIONS * EACH
+    assert metrics.cost.useful == (paths != STOP).sum()
+    assert (metrics.cost.evicted > 0) == (budget is not None)
+    assert len(metrics.clocks) == data
+
+
+def test_cases_meet_every_branch():
+    """Each variant runs a stack of one layer and the whole stack; both run on several workers."""
+    for variant in {case[0] for case in CASES}:
+        assert {case[-1] > 1 for case in CASES if case[0] == variant} == {False, True}
+    several = [tensor > 1 for *_, data, tensor in CASES if data > 1]
+    assert set(several) == {False, True}
+    assert {(budget, tensor > 1) for _, _, budget, _, tensor in CASES} == {
+        (budget, split) for budget in (None, "least", "40kB") for split in (False, True)
+    }
+
+
+@pytest.mark.parametrize(("budget", "data"), [(None, 1), ("least", 2)])
+def test_run_paths_matches_reference_in_several_buckets(pair, budget, data):
+    """Questions of several buckets run in several batches."""
+    prompts = Prompts.stack([batches.packed(seed) for seed in range(QUESTIONS)])
+    assert len(set(buckets(prompts))) == 2
+    found, paths = pair("qwen2-window"), draw(0, each=3)
+    model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, 1)) if data > 1 else found.ours
+    got = run_in(budget, model, prompts, paths, rows=ROWS)
+    batches.assert_agree(got, run_reference(found.ours, prompts, paths))
+
+
+# What a batch promises
+
+
+def evaluate(model, prompts, waves, **settings):
+    """Runs waves on a PathEvaluator; returns their readings, and the worker's metrics."""
+    workers = Workers(model, rows=ROWS, **settings)
+    run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, WIDTH))
+    readings = [run(wave) for wave in waves]
+    run.close()
+    return readings, workers.workers[0].metrics
+
+
+@pytest.mark.parametrize(("budget", "keeps"), [(None, True), (60_000, False)])
+def test_path_evaluator_reuses_states_of_earlier_waves(model, prompts, budget, keeps):
+    """Later waves extend earlier paths; readings are those of one call, and fewer layers run."""
+    waves = [draw(seed, each=each) for seed, each in ((0, 3), (1, 3), (2, 2))]
+    readings, metrics = evaluate(model, prompts, waves, memory_budget=budget)
+    for wave, got in zip(waves, readings, strict=True):
+        batches.assert_agree(got, run_reference(model, prompts, wave))
+    cost = metrics.cost
+    assert cost.useful == sum((wave != STOP).sum() for wave in waves)
+    assert cost.unique + cost.last < cost.useful
+    assert (cost.hits > 0) >= keeps
+    assert (cost.evicted == 0) == keeps
+    assert metrics.report()["evaluations"] == 8 * QUESTIONS
+
+
+def test_path_evaluator_skips_entries_of_stop(model, prompts):
+    """Questions may have nothing to run in a wave, and a wave nothing at all."""
+    wave = draw(0, each=2)
+    wave[0], wave[1, 0] = STOP, STOP
+    (got, nothing), metrics = evaluate(model, prompts, [wave, np.full_like(wave, STOP)])
+    batches.assert_agree(got, run_reference(model, prompts, wave))
+    assert metrics.evaluations == 2 * QUESTIONS - 3
+    assert not nothing.finite.any()
+    assert np.isneginf(nothing.logprob).all()
+
+
+def test_path_evaluator_repeats_to_the_bit(model, prompts):
+    """An interrupted search runs the same waves again: what they read must not change."""
+    waves = [draw(seed, each=3) for seed in range(2)]
+    first, again = (evaluate(model, prompts, waves)[0] for _ in range(2))
+    batches.assert_identical(first, again)
+
+
+def test_run_paths_composition_changes_rounding_only(model, prompts):
+    """Whatever else is in a batch or a tile changes a reading by rounding, and whether the target
+    is the likeliest token not at all where the margin is larger than that."""
+    paths = draw(seed=1)
+    together = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    scale = np.abs(together.logprob[np.isfinite(together.logprob)]).max()
+    for some, count, rows in [([0], 8, ROWS), ([3, 5], 1, ROWS), ([7, 2, 1], 3, ROWS), ([6], 8, 1)]:
+        fewer = np.where(np.arange(EACH)[:, None] < count, paths[some], STOP)
+        part = take(prompts, np.array(some))
+        got = cola_jax.run_paths(model, part, fewer, rows=rows)
+        ran = np.isfinite(got.logprob)
+        whole = jax.tree.map(lambda x, some=some: x[some], together)
+        for name in ("logprob", "rival"):
+            error = np.abs(getattr(got, name)[ran] - getattr(whole, name)[ran]).max()
+            assert error <= batches.ROUNDING * scale
+        right, before = (x.token[ran] == targets(part, ran) for x in (got, whole))
+        clear = np.abs(whole.logprob[ran] - whole.rival[ran]) > batches.ROUNDING * scale
+        np.testing.assert_array_equal(right[clear], before[clear])
+        assert clear.mean() > 0.9
+
+
+def targets(prompts, ran):
+    return np.broadcast_to(prompts.targets[:, None], ran.shape)[ran]
+
+
+def test_path_evaluator_compiles_once(model, prompts):
+    """Neither a new plan nor a smaller batch of the same bucket compiles anything."""
+    evaluate(model, prompts, [])
+    before = compilations()
+    for seed in range(3):
+        evaluate(model, prompts, [draw(seed, each=2 + seed)])
+        evaluate(model, take(prompts, np.arange(1)), [draw(seed, each=1)[:1]])
+    assert compilations().count == before.count
+
+
+def test_run_paths_cuts_long_plans(model, prompts, monkeypatch):
+    """A plan of more tiles than a call takes makes several calls."""
+    monkeypatch.setattr("cola_jax.execute.worker.CALL", 3)
+    paths = draw(0, each=3)
+    got = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    batches.assert_agree(got, run_reference(model, prompts, paths))
+
+
+def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
+    paths = draw(0)
+    together = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    made = []
+
+    class Spy(PathEvaluator):
+        def __init__(self, worker, prompts, workload):
+            made.append(len(prompts.ids))
+            super().__init__(worker, prompts, workload)
+
+    monkeypatch.setattr(evaluator, "PathEvaluator", Spy)
+    monkeypatch.setattr(evaluator, "LARGEST_BATCH", 1)
+    apart = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    batches.assert_agree(apart, together, batches.ROUNDING)
+    assert made == [1] * QUESTIONS
+
+
+def test_run_paths_keeps_nan_to_its_path(model, prompts):
+    """A NaN in a row of a tile reaches no other row."""
+    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(np.nan)))
+    paths = pad([[(0, 4, 5), (0, 1, 5), (0, 4), (4, 0)] * 2] * QUESTIONS)
+    got = cola_jax.run_paths(broken, prompts, paths, rows=ROWS)
+    np.testing.assert_array_equal(got.finite, [[False, True, False, False] * 2] * QUESTIONS)
+    good = jax.tree.map(lambda x: x[:, 1::4], got)
+    batches.assert_agree(good, run_reference(model, prompts, paths[:, 1::4]))
+
+
+def test_run_paths_in_bfloat16(pair, prompts):
+    """Buffers of bfloat16 hold bits on a CPU; weights are converted where dtypes differ."""
+    model = cola_jax.load(pair("llama-gqa").checkpoint, dtype="bfloat16")
+    paths = draw(0, each=4)
+    got, expected = (run(model, prompts, paths) for run in (cola_jax.run_paths, run_reference))
+    real = np.isfinite(expected.logprob)
+    assert np.abs(got.logprob[real] - expected.logprob[real]).mean() < 0.02
+    wide = cola_jax.run_paths(model, prompts, paths, dtype="float32")
+    exact = run_reference(model, prompts, paths, dtype=np.dtype("float32"))
+    batches.assert_agree(wide, exact, 1e-4)
+
+
+def test_run_paths_reads_many_targets_at_one_position(model):
+    """As a question with many options is read at the end of its prompt, once for each."""
+    ids, many = oracle.random_ids(1, 20)[0], 40
+    row = Prompts(
+        ids=ids,
+        positions=np.arange(20),
+        branch=np.zeros(20, np.int32),
+        read=np.array([19] * many + [NO_READ, 3]),
+        targets=np.arange(many + 2),
+    )
+    prompts, paths = Prompts.stack([row]), pad([[(0, 1, 5), (0, 0, 2)] * 4])
+    got = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    batches.assert_agree(got, run_reference(model, prompts, paths))
+    assert len(np.unique(got.logprob[0, 0, :many])) == many
+    assert np.isneginf(got.logprob[0, :, many]).all()
+
+
+def test_run_paths_leaves_padding_reads_empty(model, prompts):
+    got = cola_jax.run_paths(model, prompts, draw(0), rows=ROWS)
+    padding = np.broadcast_to((prompts.read == NO_READ)[:, None], got.logprob.shape)
+    assert padding.any()
+    assert np.isneginf(got.logprob[padding]).all()
+    assert (got.token[padding] == -1).all()
+
+
+# Bad input
+
+
+def test_run_paths_refuses_more_workers_than_questions(pair, prompts):
+    model = cola_jax.load(pair("llama-gqa").checkpoint, mesh=batches.mesh(8, 1))
+    few = take(prompts, np.arange(3))
+    with pytest.raises(ValueError, match="3 questions for 8 places on the 'data' axis"):
+        cola_jax.run_paths(model, few, [[(0, 1)]] * 3)
+
+
+@pytest.mark.parametrize("rows", [0, -2])
+def test_run_paths_refuses_tiles_without_rows(model, prompts, rows):
+    with pytest.raises(ValueError, match="a tile needs at least 1 row"):
+        cola_jax.run_paths(model, prompts, [[(0, 1)]] * QUESTIONS, rows=rows)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("parts", "largest"), [(1, None), (2, 4), (4, 100), (11, None)])
+def test_cut_batches_keeps_keys_apart(parts, largest):
+    keys = [(32, 16)] * 5 + [(48, 16)] * 2 + [(32, 16)] * 4
+    cut = cut_batches(keys, parts, largest)
+    assert sorted(itertools.chain(*(batch.tolist() for batch in cut))) == list(range(11))
+    assert all(len({keys[i] for i in batch}) == 1 for batch in cut)
+    assert len(cut) >= parts
+    assert all(len(batch) <= (largest or 11) for batch in cut)
+    assert [keys[batch[0]] for batch in cut] == sorted((keys[b[0]] for b in cut), reverse=True)

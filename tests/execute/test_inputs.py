@@ -1,0 +1,169 @@
+"""What the executors accept and refuse, and the buckets that inputs are padded to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute import inputs
+from cola_jax.execute.reference import run_reference
+from cola_jax.path import STOP
+from cola_jax.prompts import NO_READ, PADDING, Prompts
+from tests import oracle
+from tests.execute.test_reference import PAD, PATH, QUESTIONS, encoding_of, question, with_pad_token
+
+RUNS = [cola_jax.run_paths, run_reference]
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return pair("qwen2-window").ours
+
+
+@pytest.fixture(scope="module")
+def questions():
+    rows = [question(tokens, seed, reads) for seed, (tokens, reads) in enumerate(QUESTIONS)]
+    return Prompts.stack(rows)
+
+
+def test_as_prompts_takes_ids_prompts_and_encodings():
+    encoding = encoding_of("left")
+    prompts = inputs.as_prompts(encoding)
+    assert inputs.as_prompts(prompts) is prompts
+    assert np.array_equal(prompts.branch == PADDING, encoding["attention_mask"].numpy() == 0)
+    plain = inputs.as_prompts(encoding["input_ids"].numpy())
+    assert (np.asarray(plain.branch) == 0).all()
+    with pytest.raises(ValueError, match=r"ids have shape \(12,\), but a batch is \[B, T\]"):
+        inputs.as_prompts(plain.ids[0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1, 2, 3], [PAD, PAD, 3]], "row 1 begins"),
+        ([[PAD, PAD, 3], [PAD, PAD, 3]], "row 0 begins"),
+        ([[PAD, 2, 3], [1, 2, 3]], "row 0 begins"),
+        ([[1, 2, PAD], [1, PAD, PAD]], "row 1 ends"),
+        ([[1, 2, 3], [1, 2, PAD]], "row 1 ends"),
+        ([[1, PAD, PAD]], "row 0 ends"),
+        ([[PAD, 2, 3], [PAD, 1, 1]], None),  # the first token of every text
+        ([[1, 2, PAD]], None),
+        ([[PAD]], None),
+        ([[1, PAD, PAD, 2]], None),
+    ],
+)
+def test_as_prompts_refuses_visible_padding(ids, message):
+    ids = np.array(ids)
+    inputs.as_prompts(ids)
+    inputs.as_prompts({"input_ids": ids, "attention_mask": np.ones_like(ids)}, PAD)
+    jax.eval_shape(lambda ids: inputs.as_prompts(ids, PAD), ids)
+    for prompts in (ids, jnp.asarray(ids), {"input_ids": ids}):
+        if message is None:
+            inputs.as_prompts(prompts, PAD)
+            continue
+        with pytest.raises(ValueError, match=f"{message} with the pad token {PAD}, but has no att"):
+            inputs.as_prompts(prompts, PAD)
+
+
+def test_padded_right_moves_the_padding_alone():
+    left = Prompts(
+        ids=np.array([[9, 9, 3, 4], [5, 6, 7, 8]]),
+        positions=np.array([[0, 0, 0, 1], [0, 1, 2, 3]]),
+        branch=np.array([[PADDING, PADDING, 0, 0], [0, 0, 0, 0]]),
+        read=np.array([[3, NO_READ], [0, 3]]),
+        targets=np.array([[1, 0], [2, 3]]),
+    )
+    right = inputs.padded_right(left)
+    assert right.ids.tolist() == [[3, 4, 9, 9], [5, 6, 7, 8]]
+    assert right.positions.tolist() == [[0, 1, 0, 0], [0, 1, 2, 3]]
+    assert right.branch.tolist() == [[0, 0, PADDING, PADDING], [0, 0, 0, 0]]
+    assert right.read.tolist() == [[1, NO_READ], [0, 3]]
+    assert right.targets is left.targets
+    jax.tree.map(np.testing.assert_array_equal, inputs.padded_right(right), right)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_generate_honours_the_attention_mask(pair, side):
+    models, encoding = pair("qwen2-window"), encoding_of(side)
+    out = cola_jax.generate(models.ours, encoding, [[PATH]] * 3, max_new_tokens=3)
+    mask = encoding["attention_mask"].numpy() == 1
+    for b, ids in enumerate(encoding["input_ids"].numpy()):
+        theirs = oracle.decode(models.theirs, ids[mask[b]][None], PATH, 3)
+        np.testing.assert_array_equal(out.tokens[b, 0], theirs[0])
+
+
+def test_generate_refuses_visible_padding_without_a_mask(model):
+    ids = encoding_of("left")["input_ids"].numpy()
+    with pytest.raises(ValueError, match=f"row 1 begins with the pad token {PAD}"):
+        cola_jax.generate(with_pad_token(model), ids, [[PATH]] * 3, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ((0, 6), r"layer ids \[6\], but the model has layers 0\.\.5"),
+        ((0, -2), r"layer ids \[-2\]"),
+        ((), "at least one layer"),
+        ((STOP, STOP), "at least one layer"),
+        ((0, STOP, 1), r"layer ids \[-1\]"),
+        (np.array([[0, 1]]), r"path has shape \(1, 2\)"),
+        (np.array([0.0, 1.5]), "whole numbers"),
+    ],
+)
+def test_path_ids_are_checked(model, questions, path, message):
+    with pytest.raises(ValueError, match=message):
+        cola_jax.run_path(model, oracle.random_ids(1), path)
+    for run in RUNS:
+        with pytest.raises(ValueError, match=message):
+            run(model, questions, [[path]] * 3)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_pad_paths_refuses_bad_arrays(model, questions, run):
+    with pytest.raises(ValueError, match=r"shape \(3, 6\), but must be ids \[B, C, P\]"):
+        run(model, questions, np.array([PATH] * 3))
+    with pytest.raises(ValueError, match=r"float64 of shape \(3, 1, 6\), but must be ids"):
+        run(model, questions, np.array([[PATH]] * 3, float))
+    for bad in ((0, 6), (STOP, 0), (0, STOP, 1), (-2, 0)):
+        with pytest.raises(ValueError, match=r"layer ids \[(6|-1|-2)\], but the model has"):
+            run(model, questions, np.array([[bad]] * 3))
+    with pytest.raises(ValueError, match="paths for 2 questions, but 3 prompts"):
+        run(model, questions, [[PATH]] * 2)
+
+
+def test_run_path_refuses_bad_prompts(model):
+    ids = oracle.random_ids(2)
+    with pytest.raises(ValueError, match=r"ids have shape \(12,\), but a batch is \[B, T\]"):
+        cola_jax.run_path(model, ids[0], PATH)
+    for bad in (97, -1):
+        with pytest.raises(ValueError, match=rf"{bad}.*vocabulary is 0\.\.96"):
+            cola_jax.run_path(model, np.where(np.arange(12) == 3, bad, ids), PATH)
+    with pytest.raises(ValueError, match="129 tokens, but the model's context is 128"):
+        cola_jax.run_path(model, oracle.random_ids(1, 129), PATH)
+    split = Prompts.plain(ids).replace(branch=np.where(np.arange(12) == 3, PADDING, 0 * ids))
+    with pytest.raises(ValueError, match="padding between two tokens"):
+        cola_jax.run_path(model, split, PATH)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_check_batch_refuses_bad_prompts(model, questions, run):
+    with pytest.raises(ValueError, match="give prompts `read` and `targets`"):
+        run(model, questions.replace(targets=None), [[PATH]] * 3)
+    for place in (12, 99, -2):  # the first question has twelve tokens, its row has more
+        read = np.where(questions.read == 11, place, questions.read)
+        with pytest.raises(ValueError, match=rf"read at .*{place}.* but have \[12, 40, 5\] tokens"):
+            run(model, questions.replace(read=read), [[PATH]] * 3)
+    strange = questions.replace(targets=np.full_like(questions.targets, 97))
+    with pytest.raises(ValueError, match=r"targets run from 97 to 97.*vocabulary is 0\.\.96"):
+        run(model, strange, [[PATH]] * 3)
+    left = questions.replace(branch=questions.branch[:, ::-1])
+    with pytest.raises(ValueError, match="padded on the right"):
+        run(model, left, [[PATH]] * 3)
+
+
+def test_bucket_has_few_and_close_sizes():
+    sizes = {inputs.bucket(size) for size in range(1, 129)}
+    assert sizes == {8, 12, 16, 24, 32, 48, 64, 96, 128}
+    for size in range(9, 129):
+        assert size <= inputs.bucket(size) <= size * 1.5

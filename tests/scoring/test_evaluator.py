@@ -1,0 +1,163 @@
+"""`cola_jax.evaluator` and `cola_jax.evaluate`: of a model, and of a function of the user's own."""
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.edits import random_paths
+from cola_jax.execute.evaluator import Workload
+from cola_jax.path import STOP, identity
+from cola_jax.question import Question, open_question
+from cola_jax.scoring import Options, Verdicts
+from cola_jax.scoring.evaluator import ModelEvaluator
+from tests import tiny
+
+WORKLOAD = Workload(10, 12)
+PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
+
+
+def padded(count):
+    """The same paths for every question, as an array."""
+    row = [np.pad(path, (0, 12 - len(path)), constant_values=STOP) for path in PATHS]
+    return np.array([row] * count, np.int32)
+
+
+def lengths(paths):
+    """An evaluate of its own: option 1 is right where a path has fewer than five layers."""
+    assert isinstance(paths, np.ndarray)
+    length = (paths != STOP).sum(axis=-1)
+    scores = np.stack([-5.0 + 0 * length, -1.0 * length], axis=-1)
+    return Verdicts.of_scores(scores, 1, paths[..., 0] != STOP)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Questions of two token buckets, of three to five options."""
+    long = Question("long", "which of the words " * 10, ("sun", "moon"), 0)
+    return [*tiny.questions(3), long, *tiny.questions(5)[3:]]
+
+
+@pytest.fixture(scope="module")
+def together(model, words, questions):
+    metrics = cola_jax.Metrics()
+    evaluate = cola_jax.evaluator(model, questions, Options(words), metrics=metrics)
+    return evaluate, evaluate([PATHS] * len(questions)), metrics
+
+
+def test_evaluator_keeps_order_of_questions(model, words, questions, together):
+    evaluate, verdicts, _ = together
+    assert evaluate.questions == questions
+    assert len(evaluate.batches(2)) > 2
+    assert verdicts.scores.shape == (6, 10, 5)
+    for b, question in enumerate(questions):
+        alone = cola_jax.evaluate(model, [question], PATHS, scorer=Options(words)).verdicts
+        np.testing.assert_allclose(alone.margin[0], verdicts.margin[b], rtol=1e-4, atol=1e-4)
+        count = len(question.options)
+        assert alone.scores.shape == (1, 10, count)
+        np.testing.assert_allclose(alone.scores[0], verdicts.scores[b, :, :count], rtol=1e-4)
+        assert np.isnan(verdicts.scores[b, :, count:]).all()
+
+
+def test_evaluator_batch_size_changes_rounding_only(model, words, questions, together):
+    _, verdicts, _ = together
+    evaluate = cola_jax.evaluator(model, questions, Options(words), batch_size=1)
+    assert len(evaluate.batches(1)) == len(questions)
+    again = evaluate([PATHS] * len(questions))
+    np.testing.assert_allclose(again.margin, verdicts.margin, rtol=1e-4, atol=1e-4)
+    sure = np.abs(verdicts.margin) > 1e-3
+    np.testing.assert_array_equal(again.verdict[sure], verdicts.verdict[sure])
+
+
+def test_evaluator_counts_evaluations(questions, together):
+    _, _, metrics = together
+    assert metrics.evaluations == len(questions) * len(PATHS)
+    assert metrics.report()["evaluations"] == metrics.evaluations
+    assert metrics.cost.unique + metrics.cost.last > 0
+
+
+def test_evaluator_refuses_what_cannot_be_asked(model, words):
+    with pytest.raises(ValueError, match="no questions to evaluate"):
+        cola_jax.evaluator(model, [], Options(words))
+    with pytest.raises(ValueError, match="question a is open"):
+        cola_jax.evaluator(model, [open_question("a", "7 + 5", "12")], Options(words))
+
+
+def test_map_yields_every_batch_once(model, words, questions, together):
+    evaluate, verdicts, _ = together
+    paths = padded(len(questions))
+    calls = evaluate.map(
+        lambda batch, some: (len(batch.batch), batch(paths[some])),
+        WORKLOAD,
+        [np.array([4, 0]), np.array([1])],
+    )
+    results = {tuple(some.tolist()): result for some, result in calls}
+    assert set(results) == {(4, 0), (1,)}
+    for some, (count, part) in results.items():
+        assert count == len(some)
+        expected = verdicts.margin[list(some)]
+        np.testing.assert_allclose(part.margin, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_map_raises_error_of_function(together):
+    evaluate, _, _ = together
+
+    def fail(batch, some):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(evaluate.map(fail, WORKLOAD))
+
+
+@pytest.mark.parametrize("form", ["shared", "lists", "array"])
+def test_evaluate_takes_paths_in_every_form(questions, form):
+    paths = {
+        "shared": PATHS,
+        "lists": [PATHS] * len(questions),
+        "array": padded(len(questions)),
+    }[form]
+    evaluation = cola_jax.evaluate(lengths, questions, paths, num_layers=tiny.LAYERS)
+    assert evaluation.questions == questions
+    for b in range(len(questions)):
+        rows = [tuple(p[p != STOP].tolist()) for p in evaluation.paths[b]]
+        assert rows == PATHS
+        assert evaluation.verdicts.verdict[b].tolist() == [len(p) < 5 for p in PATHS]
+
+
+def test_evaluate_takes_lists_of_different_lengths(questions):
+    paths = [PATHS[: 1 + b] for b in range(len(questions))]
+    evaluation = cola_jax.evaluate(lengths, questions, paths, num_layers=tiny.LAYERS)
+    assert evaluation.verdicts.finite.sum(axis=1).tolist() == [1, 2, 3, 4, 5, 6]
+    table = evaluation.to_pandas()
+    assert table.question.value_counts(sort=False).tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_evaluate_refuses_what_it_cannot_run(model, questions):
+    with pytest.raises(ValueError, match="give a scorer as well"):
+        cola_jax.evaluate(model, questions, PATHS)
+    with pytest.raises(ValueError, match="give num_layers"):
+        cola_jax.evaluate(lengths, questions, PATHS)
+    with pytest.raises(ValueError, match=r"layer ids \[5\], but the model has layers 0..4"):
+        cola_jax.evaluate(lengths, questions, [(0, 5)], num_layers=5)
+    with pytest.raises(ValueError, match="paths for 1 questions, but 6"):
+        cola_jax.evaluate(lengths, questions, [PATHS], num_layers=5)
+
+
+def test_to_pandas_has_a_row_per_evaluation(questions):
+    evaluation = cola_jax.evaluate(
+        lengths, questions[:2], [(0, 1, 1, 2), (4, 0, 1, 2, 3)], num_layers=5
+    )
+    table = evaluation.to_pandas()
+    assert table.to_dict("list") == {
+        "question": ["q0", "q0", "q1", "q1"],
+        "path": ["0,1,1,2", "4,0-3"] * 2,
+        "length": [4, 5] * 2,
+        "verdict": [True, False] * 2,
+        "margin": [1.0, 0.0] * 2,
+        "answer": [1, 0] * 2,
+    }
+
+
+def test_model_evaluator_has_layers_of_model(model, together):
+    evaluate, _, _ = together
+    assert isinstance(evaluate, ModelEvaluator)
+    assert evaluate.num_layers == model.config.num_layers == tiny.LAYERS

@@ -1,0 +1,294 @@
+"""`exact`: answers as tokens, and its verdicts against those of real greedy decoding."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cola_jax
+from cola_jax.execute.decoder import STOPPED
+from cola_jax.prompts import Prompts, Readings
+from cola_jax.scoring import Exact, Verdicts
+from cola_jax.scoring.decoding import DECOY, GOLD
+from cola_jax.scoring.encode import encode_prompt
+from cola_jax.scoring.exact import ENDS_READ, end_tokens
+from cola_jax.scoring.verdicts import NO_ANSWER
+from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
+from tests import tiny
+from tests.tokenizers import (
+    BARE,
+    EOS,
+    LINE_BREAKS,
+    STOPS,
+    GreedyTokenizer,
+    letter_tokenizer,
+    question,
+)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tiny.tokenizer()
+
+
+def exact(tokenizer, format=BARE, stop_tokens=(EOS,), **options):
+    return Exact(tokenizer, format, stop_tokens=stop_tokens, **options)
+
+
+def continuations(encoded):
+    """Reads back, of each option, the tokens of its body and the tokens asked about at its end."""
+    row, out = encoded.prompts, []
+    for j in range(len(encoded.question.options)):
+        own = encoded.option == j
+        expected = np.where(row.read[own] < prompt_length(row), 0, j + 1)
+        assert (row.branch[row.read[own]] == expected).all()
+        body = row.targets[own & ~encoded.end].tolist()
+        fed = row.ids[row.branch == j + 1].tolist()
+        ended = bool((own & encoded.end).any())
+        assert fed == (body if ended else body[:-1])
+        assert len(set(row.read[own & encoded.end].tolist())) == ended
+        out.append((body, row.targets[own & encoded.end].tolist()))
+    return out
+
+
+def prompt_length(row):
+    return int((row.branch == 0).sum())
+
+
+def test_encode_packs_gold_and_decoy_each_with_its_ends(bpe):
+    for asked in arithmetic(3, 5):
+        encoded = exact(bpe, ARITHMETIC).encode(asked)
+        ids = encoded.prompts.ids[: prompt_length(encoded.prompts)].tolist()
+        assert ids == bpe(f"{asked.text} =").input_ids
+        (newline,) = bpe("\n", add_special_tokens=False).input_ids
+        assert set(encoded.ends) == {EOS, newline}
+        for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
+            assert bpe.decode(body) == f" {option}"
+            assert ends == [newline, EOS]  # what the text has after the answer comes first
+
+
+def test_encode_ends_box_with_its_brace(bpe):
+    (asked,) = arithmetic(1, 1)
+    encoded = exact(bpe, DIRECT).encode(asked)
+    (brace,) = bpe("}", add_special_tokens=False).input_ids
+    assert encoded.ends == (brace,)
+    for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
+        assert (bpe.decode(body), ends) == (f" \\boxed{{{option}", [brace])
+
+
+def test_encode_ends_chat_with_stop_token(bpe):
+    (asked,) = arithmetic(2, 1)
+    encoded = exact(bpe, ARITHMETIC, (EOS, 5, 6), chat=True).encode(asked)
+    ids = encoded.prompts.ids[: prompt_length(encoded.prompts)]
+    assert bpe.decode(ids) == f"<s>user: {asked.text} =\nassistant:\n"
+    for option, (body, ends) in zip(asked.options, continuations(encoded), strict=True):
+        assert bpe.decode(body) == option  # no space in front
+        assert ends[:3] == [EOS, 5, 6]
+        assert bpe.decode(ends[3:]) == "\n"
+
+
+def test_encode_without_decoy_packs_one_answer(bpe):
+    encoded = exact(bpe, PROMPT).encode(question("a", "x y"))
+    assert set(encoded.option.tolist()) == {0}
+    assert set(encoded.prompts.branch.tolist()) == {0, 1}
+
+
+LINES = ["\n", "\n\n", "\nx", *("\n" + chr(0x4E00 + i) for i in range(9))]
+
+
+def test_end_tokens_are_all_that_begin_a_stop_string():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", "x\n", *LINES])
+    scorer = exact(words, stop_tokens=(EOS, 2))
+    encoded = scorer.encode(question("a", "b"))
+    first = len(words) - len(LINES)
+    # the stop tokens, then the shortest texts first; x\n is more than an end
+    assert encoded.ends == (EOS, 2, *range(first, len(words)))
+    ((body, ends),) = continuations(encoded)
+    assert body == [3]
+    assert len(ends) == ENDS_READ
+    assert ends[:3] == [first, EOS, 2]
+    assert end_tokens(scorer.stop) == encoded.ends
+
+
+def test_encode_takes_answer_that_joins_its_end_with_it():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", ".", ".\n", "\n"])
+    encoded = exact(words).encode(question("a", "b.", "b"))
+    assert continuations(encoded) == [([3, 5], []), ([3], [6, EOS])]
+    assert encoded.ends == (EOS, 6)
+
+
+def test_encode_refuses_what_cannot_be_asked(bpe):
+    (asked,) = arithmetic(1, 1)
+    with pytest.raises(ValueError, match="no chat template"):
+        exact(tiny.tokenizer(chat=False), ARITHMETIC, chat=True)
+    with pytest.raises(ValueError, match="q0 is multiple choice"):
+        exact(bpe, ARITHMETIC).encode(tiny.questions(1)[0])
+    with pytest.raises(ValueError, match="use the scorer `generation`"):
+        exact(bpe, GSM8K).encode(asked)
+    with pytest.raises(ValueError, match="adds no token to its prompt"):
+        exact(bpe).encode(question("a", ""))
+    with pytest.raises(ValueError, match="contains a stop string"):
+        exact(bpe, PROMPT).encode(question("a", "sun\nmoon"))
+    longest = int(exact(bpe, ARITHMETIC).encode(asked).prompts.positions.max()) + 1
+    exact(bpe, ARITHMETIC, context=longest).encode(asked)
+    with pytest.raises(ValueError, match=f"{longest} tokens, but the model's context is"):
+        exact(bpe, ARITHMETIC, context=longest - 1).encode(asked)
+
+
+def test_encode_refuses_tokenizer_that_adds_eos():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
+    with pytest.raises(ValueError, match="add_eos_token"):
+        exact(words).encode(question("a", "b"))
+
+
+def test_encode_refuses_prompt_that_joins_its_answer():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", " b", "\n"])
+    with pytest.raises(ValueError, match="joins the end of its prompt"):
+        exact(words).encode(question("a ", "bb"))  # else the answer would be b
+    assert encode_prompt(question("a "), words, "a ").num_tokens == 3  # fine to decode after
+
+
+def test_record_has_rule(bpe):
+    assert exact(bpe, DIRECT).record() == {"rule": "boxed"}
+    assert exact(bpe, ARITHMETIC, rule="number").record() == {"rule": "number"}
+
+
+logprobs = st.lists(st.integers(-8, 0), min_size=12, max_size=12)
+
+
+@given(st.lists(logprobs, min_size=4, max_size=4), st.lists(logprobs, min_size=4, max_size=4))
+def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
+    """The scores of a question are those of the question in which gold and decoy are swapped."""
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "c", "\n"])
+    scorer = exact(words)
+    encoded = scorer.encode(question("a", "bb", "cbc"))
+    swapped = scorer.encode(question("a", "cbc", "bb"))
+    reads = len(encoded.option)
+    logprob, rival = (np.float32(x)[:, :reads] / 2 for x in (logprob, rival))
+    targets = encoded.prompts.targets
+    # the likeliest token is the target where it beats its rival; of equal ones, the first
+    token = np.where(logprob > rival, targets, 0).astype(np.int32)
+    readings = Readings(logprob, token, rival, np.ones(4, bool))
+    order = np.concatenate([np.flatnonzero(encoded.option == j) for j in (1, 0)])
+    np.testing.assert_array_equal(targets[order], swapped.prompts.targets)
+    verdicts = scorer.verdicts(readings, encoded)
+    expected = scorer.verdicts(
+        jax.tree.map(lambda x: x if x.ndim == 1 else x[:, order], readings), swapped
+    )
+    np.testing.assert_array_equal(verdicts.scores[:, ::-1], expected.scores)
+    best = verdicts.scores.argmax(axis=1)
+    answer = np.where(verdicts.scores.max(axis=1) > 0, best, NO_ANSWER)
+    np.testing.assert_array_equal(answer, verdicts.answer)
+    again = Verdicts.of_scores(verdicts.scores, DECOY, answer=answer, rival=np.zeros(4))
+    np.testing.assert_array_equal(again.margin, expected.margin)
+    ties = verdicts.scores[:, 0] == verdicts.scores[:, 1]
+    np.testing.assert_array_equal(again.verdict[~ties], expected.verdict[~ties])
+
+
+# against decoding
+
+
+def row(out, b, c):
+    """Returns the tokens decoded, and whether something ended them."""
+    return out.tokens[b, c, : out.length[b, c]].tolist(), out.finish[b, c] == STOPPED
+
+
+def answers(out, b):
+    """Takes answers that some path gives, and others one token away from them."""
+    generator = np.random.default_rng(b)
+    golds = []
+    for c in range(len(out.length[b])):
+        tokens, ended = row(out, b, c)
+        body = tokens[:-1] if ended else tokens[:-2]
+        golds += [body, body[:-1], [*body, int(generator.integers(80, 300))]]
+        golds += [[*body[:-1], 80 + (body[-1] + 1) % 200]] if body else []
+    unique = [list(gold) for gold in dict.fromkeys(map(tuple, golds)) if gold]
+    return [gold for gold in unique if not set(gold) & {*STOPS, *LINE_BREAKS}]
+
+
+def scored(model, letters, texts, golds, paths, format):
+    """Scores golds, the first answer of each question against the one after it."""
+    scorer = exact(letters, format, STOPS)
+    encoded = [
+        scorer.encode(
+            question(text, letters.decode(own[i]), letters.decode(own[(i + 1) % len(own)]))
+        )
+        for text, own in zip(texts, golds, strict=True)
+        for i in range(len(own))
+    ]
+    prompts = Prompts.stack([e.prompts for e in encoded])
+    readings = cola_jax.run_paths(model, prompts, [paths] * len(encoded))
+    names = ("logprob", "token", "rival", "finite")
+    for b, one in enumerate(encoded):
+        own = [getattr(readings, name)[b] for name in names]
+        own[:3] = [x[:, : len(one.option)] for x in own[:3]]
+        yield scorer.verdicts(Readings(*own), one)
+
+
+BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
+
+
+@pytest.mark.parametrize(
+    ("form", "format"),
+    [
+        ("ended", BARE),
+        ("boxed", BOXED),
+        ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
+    ],
+)
+def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
+    texts, paths, out = decoded.texts, decoded.listed, decoded.out
+    boxed = form == "boxed"
+    golds = [answers(out, b) for b in range(len(texts))]
+    if form == "closed":  # the same tokens decoded, with a brace where they had a line break
+        letters = letter_tokenizer(len(letters), "}")
+    verdicts = scored(model, letters, texts, golds, paths, format)
+
+    def says(b, c, gold):
+        tokens, ended = row(out, b, c)
+        if boxed:  # complete, whatever follows
+            return tokens[: len(gold)] == gold
+        if form == "closed" and tokens[-1] not in LINE_BREAKS:
+            return False
+        return ended and tokens[:-1] == gold
+
+    right = wrong = decoys = 0
+    for b, own in enumerate(golds):
+        for i, gold in enumerate(own):
+            one = next(verdicts)
+            expected = np.array([says(b, c, gold) for c in range(len(paths))])
+            decoy = np.array([says(b, c, own[(i + 1) % len(own)]) for c in range(len(paths))])
+            np.testing.assert_array_equal(one.margin > 0, expected)
+            np.testing.assert_array_equal(one.scores > 0, np.stack([expected, decoy], axis=1))
+            if not boxed:  # of two boxes that are right, one begins with the other
+                np.testing.assert_array_equal(one.verdict, expected)
+                answer = np.where(expected, GOLD, np.where(decoy, DECOY, NO_ANSWER))
+                np.testing.assert_array_equal(one.answer, answer)
+            assert one.finite.all()
+            right, wrong = right + expected.sum(), wrong + (~expected).sum()
+            decoys += decoy.sum()
+    assert min(right, decoys) > (30 if form == "closed" else 60)
+    assert wrong > 1000
+    ends = {row(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
+    assert len(ends & set(STOPS)) > 3
+    assert len(ends & set(LINE_BREAKS)) > 3
+
+
+def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded):
+    texts, paths, out = decoded.texts, decoded.listed, decoded.out
+    model = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(jnp.inf)))
+    golds = [[row(out, b, 0)[0][:2]] for b in range(3)]
+    golds = [[[100, 101]] if set(g[0]) & {*STOPS, *LINE_BREAKS} else g for g in golds]
+    for one in scored(model, letters, texts[:3], golds, paths, BARE):
+        broken = np.array([4 in path for path in paths])
+        assert 0 < broken.sum() < len(paths)
+        np.testing.assert_array_equal(one.finite, ~broken)
+        assert not one.verdict[broken].any()
+        assert (one.answer[broken] == NO_ANSWER).all()
+        assert (one.margin[broken] == -np.inf).all()
+        assert np.isfinite(one.margin[~broken]).all()

@@ -1,0 +1,250 @@
+"""`generation`: completions graded, against `exact`, which has the same verdicts by reading."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
+from cola_jax.execute.kv_cache import Row
+from cola_jax.path import STOP
+from cola_jax.runs.schema import evaluation_rows, search_question_row
+from cola_jax.scoring import Exact, Generation, Grade, Grader
+from cola_jax.scoring.decoding import DECOY, GOLD
+from cola_jax.scoring.verdicts import NO_ANSWER
+from cola_jax.search.outcome import Outcome
+from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.formats import ARITHMETIC, DIRECT
+from tests import tiny
+from tests.tokenizers import BARE, EOS, LINE_BREAKS, STOPS, GreedyTokenizer, question
+
+
+class SameText:
+    """A grader that compares texts, but fails on the answers given."""
+
+    def __init__(self, fails=()):
+        self.fails = fails
+
+    def grade(self, pairs):
+        return [
+            Grade.UNGRADED if answer in self.fails else (Grade.WRONG, Grade.RIGHT)[answer == gold]
+            for answer, gold in pairs
+        ]
+
+
+class Generous:
+    """A grader to which all is right."""
+
+    def grade(self, pairs):
+        return [Grade.RIGHT] * len(pairs)
+
+
+def generation(tokenizer, grader, format=BARE, **options):
+    return Generation(tokenizer, format, stop_tokens=STOPS, grader=grader, **options)
+
+
+def test_encode_has_prompt_alone():
+    words = tiny.tokenizer()
+    shots = arithmetic(3, 2, purpose="shots")
+    scorer = Generation(words, ARITHMETIC, shots=shots)
+    encoded = scorer.encode(arithmetic(3, 1)[0])
+    assert encoded.prompts.read is None
+    assert encoded.prompts.targets is None
+    text = words.decode(encoded.prompts.ids)
+    assert text == "<s>" + "".join(f"{s.text} = {s.gold}\n" for s in shots) + "40 - 1 ="
+    assert encoded.num_tokens == len(encoded.prompts.ids)
+    assert scorer.max_new_tokens == ARITHMETIC.max_new_tokens
+    assert scorer.stop.strings == ("\n",)
+    record = scorer.record()
+    assert record.pop("grader").startswith("math-verify 0.")
+    assert record == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
+    assert Generation(words, ARITHMETIC, max_new_tokens=3).record()["max_new_tokens"] == 3
+
+
+def test_closed_box_ends_text():
+    words = tiny.tokenizer()
+    stop = Generation(words, DIRECT).stop
+    ids = words(r" \boxed{1}", add_special_tokens=False).input_ids
+    assert [stop.reached(ids[:n]) for n in range(1, len(ids))] == [False] * (len(ids) - 1)
+    assert stop.reached(ids)
+    assert Generation(words, ARITHMETIC).stop.rule is None
+    assert Generation(words, ARITHMETIC, rule="boxed").stop.rule is not None
+
+
+def test_encode_refuses_what_cannot_be_asked():
+    words, (asked,) = tiny.tokenizer(), arithmetic(1, 1)
+    with pytest.raises(ValueError, match="no chat template"):
+        Generation(tiny.tokenizer(chat=False), ARITHMETIC, chat=True)
+    with pytest.raises(ValueError, match="q0 is multiple choice"):
+        Generation(words, ARITHMETIC).encode(tiny.questions(1)[0])
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, it is 0"):
+        Generation(words, ARITHMETIC, max_new_tokens=0)
+    length = Generation(words, ARITHMETIC).encode(asked).num_tokens
+    Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 5).encode(asked)
+    with pytest.raises(ValueError, match=f"{length} tokens and 5 new ones"):
+        Generation(words, ARITHMETIC, max_new_tokens=5, context=length + 4).encode(asked)
+    appending = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"], adds_eos=True)
+    with pytest.raises(ValueError, match="add_eos_token"):
+        Generation(appending, BARE).encode(question("a", "b"))
+
+
+def test_encode_accepts_prompt_that_joins_its_answer():
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", " ", " b", "\n"])
+    assert Generation(words, BARE).encode(question("a ", "bb")).num_tokens == 3
+
+
+def test_grader_lives_as_long_as_context():
+    words = tiny.tokenizer()
+    scorer = Generation(words, ARITHMETIC)
+    with scorer as entered:
+        assert entered is scorer
+        grader = scorer.grader
+        assert isinstance(grader, Grader)
+        assert grader.count > 0
+    assert scorer.grader is None
+    assert grader.count == 0  # its processes are ended
+    shared = SameText()
+    scorer = Generation(words, ARITHMETIC, grader=shared)
+    with scorer:
+        assert scorer.grader is shared
+    assert scorer.grader is shared
+    with Exact(words, ARITHMETIC, stop_tokens=(EOS,)) as exact:
+        assert not hasattr(exact, "grader")  # reading grades nothing
+
+
+@pytest.fixture(scope="module")
+def verdicts(model, letters, decoded):
+    """What both scorers say, and how many evaluations were counted."""
+    results, counted = [], []
+    for scorer in (Exact(letters, BARE, stop_tokens=STOPS), generation(letters, SameText())):
+        metrics = cola_jax.Metrics()
+        evaluate = cola_jax.evaluator(model, decoded.questions, scorer, metrics=metrics)
+        results.append(evaluate(decoded.paths))
+        counted.append(metrics.evaluations)
+    return results, counted
+
+
+@pytest.fixture(scope="module")
+def present(decoded):
+    return decoded.paths[:, :, 0] != STOP
+
+
+def test_verdicts_equal_those_of_exact(verdicts, present):
+    (exact, graded), counted = verdicts
+    for name in ("verdict", "answer", "finite"):
+        np.testing.assert_array_equal(getattr(exact, name), getattr(graded, name))
+    for each in (exact, graded):
+        np.testing.assert_array_equal(each.verdict, each.margin > 0)
+        np.testing.assert_array_equal(each.finite, present)
+        assert (each.answer[~present] == NO_ANSWER).all()
+        assert (each.margin[~present] == -np.inf).all()
+        # gold and decoy are scored alike
+        np.testing.assert_array_equal(each.answer == GOLD, each.scores[..., GOLD] > 0)
+        np.testing.assert_array_equal(each.answer == DECOY, each.scores[..., DECOY] > 0)
+        np.testing.assert_array_equal(each.margin[present], each.scores[present, GOLD])
+        counts = [(each.answer[present] == x).sum() for x in (GOLD, DECOY, NO_ANSWER)]
+        assert min(counts) > 2
+    assert all(one is None for one in exact.completion.flat)
+    assert counted == [present.sum()] * 2
+
+
+def test_truncated_answer_is_wrong(model, letters, decoded, present):
+    first = decoded.out.tokens[:, 0, 0]
+    questions = [
+        question(asked.text, "x", letters.decode([first[b]]))
+        for b, asked in enumerate(decoded.questions)
+    ]
+    scorer = generation(letters, Generous(), max_new_tokens=1)
+    verdicts = cola_jax.evaluator(model, questions, scorer)(decoded.paths)
+    completions = verdicts.completion[present]
+    truncated = np.array([one.truncated for one in completions])
+    assert 0 < truncated.sum() < len(truncated)  # the others have no text before their end
+    assert all(one.finish == (TRUNCATED if one.truncated else STOPPED) for one in completions)
+    assert not verdicts.verdict.any()
+    assert (verdicts.answer == NO_ANSWER).all()  # a decoy is truncated as gold would be
+    assert all(one.grade is Grade.WRONG for one in completions)
+
+
+def test_ungraded_answer_has_no_verdict(model, letters, decoded, verdicts, present):
+    (_, before), _ = verdicts
+    fails = decoded.questions[0].gold
+    scorer = generation(letters, SameText({fails}))
+    results = cola_jax.evaluator(model, decoded.questions, scorer)(decoded.paths)
+    ungraded = 0
+    for b, asked in enumerate(decoded.questions):
+        encoded, own = scorer.encode(asked), results.take((b, present[b]))
+        listed = [tuple(p[p != STOP].tolist()) for p in decoded.paths[b, present[b]]]
+        rows = evaluation_rows(encoded, listed, own)
+        right = before.verdict[b, present[b]].tolist()
+        for row, completion, verdict in zip(rows, own.completion, right, strict=True):
+            failed = completion.answer == fails and not completion.truncated
+            assert row["verdict"] is (None if failed else verdict)
+            assert row["grade"] == ("ungraded" if failed else ("wrong", "right")[verdict])
+            ungraded += failed
+        zeros = np.zeros(len(listed), int)
+        outcome = Outcome(asked, listed, own, zeros, zeros, np.zeros((len(listed), 4), int))
+        assert search_question_row(encoded, outcome)["baseline"] is rows[0]["verdict"]
+    assert ungraded > 0
+
+
+def test_row_verdicts_grade_numbers_written_otherwise():
+    words = tiny.tokenizer()
+    rows = []
+    for text in ("5.0", "$7$", "8", "", "7", "5"):
+        tokens = [*words(text, add_special_tokens=False).input_ids, EOS]
+        logprob = [-1.0] * len(tokens)
+        row = Row(0, np.arange(2), tokens=tokens, logprob=logprob, rival=[-2.0] * len(tokens))
+        rows.append(dataclasses.replace(row, finish=STOPPED))
+    rows[-1].finish = NOT_FINITE  # it gave the answer and then broke
+    with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
+        verdicts = scorer.row_verdicts(rows, [question("2 + 3 =", "5", "7")] * len(rows))
+    completions = verdicts.completion
+    assert [one.grade for one in completions] == [Grade.RIGHT] + [Grade.WRONG] * 5
+    assert verdicts.answer.tolist() == [GOLD, DECOY, *[NO_ANSWER] * 2, DECOY, NO_ANSWER]
+    assert [one.answer for one in completions] == ["5.0", "$7$", "8", None, "7", "5"]
+    assert verdicts.finite.tolist() == [True] * 5 + [False]
+
+
+def test_row_verdicts_grade_against_each_question(letters):
+    """Rows of one call belong to different questions, some without a decoy."""
+    rows = [Row(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
+    for row in rows:
+        row.logprob, row.rival = [-1.0, -1.0], [-2.0, -3.0]
+    golds = [letters.texts[90 + b] for b in range(3)]
+    questions = [
+        question("a", golds[0]),
+        question("b", golds[0], golds[1]),
+        question("c", golds[0]),
+    ]
+    with generation(letters, SameText()) as scorer:
+        verdicts = scorer.row_verdicts(rows, questions)
+    assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER]
+    assert scorer.row_verdicts([], []).verdict.shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["exact", "generation"])
+def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present, name):
+    broken = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
+    scorer = {
+        "exact": Exact(letters, BARE, stop_tokens=STOPS),
+        "generation": generation(letters, Generous()),
+    }[name]
+    evaluate = cola_jax.evaluator(model.replace(layers=broken), decoded.questions, scorer)
+    verdicts = evaluate(decoded.paths)
+    bad = (decoded.paths == 4).any(axis=-1)
+    assert bad[present].any()
+    np.testing.assert_array_equal(verdicts.finite, present & ~bad)
+    assert not verdicts.verdict[bad].any()
+    assert (verdicts.margin[bad] == -np.inf).all()
+    if name == "generation":
+        assert all(one.finish == NOT_FINITE for one in verdicts.completion[bad])
+        assert all(one.grade is Grade.WRONG for one in verdicts.completion[bad])
+
+
+def test_questions_hold_what_these_tests_need(decoded):
+    for asked in decoded.questions:
+        for option in asked.options:
+            assert not set(option) & {"\n"}
+    assert set(np.unique(decoded.out.tokens)) & set(LINE_BREAKS)

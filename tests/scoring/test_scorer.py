@@ -1,0 +1,157 @@
+"""`Scorer`: one of a user's own, and what binds a scorer to a batch of questions."""
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.edits import random_paths
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.worker import Workers
+from cola_jax.path import STOP, identity
+from cola_jax.question import Question
+from cola_jax.scoring import Options, Scorer, Verdicts, encode_answers
+from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.scorer import ReadingEvaluator
+from tests import tiny
+
+NAMES = ("iron", "gas")  # a token each, with the space before it
+
+
+class LogitDifference(Scorer):
+    """How much likelier one name is than the other after a prompt of the user's own wording."""
+
+    name = "logit-difference"
+
+    def encode(self, question):
+        prompt = f"{question.text} met, and the rain is to"
+        names = [f" {name}" for name in question.options]
+        return encode_answers(question, self.tokenizer, prompt, names)
+
+    def verdicts(self, readings, encoded):
+        return Verdicts.of_scores(readings.logprob, encoded.question.answer, readings.finite)
+
+
+def stories(count):
+    return [
+        Question(f"story {i}", f"{NAMES[i % 2]} and {NAMES[1 - i % 2]} {i}", NAMES, i % 2)
+        for i in range(count)
+    ]
+
+
+def test_own_scorer_is_searched_and_evaluated(model, words):
+    questions = stories(4)
+    evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
+    outcomes = cola_jax.search(evaluate, questions, evaluations=8, leaves=4)
+    assert [outcome.evaluations for outcome in outcomes] == [9] * 4
+    assert any(outcome.confirmed for outcome in outcomes)
+    paths = outcomes[0].paths[:3]
+    evaluation = cola_jax.evaluate(evaluate, questions, paths)
+    again = cola_jax.evaluate(model, questions, paths, scorer=LogitDifference(words))
+    np.testing.assert_array_equal(evaluation.verdicts.margin, again.verdicts.margin)
+    np.testing.assert_allclose(
+        evaluation.verdicts.margin[0], outcomes[0].verdicts.margin[:3], rtol=1e-3, atol=1e-5
+    )
+    first, second = (words(f" {name}", add_special_tokens=False).input_ids for name in NAMES)
+    for b, question in enumerate(questions):
+        ids = np.zeros((1, 32), np.int32)  # one length, one compilation
+        prompt = words(f"{question.text} met, and the rain is to").input_ids
+        ids[0, : len(prompt)] = prompt
+        logits = np.asarray(cola_jax.run_path(model, ids, paths[1])[0, len(prompt) - 1])
+        (difference,) = logits[first] - logits[second]
+        sign = 1 if question.answer == 0 else -1
+        assert evaluation.verdicts.margin[b, 1] == pytest.approx(sign * difference, rel=1e-3)
+
+
+QUESTIONS, PATHS = 6, 10
+
+
+@pytest.fixture(scope="module")
+def batch(words):
+    """Questions with different numbers of options and of tokens read."""
+    batch = [Options(words).encode(question) for question in tiny.questions(QUESTIONS)]
+    assert len({len(encoded.option) for encoded in batch}) > 1
+    return batch
+
+
+@pytest.fixture(scope="module")
+def paths():
+    """Paths [B, C, P], of which the last of some questions is none."""
+    rows = [
+        [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, PATHS - 1 - b % 3, seed=b)]
+        for b in range(QUESTIONS)
+    ]
+    return pad_paths(rows, QUESTIONS, tiny.LAYERS)
+
+
+WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)
+
+
+def worker_of(model, **settings):
+    return Workers(model, **settings).workers[0]
+
+
+def test_reading_evaluator_equals_reference(model, words, batch, paths):
+    """The verdict of a path is its own, not that of another path or question."""
+    scorer, verdicts = Options(words), []
+    for reference in (False, True):
+        worker = worker_of(model, reference=reference)
+        with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
+            assert isinstance(evaluate, ReadingEvaluator)
+            verdicts.append(evaluate(paths))
+    ours, theirs = verdicts
+    np.testing.assert_allclose(ours.margin, theirs.margin, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
+    present = paths[:, :, 0] != STOP
+    np.testing.assert_array_equal(ours.finite, present)
+    assert not ours.verdict[~present].any()
+    assert np.isneginf(ours.margin[~present]).all()
+    for b, encoded in enumerate(batch):
+        count = len(encoded.question.options)
+        assert np.isfinite(ours.scores[b, present[b], :count]).all()
+        assert np.isnan(ours.scores[b, :, count:]).all()
+    sure = np.abs(ours.margin) > 1e-3
+    assert sure.mean() > 0.8
+    np.testing.assert_array_equal(ours.verdict[sure], theirs.verdict[sure])
+    assert len(np.unique(ours.margin)) > 40
+
+
+def test_confirm_runs_in_float32_by_reference(model, words, batch):
+    """Where bfloat16 has another verdict than float32, that of float32 is returned."""
+    many = pad_paths([random_paths(tiny.LAYERS, 60, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
+    coarse, fine = (
+        Options(words).evaluator(worker_of(model, dtype=dtype, reference=True), batch, WORKLOAD)
+        for dtype in ("bfloat16", None)
+    )
+    before, exact = coarse(many), fine(many)
+    differs = before.verdict != exact.verdict
+    assert differs.any()
+    chosen = np.where(differs.any(axis=1), differs.argmax(axis=1), 0)
+    rows = np.arange(QUESTIONS)
+    verdicts, selected = before.take((rows, chosen)), many[rows, chosen]
+    held = coarse.confirm(selected, verdicts)
+    assert held == exact.verdict[rows, chosen].tolist()
+    selected[0] = STOP
+    assert coarse.confirm(selected, verdicts) == [None, *held[1:]]
+
+
+def test_check_memory_names_enough(model, words, batch):
+    scorer = Options(words)
+    evaluate = ModelEvaluator(model, batch, scorer, memory_budget=1000)
+    with pytest.raises(ValueError, match=r"budget of \S+ is too small .* give at least") as error:
+        evaluate([[identity(tiny.LAYERS)]] * QUESTIONS)
+    memory = Workers(model, memory_budget=1000).memory
+    with pytest.raises(ValueError, match="is too small") as same:
+        scorer.check_memory(model.config, memory, batch, positions=10)
+    assert "run paths" in str(error.value)
+    assert "run paths" in str(same.value)
+
+
+def test_scorer_enters_and_leaves(words):
+    scorer = LogitDifference(words)
+    with scorer as entered:
+        assert entered is scorer
+    assert scorer.record() == {}
+    assert (scorer.open, scorer.decodes) == (False, False)
+    with pytest.raises(TypeError, match="abstract"):
+        Scorer(words)
