@@ -1,8 +1,6 @@
 """What all tests share: the environment, and tiny models converted once per run."""
 
-import dataclasses
 import functools
-import gc
 import os
 import shutil
 import tempfile
@@ -27,11 +25,6 @@ settings.register_profile("cola", deadline=None, derandomize=True, max_examples=
 settings.load_profile("cola")
 
 
-def pytest_collection_finish() -> None:
-    gc.collect()
-    gc.freeze()  # what the imports made is there to stay: it need not be visited again
-
-
 def pytest_unconfigure() -> None:
     if not WORKER:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -45,63 +38,24 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     shared.mkdir(exist_ok=True)
 
     def get(name: str, make: Callable[[Path], object]) -> Path:
-        folder = shared / name
+        folder, done = shared / name, shared / f"{name}.done"
         with filelock.FileLock(shared / f"{name}.lock"):
-            if not folder.exists():
-                part = shared / f"{name}.part"
-                shutil.rmtree(part, ignore_errors=True)
-                part.mkdir()
-                make(part)
-                part.rename(folder)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # an attempt that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
         return folder
 
     return get
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """The same tiny model three times: as transformers wrote it, in transformers, and in ours."""
-
-    variant: str
-    root: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.root / "theirs"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "ours"
-
-    @functools.cached_property
-    def theirs(self) -> Any:
-        from tests import oracle
-
-        family, fields = oracle.VARIANTS[self.variant]
-        return oracle.random_model(family, **fields)
-
-    @functools.cached_property
-    def ours(self) -> Any:
-        import cola_jax
-
-        return cola_jax.load(self.checkpoint)
-
-
 @pytest.fixture(scope="session")
-def pair(made_once: Callable[..., Path]) -> Callable[[str], Pair]:
-    """Makes and converts the variant of that name, once per run."""
-    from cola_jax.convert import convert
-    from tests import oracle
+def pair(made_once: Callable[..., Path]) -> Callable[[str], Any]:
+    """Returns the `oracle.Pair` of a variant; its files are written once per run."""
+    from tests import oracle  # not above: jaxtyping has to see the imports of cola_jax
 
-    def make(variant: str, root: Path) -> None:
-        oracle.make(variant, root / "theirs")
-        convert(str(root / "theirs"), root / "ours")
-
-    @functools.cache
-    def get(variant: str) -> Pair:
-        return Pair(variant, made_once(variant, functools.partial(make, variant)))
-
-    return get
+    return functools.cache(lambda variant: oracle.Pair(variant, made_once))
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +67,6 @@ def tiny_checkpoint(made_once: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def source(pair: Callable[[str], Pair], tmp_path: Path) -> Path:
+def source(pair: Callable[[str], Any], tmp_path: Path) -> Path:
     """A Hugging Face directory of its own, for tests that change it."""
     return Path(shutil.copytree(pair("llama-gqa").folder, tmp_path / "source"))

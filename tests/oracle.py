@@ -1,15 +1,22 @@
-"""The oracle: transformers itself. Tiny random models of every family, written and run by it."""
+"""The oracle: tiny random models of every family, written and run by transformers itself."""
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import transformers
 from torch import nn
+
+from cola_jax.convert.conversion import convert, open_source
+from cola_jax.convert.table import stack
+from cola_jax.params import Model, assemble
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -124,6 +131,13 @@ def make(variant: str, folder: Path) -> Any:
     return model
 
 
+def convert_in_memory(source: Path) -> Model:
+    """Converts a directory or file as `cola_jax.convert` does, without writing a checkpoint."""
+    opened = open_source(str(source), None)
+    weights = dict(stack(opened.tensors, opened.rows, opened.config, opened.dtype))
+    return jax.device_put(assemble(opened.config, weights))
+
+
 def random_model(family: str, seed: int = 0, **fields: Any) -> Any:
     """Makes a random model of a family; `fields` of its config differ from SIZES."""
     config = transformers.AutoConfig.for_model(family, **{**SIZES, **fields})
@@ -148,6 +162,38 @@ def randomise(model: nn.Module, seed: int) -> None:
             elif "embed_tokens" not in name:  # keeps every layer's output as large as its input
                 values = 1.2 * values / parameter.shape[-1] ** 0.5
             parameter.copy_(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The same tiny model as files, in transformers and in ours."""
+
+    variant: str
+    made_once: Callable[..., Path]
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The directory that transformers wrote."""
+        return self.made_once(self.variant, functools.partial(make, self.variant))
+
+    @functools.cached_property
+    def checkpoint(self) -> Path:
+        """The directory converted to a checkpoint, as on a user's disk."""
+        return self.made_once(f"{self.variant}-converted", self.convert) / "ours"
+
+    def convert(self, folder: Path) -> None:
+        convert(str(self.folder), folder / "ours")
+
+    @functools.cached_property
+    def theirs(self) -> Any:
+        """The model of transformers."""
+        family, fields = VARIANTS[self.variant]
+        return random_model(family, **fields)
+
+    @functools.cached_property
+    def ours(self) -> Model:
+        """Our model, converted in memory: a checkpoint of many weights takes longer than a test."""
+        return convert_in_memory(self.folder)
 
 
 def logits(model: Any, ids: np.ndarray, path: Sequence[int]) -> np.ndarray:

@@ -2,37 +2,38 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from cola_jax import cli
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.scoring import SCORERS
 from cola_jax.search.presets import PRESETS, Preset
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model in both layouts, and a task of three questions."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny.make_checkpoint(folder)
-    tiny.write_questions(folder / "task.jsonl", 3)
-    return folder
+def task(tmp_path_factory):
+    """Three questions."""
+    return tiny.write_questions(tmp_path_factory.mktemp("task") / "task.jsonl", 3)
 
 
 @pytest.fixture
-def common(folder, tmp_path):
-    model, task = str(folder / "ours"), str(folder / "task.jsonl")
-    return ["--model", model, "--task", task, "--out", str(tmp_path / "run")]
+def common(tiny_checkpoint, task, tmp_path):
+    """The flags that every run needs."""
+    out = str(tmp_path / "run")
+    return ["--model", str(tiny_checkpoint), "--task", str(task), "--out", out]
 
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(cli.Report, "run", lambda self: None)
+    monkeypatch.setattr(cli.Report, "show", lambda self, draws: None)
 
 
-SMALL = ["--simulations", "4", "--leaves", "2"]
+SMALL = ["--simulations", "4", "--leaves", "2", "--data", "1"]
 
 
 def fails(capsys, *arguments):
@@ -56,31 +57,36 @@ def changed(common, **fields):
     return common
 
 
-def test_convert(folder, tmp_path, capsys):
-    cli.main(["convert", str(folder / "theirs"), str(tmp_path / "made"), "--dtype", "bfloat16"])
+def test_convert(tiny_checkpoint, tmp_path, capsys):
+    source = str(tiny_checkpoint.parent / "theirs")
+    cli.main(["convert", source, str(tmp_path / "made"), "--dtype", "bfloat16"])
     assert "5 layers, width 32, bfloat16" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "made" / "cola.json").exists()
-    error = fails(capsys, "convert", folder / "theirs", tmp_path / "made")
+    error = fails(capsys, "convert", source, tmp_path / "made")
     assert "--overwrite" in error
 
 
-def test_search_then_report(common, tmp_path, capsys):
+def test_search_writes_a_report(common, tmp_path, capsys):
     cli.main(["search", *common, *SMALL])
-    assert "report:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "correct before" in said
+    assert "report:" in said
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
     (tmp_path / "run" / "report.html").unlink()
     cli.main(["report", str(tmp_path / "run"), "--page", str(tmp_path / "page.html")])
     assert (tmp_path / "page.html").exists()
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_evaluate(common, tmp_path, no_report):
+def test_evaluate(common, tmp_path, capsys):
     (tmp_path / "paths.txt").write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
     paths = ["--paths", "0-4", "0,(1-2)x2,3-4", "--paths-file", str(tmp_path / "paths.txt")]
-    cli.main(["evaluate", *common, *paths, "--random", "3", "--seed", "1"])
+    cli.main(["evaluate", *common, *paths, "--random", "3", "--seed", "1", "--data", "1"])
     recorded = RunDirectory(tmp_path / "run").manifest()["settings"]["paths"]
     assert recorded[:3] == [[0, 1, 2, 3, 4], [0, 1, 2, 1, 2, 3, 4], [0, 2, 4]]
     assert 5 <= len(recorded) <= 6  # each path once
     assert RunDirectory(tmp_path / "run").evaluations().num_rows == 3 * len(recorded)
+    assert "0-4 (identity)" in capsys.readouterr().out
 
 
 def test_rules_are_recorded(common, tmp_path, no_report):
@@ -90,11 +96,12 @@ def test_rules_are_recorded(common, tmp_path, no_report):
     assert settings["preset"]["max_repeat"] == 0
     assert settings["preset"]["length_penalty"] == 0.5
     assert settings["preset"]["max_skip"] == 4
+    assert (settings["simulations"], settings["leaves"]) == (4, 2)
     edits = RunDirectory(tmp_path / "run").evaluations().column("edit").to_pylist()
     assert {edit.split()[0] for edit in edits if edit} == {"skip"}
 
 
-def test_a_preset_is_what_rules_start_from(common, monkeypatch):
+def test_rules_start_from_the_preset(common, monkeypatch):
     other = Preset(max_skip=1, widening=3.0)
     monkeypatch.setitem(PRESETS, "other", other)
     assert cli.chosen_preset(["search", "--preset=other"]) == "other"
@@ -105,30 +112,65 @@ def test_a_preset_is_what_rules_start_from(common, monkeypatch):
     assert (command.rules.max_skip, command.rules.widening, command.rules.max_move) == (1, 3.0, 1)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["evaluate", "--help"]])
-def test_help(arguments, capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
-    assert exit.value.code == 0
-    assert "usage: cola" in capsys.readouterr().out
+HELP = """
+import json, sys
+import cola_jax
+heavy = {"jax", "jaxlib", "flax", "numpy", "transformers", "pyarrow", "orbax", "torch", "datasets"}
+imported, codes = [sorted(heavy & set(sys.modules))], []
+from cola_jax.cli import main
+for arguments in ([], ["--help"], ["search", "--help"], ["evaluate", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        codes.append(end.code)
+    imported.append(sorted(heavy & set(sys.modules)))
+print(json.dumps([imported, codes]))
+"""
 
 
-def test_an_unknown_flag_or_preset_is_refused(common, capsys):
-    for wrong in (["--wrong", "1"], ["--preset", "paper"]):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(["search", *common, *wrong])
-        assert exit.value.code not in (0, None)
+def test_help_imports_no_jax():
+    """Neither does the package itself; `cola` alone prints the help."""
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    *said, last = done.stdout.splitlines()
+    assert json.loads(last) == [[[]] * 5, [0] * 4]
+    assert "\n".join(said).count("usage: cola [-h] {demo,convert,search,") == 2
+    assert "\n".join(said).count("usage: cola search [-h]") == 1
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
-    [("0-9", "layers 0..4"), ("0,x", "0,x"), ("(0-4)x3", "more than 10 layers"), ("", "path")],
+    ("wrong", "message"),
+    [
+        (["--wrong", "1"], "--wrong"),
+        (["--preset", "paper"], "'cola'"),
+        (["--group", "4"], "--group"),
+        (["--scorer", "generate"], "'generation'"),
+        (["--memory-budget", "lots"], "'lots' is not a size"),
+        (["--host", "1"], "belong together"),
+        (["--data", "0"], "data must be at least 1"),
+    ],
 )
-def test_a_bad_path(common, capsys, path, message):
-    assert message in fails(capsys, "evaluate", *common, "--paths", path)
+def test_parse_refuses(common, capsys, wrong, message):
+    assert message in refused(capsys, "search", *common, *wrong)
 
 
-def test_bad_paths_in_a_file(common, tmp_path, capsys):
+def test_parse_lists_the_scorers(common, capsys):
+    error = refused(capsys, "search", *common, "--scorer", "mine")
+    assert all(f"'{name}'" in error for name in SCORERS)
+
+
+def refused(capsys, *arguments):
+    """Parses a command line that must be refused, and returns the error on one line."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*arguments])
+    assert exit.value.code == 2
+    return re.sub(r"[│\s]+", " ", "".join(capsys.readouterr()))
+
+
+def test_bad_paths_are_named(common, tmp_path, capsys):
+    evaluate = ["evaluate", *common, "--paths"]
+    for path, message in [("0-9", "layers 0..4"), ("0,x", "0,x"), ("", "path")]:
+        assert message in fails(capsys, *evaluate, path)
     (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
     error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
     assert "paths.txt:2: " in error
@@ -136,7 +178,7 @@ def test_bad_paths_in_a_file(common, tmp_path, capsys):
     fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
 
 
-def test_a_bad_task(common, tmp_path, capsys):
+def test_bad_task_is_named(common, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')
     task = tmp_path / "bad.jsonl"
     assert "bad.jsonl:1: " in fails(capsys, "search", *changed(common, task=task))
@@ -146,16 +188,18 @@ def test_a_bad_task(common, tmp_path, capsys):
     assert "no questions" in fails(capsys, "search", *common, "--limit", "0")
     assert "neither one of" in fails(capsys, "search", *changed(common, task="arc-hard"))
     fails(capsys, "search", *changed(common, task="x" * 300))  # too long a name for a file
+    error = fails(capsys, "search", *common, "--scorer", "exact")
+    assert "the scorer 'exact' is not for: use options, options-norm" in error
 
 
-def test_a_bad_model(folder, common, tmp_path, capsys):
+def test_bad_model_is_named(tiny_checkpoint, common, tmp_path, capsys):
     model = tmp_path / "nothing"
     assert "cola convert" in fails(capsys, "search", *changed(common, model=model))
-    model = folder / "theirs"
+    model = tiny_checkpoint.parent / "theirs"
     assert "cola convert" in fails(capsys, "evaluate", *changed(common, model=model), "--random", 1)
 
 
-def test_a_bad_destination(common, tmp_path, capsys, no_report):
+def test_bad_destination_is_named(common, tmp_path, capsys, no_report):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
         fails(capsys, "search", *changed(common, out=out))
@@ -163,33 +207,16 @@ def test_a_bad_destination(common, tmp_path, capsys, no_report):
     error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
     assert "seed: 0 there, 4 here" in error
     assert "preset.max_skip: 4 there, 2 here" in error
+    assert "batch_size: 2 there, 1 here" in fails(
+        capsys, "search", *common, *SMALL, "--batch-size", "1"
+    )
 
 
-def test_a_bad_number_makes_no_directory(common, tmp_path, capsys):
-    for flag in ("--simulations", "--leaves", "--group"):
+def test_bad_number_makes_no_directory(common, tmp_path, capsys):
+    for flag in ("--simulations", "--leaves", "--batch-size"):
         assert "at least 1" in fails(capsys, "search", *common, flag, "0")
     assert not (tmp_path / "run").exists()
     assert "not a run directory" in fails(capsys, "report", tmp_path)
-
-
-def test_a_bug_shows_its_traceback(common, monkeypatch):
-    """A ValueError of another package speaks of no input."""
-
-    def broken(*arguments, **keywords):
-        np.zeros(3).reshape(2, 2)
-
-    monkeypatch.setattr("cola_jax.runs.session.search_groups", broken)
-    with pytest.raises(ValueError, match="cannot reshape"):
-        cli.main(["search", *common, *SMALL])
-
-
-def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
-    def interrupt(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.Search, "run", interrupt)
-    with pytest.raises(SystemExit, match="goes on when the same command"):
-        cli.main(["search", *common])
 
 
 @pytest.mark.parametrize(
@@ -205,36 +232,50 @@ def test_an_interrupt_says_how_to_go_on(common, monkeypatch):
         (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
     ],
 )
-def test_devices_and_hosts_that_do_not_fit(common, tmp_path, capsys, flags, message):
-    """All are found before anything is written, but for what the devices themselves refuse."""
-    error = fails(capsys, "search", *common, *SMALL, *flags)
+def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys, flags, message):
+    """Before anything is written."""
+    error = fails(capsys, "search", *common, "--simulations", "4", *flags)
     assert re.search(message, " ".join(error.split()))
     assert not (tmp_path / "run" / "evaluations").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--memory-budget", "lots"], "'lots' is not a size"),
-        (["--host", "1"], "belong together"),
-        (["--data", "0"], "data must be at least 1"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused_with_the_command_line(common, capsys, flags, message):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(["search", *common, *flags])
-    assert exit.value.code == 2
-    assert message in " ".join("".join(capsys.readouterr()).split())
+def test_bug_shows_its_traceback(common, monkeypatch):
+    """A ValueError of another package is not about the input."""
+
+    def broken(*arguments, **keywords):
+        np.zeros(3).reshape(2, 2)
+
+    monkeypatch.setattr("cola_jax.runs.session.search_batch", broken)
+    with pytest.raises(ValueError, match="cannot reshape"):
+        cli.main(["search", *common, *SMALL])
+
+
+def test_interrupt_says_how_to_resume(common, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Search, "run", interrupt)
+    with pytest.raises(SystemExit, match="Re-run the same command to resume"):
+        cli.main(["search", *common])
 
 
 def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
-    cli.main(["search", *common, *SMALL, "--data", "1"])
-    whole = RunDirectory(tmp_path / "run")
+    """Their batches are others than those of one process, so scores may be rounded otherwise."""
+    cli.main(["search", *common, *SMALL])
     apart = changed(common, out=tmp_path / "apart")
     for shard in ("0/2", "1/2"):
-        cli.main(["search", *apart, *SMALL, "--data", "1", "--shard", shard])
-    assert "evaluations in" in capsys.readouterr().out
-    both = [run.evaluations().to_pylist() for run in (whole, RunDirectory(tmp_path / "apart"))]
-    assert len({tuple(sorted(map(repr, rows))) for rows in both}) == 1
-    uses = [start["use"] for start in RunDirectory(tmp_path / "apart").manifest()["starts"]]
-    assert sum(use["evaluations"] for use in uses) == len(both[0])
+        cli.main(["search", *apart, *SMALL, "--shard", shard])
+    assert re.findall(r"(\d+) evaluations in", capsys.readouterr().out) == ["15", "10", "5"]
+    runs = [RunDirectory(tmp_path / name) for name in ("run", "apart")]
+    whole, both = ({(r["question"], r["node"]): r for r in evaluations(run)} for run in runs)
+    assert whole.keys() == both.keys()
+    for key, row in whole.items():
+        for name in ("path", "verdict", "answer", "wave", "parent", "edit"):
+            assert both[key][name] == row[name]
+        np.testing.assert_allclose(both[key]["scores"], row["scores"], rtol=1e-5)
+    starts = runs[1].manifest()["starts"]
+    assert sum(start["metrics"]["evaluations"] for start in starts) == len(whole)
+
+
+def evaluations(run):
+    return run.evaluations().to_pylist()

@@ -229,7 +229,7 @@ def test_rms_norm_rounds_like_transformers():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 64, generator=generator).bfloat16()
     weight = (0.3 * torch.randn(64, generator=generator)).bfloat16()
-    found = []
+    results = []
     for kind, offset in ((LlamaRMSNorm, None), (Olmo2RMSNorm, 0.0), (Gemma3RMSNorm, 1.0)):
         module = kind(64, eps=1e-5)
         module.weight = torch.nn.Parameter(weight)
@@ -238,8 +238,8 @@ def test_rms_norm_rounds_like_transformers():
         assert ours.dtype == jnp.bfloat16
         different = np.asarray(ours, np.float32) != theirs
         assert different.mean() < 0.01  # the order of a sum may turn a rounding
-        found.append(np.asarray(ours, np.float32))
-    assert (found[0] != found[1]).mean() > 0.1
+        results.append(np.asarray(ours, np.float32))
+    assert (results[0] != results[1]).mean() > 0.1
 
 
 def bfloat16(tensor):

@@ -1,14 +1,15 @@
-"""What the README tells people to type works: its Python runs, its command lines parse."""
+"""The README and the pages: their Python runs, their command lines parse."""
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import cola_jax
 from cola_jax.cli import parse
-from cola_jax.commands.demo import QUESTIONS
+from cola_jax.scoring import encode_answers
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -27,25 +28,50 @@ def commands() -> list[str]:
     return [line for line in lines if re.match(rf"cola ({names})", line)]
 
 
-def test_the_pages_show_commands():
+def test_pages_show_every_command():
     shown = {line.split()[1] for line in commands()}
     assert shown == {"convert", "search", "evaluate", "generate", "report", "benchmark"}
 
 
 @pytest.mark.parametrize("line", commands())
-def test_command_lines_parse(line):
+def test_commands_of_the_pages_parse(line):
     parse(shlex.split(line)[1:])
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+def test_readme_python_runs(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     checkpoint = tiny.make_checkpoint(tmp_path, layers=30)
     checkpoint.rename(tmp_path / "smollm2")
-    shutil.copyfile(QUESTIONS, tmp_path / "questions.jsonl")
+    tiny.write_questions(tmp_path / "questions.jsonl", 5)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    names, said = {}, []
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+        said.append(capsys.readouterr().out.splitlines())
+    searched, evaluated = said
+    assert len(searched) == 4
+    margins = np.array([re.findall(r"-?[\d.]+", line) for line in evaluated], float)
+    assert margins.shape == (2, 2)
+    # the path found for a question is at least as good for it as the other's
+    assert (margins.diagonal() >= margins.min(axis=1)).all()
 
 
-def test_the_readme_is_short():
+def test_readme_scorer_gives_a_difference_of_logits(tiny_checkpoint):
+    code = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)[1]
+    names = {"cola_jax": cola_jax, "encode_answers": encode_answers}
+    exec(compile(code.partition("\ntext, names")[0], "README.md", "exec"), names)
+    model = cola_jax.load(tiny_checkpoint)
+    tokenizer = cola_jax.load_tokenizer(tiny_checkpoint)
+    prompt, options, path = "the sun and the moon: the", (" rock", " water"), (0, 1, 1, 2, 3, 4)
+    question = cola_jax.Question("q", prompt, options, 1)
+    scorer = names["NameDifference"](tokenizer)
+    found = cola_jax.evaluate(model, [question], [path], scorer=scorer).verdicts
+    logits = cola_jax.run_path(model, tokenizer([prompt], return_tensors="np"), path)[0, -1]
+    length = len(tokenizer(prompt).input_ids)
+    wrong, right = (logits[tokenizer(prompt + option).input_ids[length]] for option in options)
+    assert found.margin[0, 0] == pytest.approx(float(right - wrong), abs=1e-4)
+    assert found.verdict[0, 0] == (right > wrong)
+
+
+def test_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= 150

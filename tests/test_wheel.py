@@ -1,4 +1,4 @@
-"""The wheel holds the package and what it reads at run time, and nothing else."""
+"""The wheel: the package and the files that it reads, and nothing else."""
 
 import zipfile
 from pathlib import Path
@@ -18,13 +18,13 @@ def names(tmp_path_factory):
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_is_the_package(names):
+def test_wheel_holds_only_the_package(names):
     tops = {name.split("/")[0] for name in names}
     assert tops == {"cola_jax", "cola_jax-0.1.0.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".partial"))]
 
 
-def test_every_file_of_the_package_is_in_it(names):
+def test_wheel_holds_every_file_of_the_package(names):
     for suffix in ("*.py", "*.jsonl", "*.html", "*.css", "*.js"):
         for file in (ROOT / "cola_jax").rglob(suffix):
             assert file.relative_to(ROOT).as_posix() in names
@@ -33,5 +33,5 @@ def test_every_file_of_the_package_is_in_it(names):
     assert "cola_jax-0.1.0.dist-info/entry_points.txt" in names
 
 
-def test_the_page_of_the_report_is_in_it(names):
+def test_wheel_holds_the_page_of_the_report(names):
     assert [name for name in names if name.startswith("cola_jax/report/") and ".html" in name]

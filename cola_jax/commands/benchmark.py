@@ -3,74 +3,69 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import Dtype, console
 from cola_jax.runs.devices import Devices
 
+if TYPE_CHECKING:
+    from cola_jax.params import Model
+
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Measure what the engine does on this machine, beside other ways to run the same paths."""
+    """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths."""
 
     model: str = "smollm2-135m"
-    """A checkpoint directory, or a named shape with random weights: smollm2-135m, llama-3.2-1b,
+    """Checkpoint directory, or a named shape with random weights: smollm2-135m, llama-3.2-1b,
     llama-3.2-3b, llama-3-8b, qwen3-8b."""
     out: Path | None = None
-    """A JSON file for all that was measured."""
+    """JSON file to write all measurements to."""
     tokens: int = 96
-    """T, of one question."""
+    """Tokens of the question, T."""
     paths: int = 64
-    """C, random paths of 1 to 3 edits."""
+    """Number of random paths of 1 to 3 edits, C."""
     reads: int = 16
-    """Q, places at which the model is read."""
+    """Positions at which the model is read, Q."""
     rounds: int = 5
-    """How often everything is timed, in turns."""
+    """Number of times each program is timed, in turns."""
     dtype: Dtype | None = None
-    """Of weights and activations; float32 on a CPU by default, else bfloat16."""
-    torch: bool = True
-    """Compare with transformers, where torch is installed."""
-    growth: float = 0.0
-    """Also show how cost grows, with at most so many seconds for a point."""
+    """Dtype of weights and activations; float32 on a CPU by default, else bfloat16."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
 
     def run(self) -> None:
-        from cola_jax.benchmark.benchmark import benchmark
-        from cola_jax.benchmark.table import growth_table, ratio_table
+        results = self.measure(self.load())
+        self.write(results)
+        console.print(ratio_table(results))
 
-        for name in ("tokens", "paths", "reads", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
-        measured = benchmark(
-            self.load(),
+    def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
+        """Returns all measurements; `options` are passed to `benchmark`."""
+        from cola_jax.execute.benchmark import benchmark
+
+        return benchmark(
+            model,
             tokens=self.tokens,
             paths=self.paths,
             reads=self.reads,
             rounds=self.rounds,
             memory_budget=self.devices.budget,
             rows=self.devices.rows,
-            torch=self.torch,
-            growth=self.growth,
-            tell=lambda line: console.print(line, soft_wrap=True),
+            **options,
         )
-        found: dict[str, Any] = {
-            "command": dataclasses.asdict(self) | {"out": str(self.out)}
-        } | measured
-        if self.out is not None:
-            self.out.write_text(json.dumps(found, indent=1) + "\n")
-        console.print(ratio_table(found))
-        if "growth" in found:
-            console.print(growth_table(found["growth"]))
 
-    def load(self):
-        """Loads or makes the model, on one copy's devices."""
+    def load(self) -> "Model":
+        """Checks the flags, and loads or makes the model on the devices of one copy."""
         import jax
 
         from cola_jax import load
-        from cola_jax.benchmark.shapes import SHAPES, random_model
+        from cola_jax.execute.random_model import SHAPES, random_model
 
+        for name in ("tokens", "paths", "reads", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         mesh = self.devices.mesh(self.devices.data or 1)
         dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if self.model in SHAPES:
@@ -78,3 +73,45 @@ class Benchmark:
         if not Path(self.model).exists() and "://" not in self.model:
             raise ValueError(f"{self.model} is neither a directory nor one of {', '.join(SHAPES)}.")
         return load(self.model, dtype=dtype, mesh=mesh)
+
+    def write(self, results: dict[str, Any], **flags: Any) -> None:
+        """Writes the measurements with the flags that made them, if a file was given."""
+        if self.out is not None:
+            command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
+            self.out.write_text(json.dumps({"command": command, **results}, indent=1) + "\n")
+
+
+def ratio_table(results: dict[str, Any]) -> Table:
+    """Shows the speed of `run_paths`, and the time of every baseline relative to it."""
+    machine, planning = results["machine"], results["planning"]
+    table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
+    shares = {
+        f"matmul of {results['matmul_size']}": f"{results['matmul_gflops']:,.0f} GFLOP/s",
+        f"run_paths, {results['paths']} paths of one question, T = {results['tokens']}": (
+            f"{results['evaluations_per_second']:,.1f} evaluations/s"
+        ),
+        "prefix sharing": f"{results['prefix_sharing']:.2f}x",
+        "padding rows": f"{results['padding_share']:.1%}",
+        "useful operations over matmul": f"{results['useful_over_matmul']:.2f}",
+        "unique operations over matmul": f"{results['unique_over_matmul']:.2f}",
+        "a layer of run_paths": f"{results['ms_layer']:.3f} ms",
+        "over a block alone": spread(results["layer_over_block"]),
+        "over its matrix products alone": spread(results["layer_over_products"]),
+    }
+    shares |= {
+        f"{name}, over run_paths": spread(ratio)
+        for name, ratio in results["over_run_paths"].items()
+    }
+    shares |= {
+        f"plan of {planning['paths']:,} paths, {name}": f"{value:.1f} ms"
+        for name, value in planning.items()
+        if name.startswith("R=")
+    }
+    for name, text in shares.items():
+        table.add_row(name, text)
+    return table
+
+
+def spread(ratio: dict[str, float]) -> str:
+    """Writes a ratio with its range over the rounds."""
+    return f"{ratio['ratio']:.2f}  ({ratio['least']:.2f} to {ratio['most']:.2f})"

@@ -68,11 +68,9 @@ class Generate:
         Raises ValueError where there are none, two have one id, or one is empty or too long.
         """
         from cola_jax.execute.decoder import Stop
-        from cola_jax.execute.generate import check_limit
         from cola_jax.scoring import Completions
         from cola_jax.tasks.task import Prepared
 
-        check_limit(1, self.max_new_tokens, context)
         stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
         scorer = Completions(
             tokenizer,

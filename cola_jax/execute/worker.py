@@ -165,9 +165,9 @@ class Workers:
             backend=devices.flat[0].platform,
             rows=options.get("rows"),
         )
-        self.stopped, metrics = threading.Event(), options.get("metrics") or Metrics()
+        self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.workers = [
-            Worker(model, row, self.memory, dtype, metrics, self.stopped) for row in devices
+            Worker(model, row, self.memory, dtype, self.metrics, self.stopped) for row in devices
         ]
         for worker in self.workers:
             worker.reference = reference

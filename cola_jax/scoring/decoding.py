@@ -9,6 +9,7 @@ import numpy as np
 from cola_jax.config import ModelConfig
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.generate import check_limit
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import Memory, choose_decode_sizes
 from cola_jax.execute.worker import Worker
@@ -16,7 +17,7 @@ from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
-from cola_jax.scoring.encode import Encoded, check_length, encode_prompt, render_chat
+from cola_jax.scoring.encode import Encoded, encode_prompt, render_chat
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import BatchEvaluator, Scorer, most_options, prompt_buckets
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
@@ -144,8 +145,16 @@ class Completions(DecodingScorer):
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         if not encoded.num_tokens:
             raise ValueError(f"prompt {question.id} is empty: there is nothing to complete.")
-        check_length(encoded, self.context, self.max_new_tokens)
+        if self.context is not None:
+            try:
+                check_limit(encoded.num_tokens, self.max_new_tokens, self.context)
+            except ValueError as error:
+                raise ValueError(f"prompt {question.id}: {error}") from None
         return encoded
+
+    def record(self) -> dict[str, Any]:
+        stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
+        return super().record() | stop
 
     def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         completions = [completion(row, self.stop, None, None) for row in rows]

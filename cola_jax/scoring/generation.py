@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from cola_jax.execute.decoder import NOT_FINITE, Stop
@@ -102,6 +103,10 @@ class Generation(OpenScorer, DecodingScorer):
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
+
+    def record(self) -> dict[str, Any]:
+        # another version may grade otherwise
+        return super().record() | {"grader": f"math-verify {version('math-verify')}"}
 
     def encode(self, question: Question) -> Encoded:
         """Encodes the prompt alone; ValueError where it and the answer exceed the context."""

@@ -1,4 +1,4 @@
-"""Reading compiled programs: which copies of weights are seen, and which are none."""
+"""Reading compiled programs: which copies of weights are found, and what is not a copy."""
 
 import re
 
@@ -36,7 +36,7 @@ PROGRAM = re.sub(r"CYCLES\((\d+)\)", NOTE, PROGRAM)  # as the compiler writes th
 WEIGHTS = {"q": (3072, 24, 128), "k": (3072, 8, 128), "gate": (3072, 8192)}
 
 
-def test_copies_of_weights_are_found_and_fused_reads_are_not():
+def test_weight_copies_finds_copies_but_not_fused_reads():
     program = hlo.parse(PROGRAM)
     body = hlo.longest_body(program)
     assert body == "body"
@@ -47,7 +47,7 @@ def test_copies_of_weights_are_found_and_fused_reads_are_not():
     assert hlo.weight_copies(program, body, WEIGHTS, "f32") == []
 
 
-def test_cycles_and_shapes():
+def test_parse_reads_cycles_shapes_and_bodies():
     program = hlo.parse(PROGRAM)
     assert sum(one.cycles for one in program["body"]) == 2100
     (loop,) = (one for one in program["main"] if one.op == "while")

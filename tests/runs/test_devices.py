@@ -1,11 +1,11 @@
-"""Which devices a session takes, and what it refuses before any work."""
+"""Which devices a session uses, and what is refused before anything runs."""
 
 import pytest
 
-from cola_jax.runs.devices import Devices
+from cola_jax.runs.devices import Devices, default_dtype
 
 
-def test_by_default_every_device_runs_questions_of_its_own():
+def test_mesh_uses_every_device_by_default():
     assert Devices().mesh(100).shape == {"data": 8, "tensor": 1}
     assert Devices().mesh(3).shape == {"data": 3, "tensor": 1}
     assert Devices(tensor=4).mesh(100).shape == {"data": 2, "tensor": 4}
@@ -24,19 +24,25 @@ def test_by_default_every_device_runs_questions_of_its_own():
         ({"backend": "gpu"}, r"install cola-jax\[cuda\]"),
     ],
 )
-def test_devices_that_are_not_there(fields, message):
+def test_mesh_refuses_devices_that_are_not_there(fields, message):
     with pytest.raises(ValueError, match=message):
         Devices(**fields).mesh(5)
 
 
 @pytest.mark.parametrize("fields", [{"data": 0}, {"tensor": -1}, {"rows": 0}])
-def test_numbers_below_one(fields):
+def test_devices_refuse_numbers_below_one(fields):
     with pytest.raises(ValueError, match="must be at least 1"):
         Devices(**fields)
 
 
-def test_budgets_are_read_at_once():
+def test_devices_refuse_a_budget_that_is_not_a_size():
     assert Devices(memory_budget="2GB").budget == 2 * 10**9
     assert Devices().budget is None
     with pytest.raises(ValueError, match="'much' is not a size"):
         Devices(memory_budget="much")
+
+
+def test_default_dtype_is_float32_on_a_cpu_alone(monkeypatch):
+    assert default_dtype("bfloat16") == "float32"
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert default_dtype("bfloat16") == "bfloat16"

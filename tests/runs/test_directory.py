@@ -1,10 +1,11 @@
-"""The run directory: whose it is, what damage it notices, and what a kill leaves."""
+"""The run directory: what it refuses, what damage it notices, and what an interruption leaves."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.directory import RunDirectory, Shard, differing
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
@@ -32,7 +33,7 @@ def column(table, name="question"):
     return table.column(name).to_pylist()
 
 
-def test_parts_come_back_in_order(run):
+def test_write_part_keeps_the_order(run):
     run.write_part(*rows("a", "b"))
     run.write_part(*rows("c"))
     again = RunDirectory(run.directory)
@@ -44,9 +45,9 @@ def test_parts_come_back_in_order(run):
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
 
 
-def test_other_settings_are_named(run):
+def test_open_names_other_settings(run):
     other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
-    with pytest.raises(ValueError, match="another configuration") as error:
+    with pytest.raises(ValueError, match="created with different settings") as error:
         run.open(other, HERE)
     for difference in (
         "seed: 0 there, 3 here",
@@ -60,14 +61,14 @@ def test_other_settings_are_named(run):
     run.open(SETTINGS | {"paths": [(0,)]}, HERE)  # a tuple is a list in JSON
 
 
-def test_differing_goes_into_nested_settings():
+def test_differing_compares_nested_settings():
     assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
         ("a.b.c", 1, 0),
         ("e", 1, None),
     ]
 
 
-def test_a_foreign_directory_is_left_alone(tmp_path):
+def test_open_refuses_a_directory_of_other_files(tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(ValueError, match=r"not empty and has no run\.json"):
         RunDirectory(tmp_path).open(SETTINGS, HERE)
@@ -77,7 +78,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "null", '"text"'])
-def test_a_damaged_manifest_is_named(run, content):
+def test_damaged_manifest_is_named(run, content):
     (run.directory / "run.json").write_text(content)
     for act in (run.manifest, lambda: run.open(SETTINGS, HERE)):
         with pytest.raises(ValueError, match=r"run\.json is damaged"):
@@ -86,7 +87,7 @@ def test_a_damaged_manifest_is_named(run, content):
 
 @pytest.mark.parametrize("kind", ["evaluations", "questions"])
 @pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: b"", lambda x: b"x" * 90])
-def test_a_damaged_part_is_named_and_made_again_once_removed(run, kind, damage):
+def test_damaged_part_is_named_and_written_again_once_removed(run, kind, damage):
     for i in "abc":
         run.write_part(*rows(i))
     file = run.directory / kind / "part-00001.parquet"
@@ -101,7 +102,7 @@ def test_a_damaged_part_is_named_and_made_again_once_removed(run, kind, damage):
     assert column(run.evaluations()) == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_a_part_of_another_schema_is_damaged(run):
+def test_part_of_another_schema_is_damaged(run):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -112,7 +113,7 @@ def test_a_part_of_another_schema_is_damaged(run):
         run.questions()
 
 
-def test_a_half_written_part_is_written_again(run):
+def test_half_written_part_is_written_again(run):
     run.write_part(*rows("a"))
     run.write_part(*rows("b"))
     (run.directory / "questions" / "part-00001.parquet").unlink()  # killed between the two
@@ -125,7 +126,7 @@ def test_a_half_written_part_is_written_again(run):
     assert len(list((run.directory / "evaluations").glob("part-*"))) == 2
 
 
-def test_a_kill_at_the_very_start_can_be_continued(run):
+def test_open_makes_folders_that_are_missing(run):
     for kind in ("questions", "evaluations"):
         (run.directory / kind).rmdir()
     assert run.open(SETTINGS, HERE) == set()
@@ -133,7 +134,7 @@ def test_a_kill_at_the_very_start_can_be_continued(run):
     assert run.open(SETTINGS, HERE) == {"a"}
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_open_refuses_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match="file"):
@@ -142,12 +143,12 @@ def test_a_place_that_cannot_be_written(tmp_path):
         RunDirectory(tmp_path / ("x" * 300)).open(SETTINGS, HERE)
 
 
-def test_the_manifest_holds_what_was_given(run):
+def test_manifest_holds_what_was_given(run):
     manifest = json.loads((run.directory / "run.json").read_text())
     assert manifest == {"settings": SETTINGS, "starts": [HERE]}
 
 
-def test_a_second_process_is_kept_out(tmp_path):
+def test_locked_refuses_a_second_process(tmp_path):
     first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
     with first.locked():
         first.open({}, {})
@@ -161,7 +162,7 @@ def test_a_second_process_is_kept_out(tmp_path):
     ("one", "other", "meet"),
     [("0/2", "1/2", False), ("0/2", "2/4", True), ("1/4", "2/4", False), ("0/1", "3/4", True)],
 )
-def test_shards_are_kept_apart_where_they_share_questions(tmp_path, one, other, meet):
+def test_locked_refuses_shards_that_share_questions(tmp_path, one, other, meet):
     first, second = (RunDirectory(tmp_path / "run", Shard.parse(s)) for s in (one, other))
     sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
     assert bool(sets[0] & sets[1]) == meet
@@ -185,17 +186,43 @@ def test_shards_write_parts_of_their_own(tmp_path):
         run.close({"evaluations": len(ids)})
     assert sorted(column(RunDirectory(tmp_path / "run").questions())) == ["a", "b", "c", "d"]
     starts = runs[0].manifest()["starts"]
-    assert [start["use"] for start in starts] == [{"evaluations": 2}] * 2
+    assert [start["metrics"] for start in starts] == [{"evaluations": 2}] * 2
     assert runs[0].open(SETTINGS, {}) == {"a", "b", "c", "d"}
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
-def test_texts_that_are_no_shards(text):
+def test_shard_refuses_other_text(text):
     with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
         Shard.parse(text)
 
 
-def test_what_a_kill_leaves_before_the_manifest_is_no_obstacle(tmp_path):
+def test_open_accepts_what_an_early_interruption_leaves(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.partial").write_text("{")
     assert RunDirectory(tmp_path / "run").open({}, {}) == set()
+
+
+def test_recorded_reads_a_setting(tmp_path, run):
+    assert run.recorded("seed") == 0
+    assert run.recorded("other") is None
+    assert RunDirectory(tmp_path / "new").recorded("seed") is None
+    assert not (tmp_path / "new").exists()
+
+
+def test_count_earlier_adds_what_is_done(run):
+    found = [(False, [0, 1]), (False, None), (True, [0]), (True, [0, 1]), (None, [0])]
+    evaluations, questions = rows(*"abcde")
+    for question, (baseline, best) in zip(questions, found, strict=True):
+        question |= {"baseline": baseline, "best": best}
+    run.write_part(evaluations, questions)
+    metrics = Metrics(corrected=1)
+    run.count_earlier(metrics, num_layers=2)
+    assert (metrics.earlier, metrics.evaluations) == (10, 0)
+    assert (metrics.corrected, metrics.shortened) == (2, 1)
+
+
+def test_starts_are_those_of_the_shard(run):
+    assert run.starts() == []  # the start above names no shard
+    for shard in ("0/1", "0/2"):
+        run.open(SETTINGS, {"shard": shard})
+    assert run.starts() == [{"shard": "0/1"}]

@@ -1,290 +1,345 @@
-"""Sessions on a tiny model: a killed one goes on to the rows of an unbroken one."""
+"""Sessions on a tiny model: an interrupted one resumes to the rows of an unbroken one."""
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from cola_jax import checkpoint, search
+import cola_jax
+from cola_jax import checkpoint as checkpoints
+from cola_jax.commands.generate import Generate
+from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.schema import control_option
-from cola_jax.runs.session import Session
-from cola_jax.scoring.grader import Grade, Grader
-from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.search import PRESETS, Outcome
-from cola_jax.tasks.task import Asking
+from cola_jax.runs.directory import KINDS, RunDirectory
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.scoring import Grade, Grader
+from cola_jax.search.presets import PRESETS, Settings
+from cola_jax.tasks.task import TaskConfig
 from tests import tiny
+from tests.runs import jobs
+from tests.runs.conftest import KILLED, end
 
-QUESTIONS = 9
-SETTINGS = {"simulations": 10, "leaves": 4, "seed": 2, "group": 2}
+QUESTIONS = 6
+SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
+EVALUATE, GENERATE = jobs.Paths(PATHS), jobs.Paths(PATHS, "generate")
+ONE = RunConfig(batch_size=2, devices=Devices(data=1))  # three batches
+DECODING = {"scorer": "generation", "max_new_tokens": 4}
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    """A checkpoint and a task."""
-    folder = tmp_path_factory.mktemp("tiny")
-    task = tiny.write_questions(folder / "task.jsonl", QUESTIONS)
-    return str(tiny.make_checkpoint(folder)), str(task)
+class Case(NamedTuple):
+    """A session, what makes it, and what it did without an interruption."""
 
-
-@pytest.fixture(scope="module")
-def session(material):
-    return Session.prepare(material[0], Asking(material[1]), devices=Devices(data=1))
-
-
-@pytest.fixture(scope="module")
-def unbroken(session, tmp_path_factory):
-    return session.search(str(tmp_path_factory.mktemp("run") / "a"), PRESETS["cola"], **SETTINGS)
+    session: Session
+    prepare: Callable[..., Any]
+    work: Settings | jobs.Paths
+    run: RunDirectory
 
 
 def rows(run):
-    """All rows of a run, sorted; floats as they are, so equal means to the last bit."""
-    tables = (run.questions(), run.evaluations())
-    return [sorted(table.to_pylist(), key=repr) for table in tables]
+    """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
+    return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
 
 
-KILLED = """
-import os, signal, sys
-from cola_jax.runs.devices import Devices
-from cola_jax.search import PRESETS
-from cola_jax.runs.session import Session
-from cola_jax.tasks.task import Asking
-
-model, task, out = sys.argv[1:]
-def watch(counts):
-    if counts.evaluations > {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-session = Session.prepare(model, Asking(task, **{asking}), devices=Devices(data=1))
-session.search(out, PRESETS["cola"], watch=watch, **{settings})
-"""
+def by_path(run):
+    """The evaluations of a run by question and path."""
+    return {(row["question"], tuple(row["path"])): row for row in run.evaluations().to_pylist()}
 
 
-def test_a_killed_search_goes_on(material, session, unbroken, tmp_path):
-    script = textwrap.dedent(KILLED).format(after=55, asking={}, settings=SETTINGS)
-    out = str(tmp_path / "run")
-    done = subprocess.run([sys.executable, "-c", script, *material, out], env=os.environ)
-    assert done.returncode == -signal.SIGKILL
-    run = RunDirectory(out)
-    assert run.questions().num_rows == 4  # two groups; the third is lost
-    seen = []
-    session.search(
-        out, PRESETS["cola"], watch=lambda c: seen.append(dataclasses.replace(c)), **SETTINGS
+def changed(session, model=None, **config):
+    """The same session with other flags, or with the weights of another model."""
+    other = dataclasses.replace(
+        session, run_config=dataclasses.replace(session.run_config, **config)
     )
-    assert rows(run) == rows(unbroken)
-    assert seen[0].evaluations > 44
-    assert (seen[-1].evaluations, seen[-1].total) == (99, 99)
-    assert len(run.manifest()["starts"]) == 2
+    other.__dict__["model"] = session.model if model is None else model
+    return other
 
 
-def test_the_group_changes_no_row(session, unbroken, tmp_path):
-    other = session.search(str(tmp_path / "a"), PRESETS["cola"], **SETTINGS | {"group": 4})
-    assert rows(other) == rows(unbroken)
-    with pytest.raises(ValueError, match="at least 1 question"):
-        session.search(str(tmp_path / "b"), PRESETS["cola"], **SETTINGS | {"group": 0})
-
-
-def test_rows_of_a_search(session, unbroken):
-    questions, evaluations = unbroken.questions().to_pylist(), unbroken.evaluations().to_pylist()
-    assert sorted(q["question"] for q in questions) == [f"q{i}" for i in range(QUESTIONS)]
-    for question in questions:
-        mine = [row for row in evaluations if row["question"] == question["question"]]
-        assert [row["node"] for row in mine] == list(range(question["evaluations"]))
-        assert (mine[0]["parent"], mine[0]["edit"], mine[0]["wave"]) == (None, None, 0)
-        assert all(row["edit"] and row["parent"] < row["node"] for row in mine[1:])
-        assert question["baseline"] == mine[0]["verdict"]
-        assert question["baseline_answer"] == mine[0]["answer"]
-        right = [row["path"] for row in mine if row["verdict"]]
-        assert (question["best"] in right) if right else (question["best"] is None)
-        assert question["answers"] == len({row["answer"] for row in mine})
-        control = question["control"]
-        assert control not in (question["gold"], question["baseline_answer"])
-        assert question["control_reached"] == any(row["answer"] == control for row in mine)
-
-
-def test_a_finished_run_evaluates_nothing(session, unbroken, monkeypatch):
-    def fail(*arguments, **keywords):
-        raise AssertionError("something was evaluated")
-
-    before = rows(unbroken)
-    monkeypatch.setattr("cola_jax.runs.session.Engine", fail)
-    session.search(str(unbroken.directory), PRESETS["cola"], **SETTINGS)
-    assert rows(unbroken) == before
-
-
-@pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
-def test_other_settings_do_not_go_on(session, unbroken, name):
-    with pytest.raises(ValueError, match=f"{name}: {SETTINGS[name]} there, 5 here"):
-        session.search(str(unbroken.directory), PRESETS["cola"], **SETTINGS | {name: 5})
-    with pytest.raises(ValueError, match="paths: None there"):
-        session.evaluate(str(unbroken.directory), PATHS)
-
-
-def test_evaluate_goes_on(session, tmp_path):
-    whole = session.evaluate(str(tmp_path / "whole"), PATHS, group=1)
-    assert whole.evaluations().num_rows == QUESTIONS * len(PATHS)
-
-    class Stop(Exception):
-        pass
-
-    def stop(counts):
-        if counts.evaluations == 18:  # the sixth wave is done, and five parts are written
-            raise Stop
-
-    with pytest.raises(Stop):
-        session.evaluate(str(tmp_path / "half"), PATHS, group=1, watch=stop)
-    half = RunDirectory(tmp_path / "half")
-    assert half.questions().num_rows == 5
-    seen = []
-    session.evaluate(str(tmp_path / "half"), PATHS, group=3, watch=lambda c: seen.append(c.total))
-    assert rows(half) == rows(whole)
-    assert set(seen) == {27}
-    assert [tuple(row) for row in whole.evaluations().column("path").to_pylist()[:3]] == PATHS
-
-
-def test_evaluate_and_search_agree(session, unbroken, tmp_path):
-    run = session.evaluate(str(tmp_path / "run"), PATHS[:1])
-    searched, evaluated = (
-        sorted(
-            (row for row in one.evaluations().to_pylist() if row["node"] == 0),
-            key=lambda row: row["question"],
-        )
-        for one in (unbroken, run)
-    )
-    assert [row["question"] for row in evaluated] == [row["question"] for row in searched]
-    assert [row["answer"] for row in evaluated] == [row["answer"] for row in searched]
-    margins = [[row["margin"] for row in side] for side in (evaluated, searched)]
-    np.testing.assert_allclose(*margins, rtol=1e-4, atol=1e-4)
-
-
-def test_what_is_recorded(material, session):
-    assert session.settings["questions"] == QUESTIONS
-    assert session.settings["dtype"] == "float32"
-    fewer = Session.prepare(material[0], Asking(material[1], limit=3))
-    assert fewer.settings["task"] != session.settings["task"]
-    assert fewer.settings["model"] == session.settings["model"]
-    assert session.environment["num_layers"] == tiny.LAYERS
-
-
-def test_the_control_is_a_fixed_wrong_option_that_is_not_the_baselines(session):
-    encoded = session.questions[2]  # five options
-    count, gold = len(encoded.question.options), encoded.question.answer
-    for baseline in range(-1, count):
-        verdicts = Verdicts(*(np.array([x]) for x in (baseline == gold, 0.0, baseline, True, None)))
-        zeros = np.zeros(1, int)
-        outcome = Outcome(encoded, [PATHS[0]], verdicts, zeros, zeros - 1, np.zeros((1, 4), int))
-        control = control_option(outcome)
-        assert control in set(range(count)) - {gold, baseline}
-        assert control == control_option(outcome)
-    two = dataclasses.replace(encoded.question, options=("a", "b"), answer=0)
-    verdicts = Verdicts(*(np.array([x]) for x in (False, -1.0, 1, True, None)))
-    outcome = dataclasses.replace(
-        outcome, encoded=dataclasses.replace(encoded, question=two), verdicts=verdicts
-    )
-    assert control_option(outcome) is None
-
-
-# open questions
-
-DECODING = {"scorer": "generate", "max_new_tokens": 4}
-ASKED = 6
-
-
-def open_session(material, **changed):
-    return Session.prepare(
-        material[0], Asking(material[1], **DECODING | changed), devices=Devices(data=1)
-    )
+def with_nan(session, layer):
+    """The same session with a layer whose output is not finite."""
+    model = session.model
+    layers = model.layers.replace(down=model.layers.down.at[layer].set(np.nan))
+    return changed(session, model.replace(layers=layers))
 
 
 @pytest.fixture(scope="module")
-def open_material(material, tmp_path_factory):
-    """A checkpoint of which many tokens end a text, and sums of which it gives some answers."""
-    folder = tmp_path_factory.mktemp("open")
-    model = shutil.copytree(material[0], folder / "ours")
+def make_case(tmp_path_factory):
+    """Prepares a session and fills a run directory."""
+
+    def make(model, prepare, work, grader=None):
+        session = Session.prepare(model, prepare, ONE)
+        if grader is not None:
+            session.scorer.grader = grader
+        out = str(tmp_path_factory.mktemp("run") / "whole")
+        return Case(session, prepare, work, jobs.fill(session, out, work))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def search(make_case, checkpoint, task):
+    return make_case(checkpoint, TaskConfig(task).prepare, SEARCH)
+
+
+@pytest.fixture(scope="module")
+def evaluate(make_case, checkpoint, task):
+    return make_case(checkpoint, TaskConfig(task).prepare, EVALUATE)
+
+
+@pytest.fixture(scope="module")
+def grader():
+    """One for all sessions, each of which would start processes of its own."""
+    with Grader() as grader:
+        yield grader
+
+
+@pytest.fixture(scope="module")
+def sums(make_case, checkpoint, grader, tmp_path_factory):
+    """A checkpoint with many stop tokens, and sums of which it gives some answers."""
+    folder = tmp_path_factory.mktemp("sums")
+    model = shutil.copytree(checkpoint, folder / "ours")
     metadata = json.loads((model / "cola.json").read_text())
     ends = [1, *range(60, 80), *range(130, 200)]
     (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": ends}))
-    file = folder / "sums.jsonl"
+    file, answers = folder / "sums.jsonl", {f"s{i}": str(i + 7) for i in range(QUESTIONS)}
 
-    def write(answers):
-        rows = ({"id": f"s{i}", "prompt": f"{i} + 7 =", "answer": a} for i, a in enumerate(answers))
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def write():
+        lines = ({"id": i, "prompt": f"{i[1:]} + 7 =", "answer": answers[i]} for i in answers)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return TaskConfig(str(file), **DECODING)
 
-    write(str(i + 7) for i in range(ASKED))
-    run = open_session((str(model), str(file))).evaluate(str(folder / "run"), PATHS, group=2)
-    said = dict.fromkeys(range(ASKED))
-    for row in run.evaluations().to_pylist():
-        if not row["cut"] and row["said"]:
-            said[int(row["question"][1:])] = row["said"]
-    write(said[i] or str(i + 7) for i in range(ASKED))
+    case = make_case(str(model), write().prepare, EVALUATE, grader)
+    for row in case.run.evaluations().to_pylist():
+        if not row["truncated"] and row["answer_text"]:
+            answers[row["question"]] = row["answer_text"]
+    write()
     return str(model), str(file)
 
 
 @pytest.fixture(scope="module")
-def decoding(open_material):
-    return open_session(open_material)
+def decode(make_case, sums, grader):
+    return make_case(sums[0], TaskConfig(sums[1], **DECODING).prepare, SEARCH, grader)
 
 
 @pytest.fixture(scope="module")
-def decoded(decoding, tmp_path_factory):
-    return decoding.search(str(tmp_path_factory.mktemp("run") / "a"), PRESETS["cola"], **SETTINGS)
+def generate(make_case, sums):
+    prompts = tuple(" ".join(tiny.WORDS[i : i + 3]) for i in range(QUESTIONS))
+    return make_case(sums[0], Generate(sums[0], prompts, max_new_tokens=4).prepare, GENERATE)
 
 
-def test_rows_of_what_was_said(open_material, decoded):
-    questions, evaluations = decoded.questions().to_pylist(), decoded.evaluations().to_pylist()
-    assert len(questions) == ASKED
-    tokens = checkpoint.stop_tokens(open_material[0])
-    assert decoded.manifest()["settings"]["prompt"]["stop_ids"] == list(tokens)
+@pytest.mark.parametrize(
+    ("name", "files"), [("search", 3), ("evaluate", 1), ("decode", 3), ("generate", 4)]
+)
+def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name, files):
+    case, out = request.getfixturevalue(name), str(tmp_path / "run")
+    model = case.session.model_directory
+    assert end(start(jobs.killed, model, case.prepare, ONE, out, case.work, files)) == KILLED
+    run, done = RunDirectory(out), files // 2
+    assert run.questions().num_rows == 2 * done  # a batch has two questions
+    assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in KINDS) == files
+    before = run.evaluations().num_rows
+
+    metrics = Metrics()
+    jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
+    assert rows(run) == rows(case.run)
+    assert len(run.manifest()["starts"]) == 2
+    total = case.run.evaluations().num_rows
+    assert (metrics.earlier, metrics.evaluations, metrics.total) == (before, total - before, total)
+    assert run.starts()[-1]["metrics"]["evaluations"] == total - before
+    questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
+    assert metrics.corrected == sum(q["baseline"] is False for q in questions)
+    assert metrics.shortened == sum(
+        bool(q["baseline"]) and len(q["best"]) < tiny.LAYERS for q in questions
+    )
+
+
+def test_search_rows(search):
+    questions, evaluations = search.run.questions().to_pylist(), search.run.evaluations()
+    assert sorted(q["question"] for q in questions) == [f"q{i}" for i in range(QUESTIONS)]
+    for question in questions:
+        own = [row for row in evaluations.to_pylist() if row["question"] == question["question"]]
+        assert [row["node"] for row in own] == list(range(question["evaluations"]))
+        assert (own[0]["parent"], own[0]["edit"], own[0]["wave"]) == (None, None, 0)
+        assert all(row["edit"] and row["parent"] < row["node"] for row in own[1:])
+        assert question["baseline"] == own[0]["verdict"]
+        assert question["baseline_answer"] == own[0]["answer"]
+        right = [row["path"] for row in own if row["verdict"]]
+        assert (question["best"] in right) if right else (question["best"] is None)
+        assert question["answers"] == len({row["answer"] for row in own})
+        control = question["control"]
+        assert control not in (question["gold"], question["baseline_answer"])
+        assert question["control_reached"] == any(row["answer"] == control for row in own)
+
+
+def test_evaluate_rows(evaluate, search):
+    """One question's paths in order, with the verdicts that a search has of the same path."""
+    found, known = by_path(evaluate.run), by_path(search.run)
+    ids = [f"q{i}" for i in range(QUESTIONS)]
+    assert sorted(found) == sorted((i, path) for i in ids for path in PATHS)
+    order = [tuple(row["path"]) for row in evaluate.run.evaluations().to_pylist()]
+    assert order == PATHS * QUESTIONS
+    assert sum(key in known for key in found) >= QUESTIONS  # the identity path at least
+    for key in found.keys() & known.keys():
+        assert found[key]["answer"] == known[key]["answer"]
+        np.testing.assert_allclose(found[key]["margin"], known[key]["margin"], rtol=1e-4, atol=1e-4)
+
+
+def test_evaluate_stores_the_scores(evaluate):
+    """Scores are those of the scorer, computed here from logits of the reference."""
+    session, found = evaluate.session, by_path(evaluate.run)
+    questions = [encoded.question for encoded in session.encoded]
+    run = cola_jax.evaluator(session.model, questions, session.scorer)
+    verdicts = run([PATHS] * QUESTIONS)
+    logprobs = [target_logprobs(session, path) for path in PATHS]
+    for b, encoded in enumerate(session.encoded):
+        count = len(questions[b].options)
+        for c, path in enumerate(PATHS):
+            row = found[questions[b].id, path]
+            each = logprobs[c][b, : len(encoded.option)]
+            scores = [each[encoded.option == j].sum() for j in range(count)]
+            np.testing.assert_allclose(row["scores"], scores, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(row["scores"], verdicts.scores[b, c, :count], rtol=1e-5)
+            assert row["answer"] == np.argmax(scores)
+            gold = scores.pop(questions[b].answer)
+            assert row["margin"] == pytest.approx(gold - max(scores), abs=1e-4)
+
+
+def target_logprobs(session, path):
+    """The log-probability of each target [B, Q], from the logits of `run_path`."""
+    prompts = cola_jax.Prompts.stack([encoded.prompts for encoded in session.encoded])
+    logits = np.asarray(cola_jax.run_path(session.model, prompts, path), np.float64)
+    logprob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return np.take_along_axis(logprob, np.asarray(prompts.targets)[..., None], axis=-1)[..., 0]
+
+
+def test_batch_size_changes_rounding_alone(search, tmp_path):
+    other = jobs.fill(changed(search.session, batch_size=3), str(tmp_path / "run"), SEARCH)
+    assert other.manifest()["settings"]["batch_size"] == 3
+    found, known = by_path(other), by_path(search.run)
+    assert found.keys() == known.keys()
+    for key, row in found.items():
+        same = ("node", "wave", "parent", "edit", "verdict", "answer", "finite")
+        assert [row[n] for n in same] == [known[key][n] for n in same]
+        np.testing.assert_allclose(row["scores"], known[key]["scores"], rtol=1e-5, atol=1e-5)
+
+
+def test_batch_size_of_another_start_is_refused(search):
+    assert search.run.manifest()["settings"]["batch_size"] == 2
+    out = str(search.run.directory)
+    with pytest.raises(ValueError, match=r"\(batch_size: 2 there, 1 here\)"):
+        jobs.fill(changed(search.session, batch_size=1), out, SEARCH)
+    with pytest.raises(ValueError, match="at least 1 question"):
+        RunConfig(batch_size=0)
+
+
+def test_finished_run_evaluates_nothing(search, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise AssertionError("something was evaluated")
+
+    before, metrics = rows(search.run), Metrics()
+    monkeypatch.setattr("cola_jax.runs.session.ModelEvaluator", fail)
+    for size in (None, 2):
+        session = changed(search.session, batch_size=size)
+        jobs.fill(session, str(search.run.directory), SEARCH, metrics)
+    assert rows(search.run) == before
+    assert metrics.evaluations == 0
+
+
+@pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
+def test_other_settings_of_a_search_are_refused(search, name):
+    out, other = str(search.run.directory), dataclasses.replace(SEARCH, **{name: 5})
+    with pytest.raises(ValueError, match=f"{name}: {getattr(SEARCH, name)} there, 5 here"):
+        jobs.fill(search.session, out, other)
+    with pytest.raises(ValueError, match="paths: None there"):
+        jobs.fill(search.session, out, EVALUATE)
+
+
+def test_session_records_the_model_and_the_task(checkpoint, task, search):
+    settings = search.session.settings
+    assert settings["questions"] == QUESTIONS
+    assert settings["dtype"] == "float32"
+    assert settings["scorer"] == "options"
+    fewer = Session.prepare(checkpoint, TaskConfig(task, limit=3).prepare)
+    assert fewer.settings["task"] != settings["task"]
+    assert fewer.settings["model"] == settings["model"]
+    assert search.session.environment["num_layers"] == tiny.LAYERS
+    assert search.session.environment["scorer"] == {"open": False, "decodes": False}
+
+
+def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
+    run = jobs.fill(with_nan(evaluate.session, 1), str(tmp_path / "evaluate"), EVALUATE)
+    whole = by_path(evaluate.run)
+    for key, row in by_path(run).items():
+        if 1 in key[1]:
+            assert (row["finite"], row["verdict"], row["answer"]) == (False, False, -1)
+            assert row["margin"] == -np.inf
+            assert np.isnan(row["scores"]).all()
+        else:
+            assert row == whole[key]
+    run = jobs.fill(with_nan(search.session, 1), str(tmp_path / "search"), SEARCH)
+    questions = run.questions().to_pylist()
+    assert {(q["baseline"], q["baseline_answer"]) for q in questions} == {(False, -1)}
+    assert any(q["best"] for q in questions)
+    assert not any(1 in q["best"] for q in questions if q["best"])
+    run = jobs.fill(with_nan(decode.session, 1), str(tmp_path / "decode"), EVALUATE)
+    for row in run.evaluations().to_pylist():
+        assert row["finite"] == (1 not in row["path"])
+        if not row["finite"]:
+            assert (row["finish"], row["verdict"], row["answer"]) == ("not finite", False, -1)
+
+
+# open questions
+
+
+def open_session(sums, **changed):
+    return Session.prepare(sums[0], TaskConfig(sums[1], **DECODING | changed).prepare, ONE)
+
+
+def test_decoding_rows(sums, decode):
+    questions, evaluations = (
+        table.to_pylist() for table in (decode.run.questions(), decode.run.evaluations())
+    )
+    assert len(questions) == QUESTIONS
+    tokens = checkpoints.stop_tokens(sums[0])
+    settings = decode.run.manifest()["settings"]
+    assert settings["prompt"]["stop_tokens"] == list(tokens)
     golds = {q["question"]: q["options"][0] for q in questions}
     for row in evaluations:
         assert row["grade"] == ("right" if row["verdict"] else "wrong")
         assert row["verdict"] == (row["margin"] > 0) == (row["answer"] == 0)
-        assert 1 <= row["decoded"] <= DECODING["max_new_tokens"]
+        assert row["scores"][0] == row["margin"]
+        assert 1 <= len(row["tokens"]) <= DECODING["max_new_tokens"]
         assert row["finish"] in ("stop", "length")
-        assert row["cut"] == (row["finish"] == "length")
+        assert row["truncated"] == (row["finish"] == "length")
         assert row["logprob"] < 0
-        if row["said"] == golds[row["question"]] and not row["cut"]:
+        if row["answer_text"] == golds[row["question"]] and not row["truncated"]:
             assert row["verdict"]
-        if row["cut"]:
-            assert row["decoded"] == DECODING["max_new_tokens"]
-        assert (row["said"] or "") == row["text"].partition("\n")[0].strip()
-    for part in ([r["verdict"] for r in evaluations], [r["cut"] for r in evaluations]):
+        if row["truncated"]:
+            assert len(row["tokens"]) == DECODING["max_new_tokens"]
+        assert (row["answer_text"] or "") == row["text"].partition("\n")[0].strip()
+    for part in ([r["verdict"] for r in evaluations], [r["truncated"] for r in evaluations]):
         assert min(part.count(True), part.count(False)) > 3
     assert all(q["confirmed"] == (None if q["best"] is None else True) for q in questions)
 
 
-def test_a_killed_search_that_decodes_goes_on(open_material, decoding, decoded, tmp_path):
-    script = textwrap.dedent(KILLED).format(after=46, asking=DECODING, settings=SETTINGS)
-    out = str(tmp_path / "run")
-    done = subprocess.run([sys.executable, "-c", script, *open_material, out], env=os.environ)
-    assert done.returncode == -signal.SIGKILL
-    lost = ASKED - RunDirectory(out).questions().num_rows
-    assert 0 < lost < ASKED
-    decoding.search(out, PRESETS["cola"], **SETTINGS)
-    assert rows(RunDirectory(out)) == rows(decoded)
-
-
-def test_the_function_finds_what_the_session_does(decoding, decoded):
-    arguments = {key: SETTINGS[key] for key in ("simulations", "leaves", "seed", "group")}
-    outcomes = search(decoding.model, decoding.questions[:2], **arguments)
-    evaluations = decoded.evaluations().to_pylist()
+def test_search_function_finds_what_the_session_does(decode):
+    session, known = decode.session, by_path(decode.run)
+    questions = [encoded.question for encoded in session.encoded[:2]]
+    evaluate = cola_jax.evaluator(session.model, questions, session.scorer)
+    outcomes = cola_jax.search(evaluate, questions, evaluations=10, leaves=4, seed=2)
     for outcome in outcomes:
-        mine = [r for r in evaluations if r["question"] == outcome.encoded.question.id]
-        assert [tuple(row["path"]) for row in mine] == outcome.paths
-        assert [row["verdict"] for row in mine] == outcome.verdicts.verdict.tolist()
-        assert [row["text"] for row in mine] == [said.text for said in outcome.verdicts.said]
+        own = [known[key] for key in known if key[0] == outcome.question.id]
+        assert [tuple(row["path"]) for row in own] == outcome.paths
+        assert [row["verdict"] for row in own] == outcome.verdicts.verdict.tolist()
+        assert [row["text"] for row in own] == [one.text for one in outcome.verdicts.completion]
 
 
 @pytest.mark.parametrize(
-    ("changed", "name"),
+    ("other", "name"),
     [
         ({"max_new_tokens": 5}, "max_new_tokens"),
         ({"format": "direct"}, "prompt"),
@@ -293,45 +348,44 @@ def test_the_function_finds_what_the_session_does(decoding, decoded):
         ({"limit": 3}, "questions"),
     ],
 )
-def test_other_ways_of_asking_do_not_go_on(open_material, decoded, changed, name):
-    other = open_session(open_material, **changed)
+def test_other_settings_of_a_task_are_refused(sums, decode, other, name):
     with pytest.raises(ValueError, match=name):
-        other.search(str(decoded.directory), PRESETS["cola"], **SETTINGS)
+        jobs.fill(open_session(sums, **other), str(decode.run.directory), SEARCH)
 
 
-def test_shots_that_differ_do_not_go_on(open_material, tmp_path):
-    made = [
-        Session.prepare(open_material[0], Asking("arithmetic", limit=3, level=1, shots=shots))
+def test_other_shots_are_refused(sums, tmp_path):
+    sessions = [
+        Session.prepare(sums[0], TaskConfig("arithmetic", limit=3, level=1, shots=shots).prepare)
         for shots in (1, 2)
     ]
     run = RunDirectory(tmp_path / "run")
-    run.open(made[0].settings, {})
+    run.open(sessions[0].settings, {})
     with pytest.raises(ValueError, match="prompt"):
-        run.open(made[1].settings, {})
+        run.open(sessions[1].settings, {})
 
 
-def test_exact_and_decoding_agree_on_a_session(open_material, decoding, decoded, tmp_path):
-    exact = open_session(open_material, scorer="exact", max_new_tokens=None)
-    read = exact.evaluate(str(tmp_path / "exact"), PATHS, group=3).evaluations().to_pylist()
-    again = decoding.evaluate(str(tmp_path / "decoded"), PATHS, group=3)
-    said = again.evaluations().to_pylist()
-    both = [{(r["question"], tuple(r["path"])): r for r in each} for each in (read, said)]
-    assert both[0].keys() == both[1].keys()
-    for key, row in both[0].items():
+def test_exact_agrees_with_decoding(sums, decode, tmp_path):
+    exact = open_session(sums, scorer="exact", max_new_tokens=None)
+    read = by_path(jobs.fill(exact, str(tmp_path / "exact"), EVALUATE))
+    again = by_path(jobs.fill(decode.session, str(tmp_path / "decoded"), EVALUATE))
+    assert read.keys() == again.keys()
+    for key, row in read.items():
         assert row["text"] is None
         assert row["grade"] is None
+        assert row["margin"] == row["scores"][0]
         # other tokens may spell the answer, so reading is the stricter one
-        assert both[1][key]["verdict"] or not row["verdict"]
-    # what the same paths say is the same wherever they are judged
-    for row in decoded.evaluations().to_pylist():
-        other = both[1].get((row["question"], tuple(row["path"])))
-        if other is not None:
-            names = ("text", "said", "finish", "cut", "grade", "verdict", "decoded")
-            assert [row[n] for n in names] == [other[n] for n in names]
+        assert again[key]["verdict"] or not row["verdict"]
+    assert any(row["verdict"] for row in again.values())
+    # what the same path decodes is the same in whatever batch it is
+    for key, row in by_path(decode.run).items():
+        if key in again:
+            names = ("text", "answer_text", "finish", "truncated", "grade", "verdict", "tokens")
+            assert [row[n] for n in names] == [again[key][n] for n in names]
 
 
-def test_a_grader_that_raises_loses_nothing_written(decoding, tmp_path, monkeypatch):
-    whole = decoding.evaluate(str(tmp_path / "whole"), PATHS, group=1)
+def test_grader_that_raises_loses_nothing_written(decode, tmp_path, monkeypatch):
+    out, session = str(tmp_path / "run"), changed(decode.session, batch_size=1)
+    whole = jobs.fill(session, str(tmp_path / "whole"), EVALUATE)
     calls, grade = [], Grader.grade
 
     def fail(self, pairs):
@@ -342,21 +396,28 @@ def test_a_grader_that_raises_loses_nothing_written(decoding, tmp_path, monkeypa
 
     monkeypatch.setattr(Grader, "grade", fail)
     with pytest.raises(RuntimeError, match="no process left"):
-        decoding.evaluate(str(tmp_path / "half"), PATHS, group=1)
+        jobs.fill(session, out, EVALUATE)
     monkeypatch.undo()
-    half = RunDirectory(tmp_path / "half")
-    assert 0 < half.questions().num_rows < ASKED
-    decoding.evaluate(str(tmp_path / "half"), PATHS, group=2)
-    assert rows(half) == rows(whole)
+    run = RunDirectory(out)
+    assert 0 < run.questions().num_rows < QUESTIONS
+    jobs.fill(changed(session, batch_size=None), out, EVALUATE)
+    assert rows(run) == rows(whole)
 
 
-def test_what_the_grader_fails_on_has_no_verdict(decoding, tmp_path, monkeypatch):
-    monkeypatch.setattr("cola_jax.scoring.grader.Worker.grade", lambda self, pair: Grade.UNGRADED)
-    run = decoding.evaluate(str(tmp_path / "run"), PATHS)
+def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch):
+    monkeypatch.setattr(grader, "verdicts", {})
+    monkeypatch.setattr(Grader, "verify", lambda self, pair: Grade.UNGRADED)
+    run = jobs.fill(decode.session, str(tmp_path / "evaluate"), EVALUATE)
     evaluations = run.evaluations().to_pylist()
     ungraded = [row for row in evaluations if row["grade"] == "ungraded"]
     assert ungraded
     assert all(row["verdict"] is None for row in ungraded)
-    assert all(row["verdict"] is False for row in evaluations if row["cut"])
+    assert all(row["verdict"] is False for row in evaluations if row["truncated"])
     # the very text of gold needs no worker
     assert any(row["verdict"] for row in evaluations)
+
+    run = jobs.fill(decode.session, str(tmp_path / "search"), SEARCH)
+    baselines = {i: row["verdict"] for (i, path), row in by_path(run).items() if path == PATHS[0]}
+    assert None in baselines.values()
+    for question in run.questions().to_pylist():
+        assert question["baseline"] is baselines[question["question"]]

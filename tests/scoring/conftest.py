@@ -19,18 +19,13 @@ from tests.tokenizers import BARE, STOPS, GreedyTokenizer, letter_tokenizer, que
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    return tiny.make_checkpoint(tmp_path_factory.mktemp("tiny"))
+def model(tiny_checkpoint):
+    return cola_jax.load(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def model(checkpoint):
-    return cola_jax.load(checkpoint)
-
-
-@pytest.fixture(scope="session")
-def words(checkpoint):
-    return cola_jax.load_tokenizer(checkpoint)
+def words(tiny_checkpoint):
+    return cola_jax.load_tokenizer(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")

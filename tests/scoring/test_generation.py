@@ -57,7 +57,9 @@ def test_encode_has_prompt_alone():
     assert encoded.num_tokens == len(encoded.prompts.ids)
     assert scorer.max_new_tokens == ARITHMETIC.max_new_tokens
     assert scorer.stop.strings == ("\n",)
-    assert scorer.record() == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
+    record = scorer.record()
+    assert record.pop("grader").startswith("math-verify 0.")
+    assert record == {"max_new_tokens": ARITHMETIC.max_new_tokens, "rule": "line"}
     assert Generation(words, ARITHMETIC, max_new_tokens=3).record()["max_new_tokens"] == 3
 
 
@@ -187,7 +189,7 @@ def test_ungraded_answer_has_no_verdict(model, letters, decoded, verdicts, prese
     assert ungraded > 0
 
 
-def test_judge_grades_numbers_written_otherwise():
+def test_row_verdicts_grade_numbers_written_otherwise():
     words = tiny.tokenizer()
     rows = []
     for text in ("5.0", "$7$", "8", "", "7", "5"):
@@ -205,7 +207,7 @@ def test_judge_grades_numbers_written_otherwise():
     assert verdicts.finite.tolist() == [True] * 5 + [False]
 
 
-def test_judge_grades_against_each_question(letters):
+def test_row_verdicts_grade_against_each_question(letters):
     """Rows of one call belong to different questions, some without a decoy."""
     rows = [Row(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
     for row in rows:

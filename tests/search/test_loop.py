@@ -248,18 +248,13 @@ MODEL = {"evaluations": 16, "leaves": 4}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return tiny.make_checkpoint(tmp_path_factory.mktemp("tiny"))
+def model(tiny_checkpoint):
+    return cola_jax.load(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint):
-    return cola_jax.load(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def scorer(checkpoint):
-    return Options(cola_jax.load_tokenizer(checkpoint))
+def scorer(tiny_checkpoint):
+    return Options(cola_jax.load_tokenizer(tiny_checkpoint))
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,11 @@
 """Formats: prompts to the letter, completions, and the record of prompts."""
 
-import json
-
 import pytest
 
 from cola_jax.question import open_question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.tasks import format_of
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.task import prompt_record
 
 SUM = open_question("q", "7 + 5", "12")
 SHOTS = [open_question("s1", "1 + 2", "3"), open_question("s2", "9 - 4", "5")]
@@ -92,26 +89,3 @@ def test_format_refuses_missing_solution():
         format_of("gsm8k", "harness").completion(WORKED, "7")
     with pytest.raises(ValueError, match="question s1 has no worked solution"):
         format_of("gsm8k", "harness").ask(ASKED, SHOTS)
-
-
-def test_prompt_record_covers_all_that_determines_prompts():
-    form = format_of("arithmetic")
-    texts = [form.ask(SUM, SHOTS)]
-    record = prompt_record(form, texts, shots=SHOTS, stop_ids=[2])
-    assert json.loads(json.dumps(record)) == record
-    assert record["shots"] == ["s1", "s2"]
-    assert record["format"]["shots"] == 2
-    assert record["template_arguments"] is None
-    assert record == prompt_record(form, texts, shots=SHOTS, stop_ids=[2])
-    others = [
-        prompt_record(format_of("question"), texts, shots=SHOTS, stop_ids=[2]),
-        prompt_record(form, [*texts, ""], shots=SHOTS, stop_ids=[2]),
-        prompt_record(form, texts, shots=SHOTS[:1], stop_ids=[2]),
-        prompt_record(form, texts, shots=SHOTS, chat=True, stop_ids=[2]),
-        prompt_record(form, texts, shots=SHOTS, stop_ids=[3]),
-    ]
-    assert len({record["hash"], *(other["hash"] for other in others)}) == 6
-    assert others[3]["template_arguments"] == {
-        "date_string": "26 Jul 2024",
-        "enable_thinking": False,
-    }

@@ -1,4 +1,4 @@
-"""What a session asks by default and as it is told, what it records, and what it refuses."""
+"""`TaskConfig`: the scorer and the prompts of a task, what is recorded, and what is refused."""
 
 import json
 import shutil
@@ -8,9 +8,9 @@ import pytest
 
 from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.session import Session
-from cola_jax.search import PRESETS
-from cola_jax.tasks.task import Asking
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.search.presets import Preset, Settings
+from cola_jax.tasks.task import TaskConfig, task_digest
 from tests import tiny
 
 GSM8K = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
@@ -18,9 +18,8 @@ GSM8K = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The tiny checkpoint, and a file of each kind of questions."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny.make_checkpoint(folder)
+    """A file of each kind of questions."""
+    folder = tmp_path_factory.mktemp("tasks")
     tiny.write_questions(folder / "arc.jsonl", 3)
     rows = {
         "gsm8k": [GSM8K],
@@ -33,107 +32,138 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ask(folder):
-    words = checkpoint.load_tokenizer(folder / "ours")
+def prepare(folder, tiny_checkpoint):
+    words = checkpoint.load_tokenizer(tiny_checkpoint)
 
-    def ask(task, context=256, stop_tokens=lambda: (1, 7), **settings):
+    def prepare(task, context=256, stop_tokens=lambda: (1, 7), **settings):
         file = folder / f"{task}.jsonl"
-        asking = Asking(str(file) if file.exists() else task, **settings)
-        return asking.ask(words, context=context, stop_tokens=stop_tokens)
+        config = TaskConfig(str(file) if file.exists() else task, **settings)
+        return config.prepare(words, context=context, stop_tokens=stop_tokens)
 
-    return ask
+    return prepare
 
 
 @pytest.mark.parametrize(
     ("task", "settings", "scorer", "form"),
     [
         ("arc", {}, "options", None),
+        ("arc", {"scorer": "letter", "format": "harness"}, "letter", "harness"),
         ("arithmetic", {}, "exact", "plain"),
         ("arithmetic", {"format": "direct"}, "exact", "direct"),
-        ("arithmetic", {"scorer": "generate"}, "generate", "plain"),
+        ("arithmetic", {"scorer": "generation"}, "generation", "plain"),
         ("prompt", {}, "exact", "plain"),
         ("gsm8k", {}, "exact", "direct"),
-        ("gsm8k", {"format": "harness", "shots": 0}, "generate", "harness"),
+        ("gsm8k", {"format": "harness", "shots": 0}, "generation", "harness"),
     ],
 )
-def test_the_scorer_of_a_task(ask, task, settings, scorer, form):
-    encoded, record = ask(task, context=2000, **settings)
-    assert record["scorer"] == scorer
-    assert {e.scorer for e in encoded} == {scorer}
-    assert (record["prompt"]["format"]["name"] if form else None) == form
-    limit = encoded[0].reply.max_new_tokens if scorer == "generate" else None
+def test_prepare_chooses_scorer_of_task(prepare, task, settings, scorer, form):
+    prepared = prepare(task, context=2000, **settings)
+    record = prepared.record
+    assert record["scorer"] == prepared.scorer.name == scorer
+    style = record["prompt"]["format"] if form else None
+    assert (style["name"] if isinstance(style, dict) else style) == form
+    limit = prepared.scorer.max_new_tokens if scorer == "generation" else None
     assert record.get("max_new_tokens") == limit
 
 
-def test_the_record_of_prompts(ask):
-    encoded, record = ask("arithmetic", limit=5, scorer="generate", max_new_tokens=3, level=2)
-    prompt = record["prompt"]
+def test_prepare_records_prompts(prepare):
+    prepared = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
+    record, prompt = prepared.record, prepared.record["prompt"]
     assert record == json.loads(json.dumps(record))
     assert record["max_new_tokens"] == 3
-    assert prompt["stop_ids"] == [1, 7] == list(encoded[0].reply.stop.tokens)
+    assert prompt["stop_tokens"] == [1, 7] == list(prepared.scorer.stop.tokens)
     assert len(prompt["shots"]) == prompt["format"]["shots"] == 2
-    assert not set(prompt["shots"]) & {e.question.id for e in encoded}
+    assert not set(prompt["shots"]) & {e.question.id for e in prepared.encoded}
     others = {
         "shots": {"shots": 1},
         "seed": {"task_seed": 1},
         "level": {"level": 1},
         "limit": {"limit": 4},
         "chat": {"chat": True},
+        "format": {"format": "direct", "shots": 2},
         "stop": {"stop_tokens": lambda: (1,)},
     }
-    hashes = {prompt["hash"]}
-    for other in others.values():
-        settings = {"limit": 5, "scorer": "generate", "level": 2} | other
-        hashes.add(ask("arithmetic", **settings)[1]["prompt"]["hash"])
+    hashes, digests = {prompt["hash"]}, {task_digest(prepared.encoded, prepared.scorer)}
+    for name, other in others.items():
+        settings = {"limit": 5, "scorer": "generation", "level": 2, "max_new_tokens": 3} | other
+        changed = prepare("arithmetic", context=2000, **settings)
+        template = {"date_string": "26 Jul 2024", "enable_thinking": False}
+        assert changed.record["chat"] == (template if name == "chat" else None)
+        hashes.add(changed.record["prompt"]["hash"])
+        if name != "stop":  # which the settings of a run have beside the digest
+            digests.add(task_digest(changed.encoded, changed.scorer))
     assert len(hashes) == 1 + len(others)
+    assert len(digests) == len(others)
+    again = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
+    assert again.record == record
 
 
-def test_shots_of_a_file_are_shown(ask, folder):
+def test_prepare_shows_shots_of_file(prepare, folder):
     more = {"format": "harness", "shots_file": str(folder / "shots.jsonl"), "context": 2000}
-    (encoded,), record = ask("gsm8k", **more)
-    assert len(record["prompt"]["shots"]) == 5
-    assert encoded.reply.max_new_tokens == 256
-    (fewer,), _ = ask("gsm8k", shots=2, **more)
-    assert fewer.num_tokens < encoded.num_tokens
+    prepared = prepare("gsm8k", **more)
+    assert len(prepared.record["prompt"]["shots"]) == 5
+    assert prepared.scorer.max_new_tokens == 256
+    fewer = prepare("gsm8k", shots=2, **more)
+    assert fewer.encoded[0].num_tokens < prepared.encoded[0].num_tokens
 
 
-def test_an_answer_is_found_by_the_rule_that_is_asked_for(ask):
-    encoded, record = ask("gsm8k", format="harness", shots=0, rule="number", context=2000)
-    assert {e.reply.rule for e in encoded} == {"number"}
-    assert record["prompt"]["format"]["extract"] == "number"
-    encoded, _ = ask("arithmetic", limit=2, scorer="generate", rule="boxed", context=2000)
-    assert encoded[0].reply.stop.rule is not None  # a closed box ends the text
+def test_prepare_takes_rule_asked_for(prepare):
+    prepared = prepare("gsm8k", format="harness", shots=0, rule="number", context=2000)
+    assert prepared.scorer.rule == "number"
+    assert prepared.record["prompt"]["format"]["extract"] == "number"
+    prepared = prepare("arithmetic", limit=2, scorer="generation", rule="boxed", context=2000)
+    assert prepared.scorer.stop.rule is not None  # a closed box ends the text
 
 
-def test_multiple_choice_needs_no_stop_token(ask):
+def test_prepare_needs_no_stop_token_for_choice(prepare):
     def missing():
         raise ValueError("no token ends a generation")
 
-    ask("arc", stop_tokens=missing)
+    prepare("arc", stop_tokens=missing)
     with pytest.raises(ValueError, match="no token ends"):
-        ask("arithmetic", stop_tokens=missing)
+        prepare("arithmetic", stop_tokens=missing)
+
+
+def test_prepare_encodes_prompts_alone_to_decode(prepare):
+    prepared = prepare("arithmetic", scorer="generation", limit=7)
+    assert len(prepared.encoded) == 7
+    assert all(np.asarray(e.prompts.branch).max() == 0 for e in prepared.encoded)
+    assert all(e.prompts.targets is None for e in prepared.encoded)
+
+
+OPEN = "asks open questions, which the scorer '{}' is not for: use exact, generation"
+CHOICE = "is multiple choice, which the scorer '{}' is not for: use options, options-norm, letter"
+ONLY_GENERATION = "{} is a setting of the scorer `generation`"
 
 
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("arc", {"scorer": "exact"}, "'exact' is for open questions"),
-        ("arc", {"scorer": "generate"}, "'generate' is for open questions"),
-        ("arc", {"max_new_tokens": 5}, "max_new_tokens is of the scorer `generate`"),
-        ("arc", {"rule": "line"}, "rule is of the scorer `generate`"),
+        ("arc", {"scorer": "mine"}, "scorer 'mine' is not one of options, options-norm, letter"),
+        ("arithmetic", {"scorer": "mine"}, "scorer 'mine' is not one of options"),
+        ("arc", {"scorer": "exact"}, CHOICE.format("exact")),
+        ("arc", {"scorer": "generation"}, CHOICE.format("generation")),
+        ("arc", {"format": "harness"}, "'options' has the formats plain, not 'harness'"),
+        ("arc", {"scorer": "letter", "format": "direct"}, "plain, harness, not 'direct'"),
+        ("arc", {"max_new_tokens": 5}, ONLY_GENERATION.format("max_new_tokens")),
+        ("arc", {"rule": "line"}, ONLY_GENERATION.format("rule")),
         ("arc", {"level": 1}, "level"),
         ("arc", {"split": "trian"}, "has no split, but split is 'trian'"),
         ("arc", {"hub": "somewhere"}, "has no hub, but hub is 'somewhere'"),
         ("arc", {"task_seed": 5}, "the seed 5 applies to the arithmetic task only"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("gsm8k", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
-        ("arithmetic", {"rule": "number"}, "rule is of the scorer `generate`"),
-        ("arithmetic", {"scorer": "generate", "rule": "last"}, "one of boxed, hashes, number"),
-        ("arithmetic", {"scorer": "letter"}, "'letter' is for multiple choice"),
-        ("arithmetic", {"scorer": "options"}, "'options' is for multiple choice"),
-        ("arithmetic", {"max_new_tokens": 5}, "max_new_tokens is of the scorer `generate`"),
-        ("arithmetic", {"scorer": "generate", "max_new_tokens": 0}, "at least 1, it is 0"),
-        ("arithmetic", {"scorer": "generate", "max_new_tokens": 250}, "the model's context is 256"),
+        ("arithmetic", {"rule": "number"}, ONLY_GENERATION.format("rule")),
+        ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
+        ("arithmetic", {"scorer": "letter"}, OPEN.format("letter")),
+        ("arithmetic", {"scorer": "options"}, OPEN.format("options")),
+        ("arithmetic", {"max_new_tokens": 5}, ONLY_GENERATION.format("max_new_tokens")),
+        ("arithmetic", {"scorer": "generation", "max_new_tokens": 0}, "at least 1, it is 0"),
+        (
+            "arithmetic",
+            {"scorer": "generation", "max_new_tokens": 250},
+            "the model's context is 256",
+        ),
         ("arithmetic", {"level": 6}, "level must be one of 1, 2, 3, 4, 5, got 6"),
         ("arithmetic", {"level": 0}, "got 0"),
         ("arithmetic", {"fail_rate_level": 1}, "fail"),
@@ -151,56 +181,71 @@ def test_multiple_choice_needs_no_stop_token(ask):
         ("arithmetic", {"shots": 60}, "the model's context is 256"),
     ],
 )
-def test_what_is_refused(ask, task, settings, message):
+def test_prepare_refuses(prepare, task, settings, message):
     with pytest.raises(ValueError, match=message) as error:
-        ask(task, **settings)
+        prepare(task, **settings)
     assert "\n" not in str(error.value)
 
 
-def test_a_session_records_how_it_asks(folder):
-    model = str(folder / "ours")
+def test_prepare_refuses_shots_in_plain_prompt(prepare, folder):
+    file = {"shots": 1, "shots_file": str(folder / "arc_shots.jsonl")}
+    other = dict(tiny.row(tiny.questions(9)[8]), question="which of the others?")
+    (folder / "arc_shots.jsonl").write_text(json.dumps(other) + "\n")
+    for scorer in ("options", "letter"):
+        with pytest.raises(ValueError, match=f"'{scorer}' shows no shots"):
+            prepare("arc", scorer=scorer, **file)
+    shown = prepare("arc", scorer="letter", format="harness", **file)
+    assert shown.record["prompt"]["shots"] == ["q8"]
+
+
+# with a model
+
+
+def test_session_records_its_task(tiny_checkpoint):
+    model = str(tiny_checkpoint)
     made = {
-        scorer: Session.prepare(model, Asking("arithmetic", limit=4, scorer=scorer))
-        for scorer in ("exact", "generate")
+        scorer: Session.prepare(
+            model, TaskConfig("arithmetic", limit=4, scorer=scorer).prepare, metadata={"task": "a"}
+        )
+        for scorer in ("exact", "generation")
     }
     for scorer, session in made.items():
         assert session.settings["scorer"] == scorer
-        assert session.settings["prompt"]["stop_ids"] == list(checkpoint.stop_tokens(model))
-        assert session.environment["asking"]["task"] == "arithmetic"
+        stop = list(checkpoint.stop_tokens(model))
+        assert session.settings["prompt"]["stop_tokens"] == stop
+        assert session.environment["task"] == "a"
+        expected = {"open": True, "decodes": scorer == "generation"}
+        assert session.environment["scorer"] == expected
         json.dumps([session.settings, session.environment])
-    assert made["generate"].settings["grader"].startswith("math-verify 0")
+    assert made["generation"].settings["grader"].startswith("math-verify 0")
     assert "grader" not in made["exact"].settings
-    assert made["exact"].settings["task"] != made["generate"].settings["task"]
+    assert made["exact"].settings["task"] != made["generation"].settings["task"]
 
 
-@pytest.mark.parametrize("scorer", ["exact", "generate"])
-def test_a_budget_too_small_is_told_before_the_weights_load(folder, scorer, monkeypatch, tmp_path):
+@pytest.mark.parametrize("scorer", ["exact", "generation"])
+def test_session_refuses_small_budget_before_weights_load(
+    tiny_checkpoint, scorer, monkeypatch, tmp_path
+):
     def fail(*arguments, **keywords):
         raise AssertionError("the weights are loaded")
 
     monkeypatch.setattr("cola_jax.runs.session.checkpoint.load", fail)
     session = Session.prepare(
-        str(folder / "ours"),
-        Asking("arithmetic", limit=3, scorer=scorer),
-        devices=Devices(data=1, memory_budget="2KB"),
+        str(tiny_checkpoint),
+        TaskConfig("arithmetic", limit=3, scorer=scorer).prepare,
+        RunConfig(devices=Devices(data=1, memory_budget="2KB")),
     )
     path = tuple(range(tiny.LAYERS))
     with pytest.raises(ValueError, match="too small"):
         session.evaluate(str(tmp_path / "run"), [path])
     with pytest.raises(ValueError, match="too small"):
-        session.search(str(tmp_path / "run"), PRESETS["cola"], simulations=4, leaves=2)
+        session.search(str(tmp_path / "run"), Settings(Preset(), 4, 2, 0, False))
     assert not (tmp_path / "run").exists()
 
 
-def test_questions_of_one_session_share_a_reply(ask):
-    encoded, _ = ask("arithmetic", scorer="generate", limit=7)
-    assert len({id(e.reply) for e in encoded}) == 1
-    assert all(np.asarray(e.prompts.branch).max() == 0 for e in encoded)
-
-
-def test_a_token_that_the_model_does_not_have_is_told(folder, tmp_path):
-    model = shutil.copytree(folder / "ours", tmp_path / "ours")
+def test_session_refuses_tokens_that_model_lacks(tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "ours")
     metadata = json.loads((model / "cola.json").read_text())
     (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
     with pytest.raises(ValueError, match="targets run from 1 to 9999"):
-        Session.prepare(str(model), Asking("arithmetic", limit=2))
+        Session.prepare(str(model), TaskConfig("arithmetic", limit=2).prepare)

@@ -1,0 +1,285 @@
+"""Benchmark of `run_paths` against other ways to run the same paths in JAX."""
+
+import dataclasses
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.config import ModelConfig
+from cola_jax.edits import random_paths
+from cola_jax.execute.evaluator import PathEvaluator, Workload
+from cola_jax.execute.random_model import layer_flops, unembed_flops
+from cola_jax.execute.reference import path_readings, run_reference
+from cola_jax.execute.schedule import Trie
+from cola_jax.execute.worker import Worker, Workers
+from cola_jax.model import View, block, project, view
+from cola_jax.params import Layer, Model, layer_at
+from cola_jax.path import pad_path
+from cola_jax.prompts import Prompts, Readings
+
+Paths = Sequence[tuple[int, ...]]
+FEW = 8  # paths that slow baselines run
+MATMUL_SIZE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program to be timed; `work` is how many units of work one call does."""
+
+    name: str
+    run: Callable[[], Any]
+    work: float | int = 1
+
+
+Baselines = Callable[[Prompts, Paths], Sequence[Program]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds per unit of work in each round."""
+
+    name: str
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.seconds)
+
+    def over(self, other: "Timing") -> dict[str, float]:
+        """Returns the ratio of the two times within each round: its median and range."""
+        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+        return {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def time_in_turns(programs: Sequence[Program], rounds: int) -> dict[str, Timing]:
+    """Runs every program once to warm up, then all of them in each round.
+
+    Programs of one round are compared, so that a machine that slows down slows down all of them.
+    """
+    for program in programs:
+        jax.block_until_ready(program.run())
+    seconds: dict[str, list[float]] = {program.name: [] for program in programs}
+    for _ in range(rounds):
+        for program in programs:
+            begun = time.perf_counter()
+            jax.block_until_ready(program.run())
+            seconds[program.name].append((time.perf_counter() - begun) / program.work)
+    return {name: Timing(name, values) for name, values in seconds.items()}
+
+
+def benchmark(
+    model: Model,
+    *,
+    tokens: int = 96,
+    paths: int = 64,
+    reads: int = 16,
+    rounds: int = 5,
+    memory_budget: int | None = None,
+    rows: int | None = None,
+    baselines: Baselines = lambda prompts, paths: (),
+) -> dict[str, Any]:
+    """Measures `run_paths` on one question and many random paths, against baselines.
+
+    Args:
+      model: with pretrained or random weights; the first place of its `data` axis is used.
+      tokens, paths, reads: T, C and Q.
+      rounds: how often each program is timed, in turns.
+      memory_budget, rows: as `run_paths`.
+      baselines: makes more programs that run paths, from the prompt and all paths.
+
+    Returns:
+      Results for JSON: the machine, times per evaluation and per layer, ratios with their range
+      over the rounds, shares of the matmul rate, and counts.
+    """
+    config = model.config
+    prompts = random_prompts(config, 1, tokens, reads)
+    drawn = random_paths(config.num_layers, paths, 0)
+    workers = Workers(model, memory_budget=memory_budget, rows=rows)
+    wave = Wave(workers.workers[0], prompts, [drawn])
+    compared = [path_by_path(model, prompts, drawn[:FEW]), vmapped(model, prompts, drawn[:FEW])]
+    compared += baselines(prompts, drawn)
+    layer = one_layer(model, tokens, wave.sizes.rows)
+    programs = [matmul(str(model.embedding.dtype)), *wave.programs(), *layer, *compared]
+    timings = time_in_turns(programs, rounds)
+    ratios = {one.name: timings[one.name].over(timings["run_paths"]) for one in compared}
+    return {
+        **summarize(config, timings, wave, tokens, reads),
+        "over_run_paths": ratios,
+        "seconds": {name: timing.seconds for name, timing in timings.items()},
+        "metrics": workers.metrics.report(),
+        "planning": time_planning(config.num_layers),
+        "machine": machine(),
+    }
+
+
+class Wave:
+    """One wave of paths, computed from the embeddings each time."""
+
+    def __init__(self, worker: Worker, prompts: Prompts, paths: Sequence[Paths]):
+        longest = max(len(path) for row in paths for path in row)
+        self.paths = np.array([[pad_path(path, longest) for path in row] for row in paths])
+        count = self.paths.shape[1]
+        self.evaluator = PathEvaluator(worker, prompts, Workload(count, longest))
+        self.sizes = self.evaluator.sizes
+        b, c = np.indices(self.paths.shape[:2]).reshape(2, -1)
+        rows = np.concatenate([b[:, None], self.paths[b, c]], axis=1)
+        self.chunks, self.cost = self.evaluator.new_trie().plan(rows)
+
+    def run(self) -> Readings:
+        """Runs the wave; no state of an earlier run is reused."""
+        self.evaluator.trie = self.evaluator.new_trie()
+        return self.evaluator(self.paths)
+
+    def run_tiles(self) -> jax.Array:
+        """Runs the tiles of the wave without last layers and readouts."""
+        evaluator = self.evaluator
+        for chunk in self.chunks:
+            for launch in evaluator.worker.launches(chunk.tiles):
+                evaluator.driver.inner(launch, None)
+        return evaluator.driver.slots
+
+    def programs(self) -> list[Program]:
+        """The whole wave, per evaluation, and its tiles, per layer run."""
+        return [
+            Program("run_paths", self.run, self.paths.shape[0] * self.paths.shape[1]),
+            Program("tiles", self.run_tiles, self.cost.unique),
+        ]
+
+
+def summarize(
+    config: ModelConfig, timings: dict[str, Timing], wave: Wave, tokens: int, reads: int
+) -> dict[str, Any]:
+    """Turns timings into ratios and shares of the matmul rate."""
+    cost, paths = wave.cost, wave.paths.shape[1]
+    run, rate = cost.unique + cost.last, 1 / timings["matmul"].median
+    seconds, per_layer = paths * timings["run_paths"].median, layer_flops(config, tokens)
+    reading = paths * unembed_flops(config, reads)
+    unique = cost.unique * per_layer + cost.last * layer_flops(config, reads) + reading
+    useful = cost.useful * per_layer + reading
+    return {
+        "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
+        "tokens": tokens,
+        "paths": paths,
+        "rows": wave.sizes.rows,
+        "slots": wave.sizes.slots,
+        "matmul_size": MATMUL_SIZE,
+        "matmul_gflops": rate / 1e9,
+        "evaluations_per_second": 1 / timings["run_paths"].median,
+        "prefix_sharing": cost.useful / run,
+        "padding_share": 1 - run / cost.rows,
+        "unique_over_matmul": unique / seconds / rate,
+        "useful_over_matmul": useful / seconds / rate,
+        # a layer of a tile against a block alone, and against its matrix products alone
+        "ms_layer": 1e3 * timings["tiles"].median,
+        "ms_block": 1e3 * timings["block"].median,
+        "ms_products": 1e3 * timings["products"].median,
+        "layer_over_block": timings["tiles"].over(timings["block"]),
+        "layer_over_products": timings["tiles"].over(timings["products"]),
+    }
+
+
+def matmul(dtype: str) -> Program:
+    """Multiplies square matrices, per floating-point operation: the rate that bounds all others."""
+    size, times = MATMUL_SIZE, 8
+    a = jnp.full((size, size), 1 / size, dtype)
+    # several products per call, so that an accelerator's dispatch does not count
+    run = jax.jit(lambda a: jax.lax.fori_loop(0, times, lambda _, x: x @ a, a))
+    return Program("matmul", lambda: run(a), 2.0 * size**3 * times)
+
+
+def one_layer(model: Model, tokens: int, rows: int) -> list[Program]:
+    """A jitted block alone, on one state and on a tile, and its matrix products alone."""
+    config = model.config
+    # copies of several layers in turn, since a path does not find the next layer in the cache
+    layers = [jax.tree.map(jnp.array, layer_at(config, model.layers, i)) for i in range(4)]
+
+    @jax.jit
+    def apply(layer: Layer, h: jax.Array, here: View):
+        return block(config, layer, h, here)
+
+    @jax.jit
+    def products(layer: Layer, x: jax.Array, here: View):
+        q = project("btd,dnh->btnh", x, layer.q, None)
+        k, v = (project("btd,dkh->btkh", x, w, None) for w in (layer.k, layer.v))
+        gate, up = (project("btd,df->btf", x, w, None) for w in (layer.gate, layer.up))
+        down = project("btf,fd->btd", gate, layer.down, None)
+        return k, v, up, down, project("btnh,nhd->btd", q, layer.o, None)
+
+    def program(name: str, run: Callable[[Layer, jax.Array, View], Any], rows: int) -> Program:
+        h = jnp.ones((rows, tokens, config.width), model.embedding.dtype)
+        here, times = view(config, Prompts.plain(np.zeros((rows, tokens), np.int32))), 8
+        return Program(
+            name, lambda: [run(layers[i % 4], h, here) for i in range(times)], times * rows
+        )
+
+    programs = [program("block", apply, 1), program("products", products, 1)]
+    return programs if rows == 1 else [*programs, program("block of a tile", apply, rows)]
+
+
+def path_by_path(model: Model, prompts: Prompts, paths: Paths) -> Program:
+    """Baseline: `run_path` in a loop."""
+    run = lambda: run_reference(model, prompts, [paths])  # noqa: E731
+    return Program("run_path, path by path", run, len(paths))
+
+
+def vmapped(model: Model, prompts: Prompts, paths: Paths) -> Program:
+    """Baseline: `vmap` over `run_path`, which copies each layer's weights for every path."""
+    longest = max(map(len, paths))
+    padded = jnp.asarray(np.stack([pad_path(path, longest) for path in paths]))
+    prompts = jax.tree.map(jnp.asarray, prompts)
+
+    @jax.jit
+    def run(model, prompts, padded):
+        return jax.vmap(lambda path: path_readings(model, prompts, path))(padded)
+
+    return Program("vmap of run_path", lambda: run(model, prompts, padded), len(paths))
+
+
+def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> Prompts:
+    """Draws prompts of random tokens, read at their last positions."""
+    generator = np.random.default_rng(0)
+    reads = min(reads, tokens)
+    read = np.tile(np.arange(tokens - reads, tokens, dtype=np.int32), (count, 1))
+    return Prompts(
+        ids=generator.integers(0, config.vocab_size, (count, tokens), np.int32),
+        positions=np.tile(np.arange(tokens, dtype=np.int32), (count, 1)),
+        branch=np.zeros((count, tokens), np.int32),
+        read=read,
+        targets=generator.integers(0, config.vocab_size, (count, reads), np.int32),
+    )
+
+
+def time_planning(num_layers: int, paths: int = 1024) -> dict[str, float | int]:
+    """Times the host's plan of many paths of 64 questions, in milliseconds: the best of five."""
+    drawn = random_paths(num_layers, paths, 1)
+    width = max(map(len, drawn))
+    rows = np.array([[i % 64, *pad_path(path, width)] for i, path in enumerate(drawn)])
+    times: dict[str, list[float]] = {}
+    for size in (1, 8, 16) * 5:
+        trie, begun = Trie(1 << 15, size, 1024), time.perf_counter()
+        trie.plan(rows)
+        times.setdefault(f"R={size}", []).append(1e3 * (time.perf_counter() - begun))
+    return {"paths": len(rows), "layers": num_layers} | {k: min(v) for k, v in times.items()}
+
+
+def machine() -> dict[str, Any]:
+    """Records the date, the device and the versions of a measurement."""
+    device = jax.local_devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform} {device.device_kind}",
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("cola-jax", "jax", "jaxlib")},
+    }

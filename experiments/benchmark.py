@@ -1,0 +1,149 @@
+"""`cola benchmark` with transformers as a baseline, and how cost grows with a wave.
+
+`python -m experiments.benchmark --torch --growth 90` takes the flags of `cola benchmark` as well.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from rich.table import Table
+from tyro.conf import OmitArgPrefixes
+
+from cola_jax.commands.benchmark import Benchmark, ratio_table
+from cola_jax.commands.flags import console
+from cola_jax.edits import random_paths
+from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
+from cola_jax.execute.metrics import compilations
+from cola_jax.execute.worker import Workers
+from cola_jax.params import Model
+from cola_jax.path import identity
+from cola_jax.prompts import Prompts
+
+GENERATED = (2, 10, 50)  # tokens that the peers generate for a path
+
+
+@dataclasses.dataclass(frozen=True)
+class FullBenchmark:
+    """Measure the speed of `run_paths` on this machine, against JAX alone and transformers."""
+
+    benchmark: OmitArgPrefixes[Benchmark] = dataclasses.field(default_factory=Benchmark)
+    torch: bool = False
+    """Compare with transformers, which needs torch."""
+    growth: float = 0.0
+    """Also measure how cost grows, with at most this many seconds per point."""
+
+    def run(self) -> None:
+        command = self.benchmark
+        model = command.load()
+        options = {"baselines": transformers_baselines(model)} if self.torch else {}
+        results = command.measure(model, **options)
+        if self.growth:
+            results["growth"] = list(grow(model, command.reads, self.growth))
+        command.write(results, torch=self.torch, growth=self.growth)
+        console.print(ratio_table(results))
+        if self.growth:
+            console.print(growth_table(results["growth"]))
+
+
+def transformers_baselines(model: Model) -> Baselines:
+    """Returns what makes the baselines: a forward pass, or the generation of tokens, per path."""
+    from experiments.torch_baselines import forward_baseline, generate_baseline, random_llama
+
+    theirs = random_llama(model.config, str(model.embedding.dtype))
+
+    def make(prompts: Prompts, paths: Paths) -> list[Program]:
+        ids = np.asarray(prompts.ids)
+        generated = [generate_baseline(theirs, ids, paths[:2], n) for n in GENERATED]
+        return [forward_baseline(theirs, ids, paths[:FEW]), *generated]
+
+    return make
+
+
+def grow(model: Model, reads: int, limit: float) -> Iterator[dict[str, Any]]:
+    """Yields evaluations per second as one quantity grows and the others are fixed.
+
+    A quantity stops growing where its next point would exceed the limit, extrapolated from the
+    last.
+    """
+    layers = model.config.num_layers
+    base = {"paths": 16, "questions": 1, "tokens": 64, "depth": layers}
+    growing = {
+        "paths": [1, 4, 16, 64, 256, 1024],
+        "questions": [1, 4, 16, 64, 256],
+        "tokens": [32, 64, 128, 256, 512, 1024],
+        # fewer than four layers have too few different paths
+        "depth": sorted({layers, *(d for d in (layers // 4, layers // 2) if d > 3)}),
+    }
+    for name, values in growing.items():
+        seconds = 0.0
+        for number, value in enumerate(values):
+            if number and seconds * value / values[number - 1] > limit:
+                console.print(f"growth in {name} ends at {values[number - 1]}: time limit")
+                break
+            point = base | ({"paths": 4} if name == "questions" else {}) | {name: value}
+            console.print(f"growth: {point}", soft_wrap=True)
+            measured = measure_point(model, point, reads)
+            seconds = measured["seconds"]
+            yield {"grows": name, **point, **measured}
+
+
+def measure_point(model: Model, point: dict[str, int], reads: int) -> dict[str, Any]:
+    """Times one wave after compilation."""
+    if point["depth"] < model.config.num_layers:
+        model = first_layers(model, point["depth"])
+    config, count = model.config, point["paths"]
+    drawn = random_paths(config.num_layers, count, 2) if count > 1 else []
+    drawn = drawn or [identity(config.num_layers)]
+    prompts = random_prompts(config, point["questions"], point["tokens"], reads)
+    before = compilations()
+    workers = Workers(model)
+    wave = Wave(workers.workers[0], prompts, [drawn] * point["questions"])
+    compiled = compilations() - before
+    begun = time.perf_counter()
+    wave.run()
+    seconds = time.perf_counter() - begun
+    report = workers.metrics.report()
+    return {
+        "seconds": seconds,
+        "evaluations_per_second": count * point["questions"] / seconds,
+        "prefix_sharing": report["prefix_sharing"],
+        "padding_share": report["padding_share"],
+        "compilations": compiled.count,
+    }
+
+
+def first_layers(model: Model, depth: int) -> Model:
+    """Keeps the first layers of a model."""
+    config = dataclasses.replace(
+        model.config,
+        num_layers=depth,
+        layer_ropes=model.config.layer_ropes[:depth],
+        windows=model.config.windows[:depth],
+    )
+    return model.replace(config=config, layers=jax.tree.map(lambda x: x[:depth], model.layers))
+
+
+def growth_table(points: list[dict[str, Any]]) -> Table:
+    """Shows how cost grows."""
+    names = ("grows", "paths", "questions", "tokens", "depth")
+    table = Table(title="one wave, after compilation")
+    for name in (*names, "evaluations/s", "seconds", "prefix sharing", "padding"):
+        table.add_column(name, justify="right")
+    for point in points:
+        table.add_row(
+            *(str(point[name]) for name in names),
+            f"{point['evaluations_per_second']:,.1f}",
+            f"{point['seconds']:.2f}",
+            f"{point['prefix_sharing']:.2f}x",
+            f"{point['padding_share']:.1%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    tyro.cli(FullBenchmark).run()

@@ -1,0 +1,57 @@
+"""A task for the tiny checkpoint, and processes that may be killed."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.runs import jobs
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(jobs.PRELOAD)
+SECONDS = 120  # after which a process hangs
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_checkpoint: Path) -> str:
+    """The directory of a tiny model."""
+    return str(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Six questions of multiple choice."""
+    return str(tiny.write_questions(tmp_path_factory.mktemp("task") / "task.jsonl", 6))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., BaseProcess]]:
+    """Calls a function of `jobs` in a process of its own."""
+    started = []
+
+    def call(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+        process = FORKS.Process(target=function, args=arguments)
+        process.start()
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join()
+        process.close()
+
+
+def end(process: BaseProcess) -> int | None:
+    """Waits for a process; returns its exit code, a negative signal where it was killed."""
+    process.join(SECONDS)
+    return process.exitcode
+
+
+KILLED = -signal.SIGKILL

@@ -1,0 +1,100 @@
+"""What tests run in processes of their own, forked from one that has imported everything.
+
+Importing JAX takes seconds, and this module imports no more than a session does.
+"""
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from cola_jax.execute.metrics import Metrics
+from cola_jax.runs import directory
+from cola_jax.runs.devices import Devices
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.search.presets import Settings
+from cola_jax.tasks.task import TaskConfig
+from tests import environment
+
+# the rest is imported when it is first used
+PRELOAD = [
+    __name__,
+    "cola_jax.tasks.load",
+    "cola_jax.tasks.shots",
+    "cola_jax.scoring.registry",
+    "transformers.models.auto.tokenization_auto",
+]
+
+
+class Paths(NamedTuple):
+    """Evaluates paths, where Settings search."""
+
+    paths: Sequence[tuple[int, ...]]
+    command: str = "evaluate"
+
+
+def fill(
+    session: Session, out: str, work: Settings | Paths, metrics: Metrics | None = None
+) -> RunDirectory:
+    """Fills a run directory by a search, or with the evaluations of paths."""
+    if isinstance(work, Settings):
+        return session.search(out, work, metrics)
+    return session.evaluate(out, work.paths, metrics, work.command)
+
+
+def killed(
+    model: str,
+    prepare: Callable[..., Any],
+    config: RunConfig,
+    out: str,
+    work: Settings | Paths,
+    files: int,
+) -> None:
+    """Fills a run directory, and kills this process when it has written some part files.
+
+    They come in pairs, so an odd number leaves evaluations without their questions.
+    """
+    environment.share_programs()
+    kill_after(files)
+    fill(Session.prepare(model, prepare, config), out, work)
+
+
+def kill_after(files: int) -> None:
+    """Kills this process when it has written some part files, and half of one more."""
+    count, write = itertools.count(1), directory.write_whole
+
+    def write_or_die(file: Any, content: bytes) -> None:
+        if file.parent.name in directory.KINDS and next(count) > files:
+            (file.parent / f".{file.name}.partial").write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(file, content)
+
+    directory.write_whole = write_or_die
+
+
+def host(
+    model: str,
+    task: str,
+    hosts: Hosts,
+    out: str,
+    work: Settings | Paths,
+    errors: str,
+    files: int | None = None,
+) -> None:
+    """Fills a run directory as one of several hosts of two devices; errors go to a file."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    environment.share_programs()
+    jax.config.update("jax_num_cpu_devices", 2)
+    if files is not None:
+        kill_after(files)
+    try:
+        config = RunConfig(None, 1, Devices(tensor=2), hosts, hosts.join())
+        fill(Session.prepare(model, TaskConfig(task).prepare, config), out, work)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

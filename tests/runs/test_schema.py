@@ -1,0 +1,162 @@
+"""The rows of evaluations and questions, from made-up verdicts."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cola_jax.prompts import Prompts
+from cola_jax.question import Question
+from cola_jax.runs.schema import (
+    EVALUATIONS,
+    QUESTIONS,
+    evaluation_rows,
+    question_row,
+    search_evaluation_rows,
+    search_question_row,
+)
+from cola_jax.scoring import Completion, Encoded, Grade, Verdicts
+from cola_jax.search.outcome import Outcome
+
+QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
+PATHS = [(0, 1, 2), (0, 2), (0, 1, 1, 2), (1, 2)]
+SCORES = np.array([[0, -1, -3, -4], [-2, -1, -3, -4], [-5, -1, -2, -3], [-2, 0, -3, -4.0]])
+
+
+def encode(question):
+    """A question of five tokens."""
+    zeros = np.zeros(5, np.int32)
+    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
+    return Encoded(question, prompts, np.zeros(0, np.int32), "abc")
+
+
+def verdicts_of(scores, gold=1, completions=None, **fields):
+    verdicts = Verdicts.of_scores(scores, gold, **fields)
+    if completions is not None:
+        column = np.full(len(scores), None, object)
+        column[:] = completions
+        verdicts = verdicts._replace(completion=column)
+    return verdicts
+
+
+def outcome_of(verdicts, question=QUESTION, **fields):
+    count = len(verdicts.verdict)
+    return Outcome(
+        question=question,
+        paths=PATHS[:count],
+        verdicts=verdicts,
+        wave=np.arange(count),
+        parent=np.arange(count) - 1,
+        # skip one layer, from layer 1
+        edits=np.tile(np.array([0, 1, 1, 0]), (count, 1)),
+        **fields,
+    )
+
+
+def stored(rows, schema):
+    """Rows as a part file holds them."""
+    return pa.Table.from_pylist(rows, schema=schema).to_pylist()
+
+
+def test_evaluation_rows_store_every_score():
+    # a batch has as many scores as its question with most options
+    scores = np.pad(SCORES, ((0, 0), (0, 2)), constant_values=np.nan)
+    verdicts = verdicts_of(SCORES)._replace(scores=scores.astype(np.float32))
+    rows = stored(evaluation_rows(encode(QUESTION), PATHS, verdicts), EVALUATIONS)
+    assert [row["scores"] for row in rows] == SCORES.tolist()
+    assert [row["margin"] for row in rows] == [-1, 1, 1, 2]
+    assert [row["answer"] for row in rows] == [0, 1, 1, 1]
+    assert [row["verdict"] for row in rows] == [False, True, True, True]
+    assert [tuple(row["path"]) for row in rows] == PATHS
+    assert [row["length"] for row in rows] == [3, 2, 4, 2]
+    assert [row["node"] for row in rows] == [0, 1, 2, 3]
+    assert {row["text"] for row in rows} == {row["tokens"] for row in rows} == {None}
+
+
+def test_evaluation_rows_of_a_path_that_is_not_finite():
+    finite = np.array([True, False])
+    rows = evaluation_rows(encode(QUESTION), PATHS[:2], verdicts_of(SCORES[:2], finite=finite))
+    right, wrong = stored(rows, EVALUATIONS)
+    assert right["finite"]
+    assert right["scores"] == SCORES[0].tolist()
+    assert (wrong["finite"], wrong["verdict"], wrong["answer"]) == (False, False, -1)
+    assert wrong["margin"] == -np.inf
+    assert np.isnan(wrong["scores"]).all()
+
+
+def test_evaluation_rows_of_completions():
+    grades = (Grade.RIGHT, Grade.UNGRADED, Grade.WRONG, None)
+    completions = [
+        Completion(f"{i}\n", str(i), "stop", i == 2, grade, (i, 7), -0.5)
+        for i, grade in enumerate(grades)
+    ]
+    question = dataclasses.replace(QUESTION, options=("1", "2"), answer=0, open=True)
+    answer = np.array([0, -1, 1, -1])
+    verdicts = verdicts_of(SCORES[:, :2], 0, completions, answer=answer)
+    rows = stored(evaluation_rows(encode(question), PATHS, verdicts), EVALUATIONS)
+    assert [row["grade"] for row in rows] == ["right", "ungraded", "wrong", None]
+    # what has no grade has no verdict either
+    assert [row["verdict"] for row in rows] == [True, None, False, None]
+    assert [row["text"] for row in rows] == ["0\n", "1\n", "2\n", "3\n"]
+    assert [row["answer_text"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["truncated"] for row in rows] == [False, False, True, False]
+    assert [row["tokens"] for row in rows] == [[i, 7] for i in range(4)]
+    assert {(row["finish"], row["logprob"]) for row in rows} == {("stop", -0.5)}
+
+
+def test_question_row():
+    (row,) = stored([question_row(encode(QUESTION), 9)], QUESTIONS)
+    assert row["metadata"] == [("math_level", "3")]
+    assert (row["question"], row["gold"], row["evaluations"]) == ("q", 1, 9)
+    assert (row["num_tokens"], row["prompt_hash"]) == (5, "abc")
+    assert row["best"] is row["baseline"] is row["control"] is None
+    prompt = dataclasses.replace(QUESTION, options=(), answer=0)
+    assert question_row(encode(prompt), 1)["gold"] is None
+
+
+def test_search_rows():
+    outcome = outcome_of(verdicts_of(SCORES), confirmed=True)
+    rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
+    assert [row["parent"] for row in rows] == [None, 0, 1, 2]
+    assert [row["wave"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["edit"] is None
+    assert {row["edit"] for row in rows[1:]} == {"skip 1 at 1"}
+    (row,) = stored([search_question_row(encode(QUESTION), outcome)], QUESTIONS)
+    assert (row["baseline"], row["baseline_answer"], row["evaluations"]) == (False, 0, 4)
+    assert row["best"] == [1, 2]  # of the larger margin than the other of that length
+    assert row["confirmed"] is True
+    assert row["front"] == [[1, 2]]
+    assert row["answers"] == 2
+
+
+def test_search_question_row_of_an_ungraded_baseline():
+    completions = [
+        Completion("1", "1", "stop", False, grade, (1,), -0.5)
+        for grade in (Grade.UNGRADED, Grade.RIGHT)
+    ]
+    verdicts = verdicts_of(SCORES[:2], 1, completions)
+    row = search_question_row(encode(QUESTION), outcome_of(verdicts))
+    assert row["baseline"] is None
+    assert row["best"] == (0, 2)
+
+
+@pytest.mark.parametrize("answered", [-1, 0, 1, 2, 3])
+def test_control_is_a_fixed_wrong_option_that_the_model_did_not_choose(answered):
+    finite = np.array([answered >= 0])
+    verdicts = verdicts_of(SCORES[:1], finite=finite, answer=np.array([answered]))
+    outcome = outcome_of(verdicts)
+    row = search_question_row(encode(QUESTION), outcome)
+    assert row["control"] in {0, 2, 3} - {answered}
+    assert row["control"] == outcome_of(verdicts).control  # a hash of the id picks it
+    assert row["control_reached"] is False
+    reached = np.array([answered, row["control"]])
+    verdicts = verdicts_of(SCORES[:2], finite=np.array([*finite, True]), answer=reached)
+    assert search_question_row(encode(QUESTION), outcome_of(verdicts))["control_reached"] is True
+
+
+def test_control_is_none_where_no_option_is_left():
+    two = dataclasses.replace(QUESTION, options=("a", "b"), answer=0)
+    verdicts = verdicts_of(SCORES[:1, :2], 0, answer=np.array([1]))
+    row = search_question_row(encode(two), outcome_of(verdicts, two))
+    assert row["control"] is row["control_reached"] is None
