@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
-Numbers = Any  # of integers: np.ndarray on the host, jax.Array inside a program
 NONE = -1  # the slot of a state that is not held, and the parent of a root
 
 
@@ -26,15 +26,18 @@ class Step(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """N tiles of R rows each, in the order in which they run."""
+    """N tiles of R rows each, in the order in which they run.
 
-    layer: Numbers  # [N]
-    source: Numbers  # [N, R] slots read
-    target: Numbers  # [N, R] slots written; padding rows write to the padding slot
-    question: Numbers  # [N, R] rows of the view
-    block: Numbers | None = None  # [N, R] KV blocks written; None without a cache
-    prompt_block: Numbers | None = None  # [N, R] KV blocks of the prompts; None in prefill
-    state: Numbers | None = None  # [N, R] numbers of the states, which stay on the host
+    Arrays of numpy on the host, and of JAX in a program, which takes one tile at a time.
+    """
+
+    layer: Int[Any, "*N"]
+    source: Int[Any, "*N R"]  # slots read
+    target: Int[Any, "*N R"]  # slots written; by padding rows the padding slot
+    question: Int[Any, "*N R"]  # rows of the view
+    block: Int[Any, "*N R"] | None = None  # KV blocks written; None without a cache
+    prompt_block: Int[Any, "*N R"] | None = None  # KV blocks of the prompts
+    state: Int[np.ndarray, "N R"] | None = None  # numbers of the states, which stay on the host
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Yields (layer, first tile, end) of neighbours that run the same layer."""
