@@ -15,6 +15,7 @@ from cola_jax.commands.generate import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import KINDS, RunDirectory
+from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grade, Grader
 from cola_jax.search.presets import PRESETS, Settings
@@ -28,6 +29,7 @@ SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
 EVALUATE, GENERATE = jobs.Paths(PATHS), jobs.Paths(PATHS, "generate")
 ONE = RunConfig(batch_size=2, devices=Devices(data=1))  # three batches
+LEAST = 1e-3  # the margin above which no rounding changes a verdict
 DECODING = {"scorer": "generation", "max_new_tokens": 4}
 
 
@@ -225,6 +227,7 @@ def test_batch_size_changes_rounding_alone(search, tmp_path):
         same = ("node", "wave", "parent", "edit", "verdict", "answer", "finite")
         assert [row[n] for n in same] == [known[key][n] for n in same]
         np.testing.assert_allclose(row["scores"], known[key]["scores"], rtol=1e-5, atol=1e-5)
+        assert abs(row["margin"]) > LEAST  # a verdict with a smaller margin may change
 
 
 def test_batch_size_of_another_start_is_refused(search):
@@ -234,6 +237,15 @@ def test_batch_size_of_another_start_is_refused(search):
         jobs.fill(changed(search.session, batch_size=1), out, SEARCH)
     with pytest.raises(ValueError, match="at least 1 question"):
         RunConfig(batch_size=0)
+
+
+def test_hosts_agree_on_the_batch_size(search, monkeypatch):
+    def agree(hosts, shard, settings, *, together):
+        raise ValueError(f"{settings['batch_size']} {settings['seed']} {together}")
+
+    monkeypatch.setattr(Hosts, "agree", agree)
+    with pytest.raises(ValueError, match="3 2 False"):
+        jobs.fill(changed(search.session, batch_size=3), str(search.run.directory), SEARCH)
 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
