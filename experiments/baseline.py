@@ -1,14 +1,14 @@
-"""Baseline accuracy beside transformers' own: `python -m experiments.baseline --help`.
+"""Accuracy of the pretrained model against transformers: `python -m experiments.baseline --help`.
 
-Scores the options of a task with transformers as lm-evaluation-harness would, one plain forward
-pass for each option, nothing packed and nothing shared, on the weights of the same GGUF file; and
-compares verdicts and log-likelihoods with those of `cola_jax` from one packed pass.
+Scores the options of a task with transformers as lm-evaluation-harness does, one plain forward pass
+per option without packing or sharing, on the weights of the same GGUF file, and compares verdicts
+and log-likelihoods with those of `cola_jax` from one packed pass.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import torch
 import tyro
@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
 from cola_jax.path import identity
-from cola_jax.tasks import Question, encode, load_questions
+from cola_jax.scoring import Options
+from cola_jax.tasks import load_questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +26,17 @@ class Baseline:
     """Compare the pretrained model's option scores with transformers'."""
 
     gguf: Path
-    """The GGUF file that the checkpoint was converted from."""
+    """GGUF file that the checkpoint was converted from."""
     model: Path
-    """The checkpoint that `cola convert` made of it."""
+    """Checkpoint that `cola convert` made of it."""
     task: str
     """A JSONL file of ARC's fields, or arc-easy, arc-challenge."""
     limit: int | None = None
-    """Take only the first so many questions."""
+    """Number of questions, from the first."""
 
 
-def oracle_scores(model, tokenizer, question: Question) -> np.ndarray:
-    """Log-likelihood of each option: lm-evaluation-harness's split, one forward pass an option."""
+def transformers_scores(model: Any, tokenizer: Any, question: cola_jax.Question) -> np.ndarray:
+    """Computes the log-likelihood of each option: one forward pass each, split as the harness."""
     prompt = f"Question: {question.text}\nAnswer:"
     length = len(tokenizer(prompt).input_ids)
     scores = []
@@ -48,30 +49,26 @@ def oracle_scores(model, tokenizer, question: Question) -> np.ndarray:
     return np.array(scores)
 
 
-def our_scores(model, encoded) -> np.ndarray:
-    """Log-likelihood of each option from one packed pass."""
-    prompts = jax.tree.map(lambda x: x[None], encoded.prompts)
-    readings = cola_jax.run_paths(model, prompts, [[identity(model.config.num_layers)]])
-    logprob = np.asarray(readings.logprob)[0, 0]
-    return np.bincount(encoded.option, weights=logprob.astype(np.float64))
+def cola_scores(directory: Path, questions: list[cola_jax.Question]) -> list[np.ndarray]:
+    """Computes the log-likelihood of each option of each question from one packed pass."""
+    model = cola_jax.load(directory, dtype="float32")
+    scorer = Options(cola_jax.load_tokenizer(directory))
+    paths = [identity(model.config.num_layers)]
+    scores = cola_jax.evaluate(model, questions, paths, scorer=scorer).verdicts.scores[:, 0]
+    return [row[: len(q.options)] for row, q in zip(scores, questions, strict=True)]
 
 
 def main(settings: Baseline) -> None:
     questions = load_questions(settings.task, limit=settings.limit)
-    theirs_tokenizer = AutoTokenizer.from_pretrained(
-        settings.gguf.parent, gguf_file=settings.gguf.name
-    )
-    theirs = AutoModelForCausalLM.from_pretrained(
-        settings.gguf.parent, gguf_file=settings.gguf.name, dtype=torch.float32
-    ).eval()
-    ours = cola_jax.load(settings.model, dtype="float32")
-    tokenizer = cola_jax.load_tokenizer(settings.model)
+    folder, name = settings.gguf.parent, settings.gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    scores = {
+        "transformers": [transformers_scores(theirs.eval(), tokenizer, q) for q in questions],
+        "cola-jax": cola_scores(settings.model, questions),
+    }
     lengths = [np.array([len(option) for option in q.options]) for q in questions]
     gold = np.array([q.answer for q in questions])
-    scores = {
-        "transformers": [oracle_scores(theirs, theirs_tokenizer, q) for q in questions],
-        "cola-jax": [our_scores(ours, e) for e in encode(questions, tokenizer, "options")],
-    }
     console = Console()
     answers = {}
     for name, rows in scores.items():

@@ -1,9 +1,9 @@
-"""Decoding with caches against running whole texts: `python -m experiments.cached --help`.
+"""Decoding with a KV cache against running whole texts: `python -m experiments.cached --help`.
 
-For every tiny model of the tests and every kind of path, decodes behind prompts of several lengths
+For every tiny model of the tests and every kind of path, decodes after prompts of several lengths
 and prints the largest difference between the logits from which tokens were chosen and those of
-`run_path` on the same text, relative to the largest logit; and, for a converted model, the share of
-rows that differ in bfloat16 from the same row decoded alone.
+`run_path` on the same text, relative to the largest logit. With `--model`, counts the rows that
+decode other tokens in a batch than alone, in bfloat16.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from rich.table import Table
 import cola_jax
 from cola_jax.convert import convert
 from cola_jax.edits import random_paths
-from cola_jax.execute import decoder
+from cola_jax.execute import decoder, generate
+from cola_jax.execute.readouts import Top
 from cola_jax.model import unembed
 from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts
@@ -38,30 +39,29 @@ LENGTHS, NEW = (12, 3, 7), 16
 
 @dataclasses.dataclass(frozen=True)
 class Cached:
-    """Compares cached with uncached decoding."""
+    """Compare cached with uncached decoding."""
 
     model: Path | None = None
-    """A converted model for the share of rows that company changes; none by default."""
+    """Converted model with which to compare a batch with rows decoded alone."""
     task: str = "arithmetic"
-    """The questions of that."""
+    """Task whose questions that model is given."""
     limit: int = 64
+    """Number of questions, from the first."""
 
 
-class Seen(decoder.Decoder):
+class RecordingDecoder(decoder.Decoder):
     """A decoder that keeps the logits from which each row chose its tokens."""
 
     logits: list[tuple[list[int], np.ndarray]]
 
-    def choose(self, pieces):
-        rows = np.asarray(pieces[0]).reshape(-1)
-        Seen.logits.append(
-            (rows.tolist(), np.asarray(unembed(self.lane.model, self.states[:, None])[:, 0]))
-        )
-        return super().choose(pieces)
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Top:
+        logits = unembed(self.worker.model, self.states[:, None])[:, 0]
+        RecordingDecoder.logits.append((slots[0].reshape(-1).tolist(), np.asarray(logits)))
+        return super().sample(slots)
 
 
 def prompts() -> Prompts:
-    """Plain prompts of random tokens."""
+    """Makes plain prompts of random tokens."""
     rows = []
     for seed, length in enumerate(LENGTHS):
         ids = oracle.random_ids(1, length, seed)[0]
@@ -70,25 +70,25 @@ def prompts() -> Prompts:
 
 
 def errors(model: cola_jax.Model) -> Iterator[tuple[str, float]]:
-    """Yields each kind of path with its worst error."""
+    """Yields each kind of path with its largest error."""
     batch = prompts()
     for kind, path in KINDS.items():
         worst = 0.0
         for b, length in enumerate(LENGTHS):
             prompt = np.asarray(batch.ids)[b, :length]
-            Seen.logits = []
+            RecordingDecoder.logits = []
             out = cola_jax.generate(model, prompt[None], [[path]], max_new_tokens=NEW)
-            cached = np.stack([logits[rows[0]] for rows, logits in Seen.logits])[:NEW]
+            cached = np.stack([logits[slots[0]] for slots, logits in RecordingDecoder.logits])
             whole = np.concatenate([prompt, out.tokens[0, 0]])
             padded = np.pad(whole, (0, 32 - len(whole)))[None].astype(np.int32)
             uncached = cola_jax.run_path(model, padded, pad_path(path, 13))[0]
             uncached = np.asarray(uncached)[length - 1 : length - 1 + NEW]
-            worst = max(worst, oracle.relative_error(cached, uncached))
+            worst = max(worst, oracle.relative_error(cached[:NEW], uncached))
         yield kind, worst
 
 
-def company(directory: Path, task: str, limit: int) -> str:
-    """Decodes rows together and alone in bfloat16, and compares the tokens."""
+def compare_batch_with_alone(directory: Path, task: str, limit: int) -> str:
+    """Decodes rows in a batch and alone in bfloat16, and compares the tokens."""
     model = cola_jax.load(directory, dtype="bfloat16")
     tokenizer = cola_jax.load_tokenizer(directory)
     texts = [q.text for q in load_questions(task, limit=limit)]
@@ -100,18 +100,16 @@ def company(directory: Path, task: str, limit: int) -> str:
     for b, (row, path) in enumerate(zip(rows, paths, strict=True)):
         alone = cola_jax.generate(model, row[None], [[path]], max_new_tokens=24)
         differ += bool((alone.tokens[0, 0] != together.tokens[b, 0]).any())
-    return f"bfloat16: {differ} of {len(rows)} rows differ from the row decoded alone"
+    return f"bfloat16: {differ} of {len(rows)} rows decode other tokens in a batch than alone"
 
 
 def main(settings: Cached) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     console = Console(width=160)
     if settings.model is not None:
-        console.print(company(settings.model, settings.task, settings.limit))
+        console.print(compare_batch_with_alone(settings.model, settings.task, settings.limit))
         return
-    from cola_jax.execute import engine
-
-    engine.Decoder = Seen
+    generate.Decoder = RecordingDecoder
     table = Table(title=f"cached against uncached logits, {jax.devices()[0].device_kind}")
     table.add_column("model")
     for kind in KINDS:
@@ -122,9 +120,9 @@ def main(settings: Cached) -> None:
             theirs = Path(folder) / variant
             oracle.make(variant, theirs)
             convert(str(theirs), theirs.with_name(f"{variant}-ours"))
-            found = dict(errors(cola_jax.load(theirs.with_name(f"{variant}-ours"))))
-            worst = max(worst, *found.values())
-            table.add_row(variant, *(f"{found[kind]:.1e}" for kind in KINDS))
+            by_kind = dict(errors(cola_jax.load(theirs.with_name(f"{variant}-ours"))))
+            worst = max(worst, *by_kind.values())
+            table.add_row(variant, *(f"{by_kind[kind]:.1e}" for kind in KINDS))
     console.print(table)
     console.print(f"worst {worst:.1e}")
 

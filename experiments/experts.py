@@ -1,6 +1,6 @@
-"""What a layer with experts costs, beside the least and the most that it could cost.
+"""Time of a layer with experts, against alternatives and a lower bound.
 
-`python -m experiments.experts` has the shape of OLMoE-1B-7B's layer; run it from a checkout.
+`python -m experiments.experts` has the shape of a layer of OLMoE-1B-7B.
 """
 
 import dataclasses
@@ -21,29 +21,34 @@ from cola_jax.params import OPTIONAL, Layer, shapes
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """Times the experts of one layer on the default device."""
+    """Time the experts of one layer on the default device."""
 
     width: int = 2048
+    """Width of the hidden states, D."""
     expert_width: int = 1024
+    """Width of an expert's MLP."""
     experts: int = 64
-    each: int = 8
-    """Experts of a token."""
+    """Number of experts, E."""
+    experts_per_token: int = 8
+    """Number of experts chosen for each token."""
     tokens: int = 96
+    """Number of tokens, T."""
     dtype: str = "float32"
+    """Dtype of weights and states."""
     repeats: int = 5
-    """The least time of so many is printed."""
+    """Number of timed calls, of which the fastest is printed."""
 
 
 def main(options: Experts) -> None:
     config, layer = random_layer(options)
     x = jax.random.normal(jax.random.key(1), (options.tokens, options.width), options.dtype)
     ways = {
-        "blocks of rows (what the library does)": lambda layer, x: mixture(config, layer, x[None]),
+        "blocks of rows (the library)": lambda layer, x: mixture(config, layer, x[None]),
         "jax.lax.ragged_dot": lambda layer, x: ragged(config, layer, x),
         "all experts on all tokens": lambda layer, x: every(config, layer, x),
-        "one expert on as many rows (the floor)": lambda layer, x: dense(config, layer, x),
+        "one expert on as many rows (lower bound)": lambda layer, x: dense(config, layer, x),
     }
-    flops = 6 * options.tokens * options.each * options.width * options.expert_width
+    flops = 6 * options.tokens * options.experts_per_token * options.width * options.expert_width
     title = f"{options.tokens} tokens, {flops / 1e9:.1f} GFLOP, jax {jax.__version__} on {device()}"
     table = Table("way", "ms", "GFLOP/s", title=title)
     for name, way in ways.items():
@@ -58,23 +63,23 @@ def device() -> str:
 
 def random_layer(options: Experts) -> tuple[ModelConfig, Layer]:
     """Draws the weights of one layer's experts."""
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         **{"vocab_size": 1, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 2},
         **{"width": options.width, "mlp_width": 0, "context": 1, "norm_eps": 1e-5, "tied": True},
         **{"ropes": (Rope(1e4),), "layer_ropes": (0,), "windows": (None,)},
-        **{"experts": options.experts, "experts_per_token": options.each},
+        **{"experts": options.experts, "experts_per_token": options.experts_per_token},
     }
-    config = ModelConfig(**facts, expert_width=options.expert_width)
-    fields: dict[str, Any] = {field.name: None for field in dataclasses.fields(Layer)}
+    config = ModelConfig(**fields, expert_width=options.expert_width)
+    weights: dict[str, Any] = {field.name: None for field in dataclasses.fields(Layer)}
     for i, name in enumerate(OPTIONAL["experts"]):
         _, *shape = shapes(config)[name]
         drawn = jax.random.normal(jax.random.key(i), shape, options.dtype)
-        fields[name] = drawn / shape[-2] ** 0.5
-    return config, Layer(**fields | {"first_expert": jnp.int32(0)})
+        weights[name] = drawn / shape[-2] ** 0.5
+    return config, Layer(**weights | {"first_expert": jnp.int32(0)})
 
 
 def least_time(run: Callable[..., Any], *arguments: Any, repeats: int) -> float:
-    """Returns seconds of the fastest call, after one that compiles."""
+    """Returns the seconds of the fastest call, after one that compiles."""
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
@@ -84,7 +89,7 @@ def least_time(run: Callable[..., Any], *arguments: Any, repeats: int) -> float:
 
 
 def ragged(config: ModelConfig, layer: Any, x: jax.Array) -> jax.Array:
-    """As `mixture`, with one product of groups of rows for each of the three weights."""
+    """Computes `mixture` with one `ragged_dot` for each of the three weights."""
     chosen, weights = route(config, layer, x)
     order = jnp.argsort(chosen.reshape(-1))
     sizes = jnp.bincount(chosen.reshape(-1), length=config.experts)
@@ -106,7 +111,7 @@ def every(config: ModelConfig, layer: Any, x: jax.Array) -> jax.Array:
 
 
 def dense(config: ModelConfig, layer: Any, x: jax.Array) -> jax.Array:
-    """The same floating-point operations with the weights of one expert."""
+    """Runs as many floating-point operations with the weights of one expert."""
     rows = jnp.repeat(x, config.experts_per_token, axis=0)
     gate, up, down = (w[0] for w in (layer.expert_gate, layer.expert_up, layer.expert_down))
     return (jax.nn.silu(rows @ gate) * (rows @ up)) @ down

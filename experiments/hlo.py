@@ -1,4 +1,4 @@
-"""Reads programs that XLA compiled for a TPU: loop bodies, cycles, copies of weights."""
+"""Reading the programs that XLA compiles for a TPU: loop bodies, cycles, copies of weights."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ from typing import Any
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) \(.*\) -> .* \{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+)$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-# these name what is there already
+# operations that only name existing arrays
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 PRODUCTS = {"dot", "convolution"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction: its result, operation, what it calls, and what the compiler notes."""
+    """One instruction: its result, operation, called computations, and the compiler's notes."""
 
     name: str
     shape: str
@@ -27,12 +27,12 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate; it gives none for gathers, scatters and communication."""
+        """The compiler's estimate; none is given for gathers, scatters and communication."""
         found = self.notes.get("window_config", {}).get("estimated_cycles")
         return int(found or self.notes.get("estimated_cycles") or 0)
 
     def arrays(self) -> list[tuple[str, tuple[int, ...], bool]]:
-        """Returns type, dimensions, and whether it lies on the chip, of each result."""
+        """Returns the type and dimensions of each result, and whether it is in on-chip memory."""
         return [
             (kind, tuple(int(n) for n in dims.split(",") if n), "S(1)" in layout)
             for kind, dims, layout in ARRAY.findall(self.shape)
@@ -57,7 +57,7 @@ def parse(text: str) -> Computations:
 
 
 def instruction(name: str, rest: str) -> Instruction:
-    """Parses what stands behind `%name = `."""
+    """Parses what follows `%name = `."""
     end = shape_end(rest)
     shape, rest = rest[:end], rest[end:].strip()
     op = re.match(r"[\w-]+", rest)
@@ -82,7 +82,7 @@ def shape_end(text: str) -> int:
 
 
 def longest_body(program: Computations) -> str:
-    """Returns the loop body with the most cycles: that of the tiles."""
+    """Returns the loop body with the most cycles, that of the tiles."""
     bodies = [i.body for rows in program.values() for i in rows if i.body]
     return max(bodies, key=lambda name: sum(i.cycles for i in program[name]))
 
@@ -90,11 +90,11 @@ def longest_body(program: Computations) -> str:
 def weight_copies(
     program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
 ) -> list[tuple[str, str, bool]]:
-    """Lists what holds a layer's weight outside a fusion with a product.
+    """Lists the results that hold a layer's weight outside a fusion with a matrix product.
 
-    A result counts when its dimensions contain those of a weight, or of its matrix forms; more
+    A result counts if its dimensions contain those of a weight, or of its matrix forms; more
     dimensions are a batch of weights. Returns the weight, the shape, and whether it is only staged
-    in the chip's own memory.
+    in on-chip memory.
     """
     found = []
     for one in program[computation]:
@@ -111,7 +111,7 @@ def weight_copies(
 
 
 def contains(program: Computations, computation: str, ops: set[str]) -> bool:
-    """Whether a computation, or one that it calls, has such an operation."""
+    """Whether a computation, or one that it calls, has one of these operations."""
     return any(
         one.op in ops or bool(one.calls and contains(program, one.calls, ops))
         for one in program.get(computation, [])
@@ -119,7 +119,7 @@ def contains(program: Computations, computation: str, ops: set[str]) -> bool:
 
 
 def forms(weight: tuple[int, ...]) -> list[list[int]]:
-    """Returns a weight's dimensions above 1, and those with neighbours merged into a matrix."""
+    """Returns a weight's dimensions above 1, and those merged into a matrix in every way."""
     dims = [n for n in weight if n > 1]
     return [
         dims,

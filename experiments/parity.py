@@ -1,4 +1,4 @@
-"""Worst relative error of the logits against transformers, by family and kind of path.
+"""Largest relative error of the logits against transformers, by family and kind of path.
 
 Run it from a checkout as `python -m experiments.parity`, with the `test` extra installed.
 """
@@ -22,7 +22,7 @@ from cola_jax.convert import convert
 from cola_jax.path import pad_path
 from tests import oracle
 
-REAL = {
+PRETRAINED = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
     "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
 }
@@ -35,17 +35,17 @@ TEXTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """Prints the largest |ours - theirs| / max |theirs| over all logits, in float32."""
+    """Print the largest |ours - theirs| / max |theirs| over all logits, in float32."""
 
     models: Path | None = None
-    """A folder with SmolLM2-135M-Instruct.Q4_1.gguf or gemma-3-270m-q4_k_m.gguf, to be compared as
-    well (needs accelerate)."""
+    """Folder with SmolLM2-135M-Instruct.Q4_1.gguf or gemma-3-270m-q4_k_m.gguf, to compare as well
+    (needs accelerate)."""
     batches: int = 4
     """Batches of random tokens for each tiny model."""
 
 
 def main(options: Parity) -> None:
-    """Compares every tiny model, and the real ones of a folder if one is given."""
+    """Compares every tiny model, and the pretrained ones of a folder if one is given."""
     jax.config.update("jax_default_matmul_precision", "highest")
     table = Table(title=f"logits against transformers {transformers.__version__}, {device()}")
     table.add_column("model")
@@ -61,31 +61,34 @@ def device() -> str:
 
 
 def compare(options: Parity) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields each model's name and its worst error by kind of path."""
+    """Yields each model's name and its largest error by kind of path."""
     with tempfile.TemporaryDirectory() as folder:
         for variant in oracle.VARIANTS:
             theirs = oracle.make(variant, Path(folder) / variant)
             ours = converted(Path(folder) / variant)
             batches = [oracle.random_ids(4, seed=seed) for seed in range(options.batches)]
-            yield variant, worst(ours, theirs, batches, oracle.PATHS)
+            yield variant, largest_errors(ours, theirs, batches, oracle.PATHS)
         if options.models is None:
             return
-        present = [name for name in REAL if (options.models / name).exists()]
+        present = [name for name in PRETRAINED if (options.models / name).exists()]
         if not present:
-            raise ValueError(f"{options.models} has none of {list(REAL)}.")
+            raise ValueError(f"{options.models} has none of {list(PRETRAINED)}.")
         for name in present:
-            yield Path(name).stem, compare_real(options.models, name, Path(folder) / "real")
+            yield (
+                Path(name).stem,
+                compare_pretrained(options.models, name, Path(folder) / "pretrained"),
+            )
 
 
-def compare_real(models: Path, name: str, made: Path) -> dict[str, float]:
-    """Compares a GGUF file with what transformers makes of the same file."""
-    ours = converted(models / name, made)
+def compare_pretrained(models: Path, name: str, destination: Path) -> dict[str, float]:
+    """Compares a converted GGUF file with transformers' own loading of it."""
+    ours = converted(models / name, destination)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         models, gguf_file=name, dtype=torch.float32
     )
-    tokenizer = cola_jax.load_tokenizer(made)
+    tokenizer = cola_jax.load_tokenizer(destination)
     batches = [np.array([tokenizer(text).input_ids], np.int32) for text in TEXTS]
-    return worst(ours, theirs, batches, REAL[name])
+    return largest_errors(ours, theirs, batches, PRETRAINED[name])
 
 
 def converted(source: Path, destination: Path | None = None) -> cola_jax.Model:
@@ -94,13 +97,13 @@ def converted(source: Path, destination: Path | None = None) -> cola_jax.Model:
     return cola_jax.load(destination)
 
 
-def worst(
+def largest_errors(
     ours: cola_jax.Model,
     theirs: Any,
     batches: list[np.ndarray],
     paths: Mapping[str, tuple[int, ...]],
 ) -> dict[str, float]:
-    """Returns the worst error over the batches for every path; the paths share a compilation."""
+    """Returns the largest error over the batches for every path; all paths share a compilation."""
     longest = max(map(len, paths.values()))
     return {
         kind: max(

@@ -1,4 +1,4 @@
-"""The same search on the planned engine and path by path.
+"""Speed of a search with the fast executor and path by path.
 
 `python -m experiments.search_speed --model CHECKPOINT --task TASK.jsonl --out FOLDER`
 """
@@ -11,9 +11,9 @@ import tyro
 from etils import epath
 
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.session import Session
-from cola_jax.search import PRESETS
-from cola_jax.tasks.task import Asking
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.search.presets import PRESETS, Settings
+from cola_jax.tasks import TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,34 +21,32 @@ class SearchSpeed:
     """Run a search with each executor, and compare speed and rows."""
 
     model: str
-    """A checkpoint directory."""
+    """Checkpoint directory."""
     task: str
     """A JSONL file or a task's name."""
     out: str
-    """A folder for both run directories; they go on where they were stopped."""
+    """Folder for both run directories; run again to resume them."""
     limit: int | None = None
+    """Number of questions, from the first."""
     simulations: int = 50
+    """Evaluations per question, beyond the baseline."""
     leaves: int = 16
+    """Evaluations per question and wave."""
 
 
 def main(settings: SearchSpeed) -> None:
     runs, speeds = [], []
-    for reference in (True, False):
-        session = Session.prepare(
-            settings.model, Asking(settings.task, limit=settings.limit), reference=reference
-        )
-        name = "one-by-one" if reference else "engine"
-        run = session.search(
-            str(epath.Path(settings.out) / name),
-            PRESETS["cola"],
-            simulations=settings.simulations,
-            leaves=settings.leaves,
-        )
-        use = [start["use"] for start in run.manifest()["starts"] if "use" in start]
-        print(name, json.dumps(use[-1]) if use else "was complete")
-        speeds.append(use[-1]["evaluations_per_second"] if use else float("nan"))
+    search = Settings(PRESETS["cola"], settings.simulations, settings.leaves, 0, False)
+    task = TaskConfig(settings.task, limit=settings.limit)
+    for name, reference in (("path-by-path", True), ("run-paths", False)):
+        config = RunConfig(reference=reference)
+        session = Session.prepare(settings.model, task.prepare, config)
+        run = session.search(str(epath.Path(settings.out) / name), search)
+        metrics = [start["metrics"] for start in run.starts() if "metrics" in start]
+        print(name, json.dumps(metrics[-1]) if metrics else "was complete")
+        speeds.append(metrics[-1]["evaluations_per_second"] if metrics else float("nan"))
         runs.append(run)
-    print(f"engine over path by path: {speeds[1] / speeds[0]:.2f}")
+    print(f"fast executor over path by path: {speeds[1] / speeds[0]:.2f}")
     compare(*map(by_path, runs))
 
 

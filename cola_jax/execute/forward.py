@@ -5,7 +5,7 @@ and it updates donated buffers in place.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,8 @@ class Launch(NamedTuple):
 
     layers: Layer
     tiles: Tiles
-    first: Int[Array, ""]
-    end: Int[Array, ""]
+    first: Count
+    end: Count
 
 
 class Context(NamedTuple):
@@ -79,7 +79,9 @@ def forward(
     """
     tiles, past = launch.tiles, context.past
 
-    def step(i: Count, carry: Any) -> Any:
+    def step(
+        i: Count, carry: tuple[Shaped[Array, "S *T D"], KVBlocks | None]
+    ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
         states, cache = carry
         tile = Tiles(*(None if column is None else column[i] for column in tiles))
         here = of_questions(context.views, tile.question)
@@ -90,8 +92,9 @@ def forward(
         k, v = keys_values(config, layer, h, here)
         if past is None:
             attention = attention_over(k, v, at(visible(config, here, layer.window), read))
-            cache = None if cache is None else cache.write_prompts(k, v, tile.block)
+            cache = None if cache is None else cache.write_prompts(k, v, tile)
         else:
+            assert cache is not None
             cache = past.write(cache, k, v, tile)
             attention = past.attention(cache, tile, layer.window, reach)
         h = attend(config, layer, at(h, read), at_view(here, read), attention)
@@ -105,14 +108,14 @@ def embed_prompts(
     model: Model,
     slots: Shaped[Array, "S T D"],
     ids: Int[Array, "B T"],
-    embedded: Int[Array, "n two"],
+    embedded: Int[Array, "n 2"],
     count: Count,
     *,
     dtype: DTypeLike | None = None,
 ) -> Shaped[Array, "S T D"]:
     """Writes the embedded prompts of the first `count` (question, slot) pairs to their slots."""
 
-    def step(i, slots):
+    def step(i: Count, slots: Shaped[Array, "S T D"]) -> Shaped[Array, "S T D"]:
         question, slot = embedded[i]
         return put(slots, embed(model, ids[question][None], dtype), slot[None])
 

@@ -33,16 +33,17 @@ class KVBlocks(NamedTuple):
     v: Shaped[Array, "M K X H"]
 
     def write_prompts(
-        self, k: Float[Array, "R T K H"], v: Float[Array, "R T K H"], block: Int[Array, " R"]
+        self, k: Float[Array, "R T K H"], v: Float[Array, "R T K H"], tile: Tiles
     ) -> "KVBlocks":
         """Writes the keys and values of whole prompts, one block a row."""
+        assert tile.block is not None
         k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-        return KVBlocks(k=put(self.k, k, block), v=put(self.v, v, block))
+        return KVBlocks(k=put(self.k, k, tile.block), v=put(self.v, v, tile.block))
 
     def take(self, block: Int[Array, " R"], tokens: int) -> "KVBlocks":
         """Takes the first tokens of some blocks."""
-        some = (block, slice(None), slice(tokens))
-        return KVBlocks(k=get(self.k, some), v=get(self.v, some))
+        part = slice(None), slice(tokens)
+        return KVBlocks(k=get(self.k, block, *part), v=get(self.v, block, *part))
 
 
 class Past(NamedTuple):
@@ -55,15 +56,17 @@ class Past(NamedTuple):
     def write(
         self,
         cache: KVBlocks,
-        k: Float[Array, "R one K H"],
-        v: Float[Array, "R one K H"],
+        k: Float[Array, "R 1 K H"],
+        v: Float[Array, "R 1 K H"],
         tile: Tiles,
     ) -> KVBlocks:
         """Writes the keys and values of each row's last token, row by row."""
         block, nth = tile.block, self.decoded[tile.question] - 1
         assert block is not None
 
-        def write(buffer, values):
+        def write(
+            buffer: Shaped[Array, "M K X H"], values: Float[Array, "R 1 K H"]
+        ) -> Shaped[Array, "M K X H"]:
             values = as_stored(buffer, values)
             for row in range(len(values)):
                 token = values[row].transpose(1, 0, 2)[None]  # [1, K, 1, H]
@@ -98,7 +101,7 @@ def attention_over_parts(
     The parts stay where they are: joining them would copy all keys and values.
     """
 
-    def attention(q: Float[Array, "R one N H"]) -> Float[Array, "R one N H"]:
+    def attention(q: Float[Array, "R 1 N H"]) -> Float[Array, "R 1 N H"]:
         rows, _, heads, width = q.shape
         grouped = q.reshape(rows, parts[0].k.shape[1], -1, width)
         scores = [

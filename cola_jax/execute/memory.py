@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 
@@ -215,15 +215,17 @@ def stored_as(dtype: Any, platform: str) -> jnp.dtype:
     return BITS if platform == "cpu" and dtype == FLOATS else dtype
 
 
-def get(buffer: Shaped[Array, "..."], index: Any) -> Shaped[Array, "..."]:
-    """Takes what an index names, as the floats that were written."""
-    values = buffer[index]
+def get(
+    buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
+) -> Float[Array, " R *Y"]:
+    """Takes rows, or a part of each, as the floats that were written."""
+    values = buffer[rows, *part]
     return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
 
 
 def put(
-    buffer: Shaped[Array, "S ..."], values: Shaped[Array, "R ..."], rows: Int[Array, " R"]
-) -> Shaped[Array, "S ..."]:
+    buffer: Shaped[Array, " S *X"], values: Float[Array, " R *X"], rows: Int[Array, " R"]
+) -> Shaped[Array, " S *X"]:
     """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
     values = as_stored(buffer, values)
     for row in range(len(values)):
@@ -231,6 +233,6 @@ def put(
     return buffer
 
 
-def as_stored(buffer: Shaped[Array, "..."], values: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+def as_stored(buffer: Shaped[Array, "*S"], values: Float[Array, "*X"]) -> Shaped[Array, "*X"]:
     """Returns values as a buffer stores them."""
     return jax.lax.bitcast_convert_type(values, BITS) if buffer.dtype == BITS else values

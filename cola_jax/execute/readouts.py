@@ -17,18 +17,18 @@ from cola_jax.prompts import NO_READ, Prompts, Readings
 class Queries(NamedTuple):
     """What to read in the outputs of a chunk, U positions at a time."""
 
-    rows: np.ndarray  # [N, U] rows of O W; N is enough for O outputs, so that shapes stay
-    targets: np.ndarray  # [N, U, M]
-    used: np.ndarray  # [] how many of the N are in use
+    rows: Int[np.ndarray, "N U"]  # of O W; N is enough for O outputs, so that shapes stay
+    targets: Int[np.ndarray, "N U M"]
+    used: Int[np.ndarray, ""]  # how many of the N are in use
 
 
 class Readouts(NamedTuple):
     """Readings of N U positions, each asked about M targets."""
 
-    logprob: Float[Array | np.ndarray, "N U M"]
-    rival: Float[Array | np.ndarray, "N U M"]
-    token: Int[Array | np.ndarray, "N U"]
-    finite: Bool[Array | np.ndarray, "N U"]
+    logprob: Float[Array | np.ndarray, "*N U M"]
+    rival: Float[Array | np.ndarray, "*N U M"]
+    token: Int[Array | np.ndarray, "*N U"]
+    finite: Bool[Array | np.ndarray, "*N U"]
 
 
 class ReadPositions:
@@ -110,7 +110,7 @@ def unembed_queries(
     """
     flat = outputs.reshape(-1, outputs.shape[-1])
 
-    def step(i, out):
+    def step(i: Int[Array, ""], out: Readouts) -> Readouts:
         logits = unembed(model, get(flat, rows[i])[:, None])[:, 0]
         return jax.tree.map(
             lambda whole, part: whole.at[i].set(part), out, read_logits(logits, targets[i])
@@ -141,10 +141,10 @@ def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Read
 class Top(NamedTuple):
     """The most likely token, its log-probability, and that of the next best."""
 
-    token: Int[Array | np.ndarray, " U"]
-    first: Float[Array | np.ndarray, " U"]
-    second: Float[Array | np.ndarray, " U"]
-    finite: Bool[Array | np.ndarray, " U"]  # whether all logits are
+    token: Int[Array | np.ndarray, "*N U"]
+    first: Float[Array | np.ndarray, "*N U"]
+    second: Float[Array | np.ndarray, "*N U"]
+    finite: Bool[Array | np.ndarray, "*N U"]  # whether all logits are
 
 
 def best_two(logits: Float[Array, "U V"]) -> Top:
@@ -174,7 +174,9 @@ def greedy_sample(
 ) -> tuple[Int[Array, " W"], Top]:
     """Unembeds U decode slots at a time, the first `used` times; each takes its likeliest token."""
 
-    def step(i, carry):
+    def step(
+        i: Int[Array, ""], carry: tuple[Int[Array, " W"], Top]
+    ) -> tuple[Int[Array, " W"], Top]:
         tokens, out = carry
         top = best_two(unembed(model, states[slots[i]][:, None])[:, 0])
         out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, top)

@@ -23,12 +23,19 @@ def normal(*shape, seed=0):
 # On the device
 
 
+def tile(question, block, prompt_block=None):
+    """A tile of R rows that keep keys and values."""
+    prompt_block = None if prompt_block is None else jnp.array(prompt_block)
+    columns = (jnp.array(x) for x in (question, question, question, block))
+    return Tiles(jnp.int32(0), *columns, prompt_block)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kv_blocks_hold_prompts(dtype):
     empty = jnp.zeros((BLOCKS + 1, K, 8, H), stored_as(dtype, "cpu"))
     k, v = (normal(R, 8, K, H, seed=seed).astype(dtype) for seed in (0, 1))
     rows = jnp.array([4, 0, 2])
-    cache = KVBlocks(k=empty, v=empty).write_prompts(k, v, rows)
+    cache = KVBlocks(k=empty, v=empty).write_prompts(k, v, tile([0, 1, 2], rows))
     assert cache.k.dtype == empty.dtype
     for tokens in (8, 3):
         taken = cache.take(rows, tokens)
@@ -37,17 +44,11 @@ def test_kv_blocks_hold_prompts(dtype):
     assert not cache.take(jnp.array([1, 3, 5]), 8).k.any()
 
 
-def tile(question, block, prompt_block):
-    """A tile of a decode step of R rows."""
-    columns = (jnp.array(x) for x in (question, question, question, block, prompt_block))
-    return Tiles(jnp.int32(0), *columns)
-
-
 def test_past_writes_the_last_token_of_each_row():
     empty = jnp.zeros((BLOCKS + 1, K, 6, H))
     past = Past(None, length=jnp.array([9, 9, 9]), decoded=jnp.array([3, 1, 6]))
     k, v = normal(R, 1, K, H), normal(R, 1, K, H, seed=1)
-    cache = past.write(KVBlocks(k=empty, v=empty), k, v, tile([2, 0, 1], [1, 4, 3], [0, 0, 0]))
+    cache = past.write(KVBlocks(k=empty, v=empty), k, v, tile([2, 0, 1], [1, 4, 3]))
     expected = np.zeros(empty.shape)
     for row, (block, token) in enumerate([(1, 5), (4, 2), (3, 0)]):
         expected[block, :, token] = k[row, 0]
@@ -118,10 +119,8 @@ def prefill(admission, slots, tile, content, states):
         for question, slot in chunk.embedded.tolist():
             held[slot] = (question, ())
         for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
-            columns = (tiles.source, tiles.target, tiles.question, tiles.block)
-            for layer, *rows in zip(
-                tiles.layer.tolist(), *(x.tolist() for x in columns), strict=True
-            ):
+            columns = (tiles.layer, tiles.source, tiles.target, tiles.question, tiles.block)
+            for layer, *rows in zip(*(x.tolist() for x in columns), strict=True):
                 read = [held.get(source) for source in rows[0]]
                 for state, target, question, block in zip(read, *rows[1:], strict=True):
                     if block == admission.block[-1]:  # padding

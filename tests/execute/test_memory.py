@@ -1,17 +1,161 @@
-"""Buffers that hold what was written, in whatever form they keep it."""
+"""The memory budget, sizes as text, and buffers that hold what was written in any form."""
+
+import os
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cola_jax.execute.store import get, kept_as, put
+
+from cola_jax.execute.memory import (
+    DecodeSizes,
+    Memory,
+    Sizes,
+    choose_decode_sizes,
+    choose_sizes,
+    default_budget,
+    format_bytes,
+    get,
+    parse_bytes,
+    put,
+    stored_as,
+)
+
+
+@pytest.fixture(scope="module")
+def config(pair):
+    return pair("qwen2-window").ours.config
+
+
+def memory(budget, **changes):
+    return Memory(**{"budget": budget, "sharing": 1, "itemsize": 4, "backend": "cpu"} | changes)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("budget", [10**5, 10**6, 10**8])
+@pytest.mark.parametrize(("tokens", "reads"), [(32, 16), (96, 64)])
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_choose_sizes_stays_within_the_budget(config, budget, tokens, reads, backend):
+    sizes = choose_sizes(config, tokens, reads, memory(budget, backend=backend), wanted=10**9)
+    states = (sizes.slots + 1) * tokens * config.width * 4
+    outputs = (sizes.outputs + 1) * reads * config.width * 4
+    assert states + outputs + sizes.unembedded * config.vocab_size * 12 <= budget
+    assert states > budget / 3  # most goes to states
+
+
+def test_choose_sizes_takes_no_more_slots_than_wanted(config):
+    assert choose_sizes(config, 32, 16, memory(10**9), wanted=384).slots == 512
+
+
+def test_choose_sizes_divides_the_budget(config):
+    assert choose_sizes(config, 32, 16, memory(2 * 10**6, sharing=2), 10**9) == choose_sizes(
+        config, 32, 16, memory(10**6), 10**9
+    )
+
+
+def test_choose_sizes_names_a_budget_that_is_enough(config):
+    for sharing in (1, 2):
+        with pytest.raises(ValueError, match=r"budget of 10\dB is too small") as error:
+            choose_sizes(config, 32, 16, memory(100 + sharing, sharing=sharing))
+        least = parse_bytes(str(error.value).split("at least ")[1].rstrip("."))
+        sizes = choose_sizes(config, 32, 16, memory(least, sharing=sharing))
+        assert sizes == Sizes(rows=4, slots=2, outputs=1, unembedded=8)
+
+
+@pytest.mark.parametrize("budget", [10**6, 10**8])
+@pytest.mark.parametrize(("backend", "rows"), [("cpu", None), ("cpu", 2), ("tpu", None)])
+def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, rows):
+    tokens, new, itemsize = 32, 9, 4
+    sizes = choose_decode_sizes(
+        config,
+        tokens,
+        memory(budget, backend=backend, rows=rows),
+        positions=12,
+        max_new_tokens=new,
+        wanted=10**6,
+    )
+    assert sizes.positions == 16
+    assert sizes.blocks == sizes.decode_slots * sizes.positions
+    token = 2 * config.num_kv_heads * config.head_dim * itemsize
+    blocks = (sizes.blocks + 1) * (tokens + new) * token
+    # a step reads the blocks of a whole tile
+    tile = sizes.decode_rows * (tokens + new) * token
+    states = (sizes.slots + 1) * tokens * config.width * itemsize
+    logits = sizes.unembedded * config.vocab_size * 12
+    assert blocks + tile + states + logits <= budget
+
+
+def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):
+    fixed = {"positions": 8, "max_new_tokens": 4}
+    few = choose_decode_sizes(config, 32, memory(10**9), wanted=5, **fixed)
+    assert few == DecodeSizes(
+        decode_slots=8, positions=8, blocks=64, slots=16, rows=4, decode_rows=16, unembedded=8
+    )
+    assert choose_decode_sizes(config, 32, memory(10**9), wanted=999, **fixed).decode_slots == 64
+    wide = choose_decode_sizes(config, 32, memory(10**9, backend="tpu"), wanted=999, **fixed)
+    assert (wide.decode_slots, wide.decode_rows, wide.unembedded) == (256, 64, 64)
+
+
+def test_choose_decode_sizes_names_a_budget_that_is_enough(config):
+    fixed = {"positions": 16, "max_new_tokens": 9}
+    with pytest.raises(ValueError, match="too small to decode 9 tokens after 32 on 16") as error:
+        choose_decode_sizes(config, 32, memory(1), **fixed)
+    least = parse_bytes(str(error.value).split("at least ")[1].rstrip("."))
+    assert choose_decode_sizes(config, 32, memory(least), wanted=9, **fixed).decode_slots == 1
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_tiles_need_a_row(config, rows):
+    fixed = {"positions": 8, "max_new_tokens": 4}
+    for choose in (
+        lambda: choose_sizes(config, 32, 16, memory(10**6, rows=rows)),
+        lambda: choose_decode_sizes(config, 32, memory(10**6, rows=rows), **fixed),
+    ):
+        with pytest.raises(ValueError, match=f"a tile needs at least 1 row, not {rows}"):
+            choose()
+
+
+def device(platform, **stats):
+    return SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+
+
+def test_default_budget_is_a_share_of_free_memory():
+    assert default_budget(device("gpu", bytes_limit=1000, bytes_in_use=600)) == 200
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    devices = jax.local_devices()
+    assert 0 < len(devices) * default_budget(devices[0]) < machine / 2
+    with pytest.raises(ValueError, match="does not report its memory: give a memory budget"):
+        default_budget(device("tpu"))
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2e9), ("512MiB", 2**29), ("1.5e9", 1.5e9), (" 3 kb", 3000)]
+)
+def test_parse_bytes_reads_units(text, size):
+    assert parse_bytes(text) == size
+    assert parse_bytes(format_bytes(int(size))) >= size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "2XB", "two", "-1GB", "0", "nan", "inf", "1e99"])
+def test_parse_bytes_refuses_other_text(text):
+    with pytest.raises(ValueError, match="size"):
+        parse_bytes(text)
+
+
+# Buffers
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_what_is_written_is_read(dtype, platform):
+def test_get_returns_what_put_wrote(dtype, platform):
     values = jnp.array([[1.5, -0.0, jnp.inf], [jnp.nan, -3e-3, 7.0]], dtype)
-    buffer = jnp.zeros((4, 3), kept_as(dtype, platform))
+    buffer = jnp.zeros((4, 3), stored_as(dtype, platform))
     written = jax.jit(put)(buffer, values, jnp.array([2, 0]))
     assert written.dtype == buffer.dtype
     read = get(written, jnp.array([2, 0, 1]))
@@ -20,8 +164,8 @@ def test_what_is_written_is_read(dtype, platform):
     np.testing.assert_array_equal(read.astype(jnp.float32), expected.astype(jnp.float32))
 
 
-def test_a_cpu_converts_no_buffer_of_bfloat16():
-    """It would take as long for a row as for the whole buffer."""
+def test_stored_as_spares_a_cpu_conversions_of_a_buffer():
+    """Those of bfloat16 would take as long for a row as for the whole buffer."""
     values, where = jnp.zeros((2, 3), "bfloat16"), jnp.array([2, 0])
 
     def compiled(dtype):
@@ -29,4 +173,5 @@ def test_a_cpu_converts_no_buffer_of_bfloat16():
         again = jax.jit(lambda buffer: get(put(buffer, values, where), where))
         return again.lower(buffer).compile().as_text()
 
-    assert "f32[999" not in compiled(kept_as("bfloat16", "cpu"))
+    assert "f32[999" not in compiled(stored_as("bfloat16", "cpu"))
+    assert "f32[999" in compiled("bfloat16"), "XLA has learnt it: stored_as is not needed"

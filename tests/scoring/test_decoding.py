@@ -140,7 +140,11 @@ def test_completions_decode_and_grade_nothing(model, letters, decoded):
         one = verdicts.completion[b, c]
         assert one.tokens == tuple(out.tokens[b, c, : out.length[b, c]].tolist())
         assert (one.grade, one.answer) == (None, None)
-    assert scorer.record() == {"max_new_tokens": BARE.max_new_tokens}
+    assert scorer.record() == {
+        "max_new_tokens": BARE.max_new_tokens,
+        "stop": list(BARE.stop),
+        "stop_tokens": list(STOPS),
+    }
 
 
 class NoTokens(GreedyTokenizer):

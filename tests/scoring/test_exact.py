@@ -13,7 +13,7 @@ import cola_jax
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring import Exact, Verdicts
-from cola_jax.scoring.decoding import DECOY, GOLD
+from cola_jax.scoring.decoding import DECOY, GOLD, TIE
 from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
 from cola_jax.scoring.verdicts import NO_ANSWER
@@ -156,6 +156,18 @@ def test_encode_refuses_prompt_that_joins_its_answer():
 def test_record_has_rule(bpe):
     assert exact(bpe, DIRECT).record() == {"rule": "boxed"}
     assert exact(bpe, ARITHMETIC, rule="number").record() == {"rule": "number"}
+
+
+def test_verdicts_of_ties_follow_token_chosen():
+    """Where two tokens are as likely, the first is decoded, whatever the difference says."""
+    words = GreedyTokenizer(["<s>", "</s>", "a", "b", "\n"])
+    encoded = exact(words).encode(question("a", "b"))
+    targets, tie = encoded.prompts.targets, np.full((2, 3), -1.0, np.float32)
+    assert targets.tolist() == [3, 4, EOS]
+    token = np.array([[3, 4, 4], [2, 4, 4]], np.int32)
+    verdicts = exact(words).verdicts(Readings(tie, token, tie, np.ones(2, bool)), encoded)
+    assert verdicts.verdict.tolist() == [True, False]
+    np.testing.assert_array_equal(verdicts.margin, np.float32([TIE, -TIE]))
 
 
 logprobs = st.lists(st.integers(-8, 0), min_size=12, max_size=12)

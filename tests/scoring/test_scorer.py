@@ -76,12 +76,14 @@ def batch(words):
 
 @pytest.fixture(scope="module")
 def paths():
-    """Paths [B, C, P], of which the last of some questions is none."""
+    """Paths [B, C, P], of which the last of some questions is none, and one in between."""
     rows = [
         [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, PATHS - 1 - b % 3, seed=b)]
         for b in range(QUESTIONS)
     ]
-    return pad_paths(rows, QUESTIONS, tiny.LAYERS)
+    paths = pad_paths(rows, QUESTIONS, tiny.LAYERS)
+    paths[1, 3] = STOP
+    return paths
 
 
 WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)

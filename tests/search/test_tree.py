@@ -73,15 +73,8 @@ def test_back_up_adds_rewards_to_all_ancestors(tree):
 
 def test_close_buries_branches_without_new_paths(tree):
     step = jax.jit(close)
-    for node, dead in [
-        (3, []),
-        (4, [4]),
-        (5, [4, 5, 3]),
-        (0, []),
-        (1, [1]),
-        (2, []),
-        (6, [6, 2, 0]),
-    ]:
+    buried = {4: [4], 5: [5], 3: [3], 0: [], 1: [1], 2: [], 6: [6, 2, 0]}
+    for node, dead in buried.items():
         before = set(np.flatnonzero(tree.dead).tolist())
         tree = step(tree, node)
         assert tree.closed[node]

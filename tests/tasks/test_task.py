@@ -80,12 +80,15 @@ def test_prepare_records_prompts(prepare):
         "level": {"level": 1},
         "limit": {"limit": 4},
         "chat": {"chat": True},
+        "format": {"format": "direct", "shots": 2},
         "stop": {"stop_tokens": lambda: (1,)},
     }
     hashes, digests = {prompt["hash"]}, {task_digest(prepared.encoded, prepared.scorer)}
     for name, other in others.items():
         settings = {"limit": 5, "scorer": "generation", "level": 2, "max_new_tokens": 3} | other
-        changed = prepare("arithmetic", **settings)
+        changed = prepare("arithmetic", context=2000, **settings)
+        template = {"date_string": "26 Jul 2024", "enable_thinking": False}
+        assert changed.record["chat"] == (template if name == "chat" else None)
         hashes.add(changed.record["prompt"]["hash"])
         if name != "stop":  # which the settings of a run have beside the digest
             digests.add(task_digest(changed.encoded, changed.scorer))

@@ -1,0 +1,172 @@
+"""A decoder: its slots, steps and metrics, and what ends a text."""
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute.decoder import TRUNCATED, Decoder, rows_of
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.metrics import compilations
+from cola_jax.execute.worker import Stopped, Workers
+from cola_jax.path import STOP, pad_path
+from tests import tiny
+from tests.execute import batches
+
+NEW = 5
+PATHS = [(0, 1, 2), (0, 1, 3), (0, 2, 2, 5)]
+
+
+@pytest.fixture(scope="module")
+def workers(pair):
+    return Workers(pair("qwen2-window").ours)
+
+
+@pytest.fixture
+def make(workers):
+    """Makes decoders of one shape for three prompts."""
+    made = []
+
+    def make(stop=cola_jax.Stop()):  # noqa: B008 - frozen
+        prompts, workload = batches.plain(12, 3, 7), Workload(len(PATHS), 8)
+        (worker,) = workers.workers
+        made.append(Decoder(worker, prompts, workload, max_new_tokens=NEW, stop=stop))
+        return made[-1]
+
+    yield make
+    for decoder in made:
+        decoder.close()
+
+
+def rows(paths=PATHS, questions=3):
+    padded = np.array([[pad_path(path, 8) for path in paths]] * questions)
+    return rows_of(padded)
+
+
+def test_rows_of_takes_paths_in_order():
+    paths = np.full((2, 3, 4), STOP)
+    paths[0, 1, :2], paths[1, 0], paths[1, 2, 0] = (5, 1), (0, 1, 2, 3), 4
+    made = [(row.question, row.path.tolist()) for row in rows_of(paths)]
+    assert made == [(0, [5, 1]), (1, [0, 1, 2, 3]), (1, [4])]
+
+
+def test_decode_fills_rows(make):
+    decoding = rows()
+    make().decode(decoding)
+    for row in decoding:
+        assert len(row.tokens) == len(row.logprob) == len(row.rival) == NEW
+        assert row.finish == TRUNCATED
+        assert (np.array(row.logprob) > row.rival).all()
+
+
+def test_decode_takes_rows_again_and_again(make):
+    """What a decoder did before changes rounding at most, and nothing compiles."""
+    decoder, first, again = make(), rows(), rows()
+    decoder.decode(first)
+    before = compilations()
+    decoder.decode(rows([(5, 4, 3, 2, 1, 0)], questions=2))
+    decoder.decode(again[::-1])
+    assert compilations().count == before.count
+    for row, other in zip(first, again, strict=True):
+        assert row.tokens == other.tokens
+        largest = max(map(abs, row.rival))
+        for name in ("logprob", "rival"):
+            error = np.subtract(getattr(row, name), getattr(other, name))
+            assert np.abs(error).max() <= batches.ROUNDING * largest
+
+
+def test_decode_counts_what_it_runs(make, workers):
+    metrics = workers.workers[0].metrics
+    before = metrics.evaluations, metrics.tokens, metrics.decode_layers, metrics.cost
+    make().decode(rows())
+    assert metrics.evaluations - before[0] == 3 * len(PATHS)
+    assert metrics.tokens - before[1] == 3 * len(PATHS) * NEW
+    # the last token of a text is not run
+    assert metrics.decode_layers - before[2] == (NEW - 1) * 3 * sum(map(len, PATHS))
+    assert metrics.cost.useful - before[3].useful == 3 * sum(map(len, PATHS))
+    assert metrics.cost.unique - before[3].unique == 3 * 4  # 0, 0-1, 0-2, 0-2-2
+    assert metrics.cost.last - before[3].last == 3 * len(PATHS)
+    assert workers.workers[0].clock.running == 0
+
+
+def test_decode_plans_once_while_rows_stay(make):
+    decoder, planned = make(), []
+    step_tiles = decoder.allocator.step_tiles
+    decoder.allocator.step_tiles = lambda *a: planned.append(a) or step_tiles(*a)
+    decoder.decode(rows())
+    assert len(planned) == 1
+
+
+def test_decode_frees_slots_of_rows_that_ended(make):
+    """A row that ends early leaves its slot and blocks to others, those of the last as well."""
+    free = rows()
+    make().decode(free)
+    ended = make(cola_jax.Stop(tokens=(free[0].tokens[0], free[4].tokens[2])))
+    decoding = rows()
+    ended.decode(decoding)
+    assert {len(row.tokens) for row in decoding} > {1, NEW}
+    sizes, allocator = ended.sizes, ended.allocator
+    assert sorted(allocator.slots.free) == list(range(sizes.decode_slots))
+    assert sorted(allocator.own_pool.free) == list(range(sizes.blocks))
+    assert sorted(allocator.prompt_pool.free) == list(range(sizes.blocks))
+    assert all(row is None for row in allocator.row)
+
+
+def test_decode_ends_between_steps_when_stopped(make, workers):
+    decoder, decoding = make(), rows()
+    collect = decoder.collect
+
+    def stop_after_two(*arguments):
+        collect(*arguments)
+        if len(decoding[0].tokens) == 2:
+            workers.stopped.set()
+
+    decoder.collect = stop_after_two
+    try:
+        with pytest.raises(Stopped):
+            decoder.decode(decoding)
+    finally:
+        workers.stopped.clear()
+    assert all(len(row.tokens) < NEW for row in decoding)
+
+
+# Stops
+
+
+def first_stop(stop, words, ids):
+    """Returns the text up to the first token at which a stop is reached."""
+    reached = [stop.reached(ids[: i + 1]) for i in range(len(ids))]
+    return words.decode(ids[: reached.index(True) + 1])
+
+
+def test_stop_strings_and_rules_read_text():
+    words = tiny.tokenizer()
+    ids = words("sun moon water ice", add_special_tokens=False).input_ids
+    stop = cola_jax.Stop(strings=("n w", "er"), tokenizer=words)
+    assert first_stop(stop, words, ids).startswith("sun moon w")
+    assert stop.text(ids) == "sun moo"
+    rule = cola_jax.Stop(rule=lambda text: "water" in text, tokenizer=words)
+    assert first_stop(rule, words, ids).startswith("sun moon water")
+    assert rule.text(ids) == "sun moon water ice"
+    ended = cola_jax.Stop(tokens=(ids[-1],), tokenizer=words)
+    assert ended.text(ids) == words.decode(ids[:-1])
+
+
+def test_stop_string_is_found_after_a_long_text():
+    words = tiny.tokenizer()
+    stop = cola_jax.Stop(strings=("ice",), tokenizer=words)
+    ids = words("sun moon water " * 40 + "ice", add_special_tokens=False).input_ids
+    assert [stop.reached(ids[: i + 1]) for i in range(len(ids))].index(True) == len(ids) - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": (-1,)}, "ids from 0 up"),
+        ({"strings": ("",)}, "an empty stop string"),
+        ({"strings": ("\n",)}, "give the tokenizer"),
+        ({"rule": len}, "give the tokenizer"),
+    ],
+)
+def test_stop_refuses_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cola_jax.Stop(**arguments)

@@ -1,0 +1,138 @@
+"""Metrics: what is counted from many threads, and when devices count as busy."""
+
+import threading
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cola_jax.execute import metrics
+from cola_jax.execute.metrics import Clock, Compilations, Metrics, compilations
+from cola_jax.execute.plan import Cost
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """A clock that a test moves by hand."""
+    time = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: time.now))
+    return time
+
+
+def run(clock, time, events):
+    """Starts (+) and stops (-) work, or excludes the seconds given, a second after one another."""
+    for event in events:
+        if event == "+":
+            clock.start()
+        elif event == "-":
+            clock.stop()
+        else:
+            clock.exclude(event)
+        time.now += 1
+
+
+@pytest.mark.parametrize(
+    ("events", "busy", "wall"),
+    [
+        ("", 0, 0),
+        ("+-", 1, 1),
+        ("+-+-", 2, 3),  # idle between the two
+        ("++--", 3, 3),  # two at once count once
+        ("+-++-+--", 6, 7),
+    ],
+)
+def test_clock_adds_up_busy_time(time, events, busy, wall):
+    clock = Clock()
+    run(clock, time, events)
+    assert (clock.busy, clock.wall, clock.running) == (busy, wall, 0)
+
+
+def test_clock_excludes_compilation_while_nothing_else_runs(time):
+    alone, together = Clock(), Clock()
+    run(alone, time, ["+", 0.5, "-"])
+    run(together, time, ["+", "+", 0.5, "-", "-"])
+    assert (alone.busy, together.busy) == (1.5, 4)
+
+
+def test_compilations_count_every_program():
+    before = compilations()
+    program = jax.jit(lambda x: 2 * x + 1)
+    x = jnp.arange(3)
+    program(x), program(x)
+    once = compilations() - before
+    program(x.astype(jnp.float32))
+    twice = compilations() - before
+    assert twice.count > once.count >= 1
+    assert twice.seconds > once.seconds > 0
+
+
+def test_compilations_are_counted_on_the_thread_that_compiles():
+    seconds = {}
+
+    def compile_here(name, scale):
+        before = metrics.COUNTER.thread_seconds()
+        if scale:
+            jax.jit(lambda x: scale * x)(jnp.ones(2))
+        seconds[name] = metrics.COUNTER.thread_seconds() - before
+
+    for name, scale in (("compiles", 3.5), ("rests", 0)):
+        thread = threading.Thread(target=compile_here, args=(name, scale))
+        thread.start()
+        thread.join()
+    assert seconds["compiles"] > seconds["rests"] == 0
+
+
+def test_metrics_add_from_many_threads():
+    counted = Metrics(evaluations=5)
+
+    def add():
+        for _ in range(200):
+            counted.add(evaluations=1, cost=Cost(useful=2), planning=0.5)
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (counted.evaluations, counted.cost, counted.planning) == (1605, Cost(useful=3200), 800.0)
+
+
+def test_metrics_report_shares_and_rates(time, monkeypatch):
+    compiled = [Compilations(4, 2.0), Compilations(7, 3.5)]
+    monkeypatch.setattr(metrics, "compilations", lambda: compiled[0])
+    counted = Metrics(total=50)
+    compiled.pop(0)
+    for events in ("+-+-", "++--"):  # two workers, busy in two and in three of three seconds
+        counted.clocks.append(Clock())
+        run(counted.clocks[-1], time, events)
+    cost = Cost(useful=100, unique=30, last=10, rows=50, hits=10, evicted=3)
+    counted.add(evaluations=20, cost=cost, planning=0.25, tokens=40)
+    counted.add(decode_layers=30, decode_rows=40)
+    report = counted.report()
+    assert report == {
+        "evaluations": 20,
+        "seconds": 8.0,
+        "evaluations_per_second": 2.5,
+        "prefix_sharing": 2.5,
+        "layer_evaluations": 40,
+        "hit_share": 0.2,
+        "padding_share": 0.2,
+        "evicted": 3,
+        "planning_seconds": 0.25,
+        "idle_share": 0.1667,
+        "tokens": 40,
+        "tokens_per_second": 5.0,
+        "decode_padding_share": 0.25,
+        "compilations": 3,
+        "compilation_seconds": 1.5,
+    }
+
+
+def test_metrics_report_nothing_run(time):
+    counted = Metrics()
+    time.now += 1
+    report = counted.report()
+    assert report["evaluations"] == report["layer_evaluations"] == 0
+    shares = ("prefix_sharing", "hit_share", "padding_share", "idle_share", "decode_padding_share")
+    assert all(report[name] is None for name in shares)

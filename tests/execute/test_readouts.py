@@ -1,0 +1,153 @@
+"""What is read in outputs: positions asked once, readings of logits, and the likeliest tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cola_jax.execute.inputs import no_readings
+from cola_jax.execute.readouts import (
+    Readouts,
+    ReadPositions,
+    best_two,
+    greedy_sample,
+    read_logits,
+    unembed_queries,
+)
+from cola_jax.model import unembed
+from cola_jax.path import STOP
+from cola_jax.prompts import NO_READ, Prompts, readings
+from tests import oracle
+
+UNEMBEDDED = 4  # U
+
+
+def answer(question, position, target):
+    """A number for each thing that can be asked."""
+    return 10_000 * question + 100 * position + target
+
+
+def read(positions, queries, question):
+    """Answers queries about outputs of these questions, without a model."""
+    rows, targets, used = queries
+    output, column = np.divmod(rows, positions.read.shape[1])
+    asked = np.append(question, np.zeros(output.max() + 1, int))[output]  # zeros for padding
+    position = positions.read[asked, column]
+    logprob = answer(asked[..., None], position[..., None], targets).astype(np.float32)
+    finite = (position % 7 != 3) & (np.arange(len(rows)) < used)[:, None]
+    return Readouts(logprob, logprob + 1, answer(asked, position, -1), finite)
+
+
+@given(
+    st.lists(st.lists(st.integers(NO_READ, 9), min_size=6, max_size=6), min_size=2, max_size=4),
+    st.lists(st.integers(0, 1), min_size=1, max_size=5),
+)
+def test_read_positions_ask_once_and_collect_all(reads, question):
+    """However often a position is read, each read gets the answer about its own target."""
+    reads, question = np.array(reads), np.array(question)
+    targets = np.arange(reads.size).reshape(reads.shape)
+    positions = ReadPositions(Prompts(reads, reads, reads, reads, targets), width=16)
+    queries = positions.queries(question, outputs=6, unembedded=UNEMBEDDED)
+    count = sum(len(set(reads[b]) - {NO_READ}) for b in question)
+    assert queries.used == -(-count // UNEMBEDDED)
+    assert queries.rows.shape == (6 * 16 // UNEMBEDDED, UNEMBEDDED)  # whatever is asked
+    assert queries.targets.shape == (*queries.rows.shape, 8)
+
+    candidate = np.arange(len(question))
+    out = no_readings(np.full((len(reads), len(question), 1), STOP), reads.shape[1])
+    positions.collect(read(positions, queries, question), question, candidate, out)
+    for b, c in zip(question, candidate, strict=True):
+        for q, position in enumerate(reads[b]):
+            got = out.logprob[b, c, q], out.rival[b, c, q], out.token[b, c, q]
+            if position == NO_READ:
+                assert got == (-np.inf, -np.inf, -1)
+            else:
+                expected = answer(b, position, targets[b, q])
+                assert got == (expected, expected + 1, answer(b, position, -1))
+        assert out.finite[b, c] == all(p % 7 != 3 for p in reads[b] if p != NO_READ)
+
+
+def test_read_positions_have_room_for_many_targets():
+    """More targets at a position than eight round up, so that few shapes compile."""
+    reads = np.array([[5] * 20, [NO_READ] * 20])
+    prompts = Prompts(reads, reads, reads, reads, np.arange(40).reshape(2, 20))
+    positions = ReadPositions(prompts, width=16)
+    assert positions.targets.shape == (2, 16, 32)
+    assert positions.targets[0, 0, :20].tolist() == list(range(20))
+    assert positions.count.tolist() == [1, 0]
+
+
+def logits(rows, vocab=11, seed=0):
+    """Logits with equal values in them."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-4, 4, (rows, vocab)), jnp.float32)
+
+
+def test_read_logits_matches_readings():
+    """For every target at every position, ties included."""
+    values, targets = logits(16), jnp.tile(jnp.arange(11), (16, 1))
+    got = jax.jit(read_logits)(values, targets)
+    for m in range(11):
+        expected = jax.jit(readings)(values, targets[:, m])
+        np.testing.assert_allclose(got.logprob[:, m], expected.logprob, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got.rival[:, m], expected.rival, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(got.token, expected.token)
+    assert got.finite.all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_read_logits_flags_rows_that_are_not_finite(broken):
+    values = logits(3).at[1, 4].set(broken)
+    assert read_logits(values, jnp.zeros((3, 1), int)).finite.tolist() == [True, False, True]
+
+
+def test_best_two_takes_the_first_of_equals():
+    top = best_two(jnp.array([[1.0, 3.0, 3.0, 0.0], [5.0, 5.0, 1.0, 5.0]]))
+    assert top.token.tolist() == [1, 0]
+    np.testing.assert_array_equal(top.first, top.second)
+    logprobs = jax.nn.log_softmax(jnp.array([2.0, 7.0, -1.0]))
+    top = best_two(logprobs[None])
+    np.testing.assert_allclose(
+        [top.first[0], top.second[0]], logprobs[jnp.array([1, 0])], rtol=1e-6
+    )
+
+
+# Programs
+
+
+@pytest.fixture(scope="module")
+def model(pair):
+    return pair("qwen2-window").ours
+
+
+def states(*shape):
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
+def test_unembed_queries_reads_what_is_asked(model):
+    """The first `used` rows of queries; the others cost nothing and say nothing."""
+    outputs = states(3, 2, model.config.width)
+    rows = jnp.array([[5, 0], [3, 3], [1, 2]])
+    targets = jnp.arange(3 * 2 * 8).reshape(3, 2, 8)
+    got = unembed_queries(model, outputs, rows, targets, jnp.int32(2))
+    wanted = unembed(model, outputs).reshape(6, oracle.VOCAB)[rows]
+    for i in range(2):
+        expected = read_logits(wanted[i], targets[i])
+        for mine, theirs in zip(got, expected, strict=True):
+            np.testing.assert_allclose(mine[i], theirs, rtol=1e-5)
+    assert not got.finite[2].any()
+    assert not got.logprob[2].any()
+
+
+def test_greedy_sample_writes_tokens_of_the_slots_asked(model):
+    hidden, tokens = states(5, model.config.width), jnp.arange(90, 95)
+    expected = best_two(unembed(model, hidden[:, None])[:, 0])
+    slots = jnp.array([[3, 0], [1, 4], [2, 2]])
+    after, top = greedy_sample(model, hidden, tokens, slots, jnp.int32(2))
+    chosen = expected.token.tolist()
+    assert after.tolist() == [chosen[0], chosen[1], 92, chosen[3], chosen[4]]
+    np.testing.assert_array_equal(top.token[:2], expected.token[slots[:2]])
+    np.testing.assert_allclose(top.first[:2], expected.first[slots[:2]], rtol=1e-5)
+    np.testing.assert_allclose(top.second[:2], expected.second[slots[:2]], rtol=1e-5)
+    assert top.finite.tolist() == [[True, True], [True, True], [False, False]]

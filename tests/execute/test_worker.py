@@ -1,0 +1,300 @@
+"""Workers: batches on threads, errors and early ends, clocks, and buffers that are used again."""
+
+import contextlib
+import gc
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute.evaluator import PathEvaluator, Workload, take
+from cola_jax.execute.plan import Tiles
+from cola_jax.execute.worker import Stopped, Workers
+from cola_jax.prompts import Prompts
+from tests import oracle
+from tests.execute import batches
+
+TIMEOUT = 2  # seconds until a test that hangs fails
+
+
+@pytest.fixture(scope="module")
+def found(pair):
+    return pair("qwen2-window")
+
+
+@pytest.fixture(scope="module")
+def model(found):
+    return found.ours
+
+
+@pytest.fixture(scope="module")
+def split(found):
+    """The model on two workers of two devices each."""
+    return cola_jax.load(found.checkpoint, mesh=batches.mesh(2, 2))
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def work(worker):
+    """Dispatches a program and waits for it, as a wave does."""
+    return worker.dispatch(lambda: jnp.ones(2)).get()
+
+
+# Batches on threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_map_yields_every_batch_once(split, threads):
+    workers = Workers(split, threads=threads)
+    assert workers.batches_at_once == 2 * threads
+    results = list(workers.map(lambda worker, batch: (batch * batch, worker), iter(range(20))))
+    assert sorted(batch for batch, _ in results) == list(range(20))
+    assert all(square == batch * batch for batch, (square, _) in results)
+    assert {worker for _, (_, worker) in results} <= set(workers.workers)
+
+
+def test_map_yields_in_the_order_of_the_ends(model):
+    """A slow batch holds up no other."""
+    ended = threading.Event()
+
+    def run(worker, batch):
+        assert batch != 0 or ended.wait(TIMEOUT)
+        return worker.device
+
+    results = Workers(model, threads=2).map(run, range(4))
+    assert [next(results)[0] for _ in range(3)] == [1, 2, 3]
+    ended.set()
+    assert [batch for batch, _ in results] == [0]
+
+
+def test_map_runs_two_threads_on_each_worker(split):
+    """All of them at once, with the same worker in two."""
+    workers = Workers(split, threads=2)
+    together = threading.Barrier(4)
+
+    def run(worker, batch):
+        together.wait(TIMEOUT)
+        return worker, threading.current_thread()
+
+    results = dict(workers.map(run, range(4)))
+    ran = [worker for worker, _ in results.values()]
+    assert all(ran.count(worker) == 2 for worker in workers.workers)
+    assert len({thread for _, thread in results.values()}) == 4
+
+
+def test_map_takes_batches_as_they_are_needed(model):
+    """The next batch is made when a thread is free, not before."""
+    made, go_on = [], threading.Event()
+
+    def make():
+        for batch in range(5):
+            made.append(batch)
+            yield batch
+
+    results = Workers(model).map(lambda worker, batch: batch == 0 or go_on.wait(TIMEOUT), make())
+    assert made == []
+    assert next(results) == (0, True)
+    assert made in ([0], [0, 1])
+    go_on.set()
+    assert len(list(results)) == 4
+
+
+def test_map_of_no_batches_ends(model):
+    assert list(Workers(model, threads=2).map(lambda worker, batch: batch, [])) == []
+
+
+def fail(worker, batch):
+    """Fails on batch 3; the others run wave after wave until they are stopped."""
+    if batch == 3:
+        raise RuntimeError("out of memory")
+    while True:
+        work(worker)
+
+
+def test_map_raises_the_error_of_a_batch(split):
+    """Threads between two waves stop; then the workers can be used again."""
+    workers = Workers(split, threads=2)
+    results = workers.map(fail, range(4))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(results)
+    assert not workers.stopped.is_set()
+    assert len(list(workers.map(lambda worker, batch: work(worker), range(4)))) == 4
+    assert all(worker.clock.running == 0 for worker in workers.workers)
+
+
+def test_map_raises_errors_of_the_batches(model):
+    def batches():
+        yield 0
+        raise LookupError("no more questions")
+
+    results = Workers(model).map(lambda worker, batch: batch, batches())
+    assert next(results) == (0, 0)
+    with pytest.raises(LookupError, match="no more questions"):
+        next(results)
+
+
+def test_map_ends_when_closed_early(split):
+    """As where an interrupt ends the loop over results: no batch begins after that."""
+    workers, began = Workers(split, threads=2), []
+
+    def run(worker, batch):
+        began.append(batch)
+        if batch > 1:
+            while True:
+                work(worker)
+        return batch
+
+    results = workers.map(run, iter(range(100)))
+    next(results)
+    results.close()
+    assert len(began) <= 6
+    assert not workers.stopped.is_set()
+
+
+def test_map_ends_when_its_results_are_dropped(model):
+    results = Workers(model, threads=2).map(lambda worker, batch: work(worker), iter(range(100)))
+    next(results)
+    del results
+    gc.collect()
+
+
+def test_an_evaluator_stops_between_waves(model, monkeypatch):
+    """One thread has an error in a wave; the other ends before its next one."""
+    prompts = take(Prompts.stack([batches.packed(seed) for seed in (0, 1)]), np.arange(2))
+    paths = np.array([[[0, 1, 5]], [[2, 3, 5]]], np.int32)
+    waves = []
+
+    def run(worker, batch):
+        evaluate = PathEvaluator(worker, prompts, Workload(1, 3))
+        if batch == 1:
+            monkeypatch.setattr(evaluate, "run", fail_to_run)
+        try:
+            while True:
+                evaluate(paths)
+                waves.append(batch)
+        except Stopped:
+            waves.append("stopped")
+            raise
+
+    def fail_to_run(*arguments):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(Workers(model, threads=2).map(run, range(2)))
+    assert 1 not in waves
+    assert waves[-1] == "stopped"
+
+
+# Programs of a worker
+
+
+def test_dispatch_refuses_when_stopped(model):
+    workers = Workers(model)
+    workers.stopped.set()
+    with pytest.raises(Stopped):
+        work(workers.workers[0])
+    assert workers.workers[0].clock.first is None
+
+
+def test_dispatch_runs_one_thread_at_a_time(model):
+    """So the programs of one batch are not queued between those of another."""
+    (worker,) = Workers(model, threads=2).workers
+    together, met = threading.Barrier(2), []
+
+    def program():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.1)
+            met.append(threading.current_thread())
+        return jnp.ones(1)
+
+    threads = [threading.Thread(target=worker.dispatch, args=(program,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == []
+
+
+def test_dispatch_counts_busy_time_without_compilation(model):
+    metrics = cola_jax.Metrics()
+    (worker,) = Workers(model, metrics=metrics).workers
+    assert metrics.clocks == [worker.clock]
+    pending = worker.dispatch(lambda: jax.jit(lambda x: x * 2.5 + 1)(jnp.ones(3)))
+    assert worker.clock.running == 1
+    np.testing.assert_array_equal(pending.get(), np.full(3, 3.5))
+    assert worker.clock.running == 0
+    assert 0 < worker.clock.busy < worker.clock.wall  # which includes compilation
+
+
+def test_dispatch_stops_the_clock_on_errors(model):
+    (worker,) = Workers(model).workers
+    with pytest.raises(ZeroDivisionError):
+        worker.dispatch(lambda: 1 // 0)
+    assert worker.clock.running == 0
+    assert work(worker).tolist() == [1, 1]
+
+
+def tiles(layers):
+    block = np.arange(2 * len(layers), dtype=np.int32).reshape(-1, 2)
+    return Tiles(np.array(layers, np.int32), block, block, block)
+
+
+def test_launches_have_the_weights_of_their_tiles(model, split, monkeypatch):
+    """One call for each run of a layer, or one with the whole stack; plans are cut into calls."""
+    monkeypatch.setattr("cola_jax.execute.worker.CALL", 4)
+    (worker,) = Workers(model).workers
+    launches = list(worker.launches(tiles([3, 3, 1, 1, 1, 0])))
+    ranges = [(int(launch.first), int(launch.end)) for launch in launches]
+    assert ranges == [(0, 2), (2, 4), (0, 1), (1, 2)]
+    for launch, layer in zip(launches, (3, 1, 1, 0), strict=True):
+        assert launch.tiles.layer.shape == (4,)
+        np.testing.assert_array_equal(launch.layers.q, model.layers.q[layer : layer + 1])
+    worker = Workers(split).workers[1]
+    launches = list(worker.launches(tiles([3, 3, 1, 1, 1, 0])))
+    assert [(int(launch.first), int(launch.end)) for launch in launches] == [(0, 4), (0, 2)]
+    for launch in launches:
+        assert launch.layers.q.shape[0] == oracle.LAYERS
+        assert launch.layers.q.devices() == launch.tiles.layer.devices() == set(worker.devices.flat)
+
+
+def test_buffers_are_used_again_where_shapes_agree(model):
+    (worker,) = Workers(model).workers
+    first = worker.buffer((3, 4), jnp.float32, split=1)
+    worker.give_back(first)
+    assert worker.buffer((3, 4), jnp.float32, split=1) is first
+    worker.give_back(first)
+    other = worker.buffer((3, 4), jnp.bfloat16, split=1)
+    assert other.dtype == jnp.uint16  # as a CPU stores it
+    assert not worker.spare  # freed before more was allocated
+    worker.give_back(first, other)
+    assert worker.buffer((3, 4), jnp.bfloat16, split=1) is other
+
+
+def test_buffers_are_split_where_devices_divide_them(split):
+    for worker in Workers(split).workers:
+        for size, shape in ((4, (3, 2)), (5, (3, 5))):
+            buffer = worker.buffer((3, size), jnp.float32, split=1)
+            assert {shard.data.shape for shard in buffer.addressable_shards} == {shape}
+            assert buffer.devices() == set(worker.devices.flat)
+
+
+def test_workers_take_the_dtype_of_the_weights(model):
+    assert Workers(model).workers[0].dtype == jnp.float32
+    workers = Workers(model, dtype="bfloat16", memory_budget=123, rows=7, threads=2)
+    assert workers.workers[0].dtype == jnp.bfloat16
+    assert workers.memory == (123, 2, 2, "cpu", 7)
+
+
+def test_check_count_wants_a_question_for_each_worker(found):
+    workers = Workers(cola_jax.load(found.checkpoint, mesh=batches.mesh(8, 1)))
+    workers.check_count(8)
+    with pytest.raises(ValueError, match="7 questions for 8 places on the 'data' axis"):
+        workers.check_count(7)
