@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import cola_jax
@@ -45,6 +46,12 @@ class Case(NamedTuple):
 def rows(run):
     """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
     return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
+
+
+def batches(run):
+    """The questions of each part file, which are those of a batch."""
+    tables = (pq.read_table(str(file)) for file in run.parts("questions"))
+    return {frozenset(table.column("question").to_pylist()) for table in tables}
 
 
 def by_path(run):
@@ -148,6 +155,7 @@ def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name,
     metrics = Metrics()
     jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
     assert rows(run) == rows(case.run)
+    assert batches(run) == batches(case.run)
     assert len(run.manifest()["starts"]) == 2
     total = case.run.evaluations().num_rows
     assert (metrics.earlier, metrics.evaluations, metrics.total) == (before, total - before, total)
@@ -237,6 +245,15 @@ def test_batch_size_of_another_start_is_refused(search):
         jobs.fill(changed(search.session, batch_size=1), out, SEARCH)
     with pytest.raises(ValueError, match="at least 1 question"):
         RunConfig(batch_size=0)
+
+
+def test_batches_are_cut_from_all_questions(search):
+    session = search.session
+    whole = [batch.tolist() for batch in session.batches(2, set())]
+    assert sorted(map(len, whole)) == [2, 2, 2]
+    for lost in whole:
+        done = {session.encoded[i].question.id for i in set(range(QUESTIONS)) - set(lost)}
+        assert [batch.tolist() for batch in session.batches(2, done)] == [lost]
 
 
 def test_hosts_agree_on_the_batch_size(search, monkeypatch):
