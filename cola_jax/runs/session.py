@@ -201,7 +201,8 @@ class Session:
         config = self.run_config
         settings = self.settings | recorded
         self.check_budget(workload.positions)
-        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
+        agreed = settings | {"batch_size": config.batch_size}
+        config.hosts.agree(config.shard, agreed, together=config.devices.tensor > 1)
         devices = 1 if self.mesh is None else self.mesh.size
         run = RunDirectory(directory, config.shard)
         metrics = Metrics() if metrics is None else metrics

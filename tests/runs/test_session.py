@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import cola_jax
@@ -15,6 +16,7 @@ from cola_jax.commands.generate import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import KINDS, RunDirectory
+from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grade, Grader
 from cola_jax.search.presets import PRESETS, Settings
@@ -28,6 +30,7 @@ SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
 EVALUATE, GENERATE = jobs.Paths(PATHS), jobs.Paths(PATHS, "generate")
 ONE = RunConfig(batch_size=2, devices=Devices(data=1))  # three batches
+LEAST = 1e-3  # the margin above which no rounding changes a verdict
 DECODING = {"scorer": "generation", "max_new_tokens": 4}
 
 
@@ -43,6 +46,12 @@ class Case(NamedTuple):
 def rows(run):
     """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
     return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
+
+
+def batches(run):
+    """The questions of each part file, which are those of a batch."""
+    tables = (pq.read_table(str(file)) for file in run.parts("questions"))
+    return {frozenset(table.column("question").to_pylist()) for table in tables}
 
 
 def by_path(run):
@@ -146,6 +155,7 @@ def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name,
     metrics = Metrics()
     jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
     assert rows(run) == rows(case.run)
+    assert batches(run) == batches(case.run)
     assert len(run.manifest()["starts"]) == 2
     total = case.run.evaluations().num_rows
     assert (metrics.earlier, metrics.evaluations, metrics.total) == (before, total - before, total)
@@ -225,6 +235,7 @@ def test_batch_size_changes_rounding_alone(search, tmp_path):
         same = ("node", "wave", "parent", "edit", "verdict", "answer", "finite")
         assert [row[n] for n in same] == [known[key][n] for n in same]
         np.testing.assert_allclose(row["scores"], known[key]["scores"], rtol=1e-5, atol=1e-5)
+        assert abs(row["margin"]) > LEAST  # a verdict with a smaller margin may change
 
 
 def test_batch_size_of_another_start_is_refused(search):
@@ -234,6 +245,24 @@ def test_batch_size_of_another_start_is_refused(search):
         jobs.fill(changed(search.session, batch_size=1), out, SEARCH)
     with pytest.raises(ValueError, match="at least 1 question"):
         RunConfig(batch_size=0)
+
+
+def test_batches_are_cut_from_all_questions(search):
+    session = search.session
+    whole = [batch.tolist() for batch in session.batches(2, set())]
+    assert sorted(map(len, whole)) == [2, 2, 2]
+    for lost in whole:
+        done = {session.encoded[i].question.id for i in set(range(QUESTIONS)) - set(lost)}
+        assert [batch.tolist() for batch in session.batches(2, done)] == [lost]
+
+
+def test_hosts_agree_on_the_batch_size(search, monkeypatch):
+    def agree(hosts, shard, settings, *, together):
+        raise ValueError(f"{settings['batch_size']} {settings['seed']} {together}")
+
+    monkeypatch.setattr(Hosts, "agree", agree)
+    with pytest.raises(ValueError, match="3 2 False"):
+        jobs.fill(changed(search.session, batch_size=3), str(search.run.directory), SEARCH)
 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
