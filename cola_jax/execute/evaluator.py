@@ -181,7 +181,8 @@ class PathEvaluator:
         # the output after the last one takes what padding rows write
         shape = (self.sizes.outputs + 1, width, worker.config.width)
         self.outputs = worker.buffer(shape, worker.dtype, split=2)
-        self.warm()
+        with worker.compiling:
+            self.warm()
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""

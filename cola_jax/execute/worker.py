@@ -62,6 +62,7 @@ class Worker:
         self.layers = placement.layer_by_layer(model.layers)
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.lock, self.stopped = threading.Lock(), stopped
+        self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         self.reference = False
         self.clock = Clock()
         metrics.clocks.append(self.clock)
