@@ -12,6 +12,7 @@ from cola_jax.execute.forward import Context, Launch, embed_prompts, forward, vi
 from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import capacity, choose_sizes
+from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Chunk, Tiles, pad_rows
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
@@ -239,20 +240,19 @@ class ReferenceEvaluator:
         prompts: Prompts,
         dtype: DTypeLike | None = None,
         precision: str | None = None,
+        metrics: Metrics | None = None,
     ):
+        """Takes a worker and its prompts; `metrics` count evaluations, None for confirmations."""
         self.worker, self.prompts, self.dtype = worker, prompts, dtype or worker.dtype
-        self.precision = precision
+        self.precision, self.metrics = precision, metrics
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
-        worker = self.worker
-        return run_reference(
-            worker.model,
-            self.prompts,
-            paths,
-            dtype=self.dtype,
-            precision=self.precision,
-        )
+        model, dtype, precision = self.worker.model, self.dtype, self.precision
+        readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
+        if self.metrics is not None:
+            self.metrics.add(evaluations=int((paths[:, :, 0] != STOP).sum()))
+        return readings
 
     def close(self) -> None:
         """Holds no buffers."""

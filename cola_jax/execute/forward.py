@@ -84,6 +84,8 @@ def forward(
     ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
         states, cache = carry
         tile = Tiles(*(None if column is None else column[i] for column in tiles))
+        if past is not None:  # slots are rows of the view too: reading one column is enough
+            tile = tile._replace(target=tile.source, question=tile.source)
         here = of_questions(context.views, tile.question)
         layer = layer_at(config, launch.layers, tile.layer)
         h = get(states if context.source is None else context.source, tile.source)

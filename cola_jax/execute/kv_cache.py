@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.execute.memory import as_stored, get, put
@@ -21,6 +22,7 @@ from cola_jax.model import Attention
 from cola_jax.path import STOP
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
 
 
 class KVBlocks(NamedTuple):
@@ -37,7 +39,8 @@ class KVBlocks(NamedTuple):
     ) -> "KVBlocks":
         """Writes the keys and values of whole prompts, one block a row."""
         assert tile.block is not None
-        k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+        # without the constraint, a TPU copies all blocks to the order in which keys are computed
+        k, v = (with_layout_constraint(x.transpose(0, 2, 1, 3), IN_ORDER) for x in (k, v))
         return KVBlocks(k=put(self.k, k, tile.block), v=put(self.v, v, tile.block))
 
     def take(self, block: Int[Array, " R"], tokens: int) -> "KVBlocks":

@@ -102,7 +102,7 @@ class ReadingEvaluator(BatchEvaluator):
         super().__init__(worker, batch)
         self.scorer = scorer
         if worker.reference:
-            self.run = ReferenceEvaluator(worker, self.prompts)
+            self.run = ReferenceEvaluator(worker, self.prompts, metrics=worker.metrics)
         else:
             self.run = PathEvaluator(worker, self.prompts, workload)
 

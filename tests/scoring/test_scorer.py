@@ -101,6 +101,7 @@ def test_reading_evaluator_equals_reference(model, words, batch, paths):
         with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
             assert isinstance(evaluate, ReadingEvaluator)
             verdicts.append(evaluate(paths))
+        assert worker.metrics.evaluations == (paths[:, :, 0] != STOP).sum()
     ours, theirs = verdicts
     np.testing.assert_allclose(ours.margin, theirs.margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
