@@ -43,6 +43,7 @@ def save(
     end a generation and of the padding token, origin, versions.
     """
     directory = absolute(directory)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step, here and in `load`
     digests, sums, dtype = {}, {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
@@ -178,7 +179,7 @@ def load(
     kind = stored if dtype is None else jnp.dtype(dtype)
     check_files(directory / WEIGHTS, metadata["files"])
     weights = {}
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step of a restore
+    logging.getLogger("absl").setLevel(logging.ERROR)
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
