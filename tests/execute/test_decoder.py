@@ -58,6 +58,33 @@ def test_decode_fills_rows(make):
         assert (np.array(row.logprob) > row.rival).all()
 
 
+def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
+    """A row may take over a slot and the path of one that ended, but not its KV blocks."""
+    decoder = make()
+    allocator, lengths = decoder.allocator, decoder.lengths
+
+    def admit(question):
+        (row,) = rows([PATHS[0]], 1)
+        row.question = question
+        allocator.admit([row], lengths)
+        return row
+
+    first = admit(0)
+    active = np.array([first.slot], np.int32)
+    plan = decoder.plan(active)
+    assert decoder.plan(active) is plan
+    allocator.release(first)
+    # the freed slot is the last to be given out again, but any slot may be the next one
+    allocator.slots.free = np.roll(allocator.slots.free, 1)
+    second = admit(1)
+    assert second.slot == first.slot
+    assert (allocator.path[second.slot][:3] == PATHS[0]).all()
+    new = decoder.plan(active)
+    assert new is not plan
+    assert not np.array_equal(new[0].tiles.block, plan[0].tiles.block)
+    allocator.release(second)
+
+
 def test_decode_takes_rows_again_and_again(make):
     """What a decoder did before changes rounding at most, and nothing compiles."""
     decoder, first, again = make(), rows(), rows()
