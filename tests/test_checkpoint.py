@@ -322,3 +322,10 @@ def test_load_places_experts_by_their_width(pair):
     assert norms.attention_norm is None
     with pytest.raises(ValueError, match=r"expert_gate of shape .* choose a 'tensor' axis that"):
         sharding("expert_gate", (6, 6, 32, 27), mesh_of(2, 2))
+
+
+def test_identity_tells_configs_of_the_same_weights_apart(copy):
+    metadata = checkpoint.read_metadata(copy)
+    other = metadata | {"config": metadata["config"] | {"norm_eps": 0.5}}
+    assert checkpoint.identity(metadata) == checkpoint.identity(json.loads(json.dumps(metadata)))
+    assert checkpoint.identity(other) != checkpoint.identity(metadata)
