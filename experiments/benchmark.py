@@ -1,4 +1,4 @@
-"""`cola benchmark` with transformers as a baseline, and how cost grows with a wave.
+"""`cola benchmark` with more baselines, what a wave is made of, and how cost grows with it.
 
 `python -m experiments.benchmark --torch --growth 90` takes the flags of `cola benchmark` as well.
 """
@@ -14,7 +14,7 @@ import tyro
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.benchmark import Benchmark, ratio_table
+from cola_jax.commands.benchmark import Benchmark, ratio_table, spread
 from cola_jax.commands.flags import console
 from cola_jax.edits import random_paths
 from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
@@ -23,6 +23,7 @@ from cola_jax.execute.worker import Workers
 from cola_jax.params import Model
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
+from experiments.components import time_layer, time_planning, vmapped
 
 GENERATED = (2, 10, 50)  # tokens that the peers generate for a path
 
@@ -40,28 +41,51 @@ class FullBenchmark:
     def run(self) -> None:
         command = self.benchmark
         model = command.load()
-        options = {"baselines": transformers_baselines(model)} if self.torch else {}
-        results = command.measure(model, **options)
+        results = command.measure(model, baselines=more_baselines(model, torch=self.torch))
+        worker = Workers(model, rows=command.devices.rows).workers[0]
+        results["layer"] = time_layer(
+            worker, command.tokens, command.paths, command.reads, command.rounds
+        )
+        results["planning"] = time_planning(model.config.num_layers)
         if self.growth:
             results["growth"] = list(grow(model, command.reads, self.growth))
         command.write(results, torch=self.torch, growth=self.growth)
         console.print(ratio_table(results))
+        console.print(component_table(results))
         if self.growth:
             console.print(growth_table(results["growth"]))
 
 
-def transformers_baselines(model: Model) -> Baselines:
-    """Returns what makes the baselines: a forward pass, or the generation of tokens, per path."""
-    from experiments.torch_baselines import forward_baseline, generate_baseline, random_llama
-
-    theirs = random_llama(model.config, str(model.embedding.dtype))
+def more_baselines(model: Model, *, torch: bool) -> Baselines:
+    """Returns what makes the baselines: `vmap`, and with torch a forward pass per path, or more."""
 
     def make(prompts: Prompts, paths: Paths) -> list[Program]:
-        ids = np.asarray(prompts.ids)
-        generated = [generate_baseline(theirs, ids, paths[:2], n) for n in GENERATED]
-        return [forward_baseline(theirs, ids, paths[:FEW]), *generated]
+        programs = [vmapped(model, prompts, paths[:FEW])]
+        if torch:
+            from experiments.torch_baselines import forward_baseline, generate_baseline
 
+            ids = np.asarray(prompts.ids)
+            programs.append(forward_baseline(theirs, ids, paths[:FEW]))
+            programs += [generate_baseline(theirs, ids, paths[:2], n) for n in GENERATED]
+        return programs
+
+    theirs = None
+    if torch:
+        from experiments.torch_baselines import random_llama
+
+        theirs = random_llama(model.config, str(model.embedding.dtype))
     return make
+
+
+def component_table(results: dict[str, Any]) -> Table:
+    """Shows the time of a layer of a tile, and of the host's plan."""
+    table = Table(title="what run_paths is made of", show_header=False)
+    table.add_row("a layer of run_paths", f"{results['layer']['ms_layer']:.3f} ms")
+    for name, ratio in results["layer"]["layer_over"].items():
+        table.add_row(f"over a {name} alone", spread(ratio))
+    for name, value in results["planning"]["ms"].items():
+        table.add_row(f"plan of {results['planning']['paths']:,} paths, {name}", f"{value:.1f} ms")
+    return table
 
 
 def grow(model: Model, reads: int, limit: float) -> Iterator[dict[str, Any]]:

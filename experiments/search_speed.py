@@ -4,16 +4,20 @@
 """
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
 import tyro
 from etils import epath
 
+from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import Session
+from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.search.presets import PRESETS, Settings
 from cola_jax.tasks import TaskConfig
+from cola_jax.tasks.task import Prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +38,27 @@ class SearchSpeed:
     """Evaluations per question and wave."""
 
 
+class PathByPath(ReadingEvaluator):
+    """Evaluates paths one by one with the reference executor."""
+
+    def executor(self, workload: Workload) -> ReferenceEvaluator:
+        return ReferenceEvaluator(self.worker, self.prompts, metrics=self.worker.metrics)
+
+
+def path_by_path(task: TaskConfig, *arguments: Any, **keywords: Any) -> Prepared:
+    """Prepares a task whose scorer evaluates path by path."""
+    prepared = task.prepare(*arguments, **keywords)
+    setattr(prepared.scorer, "evaluator", functools.partial(PathByPath, prepared.scorer))  # noqa: B010
+    return prepared
+
+
 def main(settings: SearchSpeed) -> None:
     runs, speeds = [], []
     search = Settings(PRESETS["cola"], settings.simulations, settings.leaves, 0, False)
     task = TaskConfig(settings.task, limit=settings.limit)
-    for name, reference in (("path-by-path", True), ("run-paths", False)):
-        config = RunConfig(reference=reference)
-        session = Session.prepare(settings.model, task.prepare, config)
+    slow = functools.partial(path_by_path, task)
+    for name, prepare in (("path-by-path", slow), ("run-paths", task.prepare)):
+        session = Session.prepare(settings.model, prepare)
         run = session.search(str(epath.Path(settings.out) / name), search)
         metrics = [start["metrics"] for start in run.starts() if "metrics" in start]
         print(name, json.dumps(metrics[-1]) if metrics else "was complete")

@@ -83,7 +83,7 @@ class Benchmark:
 
 def ratio_table(results: dict[str, Any]) -> Table:
     """Shows the speed of `run_paths`, and the time of every baseline relative to it."""
-    machine, planning = results["machine"], results["planning"]
+    machine = results["machine"]
     table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
     shares = {
         f"matmul of {results['matmul_size']}": f"{results['matmul_gflops']:,.0f} GFLOP/s",
@@ -94,18 +94,10 @@ def ratio_table(results: dict[str, Any]) -> Table:
         "padding rows": f"{results['padding_share']:.1%}",
         "useful operations over matmul": f"{results['useful_over_matmul']:.2f}",
         "unique operations over matmul": f"{results['unique_over_matmul']:.2f}",
-        "a layer of run_paths": f"{results['ms_layer']:.3f} ms",
-        "over a block alone": spread(results["layer_over_block"]),
-        "over its matrix products alone": spread(results["layer_over_products"]),
     }
     shares |= {
         f"{name}, over run_paths": spread(ratio)
         for name, ratio in results["over_run_paths"].items()
-    }
-    shares |= {
-        f"plan of {planning['paths']:,} paths, {name}": f"{value:.1f} ms"
-        for name, value in planning.items()
-        if name.startswith("R=")
     }
     for name, text in shares.items():
         table.add_row(name, text)

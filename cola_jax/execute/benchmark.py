@@ -18,11 +18,9 @@ from cola_jax.config import ModelConfig
 from cola_jax.edits import random_paths
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.random_model import layer_flops, unembed_flops
-from cola_jax.execute.reference import path_readings, run_reference
-from cola_jax.execute.schedule import Trie
+from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Worker, Workers
-from cola_jax.model import View, block, project, view
-from cola_jax.params import Layer, Model, layer_at
+from cola_jax.params import Model
 from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts, Readings
 
@@ -98,18 +96,16 @@ def benchmark(
       baselines: makes more programs that run paths, from the prompt and all paths.
 
     Returns:
-      Results for JSON: the machine, times per evaluation and per layer, ratios with their range
-      over the rounds, shares of the matmul rate, and counts.
+      Results for JSON: the machine, times per evaluation, ratios with their range over the rounds,
+      shares of the matmul rate, and counts.
     """
     config = model.config
     prompts = random_prompts(config, 1, tokens, reads)
     drawn = random_paths(config.num_layers, paths, 0)
     workers = Workers(model, memory_budget=memory_budget, rows=rows)
     wave = Wave(workers.workers[0], prompts, [drawn])
-    compared = [path_by_path(model, prompts, drawn[:FEW]), vmapped(model, prompts, drawn[:FEW])]
-    compared += baselines(prompts, drawn)
-    layer = one_layer(model, tokens, wave.sizes.rows)
-    programs = [matmul(str(model.embedding.dtype)), *wave.programs(), *layer, *compared]
+    compared = [path_by_path(model, prompts, drawn[:FEW]), *baselines(prompts, drawn)]
+    programs = [matmul(str(model.embedding.dtype)), wave.evaluations(), *compared]
     timings = time_in_turns(programs, rounds)
     ratios = {one.name: timings[one.name].over(timings["run_paths"]) for one in compared}
     return {
@@ -117,7 +113,6 @@ def benchmark(
         "over_run_paths": ratios,
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "metrics": workers.metrics.report(),
-        "planning": time_planning(config.num_layers),
         "machine": machine(),
     }
 
@@ -148,12 +143,13 @@ class Wave:
                 evaluator.driver.inner(launch, None)
         return evaluator.driver.slots
 
-    def programs(self) -> list[Program]:
-        """The whole wave, per evaluation, and its tiles, per layer run."""
-        return [
-            Program("run_paths", self.run, self.paths.shape[0] * self.paths.shape[1]),
-            Program("tiles", self.run_tiles, self.cost.unique),
-        ]
+    def evaluations(self) -> Program:
+        """The whole wave, per evaluation."""
+        return Program("run_paths", self.run, self.paths.shape[0] * self.paths.shape[1])
+
+    def tiles(self) -> Program:
+        """Its tiles alone, per layer run."""
+        return Program("tiles", self.run_tiles, self.cost.unique)
 
 
 def summarize(
@@ -179,12 +175,6 @@ def summarize(
         "padding_share": 1 - run / cost.rows,
         "unique_over_matmul": unique / seconds / rate,
         "useful_over_matmul": useful / seconds / rate,
-        # a layer of a tile against a block alone, and against its matrix products alone
-        "ms_layer": 1e3 * timings["tiles"].median,
-        "ms_block": 1e3 * timings["block"].median,
-        "ms_products": 1e3 * timings["products"].median,
-        "layer_over_block": timings["tiles"].over(timings["block"]),
-        "layer_over_products": timings["tiles"].over(timings["products"]),
     }
 
 
@@ -197,52 +187,10 @@ def matmul(dtype: str) -> Program:
     return Program("matmul", lambda: run(a), 2.0 * size**3 * times)
 
 
-def one_layer(model: Model, tokens: int, rows: int) -> list[Program]:
-    """A jitted block alone, on one state and on a tile, and its matrix products alone."""
-    config = model.config
-    # copies of several layers in turn, since a path does not find the next layer in the cache
-    layers = [jax.tree.map(jnp.array, layer_at(config, model.layers, i)) for i in range(4)]
-
-    @jax.jit
-    def apply(layer: Layer, h: jax.Array, here: View):
-        return block(config, layer, h, here)
-
-    @jax.jit
-    def products(layer: Layer, x: jax.Array, here: View):
-        q = project("btd,dnh->btnh", x, layer.q, None)
-        k, v = (project("btd,dkh->btkh", x, w, None) for w in (layer.k, layer.v))
-        gate, up = (project("btd,df->btf", x, w, None) for w in (layer.gate, layer.up))
-        down = project("btf,fd->btd", gate, layer.down, None)
-        return k, v, up, down, project("btnh,nhd->btd", q, layer.o, None)
-
-    def program(name: str, run: Callable[[Layer, jax.Array, View], Any], rows: int) -> Program:
-        h = jnp.ones((rows, tokens, config.width), model.embedding.dtype)
-        here, times = view(config, Prompts.plain(np.zeros((rows, tokens), np.int32))), 8
-        return Program(
-            name, lambda: [run(layers[i % 4], h, here) for i in range(times)], times * rows
-        )
-
-    programs = [program("block", apply, 1), program("products", products, 1)]
-    return programs if rows == 1 else [*programs, program("block of a tile", apply, rows)]
-
-
 def path_by_path(model: Model, prompts: Prompts, paths: Paths) -> Program:
     """Baseline: `run_path` in a loop."""
     run = lambda: run_reference(model, prompts, [paths])  # noqa: E731
     return Program("run_path, path by path", run, len(paths))
-
-
-def vmapped(model: Model, prompts: Prompts, paths: Paths) -> Program:
-    """Baseline: `vmap` over `run_path`, which copies each layer's weights for every path."""
-    longest = max(map(len, paths))
-    padded = jnp.asarray(np.stack([pad_path(path, longest) for path in paths]))
-    prompts = jax.tree.map(jnp.asarray, prompts)
-
-    @jax.jit
-    def run(model, prompts, padded):
-        return jax.vmap(lambda path: path_readings(model, prompts, path))(padded)
-
-    return Program("vmap of run_path", lambda: run(model, prompts, padded), len(paths))
 
 
 def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> Prompts:
@@ -257,19 +205,6 @@ def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> 
         read=read,
         targets=generator.integers(0, config.vocab_size, (count, reads), np.int32),
     )
-
-
-def time_planning(num_layers: int, paths: int = 1024) -> dict[str, float | int]:
-    """Times the host's plan of many paths of 64 questions, in milliseconds: the best of five."""
-    drawn = random_paths(num_layers, paths, 1)
-    width = max(map(len, drawn))
-    rows = np.array([[i % 64, *pad_path(path, width)] for i, path in enumerate(drawn)])
-    times: dict[str, list[float]] = {}
-    for size in (1, 8, 16) * 5:
-        trie, begun = Trie(1 << 15, size, 1024), time.perf_counter()
-        trie.plan(rows)
-        times.setdefault(f"R={size}", []).append(1e3 * (time.perf_counter() - begun))
-    return {"paths": len(rows), "layers": num_layers} | {k: min(v) for k, v in times.items()}
 
 
 def machine() -> dict[str, Any]:

@@ -63,7 +63,6 @@ class Worker:
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
-        self.reference = False
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
@@ -142,18 +141,11 @@ class WorkerOptions(TypedDict, total=False):
 class Workers:
     """The workers of a model, one for each place of the `data` axis of its mesh."""
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        threads: int = 1,
-        reference: bool = False,
-        **options: Unpack[WorkerOptions],
-    ):
+    def __init__(self, model: Model, *, threads: int = 1, **options: Unpack[WorkerOptions]):
         """Makes the workers; `threads` batches share a worker and its budget.
 
         With two, the devices run the programs of one batch while the host plans and scores the
-        other. With `reference`, paths run one by one by the reference executor, for comparison.
+        other.
         """
         devices = placement.model_devices(model)
         self.config, self.threads = model.config, threads
@@ -170,8 +162,6 @@ class Workers:
         self.workers = [
             Worker(model, row, self.memory, dtype, self.metrics, self.stopped) for row in devices
         ]
-        for worker in self.workers:
-            worker.reference = reference
 
     @property
     def batches_at_once(self) -> int:

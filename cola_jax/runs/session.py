@@ -57,7 +57,6 @@ class RunConfig:
     devices: Devices = dataclasses.field(default_factory=Devices)
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
     shard: Shard = WHOLE
-    reference: bool = False  # run paths one by one; for comparison
 
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
@@ -221,7 +220,6 @@ class Session:
                 memory_budget=config.devices.budget,
                 rows=config.devices.rows,
                 metrics=metrics,
-                reference=config.reference,
             )
 
             def part(evaluate: BatchEvaluator, some: np.ndarray) -> Part:

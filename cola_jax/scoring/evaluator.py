@@ -129,13 +129,12 @@ class ModelEvaluator:
         scorer: Scorer,
         *,
         batch_size: int | None = None,
-        reference: bool = False,
         **options: Unpack[WorkerOptions],
     ):
-        """Takes what `evaluator` does; with `reference`, paths run one by one, for comparison."""
+        """Takes what `evaluator` does, with the questions encoded."""
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
         self.num_layers = model.config.num_layers
-        self.reference, self.options = reference, options
+        self.options = options
         self.batch_size = batch_size or default_batch_size()
 
     @property
@@ -164,7 +163,7 @@ class ModelEvaluator:
         those of `self.batches()` when None.
         """
         with self.scorer:
-            workers = Workers(self.model, threads=THREADS, reference=self.reference, **self.options)
+            workers = Workers(self.model, threads=THREADS, **self.options)
             workers.check_count(len(self.encoded))
             self.scorer.check_memory(
                 self.model.config, workers.memory, self.encoded, workload.positions

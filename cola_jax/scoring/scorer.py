@@ -100,11 +100,11 @@ class ReadingEvaluator(BatchEvaluator):
         self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ):
         super().__init__(worker, batch)
-        self.scorer = scorer
-        if worker.reference:
-            self.run = ReferenceEvaluator(worker, self.prompts, metrics=worker.metrics)
-        else:
-            self.run = PathEvaluator(worker, self.prompts, workload)
+        self.scorer, self.run = scorer, self.executor(workload)
+
+    def executor(self, workload: Workload) -> PathEvaluator | ReferenceEvaluator:
+        """Makes what runs the paths."""
+        return PathEvaluator(self.worker, self.prompts, workload)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         return self.score(self.run(paths), paths)

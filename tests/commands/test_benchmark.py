@@ -19,10 +19,10 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
     main(["benchmark", "--model", "tiny", "--out", str(file), *FLAGS])
     results = json.loads(file.read_text())
     assert results["command"]["model"] == "tiny"
-    assert ratio_table(results).row_count == 9 + 2 + 3
+    assert ratio_table(results).row_count == 6 + 1
     shown = " ".join(capsys.readouterr().out.split())
     assert f"run_paths, 4 paths of one question, T = 16 {chr(0x2502)}" in shown
-    assert "vmap of run_path, over run_paths" in shown
+    assert "run_path, path by path, over run_paths" in shown
 
 
 @pytest.mark.parametrize(

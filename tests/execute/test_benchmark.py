@@ -34,7 +34,6 @@ def results(model):
 def test_benchmark_compares_every_baseline(results):
     assert list(results["over_run_paths"]) == [
         "run_path, path by path",
-        "vmap of run_path",
         "nothing on (1, 16) and 6 paths",
     ]
     for ratio in results["over_run_paths"].values():

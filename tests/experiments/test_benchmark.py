@@ -6,7 +6,7 @@ import pytest
 
 from cola_jax.commands.benchmark import Benchmark, ratio_table
 from cola_jax.execute import benchmark, random_model
-from experiments.benchmark import FullBenchmark, growth_table
+from experiments.benchmark import FullBenchmark, component_table, growth_table
 
 TINY = random_model.llama(6, 32, 4, 2, 48, 97)
 
@@ -31,7 +31,8 @@ def test_benchmark_compares_every_baseline(results):
     ]
     for ratio in results["over_run_paths"].values():
         assert 0 < ratio["least"] <= ratio["ratio"] <= ratio["most"]
-    assert ratio_table(results).row_count == 9 + 6 + 3
+    assert ratio_table(results).row_count == 6 + 6
+    assert component_table(results).row_count == 1 + len(results["layer"]["layer_over"]) + 3
 
 
 def test_grow_measures_every_quantity(results):

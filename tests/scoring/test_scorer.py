@@ -5,7 +5,7 @@ import pytest
 
 import cola_jax
 from cola_jax.edits import random_paths
-from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, identity
@@ -89,17 +89,21 @@ def paths():
 WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)
 
 
+class ReferenceReadings(ReadingEvaluator):
+    def executor(self, workload):
+        return ReferenceEvaluator(self.worker, self.prompts, metrics=self.worker.metrics)
+
+
 def worker_of(model, **settings):
     return Workers(model, **settings).workers[0]
 
 
 def test_reading_evaluator_equals_reference(model, words, batch, paths):
     """The verdict of a path is its own, not that of another path or question."""
-    scorer, verdicts = Options(words), []
-    for reference in (False, True):
-        worker = worker_of(model, reference=reference)
-        with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
-            assert isinstance(evaluate, ReadingEvaluator)
+    verdicts = []
+    for make in (ReadingEvaluator, ReferenceReadings):
+        worker = worker_of(model)
+        with make(Options(words), worker, batch, WORKLOAD) as evaluate:
             verdicts.append(evaluate(paths))
         assert worker.metrics.evaluations == (paths[:, :, 0] != STOP).sum()
     ours, theirs = verdicts
@@ -123,7 +127,7 @@ def test_confirm_runs_in_float32_by_reference(model, words, batch):
     """Where bfloat16 has another verdict than float32, that of float32 is returned."""
     many = pad_paths([random_paths(tiny.LAYERS, 60, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
     coarse, fine = (
-        Options(words).evaluator(worker_of(model, dtype=dtype, reference=True), batch, WORKLOAD)
+        ReferenceReadings(Options(words), worker_of(model, dtype=dtype), batch, WORKLOAD)
         for dtype in ("bfloat16", None)
     )
     before, exact = coarse(many), fine(many)
