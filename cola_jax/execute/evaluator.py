@@ -249,7 +249,8 @@ class ReferenceEvaluator:
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
         model, dtype, precision = self.worker.model, self.dtype, self.precision
-        readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
+        with self.worker.busy():
+            readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
         if self.metrics is not None:
             self.metrics.add(evaluations=int((paths[:, :, 0] != STOP).sum()))
         return readings

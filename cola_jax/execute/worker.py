@@ -1,5 +1,6 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -89,6 +90,17 @@ class Worker:
             self.clock.stop()
             raise
         return Pending(arrays, self.clock)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Counts the time in which devices run what is not dispatched."""
+        self.clock.start()
+        compiled = COUNTER.thread_seconds()
+        try:
+            yield
+        finally:
+            self.clock.exclude(COUNTER.thread_seconds() - compiled)
+            self.clock.stop()
 
     def launches(self, tiles: Tiles) -> Iterator[Launch]:
         """Yields the calls of `forward` that run tiles, with the weights of each."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cola_jax.execute.inputs import bucket
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.question import Question
 from cola_jax.scoring.evaluator import ModelEvaluator
@@ -102,7 +103,8 @@ def confirmed(batch: BatchEvaluator, outcomes: Sequence[Outcome]) -> list[Outcom
     That is not an evaluation of the search; the report counts it apart.
     """
     best = [outcome.shortest_correct for outcome in outcomes]
-    width = max(len(path) for outcome in outcomes for path in outcome.paths)
+    found = [o.lengths[i] for o, i in zip(outcomes, best, strict=True) if i is not None]
+    width = bucket(max(found, default=1))  # since each width compiles
     paths = np.full((len(outcomes), width), STOP, np.int32)
     verdicts = Verdicts.empty((len(outcomes),), max(o.verdicts.scores.shape[1] for o in outcomes))
     for b, (outcome, i) in enumerate(zip(outcomes, best, strict=True)):

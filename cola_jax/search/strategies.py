@@ -33,26 +33,32 @@ class TreeSearch:
             keys = jnp.stack([question_key(settings.seed, i) for i in padded])
             nodes = settings.simulations + 1
             self.trees = jax.vmap(lambda key: new_tree(root, nodes, key))(keys)
+        # by running them on nothing: compiled later, they would keep the model's devices waiting
+        self.select(np.zeros(self.count))
+        self.back_up(np.zeros((self.count, 0)), np.zeros((self.count, 0)))
 
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Selects the leaves of the next wave of the active questions [B]; None for none."""
         budgets = np.where(active, self.settings.simulations + 1, 0)
-        room = self.pad(budgets, 0)
         while True:
-            with on_host():
-                self.trees, nodes = select_wave(
-                    self.trees,
-                    jnp.asarray(room, jnp.int32),
-                    preset=self.settings.preset,
-                    num_layers=self.num_layers,
-                    leaves=self.settings.leaves,
-                )
-            nodes = np.asarray(nodes)[: self.count]
+            nodes = self.select(budgets)
             if (nodes != NOTHING).any():
                 return self.proposals(nodes)
             # a wave of nothing may still have closed nodes, so the next one looks elsewhere
             if self.exhausted(budgets):
                 return None
+
+    def select(self, budgets: np.ndarray) -> np.ndarray:
+        """Adds leaves to trees of fewer nodes than their budgets [B]; returns them [B, C]."""
+        with on_host():
+            self.trees, nodes = select_wave(
+                self.trees,
+                jnp.asarray(self.pad(budgets, 0), jnp.int32),
+                preset=self.settings.preset,
+                num_layers=self.num_layers,
+                leaves=self.settings.leaves,
+            )
+        return np.asarray(nodes)[: self.count]
 
     def proposals(self, nodes: np.ndarray) -> Proposals:
         """Returns the paths of leaves [B, C], NOTHING for none."""
@@ -68,12 +74,17 @@ class TreeSearch:
         lengths = (proposals.paths != STOP).sum(axis=-1)
         penalty = self.settings.preset.length_penalty * lengths / self.num_layers
         present = proposals.node != NOTHING
-        rewards = np.where(present, verdicts.verdict - penalty, 0).astype(np.float32)
+        self.back_up(proposals.node, np.where(present, verdicts.verdict - penalty, 0))
+
+    def back_up(self, nodes: np.ndarray, rewards: np.ndarray) -> None:
+        """Adds rewards [B, C] to nodes and those above them; C may be any number up to a wave's."""
+        width = ((0, 0), (0, max(0, self.settings.leaves - nodes.shape[1])))
+        nodes, rewards = np.pad(nodes, width, constant_values=NOTHING), np.pad(rewards, width)
         with on_host():
             self.trees = back_up_wave(
                 self.trees,
-                jnp.asarray(self.pad(proposals.node, NOTHING), jnp.int32),
-                jnp.asarray(self.pad(rewards, 0)),
+                jnp.asarray(self.pad(nodes, NOTHING), jnp.int32),
+                jnp.asarray(self.pad(rewards, 0), jnp.float32),
             )
 
     def exhausted(self, budgets: np.ndarray) -> bool:

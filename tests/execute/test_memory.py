@@ -165,7 +165,7 @@ def test_get_returns_what_put_wrote(dtype, platform):
 
 
 def test_stored_as_spares_a_cpu_conversions_of_a_buffer():
-    """Those of bfloat16 would take as long for a row as for the whole buffer."""
+    """With jax 0.10, those of bfloat16 take as long for a row as for the whole buffer."""
     values, where = jnp.zeros((2, 3), "bfloat16"), jnp.array([2, 0])
 
     def compiled(dtype):
@@ -174,4 +174,5 @@ def test_stored_as_spares_a_cpu_conversions_of_a_buffer():
         return again.lower(buffer).compile().as_text()
 
     assert "f32[999" not in compiled(stored_as("bfloat16", "cpu"))
-    assert "f32[999" in compiled("bfloat16"), "XLA has learnt it: stored_as is not needed"
+    if jax.__version_info__ < (0, 11):  # newer ones need no `stored_as`
+        assert "f32[999" in compiled("bfloat16")
