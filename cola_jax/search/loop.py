@@ -103,7 +103,7 @@ def confirmed(batch: BatchEvaluator, outcomes: Sequence[Outcome]) -> list[Outcom
     That is not an evaluation of the search; the report counts it apart.
     """
     best = [outcome.shortest_correct for outcome in outcomes]
-    found = [o.lengths[i] for o, i in zip(outcomes, best, strict=True) if i is not None]
+    found = [len(o.paths[i]) for o, i in zip(outcomes, best, strict=True) if i is not None]
     width = bucket(max(found, default=1))  # since each width compiles
     paths = np.full((len(outcomes), width), STOP, np.int32)
     verdicts = Verdicts.empty((len(outcomes),), max(o.verdicts.scores.shape[1] for o in outcomes))
