@@ -1,19 +1,18 @@
 """Edits of paths: skip, repeat and move a block of layers; tables of edits, random paths."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
-from cola_jax.path import STOP, Ids, identity, pad_path, validate
+from cola_jax.path import STOP, Ids, identity
 
 Scalar = Int[ArrayLike, ""]
 
 # The edits. Each maps output positions to input positions, so one gather makes the new path; all
-# take one padded path [P] and scalars, and vmap. What falls beyond P is cut: see `edit_fits`.
+# take one padded path [P] and scalars, and vmap. What falls beyond P is cut: see `edits_fit`.
 
 
 def skip(path: Int[Array, " P"], start: Scalar, k: Scalar) -> Int[Array, " P"]:
@@ -64,16 +63,22 @@ class Edit(NamedTuple):
 
 
 def edit_table(
-    positions: int, skip: int = 4, repeat: int = 4, times: int = 4, move: int = 0
+    positions: int,
+    skip: int = 4,
+    repeat: int = 4,
+    times: int = 4,
+    move: int = 0,
+    move_block: int = 1,
 ) -> Edit:
     """Lists every edit of a path padded to `positions`, as numpy arrays [A].
 
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
-    runs, blocks moved of one layer by 1..move places either way; 0 leaves a kind out.
+    runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
     """
     shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
     shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
-    shapes += [(MOVE, 1, s) for s in range(-move, move + 1) if s]
+    places = [s for s in range(-move, move + 1) if s]
+    shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in places]
     if not shapes:
         raise ValueError("no edit is allowed: give skip, repeat (with times) or move above 0.")
     rows = np.array(
@@ -94,18 +99,28 @@ def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
     return jnp.select([kind == SKIP, kind == REPEAT], edits[:2], edits[2])
 
 
-def edit_fits(
-    length: Scalar, edit: Edit, min_length: Scalar, max_length: Scalar
-) -> Bool[Array, ""]:
-    """Says whether an edit's block lies in a path of this length, and the result is allowed."""
-    kind, start, k, amount = edit
-    after = length + jnp.select([kind == SKIP, kind == REPEAT], [-k, k * amount], 0)
-    target = start + jnp.where(kind == MOVE, amount, 0)
+def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
+    """Applies one edit to one path without padding, as `apply_edit` does to a padded one."""
+    kind, start, k, amount = (int(x) for x in edit)
+    before, block, after = path[:start], path[start : start + k], path[start + k :]
+    if kind == SKIP:
+        return before + after
+    if kind == REPEAT:
+        return before + block * (amount + 1) + after
+    rest = before + after
+    return rest[: start + amount] + block + rest[start + amount :]
+
+
+def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
+    """Says which edits' blocks lie in a path of a length, and whose result is as long as allowed.
+
+    Takes scalars and edits [A], of numpy or of JAX; returns booleans [A] of the same.
+    """
+    kind, start, k, amount = edits
+    after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)
+    target = start + amount * (kind == MOVE)
     inside = (start + k <= length) & (target >= 0) & (target + k <= length)
-    return inside & (after >= min_length) & (after <= max_length)
-
-
-edits_fit = jax.jit(jax.vmap(edit_fits, (None, 0, None, None)))  # of a table of edits
+    return inside & (after >= shortest) & (after <= longest)
 
 
 def format_edit(edit: Ids) -> str:
@@ -135,17 +150,15 @@ def random_paths(
         )
     generator = np.random.default_rng(seed)
     table = edit_table(limit)
-    start = pad_path(identity(num_layers), limit)
     found: dict[tuple[int, ...], None] = {}
     for _ in range(100 * count + 100):
         if len(found) == count:
             break
-        path = start
+        path = identity(num_layers)
         for _ in range(generator.integers(1, edits + 1)):
-            path = random_edit(path, table, generator, limit)
-        drawn = validate(path.tolist(), num_layers)
-        if drawn != identity(num_layers):
-            found[drawn] = None
+            path = edited(path, random_edit(len(path), table, generator, 1, limit))
+        if path != identity(num_layers):
+            found[path] = None
     if len(found) < count:
         raise ValueError(
             f"only {len(found)} of {count} distinct random paths were found for {num_layers} "
@@ -154,16 +167,17 @@ def random_paths(
     return list(found)
 
 
-apply_compiled = jax.jit(apply_edit)
-
-
 def random_edit(
-    path: np.ndarray, table: Edit, generator: np.random.Generator, limit: int
+    length: int, table: Edit, generator: np.random.Generator, shortest: int, longest: int
 ) -> np.ndarray:
-    """Applies one random fitting edit, the kind drawn first."""
-    fits = np.asarray(edits_fit((path != STOP).sum(), table, 1, limit))
-    kind = generator.choice(
-        [kind for kind in (SKIP, REPEAT) if (fits & (table.kind == kind)).any()]
-    )
+    """Draws one edit [4] that fits a path of a length, the kind first; ValueError where none does.
+
+    A path that is longer than the longest allowed may be made shorter.
+    """
+    fits = edits_fit(length, table, shortest, max(longest, length - 1))
+    kinds = [kind for kind in range(len(KINDS)) if (fits & (table.kind == kind)).any()]
+    if not kinds:
+        raise ValueError(f"no edit fits a path of {length} layers.")
+    kind = generator.choice(kinds)
     chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
-    return np.asarray(apply_compiled(path, Edit(*(column[chosen] for column in table))))
+    return np.array([column[chosen] for column in table])

@@ -11,7 +11,7 @@ import pytest
 from cola_jax import cli
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.scoring import SCORERS
-from cola_jax.search.presets import PRESETS, Preset
+from cola_jax.search.presets import PRESETS, TreeRules
 from tests import tiny
 
 
@@ -102,7 +102,7 @@ def test_rules_are_recorded(common, tmp_path, no_report):
 
 
 def test_rules_start_from_the_preset(common, monkeypatch):
-    other = Preset(max_skip=1, widening=3.0)
+    other = TreeRules(max_skip=1, widening=3.0)
     monkeypatch.setitem(PRESETS, "other", other)
     assert cli.chosen_preset(["search", "--preset=other"]) == "other"
     assert cli.chosen_preset(["search", "--preset", "other"]) == "other"

@@ -21,7 +21,7 @@ MOVES = [(MOVE, start, k, s) for k in (2, 3) for s in (-4, -1, 2, 5) for start i
 EDITS = Edit(*(np.concatenate([a, b]) for a, b in zip(TABLE, np.array(MOVES).T, strict=True)))
 EDITS = Edit(*(column.astype(np.int32) for column in EDITS))
 apply_all = jax.jit(jax.vmap(edits.apply_edit, (None, 0)))
-fits_all = jax.jit(jax.vmap(edits.edit_fits, (None, 0, None, None)))
+fits_all = jax.jit(edits.edits_fit)
 
 
 def edited(path, kind, start, k, amount):

@@ -7,7 +7,8 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import PathFlags, TaskFlags, run_with_progress
 from cola_jax.commands.report import Report
-from cola_jax.search.presets import PRESETS, Preset, PresetName, Settings
+from cola_jax.search.controls import Control
+from cola_jax.search.presets import PRESETS, PresetName, Rules, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Search:
     flags: OmitArgPrefixes[TaskFlags]
     preset: PresetName = "cola"
     """Rules to start from."""
-    rules: Preset = PRESETS["cola"]
+    rules: Rules = PRESETS["cola"]
     simulations: int = 100
     """Evaluations per question, beyond the baseline."""
     leaves: int = 16
@@ -26,9 +27,14 @@ class Search:
     """Random seed, combined with the question's id."""
     early_stop: bool = False
     """End a question's search at its first improvement."""
+    control: Control = "one"
+    """Wrong options for which every question is searched as well, to tell skill from luck: all that
+    are neither correct nor the model's own answer, one of them, or none."""
 
     def run(self) -> None:
-        settings = Settings(self.rules, self.simulations, self.leaves, self.seed, self.early_stop)
+        settings = Settings(
+            self.rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
+        )
         session = self.flags.prepare()
         run_with_progress(
             lambda metrics: session.search(self.flags.out, settings, metrics), searches=True

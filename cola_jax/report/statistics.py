@@ -9,6 +9,7 @@ import pyarrow as pa
 from scipy.stats import binomtest, norm
 
 LEVEL = 0.95
+RESAMPLES = 10_000  # of the questions, for a bootstrap interval
 Z = float(norm.ppf((1 + LEVEL) / 2))
 
 ROWS = 1 << 16  # processed at once, which bounds the memory that millions of paths take
@@ -72,6 +73,57 @@ class Difference:
         middle = first - second
         reach = Z * math.sqrt((first + second - middle**2) / (self.n + 2))
         return max(-1.0, middle - reach), min(1.0, middle + reach)
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """What a search for gold reached beyond its control searches, a mean over n questions.
+
+    Each question is compared with the mean over its own control searches.
+    """
+
+    value: float
+    interval: tuple[float, float]  # 95 %, bootstrap over questions; NaN where n is 0
+    n: int
+    p: float = math.nan  # see `exchange_test`
+
+    @classmethod
+    def of(cls, gold: np.ndarray, controls: np.ndarray) -> "Net":
+        """Compares values [n] for gold with the means [n] over a question's controls."""
+        difference = np.asarray(gold, float) - controls
+        if not difference.size:
+            return cls(math.nan, (math.nan, math.nan), 0)
+        random = np.random.default_rng(0)
+        index = random.integers(0, difference.size, (RESAMPLES, difference.size))
+        means = difference[index].mean(axis=1)
+        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return cls(float(difference.mean()), (float(low), float(high)), int(difference.size))
+
+    @classmethod
+    def of_hits(cls, gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> "Net":
+        """Compares whether gold was reached [n] with how many of a question's targets were [n]."""
+        net = cls.of(gold, hits / targets)
+        return dataclasses.replace(net, p=exchange_test(gold, hits, targets))
+
+
+def exchange_test(gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the p-value of the hypothesis that gold is reached like any of its wrong targets.
+
+    Then any of a question's targets, gold among them, could be the one called gold, so gold is
+    reached with the share of all of them that were. The p-value is the exact chance that gold is
+    reached on as many questions as it was, or more; NaN for no questions.
+
+    Args:
+      gold: [n], whether gold was reached.
+      hits: [n], how many wrong targets were reached.
+      targets: [n], how many wrong targets were searched for.
+    """
+    if not len(gold):
+        return math.nan
+    chance = np.ones(1)  # of each number of questions on which gold is reached
+    for share in (gold + hits) / (1 + targets):
+        chance = np.convolve(chance, [1 - share, share])
+    return float(chance[int(np.count_nonzero(gold)) :].sum().clip(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from cola_jax.report.statistics import (
     Difference,
     LayerUse,
+    Net,
     Share,
     TreeShape,
     count_distinct,
@@ -57,11 +58,15 @@ class Summary:
     after: Share  # correct on some path
     shortened: Share  # of those correct before: correct on fewer layers too
     corrected: Share  # of those wrong before: correct on some path (W→C)
-    # The control: a fixed wrong answer other than the baseline's, and whether the same evaluations
-    # gave it. `net` pairs it with W→C on the questions of `control_wrong`.
-    control: Share
-    control_wrong: Share  # among the questions wrong before
-    net: Difference
+    # The control: searches of the same questions for wrong answers other than the baseline's.
+    control: Share  # of those among the questions wrong before: reached their target
+    net: Net  # W→C minus control
+    net_closest: Net  # the same of the wrong answer that the model scores as gold alone
+    net_saved: Net  # layers saved on C→C minus those that a control search saves
+    # A fixed wrong answer, and whether the search for gold came across it; `net_on_the_way` pairs
+    # it with W→C. It flatters the search, which after its first hit stays near gold.
+    on_the_way: Share
+    net_on_the_way: Difference
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
     levels: tuple[Level, ...]  # of all metadata that take more than one level
 
@@ -69,7 +74,8 @@ class Summary:
     length_retained: float  # of C→C
     length_corrected: float  # of W→C
 
-    evaluations: int
+    evaluations: int  # of the searches for gold
+    control_evaluations: int  # beyond those, of the control searches
     answers: float  # distinct options answered per question, or distinct answers decoded
     options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
@@ -107,7 +113,8 @@ def summarise(run: RunDirectory) -> Summary:
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
-    rows = read_evaluations(run, [*tree, "answer_text", "truncated"])
+    rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
+    rows = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
     results = summarise_questions(questions, num_layers)
     results["layers"][ALL] = layer_use(rows["path"], num_layers)
@@ -164,9 +171,11 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
     best = questions["best"]
     found = ~is_null(best)
     lengths = np.where(found, list_lengths(best), num_layers)
-    has_control = ~is_null(questions["control"])
-    reached = is_true(questions["control_reached"])
-    compared = has_control & wrong
+    passed = is_true(questions["control_reached"])
+    compared = ~is_null(questions["control"]) & wrong
+    controls = count_controls(questions, num_layers)
+    searched, closest = wrong & (controls.targets > 0), wrong & controls.has_closest
+    retained = correct & (controls.targets > 0)
     groups = {RETAINED: correct & found, CORRECTED: wrong & found}
     return {
         "excluded": int(np.count_nonzero(~graded)),
@@ -174,9 +183,17 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "after": Share.of(found[graded]),
         "shortened": Share.of(lengths[correct] < num_layers),
         "corrected": Share.of(found[wrong]),
-        "control": Share.of(reached[has_control & graded]),
-        "control_wrong": Share.of(reached[compared]),
-        "net": Difference.of(found[compared], reached[compared]),
+        "control": Share(int(controls.hits[searched].sum()), int(controls.targets[searched].sum())),
+        "net": Net.of_hits(found[searched], controls.hits[searched], controls.targets[searched]),
+        "net_closest": Net.of_hits(
+            found[closest], controls.closest[closest], np.ones(np.count_nonzero(closest))
+        ),
+        "net_saved": Net.of(
+            np.maximum(num_layers - lengths[retained], 0), controls.saved[retained]
+        ),
+        "on_the_way": Share.of(passed[compared]),
+        "net_on_the_way": Difference.of(found[compared], passed[compared]),
+        "control_evaluations": controls.evaluations,
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
         "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
         "length": mean(lengths[graded]),
@@ -189,6 +206,39 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
             for name, mask in groups.items()
         },
     }
+
+
+class Controls(NamedTuple):
+    """The control searches of n questions."""
+
+    targets: np.ndarray  # [n], wrong answers searched for
+    hits: np.ndarray  # [n], of them: reached
+    saved: np.ndarray  # [n], layers saved by the shortest path to them, mean
+    has_closest: np.ndarray  # [n], whether the one that the model scores as gold is among them
+    closest: np.ndarray  # [n], whether that one was reached
+    evaluations: int  # that no other search of a question had made
+
+
+def count_controls(questions: pa.Table, num_layers: int) -> Controls:
+    """Counts what the control searches of each question reached."""
+    rows = [row or [] for row in questions["controls"].to_pylist()]
+    nearest = questions["closest"].to_pylist()
+
+    def saved(control: dict[str, Any]) -> int:
+        return 0 if control["best"] is None else max(0, num_layers - len(control["best"]))
+
+    closest = [
+        [one for one in row if one["target"] == near]
+        for row, near in zip(rows, nearest, strict=True)
+    ]
+    return Controls(
+        targets=np.array([len(row) for row in rows], int),
+        hits=np.array([sum(one["best"] is not None for one in row) for row in rows], int),
+        saved=np.array([mean(np.array([saved(one) for one in row])) for row in rows], float),
+        has_closest=np.array([bool(near) for near in closest], bool),
+        closest=np.array([bool(near) and near[0]["best"] is not None for near in closest], bool),
+        evaluations=sum(one["evaluations"] - one["reused"] for row in rows for one in row),
+    )
 
 
 def count_levels(

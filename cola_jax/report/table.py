@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cola_jax.path import format_path, identity
-from cola_jax.report.statistics import Difference, Share
+from cola_jax.report.statistics import Difference, Net, Share
 from cola_jax.report.summary import PathResult, Summary, path_results, scorer_flag
 from cola_jax.runs.directory import RunDirectory
 
@@ -44,12 +44,15 @@ def answer_rows(summary: Summary) -> list[Row]:
         share_row("correct after (on some path)", summary.after),
         share_row("W→C: wrong before, correct after", summary.corrected),
         share_row(
-            f"control: reached a fixed wrong {summary.answer_noun}",
-            summary.control_wrong,
+            f"control: the same search for a wrong {summary.answer_noun}",
+            summary.control,
             "control",
         ),
-        difference_row("W→C minus control, in points", summary.net),
-        share_row("control over all questions", summary.control, "control"),
+        net_row("W→C minus control, in points", summary.net),
+        net_row("W→C minus the control closest to correct", summary.net_closest),
+        difference_row(
+            f"W→C minus a wrong {summary.answer_noun} met on the way", summary.net_on_the_way
+        ),
         share_row("C→C: still correct on fewer layers", summary.shortened),
         share_row(f"best path {confirmed}", summary.confirmed),
     ]
@@ -80,6 +83,14 @@ def difference_row(label: str, difference: Difference) -> Row:
     return Row(label, format_points(difference.value), interval, f"{difference.n:,}", "control")
 
 
+def net_row(label: str, net: Net) -> Row:
+    """Makes the row of what a search reached beyond its controls, with its exact p-value."""
+    value = format_points(net.value)
+    if not math.isnan(net.p):
+        value += " (p <0.001)" if net.p < 0.001 else f" (p {net.p:.3f})"
+    return Row(label, value, format_interval(net.interval, signed=True), f"{net.n:,}", "control")
+
+
 def length_rows(summary: Summary) -> list[Row]:
     """Lists the mean lengths."""
     return [
@@ -87,7 +98,17 @@ def length_rows(summary: Summary) -> list[Row]:
         Row("layers after, mean over questions", format_mean(summary.length)),
         Row("layers of the best paths, C→C, mean", format_mean(summary.length_retained)),
         Row("layers of the best paths, W→C, mean", format_mean(summary.length_corrected)),
+        saved_row("layers saved on C→C minus control, mean", summary.net_saved),
     ]
+
+
+def saved_row(label: str, net: Net) -> Row:
+    """Makes the row of layers saved beyond a control."""
+    if math.isnan(net.value):
+        return Row(label, NO_VALUE, "", "0", "control")
+    low, high = (f"{bound:+.1f}".replace("-", "−") for bound in net.interval)
+    value = f"{net.value:+.1f}".replace("-", "−")
+    return Row(label, value, f"{low} to {high}", f"{net.n:,}", "control")
 
 
 def search_rows(summary: Summary) -> list[Row]:
@@ -96,6 +117,7 @@ def search_rows(summary: Summary) -> list[Row]:
     return [
         *distinct_answer_rows(summary),
         Row("evaluations", f"{summary.evaluations:,}"),
+        Row("evaluations that the control adds", control_cost(summary), role="control"),
         Row("evaluations per question, mean", format_mean(summary.per_question)),
         share_row("evaluations not finite", summary.not_finite),
         *decoding_rows(summary),
@@ -104,6 +126,12 @@ def search_rows(summary: Summary) -> list[Row]:
         Row("children per root, mean", format_mean(tree.root_children)),
         Row("children per expanded node, mean", format_mean(tree.children)),
     ]
+
+
+def control_cost(summary: Summary) -> str:
+    """Formats what the control searches cost beyond the searches for gold."""
+    more = summary.control_evaluations
+    return f"{more:,} ({more / summary.evaluations:+.0%})"
 
 
 def distinct_answer_rows(summary: Summary) -> list[Row]:
@@ -133,9 +161,10 @@ def summary_caption(summary: Summary) -> str:
     unfinished = "" if summary.done == summary.planned else " (unfinished)"
     parts = [
         f"{summary.evaluations:,} evaluations on {progress}{unfinished}. Intervals: 95 %, Wilson; "
-        f"the difference is paired. Control: a fixed {summary.answer_noun} that is neither correct "
-        "nor the model's first answer; only the part of W→C that exceeds the control is evidence "
-        "of skill."
+        f"differences are paired over questions, and those of searches bootstrapped. Control: the "
+        f"same search for an {summary.answer_noun} that is neither correct nor the model's own; "
+        "only what exceeds it is evidence of skill. p: the chance of as large an effect if the "
+        "correct one were any of those searched for."
     ]
     if summary.ungraded.hits:
         parts.append("Ungraded: the grader failed; counts neither as correct nor as wrong.")

@@ -7,9 +7,19 @@ import pyarrow as pa
 
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
+from cola_jax.search.controls import closest_target, control_targets
 from cola_jax.search.outcome import Outcome
 
 PATH = pa.list_(pa.int16())
+
+CONTROL = pa.struct(
+    {
+        "target": pa.int16(),
+        "best": PATH,  # the shortest path that gives it, null where there is none
+        "evaluations": pa.int32(),
+        "reused": pa.int32(),  # of them: evaluated before, by another search of the question
+    }
+)
 
 EVALUATIONS = pa.schema(
     {
@@ -24,7 +34,10 @@ EVALUATIONS = pa.schema(
         "node": pa.int32(),  # number of the evaluation within its question
         "wave": pa.int32(),  # the step of the search, 0 for the baseline
         "parent": pa.int32(),  # the node whose path was edited, null for none
-        "edit": pa.string(),
+        "edit": pa.string(),  # null also where a path is several edits away
+        "target": pa.int16(),  # the option that the search looked for, of which the verdict is
+        "control": pa.bool_(),  # of a control search, whose target is wrong
+        "reused": pa.bool_(),  # evaluated before, by another search of the question
         # the rest is of scorers that decode, null for others
         "text": pa.string(),  # decoded, up to what ended it
         "answer_text": pa.string(),  # the answer found in it
@@ -52,8 +65,10 @@ QUESTIONS = pa.schema(
         "confirmed": pa.bool_(),  # whether it is right in float32 too
         "front": pa.list_(PATH),  # the Pareto front of (verdict, length)
         "control": pa.int16(),  # a fixed wrong option, null where there is none
-        "control_reached": pa.bool_(),  # whether some evaluation answered it
+        "control_reached": pa.bool_(),  # whether the search for gold came across it
         "answers": pa.int16(),  # distinct options answered
+        "controls": pa.list_(CONTROL),  # searches of the same question for wrong options
+        "closest": pa.int16(),  # of those options, the one the pretrained model scores as gold
     }
 )
 
@@ -78,6 +93,9 @@ def evaluation_rows(
             "wave": 0,
             "parent": None,
             "edit": None,
+            "target": encoded.question.answer if options else None,
+            "control": False,
+            "reused": False,
             **completion_columns(verdicts.completion[i]),
         }
         for i, path in enumerate(paths)
@@ -115,28 +133,49 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
 
 
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
-    """Makes the rows of all that a search evaluated for one question."""
+    """Makes the rows of all that the searches of one question asked about, that for gold first."""
     rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts)
-    for node, row in enumerate(rows[1:], start=1):
-        row |= {
-            "wave": int(outcome.wave[node]),
-            "parent": int(outcome.parent[node]),
-            "edit": outcome.describe_edit(node),
-        }
-    return rows
+    control = outcome.target != outcome.question.answer
+    for node, row in enumerate(rows):
+        row |= {"target": outcome.target, "control": control}
+        row["reused"] = bool(outcome.reused[node])
+        if node:
+            row |= {
+                "wave": int(outcome.wave[node]),
+                "parent": int(outcome.parent[node]),
+                "edit": outcome.describe_edit(node),
+            }
+    return [
+        *rows,
+        *(row for other in outcome.controls for row in search_evaluation_rows(encoded, other)),
+    ]
 
 
 def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
-    """Makes the row that sums up one question's search, its control included."""
-    best, control = outcome.shortest_correct, outcome.control
-    answers = outcome.verdicts.answer
+    """Makes the row that sums up the searches of one question."""
+    best, answers = outcome.shortest_correct, outcome.verdicts.answer
+    question, plain = outcome.question, int(answers[0])
+    one = next(iter(control_targets(question, plain, "one")), None)
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
-        "baseline_answer": int(answers[0]),
+        "baseline_answer": plain,
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,
         "front": [outcome.paths[i] for i in outcome.front],
-        "control": control,
-        "control_reached": None if control is None else bool(np.any(answers == control)),
+        "control": one,
+        "control_reached": None if one is None else bool(np.any(answers == one)),
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
+        "controls": [control_row(control) for control in outcome.controls],
+        "closest": closest_target(question, plain, outcome.verdicts.scores[0]),
+    }
+
+
+def control_row(outcome: Outcome) -> dict[str, Any]:
+    """Sums up a control search."""
+    best = outcome.shortest_correct
+    return {
+        "target": outcome.target,
+        "best": None if best is None else outcome.paths[best],
+        "evaluations": outcome.evaluations,
+        "reused": int(outcome.reused.sum()),
     }

@@ -161,8 +161,14 @@ class Session:
             )
 
         recorded = {"command": "search", **dataclasses.asdict(settings)}
-        workload, each = settings.workload(self.num_layers), settings.simulations + 1
+        workload, each = settings.workload(self.num_layers), self.expected(settings)
         return self.fill(directory, recorded, workload, work, metrics, each)
+
+    def expected(self, settings: Settings) -> int:
+        """Returns the most evaluations of a question, those of its control searches included."""
+        options = max(len(encoded.question.options) for encoded in self.encoded)
+        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}[settings.control]
+        return 1 + settings.simulations * (1 + max(0, controls))
 
     def evaluate(
         self,

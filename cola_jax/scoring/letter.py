@@ -84,6 +84,16 @@ class StrictLetter(Letter):
         rival = np.where(finite, np.asarray(readings.rival)[:, gold], 0.0)
         return Verdicts.of_scores(logprob, gold, finite, answer=answer, rival=rival)
 
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        """Reads verdicts as `Scorer.of_target`, against the best other letter.
+
+        Tokens that are no letters are not stored; where one of them was the answer, no margin is
+        above 0.
+        """
+        again = verdicts.of_target(target)
+        below = again.margin.clip(max=0)
+        return again._replace(margin=np.where(again.verdict, again.margin, below))
+
 
 def plain_prompt(question: Question) -> str:
     """Lists as many letters as there are options."""

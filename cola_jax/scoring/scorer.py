@@ -49,6 +49,10 @@ class Scorer(abc.ABC):
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Turns the readings [C, Q] of C paths of one question into verdicts [C]."""
 
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        """Reads verdicts with another option as the target: how close paths came to answer it."""
+        return verdicts.of_target(target)
+
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> contextlib.AbstractContextManager["BatchEvaluator"]:
@@ -84,6 +88,10 @@ class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.AB
     @abc.abstractmethod
     def __call__(self, paths: np.ndarray) -> Verdicts:
         """Evaluates a wave of paths [B, C, P], STOP-padded; blocks; returns fields [B, C]."""
+
+    @abc.abstractmethod
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        """Reads verdicts of an earlier call with another option as the target; as `Scorer`."""
 
     @abc.abstractmethod
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
@@ -123,6 +131,9 @@ class ReadingEvaluator(BatchEvaluator):
             )
             out.put((b, present), self.scorer.verdicts(row, encoded))
         return out
+
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        return self.scorer.of_target(verdicts, target)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
         run = ReferenceEvaluator(self.worker, self.prompts, np.dtype(np.float32), "highest")

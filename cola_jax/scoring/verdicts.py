@@ -73,8 +73,8 @@ class Verdicts(NamedTuple):
         """
         scores = np.asarray(scores, np.float64)
         finite = np.asarray(np.isfinite(scores).all(axis=-1) if finite is None else finite)
-        # a path that is not finite has no order among its options
-        known = np.where(finite[..., None], scores, 0.0)
+        # a path that is not finite has no order among its options; one that is not there has none
+        known = np.where(finite[..., None], np.where(np.isnan(scores), -np.inf, scores), 0.0)
         gold = np.broadcast_to(np.asarray(gold), finite.shape)
         is_gold = np.arange(scores.shape[-1]) == gold[..., None]
         if rival is None:
@@ -90,6 +90,16 @@ class Verdicts(NamedTuple):
             finite=finite,
             completion=np.full(finite.shape, None, object),
         )
+
+    def of_target(self, target: int | np.ndarray, *, rival: np.ndarray | None = None) -> "Verdicts":
+        """Reads the same evaluations with another answer as the target.
+
+        Args:
+          target: the option that counts as right, or one for each entry of the leading axes.
+          rival: what the target's score is compared with; the best other option's when None.
+        """
+        again = self.of_scores(self.scores, target, self.finite, answer=self.answer, rival=rival)
+        return again._replace(scores=self.scores, completion=self.completion)
 
     def put(self, index: tuple, verdicts: "Verdicts") -> None:
         """Writes verdicts at an index of the leading axes; they may have other options."""

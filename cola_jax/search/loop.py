@@ -11,20 +11,22 @@ from cola_jax.question import Question
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator, Evaluate
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.search.controls import Control, control_targets
+from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.outcome import History, Outcome, Proposals
-from cola_jax.search.presets import PRESETS, Preset, Settings
-from cola_jax.search.strategies import TreeSearch
+from cola_jax.search.presets import PRESETS, Rules, Settings
 
 
 def search(
     evaluate: Evaluate | ModelEvaluator,
     questions: Sequence[Question],
     *,
-    strategy: str | Preset = "cola",
+    strategy: str | Rules = "cola",
     evaluations: int = 100,
     leaves: int = 16,
     seed: int = 0,
     early_stop: bool = False,
+    control: Control = "one",
     num_layers: int | None = None,
 ) -> list[Outcome]:
     """Searches paths for every question.
@@ -40,6 +42,8 @@ def search(
         depends on neither the other questions nor their order.
       early_stop: end a question's search once a wrong answer is right, or a right one needs fewer
         layers.
+      control: wrong options for which each question is searched as well, to tell skill from luck:
+        `all` that are neither gold nor the model's own answer, `one` of them, or `none`.
       num_layers: L; needed where `evaluate` is a function of your own.
 
     Returns:
@@ -50,7 +54,7 @@ def search(
       ValueError: for no questions, other questions than the evaluator's, an unknown preset, counts
         below 1, or no `num_layers`; and as `evaluate` does.
     """
-    settings = Settings(resolve(strategy), evaluations, leaves, seed, early_stop)
+    settings = Settings(resolve(strategy), evaluations, leaves, seed, early_stop, control)
     if not questions:
         raise ValueError("there are no questions to search.")
     if not isinstance(evaluate, ModelEvaluator):
@@ -71,7 +75,7 @@ def search(
     return [found[i] for i in range(len(questions))]
 
 
-def resolve(strategy: str | Preset) -> Preset:
+def resolve(strategy: str | Rules) -> Rules:
     """Returns the preset of that name; ValueError with the list of names where there is none."""
     if not isinstance(strategy, str):
         return strategy
@@ -83,18 +87,42 @@ def resolve(strategy: str | Preset) -> Preset:
 def search_batch(
     evaluate: Evaluate, questions: Sequence[Question], num_layers: int, settings: Settings
 ) -> list[Outcome]:
-    """Searches a batch of questions in step: propose, evaluate, record, update."""
-    strategy = TreeSearch([question.id for question in questions], num_layers, settings)
-    history = History(questions, num_layers, settings.simulations + 1)
+    """Searches a batch of questions in step, each for gold and for its control targets.
+
+    The searches of a question share their evaluations: only what none has evaluated before is run.
+    """
+    evaluations = Evaluations(evaluate, questions)
     root = pad_path(identity(num_layers), settings.positions(num_layers))
-    proposals: Proposals | None = Proposals.root(root, len(questions))
+    question = np.arange(len(questions))
+    target = np.array([each.answer for each in questions])
+    plain, _ = evaluations(question, target, np.tile(root, (len(questions), 1, 1)))
+    controls = [
+        (b, j)
+        for b, each in enumerate(questions)
+        for j in control_targets(each, int(plain.answer[b, 0]), settings.control)
+    ]
+    question = np.array([*question, *(b for b, _ in controls)])
+    target = np.array([*target, *(j for _, j in controls)])
+    asked = [questions[b] for b in question]
+    strategy = settings.preset.strategy([each.id for each in asked], num_layers, settings)
+    history = History(asked, target.tolist(), num_layers, settings.simulations + 1)
+    proposals: Proposals | None = Proposals.root(root, len(asked))
     while proposals is not None:
-        verdicts = evaluate(proposals.paths)
-        history.record(proposals, verdicts)
+        verdicts, reused = evaluations(question, target, proposals.paths)
+        if not history.waves:
+            reused[: len(questions)] = False  # evaluated above, for them
+        history.record(proposals, verdicts, reused)
         strategy.update(proposals, verdicts)
         active = ~(settings.early_stop & history.improved)
         proposals = strategy.propose(active)
-    return history.outcomes()
+    outcomes = history.outcomes()
+    own, others = outcomes[: len(questions)], outcomes[len(questions) :]
+    return [
+        dataclasses.replace(
+            outcome, controls=tuple(o for (i, _), o in zip(controls, others, strict=True) if i == b)
+        )
+        for b, outcome in enumerate(own)
+    ]
 
 
 def confirmed(batch: BatchEvaluator, outcomes: Sequence[Outcome]) -> list[Outcome]:

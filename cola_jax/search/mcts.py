@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.edits import Edit, apply_edit, edit_table, edits_fit
-from cola_jax.search.presets import Preset
+from cola_jax.path import STOP
+from cola_jax.search.presets import Rules, TreeRules
 from cola_jax.search.tree import (
     ROOT,
     Tree,
@@ -22,6 +23,7 @@ from cola_jax.search.tree import (
 
 NOTHING = -1  # the slot of a leaf that could not be selected
 MAX_VISITS = 1 << 16
+EARLY = 0  # number of the random key that ends descents early
 
 
 @functools.cache
@@ -34,9 +36,9 @@ def logarithms() -> np.ndarray:
     return np.log(np.maximum(np.arange(MAX_VISITS), 1)).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("preset", "num_layers", "leaves"))
+@functools.partial(jax.jit, static_argnames=("rules", "num_layers", "leaves"))
 def select_wave(
-    trees: Tree, budgets: Int[Array, " B"], *, preset: Preset, num_layers: int, leaves: int
+    trees: Tree, budgets: Int[Array, " B"], *, rules: TreeRules, num_layers: int, leaves: int
 ) -> tuple[Tree, Int[Array, "B C"]]:
     """Selects up to `leaves` new nodes in each tree, and adds them as pending.
 
@@ -46,7 +48,7 @@ def select_wave(
 
     def one(tree: Tree, budget: Int[Array, ""]) -> tuple[Tree, Int[Array, " C"]]:
         def step(tree, _):
-            return select_leaf(tree, budget, preset, num_layers)
+            return select_leaf(tree, budget, rules, num_layers)
 
         return jax.lax.scan(step, tree, length=leaves)
 
@@ -60,12 +62,12 @@ def back_up_wave(trees: Tree, nodes: Int[Array, "B C"], rewards: Float[Array, "B
 
 
 def select_leaf(
-    tree: Tree, budget: Int[Array, ""], preset: Preset, num_layers: int
+    tree: Tree, budget: Int[Array, ""], rules: TreeRules, num_layers: int
 ) -> tuple[Tree, Int[Array, ""]]:
     """Descends from the root to the node to expand, and adds one child of it."""
-    node = descend(tree, preset, num_layers)
     key = jax.random.fold_in(tree.key, tree.size)
-    path, edit, found = draw_child(tree, node, key, preset, num_layers)
+    node = descend(tree, key, rules, num_layers)
+    path, edit, found = draw_child(tree, node, key, rules, num_layers)
     has_room = tree.size < budget
     # the tree only grows, so a node without a new path now never has one again
     outcomes = (add_node(tree, node, path, edit), close(tree, node), tree)
@@ -74,10 +76,16 @@ def select_leaf(
     return tree, jnp.where(has_room & found, tree.size - 1, NOTHING)
 
 
-def descend(tree: Tree, preset: Preset, num_layers: int) -> Int[Array, ""]:
+def descend(tree: Tree, key: Array, rules: TreeRules, num_layers: int) -> Int[Array, ""]:
     """Follows the best child until a node may have one more."""
-    scores = ucb(tree, preset, num_layers)
-    limits = jnp.ceil(preset.widening * jnp.sqrt(tree.visits.astype(jnp.float32)))
+    scores = ucb(tree, rules, num_layers)
+    grown = tree.visits.astype(jnp.float32)
+    # an exactly rounded root: see `logarithms`
+    grown = jnp.sqrt(grown) if rules.widening_power == 0.5 else grown**rules.widening_power
+    limits = jnp.ceil(rules.widening * grown)
+    if rules.epsilon:
+        drawn = jax.random.uniform(jax.random.fold_in(key, EARLY), tree.visits.shape)
+        limits = jnp.where(drawn < rules.epsilon, jnp.inf, limits)
 
     def goes_on(node):
         may_expand = ~tree.closed[node] & (tree.children[node] < limits[node])
@@ -89,19 +97,20 @@ def descend(tree: Tree, preset: Preset, num_layers: int) -> Int[Array, ""]:
     return jax.lax.while_loop(goes_on, step, jnp.int32(ROOT))
 
 
-def ucb(tree: Tree, preset: Preset, num_layers: int) -> Float[Array, " M"]:
-    """Q/v + c sqrt(ln V / v) - lambda |P|/L of every node, V of the tree (CoLa, section 3)."""
+def ucb(tree: Tree, rules: TreeRules, num_layers: int) -> Float[Array, " M"]:
+    """Q/v + c sqrt(ln V / v) - lambda |P|/L of every node (CoLa, section 3)."""
     visits = jnp.maximum(tree.visits, 1).astype(jnp.float32)
-    log_total = jnp.asarray(logarithms())[jnp.minimum(tree.visits[ROOT], MAX_VISITS - 1)]
+    counted = ROOT if rules.visits == "tree" else jnp.maximum(tree.parents, ROOT)
+    log_total = jnp.asarray(logarithms())[jnp.minimum(tree.visits[counted], MAX_VISITS - 1)]
     return (
         tree.value / visits
-        + preset.exploration * jnp.sqrt(log_total / visits)
-        - preset.length_weight * lengths(tree).astype(jnp.float32) / num_layers
+        + rules.exploration * jnp.sqrt(log_total / visits)
+        - rules.length_weight * lengths(tree).astype(jnp.float32) / num_layers
     )
 
 
 def draw_child(
-    tree: Tree, node: Int[Array, ""], key: Array, preset: Preset, num_layers: int
+    tree: Tree, node: Int[Array, ""], key: Array, rules: TreeRules, num_layers: int
 ) -> tuple[Int[Array, " P"], Edit, Bool[Array, ""]]:
     """Draws an edit of a node's path that makes a path the tree does not have.
 
@@ -110,13 +119,19 @@ def draw_child(
     edit, and whether there was one.
     """
     path = tree.paths[node]
-    table = edit_table(
-        path.shape[0], preset.max_skip, preset.max_repeat, preset.max_times, preset.max_move
-    )
-    allowed = edits_fit(lengths(tree)[node], table, *preset.lengths(num_layers))
+    table = table_of(rules, path.shape[0])
+    length, (shortest, longest) = lengths(tree)[node], rules.lengths(num_layers)
+    # a path that is longer than allowed, such as the identity, may be made shorter
+    allowed = edits_fit(length, table, shortest, jnp.maximum(longest, length - 1))
+    if rules.deep_block is not None:
+        allowed &= (node == ROOT) | (table.k <= rules.deep_block)
+    if rules.ordered:
+        allowed &= table.start >= tree.edits[node, 1]
     paths = jax.vmap(apply_edit, (None, 0))(path, table)
     known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
     allowed &= ~known.any(axis=1)
+    if rules.max_runs is not None:
+        allowed &= most_runs(paths, num_layers) <= rules.max_runs
 
     kind_key, edit_key = jax.random.split(key)
     kinds = np.unique(table.kind)
@@ -125,6 +140,24 @@ def draw_child(
     chosen = draw(edit_key, allowed & (table.kind == jnp.asarray(kinds)[kind]))
     edit = Edit(*(jnp.asarray(column)[chosen] for column in table))
     return paths[chosen], edit, left.any()
+
+
+def table_of(rules: Rules, positions: int) -> Edit:
+    """Lists the edits of a search, as `edit_table`."""
+    return edit_table(
+        positions,
+        rules.max_skip,
+        rules.max_repeat,
+        rules.max_times,
+        rules.max_move,
+        rules.max_move_block,
+    )
+
+
+def most_runs(paths: Int[Array, "A P"], num_layers: int) -> Int[Array, " A"]:
+    """Counts how often each path runs the layer that it runs most often."""
+    runs = jax.vmap(lambda path: jnp.zeros(num_layers, jnp.int32).at[path].add(path != STOP))
+    return runs(paths).max(axis=1)
 
 
 def draw(key: Array, allowed: Bool[Array, " A"]) -> Int[Array, ""]:

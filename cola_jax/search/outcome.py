@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,19 +37,25 @@ class Proposals(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The E evaluations of one question in order; the first is the identity path, the baseline."""
+    """The E evaluations of one search in order; the first is the identity path, the baseline.
+
+    Right is a path that gives the target: gold, or in a control search a wrong option.
+    """
 
     question: Question
+    target: int
     paths: list[tuple[int, ...]]
-    verdicts: Verdicts  # fields [E]
+    verdicts: Verdicts  # fields [E], of the target
     wave: np.ndarray  # [E], the wave in which it was evaluated, 0 for the baseline
     parent: np.ndarray  # [E], the evaluation whose path was edited, -1 for the baseline
     edits: np.ndarray  # [E, 4], kind, start, k, amount; zeros for the baseline
+    reused: np.ndarray  # [E], whether another search of the question had evaluated the path
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
+    controls: tuple["Outcome", ...] = ()  # of the same question for wrong options
 
     @property
     def evaluations(self) -> int:
-        """The number of (question, path) pairs run through the model."""
+        """The number of paths that the search has asked about."""
         return len(self.paths)
 
     @property
@@ -93,32 +98,23 @@ class Outcome:
             return [i for i in (right, wrong) if i is not None]
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
 
-    @property
-    def control(self) -> int | None:
-        """The wrong option that the search is compared with, by a hash of the question's id.
-
-        The control must start where a wrong question starts: with an option that the pretrained
-        model does not choose. So neither gold nor the baseline's answer is picked; None where no
-        other option is left.
-        """
-        question = self.question
-        taken = {question.answer, int(self.verdicts.answer[ROOT])}
-        others = [j for j in range(len(question.options)) if j not in taken]
-        if not others:
-            return None
-        digest = hashlib.sha256(f"control {question.id}".encode()).digest()
-        return others[int.from_bytes(digest[:8], "little") % len(others)]
-
-    def describe_edit(self, i: int) -> str:
-        """Writes the edit that made a path from its parent's."""
-        return format_edit(self.edits[i])
+    def describe_edit(self, i: int) -> str | None:
+        """Writes the edit that made a path from its parent's; None where there were several."""
+        return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
 
 class History:
-    """Everything evaluated so far for a batch of questions, at most E evaluations each."""
+    """Everything evaluated so far in S searches, at most E evaluations each."""
 
-    def __init__(self, questions: Sequence[Question], num_layers: int, evaluations: int):
-        self.questions, self.num_layers = questions, num_layers
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        targets: Sequence[int],
+        num_layers: int,
+        evaluations: int,
+    ):
+        """Takes the question and the target of each search."""
+        self.questions, self.targets, self.num_layers = questions, targets, num_layers
         shape = (len(questions), evaluations)
         most = max(1, *(len(question.options) for question in questions))
         self.verdicts = Verdicts.empty(shape, most)
@@ -127,24 +123,26 @@ class History:
         self.wave, self.waves = np.zeros(shape, np.int32), 0
         self.parent = np.full(shape, NO_PARENT, np.int32)
         self.edits = np.zeros((*shape, 4), np.int32)
+        self.reused = np.zeros(shape, bool)
 
-    def record(self, proposals: Proposals, verdicts: Verdicts) -> None:
-        """Records the verdicts of a wave."""
-        for b in range(len(self.questions)):
-            present = np.flatnonzero(proposals.node[b] >= 0)
-            nodes = proposals.node[b][present]
-            rows = proposals.paths[b][present]
-            self.paths[b] += [tuple(row[row != STOP].tolist()) for row in rows]
-            self.verdicts.put((b, nodes), verdicts.take((b, present)))
-            self.lengths[b, nodes] = (rows != STOP).sum(axis=-1)
-            self.wave[b, nodes] = self.waves
-            self.parent[b, nodes] = proposals.parent[b][present]
-            self.edits[b, nodes] = proposals.edits[b][present]
+    def record(self, proposals: Proposals, verdicts: Verdicts, reused: np.ndarray) -> None:
+        """Records the verdicts of a wave [S, C], and which of them were known before."""
+        for s in range(len(self.questions)):
+            present = np.flatnonzero(proposals.node[s] >= 0)
+            nodes = proposals.node[s][present]
+            rows = proposals.paths[s][present]
+            self.paths[s] += [tuple(row[row != STOP].tolist()) for row in rows]
+            self.verdicts.put((s, nodes), verdicts.take((s, present)))
+            self.lengths[s, nodes] = (rows != STOP).sum(axis=-1)
+            self.wave[s, nodes] = self.waves
+            self.parent[s, nodes] = proposals.parent[s][present]
+            self.edits[s, nodes] = proposals.edits[s][present]
+            self.reused[s, nodes] = reused[s][present]
         self.waves += 1
 
     @property
     def improved(self) -> np.ndarray:
-        """Questions [B] answered rightly where the model is wrong, or on fewer layers.
+        """Searches [S] that reached their target where the model does not, or on fewer layers.
 
         Not those where the grader failed on the model's own answer, which may be either.
         """
@@ -154,18 +152,20 @@ class History:
         return known & np.any(verdict & (~root | shorter), axis=1)
 
     def outcomes(self) -> list[Outcome]:
-        """Collects what is known of every question."""
+        """Collects what is known of every search."""
         outcomes = []
-        for b, question in enumerate(self.questions):
-            size = len(self.paths[b])
+        for s, question in enumerate(self.questions):
+            size = len(self.paths[s])
             outcomes.append(
                 Outcome(
                     question=question,
-                    paths=self.paths[b],
-                    verdicts=self.verdicts.take((b, slice(size))),
-                    wave=self.wave[b, :size],
-                    parent=self.parent[b, :size],
-                    edits=self.edits[b, :size],
+                    target=self.targets[s],
+                    paths=self.paths[s],
+                    verdicts=self.verdicts.take((s, slice(size))),
+                    wave=self.wave[s, :size],
+                    parent=self.parent[s, :size],
+                    edits=self.edits[s, :size],
+                    reused=self.reused[s, :size],
                 )
             )
         return outcomes

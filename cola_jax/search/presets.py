@@ -1,28 +1,25 @@
 """Presets: everything that decides which paths a search evaluates, by name."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
+
+from cola_jax.search.controls import Control
 
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
+    from cola_jax.search.strategies import Strategy
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
-    """The rules of a search; recorded whole with every run.
+class Rules:
+    """What all strategies have in common; recorded whole with every run."""
 
-    A node P is worth Q(P)/v(P) + exploration * sqrt(ln V / v(P)) - length_weight * |P|/L, where v
-    are the node's visits and V those of the whole tree (CoLa, section 3).
-    """
-
-    exploration: float = 2.0  # c
-    length_weight: float = 0.1  # lambda
-    length_penalty: float = 0.0  # taken off the reward, times |P|/L
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
     max_times: int = 4  # extra runs of a repeated block
-    max_move: int = 0  # places a layer may move either way; 0 turns moves off
-    widening: float = 2.0  # a node has up to widening * sqrt(visits) children
+    max_move: int = 0  # places a block may move either way; 0 turns moves off
+    max_move_block: int = 1  # layers in the largest block moved
     min_length: float = 0.25  # the shortest path, in multiples of L
     max_length: float = 2.0  # the longest path, in multiples of L
 
@@ -32,30 +29,155 @@ class Preset:
                 raise ValueError(f"{name} must be 0 or more, it is {getattr(self, name)}.")
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise ValueError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
-        if not 0 <= self.min_length <= 1 <= self.max_length:
+        if self.max_move_block < 1:
+            raise ValueError(f"max_move_block must be at least 1, it is {self.max_move_block}.")
+        if not 0 <= self.min_length <= self.max_length or self.max_length <= 0:
             raise ValueError(
-                "min_length must be in 0..1 and max_length at least 1 (both in multiples of L), "
-                f"they are {self.min_length} and {self.max_length}."
+                "min_length must be at least 0 and max_length at least that and above 0 (both in "
+                f"multiples of L), they are {self.min_length} and {self.max_length}."
             )
-        if self.widening < 1:
-            raise ValueError(f"widening must be at least 1, it is {self.widening}.")
-        if self.exploration < 0:
-            raise ValueError(f"exploration must be 0 or more, it is {self.exploration}.")
 
     def lengths(self, num_layers: int) -> tuple[int, int]:
         """Returns the shortest and the longest path allowed, in layers."""
-        return max(1, round(self.min_length * num_layers)), int(self.max_length * num_layers)
+        shortest = max(1, round(self.min_length * num_layers))
+        return shortest, max(shortest, int(self.max_length * num_layers))
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        """Makes what proposes the paths of searches, each for a question of that id."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeRules(Rules):
+    """Monte Carlo tree search.
+
+    A node P is worth Q(P)/v(P) + exploration * sqrt(ln V / v(P)) - length_weight * |P|/L, where v
+    are the node's visits and V those of the whole tree (CoLa, section 3), or of its parent.
+    """
+
+    exploration: float = 2.0  # c
+    length_weight: float = 0.1  # lambda
+    length_penalty: float = 0.0  # taken off the reward, times |P|/L
+    reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic function of a margin
+    widening: float = 2.0  # a node has up to widening * visits ** widening_power children
+    widening_power: float = 0.5
+    epsilon: float = 0.0  # how often a descent ends early, at each node, with a new child
+    visits: Literal["tree", "parent"] = "tree"  # V
+    deep_block: int | None = None  # layers of the largest block edited below the root
+    max_runs: int | None = None  # how often a path may run a layer
+    ordered: bool = False  # no edit lies before the parent's last one
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.widening < 1:
+            raise ValueError(f"widening must be at least 1, it is {self.widening}.")
+        if not 0 <= self.widening_power <= 1:
+            raise ValueError(f"widening_power must be in 0..1, it is {self.widening_power}.")
+        if self.exploration < 0:
+            raise ValueError(f"exploration must be 0 or more, it is {self.exploration}.")
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon must be in 0..1, it is {self.epsilon}.")
+        for name in ("deep_block", "max_runs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, it is {value}.")
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.strategies import TreeSearch
+
+        return TreeSearch(self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomRules(Rules):
+    """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
+
+    edits: int = 3
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.baselines import random
+        from cola_jax.search.strategies import Walks
+
+        return Walks(lambda start: random(start, self.edits), self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnumerateRules(Rules):
+    """Every single edit of the identity path, in an order drawn for each question."""
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.baselines import single_edits
+        from cola_jax.search.strategies import Walks
+
+        return Walks(single_edits, self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamRules(Rules):
+    """Beam search by margin: random edits of the best paths so far, in rounds."""
+
+    width: int = 4  # paths edited in a round
+    children: int = 4  # edits of each
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.width < 1 or self.children < 1:
+            raise ValueError(
+                f"width and children must be at least 1, they are {self.width} and {self.children}."
+            )
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.baselines import beam
+        from cola_jax.search.strategies import Walks
+
+        walk = lambda start: beam(start, self.width, self.children)  # noqa: E731
+        return Walks(walk, self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionRules(Rules):
+    """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
+
+    offspring: int = 16
+    mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.offspring < 1 or self.mutations < 1:
+            raise ValueError(
+                "offspring and mutations must be at least 1, they are "
+                f"{self.offspring} and {self.mutations}."
+            )
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.baselines import evolution
+        from cola_jax.search.strategies import Walks
+
+        walk = lambda start: evolution(start, self.offspring, self.mutations)  # noqa: E731
+        return Walks(walk, self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitRules(Rules):
+    """Early exit: every prefix of the layers, the longest first."""
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.search.baselines import prefixes
+        from cola_jax.search.strategies import Walks
+
+        return Walks(prefixes, self, ids, num_layers, settings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What decides a search, beside the model and the questions."""
 
-    preset: Preset
+    preset: Rules
     simulations: int
     leaves: int
     seed: int
-    early_stop: bool
+    early_stop: bool = False
+    control: Control = "one"
 
     def __post_init__(self):
         if self.simulations < 1 or self.leaves < 1:
@@ -65,8 +187,8 @@ class Settings:
             )
 
     def positions(self, num_layers: int) -> int:
-        """Returns P, the layers of the longest path allowed."""
-        return self.preset.lengths(num_layers)[1]
+        """Returns P, the layers of the longest path allowed; the identity path is always run."""
+        return max(num_layers, self.preset.lengths(num_layers)[1])
 
     def workload(self, num_layers: int) -> "Workload":
         """Returns what a batch of questions will be asked to run."""
@@ -78,5 +200,53 @@ class Settings:
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The
 # paper names neither a rule of expansion nor its cap on length: children widen with the root of
 # the visits, an edit's kind is drawn before the edit, and paths have a quarter to twice L layers.
-PresetName = Literal["cola"]
-PRESETS: dict[str, Preset] = {"cola": Preset()}
+# `cola-paper` has the paper's lambda and epsilon; its c is not published and is ours.
+# `polar` is the released search of PoLar: one child a descent but for epsilon, single layers below
+# the root, no layer more than twice, and lengths of about 0.57 to 1.22 L (a table for each model
+# there). `drllm` is the search that Dr.LLM describes, with the chain that its code makes of it.
+PresetName = Literal[
+    "cola",
+    "cola-paper",
+    "polar",
+    "drllm",
+    "random",
+    "enumerate",
+    "beam",
+    "greedy",
+    "evolution",
+    "early-exit",
+]
+PRESETS: dict[str, Rules] = {
+    "cola": TreeRules(),
+    "cola-paper": TreeRules(length_weight=5.0, epsilon=0.1),
+    "polar": TreeRules(
+        exploration=2**0.5,
+        length_weight=5.0,
+        max_times=1,
+        widening=1.0,
+        widening_power=0.0,
+        epsilon=0.1,
+        deep_block=1,
+        max_runs=2,
+        min_length=0.57,
+        max_length=1.22,
+    ),
+    "drllm": TreeRules(
+        exploration=1.8,
+        length_weight=3.0,
+        max_skip=2,
+        max_repeat=1,
+        max_times=1,
+        widening=1.0,
+        widening_power=0.0,
+        epsilon=0.1,
+        visits="parent",
+        max_runs=2,
+    ),
+    "random": RandomRules(),
+    "enumerate": EnumerateRules(),
+    "beam": BeamRules(),
+    "greedy": BeamRules(width=1, children=16),
+    "evolution": EvolutionRules(),
+    "early-exit": ExitRules(min_length=0.0),
+}

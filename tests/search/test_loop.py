@@ -14,7 +14,7 @@ from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.scoring import Completion, Grade, Options, Verdicts
 from cola_jax.search.mcts import ROOT
-from cola_jax.search.presets import PRESETS, Preset
+from cola_jax.search.presets import PRESETS, TreeRules
 from tests import tiny
 from tests.search.formula import checksum, checksum_answer, formula, questions
 
@@ -46,7 +46,13 @@ def legal():
     ran = []
     rules = dataclasses.replace(COLA, min_length=0.5, max_length=1.5, max_move=2)
     outcomes = cola_jax.search(
-        formula(ran=ran), questions(3), evaluations=60, leaves=8, strategy=rules, num_layers=8
+        formula(ran=ran),
+        questions(3),
+        evaluations=60,
+        leaves=8,
+        strategy=rules,
+        control="none",
+        num_layers=8,
     )
     return outcomes, ran
 
@@ -141,7 +147,7 @@ def test_search_depends_on_seed_and_id(together):
 ONE_SKIP = {
     "evaluations": 50,
     "leaves": 4,
-    "strategy": Preset(max_skip=1, max_repeat=0, min_length=0.0),
+    "strategy": TreeRules(max_skip=1, max_repeat=0, min_length=0.0),
 }
 
 
@@ -167,7 +173,8 @@ def test_search_ends_without_new_paths():
 @pytest.mark.parametrize("leaves", [1, 7, 64])
 def test_search_meets_budget_exactly(leaves):
     ran = []
-    (outcome,) = cola_jax.search(formula(ran=ran), questions(1), **SIX | {"leaves": leaves})
+    settings = SIX | {"leaves": leaves, "control": "none"}
+    (outcome,) = cola_jax.search(formula(ran=ran), questions(1), **settings)
     assert outcome.evaluations == len(ran) == 21
     assert np.bincount(outcome.wave)[1:].max() <= leaves
 
@@ -244,7 +251,7 @@ def test_search_refuses_what_is_no_search():
 
 # with a model
 
-MODEL = {"evaluations": 16, "leaves": 4}
+MODEL = {"evaluations": 16, "leaves": 4, "control": "none"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import cola_jax.search.mcts as mcts
 from cola_jax.path import identity, pad_path
 from cola_jax.search.mcts import MAX_VISITS, NOTHING, back_up_wave, draw, select_wave, ucb
-from cola_jax.search.presets import PRESETS, Preset
+from cola_jax.search.presets import PRESETS, TreeRules
 from cola_jax.search.tree import ROOT, new_tree, path_hash
 
 COLA = PRESETS["cola"]
@@ -27,7 +27,7 @@ def two_trees():
 
 def select(trees, *budgets):
     budgets = jnp.array(budgets, jnp.int32)
-    return select_wave(trees, budgets, preset=COLA, num_layers=LAYERS, leaves=LEAVES)
+    return select_wave(trees, budgets, rules=COLA, num_layers=LAYERS, leaves=LEAVES)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_ucb_is_the_papers_formula():
     for node, path in enumerate([(0, 2, 3), (0, 1, 1, 2, 3), (0,), (0, 3)], start=1):
         tree = tree.replace(paths=tree.paths.at[node].set(pad_path(path, 8)), size=node + 1)
     tree = tree.replace(visits=jnp.array(visits), value=jnp.array(value, jnp.float32))
-    rules = Preset(exploration=1.8, length_weight=3.0)
+    rules = TreeRules(exploration=1.8, length_weight=3.0)
     expected = value / visits + 1.8 * np.sqrt(np.log(9) / visits)
     expected -= 3.0 * np.array([4, 3, 5, 1, 2]) / 4
     np.testing.assert_allclose(ucb(tree, rules, 4), expected, rtol=1e-6)
@@ -85,12 +85,12 @@ def test_logarithms_are_exactly_rounded():
 
 def test_select_wave_follows_best_child():
     """Of two children of a full root, that with the higher value is expanded."""
-    rules = Preset(exploration=0.5, length_weight=0.0, widening=1.0, max_repeat=0)
+    rules = TreeRules(exploration=0.5, length_weight=0.0, widening=1.0, max_repeat=0)
     for better in (1, 2):
         trees = jax.tree.map(lambda x: x[None], a_tree(6, 4))
         for wave in range(3):
             trees, nodes = select_wave(
-                trees, jnp.array([4], jnp.int32), preset=rules, num_layers=6, leaves=1
+                trees, jnp.array([4], jnp.int32), rules=rules, num_layers=6, leaves=1
             )
             if wave < 2:  # the root has its second child at 2 visits, its third at 5
                 assert trees.parents[0, nodes[0, 0]] == ROOT

@@ -1,7 +1,5 @@
 """`Outcome`: what it says of evaluations; `History`: how they are recorded."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from cola_jax.path import STOP
 from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Verdicts
 from cola_jax.search.outcome import History, Outcome, Proposals
-from tests.search.formula import GOLD, OPTIONS, questions
+from tests.search.formula import GOLD, questions
 
 
 def outcome(*evaluations):
@@ -21,7 +19,8 @@ def outcome(*evaluations):
     )
     zeros = np.zeros(count, int)
     question = Question("q", "?", ("a", "b"), 0)
-    return Outcome(question, list(paths), verdicts, zeros, zeros - 1, np.zeros((count, 4), int))
+    edits, reused = np.zeros((count, 4), int), np.zeros(count, bool)
+    return Outcome(question, 0, list(paths), verdicts, zeros, zeros - 1, edits, reused)
 
 
 FULL, TWO, OTHER, ONE, LONG = (0, 1, 2), (0, 1), (0, 2), (0,), (0, 1, 1, 2)
@@ -63,26 +62,6 @@ def test_ungraded_answer_is_neither_right_nor_wrong():
     assert made.shortest_correct is None
 
 
-@pytest.mark.parametrize("baseline", [-1, 0, 1, 2, 3])
-def test_control_is_neither_gold_nor_baselines_answer(baseline):
-    controls = []
-    for i in range(40):
-        question = Question(f"q{i}", "?", OPTIONS, GOLD)
-        made = dataclasses.replace(outcome((FULL, False, -1.0)), question=question)
-        made.verdicts.answer[0] = baseline
-        assert made.control == dataclasses.replace(made).control
-        controls.append(made.control)
-    assert set(controls) == {0, 1, 2, 3} - {GOLD, baseline}
-
-
-def test_control_is_none_without_other_option():
-    made = outcome((FULL, False, -1.0))  # of two options
-    made.verdicts.answer[0] = 1
-    assert made.control is None
-    made.verdicts.answer[0] = -1
-    assert made.control == 1
-
-
 def proposals(*rows, width=4):
     """Makes proposals, for each question a list of (node, path), padded with none."""
     most = max(map(len, rows))
@@ -95,14 +74,19 @@ def proposals(*rows, width=4):
     return Proposals(paths, nodes, np.where(nodes >= 0, 0, -1), edits)
 
 
+def record(history, proposals, verdicts, reused=False):
+    history.record(proposals, verdicts, np.full(proposals.node.shape, reused))
+
+
 def test_history_records_waves_in_order():
-    history = History(questions(2), 3, 4)
+    history = History(questions(2), [GOLD, 0], 3, 4)
     root = Proposals.root(np.array([0, 1, 2, STOP]), 2)
-    history.record(root, Verdicts.of_scores(np.array([[[0.0, 1]], [[1.0, 0]]]), GOLD))
+    record(history, root, Verdicts.of_scores(np.array([[[0.0, 1]], [[1.0, 0]]]), GOLD))
     second = proposals([(1, ONE), (2, TWO)], [])
-    history.record(second, Verdicts.of_scores(np.array([[[3.0, 1], [0, 4]]] * 2), GOLD))
+    wave = Verdicts.of_scores(np.array([[[3.0, 1], [0, 4]]] * 2), GOLD)
+    record(history, second, wave, reused=True)
     third = proposals([(3, LONG)], [(1, OTHER)])
-    history.record(third, Verdicts.of_scores(np.array([[[0.0, 5]], [[0, 6]]]), GOLD))
+    record(history, third, Verdicts.of_scores(np.array([[[0.0, 5]], [[0, 6]]]), GOLD))
     first, other = history.outcomes()
     assert first.paths == [FULL, ONE, TWO, LONG]
     assert other.paths == [FULL, OTHER]
@@ -115,7 +99,9 @@ def test_history_records_waves_in_order():
     assert first.edits.tolist() == [[0] * 4, *[[i, 1, 2, 3] for i in (1, 2, 3)]]
     assert other.edits.tolist() == [[0] * 4, [1, 1, 2, 3]]
     assert first.lengths.tolist() == [3, 1, 2, 4]
-    assert other.describe_edit(0) == "skip 0 at 0"
+    assert other.describe_edit(0) is None
+    assert (first.target, other.target) == (GOLD, 0)
+    assert first.reused.tolist() == [False, True, True, False]
     assert other.describe_edit(1) == "repeat 2 at 1 x3"
 
 
@@ -130,18 +116,18 @@ def test_history_records_waves_in_order():
     ],
 )
 def test_improved_is_right_after_wrong_or_shorter(right, then, improved):
-    history = History(questions(1), 3, 3)
+    history = History(questions(1), [GOLD], 3, 3)
     rows = [(FULL, right), *then]
     verdicts = Verdicts.empty((1, len(rows)), 4)
     verdicts.verdict[0] = [verdict for _, verdict in rows]
-    history.record(proposals([(i, path) for i, (path, _) in enumerate(rows)]), verdicts)
+    record(history, proposals([(i, path) for i, (path, _) in enumerate(rows)]), verdicts)
     assert history.improved.tolist() == [improved]
 
 
 def test_improved_needs_a_graded_baseline():
-    history = History(questions(1), 3, 2)
+    history = History(questions(1), [GOLD], 3, 2)
     verdicts = Verdicts.empty((1, 2), 4)
     verdicts.verdict[0, 1] = True
     verdicts.completion[0, 0] = Completion("7", "7", "stop", False, Grade.UNGRADED, (1,), -1.0)
-    history.record(proposals([(0, FULL), (1, ONE)]), verdicts)
+    record(history, proposals([(0, FULL), (1, ONE)]), verdicts)
     assert history.improved.tolist() == [False]

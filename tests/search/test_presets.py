@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.search.presets import PRESETS, Preset, Settings
+from cola_jax.search.presets import PRESETS, Settings, TreeRules
 
 
 @pytest.mark.parametrize(
@@ -11,32 +11,35 @@ from cola_jax.search.presets import PRESETS, Preset, Settings
         ({"max_skip": -1}, "max_skip must be 0 or more"),
         ({"max_skip": 0, "max_repeat": 0}, "needs edits"),
         ({"max_skip": 0, "max_times": 0}, "needs edits"),
-        ({"min_length": 1.5}, "min_length must be"),
-        ({"max_length": 0.5}, "max_length at least 1"),
+        ({"min_length": 2.5}, "min_length must be"),
+        ({"max_length": 0.2}, "max_length at least that"),
+        ({"min_length": 0.0, "max_length": 0.0}, "above 0"),
+        ({"max_move_block": 0}, "max_move_block must be"),
+        ({"widening_power": 1.5}, "widening_power must be"),
+        ({"epsilon": -0.1}, "epsilon must be"),
+        ({"max_runs": 0}, "max_runs must be"),
         ({"widening": 0.5}, "widening must be"),
         ({"exploration": -1.0}, "exploration must be"),
     ],
 )
 def test_preset_refuses_rules_that_make_no_search(rules, message):
     with pytest.raises(ValueError, match=message):
-        Preset(**rules)
+        TreeRules(**rules)
 
 
 def test_lengths_are_multiples_of_the_model():
-    assert Preset(min_length=0.25, max_length=2.0).lengths(30) == (8, 60)
-    assert Preset(min_length=0.0, max_length=1.5).lengths(5) == (1, 7)
+    assert TreeRules(min_length=0.25, max_length=2.0).lengths(30) == (8, 60)
+    assert TreeRules(min_length=0.0, max_length=1.5).lengths(5) == (1, 7)
 
 
 @pytest.mark.parametrize("bad", [{"simulations": 0}, {"leaves": 0}, {"simulations": -1}], ids=str)
 def test_settings_refuse_counts_below_one(bad):
     with pytest.raises(ValueError, match="must be at least 1"):
-        Settings(
-            **{"preset": Preset(), "simulations": 4, "leaves": 2, "seed": 0} | bad, early_stop=False
-        )
+        Settings(**{"preset": TreeRules(), "simulations": 4, "leaves": 2, "seed": 0} | bad)
 
 
 def test_workload_holds_wave_and_longest_path():
-    settings = Settings(Preset(max_length=1.5), 20, 7, 0, False)
+    settings = Settings(TreeRules(max_length=1.5), 20, 7, 0, False)
     assert settings.positions(5) == 7
     assert settings.workload(5) == (7, 7)
 

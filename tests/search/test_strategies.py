@@ -8,18 +8,19 @@ import pytest
 
 from cola_jax.path import STOP, identity
 from cola_jax.search.outcome import Proposals
-from cola_jax.search.presets import Preset, Settings
+from cola_jax.search.presets import Settings, TreeRules
 from cola_jax.search.strategies import TreeSearch, question_key
 from tests.search.formula import formula
 
-SKIPS = Preset(max_skip=2, max_repeat=0)  # compiles faster
+SKIPS = TreeRules(max_skip=2, max_repeat=0)  # compiles faster
 SETTINGS = Settings(SKIPS, simulations=20, leaves=7, seed=0, early_stop=False)
 ALL = np.ones(3, bool)
 
 
 def new_search(count=3, **settings):
     ids = [f"q{i}" for i in range(count)]
-    return TreeSearch(ids, 6, dataclasses.replace(SETTINGS, **settings))
+    settings = dataclasses.replace(SETTINGS, **settings)
+    return TreeSearch(settings.preset, ids, 6, settings)
 
 
 def run(strategy, evaluate, active=ALL):

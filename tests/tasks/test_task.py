@@ -9,7 +9,7 @@ import pytest
 from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.search.presets import Preset, Settings
+from cola_jax.search.presets import Settings, TreeRules
 from cola_jax.tasks.task import TaskConfig, task_digest
 from tests import tiny
 
@@ -239,7 +239,7 @@ def test_session_refuses_small_budget_before_weights_load(
     with pytest.raises(ValueError, match="too small"):
         session.evaluate(str(tmp_path / "run"), [path])
     with pytest.raises(ValueError, match="too small"):
-        session.search(str(tmp_path / "run"), Settings(Preset(), 4, 2, 0, False))
+        session.search(str(tmp_path / "run"), Settings(TreeRules(), 4, 2, 0, False))
     assert not (tmp_path / "run").exists()
 
 
