@@ -156,7 +156,8 @@ def random_paths(
             break
         path = identity(num_layers)
         for _ in range(generator.integers(1, edits + 1)):
-            path = edited(path, random_edit(len(path), table, generator, 1, limit))
+            edit = random_edit(len(path), table, generator, 1, limit)
+            path = path if edit is None else edited(path, edit)
         if path != identity(num_layers):
             found[path] = None
     if len(found) < count:
@@ -169,15 +170,15 @@ def random_paths(
 
 def random_edit(
     length: int, table: Edit, generator: np.random.Generator, shortest: int, longest: int
-) -> np.ndarray:
-    """Draws one edit [4] that fits a path of a length, the kind first; ValueError where none does.
+) -> np.ndarray | None:
+    """Draws one edit [4] that fits a path of a length, the kind first; None where none does.
 
     A path that is longer than the longest allowed may be made shorter.
     """
     fits = edits_fit(length, table, shortest, max(longest, length - 1))
     kinds = [kind for kind in range(len(KINDS)) if (fits & (table.kind == kind)).any()]
     if not kinds:
-        raise ValueError(f"no edit fits a path of {length} layers.")
+        return None
     kind = generator.choice(kinds)
     chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
     return np.array([column[chosen] for column in table])

@@ -7,8 +7,7 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import PathFlags, TaskFlags, run_with_progress
 from cola_jax.commands.report import Report
-from cola_jax.search.controls import Control
-from cola_jax.search.presets import PRESETS, PresetName, Rules, Settings
+from cola_jax.search.presets import PRESETS, Control, PresetName, Rules, Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,15 +44,12 @@ def answer_rows(summary: Summary) -> list[Row]:
         share_row("correct after (on some path)", summary.after),
         share_row("W→C: wrong before, correct after", summary.corrected),
         share_row(
-            f"control: the same search for a wrong {summary.answer_noun}",
-            summary.control,
-            "control",
+            f"control: searched for a wrong {summary.answer_noun}", summary.control, "control"
         ),
         net_row("W→C minus control, in points", summary.net),
-        net_row("W→C minus the control closest to correct", summary.net_closest),
-        difference_row(
-            f"W→C minus a wrong {summary.answer_noun} met on the way", summary.net_on_the_way
-        ),
+        Row("p, were the correct one like any", format_p(summary.net.p), role="control"),
+        net_row("W→C minus the closest control", summary.net_closest),
+        difference_row("W→C minus a control met on the way", summary.net_on_the_way),
         share_row("C→C: still correct on fewer layers", summary.shortened),
         share_row(f"best path {confirmed}", summary.confirmed),
     ]
@@ -84,11 +81,14 @@ def difference_row(label: str, difference: Difference) -> Row:
 
 
 def net_row(label: str, net: Net) -> Row:
-    """Makes the row of what a search reached beyond its controls, with its exact p-value."""
-    value = format_points(net.value)
-    if not math.isnan(net.p):
-        value += " (p <0.001)" if net.p < 0.001 else f" (p {net.p:.3f})"
-    return Row(label, value, format_interval(net.interval, signed=True), f"{net.n:,}", "control")
+    """Makes the row of what a search reached beyond its controls."""
+    interval = format_interval(net.interval, signed=True)
+    return Row(label, format_points(net.value), interval, f"{net.n:,}", "control")
+
+
+def format_p(p: float) -> str:
+    """Formats a p-value."""
+    return NO_VALUE if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def length_rows(summary: Summary) -> list[Row]:
@@ -98,7 +98,7 @@ def length_rows(summary: Summary) -> list[Row]:
         Row("layers after, mean over questions", format_mean(summary.length)),
         Row("layers of the best paths, C→C, mean", format_mean(summary.length_retained)),
         Row("layers of the best paths, W→C, mean", format_mean(summary.length_corrected)),
-        saved_row("layers saved on C→C minus control, mean", summary.net_saved),
+        saved_row("layers saved on C→C minus control", summary.net_saved),
     ]
 
 
@@ -161,10 +161,10 @@ def summary_caption(summary: Summary) -> str:
     unfinished = "" if summary.done == summary.planned else " (unfinished)"
     parts = [
         f"{summary.evaluations:,} evaluations on {progress}{unfinished}. Intervals: 95 %, Wilson; "
-        f"differences are paired over questions, and those of searches bootstrapped. Control: the "
-        f"same search for an {summary.answer_noun} that is neither correct nor the model's own; "
-        "only what exceeds it is evidence of skill. p: the chance of as large an effect if the "
-        "correct one were any of those searched for."
+        "of differences paired over questions, and bootstrapped where a control is searched for. "
+        f"Control: the same search for an {summary.answer_noun} that is neither correct nor the "
+        "model's own; only what exceeds it is evidence of skill. p: the chance of W→C as high as "
+        "this if the correct one were any of those searched for."
     ]
     if summary.ungraded.hits:
         parts.append("Ungraded: the grader failed; counts neither as correct nor as wrong.")

@@ -102,10 +102,12 @@ class RunDirectory:
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
-        rows = self.questions(["evaluations", "baseline", "best"]).to_pylist()
+        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
         right = [row for row in rows if row["best"] is not None]
+        controls = [control for row in rows for control in row["controls"] or []]
         metrics.add(
-            earlier=sum(row["evaluations"] for row in rows),
+            earlier=sum(row["evaluations"] for row in rows)
+            + sum(control["evaluations"] - control["reused"] for control in controls),
             corrected=sum(row["baseline"] is False for row in right),
             shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
         )

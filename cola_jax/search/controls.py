@@ -5,13 +5,11 @@ the same search finds for a wrong answer is what the model's layers know.
 """
 
 import hashlib
-from typing import Literal
 
 import numpy as np
 
 from cola_jax.question import Question
-
-Control = Literal["all", "one", "none"]
+from cola_jax.search.presets import Control
 
 
 def control_targets(question: Question, answer: int, control: Control) -> list[int]:

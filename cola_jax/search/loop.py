@@ -11,10 +11,10 @@ from cola_jax.question import Question
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator, Evaluate
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.search.controls import Control, control_targets
+from cola_jax.search.controls import control_targets
 from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.outcome import History, Outcome, Proposals
-from cola_jax.search.presets import PRESETS, Rules, Settings
+from cola_jax.search.presets import PRESETS, Control, Rules, Settings
 
 
 def search(

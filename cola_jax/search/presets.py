@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from cola_jax.search.controls import Control
-
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
     from cola_jax.search.strategies import Strategy
+
+Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
 
 
 @dataclasses.dataclass(frozen=True)

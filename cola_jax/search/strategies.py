@@ -156,9 +156,9 @@ class Start(NamedTuple):
         return np.stack(self.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
-        """Applies a random edit."""
+        """Applies a random edit; returns the same path where none fits."""
         edit = random_edit(len(path), self.table, self.random, self.shortest, self.longest)
-        return Child(edited(path, edit), path, edit)
+        return Child(path) if edit is None else Child(edited(path, edit), path, edit)
 
 
 class Walks(Strategy):

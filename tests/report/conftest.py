@@ -87,6 +87,11 @@ def truncated(text: str) -> dict[str, Any]:
 
 
 def question(name: str, **fields: Any) -> dict[str, Any]:
+    """Makes a question; its one control search does what the search for gold came across."""
+    if (control := fields.get("control")) is not None:
+        best = (0, 3) if fields.get("control_reached") else None
+        search = {"target": control, "best": best, "evaluations": 3, "reused": 2}
+        fields = {"controls": [search], "closest": control} | fields
     return {
         "question": name,
         "text": f"What is {name}?",
@@ -109,7 +114,8 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
 
 def open_question(name: str, level: int, **fields: Any) -> dict[str, Any]:
     metadata = {"math_level": str(level), "source": "there"}
-    return question(name, options=["7", "9"], baseline_answer=-1, metadata=metadata) | fields
+    own = {"options": ["7", "9"], "baseline_answer": -1, "metadata": metadata}
+    return question(name, **own | fields)
 
 
 # C→C on three layers, its control reached

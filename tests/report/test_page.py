@@ -83,7 +83,7 @@ def test_page_shows_table_settings_and_figures(page: str):
     assert "<dt>simulations</dt><dd>2 per question</dd>" in page
     assert "5 of 6 questions done" in page
     text = " ".join(page.split())
-    assert "Of the 2 with a control, 1 reached the fixed wrong option on" in text
+    assert "Of 2 control searches for the same questions, 1 reached their wrong option." in text
     assert page.count('<svg role="img"') == 2
     assert "nan" not in words(page)
 
@@ -190,8 +190,8 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     data = embedded(page)
     assert (data["open"], data["decodes"]) == (True, decodes)
     prose = html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
-    assert "control: reached a fixed wrong answer" in prose
-    assert re.search(r"reached\s+the\s+fixed\s+wrong\s+answer\s+on", prose)
+    assert "control: searched for a wrong answer" in prose
+    assert re.search(r"reached\s+their\s+wrong\s+answer", prose)
     assert not re.search(r"\boptions?\b", prose)
     completions = [bool(question["completions"]) for question in data["questions"]]
     assert set(completions) == {decodes}

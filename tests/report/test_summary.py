@@ -34,9 +34,14 @@ def test_summarise_shares(summary: Summary):
     assert summary.after == Share(4, 5)
     assert summary.shortened == Share(1, 2)  # q1 of q1 and q4
     assert summary.corrected == Share(2, 3)  # q2 and q5 of q2, q3 and q5
-    assert summary.control == Share(2, 3)  # q1 and q3 of q1, q2 and q3
-    assert summary.control_wrong == Share(1, 2)  # q3 of q2 and q3
-    assert summary.net == Difference(1, 1, 2)  # q2 reached gold alone, q3 the control alone
+    assert summary.control == Share(1, 2)  # q3 of q2 and q3
+    # q2 reached gold alone, q3 the control alone
+    assert (summary.net.value, summary.net.n, summary.net.p) == (0, 2, 0.75)
+    assert summary.net_closest == summary.net
+    assert (summary.net_saved.value, summary.net_saved.n) == (1 - 2, 1)  # of q1
+    assert summary.on_the_way == Share(1, 2)
+    assert summary.net_on_the_way == Difference(1, 1, 2)
+    assert summary.control_evaluations == 3
     assert summary.confirmed == Share(3, 4)
     assert summary.not_finite == Share(1, 13)
     assert summary.duplicates == Share(0, 13)
@@ -86,7 +91,9 @@ def test_summarise_counts_duplicates_from_rows(tmp_path: Path):
 def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
     summary = summarise(make_run(tmp_path, ONLY_RETAINED))
     assert (summary.before, summary.corrected) == (Share(1, 1), Share(0, 0))
-    assert (summary.control, summary.net) == (Share(0, 0), Difference(0, 0, 0))
+    assert (summary.control, summary.net_on_the_way) == (Share(0, 0), Difference(0, 0, 0))
+    assert summary.net.n == summary.net_closest.n == summary.net_saved.n == 0
+    assert math.isnan(summary.net.p)
     assert math.isnan(summary.length_corrected)
 
 
@@ -136,9 +143,9 @@ def test_summarise_excludes_ungraded(open_summary: Summary):
     assert summary.after == Share(2, 3)
     assert summary.corrected == Share(1, 2)  # g2 of g2 and g4
     assert summary.shortened == Share(1, 1)
-    assert summary.control == Share(1, 3)  # without g3
-    assert summary.control_wrong == Share(0, 2)
-    assert summary.net == Difference(1, 0, 2)
+    assert summary.control == Share(0, 2)  # without g3
+    assert (summary.net.value, summary.net.n) == (0.5, 2)
+    assert summary.net_on_the_way == Difference(1, 0, 2)
     assert summary.confirmed == Share(2, 3)
     assert summary.ungraded == Share(3, 11)
     assert summary.length == pytest.approx((3 + 5 + 4) / 3)

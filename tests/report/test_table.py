@@ -69,7 +69,7 @@ def test_summary_table_of_completions(open_summary: Summary):
     text = printed(summary_table(open_summary))
     assert max(map(len, text.splitlines())) <= 80
     text = " ".join(text.split())
-    assert "control: reached a fixed wrong answer" in text
+    assert "control: searched for a wrong answer" in text
     assert "option" not in text
     assert "questions excluded, ungraded before 1" in text
     assert re.search(r"evaluations ungraded 27\.3 % \S+ to \S+ 11 ", text)
@@ -104,7 +104,7 @@ def test_summary_table_omits_rows_that_do_not_apply(tmp_path: Path):
     assert all("ngraded" not in text and "level" not in text for text in texts)
     assert ["token" in text for text in texts] == [False, True, False]
     assert ["float32 too" in text for text in texts] == [True, False, True]
-    assert ["a fixed wrong answer" in text for text in texts] == [True, True, False]
+    assert ["a wrong answer" in text for text in texts] == [True, True, False]
     assert ["distinct" in text for text in texts] == [False, True, True]
 
 

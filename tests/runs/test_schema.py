@@ -17,6 +17,7 @@ from cola_jax.runs.schema import (
     search_question_row,
 )
 from cola_jax.scoring import Completion, Encoded, Grade, Verdicts
+from cola_jax.search.controls import control_targets
 from cola_jax.search.outcome import Outcome
 
 QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
@@ -44,12 +45,14 @@ def outcome_of(verdicts, question=QUESTION, **fields):
     count = len(verdicts.verdict)
     return Outcome(
         question=question,
+        target=fields.pop("target", question.answer),
         paths=PATHS[:count],
         verdicts=verdicts,
         wave=np.arange(count),
         parent=np.arange(count) - 1,
         # skip one layer, from layer 1
         edits=np.tile(np.array([0, 1, 1, 0]), (count, 1)),
+        reused=np.arange(count) % 2 == 0,
         **fields,
     )
 
@@ -148,7 +151,7 @@ def test_control_is_a_fixed_wrong_option_that_the_model_did_not_choose(answered)
     outcome = outcome_of(verdicts)
     row = search_question_row(encode(QUESTION), outcome)
     assert row["control"] in {0, 2, 3} - {answered}
-    assert row["control"] == outcome_of(verdicts).control  # a hash of the id picks it
+    assert [row["control"]] == control_targets(QUESTION, answered, "one")
     assert row["control_reached"] is False
     reached = np.array([answered, row["control"]])
     verdicts = verdicts_of(SCORES[:2], finite=np.array([*finite, True]), answer=reached)
@@ -160,3 +163,25 @@ def test_control_is_none_where_no_option_is_left():
     verdicts = verdicts_of(SCORES[:1, :2], 0, answer=np.array([1]))
     row = search_question_row(encode(two), outcome_of(verdicts, two))
     assert row["control"] is row["control_reached"] is None
+
+
+def test_rows_of_control_searches():
+    verdicts = verdicts_of(SCORES)
+    found, missed = (
+        outcome_of(verdicts.of_target(target).take(slice(n)), target=target)
+        for target, n in ((0, 4), (3, 3))
+    )
+    outcome = outcome_of(verdicts, controls=(found, missed))
+    rows = stored(search_evaluation_rows(encode(QUESTION), outcome), EVALUATIONS)
+    assert [row["target"] for row in rows] == [1] * 4 + [0] * 4 + [3] * 3
+    assert [row["control"] for row in rows] == [False] * 4 + [True] * 7
+    assert [row["reused"] for row in rows[4:8]] == [True, False, True, False]
+    assert [row["verdict"] for row in rows[4:8]] == [True, False, False, False]
+    assert [row["margin"] for row in rows[4:8]] == [1, -1, -4, -2]
+    (row,) = stored([search_question_row(encode(QUESTION), outcome)], QUESTIONS)
+    assert row["controls"] == [
+        {"target": 0, "best": [0, 1, 2], "evaluations": 4, "reused": 2},
+        {"target": 3, "best": None, "evaluations": 3, "reused": 2},
+    ]
+    assert row["closest"] == 2  # the model says 0; gold scores -1, option 2 -3, option 3 -4
+    assert row["evaluations"] == 4

@@ -55,8 +55,14 @@ def batches(run):
 
 
 def by_path(run):
-    """The evaluations of a run by question and path."""
-    return {(row["question"], tuple(row["path"])): row for row in run.evaluations().to_pylist()}
+    """The evaluations of a run by question and path, without those of control searches."""
+    every = run.evaluations().to_pylist()
+    return {(row["question"], tuple(row["path"])): row for row in every if not row["control"]}
+
+
+def count(run):
+    """The evaluations of a run that were run through the model."""
+    return sum(not row["reused"] for row in run.evaluations().to_pylist())
 
 
 def changed(session, model=None, **config):
@@ -150,15 +156,16 @@ def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name,
     run, done = RunDirectory(out), files // 2
     assert run.questions().num_rows == 2 * done  # a batch has two questions
     assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in KINDS) == files
-    before = run.evaluations().num_rows
+    before = count(run)
 
     metrics = Metrics()
     jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
     assert rows(run) == rows(case.run)
     assert batches(run) == batches(case.run)
     assert len(run.manifest()["starts"]) == 2
-    total = case.run.evaluations().num_rows
-    assert (metrics.earlier, metrics.evaluations, metrics.total) == (before, total - before, total)
+    total = count(case.run)
+    assert (metrics.earlier, metrics.evaluations) == (before, total - before)
+    assert metrics.total >= total  # what control searches share is not known before
     assert run.starts()[-1]["metrics"]["evaluations"] == total - before
     questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
     assert metrics.corrected == sum(q["baseline"] is False for q in questions)
@@ -171,7 +178,8 @@ def test_search_rows(search):
     questions, evaluations = search.run.questions().to_pylist(), search.run.evaluations()
     assert sorted(q["question"] for q in questions) == [f"q{i}" for i in range(QUESTIONS)]
     for question in questions:
-        own = [row for row in evaluations.to_pylist() if row["question"] == question["question"]]
+        every = [row for row in evaluations.to_pylist() if row["question"] == question["question"]]
+        own = [row for row in every if not row["control"]]
         assert [row["node"] for row in own] == list(range(question["evaluations"]))
         assert (own[0]["parent"], own[0]["edit"], own[0]["wave"]) == (None, None, 0)
         assert all(row["edit"] and row["parent"] < row["node"] for row in own[1:])
@@ -183,6 +191,16 @@ def test_search_rows(search):
         control = question["control"]
         assert control not in (question["gold"], question["baseline_answer"])
         assert question["control_reached"] == any(row["answer"] == control for row in own)
+        (searched,) = question["controls"]
+        other = [row for row in every if row["control"]]
+        assert {row["target"] for row in other} == {control} == {searched["target"]}
+        assert searched["evaluations"] == len(other) == 11
+        assert searched["reused"] == sum(row["reused"] for row in other) >= 1
+        assert all(row["verdict"] == (row["answer"] == control) for row in other)
+        known = {tuple(row["path"]): row["scores"] for row in own}
+        for row in other:
+            assert row["reused"] == (tuple(row["path"]) in known)
+            assert row["scores"] == known.get(tuple(row["path"]), row["scores"])
 
 
 def test_evaluate_rows(evaluate, search):

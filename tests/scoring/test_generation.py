@@ -184,7 +184,8 @@ def test_ungraded_answer_has_no_verdict(model, letters, decoded, verdicts, prese
             assert row["grade"] == ("ungraded" if failed else ("wrong", "right")[verdict])
             ungraded += failed
         zeros = np.zeros(len(listed), int)
-        outcome = Outcome(asked, listed, own, zeros, zeros, np.zeros((len(listed), 4), int))
+        edits = np.zeros((len(listed), 4), int)
+        outcome = Outcome(asked, 0, listed, own, zeros, zeros, edits, zeros.astype(bool))
         assert search_question_row(encoded, outcome)["baseline"] is rows[0]["verdict"]
     assert ungraded > 0
 

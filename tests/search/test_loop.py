@@ -12,6 +12,7 @@ import cola_jax
 from cola_jax.edits import KINDS, Edit, apply_edit
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Prompts
+from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Options, Verdicts
 from cola_jax.search.mcts import ROOT
 from cola_jax.search.presets import PRESETS, TreeRules
@@ -247,6 +248,47 @@ def test_search_refuses_what_is_no_search():
     for bad in ({"evaluations": 0}, {"leaves": 0}, {"evaluations": -1}):
         with pytest.raises(ValueError, match="must be at least 1"):
             cola_jax.search(formula(), asked, num_layers=6, **bad)
+
+
+def test_control_searches_share_evaluations():
+    ran = []
+    (outcome,) = cola_jax.search(formula(ran=ran), questions(1), control="all", **SIX)
+    paths = [path for _, path in ran]
+    answers = {path: checksum_answer(0, path) for path in paths}
+    assert len(set(paths)) == len(paths)  # none is run twice
+    assert {one.target for one in outcome.controls} == {0, 1, 2, 3} - {1, answers[identity(6)]}
+    for one in (outcome, *outcome.controls):
+        assert one.evaluations == 21
+        right = [answers[path] == one.target for path in one.paths]
+        assert one.verdicts.verdict.tolist() == right
+        assert (one.verdicts.margin > 0).tolist() == right
+    assert not outcome.reused.any()
+    run = sum(int((~one.reused).sum()) for one in (outcome, *outcome.controls))
+    assert run == len(paths)
+    alone = cola_jax.search(formula(), questions(1), control="none", **SIX)
+    assert same(alone[0], dataclasses.replace(outcome, controls=()))
+
+
+def test_control_search_is_the_search_for_a_question_with_that_gold():
+    """Same strategy, key and budget: only the target differs."""
+    (outcome,) = cola_jax.search(formula(), questions(1), control="all", **SIX)
+    for control in outcome.controls:
+        other = dataclasses.replace(questions(1)[0], answer=control.target)
+
+        def evaluate(paths, target=control.target):
+            return formula()(paths).of_target(np.full(paths.shape[:2], target))
+
+        (own,) = cola_jax.search(evaluate, [other], control="none", **SIX)
+        assert own.paths == control.paths
+        assert own.verdicts.verdict.tolist() == control.verdicts.verdict.tolist()
+
+
+def test_questions_without_control_go_without():
+    """Two options, of which the model gives the wrong one: none is left to search for."""
+    asked = [Question("q", "?", ("a", "b"), 0), questions(1)[0]]
+    first, second = cola_jax.search(formula(lambda b, path: 1 - b), asked, control="all", **SIX)
+    assert first.controls == ()
+    assert [control.target for control in second.controls] == [2, 3]  # gold is 1, the model says 0
 
 
 # with a model
