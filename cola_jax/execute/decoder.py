@@ -91,8 +91,8 @@ class Decoder:
         max_new_tokens: int,
         stop: Stop,
     ):
-        """Takes plain prompts of one bucket; `workload` bounds the paths."""
-        ((tokens, _),) = set(buckets(prompts))
+        """Takes plain prompts, padded to the bucket of the longest; `workload` bounds the paths."""
+        tokens, _ = map(max, zip(*buckets(prompts), strict=True))
         prompts, config = cut(prompts, tokens, 0), worker.config
         sizes = choose_decode_sizes(
             config,

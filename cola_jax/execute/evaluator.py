@@ -161,13 +161,13 @@ class Driver:
 
 
 class PathEvaluator:
-    """Runs waves of paths of prompts of one bucket, and reads the model.
+    """Runs waves of paths of prompts, padded to the bucket of the longest, and reads the model.
 
     States that a wave computed are kept for later waves as long as slots allow.
     """
 
     def __init__(self, worker: Worker, prompts: Prompts, workload: Workload):
-        ((tokens, width),) = set(buckets(prompts))
+        tokens, width = map(max, zip(*buckets(prompts), strict=True))
         self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
         self.prompts = cut(prompts, tokens, self.reads)
         self.read_positions = ReadPositions(prompts, width)

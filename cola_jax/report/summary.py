@@ -70,6 +70,8 @@ class Summary:
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
     levels: tuple[Level, ...]  # of all metadata that take more than one level
 
+    again: "AskedAgain | None"  # None where no other variant was asked
+
     length: float  # of the shortest correct path, L where there is none
     length_retained: float  # of C→C
     length_corrected: float  # of W→C
@@ -194,6 +196,7 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "on_the_way": Share.of(passed[compared]),
         "net_on_the_way": Difference.of(found[compared], passed[compared]),
         "control_evaluations": controls.evaluations,
+        "again": summarise_again(questions, num_layers),
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
         "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
         "length": mean(lengths[graded]),
@@ -206,6 +209,92 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
             for name, mask in groups.items()
         },
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedAgain:
+    """What the paths that searches found answered in the other variants of their questions.
+
+    Robust is what is right in all variants. A control target counts where the pretrained model
+    gives it in none of them.
+    """
+
+    agreement: Share  # answers of the pretrained model in another variant: as in the first
+    held: Share  # best paths of W→C that are right in all variants
+    held_control: Share  # best paths of their control searches that give the target in all
+    before: Share  # right in all variants before
+    corrected: Share  # wrong in all variants before: right in all on one path
+    net: Net  # of `corrected`, beyond the control searches
+    shortened: Share  # right in all variants before: also on fewer layers
+    net_saved: Net  # layers saved on those beyond the control searches
+
+
+def summarise_again(questions: pa.Table, num_layers: int) -> AskedAgain | None:
+    """Summarises what was asked again, over the questions whose baseline is graded."""
+    rows = [
+        AgainRow.of(row, num_layers)
+        for row in questions.to_pylist()
+        if row["again"] is not None and row["baseline"] is not None
+    ]
+    if not rows:
+        return None
+    wrong = [row for row in rows if row.before == "wrong"]
+    right = [row for row in rows if row.before == "right"]
+    compared, kept = ([row for row in some if row.controls] for some in (wrong, right))
+    hits = [sum(saved is not None for saved in row.controls) for row in compared]
+    return AskedAgain(
+        agreement=Share.of(np.array([same for row in rows for same in row.agrees], bool)),
+        held=Share.of(np.array([row.held for row in rows if row.held is not None], bool)),
+        held_control=Share.of(np.array([h for row in rows for h in row.controls_held], bool)),
+        before=Share(len(right), len(rows)),
+        corrected=Share.of(np.array([row.saved is not None for row in wrong], bool)),
+        net=Net.of_hits(
+            np.array([row.saved is not None for row in compared], bool),
+            np.array(hits),
+            np.array([len(row.controls) for row in compared]),
+        ),
+        shortened=Share.of(np.array([(row.saved or 0) > 0 for row in right], bool)),
+        net_saved=Net.of(
+            np.array([max(0, row.saved or 0) for row in kept]),
+            np.array([np.mean([max(0, saved or 0) for saved in row.controls]) for row in kept]),
+        ),
+    )
+
+
+class AgainRow(NamedTuple):
+    """What was asked again of one question; layers saved are None where no path is robust."""
+
+    before: str  # right or wrong in all variants, or mixed
+    agrees: list[bool]  # the pretrained model's answers in the other variants: as in the first
+    held: bool | None  # of W→C: whether the best path is right in all variants
+    controls_held: list[bool]  # the same of each control search that found a path
+    saved: int | None  # by the shortest robust path
+    controls: list[int | None]  # the same of each control that the model gives in no variant
+
+    @classmethod
+    def of(cls, row: dict[str, Any], num_layers: int) -> "AgainRow":
+        """Reads a question's row."""
+        first, *others = row["baseline_answer"], *row["variant_answers"]
+        plain = [bool(row["baseline"]), *row["again"][0]["holds"]]
+        wrong = not row["baseline"]
+
+        def saved(one: dict[str, Any]) -> int | None:
+            return None if one["robust"] is None else num_layers - len(one["robust"])
+
+        def held(one: dict[str, Any]) -> list[bool]:
+            again = [asked for asked in one["again"] if asked["path"] == one["best"]]
+            return [all(asked["holds"]) for asked in again[:1]]
+
+        return cls(
+            before="right" if all(plain) else "mixed" if any(plain) else "wrong",
+            agrees=[answer == first for answer in others],
+            held=next(iter(held(row)), None) if wrong else None,
+            controls_held=[h for one in row["controls"] for h in held(one)] if wrong else [],
+            saved=saved(row),
+            controls=[
+                saved(one) for one in row["controls"] if one["target"] not in row["variant_answers"]
+            ],
+        )
 
 
 class Controls(NamedTuple):

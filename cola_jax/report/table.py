@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cola_jax.path import format_path, identity
 from cola_jax.report.statistics import Difference, Net, Share
-from cola_jax.report.summary import PathResult, Summary, path_results, scorer_flag
+from cola_jax.report.summary import AskedAgain, PathResult, Summary, path_results, scorer_flag
 from cola_jax.runs.directory import RunDirectory
 
 NO_VALUE = "–"
@@ -30,6 +30,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, list[Row]]]:
     """Lists the rows of a summary by heading."""
     groups = [
         ("Answers", answer_rows(summary)),
+        ("Asked again", again_rows(summary.again)),
         ("By level", level_rows(summary)),
         ("Layers and search", [*length_rows(summary), *search_rows(summary)]),
     ]
@@ -56,6 +57,23 @@ def answer_rows(summary: Summary) -> list[Row]:
     if summary.excluded:
         rows.append(Row("questions excluded, ungraded before", f"{summary.excluded:,}"))
     return rows
+
+
+def again_rows(again: AskedAgain | None) -> list[Row]:
+    """Lists what held when the questions were asked in other variants."""
+    if again is None:
+        return []
+    return [
+        share_row("model's answer is the same in a variant", again.agreement),
+        share_row("best path of W→C right in all variants", again.held),
+        share_row("best path of its control, likewise", again.held_control, "control"),
+        share_row("correct in all variants before", again.before),
+        share_row("robust W→C: wrong in all, then right", again.corrected),
+        net_row("robust W→C minus control, in points", again.net),
+        Row("p, were the correct one like any", format_p(again.net.p), role="control"),
+        share_row("robust C→C: right in all on fewer layers", again.shortened),
+        saved_row("layers saved on it minus control", again.net_saved),
+    ]
 
 
 def level_rows(summary: Summary) -> list[Row]:

@@ -12,10 +12,13 @@ from cola_jax.search.outcome import Outcome
 
 PATH = pa.list_(pa.int16())
 
+AGAIN = pa.list_(pa.struct({"path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
     {
         "target": pa.int16(),
         "best": PATH,  # the shortest path that gives it, null where there is none
+        "robust": PATH,  # the same in all variants
+        "again": AGAIN,
         "evaluations": pa.int32(),
         "reused": pa.int32(),  # of them: evaluated before, by another search of the question
     }
@@ -69,6 +72,10 @@ QUESTIONS = pa.schema(
         "answers": pa.int16(),  # distinct options answered
         "controls": pa.list_(CONTROL),  # searches of the same question for wrong options
         "closest": pa.int16(),  # of those options, the one the pretrained model scores as gold
+        # the rest is of searches whose paths were asked again in V other variants, null for others
+        "robust": PATH,  # the shortest path asked again that is right in all variants
+        "again": AGAIN,  # whether paths hold in each other variant, the identity path first
+        "variant_answers": pa.list_(pa.int16()),  # of the pretrained model in each other variant
     }
 )
 
@@ -167,6 +174,19 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
         "controls": [control_row(control) for control in outcome.controls],
         "closest": closest_target(question, plain, outcome.verdicts.scores[0]),
+        **again_columns(outcome),
+        "variant_answers": None if outcome.again is None else outcome.again.plain,
+    }
+
+
+def again_columns(outcome: Outcome) -> dict[str, Any]:
+    """Makes the columns of what was asked again."""
+    if outcome.again is None:
+        return {"robust": None, "again": None}
+    held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
+    return {
+        "robust": None if outcome.robust is None else outcome.paths[outcome.robust],
+        "again": [{"path": outcome.paths[i], "holds": holds} for i, holds in held],
     }
 
 
@@ -176,6 +196,7 @@ def control_row(outcome: Outcome) -> dict[str, Any]:
     return {
         "target": outcome.target,
         "best": None if best is None else outcome.paths[best],
+        **again_columns(outcome),
         "evaluations": outcome.evaluations,
         "reused": int(outcome.reused.sum()),
     }

@@ -1,5 +1,6 @@
 """A session: a model over the questions of a task, filling a run directory batch by batch."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -32,9 +33,12 @@ from cola_jax.runs.schema import (
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
+from cola_jax.search.again import paths_to_ask, with_again
 from cola_jax.search.loop import confirmed, search_batch
+from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import Settings
 from cola_jax.tasks.task import Prepared, task_digest
+from cola_jax.tasks.variants import Variant
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
@@ -71,6 +75,7 @@ class Session:
     config: ModelConfig
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
+    variants: list[Variant]  # of the same questions
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
@@ -97,7 +102,8 @@ class Session:
             context=config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(model),
         )
-        check_vocabulary(prepared.encoded, config)
+        for asked in (prepared.encoded, *(variant.encoded for variant in prepared.variants)):
+            check_vocabulary(asked, config)
         settings = {
             "model": checkpoint.identity(saved),
             "dtype": run_config.dtype or default_dtype(saved["dtype"]),
@@ -106,7 +112,8 @@ class Session:
             **prepared.record,
         }
         shard = run_config.shard
-        own = prepared.encoded[shard.index :: shard.count]
+        some = slice(shard.index, None, shard.count)
+        own = prepared.encoded[some]
         if not own:
             raise ValueError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
         environment = {
@@ -123,6 +130,7 @@ class Session:
             config=config,
             scorer=prepared.scorer,
             encoded=own,
+            variants=[variant.take(some) for variant in prepared.variants],
             settings=settings,
             environment=environment,
             run_config=run_config,
@@ -148,10 +156,12 @@ class Session:
     ) -> RunDirectory:
         """Searches every question that the run directory does not have yet."""
 
-        def work(evaluate: BatchEvaluator, batch: list[Encoded]) -> Part:
+        def work(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+            batch = [self.encoded[i] for i in some]
             questions = [encoded.question for encoded in batch]
             outcomes = search_batch(evaluate, questions, self.num_layers, settings)
-            rows = list(zip(batch, confirmed(evaluate, outcomes), strict=True))
+            outcomes = self.asked_again(evaluate, some, confirmed(evaluate, outcomes), positions)
+            rows = list(zip(batch, outcomes, strict=True))
             improved = [o for _, o in rows if o.shortest_correct is not None]
             return Part(
                 [row for one in rows for row in search_evaluation_rows(*one)],
@@ -160,9 +170,30 @@ class Session:
                 shortened=sum(bool(o.baseline) and o.shortened for o in improved),
             )
 
+        positions = settings.positions(self.num_layers)
         recorded = {"command": "search", **dataclasses.asdict(settings)}
         workload, each = settings.workload(self.num_layers), self.expected(settings)
         return self.fill(directory, recorded, workload, work, metrics, each)
+
+    def asked_again(
+        self,
+        evaluate: BatchEvaluator,
+        some: np.ndarray,
+        outcomes: Sequence[Outcome],
+        positions: int,
+    ) -> Sequence[Outcome]:
+        """Asks what a batch's searches found in the other variants of its questions."""
+        if not self.variants:
+            return outcomes
+        evaluate.close()  # its memory serves for the variants
+        paths = paths_to_ask(outcomes, positions)
+        workload, verdicts = Workload(paths.shape[1], positions), []
+        for variant in self.variants:
+            batch = [variant.encoded[i] for i in some]
+            with variant.scorer.evaluator(evaluate.worker, batch, workload) as ask:
+                verdicts.append(ask(paths))
+        places = [[variant.places[i] for i in some] for variant in self.variants]
+        return with_again(outcomes, verdicts, places)
 
     def expected(self, settings: Settings) -> int:
         """Returns the most evaluations of a question, those of its control searches included."""
@@ -179,7 +210,8 @@ class Session:
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet."""
 
-        def work(evaluate: BatchEvaluator, batch: list[Encoded]) -> Part:
+        def work(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+            batch = [self.encoded[i] for i in some]
             verdicts = evaluate(np.tile(padded, (len(batch), 1, 1)))
             rows = [
                 row
@@ -198,7 +230,7 @@ class Session:
         directory: str,
         recorded: dict[str, Any],
         workload: Workload,
-        work: Callable[[BatchEvaluator, list[Encoded]], Part],
+        work: Callable[[BatchEvaluator, np.ndarray], Part],
         metrics: Metrics | None,
         each: int,
     ) -> RunDirectory:
@@ -228,12 +260,12 @@ class Session:
                 metrics=metrics,
             )
 
-            def part(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
-                return work(evaluate, [self.encoded[i] for i in some])
-
-            for _, rows in evaluator.map(part, workload, batches):
-                run.write_part(rows.evaluations, rows.questions)
-                metrics.add(corrected=rows.corrected, shortened=rows.shortened)
+            with contextlib.ExitStack() as stack:
+                for variant in self.variants:
+                    stack.enter_context(variant.scorer)
+                for _, rows in evaluator.map(work, workload, batches):
+                    run.write_part(rows.evaluations, rows.questions)
+                    metrics.add(corrected=rows.corrected, shortened=rows.shortened)
             run.close(metrics.report())
         return run
 
@@ -270,6 +302,8 @@ class Session:
                 rows=devices.rows,
             )
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
+            for variant in self.variants:
+                variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
 
 
 def machine() -> dict[str, Any]:

@@ -124,7 +124,7 @@ class DecodingEvaluator(BatchEvaluator):
             targets=np.array(completion.tokens, np.int32),
         )
 
-    def __exit__(self, *error: object) -> None:
+    def release(self) -> None:
         self.decoder.close()
 
 

@@ -18,6 +18,7 @@ class Letter(Scorer):
 
     name = "letter"
     formats = ("plain", "harness")
+    lists_options = True
 
     def __init__(
         self,

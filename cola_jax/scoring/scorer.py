@@ -28,6 +28,7 @@ class Scorer(abc.ABC):
     open: ClassVar[bool] = False  # for questions that are asked without offering options
     decodes: ClassVar[bool] = False  # decodes completions instead of reading the model
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
+    lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Takes the model's tokenizer.
@@ -56,7 +57,7 @@ class Scorer(abc.ABC):
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> contextlib.AbstractContextManager["BatchEvaluator"]:
-        """Binds the scorer to a batch of questions of one token bucket on a worker."""
+        """Binds the scorer to a batch of questions on a worker, best of one token bucket."""
         return ReadingEvaluator(self, worker, batch, workload)
 
     def check_memory(
@@ -84,6 +85,20 @@ class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.AB
     def __init__(self, worker: Worker, batch: Sequence[Encoded]):
         self.worker, self.batch = worker, batch
         self.prompts = Prompts.stack([encoded.prompts for encoded in batch])
+        self.closed = False
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Gives the buffers back to the worker."""
+
+    def close(self) -> None:
+        """Ends the evaluator, so that its memory serves for others."""
+        if not self.closed:
+            self.closed = True
+            self.release()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @abc.abstractmethod
     def __call__(self, paths: np.ndarray) -> Verdicts:
@@ -143,7 +158,7 @@ class ReadingEvaluator(BatchEvaluator):
             for path, right in zip(paths, again, strict=True)
         ]
 
-    def __exit__(self, *error: object) -> None:
+    def release(self) -> None:
         self.run.close()
 
 

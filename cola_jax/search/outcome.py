@@ -35,6 +35,14 @@ class Proposals(NamedTuple):
         )
 
 
+class Again(NamedTuple):
+    """What paths of a search answered when the question was asked in V other variants."""
+
+    nodes: list[int]  # the evaluations asked about, the baseline first
+    holds: np.ndarray  # [n, V], whether each gives the target there too
+    plain: list[int]  # [V], the pretrained model's answers there, as options of the question
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The E evaluations of one search in order; the first is the identity path, the baseline.
@@ -52,6 +60,7 @@ class Outcome:
     reused: np.ndarray  # [E], whether another search of the question had evaluated the path
     confirmed: bool | None = None  # the shortest correct path is right in float32; None without one
     controls: tuple["Outcome", ...] = ()  # of the same question for wrong options
+    again: Again | None = None  # None where no other variant was asked
 
     @property
     def evaluations(self) -> int:
@@ -89,6 +98,25 @@ class Outcome:
         """Whether the shortest correct path has fewer layers than the model."""
         best = self.shortest_correct
         return best is not None and bool(self.lengths[best] < self.lengths[ROOT])
+
+    @property
+    def robust_baseline(self) -> bool | None:
+        """Whether the pretrained model gives the target in all variants; None without others."""
+        if self.again is None:
+            return None
+        return bool(self.verdicts.verdict[ROOT] and self.again.holds[0].all())
+
+    @property
+    def robust(self) -> int | None:
+        """The shortest evaluation of those asked again that is right in all variants, or None."""
+        if self.again is None:
+            return None
+        held = [
+            i
+            for i, holds in zip(self.again.nodes, self.again.holds, strict=True)
+            if holds.all() and self.verdicts.verdict[i]
+        ]
+        return min(held, key=lambda i: self.lengths[i], default=None)
 
     @property
     def front(self) -> list[int]:

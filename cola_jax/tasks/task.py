@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cola_jax.question import Question
     from cola_jax.scoring.encode import Encoded
     from cola_jax.scoring.scorer import Scorer
+    from cola_jax.tasks.variants import Variant
 
 ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
 CHOICE = ("arc", "mmlu")  # kinds of multiple choice
@@ -24,6 +25,7 @@ class Prepared:
     encoded: list["Encoded"]
     scorer: "Scorer"
     record: dict[str, Any]
+    variants: "Sequence[Variant]" = ()  # the same questions, asked in other ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,10 @@ class TaskConfig:
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
     """Most tokens that `generation` decodes; the format's limit by default."""
+    variants: tuple[str, ...] = ()
+    """Other ways to ask each question, in which what a search finds is asked again: plain, chat,
+    instruction, shots, order (of the options, for letters), or a text file with {question} in it
+    where the question belongs."""
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
@@ -78,6 +84,7 @@ class TaskConfig:
         ValueError for whatever is wrong with the task, a row, a prompt or these settings.
         """
         from cola_jax.tasks.load import kind_of, load_questions
+        from cola_jax.tasks.variants import make_variant
 
         kind = kind_of(self.task)
         questions = load_questions(
@@ -90,16 +97,28 @@ class TaskConfig:
             hub=self.hub,
             seed=self.task_seed,
         )
-        common = {"chat": self.chat, "context": context}
-        if kind in CHOICE:
-            scorer, record = self.choice_scorer(tokenizer, questions, common)
-        else:
-            common["stop_tokens"] = stop_tokens()
-            scorer, record = self.open_scorer(kind, tokenizer, questions, common)
+        stops = None if kind in CHOICE else stop_tokens()
+
+        def make_scorer(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
+            common: dict[str, Any] = {"chat": config.chat, "context": context}
+            if kind in CHOICE:
+                return config.choice_scorer(tokenizer, questions, common)
+            return config.open_scorer(kind, tokenizer, questions, {**common, "stop_tokens": stops})
+
+        scorer, record = make_scorer(self)
         encoded = [scorer.encode(question) for question in questions]
         if "prompt" in record:
             record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
-        return Prepared(encoded, scorer, record)
+        variants = [
+            make_variant(name, self, questions, encoded, make_scorer) for name in self.variants
+        ]
+        if len(set(self.variants)) < len(variants):
+            raise ValueError(f"a variant is named twice in {', '.join(self.variants)}.")
+        if variants:
+            record["variants"] = {
+                one.name: task_digest(one.encoded, one.scorer) for one in variants
+            }
+        return Prepared(encoded, scorer, record, variants)
 
     def choice_scorer(
         self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]

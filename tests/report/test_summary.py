@@ -8,6 +8,7 @@ import pytest
 from cola_jax.report import summarise
 from cola_jax.report.statistics import Difference, Share
 from cola_jax.report.summary import ALL, CORRECTED, RETAINED, Summary, path_results
+from cola_jax.report.table import summary_table
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
     E1,
@@ -24,6 +25,7 @@ from tests.report.conftest import (
     evaluation,
     make_run,
     open_question,
+    printed,
     question,
     write_old_part,
 )
@@ -233,3 +235,56 @@ def test_path_results_read_older_runs(tmp_path: Path):
     [result] = path_results(run)
     assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
     assert math.isnan(result.tokens)
+
+
+# Asked again
+
+
+def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any) -> dict[str, Any]:
+    """Makes a question of three options asked in two more variants, the model's answers there.
+
+    A search is its target, and each path asked again with what held in the two variants.
+    """
+
+    def columns(target: int, *asked: tuple[tuple[int, ...], list[bool]]) -> dict[str, Any]:
+        again = [{"path": path, "holds": holds} for path, holds in asked]
+        best = min((path for path, _ in asked if path != WHOLE), key=len, default=None)
+        robust = [path for path, holds in asked if all(holds) and path != WHOLE]
+        return {"target": target, "best": best, "again": again, "robust": min(robust, default=None)}
+
+    gold, *controls = [columns(*search) for search in searches]
+    gold.pop("target")
+    counts = {"evaluations": 2, "reused": 1}
+    return question(
+        name, controls=[one | counts for one in controls], variant_answers=plain, **gold | fields
+    )
+
+
+def test_summarise_what_was_asked_again(tmp_path: Path):
+    no, yes, half = [False, False], [True, True], [True, False]
+    asked = [
+        # wrong in all before, gold holds, the control does not
+        asked_again("a", [1, 1], [(0, (WHOLE, no), ((0, 1), yes)), (2, (WHOLE, no), ((0,), half))]),
+        # wrong in all before, gold does not hold, the control does
+        asked_again("b", [1, 2], [(0, (WHOLE, no), ((0, 1), half)), (2, (WHOLE, no), ((0,), yes))]),
+        # right in one variant before
+        asked_again("c", [0, 1], [(0, (WHOLE, half), ((0, 1), yes)), (2, (WHOLE, no))]),
+        # right in all before, and on two layers fewer
+        asked_again("d", [0, 0], [(0, (WHOLE, yes), ((0, 1), yes)), (2, (WHOLE, no), ((0,), yes))],
+                    baseline=True, baseline_answer=0),
+    ]  # fmt: skip
+    rows = [evaluation(row["question"], 0, WHOLE, 1, False) for row in asked]
+    again = summarise(make_run(tmp_path, (rows, asked))).again
+    assert again is not None
+    assert again.agreement == Share(6, 8)
+    assert again.before == Share(1, 4)
+    assert again.held == Share(2, 3)  # a and c of a, b and c
+    assert again.held_control == Share(1, 2)  # b of a and b
+    assert again.corrected == Share(1, 2)  # a of a and b
+    # b's control is the model's answer in a variant
+    assert (again.net.value, again.net.n) == (1.0, 1)
+    assert again.shortened == Share(1, 1)
+    assert (again.net_saved.value, again.net_saved.n) == (2 - 3, 1)
+    text = printed(summary_table(summarise(make_run(tmp_path / "2", (rows, asked)))))
+    assert "robust W→C minus control" in text
+    assert max(map(len, text.splitlines())) <= 80

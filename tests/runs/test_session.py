@@ -14,6 +14,7 @@ import cola_jax
 from cola_jax import checkpoint as checkpoints
 from cola_jax.commands.generate import Generate
 from cola_jax.execute.metrics import Metrics
+from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import KINDS, RunDirectory
 from cola_jax.runs.hosts import Hosts
@@ -468,3 +469,43 @@ def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch)
     assert None in baselines.values()
     for question in run.questions().to_pylist():
         assert question["baseline"] is baselines[question["question"]]
+
+
+def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_path):
+    """The answers are those of an evaluation of the same paths on the variant's own prompts."""
+    config = TaskConfig(task, variants=("chat", "instruction"))
+    session = Session.prepare(checkpoint, config.prepare, ONE)
+    run = session.search(str(tmp_path / "run"), SEARCH)
+    assert set(run.manifest()["settings"]["variants"]) == {"chat", "instruction"}
+    # the search itself is that without variants
+    assert rows(run)[1] == rows(search.run)[1]
+    model = session.model
+    for row in run.questions().to_pylist():
+        at = next(i for i, e in enumerate(session.encoded) if e.question.id == row["question"])
+        asked = [entry["path"] for entry in row["again"]]
+        assert asked[0] == list(range(tiny.LAYERS))
+        for v, variant in enumerate(session.variants):
+            question = variant.encoded[at].question
+            evaluate = cola_jax.evaluator(model, [question], variant.scorer)
+            verdicts = evaluate([asked])
+            if (np.abs(verdicts.margin) > LEAST).all():
+                assert [entry["holds"][v] for entry in row["again"]] == verdicts.verdict[0].tolist()
+                assert row["variant_answers"][v] == verdicts.answer[0, 0]
+        held = [e["path"] for e in row["again"] if all(e["holds"])]
+        right = {tuple(r["path"]) for r in by_question(run, row["question"]) if r["verdict"]}
+        robust = [len(path) for path in held if tuple(path) in right]
+        assert (None if row["robust"] is None else len(row["robust"])) == min(robust, default=None)
+        assert all(len(control["again"]) >= 1 for control in row["controls"])
+    summary = summarise(run)
+    assert summary.again is not None
+    assert summary.again.agreement.n == 2 * QUESTIONS
+    again = session.search(str(tmp_path / "run"), SEARCH)  # finished: nothing to do
+    assert again.questions().num_rows == QUESTIONS
+
+
+def by_question(run, name):
+    return [
+        row
+        for row in run.evaluations().to_pylist()
+        if row["question"] == name and not row["control"]
+    ]

@@ -1,5 +1,7 @@
 """`Scorer`: one of a user's own, and what binds a scorer to a batch of questions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -162,3 +164,17 @@ def test_scorer_enters_and_leaves(words):
     assert (scorer.open, scorer.decodes) == (False, False)
     with pytest.raises(TypeError, match="abstract"):
         Scorer(words)
+
+
+def test_batch_of_mixed_buckets_equals_reference(model, words):
+    """The other variants of a batch's questions need not be of one length."""
+    short, long = tiny.questions(2)
+    long = dataclasses.replace(long, text=" ".join([long.text] * 12))
+    batch = [Options(words).encode(question) for question in (short, long)]
+    assert len({len(encoded.prompts.ids) > 40 for encoded in batch}) == 2
+    paths = pad_paths([random_paths(tiny.LAYERS, PATHS, seed=3)] * 2, 2, tiny.LAYERS)
+    results = []
+    for make in (ReadingEvaluator, ReferenceReadings):
+        with make(Options(words), worker_of(model), batch, WORKLOAD) as evaluate:
+            results.append(evaluate(paths))
+    np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,86 @@
+"""Asking again: whether the paths that a search found are right when a question is asked otherwise.
+
+A path that is right by luck is wrong when the question is asked in another way, so what holds in
+all variants of a question tells what the path knows.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cola_jax.path import STOP, pad_path
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.search.outcome import ROOT, Again, Outcome
+
+MOST = 4  # paths of a search that are asked again
+
+
+def nodes_to_ask(outcome: Outcome) -> list[int]:
+    """Returns the evaluations to ask again: the baseline, and up to four right ones.
+
+    The first is the shortest, the others are those of the largest margin.
+    """
+    verdicts, best = outcome.verdicts, outcome.shortest_correct
+    if best is None:
+        return [ROOT]
+    right = np.flatnonzero(verdicts.verdict & verdicts.graded)
+    order = right[np.argsort(-verdicts.margin[right], kind="stable")].tolist()
+    return list(dict.fromkeys([ROOT, *[best, *(i for i in order if i not in (best, ROOT))][:MOST]]))
+
+
+def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
+    """Returns the paths [B, C, P] that the searches of each question want asked again."""
+    rows = [list(columns(outcome)) for outcome in outcomes]
+    paths = np.full((len(rows), max(map(len, rows)), positions), STOP, np.int32)
+    for b, row in enumerate(rows):
+        for c, path in enumerate(row):
+            paths[b, c] = pad_path(path, positions)
+    return paths
+
+
+def columns(outcome: Outcome) -> dict[tuple[int, ...], int]:
+    """Numbers the paths that are asked again for a question, each once."""
+    every = [one.paths[i] for one in (outcome, *outcome.controls) for i in nodes_to_ask(one)]
+    return {path: c for c, path in enumerate(dict.fromkeys(every))}
+
+
+def with_again(
+    outcomes: Sequence[Outcome],
+    verdicts: Sequence[Verdicts],
+    places: Sequence[Sequence[Sequence[int]]],
+) -> list[Outcome]:
+    """Adds to outcomes what each of V other variants said of `paths_to_ask`.
+
+    Args:
+      verdicts: of each variant, fields [B, C].
+      places: of each variant and question, where each of its options stands there.
+    """
+    return [
+        attach(
+            outcome,
+            columns(outcome),
+            np.stack([each.answer[b] for each in verdicts]),
+            [each[b] for each in places],
+        )
+        for b, outcome in enumerate(outcomes)
+    ]
+
+
+def attach(
+    outcome: Outcome,
+    column: dict[tuple[int, ...], int],
+    answers: np.ndarray,
+    places: Sequence[Sequence[int]],
+) -> Outcome:
+    """Adds what was answered [V, C] again to the searches of one question."""
+    nodes = nodes_to_ask(outcome)
+    asked = [column[outcome.paths[i]] for i in nodes]
+    targets = np.array([place[outcome.target] for place in places])
+    plain = [
+        list(place).index(answer) if answer in place else -1
+        for place, answer in zip(places, answers[:, column[outcome.paths[ROOT]]], strict=True)
+    ]
+    again = Again(nodes, (answers[:, asked] == targets[:, None]).T, plain)
+    controls = tuple(attach(one, column, answers, places) for one in outcome.controls)
+    return dataclasses.replace(outcome, again=again, controls=controls)

@@ -1,0 +1,134 @@
+"""Variants: the same questions asked in other ways, to tell what a path knows from its luck."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cola_jax.question import Question
+
+if TYPE_CHECKING:
+    from cola_jax.scoring.encode import Encoded
+    from cola_jax.scoring.scorer import Scorer
+    from cola_jax.tasks.task import TaskConfig
+
+NAMES = ("plain", "chat", "instruction", "shots", "order")
+INSTRUCTION = "Read the question with care, then give the best answer."
+MORE_SHOTS = 2
+FIELD = "{question}"  # of a user's own template
+
+# makes a question another, and says where each of its options stands there
+Change = Callable[[Question], tuple[Question, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Every question of a task, asked in another way."""
+
+    name: str
+    scorer: "Scorer"
+    encoded: "list[Encoded]"
+    places: list[tuple[int, ...]]  # for each question, where each of its options stands here
+
+    def take(self, some: slice) -> "Variant":
+        """Takes some of the questions."""
+        return dataclasses.replace(self, encoded=self.encoded[some], places=self.places[some])
+
+
+def make_variant(
+    name: str,
+    config: "TaskConfig",
+    questions: Sequence[Question],
+    encoded: "Sequence[Encoded]",
+    make_scorer: "Callable[[TaskConfig], tuple[Scorer, Any]]",
+) -> Variant:
+    """Asks questions in the way of that name, or in the words of a template file.
+
+    Args:
+      config: how the task itself asks them.
+      encoded: how they come out there; a variant must differ.
+      make_scorer: makes the scorer of a task config.
+
+    Raises:
+      ValueError: for an unknown name, a variant that this task or tokenizer cannot have, and one
+        that asks as the task itself does.
+    """
+    settings, change = changes(name, config)
+    try:
+        scorer, _ = make_scorer(dataclasses.replace(config, variants=(), **settings))
+        if name == "order" and not scorer.lists_options:
+            raise ValueError(
+                f"the prompt of the scorer {scorer.name!r} does not list the options: use a scorer "
+                "of letters."
+            )
+        asked = [change(question) for question in questions]
+        ours = [scorer.encode(question) for question, _ in asked]
+    except ValueError as error:
+        raise ValueError(f"the variant {name!r} cannot be made: {error}") from error
+    if all(same_prompt(one, other) for one, other in zip(ours, encoded, strict=True)):
+        raise ValueError(f"the variant {name!r} asks just as the task does: leave it out.")
+    return Variant(name, scorer, ours, [places for _, places in asked])
+
+
+def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
+    """Returns what a variant changes in how a task asks, and in each question."""
+    if name in ("plain", "chat"):
+        return {"chat": name == "chat"}, unchanged
+    if name == "shots":
+        return {"shots": more_shots(config)}, unchanged
+    if name == "order":
+        return {}, reordered
+    if name == "instruction":
+        return {}, lambda question: worded(question, f"{INSTRUCTION}\n\n{FIELD}")
+    if not Path(name).is_file():
+        raise ValueError(
+            f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in it."
+        )
+    template = Path(name).read_text(encoding="utf-8").rstrip("\n")
+    if FIELD not in template:
+        raise ValueError(f"the template {name} does not say {FIELD}, where the question belongs.")
+    return {}, lambda question: worded(question, template)
+
+
+def more_shots(config: "TaskConfig") -> int:
+    """Returns how many shots the variant `shots` shows: two more than the task."""
+    if config.shots is not None:
+        return config.shots + MORE_SHOTS
+    from cola_jax.tasks.formats import format_of
+    from cola_jax.tasks.load import kind_of
+    from cola_jax.tasks.task import CHOICE
+
+    kind = kind_of(config.task)
+    return MORE_SHOTS + (0 if kind in CHOICE else format_of(kind, config.format).shots)
+
+
+def unchanged(question: Question) -> tuple[Question, tuple[int, ...]]:
+    """Leaves a question as it is."""
+    return question, tuple(range(len(question.options)))
+
+
+def worded(question: Question, template: str) -> tuple[Question, tuple[int, ...]]:
+    """Puts a question's text into a template."""
+    text = template.replace(FIELD, question.text)
+    return unchanged(dataclasses.replace(question, text=text))
+
+
+def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
+    """Turns the order of the options by a number of places that depends on the question's id."""
+    count = len(question.options)
+    if count < 2:
+        raise ValueError(f"question {question.id} has one option, which has no other order.")
+    digest = hashlib.sha256(f"order {question.id}".encode()).digest()
+    turn = 1 + digest[0] % (count - 1)
+    places = tuple((j - turn) % count for j in range(count))
+    options = tuple(question.options[(k + turn) % count] for k in range(count))
+    answer = places[question.answer]
+    return dataclasses.replace(question, options=options, answer=answer), places
+
+
+def same_prompt(one: "Encoded", other: "Encoded") -> bool:
+    """Whether two encoded questions are the same to the model."""
+    return np.array_equal(one.prompts.ids, other.prompts.ids)

@@ -1,0 +1,116 @@
+"""Variants of a task: what each changes, and which are refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cola_jax import checkpoint
+from cola_jax.question import Question
+from cola_jax.tasks.task import TaskConfig
+from cola_jax.tasks.variants import FIELD, reordered
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def words(tiny_checkpoint):
+    return checkpoint.load_tokenizer(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def choice(tmp_path_factory):
+    return str(tiny.write_questions(tmp_path_factory.mktemp("task") / "arc.jsonl", 4))
+
+
+def prepare(config, tokenizer):
+    return config.prepare(tokenizer, context=2000, stop_tokens=lambda: (1, 7))
+
+
+def texts(encoded, tokenizer):
+    return [tokenizer.decode(one.prompts.ids) for one in encoded]
+
+
+def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
+    template = tmp_path / "mine.txt"
+    template.write_text(f"Think.\n{FIELD} Say.\n")
+    names = ("chat", "instruction", str(template))
+    prepared = prepare(TaskConfig(choice, variants=names), words)
+    chat, instruction, mine = prepared.variants
+    assert [variant.name for variant in prepared.variants] == list(names)
+    plain = texts(prepared.encoded, words)
+    assert all("user:" in text for text in texts(chat.encoded, words))
+    assert all("Read the question with care" in text for text in texts(instruction.encoded, words))
+    for one, before in zip(texts(mine.encoded, words), plain, strict=True):
+        assert one.startswith("<s>Question: Think.\nwhich of")
+        assert "? Say.\nAnswer:" in one
+        assert "Think" not in before
+    for variant in prepared.variants:
+        for one, other in zip(prepared.encoded, variant.encoded, strict=True):
+            assert one.question.options == other.question.options
+            assert one.question.answer == other.question.answer
+        assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
+    again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
+    assert texts(again.variants[0].encoded, words) == plain
+    digests = prepared.record["variants"]
+    assert len(set(digests.values())) == 3
+    assert digests["chat"] != prepare(TaskConfig(choice), words).record.get("variants")
+
+
+def test_order_turns_the_options(words, choice):
+    config = TaskConfig(choice, scorer="letter", variants=("order",))
+    (order,) = prepare(config, words).variants
+    turns = set()
+    for one, places in zip(order.encoded, order.places, strict=True):
+        before = next(q for q in tiny.questions(4) if q.id == one.question.id)
+        assert one.question.options != before.options
+        assert [one.question.options[place] for place in places] == list(before.options)
+        assert one.question.gold == before.gold
+        turns.add(places[0])
+    same = Question("q", "?", ("a", "a", "b"), 2)  # options that read the same keep their places
+    turned, places = reordered(same)
+    assert turned.gold == "b"
+    assert sorted(places) == [0, 1, 2]
+
+
+def test_shots_shows_two_more(words):
+    config = TaskConfig("arithmetic", limit=3, variants=("shots",))
+    prepared = prepare(config, words)
+    (shots,) = prepared.variants
+    assert len(shots.scorer.shots) == len(prepared.scorer.shots) + 2
+    assert all(
+        len(a.prompts.ids) > len(b.prompts.ids)
+        for a, b in zip(shots.encoded, prepared.encoded, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variants": ("polite",)}, "'polite' is not one of plain, chat"),
+        ({"variants": ("plain",)}, "asks just as the task does"),
+        ({"chat": True, "variants": ("chat",)}, "asks just as the task does"),
+        ({"variants": ("chat", "chat")}, "named twice"),
+        ({"variants": ("order",)}, "'order' cannot be made.*does not list the options"),
+        ({"variants": ("shots",)}, "'shots' cannot be made.*shows no shots|lacks|shots"),
+    ],
+)
+def test_variants_that_cannot_be_made_are_refused(words, choice, settings, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(TaskConfig(choice, **settings), words)
+
+
+def test_variant_without_chat_template_or_field_is_refused(choice, tmp_path):
+    with pytest.raises(ValueError, match="'chat' cannot be made: the tokenizer has no chat"):
+        prepare(TaskConfig(choice, variants=("chat",)), tiny.tokenizer(chat=False))
+    template = tmp_path / "mine.txt"
+    template.write_text("Think.")
+    with pytest.raises(ValueError, match=r"mine.txt does not say \{question\}"):
+        prepare(TaskConfig(choice, variants=(str(template),)), tiny.tokenizer())
+
+
+def test_variants_change_no_prompt_of_the_task(words, choice):
+    alone = prepare(TaskConfig(choice), words)
+    with_others = prepare(TaskConfig(choice, variants=("chat",)), words)
+    for one, other in zip(alone.encoded, with_others.encoded, strict=True):
+        np.testing.assert_array_equal(one.prompts.ids, other.prompts.ids)
+        assert dataclasses.asdict(one.question) == dataclasses.asdict(other.question)
