@@ -12,7 +12,7 @@ from cola_jax.search.outcome import Outcome
 
 PATH = pa.list_(pa.int16())
 
-AGAIN = pa.list_(pa.struct({"path": PATH, "holds": pa.list_(pa.bool_())}))
+AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
     {
         "target": pa.int16(),
@@ -186,7 +186,7 @@ def again_columns(outcome: Outcome) -> dict[str, Any]:
     held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
     return {
         "robust": None if outcome.robust is None else outcome.paths[outcome.robust],
-        "again": [{"path": outcome.paths[i], "holds": holds} for i, holds in held],
+        "again": [{"node": i, "path": outcome.paths[i], "holds": holds} for i, holds in held],
     }
 
 

@@ -13,20 +13,29 @@ from cola_jax.path import STOP, pad_path
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.outcome import ROOT, Again, Outcome
 
-MOST = 4  # paths of a search that are asked again
+MOST = 4  # right paths of a search that are asked again
+FIRST = 25  # evaluations of the first budget
 
 
 def nodes_to_ask(outcome: Outcome) -> list[int]:
     """Returns the evaluations to ask again: the baseline, and up to four right ones.
 
-    The first is the shortest, the others are those of the largest margin.
+    The first is the shortest, the others are those of the largest margin; so for all evaluations
+    and for the first 25, 50, 100, ..., so that a search tells what it would have found with fewer.
     """
-    verdicts, best = outcome.verdicts, outcome.shortest_correct
-    if best is None:
-        return [ROOT]
-    right = np.flatnonzero(verdicts.verdict & verdicts.graded)
-    order = right[np.argsort(-verdicts.margin[right], kind="stable")].tolist()
-    return list(dict.fromkeys([ROOT, *[best, *(i for i in order if i not in (best, ROOT))][:MOST]]))
+    verdicts, chosen = outcome.verdicts, [ROOT]
+    for size in (*budgets(outcome.evaluations), outcome.evaluations):
+        right = np.flatnonzero((verdicts.verdict & verdicts.graded)[:size])
+        surest = right[np.argsort(-verdicts.margin[right], kind="stable")]
+        shortest = surest[np.argsort(outcome.lengths[surest], kind="stable")][:1]
+        chosen += list(dict.fromkeys([*shortest.tolist(), *surest.tolist()]))[:MOST]
+    return list(dict.fromkeys(chosen))
+
+
+def budgets(evaluations: int) -> list[int]:
+    """Returns 26, 51, 101, ..., the baseline included, as far as a search is larger."""
+    sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]
+    return [size for size in sizes if size < evaluations]
 
 
 def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
