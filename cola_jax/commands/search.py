@@ -29,6 +29,9 @@ class Search:
     control: Control = "one"
     """Wrong options for which every question is searched as well, to tell skill from luck: all that
     are neither correct nor the model's own answer, one of them, or none."""
+    reuse: tuple[str, ...] = ()
+    """Run directories over the same checkpoint, prompts and scorer: what they have evaluated is not
+    run again."""
 
     def run(self) -> None:
         settings = Settings(
@@ -36,7 +39,8 @@ class Search:
         )
         session = self.flags.prepare()
         run_with_progress(
-            lambda metrics: session.search(self.flags.out, settings, metrics), searches=True
+            lambda metrics: session.search(self.flags.out, settings, metrics, self.reuse),
+            searches=True,
         )
         Report(self.flags.out).show(draws=report_extra_installed())
 

@@ -40,7 +40,7 @@ EVALUATIONS = pa.schema(
         "edit": pa.string(),  # null also where a path is several edits away
         "target": pa.int16(),  # the option that the search looked for, of which the verdict is
         "control": pa.bool_(),  # of a control search, whose target is wrong
-        "reused": pa.bool_(),  # evaluated before, by another search of the question
+        "reused": pa.bool_(),  # evaluated before, by another search of the question or another run
         # the rest is of scorers that decode, null for others
         "text": pa.string(),  # decoded, up to what ended it
         "answer_text": pa.string(),  # the answer found in it

@@ -24,6 +24,7 @@ from cola_jax.params import Model
 from cola_jax.runs.devices import Devices, default_dtype
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import (
     evaluation_rows,
     question_row,
@@ -34,6 +35,7 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
 from cola_jax.search.again import paths_to_ask, with_again
+from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.loop import confirmed, search_batch
 from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import Settings
@@ -152,14 +154,25 @@ class Session:
         return checkpoint.load(self.model_directory, dtype=self.settings["dtype"], mesh=self.mesh)
 
     def search(
-        self, directory: str, settings: Settings, metrics: Metrics | None = None
+        self,
+        directory: str,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        reuse: Sequence[str] = (),
     ) -> RunDirectory:
-        """Searches every question that the run directory does not have yet."""
+        """Searches every question that the run directory does not have yet.
+
+        What the run directories `reuse` have evaluated of the same questions is not run again.
+        """
+        stored = Reuse(reuse, self.settings, self.encoded, self.scorer)
 
         def work(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
             batch = [self.encoded[i] for i in some]
             questions = [encoded.question for encoded in batch]
-            outcomes = search_batch(evaluate, questions, self.num_layers, settings)
+            evaluations = Evaluations(evaluate, questions)
+            if reuse:
+                evaluations.add(*stored.verdicts(batch, positions))
+            outcomes = search_batch(evaluations, questions, self.num_layers, settings)
             outcomes = self.asked_again(evaluate, some, confirmed(evaluate, outcomes), positions)
             rows = list(zip(batch, outcomes, strict=True))
             improved = [o for _, o in rows if o.shortest_correct is not None]

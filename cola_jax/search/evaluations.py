@@ -22,6 +22,13 @@ class Evaluations:
         # for each question, the wave and the column of every path known, by the path's bytes
         self.known: list[dict[bytes, tuple[int, int]]] = [{} for _ in questions]
 
+    def add(self, paths: np.ndarray, verdicts: Verdicts) -> None:
+        """Adds what is known of paths [B, C, P], with verdicts [B, C]."""
+        paths = np.ascontiguousarray(paths, np.int32)
+        for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
+            self.known[b][paths[b, c].tobytes()] = len(self.waves), c
+        self.waves.append(verdicts)
+
     def __call__(
         self, question: np.ndarray, target: np.ndarray, paths: np.ndarray
     ) -> tuple[Verdicts, np.ndarray]:
@@ -60,8 +67,7 @@ class Evaluations:
         if width:
             wave = np.full((len(new), width, paths.shape[2]), STOP, np.int32)
             for b, rows in enumerate(new):
-                for c, (path, row) in enumerate(rows.items()):
+                for c, row in enumerate(rows.values()):
                     wave[b, c] = row
-                    self.known[b][path] = len(self.waves), c
-            self.waves.append(self.evaluate(wave))
+            self.add(wave, self.evaluate(wave))
         return reused

@@ -85,17 +85,22 @@ def resolve(strategy: str | Rules) -> Rules:
 
 
 def search_batch(
-    evaluate: Evaluate, questions: Sequence[Question], num_layers: int, settings: Settings
+    evaluate: Evaluate | Evaluations,
+    questions: Sequence[Question],
+    num_layers: int,
+    settings: Settings,
 ) -> list[Outcome]:
     """Searches a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: only what none has evaluated before is run.
+    `evaluate` is a function of paths, or what is known of the questions already.
     """
-    evaluations = Evaluations(evaluate, questions)
+    known = isinstance(evaluate, Evaluations)
+    evaluations = evaluate if known else Evaluations(evaluate, questions)
     root = pad_path(identity(num_layers), settings.positions(num_layers))
     question = np.arange(len(questions))
     target = np.array([each.answer for each in questions])
-    plain, _ = evaluations(question, target, np.tile(root, (len(questions), 1, 1)))
+    plain, before = evaluations(question, target, np.tile(root, (len(questions), 1, 1)))
     controls = [
         (b, j)
         for b, each in enumerate(questions)
@@ -110,7 +115,7 @@ def search_batch(
     while proposals is not None:
         verdicts, reused = evaluations(question, target, proposals.paths)
         if not history.waves:
-            reused[: len(questions)] = False  # evaluated above, for them
+            reused[: len(questions)] = before  # evaluated above, for them
         history.record(proposals, verdicts, reused)
         strategy.update(proposals, verdicts)
         active = ~(settings.early_stop & history.improved)

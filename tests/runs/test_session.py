@@ -509,3 +509,49 @@ def by_question(run, name):
         for row in run.evaluations().to_pylist()
         if row["question"] == name and not row["control"]
     ]
+
+
+@pytest.mark.parametrize("name", ["search", "decode"])
+def test_reuse_repeats_no_evaluation(request, name, tmp_path):
+    case = request.getfixturevalue(name)
+    metrics = Metrics()
+    run = case.session.search(
+        str(tmp_path / "same"), SEARCH, metrics, reuse=[str(case.run.directory)]
+    )
+    assert metrics.evaluations == 0
+    again = [row | {"reused": None} for row in run.evaluations().to_pylist()]
+    before = [row | {"reused": None} for row in case.run.evaluations().to_pylist()]
+    assert sorted(map(repr, again)) == sorted(map(repr, before))
+    assert all(row["reused"] for row in run.evaluations().to_pylist())
+    if name == "decode":
+        return
+    other = dataclasses.replace(SEARCH, preset=PRESETS["enumerate"], control="all")
+    alone = case.session.search(str(tmp_path / "alone"), other)
+    metrics = Metrics()
+    run = case.session.search(
+        str(tmp_path / "other"), other, metrics, reuse=[str(case.run.directory)]
+    )
+    assert 0 < metrics.evaluations < count(alone)
+    assert metrics.evaluations == count(run)
+    found, expected = (
+        {(row["question"], row["target"], tuple(row["path"])): row["verdict"] for row in rows}
+        for rows in (run.evaluations().to_pylist(), alone.evaluations().to_pylist())
+    )
+    assert found == expected
+
+
+def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_path):
+    out = str(tmp_path / "run")
+    before = str(search.run.directory)
+    session = Session.prepare(checkpoint, TaskConfig(task, chat=True).prepare, ONE)
+    with pytest.raises(ValueError, match="none of these questions in the same words"):
+        session.search(out, SEARCH, reuse=[before])
+    session = Session.prepare(checkpoint, TaskConfig(task, scorer="letter").prepare, ONE)
+    with pytest.raises(ValueError, match="scorer: 'options' there, 'letter' here"):
+        session.search(out, SEARCH, reuse=[before])
+    config = dataclasses.replace(ONE, dtype="bfloat16")
+    session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
+    with pytest.raises(ValueError, match="dtype: 'float32' there, 'bfloat16' here"):
+        session.search(out, SEARCH, reuse=[before])
+    with pytest.raises(ValueError, match="is not a run directory"):
+        session.search(out, SEARCH, reuse=[str(tmp_path)])

@@ -1,0 +1,123 @@
+"""`Reuse`: evaluations that earlier runs stored, so that a search does not repeat them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cola_jax.path import pad_path
+from cola_jax.runs.directory import RunDirectory, differing
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.scorer import Scorer
+from cola_jax.scoring.verdicts import Completion, Verdicts
+
+# What an evaluation depends on, beside its question, prompt and path
+SAME = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens")
+
+
+class Reuse:
+    """The evaluations of runs over the same checkpoint, prompts and scorer."""
+
+    def __init__(
+        self,
+        directories: Sequence[str],
+        settings: Mapping[str, Any],
+        encoded: Sequence[Encoded],
+        scorer: Scorer,
+    ):
+        """Reads runs; ValueError where one cannot serve questions, naming the difference."""
+        self.scorer = scorer
+        asked = {one.question.id: identity_of(one) for one in encoded}
+        self.tables: list[tuple[pa.Table, dict[str, np.ndarray]]] = []
+        for directory in directories:
+            run = RunDirectory(directory)
+            check_same_model(directory, run.manifest()["settings"], settings)
+            rows = run.questions(["question", "prompt_hash", "options", "gold"]).to_pylist()
+            stored = {
+                row["question"]: (row["prompt_hash"], tuple(row["options"]), row["gold"])
+                for row in rows
+            }
+            shared = {name for name in stored if stored[name] == asked.get(name)}
+            if not shared:
+                raise ValueError(
+                    f"{directory} has none of these questions in the same words: its "
+                    f"{len(stored)} questions or their prompts are others."
+                )
+            table = run.evaluations()
+            self.tables.append((table, rows_by_question(table, shared)))
+
+    def verdicts(self, batch: Sequence[Encoded], positions: int) -> tuple[np.ndarray, Verdicts]:
+        """Returns the paths [B, C, P] known of a batch, STOP-padded, and their verdicts [B, C]."""
+        known = [self.of_question(one, positions) for one in batch]
+        width = max(map(len, known))
+        paths = np.full((len(batch), width, positions), -1, np.int32)
+        most = max(1, *(len(one.question.options) for one in batch))
+        out = Verdicts.empty((len(batch), width), most)
+        for b, (one, rows) in enumerate(zip(batch, known, strict=True)):
+            for c, (path, row) in enumerate(rows.items()):
+                paths[b, c] = pad_path(path, positions)
+                out.put((b, slice(c, c + 1)), self.verdict(row, one))
+        return paths, out
+
+    def of_question(self, one: Encoded, positions: int) -> dict[tuple[int, ...], dict[str, Any]]:
+        """Returns the stored evaluation of each path of a question, that for gold if there is."""
+        found: dict[tuple[int, ...], dict[str, Any]] = {}
+        for table, index in self.tables:
+            for row in table.take(index.get(one.question.id, np.zeros(0, int))).to_pylist():
+                path = tuple(row["path"])
+                graded = row["grade"] != Grade.UNGRADED.value
+                if graded and len(path) <= positions and (path not in found or not row["control"]):
+                    found[path] = row
+        return found
+
+    def verdict(self, row: Mapping[str, Any], one: Encoded) -> Verdicts:
+        """Reads one row as the verdict [1] that the scorer gave."""
+        gold = one.question.answer
+        completion = None
+        if row["finish"] is not None:
+            completion = Completion(
+                text=row["text"],
+                answer=row["answer_text"],
+                finish=row["finish"],
+                truncated=row["truncated"],
+                grade=None if row["grade"] is None else Grade(row["grade"]),
+                tokens=tuple(row["tokens"]),
+                logprob=row["logprob"],
+            )
+        column = np.full(1, None, object)
+        column[0] = completion
+        verdicts = Verdicts(
+            verdict=np.array([row["finite"] and row["answer"] == gold]),
+            margin=np.array([row["margin"]], np.float32),
+            answer=np.array([row["answer"]], np.int32),
+            scores=np.array([row["scores"]], np.float32),
+            finite=np.array([row["finite"]]),
+            completion=column,
+        )
+        return self.scorer.of_target(verdicts, gold) if row["control"] else verdicts
+
+
+def identity_of(one: Encoded) -> tuple[str, tuple[str, ...], int]:
+    """Returns what makes a question the same to the model."""
+    return one.prompt_hash, one.question.options, one.question.answer
+
+
+def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError that names what differs between a run's evaluations and these."""
+    before, now = ({name: each.get(name) for name in SAME} for each in (old, new))
+    found = differing(before, now)
+    if found:
+        listed = "; ".join(f"{name}: {was!r} there, {is_!r} here" for name, was, is_ in found)
+        raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
+
+
+def rows_by_question(table: pa.Table, names: set[str]) -> dict[str, np.ndarray]:
+    """Returns the rows of each of some questions."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(table["question"].to_pylist()):
+        if name in names:
+            rows[name].append(i)
+    return {name: np.array(index) for name, index in rows.items()}
