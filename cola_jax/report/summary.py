@@ -326,7 +326,7 @@ def count_controls(questions: pa.Table, num_layers: int) -> Controls:
         saved=np.array([mean(np.array([saved(one) for one in row])) for row in rows], float),
         has_closest=np.array([bool(near) for near in closest], bool),
         closest=np.array([bool(near) and near[0]["best"] is not None for near in closest], bool),
-        evaluations=sum(one["evaluations"] - one["reused"] for row in rows for one in row),
+        evaluations=sum(one["evaluations"] - one["shared"] for row in rows for one in row),
     )
 
 

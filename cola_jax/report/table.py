@@ -64,14 +64,14 @@ def again_rows(again: AskedAgain | None) -> list[Row]:
     if again is None:
         return []
     return [
-        share_row("model's answer is the same in a variant", again.agreement),
+        share_row("model's answer in a variant is the same", again.agreement),
         share_row("best path of W→C right in all variants", again.held),
         share_row("best path of its control, likewise", again.held_control, "control"),
         share_row("correct in all variants before", again.before),
         share_row("robust W→C: wrong in all, then right", again.corrected),
         net_row("robust W→C minus control, in points", again.net),
         Row("p, were the correct one like any", format_p(again.net.p), role="control"),
-        share_row("robust C→C: right in all on fewer layers", again.shortened),
+        share_row("robust C→C: on fewer layers", again.shortened),
         saved_row("layers saved on it minus control", again.net_saved),
     ]
 
@@ -135,7 +135,11 @@ def search_rows(summary: Summary) -> list[Row]:
     return [
         *distinct_answer_rows(summary),
         Row("evaluations", f"{summary.evaluations:,}"),
-        Row("evaluations that the control adds", control_cost(summary), role="control"),
+        Row(
+            f"added by the control ({control_cost(summary)})",
+            f"{summary.control_evaluations:,}",
+            role="control",
+        ),
         Row("evaluations per question, mean", format_mean(summary.per_question)),
         share_row("evaluations not finite", summary.not_finite),
         *decoding_rows(summary),
@@ -148,8 +152,7 @@ def search_rows(summary: Summary) -> list[Row]:
 
 def control_cost(summary: Summary) -> str:
     """Formats what the control searches cost beyond the searches for gold."""
-    more = summary.control_evaluations
-    return f"{more:,} ({more / summary.evaluations:+.0%})"
+    return f"{summary.control_evaluations / summary.evaluations:+.0%}"
 
 
 def distinct_answer_rows(summary: Summary) -> list[Row]:

@@ -107,7 +107,7 @@ class RunDirectory:
         controls = [control for row in rows for control in row["controls"] or []]
         metrics.add(
             earlier=sum(row["evaluations"] for row in rows)
-            + sum(control["evaluations"] - control["reused"] for control in controls),
+            + sum(control["evaluations"] - control["shared"] for control in controls),
             corrected=sum(row["baseline"] is False for row in right),
             shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
         )

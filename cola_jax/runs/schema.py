@@ -20,7 +20,7 @@ CONTROL = pa.struct(
         "robust": PATH,  # the same in all variants
         "again": AGAIN,
         "evaluations": pa.int32(),
-        "reused": pa.int32(),  # of them: evaluated before, by another search of the question
+        "shared": pa.int32(),  # of them: also asked for by the searches before it
     }
 )
 
@@ -172,7 +172,7 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
         "control": one,
         "control_reached": None if one is None else bool(np.any(answers == one)),
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
-        "controls": [control_row(control) for control in outcome.controls],
+        "controls": control_rows(outcome),
         "closest": closest_target(question, plain, outcome.verdicts.scores[0]),
         **again_columns(outcome),
         "variant_answers": None if outcome.again is None else outcome.again.plain,
@@ -190,13 +190,19 @@ def again_columns(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def control_row(outcome: Outcome) -> dict[str, Any]:
-    """Sums up a control search."""
-    best = outcome.shortest_correct
-    return {
-        "target": outcome.target,
-        "best": None if best is None else outcome.paths[best],
-        **again_columns(outcome),
-        "evaluations": outcome.evaluations,
-        "reused": int(outcome.reused.sum()),
-    }
+def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Sums up the control searches of a question."""
+    known, rows = set(outcome.paths), []
+    for control in outcome.controls:
+        best = control.shortest_correct
+        rows.append(
+            {
+                "target": control.target,
+                "best": None if best is None else control.paths[best],
+                **again_columns(control),
+                "evaluations": control.evaluations,
+                "shared": sum(path in known for path in control.paths),
+            }
+        )
+        known.update(control.paths)
+    return rows

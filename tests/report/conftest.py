@@ -90,7 +90,7 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
     """Makes a question; its one control search does what the search for gold came across."""
     if (control := fields.get("control")) is not None:
         best = (0, 3) if fields.get("control_reached") else None
-        search = {"target": control, "best": best, "evaluations": 3, "reused": 2}
+        search = {"target": control, "best": best, "evaluations": 3, "shared": 2}
         fields = {"controls": [search], "closest": control} | fields
     return {
         "question": name,

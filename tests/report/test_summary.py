@@ -254,7 +254,7 @@ def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any)
 
     gold, *controls = [columns(*search) for search in searches]
     gold.pop("target")
-    counts = {"evaluations": 2, "reused": 1}
+    counts = {"evaluations": 2, "shared": 1}
     return question(
         name, controls=[one | counts for one in controls], variant_answers=plain, **gold | fields
     )

@@ -181,8 +181,8 @@ def test_rows_of_control_searches():
     (row,) = stored([search_question_row(encode(QUESTION), outcome)], QUESTIONS)
     nothing = {"robust": None, "again": None}  # no other variant was asked
     assert row["controls"] == [
-        {"target": 0, "best": [0, 1, 2], "evaluations": 4, "reused": 2} | nothing,
-        {"target": 3, "best": None, "evaluations": 3, "reused": 2} | nothing,
+        {"target": 0, "best": [0, 1, 2], "evaluations": 4, "shared": 4} | nothing,
+        {"target": 3, "best": None, "evaluations": 3, "shared": 3} | nothing,
     ]
     assert row["closest"] == 2  # the model says 0; gold scores -1, option 2 -3, option 3 -4
     assert row["evaluations"] == 4

@@ -196,7 +196,7 @@ def test_search_rows(search):
         other = [row for row in every if row["control"]]
         assert {row["target"] for row in other} == {control} == {searched["target"]}
         assert searched["evaluations"] == len(other) == 11
-        assert searched["reused"] == sum(row["reused"] for row in other) >= 1
+        assert searched["shared"] == sum(row["reused"] for row in other) >= 1
         assert all(row["verdict"] == (row["answer"] == control) for row in other)
         known = {tuple(row["path"]): row["scores"] for row in own}
         for row in other:
