@@ -245,7 +245,7 @@ def test_bug_shows_its_traceback(common, monkeypatch):
     def broken(*arguments, **keywords):
         np.zeros(3).reshape(2, 2)
 
-    monkeypatch.setattr("cola_jax.runs.session.search_batch", broken)
+    monkeypatch.setattr("cola_jax.runs.batch_search.search_batch", broken)
     with pytest.raises(ValueError, match="cannot reshape"):
         cli.main(["search", *common, *SMALL])
 

@@ -29,6 +29,9 @@ class Search:
     control: Control = "one"
     """Wrong options for which every question is searched as well, to tell skill from luck: all that
     are neither correct nor the model's own answer, one of them, or none."""
+    robust: bool = False
+    """Search for paths that are right in all variants at once, instead of asking again what was
+    found in one."""
     reuse: tuple[str, ...] = ()
     """Run directories over the same checkpoint, prompts and scorer: what they have evaluated is not
     run again."""
@@ -39,7 +42,9 @@ class Search:
         )
         session = self.flags.prepare()
         run_with_progress(
-            lambda metrics: session.search(self.flags.out, settings, metrics, self.reuse),
+            lambda metrics: session.search(
+                self.flags.out, settings, metrics, self.reuse, self.robust
+            ),
             searches=True,
         )
         Report(self.flags.out).show(draws=report_extra_installed())

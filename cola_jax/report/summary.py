@@ -275,7 +275,7 @@ class AgainRow(NamedTuple):
     def of(cls, row: dict[str, Any], num_layers: int) -> "AgainRow":
         """Reads a question's row."""
         first, *others = row["baseline_answer"], *row["variant_answers"]
-        plain = [bool(row["baseline"]), *row["again"][0]["holds"]]
+        plain = [first == row["gold"], *row["again"][0]["holds"]]
         wrong = not row["baseline"]
 
         def saved(one: dict[str, Any]) -> int | None:

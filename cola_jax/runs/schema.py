@@ -1,6 +1,6 @@
 """The rows of a run's part files: one for each evaluation, one for each question."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +78,15 @@ QUESTIONS = pa.schema(
         "variant_answers": pa.list_(pa.int16()),  # of the pretrained model in each other variant
     }
 )
+
+
+class Part(NamedTuple):
+    """The rows of one batch, and how many of its questions a search improved."""
+
+    evaluations: list[dict[str, Any]]
+    questions: list[dict[str, Any]]
+    corrected: int = 0
+    shortened: int = 0
 
 
 def evaluation_rows(
@@ -160,12 +169,12 @@ def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str,
 
 def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
     """Makes the row that sums up the searches of one question."""
-    best, answers = outcome.shortest_correct, outcome.verdicts.answer
+    best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
     question, plain = outcome.question, int(answers[0])
     one = next(iter(control_targets(question, plain, "one")), None)
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
-        "baseline_answer": plain,
+        "baseline_answer": plain if again is None or again.first is None else again.first,
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,
         "front": [outcome.paths[i] for i in outcome.front],

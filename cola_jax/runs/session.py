@@ -7,7 +7,7 @@ import functools
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,37 +21,20 @@ from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
+from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
 from cola_jax.runs.devices import Devices, default_dtype
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.reuse import Reuse
-from cola_jax.runs.schema import (
-    evaluation_rows,
-    question_row,
-    search_evaluation_rows,
-    search_question_row,
-)
+from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
-from cola_jax.search.again import paths_to_ask, with_again
-from cola_jax.search.evaluations import Evaluations
-from cola_jax.search.loop import confirmed, search_batch
-from cola_jax.search.outcome import Outcome
 from cola_jax.search.presets import Settings
 from cola_jax.tasks.task import Prepared, task_digest
 from cola_jax.tasks.variants import Variant
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
-
-
-class Part(NamedTuple):
-    """The rows of one batch, and how many of its questions a search improved."""
-
-    evaluations: list[dict[str, Any]]
-    questions: list[dict[str, Any]]
-    corrected: int = 0
-    shortened: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,60 +142,24 @@ class Session:
         settings: Settings,
         metrics: Metrics | None = None,
         reuse: Sequence[str] = (),
+        robust: bool = False,
     ) -> RunDirectory:
         """Searches every question that the run directory does not have yet.
 
-        What the run directories `reuse` have evaluated of the same questions is not run again.
+        What the run directories `reuse` have evaluated of the same questions is not run again. With
+        `robust`, a path is right where it is right in all variants. Raises ValueError for a robust
+        search without another variant, of a scorer that decodes, or that reuses other runs.
         """
-        stored = Reuse(reuse, self.settings, self.encoded, self.scorer)
-
-        def work(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
-            batch = [self.encoded[i] for i in some]
-            questions = [encoded.question for encoded in batch]
-            evaluations = Evaluations(evaluate, questions)
-            if reuse:
-                evaluations.add(*stored.verdicts(batch, positions))
-            outcomes = search_batch(evaluations, questions, self.num_layers, settings)
-            outcomes = self.asked_again(evaluate, some, confirmed(evaluate, outcomes), positions)
-            rows = list(zip(batch, outcomes, strict=True))
-            improved = [o for _, o in rows if o.shortest_correct is not None]
-            return Part(
-                [row for one in rows for row in search_evaluation_rows(*one)],
-                [search_question_row(*one) for one in rows],
-                corrected=sum(o.baseline is False for o in improved),
-                shortened=sum(bool(o.baseline) and o.shortened for o in improved),
-            )
-
-        positions = settings.positions(self.num_layers)
+        if robust:
+            check_robust(self.scorer, self.variants, reuse)
+        stored = Reuse(reuse, self.settings, self.encoded, self.scorer) if reuse else None
+        questions = Questions(self.scorer, self.encoded, self.variants, self.num_layers)
+        search = BatchSearch(questions, settings, stored, robust)
         recorded = {"command": "search", **dataclasses.asdict(settings)}
-        workload, each = settings.workload(self.num_layers), self.expected(settings)
-        return self.fill(directory, recorded, workload, work, metrics, each)
-
-    def asked_again(
-        self,
-        evaluate: BatchEvaluator,
-        some: np.ndarray,
-        outcomes: Sequence[Outcome],
-        positions: int,
-    ) -> Sequence[Outcome]:
-        """Asks what a batch's searches found in the other variants of its questions."""
-        if not self.variants:
-            return outcomes
-        evaluate.close()  # its memory serves for the variants
-        paths = paths_to_ask(outcomes, positions)
-        workload, verdicts = Workload(paths.shape[1], positions), []
-        for variant in self.variants:
-            batch = [variant.encoded[i] for i in some]
-            with variant.scorer.evaluator(evaluate.worker, batch, workload) as ask:
-                verdicts.append(ask(paths))
-        places = [[variant.places[i] for i in some] for variant in self.variants]
-        return with_again(outcomes, verdicts, places)
-
-    def expected(self, settings: Settings) -> int:
-        """Returns the most evaluations of a question, those of its control searches included."""
-        options = max(len(encoded.question.options) for encoded in self.encoded)
-        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}[settings.control]
-        return 1 + settings.simulations * (1 + max(0, controls))
+        if robust:
+            recorded["robust"] = True
+        workload = settings.workload(self.num_layers)
+        return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
 
     def evaluate(
         self,

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Scorer(abc.ABC):
 
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
-    ) -> contextlib.AbstractContextManager["BatchEvaluator"]:
+    ) -> "BatchEvaluator":
         """Binds the scorer to a batch of questions on a worker, best of one token bucket."""
         return ReadingEvaluator(self, worker, batch, workload)
 
@@ -86,6 +86,9 @@ class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.AB
         self.worker, self.batch = worker, batch
         self.prompts = Prompts.stack([encoded.prompts for encoded in batch])
         self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
 
     @abc.abstractmethod
     def release(self) -> None:

@@ -93,3 +93,20 @@ def attach(
     again = Again(nodes, (answers[:, asked] == targets[:, None]).T, plain)
     controls = tuple(attach(one, column, answers, places) for one in outcome.controls)
     return dataclasses.replace(outcome, again=again, controls=controls)
+
+
+def with_robust(outcomes: Sequence[Outcome], plain: np.ndarray) -> list[Outcome]:
+    """Adds what is known of a search for paths that are right in all variants.
+
+    `plain` [B, 1 + V] are the pretrained model's answers in each variant, as options.
+    """
+
+    def known(outcome: Outcome, answers: np.ndarray) -> Outcome:
+        nodes = nodes_to_ask(outcome)
+        holds = np.repeat(outcome.verdicts.verdict[nodes][:, None], len(answers) - 1, axis=1)
+        holds[0] = answers[1:] == outcome.target
+        controls = tuple(known(one, answers) for one in outcome.controls)
+        again = Again(nodes, holds, answers[1:].tolist(), first=int(answers[0]))
+        return dataclasses.replace(outcome, again=again, controls=controls)
+
+    return [known(outcome, plain[b]) for b, outcome in enumerate(outcomes)]

@@ -41,6 +41,7 @@ class Again(NamedTuple):
     nodes: list[int]  # the evaluations asked about, the baseline first
     holds: np.ndarray  # [n, V], whether each gives the target there too
     plain: list[int]  # [V], the pretrained model's answers there, as options of the question
+    first: int | None = None  # its answer in the first variant, where verdicts are of all
 
 
 @dataclasses.dataclass(frozen=True)

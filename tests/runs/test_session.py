@@ -555,3 +555,65 @@ def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_pa
         session.search(out, SEARCH, reuse=[before])
     with pytest.raises(ValueError, match="is not a run directory"):
         session.search(out, SEARCH, reuse=[str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"variants": ("chat", "instruction")}, {"scorer": "letter", "variants": ("order",)}],
+)
+def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, settings):
+    session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)
+    search = dataclasses.replace(SEARCH, control="all")
+    run = session.search(str(tmp_path / "run"), search, robust=True)
+    assert run.manifest()["settings"]["robust"] is True
+    every = [(session.scorer, session.encoded), *((v.scorer, v.encoded) for v in session.variants)]
+    options = [tuple(range(len(e.question.options))) for e in session.encoded]
+    places = [options, *(variant.places for variant in session.variants)]
+    sure = 0
+    for row in run.questions().to_pylist():
+        at = next(i for i, e in enumerate(session.encoded) if e.question.id == row["question"])
+        own = [r for r in run.evaluations().to_pylist() if r["question"] == row["question"]]
+        for target in {r["target"] for r in own}:
+            some = [r for r in own if r["target"] == target]
+            paths = [tuple(r["path"]) for r in some]
+            margins = []
+            for (scorer, encoded), place in zip(every, places, strict=True):
+                evaluate = cola_jax.evaluator(session.model, [encoded[at].question], scorer)
+                verdicts = scorer.of_target(evaluate([paths]), place[at][target])
+                margins.append(verdicts.margin[0])
+            least = np.min(margins, axis=0)
+            np.testing.assert_allclose([r["margin"] for r in some], least, atol=1e-3)
+            clear = np.abs(np.array(margins)).min(axis=0) > LEAST
+            right = np.array([r["verdict"] for r in some])
+            np.testing.assert_array_equal(right[clear], least[clear] > 0)
+            sure += clear.sum()
+        assert len(row["variant_answers"]) == len(session.variants)
+        found = [entry for entry in row["again"][1:] if entry["path"] != row["again"][0]["path"]]
+        assert all(all(entry["holds"]) for entry in found)
+        assert (row["robust"] is None) == (row["best"] is None)
+    assert sure > 50
+    summary = summarise(run).again
+    assert summary is not None
+    assert summary.held.hits == summary.held.n  # all that is found is right in all variants
+
+
+@pytest.mark.parametrize(
+    ("settings", "reuse", "message"),
+    [
+        ({}, [], "needs another way to ask each question"),
+        ({"variants": ("chat",)}, ["run"], "can reuse no other run"),
+    ],
+)
+def test_robust_searches_that_cannot_be_are_refused(
+    checkpoint, task, tmp_path, settings, reuse, message
+):
+    session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)
+    with pytest.raises(ValueError, match=message):
+        session.search(str(tmp_path / "run"), SEARCH, reuse=reuse, robust=True)
+
+
+def test_robust_search_of_decoded_answers_is_refused(sums, tmp_path):
+    config = TaskConfig(sums[1], **DECODING, variants=("instruction",))
+    session = Session.prepare(sums[0], config.prepare, ONE)
+    with pytest.raises(ValueError, match="'generation' decodes answers"):
+        session.search(str(tmp_path / "run"), SEARCH, robust=True)

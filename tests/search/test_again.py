@@ -65,7 +65,7 @@ def test_with_again_reads_each_searchs_target():
     for b, outcome in enumerate(asked):
         assert outcome.again.plain == [says(v, b, identity(6)) for v in "xy"]
         for one in (outcome, *outcome.controls):
-            nodes, holds, _ = one.again
+            nodes, holds = one.again[:2]
             assert nodes == nodes_to_ask(one)
             expected = [[says(v, b, one.paths[i]) == one.target for v in "xy"] for i in nodes]
             assert holds.tolist() == expected

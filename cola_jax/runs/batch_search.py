@@ -1,0 +1,115 @@
+"""`BatchSearch`: searches a batch of a session's questions, and makes the rows of what it finds."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cola_jax.execute.evaluator import Workload
+from cola_jax.runs.reuse import Reuse
+from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.robust import RobustEvaluator
+from cola_jax.scoring.scorer import BatchEvaluator
+from cola_jax.search.again import paths_to_ask, with_again, with_robust
+from cola_jax.search.evaluations import Evaluations
+from cola_jax.search.loop import confirmed, search_batch
+from cola_jax.search.outcome import Outcome
+from cola_jax.search.presets import Settings
+from cola_jax.tasks.variants import Variant
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """What is searched: encoded questions, the other variants of each, and the model's layers."""
+
+    scorer: Scorer
+    encoded: Sequence[Encoded]
+    variants: Sequence[Variant]
+    num_layers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSearch:
+    """A function from the evaluator of a batch to the rows of its searches."""
+
+    questions: Questions
+    settings: Settings
+    stored: Reuse | None  # what earlier runs evaluated
+    robust: bool  # right is what is right in all variants
+
+    @property
+    def most_evaluations(self) -> int:
+        """The most evaluations of a question, those of its control searches included."""
+        options = max(len(encoded.question.options) for encoded in self.questions.encoded)
+        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}
+        searches = 1 + max(0, controls[self.settings.control])
+        variants = 1 + len(self.questions.variants) if self.robust else 1
+        return variants * (1 + self.settings.simulations * searches)
+
+    def __call__(self, evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+        """Searches the questions `some`, and returns their rows."""
+        batch = [self.questions.encoded[i] for i in some]
+        find = self.find_robust if self.robust else self.find
+        outcomes = find(evaluate, batch, some)
+        rows = list(zip(batch, outcomes, strict=True))
+        improved = [outcome for outcome in outcomes if outcome.shortest_correct is not None]
+        return Part(
+            [row for one in rows for row in search_evaluation_rows(*one)],
+            [search_question_row(*one) for one in rows],
+            corrected=sum(outcome.baseline is False for outcome in improved),
+            shortened=sum(bool(o.baseline) and o.shortened for o in improved),
+        )
+
+    def find(
+        self, evaluate: BatchEvaluator, batch: Sequence[Encoded], some: np.ndarray
+    ) -> Sequence[Outcome]:
+        """Searches a batch, and asks what was found again in the other variants."""
+        settings, layers = self.settings, self.questions.num_layers
+        asked = [encoded.question for encoded in batch]
+        evaluations = Evaluations(evaluate, asked)
+        if self.stored is not None:
+            evaluations.add(*self.stored.verdicts(batch, settings.positions(layers)))
+        outcomes = confirmed(evaluate, search_batch(evaluations, asked, layers, settings))
+        if not self.questions.variants:
+            return outcomes
+        evaluate.close()  # its memory serves for the variants
+        paths = paths_to_ask(outcomes, settings.positions(layers))
+        workload, verdicts, places = Workload(*paths.shape[1:]), [], []
+        for variant in self.questions.variants:
+            rows = [variant.encoded[i] for i in some]
+            with variant.scorer.evaluator(evaluate.worker, rows, workload) as ask:
+                verdicts.append(ask(paths))
+            places.append([variant.places[i] for i in some])
+        return with_again(outcomes, verdicts, places)
+
+    def find_robust(
+        self, evaluate: BatchEvaluator, batch: Sequence[Encoded], some: np.ndarray
+    ) -> Sequence[Outcome]:
+        """Searches a batch for paths that are right in all variants of its questions."""
+        evaluate.close()  # its memory serves for all variants
+        variants, layers = self.questions.variants, self.questions.num_layers
+        batches = [batch, *([variant.encoded[i] for i in some] for variant in variants)]
+        options = [tuple(range(len(encoded.question.options))) for encoded in batch]
+        places = [options, *([variant.places[i] for i in some] for variant in variants)]
+        workload, scorer = self.settings.workload(layers), self.questions.scorer
+        with RobustEvaluator(scorer, evaluate.worker, batches, places, workload) as robust:
+            asked = [encoded.question for encoded in batch]
+            outcomes = confirmed(robust, search_batch(robust, asked, layers, self.settings))
+            assert robust.plain is not None, "a search begins with the identity path"
+            return with_robust(outcomes, robust.plain)
+
+
+def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
+    """Raises ValueError where a robust search cannot be made."""
+    if not variants:
+        raise ValueError(
+            "a robust search needs another way to ask each question: give variants, such as chat."
+        )
+    if scorer.decodes:
+        raise ValueError(
+            f"the scorer {scorer.name!r} decodes answers, which a robust search does not: leave it "
+            "out, and what the search finds is asked again in the variants."
+        )
+    if reuse:
+        raise ValueError("a robust search evaluates all variants: it can reuse no other run.")
