@@ -97,7 +97,7 @@ def run_details(
         "chat template": "yes" if settings.get("chat") or prompt.get("chat") else "no",
         "token limit": settings.get("max_new_tokens"),
         "grader": settings.get("grader"),
-        "preset": preset_name(settings.get("preset")),
+        "preset": preset_name(settings.get("strategy", "tree"), settings.get("preset")),
         "simulations": f"{settings.get('simulations')} per question",
         "leaves": f"{settings.get('leaves')} per question and wave",
         "seed": settings.get("seed"),
@@ -125,10 +125,10 @@ def short_digest(value: Any) -> str:
     return f"({value[:DIGEST_DIGITS]}…)" if isinstance(value, str) else ""
 
 
-def preset_name(values: dict[str, Any] | None) -> str:
-    """Returns the name of the preset that has these values."""
+def preset_name(strategy: str, values: dict[str, Any] | None) -> str:
+    """Returns the name of the preset of a strategy that has these values."""
     for name, preset in PRESETS.items():
-        if dataclasses.asdict(preset) == values:
+        if preset.name == strategy and dataclasses.asdict(preset) == values:
             return name
     return "custom"
 

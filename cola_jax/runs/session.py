@@ -155,7 +155,8 @@ class Session:
         stored = Reuse(reuse, self.settings, self.encoded, self.scorer) if reuse else None
         questions = Questions(self.scorer, self.encoded, self.variants, self.num_layers)
         search = BatchSearch(questions, settings, stored, robust)
-        recorded = {"command": "search", **dataclasses.asdict(settings)}
+        strategy = {"strategy": settings.preset.name}
+        recorded = {"command": "search", **strategy, **dataclasses.asdict(settings)}
         if robust:
             recorded["robust"] = True
         workload = settings.workload(self.num_layers)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
@@ -14,6 +14,8 @@ Control = Literal["all", "one", "none"]  # wrong options that a question is sear
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """What all strategies have in common; recorded whole with every run."""
+
+    name: ClassVar[str]  # of the strategy, since two may have the same fields
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -55,6 +57,8 @@ class TreeRules(Rules):
     are the node's visits and V those of the whole tree (CoLa, section 3), or of its parent.
     """
 
+    name = "tree"
+
     exploration: float = 2.0  # c
     length_weight: float = 0.1  # lambda
     length_penalty: float = 0.0  # taken off the reward, times |P|/L
@@ -92,6 +96,8 @@ class TreeRules(Rules):
 class RandomRules(Rules):
     """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
 
+    name = "random"
+
     edits: int = 3
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
@@ -105,6 +111,8 @@ class RandomRules(Rules):
 class EnumerateRules(Rules):
     """Every single edit of the identity path, in an order drawn for each question."""
 
+    name = "enumerate"
+
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
         from cola_jax.search.baselines import single_edits
         from cola_jax.search.strategies import Walks
@@ -115,6 +123,8 @@ class EnumerateRules(Rules):
 @dataclasses.dataclass(frozen=True)
 class BeamRules(Rules):
     """Beam search by margin: random edits of the best paths so far, in rounds."""
+
+    name = "beam"
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each
@@ -138,6 +148,8 @@ class BeamRules(Rules):
 class EvolutionRules(Rules):
     """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
 
+    name = "evolution"
+
     offspring: int = 16
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
 
@@ -160,6 +172,8 @@ class EvolutionRules(Rules):
 @dataclasses.dataclass(frozen=True)
 class ExitRules(Rules):
     """Early exit: every prefix of the layers, the longest first."""
+
+    name = "early-exit"
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
         from cola_jax.search.baselines import prefixes

@@ -224,3 +224,6 @@ def test_run_details_name_preset_and_versions():
     assert (details["preset"], details["starts"]) == (name, "2")
     assert details["versions"] == "jax 0.10.2, python 3.11.7"
     assert dict(run_details(SETTINGS, START, 1))["preset"] == "custom"
+    values = dataclasses.asdict(PRESETS["enumerate"])
+    recorded = SETTINGS | {"strategy": "enumerate", "preset": values}
+    assert dict(run_details(recorded, START, 1))["preset"] == "enumerate"

@@ -617,3 +617,15 @@ def test_robust_search_of_decoded_answers_is_refused(sums, tmp_path):
     session = Session.prepare(sums[0], config.prepare, ONE)
     with pytest.raises(ValueError, match="'generation' decodes answers"):
         session.search(str(tmp_path / "run"), SEARCH, robust=True)
+
+
+def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, task, tmp_path):
+    session = Session.prepare(checkpoint, TaskConfig(task).prepare, ONE)
+    fields = {"min_length": 0.0}
+    one, other = (
+        dataclasses.replace(SEARCH, preset=dataclasses.replace(PRESETS[name], **fields))
+        for name in ("early-exit", "enumerate")
+    )
+    session.search(str(tmp_path / "run"), one)
+    with pytest.raises(ValueError, match="strategy: 'early-exit' there, 'enumerate' here"):
+        session.search(str(tmp_path / "run"), other)

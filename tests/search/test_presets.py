@@ -1,5 +1,7 @@
 """Rules and settings of a search, and those that make none."""
 
+import dataclasses
+
 import pytest
 
 from cola_jax.search.presets import PRESETS, Settings, TreeRules
@@ -49,3 +51,8 @@ def test_cola_is_the_paper_with_fixed_constants():
     assert (cola.exploration, cola.length_weight, cola.length_penalty) == (2.0, 0.1, 0.0)
     assert (cola.max_skip, cola.max_repeat, cola.max_times, cola.max_move) == (4, 4, 4, 0)
     assert (cola.widening, cola.min_length, cola.max_length) == (2.0, 0.25, 2.0)
+
+
+def test_every_preset_is_recorded_as_itself():
+    recorded = {(rules.name, repr(dataclasses.asdict(rules))) for rules in PRESETS.values()}
+    assert len(recorded) == len(PRESETS)
