@@ -120,13 +120,16 @@ def search_batch(
         strategy.update(proposals, verdicts)
         active = ~(settings.early_stop & history.improved)
         proposals = strategy.propose(active)
-    outcomes = history.outcomes()
-    own, others = outcomes[: len(questions)], outcomes[len(questions) :]
+    return grouped(history.outcomes(), [b for b, _ in controls])
+
+
+def grouped(outcomes: Sequence[Outcome], controls: Sequence[int]) -> list[Outcome]:
+    """Gives the searches for gold their control searches, which come last, each of a question."""
+    count = len(outcomes) - len(controls)
+    others = list(zip(controls, outcomes[count:], strict=True))
     return [
-        dataclasses.replace(
-            outcome, controls=tuple(o for (i, _), o in zip(controls, others, strict=True) if i == b)
-        )
-        for b, outcome in enumerate(own)
+        dataclasses.replace(outcome, controls=tuple(one for i, one in others if i == b))
+        for b, outcome in enumerate(outcomes[:count])
     ]
 
 

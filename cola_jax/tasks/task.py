@@ -84,7 +84,7 @@ class TaskConfig:
         ValueError for whatever is wrong with the task, a row, a prompt or these settings.
         """
         from cola_jax.tasks.load import kind_of, load_questions
-        from cola_jax.tasks.variants import make_variant
+        from cola_jax.tasks.variants import make_variants
 
         kind = kind_of(self.task)
         questions = load_questions(
@@ -97,28 +97,33 @@ class TaskConfig:
             hub=self.hub,
             seed=self.task_seed,
         )
-        stops = None if kind in CHOICE else stop_tokens()
+        common: dict[str, Any] = {"context": context}
+        if kind not in CHOICE:
+            common["stop_tokens"] = stop_tokens()
 
         def make_scorer(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
-            common: dict[str, Any] = {"chat": config.chat, "context": context}
-            if kind in CHOICE:
-                return config.choice_scorer(tokenizer, questions, common)
-            return config.open_scorer(kind, tokenizer, questions, {**common, "stop_tokens": stops})
+            return config.make_scorer(kind, tokenizer, questions, common | {"chat": config.chat})
 
         scorer, record = make_scorer(self)
         encoded = [scorer.encode(question) for question in questions]
         if "prompt" in record:
             record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
-        variants = [
-            make_variant(name, self, questions, encoded, make_scorer) for name in self.variants
-        ]
-        if len(set(self.variants)) < len(variants):
-            raise ValueError(f"a variant is named twice in {', '.join(self.variants)}.")
+        variants = make_variants(self, questions, encoded, make_scorer)
         if variants:
-            record["variants"] = {
-                one.name: task_digest(one.encoded, one.scorer) for one in variants
-            }
+            record["variants"] = {v.name: task_digest(v.encoded, v.scorer) for v in variants}
         return Prepared(encoded, scorer, record, variants)
+
+    def make_scorer(
+        self,
+        kind: str,
+        tokenizer: Any,
+        questions: Sequence["Question"],
+        common: dict[str, Any],
+    ) -> tuple["Scorer", dict[str, Any]]:
+        """Makes the scorer of a kind of questions, and what is recorded of it."""
+        if kind in CHOICE:
+            return self.choice_scorer(tokenizer, questions, common)
+        return self.open_scorer(kind, tokenizer, questions, common)
 
     def choice_scorer(
         self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]

@@ -38,24 +38,39 @@ class Variant:
         return dataclasses.replace(self, encoded=self.encoded[some], places=self.places[some])
 
 
+MakeScorer = Callable[["TaskConfig"], tuple["Scorer", Any]]
+
+
+def make_variants(
+    config: "TaskConfig",
+    questions: Sequence[Question],
+    encoded: "Sequence[Encoded]",
+    make_scorer: MakeScorer,
+) -> list[Variant]:
+    """Asks questions in all the variants of a task.
+
+    Args:
+      config: how the task itself asks them, and the names of its variants.
+      encoded: how they come out there; a variant must differ.
+      make_scorer: makes the scorer of a task config.
+
+    Raises:
+      ValueError: for an unknown name or one given twice, a variant that this task or tokenizer
+        cannot have, and one that asks as the task itself does.
+    """
+    if len(set(config.variants)) < len(config.variants):
+        raise ValueError(f"a variant is named twice in {', '.join(config.variants)}.")
+    return [make_variant(name, config, questions, encoded, make_scorer) for name in config.variants]
+
+
 def make_variant(
     name: str,
     config: "TaskConfig",
     questions: Sequence[Question],
     encoded: "Sequence[Encoded]",
-    make_scorer: "Callable[[TaskConfig], tuple[Scorer, Any]]",
+    make_scorer: MakeScorer,
 ) -> Variant:
-    """Asks questions in the way of that name, or in the words of a template file.
-
-    Args:
-      config: how the task itself asks them.
-      encoded: how they come out there; a variant must differ.
-      make_scorer: makes the scorer of a task config.
-
-    Raises:
-      ValueError: for an unknown name, a variant that this task or tokenizer cannot have, and one
-        that asks as the task itself does.
-    """
+    """Asks questions in the way of that name, or in the words of a template file."""
     settings, change = changes(name, config)
     try:
         scorer, _ = make_scorer(dataclasses.replace(config, variants=(), **settings))
