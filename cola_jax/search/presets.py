@@ -218,7 +218,10 @@ class Settings:
 # `polar` is the released search of PoLar: one child a descent but for epsilon, single layers below
 # the root, no layer more than twice, and lengths of about 0.57 to 1.22 L (a table for each model
 # there). `drllm` is the search that Dr.LLM describes, with the chain that its code makes of it.
+# `best` is ours: a margin tells before the first hit, edits from left to right share most of a
+# parent's states, and runs beyond a second one mostly break the model.
 PresetName = Literal[
+    "best",
     "cola",
     "cola-paper",
     "polar",
@@ -231,6 +234,7 @@ PresetName = Literal[
     "early-exit",
 ]
 PRESETS: dict[str, Rules] = {
+    "best": TreeRules(exploration=0.5, max_times=1, reward="margin", ordered=True),
     "cola": TreeRules(),
     "cola-paper": TreeRules(length_weight=5.0, epsilon=0.1),
     "polar": TreeRules(

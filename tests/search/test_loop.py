@@ -243,7 +243,7 @@ def test_search_refuses_what_is_no_search():
         cola_jax.search(formula(), [], num_layers=6)
     with pytest.raises(ValueError, match="give num_layers"):
         cola_jax.search(formula(), asked)
-    with pytest.raises(ValueError, match="'paper' is not one of cola"):
+    with pytest.raises(ValueError, match="'paper' is not one of best"):
         cola_jax.search(formula(), asked, strategy="paper", num_layers=6)
     for bad in ({"evaluations": 0}, {"leaves": 0}, {"evaluations": -1}):
         with pytest.raises(ValueError, match="must be at least 1"):
