@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.path import pad_path
+from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import RunDirectory, differing
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
@@ -53,7 +53,7 @@ class Reuse:
         """Returns the paths [B, C, P] known of a batch, STOP-padded, and their verdicts [B, C]."""
         known = [self.of_question(one, positions) for one in batch]
         width = max(map(len, known))
-        paths = np.full((len(batch), width, positions), -1, np.int32)
+        paths = np.full((len(batch), width, positions), STOP, np.int32)
         most = max(1, *(len(one.question.options) for one in batch))
         out = Verdicts.empty((len(batch), width), most)
         for b, (one, rows) in enumerate(zip(batch, known, strict=True)):

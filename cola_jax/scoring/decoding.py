@@ -38,9 +38,6 @@ class DecodingScorer(Scorer):
     def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         """Returns the verdicts [R] of R decoded rows, each of its question."""
 
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
-
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Raises TypeError: answers are decoded, not read; see `row_verdicts`."""
         raise TypeError(f"the scorer {self.name!r} decodes answers and takes no readings.")
@@ -69,11 +66,12 @@ class DecodingScorer(Scorer):
 class DecodingEvaluator(BatchEvaluator):
     """Evaluates paths by decoding completions."""
 
+    scorer: DecodingScorer
+
     def __init__(
         self, scorer: DecodingScorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ):
-        super().__init__(worker, batch)
-        self.scorer = scorer
+        super().__init__(scorer, worker, batch)
         self.decoder = Decoder(
             worker,
             self.prompts,
@@ -91,9 +89,6 @@ class DecodingEvaluator(BatchEvaluator):
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
         out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
         return out
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        return self.scorer.of_target(verdicts, target)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
         """Feeds what was decoded to the reference: each token must be the most likely again."""

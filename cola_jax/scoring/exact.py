@@ -72,10 +72,6 @@ class Exact(OpenScorer):
         check_length(encoded, self.context)
         return encoded
 
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        # a score is the margin of an answer's weakest token already
-        return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
-
     def tokens_after(
         self, question: Question, text: str, prompt: list[int], answer: str
     ) -> list[int]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from cola_jax.execute.decoder import NOT_FINITE, Stop
 from cola_jax.execute.kv_cache import Row
 from cola_jax.question import Question
@@ -62,6 +64,10 @@ class OpenScorer(Scorer):
             )
         text = self.format.ask(question, self.shots)
         return render_chat(self.tokenizer, text) if self.chat else text
+
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        # a score is the margin of an answer's own tokens, with no other answer to compare
+        return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"rule": self.rule}

@@ -29,9 +29,9 @@ class RobustEvaluator(BatchEvaluator):
     ):
         """Takes the same questions in each variant, and where each of their options stands there.
 
-        ValueError for a scorer that decodes.
+        The scorer reads the model; one that decodes has completions, which are not kept.
         """
-        super().__init__(worker, batches[0])
+        super().__init__(scorer, worker, batches[0])
         self.places = places
         rows = [encoded for batch in batches for encoded in batch]
         self.inner = scorer.evaluator(worker, rows, workload)

@@ -82,8 +82,8 @@ class Scorer(abc.ABC):
 class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.ABC):
     """An evaluator: a scorer bound to a batch of questions on a worker."""
 
-    def __init__(self, worker: Worker, batch: Sequence[Encoded]):
-        self.worker, self.batch = worker, batch
+    def __init__(self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded]):
+        self.scorer, self.worker, self.batch = scorer, worker, batch
         self.prompts = Prompts.stack([encoded.prompts for encoded in batch])
         self.closed = False
 
@@ -107,9 +107,9 @@ class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.AB
     def __call__(self, paths: np.ndarray) -> Verdicts:
         """Evaluates a wave of paths [B, C, P], STOP-padded; blocks; returns fields [B, C]."""
 
-    @abc.abstractmethod
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
         """Reads verdicts of an earlier call with another option as the target; as `Scorer`."""
+        return self.scorer.of_target(verdicts, target)
 
     @abc.abstractmethod
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
@@ -125,8 +125,8 @@ class ReadingEvaluator(BatchEvaluator):
     def __init__(
         self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ):
-        super().__init__(worker, batch)
-        self.scorer, self.run = scorer, self.executor(workload)
+        super().__init__(scorer, worker, batch)
+        self.run = self.executor(workload)
 
     def executor(self, workload: Workload) -> PathEvaluator | ReferenceEvaluator:
         """Makes what runs the paths."""
@@ -149,9 +149,6 @@ class ReadingEvaluator(BatchEvaluator):
             )
             out.put((b, present), self.scorer.verdicts(row, encoded))
         return out
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        return self.scorer.of_target(verdicts, target)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
         run = ReferenceEvaluator(self.worker, self.prompts, np.dtype(np.float32), "highest")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
-    from cola_jax.search.strategies import Strategy
+    from cola_jax.search.strategies import Start, Strategy, Walk
 
 Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
 
@@ -16,6 +16,7 @@ class Rules:
     """What all strategies have in common; recorded whole with every run."""
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
+    counts: ClassVar[tuple[str, ...]] = ("max_move_block",)  # fields that are at least 1
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -31,8 +32,10 @@ class Rules:
                 raise ValueError(f"{name} must be 0 or more, it is {getattr(self, name)}.")
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise ValueError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
-        if self.max_move_block < 1:
-            raise ValueError(f"max_move_block must be at least 1, it is {self.max_move_block}.")
+        for name in self.counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, it is {value}.")
         if not 0 <= self.min_length <= self.max_length or self.max_length <= 0:
             raise ValueError(
                 "min_length must be at least 0 and max_length at least that and above 0 (both in "
@@ -58,6 +61,7 @@ class TreeRules(Rules):
     """
 
     name = "tree"
+    counts = (*Rules.counts, "deep_block", "max_runs")
 
     exploration: float = 2.0  # c
     length_weight: float = 0.1  # lambda
@@ -81,10 +85,6 @@ class TreeRules(Rules):
             raise ValueError(f"exploration must be 0 or more, it is {self.exploration}.")
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be in 0..1, it is {self.epsilon}.")
-        for name in ("deep_block", "max_runs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, it is {value}.")
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
         from cola_jax.search.strategies import TreeSearch
@@ -93,93 +93,88 @@ class TreeRules(Rules):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomRules(Rules):
-    """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
-
-    name = "random"
-
-    edits: int = 3
+class WalkRules(Rules):
+    """A search without a tree: a generator of paths, see `cola_jax.search.baselines`."""
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
-        from cola_jax.search.baselines import random
         from cola_jax.search.strategies import Walks
 
-        return Walks(lambda start: random(start, self.edits), self, ids, num_layers, settings)
+        return Walks(self.walk, self, ids, num_layers, settings)
+
+    def walk(self, start: "Start") -> "Walk":
+        """Makes the generator of one search."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class EnumerateRules(Rules):
+class RandomRules(WalkRules):
+    """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
+
+    name = "random"
+    counts = (*Rules.counts, "edits")
+
+    edits: int = 3
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.search.baselines import random
+
+        return random(start, self.edits)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnumerateRules(WalkRules):
     """Every single edit of the identity path, in an order drawn for each question."""
 
     name = "enumerate"
 
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+    def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import single_edits
-        from cola_jax.search.strategies import Walks
 
-        return Walks(single_edits, self, ids, num_layers, settings)
+        return single_edits(start)
 
 
 @dataclasses.dataclass(frozen=True)
-class BeamRules(Rules):
+class BeamRules(WalkRules):
     """Beam search by margin: random edits of the best paths so far, in rounds."""
 
     name = "beam"
+    counts = (*Rules.counts, "width", "children")
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.width < 1 or self.children < 1:
-            raise ValueError(
-                f"width and children must be at least 1, they are {self.width} and {self.children}."
-            )
-
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+    def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import beam
-        from cola_jax.search.strategies import Walks
 
-        walk = lambda start: beam(start, self.width, self.children)  # noqa: E731
-        return Walks(walk, self, ids, num_layers, settings)
+        return beam(start, self.width, self.children)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionRules(Rules):
+class EvolutionRules(WalkRules):
     """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
 
     name = "evolution"
+    counts = (*Rules.counts, "offspring", "mutations")
 
     offspring: int = 16
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.offspring < 1 or self.mutations < 1:
-            raise ValueError(
-                "offspring and mutations must be at least 1, they are "
-                f"{self.offspring} and {self.mutations}."
-            )
-
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+    def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import evolution
-        from cola_jax.search.strategies import Walks
 
-        walk = lambda start: evolution(start, self.offspring, self.mutations)  # noqa: E731
-        return Walks(walk, self, ids, num_layers, settings)
+        return evolution(start, self.offspring, self.mutations)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExitRules(Rules):
+class ExitRules(WalkRules):
     """Early exit: every prefix of the layers, the longest first."""
 
     name = "early-exit"
 
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+    def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import prefixes
-        from cola_jax.search.strategies import Walks
 
-        return Walks(prefixes, self, ids, num_layers, settings)
+        return prefixes(start)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -242,7 +242,7 @@ class Walker:
             try:
                 asked = next(self.walk) if found is None else self.walk.send(found)
             except StopIteration:
-                self.walk, self.budget = iter_nothing(), 0
+                self.budget = 0
                 return
             new = {child.path: child for child in asked if child.path not in self.number}
             self.waiting = list(new.values())
@@ -260,12 +260,6 @@ class Walker:
         for child in chosen:
             self.number[child.path] = len(self.number)
         return chosen
-
-
-def iter_nothing() -> Walk:
-    """A walk that has ended."""
-    return
-    yield  # pyright: ignore[reportUnreachable] - makes this a generator
 
 
 def question_key(seed: int, question_id: str) -> jax.Array:

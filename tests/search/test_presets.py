@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from cola_jax.search.presets import PRESETS, Settings, TreeRules
+from cola_jax.search.presets import (
+    PRESETS,
+    BeamRules,
+    EvolutionRules,
+    RandomRules,
+    Settings,
+    TreeRules,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,14 @@ def test_cola_is_the_paper_with_fixed_constants():
 def test_every_preset_is_recorded_as_itself():
     recorded = {(rules.name, repr(dataclasses.asdict(rules))) for rules in PRESETS.values()}
     assert len(recorded) == len(PRESETS)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(RandomRules, "edits"), (BeamRules, "width"), (BeamRules, "children"),
+     (EvolutionRules, "offspring"), (EvolutionRules, "mutations")],
+)  # fmt: skip
+def test_counts_of_rules_are_at_least_one(rules):
+    make, name = rules
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, it is 0"):
+        make(**{name: 0})
