@@ -12,7 +12,8 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 class Question:
     """A question, its answer options in order, and the index of the correct one.
 
-    The options of an open question are the gold answer and, if the gold is an integer, a decoy.
+    The options of an open question are the gold answer and a decoy, if it has one: by default an
+    integer close to an integer gold.
     """
 
     id: str
@@ -32,6 +33,11 @@ class Question:
     def gold(self) -> str:
         """The text of the correct answer."""
         return self.options[self.answer]
+
+    def with_decoy(self, decoy: str | None) -> "Question":
+        """Gives an open question another decoy, or none."""
+        options = (self.gold,) if decoy is None else (self.gold, decoy)
+        return dataclasses.replace(self, options=options)
 
     def get(self, name: str) -> str | None:
         """Returns the metadata value of that name, or None."""

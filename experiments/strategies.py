@@ -22,7 +22,8 @@ from cola_jax.report.table import format_interval, format_points
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
-from cola_jax.search.presets import PRESETS, Control, Settings
+from cola_jax.search.loop import resolve
+from cola_jax.search.presets import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
 
 
@@ -36,7 +37,8 @@ class Strategies:
     """Folder for a run directory of each strategy and seed."""
     task: TaskConfig
     strategies: tuple[str, ...] = ("random", "enumerate", "cola", "beam", "evolution", "best")
-    """Presets to compare."""
+    """Presets to compare, with other values of their fields if need be: `cola`, or
+    `best:block_power=0,epsilon=0.1`."""
     evaluations: int = 100
     """Evaluations of a question, beyond the baseline."""
     leaves: int = 16
@@ -45,6 +47,8 @@ class Strategies:
     """Random seeds, a run for each."""
     control: Control = "one"
     """Wrong answers that are searched for as well."""
+    decoys: str | None = None
+    """Run with the model's answers on other paths, of which open questions get their decoys."""
 
 
 class Search(NamedTuple):
@@ -53,6 +57,14 @@ class Search(NamedTuple):
     hits: dict[int, int]  # layers of each path that gives the target, by number of the evaluation
     robust: dict[int, int]  # of those that give it in all variants
     plain: list[bool]  # whether the pretrained model gives it, in each variant
+
+
+def rules_of(text: str) -> Rules:
+    """Reads a preset with changed fields, as `cola:epsilon=0.1`."""
+    name, _, changes = text.partition(":")
+    rules = resolve(name)
+    values = dict(change.split("=") for change in changes.split(",") if change)
+    return dataclasses.replace(rules, **{key: json.loads(one) for key, one in values.items()})
 
 
 def searches(run: RunDirectory) -> dict[str, list[Search]]:
@@ -128,9 +140,15 @@ def main(settings: Strategies) -> None:
         layers = 0
         for seed in settings.seeds:
             search = Settings(
-                PRESETS[name], settings.evaluations, settings.leaves, seed, control=settings.control
+                rules_of(name),
+                settings.evaluations,
+                settings.leaves,
+                seed,
+                control=settings.control,
             )
-            session = Session.prepare(settings.model, settings.task.prepare)
+            session = Session.prepare(
+                settings.model, settings.task.prepare, decoys=settings.decoys
+            )
             layers = session.num_layers
             run = session.search(str(epath.Path(settings.out) / f"{name}-{seed}"), search)
             found += searches(run).values()

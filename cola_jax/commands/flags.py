@@ -62,12 +62,13 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
-    def prepare(self) -> "Session":
-        """Checks and loads what a session needs."""
+    def prepare(self, decoys: str | None = None) -> "Session":
+        """Checks and loads what a session needs; `decoys` is a run with the model's answers."""
         from cola_jax.runs.session import Session
 
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
-        return Session.prepare(self.model, self.task.prepare, self.run.resolve(), metadata)
+        config = self.run.resolve()
+        return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,10 @@ class Search:
     control: Control = "one"
     """Wrong options for which every question is searched as well, to tell skill from luck: all that
     are neither correct nor the model's own answer, one of them, or none."""
+    decoys: str | None = None
+    """Run of `cola evaluate --scorer generation` over the same questions, with all layers and with
+    random paths: the wrong answer of an open question is then one that the model gave there, as
+    often as the correct one."""
     robust: bool = False
     """Search for paths that are right in all variants at once, instead of asking again what was
     found in one."""
@@ -40,7 +44,7 @@ class Search:
         settings = Settings(
             self.rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
         )
-        session = self.flags.prepare()
+        session = self.flags.prepare(self.decoys)
         run_with_progress(
             lambda metrics: session.search(
                 self.flags.out, settings, metrics, self.reuse, self.robust

@@ -22,6 +22,7 @@ from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
+from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, default_dtype
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
 from cola_jax.runs.hosts import Hosts
@@ -72,15 +73,20 @@ class Session:
         prepare: Callable[..., Prepared],
         run_config: RunConfig = RunConfig(),
         metadata: dict[str, Any] | None = None,
+        decoys: str | None = None,
     ) -> "Session":
         """Checks and loads what a session needs, except the weights, which take longest.
 
         `model` is a checkpoint directory; `prepare` is that of a TaskConfig, or a function like it.
-        `metadata` is recorded of each start. Raises ValueError for whatever is wrong with the
-        checkpoint, the task, a prompt or the devices.
+        `metadata` is recorded of each start. `decoys` is a run that decoded answers on other paths,
+        of which open questions get their decoys. Raises ValueError for whatever is wrong with the
+        checkpoint, the task, a prompt, the decoys or the devices.
         """
         run_config.devices.check_backend()
         saved = checkpoint.read_metadata(model)
+        if decoys is not None:
+            answers = Answers(decoys, checkpoint.identity(saved))
+            prepare = functools.partial(prepare, decoy=answers.decoy)
         config = ModelConfig.from_json(saved["config"])
         prepared = prepare(
             checkpoint.load_tokenizer(model),

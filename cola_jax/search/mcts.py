@@ -23,6 +23,7 @@ from cola_jax.search.tree import (
 
 NOTHING = -1  # the slot of a leaf that could not be selected
 MAX_VISITS = 1 << 16
+WEIGHT = 1 << 10  # of an edit of one layer, where weights differ
 EARLY = 0  # number of the random key that ends descents early
 
 
@@ -115,8 +116,9 @@ def draw_child(
     """Draws an edit of a node's path that makes a path the tree does not have.
 
     The kind is drawn first and evenly, then the edit among those of its kind: there are four times
-    as many repeats as skips, and drawing from all would hardly try a skip. Returns the path, the
-    edit, and whether there was one.
+    as many repeats as skips, and drawing from all would hardly try a skip. An edit is drawn in
+    proportion to its k to the rules' `block_power`. Returns the path, the edit, and whether there
+    was one.
     """
     path = tree.paths[node]
     table = table_of(rules, path.shape[0])
@@ -136,10 +138,21 @@ def draw_child(
     kind_key, edit_key = jax.random.split(key)
     kinds = np.unique(table.kind)
     left = jnp.stack([(allowed & (table.kind == kind)).any() for kind in kinds])
-    kind = draw(kind_key, left)
-    chosen = draw(edit_key, allowed & (table.kind == jnp.asarray(kinds)[kind]))
+    kind = draw(kind_key, left.astype(jnp.int32))
+    of_kind = allowed & (table.kind == jnp.asarray(kinds)[kind])
+    chosen = draw(edit_key, of_kind * edit_weights(table, rules.block_power))
     edit = Edit(*(jnp.asarray(column)[chosen] for column in table))
     return paths[chosen], edit, left.any()
+
+
+def edit_weights(table: Edit, power: float) -> np.ndarray:
+    """Returns how often to draw each edit [A]: in proportion to k to the power given, rounded.
+
+    Integers, since the sums of fractions depend on how a device adds them up.
+    """
+    if not power:
+        return np.ones(len(table.k), np.int32)
+    return np.maximum(np.round(WEIGHT * np.asarray(table.k, float) ** power), 1).astype(np.int32)
 
 
 def table_of(rules: Rules, positions: int) -> Edit:
@@ -160,7 +173,7 @@ def most_runs(paths: Int[Array, "A P"], num_layers: int) -> Int[Array, " A"]:
     return runs(paths).max(axis=1)
 
 
-def draw(key: Array, allowed: Bool[Array, " A"]) -> Int[Array, ""]:
-    """Draws one of the allowed entries evenly; any entry where none is allowed."""
-    rank = jax.random.randint(key, (), 0, jnp.maximum(allowed.sum(), 1))
-    return jnp.searchsorted(jnp.cumsum(allowed), rank, side="right").astype(jnp.int32)
+def draw(key: Array, weights: Int[Array, " A"]) -> Int[Array, ""]:
+    """Draws an entry in proportion to its weight; any entry where all weigh nothing."""
+    rank = jax.random.randint(key, (), 0, jnp.maximum(weights.sum(), 1))
+    return jnp.searchsorted(jnp.cumsum(weights), rank, side="right").astype(jnp.int32)

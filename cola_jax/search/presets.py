@@ -74,6 +74,7 @@ class TreeRules(Rules):
     deep_block: int | None = None  # layers of the largest block edited below the root
     max_runs: int | None = None  # how often a path may run a layer
     ordered: bool = False  # no edit lies before the parent's last one
+    block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
 
     def __post_init__(self):
         super().__post_init__()
@@ -83,6 +84,8 @@ class TreeRules(Rules):
             raise ValueError(f"widening_power must be in 0..1, it is {self.widening_power}.")
         if self.exploration < 0:
             raise ValueError(f"exploration must be 0 or more, it is {self.exploration}.")
+        if not -4 <= self.block_power <= 4:
+            raise ValueError(f"block_power must be in -4..4, it is {self.block_power}.")
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be in 0..1, it is {self.epsilon}.")
 

@@ -76,12 +76,18 @@ class TaskConfig:
     where the question belongs."""
 
     def prepare(
-        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
+        self,
+        tokenizer: Any,
+        *,
+        context: int,
+        stop_tokens: Callable[[], Sequence[int]],
+        decoy: "Callable[[Question], str | None] | None" = None,
     ) -> Prepared:
         """Loads and encodes the questions.
 
-        `stop_tokens` is called for open questions alone: not every model names one. Raises
-        ValueError for whatever is wrong with the task, a row, a prompt or these settings.
+        `stop_tokens` is called for open questions alone: not every model names one. `decoy` chooses
+        the wrong answer that an open question is also searched for. Raises ValueError for whatever
+        is wrong with the task, a row, a prompt or these settings.
         """
         from cola_jax.tasks.load import kind_of, load_questions
         from cola_jax.tasks.variants import make_variants
@@ -98,6 +104,10 @@ class TaskConfig:
             seed=self.task_seed,
         )
         common: dict[str, Any] = {"context": context}
+        if decoy is not None:
+            if kind in CHOICE:
+                raise ValueError(f"{self.task} is multiple choice: its wrong options are given.")
+            questions = [question.with_decoy(decoy(question)) for question in questions]
         if kind not in CHOICE:
             common["stop_tokens"] = stop_tokens()
 
@@ -109,6 +119,8 @@ class TaskConfig:
         if "prompt" in record:
             record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
         variants = make_variants(self, questions, encoded, make_scorer)
+        if decoy is not None:
+            record["decoys"] = "answers on other paths"
         if variants:
             record["variants"] = {v.name: task_digest(v.encoded, v.scorer) for v in variants}
         return Prepared(encoded, scorer, record, variants)
