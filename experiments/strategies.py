@@ -146,9 +146,7 @@ def main(settings: Strategies) -> None:
                 seed,
                 control=settings.control,
             )
-            session = Session.prepare(
-                settings.model, settings.task.prepare, decoys=settings.decoys
-            )
+            session = Session.prepare(settings.model, settings.task.prepare, decoys=settings.decoys)
             layers = session.num_layers
             run = session.search(str(epath.Path(settings.out) / f"{name}-{seed}"), search)
             found += searches(run).values()

@@ -10,12 +10,13 @@ from cola_jax.commands.flags import console
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Print what a run found, and write it as one HTML page that opens offline."""
+    """Print what a run found, and write it as one HTML page that opens offline, and as Markdown."""
 
     run_directory: Positional[str]
     """What `cola search` or `cola evaluate` made."""
     page: Path | None = None
-    """Where to write the page of a search; report.html in the run directory by default."""
+    """Where to write the page of a search, and beside it the same table as .md; report.html in the
+    run directory by default."""
 
     def run(self) -> None:
         self.show(draws=True)
@@ -42,4 +43,5 @@ class Report:
             return
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
-        console.print(f"report: {page}", soft_wrap=True)
+        report.write_markdown(run, summary, page.with_suffix(".md"))
+        console.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)

@@ -7,7 +7,7 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import PathFlags, TaskFlags, run_with_progress
 from cola_jax.commands.report import Report
-from cola_jax.search.presets import PRESETS, Control, PresetName, Rules, Settings
+from cola_jax.search.presets import PRESETS, Control, PresetName, Rules, Settings, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Search:
     preset: PresetName = "cola"
     """Rules to start from."""
     rules: Rules = PRESETS["cola"]
+    space: Space | None = None
+    """Kinds of edits, instead of those that the rules allow."""
     simulations: int = 100
     """Evaluations per question, beyond the baseline."""
     leaves: int = 16
@@ -41,8 +43,9 @@ class Search:
     run again."""
 
     def run(self) -> None:
+        rules = self.rules if self.space is None else self.rules.within(self.space)
         settings = Settings(
-            self.rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
+            rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
         )
         session = self.flags.prepare(self.decoys)
         run_with_progress(

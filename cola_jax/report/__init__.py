@@ -1,5 +1,6 @@
 """What a run found: its numbers, tables for the terminal, figures, and one HTML page."""
 
+from cola_jax.report.markdown import write_markdown as write_markdown
 from cola_jax.report.page import write_page as write_page
 from cola_jax.report.summary import summarise as summarise
 from cola_jax.report.table import paths_table as paths_table

@@ -1,4 +1,4 @@
-"""Figures as SVG text: the lengths of the paths found, and how these paths use each layer.
+"""Figures as SVG text: the depth of the paths found, and how these paths use each layer.
 
 The background is transparent and text takes the colour of the surrounding page, so that figures
 read well on light and dark pages, and stand alone in black when saved.
@@ -6,18 +6,38 @@ read well on light and dark pages, and stand alone in black when saved.
 
 import io
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.report.statistics import LayerUse
-from cola_jax.report.summary import ALL, CORRECTED, RETAINED, Summary
+from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, LayerUse
+from cola_jax.report.summary import Summary
 
-# Okabe and Ito's blue and orange: distinct for all types of colour vision, on white and on black
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#808080"
+# Okabe and Ito's: distinct for all types of colour vision, on white and on black
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#808080"
 COLOURS = {RETAINED: BLUE, CORRECTED: ORANGE}
 INK = "#010203"  # placeholder for the colour of the page's text
+
+TITLES = {RETAINED: "right before: still right", CORRECTED: "wrong before: made right"}
+
+
+class Map(NamedTuple):
+    """A map of layers: what it shows, and how."""
+
+    title: str
+    values: Callable[[LayerUse], np.ndarray]  # of each layer, [L]
+    colour: str
+    percent: bool
+
+
+MAPS = (
+    Map("runs of the layer, per path", lambda use: use.runs, GREY, percent=False),
+    Map("share of paths that skip the layer", lambda use: use.skipped, BLUE, percent=True),
+    Map("extra runs of the layer, per path", lambda use: use.repeats, ORANGE, percent=False),
+    Map("share of paths that move the layer", lambda use: use.moved, GREEN, percent=True),
+)
 
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # keep text as text: it can be searched and takes the page's font
@@ -93,32 +113,62 @@ def length_limits(summary: Summary) -> tuple[float, float]:
     return float(lengths.min()) - 1, float(lengths.max()) + 1
 
 
+def accuracy_by_depth(summary: Summary) -> str:
+    """Draws the share of searches that reach their target on at most so many layers."""
+    with style():
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        figure = Figure(figsize=(8.4, 2.8), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, name in zip(panels, (RETAINED, CORRECTED), strict=True):
+            axes.axvline(summary.num_layers, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=0)
+            for label, colour in ((name, COLOURS[name]), (CONTROLS[name], GREY)):
+                reach = summary.reach[label]
+                if reach.searches:
+                    axes.step(
+                        range(len(reach.share)),
+                        reach.share,
+                        where="post",
+                        color=colour,
+                        label=f"{label} ({reach.searches:,})",
+                    )
+            axes.set(title=TITLES[name], xlabel="layers allowed", ylim=(0, 1.02))
+            axes.set(xlim=length_limits(summary))
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="upper left", frameon=False, handlelength=1)
+        return as_svg(figure, "Searches that reach their target, by depth")
+
+
 def layer_heatmap(summary: Summary) -> str:
-    """Draws how often each layer is skipped and repeated, by group of paths."""
+    """Draws how often each layer is run, skipped, repeated and moved, by group of paths."""
     with style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8.4, 3.5), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        uses = {name: summary.layers[name] for name in (RETAINED, CORRECTED, ALL)}
-        draw_heatmap(upper, uses, "skipped", BLUE, percent=True)
-        upper.set_title("share of paths that skip the layer")
-        draw_heatmap(lower, uses, "repeats", ORANGE, percent=False)
-        lower.set_title("extra runs of the layer, per path")
-        lower.set_xlabel("layer")
-        return as_svg(figure, "Skips and repeats by layer")
+        uses = {name: use for name, use in summary.layers.items() if use.paths}
+        maps = [one for one in MAPS if any(one.values(use).any() for use in uses.values())]
+        height = 0.6 + len(maps) * (0.55 + 0.21 * len(uses))
+        figure = Figure(figsize=(8.4, height), layout="constrained")
+        panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, one in zip(panels, maps, strict=True):
+            draw_heatmap(axes, uses, one)
+            axes.set_title(one.title)
+        panels[-1].set_xlabel("layer")
+        return as_svg(figure, "Runs, skips, repeats and moves by layer")
 
 
-def draw_heatmap(
-    axes: Any, uses: dict[str, LayerUse], field: str, colour: str, percent: bool
-) -> None:
+def draw_heatmap(axes: Any, uses: dict[str, LayerUse], one: Map) -> None:
     """Draws one heatmap, a row per group and a column per layer."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    values = np.array([getattr(use, field) for use in uses.values()])
+    values = np.array([one.values(use) for use in uses.values()])
     # from transparent to the full colour, so that zero looks like the page, light or dark
-    ramp = LinearSegmentedColormap.from_list(field, [to_rgba(colour, 0.0), to_rgba(colour, 1.0)])
+    ramp = LinearSegmentedColormap.from_list(
+        one.title, [to_rgba(one.colour, 0.0), to_rgba(one.colour, 1.0)]
+    )
     top = max(float(values.max()), 0.01)
     mesh = axes.pcolormesh(values, cmap=ramp, vmin=0, vmax=top, antialiased=False)
     rows, columns = values.shape
@@ -134,7 +184,7 @@ def draw_heatmap(
     bar.solids.set_antialiased(False)
     bar.outline.set(linewidth=0.5, alpha=0.5)
     bar.locator = MaxNLocator(4)
-    if percent:
+    if one.percent:
         bar.formatter = FuncFormatter(lambda value, _: f"{100 * value:g} %")
     bar.update_ticks()
 

@@ -11,7 +11,7 @@ from etils import epath
 from markupsafe import Markup
 
 from cola_jax.report.browser import MAX_QUESTIONS, browser_questions, script_json
-from cola_jax.report.figures import layer_heatmap, length_histogram
+from cola_jax.report.figures import accuracy_by_depth, layer_heatmap, length_histogram
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import Row, summary_caption, summary_rows
 from cola_jax.runs.directory import RunDirectory, write_whole
@@ -57,7 +57,7 @@ def render(run: RunDirectory, summary: Summary) -> str:
     return page_template().render(
         summary=summary,
         model=model_name(start),
-        task=PurePath(str(start.get("task", "unknown task"))).name,
+        task=task_name(start),
         groups=summary_rows(summary),
         caption=summary_caption(summary),
         interval_bar=interval_bar,
@@ -65,6 +65,7 @@ def render(run: RunDirectory, summary: Summary) -> str:
         preset=settings.get("preset") or {},
         conclusion=control_conclusion(summary),
         histogram=Markup(length_histogram(summary)),
+        depth=Markup(accuracy_by_depth(summary)),
         heatmap=Markup(layer_heatmap(summary)),
         max_questions=MAX_QUESTIONS,
         data=script_json(data),
@@ -76,6 +77,11 @@ def model_name(start: dict[str, Any]) -> str:
     origin = start.get("origin") or {}
     name = str(origin.get("name") or start.get("model") or "unknown model")
     return name if origin.get("kind") == "hub" else PurePath(name).name
+
+
+def task_name(start: dict[str, Any]) -> str:
+    """Returns the name of the task: its own, or the last part of a local path."""
+    return PurePath(str(start.get("task", "unknown task"))).name
 
 
 def run_details(
@@ -103,6 +109,9 @@ def run_details(
         "seed": settings.get("seed"),
         "early stop": "yes" if settings.get("early_stop") else "no",
         "control searches": settings.get("control"),
+        "decoys": settings.get("decoys"),
+        "search for": "right in all variants" if settings.get("robust") else None,
+        "variants": ", ".join(settings.get("variants") or ()),
         "dtype": settings.get("dtype"),
         "device": start.get("device"),
         "date": start.get("date"),

@@ -1,4 +1,4 @@
-"""Statistics over the rows of a run: shares with intervals, tree shapes and the use of layers."""
+"""Statistics over the rows of a run: shares and differences with intervals, shapes of trees."""
 
 import dataclasses
 import functools
@@ -11,8 +11,6 @@ from scipy.stats import binomtest, norm
 LEVEL = 0.95
 RESAMPLES = 10_000  # of the questions, for a bootstrap interval
 Z = float(norm.ppf((1 + LEVEL) / 2))
-
-ROWS = 1 << 16  # processed at once, which bounds the memory that millions of paths take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,34 +162,6 @@ def parent_rows(question: np.ndarray, node: np.ndarray, parent: np.ndarray) -> n
     valid = (parent >= 0) & (parent < node)
     up = order[np.minimum(at, len(order) - 1)] if len(order) else at
     return np.where(valid & (keys[up] == wanted), up, -1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerUse:
-    """How a set of paths uses each layer, [L]; zeros for an empty set."""
-
-    paths: int
-    skipped: np.ndarray  # share of the paths that never run the layer
-    repeats: np.ndarray  # runs beyond the first, mean over all paths
-
-
-def layer_use(paths: pa.ChunkedArray, num_layers: int) -> LayerUse:
-    """Counts how often each layer is skipped and repeated; `paths` is a column of lists."""
-    runs = np.zeros(num_layers, np.int64)
-    present = np.zeros(num_layers, np.int64)
-    for chunk in paths.chunks:
-        for start in range(0, len(chunk), ROWS):
-            batch = chunk.slice(start, ROWS)
-            layers = batch.flatten().to_numpy()
-            row = np.repeat(np.arange(len(batch)), batch.value_lengths().to_numpy())
-            runs += np.bincount(layers, minlength=num_layers)
-            seen = np.zeros((len(batch), num_layers), bool)
-            seen[row, layers] = True
-            present += seen.sum(axis=0)
-    count = len(paths)
-    if not count:
-        return LayerUse(0, np.zeros(num_layers), np.zeros(num_layers))
-    return LayerUse(count, 1 - present / count, (runs - present) / count)
 
 
 def count_distinct(question: pa.ChunkedArray, path: pa.ChunkedArray) -> int:

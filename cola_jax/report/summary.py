@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax.report.controls import AskedAgain, compare_controls, summarise_again
+from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.statistics import (
     Difference,
-    LayerUse,
     Net,
     Share,
     TreeShape,
@@ -20,15 +20,12 @@ from cola_jax.report.statistics import (
     is_false,
     is_null,
     is_true,
-    layer_use,
     list_lengths,
     mean,
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory, read_parts
 from cola_jax.runs.schema import EVALUATIONS
-
-RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
 
 
 class Level(NamedTuple):
@@ -74,8 +71,6 @@ class Summary:
     again: AskedAgain | None  # None where no other variant was asked
 
     length: float  # of the shortest correct path, L where there is none
-    length_retained: float  # of C→C
-    length_corrected: float  # of W→C
 
     evaluations: int  # of the searches for gold
     control_evaluations: int  # beyond those, of the control searches
@@ -91,7 +86,14 @@ class Summary:
     # Histograms, index is the length of a path
     best_lengths: dict[str, np.ndarray]  # by group
     correct_lengths: np.ndarray  # of all correct evaluations
-    layers: dict[str, LayerUse]  # by group
+
+    layers: dict[str, LayerUse]  # by group, control searches and all evaluations among them
+    depths: dict[str, Depth]  # of the shortest correct paths, by group
+    reach: dict[str, Reach]  # by group
+    shortest: tuple[Depth, ...]  # of the shortest 5, 10, 20 and 100 % of all correct evaluations
+    shortest_control: tuple[Depth, ...]  # of those of control searches that gave their target
+    unchanged: Share  # of all questions: correct before, and on no fewer layers
+    unsolved: Share  # of all questions: correct on no path
 
     @property
     def answer_noun(self) -> str:
@@ -117,10 +119,10 @@ def summarise(run: RunDirectory) -> Summary:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
+    layers = summarise_layers(questions, rows, num_layers)
     rows = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
-    results = summarise_questions(questions, num_layers)
-    results["layers"][ALL] = layer_use(rows["path"], num_layers)
+    results = summarise_questions(questions, num_layers) | layers
     return Summary(
         directory=str(run.directory),
         open=scorer_flag(manifest, "open"),
@@ -190,14 +192,10 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
         "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
         "length": mean(lengths[graded]),
-        "length_retained": mean(lengths[correct]),
-        "length_corrected": mean(lengths[found & wrong]),
         "options": mean(list_lengths(questions["options"])),
         "best_lengths": {name: np.bincount(lengths[mask]) for name, mask in groups.items()},
-        "layers": {
-            name: layer_use(best.filter(pa.array(mask)), num_layers)
-            for name, mask in groups.items()
-        },
+        "unchanged": Share.of((correct & (lengths >= num_layers))[graded]),
+        "unsolved": Share.of(~found[graded]),
     }
 
 

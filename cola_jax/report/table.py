@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cola_jax.path import format_path, identity
+from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.statistics import Difference, Net, Share
 from cola_jax.report.summary import AskedAgain, PathResult, Summary, path_results, scorer_flag
 from cola_jax.runs.directory import RunDirectory
@@ -26,13 +27,15 @@ class Row(NamedTuple):
     share: Share | None = None  # to draw
 
 
-def summary_rows(summary: Summary) -> list[tuple[str, list[Row]]]:
-    """Lists the rows of a summary by heading."""
+def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, list[Row]]]:
+    """Lists the rows of a summary by heading; not the whole of them for a terminal."""
     groups = [
         ("Answers", answer_rows(summary)),
         ("Asked again", again_rows(summary.again)),
         ("By level", level_rows(summary)),
-        ("Layers and search", [*length_rows(summary), *search_rows(summary)]),
+        ("Depth", length_rows(summary)),
+        ("Search", search_rows(summary)),
+        ("Runs of a layer: early / middle / late third", use_rows(summary) if whole else []),
     ]
     return [(heading, rows) for heading, rows in groups if rows]
 
@@ -52,6 +55,8 @@ def answer_rows(summary: Summary) -> list[Row]:
         net_row("W→C minus the closest control", summary.net_closest),
         difference_row("W→C minus a control met on the way", summary.net_on_the_way),
         share_row("C→C: still correct on fewer layers", summary.shortened),
+        share_row("identity path stays the best", summary.unchanged),
+        share_row("W→W: correct on no path", summary.unsolved),
         share_row(f"best path {confirmed}", summary.confirmed),
     ]
     if summary.excluded:
@@ -114,10 +119,47 @@ def length_rows(summary: Summary) -> list[Row]:
     return [
         Row("layers before", f"{summary.num_layers}"),
         Row("layers after, mean over questions", format_mean(summary.length)),
-        Row("layers of the best paths, C→C, mean", format_mean(summary.length_retained)),
-        Row("layers of the best paths, W→C, mean", format_mean(summary.length_corrected)),
         saved_row("layers saved on C→C minus control", summary.net_saved),
+        *depth_rows(summary),
     ]
+
+
+def depth_rows(summary: Summary) -> list[Row]:
+    """Lists the depth of best and of shortest paths, each with that of its control searches."""
+    rows = []
+    for name, control in CONTROLS.items():
+        rows += [
+            depth_row(f"{name} best paths: layers (different)", summary.depths[name]),
+            depth_row("of control searches", summary.depths[control], "control"),
+        ]
+    each = zip(SHORTEST, summary.shortest, summary.shortest_control, strict=True)
+    for share, own, control in each:
+        rows += [
+            depth_row(f"shortest {share:.0%} of correct paths", own),
+            depth_row("of control searches", control, "control"),
+        ]
+    return rows
+
+
+def depth_row(label: str, depth: Depth, role: str = "") -> Row:
+    """Makes the row of the depth of some paths."""
+    value = f"{format_mean(depth.layers)} ({format_mean(depth.distinct)})"
+    return Row(label, value if depth.paths else NO_VALUE, n=f"{depth.paths:,}", role=role)
+
+
+def use_rows(summary: Summary) -> list[Row]:
+    """Lists how often paths run the layers of each third, and how evenly they run all."""
+    rows = []
+    for name, use in summary.layers.items():
+        role = "control" if name in CONTROLS.values() else ""
+        label = "all evaluations" if name == ALL else f"{name} best paths" if not role else name
+        thirds = " / ".join(format_mean(third, 2) for third in use.thirds)
+        rows.append(Row(label, thirds if use.paths else NO_VALUE, n=f"{use.paths:,}", role=role))
+    even = f"(all layers alike: {math.log(summary.num_layers):.3f})"
+    for name in CONTROLS:
+        entropy = format_mean(summary.layers[name].entropy, 3)
+        rows.append(Row(f"{name} entropy over layers {even}", entropy))
+    return rows
 
 
 def saved_row(label: str, net: Net) -> Row:
@@ -200,7 +242,7 @@ def summary_table(summary: Summary) -> Table:
     table.add_column("")
     for name in ("value", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    for _, rows in summary_rows(summary):
+    for _, rows in summary_rows(summary, whole=False):
         for row in rows:
             style = "yellow" if row.role == "control" else None
             label = Text(("↳ " if row.role else "") + row.label)

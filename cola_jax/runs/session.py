@@ -17,10 +17,12 @@ from jax.sharding import Mesh
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.execute.evaluator import Workload, cut_batches
+from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
+from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, default_dtype
@@ -31,10 +33,11 @@ from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
-from cola_jax.search.presets import Settings
+from cola_jax.search.presets import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, task_digest
 from cola_jax.tasks.variants import Variant
 
+FIRST = 32  # questions on which the influence of layers is measured
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 
@@ -62,6 +65,7 @@ class Session:
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
     variants: list[Variant]  # of the same questions
+    first: list[Encoded]  # of all shards, to measure the model on
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
@@ -121,6 +125,7 @@ class Session:
             config=config,
             scorer=prepared.scorer,
             encoded=own,
+            first=prepared.encoded[:FIRST],
             variants=[variant.take(some) for variant in prepared.variants],
             settings=settings,
             environment=environment,
@@ -158,6 +163,10 @@ class Session:
         """
         if robust:
             check_robust(self.scorer, self.variants, reuse)
+        if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
+            settings = dataclasses.replace(
+                settings, preset=self.ordered(directory, settings.preset)
+            )
         stored = Reuse(reuse, self.settings, self.encoded, self.scorer) if reuse else None
         questions = Questions(self.scorer, self.encoded, self.variants, self.num_layers)
         search = BatchSearch(questions, settings, stored, robust)
@@ -167,6 +176,14 @@ class Session:
             recorded["robust"] = True
         workload = settings.workload(self.num_layers)
         return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
+
+    def ordered(self, directory: str, rules: InfluenceRules) -> InfluenceRules:
+        """Orders the layers by their influence on the first questions, once for a run."""
+        before = (RunDirectory(directory).recorded("preset") or {}).get("order")
+        if before is None:
+            prompts = Prompts.stack([one.prompts for one in self.first])
+            before = np.argsort(block_influence(self.model, prompts), kind="stable").tolist()
+        return dataclasses.replace(rules, order=tuple(before))
 
     def evaluate(
         self,

@@ -4,6 +4,7 @@ See `cola_jax.search.strategies.Walk`.
 """
 
 import operator
+from collections.abc import Sequence
 
 from cola_jax.edits import edited
 from cola_jax.search.strategies import Child, Path, Start, Walk
@@ -47,6 +48,15 @@ def prefixes(start: Start) -> Walk:
     """Every prefix of the layers, the longest first."""
     path = start.identity.path
     yield [Child(path[:n], path) for n in range(len(path) - 1, start.shortest - 1, -1)]
+
+
+def without_least(start: Start, order: Sequence[int]) -> Walk:
+    """The layers without the first of `order`, without the first two, and so on."""
+    path = start.identity.path
+    yield [
+        Child(tuple(layer for layer in path if layer not in order[:n]), path)
+        for n in range(1, len(path) - start.shortest + 1)
+    ]
 
 
 def mutated(start: Start, path: Path, most: int, *, exactly: bool = False) -> Child:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
     from cola_jax.search.strategies import Start, Strategy, Walk
 
+Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
+MOVE = 4  # places that a block may move where a space has moves and the rules have none
 Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
 
 
@@ -46,6 +48,27 @@ class Rules:
         """Returns the shortest and the longest path allowed, in layers."""
         shortest = max(1, round(self.min_length * num_layers))
         return shortest, max(shortest, int(self.max_length * num_layers))
+
+    def within(self, space: "Space") -> "Rules":
+        """Allows the kinds of edits of a search space alone, with their sizes here.
+
+        Blocks that may move are as large as those that may be skipped, by default up to four
+        places. Raises ValueError where a kind that the space names is turned off.
+        """
+        parts = space.split("+")
+        sizes = {
+            "skip": ("max_skip", self.max_skip),
+            "repeat": ("max_repeat", self.max_repeat),
+            "move": ("max_move", self.max_move or MOVE),
+        }
+        for part in parts:
+            if not sizes[part][1]:
+                raise ValueError(f"the space {space} needs {sizes[part][0]} above 0.")
+        limits = {field: size if part in parts else 0 for part, (field, size) in sizes.items()}
+        block = max(self.max_skip, self.max_move_block)
+        return dataclasses.replace(
+            self, **limits, max_move_block=block if "move" in parts else self.max_move_block
+        )
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
         """Makes what proposes the paths of searches, each for a question of that id."""
@@ -181,6 +204,25 @@ class ExitRules(WalkRules):
 
 
 @dataclasses.dataclass(frozen=True)
+class InfluenceRules(WalkRules):
+    """Removes the layers of least block influence, one more in each path (ShortGPT)."""
+
+    name = "influence"
+
+    order: tuple[int, ...] = ()  # layers, that of least influence first; a run measures them
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.search.baselines import without_least
+
+        if not self.order:
+            raise ValueError(
+                "the order of the layers is not known: give `order`, the layers by their "
+                "cola_jax.execute.influence.block_influence."
+            )
+        return without_least(start, self.order)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What decides a search, beside the model and the questions."""
 
@@ -230,6 +272,7 @@ PresetName = Literal[
     "greedy",
     "evolution",
     "early-exit",
+    "shortgpt",
 ]
 PRESETS: dict[str, Rules] = {
     "best": TreeRules(exploration=0.5, max_times=1, reward="margin", ordered=True),
@@ -265,4 +308,5 @@ PRESETS: dict[str, Rules] = {
     "greedy": BeamRules(width=1, children=16),
     "evolution": EvolutionRules(),
     "early-exit": ExitRules(min_length=0.0),
+    "shortgpt": InfluenceRules(min_length=0.0),
 }

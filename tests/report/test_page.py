@@ -84,7 +84,7 @@ def test_page_shows_table_settings_and_figures(page: str):
     assert "5 of 6 questions done" in page
     text = " ".join(page.split())
     assert "Of 2 control searches for the same questions, 1 reached their wrong option." in text
-    assert page.count('<svg role="img"') == 2
+    assert page.count('<svg role="img"') == 3
     assert "nan" not in words(page)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cola_jax.report import summarise
+from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
 from cola_jax.report.statistics import Difference, Share
-from cola_jax.report.summary import ALL, CORRECTED, RETAINED, Summary, path_results
+from cola_jax.report.summary import Summary, path_results
 from cola_jax.report.table import summary_table
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
@@ -53,8 +54,9 @@ def test_summarise_counts_and_means(summary: Summary):
     assert (summary.done, summary.planned, summary.num_layers) == (5, 6, 4)
     assert (summary.evaluations, summary.per_question) == (13, 2.6)
     assert summary.length == pytest.approx((3 + 5 + 4 + 4 + 3) / 5)
-    assert summary.length_retained == pytest.approx((3 + 4) / 2)
-    assert summary.length_corrected == pytest.approx((5 + 3) / 2)
+    assert summary.depths[RETAINED] == Depth(2, (3 + 4) / 2, (3 + 4) / 2)
+    assert summary.depths[CORRECTED] == Depth(2, (5 + 3) / 2, (4 + 3) / 2)
+    assert (summary.unchanged, summary.unsolved) == (Share(1, 5), Share(1, 5))
     assert summary.answers == pytest.approx((2 + 2 + 3 + 2 + 2) / 5)
     assert summary.options == pytest.approx((3 + 3 + 3 + 2 + 2) / 5)
 
@@ -96,7 +98,8 @@ def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
     assert (summary.control, summary.net_on_the_way) == (Share(0, 0), Difference(0, 0, 0))
     assert summary.net.n == summary.net_closest.n == summary.net_saved.n == 0
     assert math.isnan(summary.net.p)
-    assert math.isnan(summary.length_corrected)
+    assert summary.depths[CORRECTED].paths == 0
+    assert math.isnan(summary.depths[CORRECTED].layers)
 
 
 def test_summarise_without_correct_paths(tmp_path: Path):

@@ -9,10 +9,11 @@ import cola_jax
 from cola_jax.edits import edited
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Verdicts
-from cola_jax.search.presets import PRESETS, BeamRules, EnumerateRules
+from cola_jax.search.presets import PRESETS, BeamRules, EnumerateRules, InfluenceRules
 from tests.search.formula import GOLD, checksum, formula, questions
 
 BASELINES = ["random", "enumerate", "beam", "greedy", "evolution", "early-exit"]
+ORDER = (5, 2, 7, 0, 1, 3, 4, 6)
 SETTINGS = {"evaluations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
 
 
@@ -92,6 +93,23 @@ def test_beam_edits_the_best():
         assert set(outcome.parent[start : start + 5].tolist()) == {before}
 
 
+def test_shortgpt_removes_the_least_influential_layers():
+    rules = InfluenceRules(order=ORDER, min_length=0.5)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    assert outcome.paths == [
+        identity(8),
+        (0, 1, 2, 3, 4, 6, 7),
+        (0, 1, 3, 4, 6, 7),
+        (0, 1, 3, 4, 6),
+        (1, 3, 4, 6),
+    ]
+
+
+def test_shortgpt_needs_the_order_of_the_layers():
+    with pytest.raises(ValueError, match=r"give `order`.*block_influence"):
+        cola_jax.search(formula(), questions(1), strategy="shortgpt", **SETTINGS)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_searches(name):
     """Also where the answers are the least friendly: every path is wrong, not finite or tied."""
@@ -102,9 +120,11 @@ def test_every_preset_searches(name):
     evaluations = 12
     settings = SETTINGS | {"evaluations": evaluations, "control": "all"}
     for evaluate in (wrong, formula()):
-        outcomes = cola_jax.search(evaluate, questions(2), strategy=name, **settings)
+        strategy = InfluenceRules(order=ORDER, min_length=0) if name == "shortgpt" else name
+        outcomes = cola_jax.search(evaluate, questions(2), strategy=strategy, **settings)
         for outcome in outcomes:
-            assert outcome.evaluations == (8 if name == "early-exit" else 13)
+            few = name in ("early-exit", "shortgpt")
+            assert outcome.evaluations == (8 if few else 13)
             assert len(outcome.controls) >= 2
 
 

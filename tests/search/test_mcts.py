@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 import cola_jax.search.mcts as mcts
+from cola_jax.edits import edit_table
 from cola_jax.path import identity, pad_path
-from cola_jax.search.mcts import MAX_VISITS, NOTHING, back_up_wave, draw, select_wave, ucb
+from cola_jax.search.mcts import (
+    MAX_VISITS,
+    NOTHING,
+    back_up_wave,
+    draw,
+    edit_weights,
+    select_wave,
+    ucb,
+)
 from cola_jax.search.presets import PRESETS, TreeRules
 from cola_jax.search.tree import ROOT, new_tree, path_hash
 
@@ -119,13 +128,24 @@ def test_select_wave_keeps_each_budget():
     assert trees.size.tolist() == [4, 25]
 
 
-def test_draw_is_even_among_allowed():
-    allowed = jnp.array([False, True, False, True, True, False])
+def test_entries_are_drawn_in_proportion_to_their_weights():
+    weights = jnp.array([0, 2, 0, 2, 1, 0])
     keys = jax.random.split(jax.random.key(0), 3000)
-    drawn = jax.jit(jax.vmap(draw, (0, None)))(keys, allowed)
+    drawn = jax.jit(jax.vmap(draw, (0, None)))(keys, weights)
     counts = np.bincount(drawn, minlength=6)
     assert counts[[0, 2, 5]].sum() == 0
-    assert (np.abs(counts[[1, 3, 4]] - 1000) < 120).all()
+    assert (np.abs(counts[[1, 3, 4]] - [1200, 1200, 600]) < 120).all()
+
+
+def test_small_blocks_are_drawn_more_often():
+    table = edit_table(30)
+    even, small = edit_weights(table, 0.0), edit_weights(table, -2.0)
+    assert (even == 1).all()
+    assert {int(k): set(small[table.k == k].tolist()) for k in (1, 2, 4)} == {
+        1: {1024},
+        2: {256},
+        4: {64},
+    }
 
 
 def test_kinds_are_drawn_evenly(outcomes):

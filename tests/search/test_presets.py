@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from cola_jax.edits import MOVE, REPEAT, SKIP
+from cola_jax.search.mcts import table_of
 from cola_jax.search.presets import (
     PRESETS,
     BeamRules,
@@ -12,6 +14,8 @@ from cola_jax.search.presets import (
     Settings,
     TreeRules,
 )
+
+LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"), 1)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,7 @@ from cola_jax.search.presets import (
         ({"max_runs": 0}, "max_runs must be"),
         ({"widening": 0.5}, "widening must be"),
         ({"exploration": -1.0}, "exploration must be"),
+        ({"block_power": 5.0}, "block_power must be"),
     ],
 )
 def test_preset_refuses_rules_that_make_no_search(rules, message):
@@ -74,3 +79,32 @@ def test_counts_of_rules_are_at_least_one(rules):
     make, name = rules
     with pytest.raises(ValueError, match=f"{name} must be at least 1, it is 0"):
         make(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("space", "kinds"),
+    [
+        ("skip", {SKIP}),
+        ("repeat", {REPEAT}),
+        ("skip+repeat", {SKIP, REPEAT}),
+        ("skip+repeat+move", {SKIP, REPEAT, MOVE}),
+    ],
+)
+def test_a_space_allows_its_kinds_of_edits(space, kinds):
+    rules = PRESETS["best"].within(space)
+    table = table_of(rules, 12)
+    assert set(table.kind.tolist()) == kinds
+    assert max(table.k[table.kind == kind].max() for kind in kinds) == 4
+    assert dataclasses.replace(rules, **LIMITS) == dataclasses.replace(PRESETS["best"], **LIMITS)
+
+
+def test_a_space_keeps_the_sizes_of_its_rules():
+    rules = TreeRules(max_skip=2, max_move=3, max_move_block=1)
+    assert rules.within("skip+repeat+move").max_move == 3
+    assert rules.within("skip+repeat+move").max_move_block == 2
+    assert rules.within("skip") == TreeRules(max_skip=2, max_repeat=0)
+
+
+def test_a_space_needs_its_kinds_of_edits():
+    with pytest.raises(ValueError, match=r"space repeat needs max_repeat above 0"):
+        TreeRules(max_repeat=0).within("repeat")

@@ -1,0 +1,39 @@
+"""The table of a search run in Markdown, for notes and pages."""
+
+from etils import epath
+
+from cola_jax.report.page import model_name, run_details, task_name
+from cola_jax.report.summary import Summary
+from cola_jax.report.table import summary_caption, summary_rows
+from cola_jax.runs.directory import RunDirectory, write_whole
+
+
+def write_markdown(run: RunDirectory, summary: Summary, file: epath.PathLike) -> None:
+    """Writes the results of a search run as Markdown; OSError where it cannot be written."""
+    target = epath.Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, markdown(run, summary).encode())
+
+
+def markdown(run: RunDirectory, summary: Summary) -> str:
+    """Formats the results of a search run, and what made it."""
+    manifest = run.manifest()
+    settings, starts = manifest["settings"], manifest["starts"]
+    lines = [f"# {model_name(starts[-1])} on {task_name(starts[-1])}", "", summary_caption(summary)]
+    for heading, rows in summary_rows(summary):
+        lines += ["", f"## {heading}", ""]
+        cells = [(row.label, row.value, row.interval, row.n) for row in rows]
+        lines += table(("", "value", "95 % interval", "n"), cells)
+    lines += ["", "## Run", "", *table(("", ""), run_details(settings, starts[-1], len(starts)))]
+    return "\n".join(lines) + "\n"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Formats a table, numbers to the right of the first column."""
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return [line(head), line(marks), *(line(row) for row in rows)]
+
+
+def line(cells: tuple[str, ...] | list[str]) -> str:
+    """Formats one row; a bar within a cell would end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
