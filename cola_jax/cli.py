@@ -19,7 +19,7 @@ from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
 from cola_jax.commands.report import Report
 from cola_jax.commands.search import Evaluate, Search
-from cola_jax.search.presets import PRESETS
+from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
@@ -41,7 +41,7 @@ def parse(
 
     `--preset` chooses the defaults that `--rules.*` override.
     """
-    rules = PRESETS.get(chosen_preset(arguments), PRESETS["cola"])
+    rules = PRESETS.get(chosen_preset(arguments), PRESETS[DEFAULT])
     flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
     search = Search(flags, rules=rules)
     commands: Any = None
@@ -60,7 +60,7 @@ def chosen_preset(arguments: Sequence[str]) -> str:
             return value
         if flag.startswith("--preset="):
             return flag.removeprefix("--preset=")
-    return "cola"
+    return DEFAULT
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

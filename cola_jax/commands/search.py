@@ -7,7 +7,7 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import PathFlags, TaskFlags, run_with_progress
 from cola_jax.commands.report import Report
-from cola_jax.search.presets import PRESETS, Control, PresetName, Rules, Settings, Space
+from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Search:
     """Search, for every question, which layers to skip or repeat."""
 
     flags: OmitArgPrefixes[TaskFlags]
-    preset: PresetName = "cola"
+    preset: PresetName = DEFAULT
     """Rules to start from."""
-    rules: Rules = PRESETS["cola"]
+    rules: Rules = PRESETS[DEFAULT]
     space: Space | None = None
     """Kinds of edits, instead of those that the rules allow."""
     simulations: int = 100

@@ -16,13 +16,13 @@ def block_influence(model: Model, prompts: Prompts) -> np.ndarray:
 
     As ShortGPT (arXiv 2403.03853, section 3.2) ranks layers for removal; float32.
     """
-    sharding, total, count = replicated(model), 0.0, 0
+    sharding, total, count = replicated(model), np.zeros(model.config.num_layers), 0
     for b in range(len(np.asarray(prompts.ids))):
         row = jax.tree.map(
             lambda x, b=b: jax.device_put(np.asarray(x)[b : b + 1], sharding), prompts
         )
         influence, tokens = influence_of(model, row)
-        total, count = total + np.asarray(influence, np.float64), count + int(tokens)
+        total, count = total + np.asarray(influence), count + int(tokens)
     return total / count
 
 

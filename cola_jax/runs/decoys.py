@@ -54,13 +54,13 @@ class Answers:
     def add(self, row: Mapping[str, Any], own: bool) -> None:
         """Counts one answer."""
         question = row["question"]
-        whole = row["answer_text"] is not None and not row["truncated"]
+        answer = None if row["truncated"] else row["answer_text"]
         if own:
-            self.own[question] = row["answer_text"] if whole else None
+            self.own[question] = answer
         elif row["grade"] == Grade.RIGHT.value:
             self.right[question] += 1
-        elif row["grade"] == Grade.WRONG.value and whole:
-            self.counts[question][row["answer_text"].strip()] += 1
+        elif row["grade"] == Grade.WRONG.value and answer is not None:
+            self.counts[question][answer.strip()] += 1
 
     def decoy(self, question: Question) -> str | None:
         """Returns the wrong answer given on as many paths as gold, as nearly as there is one.

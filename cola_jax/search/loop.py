@@ -14,14 +14,14 @@ from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.controls import control_targets
 from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.outcome import History, Outcome, Proposals
-from cola_jax.search.presets import PRESETS, Control, Rules, Settings
+from cola_jax.search.presets import DEFAULT, PRESETS, Control, Rules, Settings
 
 
 def search(
     evaluate: Evaluate | ModelEvaluator,
     questions: Sequence[Question],
     *,
-    strategy: str | Rules = "cola",
+    strategy: str | Rules = DEFAULT,
     evaluations: int = 100,
     leaves: int = 16,
     seed: int = 0,

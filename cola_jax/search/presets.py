@@ -259,7 +259,8 @@ class Settings:
 # the root, no layer more than twice, and lengths of about 0.57 to 1.22 L (a table for each model
 # there). `drllm` is the search that Dr.LLM describes, with the chain that its code makes of it.
 # `best` is ours: a margin tells before the first hit, edits from left to right share most of a
-# parent's states, and runs beyond a second one mostly break the model.
+# parent's states, runs beyond a second one mostly break the model, and so do large blocks, which
+# are drawn less often.
 PresetName = Literal[
     "best",
     "cola",
@@ -274,8 +275,11 @@ PresetName = Literal[
     "early-exit",
     "shortgpt",
 ]
+DEFAULT: PresetName = "best"
 PRESETS: dict[str, Rules] = {
-    "best": TreeRules(exploration=0.5, max_times=1, reward="margin", ordered=True),
+    "best": TreeRules(
+        exploration=0.5, max_times=1, reward="margin", ordered=True, block_power=-1.0
+    ),
     "cola": TreeRules(),
     "cola-paper": TreeRules(length_weight=5.0, epsilon=0.1),
     "polar": TreeRules(

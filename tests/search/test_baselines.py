@@ -120,7 +120,7 @@ def test_every_preset_searches(name):
     evaluations = 12
     settings = SETTINGS | {"evaluations": evaluations, "control": "all"}
     for evaluate in (wrong, formula()):
-        strategy = InfluenceRules(order=ORDER, min_length=0) if name == "shortgpt" else name
+        strategy = InfluenceRules(order=ORDER, min_length=0.0) if name == "shortgpt" else name
         outcomes = cola_jax.search(evaluate, questions(2), strategy=strategy, **settings)
         for outcome in outcomes:
             few = name in ("early-exit", "shortgpt")
