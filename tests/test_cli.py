@@ -106,7 +106,7 @@ def test_rules_start_from_the_preset(common, monkeypatch):
     monkeypatch.setitem(PRESETS, "other", other)
     assert cli.chosen_preset(["search", "--preset=other"]) == "other"
     assert cli.chosen_preset(["search", "--preset", "other"]) == "other"
-    assert cli.chosen_preset(["search", "--out", "x"]) == "cola"
+    assert cli.chosen_preset(["search", "--out", "x"]) == "best"
     monkeypatch.setattr(cli, "chosen_preset", lambda arguments: "other")
     command = cli.parse(["search", *common, "--rules.max-move", "1"])
     assert (command.rules.max_skip, command.rules.widening, command.rules.max_move) == (1, 3.0, 1)

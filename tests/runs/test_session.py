@@ -378,7 +378,9 @@ def test_search_function_finds_what_the_session_does(decode):
     session, known = decode.session, by_path(decode.run)
     questions = [encoded.question for encoded in session.encoded[:2]]
     evaluate = cola_jax.evaluator(session.model, questions, session.scorer)
-    outcomes = cola_jax.search(evaluate, questions, evaluations=10, leaves=4, seed=2)
+    outcomes = cola_jax.search(
+        evaluate, questions, strategy="cola", evaluations=10, leaves=4, seed=2
+    )
     for outcome in outcomes:
         own = [known[key] for key in known if key[0] == outcome.question.id]
         assert [tuple(row["path"]) for row in own] == outcome.paths
