@@ -1,0 +1,31 @@
+"""Figure 5 of CoLa, with controls: how often each third of the layers runs, and how evenly all do.
+
+`python -m experiments.paper.figure5 RUN...`; the map of every layer is on a run's own page
+(`cola report RUN`).
+"""
+
+import math
+import sys
+
+from cola_jax.report.layers import ALL
+from cola_jax.report.table import format_mean
+from experiments.paper.results import GROUPS, read, show
+
+HEAD = ("model, task", "paths", "early", "middle", "late", "entropy", "at most", "largest share")
+
+
+def main(directories: list[str]) -> None:
+    rows = []
+    for one in read(directories):
+        for group in (*GROUPS, ALL):
+            use = one.summary.layers[group]
+            if use.paths:
+                thirds = [format_mean(third, 2) for third in use.thirds]
+                most = use.runs.max() / use.runs.sum()
+                even = [use.entropy, math.log(one.summary.num_layers), most]
+                rows.append([one.name, group, *thirds, *(format_mean(x, 3) for x in even)])
+    show(HEAD, rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
