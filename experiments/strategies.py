@@ -146,7 +146,12 @@ def main(settings: Strategies) -> None:
                 seed,
                 control=settings.control,
             )
-            session = Session.prepare(settings.model, settings.task.prepare, decoys=settings.decoys)
+            session = Session.prepare(
+                settings.model,
+                settings.task.prepare,
+                metadata={"task": settings.task.task},
+                decoys=settings.decoys,
+            )
             layers = session.num_layers
             run = session.search(str(epath.Path(settings.out) / f"{name}-{seed}"), search)
             found += searches(run).values()
