@@ -138,7 +138,7 @@ def accuracy_by_depth(summary: Summary) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper left", frameon=False, handlelength=1)
+                axes.legend(loc="lower right", frameon=False, handlelength=1)
         return as_svg(figure, "Searches that reach their target, by depth")
 
 
@@ -148,7 +148,8 @@ def layer_heatmap(summary: Summary) -> str:
         from matplotlib.figure import Figure
 
         uses = {name: use for name, use in summary.layers.items() if use.paths}
-        maps = [one for one in MAPS if any(one.values(use).any() for use in uses.values())]
+        # by repeats and skips together, a few paths move a layer where there are no moves
+        maps = [one for one in MAPS if max(one.values(use).max() for use in uses.values()) > 0.01]
         height = 0.6 + len(maps) * (0.55 + 0.21 * len(uses))
         figure = Figure(figsize=(8.4, height), layout="constrained")
         panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]

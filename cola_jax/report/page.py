@@ -137,7 +137,9 @@ def short_digest(value: Any) -> str:
 def preset_name(strategy: str, values: dict[str, Any] | None) -> str:
     """Returns the name of the preset of a strategy that has these values."""
     for name, preset in PRESETS.items():
-        if preset.name == strategy and dataclasses.asdict(preset) == values:
+        own = dataclasses.asdict(preset)
+        # an older run may lack a field
+        if preset.name == strategy and values and own | values == own:
             return name
     return "custom"
 

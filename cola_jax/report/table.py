@@ -135,7 +135,7 @@ def depth_rows(summary: Summary) -> list[Row]:
     each = zip(SHORTEST, summary.shortest, summary.shortest_control, strict=True)
     for share, own, control in each:
         rows += [
-            depth_row(f"shortest {share:.0%} of correct paths", own),
+            depth_row(f"shortest {100 * share:g} % of correct paths", own),
             depth_row("of control searches", control, "control"),
         ]
     return rows
@@ -155,10 +155,10 @@ def use_rows(summary: Summary) -> list[Row]:
         label = "all evaluations" if name == ALL else f"{name} best paths" if not role else name
         thirds = " / ".join(format_mean(third, 2) for third in use.thirds)
         rows.append(Row(label, thirds if use.paths else NO_VALUE, n=f"{use.paths:,}", role=role))
-    even = f"(all layers alike: {math.log(summary.num_layers):.3f})"
+    even = f"({math.log(summary.num_layers):.3f} if all run alike)"
     for name in CONTROLS:
         entropy = format_mean(summary.layers[name].entropy, 3)
-        rows.append(Row(f"{name} entropy over layers {even}", entropy))
+        rows.append(Row(f"{name} entropy {even}", entropy))
     return rows
 
 

@@ -18,7 +18,7 @@ def main(directories: list[str]) -> None:
             ("control", one.summary.shortest_control),
         ):
             rows.append([one.name, name, *(depth(each) for each in depths)])
-    show(["model, task", "paths", *(f"shortest {share:.0%}" for share in SHORTEST)], rows)
+    show(["model, task", "paths", *(f"shortest {100 * share:g} %" for share in SHORTEST)], rows)
 
 
 if __name__ == "__main__":
