@@ -119,7 +119,8 @@ def exchange_test(gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> fl
     if not len(gold):
         return math.nan
     chance = np.ones(1)  # of each number of questions on which gold is reached
-    for share in (gold + hits) / (1 + targets):
+    # counted as numbers: of two booleans the sum would be one
+    for share in (gold.astype(int) + hits.astype(int)) / (1 + targets):
         chance = np.convolve(chance, [1 - share, share])
     return float(chance[int(np.count_nonzero(gold)) :].sum().clip(0, 1))
 

@@ -60,4 +60,6 @@ def test_exchange_test_is_exact():
     expected = np.mean([sum(way) >= sum(gold) for way in ways])
     assert exchange_test(*map(np.array, (gold, hits, targets))) == pytest.approx(expected)
     assert exchange_test(np.zeros(2, bool), np.array([1, 1]), np.array([1, 1])) == 1
+    both = np.array([True, True])  # a question on which both are reached tells nothing
+    assert exchange_test(both, np.array([True, False]), np.ones(2)) == 0.5
     assert math.isnan(exchange_test(np.zeros(0), np.zeros(0), np.zeros(0)))
