@@ -1,6 +1,6 @@
 """Whether two runs have the same rows: `python -m experiments.same_rows RUN OTHER`.
 
-Rows are matched by question and evaluation number. Paths, verdicts and everything else but
+Rows are matched by question, control target and evaluation number. Paths, verdicts and everything else but
 floating-point numbers must be equal. Margins, scores and log-probabilities may differ by 1e-5 times
 the largest one of their column, or by 1e-5 where none is above 1. Exits with status 1 on a
 difference. Runs of earlier versions, whose columns had other names, are read as well.
@@ -27,6 +27,7 @@ EARLIER = {  # names of columns in earlier versions
 }
 
 Row = dict[str, Any]
+Key = tuple[str, int | None, int]  # question, target of a control search, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ def main(settings: SameRows) -> None:
     sys.exit(0 if same else 1)
 
 
-def read_rows(run: RunDirectory, kind: str) -> dict[tuple[str, int], Row]:
-    """Reads the rows of a kind by question and evaluation number, under present column names."""
+def read_rows(run: RunDirectory, kind: str) -> dict[Key, Row]:
+    """Reads the rows of a kind by question, target and number, under present column names."""
     rows = {}
     for file in run.parts(kind):
         for row in pq.read_table(pa.BufferReader(file.read_bytes())).to_pylist():
@@ -59,7 +60,8 @@ def read_rows(run: RunDirectory, kind: str) -> dict[tuple[str, int], Row]:
                 row["num_decoded"] = len(row["tokens"])
             if row.keys() & {"said", "facts"}:
                 row = {EARLIER[kind].get(name, name): value for name, value in row.items()}
-            rows[row["question"], row.get("node", 0)] = row
+            target = row.get("target") if row.get("control") is True else None
+            rows[row["question"], target, row.get("node", 0)] = row
     return rows
 
 
@@ -69,7 +71,7 @@ def values(row: Row, name: str) -> np.ndarray:
     return np.atleast_1d(np.array([] if value is None else value, np.float64))
 
 
-def limit(name: str, *runs: dict[tuple[str, int], Row]) -> float:
+def limit(name: str, *runs: dict[Key, Row]) -> float:
     """Returns the largest difference allowed in a column of floating-point numbers."""
     columns = [values(row, name) for rows in runs for row in rows.values()]
     everything = np.abs(np.concatenate([np.zeros(1), *columns]))
@@ -78,8 +80,8 @@ def limit(name: str, *runs: dict[tuple[str, int], Row]) -> float:
 
 def report(
     kind: str,
-    first: dict[tuple[str, int], Row],
-    second: dict[tuple[str, int], Row],
+    first: dict[Key, Row],
+    second: dict[Key, Row],
     floats: dict[str, float],
 ) -> bool:
     """Prints how many rows differ in columns that must be equal; returns whether none does."""
@@ -99,8 +101,8 @@ def report(
 
 
 def report_floats(
-    first: dict[tuple[str, int], Row],
-    second: dict[tuple[str, int], Row],
+    first: dict[Key, Row],
+    second: dict[Key, Row],
     limits: dict[str, float],
     bits: bool,
 ) -> bool:

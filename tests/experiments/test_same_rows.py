@@ -51,6 +51,20 @@ def test_same_rows_accepts_equal_runs(run, capsys):
     assert "margin: 0 of 2 differ to the bit" in capsys.readouterr().out
 
 
+def test_same_rows_compares_control_searches(tmp_path):
+    gold = evaluation(0, target=0, control=False)
+    runs = [
+        make_run(
+            tmp_path / name,
+            [gold, evaluation(0, target=2, control=True, verdict=verdict), evaluation(1, target=0)],
+            [question(control=1)],
+        )
+        for name, verdict in (("one", True), ("other", False))
+    ]
+    assert compare(runs[0], runs[0]) == 0
+    assert compare(*runs) == 1
+
+
 @pytest.mark.parametrize(
     ("margin", "code"),
     [(0.5 + 1.5e-4, 0), (0.5 + 2.5e-4, 1), (-np.inf, 1)],  # the largest margin is 20
