@@ -1,9 +1,9 @@
 """Whether two runs have the same rows: `python -m experiments.same_rows RUN OTHER`.
 
-Rows are matched by question, control target and evaluation number. Paths, verdicts and everything else but
-floating-point numbers must be equal. Margins, scores and log-probabilities may differ by 1e-5 times
-the largest one of their column, or by 1e-5 where none is above 1. Exits with status 1 on a
-difference. Runs of earlier versions, whose columns had other names, are read as well.
+Rows are matched by question, control target and evaluation number. Paths, verdicts and everything
+else but floating-point numbers must be equal. Margins, scores and log-probabilities may differ by
+1e-5 times the largest one of their column, or by 1e-5 where none is above 1. Exits with status 1 on
+a difference. Runs of earlier versions, whose columns had other names, are read as well.
 """
 
 import dataclasses
@@ -27,7 +27,8 @@ EARLIER = {  # names of columns in earlier versions
 }
 
 Row = dict[str, Any]
-Key = tuple[str, int | None, int]  # question, target of a control search, number
+Key = tuple[str, int, int]  # question, target of a control search or GOLD, number
+GOLD = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_rows(run: RunDirectory, kind: str) -> dict[Key, Row]:
                 row["num_decoded"] = len(row["tokens"])
             if row.keys() & {"said", "facts"}:
                 row = {EARLIER[kind].get(name, name): value for name, value in row.items()}
-            target = row.get("target") if row.get("control") is True else None
+            target = row.get("target") if row.get("control") is True else GOLD
             rows[row["question"], target, row.get("node", 0)] = row
     return rows
 
