@@ -114,13 +114,14 @@ def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
 def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
     """Says which edits' blocks lie in a path of a length, and whose result is as long as allowed.
 
-    Takes scalars and edits [A], of numpy or of JAX; returns booleans [A] of the same.
+    A path that is longer than allowed, such as the identity, may be made shorter. Takes scalars and
+    edits [A], of numpy or of JAX; returns booleans [A] of the same.
     """
     kind, start, k, amount = edits
     after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)
     target = start + amount * (kind == MOVE)
     inside = (start + k <= length) & (target >= 0) & (target + k <= length)
-    return inside & (after >= shortest) & (after <= longest)
+    return inside & (after >= shortest) & ((after <= longest) | (after < length))
 
 
 def format_edit(edit: Ids) -> str:
@@ -171,11 +172,8 @@ def random_paths(
 def random_edit(
     length: int, table: Edit, generator: np.random.Generator, shortest: int, longest: int
 ) -> np.ndarray | None:
-    """Draws one edit [4] that fits a path of a length, the kind first; None where none does.
-
-    A path that is longer than the longest allowed may be made shorter.
-    """
-    fits = edits_fit(length, table, shortest, max(longest, length - 1))
+    """Draws one edit [4] that fits a path of a length, the kind first; None where none does."""
+    fits = edits_fit(length, table, shortest, longest)
     kinds = [kind for kind in range(len(KINDS)) if (fits & (table.kind == kind)).any()]
     if not kinds:
         return None

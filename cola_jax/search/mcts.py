@@ -123,8 +123,7 @@ def draw_child(
     path = tree.paths[node]
     table = table_of(rules, path.shape[0])
     length, (shortest, longest) = lengths(tree)[node], rules.lengths(num_layers)
-    # a path that is longer than allowed, such as the identity, may be made shorter
-    allowed = edits_fit(length, table, shortest, jnp.maximum(longest, length - 1))
+    allowed = edits_fit(length, table, shortest, longest)
     if rules.deep_block is not None:
         allowed &= (node == ROOT) | (table.k <= rules.deep_block)
     if rules.ordered:

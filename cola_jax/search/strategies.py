@@ -151,8 +151,7 @@ class Start(NamedTuple):
 
     def edits(self, path: Path) -> np.ndarray:
         """Returns every edit [A, 4] that fits a path."""
-        longest = max(self.longest, len(path) - 1)
-        fits = edits_fit(len(path), self.table, self.shortest, longest)
+        fits = edits_fit(len(path), self.table, self.shortest, self.longest)
         return np.stack(self.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
