@@ -190,11 +190,13 @@ OPEN_PARTS = [(F1 + F2, [G1, G2]), (F3 + F4, [G3, G4])]
 UNGRADED = ([F3[0]], [G3 | {"best": None, "confirmed": None}])
 
 
+PARTS = [(E1 + E2, [Q1, Q2]), (E3 + E4 + E5, [Q3, Q4, Q5])]
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Five of six questions with options, in two parts."""
-    parts = (E1 + E2, [Q1, Q2]), (E3 + E4 + E5, [Q3, Q4, Q5])
-    return make_run(tmp_path_factory.mktemp("search"), *parts)
+    return make_run(tmp_path_factory.mktemp("search"), *PARTS)
 
 
 @pytest.fixture(scope="session")
