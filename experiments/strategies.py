@@ -134,10 +134,16 @@ def main(settings: Strategies) -> None:
                  "layers saved, net", "robust", "first hit", "layers run", "sharing"):  # fmt: skip
         table.add_column(name, justify="right")
     results = []
+    session = Session.prepare(
+        settings.model,
+        settings.task.prepare,
+        metadata={"task": settings.task.task},
+        decoys=settings.decoys,
+    )
+    layers = session.num_layers
     for name in settings.strategies:
         found: list[list[Search]] = []
         metrics: list[dict[str, Any]] = []
-        layers = 0
         for seed in settings.seeds:
             search = Settings(
                 rules_of(name),
@@ -146,13 +152,6 @@ def main(settings: Strategies) -> None:
                 seed,
                 control=settings.control,
             )
-            session = Session.prepare(
-                settings.model,
-                settings.task.prepare,
-                metadata={"task": settings.task.task},
-                decoys=settings.decoys,
-            )
-            layers = session.num_layers
             run = session.search(str(epath.Path(settings.out) / f"{name}-{seed}"), search)
             found += searches(run).values()
             metrics += [start["metrics"] for start in run.starts() if "metrics" in start]

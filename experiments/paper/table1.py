@@ -67,15 +67,17 @@ def row(space: str, once: Result, robust: Result | None) -> list[str]:
 
 
 def main(settings: Table1) -> None:
+    session = Session.prepare(
+        settings.model,
+        settings.task.prepare,
+        metadata={"task": settings.task.task},
+        decoys=settings.decoys,
+    )
     rows = []
     for space in settings.spaces:
         rules = resolve(settings.preset).within(space)
         search = Settings(
             rules, settings.evaluations, settings.leaves, seed=0, control=settings.control
-        )
-        metadata = {"task": settings.task.task}
-        session = Session.prepare(
-            settings.model, settings.task.prepare, metadata=metadata, decoys=settings.decoys
         )
         folder = epath.Path(settings.out)
         runs = [session.search(str(folder / space), search)]
