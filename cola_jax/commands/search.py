@@ -5,9 +5,11 @@ import importlib.util
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import PathFlags, TaskFlags, run_with_progress
+from cola_jax.commands.flags import PathFlags, TaskFlags, console, run_with_progress
 from cola_jax.commands.report import Report
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
+
+NAMED = 5  # questions named in a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +45,23 @@ class Search:
     run again."""
 
     def run(self) -> None:
+        from cola_jax.search.controls import without_control
+
         rules = self.rules if self.space is None else self.rules.within(self.space)
         settings = Settings(
             rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
         )
         session = self.flags.prepare(self.decoys)
+        questions = [encoded.question for encoded in session.encoded]
+        if lacking := without_control(questions, self.control):
+            named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
+            console.print(
+                f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
+                f"search to look for, and are left out of the net effect ({named}); answers that "
+                "the model gives on other paths can serve: see --decoys.",
+                soft_wrap=True,
+                markup=False,
+            )
         run_with_progress(
             lambda metrics: session.search(
                 self.flags.out, settings, metrics, self.reuse, self.robust

@@ -21,6 +21,7 @@ def compare_controls(questions: pa.Table, lengths: np.ndarray, num_layers: int) 
     retained = correct & (controls.targets > 0)
     return {
         "control": Share(int(controls.hits[searched].sum()), int(controls.targets[searched].sum())),
+        "without_control": int(np.count_nonzero(wrong & (controls.targets == 0))),
         "net": Net.of_hits(found[searched], controls.hits[searched], controls.targets[searched]),
         "net_closest": Net.of_hits(
             found[closest], controls.closest[closest], np.ones(np.count_nonzero(closest))

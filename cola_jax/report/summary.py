@@ -58,6 +58,7 @@ class Summary:
     corrected: Share  # of those wrong before: correct on some path (W→C)
     # The control: searches of the same questions for wrong answers other than the baseline's.
     control: Share  # of those among the questions wrong before: reached their target
+    without_control: int  # of the questions wrong before: have no wrong answer to search for
     net: Net  # W→C minus control
     net_closest: Net  # the same of the wrong answer that the model scores as gold alone
     net_saved: Net  # layers saved on C→C minus those that a control search saves

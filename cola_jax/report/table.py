@@ -59,6 +59,9 @@ def answer_rows(summary: Summary) -> list[Row]:
         share_row("W→W: correct on no path", summary.unsolved),
         share_row(f"best path {confirmed}", summary.confirmed),
     ]
+    if summary.without_control and summary.net.n:
+        count = f"{summary.without_control:,}"
+        rows.append(Row("wrong before, without a control: left out of it", count))
     if summary.excluded:
         rows.append(Row("questions excluded, ungraded before", f"{summary.excluded:,}"))
     return rows

@@ -5,11 +5,19 @@ the same search finds for a wrong answer is what the model's layers know.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from cola_jax.question import Question
 from cola_jax.search.presets import Control
+
+
+def without_control(questions: Sequence[Question], control: Control) -> list[str]:
+    """Returns the ids of questions that have no wrong answer for a control search to look for."""
+    if control == "none":
+        return []
+    return [question.id for question in questions if len(question.options) < 2]
 
 
 def control_targets(question: Question, answer: int, control: Control) -> list[int]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cola_jax.question import Question
-from cola_jax.search.controls import closest_target, control_targets
+from cola_jax.question import Question, open_question
+from cola_jax.search.controls import closest_target, control_targets, without_control
 from tests.search.formula import GOLD, OPTIONS
 
 
@@ -33,3 +33,15 @@ def test_closest_target_scores_as_gold_does():
     assert closest_target(question, 0, scores) == 3
     assert closest_target(question, 3, scores) == 2
     assert closest_target(question, 0, np.full(4, np.nan)) is None
+
+
+def test_questions_without_a_wrong_answer_are_named():
+    some = [open_question(name, "?", gold) for name, gold in (("a", "x"), ("b", "7"), ("c", "y"))]
+    assert without_control(some, "one") == ["a", "c"]
+    assert without_control(some, "none") == []
+    with pytest.raises(
+        ValueError, match=r"no question has a wrong answer .*\(a, c\).*control none"
+    ):
+        without_control([some[0], some[2]], "all")
+    with pytest.raises(ValueError, match=r"\(x, x, x, \.\.\.\)"):
+        without_control([open_question("x", "?", "x")] * 4, "one")
