@@ -206,7 +206,10 @@ class RunDirectory:
     def write_part(
         self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Writes one part: the evaluations of some questions, then the questions themselves."""
+        """Writes one part: the evaluations of some questions, then the questions themselves.
+
+        OSError says what to do where the disk is full.
+        """
         done = {file.name for file in self.parts("questions")}
         names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
         name = next(name for name in names if name not in done)
@@ -219,7 +222,13 @@ class RunDirectory:
         ):
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-            write_whole(self.directory / kind / name, sink.getvalue().to_pybytes())
+            try:
+                write_whole(self.directory / kind / name, sink.getvalue().to_pybytes())
+            except OSError as error:
+                raise OSError(
+                    f"the run {self.directory} cannot be written ({error}): what it has is kept; "
+                    "make room, and re-run the same command to resume."
+                ) from error
 
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""

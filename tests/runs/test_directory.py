@@ -226,3 +226,17 @@ def test_starts_are_those_of_the_shard(run):
     for shard in ("0/1", "0/2"):
         run.open(SETTINGS, {"shard": shard})
     assert run.starts() == [{"shard": "0/1"}]
+
+
+def test_full_disk_says_what_to_do_and_keeps_what_is_written(run, monkeypatch):
+    run.write_part(*rows("a"))
+
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cola_jax.runs.directory.write_whole", full)
+        with pytest.raises(OSError, match=r"/run cannot be .*No space left.*make room, and re-run"):
+            run.write_part(*rows("b"))
+    run.write_part(*rows("b"))
+    assert column(run.questions()) == ["a", "b"]
