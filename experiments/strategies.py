@@ -14,17 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 from etils import epath
-from rich.table import Table
 
-from cola_jax.commands.flags import console
 from cola_jax.report.statistics import Net
-from cola_jax.report.table import format_interval, format_points
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
+from experiments.paper.results import layers as layers_of
+from experiments.paper.results import points, show
+
+HEAD = (
+    "strategy", "evaluations", "W→C", "net, points", "robust, net", "layers saved on C→C, net",
+    "robust, net", "first hit", "run in all", "layers run", "sharing",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +133,7 @@ def first_hit(found: list[list[Search]], size: int) -> float:
 
 
 def main(settings: Strategies) -> None:
-    table = Table(title=f"{settings.task.task}, {settings.model}")
-    for name in ("strategy", "evaluations", "W→C", "net, points", "robust net, points",
-                 "layers saved, net", "robust", "first hit", "layers run", "sharing"):  # fmt: skip
-        table.add_column(name, justify="right")
+    rows = []
     results = []
     session = Session.prepare(
         settings.model,
@@ -164,26 +165,20 @@ def main(settings: Strategies) -> None:
                 {"strategy": name, "evaluations": size - 1, "corrected": reached,
                  "net": once, "robust": again, "saved": less, "saved_robust": still}
             )  # fmt: skip
-            table.add_row(
-                name, str(size - 1), f"{reached:.0%}", points(once), points(again), mean(less),
-                mean(still), f"{first_hit(found, size):.1f}",
-                f"{sum(one['layer_evaluations'] for one in metrics):,}",
-                f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
+            cost = [""] * 3
+            if size - 1 == settings.evaluations:  # of the whole search, control searches included
+                cost = [
+                    f"{sum(one['evaluations'] for one in metrics):,}",
+                    f"{sum(one['layer_evaluations'] for one in metrics):,}",
+                    f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
+                ]
+            rows.append(
+                [f"`{name}`", str(size - 1), f"{100 * reached:.0f} %", points(once), points(again),
+                 layers_of(less), layers_of(still), f"{first_hit(found, size):.1f}", *cost]
             )  # fmt: skip
-    console.print(table)
+    show(HEAD, rows)
     file = epath.Path(settings.out) / "strategies.json"
     file.write_text(json.dumps(results, default=dataclasses.asdict, indent=1) + "\n")
-
-
-def points(net: Net) -> str:
-    """Formats a difference of shares with its interval."""
-    return f"{format_points(net.value)} [{format_interval(net.interval, signed=True)}] n={net.n}"
-
-
-def mean(net: Net) -> str:
-    """Formats a mean difference with its interval."""
-    low, high = net.interval
-    return f"{net.value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 if __name__ == "__main__":
