@@ -17,13 +17,16 @@ PAGES = tuple(
     ROOT / page
     for page in (
         *("README.md", "convert/README.md", "cola_jax/tasks/README.md"),
+        *("cola_jax/search/README.md", "experiments/README.md"),
         *("experiments/scaling.md", "experiments/speed.md"),
     )
 )
 
 
 def commands() -> list[str]:
-    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    # a backslash continues a line
+    texts = (re.sub(r"\\\n\s*", "", page.read_text()) for page in PAGES)
+    lines = [line for text in texts for line in text.splitlines()]
     names = "convert|search|evaluate|generate|report|benchmark"
     return [line for line in lines if re.match(rf"cola ({names})", line)]
 
