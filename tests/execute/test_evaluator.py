@@ -87,6 +87,12 @@ def reference(pair, prompts):
     return get
 
 
+@pytest.fixture(autouse=True)
+def room_for_every_state(monkeypatch):
+    """As elsewhere, so that only a budget evicts states; a CPU keeps fewer."""
+    monkeypatch.setattr(evaluator, "STATES_KEPT", (16, 16))
+
+
 def run_in(budget, model, prompts, paths, **settings):
     """Runs paths within a budget of a case."""
     if budget == "least":
