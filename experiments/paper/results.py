@@ -43,7 +43,7 @@ def points(net: Net) -> str:
     """Formats a difference in points with its interval and p-value."""
     if not net.n:
         return "–"
-    p = "" if net.p != net.p else f", p = {format_p(net.p)}"
+    p = "" if net.p != net.p else f", p = {format_p(net.p)}".replace("= <", "< ")
     return f"{format_points(net.value)} ({format_interval(net.interval, signed=True)}{p})"
 
 
