@@ -171,7 +171,7 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
     """Makes the row that sums up the searches of one question."""
     best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
     question, plain = outcome.question, int(answers[0])
-    one = next(iter(control_targets(question, plain, "one")), None)
+    one = next(iter(control_targets(question, [plain], "one")), None)
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
         "baseline_answer": plain if again is None or again.first is None else again.first,

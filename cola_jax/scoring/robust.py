@@ -70,6 +70,10 @@ class RobustEvaluator(BatchEvaluator):
         # a score is the least of an option's margins already
         return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
 
+    def given(self, question: int, plain: Verdicts) -> list[int]:
+        assert self.plain is not None, "the identity path is evaluated first"
+        return self.plain[question].tolist()
+
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
         variants = len(self.places)
         each = self.inner.confirm(np.tile(paths, (variants, 1)), verdicts)

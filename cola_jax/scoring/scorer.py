@@ -111,6 +111,10 @@ class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.AB
         """Reads verdicts of an earlier call with another option as the target; as `Scorer`."""
         return self.scorer.of_target(verdicts, target)
 
+    def given(self, question: int, plain: Verdicts) -> list[int]:
+        """Returns the answers of the identity path, `plain` [B, 1], in every variant asked."""
+        return [int(plain.answer[question, 0])]
+
     @abc.abstractmethod
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
         """Says whether one path [B, P] a question is right in float32 by the reference executor.

@@ -5,7 +5,7 @@ the same search finds for a wrong answer is what the model's layers know.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -20,16 +20,16 @@ def without_control(questions: Sequence[Question], control: Control) -> list[str
     return [question.id for question in questions if len(question.options) < 2]
 
 
-def control_targets(question: Question, answer: int, control: Control) -> list[int]:
+def control_targets(question: Question, given: Collection[int], control: Control) -> list[int]:
     """Returns the wrong options that a question is searched for as well, in order.
 
     A control must start where a wrong question starts: with an option that the pretrained model
-    does not give. So neither gold nor `answer`, the model's own, is among them.
+    does not give. So neither gold nor any of `given`, the model's own answers, is among them.
 
     Args:
       control: every such option, one of them by a hash of the question's id, or none.
     """
-    others = [j for j in range(len(question.options)) if j not in (question.answer, answer)]
+    others = [j for j in range(len(question.options)) if j != question.answer and j not in given]
     if control == "none" or not others:
         return []
     if control == "all":
@@ -44,6 +44,6 @@ def closest_target(question: Question, answer: int, scores: np.ndarray) -> int |
     Gold is often the model's second choice, which alone makes it easier to reach. None where no
     wrong option is left, or the model's scores are not finite.
     """
-    others = control_targets(question, answer, "all")
+    others = control_targets(question, [answer], "all")
     gaps = np.abs(np.asarray(scores, np.float64)[others] - scores[question.answer])
     return others[int(gaps.argmin())] if len(gaps) and np.isfinite(gaps).all() else None

@@ -22,6 +22,15 @@ class Evaluations:
         # for each question, the wave and the column of every path known, by the path's bytes
         self.known: list[dict[bytes, tuple[int, int]]] = [{} for _ in questions]
 
+    def given(self, question: int, plain: Verdicts) -> list[int]:
+        """Returns the pretrained model's answers to a question in every variant asked.
+
+        `plain` [B, 1] are the verdicts of the identity path.
+        """
+        if isinstance(self.evaluate, BatchEvaluator):
+            return self.evaluate.given(question, plain)
+        return [int(plain.answer[question, 0])]
+
     def add(self, paths: np.ndarray, verdicts: Verdicts) -> None:
         """Adds what is known of paths [B, C, P], with verdicts [B, C]."""
         paths = np.ascontiguousarray(paths, np.int32)

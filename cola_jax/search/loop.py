@@ -104,7 +104,7 @@ def search_batch(
     controls = [
         (b, j)
         for b, each in enumerate(questions)
-        for j in control_targets(each, int(plain.answer[b, 0]), settings.control)
+        for j in control_targets(each, evaluations.given(b, plain), settings.control)
     ]
     question = np.array([*question, *(b for b, _ in controls)])
     target = np.array([*target, *(j for _, j in controls)])

@@ -151,7 +151,7 @@ def test_control_is_a_fixed_wrong_option_that_the_model_did_not_choose(answered)
     outcome = outcome_of(verdicts)
     row = search_question_row(encode(QUESTION), outcome)
     assert row["control"] in {0, 2, 3} - {answered}
-    assert [row["control"]] == control_targets(QUESTION, answered, "one")
+    assert [row["control"]] == control_targets(QUESTION, [answered], "one")
     assert row["control_reached"] is False
     reached = np.array([answered, row["control"]])
     verdicts = verdicts_of(SCORES[:2], finite=np.array([*finite, True]), answer=reached)

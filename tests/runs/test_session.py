@@ -590,6 +590,8 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
             np.testing.assert_array_equal(right[clear], least[clear] > 0)
             sure += clear.sum()
         assert len(row["variant_answers"]) == len(session.variants)
+        given = {row["gold"], row["baseline_answer"], *row["variant_answers"]}
+        assert not given & {control["target"] for control in row["controls"]}
         found = [entry for entry in row["again"][1:] if entry["path"] != row["again"][0]["path"]]
         assert all(all(entry["holds"]) for entry in found)
         assert (row["robust"] is None) == (row["best"] is None)
