@@ -15,9 +15,9 @@ import numpy as np
 import tyro
 from etils import epath
 
+from cola_jax.commands.flags import TaskFlags
 from cola_jax.report.statistics import Net
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import Control, Rules, Settings
@@ -135,12 +135,7 @@ def first_hit(found: list[list[Search]], size: int) -> float:
 def main(settings: Strategies) -> None:
     rows = []
     results = []
-    session = Session.prepare(
-        settings.model,
-        settings.task.prepare,
-        metadata={"task": settings.task.task},
-        decoys=settings.decoys,
-    )
+    session = TaskFlags(settings.model, settings.task, settings.out).prepare(settings.decoys)
     layers = session.num_layers
     for name in settings.strategies:
         found: list[list[Search]] = []

@@ -123,10 +123,11 @@ def control_paths(questions: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(kept, questions["best"].type)])
 
 
-def reaches(questions: pa.Table, num_layers: int) -> dict[str, Reach]:
-    """Says for every depth how many searches reach their target on it, by group."""
+def reaches(
+    questions: pa.Table, paths: dict[str, pa.ChunkedArray], num_layers: int
+) -> dict[str, Reach]:
+    """Says for every depth how many searches reach their target on it, by group of `best_paths`."""
     groups = {}
-    paths = best_paths(questions)
     top = max((int(list_lengths(x).max(initial=0)) for x in paths.values()), default=0)
     top = max(top, num_layers)
     for name, flag in ((RETAINED, is_true), (CORRECTED, is_false)):
@@ -150,7 +151,7 @@ def summarise_layers(questions: pa.Table, rows: pa.Table, num_layers: int) -> di
     return {
         "layers": uses | {ALL: layer_use(own, num_layers)},
         "depths": {name: depth_of(paths, num_layers) for name, paths in groups.items()},
-        "reach": reaches(questions, num_layers),
+        "reach": reaches(questions, groups, num_layers),
         "shortest": shortest_depths(rows["path"].filter(pa.array(right & ~control)), num_layers),
         "shortest_control": shortest_depths(
             rows["path"].filter(pa.array(right & control)), num_layers

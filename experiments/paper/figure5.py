@@ -7,23 +7,19 @@
 import math
 import sys
 
-from cola_jax.report.layers import ALL
 from cola_jax.report.table import format_mean
-from experiments.paper.results import GROUPS, read, show
+from experiments.paper.results import layer_uses, read, show
 
 HEAD = ("model, task", "paths", "early", "middle", "late", "entropy", "at most", "largest share")
 
 
 def main(directories: list[str]) -> None:
     rows = []
-    for one in read(directories):
-        for group in (*GROUPS, ALL):
-            use = one.summary.layers[group]
-            if use.paths:
-                thirds = [format_mean(third, 2) for third in use.thirds]
-                most = use.runs.max() / use.runs.sum()
-                even = [use.entropy, math.log(one.summary.num_layers), most]
-                rows.append([one.name, group, *thirds, *(format_mean(x, 3) for x in even)])
+    for one, group, use in layer_uses(read(directories)):
+        thirds = [format_mean(third, 2) for third in use.thirds]
+        most = use.runs.max() / use.runs.sum()
+        even = [use.entropy, math.log(one.summary.num_layers), most]
+        rows.append([one.name, group, *thirds, *(format_mean(x, 3) for x in even)])
     show(HEAD, rows)
 
 

@@ -9,23 +9,19 @@ import sys
 
 import numpy as np
 
-from cola_jax.report.layers import ALL
 from cola_jax.report.statistics import mean
 from cola_jax.report.table import format_mean
-from experiments.paper.results import GROUPS, read, show
+from experiments.paper.results import layer_uses, read, show
 
 FIELDS = ("skipped", "repeats", "moved")
 
 
 def main(directories: list[str]) -> None:
     rows = []
-    for one in read(directories):
-        for group in (*GROUPS, ALL):
-            use = one.summary.layers[group]
-            if use.paths:
-                thirds = [np.array_split(getattr(use, field), 3) for field in FIELDS]
-                cells = [" / ".join(format_mean(mean(x), 2) for x in parts) for parts in thirds]
-                rows.append([one.name, group, *cells])
+    for one, group, use in layer_uses(read(directories)):
+        thirds = [np.array_split(getattr(use, field), 3) for field in FIELDS]
+        cells = [" / ".join(format_mean(mean(x), 2) for x in parts) for parts in thirds]
+        rows.append([one.name, group, *cells])
     show(["model, task", "paths", *(f"{field}, early / middle / late" for field in FIELDS)], rows)
 
 

@@ -1,9 +1,9 @@
 """Reads finished searches for the tables and figures of the paper, and prints Markdown."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from cola_jax.report.layers import CONTROLS, CORRECTED, RETAINED, Depth
+from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, LayerUse
 from cola_jax.report.markdown import table
 from cola_jax.report.page import model_name, task_name
 from cola_jax.report.statistics import Net
@@ -32,6 +32,15 @@ def read(directories: Iterable[str]) -> list[Result]:
         name = f"{model_name(start)}, {task_name(start).removesuffix('.jsonl')}"
         results.append(Result(name, run, summarise(run)))
     return results
+
+
+def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUse]]:
+    """Yields how the paths of every group of a search that has any use the layers."""
+    for one in results:
+        for group in (*GROUPS, ALL):
+            use = one.summary.layers[group]
+            if use.paths:
+                yield one, group, use
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -11,8 +11,10 @@ from typing import get_args
 import tyro
 from etils import epath
 
+from cola_jax.commands.flags import TaskFlags
+from cola_jax.report.controls import AskedAgain
+from cola_jax.report.statistics import Net
 from cola_jax.report.table import format_percent
-from cola_jax.runs.session import Session
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import Control, PresetName, Settings, Space
 from cola_jax.tasks.task import TaskConfig
@@ -56,23 +58,21 @@ def row(space: str, once: Result, robust: Result | None) -> list[str]:
         space, format_percent(one.before.value), format_percent(one.after.value),
         format_percent(one.corrected.value), points(one.net),
     ]  # fmt: skip
-    saved = one.net_saved
-    for asked in (again, robust and robust.summary.again):
-        if asked is None:
-            cells += ["–", "–", layers(saved) if asked is again else "–"]
-            continue
-        shown = saved if asked is again else asked.net_saved
-        cells += [format_percent(asked.corrected.value), points(asked.net), layers(shown)]
-    return cells
+    cells += robust_cells(again, one.net_saved)
+    searched = None if robust is None else robust.summary.again
+    return cells + robust_cells(searched, None if searched is None else searched.net_saved)
+
+
+def robust_cells(again: AskedAgain | None, saved: Net | None) -> list[str]:
+    """Formats what is right in all variants, and layers saved; dashes for what was not asked."""
+    shares = (
+        ["–"] * 2 if again is None else [format_percent(again.corrected.value), points(again.net)]
+    )
+    return [*shares, "–" if saved is None else layers(saved)]
 
 
 def main(settings: Table1) -> None:
-    session = Session.prepare(
-        settings.model,
-        settings.task.prepare,
-        metadata={"task": settings.task.task},
-        decoys=settings.decoys,
-    )
+    session = TaskFlags(settings.model, settings.task, settings.out).prepare(settings.decoys)
     rows = []
     for space in settings.spaces:
         rules = resolve(settings.preset).within(space)

@@ -11,6 +11,7 @@ from cola_jax.report.layers import (
     CORRECTED,
     RETAINED,
     Depth,
+    best_paths,
     depth_of,
     layer_use,
     reaches,
@@ -74,7 +75,7 @@ def test_reach_counts_searches_by_depth():
             "controls": pa.array(controls, pa.list_(pa.struct({"best": pa.list_(pa.int16())}))),
         }
     )
-    reach = reaches(questions, 3)
+    reach = reaches(questions, best_paths(questions), 3)
     assert reach[RETAINED].searches == 1
     assert reach[RETAINED].share.tolist() == [0, 0, 1, 1, 1, 1, 1]
     assert reach[CORRECTED].share.tolist() == [0, 0, 0, 0, 0.5, 0.5, 0.5]
