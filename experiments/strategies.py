@@ -9,6 +9,7 @@ to resume.
 import dataclasses
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ import tyro
 from etils import epath
 
 from cola_jax.commands.flags import TaskFlags
-from cola_jax.report.statistics import Net
+from cola_jax.report.statistics import Net, mean
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import Control, Rules, Settings
@@ -27,7 +29,7 @@ from experiments.paper.results import points, show
 
 HEAD = (
     "strategy", "evaluations", "W→C", "net, points", "robust, net", "layers saved on C→C, net",
-    "robust, net", "first hit", "run in all", "layers run", "sharing",
+    "robust, net", "first hit", "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
 
 
@@ -53,11 +55,14 @@ class Strategies:
     """Wrong answers that are searched for as well."""
     decoys: str | None = None
     """Run with the model's answers on other paths, of which open questions get their decoys."""
+    reuse: tuple[str, ...] = ()
+    """Run directories whose evaluations are not run again, and so not counted as run."""
 
 
 class Search(NamedTuple):
-    """The search of a question for one target."""
+    """The search of a question for one target, with one seed."""
 
+    paths: list[tuple[int, ...]]
     hits: dict[int, int]  # layers of each path that gives the target, by number of the evaluation
     robust: dict[int, int]  # of those that give it in all variants
     plain: list[bool]  # whether the pretrained model gives it, in each variant
@@ -73,16 +78,20 @@ def rules_of(text: str) -> Rules:
 
 def searches(run: RunDirectory) -> dict[str, list[Search]]:
     """Reads the searches of every question, that for gold first."""
-    rows: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-    columns = ["question", "target", "node", "verdict", "length"]
+    paths: dict[tuple[str, int], dict[int, tuple[int, ...]]] = defaultdict(dict)
+    right: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
+    columns = ["question", "target", "node", "verdict", "path"]
     for row in run.evaluations(columns).to_pylist():
+        key = row["question"], row["target"]
+        paths[key][row["node"]] = tuple(row["path"])
         if row["verdict"]:
-            rows[row["question"], row["target"]][row["node"]] = row["length"]
+            right[key][row["node"]] = len(row["path"])
 
     def search(name: str, target: int, one: dict[str, Any], baseline: bool) -> Search:
-        hits, again = rows[name, target], one["again"] or []
+        hits, again = right[name, target], one["again"] or []
         held = {a["node"]: len(a["path"]) for a in again if all(a["holds"]) and a["node"] in hits}
-        return Search(hits, held, [baseline, *(again[0]["holds"] if again else [])])
+        ordered = [path for _, path in sorted(paths[name, target].items())]
+        return Search(ordered, hits, held, [baseline, *(again[0]["holds"] if again else [])])
 
     return {
         row["question"]: [
@@ -93,87 +102,122 @@ def searches(run: RunDirectory) -> dict[str, list[Search]]:
     }
 
 
-def effect(found: list[list[Search]], size: int, *, robust: bool) -> Net:
-    """W→C beyond control within the first evaluations, over questions wrong (in all variants)."""
-    gold, hits, targets = [], [], []
-    for own, *controls in found:
-        plain = own.plain if robust else own.plain[:1]
-        fair = [c for c in controls if not (robust and any(c.plain))]
-        if any(plain) or not fair:
-            continue
-        reached = [
-            min(one.robust if robust else one.hits, default=size) < size for one in (own, *fair)
-        ]
-        gold.append(reached[0])
-        hits.append(sum(reached[1:]))
-        targets.append(len(fair))
-    return Net.of_hits(np.array(gold, bool), np.array(hits), np.array(targets))
+# The searches of a question with one seed, that for gold first; and with each seed
+Seeds = Sequence[list[Search]]
 
 
-def saved(found: list[list[Search]], size: int, layers: int, *, robust: bool) -> Net:
+def effect(found: Iterable[Seeds], size: int, *, robust: bool) -> Net:
+    """W→C beyond control within the first evaluations, over questions wrong (in all variants).
+
+    Several seeds of a question are averaged first: intervals are over questions.
+    """
+    reached = [
+        [[min(one.robust if robust else one.hits, default=size) < size for one in each]
+         for each in fair]
+        for seeds in found
+        if (fair := [wrong_before(each, robust=robust) for each in seeds]) and all(fair)
+    ]  # fmt: skip
+    if any(len(seeds) > 1 for seeds in reached):
+        gold = [np.mean([own for own, *_ in seeds]) for seeds in reached]
+        controls = [np.mean([np.mean(rest) for _, *rest in seeds]) for seeds in reached]
+        return Net.of(np.array(gold), np.array(controls))
+    single = [each for (each,) in reached]
+    return Net.of_hits(
+        np.array([own for own, *_ in single], bool),
+        np.array([sum(rest) for _, *rest in single]),
+        np.array([len(rest) for _, *rest in single]),
+    )
+
+
+def wrong_before(each: list[Search], *, robust: bool) -> list[Search]:
+    """Returns the searches whose target the model does not give, or none to compare."""
+    own, *controls = each
+    fair = [one for one in controls if not (robust and any(one.plain))]
+    right = any(own.plain) if robust else own.plain[0]
+    return [] if right or not fair else [own, *fair]
+
+
+def saved(found: Iterable[Seeds], size: int, layers: int, *, robust: bool) -> Net:
     """Layers saved on questions right before (in all variants), beyond control."""
 
     def best(one: Search) -> int:
         lengths = one.robust if robust else one.hits
         return max(0, layers - min((n for i, n in lengths.items() if i < size), default=layers))
 
-    kept = [
-        (own, controls)
-        for own, *controls in found
-        if all(own.plain if robust else own.plain[:1]) and controls
+    gold, controls = [], []
+    for seeds in found:
+        kept = [
+            [best(one) for one in (own, *rest)]
+            for own, *rest in seeds
+            if all(own.plain if robust else own.plain[:1]) and rest
+        ]
+        if kept:
+            gold.append(np.mean([own for own, *_ in kept]))
+            controls.append(np.mean([np.mean(rest) for _, *rest in kept]))
+    return Net.of(np.array(gold), np.array(controls))
+
+
+def layers_run(searches: Iterable[Search], size: int) -> float:
+    """Layers that the first evaluations of a search for gold need, mean: each prefix runs once."""
+    prefixes = [
+        {path[:n] for path in one.paths[:size] for n in range(1, len(path) + 1)} for one in searches
     ]
-    gold = np.array([best(own) for own, _ in kept])
-    return Net.of(gold, np.array([np.mean([best(c) for c in controls]) for _, controls in kept]))
+    return mean(np.array([len(every) for every in prefixes]))
 
 
-def first_hit(found: list[list[Search]], size: int) -> float:
-    """Evaluations to the first correct path of questions wrong before, mean; `size` for none."""
-    numbers = [min(own.hits, default=size) for own, *_ in found if not own.plain[0]]
-    return float(np.mean(numbers)) if numbers else float("nan")
+def compare(
+    settings: Strategies, session: Session, name: str
+) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    """Searches with one strategy, and returns the rows of the table and their values."""
+    found: dict[str, list[list[Search]]] = defaultdict(list)
+    metrics: list[dict[str, Any]] = []
+    for seed in settings.seeds:
+        search = Settings(
+            rules_of(name), settings.evaluations, settings.leaves, seed, control=settings.control
+        )
+        directory = str(epath.Path(settings.out) / f"{name}-{seed}")
+        reuse = [one for one in settings.reuse if one != directory]
+        run = session.search(directory, search, reuse=reuse)
+        for question, each in searches(run).items():
+            found[question].append(each)
+        metrics += [start["metrics"] for start in run.starts() if "metrics" in start]
+    groups = list(found.values())
+    own = [one for seeds in groups for one, *_ in seeds]
+    wrong = [one for one in own if not one.plain[0]]
+    rows, values = [], []
+    for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
+        once, again = (effect(groups, size, robust=robust) for robust in (False, True))
+        less, still = (
+            saved(groups, size, session.num_layers, robust=robust) for robust in (False, True)
+        )
+        first = np.array([min(one.hits, default=size) for one in wrong])
+        reached = mean(first < size)
+        run_layers = layers_run(own, size)
+        cost = [""] * 3
+        if size - 1 == settings.evaluations:  # of the whole search, control searches included
+            cost = [
+                f"{sum(one['evaluations'] for one in metrics):,}",
+                f"{sum(one['layer_evaluations'] for one in metrics):,}",
+                f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
+            ]
+        rows.append(
+            [f"`{name}`", str(size - 1), f"{100 * reached:.0f} %", points(once), points(again),
+             layers_of(less), layers_of(still), f"{mean(first):.1f}", f"{run_layers:,.0f}", *cost]
+        )  # fmt: skip
+        values.append(
+            {"strategy": name, "evaluations": size - 1, "layers": run_layers, "corrected": reached,
+             "net": once, "robust": again, "saved": less, "saved_robust": still}
+        )  # fmt: skip
+    return rows, values
 
 
 def main(settings: Strategies) -> None:
-    rows = []
-    results = []
     session = TaskFlags(settings.model, settings.task, settings.out).prepare(settings.decoys)
-    layers = session.num_layers
-    for name in settings.strategies:
-        found: list[list[Search]] = []
-        metrics: list[dict[str, Any]] = []
-        for seed in settings.seeds:
-            search = Settings(
-                rules_of(name),
-                settings.evaluations,
-                settings.leaves,
-                seed,
-                control=settings.control,
-            )
-            run = session.search(str(epath.Path(settings.out) / f"{name}-{seed}"), search)
-            found += searches(run).values()
-            metrics += [start["metrics"] for start in run.starts() if "metrics" in start]
-        wrong = [own for own, *_ in found if not own.plain[0]]
-        for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
-            once, again = (effect(found, size, robust=robust) for robust in (False, True))
-            less, still = (saved(found, size, layers, robust=robust) for robust in (False, True))
-            reached = float(np.mean([min(own.hits, default=size) < size for own in wrong]))
-            results.append(
-                {"strategy": name, "evaluations": size - 1, "corrected": reached,
-                 "net": once, "robust": again, "saved": less, "saved_robust": still}
-            )  # fmt: skip
-            cost = [""] * 3
-            if size - 1 == settings.evaluations:  # of the whole search, control searches included
-                cost = [
-                    f"{sum(one['evaluations'] for one in metrics):,}",
-                    f"{sum(one['layer_evaluations'] for one in metrics):,}",
-                    f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
-                ]
-            rows.append(
-                [f"`{name}`", str(size - 1), f"{100 * reached:.0f} %", points(once), points(again),
-                 layers_of(less), layers_of(still), f"{first_hit(found, size):.1f}", *cost]
-            )  # fmt: skip
-    show(HEAD, rows)
+    compared = [compare(settings, session, name) for name in settings.strategies]
+    show(HEAD, [row for rows, _ in compared for row in rows])
+    values = [value for _, values in compared for value in values]
     file = epath.Path(settings.out) / "strategies.json"
-    file.write_text(json.dumps(results, default=dataclasses.asdict, indent=1) + "\n")
+    file.write_text(json.dumps(values, default=dataclasses.asdict, indent=1) + "\n")
 
 
 if __name__ == "__main__":
