@@ -11,7 +11,7 @@ from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_r
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.robust import RobustEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
-from cola_jax.search.again import paths_to_ask, with_again, with_robust
+from cola_jax.search.again import most_asked, paths_to_ask, with_again, with_robust
 from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.loop import confirmed, search_batch
 from cola_jax.search.outcome import Outcome
@@ -40,12 +40,15 @@ class BatchSearch:
 
     @property
     def most_evaluations(self) -> int:
-        """The most evaluations of a question, those of its control searches included."""
+        """The most evaluations of a question: its control searches and its variants included."""
         options = max(len(encoded.question.options) for encoded in self.questions.encoded)
         controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}
         searches = 1 + max(0, controls[self.settings.control])
-        variants = 1 + len(self.questions.variants) if self.robust else 1
-        return variants * (1 + self.settings.simulations * searches)
+        variants, size = len(self.questions.variants), self.settings.simulations
+        if self.robust:
+            return (1 + variants) * (1 + size * searches)
+        again = 1 + (most_asked(1 + size) - 1) * searches  # the baseline is asked once for all
+        return 1 + size * searches + variants * again
 
     def __call__(self, evaluate: BatchEvaluator, some: np.ndarray) -> Part:
         """Searches the questions `some`, and returns their rows."""

@@ -32,6 +32,11 @@ def nodes_to_ask(outcome: Outcome) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
+def most_asked(evaluations: int) -> int:
+    """Returns the most evaluations that are asked again of a search of so many."""
+    return min(evaluations, 1 + MOST * (1 + len(budgets(evaluations))))
+
+
 def budgets(evaluations: int) -> list[int]:
     """Returns 26, 51, 101, ..., the baseline included, as far as a search is larger."""
     sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]

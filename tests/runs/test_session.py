@@ -477,7 +477,9 @@ def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_p
     """The answers are those of an evaluation of the same paths on the variant's own prompts."""
     config = TaskConfig(task, variants=("chat", "instruction"))
     session = Session.prepare(checkpoint, config.prepare, ONE)
-    run = session.search(str(tmp_path / "run"), SEARCH)
+    metrics = Metrics()
+    run = session.search(str(tmp_path / "run"), SEARCH, metrics)
+    assert metrics.evaluations <= metrics.total
     assert set(run.manifest()["settings"]["variants"]) == {"chat", "instruction"}
     # the search itself is that without variants
     assert rows(run)[1] == rows(search.run)[1]

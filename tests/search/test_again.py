@@ -3,11 +3,19 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 import cola_jax
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Verdicts
-from cola_jax.search.again import MOST, budgets, nodes_to_ask, paths_to_ask, with_again
+from cola_jax.search.again import (
+    MOST,
+    budgets,
+    most_asked,
+    nodes_to_ask,
+    paths_to_ask,
+    with_again,
+)
 from tests.search.formula import GOLD, checksum, formula, questions
 
 SETTINGS = {"evaluations": 20, "leaves": 7, "num_layers": 6, "control": "all"}
@@ -37,6 +45,13 @@ def test_shortest_and_surest_paths_are_asked_again():
             asked = [one.verdicts.margin[i] for i in others if i != best]
             left = [one.verdicts.margin[i] for i in right - {first, *others}]
             assert min(asked, default=np.inf) >= max(left, default=-np.inf)
+
+
+@pytest.mark.parametrize("evaluations", [1, 3, 20, 60])
+def test_no_more_are_asked_again_than_expected(evaluations):
+    settings = SETTINGS | {"evaluations": evaluations, "control": "none"}
+    for outcome in cola_jax.search(formula(lambda b, path: GOLD), questions(3), **settings):
+        assert 1 <= len(nodes_to_ask(outcome)) <= most_asked(outcome.evaluations)
 
 
 def test_search_without_a_right_path_asks_the_baseline_alone():
