@@ -473,13 +473,21 @@ def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch)
         assert question["baseline"] is baselines[question["question"]]
 
 
+def test_evaluations_expected_have_those_asked_again(checkpoint, task, tmp_path):
+    config = TaskConfig(task, variants=("chat", "instruction"))
+    session = Session.prepare(checkpoint, config.prepare, ONE)
+    metrics = Metrics()
+    small = dataclasses.replace(SEARCH, simulations=1, control="none")
+    session.search(str(tmp_path / "run"), small, metrics)
+    searched, variants = 2 * QUESTIONS, 2 * QUESTIONS
+    assert searched + variants <= metrics.evaluations <= metrics.total
+
+
 def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_path):
     """The answers are those of an evaluation of the same paths on the variant's own prompts."""
     config = TaskConfig(task, variants=("chat", "instruction"))
     session = Session.prepare(checkpoint, config.prepare, ONE)
-    metrics = Metrics()
-    run = session.search(str(tmp_path / "run"), SEARCH, metrics)
-    assert metrics.evaluations <= metrics.total
+    run = session.search(str(tmp_path / "run"), SEARCH)
     assert set(run.manifest()["settings"]["variants"]) == {"chat", "instruction"}
     # the search itself is that without variants
     assert rows(run)[1] == rows(search.run)[1]
