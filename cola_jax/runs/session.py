@@ -179,11 +179,14 @@ class Session:
 
     def ordered(self, directory: str, rules: InfluenceRules) -> InfluenceRules:
         """Orders the layers by their influence on the first questions, once for a run."""
-        before = (RunDirectory(directory).recorded("preset") or {}).get("order")
-        if before is None:
-            prompts = Prompts.stack([one.prompts for one in self.first])
-            before = np.argsort(block_influence(self.model, prompts), kind="stable").tolist()
-        return dataclasses.replace(rules, order=tuple(before))
+        run = RunDirectory(directory)
+        run.refuse_foreign()  # before the weights load
+        if run.recorded("model") is not None:  # a run of another strategy is refused, without one
+            before = run.recorded("preset") or {}
+            return dataclasses.replace(rules, order=tuple(before.get("order", ())))
+        prompts = Prompts.stack([one.prompts for one in self.first])
+        order = np.argsort(block_influence(self.model, prompts), kind="stable").tolist()
+        return dataclasses.replace(rules, order=tuple(order))
 
     def evaluate(
         self,

@@ -523,6 +523,19 @@ def by_question(run, name):
     ]
 
 
+def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, search, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for directory, words in (
+        (str(search.run.directory), "different settings"),
+        (str(tmp_path), "is not empty"),
+    ):
+        session = Session.prepare(checkpoint, TaskConfig(task).prepare, ONE)
+        settings = dataclasses.replace(SEARCH, preset=PRESETS["shortgpt"])
+        with pytest.raises(ValueError, match=words):
+            session.search(directory, settings)
+        assert "model" not in vars(session)
+
+
 @pytest.mark.parametrize("name", ["search", "decode"])
 def test_reuse_repeats_no_evaluation(request, name, tmp_path):
     case = request.getfixturevalue(name)
