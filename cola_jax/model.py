@@ -202,5 +202,7 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
 def project(axes: str, x: Array, weight: Array | None, bias: Array | None) -> Array:
     """Multiplies by a weight in the activations' dtype and adds the bias if there is one."""
     assert weight is not None, "a layer of this config has the weight"
-    y = jnp.einsum(axes, x, weight.astype(x.dtype))
+    # summed in float32, then rounded: asked for bfloat16 sums, a CPU multiplies in float32 instead
+    y = jnp.einsum(axes, x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+    y = y.astype(x.dtype)
     return y if bias is None else y + bias.astype(x.dtype)
