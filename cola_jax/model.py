@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.moe import ACTIVATIONS, mixture
+from cola_jax.moe import ACTIVATIONS, mixture, product
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
@@ -202,7 +202,5 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
 def project(axes: str, x: Array, weight: Array | None, bias: Array | None) -> Array:
     """Multiplies by a weight in the activations' dtype and adds the bias if there is one."""
     assert weight is not None, "a layer of this config has the weight"
-    # summed in float32, then rounded: asked for bfloat16 sums, a CPU multiplies in float32 instead
-    y = jnp.einsum(axes, x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
-    y = y.astype(x.dtype)
+    y = product(axes, x, weight)
     return y if bias is None else y + bias.astype(x.dtype)

@@ -24,6 +24,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def product(axes: str, x: Array, weight: Array) -> Array:
+    """Multiplies by a weight in the activations' dtype.
+
+    Sums are of float32 and then rounded, as accelerators have them; asked for bfloat16 sums, a CPU
+    multiplies in float32.
+    """
+    y = jnp.einsum(axes, x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+    return y.astype(x.dtype)
+
+
 class Blocks(NamedTuple):
     """Pairs in the order of their experts, in blocks of R rows of one expert each."""
 
@@ -101,8 +111,9 @@ def run(
     @jax.checkpoint
     def compute(x, experts, source, expert):
         rows = x[source]
-        gate, up, down = (weights[expert].astype(x.dtype) for weights in experts)
-        return (ACTIVATIONS[config.activation](rows @ gate) * (rows @ up)) @ down
+        gate, up, down = (weights[expert] for weights in experts)
+        hidden = ACTIVATIONS[config.activation](product("rd,df->rf", rows, gate))
+        return product("rf,fd->rd", hidden * product("rd,df->rf", rows, up), down)
 
     def step(i, block):
         out = jax.lax.cond(
