@@ -6,11 +6,13 @@ multiplies every row by every expert: on a CPU, and in what libtpu 0.0.52 compil
 experiments/experts.py times both.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
@@ -25,13 +27,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def product(axes: str, x: Array, weight: Array) -> Array:
-    """Multiplies by a weight in the activations' dtype.
+    """Multiplies by a weight in the activations' dtype; sums are rounded once, at the end.
 
-    Sums are of float32 and then rounded, as accelerators have them; asked for bfloat16 sums, a CPU
-    multiplies in float32.
+    On a CPU that is said in float32: asked for bfloat16, XLA multiplies in float32 there, without
+    the matrix units. Said so to a GPU, cuBLAS would write the sums in float32.
     """
-    y = jnp.einsum(axes, x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
-    return y.astype(x.dtype)
+
+    def multiply(x: Array, weight: Array, dtype: DTypeLike | None = None) -> Array:
+        return jnp.einsum(axes, x, weight, preferred_element_type=dtype).astype(x.dtype)
+
+    widely = functools.partial(multiply, dtype=jnp.float32)
+    return jax.lax.platform_dependent(x, weight.astype(x.dtype), cpu=widely, default=multiply)
 
 
 class Blocks(NamedTuple):
