@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.moe import MOST_ROWS, block_rows, mixture, sort
+from cola_jax.moe import MOST_ROWS, block_rows, mixture, product, sort
 from cola_jax.params import layer_at
 from cola_jax.path import pad_path
 from tests import oracle
@@ -67,6 +67,16 @@ def test_layer_at_leaves_experts_in_the_stack(pair):
         np.testing.assert_array_equal(here.router, model.layers.router[i])
         expected = run_mixture(model.config, layer_of(model, i), x)
         assert oracle.relative_error(run_mixture(model.config, here, x), expected) < 1e-6
+
+
+@pytest.mark.parametrize(("platform", "sums"), [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
+def test_product_asks_a_cpu_alone_for_float32(platform, sums):
+    x, weight = jnp.ones((4, 8), jnp.bfloat16), jnp.ones((8, 3), jnp.bfloat16)
+    traced = jax.jit(product, static_argnums=0).trace("rd,df->rf", x, weight)
+    assert traced.out_info.dtype == jnp.bfloat16
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    (line,) = [line for line in text.splitlines() if "dot_general" in line]
+    assert line.endswith(f"(tensor<4x8xbf16>, tensor<8x3xbf16>) -> tensor<4x3x{sums}>")
 
 
 def test_mixture_allows_all_tokens_the_same_experts(pair):
