@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.commands.flags import TaskFlags
+from cola_jax.commands.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.statistics import Net, mean
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
@@ -55,6 +55,8 @@ class Strategies:
     """Wrong answers that are searched for as well."""
     decoys: str | None = None
     """Run with the model's answers on other paths, of which open questions get their decoys."""
+    dtype: Dtype | None = None
+    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
     reuse: tuple[str, ...] = ()
     """Run directories whose evaluations are not run again, and so not counted as run."""
 
@@ -212,7 +214,9 @@ def compare(
 
 
 def main(settings: Strategies) -> None:
-    session = TaskFlags(settings.model, settings.task, settings.out).prepare(settings.decoys)
+    run_flags = RunFlags(dtype=settings.dtype)
+    flags = TaskFlags(settings.model, settings.task, settings.out, run_flags)
+    session = flags.prepare(settings.decoys)
     compared = [compare(settings, session, name) for name in settings.strategies]
     show(HEAD, [row for rows, _ in compared for row in rows])
     values = [value for _, values in compared for value in values]

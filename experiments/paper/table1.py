@@ -11,7 +11,7 @@ from typing import get_args
 import tyro
 from etils import epath
 
-from cola_jax.commands.flags import TaskFlags
+from cola_jax.commands.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.controls import AskedAgain
 from cola_jax.report.statistics import Net
 from cola_jax.report.table import format_percent
@@ -49,6 +49,8 @@ class Table1:
     """Also search for paths that are right in all variants."""
     decoys: str | None = None
     """Run with the model's answers on other paths, of which open questions get their decoys."""
+    dtype: Dtype | None = None
+    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
 
 
 def row(space: str, once: Result, robust: Result | None) -> list[str]:
@@ -72,7 +74,9 @@ def robust_cells(again: AskedAgain | None, saved: Net | None) -> list[str]:
 
 
 def main(settings: Table1) -> None:
-    session = TaskFlags(settings.model, settings.task, settings.out).prepare(settings.decoys)
+    run_flags = RunFlags(dtype=settings.dtype)
+    flags = TaskFlags(settings.model, settings.task, settings.out, run_flags)
+    session = flags.prepare(settings.decoys)
     rows = []
     for space in settings.spaces:
         rules = resolve(settings.preset).within(space)
