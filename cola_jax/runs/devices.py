@@ -92,7 +92,7 @@ class Devices:
 def default_dtype(stored: str) -> str:
     """Returns the dtype of weights and activations where none is asked for.
 
-    That is the stored one, but float32 on a CPU, where bfloat16 is no faster.
+    That is the stored one, but float32 on a CPU, where bfloat16 is faster only with matrix units.
     """
     import jax
 

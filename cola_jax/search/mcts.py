@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from cola_jax.edits import Edit, apply_edit, edit_table, edits_fit
+from cola_jax.edits import SKIP, Edit, apply_edit, edit_table, edits_fit
 from cola_jax.path import STOP
 from cola_jax.search.presets import Rules, TreeRules
 from cola_jax.search.tree import (
@@ -128,6 +128,10 @@ def draw_child(
         allowed &= (node == ROOT) | (table.k <= rules.deep_block)
     if rules.ordered:
         allowed &= table.start >= tree.edits[node, 1]
+    ends = (table.kind == SKIP) & (table.k <= rules.exits) & (table.start + table.k == length)
+    ends &= node == ROOT
+    if rules.exits > rules.max_skip:
+        allowed &= ends | (table.kind != SKIP) | (table.k <= rules.max_skip)
     paths = jax.vmap(apply_edit, (None, 0))(path, table)
     known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
     allowed &= ~known.any(axis=1)
@@ -140,6 +144,8 @@ def draw_child(
     kind = draw(kind_key, left.astype(jnp.int32))
     of_kind = allowed & (table.kind == jnp.asarray(kinds)[kind])
     chosen = draw(edit_key, of_kind * edit_weights(table, rules.block_power))
+    exits = allowed & ends
+    chosen = jnp.where(exits.any(), jnp.argmax(exits), chosen)  # skips come by size
     edit = Edit(*(jnp.asarray(column)[chosen] for column in table))
     return paths[chosen], edit, left.any()
 
@@ -156,9 +162,10 @@ def edit_weights(table: Edit, power: float) -> np.ndarray:
 
 def table_of(rules: Rules, positions: int) -> Edit:
     """Lists the edits of a search, as `edit_table`."""
+    exits = rules.exits if isinstance(rules, TreeRules) else 0
     return edit_table(
         positions,
-        rules.max_skip,
+        max(rules.max_skip, exits),
         rules.max_repeat,
         rules.max_times,
         rules.max_move,

@@ -98,9 +98,12 @@ class TreeRules(Rules):
     max_runs: int | None = None  # how often a path may run a layer
     ordered: bool = False  # no edit lies before the parent's last one
     block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
+    exits: int = 0  # the first paths tried lack the last 1, 2, ..., `exits` layers
 
     def __post_init__(self):
         super().__post_init__()
+        if self.exits < 0:
+            raise ValueError(f"exits must be 0 or more, it is {self.exits}.")
         if self.widening < 1:
             raise ValueError(f"widening must be at least 1, it is {self.widening}.")
         if not 0 <= self.widening_power <= 1:

@@ -58,8 +58,10 @@ def points(net: Net) -> str:
 
 def layers(net: Net) -> str:
     """Formats a difference in layers with its interval."""
+    if not net.n:
+        return "–"
     low, high = net.interval
-    return f"{net.value:+.1f} ({low:+.1f} to {high:+.1f})" if net.n else "–"
+    return f"{net.value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
 
 def depth(one: Depth) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import edited
+from cola_jax.edits import SKIP, edited
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Verdicts
 from cola_jax.search.presets import PRESETS, BeamRules, EnumerateRules, InfluenceRules
@@ -156,6 +156,16 @@ def test_ordered_edits_never_lie_before_the_parents():
     deep = np.flatnonzero(outcome.parent > 0)
     assert len(deep) > 5
     assert (starts[deep] >= starts[outcome.parent[deep]]).all()
+
+
+def test_early_exits_are_tried_first():
+    """The last of them drops a larger block than any other edit may."""
+    rules = dataclasses.replace(PRESETS["best"], exits=5)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    assert outcome.paths[1:6] == [identity(8)[: 8 - k] for k in range(1, 6)]
+    assert not outcome.parent[1:6].any()
+    kind, _, k, _ = outcome.edits.T
+    assert np.flatnonzero((kind == SKIP) & (k > rules.max_skip)).tolist() == [5]
 
 
 def test_checksum_is_spread():
