@@ -12,6 +12,8 @@ from cola_jax.execute.readouts import (
     Readouts,
     ReadPositions,
     best_two,
+    best_two_at_once,
+    best_two_by_parts,
     greedy_sample,
     read_logits,
     unembed_queries,
@@ -100,6 +102,21 @@ def test_read_logits_matches_readings():
 def test_read_logits_flags_rows_that_are_not_finite(broken):
     values = logits(3).at[1, 4].set(broken)
     assert read_logits(values, jnp.zeros((3, 1), int)).finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("find", [best_two_at_once, best_two_by_parts])
+@pytest.mark.parametrize("vocabulary", [33, 96, 1536])
+def test_best_two_of_many(find, vocabulary):
+    """Random logits, of few values, so that equals stand in the same part and in others."""
+    values = np.random.default_rng(0).integers(0, 40, (64, vocabulary)).astype(np.float32)
+    values[0], values[1, 5], values[2, -1], values[3, 7] = 3.0, -np.inf, np.inf, np.nan
+    top = find(jnp.asarray(values))
+    assert top.finite.tolist() == [n not in (1, 2, 3) for n in range(64)]
+    assert top.token.tolist()[4:] == values[4:].argmax(axis=1).tolist()
+    assert top.token[0] == 0
+    logprobs = np.sort(jax.nn.log_softmax(values[4:]), axis=1)
+    np.testing.assert_allclose(top.first[4:], logprobs[:, -1], rtol=1e-5)
+    np.testing.assert_allclose(top.second[4:], logprobs[:, -2], rtol=1e-5)
 
 
 def test_best_two_takes_the_first_of_equals():
