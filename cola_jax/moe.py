@@ -29,8 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def product(axes: str, x: Array, weight: Array) -> Array:
     """Multiplies by a weight in the activations' dtype; sums are rounded once, at the end.
 
-    On a CPU that is said in float32: asked for bfloat16, XLA multiplies in float32 there, without
-    the matrix units. Said so to a GPU, cuBLAS would write the sums in float32.
+    A CPU is asked for sums in float32: asked for bfloat16, XLA multiplies in float32, without the
+    matrix units. A GPU is not, since cuBLAS would then write them in float32.
     """
 
     def multiply(x: Array, weight: Array, dtype: DTypeLike | None = None) -> Array:

@@ -104,6 +104,10 @@ class TreeRules(Rules):
         super().__post_init__()
         if self.exits < 0:
             raise ValueError(f"exits must be 0 or more, it is {self.exits}.")
+        if self.exits and not self.max_skip:
+            raise ValueError(
+                f"{self.exits} early exits are skips, which max_skip = 0 turns off: give exits = 0."
+            )
         if self.widening < 1:
             raise ValueError(f"widening must be at least 1, it is {self.widening}.")
         if not 0 <= self.widening_power <= 1:

@@ -35,6 +35,7 @@ LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"),
         ({"exploration": -1.0}, "exploration must be"),
         ({"block_power": 5.0}, "block_power must be"),
         ({"exits": -1}, "exits must be 0 or more"),
+        ({"exits": 2, "max_skip": 0}, "2 early exits are skips"),
     ],
 )
 def test_preset_refuses_rules_that_make_no_search(rules, message):
