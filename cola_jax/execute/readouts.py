@@ -191,7 +191,7 @@ def best_two_by_parts(logits: Float[Array, "U V"]) -> Top:
 def top_of(
     logits: Float[Array, " U *V"],
     token: Int[Array, " U"],
-    best: Float[Array, " U *V"],
+    best: Float[Array, " U *ones"],
     second: Float[Array, " U"],
     *,
     axes: int | tuple[int, ...],
