@@ -16,16 +16,15 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.commands.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.statistics import Net, mean
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
 from cola_jax.search.loop import resolve
-from cola_jax.search.presets import Control, Rules, Settings
-from cola_jax.tasks.task import TaskConfig
+from cola_jax.search.presets import Rules
 from experiments.paper.results import layers as layers_of
 from experiments.paper.results import points, show
+from experiments.searches import Searches
 
 HEAD = (
     "strategy", "evaluations", "W→C", "net, points", "robust, net", "layers saved on C→C, net",
@@ -34,29 +33,14 @@ HEAD = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Strategies:
+class Strategies(Searches):
     """Search with several strategies, and compare them."""
 
-    model: str
-    """Checkpoint directory."""
-    out: str
-    """Folder for a run directory of each strategy and seed."""
-    task: TaskConfig
     strategies: tuple[str, ...] = ("random", "enumerate", "cola", "beam", "evolution", "best")
     """Presets to compare, with other values of their fields if need be: `cola`, or
     `best:block_power=0,epsilon=0.1`."""
-    evaluations: int = 100
-    """Evaluations of a question, beyond the baseline."""
-    leaves: int = 16
-    """Evaluations of a question in a wave."""
     seeds: tuple[int, ...] = (0,)
     """Random seeds, a run for each."""
-    control: Control = "one"
-    """Wrong answers that are searched for as well."""
-    decoys: str | None = None
-    """Run with the model's answers on other paths, of which open questions get their decoys."""
-    dtype: Dtype | None = None
-    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
     reuse: tuple[str, ...] = ()
     """Run directories whose evaluations are not run again, and so not counted as run."""
 
@@ -174,12 +158,9 @@ def compare(
     found: dict[str, list[list[Search]]] = defaultdict(list)
     metrics: list[dict[str, Any]] = []
     for seed in settings.seeds:
-        search = Settings(
-            rules_of(name), settings.evaluations, settings.leaves, seed, control=settings.control
-        )
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
         reuse = [one for one in settings.reuse if one != directory]
-        run = session.search(directory, search, reuse=reuse)
+        run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
         for question, each in searches(run).items():
             found[question].append(each)
         metrics += [start["metrics"] for start in run.starts() if "metrics" in start]
@@ -214,9 +195,7 @@ def compare(
 
 
 def main(settings: Strategies) -> None:
-    run_flags = RunFlags(dtype=settings.dtype)
-    flags = TaskFlags(settings.model, settings.task, settings.out, run_flags)
-    session = flags.prepare(settings.decoys)
+    session = settings.prepare()
     compared = [compare(settings, session, name) for name in settings.strategies]
     show(HEAD, [row for rows, _ in compared for row in rows])
     values = [value for _, values in compared for value in values]

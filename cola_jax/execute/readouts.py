@@ -132,7 +132,8 @@ def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Read
     """Reads logits as `prompts.readings` does, for several targets at a position."""
     top = best_two(logits)
     rival = jnp.where(targets == top.token[:, None], top.second[:, None], top.first[:, None])
-    shift = jnp.max(logits, axis=-1, keepdims=True) - top.first[:, None]
+    best = jnp.take_along_axis(logits, top.token[:, None], axis=-1)
+    shift = best - top.first[:, None]
     return Readouts(
         logprob=jnp.take_along_axis(logits, targets, axis=-1) - shift,
         rival=rival,
@@ -152,8 +153,8 @@ class Top(NamedTuple):
 
 def best_two(logits: Float[Array, "U V"]) -> Top:
     """Finds the two best of logits; of equals the first."""
-    parts = best_two_at_once if part_of(logits) < LEAST_PART else best_two_by_parts
-    return jax.lax.platform_dependent(logits, cpu=parts, default=best_two_at_once)
+    on_cpu = best_two_at_once if part_of(logits) < LEAST_PART else best_two_by_parts
+    return jax.lax.platform_dependent(logits, cpu=on_cpu, default=best_two_at_once)
 
 
 def part_of(logits: Float[Array, "U V"]) -> int:

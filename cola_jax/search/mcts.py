@@ -117,8 +117,8 @@ def draw_child(
 
     The kind is drawn first and evenly, then the edit among those of its kind: there are four times
     as many repeats as skips, and drawing from all would hardly try a skip. An edit is drawn in
-    proportion to its k to the rules' `block_power`. Returns the path, the edit, and whether there
-    was one.
+    proportion to its k to the rules' `block_power`. At the root the rules' early exits come before
+    all other edits. Returns the path, the edit, and whether there was one.
     """
     path = tree.paths[node]
     table = table_of(rules, path.shape[0])
@@ -128,10 +128,10 @@ def draw_child(
         allowed &= (node == ROOT) | (table.k <= rules.deep_block)
     if rules.ordered:
         allowed &= table.start >= tree.edits[node, 1]
-    ends = (table.kind == SKIP) & (table.k <= rules.exits) & (table.start + table.k == length)
-    ends &= node == ROOT
-    if rules.exits > rules.max_skip:
-        allowed &= ends | (table.kind != SKIP) | (table.k <= rules.max_skip)
+    exits = (table.kind == SKIP) & (table.k <= rules.exits)
+    if rules.exits:
+        exits &= (node == ROOT) & (table.start + table.k == length)
+        allowed &= exits | (table.kind != SKIP) | (table.k <= rules.max_skip)
     paths = jax.vmap(apply_edit, (None, 0))(path, table)
     known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
     allowed &= ~known.any(axis=1)
@@ -144,8 +144,9 @@ def draw_child(
     kind = draw(kind_key, left.astype(jnp.int32))
     of_kind = allowed & (table.kind == jnp.asarray(kinds)[kind])
     chosen = draw(edit_key, of_kind * edit_weights(table, rules.block_power))
-    exits = allowed & ends
-    chosen = jnp.where(exits.any(), jnp.argmax(exits), chosen)  # skips come by size
+    if rules.exits:
+        untried = allowed & exits
+        chosen = jnp.where(untried.any(), jnp.argmax(untried), chosen)  # the smallest skip is first
     edit = Edit(*(jnp.asarray(column)[chosen] for column in table))
     return paths[chosen], edit, left.any()
 
@@ -162,10 +163,9 @@ def edit_weights(table: Edit, power: float) -> np.ndarray:
 
 def table_of(rules: Rules, positions: int) -> Edit:
     """Lists the edits of a search, as `edit_table`."""
-    exits = rules.exits if isinstance(rules, TreeRules) else 0
     return edit_table(
         positions,
-        max(rules.max_skip, exits),
+        rules.largest_skip,
         rules.max_repeat,
         rules.max_times,
         rules.max_move,

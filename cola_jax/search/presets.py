@@ -49,6 +49,11 @@ class Rules:
         shortest = max(1, round(self.min_length * num_layers))
         return shortest, max(shortest, int(self.max_length * num_layers))
 
+    @property
+    def largest_skip(self) -> int:
+        """The layers of the largest block that any edit skips."""
+        return self.max_skip
+
     def within(self, space: "Space") -> "Rules":
         """Allows the kinds of edits of a search space alone, with their sizes here.
 
@@ -118,6 +123,10 @@ class TreeRules(Rules):
             raise ValueError(f"block_power must be in -4..4, it is {self.block_power}.")
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be in 0..1, it is {self.epsilon}.")
+
+    @property
+    def largest_skip(self) -> int:
+        return max(self.max_skip, self.exits)
 
     def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
         from cola_jax.search.strategies import TreeSearch

@@ -11,14 +11,13 @@ from typing import get_args
 import tyro
 from etils import epath
 
-from cola_jax.commands.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.report.controls import AskedAgain
 from cola_jax.report.statistics import Net
 from cola_jax.report.table import format_percent
 from cola_jax.search.loop import resolve
-from cola_jax.search.presets import Control, PresetName, Settings, Space
-from cola_jax.tasks.task import TaskConfig
+from cola_jax.search.presets import PresetName, Space
 from experiments.paper.results import Result, layers, points, read, show
+from experiments.searches import Searches
 
 HEAD = (
     "space", "correct before", "after", "W→C", "net", "asked again: robust W→C", "net",
@@ -27,30 +26,17 @@ HEAD = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Table1:
+class Table1(Searches):
     """Search every space, and compare what they find."""
 
-    model: str
-    """Checkpoint directory."""
-    out: str
-    """Folder for the run directories."""
-    task: TaskConfig
     preset: PresetName = "best"
     """Rules of the search, but for the kinds of edits."""
     spaces: tuple[Space, ...] = get_args(Space)
     """Kinds of edits."""
     evaluations: int = 50
     """Evaluations of a question, beyond the baseline."""
-    leaves: int = 16
-    """Evaluations of a question in a wave."""
-    control: Control = "one"
-    """Wrong answers that are searched for as well."""
     robust: bool = True
     """Also search for paths that are right in all variants."""
-    decoys: str | None = None
-    """Run with the model's answers on other paths, of which open questions get their decoys."""
-    dtype: Dtype | None = None
-    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
 
 
 def row(space: str, once: Result, robust: Result | None) -> list[str]:
@@ -74,15 +60,10 @@ def robust_cells(again: AskedAgain | None, saved: Net | None) -> list[str]:
 
 
 def main(settings: Table1) -> None:
-    run_flags = RunFlags(dtype=settings.dtype)
-    flags = TaskFlags(settings.model, settings.task, settings.out, run_flags)
-    session = flags.prepare(settings.decoys)
+    session = settings.prepare()
     rows = []
     for space in settings.spaces:
-        rules = resolve(settings.preset).within(space)
-        search = Settings(
-            rules, settings.evaluations, settings.leaves, seed=0, control=settings.control
-        )
+        search = settings.settings(resolve(settings.preset).within(space))
         folder = epath.Path(settings.out)
         runs = [session.search(str(folder / space), search)]
         if settings.robust and settings.task.variants:
