@@ -64,11 +64,13 @@ class Session:
     config: ModelConfig
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
+    others: list[Encoded]  # held-out questions of this shard
     variants: list[Variant]  # of the same questions
     first: list[Encoded]  # of all shards, to measure the model on
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
+    whole: "Session | None" = None  # the session of which this one has the held-out questions
 
     @classmethod
     def prepare(
@@ -97,7 +99,8 @@ class Session:
             context=config.context,
             stop_tokens=lambda: checkpoint.stop_tokens(model),
         )
-        for asked in (prepared.encoded, *(variant.encoded for variant in prepared.variants)):
+        ways = (variant.encoded for variant in prepared.variants)
+        for asked in (prepared.encoded, prepared.held_out, *ways):
             check_vocabulary(asked, config)
         settings = {
             "model": checkpoint.identity(saved),
@@ -125,6 +128,7 @@ class Session:
             config=config,
             scorer=prepared.scorer,
             encoded=own,
+            others=list(prepared.held_out[some]),
             first=prepared.encoded[:FIRST],
             variants=[variant.take(some) for variant in prepared.variants],
             settings=settings,
@@ -137,6 +141,27 @@ class Session:
         """The model's layers, L."""
         return self.config.num_layers
 
+    @property
+    def held_out(self) -> "Session":
+        """The same session over its held-out questions, asked in one way; it shares the weights.
+
+        Raises ValueError where none are held out.
+        """
+        if not self.others:
+            raise ValueError(
+                "no questions are held out: give --held-out or --held-out-from, on which what the "
+                "others taught is measured."
+            )
+        asked = {"task": task_digest(self.others, self.scorer), "questions": len(self.others)}
+        return dataclasses.replace(
+            self,
+            encoded=self.others,
+            others=[],
+            variants=[],
+            settings=self.settings | asked,
+            whole=self,
+        )
+
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
@@ -145,6 +170,8 @@ class Session:
     @functools.cached_property
     def model(self) -> Model:
         """The weights, loaded when first needed: after the run directory has been checked."""
+        if self.whole is not None:
+            return self.whole.model
         return checkpoint.load(self.model_directory, dtype=self.settings["dtype"], mesh=self.mesh)
 
     def search(

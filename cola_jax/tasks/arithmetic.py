@@ -6,6 +6,7 @@ Python, and independent of how many are generated.
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -58,21 +59,23 @@ def arithmetic(
 ) -> list[Question]:
     """Generates questions of one level, or of all five interleaved.
 
-    `purpose` selects a stream of its own for questions and for shots. Raises ValueError for a level
-    that does not exist, or more questions than a level has.
+    Where a level has no more questions, the others continue. `purpose` selects a stream of its own
+    for questions and for shots. Raises ValueError for a level that does not exist, or more
+    questions than there are.
     """
     if level is not None and level not in TABLE:
         raise ValueError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
     levels = [level] if level is not None else list(TABLE)
-    for i, each in enumerate(levels):
-        wanted = max(0, limit - i + len(levels) - 1) // len(levels)
-        if wanted > TABLE[each].size:
-            raise ValueError(
-                f"level {each} of the arithmetic task has {TABLE[each].size} distinct questions, "
-                f"but {wanted} are wanted: lower the limit, or use a level with more digits."
-            )
-    streams = {each: stream(each, f"{purpose} {seed}") for each in levels}
-    return [next(streams[levels[i % len(levels)]]) for i in range(limit)]
+    size = sum(TABLE[each].size for each in levels)
+    if limit > size:
+        which = "the arithmetic task" if level is None else f"level {level} of the arithmetic task"
+        raise ValueError(
+            f"{which} has {size} distinct questions, but {limit} are wanted: lower the limit, or "
+            "use a level with more digits."
+        )
+    streams = [stream(each, f"{purpose} {seed}") for each in levels]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*streams))
+    return list(itertools.islice(filter(None, in_turn), max(0, limit)))
 
 
 def stream(level: int, seed: str) -> Iterator[Question]:

@@ -11,6 +11,7 @@ from cola_jax.question import Question
 from cola_jax.tasks import readers
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.readers import Fields, read_lines
+from cola_jax.tasks.task import ARITHMETIC, DEFAULT_LIMIT
 
 Row = tuple[str, str | None, Fields]  # location for messages, default id, fields
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
@@ -65,7 +66,6 @@ TASKS = {
     "math-500": Task("math", "HuggingFaceH4/MATH-500"),
     "dart-math": Task("dart", "hkust-nlp/dart-math-pool-math", split="train", pool=True),
 }
-ARITHMETIC = "arithmetic"
 FIELDS = (
     "ARC's id, question, choices, answerKey; MMLU's question, choices, answer; GSM8K's question, "
     "answer; MATH's problem, solution; DART's query_id, query, gt_ans; or prompt (or question) "
@@ -105,7 +105,7 @@ def load_questions(
     check_levels(task, level=level, fail_rate_level=fail_rate_level)
     check_source(task, split=split, hub=hub, seed=seed, subject=subject)
     if task == ARITHMETIC:
-        questions = arithmetic(level, 100 if limit is None else limit, seed)
+        questions = arithmetic(level, DEFAULT_LIMIT if limit is None else limit, seed)
         source = ARITHMETIC
     else:
         kind, source, rows = open_task(task, split, hub)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.question import Question
 from cola_jax.tasks.arithmetic import TABLE, arithmetic
-from cola_jax.tasks.load import ARITHMETIC, TASKS, kind_of, open_task, select
+from cola_jax.tasks.load import TASKS, kind_of, open_task, select
+from cola_jax.tasks.task import ARITHMETIC
 
 # DART-Math's queries are MATH's training problems without their solutions, and MATH-500 has only
 # a test split: both take their shots from MATH's training split.
@@ -72,10 +73,9 @@ def candidates(
             )
         return select(kind, source, rows, {})
     if task == ARITHMETIC:
-        # the shots have an order of their own, and all five levels have equal shares
-        sizes = [each.size for each in ([TABLE[level]] if level in TABLE else TABLE.values())]
-        limit = min(limit, min(sizes) * len(sizes))
-        return arithmetic(level, limit, seed, purpose="shots")
+        # the shots have an order of their own
+        size = sum(each.size for each in ([TABLE[level]] if level in TABLE else TABLE.values()))
+        return arithmetic(level, min(limit, size), seed, purpose="shots")
     if task not in TASKS:
         raise ValueError(
             f"{task} is a file of questions to ask, and has none to show: give a JSONL file of "

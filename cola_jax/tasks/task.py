@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
 CHOICE = ("arc", "mmlu")  # kinds of multiple choice
+Part = Literal["train", "held-out"]
+ARITHMETIC = "arithmetic"
+DEFAULT_LIMIT = 100  # questions of arithmetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Prepared:
     scorer: "Scorer"
     record: dict[str, Any]
     variants: "Sequence[Variant]" = ()  # the same questions, asked in other ways
+    held_out: "Sequence[Encoded]" = ()  # other questions, asked in the same way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,55 @@ class TaskConfig:
     """Other ways to ask each question, in which what a search finds is asked again: plain, chat,
     instruction, shots, order (of the options, for letters), or a text file with {question} in it
     where the question belongs."""
+    held_out: int = 0
+    """Number of questions kept apart, beyond the limit, on which what the others taught is
+    measured; a hash of its text decides whether a question is."""
+    held_out_from: str | None = None
+    """JSONL file of the held-out questions, instead of some of the task's own; all of it, or the
+    first so many."""
+    held_out_seed: int = 0
+    """Random seed of which questions are held out."""
+    part: Part = "train"
+    """Questions that are run: those that are not held out, or those that are."""
+
+    def load(self) -> "tuple[list[Question], list[Question]]":
+        """Loads the questions for training and those held out; ValueError as `load_questions`."""
+        from cola_jax.tasks.held_out import check_apart, split
+        from cola_jax.tasks.load import kind_of, load_questions
+
+        self.check_held_out()
+        common: dict[str, Any] = {
+            name: getattr(self, name) for name in ("split", "level", "fail_rate_level", "subject")
+        }
+        limit, beside = self.limit, 0 if self.held_out_from else self.held_out
+        if limit is None and beside and self.task == ARITHMETIC:
+            limit = DEFAULT_LIMIT
+        everything = None if limit is None else limit + beside
+        questions = load_questions(
+            self.task, limit=everything, hub=self.hub, seed=self.task_seed, **common
+        )
+        if not self.held_out_from:
+            return split(questions, self.held_out, self.held_out_seed)
+        if kind_of(self.held_out_from) != kind_of(self.task):
+            raise ValueError(
+                f"{self.held_out_from} asks {kind_of(self.held_out_from)} questions, {self.task} "
+                f"{kind_of(self.task)} questions: hold out questions of the same kind."
+            )
+        held = load_questions(self.held_out_from, limit=self.held_out or None)
+        check_apart(questions, held)
+        return questions, held
+
+    def check_held_out(self) -> None:
+        """Raises ValueError for settings of held-out questions where none are held out."""
+        if self.held_out < 0:
+            raise ValueError(f"{self.held_out} questions cannot be held out: give at least 1.")
+        if not self.held_out and self.held_out_from is None:
+            for name, default in (("held_out_seed", 0), ("part", "train")):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, but no questions are held out: give "
+                        "held_out or held_out_from."
+                    )
 
     def prepare(
         self,
@@ -89,20 +142,12 @@ class TaskConfig:
         the wrong answer that an open question is also searched for. Raises ValueError for whatever
         is wrong with the task, a row, a prompt or these settings.
         """
-        from cola_jax.tasks.load import kind_of, load_questions
+        from cola_jax.tasks.load import kind_of
         from cola_jax.tasks.variants import make_variants
 
         kind = kind_of(self.task)
-        questions = load_questions(
-            self.task,
-            split=self.split,
-            limit=self.limit,
-            level=self.level,
-            fail_rate_level=self.fail_rate_level,
-            subject=self.subject,
-            hub=self.hub,
-            seed=self.task_seed,
-        )
+        train, held = self.load()
+        questions, others = (train, held) if self.part == "train" else (held, [])
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
             if kind in CHOICE:
@@ -112,7 +157,8 @@ class TaskConfig:
             common["stop_tokens"] = stop_tokens()
 
         def make_scorer(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
-            return config.make_scorer(kind, tokenizer, questions, common | {"chat": config.chat})
+            every = [*train, *held]  # none of them may be a shot
+            return config.make_scorer(kind, tokenizer, every, common | {"chat": config.chat})
 
         scorer, record = make_scorer(self)
         encoded = [scorer.encode(question) for question in questions]
@@ -123,7 +169,8 @@ class TaskConfig:
             record["decoys"] = "answers on other paths"
         if variants:
             record["variants"] = {v.name: task_digest(v.encoded, v.scorer) for v in variants}
-        return Prepared(encoded, scorer, record, variants)
+        held_out = [scorer.encode(question) for question in others]
+        return Prepared(encoded, scorer, record, variants, held_out)
 
     def make_scorer(
         self,

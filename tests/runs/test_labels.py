@@ -43,7 +43,8 @@ def test_labels_leave_out_control_searches_and_ungraded_paths(tmp_path: Any) -> 
     (labels,) = read_labels(write(tmp_path, ROWS, [QUESTION]))
     assert labels.paths == ((0, 1, 2), (0, 1, 1, 2), (0, 2), (1, 2))
     assert labels.correct == labels.held == [(0, 2), (0, 1, 1, 2)]
-    assert labels.gold is None and labels.robust is None
+    assert labels.gold is None
+    assert labels.robust is None
 
 
 def test_held_paths_are_right_in_all_variants(tmp_path: Any) -> None:

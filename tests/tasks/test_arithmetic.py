@@ -56,9 +56,11 @@ def test_arithmetic_interleaves_levels():
     assert [q.get("arithmetic_level") for q in few] == list("1234512")
     assert load_questions("arithmetic", level=2, limit=3) == [q for q in many[:15] if "*" in q.text]
     assert len(load_questions("arithmetic")) == 100
-    with pytest.raises(ValueError, match="level 1 of the arithmetic task has 155"):
-        load_questions("arithmetic", limit=5 * 155 + 1)
-    assert len(load_questions("arithmetic", limit=5 * 155)) == 775
+    more = load_questions("arithmetic", limit=5 * 155 + 4)
+    assert [q.get("arithmetic_level") for q in more[-4:]] == list("2345")  # level 1 has no more
+    assert len({q.id for q in more}) == 779
+    with pytest.raises(ValueError, match="the arithmetic task has 1229589 distinct questions"):
+        arithmetic(None, 1_229_590)
 
 
 def test_arithmetic_seed_changes_order_only():
