@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
@@ -18,6 +18,7 @@ from cola_jax.commands.demo import Demo
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
 from cola_jax.commands.report import Report
+from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
@@ -29,14 +30,19 @@ COMMANDS = {
     "search": Search,
     "evaluate": Evaluate,
     "generate": Generate,
+    "scan": Scan,
     "report": Report,
     "benchmark": Benchmark,
 }
 
 
-def parse(
-    arguments: Sequence[str],
-) -> Convert | Search | Evaluate | Generate | Report | Demo | Benchmark:
+class Command(Protocol):
+    """A subcommand with its flags."""
+
+    def run(self) -> None: ...
+
+
+def parse(arguments: Sequence[str]) -> Command:
     """Parses a command line; without arguments, prints the help.
 
     `--preset` chooses the defaults that `--rules.*` override.

@@ -1,11 +1,17 @@
 """`cola report`."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from etils import epath
 from tyro.conf import Positional
 
 from cola_jax.commands.flags import console
+
+if TYPE_CHECKING:
+    from cola_jax.runs.directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,10 +19,10 @@ class Report:
     """Print what a run found, and write it as one HTML page that opens offline, and as Markdown."""
 
     run_directory: Positional[str]
-    """What `cola search` or `cola evaluate` made."""
+    """What `cola search`, `cola evaluate` or `cola scan` made."""
     page: Path | None = None
-    """Where to write the page of a search, and beside it the same table as .md; report.html in the
-    run directory by default."""
+    """Where to write the page of a search or a scan, and beside it the same table as .md or .csv;
+    report.html in the run directory by default."""
 
     def run(self) -> None:
         self.show(draws=True)
@@ -27,21 +33,53 @@ class Report:
         from cola_jax.runs.directory import RunDirectory
 
         run = RunDirectory(self.run_directory)
-        if run.manifest()["settings"].get("command") == "evaluate":
+        command = run.manifest()["settings"].get("command")
+        if command == "evaluate":
             if self.page is not None:
-                raise ValueError("--page belongs to a search: an evaluation has no page.")
+                raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
             console.print(report.paths_table(run))
+            return
+        if command == "scan":
+            self.show_scan(run, draws)
             return
         summary = report.summarise(run)
         console.print(report.summary_table(summary))
         if not draws:
-            console.print(
-                f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
-                soft_wrap=True,
-                markup=False,
-            )
+            self.say_how_to_draw()
             return
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
         report.write_markdown(run, summary, page.with_suffix(".md"))
         console.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)
+
+    def show_scan(self, run: "RunDirectory", draws: bool) -> None:
+        """Prints the best blocks of a scan; writes the map as CSV, and as a page if it draws."""
+        from cola_jax.report.scan import summarise_scan
+        from cola_jax.report.scan_page import write_scan_page
+        from cola_jax.report.scan_table import scan_csv, scan_table
+        from cola_jax.runs.directory import write_whole
+
+        summary = summarise_scan(run)
+        console.print(scan_table(summary))
+        page = epath.Path(self.page or run.directory / "report.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(page.with_suffix(".csv"), scan_csv(summary).encode())
+        console.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
+        if not draws:
+            self.say_how_to_draw()
+            return
+        write_scan_page(run, summary, page)
+        console.print(f"report: {page}", soft_wrap=True)
+
+    def say_how_to_draw(self) -> None:
+        """Prints how to get the page where matplotlib is missing."""
+        console.print(
+            f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def report_extra_installed() -> bool:
+    """Whether the page of a report can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None

@@ -1,12 +1,11 @@
 """`cola search` and `cola evaluate`."""
 
 import dataclasses
-import importlib.util
 
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import PathFlags, TaskFlags, console, run_with_progress
-from cola_jax.commands.report import Report
+from cola_jax.commands.report import Report, report_extra_installed
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
 
 NAMED = 5  # questions named in a note
@@ -90,8 +89,3 @@ class Evaluate:
             lambda metrics: session.evaluate(self.flags.out, paths, metrics), searches=False
         )
         Report(self.flags.out).run()
-
-
-def report_extra_installed() -> bool:
-    """Whether the page of a report can be drawn."""
-    return importlib.util.find_spec("matplotlib") is not None

@@ -33,15 +33,15 @@ def write_page(run: RunDirectory, summary: Summary, file: epath.PathLike) -> Non
 
 
 @functools.cache
-def page_template() -> jinja2.Template:
-    """Loads the page's template."""
+def page_template(name: str) -> jinja2.Template:
+    """Loads the template of a page."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("cola_jax", "report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    ).get_template("page.html")
+    ).get_template(name)
 
 
 def render(run: RunDirectory, summary: Summary) -> str:
@@ -54,7 +54,7 @@ def render(run: RunDirectory, summary: Summary) -> str:
         "decodes": summary.decodes,
         "questions": browser_questions(run),
     }
-    return page_template().render(
+    return page_template("page.html").render(
         summary=summary,
         model=model_name(start),
         task=task_name(start),
@@ -103,11 +103,7 @@ def run_details(
         "chat template": "yes" if settings.get("chat") or prompt.get("chat") else "no",
         "token limit": settings.get("max_new_tokens"),
         "grader": settings.get("grader"),
-        "preset": preset_name(settings.get("strategy", "tree"), settings.get("preset")),
-        "simulations": f"{settings.get('simulations')} per question",
-        "leaves": f"{settings.get('leaves')} per question and wave",
-        "seed": settings.get("seed"),
-        "early stop": "yes" if settings.get("early_stop") else "no",
+        **(search_details(settings) if settings.get("command") == "search" else {}),
         "control searches": settings.get("control"),
         "decoys": settings.get("decoys"),
         "search for": "right in all variants" if settings.get("robust") else None,
@@ -119,6 +115,17 @@ def run_details(
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return [(name, str(value)) for name, value in details.items() if value not in (None, "")]
+
+
+def search_details(settings: dict[str, Any]) -> dict[str, Any]:
+    """Names the settings of a search."""
+    return {
+        "preset": preset_name(settings.get("strategy", "tree"), settings.get("preset")),
+        "simulations": f"{settings.get('simulations')} per question",
+        "leaves": f"{settings.get('leaves')} per question and wave",
+        "seed": settings.get("seed"),
+        "early stop": "yes" if settings.get("early_stop") else "no",
+    }
 
 
 def prompt_name(prompt: dict[str, Any]) -> str | None:

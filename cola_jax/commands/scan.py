@@ -1,0 +1,30 @@
+"""`cola scan`."""
+
+import dataclasses
+
+from tyro.conf import OmitArgPrefixes
+
+from cola_jax.commands.flags import TaskFlags, run_with_progress
+from cola_jax.commands.report import Report, report_extra_installed
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """Skip, and repeat once, every block of layers, and map what that does."""
+
+    flags: OmitArgPrefixes[TaskFlags]
+    longest_block: int | None = None
+    """Most layers of a block; all by default, about the square of the model's layers in paths."""
+
+    def run(self) -> None:
+        from cola_jax.checkpoint import read_metadata
+        from cola_jax.deploy.scan import scan_paths
+
+        num_layers = read_metadata(self.flags.model)["config"]["num_layers"]
+        paths = scan_paths(num_layers, self.longest_block)
+        session = self.flags.prepare()
+        run_with_progress(
+            lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
+            searches=False,
+        )
+        Report(self.flags.out).show(draws=report_extra_installed())

@@ -1,0 +1,147 @@
+"""`ScanSummary`: what skipping and repeating each block does, corrected for having many blocks."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import t
+
+from cola_jax.deploy.scan import Block, Path, block_of
+from cola_jax.path import identity
+from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
+from cola_jax.report.statistics import LEVEL, Difference, Share
+from cola_jax.runs.directory import RunDirectory
+
+COLUMNS = ["question", "node", "verdict", "margin"]
+
+
+class Mean(NamedTuple):
+    """A mean over questions with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """Takes a mean and Student's interval; NaN for fewer than two values."""
+        if len(values) < 2:
+            return cls(math.nan, (math.nan, math.nan))
+        reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        middle = float(values.mean())
+        return cls(middle, (middle - float(reach), middle + float(reach)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One block of the map, compared with the pretrained model on the same questions."""
+
+    block: Block
+    path: Path
+    correct: Share
+    difference: Difference  # of correct answers
+    p: float  # corrected for the number of blocks; one-sided
+    margin: Mean  # difference of margins
+    p_margin: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScanSummary:
+    """A map of blocks, its best cells, and what they are on questions not chosen on."""
+
+    num_layers: int
+    questions: int
+    before: Share  # the pretrained model
+    cells: tuple[Cell, ...]
+    # the best cell of one half of the questions, measured on the other, both ways
+    elsewhere: Difference
+    elsewhere_margin: Mean
+    elsewhere_blocks: tuple[Block, ...]  # those chosen, by accuracy
+
+    @property
+    def best(self) -> Cell:
+        """The cell of the highest accuracy; of equal ones that of the larger margin."""
+        return max(self.cells, key=lambda cell: (cell.difference.value, cell.margin.value))
+
+    @property
+    def best_margin(self) -> Cell:
+        """The cell of the largest margin."""
+        return max(self.cells, key=lambda cell: cell.margin.value)
+
+    @property
+    def shortest_without_loss(self) -> Cell | None:
+        """The longest block that is skipped with no fewer right answers, if there is one."""
+        kept = [c for c in self.cells if c.block.kind == "skip" and c.difference.value >= 0]
+        return min(kept, key=lambda cell: len(cell.path), default=None)
+
+
+def summarise_scan(run: RunDirectory) -> ScanSummary:
+    """Summarises the questions of a scan that are done.
+
+    Raises ValueError for another run, and for fewer than two questions done.
+    """
+    manifest = run.manifest()
+    settings = manifest["settings"]
+    if settings.get("command") != "scan":
+        raise ValueError(f"{run.directory} was made by {settings.get('command')!r}, not by a scan.")
+    paths = [tuple(path) for path in settings["paths"]]
+    ids, verdict, margin = read_map(run.evaluations(COLUMNS), len(paths))
+    if len(ids) < 2:
+        raise ValueError(
+            f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
+        )
+    num_layers = int(manifest["starts"][-1]["num_layers"])
+    return summarise_map(paths, ids, verdict, margin, num_layers)
+
+
+def summarise_map(
+    paths: Sequence[Path],
+    ids: Sequence[str],
+    verdict: np.ndarray,
+    margin: np.ndarray,
+    num_layers: int,
+) -> ScanSummary:
+    """Summarises the verdicts [n, C] and margins [n, C] of the paths of a scan."""
+    plain = list(paths).index(identity(num_layers))
+    # a path that is not finite is as bad as the worst that is
+    margin = np.where(np.isfinite(margin), margin, margin[np.isfinite(margin)].min(initial=0))
+    others = [i for i in range(len(paths)) if i != plain]
+    right = verdict[:, others].astype(np.int8) - verdict[:, [plain]]
+    gain = margin[:, others] - margin[:, [plain]]
+    p, p_margin = flip_test(right), flip_test(gain)
+    cells = tuple(
+        Cell(
+            block=block_of(paths[i], num_layers),
+            path=paths[i],
+            correct=Share.of(verdict[:, i]),
+            difference=Difference.of(verdict[:, i], verdict[:, plain]),
+            p=float(p[c]),
+            margin=Mean.of(gain[:, c]),
+            p_margin=float(p_margin[c]),
+        )
+        for c, i in enumerate(others)
+    )
+    first, each = halves(ids), np.arange(len(ids))
+    chosen, surest = chosen_elsewhere(right, first), chosen_elsewhere(gain, first)
+    return ScanSummary(
+        num_layers=num_layers,
+        questions=len(ids),
+        before=Share.of(verdict[:, plain]),
+        cells=cells,
+        elsewhere=Difference.of(verdict[:, others][each, chosen], verdict[:, plain]),
+        elsewhere_margin=Mean.of(gain[each, surest]),
+        elsewhere_blocks=tuple(cells[c].block for c in dict.fromkeys(chosen.tolist())),
+    )
+
+
+def read_map(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Arranges evaluations: ids of n questions, verdicts [n, C] and margins [n, C]."""
+    question = rows["question"].combine_chunks().dictionary_encode()
+    ids = question.dictionary.to_pylist()
+    at = question.indices.to_numpy(), rows["node"].to_numpy()
+    verdict, margin = np.zeros((len(ids), paths), bool), np.full((len(ids), paths), -np.inf)
+    verdict[at] = rows["verdict"].fill_null(False).to_numpy()
+    margin[at] = rows["margin"].to_numpy()
+    return ids, verdict, margin

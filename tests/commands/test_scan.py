@@ -1,0 +1,30 @@
+"""`cola scan`: from a task to the map, its CSV and its page."""
+
+from pathlib import Path
+
+import pytest
+
+from cola_jax.cli import main
+from tests import tiny
+
+
+def test_scan_maps_every_block(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tiny.write_questions(tmp_path / "task.jsonl", 4)
+    out = tmp_path / "run"
+    common = ["--model", str(tiny_checkpoint), "--task", str(task), "--out", str(out)]
+    main(["scan", *common, "--longest-block", "2"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "18 blocks on 4 questions" in shown
+    assert "measured on the other" in shown
+    assert len((out / "report.csv").read_text().splitlines()) == 1 + 18
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "scan of blocks" in page
+    with pytest.raises(SystemExit):
+        main(["scan", *common])  # all blocks: other paths than the run has
+    assert "created with different settings" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["scan", *common, "--longest-block", "6"])
+    assert "give 1 to 5" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,76 @@
+"""The map of a scan: cells, what is best, CSV and page."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from cola_jax.deploy.scan import Block, scan_paths
+from cola_jax.report.scan import ScanSummary, summarise_map
+from cola_jax.report.scan_page import map_values, scan_map
+from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
+
+LAYERS = 4
+PATHS = scan_paths(LAYERS)
+IDS = [f"q{i}" for i in range(60)]
+
+
+@pytest.fixture
+def summary() -> ScanSummary:
+    random = np.random.default_rng(0)
+    verdict = np.repeat(random.random((60, 1)) < 0.5, len(PATHS), axis=1)
+    verdict[:, PATHS.index((0, 1, 1, 2, 3))] |= random.random(60) < 0.6
+    verdict[:, PATHS.index((3,))] = False
+    margin = random.normal(size=(60, len(PATHS))) + verdict
+    margin[:, PATHS.index((3,))] = -np.inf
+    return summarise_map(PATHS, IDS, verdict, margin, LAYERS)
+
+
+def test_best_cell_stands_out_where_it_has_an_effect(summary: ScanSummary) -> None:
+    assert summary.best.block == Block("repeat", 1, 2)
+    assert summary.best.p < 0.01
+    assert summary.elsewhere_blocks == (Block("repeat", 1, 2),)
+    assert summary.elsewhere.value == summary.best.difference.value
+    assert summary.best.difference.interval[0] > 0
+    shortest = summary.shortest_without_loss
+    assert shortest is not None
+    assert shortest.path != (3,)
+    assert len(shortest.path) == 1
+
+
+def test_random_verdicts_do_not_stand_out() -> None:
+    random, significant, gains, elsewhere = np.random.default_rng(0), 0, [], []
+    for _ in range(10):
+        verdict = random.random((60, len(PATHS))) < 0.25
+        one = summarise_map(PATHS, IDS, verdict, verdict * 1.0, LAYERS)
+        significant += one.best.p < 0.05
+        gains.append(one.best.difference.value)
+        elsewhere.append(one.elsewhere.value)
+    assert significant <= 2
+    assert np.mean(gains) > 0.05  # by luck
+    assert abs(np.mean(elsewhere)) < 0.05
+
+
+def test_map_has_repeats_above_the_diagonal(summary: ScanSummary) -> None:
+    values = map_values(summary, margin=False)
+    assert np.isfinite(values).sum() == len(PATHS) - 1
+    assert values[1, 2] == summary.best.difference.value  # repeat 1
+    assert np.isnan(np.diag(values)).all()
+    assert np.isnan(values[4, 0])  # the whole model is not skipped
+    assert "<svg" in scan_map(summary, margin=True)
+
+
+def test_csv_has_every_cell(summary: ScanSummary) -> None:
+    rows = list(csv.DictReader(io.StringIO(scan_csv(summary))))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == len(PATHS) - 1
+    best = next(row for row in rows if row["path"] == "0,1,1,2-3")
+    assert (best["kind"], best["start"], best["stop"]) == ("repeat", "1", "2")
+    assert float(best["correct"]) == summary.best.correct.value
+
+
+def test_table_names_the_best_blocks(summary: ScanSummary) -> None:
+    table = scan_table(summary)
+    assert table.row_count == 4
+    assert "repeat 1" in list(table.columns[1].cells)
