@@ -20,6 +20,7 @@ from cola_jax.commands.generate import Generate
 from cola_jax.commands.report import Report
 from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
+from cola_jax.commands.static import Static
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "generate": Generate,
     "scan": Scan,
+    "static": Static,
     "report": Report,
     "benchmark": Benchmark,
 }

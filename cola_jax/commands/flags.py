@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Result = TypeVar("Result")
 console = Console()  # what the subcommands print on
 
 
@@ -117,6 +118,19 @@ def read_lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+
+
+def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
+    """Calls a function with metrics that are shown while it runs, and prints what it took."""
+    from cola_jax.execute.metrics import Metrics
+    from cola_jax.runs.progress import ProgressDisplay, describe_metrics
+
+    metrics = Metrics()
+    with ProgressDisplay(console, metrics, searches=False):
+        result = run(metrics)
+    if metrics.evaluations:
+        console.print(describe_metrics(metrics.report()), soft_wrap=True)
+    return result
 
 
 def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -> "RunDirectory":

@@ -5,10 +5,11 @@ largest effect would be if no path had any, and what a path does on questions th
 on.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from cola_jax.deploy.parts import ranked
 
 FLIPS = 10_000  # draws of the signs
 AT_ONCE = 1_000
@@ -43,9 +44,8 @@ def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.
 
 def halves(ids: Sequence[str]) -> np.ndarray:
     """Assigns questions to two halves [n] of equal size by a hash of their ids."""
-    ranked = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
     first = np.zeros(len(ids), bool)
-    first[ranked[: len(ids) // 2]] = True
+    first[ranked(ids)[: len(ids) // 2]] = True
     return first
 
 

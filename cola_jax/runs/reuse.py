@@ -59,7 +59,7 @@ class Reuse:
         for b, (one, rows) in enumerate(zip(batch, known, strict=True)):
             for c, (path, row) in enumerate(rows.items()):
                 paths[b, c] = pad_path(path, positions)
-                out.put((b, slice(c, c + 1)), self.verdict(row, one))
+                out.put((b, slice(c, c + 1)), stored_verdict(row, one, self.scorer))
         return paths, out
 
     def of_question(self, one: Encoded, positions: int) -> dict[tuple[int, ...], dict[str, Any]]:
@@ -73,31 +73,32 @@ class Reuse:
                     found[path] = row
         return found
 
-    def verdict(self, row: Mapping[str, Any], one: Encoded) -> Verdicts:
-        """Reads one row as the verdict [1] that the scorer gave."""
-        gold = one.question.answer
-        completion = None
-        if row["finish"] is not None:
-            completion = Completion(
-                text=row["text"],
-                answer=row["answer_text"],
-                finish=row["finish"],
-                truncated=row["truncated"],
-                grade=None if row["grade"] is None else Grade(row["grade"]),
-                tokens=tuple(row["tokens"]),
-                logprob=row["logprob"],
-            )
-        column = np.full(1, None, object)
-        column[0] = completion
-        verdicts = Verdicts(
-            verdict=np.array([row["finite"] and row["answer"] == gold]),
-            margin=np.array([row["margin"]], np.float32),
-            answer=np.array([row["answer"]], np.int32),
-            scores=np.array([row["scores"]], np.float32),
-            finite=np.array([row["finite"]]),
-            completion=column,
+
+def stored_verdict(row: Mapping[str, Any], one: Encoded, scorer: Scorer) -> Verdicts:
+    """Reads one row as the verdict [1] that the scorer gave, for gold."""
+    gold = one.question.answer
+    completion = None
+    if row["finish"] is not None:
+        completion = Completion(
+            text=row["text"],
+            answer=row["answer_text"],
+            finish=row["finish"],
+            truncated=row["truncated"],
+            grade=None if row["grade"] is None else Grade(row["grade"]),
+            tokens=tuple(row["tokens"]),
+            logprob=row["logprob"],
         )
-        return self.scorer.of_target(verdicts, gold) if row["control"] else verdicts
+    column = np.full(1, None, object)
+    column[0] = completion
+    verdicts = Verdicts(
+        verdict=np.array([row["finite"] and row["answer"] == gold]),
+        margin=np.array([row["margin"]], np.float32),
+        answer=np.array([row["answer"]], np.int32),
+        scores=np.array([row["scores"]], np.float32),
+        finite=np.array([row["finite"]]),
+        completion=column,
+    )
+    return scorer.of_target(verdicts, gold) if row["control"] else verdicts
 
 
 def identity_of(one: Encoded) -> tuple[str, tuple[str, ...], int]:

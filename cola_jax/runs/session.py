@@ -165,7 +165,10 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
-        return self.run_config.devices.mesh(len(self.encoded))
+        if self.whole is not None:
+            return self.whole.mesh
+        least = min(len(some) for some in (self.encoded, self.others) if some)
+        return self.run_config.devices.mesh(least)
 
     @functools.cached_property
     def model(self) -> Model:
@@ -262,7 +265,8 @@ class Session:
             done = run.open(settings, self.environment | {"devices": devices})
             batches = self.batches(settings["batch_size"], done)
             run.count_earlier(metrics, self.num_layers)
-            metrics.total = metrics.earlier + each * sum(map(len, batches))
+            before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
+            metrics.total = before + each * sum(map(len, batches))
             if not batches:
                 return run
             evaluator = ModelEvaluator(

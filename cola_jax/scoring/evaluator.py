@@ -1,6 +1,7 @@
 """`evaluator`: a function from paths to verdicts; `evaluate`: what it makes of given paths."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
@@ -137,6 +138,11 @@ class ModelEvaluator:
         self.options = options
         self.batch_size = batch_size or default_batch_size()
 
+    @functools.cached_property
+    def workers(self) -> Workers:
+        """The model's workers, made once: on a CPU each has a copy of the layers."""
+        return Workers(self.model, threads=THREADS, **self.options)
+
     @property
     def questions(self) -> list[Question]:
         """The questions, in order."""
@@ -163,7 +169,7 @@ class ModelEvaluator:
         those of `self.batches()` when None.
         """
         with self.scorer:
-            workers = Workers(self.model, threads=THREADS, **self.options)
+            workers = self.workers
             workers.check_count(len(self.encoded))
             self.scorer.check_memory(
                 self.model.config, workers.memory, self.encoded, workload.positions

@@ -1,0 +1,54 @@
+"""Rules of the searches that serve a whole task."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+Fitness = Literal["accuracy", "margin", "likelihood"]
+
+
+class Lengths(NamedTuple):
+    """The layers that a path may run."""
+
+    shortest: int
+    longest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticSettings:
+    """Rules of the search for one path."""
+
+    generations: int = 30
+    """Generations; each tries `offspring` paths."""
+    offspring: int = 16
+    """Paths of a generation."""
+    first: int = 16
+    """Questions of the first selection step; each further step has four times as many, and the
+    last all."""
+    fitness: Fitness = "accuracy"
+    """What makes a path better: accuracy, with the margin where it is equal; margin, the mean of
+    the logistic function of the correct answer's score minus its best rival's; or likelihood, the
+    mean log-likelihood of the correct answer."""
+    max_layers: int | None = None
+    """Most layers that a path runs; those of the model by default."""
+    min_layers: int | None = None
+    """Fewest layers that a path runs; half of the most by default."""
+    validation: float = 1 / 3
+    """Share of the questions that the search does not see, on which a path is chosen."""
+    finalists: int = 8
+    """Paths that are compared there: the best of each length first."""
+    seed: int = 0
+    """Random seed."""
+
+    def lengths(self, num_layers: int) -> Lengths:
+        """Returns the lengths allowed; ValueError for settings that allow none."""
+        for name in ("generations", "offspring", "first", "finalists"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+        longest = num_layers if self.max_layers is None else self.max_layers
+        shortest = max(1, longest // 2) if self.min_layers is None else self.min_layers
+        if not 1 <= shortest <= longest <= 2 * num_layers:
+            raise ValueError(
+                f"paths of {shortest} to {longest} layers cannot be searched: give at least 1, at "
+                f"most {2 * num_layers} (twice the model's), and no minimum above the maximum."
+            )
+        return Lengths(shortest, longest)

@@ -1,0 +1,109 @@
+"""`find_path`: one path for a task, from a session to what it does on held-out questions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+
+from cola_jax.deploy.mutation import Path
+from cola_jax.deploy.parts import training_and_validation
+from cola_jax.deploy.settings import StaticSettings
+from cola_jax.deploy.static import (
+    evolve,
+    finalists,
+    most_evaluations,
+    pareto_front,
+    score,
+)
+from cola_jax.execute.metrics import Metrics
+from cola_jax.path import identity
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.recorder import recording
+from cola_jax.scoring.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
+
+HELD_OUT = "held-out"  # folder of the run of the held-out questions
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """A path, and whether it answered the questions of each part."""
+
+    path: Path
+    training: np.ndarray  # [n] bool
+    validation: np.ndarray
+    held_out: np.ndarray
+    on_front: bool = True  # of accuracy and length on validation questions
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskPath:
+    """The path that was chosen for a task, the pretrained model, and the other finalists."""
+
+    chosen: Measured
+    plain: Measured
+    finalists: tuple[Measured, ...]
+    tried: int  # paths evaluated on all training questions
+    settings: StaticSettings
+
+
+def find_path(
+    session: "Session",
+    out: str,
+    settings: StaticSettings,
+    metrics: Metrics | None = None,
+) -> TaskPath:
+    """Searches one path on the training questions, and measures it on questions not searched on.
+
+    Args:
+      session: with held-out questions.
+      out: run directory; an interrupted search is resumed.
+
+    Raises:
+      ValueError: for a session without held-out questions, settings that allow no path, and a run
+        directory of other settings.
+    """
+    held_out, layers = session.held_out, session.num_layers
+    lengths, plain = settings.lengths(layers), identity(layers)
+    ids = [one.question.id for one in session.encoded]
+    train, rest = training_and_validation(ids, settings.validation)
+    golds = np.array([one.question.answer for one in session.encoded])
+    recorded = {"command": "static", "rules": dataclasses.asdict(settings)}
+    metrics = Metrics() if metrics is None else metrics
+    metrics.total = most_evaluations(settings, len(train)) + settings.finalists * (
+        len(rest) + len(held_out.encoded)
+    )
+    with recording(session, out, recorded, max(lengths.longest, layers), metrics) as evaluate:
+
+        def on_training(paths: Sequence[Path], some: np.ndarray) -> Verdicts:
+            return evaluate(paths, train[some])
+
+        candidates = evolve(on_training, golds[train], layers, settings)
+        paths = list(dict.fromkeys([plain, *finalists(candidates, settings.finalists)]))
+        verdicts = evaluate(paths)
+    fitness = score(verdicts.take(rest), golds[rest], settings.fitness)
+    allowed = [i for i, path in enumerate(paths) if len(path) <= lengths.longest]
+    front = [
+        allowed[i] for i in pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
+    ]
+    run = held_out.evaluate(str(epath.Path(out) / HELD_OUT), paths, metrics)
+    right = read_right(run, [one.question.id for one in held_out.encoded], len(paths))
+    measured = [
+        Measured(path, own[train], own[rest], right[:, i], i in front)
+        for i, (path, own) in enumerate(zip(paths, verdicts.verdict.T, strict=True))
+    ]
+    best = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
+    return TaskPath(measured[best], measured[0], tuple(measured[1:]), len(candidates), settings)
+
+
+def read_right(run: RunDirectory, ids: Sequence[str], paths: int) -> np.ndarray:
+    """Reads whether each path of an evaluation run answered each question [n, C]."""
+    at = {name: i for i, name in enumerate(ids)}
+    right = np.zeros((len(ids), paths), bool)
+    for row in run.evaluations(["question", "node", "verdict"]).to_pylist():
+        right[at[row["question"]], row["node"]] = bool(row["verdict"])
+    return right
