@@ -21,7 +21,7 @@ import cola_jax
 from cola_jax.convert import convert
 from cola_jax.edits import random_paths
 from cola_jax.execute import decoder, generate
-from cola_jax.execute.readouts import Top
+from cola_jax.execute.readouts import Sample
 from cola_jax.model import unembed
 from cola_jax.path import pad_path
 from cola_jax.prompts import Prompts
@@ -54,7 +54,7 @@ class RecordingDecoder(decoder.Decoder):
 
     logits: list[tuple[list[int], np.ndarray]]
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Top:
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Sample:
         logits = unembed(self.worker.model, self.states[:, None])[:, 0]
         RecordingDecoder.logits.append((slots[0].reshape(-1).tolist(), np.asarray(logits)))
         return super().sample(slots)

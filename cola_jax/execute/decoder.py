@@ -15,7 +15,7 @@ from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
 from cola_jax.execute.inputs import bucket, buckets, cut
 from cola_jax.execute.kv_cache import Allocator, KVBlocks, Past, Row
 from cola_jax.execute.memory import capacity, choose_decode_sizes
-from cola_jax.execute.readouts import Top, greedy_sample
+from cola_jax.execute.readouts import Sample, greedy_sample
 from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts
@@ -157,7 +157,7 @@ class Decoder:
         self.worker.metrics.add(planning=time.perf_counter() - begun)
         slots = self.sampled(rows)
 
-        def program() -> Top:
+        def program() -> Sample:
             for chunk, _ in chunks:
                 self.states, cache = self.driver.run(chunk, self.states, self.prompt)
                 assert cache is not None
@@ -175,7 +175,7 @@ class Decoder:
         past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
         launches, slots = self.plan(active), self.sampled(rows)
 
-        def program() -> Top:
+        def program() -> Sample:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, past, dtype=worker.dtype
             )
@@ -217,16 +217,16 @@ class Decoder:
         table[: len(slots)] = slots
         return table.reshape(most, size), np.int32(-(-len(slots) // size))
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Top:
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Sample:
         """Dispatches the choice of a token for each of these slots."""
-        self.tokens, top = greedy_sample(
+        self.tokens, sample = greedy_sample(
             self.worker.model, self.states, self.tokens, *self.worker.put(slots)
         )
-        return top
+        return sample
 
-    def collect(self, rows: Sequence[Row], top: Top) -> None:
+    def collect(self, rows: Sequence[Row], sample: Sample) -> None:
         """Takes the tokens that rows chose, and releases those that have ended."""
-        token, first, second, finite = (x.reshape(-1).tolist() for x in top)
+        token, first, second, finite, entropy, certainty = (x.reshape(-1).tolist() for x in sample)
         tokens = ended = 0
         for i, row in enumerate(rows):
             if row.finish:  # it ended while this step was being computed
@@ -237,6 +237,8 @@ class Decoder:
                 row.tokens.append(token[i])
                 row.logprob.append(first[i])
                 row.rival.append(second[i])
+                row.entropy.append(entropy[i])
+                row.certainty.append(certainty[i])
                 tokens += 1
                 if self.stop.reached(row.tokens):
                     row.finish = STOPPED

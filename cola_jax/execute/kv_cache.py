@@ -142,6 +142,8 @@ class Row:
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprob: list[float] = dataclasses.field(default_factory=list)
     rival: list[float] = dataclasses.field(default_factory=list)
+    entropy: list[float] = dataclasses.field(default_factory=list)
+    certainty: list[float] = dataclasses.field(default_factory=list)
     finish: str = ""
 
 

@@ -210,6 +210,37 @@ def top_of(
     )
 
 
+class Sample(NamedTuple):
+    """A token that was chosen, and what its distribution says of how sure the model was."""
+
+    token: Int[Array | np.ndarray, "*N U"]
+    first: Float[Array | np.ndarray, "*N U"]  # its log-probability
+    second: Float[Array | np.ndarray, "*N U"]  # that of the next best
+    finite: Bool[Array | np.ndarray, "*N U"]
+    entropy: Float[Array | np.ndarray, "*N U"]  # in nats
+    certainty: Float[Array | np.ndarray, "*N U"]  # see `sample_of`
+
+
+def sample_of(logits: Float[Array, "U V"]) -> Sample:
+    """Chooses the likeliest token.
+
+    Self-certainty (arXiv 2502.18581) is the divergence of the model's distribution from the uniform
+    one, -sum(log(V p)) / V: 0 for a uniform distribution, and larger for a more certain one.
+    """
+    top = best_two(logits)
+    size = logits.shape[-1]
+    peak = jnp.max(logits, axis=-1, keepdims=True)
+    shifted = logits - peak
+    weights = jnp.exp(shifted)
+    total = jnp.sum(weights, axis=-1)
+    log_sum = jnp.log(total)
+    return Sample(
+        *top,
+        entropy=log_sum - jnp.sum(weights * shifted, axis=-1) / total,
+        certainty=log_sum - jnp.mean(shifted, axis=-1) - math.log(size),
+    )
+
+
 @functools.partial(jax.jit, donate_argnames="tokens")
 def greedy_sample(
     model: Model,
@@ -217,21 +248,24 @@ def greedy_sample(
     tokens: Int[Array, " W"],
     slots: Int[Array, "N U"],
     used: Int[Array, ""],
-) -> tuple[Int[Array, " W"], Top]:
+) -> tuple[Int[Array, " W"], Sample]:
     """Unembeds U decode slots at a time, the first `used` times; each takes its likeliest token."""
 
     def step(
-        i: Int[Array, ""], carry: tuple[Int[Array, " W"], Top]
-    ) -> tuple[Int[Array, " W"], Top]:
+        i: Int[Array, ""], carry: tuple[Int[Array, " W"], Sample]
+    ) -> tuple[Int[Array, " W"], Sample]:
         tokens, out = carry
-        top = best_two(unembed(model, states[slots[i]][:, None])[:, 0])
-        out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, top)
-        return tokens.at[slots[i]].set(top.token), out
+        sample = sample_of(unembed(model, states[slots[i]][:, None])[:, 0])
+        out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, sample)
+        return tokens.at[slots[i]].set(sample.token), out
 
-    start = Top(
+    number = jnp.zeros(slots.shape, jnp.float32)
+    start = Sample(
         token=jnp.zeros(slots.shape, jnp.int32),
-        first=jnp.zeros(slots.shape, jnp.float32),
-        second=jnp.zeros(slots.shape, jnp.float32),
+        first=number,
+        second=number,
         finite=jnp.zeros(slots.shape, jnp.bool_),
+        entropy=number,
+        certainty=number,
     )
     return jax.lax.fori_loop(0, used, step, (tokens, start))

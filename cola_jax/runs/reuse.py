@@ -1,5 +1,6 @@
 """`Reuse`: evaluations that earlier runs stored, so that a search does not repeat them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,6 +88,8 @@ def stored_verdict(row: Mapping[str, Any], one: Encoded, scorer: Scorer) -> Verd
             grade=None if row["grade"] is None else Grade(row["grade"]),
             tokens=tuple(row["tokens"]),
             logprob=row["logprob"],
+            entropy=math.nan if row["entropy"] is None else row["entropy"],
+            certainty=math.nan if row["certainty"] is None else row["certainty"],
         )
     column = np.full(1, None, object)
     column[0] = completion

@@ -49,6 +49,8 @@ EVALUATIONS = pa.schema(
         "grade": pa.string(),  # right, wrong, or ungraded, whose verdict is null
         "tokens": pa.list_(pa.int32()),  # ids decoded
         "logprob": pa.float32(),  # natural, of all tokens decoded
+        "entropy": pa.float32(),  # of a token's distribution, mean; null in older runs
+        "certainty": pa.float32(),  # self-certainty of a token, mean, likewise
     }
 )
 QUESTIONS = pa.schema(
@@ -130,6 +132,8 @@ def completion_columns(completion: Completion | None) -> dict[str, Any]:
         "grade": None if completion.grade is None else completion.grade.value,
         "tokens": completion.tokens,
         "logprob": completion.logprob,
+        "entropy": completion.entropy,
+        "certainty": completion.certainty,
     }
 
 

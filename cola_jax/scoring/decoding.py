@@ -1,6 +1,7 @@
 """Decoding scorers: what binds them to a batch, and `Completions`, which grades nothing."""
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,6 +177,8 @@ def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> 
         grade=grade,
         tokens=tuple(row.tokens),
         logprob=float(np.sum(row.logprob)),
+        entropy=float(np.mean(row.entropy)) if row.entropy else math.nan,
+        certainty=float(np.mean(row.certainty)) if row.certainty else math.nan,
     )
 
 

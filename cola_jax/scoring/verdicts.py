@@ -1,6 +1,7 @@
 """Verdicts: how paths answered questions, and the completions that were graded."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ class Completion:
     grade: Grade | None  # None where nothing was to be graded
     tokens: tuple[int, ...]  # the ids decoded
     logprob: float  # natural, of all of them
+    entropy: float = math.nan  # of a token's distribution, in nats, mean over tokens
+    certainty: float = math.nan  # the self-certainty of a token, mean: see `readouts.sample_of`
 
 
 class Verdicts(NamedTuple):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from cola_jax.execute.readouts import (
     best_two_by_parts,
     greedy_sample,
     read_logits,
+    sample_of,
     unembed_queries,
 )
 from cola_jax.model import unembed
@@ -117,6 +120,18 @@ def test_best_two_of_many(find, vocabulary):
     logprobs = np.sort(jax.nn.log_softmax(values[4:]), axis=1)
     np.testing.assert_allclose(top.first[4:], logprobs[:, -1], rtol=1e-5)
     np.testing.assert_allclose(top.second[4:], logprobs[:, -2], rtol=1e-5)
+
+
+def test_sample_says_how_sure_the_model_is():
+    values = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32) * 3
+    values[0] = 1.0
+    sample = sample_of(jnp.asarray(values))
+    p = np.exp(scipy.special.log_softmax(values.astype(np.float64), axis=1))
+    np.testing.assert_allclose(sample.entropy, scipy.stats.entropy(p, axis=1), rtol=1e-5)
+    uniform = np.full(96, 1 / 96)
+    divergence = [scipy.stats.entropy(uniform, row) for row in p]
+    np.testing.assert_allclose(sample.certainty, divergence, rtol=1e-5, atol=1e-6)
+    assert sample.token.tolist()[1:] == values[1:].argmax(axis=1).tolist()
 
 
 def test_best_two_takes_the_first_of_equals():
