@@ -17,6 +17,7 @@ from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
+from cola_jax.commands.menu import Menu
 from cola_jax.commands.report import Report
 from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
@@ -33,6 +34,7 @@ COMMANDS = {
     "generate": Generate,
     "scan": Scan,
     "static": Static,
+    "menu": Menu,
     "report": Report,
     "benchmark": Benchmark,
 }

@@ -52,3 +52,35 @@ class StaticSettings:
                 f"most {2 * num_layers} (twice the model's), and no minimum above the maximum."
             )
         return Lengths(shortest, longest)
+
+
+@dataclasses.dataclass(frozen=True)
+class MenuSettings:
+    """Rules of a menu."""
+
+    size: int = 5
+    """Most paths of the menu, the identity path among them."""
+    candidates: int = 32
+    """Paths of the runs that are tried on all training questions: those that were right on most."""
+    max_layers: int | None = None
+    """Most layers that a path of the menu runs; twice the model's by default."""
+    state_layer: int | None = None
+    """Layers run before the selector reads the prompt's hidden state; half of the model's by
+    default."""
+
+    def check(self, num_layers: int) -> None:
+        """Raises ValueError for settings that no menu has."""
+        if self.size < 2:
+            raise ValueError(f"a menu of {self.size} leaves nothing to choose: give 2 or more.")
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, it is {self.candidates}.")
+        if self.max_layers is not None and self.max_layers < num_layers:
+            raise ValueError(
+                f"a menu begins with the identity path, whose {num_layers} layers are more than "
+                f"{self.max_layers}: allow as many."
+            )
+        if self.state_layer is not None and not 0 <= self.state_layer <= num_layers:
+            raise ValueError(
+                f"the state after {self.state_layer} layers cannot be read: the model has "
+                f"{num_layers}."
+            )

@@ -70,7 +70,7 @@ class Session:
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
-    whole: "Session | None" = None  # the session of which this one has the held-out questions
+    whole: "Session | None" = None  # another session of the same model, whose weights it shares
 
     @classmethod
     def prepare(

@@ -1,0 +1,60 @@
+"""`cola menu`."""
+
+import dataclasses
+
+from tyro.conf import OmitArgPrefixes
+
+from cola_jax.commands.flags import TaskFlags, console, run_with_metrics
+from cola_jax.deploy.settings import MenuSettings
+from cola_jax.tasks.task import ScorerName
+
+RESULT, SELECTOR = "menu.json", "selector.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Menu:
+    """Choose a few paths that serve a task, and how to decide between them without the answer."""
+
+    flags: OmitArgPrefixes[TaskFlags]
+    runs: tuple[str, ...]
+    """Searches or evaluations of training questions, whose correct paths are candidates."""
+    settings: OmitArgPrefixes[MenuSettings] = dataclasses.field(default_factory=MenuSettings)
+    try_scorer: ScorerName | None = None
+    """Scorer with which candidates are tried on training questions, such as exact where answers
+    are decoded; the task's own by default."""
+
+    def run(self) -> None:
+        import io
+
+        import numpy as np
+        from etils import epath
+
+        from cola_jax.deploy.task_menu import find_menu
+        from cola_jax.report.menu import menu_json, menu_table
+        from cola_jax.runs.directory import write_whole
+
+        session = screen = self.flags.prepare()
+        if self.try_scorer is not None:
+            task = dataclasses.replace(
+                self.flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
+            )
+            screen = dataclasses.replace(self.flags, task=task).prepare()
+            screen = dataclasses.replace(screen, whole=session)  # it shares the weights
+        menu = run_with_metrics(
+            lambda metrics: find_menu(
+                session, screen, self.flags.out, self.runs, self.settings, metrics
+            )
+        )
+        folder = epath.Path(self.flags.out)
+        about = {
+            "model": session.settings["model"],
+            "num_layers": session.num_layers,
+            "task": self.flags.task.task,
+            "scorer": session.scorer.name,
+        }
+        file = io.BytesIO()
+        np.savez(file, **menu.selector._asdict())
+        write_whole(folder / SELECTOR, file.getvalue())
+        write_whole(folder / RESULT, menu_json(menu, about).encode())
+        console.print(menu_table(menu))
+        console.print(f"menu: {folder / RESULT}", soft_wrap=True)

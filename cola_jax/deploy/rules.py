@@ -1,0 +1,92 @@
+"""Rules: which path of a menu answers a question, decided without the correct answer."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import log_softmax
+
+from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
+
+CONFIDENCE = ("logprob", "entropy", "certainty")
+
+
+class Signals(NamedTuple):
+    """What the paths of a menu tell of their answers; fields [n, k], -inf where not finite.
+
+    Of options, the distribution is over the options of a question; of what is decoded, over the
+    vocabulary, mean over the tokens.
+    """
+
+    answer: np.ndarray  # object: an option's number, or the text of an answer; None for none
+    logprob: np.ndarray  # log-probability of the answer, of decoded ones a token's
+    entropy: np.ndarray  # in nats
+    certainty: np.ndarray  # divergence from the uniform distribution
+
+
+def signals(verdicts: Verdicts) -> Signals:
+    """Reads the signals of verdicts [n, k].
+
+    Raises ValueError for a scorer that says nothing of a wrong answer, as `exact` does.
+    """
+    if any(isinstance(one, Completion) for one in verdicts.completion.flat):
+        return of_completions(verdicts)
+    return of_options(verdicts)
+
+
+def of_options(verdicts: Verdicts) -> Signals:
+    """Reads the signals of options from their scores."""
+    known = ~np.isnan(verdicts.scores)
+    finite = verdicts.finite & known.any(axis=-1)
+    scores = np.where(known & finite[..., None], verdicts.scores.astype(np.float64), -np.inf)
+    logs = log_softmax(np.where(finite[..., None], scores, 0.0), axis=-1)
+    logs = np.where(known, logs, -np.inf)
+    count = np.maximum(known.sum(axis=-1), 1)
+    spread = np.where(known, np.exp(logs) * np.where(known, logs, 0), 0).sum(axis=-1)
+    distance = -np.where(known, logs, 0).sum(axis=-1) / count - np.log(count)
+    answer = np.where(verdicts.answer == NO_ANSWER, None, verdicts.answer.astype(object))
+    columns = (logs.max(axis=-1), -spread, distance)
+    return Signals(answer, *(np.where(finite, column, -np.inf) for column in columns))
+
+
+def of_completions(verdicts: Verdicts) -> Signals:
+    """Reads the signals of decoded answers; one that is cut off is none."""
+    answer = np.full(verdicts.finite.shape, None, object)
+    columns = [np.full(verdicts.finite.shape, -np.inf) for _ in CONFIDENCE]
+    for at, one in np.ndenumerate(verdicts.completion):
+        if one is None or not one.tokens or not verdicts.finite[at]:
+            continue
+        answer[at] = None if one.truncated or one.answer is None else one.answer.strip()
+        values = (one.logprob / len(one.tokens), one.entropy, one.certainty)
+        for column, value in zip(columns, values, strict=True):
+            column[at] = value
+    return Signals(answer, *columns)
+
+
+def vote(answers: np.ndarray) -> np.ndarray:
+    """Returns the first path [n] of the answer that most paths [n, k] give.
+
+    Of answers given as often, that of the earlier path; the first path where none answers.
+    """
+    chosen = np.zeros(len(answers), int)
+    for b, row in enumerate(answers.tolist()):
+        counts = Counter(answer for answer in row if answer is not None)
+        if counts:
+            most = max(counts.values())
+            chosen[b] = next(i for i, answer in enumerate(row) if counts.get(answer) == most)
+    return chosen
+
+
+def most_confident(values: np.ndarray, sign: int) -> np.ndarray:
+    """Returns the path [n] of the largest signal [n, k], or with sign -1 of the smallest."""
+    return np.where(np.isfinite(values), sign * values, -np.inf).argmax(axis=1)
+
+
+def fit_sign(values: np.ndarray, right: np.ndarray) -> int:
+    """Returns the sign with which a signal [n, k] chooses paths that are right [n, k] more often.
+
+    A less certain path may be the better one: which it is, is measured on training questions.
+    """
+    each = np.arange(len(right))
+    hits = {sign: right[each, most_confident(values, sign)].sum() for sign in (1, -1)}
+    return 1 if hits[1] >= hits[-1] else -1
