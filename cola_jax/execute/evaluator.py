@@ -11,12 +11,12 @@ from jax.typing import DTypeLike
 from cola_jax.execute.forward import Context, Launch, embed_prompts, forward, view_of
 from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.execute.memory import capacity, choose_sizes
+from cola_jax.execute.memory import Memory, capacity, choose_sizes
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Chunk, Tiles, pad_rows
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.schedule import Trie
+from cola_jax.execute.schedule import PrefixBlocks, Trie
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
@@ -34,6 +34,7 @@ class Workload(NamedTuple):
 
     wave: int  # paths of a question at a time
     positions: int  # layers of the longest path
+    same: bool = False  # whether all questions run the same paths
 
 
 def run_paths(
@@ -118,9 +119,16 @@ class Driver:
         self.slots = worker.buffer(shape, worker.dtype, split=2)
 
     def run(
-        self, chunk: Chunk, outputs: jax.Array, cache: KVBlocks | None = None
+        self,
+        chunk: Chunk,
+        outputs: jax.Array,
+        cache: KVBlocks | None = None,
+        prefix: KVBlocks | None = None,
     ) -> tuple[jax.Array, KVBlocks | None]:
-        """Dispatches a chunk; returns the outputs of the last layers, and the cache."""
+        """Dispatches a chunk; returns the outputs of the last layers, and the cache.
+
+        `prefix` has the keys and values of what all prompts begin with, and these continue.
+        """
         worker = self.worker
         embedded = pad_rows(chunk.embedded.astype(np.int32), len(self.ids))
         count = np.int32(len(chunk.embedded))
@@ -128,36 +136,52 @@ class Driver:
             worker.model, self.slots, self.ids, *worker.put((embedded, count)), dtype=worker.dtype
         )
         for launch in worker.launches(chunk.tiles):
-            cache = self.inner(launch, cache)
+            cache = self.inner(launch, cache, prefix)
         for launch in worker.launches(chunk.last):
-            outputs, cache = self.last(launch, outputs, cache)
+            outputs, cache = self.last(launch, outputs, cache, prefix)
         return outputs, cache
 
-    def inner(self, launch: Launch, cache: KVBlocks | None) -> KVBlocks | None:
+    def inner(
+        self, launch: Launch, cache: KVBlocks | None, prefix: KVBlocks | None = None
+    ) -> KVBlocks | None:
         """Dispatches tiles of layers that are not the last of their paths."""
-        context = Context(self.views)
+        context = Context(self.views, prefix=prefix)
         self.slots, cache = forward(self.worker.config, launch, self.slots, cache, context)
         return cache
 
     def last(
-        self, launch: Launch, outputs: jax.Array, cache: KVBlocks | None
+        self,
+        launch: Launch,
+        outputs: jax.Array,
+        cache: KVBlocks | None,
+        prefix: KVBlocks | None = None,
     ) -> tuple[jax.Array, KVBlocks | None]:
         """Dispatches tiles of last layers."""
-        context = Context(self.views, source=self.slots, read=self.read)
+        context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
         return forward(self.worker.config, launch, outputs, cache, context)
 
-    def warm(self, rows: int, outputs: jax.Array) -> jax.Array:
+    def warm(self, rows: int, outputs: jax.Array, prefix: KVBlocks | None = None) -> jax.Array:
         """Compiles what evaluates paths without a cache, by running it on no tiles."""
         none = np.zeros((1, rows), np.int32)
-        (launch,) = self.worker.launches(Tiles(none[:, 0], none, none, none))
+        tiles = Tiles(none[:, 0], none, none, none)
+        if prefix is not None:
+            tiles = tiles._replace(prompt_block=none)
+        (launch,) = self.worker.launches(tiles)
         zero = self.worker.put(np.int32(0))
         launch = launch._replace(first=zero, end=zero)
-        self.inner(launch, None)
-        return self.last(launch, outputs, None)[0]
+        self.inner(launch, None, prefix)
+        return self.last(launch, outputs, None, prefix)[0]
 
     def close(self) -> None:
         """Gives the slots back to the worker."""
         self.worker.give_back(self.slots)
+
+
+class Prefix(NamedTuple):
+    """Keys and values of what all prompts of a batch begin with, and the block of each state."""
+
+    blocks: PrefixBlocks
+    cache: KVBlocks
 
 
 class PathEvaluator:
@@ -166,15 +190,33 @@ class PathEvaluator:
     States that a wave computed are kept for later waves as long as slots allow.
     """
 
-    def __init__(self, worker: Worker, prompts: Prompts, workload: Workload):
-        tokens, width = map(max, zip(*buckets(prompts), strict=True))
+    def __init__(
+        self,
+        worker: Worker,
+        prompts: Prompts,
+        workload: Workload,
+        *,
+        memory: Memory | None = None,
+        tokens: int | None = None,
+        prefix: KVBlocks | None = None,
+    ):
+        """Takes the prompts of a batch.
+
+        Args:
+          memory: of the buffers, the worker's when None.
+          tokens: T; the bucket of the longest prompt when None.
+          prefix: blocks of keys and values of what all prompts continue, for their shapes.
+        """
+        longest, width = map(max, zip(*buckets(prompts), strict=True))
+        tokens = longest if tokens is None else tokens
+        memory = worker.memory if memory is None else memory
         self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
         self.prompts = cut(prompts, tokens, self.reads)
         self.read_positions = ReadPositions(prompts, width)
         # with arrays as large, a smaller last batch compiles nothing
-        count, on_cpu = capacity(len(prompts.ids)), worker.memory.backend == "cpu"
+        count, on_cpu = capacity(len(prompts.ids)), memory.backend == "cpu"
         states = count * min(workload.wave, STATES_KEPT[on_cpu]) * worker.config.num_layers
-        self.sizes = choose_sizes(worker.config, tokens, width, worker.memory, states)
+        self.sizes = choose_sizes(worker.config, tokens, width, memory, states)
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
         read = enlarge(self.read_positions.read, count)
@@ -183,18 +225,24 @@ class PathEvaluator:
         shape = (self.sizes.outputs + 1, width, worker.config.width)
         self.outputs = worker.buffer(shape, worker.dtype, split=2)
         with worker.compiling:
-            self.warm()
+            self.warm(prefix)
 
-    def __call__(self, paths: np.ndarray) -> Readings:
-        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
+    def __call__(self, paths: np.ndarray, prefix: "Prefix | None" = None) -> Readings:
+        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy.
+
+        `prefix` is what all prompts continue, run on the same paths.
+        """
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
         rows = np.concatenate([question[:, None], paths[question, candidate]], axis=1)
         begun = time.perf_counter()
-        chunks, cost = self.trie.plan(rows)
+        chunks, cost = self.trie.plan(rows, None if prefix is None else prefix.blocks)
         self.worker.metrics.add(cost=cost, planning=time.perf_counter() - begun)
         asked = [self.queries(question[chunk.paths]) for chunk in chunks]
+        cache = None if prefix is None else prefix.cache
         pending = [
-            self.worker.dispatch(lambda chunk=chunk, queries=queries: self.run(chunk, queries))
+            self.worker.dispatch(
+                lambda chunk=chunk, queries=queries: self.run(chunk, queries, cache)
+            )
             for chunk, queries in zip(chunks, asked, strict=True)
         ]
         out = no_readings(paths, self.reads)
@@ -204,22 +252,22 @@ class PathEvaluator:
             self.worker.metrics.add(evaluations=len(some))
         return out
 
-    def run(self, chunk: Chunk, queries: Queries) -> Readouts:
+    def run(self, chunk: Chunk, queries: Queries, prefix: KVBlocks | None = None) -> Readouts:
         """Dispatches a chunk; returns what is read in its outputs."""
-        self.outputs, _ = self.driver.run(chunk, self.outputs)
+        self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=prefix)
         return unembed_queries(self.worker.model, self.outputs, *self.worker.put(queries))
 
     def queries(self, question: np.ndarray) -> Queries:
         """Says what to read in outputs that belong to these questions."""
         return self.read_positions.queries(question, self.sizes.outputs, self.sizes.unembedded)
 
-    def warm(self) -> None:
+    def warm(self, prefix: KVBlocks | None) -> None:
         """Compiles every program, while the devices may still be busy with another batch."""
-        self.outputs = self.driver.warm(self.sizes.rows, self.outputs)
+        self.outputs = self.driver.warm(self.sizes.rows, self.outputs, prefix)
         none = np.zeros((0, self.sizes.rows), np.int32)
         empty = Tiles(none[:, 0], none, none, none)
         nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
-        self.run(nothing, self.queries(nothing.paths))
+        self.run(nothing, self.queries(nothing.paths), prefix)
 
     def new_trie(self) -> Trie:
         """Makes a trie that holds no state yet."""

@@ -202,10 +202,13 @@ class Trie:
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
 
-    def plan(self, paths: np.ndarray) -> tuple[list[Chunk], Cost]:
+    def plan(
+        self, paths: np.ndarray, blocks: "PrefixBlocks | None" = None
+    ) -> tuple[list[Chunk], Cost]:
         """Plans the wave of paths [n, 1 + P], each a question and layers padded with STOP.
 
-        Returns the chunks in the order in which they must run, and what they cost.
+        With `blocks`, tiles name the KV block of the prefix that all questions share. Returns the
+        chunks in the order in which they must run, and what they cost.
         """
         wave = as_rows(paths)
         known, width = len(self.paths), max(self.paths.shape[1], wave.shape[1])
@@ -216,15 +219,47 @@ class Trie:
         nodes = Nodes(rows[order], held[order])
         # neighbours in this order share the longest prefixes, so chunks are cut along it
         new = np.flatnonzero(order >= known)
+        block = None if blocks is None else blocks.of(nodes)
         chunks, cost = [], Cost()
         for start in range(0, len(new), self.width):
             some = new[start : start + self.width]
             chunk, spent = Schedule(nodes, some, self.slots, self.rows).chunk()
+            if block is not None:
+                tiles, last = (each._replace(prompt_block=block[each.state]) for each in chunk[1:3])
+                chunk = chunk._replace(tiles=tiles, last=last)
             chunks.append(chunk._replace(paths=order[some][chunk.paths] - known))
             cost += spent
         self.paths = nodes.rows
         self.held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
         return chunks, cost
+
+
+class PrefixBlocks:
+    """The KV blocks of a prefix that all questions share, one for each state on some paths."""
+
+    def __init__(self, paths: np.ndarray):
+        """Numbers the states of the prefix on paths [n, P], padded with STOP and all different."""
+        rows = as_rows(np.concatenate([np.zeros((len(paths), 1), paths.dtype), paths], axis=1))
+        self.nodes = Nodes(rows[lexicographic(rows)])
+        inner = self.nodes.depth > 0
+        self.count = int(inner.sum())
+        # roots have no keys; the block after the last, which padding reads, is the last number
+        self.block = np.where(inner, np.cumsum(inner) - 1, self.count)
+        self.block = np.append(self.block, self.count).astype(np.int32)
+        self.row = {row[1:].tobytes(): i for i, row in enumerate(self.nodes.rows)}
+
+    def of(self, nodes: Nodes) -> np.ndarray:
+        """Returns the block that each node of paths of questions reads, and padding last."""
+        out = np.full(len(nodes.slot) + 1, self.count, np.int32)
+        rows = widen(nodes.rows, max(nodes.rows.shape[1], self.nodes.rows.shape[1]), 0)
+        own = [self.row.get(row[1:].tobytes(), NONE) for row in rows]
+        known = np.flatnonzero(np.array(own) != NONE)
+        width = min(nodes.grid.shape[1], self.nodes.grid.shape[1])
+        mine = nodes.grid[known, :width]
+        theirs = self.nodes.grid[np.array(own)[known], :width]
+        inside = nodes.inside[known, :width]
+        out[mine[inside]] = self.block[theirs[inside]]
+        return out
 
 
 def as_rows(paths: np.ndarray) -> np.ndarray:

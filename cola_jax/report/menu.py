@@ -33,7 +33,7 @@ def menu_rows(menu: TaskMenu) -> list[tuple[str, float, np.ndarray, np.ndarray]]
         rows.append((f"{choice.rule}{sign}", choice.layers, choice.trained, choice.right))
     every = float(prefix_layers(menu.paths))
     name = f"some path of {len(menu.paths)} is right (needs the answer)"
-    rows.append((name, every, menu.training.any(axis=1), menu.held_out.any(axis=1)))
+    rows.append((name, every, some_right(menu.training), some_right(menu.held_out)))
     return rows
 
 
@@ -80,3 +80,8 @@ def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
         **metadata,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def some_right(right: np.ndarray) -> np.ndarray:
+    """Says for each question whether some path is right [n, k] -> [n]."""
+    return np.asarray(right.any(axis=1))

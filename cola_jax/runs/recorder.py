@@ -93,7 +93,7 @@ class Recorder:
                     paths[b, c] = pad_path(path, self.positions)
             return evaluate(paths)
 
-        workload = Workload(max(wave, LEAST_WAVE), self.positions)
+        workload = Workload(max(wave, LEAST_WAVE), self.positions, same=True)
         for some, verdicts in self.evaluator.map(run, workload, [index[b] for b in batches]):
             for b, i in enumerate(some):
                 self.add(int(i), missing[int(i)], verdicts.take(b))

@@ -239,7 +239,7 @@ class Session:
 
         padded = pad_all(paths)
         recorded = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(len(paths), padded.shape[1])
+        workload = Workload(len(paths), padded.shape[1], same=True)
         return self.fill(directory, recorded, workload, work, metrics, len(paths))
 
     def fill(

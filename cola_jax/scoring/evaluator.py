@@ -152,7 +152,8 @@ class ModelEvaluator:
         """Evaluates paths [B, C, P], STOP-padded, or for each question a list of paths."""
         padded = pad_paths(paths, len(self.encoded), self.num_layers)
         out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        workload = Workload(padded.shape[1], padded.shape[2])
+        same = bool((padded == padded[:1]).all())
+        workload = Workload(padded.shape[1], padded.shape[2], same)
         for some, verdicts in self.map(lambda evaluate, some: evaluate(padded[some]), workload):
             out.put((some,), verdicts)
         return out

@@ -11,6 +11,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.evaluator import PathEvaluator, ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import buckets
 from cola_jax.execute.memory import Memory, choose_sizes
+from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
@@ -132,9 +133,11 @@ class ReadingEvaluator(BatchEvaluator):
         super().__init__(scorer, worker, batch)
         self.run = self.executor(workload)
 
-    def executor(self, workload: Workload) -> PathEvaluator | ReferenceEvaluator:
+    def executor(
+        self, workload: Workload
+    ) -> PathEvaluator | SharedPrefixEvaluator | ReferenceEvaluator:
         """Makes what runs the paths."""
-        return PathEvaluator(self.worker, self.prompts, workload)
+        return path_evaluator(self.worker, self.prompts, workload)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         return self.score(self.run(paths), paths)

@@ -1,0 +1,201 @@
+"""Prompts that begin alike: what they share, as shots or instructions, is run once for a path.
+
+A token sees no later ones, so the states of a common prefix are the same for all questions on the
+same path. They are run for one of them, and their keys and values are kept in KV blocks, one for
+each state of the prefix; the questions run the tokens after it, which attend to these blocks.
+"""
+
+import jax
+import numpy as np
+
+from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload
+from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
+from cola_jax.execute.kv_cache import Admission, KVBlocks
+from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power
+from cola_jax.execute.plan import Chunk
+from cola_jax.execute.schedule import PrefixBlocks
+from cola_jax.execute.worker import Pending, Worker
+from cola_jax.path import STOP
+from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, Readings
+
+LEAST_TOKENS = 8  # of a bucket: what follows a prefix may be short
+LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
+WAITING = 4  # tiles of states of the prefix that may wait at a time
+
+
+def path_evaluator(
+    worker: Worker, prompts: Prompts, workload: Workload
+) -> "PathEvaluator | SharedPrefixEvaluator":
+    """Makes what runs paths of a batch: a common prefix once, where that pays and fits."""
+    size = prefix_to_share(prompts) if workload.same else 0
+    if size:
+        blocks = blocks_within(worker, size, workload)
+        if blocks >= workload.positions and fits(worker, prompts, size):
+            return SharedPrefixEvaluator(worker, prompts, workload, size, blocks)
+    return PathEvaluator(worker, prompts, workload)
+
+
+def fits(worker: Worker, prompts: Prompts, size: int) -> bool:
+    """Whether the buffers of what follows the prefix fit beside its KV blocks."""
+    width = max(reads for _, reads in buckets(prompts))
+    try:
+        choose_sizes(worker.config, tokens_after(prompts, size), width, beside_blocks(worker))
+    except ValueError:
+        return False
+    return True
+
+
+def beside_blocks(worker: Worker) -> Memory:
+    """Returns the memory that the KV blocks leave."""
+    return worker.memory._replace(budget=worker.memory.budget * 3 // 4)
+
+
+def common_prefix(prompts: Prompts) -> int:
+    """Counts the tokens with which all prompts begin, before the first that is read."""
+    columns = np.asarray(prompts.branch) == PROMPT
+    same = columns.all(axis=0)
+    for name in ("ids", "positions"):
+        values = np.asarray(getattr(prompts, name))
+        same &= (values == values[:1]).all(axis=0)
+    same &= np.asarray(prompts.positions)[0] == np.arange(len(same))
+    read = np.asarray(prompts.read)
+    first = int(np.where(read == NO_READ, len(same), read).min())
+    return min(first, int(np.argmin(np.append(same, False))))
+
+
+def prefix_to_share(prompts: Prompts) -> int:
+    """Returns the tokens of the common prefix where running it once pays, else 0."""
+    size, count = common_prefix(prompts), len(prompts.ids)
+    if not size or count < 2:
+        return 0
+    whole = max(tokens for tokens, _ in buckets(prompts))
+    return size if whole / (tokens_after(prompts, size) + size / count) > LEAST_GAIN else 0
+
+
+def tokens_after(prompts: Prompts, size: int) -> int:
+    """Returns T of the tokens that follow the first `size`."""
+    longest = int((np.asarray(prompts.branch) != PADDING).sum(axis=1).max())
+    return bucket(longest - size, LEAST_TOKENS)
+
+
+def blocks_within(worker: Worker, size: int, workload: Workload) -> int:
+    """Returns the KV blocks of `size` tokens that a quarter of the budget holds, or all needed."""
+    config, memory = worker.config, worker.memory
+    block = 2 * config.num_kv_heads * config.head_dim * size * memory.itemsize
+    most = memory.budget // memory.sharing // 4 // block - 1
+    return min(floor_power(max(0, most)), ceil_power(workload.wave * workload.positions))
+
+
+class SharedPrefixEvaluator:
+    """Runs waves of paths of prompts that begin alike; as `PathEvaluator`."""
+
+    def __init__(
+        self, worker: Worker, prompts: Prompts, workload: Workload, size: int, blocks: int
+    ):
+        """Takes the prompts of a batch, the tokens that they share, and M."""
+        self.worker, self.size, self.blocks = worker, size, blocks
+        config, memory = worker.config, worker.memory
+        shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
+        k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
+        self.cache = KVBlocks(k=k, v=v)
+        self.rows = choose_sizes(config, size, 1, memory).rows
+        self.slots = self.rows * (WAITING + 1)
+        self.driver = Driver(worker, *first_tokens(prompts, size), self.slots)
+        self.outputs = worker.buffer((2, 1, config.width), worker.dtype, split=2)
+        self.rest = PathEvaluator(
+            worker,
+            without(prompts, size),
+            workload,
+            memory=beside_blocks(worker),
+            tokens=tokens_after(prompts, size),
+            prefix=self.cache,
+        )
+
+    def __call__(self, paths: np.ndarray) -> Readings:
+        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
+        out = no_readings(paths, self.rest.reads)
+        flat = paths.reshape(-1, paths.shape[-1])
+        distinct, number = np.unique(flat, axis=0, return_inverse=True)
+        number = number.reshape(paths.shape[:2])
+        for first, end in self.groups(distinct):
+            inside = (number >= first) & (number < end) & (paths[:, :, 0] != STOP)
+            question, candidate = np.nonzero(inside)
+            if not len(question):
+                continue
+            place = (np.cumsum(inside, axis=1) - 1)[question, candidate]
+            some = np.full((len(paths), int(place.max()) + 1, paths.shape[-1]), STOP, paths.dtype)
+            some[question, place] = paths[question, candidate]
+            prefix, pending = self.prefix(distinct[first:end])
+            readings = self.rest(some, prefix)
+            for run in pending:
+                run.get()
+            for whole, part in zip(
+                (out.logprob, out.token, out.rival, out.finite),
+                (readings.logprob, readings.token, readings.rival, readings.finite),
+                strict=True,
+            ):
+                whole[question, candidate] = part[question, place]
+        return out
+
+    def groups(self, paths: np.ndarray) -> list[tuple[int, int]]:
+        """Cuts sorted paths [n, P] into runs whose states of the prefix have blocks."""
+        fresh = np.ones(paths.shape, bool)
+        fresh[1:] = ~np.logical_and.accumulate(paths[1:] == paths[:-1], axis=1)
+        new = (fresh & (paths != STOP)).sum(axis=1)
+        length = (paths != STOP).sum(axis=1)
+        groups, first, used = [], 0, 0
+        for i in range(len(paths)):
+            used += int(new[i] if i > first else length[i])
+            if used > self.blocks:
+                groups.append((first, i))
+                first, used = i, int(length[i])
+        return [*groups, (first, len(paths))]
+
+    def prefix(self, paths: np.ndarray) -> tuple[Prefix, list[Pending]]:
+        """Dispatches the prefix on paths [n, P]; returns where its keys and values will be."""
+        paths = paths[paths[:, 0] != STOP]
+        blocks = PrefixBlocks(paths)
+        block = np.append(blocks.block[:-1], self.blocks).astype(np.int32)
+        block[block == blocks.count] = self.blocks  # of roots, which have none
+        # what the last layers return is not needed: row 1 takes what padding writes, row 0 the rest
+        admission = Admission(blocks.nodes, block, np.zeros(len(paths), np.int32), 1)
+        pending = []
+        for chunk, cost in admission.chunks(self.slots, self.rows):
+            self.worker.metrics.add(cost=cost._replace(useful=0))
+            pending.append(self.worker.dispatch(lambda chunk=chunk: self.run(chunk)))
+        return Prefix(blocks, self.cache), pending
+
+    def run(self, chunk: Chunk) -> jax.Array:
+        """Dispatches a chunk of the prefix; returns what can be waited for."""
+        self.outputs, cache = self.driver.run(chunk, self.outputs, self.cache)
+        assert cache is not None
+        self.cache = cache
+        return self.outputs[:1, :1, :1]
+
+    def close(self) -> None:
+        """Gives the buffers back to the worker."""
+        self.rest.close()
+        self.driver.close()
+        self.worker.give_back(*self.cache, self.outputs)
+
+
+def first_tokens(prompts: Prompts, size: int) -> tuple[Prompts, np.ndarray]:
+    """Returns the prefix as a prompt [1, size], and the position that its last layer computes."""
+    ids = np.asarray(prompts.ids)[:1, :size].astype(np.int32)
+    positions = np.arange(size, dtype=np.int32)[None]
+    prefix = Prompts(ids=ids, positions=positions, branch=np.full_like(ids, PROMPT))
+    return prefix, np.array([[size - 1]], np.int32)
+
+
+def without(prompts: Prompts, size: int) -> Prompts:
+    """Returns prompts without their first tokens; their positions stay as they are."""
+    tokens = tokens_after(prompts, size)
+    read = np.asarray(prompts.read)
+    rest = Prompts(
+        ids=np.asarray(prompts.ids)[:, size:],
+        positions=np.asarray(prompts.positions)[:, size:],
+        branch=np.asarray(prompts.branch)[:, size:],
+        read=np.where(read == NO_READ, NO_READ, read - size),
+        targets=np.asarray(prompts.targets),
+    )
+    return cut(rest, tokens, read.shape[1])

@@ -1,0 +1,121 @@
+"""Prompts that begin alike: the prefix run once gives what whole prompts give."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cola_jax.execute import shared_prefix
+from cola_jax.execute.evaluator import PathEvaluator, Workload
+from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.reference import run_reference
+from cola_jax.execute.shared_prefix import (
+    SharedPrefixEvaluator,
+    common_prefix,
+    path_evaluator,
+    prefix_to_share,
+)
+from cola_jax.execute.worker import Workers
+from cola_jax.path import STOP, pad_path
+from cola_jax.prompts import Prompts
+from tests import oracle
+from tests.execute import batches
+
+SHARED, POSITIONS = 37, 12
+
+
+def prompts(shared: int = SHARED, count: int = 4) -> Prompts:
+    """Makes questions with packed continuations that begin with the same tokens."""
+    rows = []
+    for seed in range(count):
+        row = batches.packed(seed)
+        ids = np.concatenate([oracle.random_ids(1, shared, 99)[0], np.asarray(row.ids)])
+        ids[shared] = seed  # the questions differ from here on
+        rows.append(
+            Prompts(
+                ids=ids,
+                positions=np.concatenate([np.arange(shared), shared + np.asarray(row.positions)]),
+                branch=np.concatenate([np.zeros(shared, int), np.asarray(row.branch)]),
+                read=np.asarray(row.read) + shared,
+                targets=np.asarray(row.targets),
+            )
+        )
+    return Prompts.stack(rows)
+
+
+def same_paths(count: int, each: int = 6, seed: int = 0) -> np.ndarray:
+    rows = batches.paths_of(1, each, seed)[0]
+    return np.array([[pad_path(path, POSITIONS) for path in rows]] * count)
+
+
+def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> tuple[Any, list]:
+    """Runs waves with one evaluator; returns it and the readings."""
+    workers = Workers(model, **options)
+    workload = Workload(waves[0].shape[1], POSITIONS, same=True)
+
+    def each(worker: Any, _: object) -> tuple[Any, list]:
+        evaluate = path_evaluator(worker, batch, workload)
+        readings = [evaluate(paths) for paths in waves]
+        evaluate.close()
+        return evaluate, readings
+
+    ((_, result),) = workers.map(each, [0])
+    return result
+
+
+@pytest.mark.parametrize("variant", ["qwen2-window", "gemma3", "olmoe", "llama-biases"])
+@pytest.mark.parametrize("blocks", [None, 16])
+def test_shared_prefix_matches_reference(
+    pair: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, variant: str, blocks: int | None
+) -> None:
+    """With few blocks the paths run in several groups; a second wave finds states of the first."""
+    if blocks is not None:
+        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: blocks)
+    model, batch = pair(variant).ours, prompts()
+    waves = [same_paths(4), same_paths(4, seed=1)]
+    waves[1][:, 0] = waves[0][:, 0]
+    waves[1][2, 3] = STOP  # an entry that is no path
+    evaluate, readings = run(model, batch, waves)
+    assert isinstance(evaluate, SharedPrefixEvaluator)
+    assert (len(evaluate.groups(np.unique(waves[0][0], axis=0))) > 1) == (blocks is not None)
+    for paths, got in zip(waves, readings, strict=True):
+        batches.assert_agree(got, run_reference(model, batch, paths))
+
+
+def test_shared_prefix_runs_fewer_tokens(pair: Callable[[str], Any]) -> None:
+    model, batch, paths = pair("qwen2-window").ours, prompts(), same_paths(4)
+    shared, whole = Metrics(), Metrics()
+    run(model, batch, [paths], metrics=shared)
+    workers = Workers(model, metrics=whole)
+    list(workers.map(lambda w, _: PathEvaluator(w, batch, Workload(6, POSITIONS))(paths), [0]))
+    assert shared.evaluations == whole.evaluations == 24
+    # of the questions' own tokens as many layers, and those of the prefix once
+    assert shared.cost.useful == whole.cost.useful
+    own = whole.cost.unique + whole.cost.last
+    assert own < shared.cost.unique + shared.cost.last <= own * 5 / 4 + 6
+
+
+def test_prefix_is_shared_where_it_pays(pair: Callable[[str], Any]) -> None:
+    assert common_prefix(prompts()) == SHARED
+    assert prefix_to_share(prompts()) == SHARED
+    assert prefix_to_share(prompts(shared=2)) == 0
+    assert prefix_to_share(prompts(count=1)) == 0
+    short = Prompts.stack([batches.packed(seed) for seed in range(3)])
+    assert common_prefix(short) == 0
+    early = prompts()
+    early = early.replace(read=np.asarray(early.read).copy())
+    np.asarray(early.read)[0, 0] = 5  # read within the prefix
+    assert common_prefix(early) == 5
+    model, batch = pair("qwen2-window").ours, prompts()
+    workers = Workers(model)
+    made = list(workers.map(lambda w, _: path_evaluator(w, batch, Workload(6, POSITIONS)), [0]))
+    assert isinstance(made[0][1], PathEvaluator)  # each question has paths of its own
+
+
+def test_a_small_budget_runs_whole_prompts(pair: Callable[[str], Any]) -> None:
+    model, batch, paths = pair("qwen2-window").ours, prompts(), same_paths(4)
+    budget = batches.least_budget(lambda **least: run(model, batch, [paths], **least))
+    evaluate, (got,) = run(model, batch, [paths], memory_budget=budget)
+    assert isinstance(evaluate, PathEvaluator)
+    batches.assert_agree(got, run_reference(model, batch, paths))
