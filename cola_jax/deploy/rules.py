@@ -44,7 +44,8 @@ def of_options(verdicts: Verdicts) -> Signals:
     count = np.maximum(known.sum(axis=-1), 1)
     spread = np.where(known, np.exp(logs) * np.where(known, logs, 0), 0).sum(axis=-1)
     distance = -np.where(known, logs, 0).sum(axis=-1) / count - np.log(count)
-    answer = np.where(verdicts.answer == NO_ANSWER, None, verdicts.answer.astype(object))
+    answer = verdicts.answer.astype(object)
+    answer[verdicts.answer == NO_ANSWER] = None
     columns = (logs.max(axis=-1), -spread, distance)
     return Signals(answer, *(np.where(finite, column, -np.inf) for column in columns))
 

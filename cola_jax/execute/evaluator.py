@@ -208,15 +208,15 @@ class PathEvaluator:
           prefix: blocks of keys and values of what all prompts continue, for their shapes.
         """
         longest, width = map(max, zip(*buckets(prompts), strict=True))
-        tokens = longest if tokens is None else tokens
+        size = longest if tokens is None else tokens
         memory = worker.memory if memory is None else memory
         self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
-        self.prompts = cut(prompts, tokens, self.reads)
+        self.prompts = cut(prompts, size, self.reads)
         self.read_positions = ReadPositions(prompts, width)
         # with arrays as large, a smaller last batch compiles nothing
         count, on_cpu = capacity(len(prompts.ids)), memory.backend == "cpu"
         states = count * min(workload.wave, STATES_KEPT[on_cpu]) * worker.config.num_layers
-        self.sizes = choose_sizes(worker.config, tokens, width, memory, states)
+        self.sizes = choose_sizes(worker.config, size, width, memory, states)
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
         read = enlarge(self.read_positions.read, count)

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -15,10 +14,12 @@ from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_mean, format_percent
 
 
-def menu_rows(menu: TaskMenu) -> list[tuple[str, float, np.ndarray, np.ndarray]]:
+def menu_rows(menu: TaskMenu) -> list[tuple[str, float, Any, Any]]:
     """Lists name, layers a prompt, and right answers on training and held-out questions."""
     plain = len(menu.paths[0])
-    rows = [("pretrained model", float(plain), menu.training[:, 0], menu.held_out[:, 0])]
+    rows: list[tuple[str, float, Any, Any]] = [
+        ("pretrained model", float(plain), menu.training[:, 0], menu.held_out[:, 0])
+    ]
     best = int(menu.training.mean(axis=0).argmax())
     rows.append(
         (
@@ -33,7 +34,7 @@ def menu_rows(menu: TaskMenu) -> list[tuple[str, float, np.ndarray, np.ndarray]]
         rows.append((f"{choice.rule}{sign}", choice.layers, choice.trained, choice.right))
     every = float(prefix_layers(menu.paths))
     name = f"some path of {len(menu.paths)} is right (needs the answer)"
-    rows.append((name, every, some_right(menu.training), some_right(menu.held_out)))
+    rows.append((name, every, menu.training.any(axis=1), menu.held_out.any(axis=1)))
     return rows
 
 
@@ -80,8 +81,3 @@ def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
         **metadata,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def some_right(right: np.ndarray) -> np.ndarray:
-    """Says for each question whether some path is right [n, k] -> [n]."""
-    return np.asarray(right.any(axis=1))

@@ -1,0 +1,142 @@
+"""What serves a task without the answer at hand: every way to use what was found, side by side.
+
+`python -m experiments.deployed --model CHECKPOINT --out FOLDER --task.task arithmetic --task.limit
+300 --task.held-out 500 --final generation` scans the training questions, searches one path for them
+at full length and at 10 and 20 % fewer layers, drops layers as ShortGPT does, searches each
+question, and makes menus and routers of what was found. The table is of the held-out questions,
+with the scorer `--final`. Run it again to resume.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tyro
+from etils import epath
+
+from cola_jax.commands.flags import Dtype, RunFlags
+from cola_jax.deploy.scan import scan_paths
+from cola_jax.deploy.settings import MenuSettings, StaticSettings
+from cola_jax.deploy.task_menu import find_menu, read_verdicts
+from cola_jax.deploy.task_path import find_path
+from cola_jax.execute.influence import block_influence
+from cola_jax.path import format_path, identity
+from cola_jax.prompts import Prompts
+from cola_jax.report.effect import Effect
+from cola_jax.report.markdown import table
+from cola_jax.report.scan import summarise_scan
+from cola_jax.report.table import format_mean
+from cola_jax.runs.session import FIRST, Session
+from cola_jax.search.presets import PRESETS, Settings
+from cola_jax.tasks.task import ScorerName, TaskConfig
+
+Path = tuple[int, ...]
+SHORTER = (0.0, 0.1, 0.2)  # of the layers, left out
+HEAD = ("", "path", "layers", "layers run", "correct", "points more", "95 %")
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """Compare the ways to use what a search found, on held-out questions."""
+
+    model: str
+    """Checkpoint directory."""
+    task: TaskConfig
+    out: str
+    """Folder of the runs."""
+    dtype: Dtype | None = None
+    final: ScorerName | None = None
+    """Scorer of the held-out questions; the task's own by default."""
+    longest_block: int = 4
+    """Most layers of a block of the scan."""
+    static: StaticSettings = dataclasses.field(default_factory=StaticSettings)
+    menu: MenuSettings = dataclasses.field(default_factory=MenuSettings)
+    simulations: int = 25
+    """Evaluations of the search of each training question."""
+
+    def session(self, scorer: ScorerName | None = None) -> Session:
+        """Prepares a session with a scorer, the task's own when None."""
+        task = self.task if scorer is None else dataclasses.replace(self.task, scorer=scorer)
+        config = RunFlags(dtype=self.dtype).resolve()
+        return Session.prepare(self.model, task.prepare, config)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Way:
+    """A way to use the model, and the held-out questions that it answers."""
+
+    name: str
+    path: str
+    layers: float  # of the path that answers, mean
+    run: float  # layers run for a prompt, mean
+    right: np.ndarray  # [n] bool
+
+
+def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
+    """Finds one path for the task in every way."""
+    out, layers = epath.Path(settings.out), session.num_layers
+    found = {"pretrained model": identity(layers)}
+    paths = scan_paths(layers, settings.longest_block)
+    scan = summarise_scan(session.evaluate(str(out / "scan"), paths, command="scan"))
+    found["scan, most right"] = scan.best.path
+    found["scan, largest margin"] = scan.best_margin.path
+    prompts = Prompts.stack([one.prompts for one in session.encoded[:FIRST]])
+    order = np.argsort(block_influence(session.model, prompts), kind="stable").tolist()
+    for share in SHORTER:
+        longest = round(layers * (1 - share))
+        rules = dataclasses.replace(settings.static, max_layers=longest)
+        chosen = find_path(session, str(out / f"static-{longest}"), rules).chosen
+        found[f"static, at most {longest} layers"] = chosen.path
+        if share:
+            dropped = set(order[: layers - longest])
+            kept = tuple(i for i in range(layers) if i not in dropped)
+            found[f"ShortGPT, {longest} layers"] = kept
+    return found
+
+
+def single_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+    """Measures single paths on held-out questions."""
+    found = single_paths(settings, session)
+    paths = list(dict.fromkeys(found.values()))
+    held_out = final.held_out
+    run = held_out.evaluate(str(epath.Path(settings.out) / "held-out"), paths)
+    right = read_verdicts(run, held_out, len(paths)).verdict
+    for name, path in found.items():
+        yield Way(name, format_path(path), len(path), len(path), right[:, paths.index(path)])
+
+
+def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+    """Searches the training questions, and measures a menu of what was found."""
+    out = epath.Path(settings.out)
+    search = Settings(PRESETS["best"], settings.simulations, control="none")
+    run = session.search(str(out / "search"), search)
+    menu = find_menu(final, session, str(out / "menu"), [str(run.directory)], settings.menu)
+    lengths = np.array([len(path) for path in menu.paths])
+    for choice in menu.choices:
+        name = f"menu of {len(menu.paths)}, {choice.rule}"
+        yield Way(name, "", float(lengths.mean()), choice.layers, choice.right)
+    some = np.asarray(menu.held_out.any(axis=1))
+    yield Way("menu, some path is right (needs the answer)", "", np.nan, np.nan, some)
+
+
+def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
+    """Formats a way beside the pretrained model."""
+    cells = Effect.of(way.right, before).cells()
+    if way.right is before:
+        cells[1:] = ["", ""]
+    return (way.name, way.path, format_mean(way.layers), format_mean(way.run), *cells)
+
+
+def main(settings: Deployed) -> None:
+    session: Any = settings.session()
+    final = session
+    if settings.final is not None:
+        final = dataclasses.replace(settings.session(settings.final), whole=session)
+    ways = [*single_ways(settings, session, final), *menu_ways(settings, session, final)]
+    before = ways[0].right
+    print("\n".join(table(HEAD, [row(way, before) for way in ways])))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Deployed, description=__doc__))
