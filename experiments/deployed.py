@@ -109,7 +109,7 @@ def single_ways(settings: Deployed, session: Session, final: Session) -> Iterato
 def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
     """Searches the training questions, and measures a menu of what was found."""
     out = epath.Path(settings.out)
-    search = Settings(PRESETS["best"], settings.simulations, control="none")
+    search = Settings(PRESETS["best"], settings.simulations, leaves=16, seed=0, control="none")
     run = session.search(str(out / "search"), search)
     menu = find_menu(final, session, str(out / "menu"), [str(run.directory)], settings.menu)
     lengths = np.array([len(path) for path in menu.paths])
