@@ -89,6 +89,24 @@ def test_evaluate(common, tmp_path, capsys):
     assert "0-4 (identity)" in capsys.readouterr().out
 
 
+def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
+    """A search is written for other projects, and their files are read again."""
+    search = ["--preset", "random", "--simulations", "30", "--leaves", "10", "--data", "1"]
+    cli.main(["search", *common, *search, "--control", "none"])
+    files = {name: str(tmp_path / f"{name}.json") for name in ("polar", "drllm")}
+    flags = [word for name, file in files.items() for word in (f"--{name}", file)]
+    cli.main(["report", str(tmp_path / "run"), *flags])
+    rows = RunDirectory(tmp_path / "run").evaluations(["path", "verdict"]).to_pylist()
+    searched = {tuple(row["path"]) for row in rows}
+    right = {tuple(row["path"]) for row in rows if row["verdict"]}
+    for name, file in files.items():
+        out = str(tmp_path / name)
+        cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
+        paths = [tuple(p) for p in RunDirectory(out).manifest()["settings"]["paths"]]
+        assert len(set(paths)) == len(paths)
+        assert set(paths) == searched if name == "polar" else set(paths) <= right
+
+
 def test_rules_are_recorded(common, tmp_path, no_report):
     flags = ["--preset", "cola", "--rules.max-repeat", "0", "--rules.length-penalty", "0.5"]
     cli.main(["search", *common, *SMALL, *flags])
@@ -174,6 +192,9 @@ def test_bad_paths_are_named(common, tmp_path, capsys):
     (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
     error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
     assert "paths.txt:2: " in error
+    (tmp_path / "paths.txt").write_text("[[1, 9]]")
+    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
+    assert "largest layer id of the file is 8, but the model has layers 0..4" in error
     assert "no paths" in fails(capsys, "evaluate", *common)
     fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
 

@@ -1,7 +1,9 @@
 """Files written elsewhere: JSON and YAML, read field by field, so that errors name the place."""
 
 import dataclasses
+import itertools
 import json
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path as FilePath
@@ -13,6 +15,7 @@ Path = tuple[int, ...]
 MOST_PATHS = 1_000_000  # of a file
 MOST_LAYERS = 10_000  # of a path, whatever the model
 MOST_YAML = 4_000_000  # characters; its parser is slow, and a merge of that size is none
+MOST_BRACKETS = 100  # open at once; the parser takes quadratic time in them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +34,15 @@ class Field:
         """Returns what a mapping or list holds under a name or index that it has."""
         if isinstance(name, int):
             place = f"{self.place}[{name}]"
+        elif name.isidentifier():
+            place = f"{self.place}.{name[:80]}" if self.place else name[:80]
         else:
-            place = f"{self.place}.{name}" if self.place else name
+            place = f"{self.place}[{shown(name)}]"
         return Field(self.file, place, self.value[name])
+
+    def has(self, name: str) -> bool:
+        """Whether this is a mapping that has a name."""
+        return isinstance(self.value, dict) and name in self.value
 
     def get(self, name: str) -> "Field | None":
         """Returns what a mapping holds under a name, None where that is nothing or null."""
@@ -74,11 +83,17 @@ class Field:
             raise self.error("an integer from 0 up belongs here.")
         return self.value
 
-    def truth(self) -> bool:
-        """Returns the value where it is a boolean, or a score of 0 or 1; ValueError for others."""
-        if not isinstance(self.value, bool | int | float) or self.value not in (0, 1):
-            raise self.error("0, 1, false or true belongs here.")
-        return bool(self.value)
+    def right(self) -> bool:
+        """Returns whether a score from 0 to 1 is 1, or a boolean true; ValueError for others."""
+        if not isinstance(self.value, int | float) or not 0 <= self.value <= 1:
+            raise self.error("a score from 0 to 1 belongs here.")
+        return self.value == 1
+
+    def label(self) -> str:
+        """Returns an answer, text or a number, as text; ValueError for other values."""
+        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
+            return shown(self.value)
+        return self.text()
 
     def path(self) -> Path:
         """Returns a list of layer ids as a path; ValueError for other values and an empty list."""
@@ -87,6 +102,11 @@ class Field:
         if all(type(layer) is int and layer >= 0 for layer in self.value):
             return tuple(self.value)
         return tuple(layer.integer() for layer in self.items())  # names the one that is not
+
+    def paths(self) -> list[Path]:
+        """Returns a list of paths, each once; ValueError for other values, or too many."""
+        check_count(self.file, self.size())
+        return list(dict.fromkeys(entry.path() for entry in self.items()))
 
 
 def shown(value: Any) -> str:
@@ -130,7 +150,10 @@ def parse_yaml(file: FilePath, text: str) -> Field:
         raise ValueError(
             f"{file} has {len(text)} characters of YAML, but at most {MOST_YAML} are read."
         )
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
     try:
+        if max(itertools.accumulate(steps), default=0) > MOST_BRACKETS:
+            raise RecursionError
         return Field(file, "", yaml.load(text, Loader=yaml.BaseLoader))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())}).") from None
@@ -143,4 +166,13 @@ def check_count(file: FilePath, paths: int) -> None:
     if paths > MOST_PATHS:
         raise ValueError(
             f"{file} has more than {MOST_PATHS} paths (at least {paths}): split the file."
+        )
+
+
+def check_layers(field: Field, largest: int, num_layers: int) -> None:
+    """Raises ValueError where the largest layer id of a file, in `field`, is not of the model."""
+    if largest >= num_layers:
+        raise field.error(
+            f"the largest layer id of the file is {largest}, but the model has layers "
+            f"0..{num_layers - 1}: these paths are of a model of at least {largest + 1} layers."
         )

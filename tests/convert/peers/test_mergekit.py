@@ -37,7 +37,7 @@ def test_mergekit_config_stacks_ascending_ranges():
     }
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=60))
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30))
 def test_a_path_is_read_back(path):
     config = mergekit_config(path, "model")
     assert merge_path(parse_yaml("merge.yml", config)) == tuple(path)
@@ -93,7 +93,7 @@ def test_read_mergekit_gives_the_order_of_layers(tmp_path):
         ("slices:", "models:", "models is .*no path expresses"),
         ("slices:", "slices: []\nmodules:", "modules is"),
         ("slices:", "slices", "is not YAML"),
-        ("[20, 30]", "[" * 5000, "nested too deeply"),
+        pytest.param("[20, 30]", "[" * 5000, "nested too deeply", id="deep"),
         ("[20, 30]", "!!python/object/apply:os.system [exit]", "a range is"),
         ("[20, 30]", "*unknown", "is not YAML"),
     ],
