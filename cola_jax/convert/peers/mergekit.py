@@ -20,7 +20,7 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # what all versions of YAML read as d
 
 # The keys of a merge that leave the order of layers and their weights as they are.
 HARMLESS = {"base_model", "dtype", "out_dtype", "tokenizer_source", "chat_template"}
-KEYS = {"merge_method", "slices"} | HARMLESS
+KEYS = {"merge_method", "slices", "modules"} | HARMLESS
 SLICE_KEYS = {"sources", "base_model"}
 SOURCE_KEYS = {"model", "layer_range"}
 
@@ -92,7 +92,7 @@ def merge_path(config: Field) -> Path:
     refuse_others(config, KEYS)
     path: list[int] = []
     models: list[Field] = [base] if (base := config.get("base_model")) else []
-    for part in config.require("slices").items():
+    for part in slices_of(config).items():
         source = only_source(part)
         models += [source.require("model"), *([base] if (base := part.get("base_model")) else [])]
         path += layer_range(source.require("layer_range"))
@@ -107,6 +107,18 @@ def merge_path(config: Field) -> Path:
                 f"{shown(models[0].value)}."
             )
     return tuple(path)
+
+
+def slices_of(config: Field) -> Field:
+    """Returns the slices of a merge, which mergekit itself writes as those of its one module."""
+    modules = config.get("modules")
+    if modules is None:
+        return config.require("slices")
+    if config.has("slices") or len(modules.mapping()) != 1:
+        raise modules.error("a path has the layers of one module, or of slices without modules.")
+    (module,) = (modules.child(name) for name in modules.mapping())
+    refuse_others(module, {"slices"})
+    return module.require("slices")
 
 
 def only_source(part: Field) -> Field:

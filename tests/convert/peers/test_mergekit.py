@@ -69,6 +69,12 @@ def test_read_mergekit_gives_the_order_of_layers(tmp_path):
     assert read(tmp_path, SLICES) == (*range(24), *range(20, 30))
     base = SLICES + "base_model: someone/model\ntokenizer_source: base\n"
     assert read(tmp_path, base) == read(tmp_path, SLICES)
+    written = {"merge_method": "passthrough", "modules": {"default": yaml.safe_load(SLICES)}}
+    for name in ("merge_method", "dtype"):
+        del written["modules"]["default"][name]
+    assert read(tmp_path, yaml.safe_dump(written)) == read(
+        tmp_path, SLICES
+    )  # as mergekit_config.yml
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,10 @@ def test_read_mergekit_gives_the_order_of_layers(tmp_path):
         ("{model: someone/model", "{model: other/model", "'other/model': a path has the layers"),
         ("- {model", "- {model: b, layer_range: [0, 1]}\n    - {model", "exactly one source"),
         ("slices:", "models:", "models is .*no path expresses"),
-        ("slices:", "slices: []\nmodules:", "modules is"),
+        ("slices:", "slices: []\nmodules: {text: 1}\nbase_model:", "slices without modules"),
+        ("slices:", "modules: {text: 1, vision: 2}\nbase_model:", "the layers of one module"),
+        ("slices:", "modules: {text: 1}\nbase_model:", "text is '1': a mapping"),
+        ("slices:", "modules: {text: {models: 1}}\nbase_model:", "models is .*no path expresses"),
         ("slices:", "slices", "is not YAML"),
         pytest.param("[20, 30]", "[" * 5000, "nested too deeply", id="deep"),
         ("[20, 30]", "!!python/object/apply:os.system [exit]", "a range is"),
