@@ -20,6 +20,8 @@ from cola_jax.convert.peers.searched import Searched
 from cola_jax.path import parse_path
 
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
+MOST_CHARACTERS = 100_000  # of a line
+SHOWN = 250  # characters at each end of a long error
 FORMATS = (
     "lines of paths such as 0-5,7,7,8-29; PoLar's samples; Dr.LLM's results; RYS's blocks, queue "
     "or manifest; a mergekit configuration"
@@ -106,6 +108,9 @@ def line_paths(file: FilePath, lines: list[str], num_layers: int, limit: int) ->
     bodies = [line.split("#")[0].strip() for line in lines]
     written = [body for body in bodies if body]
     check_count(file, len(written))
+    longest = max(map(len, written), default=0)
+    if longest > MOST_CHARACTERS:
+        raise ValueError(f"{file} has a line of {longest} characters, which is no path.")
     if any(MARK.fullmatch(body) for body in written):
         return rys_lines(file, bodies, num_layers)
     if written and all(BARE.fullmatch(body) for body in written):
@@ -121,5 +126,8 @@ def line_paths(file: FilePath, lines: list[str], num_layers: int, limit: int) ->
             try:
                 paths.append(parse_path(body, num_layers, limit))
             except ValueError as error:
-                raise ValueError(f"{file}:{number}: {error}") from None
+                message = str(error)
+                if len(message) > 2 * SHOWN:
+                    message = f"{message[:SHOWN]} ... {message[-SHOWN:]}"
+                raise ValueError(f"{file}:{number}: {message}") from None
     return paths

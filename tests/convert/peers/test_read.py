@@ -72,6 +72,8 @@ def test_read_searched_recognises_the_format(tmp_path):
         (mergekit_config((0, 5), "m"), "largest layer id of the file is 5, .* layers 0..2"),
         (POLAR | {"num_layers": 4}, "num_layers is 4: but the model has 3"),
         (DRLLM | {"num_layers": 4}, "num_layers is 4: but the model has 3"),
+        pytest.param("x" * 100_001, "a line of 100001 characters", id="line"),
+        pytest.param("0,x" * 9000, r":1: path '0,x.* \.\.\. ", id="text"),
         pytest.param("[" * 100_000, "nested too deeply", id="deep"),
     ],
 )
@@ -79,6 +81,7 @@ def test_read_paths_refuses(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as refused:
         read_paths(write(tmp_path, content), 3)
     assert str(refused.value).startswith(str(tmp_path / "paths"))
+    assert len(str(refused.value)) < 1000
 
 
 def test_read_paths_allows_longer_ones(tmp_path):
