@@ -89,6 +89,32 @@ def test_evaluate(common, tmp_path, capsys):
     assert "0-4 (identity)" in capsys.readouterr().out
 
 
+def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
+    """A search is written for other projects, and their files are read again."""
+    search = ["--preset", "random", "--simulations", "30", "--leaves", "10", "--data", "1"]
+    cli.main(["search", *common, *search, "--control", "none"])
+    files = {name: str(tmp_path / f"{name}.json") for name in ("polar", "drllm")}
+    flags = [word for name, file in files.items() for word in (f"--{name}", file)]
+    cli.main(["report", str(tmp_path / "run"), *flags])
+    verdicts = verdicts_of(tmp_path / "run")
+    right = {path for (_, path), verdict in verdicts.items() if verdict}
+    for name, file in files.items():
+        out = str(tmp_path / name)
+        cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
+        replayed = verdicts_of(out)
+        assert {key: replayed[key] for key in verdicts.keys() & replayed.keys()}.items() <= (
+            verdicts.items()
+        )
+        paths = {path for _, path in replayed}
+        assert paths == {path for _, path in verdicts} if name == "polar" else paths <= right
+
+
+def verdicts_of(directory):
+    """Returns the verdict of each (question, path) of a run."""
+    rows = RunDirectory(directory).evaluations(["question", "path", "verdict"]).to_pylist()
+    return {(row["question"], tuple(row["path"])): row["verdict"] for row in rows}
+
+
 def test_rules_are_recorded(common, tmp_path, no_report):
     flags = ["--preset", "cola", "--rules.max-repeat", "0", "--rules.length-penalty", "0.5"]
     cli.main(["search", *common, *SMALL, *flags])
@@ -174,6 +200,9 @@ def test_bad_paths_are_named(common, tmp_path, capsys):
     (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
     error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
     assert "paths.txt:2: " in error
+    (tmp_path / "paths.txt").write_text("[[1, 9]]")
+    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
+    assert "largest layer id of the file is 8, but the model has layers 0..4" in error
     assert "no paths" in fails(capsys, "evaluate", *common)
     fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
 

@@ -79,7 +79,8 @@ class PathFlags:
     paths: tuple[str, ...] = ()
     """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
     paths_file: Path | None = None
-    """File with a path on each line; # starts a comment."""
+    """File with a path on each line, where # starts a comment; or a file of paths of another
+    project, which is recognised: PoLar, Dr.LLM, RYS or mergekit."""
     random: int = 0
     """Number of random paths of 1 to 3 edits to add."""
     seed: int = 0
@@ -89,6 +90,7 @@ class PathFlags:
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Reads all paths asked for, each once, in order; ValueError for one that is malformed."""
+        from cola_jax.convert.peers.read import read_paths
         from cola_jax.edits import random_paths
         from cola_jax.path import parse_path
 
@@ -101,23 +103,10 @@ class PathFlags:
             )
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
-            for number, line in enumerate(read_lines(self.paths_file), start=1):
-                if text := line.split("#")[0].strip():
-                    try:
-                        paths.append(parse_path(text, num_layers, self.max_length))
-                    except ValueError as error:
-                        raise ValueError(f"{self.paths_file}:{number}: {error}") from None
+            paths += read_paths(self.paths_file, num_layers, self.max_length)
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))
-
-
-def read_lines(file: Path) -> list[str]:
-    """Reads a text file's lines; ValueError where it is not text."""
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
 
 
 def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":

@@ -23,9 +23,26 @@ class Report:
     page: Path | None = None
     """Where to write the page of a search or a scan, and beside it the same table as .md or .csv;
     report.html in the run directory by default."""
+    polar: Path | None = None
+    """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
+    drllm: Path | None = None
+    """Where to write the right paths of each question as a result file of Dr.LLM."""
 
     def run(self) -> None:
+        self.export()
         self.show(draws=True)
+
+    def export(self) -> None:
+        """Writes the files of other projects that are asked for."""
+        if self.polar is None and self.drllm is None:
+            return
+        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.searched import write_drllm, write_polar
+
+        run = RunDirectory(self.run_directory)
+        for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
+            if file is not None:
+                console.print(write(run, file), soft_wrap=True, markup=False)
 
     def show(self, draws: bool) -> None:
         """Prints the table, and writes the page if it draws."""

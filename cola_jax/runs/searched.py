@@ -1,0 +1,115 @@
+"""A run's questions and paths as other projects keep them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from etils import epath
+
+from cola_jax.convert.peers.drllm import drllm_results
+from cola_jax.convert.peers.polar import polar_samples
+from cola_jax.convert.peers.searched import Searched
+from cola_jax.path import identity
+from cola_jax.question import LETTERS
+from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.labels import Labels, read_labels
+
+
+def read_run(run: RunDirectory) -> list[Searched]:
+    """Returns the questions of a run that are done, with what the search for gold found.
+
+    A question of multiple choice has its options in its text, and a letter as its answer; so
+    has one whose scorer compares the texts of its options. Control searches, and whether a path
+    held in other variants, have no place in the formats of others; ungraded paths are wrong.
+    Raises ValueError for a run without a question that is done, or without correct answers.
+    """
+    start = last_start(run)
+    answered_in_text = bool((start.get("scorer") or {}).get("open"))
+    plain = identity(int(start["num_layers"]))
+    return [searched(labels, plain, answered_in_text) for labels in read_labels(run)]
+
+
+def searched(labels: Labels, plain: tuple[int, ...], answered_in_text: bool) -> Searched:
+    """Converts the labels of one question; `plain` is the identity path."""
+    if labels.gold is None or not labels.options:
+        raise ValueError(
+            f"question {labels.question} has no correct answer, as those of `cola generate`: "
+            "give a run of `cola search` or `cola evaluate`."
+        )
+    text, gold = labels.text, labels.options[labels.gold]
+    if not answered_in_text:
+        lettered = zip(LETTERS, labels.options, strict=False)
+        text = "\n".join([text, *(f"{letter}. {option}" for letter, option in lettered)])
+        gold = LETTERS[labels.gold]
+    verdicts = dict(zip(labels.paths, labels.right.tolist(), strict=True))
+    return Searched(
+        question=text,
+        gold=gold,
+        correct_paths=tuple(labels.correct),
+        wrong_paths=tuple(path for path, right in verdicts.items() if not right),
+        baseline_right=verdicts.get(plain),
+    )
+
+
+def write_polar(run: RunDirectory, file: Path) -> str:
+    """Writes a run as PoLar's `merged_mcts_samples.json`; returns what was written, in words.
+
+    Raises ValueError where the file exists, or the run has nothing for it.
+    """
+    check_new(file)
+    questions = read_run(run)
+    write_json(file, polar_samples(questions, last_start(run)["num_layers"]))
+    paths = sum(len(one.paths) for one in questions)
+    return f"PoLar: {file}, {counted(questions)} with {paths} paths"
+
+
+def write_drllm(run: RunDirectory, file: Path) -> str:
+    """Writes a run as a result file of Dr.LLM; returns what was written, in words.
+
+    Raises ValueError where the file exists, or the run has no path that Dr.LLM can train on.
+    """
+    check_new(file)
+    questions = read_run(run)
+    start, settings = last_start(run), run.manifest()["settings"]
+    results = drllm_results(
+        questions,
+        int(start["num_layers"]),
+        model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
+        dataset=PurePath(str(start.get("task", "unknown"))).name,
+        simulations=settings.get("simulations") or len(settings.get("paths") or ()),
+    )
+    kept = len(results["questions"])
+    if not kept:
+        raise ValueError(
+            f"{run.directory} has no question with a right path that Dr.LLM's labels express: in "
+            "order, no layer more than twice."
+        )
+    write_json(file, results)
+    return (
+        f"Dr.LLM: {file}, {kept} of {counted(questions)}; the others have no right path in "
+        "order that runs no layer more than twice"
+    )
+
+
+def last_start(run: RunDirectory) -> dict[str, Any]:
+    """Returns what a run recorded of its last start."""
+    return run.manifest()["starts"][-1]
+
+
+def counted(questions: Sequence[Searched]) -> str:
+    """Writes a number of questions."""
+    return "1 question" if len(questions) == 1 else f"{len(questions)} questions"
+
+
+def check_new(file: Path) -> None:
+    """Raises ValueError where a file exists, as the data of others cannot be searched again."""
+    if file.exists():
+        raise ValueError(f"{file} exists already: remove it, or choose another file.")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, ensure_ascii=False)
+    write_whole(epath.Path(file), text.encode())
