@@ -12,11 +12,12 @@ from cola_jax.convert.huggingface import INDEX
 SHARD_BYTES = 2 * 2**30
 
 
-def plan_shards(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, str]:
+def plan_shards(sizes: Mapping[str, int], limit: int | None = None) -> dict[str, str]:
     """Assigns tensors, given their bytes in the order of writing, to files of at most `limit`.
 
-    A tensor beyond the limit has a file of its own.
+    SHARD_BYTES if None. A tensor beyond the limit has a file of its own.
     """
+    limit = SHARD_BYTES if limit is None else limit
     shards: list[list[str]] = []
     filled = limit
     for name, size in sizes.items():
