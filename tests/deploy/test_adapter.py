@@ -17,6 +17,8 @@ from cola_jax.deploy.destination import folder_bytes
 from cola_jax.deploy.export import export
 from tests import oracle
 
+# of transformers' own attributes, when PEFT reads them
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 REPEATS = (0, 2, 3, 2, 3, 3, 1)  # of 0 to 4: ranges that go back, a layer three times, one skipped
 
 
@@ -77,7 +79,7 @@ def test_export_has_nothing_to_share_without_repeats(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("variant", "path", "message"),
     [
-        ("qwen3", (0, 1, 2, 3, 4, 5, 5), r"path 0-4,5,5,5|it has 7 layers, and the list is for 6"),
+        ("qwen3", (0, 1, 2, 3, 4, 5, 5), "it has 7 layers, and the list is for 6"),
         ("gemma3", (0, 2, 1, 1), "layer 2 would run at place 1, which is of another kind"),
     ],
 )
@@ -107,27 +109,23 @@ def test_safetensors_cannot_name_the_same_bytes_twice(tmp_path):
     header = json.dumps({"a": entry, "b": entry}).encode()
     file = tmp_path / "twice.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    with pytest.raises(SafetensorError, match="InvalidOffset|invalid offset"):
+    with pytest.raises(SafetensorError, match=r"(?i)invalid.?offset"):
         safe_open(str(file), framework="numpy")
 
 
 def test_an_index_cannot_name_one_tensor_twice(tiny_checkpoint, tmp_path):
     """A name of the index that its file lacks is a missing weight, which transformers makes up."""
     export(tiny_checkpoint, (0, 1), tmp_path / "out", command="")
-    with safe_open(str(tmp_path / "out" / "model.safetensors"), framework="numpy") as file:
-        home = dict.fromkeys(file.keys(), "model.safetensors")
-    again = {n.replace("layers.1", "layers.2"): f for n, f in home.items()}
-    index = {"metadata": {}, "weight_map": home | again}
-    (tmp_path / "out" / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "out" / "model.safetensors").rename(tmp_path / "out" / "model-1.safetensors")
-    renamed = {name: "model-1.safetensors" for name in index["weight_map"]}
-    index["weight_map"] = renamed
+    file = tmp_path / "out" / "model-1.safetensors"
+    (tmp_path / "out" / "model.safetensors").rename(file)
+    with safe_open(str(file), framework="numpy") as handle:
+        names = list(handle.keys())
+    again = [name.replace("layers.1.", "layers.2.") for name in names if "layers.1." in name]
+    index = {"metadata": {}, "weight_map": dict.fromkeys([*names, *again], file.name)}
     (tmp_path / "out" / "model.safetensors.index.json").write_text(json.dumps(index))
     values = json.loads((tmp_path / "out" / "config.json").read_text())
     (tmp_path / "out" / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 3}))
     _, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
-    assert {name for name in report["missing_keys"] if "layers.2." in name} == {
-        name for name in again if "layers.2." in name
-    }
+    assert set(report["missing_keys"]) == set(again)

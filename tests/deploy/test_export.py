@@ -76,7 +76,7 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
         np.testing.assert_array_equal(weights[name], wanted)
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", "gemma3", "qwen2-moe-window"])
+@pytest.mark.parametrize("variant", ["llama-gqa", "gemma3"])
 def test_write_model_has_the_logits_of_run_path(pair, variant, tmp_path):
     ours, ids = pair(variant).ours, oracle.random_ids(2)
     for kind, path in oracle.PATHS.items():
@@ -101,7 +101,7 @@ def test_export_writes_a_whole_checkpoint(tiny_checkpoint, tmp_path):
     ours = cola_jax.load_tokenizer(tiny_checkpoint)
     assert words("the sun").input_ids == ours("the sun").input_ids
     assert words.chat_template == ours.chat_template
-    assert theirs.generation_config.eos_token_id == ours.eos_token_id
+    assert (theirs.generation_config.eos_token_id,) == checkpoint.stop_tokens(tiny_checkpoint)
     assert theirs.config.bos_token_id == ours.bos_token_id
     ids = np.array([words("the sun moon water ice").input_ids])
     expected = cola_jax.run_path(cola_jax.load(tiny_checkpoint), ids, path)

@@ -23,7 +23,7 @@ def test_write_recipe_lists_the_ranges_of_the_path(pair, tmp_path):
 def test_write_recipe_refuses_layers_that_differ(pair, tmp_path):
     for variant in ("gemma3", "qwen2-window"):
         config = pair(variant).ours.config
-        with pytest.raises(ValueError, match="path 0,2-5 cannot be .* differ in window or rotary"):
+        with pytest.raises(ValueError, match=r"path 0,2-5 cannot be .* differ in window or rotary"):
             write_recipe((0, 2, 3, 4, 5), config, "m", tmp_path / "path.yaml")
     assert not list(tmp_path.iterdir())
     write_recipe((0, 2), pair("mistral-window").ours.config, "m", tmp_path / "path.yaml")
