@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -174,19 +174,31 @@ def load(
     """
     directory = absolute(directory)
     metadata = read_metadata(directory)
+    kind = jnp.dtype(metadata["dtype"] if dtype is None else dtype)
+    weights = {
+        name: weight.astype(kind) for name, weight in restore_weights(directory, metadata, mesh)
+    }
     config = ModelConfig.from_json(metadata["config"])
-    stored, sums = jnp.dtype(metadata["dtype"]), metadata["sums"]
-    kind = stored if dtype is None else jnp.dtype(dtype)
+    return assemble(config, weights, metadata.get("pad_token"))
+
+
+def restore_weights(
+    directory: epath.PathLike, metadata: dict[str, Any], mesh: Mesh | None = None
+) -> Iterator[tuple[str, jax.Array]]:
+    """Restores the weights one by one: field name and stacked array, in the dtype they are stored.
+
+    `metadata` is that of the checkpoint. Raises ValueError if the files are damaged or incomplete.
+    """
+    directory = absolute(directory)
+    config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
     check_files(directory / WEIGHTS, metadata["files"])
-    weights = {}
     logging.getLogger("absl").setLevel(logging.ERROR)
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
             weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
-            check_sum(directory / WEIGHTS, name, weight, sums.get(name))
-            weights[name] = weight.astype(kind)
-    return assemble(config, weights, metadata.get("pad_token"))
+            check_sum(directory / WEIGHTS, name, weight, metadata["sums"].get(name))
+            yield name, weight
 
 
 def this_host_only() -> ocp.options.MultiprocessingOptions:

@@ -15,6 +15,7 @@ from tyro.conf import subcommand
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
+from cola_jax.commands.export import Export
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
 from cola_jax.commands.menu import Menu
@@ -35,6 +36,7 @@ COMMANDS = {
     "scan": Scan,
     "static": Static,
     "menu": Menu,
+    "export": Export,
     "report": Report,
     "benchmark": Benchmark,
 }

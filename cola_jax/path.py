@@ -93,13 +93,20 @@ def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
 
 def runs(layers: Sequence[int]) -> list[str]:
     """Writes layers as ids and ascending ranges."""
-    out: list[list[int]] = []
+    return [
+        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ascending_ranges(layers)
+    ]
+
+
+def ascending_ranges(layers: Sequence[int]) -> list[range]:
+    """Splits layers into the fewest ranges of ascending ids, in order."""
+    out: list[range] = []
     for layer in layers:
-        if out and layer == out[-1][1] + 1:
-            out[-1][1] = layer
+        if out and layer == out[-1].stop:
+            out[-1] = range(out[-1].start, layer + 1)
         else:
-            out.append([layer, layer])
-    return [str(a) if a == b else f"{a}-{b}" for a, b in out]
+            out.append(range(layer, layer + 1))
+    return out
 
 
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:

@@ -1,0 +1,71 @@
+"""PEFT adapters that run layers of a base model more than once, without a copy of their weights.
+
+`layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them, which
+share weights. The adapter itself does nothing: its one low-rank matrix, of rank 1, is zero.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from cola_jax.config import ModelConfig
+from cola_jax.convert.hf_config import FAMILIES, model_type_of
+from cola_jax.path import ascending_ranges, format_path
+
+MODULE = "q_proj"  # of the first layer; which one does not matter, but PEFT wants one
+
+
+def check_replication(config: ModelConfig, path: Sequence[int]) -> None:
+    """Raises ValueError where PEFT cannot run a path through the layers of a model.
+
+    The families whose config has `layer_types` look up a layer's kind of attention by its place in
+    that list, which PEFT neither reorders nor extends.
+    """
+    model_type = model_type_of(config)
+    if "layer_types" not in FAMILIES[model_type].attributes(config):
+        return
+    kinds = list(zip(config.windows, config.layer_ropes, strict=True))
+    if len(path) > config.num_layers:
+        reason = f"it has {len(path)} layers, and the list is for {config.num_layers}"
+    elif wrong := [p for p, layer in enumerate(path) if kinds[layer] != kinds[p]]:
+        reason = f"layer {path[wrong[0]]} would run at place {wrong[0]}, which is of another kind"
+    else:
+        return
+    raise ValueError(
+        f"path {format_path(path)} cannot be shared by PEFT's layer_replication: models of type "
+        f"{model_type} look up a layer's kind of attention by its place in config.layer_types, "
+        f"which PEFT leaves as it is, and {reason}. Export without --share."
+    )
+
+
+def write_adapter(
+    folder: Path, path: Sequence[int], config: ModelConfig, base: str, revision: str | None
+) -> None:
+    """Writes an adapter that runs a path of the base model's layers.
+
+    `config` is that of the base model, `base` its Hub id or directory.
+    """
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "inference_mode": True,
+        "r": 1,
+        "lora_alpha": 1,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [MODULE],
+        "layers_to_transform": [0],
+        "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    name = f"base_model.model.model.layers.0.self_attn.{MODULE}"
+    zeros = {
+        f"{name}.lora_A.weight": np.zeros((1, config.width), np.float32),
+        f"{name}.lora_B.weight": np.zeros((config.num_heads * config.head_dim, 1), np.float32),
+    }
+    save_file(zeros, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,56 @@
+"""Destinations of exports: refused before any work, and complete or absent afterwards."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_destination(destination: Path, *sources: Path) -> None:
+    """Raises ValueError for a destination that has contents, or that lies inside a source."""
+    if re.match(r"\w\w+:/", str(destination)):
+        raise ValueError(f"{destination} is a URL: an export is written to a local path.")
+    place = destination.expanduser().resolve()
+    for source in sources:
+        inside = source.expanduser().resolve()
+        if place == inside or inside in place.parents:
+            raise ValueError(
+                f"{destination} is inside the source {source}: choose a destination elsewhere."
+            )
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ValueError(f"{destination} exists already: remove it, or choose another destination.")
+    if any(place.iterdir()):
+        raise ValueError(
+            f"{destination} exists already and is not empty: remove it, or choose another "
+            "destination."
+        )
+
+
+@contextlib.contextmanager
+def building(destination: Path) -> Iterator[Path]:
+    """Yields a path beside the destination to write a file or directory at.
+
+    It is moved to the destination at the end; after an error, nothing is left of it.
+    """
+    place = destination.expanduser().resolve()
+    created = [folder for folder in place.parents if not folder.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
+            yield Path(folder) / place.name
+            check_destination(destination)  # another process may have been faster
+            if place.is_dir():
+                place.rmdir()
+            (Path(folder) / place.name).rename(place)
+    finally:
+        for folder in created:
+            with contextlib.suppress(OSError):  # not empty if the export succeeded
+                folder.rmdir()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Returns the bytes of all files below a directory."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

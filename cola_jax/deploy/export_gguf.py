@@ -1,0 +1,147 @@
+"""Exports a path of a GGUF file as another: tensors are copied as they are and renumbered."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
+
+from cola_jax.config import ModelConfig
+from cola_jax.convert.gguf import GEMMA3_27B, read_file
+from cola_jax.deploy.destination import building, check_destination
+from cola_jax.path import format_path, validate
+
+# llama.cpp treats the layers of these alike, whatever their place
+UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe")
+# of these, every so many layers one sees everything, by its place; the others have a window
+PERIODS = {"gemma3": 6}
+BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+PATH_KEY = "cola.path"  # for people; no reader depends on it
+
+
+def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
+    """Writes a GGUF file whose layers are those of a path, without requantising anything.
+
+    Raises ValueError, before any work, if the destination exists, the source is not a whole GGUF
+    file of a supported architecture, or llama.cpp would treat a layer differently at its new place.
+    """
+    check_destination(destination)
+    reader = read_file(source)
+    architecture = str(value(reader, "general.architecture"))
+    check_architecture(source, reader, architecture)
+    layers = int(value(reader, f"{architecture}.block_count"))
+    path = validate(path, layers)
+    check_places(path, architecture, layers)
+    with building(destination) as file:
+        writer = GGUFWriter(file, architecture, endianess=reader.endianess)
+        copy_metadata(reader, writer, architecture, path)
+        copy_tensors(reader, writer, path)
+        writer.close()
+
+
+def check_same_model(source: Path, config: ModelConfig) -> None:
+    """Raises ValueError if a GGUF file has other sizes than a checkpoint's model."""
+    reader = read_file(source)
+    architecture = value(reader, "general.architecture")
+    embedding = {t.name: t for t in reader.tensors}.get("token_embd.weight")
+    found = {
+        "layers": value(reader, f"{architecture}.block_count"),
+        "width": value(reader, f"{architecture}.embedding_length"),
+        "vocabulary": None if embedding is None else int(embedding.shape[1]),
+    }
+    wanted = {"layers": config.num_layers, "width": config.width, "vocabulary": config.vocab_size}
+    if found != wanted:
+        raise ValueError(
+            f"{source} is another model than the checkpoint: it has {found}, and the checkpoint "
+            f"{wanted}."
+        )
+
+
+def value(reader: GGUFReader, key: str) -> Any:
+    """Returns the value of a key, None where the file lacks it."""
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> None:
+    """Raises ValueError for an architecture that is not known to be safe, or a part of a model."""
+    if architecture not in (*UNIFORM, *PERIODS):
+        raise ValueError(
+            f"{source} has architecture {architecture!r}, whose layers llama.cpp may treat by "
+            f"their place. Supported: {', '.join((*UNIFORM, *PERIODS))}."
+        )
+    if (value(reader, "split.count") or 1) > 1:
+        raise ValueError(
+            f"{source} is one of several files of a model: join them with "
+            "`llama-gguf-split --merge` first."
+        )
+    if type(value(reader, f"{architecture}.block_count")) is not int:
+        raise ValueError(f"{source} has no {architecture}.block_count: it is not a whole model.")
+
+
+def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
+    """Raises ValueError where llama.cpp would run a layer of the path differently at its place."""
+    period = PERIODS.get(architecture)
+    if period is None:
+        return
+    for place, layer in enumerate(path):
+        if (layer % period == period - 1) != (place % period == period - 1):
+            raise ValueError(
+                f"path {format_path(path)} cannot be written as GGUF: in {architecture} files "
+                f"every {period}th layer has full attention and the others a window, by their "
+                f"place, but layer {layer} would run at place {place}. Export with --format hf."
+            )
+    if (layers == GEMMA3_27B) != (len(path) == GEMMA3_27B):
+        raise ValueError(
+            f"path {format_path(path)} cannot be written as GGUF: llama.cpp scales the queries of "
+            f"{architecture} files of {GEMMA3_27B} layers differently, and the original has "
+            f"{layers}. Export with --format hf."
+        )
+
+
+def copy_metadata(
+    reader: GGUFReader, writer: GGUFWriter, architecture: str, path: Sequence[int]
+) -> None:
+    """Copies all keys; lists with a value for each layer follow the path."""
+    count = f"{architecture}.block_count"
+    layers = value(reader, count)
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue  # the writer adds them
+        kind, contents, items = field.types[0], field.contents(), None
+        if field.name == count:
+            contents = len(path)
+        elif kind == GGUFValueType.ARRAY:
+            items = field.types[-1]
+            if field.name.startswith(f"{architecture}.") and len(contents) == layers:
+                contents = [contents[layer] for layer in path]
+        writer.add_key_value(field.name, contents, kind, items)
+    writer.add_key_value(PATH_KEY, format_path(path), GGUFValueType.STRING)
+
+
+def copy_tensors(reader: GGUFReader, writer: GGUFWriter, path: Sequence[int]) -> None:
+    """Copies tensors from file to file one by one; nothing is held in memory."""
+    placed = list(place_tensors(reader, path))
+    for name, tensor in placed:
+        data = tensor.data
+        writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, tensor in placed:
+        writer.write_tensor_data(tensor.data, tensor_endianess=reader.endianess)
+
+
+def place_tensors(reader: GGUFReader, path: Sequence[int]) -> Iterator[tuple[str, ReaderTensor]]:
+    """Yields the tensors to write under their new names: those of no layer, then by place."""
+    layers: dict[int, list[tuple[str, ReaderTensor]]] = {}
+    for tensor in reader.tensors:
+        match = BLOCK.fullmatch(tensor.name)
+        if match:
+            layers.setdefault(int(match[1]), []).append((match[2], tensor))
+        else:
+            yield tensor.name, tensor
+    for place, layer in enumerate(path):
+        for name, tensor in layers[layer]:
+            yield f"blk.{place}.{name}", tensor

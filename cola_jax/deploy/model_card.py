@@ -1,0 +1,166 @@
+"""The README.md of an exported model: its path, the measured effect of it, and the command."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cola_jax.convert.huggingface import read_json
+from cola_jax.path import format_path, parse_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a path changes on questions that it was not chosen on; all shares are 0 to 1."""
+
+    task: str  # with its split
+    n: int  # questions
+    before: float  # accuracy of the pretrained model
+    after: float  # accuracy along the path
+    difference: float  # after - before
+    interval: tuple[float, float]  # of the difference, 95 %
+
+    def __post_init__(self):
+        low, high = self.interval
+        if not (0 <= self.before <= 1 and 0 <= self.after <= 1 and self.n >= 1):
+            raise ValueError(
+                f"accuracies are shares of at least one question, got before {self.before}, after "
+                f"{self.after}, n {self.n}."
+            )
+        if abs(self.after - self.before - self.difference) > 1e-3 or not low <= high:
+            raise ValueError(
+                f"the difference {self.difference} [{low}, {high}] does not fit {self.before} "
+                f"before and {self.after} after."
+            )
+
+    def markdown(self) -> str:
+        """Returns the effect as a table."""
+        low, high = self.interval
+        return (
+            "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
+            "|---|---|---|---|---|---|\n"
+            f"| {self.task} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
+            f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
+        )
+
+
+def read_effect(file: Path, path: Sequence[int], num_layers: int) -> Effect:
+    """Reads an effect from a JSON object, or from its field `effect`.
+
+    Raises ValueError if fields are missing or of another kind, or if the file has the field `path`
+    and it is another path.
+    """
+    values = read_json(file)
+    if isinstance(values.get("path"), str):
+        measured = parse_path(values["path"], num_layers)
+        if measured != tuple(path):
+            raise ValueError(
+                f"{file} measures path {values['path']}, but the path to export is "
+                f"{format_path(path)}."
+            )
+    found = values.get("effect", values)
+    try:
+        return Effect(
+            task=text(found["task"]),
+            n=int(found["n"]),
+            before=float(found["before"]),
+            after=float(found["after"]),
+            difference=float(found["difference"]),
+            interval=(float(found["interval"][0]), float(found["interval"][1])),
+        )
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        names = ", ".join(field.name for field in dataclasses.fields(Effect))
+        raise ValueError(
+            f"{file} does not hold a measured effect ({type(error).__name__}: {error}): it needs "
+            f"the fields {names}, in itself or in its field effect."
+        ) from error
+
+
+def text(value: Any) -> str:
+    """Returns a text as one line; raises TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"task must be a text, got {value!r}")
+    return " ".join(value.split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a model card states."""
+
+    path: tuple[int, ...]
+    num_layers: int  # of the original
+    origin: dict[str, Any]  # of the checkpoint, as its metadata has it
+    command: str
+    effect: Effect | None = None
+    base: str | None = None  # where the base model of an adapter is; None for a whole model
+
+    def markdown(self) -> str:
+        """Returns the text of README.md."""
+        parts = [self.front_matter(), self.summary(), self.layers()]
+        if self.effect is not None:
+            parts.append(f"## Measured effect\n\n{self.effect.markdown()}")
+        parts += [f"## Use\n\n```python\n{self.usage()}\n```", self.source()]
+        return "\n\n".join(parts) + "\n"
+
+    @property
+    def name(self) -> str:
+        """The original's name; of a local one, without the folders above it."""
+        name = str(self.origin.get("name", "a pretrained model"))
+        return name if self.origin.get("kind") == "hub" else Path(name).name
+
+    def front_matter(self) -> str:
+        """Returns what the Hub reads."""
+        lines = ["---", f"library_name: {'transformers' if self.base is None else 'peft'}"]
+        if self.origin.get("kind") == "hub":
+            lines.append(f"base_model: {self.name}")
+        return "\n".join([*lines, "tags:", "- chain-of-layers", "---"])
+
+    def summary(self) -> str:
+        """Returns the heading, and what the model is."""
+        revision = self.origin.get("revision")
+        at = f" at revision `{revision}`" if revision else ""
+        return (
+            f"# {self.name}, path {format_path(self.path)}\n\n"
+            f"The layers of {self.name}{at}, run in the order `{format_path(self.path)}`. No "
+            "weight was trained or changed."
+        )
+
+    def layers(self) -> str:
+        """Returns a table of what the path does with the layers."""
+        counts = [self.path.count(layer) for layer in range(self.num_layers)]
+        skipped = [layer for layer, count in enumerate(counts) if count == 0]
+        repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
+        moves = sum(b < a for a, b in zip(self.path, self.path[1:], strict=False))
+        return (
+            f"| | |\n|---|---|\n| layers of the original | {self.num_layers} |\n"
+            f"| layers run | {len(self.path)} |\n"
+            f"| skipped | {format_path(skipped) or 'none'} |\n"
+            f"| run more than once | {', '.join(repeated) or 'none'} |\n"
+            f"| steps back to an earlier layer | {moves} |"
+        )
+
+    def usage(self) -> str:
+        """Returns Python that loads the model."""
+        if self.base is None:
+            return (
+                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+                'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+                'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
+            )
+        revision = self.origin.get("revision") if self.origin.get("kind") == "hub" else None
+        at = f', revision="{revision}"' if revision else ""
+        return (
+            "from peft import PeftModel\n"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'base = AutoModelForCausalLM.from_pretrained("{self.base}"{at})\n'
+            'model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{self.base}"{at})'
+        )
+
+    def source(self) -> str:
+        """Returns the command that made it, and the path for other tools."""
+        return (
+            f"## Made by\n\n```\n{self.command}\n```\n\n"
+            f"The path as JSON: `{json.dumps(list(self.path))}`"
+        )

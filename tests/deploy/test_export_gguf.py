@@ -1,0 +1,148 @@
+"""Exported GGUF files: the same bytes under new names, read back as run_path runs the original."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+import cola_jax
+from cola_jax.deploy.export_gguf import check_places, check_same_model, export_gguf, value
+from tests import oracle
+from tests.convert.gguf_writer import GEMMA_KEYS, add_byte_level, finish, tiny_gemma, tiny_llama
+from tests.convert.gguf_writer import write as write_gguf
+
+PATH = (0, 1, 1, 2, 0)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    file = tmp_path_factory.mktemp("llama") / "tiny.gguf"
+    write_gguf(file, tiny_llama(), "Q4_0", metadata=[add_byte_level])
+    return file
+
+
+def assert_same_layers(original, exported, path):
+    """Weights and attributes of the exported model are those of the path, bit for bit."""
+    assert exported.config.windows == tuple(original.config.windows[i] for i in path)
+    assert exported.config.layer_ropes == tuple(original.config.layer_ropes[i] for i in path)
+    along = original.replace(
+        config=exported.config,
+        layers=jax.tree.map(lambda x: x[np.array(path)], original.layers),
+    )
+    jax.tree.map(np.testing.assert_array_equal, along, exported)
+
+
+def assert_same_logits(original, exported, ids, path):
+    expected = cola_jax.run_path(original, ids, path)
+    logits = cola_jax.run_path(exported, ids, range(len(path)))
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_export_gguf_reads_back_as_run_path(llama, tmp_path):
+    export_gguf(llama, PATH, tmp_path / "out.gguf")
+    original, exported = map(oracle.convert_in_memory, (llama, tmp_path / "out.gguf"))
+    assert_same_layers(original, exported, PATH)
+    assert_same_logits(original, exported, oracle.random_ids(2), PATH)
+
+
+def test_export_gguf_copies_bytes_and_metadata(llama, tmp_path):
+    export_gguf(llama, PATH, tmp_path / "out.gguf")
+    before, after = GGUFReader(llama), GGUFReader(tmp_path / "out.gguf")
+    tensors = {tensor.name: tensor for tensor in before.tensors}
+    count = sum(name.startswith("blk.0.") for name in tensors)
+    assert len(after.tensors) == len(PATH) * count + len(tensors) - 3 * count
+    for tensor in after.tensors:
+        _, _, rest = tensor.name.partition(".")
+        place, _, weight = rest.partition(".")
+        name = f"blk.{PATH[int(place)]}.{weight}" if "blk" in tensor.name else tensor.name
+        assert tensor.tensor_type == tensors[name].tensor_type
+        np.testing.assert_array_equal(tensor.data, tensors[name].data)
+    for name, field in before.fields.items():
+        if name not in ("llama.block_count", "GGUF.kv_count", "GGUF.tensor_count"):
+            assert after.fields[name].types == field.types
+            assert after.fields[name].contents() == field.contents()
+    assert value(after, "llama.block_count") == 5
+    assert value(after, "cola.path") == "0,1,1,2,0"
+
+
+def test_export_gguf_moves_lists_of_layers(tmp_path):
+    writer = GGUFWriter(tmp_path / "in.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_key_value(
+        "llama.attention.head_count_kv", [2, 4, 1], GGUFValueType.ARRAY, GGUFValueType.UINT32
+    )
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b", "c"])  # as many, but not of layers
+    writer.add_tensor("blk.0.x", np.zeros(1, np.float32))
+    writer.add_tensor("blk.1.x", np.ones(1, np.float32))
+    finish(writer)
+    export_gguf(tmp_path / "in.gguf", (1, 1, 0, 1), tmp_path / "out.gguf")
+    reader = GGUFReader(tmp_path / "out.gguf")
+    assert value(reader, "llama.attention.head_count_kv") == [4, 4, 2, 4]
+    assert value(reader, "tokenizer.ggml.tokens") == ["a", "b", "c"]
+    assert [float(tensor.data[0]) for tensor in reader.tensors] == [1, 1, 0, 1]
+
+
+def test_export_gguf_keeps_kinds_of_attention_in_place(tmp_path):
+    write_gguf(tmp_path / "in.gguf", tiny_gemma(), keys=GEMMA_KEYS, architecture="gemma3")
+    path = (0, 6, 1, 1, 4, 5, 3)
+    export_gguf(tmp_path / "in.gguf", path, tmp_path / "out.gguf")
+    one, other = map(oracle.convert_in_memory, (tmp_path / "in.gguf", tmp_path / "out.gguf"))
+    assert_same_layers(one, other, path)
+    message = r"path 0,2-6 cannot be written as GGUF: in gemma3 files every 6th layer has full .*"
+    with pytest.raises(ValueError, match=message + "layer 5 would run at place 4"):
+        export_gguf(tmp_path / "in.gguf", (0, 2, 3, 4, 5, 6), tmp_path / "other.gguf")
+
+
+def test_check_places_knows_the_layers_of_gemma_27b():
+    full = tuple(range(62))
+    check_places(full, "gemma3", 62)
+    for path, layers in ((full[:54], 62), (full, 68)):
+        with pytest.raises(ValueError, match="scales the queries of gemma3 files of 62 layers"):
+            check_places(path, "gemma3", layers)
+
+
+def test_export_gguf_refuses_bad_input(llama, tmp_path):
+    (tmp_path / "out.gguf").write_text("mine")
+    with pytest.raises(ValueError, match=r"out\.gguf exists already"):
+        export_gguf(llama, PATH, tmp_path / "out.gguf")
+    with pytest.raises(ValueError, match=r"layer ids \[3\], but the model has layers 0\.\.2"):
+        export_gguf(llama, (0, 3), tmp_path / "new.gguf")
+    with pytest.raises(ValueError, match=r"none\.gguf does not exist"):
+        export_gguf(tmp_path / "none.gguf", PATH, tmp_path / "new.gguf")
+    for keys, message in (
+        ({"architecture": "gemma2"}, "architecture 'gemma2', whose layers .* by their place"),
+        ({"split": 3}, "is one of several files of a model"),
+    ):
+        writer = GGUFWriter(tmp_path / "bad.gguf", keys.get("architecture", "llama"))
+        writer.add_uint16("split.count", keys.get("split", 1))
+        finish(writer)
+        with pytest.raises(ValueError, match=message):
+            export_gguf(tmp_path / "bad.gguf", PATH, tmp_path / "new.gguf")
+    assert not (tmp_path / "new.gguf").exists()
+
+
+def test_check_same_model_compares_sizes(llama, pair):
+    check_same_model(llama, oracle.convert_in_memory(llama).config)
+    with pytest.raises(ValueError, match=r"is another model than the checkpoint: .*'layers': 3"):
+        check_same_model(llama, pair("llama-gqa").ours.config)
+
+
+FOLDER = os.environ.get("COLA_TEST_MODELS")
+MODELS = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": (*range(8), 6, 7, *range(9, 30)),
+    "gemma-3-270m-q4_k_m.gguf": (*range(12), *range(6, 18)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_export_gguf_of_real_files_reads_back_as_run_path(name, tmp_path):
+    if not FOLDER or not (Path(FOLDER) / name).exists():
+        pytest.skip(f"set COLA_TEST_MODELS to a folder with {name}")
+    export_gguf(Path(FOLDER) / name, MODELS[name], tmp_path / "out.gguf")
+    original, exported = map(oracle.convert_in_memory, (Path(FOLDER) / name, tmp_path / "out.gguf"))
+    assert_same_layers(original, exported, MODELS[name])
+    assert_same_logits(original, exported, oracle.random_ids(1), MODELS[name])

@@ -1,0 +1,78 @@
+"""Model cards, and the measured effects that they state."""
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from cola_jax.deploy.model_card import Card, Effect, read_effect
+
+EFFECT = {
+    "task": "arc-easy, 300 held-out questions",
+    "n": 300,
+    "before": 0.53,
+    "after": 0.55,
+    "difference": 0.02,
+    "interval": [-0.01, 0.05],
+}
+HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc"}
+CARD = Card((0, 1, 1, 2, 4, 3), 6, HUB, "cola export --path 0,1,1-2,4,3")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes):
+        file = tmp_path / "effect.json"
+        file.write_text(json.dumps(EFFECT | changes))
+        return file
+
+    return write
+
+
+def test_card_states_path_effect_and_command(write):
+    effect = read_effect(write(), CARD.path, 6)
+    text = dataclasses.replace(CARD, effect=effect).markdown()
+    _, front, body = text.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["base_model"] == "someone/tiny"
+    assert front["library_name"] == "transformers"
+    assert "# someone/tiny, path 0,1,1,2,4,3" in body
+    assert "at revision `0123abc`" in body
+    for row in ("layers of the original | 6", "layers run | 6", "skipped | 5", "1 (2 times)"):
+        assert f"{row} |" in body
+    assert "steps back to an earlier layer | 1 |" in body
+    assert "| 300 | 53.0% | 55.0% | +2.0 | -1.0 to +5.0 |" in body
+    assert f"```\n{CARD.command}\n```" in body
+    assert "[0, 1, 1, 2, 4, 3]" in body
+
+
+def test_card_omits_what_is_not_known():
+    local = {"kind": "directory", "name": "/home/someone/models/tiny", "revision": None}
+    text = dataclasses.replace(CARD, origin=local).markdown()
+    assert "Measured effect" not in text
+    assert "base_model" not in text
+    assert "# tiny, path" in text
+    assert "/home/someone" not in text
+
+
+def test_read_effect_reads_the_field_of_a_results_file(write):
+    file = write(path="0,1,1-2,4,3", effect=EFFECT, task=None)
+    assert read_effect(file, CARD.path, 6) == Effect(**EFFECT | {"interval": (-0.01, 0.05)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "0-5"}, "measures path 0-5, but the path to export is 0,1,1,2,4,3"),
+        ({"interval": None}, "does not hold a measured effect .* it needs the fields task, n, bef"),
+        ({"task": 3}, "task must be a text, got 3"),
+        ({"after": 0.6}, r"the difference 0\.02 \[-0\.01, 0\.05\] does not fit 0\.53 before"),
+        ({"before": 53.0, "after": 55.0, "difference": 2.0}, "accuracies are shares"),
+        ({"n": 0}, "shares of at least one question"),
+        ({"interval": [0.05, -0.01]}, "does not fit"),
+    ],
+)
+def test_read_effect_refuses_other_files(write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_effect(write(**changes), CARD.path, 6)
