@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,7 @@ from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
+from cola_jax.commands.lm_eval import LmEval
 from cola_jax.commands.report import Report
 from cola_jax.commands.search import Evaluate, Search
 from cola_jax.search.presets import DEFAULT, PRESETS
@@ -31,16 +32,22 @@ COMMANDS = {
     "generate": Generate,
     "report": Report,
     "benchmark": Benchmark,
+    "lm-eval": LmEval,
 }
 
 
-def parse(
-    arguments: Sequence[str],
-) -> Convert | Search | Evaluate | Generate | Report | Demo | Benchmark:
+class Command(Protocol):
+    def run(self) -> None: ...
+
+
+def parse(arguments: Sequence[str]) -> Command:
     """Parses a command line; without arguments, prints the help.
 
-    `--preset` chooses the defaults that `--rules.*` override.
+    `--preset` chooses the defaults that `--rules.*` override. What follows `lm-eval` is parsed by
+    the harness.
     """
+    if list(arguments[:1]) == ["lm-eval"]:
+        return LmEval(tuple(arguments[1:]))
     rules = PRESETS.get(chosen_preset(arguments), PRESETS[DEFAULT])
     flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
     search = Search(flags, rules=rules)

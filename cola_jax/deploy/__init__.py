@@ -1,0 +1,1 @@
+"""Using what a search found, without the answer at hand."""
