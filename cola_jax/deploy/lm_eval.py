@@ -48,7 +48,7 @@ class ColaLM(TemplateLM):
 
         Args:
           arguments: checkpoint, and optionally path (text or layer ids) or router (a directory),
-            dtype, batch_size, max_length, max_gen_toks, add_bos_token, memory_budget, tensor.
+            dtype, batch_size, max_length, max_gen_toks, add_bos_token, memory_budget, data, tensor.
 
         Raises ValueError for unknown names and unfit values, and as `cola_jax.load`.
         """
@@ -82,7 +82,8 @@ class ColaLM(TemplateLM):
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "ColaLM":
         """Makes the model; what --model_args say goes before the harness's own flags."""
-        return cls(**{**(additional_config or {}), **arg_dict})
+        flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**(flags | arg_dict))
 
     def paths_of(self, prompts: Prompts) -> list[Path]:
         """Returns the path of each prompt [B, T], chosen from the prompts alone."""

@@ -27,6 +27,7 @@ class ModelArguments:
     max_gen_toks: int = 256
     add_bos_token: bool | None = None
     memory_budget: str | None = None
+    data: int | None = None
     tensor: int = 1
     device: str | None = None
 
@@ -37,15 +38,16 @@ class ModelArguments:
             )
         if self.dtype not in (None, *DTYPES):
             raise ValueError(f"dtype is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
-        for name in ("batch_size", "max_length", "max_gen_toks", "tensor"):
+        for name in ("batch_size", "max_length", "max_gen_toks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}.")
+        _ = self.devices
 
     @property
     def devices(self) -> Devices:
         """The devices to use, with the memory budget."""
-        return Devices(tensor=self.tensor, memory_budget=self.memory_budget)
+        return Devices(data=self.data, tensor=self.tensor, memory_budget=self.memory_budget)
 
     def check_device(self, backend: str) -> None:
         """Raises ValueError for a device other than JAX's backend, which the harness cannot set."""
@@ -125,6 +127,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "max_gen_toks": read_count,
     "add_bos_token": read_flag,
     "memory_budget": read_text,
+    "data": read_count,
     "tensor": read_count,
     "device": read_text,
 }
