@@ -4,7 +4,6 @@ Importing this module registers the model. Tokens, windows and what ends a compl
 the harness's own model `hf`, so that scores on the identity path are comparable.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -28,7 +27,7 @@ from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.params import Model
-from cola_jax.path import format_path, identity, parse_path, validate
+from cola_jax.path import identity, parse_path, validate
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import default_dtype
 from cola_jax.scoring.evaluator import THREADS, default_batch_size
@@ -221,7 +220,7 @@ class ColaLM(TemplateLM):
 
     def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
         """Runs rows along their paths; yields the readings [Q] of each, as they finish."""
-        keys = [buckets(Prompts.stack([row.prompts]))[0] for row in rows]
+        keys = row_buckets([row.prompts for row in rows])
         for tokens, reads in sorted(set(keys), reverse=True):
             choose_sizes(self.model.config, tokens, reads, self.workers.memory)
         size = self.arguments.batch_size or default_batch_size()
@@ -261,7 +260,9 @@ class ColaLM(TemplateLM):
             decoder.close()
             return [row.tokens for row in rows]
 
-        for batch, decoded in self.map(run, [buckets(Prompts.stack([p]))[0] for p in prompts], size):
+        for batch, decoded in self.map(
+            run, [buckets(Prompts.stack([p]))[0] for p in prompts], size
+        ):
             for i, tokens in zip(batch, decoded, strict=True):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 yield int(i), cut_text(text, stops)
@@ -291,6 +292,11 @@ class ColaLM(TemplateLM):
         yield from self.workers.map(run, cut_batches(keys, self.workers.batches_at_once, size))
 
 
+def row_buckets(rows: Sequence[Prompts]) -> list[tuple[int, int]]:
+    """Returns T and Q of rows, without padding all of them to the longest."""
+    return [key for row in rows for key in buckets(Prompts.stack([row]))]
+
+
 def path_chooser(
     given: ModelArguments, path: Path, model: Model
 ) -> Callable[[Prompts], Sequence[Sequence[int]]]:
@@ -315,12 +321,10 @@ def read_path(given: ModelArguments, num_layers: int) -> Path:
 def read_length(given: ModelArguments, context: int) -> int:
     """Reads the most tokens that go into the model; ValueError where its context is shorter."""
     if given.max_length is not None and given.max_length > context:
-        raise ValueError(
-            f"max_length is {given.max_length}, but the model's context is {context}."
-        )
+        raise ValueError(f"max_length is {given.max_length}, but the model's context is {context}.")
     return given.max_length or context
 
 
-def progress(what: str, total: int, disable: bool) -> "contextlib.AbstractContextManager[tqdm]":
+def progress(what: str, total: int, disable: bool) -> tqdm:
     """Shows how many requests are done, as the harness's own models do."""
     return tqdm(total=total, desc=what, disable=disable)

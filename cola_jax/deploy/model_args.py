@@ -153,5 +153,5 @@ def split_arguments(text: str) -> dict[str, str]:
 
 
 def quote_paths(argument: str) -> str:
-    """Puts quotes around a path in an argument of the command line, for the harness's own parser."""
+    """Puts quotes around a path in an argument, for the harness's own parser."""
     return BARE_PATH.sub(r'path="\g<path>"', argument)
