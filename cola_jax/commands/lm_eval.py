@@ -20,11 +20,11 @@ class LmEval:
         from lm_eval.__main__ import cli_evaluate
 
         import cola_jax.deploy.lm_eval  # noqa: F401 - registers the model
-        from cola_jax.deploy.model_args import quote_paths
+        from cola_jax.deploy.model_args import join_path
 
         given = sys.argv
         # the harness reads its command line from nowhere else
-        sys.argv = ["lm-eval", *(quote_paths(argument) for argument in self.arguments)]
+        sys.argv = ["lm-eval", *(join_path(argument) for argument in self.arguments)]
         try:
             cli_evaluate()
         finally:

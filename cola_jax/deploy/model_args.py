@@ -10,7 +10,7 @@ from cola_jax.runs.devices import Devices
 
 DTYPES = ("float32", "bfloat16", "float16")
 GIVEN_BY_HARNESS = (None, "cuda:0")  # the device, where nobody asked for one
-# A path has commas, at which the harness would cut the arguments; it leaves quoted values whole.
+# the harness cuts its arguments at commas, which a path has as well
 BARE_PATH = re.compile(r"(?<![^,])path=(?P<path>[-\d,()x ]+?)(?=,\s*[A-Za-z_]+=|,?$)")
 
 
@@ -86,12 +86,12 @@ def read_text(name: str, value: Any) -> str:
 
 
 def read_path(name: str, value: Any) -> str | tuple[int, ...]:
-    """Reads a path: its text, or a list of layer ids."""
+    """Reads a path: its text, with + for a comma, or a list of layer ids."""
     if isinstance(value, list | tuple):
         if not all(type(layer) is int for layer in value):
             raise ValueError(f"{name} must list layer ids, it is {value!r}.")
         return tuple(value)
-    return read_text(name, value)
+    return read_text(name, value).replace("+", ",")
 
 
 def read_count(name: str, value: Any) -> int | None:
@@ -152,6 +152,6 @@ def split_arguments(text: str) -> dict[str, str]:
     return {name: value.strip(" ,\"'") for name, value in given.items()}
 
 
-def quote_paths(argument: str) -> str:
-    """Puts quotes around a path in an argument, for the harness's own parser."""
-    return BARE_PATH.sub(r'path="\g<path>"', argument)
+def join_path(argument: str) -> str:
+    """Writes the commas of a path in an argument as +, for the harness's own parser."""
+    return BARE_PATH.sub(lambda match: match[0].replace(",", "+"), argument)

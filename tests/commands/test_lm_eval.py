@@ -25,18 +25,18 @@ def test_lm_eval_names_the_extra(monkeypatch, capsys):
 
 
 def test_lm_eval_hands_over_its_arguments(monkeypatch):
-    """A path with commas is quoted for the harness, which cuts at commas."""
+    """The commas of a path are written as +, since the harness cuts at commas."""
     harness = pytest.importorskip("lm_eval.__main__")
     seen, before = [], sys.argv
     monkeypatch.setattr(harness, "cli_evaluate", lambda: seen.extend(sys.argv))
     main(["lm-eval", "--model_args", "checkpoint=m,path=0-5,7,7", "--tasks", "a"])
-    assert seen == ["lm-eval", "--model_args", 'checkpoint=m,path="0-5,7,7"', "--tasks", "a"]
+    assert seen == ["lm-eval", "--model_args", "checkpoint=m,path=0-5+7+7", "--tasks", "a"]
     assert sys.argv is before
 
 
 @pytest.fixture
 def task(tmp_path, monkeypatch):
-    """A task of four rows; the list of the harness's own tasks, which takes seconds, is left out."""
+    """A task of four rows, without the harness's own, which take seconds to list."""
     tasks = pytest.importorskip("lm_eval.tasks")
     without = functools.partial(tasks.TaskManager, include_defaults=False)
     monkeypatch.setattr(tasks, "TaskManager", without)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from lm_eval.tasks import TaskManager
 from torch import nn
 
 from cola_jax.deploy.gen_kwargs import GenerationSettings
-from cola_jax.deploy.lm_eval import ColaLM
+from cola_jax.deploy.lm_eval import ColaLM, path_chooser
+from cola_jax.deploy.model_args import ModelArguments
+from cola_jax.prompts import Prompts
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
 
@@ -199,6 +203,24 @@ def test_each_prompt_follows_its_own_path(ours):
     assert set(used) == set(PATHS)
 
 
+def test_router_chooses_paths(monkeypatch, ours):
+    """The best of each prompt's paths, by the router of that directory for this model."""
+
+    class Router:
+        def __init__(self, directory, model):
+            self.given = directory, model
+
+        def paths(self, prompts, beams):
+            assert beams == 1
+            return [[(0, row)] for row in range(len(prompts.ids))]
+
+    monkeypatch.setitem(sys.modules, "cola_jax.deploy.router", SimpleNamespace(load_router=Router))
+    given = ModelArguments("m", router="r")
+    monkeypatch.setattr(ours, "choose_paths", path_chooser(given, IDENTITY, ours.model))
+    prompts = Prompts.stack([ours.prompt("the sun", EIGHT)] * 3)
+    assert ours.paths_of(prompts) == [(0, 0), (0, 1), (0, 2)]
+
+
 def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     """On several devices, with the batch size of the harness's command line."""
     given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
@@ -213,7 +235,7 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     text = f"checkpoint={tiny_checkpoint},path=0-1,3,3,4,max_length={LENGTH},data=1"
     model = ColaLM.create_from_arg_string(text, {"batch_size": 1, "device": "cuda:0"})
     prompts = model.prompt("the sun", EIGHT)
-    assert model.paths_of(type(prompts).stack([prompts] * 2)) == [(0, 1, 3, 3, 4)] * 2
+    assert model.paths_of(Prompts.stack([prompts] * 2)) == [(0, 1, 3, 3, 4)] * 2
     assert model.max_length == LENGTH
     assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
 

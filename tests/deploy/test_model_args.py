@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.deploy.model_args import ModelArguments, quote_paths, read_arguments, split_arguments
+from cola_jax.deploy.model_args import ModelArguments, join_path, read_arguments, split_arguments
 
 
 def test_read_arguments_takes_values_and_text():
@@ -62,15 +62,19 @@ def test_split_arguments_keeps_the_commas_of_a_path():
 
 
 @pytest.mark.parametrize(
-    ("argument", "quoted"),
+    ("argument", "joined"),
     [
-        ("checkpoint=m,path=0-5,7,7,8-29", 'checkpoint=m,path="0-5,7,7,8-29"'),
-        ("path=0-5,(6-7)x2,dtype=float32", 'path="0-5,(6-7)x2",dtype=float32'),
-        ('path="0-5,7"', 'path="0-5,7"'),
+        ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
+        ("path=0-5,(6-7)x2,dtype=float32,data=1", "path=0-5+(6-7)x2,dtype=float32,data=1"),
         ('{"path": "0-5,7"}', '{"path": "0-5,7"}'),
         ("--include_path=0-5,7", "--include_path=0-5,7"),
         ("--tasks", "--tasks"),
     ],
 )
-def test_quote_paths(argument, quoted):
-    assert quote_paths(argument) == quoted
+def test_join_path(argument, joined):
+    assert join_path(argument) == joined
+
+
+def test_read_arguments_takes_a_joined_path():
+    given = {"checkpoint": "m", "path": "0-5+(6-7)x2"}
+    assert read_arguments(given).path == "0-5,(6-7)x2"
