@@ -18,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from cola_jax import checkpoint
+from cola_jax.deploy.chooser import Path, path_chooser, read_path
 from cola_jax.deploy.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
@@ -26,13 +27,10 @@ from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches
 from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.worker import Worker, Workers
-from cola_jax.params import Model
-from cola_jax.path import identity, parse_path, validate
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import default_dtype
 from cola_jax.scoring.evaluator import THREADS, default_batch_size
 
-Path = tuple[int, ...]
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 Result = TypeVar("Result")
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
@@ -260,9 +258,7 @@ class ColaLM(TemplateLM):
             decoder.close()
             return [row.tokens for row in rows]
 
-        for batch, decoded in self.map(
-            run, [buckets(Prompts.stack([p]))[0] for p in prompts], size
-        ):
+        for batch, decoded in self.map(run, row_buckets(prompts), size):
             for i, tokens in zip(batch, decoded, strict=True):
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 yield int(i), cut_text(text, stops)
@@ -295,27 +291,6 @@ class ColaLM(TemplateLM):
 def row_buckets(rows: Sequence[Prompts]) -> list[tuple[int, int]]:
     """Returns T and Q of rows, without padding all of them to the longest."""
     return [key for row in rows for key in buckets(Prompts.stack([row]))]
-
-
-def path_chooser(
-    given: ModelArguments, path: Path, model: Model
-) -> Callable[[Prompts], Sequence[Sequence[int]]]:
-    """Returns what chooses the path of each prompt: a router, or the one path for all."""
-    if given.router is not None:
-        from cola_jax.deploy.router import load_router
-
-        router = load_router(given.router, model)
-        return lambda prompts: [best for best, *_ in router.paths(prompts, beams=1)]
-    return lambda prompts: [path] * len(prompts.ids)
-
-
-def read_path(given: ModelArguments, num_layers: int) -> Path:
-    """Reads the path that was given, that of the pretrained model where none was."""
-    if given.path is None:
-        return identity(num_layers)
-    if isinstance(given.path, str):
-        return parse_path(given.path.strip("[]"), num_layers)
-    return validate(given.path, num_layers, max_length=2 * num_layers)
 
 
 def read_length(given: ModelArguments, context: int) -> int:

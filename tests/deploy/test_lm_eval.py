@@ -17,8 +17,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
+from cola_jax.deploy.chooser import path_chooser
 from cola_jax.deploy.gen_kwargs import GenerationSettings
-from cola_jax.deploy.lm_eval import ColaLM, path_chooser
+from cola_jax.deploy.lm_eval import ColaLM
 from cola_jax.deploy.model_args import ModelArguments
 from cola_jax.prompts import Prompts
 from tests import tiny
