@@ -18,6 +18,7 @@ from cola_jax.commands.demo import Demo
 from cola_jax.commands.export import Export
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
+from cola_jax.commands.lm_eval import LmEval
 from cola_jax.commands.menu import Menu
 from cola_jax.commands.report import Report
 from cola_jax.commands.scan import Scan
@@ -39,6 +40,7 @@ COMMANDS = {
     "export": Export,
     "report": Report,
     "benchmark": Benchmark,
+    "lm-eval": LmEval,
 }
 
 
@@ -51,8 +53,11 @@ class Command(Protocol):
 def parse(arguments: Sequence[str]) -> Command:
     """Parses a command line; without arguments, prints the help.
 
-    `--preset` chooses the defaults that `--rules.*` override.
+    `--preset` chooses the defaults that `--rules.*` override. What follows `lm-eval` is parsed by
+    the harness.
     """
+    if list(arguments[:1]) == ["lm-eval"]:
+        return LmEval(tuple(arguments[1:]))
     rules = PRESETS.get(chosen_preset(arguments), PRESETS[DEFAULT])
     flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
     search = Search(flags, rules=rules)

@@ -1,0 +1,31 @@
+"""`cola lm-eval`."""
+
+import dataclasses
+import importlib.util
+import sys
+
+
+@dataclasses.dataclass(frozen=True)
+class LmEval:
+    """Run lm-evaluation-harness with the model `cola`; all arguments are the harness's own."""
+
+    arguments: tuple[str, ...] = ()
+    """Such as --model cola --model_args checkpoint=DIRECTORY,path=0-5,8-29 --tasks arc_easy."""
+
+    def run(self) -> None:
+        if importlib.util.find_spec("lm_eval") is None:
+            raise ValueError(
+                "lm-evaluation-harness is not installed: pip install 'cola-jax[lm-eval]'."
+            )
+        from lm_eval.__main__ import cli_evaluate
+
+        import cola_jax.deploy.lm_eval  # noqa: F401 - registers the model
+        from cola_jax.deploy.model_args import join_path
+
+        given = sys.argv
+        # the harness reads its command line from nowhere else
+        sys.argv = ["lm-eval", *(join_path(argument) for argument in self.arguments)]
+        try:
+            cli_evaluate()
+        finally:
+            sys.argv = given

@@ -1,0 +1,342 @@
+"""The harness's model `cola` against its own model `hf`, on the same weights."""
+
+import contextlib
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lm_eval")
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from torch import nn
+
+from cola_jax.deploy.chooser import path_chooser
+from cola_jax.deploy.gen_kwargs import GenerationSettings
+from cola_jax.deploy.lm_eval import ColaLM
+from cola_jax.deploy.model_args import ModelArguments
+from cola_jax.prompts import Prompts
+from tests import tiny
+from tests.oracle import rebuilt, with_cache
+
+IDENTITY = tuple(range(tiny.LAYERS))
+PATHS = (IDENTITY, (0, 2, 3, 3, 1, 4))
+EIGHT = GenerationSettings((), 8)
+LENGTH = 30  # most tokens that go into the models, so that all rows are of one bucket
+TEXT = " ".join(tiny.WORDS)
+CONTEXTS = ("the sun", "moon water ice ", "", f"{TEXT} and")  # the last is cut from the left
+
+
+def asked(kind, *arguments):
+    return [Instance(kind, {}, one, i) for i, one in enumerate(arguments)]
+
+
+SCORED = asked(
+    "loglikelihood",
+    *[
+        (context, f" {word} {word}"[: 4 + 3 * i])
+        for context in CONTEXTS
+        for i, word in enumerate(tiny.WORDS[3:6])
+    ],
+)
+WHOLE = asked("loglikelihood_rolling", *[(text,) for text in (TEXT, "the sun", f"{TEXT} {TEXT}")])
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_checkpoint):
+    return ColaLM(checkpoint=str(tiny_checkpoint), max_length=LENGTH, data=1)
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny_checkpoint):
+    """The model `hf` on the source of the checkpoint."""
+    return make_theirs(tiny_checkpoint)
+
+
+def make_theirs(tiny_checkpoint, **arguments):
+    folder = str(tiny_checkpoint.parent / "theirs")
+    given = {"dtype": "float32", "device": "cpu", "batch_size": 1, "max_length": LENGTH}
+    return HFLM(pretrained=folder, **given, **arguments)
+
+
+@contextlib.contextmanager
+def on_path(model, path):
+    """Lets a model run a path: the model `hf` with its layers rebuilt, each with its own cache."""
+    if isinstance(model, ColaLM):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "choose_paths", lambda prompts: [path] * len(prompts.ids))
+            yield
+        return
+    with rebuilt(model.model, path):
+        layers = model.model.model.layers
+        model.model.model.layers = nn.ModuleList(with_cache(b, i) for i, b in enumerate(layers))
+        yield
+
+
+def both(ours, theirs, path, call):
+    """Calls a function with both models on a path."""
+    with on_path(ours, path), on_path(theirs, path):
+        return call(ours), call(theirs)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_loglikelihood_matches_hf(ours, theirs, path):
+    mine, wanted = both(ours, theirs, path, lambda model: model.loglikelihood(SCORED))
+    assert [greedy for _, greedy in mine] == [greedy for _, greedy in wanted]
+    assert [score for score, _ in mine] == pytest.approx([score for score, _ in wanted], rel=1e-5)
+
+
+def test_loglikelihood_knows_what_is_greedy(ours, theirs):
+    context = ours.tok_encode("the sun")
+    decoded = theirs.model.generate(torch.tensor([context]), max_new_tokens=3, do_sample=False)
+    first, second, third = decoded[0, len(context) :].tolist()
+    continuations = [first, second, third], [first, third + 1], [first]
+    pairs = [(None, context, tokens) for tokens in continuations]
+    mine, wanted = ours._loglikelihood_tokens(pairs), theirs._loglikelihood_tokens(pairs)
+    assert [greedy for _, greedy in mine] == [greedy for _, greedy in wanted] == [True, False, True]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_rolling_matches_hf(ours, theirs, path):
+    """The longer texts take several windows."""
+    assert [len(ours.windows(request.args[0])) for request in WHOLE] == [2, 1, 3]
+    mine, wanted = both(ours, theirs, path, lambda model: model.loglikelihood_rolling(WHOLE))
+    assert mine == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_generate_until_matches_hf(ours, theirs, path):
+    """Prompts are cut from the left, and texts before the stop strings."""
+    free = asked("generate_until", *[(text, {"max_gen_toks": 8}) for text in CONTEXTS if text])
+    mine, wanted = both(ours, theirs, path, lambda model: model.generate_until(free))
+    assert mine == wanted
+    assert len(set(mine)) == len(mine)
+    stop = mine[0][2:4]
+    cut = asked(
+        "generate_until",
+        *[
+            (text, {"until": [stop, "\n"], "max_gen_toks": 8, "do_sample": False})
+            for text in CONTEXTS
+            if text
+        ],
+    )
+    mine_cut, wanted_cut = both(ours, theirs, path, lambda model: model.generate_until(cut))
+    assert mine_cut == wanted_cut
+    assert mine_cut[0] == mine[0][: mine[0].find(stop)]
+
+
+def test_generate_until_ends_at_stop_tokens(ours, theirs, monkeypatch):
+    """The end of a text ends a completion and is not part of it."""
+    (request,) = asked("generate_until", ("moon water", {"max_gen_toks": 8}))
+    (text,) = ours.generate_until([request])
+    second = ours.tok_encode(text, add_special_tokens=False)[1]
+    monkeypatch.setattr("cola_jax.checkpoint.stop_tokens", lambda directory: (second,))
+    monkeypatch.setattr(theirs.model.generation_config, "eos_token_id", second)
+    assert ours.generate_until([request]) == theirs.generate_until([request])
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_bos_matches_hf(tiny_checkpoint, flag):
+    """The tokenizer adds <s> by itself; texts that begin with it get no other."""
+    given = {} if flag is None else {"add_bos_token": flag}
+    wanted = make_theirs(tiny_checkpoint, **given)
+    mine = ColaLM(checkpoint=str(tiny_checkpoint), data=1, **given)
+    for text in ("the sun", "<s>the sun", " moon"):
+        assert mine.tok_encode(text) == wanted.tok_encode(text)
+        (ids,), _ = wanted.tok_batch_encode([text])
+        assert mine.prompt(text, EIGHT).ids.tolist() == ids.tolist()
+        pair = text, " rock"
+        assert mine._encode_pair(*pair) == wanted._encode_pair(*pair)
+    assert mine.tok_encode("the", True) == wanted.tok_encode("the", True)
+    assert mine.prefix_token_id == wanted.prefix_token_id
+    assert mine.eot_token_id == wanted.eot_token_id
+    assert mine.max_length == 256
+
+
+def test_chat_template_matches_hf(ours, theirs):
+    turns = [{"role": "user", "content": "the sun"}, {"role": "assistant", "content": "moon"}]
+    assert ours.apply_chat_template(turns[:1]) == theirs.apply_chat_template(turns[:1])
+    assert ours.apply_chat_template(turns, False) == theirs.apply_chat_template(turns, False)
+    assert ours.chat_template(True) == theirs.chat_template(True)
+    assert "/" not in ours.tokenizer_name
+
+
+def test_chat_template_without_a_place_for_system(ours, monkeypatch):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}hello"
+    monkeypatch.setattr(ours.tokenizer, "chat_template", template)
+    turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    assert ours.apply_chat_template(turns) == "hello"
+
+
+def test_each_prompt_follows_its_own_path(ours, monkeypatch):
+    """What chooses paths is shown the contexts alone, cut as they are run."""
+    free = asked("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS if c])
+    alone = {}
+    for path in PATHS:
+        with on_path(ours, path):
+            alone[path] = ours.loglikelihood(SCORED), ours.generate_until(free)
+
+    def path_of(length):
+        return PATHS[length % 2]
+
+    def choose(prompts):
+        assert (np.asarray(prompts.branch) <= 0).all()
+        return [path_of(row.sum()) for row in np.asarray(prompts.branch) == 0]
+
+    monkeypatch.setattr(ours, "choose_paths", choose)
+    pairs = [
+        ours._encode_pair(*args) if args[0] else ([0], ours.tok_encode(args[1], False))
+        for args in (request.args for request in SCORED)
+    ]
+    used = [path_of(min(len(c), LENGTH + 1 - len(tokens))) for c, tokens in pairs]
+    assert set(used) == set(PATHS)
+    wanted = [alone[path][0][i][0] for i, path in enumerate(used)]
+    assert [score for score, _ in ours.loglikelihood(SCORED)] == pytest.approx(wanted, rel=1e-5)
+    used = [path_of(len(ours.prompt(request.args[0], EIGHT).ids)) for request in free]
+    assert set(used) == set(PATHS)
+    assert ours.generate_until(free) == [alone[path][1][i] for i, path in enumerate(used)]
+
+
+def test_router_chooses_paths(monkeypatch, ours):
+    """The best of each prompt's paths, by the router of that directory for this model."""
+
+    class Router:
+        def __init__(self, directory, model):
+            self.given = directory, model
+
+        def paths(self, prompts, beams):
+            assert beams == 1
+            return [[(0, row)] for row in range(len(prompts.ids))]
+
+    monkeypatch.setitem(sys.modules, "cola_jax.deploy.router", SimpleNamespace(load_router=Router))
+    given = ModelArguments("m", router="r")
+    monkeypatch.setattr(ours, "choose_paths", path_chooser(given, IDENTITY, ours.model))
+    prompts = Prompts.stack([ours.prompt("the sun", EIGHT)] * 3)
+    assert ours.paths_of(prompts) == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
+    """On several devices, with the batch size of the harness's command line."""
+    given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
+    several = ColaLM.create_from_arg_obj(given, {"batch_size": 2, "max_batch_size": None})
+    assert len(several.workers.workers) == 2
+    assert several.arguments.batch_size == 2
+    scores = [score for score, _ in several.loglikelihood(SCORED)]
+    assert scores == pytest.approx([s for s, _ in ours.loglikelihood(SCORED)], rel=1e-5)
+
+
+def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
+    text = f"checkpoint={tiny_checkpoint},path=0-1,3,3,4,max_length={LENGTH},data=1"
+    model = ColaLM.create_from_arg_string(text, {"batch_size": 1, "device": "cuda:0"})
+    prompts = model.prompt("the sun", EIGHT)
+    assert model.paths_of(Prompts.stack([prompts] * 2)) == [(0, 1, 3, 3, 4)] * 2
+    assert model.max_length == LENGTH
+    assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": "0-9"}, r"names layer 9, but the model has layers 0\.\.4"),
+        ({"path": [0, 5]}, r"layer ids \[5\]"),
+        ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
+        ({"device": "cuda"}, "JAX runs on cpu"),
+        ({"paths": "0-4"}, "did you mean path"),
+    ],
+)
+def test_model_refuses(tiny_checkpoint, given, message):
+    with pytest.raises(ValueError, match=message):
+        ColaLM(checkpoint=str(tiny_checkpoint), **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "keywords", "message"),
+    [
+        ("the sun", {"max_gen_toks": LENGTH}, "max_gen_toks 30 leaves no room"),
+        ("the sun", {"do_sample": True}, "decodes greedily"),
+    ],
+)
+def test_generate_until_refuses(ours, text, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        ours.generate_until(asked("generate_until", (text, keywords)))
+
+
+def test_paths_that_are_not_finite_score_nothing(ours, monkeypatch):
+    (worker,) = ours.workers.workers
+    broken = worker.model.replace(norm=worker.model.norm * np.float32(np.nan))
+    monkeypatch.setattr(worker, "model", broken)
+    assert ours.loglikelihood(SCORED[:1]) == [(-np.inf, False)]
+
+
+def test_answers_are_cached_as_they_come(ours, monkeypatch):
+    """Under the keys that the harness looks for, so that an interrupted run can go on."""
+    seen = []
+    hook = SimpleNamespace(add_partial=lambda *call: seen.append(call))
+    monkeypatch.setattr(ours, "cache_hook", hook)
+    keywords = {"max_gen_toks": 8}
+    free = asked("generate_until", *[(c, keywords) for c in CONTEXTS[:2]])
+    for kind, requests in (
+        ("loglikelihood", SCORED),
+        ("loglikelihood_rolling", WHOLE),
+        ("generate_until", free),
+    ):
+        seen.clear()
+        answers = getattr(ours, kind)(requests)
+        assert len(seen) == len(requests)
+        for request, answer in zip(requests, answers, strict=True):
+            assert (kind, request.args, answer) in seen
+
+
+def write_tasks(folder):
+    """Writes a task of each kind, on the same rows."""
+    tiny.write_questions(folder / "rows.jsonl", 4)
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
+    common = data | {"test_split": "test", "metadata": {"version": 1}}
+    ask = {"doc_to_text": "{{question}}"}
+    kinds = {
+        "choice": ask
+        | {
+            "output_type": "multiple_choice",
+            "doc_to_target": "{{choices.label.index(answerKey)}}",
+            "doc_to_choice": "{{choices.text}}",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        },
+        "words": ask
+        | {
+            "output_type": "generate_until",
+            "doc_to_target": "{{answerKey}}",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
+            "metric_list": [{"metric": "exact_match"}],
+        },
+        "whole": {
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{question}}",
+            "metric_list": [{"metric": "word_perplexity"}],
+        },
+    }
+    return [common | fields | {"task": name} for name, fields in kinds.items()]
+
+
+def test_tasks_score_as_with_hf(ours, theirs, tmp_path, monkeypatch):
+    """A second run takes every answer from the harness's cache."""
+    monkeypatch.chdir(tmp_path)
+    tasks = write_tasks(tmp_path)
+    given = {"tasks": tasks, "bootstrap_iters": 0, "log_samples": False}
+    given["task_manager"] = TaskManager(include_defaults=False)  # which takes seconds to list
+    mine = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **given)["results"]
+    wanted = simple_evaluate(model=theirs, **given)["results"]
+    assert set(mine) == set(wanted) == {"choice", "words", "whole"}
+    for task, metric in (("choice", "acc"), ("choice", "acc_norm"), ("words", "exact_match")):
+        assert mine[task][f"{metric},none"] == wanted[task][f"{metric},none"]
+    perplexity = "word_perplexity,none"
+    assert mine["whole"][perplexity] == pytest.approx(wanted["whole"][perplexity], rel=1e-4)
+    monkeypatch.setattr(ours, "workers", None)
+    again = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **given)["results"]
+    assert json.dumps(again, default=str) == json.dumps(mine, default=str)
