@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,7 @@ from tyro.conf import subcommand
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
+from cola_jax.commands.distill import Distill
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
 from cola_jax.commands.report import Report
@@ -30,13 +31,16 @@ COMMANDS = {
     "evaluate": Evaluate,
     "generate": Generate,
     "report": Report,
+    "distill": Distill,
     "benchmark": Benchmark,
 }
 
 
-def parse(
-    arguments: Sequence[str],
-) -> Convert | Search | Evaluate | Generate | Report | Demo | Benchmark:
+class Command(Protocol):
+    def run(self) -> None: ...
+
+
+def parse(arguments: Sequence[str]) -> Command:
     """Parses a command line; without arguments, prints the help.
 
     `--preset` chooses the defaults that `--rules.*` override.

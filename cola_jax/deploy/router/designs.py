@@ -35,6 +35,7 @@ class Design(abc.ABC):
 
     name: ClassVar[DesignName]
     follows_path: ClassVar[bool]  # whether its features depend on the path, or on the prompt alone
+    class_names: ClassVar[dict[str, tuple[str, ...]]]  # of each kind of head
 
     @abc.abstractmethod
     def target(self, path: Path) -> np.ndarray | None:
@@ -59,8 +60,8 @@ class Design(abc.ABC):
         """Returns the loss [B] of each example; a key turns dropout on."""
 
     @abc.abstractmethod
-    def heads(self, params: Any, batch: "Batch") -> dict[str, tuple[Array, Array, tuple[str, ...]]]:
-        """Returns targets, predictions and names of classes by kind of head; targets < 0 are none.
+    def heads(self, params: Any, batch: "Batch") -> dict[str, tuple[Array, Array]]:
+        """Returns targets and predicted classes by kind of head; targets < 0 are none.
 
         Features are those of the labelled path.
         """
@@ -91,6 +92,7 @@ class LayerDesign(Design):
 
     name = "drllm"
     follows_path = True
+    class_names: ClassVar = {"layers": CLASSES}
 
     def target(self, path: Path) -> np.ndarray | None:
         return counts_of_path(path, self.num_layers)
@@ -115,9 +117,9 @@ class LayerDesign(Design):
         targets = jnp.asarray(batch.targets, jnp.int32)
         return focal_loss(self.logits(params, batch), targets, class_weights)
 
-    def heads(self, params: Any, batch: Batch) -> dict[str, tuple[Array, Array, tuple[str, ...]]]:
+    def heads(self, params: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
         predicted = jnp.argmax(self.logits(params, batch), axis=-1)
-        return {"layers": (jnp.asarray(batch.targets), predicted, CLASSES)}
+        return {"layers": (jnp.asarray(batch.targets), predicted)}
 
     def paths(self, params: Any, model: Model, prompts: Prompts, beams: int) -> list[list[Path]]:
         counts, score = jax.device_get(decide(params, model, prompts, beams))
@@ -138,6 +140,7 @@ class SegmentDesign(Design):
 
     name = "polar"
     follows_path = False
+    class_names: ClassVar = {"boundaries": ("inside", "start"), "operations": CLASSES}
 
     def target(self, path: Path) -> np.ndarray | None:
         return segment_target(path, self.num_layers)
@@ -156,7 +159,7 @@ class SegmentDesign(Design):
         states = jnp.asarray(batch.features, jnp.float32)
         is_prompt = jnp.arange(states.shape[1]) < jnp.asarray(batch.lengths)[:, None]
         rngs = None if key is None else {"dropout": key}
-        router = SegmentRouter(self.num_layers)
+        router: Any = SegmentRouter(self.num_layers)
         return router.apply({"params": params}, states, is_prompt, key is not None, rngs=rngs)
 
     def losses(
@@ -165,13 +168,13 @@ class SegmentDesign(Design):
         targets = jnp.asarray(batch.targets, jnp.int32)
         return segment_loss(*self.logits(params, batch, key), targets)
 
-    def heads(self, params: Any, batch: Batch) -> dict[str, tuple[Array, Array, tuple[str, ...]]]:
+    def heads(self, params: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
         boundary, ops = self.logits(params, batch)
         targets = jnp.asarray(batch.targets)
         starts = (targets != NO_OP).astype(jnp.int32).at[:, 0].set(-1)  # the first always starts
         return {
-            "boundaries": (starts, (boundary > 0).astype(jnp.int32), ("inside", "start")),
-            "operations": (targets, jnp.argmax(ops, axis=-1), CLASSES),
+            "boundaries": (starts, (boundary > 0).astype(jnp.int32)),
+            "operations": (targets, jnp.argmax(ops, axis=-1)),
         }
 
     def paths(self, params: Any, model: Model, prompts: Prompts, beams: int) -> list[list[Path]]:

@@ -77,7 +77,7 @@ def make_examples(
     left_out = {"questions without a correct path": 0, "paths not expressible": 0}
     left_out |= {"questions without an expressible path": 0, "questions asked in both parts": 0}
     held_prompts = {one.prompt_hash for one in labels if is_held_out(one.question, validation)}
-    rows: tuple[list, list] = ([], [])  # trained on, held out
+    rows: list[list] = [[], []]  # trained on, held out
     for i, one in zip(question, labels, strict=True):
         held = is_held_out(one.question, validation)
         if not one.held:
@@ -96,7 +96,7 @@ def make_examples(
     return assemble(rows, left_out)
 
 
-def assemble(rows: tuple[list, list], left_out: dict[str, int]) -> Examples:
+def assemble(rows: list[list], left_out: dict[str, int]) -> Examples:
     """Makes examples of rows (question, path, target, weight) to train on and to hold out."""
     for part, name in zip(rows, ("trained on", "held out"), strict=True):
         if not part:

@@ -22,7 +22,7 @@ def test_class_weights_follow_effective_numbers():
 
 def test_focal_loss_is_the_weighed_formula():
     rng = np.random.default_rng(0)
-    logits, targets = rng.normal(size=(4, 5, 3)), rng.integers(0, 3, (4, 5))
+    logits, targets = np.float32(rng.normal(size=(4, 5, 3))), rng.integers(0, 3, (4, 5))
     weights = np.array([2.0, 0.5, 0.7], np.float32)
     p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     p = np.take_along_axis(p, targets[:, :, None], axis=-1)[:, :, 0]

@@ -20,7 +20,9 @@ def test_segment_loss_is_the_formula():
     at_boundary = -np.log([1 - p[1], p[2], p[3]]).mean()
     at_start = -np.log([q[0, 1], q[2, 2], q[3, 0]]).mean()
     np.testing.assert_allclose(
-        segment_loss(boundary, ops, targets), [at_boundary + at_start], rtol=1e-5
+        segment_loss(np.float32(boundary), np.float32(ops), targets),
+        [at_boundary + at_start],
+        rtol=1e-5,
     )
 
 
