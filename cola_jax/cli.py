@@ -15,6 +15,7 @@ from tyro.conf import subcommand
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
+from cola_jax.commands.distill import Distill
 from cola_jax.commands.export import Export
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
@@ -39,6 +40,7 @@ COMMANDS = {
     "menu": Menu,
     "export": Export,
     "report": Report,
+    "distill": Distill,
     "benchmark": Benchmark,
     "lm-eval": LmEval,
 }

@@ -17,7 +17,7 @@ PROMPT = [5, 9, 2, 7, 11, 3, 8, 6, 4, 10, 12]
 
 @pytest.fixture(scope="module")
 def model(pair):
-    return pair("llama-gqa").model
+    return pair("llama-gqa").ours
 
 
 def plain(*rows):
@@ -67,7 +67,7 @@ def test_window_weights_average_every_token(length):
 
 def test_windows_along_follow_each_row_own_path(model):
     L = model.config.num_layers
-    counts = np.array([[1, 2, 0, 1, 1][:L], [0, 1, 1, 2, 1][:L]], np.int8)
+    counts = np.array([[1, 2, 0, 1, 1, 1], [0, 1, 1, 2, 1, 0]], np.int8)
     prompts = plain(PROMPT, PROMPT[:9])
     found = features.windows_along(model, features.on_devices(model, prompts, 32), counts)
     assert found.shape == (2, L, 8, model.config.width)
