@@ -38,11 +38,11 @@ COMMANDS = {
     "scan": Scan,
     "static": Static,
     "menu": Menu,
-    "export": Export,
-    "report": Report,
     "distill": Distill,
-    "benchmark": Benchmark,
+    "export": Export,
     "lm-eval": LmEval,
+    "report": Report,
+    "benchmark": Benchmark,
 }
 
 

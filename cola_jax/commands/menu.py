@@ -8,8 +8,6 @@ from cola_jax.commands.flags import TaskFlags, console, run_with_metrics
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.tasks.task import ScorerName
 
-RESULT, SELECTOR = "menu.json", "selector.npz"
-
 
 @dataclasses.dataclass(frozen=True)
 class Menu:
@@ -29,6 +27,7 @@ class Menu:
         import numpy as np
         from etils import epath
 
+        from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
         from cola_jax.report.menu import menu_json, menu_table
         from cola_jax.runs.directory import write_whole
@@ -55,6 +54,6 @@ class Menu:
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
         write_whole(folder / SELECTOR, file.getvalue())
-        write_whole(folder / RESULT, menu_json(menu, about).encode())
+        write_whole(folder / MENU, menu_json(menu, about).encode())
         console.print(menu_table(menu))
-        console.print(f"menu: {folder / RESULT}", soft_wrap=True)
+        console.print(f"menu: {folder / MENU}", soft_wrap=True)

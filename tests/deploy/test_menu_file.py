@@ -1,0 +1,69 @@
+"""Menus on disk: what is written is read back, and what is no menu is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cola_jax.deploy.menu_file import load_menu
+from cola_jax.deploy.rules import Signals
+
+CONTENT: dict[str, Any] = {
+    "paths": ["0-4", "0,2-4"],
+    "rule": "entropy",
+    "sign": -1,
+    "state_layer": 2,
+    "model": "digest",
+}
+
+
+def write(folder: Path, **changed: Any) -> str:
+    (folder / "menu.json").write_text(json.dumps(CONTENT | changed))
+    return str(folder)
+
+
+def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
+    values = np.array([[1.0, 2.0], [2.0, 1.0]])
+    told = Signals(np.array([["a", "b"], ["b", "b"]], object), -values, values, values)
+    menu = load_menu(write(tmp_path), "digest", 5)
+    assert menu.paths == ((0, 1, 2, 3, 4), (0, 2, 3, 4))
+    assert menu.choose(told).tolist() == [0, 1]  # the lowest entropy
+    assert load_menu(write(tmp_path, rule="vote"), "digest", 5).choose(told).tolist() == [0, 0]
+    certain = load_menu(write(tmp_path, rule="certainty", sign=1), "digest", 5)
+    assert certain.choose(told).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "other"}, "a menu of the checkpoint other, but this one is digest"),
+        ({"rule": "guess"}, "has the rule 'guess'"),
+        ({"sign": 2}, "the sign 2"),
+        ({"state_layer": True}, "the state layer True"),
+        ({"paths": ["0-9", "0"]}, "names layer 9"),
+        ({"paths": ["0-4"]}, "nothing to choose"),
+        ({"paths": "0-4"}, "a list of texts"),
+        ({"rule": "selector"}, "selector.npz cannot be read"),
+    ],
+)
+def test_what_is_no_menu_is_refused(tmp_path: Path, changed: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_menu(write(tmp_path, **changed), "digest", 5)
+
+
+def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no menu\.json"):
+        load_menu(str(tmp_path), "digest", 5)
+    for text, message in (("{", "is not JSON"), ("[]", "lacks"), ('{"paths": []}', "lacks 'rule'")):
+        (tmp_path / "menu.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_menu(str(tmp_path), "digest", 5)
+
+
+def test_selectors_of_another_menu_are_refused(tmp_path: Path) -> None:
+    shapes = {"mean": 3, "scale": 3, "weights": (3, 4), "bias": 4}
+    np.savez(tmp_path / "selector.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
+    with pytest.raises(ValueError, match="other shapes than its menu"):
+        load_menu(write(tmp_path, rule="selector"), "digest", 5)
