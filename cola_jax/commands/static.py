@@ -32,9 +32,8 @@ class Static:
         about = {
             "model": session.settings["model"],
             "num_layers": session.num_layers,
-            "task": self.flags.task.task,
             "scorer": session.scorer.name,
         }
-        write_whole(file, static_json(found, about).encode())
+        write_whole(file, static_json(found, self.flags.task.task, about).encode())
         console.print(static_table(found))
         console.print(f"path and figures: {file}", soft_wrap=True)

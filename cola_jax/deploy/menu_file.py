@@ -77,7 +77,7 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
         )
     if rule not in RULES or sign not in (None, 1, -1) or not is_count(depth, num_layers):
         raise ValueError(
-            f"{file} has the rule {rule!r}, the sign {sign!r} and the state layer {depth!r}: a rule "
+            f"{file} has the rule {rule!r}, the sign {sign!r}, the state layer {depth!r}: a rule "
             f"is one of {', '.join(RULES)}, a sign 1, -1 or null, a state layer 0 to {num_layers}."
         )
     if not isinstance(paths, list) or not all(isinstance(text, str) for text in paths):

@@ -57,12 +57,15 @@ def static_caption(found: TaskPath) -> str:
     )
 
 
-def static_json(found: TaskPath, metadata: dict[str, Any]) -> str:
-    """Writes the chosen path, its effect and the front; `path` is what `cola export` reads."""
+def static_json(found: TaskPath, task: str, metadata: dict[str, Any]) -> str:
+    """Writes the chosen path, its effect on a task, and the front.
+
+    `cola export` reads `path` and, for a model card, `effect`.
+    """
     content = {
         "path": format_path(found.chosen.path),
         "layers": len(found.chosen.path),
-        "effect": effect_of(found, found.chosen).to_json(),
+        "effect": {"task": task, **effect_of(found, found.chosen).to_json()},
         "front": [
             {
                 "path": format_path(one.path),
