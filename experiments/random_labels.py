@@ -55,7 +55,7 @@ def relabelled(scores: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
     options = (~np.isnan(scores)).any(axis=1).sum(axis=-1)
     label = (random.random(len(scores)) * options).astype(int)
     gold = np.repeat(label[:, None], scores.shape[1], axis=1)
-    finite = np.isfinite(scores).any(axis=-1)
+    finite = np.asarray(np.isfinite(scores).any(axis=-1))
     verdicts = Verdicts.of_scores(scores, gold, finite)
     return verdicts.verdict, verdicts.margin
 

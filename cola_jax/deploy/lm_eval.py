@@ -1,4 +1,4 @@
-"""The model `cola` of lm-evaluation-harness: any of its tasks, on a path or a router.
+"""The model `cola` of lm-evaluation-harness: any of its tasks, on a path, a menu or a router.
 
 Importing this module registers the model. Tokens, windows and what ends a completion are those of
 the harness's own model `hf`, so that scores on the identity path are comparable.
@@ -18,13 +18,15 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from cola_jax import checkpoint
-from cola_jax.deploy.chooser import Path, path_chooser, read_path
+from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_chooser, read_path
 from cola_jax.deploy.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
+from cola_jax.deploy.menu_file import load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
 from cola_jax.execute.decoder import Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches
 from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
+from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
@@ -44,8 +46,9 @@ class ColaLM(TemplateLM):
         """Loads the model.
 
         Args:
-          arguments: checkpoint, and optionally path (text or layer ids) or router (a directory),
-            dtype, batch_size, max_length, max_gen_toks, add_bos_token, memory_budget, data, tensor.
+          arguments: checkpoint, and optionally path (text or layer ids), router or menu (a
+            directory), dtype, batch_size, max_length, max_gen_toks, add_bos_token, memory_budget,
+            data, tensor.
 
         Raises ValueError for unknown names and unfit values, and as `cola_jax.load`.
         """
@@ -54,6 +57,10 @@ class ColaLM(TemplateLM):
         given.check_device(jax.default_backend())
         metadata = checkpoint.read_metadata(given.checkpoint)
         path = read_path(given, metadata["config"]["num_layers"])
+        menu = None
+        if given.menu is not None:
+            identity = checkpoint.identity(metadata)
+            menu = load_menu(given.menu, identity, metadata["config"]["num_layers"])
         self.arguments, self.metadata = given, metadata
         self._max_length = read_length(given, metadata["config"]["context"])
         self.tokenizer = checkpoint.load_tokenizer(given.checkpoint)
@@ -65,7 +72,9 @@ class ColaLM(TemplateLM):
         self.workers = Workers(
             self.model, threads=THREADS, memory_budget=given.devices.budget, dtype=dtype
         )
-        self.choose_paths = path_chooser(given, path, self.model)
+        self.choose_paths = path_chooser(given, path, self.model, menu)
+        # a rule other than the selector compares what all paths of a menu make of a prompt
+        self.menu = None if menu is None or menu.selector is not None else menu
 
     @classmethod
     def create_from_arg_string(
@@ -189,7 +198,8 @@ class ColaLM(TemplateLM):
         limit = self.arguments.max_gen_toks
         groups: dict[GenerationSettings, list[int]] = {}
         for i, request in enumerate(requests):
-            groups.setdefault(read_gen_kwargs(request.args[1], limit), []).append(i)
+            _, kwargs = request.args
+            groups.setdefault(read_gen_kwargs(kwargs, limit), []).append(i)
         texts = [""] * len(requests)
         with progress("Running generate_until requests", len(requests), disable_tqdm) as bar:
             for settings, members in groups.items():
@@ -227,14 +237,21 @@ class ColaLM(TemplateLM):
             prompts = Prompts.stack([rows[i].prompts for i in batch])
             check_prompts(self.model, prompts)
             paths = self.padded_paths([rows[i].context for i in batch])
-            evaluate = PathEvaluator(worker, prompts, Workload(1, paths.shape[2]))
+            evaluate = PathEvaluator(worker, prompts, Workload(*paths.shape[1:]))
             readings = evaluate(paths)
             evaluate.close()
-            return jax.tree.map(lambda x: x[:, 0], readings)
+            return readings
 
         for batch, readings in self.map(run, keys, size):
             for b, i in enumerate(batch):
-                yield rows[i], jax.tree.map(lambda x, b=b: x[b], readings)
+                own = jax.tree.map(lambda x, b=b: x[b], readings)
+                yield rows[i], self.chosen(rows[i], own)
+
+    def chosen(self, row: PackedRow, readings: Readings) -> Readings:
+        """Takes the readings [Q] of a row's path, or of that which a menu's rule chooses of k."""
+        if self.menu is None:
+            return jax.tree.map(lambda x: x[0], readings)
+        return choose_readings(self.menu, row, readings)
 
     def complete(
         self, prompts: Sequence[Prompts], settings: GenerationSettings
@@ -244,24 +261,28 @@ class ColaLM(TemplateLM):
         cpu = jax.default_backend() == "cpu"
         size = self.arguments.batch_size or MOST_DECODE_SLOTS[cpu]
 
-        def run(worker: Worker, batch: np.ndarray) -> list[list[int]]:
+        def run(worker: Worker, batch: np.ndarray) -> list[list[Row]]:
             some = [prompts[i] for i in batch]
             stacked = Prompts.stack(some)
             check_prompts(self.model, stacked)
             paths = self.padded_paths(some)
-            workload = Workload(1, paths.shape[2])
+            workload = Workload(*paths.shape[1:])
             decoder = Decoder(
                 worker, stacked, workload, max_new_tokens=settings.max_gen_toks, stop=stop
             )
             rows = rows_of(paths)
             decoder.decode(rows)
             decoder.close()
-            return [row.tokens for row in rows]
+            each = paths.shape[1]
+            return [rows[first : first + each] for first in range(0, len(rows), each)]
 
         for batch, decoded in self.map(run, row_buckets(prompts), size):
-            for i, tokens in zip(batch, decoded, strict=True):
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-                yield int(i), cut_text(text, stops)
+            for i, rows in zip(batch, decoded, strict=True):
+                texts = [
+                    cut_text(self.tokenizer.decode(row.tokens, skip_special_tokens=True), stops)
+                    for row in rows
+                ]
+                yield int(i), texts[0 if self.menu is None else choose_row(self.menu, rows, texts)]
 
     def stop(self, settings: GenerationSettings) -> tuple[Stop, tuple[str, ...]]:
         """Returns what ends decoding, and the strings before which the text is cut.
@@ -274,9 +295,12 @@ class ColaLM(TemplateLM):
         return Stop(tokens, strings, tokenizer=self.tokenizer), strings
 
     def padded_paths(self, prompts: Sequence[Prompts]) -> np.ndarray:
-        """Returns the path of each prompt, [B, 1, P]."""
-        paths = self.paths_of(Prompts.stack(prompts))
-        return pad_paths([[path] for path in paths], len(prompts), self.model.config.num_layers)
+        """Returns the path of each prompt, [B, 1, P], or all paths of a menu, [B, k, P]."""
+        if self.menu is not None:
+            paths = [list(self.menu.paths)] * len(prompts)
+        else:
+            paths = [[path] for path in self.paths_of(Prompts.stack(prompts))]
+        return pad_paths(paths, len(prompts), self.model.config.num_layers)
 
     def map(
         self,

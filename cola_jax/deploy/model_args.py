@@ -21,6 +21,7 @@ class ModelArguments:
     checkpoint: str
     path: str | tuple[int, ...] | None = None  # text, or layer ids
     router: str | None = None
+    menu: str | None = None
     dtype: str | None = None
     batch_size: int | None = None
     max_length: int | None = None
@@ -32,10 +33,10 @@ class ModelArguments:
     device: str | None = None
 
     def __post_init__(self):
-        if self.path is not None and self.router is not None:
-            raise ValueError(
-                f"path {self.path!r} and router {self.router!r} both name the paths: give one."
-            )
+        named = [n for n in ("path", "router", "menu") if getattr(self, n) is not None]
+        if len(named) > 1:
+            both = " and ".join(f"{name} {getattr(self, name)!r}" for name in named)
+            raise ValueError(f"{both} both name the paths: give one.")
         if self.dtype not in (None, *DTYPES):
             raise ValueError(f"dtype is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
         for name in ("batch_size", "max_length", "max_gen_toks"):
@@ -121,6 +122,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "checkpoint": read_text,
     "path": read_path,
     "router": read_text,
+    "menu": read_text,
     "dtype": read_text,
     "batch_size": read_batch_size,
     "max_length": read_count,

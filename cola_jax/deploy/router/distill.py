@@ -250,12 +250,11 @@ def head_metrics(router: Router, features: Features, rows: np.ndarray) -> dict[s
     for start in range(0, len(rows), default_batch_size()):
         batch = features.batch(rows[start : start + default_batch_size()])
         found.append(jax.device_get(heads(design, router.params, batch)))
-    return {
-        name: ClassMetrics.of(
-            *(np.concatenate([one[name][i] for one in found]) for i in range(2)), names[name]
-        )
-        for name in names
-    }
+    metrics = {}
+    for name, classes in names.items():
+        targets, said = (np.concatenate([one[name][i] for one in found]) for i in range(2))
+        metrics[name] = ClassMetrics.of(targets, said, classes)
+    return metrics
 
 
 @functools.partial(jax.jit, static_argnums=0)
