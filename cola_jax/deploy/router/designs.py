@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -209,4 +210,7 @@ def make_design(name: str, num_layers: int, width: int, early_layers: int | None
     return SegmentDesign(num_layers, width, early)
 
 
-segment_logits = jax.jit(SegmentDesign.logits, static_argnums=0)
+@functools.partial(jax.jit, static_argnames="design")
+def segment_logits(design: SegmentDesign, params: Any, batch: Batch) -> tuple[Array, Array]:
+    """The compiled part of naming paths by segments."""
+    return design.logits(params, batch)

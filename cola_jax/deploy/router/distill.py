@@ -155,8 +155,8 @@ def distill(
         "dtype": session.settings["dtype"],
         **dataclasses.asdict(config.training),
     }
-    name, identity = str(session.environment["origin"]["source"]), session.settings["model"]
-    model = checkpoint.describe_model(session.model, name, identity)
+    name = str(session.environment["origin"].get("name") or session.model_directory)
+    model = checkpoint.describe_model(session.model, name, session.settings["model"])
     checkpoint.begin(directory, checkpoint.make_record(model, design, settings))
     features = Features(session, design, examples, directory)
     trainer = make_trainer(design, config.training, features)
@@ -257,7 +257,7 @@ def head_metrics(router: Router, features: Features, rows: np.ndarray) -> dict[s
     return metrics
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnames="design")
 def heads(design: Design, params: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
     """The compiled part of `head_metrics`."""
     return design.heads(params, batch)
