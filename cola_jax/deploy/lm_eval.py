@@ -198,8 +198,8 @@ class ColaLM(TemplateLM):
         limit = self.arguments.max_gen_toks
         groups: dict[GenerationSettings, list[int]] = {}
         for i, request in enumerate(requests):
-            _, kwargs = request.args
-            groups.setdefault(read_gen_kwargs(kwargs, limit), []).append(i)
+            arguments: Any = request.args  # context and settings
+            groups.setdefault(read_gen_kwargs(arguments[1], limit), []).append(i)
         texts = [""] * len(requests)
         with progress("Running generate_until requests", len(requests), disable_tqdm) as bar:
             for settings, members in groups.items():
