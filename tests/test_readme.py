@@ -19,6 +19,8 @@ PAGES = tuple(
         *("README.md", "convert/README.md", "cola_jax/tasks/README.md"),
         *("cola_jax/search/README.md", "experiments/README.md"),
         *("experiments/scaling.md", "experiments/speed.md", "cola_jax/deploy/README.md"),
+        *("cola_jax/deploy/export.md", "cola_jax/deploy/lm_eval.md"),
+        "cola_jax/convert/peers/README.md",
     )
 )
 
