@@ -117,7 +117,7 @@ class Speed:
     """Folders that `cola export` wrote; the first is the original, exported along its own path."""
     rounds: int = 5
     """Processes for each folder."""
-    tokens: int = 32
+    tokens: int = 16
     """Tokens to decode."""
 
     def run(self) -> None:
@@ -159,9 +159,9 @@ class One:
 
     folder: Positional[Path]
     """Folder that `cola export` wrote."""
-    tokens: int = 32
+    tokens: int = 16
     """Tokens to decode."""
-    repeats: int = 5
+    repeats: int = 3
     """Times of which the median counts."""
 
     def run(self) -> None:
