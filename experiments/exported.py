@@ -1,7 +1,7 @@
 """Exported models in transformers: their logits, sizes, latency and memory.
 
-`python -m experiments.exported check --help` exports paths of a checkpoint and compares what reads
-them with `run_path`; `speed` measures folders of exported models, each in a process of its own, in
+`python -m experiments.exported check --help` exports a path of a checkpoint and compares what reads
+it with `run_path`; `speed` measures folders of exported models, each in a process of its own, in
 turn. Both need the `test` extra.
 """
 
@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -27,14 +27,13 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import cola_jax
-from cola_jax.convert import convert
 from cola_jax.deploy.destination import folder_bytes
 from cola_jax.deploy.export import export, read_path
 from cola_jax.deploy.export_gguf import export_gguf
 from cola_jax.scoring import Options
 from cola_jax.tasks import load_questions
 from experiments.baseline import transformers_scores
-from tests.oracle import relative_error
+from tests.oracle import convert_in_memory, relative_error
 
 TEXT = (
     "The capital of France is Paris, and the capital of Japan is Tokyo. Question: which of these "
@@ -45,16 +44,18 @@ console = Console(width=140)
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Export paths in every format; compare logits with `run_path`, and list sizes."""
+    """Export a path; compare the logits of what reads it with `run_path`, and print sizes."""
 
     model: Path
     """Checkpoint, as `cola convert` makes it."""
-    paths: tuple[str, ...]
-    """Paths to export."""
+    path: str
+    """Path to export."""
+    formats: tuple[Literal["hf", "share", "gguf"], ...] = ("hf", "share")
+    """Formats to export."""
     gguf: Path | None = None
-    """GGUF file of the same model, to export as well."""
+    """GGUF file of the same model, for the format gguf."""
     task: str | None = None
-    """A JSONL file of ARC's fields: compares accuracy along each path."""
+    """A JSONL file of ARC's fields: compares the accuracy of format hf with ours."""
     limit: int = 50
     """Number of questions, from the first."""
     out: Path | None = None
@@ -62,84 +63,44 @@ class Check:
 
     def run(self) -> None:
         jax.config.update("jax_default_matmul_precision", "highest")
-        table = Table(
-            title=f"{self.model.name}: largest error of a logit against run_path, float32"
-        )
-        for name in ("path", "format", "MB", "read by", "error", "accuracy, ours"):
-            table.add_column(name, overflow="fold")
-        with tempfile.TemporaryDirectory() as folder:
-            for text in self.paths:
-                for row in self.rows(text, (self.out or Path(folder)) / text):
-                    table.add_row(text, *row)
-        console.print(table)
-
-    def rows(self, text: str, folder: Path) -> list[tuple[str, ...]]:
-        """Exports one path; returns format, size, reader, error and accuracies of each."""
         model = cola_jax.load(self.model, dtype="float32")
         tokenizer = cola_jax.load_tokenizer(self.model)
-        path = read_path(text, model.config.num_layers)
+        path = read_path(self.path, model.config.num_layers)
         ids = np.array([tokenizer(TEXT).input_ids])
         expected = np.asarray(cola_jax.run_path(model, ids, path))
-        ours = self.our_accuracy(model, tokenizer, path)
-        export(self.model, path, folder / "hf", command="")
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf").eval()
-        accuracy = "" if ours is None else f"{self.accuracy(theirs, tokenizer):.3f}, {ours:.3f}"
-        error = f"{relative_error(logits(theirs, ids), expected):.1e}"
-        rows = [("hf", megabytes(folder / "hf"), "transformers", error, accuracy)]
-        if len(set(path)) < len(path):
-            rows.append(self.shared(path, folder / "shared", ids, expected))
-        if self.gguf is not None:
-            rows += self.from_gguf(path, folder / "path.gguf", ids, expected)
-        return rows
-
-    def shared(
-        self, path: tuple[int, ...], folder: Path, ids: np.ndarray, expected: np.ndarray
-    ) -> tuple[str, ...]:
-        """Exports with layers shared, where PEFT can; returns its row."""
-        try:
-            export(self.model, path, folder, command="", share=True)
-        except ValueError as error:
-            return ("hf --share", "", "", f"refused: {error}"[:90] + "...", "")
-        error = relative_error(logits(read(folder), ids), expected)
-        return ("hf --share", megabytes(folder), "PEFT", f"{error:.1e}", "")
-
-    def from_gguf(
-        self, path: tuple[int, ...], file: Path, ids: np.ndarray, expected: np.ndarray
-    ) -> list[tuple[str, ...]]:
-        """Exports the GGUF file; returns a row for each of its readers."""
-        try:
-            export_gguf(self.gguf or file, path, file)
-        except ValueError as error:
-            return [("gguf", "", "", f"refused: {error}"[:90] + "...", "")]
         with tempfile.TemporaryDirectory() as folder:
-            convert(str(file), Path(folder) / "read")
-            ours = cola_jax.load(Path(folder) / "read")
-        again = cola_jax.run_path(ours, ids, range(len(path)))
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32
-        )
-        size = f"{file.stat().st_size / 1e6:,.1f}"
-        return [
-            ("gguf", size, "cola convert", f"{relative_error(again, expected):.1e}", ""),
-            (
-                "gguf",
-                size,
-                "transformers",
-                f"{relative_error(logits(theirs, ids), expected):.1e}",
-                "",
-            ),
-        ]
+            for name in self.formats:
+                out = (self.out or Path(folder)) / (f"{name}.gguf" if name == "gguf" else name)
+                self.write(name, path, out)
+                console.print(f"{self.model.name} {self.path} {name}: {size(out) / 1e6:,.1f} MB")
+                for reader, theirs in readings(out, ids):
+                    error = relative_error(theirs, expected)
+                    console.print(f"  read by {reader}: worst error of a logit {error:.1e}")
+            if self.task is not None:
+                theirs = read((self.out or Path(folder)) / "hf")
+                console.print(
+                    f"accuracy on {self.limit} questions: {self.accuracy(theirs, tokenizer):.3f}, "
+                    f"ours {self.our_accuracy(model, tokenizer, path):.3f}"
+                )
 
-    def our_accuracy(self, model: Any, tokenizer: Any, path: Sequence[int]) -> float | None:
-        """Returns the accuracy of a path on the task, None without one."""
-        if self.task is None:
-            return None
-        questions = load_questions(self.task, limit=self.limit)
+    def write(self, name: str, path: tuple[int, ...], out: Path) -> None:
+        """Exports in one format."""
+        if name != "gguf":
+            export(self.model, path, out, command="", share=name == "share")
+        elif self.gguf is None:
+            raise ValueError("the format gguf copies tensors from a file: give --gguf.")
+        else:
+            export_gguf(self.gguf, path, out)
+
+    def our_accuracy(self, model: Any, tokenizer: Any, path: Sequence[int]) -> float:
+        """Returns the accuracy of a path on the task."""
+        questions = load_questions(self.task or "", limit=self.limit)
         found = cola_jax.evaluate(model, questions, [path], scorer=Options(tokenizer)).verdicts
-        right = [
-            row.argmax() == q.answer for row, q in zip(found.scores[:, 0], questions, strict=True)
+        answers = [
+            scores[: len(q.options)].argmax()
+            for scores, q in zip(found.scores[:, 0], questions, strict=True)
         ]
-        return float(np.mean(right))
+        return float(np.mean([a == q.answer for a, q in zip(answers, questions, strict=True)]))
 
     def accuracy(self, theirs: Any, tokenizer: Any) -> float:
         """Returns the accuracy of a model of transformers on the task."""
@@ -156,7 +117,7 @@ class Speed:
     """Folders that `cola export` wrote; the first is the original, exported along its own path."""
     rounds: int = 5
     """Processes for each folder."""
-    tokens: int = 32
+    tokens: int = 16
     """Tokens to decode."""
 
     def run(self) -> None:
@@ -173,7 +134,7 @@ class Speed:
             middle = {name: statistics.median(values) for name, values in of.items()}
             table.add_row(
                 str(folder),
-                megabytes(folder),
+                f"{folder_bytes(folder) / 1e6:,.1f}",
                 f"{1000 * middle['prefill']:.0f}",
                 f"{ratio['prefill']:.2f}",
                 f"{1000 * middle['decode']:.1f}",
@@ -198,9 +159,9 @@ class One:
 
     folder: Positional[Path]
     """Folder that `cola export` wrote."""
-    tokens: int = 32
+    tokens: int = 16
     """Tokens to decode."""
-    repeats: int = 5
+    repeats: int = 3
     """Times of which the median counts."""
 
     def run(self) -> None:
@@ -253,6 +214,20 @@ def read(folder: Path) -> Any:
     return PeftModel.from_pretrained(base, folder).eval()
 
 
+def readings(out: Path, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the logits of everything that reads an export."""
+    if out.suffix != ".gguf":
+        yield "transformers" if out.name == "hf" else "PEFT", logits(read(out), ids)
+        return
+    ours = convert_in_memory(out)
+    layers = range(ours.config.num_layers)
+    yield "cola convert", np.asarray(cola_jax.run_path(ours, ids, layers))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        out.parent, gguf_file=out.name, dtype=torch.float32
+    )
+    yield "transformers", logits(theirs.eval(), ids)
+
+
 def logits(model: Any, ids: np.ndarray) -> np.ndarray:
     """Returns float32 logits [B, T, V]."""
     with torch.no_grad():
@@ -260,9 +235,9 @@ def logits(model: Any, ids: np.ndarray) -> np.ndarray:
         return model(input_ids=batch, use_cache=False).logits.float().numpy()
 
 
-def megabytes(folder: Path) -> str:
-    """Returns the size of a directory."""
-    return f"{folder_bytes(folder) / 1e6:,.1f}"
+def size(out: Path) -> int:
+    """Returns the bytes of a file, or of all files below a directory."""
+    return folder_bytes(out) if out.is_dir() else out.stat().st_size
 
 
 if __name__ == "__main__":

@@ -114,10 +114,11 @@ class Export:
     def write_gguf(self, path: tuple[int, ...], config: "ModelConfig", origin: dict) -> None:
         from cola_jax.deploy.export_gguf import check_same_model, export_gguf
 
-        if self.source is None and origin["kind"] != "gguf":
+        converted = origin["kind"] == "gguf" and Path(origin["name"]).is_file()
+        if self.source is None and not converted:
             raise ValueError(
-                f"{self.model} was not converted from a GGUF file: give --source the .gguf file "
-                "of the same model."
+                f"{self.model} was converted from {origin['name']}, which is not a GGUF file that "
+                "exists here: give --source the .gguf file of the same model."
             )
         source = Path(self.source or origin["name"])
         check_same_model(source, config)

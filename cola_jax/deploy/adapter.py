@@ -13,15 +13,16 @@ from safetensors.numpy import save_file
 
 from cola_jax.config import ModelConfig
 from cola_jax.convert.hf_config import FAMILIES, model_type_of
-from cola_jax.path import ascending_ranges, format_path
+from cola_jax.path import ascending_ranges
 
 MODULE = "q_proj"  # of the first layer; which one does not matter, but PEFT wants one
 
 
-def check_replication(config: ModelConfig, path: Sequence[int]) -> None:
-    """Raises ValueError where PEFT cannot run a path through the layers of a model.
+def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> None:
+    """Raises ValueError where PEFT cannot run a path through the layers of a base model.
 
-    The families whose config has `layer_types` look up a layer's kind of attention by its place in
+    `text` is what the path is called: that of the original, whose other layers a base may lack. The
+    families whose config has `layer_types` look up a layer's kind of attention by its place in
     that list, which PEFT neither reorders nor extends.
     """
     model_type = model_type_of(config)
@@ -29,13 +30,13 @@ def check_replication(config: ModelConfig, path: Sequence[int]) -> None:
         return
     kinds = list(zip(config.windows, config.layer_ropes, strict=True))
     if len(path) > config.num_layers:
-        reason = f"it has {len(path)} layers, and the list is for {config.num_layers}"
-    elif wrong := [p for p, layer in enumerate(path) if kinds[layer] != kinds[p]]:
-        reason = f"layer {path[wrong[0]]} would run at place {wrong[0]}, which is of another kind"
+        reason = f"the path has {len(path)} layers and the list {config.num_layers}"
+    elif wrong := [place for place, layer in enumerate(path) if kinds[layer] != kinds[place]]:
+        reason = f"the layer at place {wrong[0]} of the path is of another kind than that place"
     else:
         return
     raise ValueError(
-        f"path {format_path(path)} cannot be shared by PEFT's layer_replication: models of type "
+        f"path {text} cannot be shared by PEFT's layer_replication: models of type "
         f"{model_type} look up a layer's kind of attention by its place in config.layer_types, "
         f"which PEFT leaves as it is, and {reason}. Export without --share."
     )

@@ -116,7 +116,7 @@ def export_shared(
     config = ModelConfig.from_json(metadata["config"])
     base = select(config, layers, metadata["dtype"])
     within = tuple(layers.index(layer) for layer in card.path)
-    check_replication(base.config, within)
+    check_replication(base.config, within, format_path(card.path))
     name = origin["name"] if on_hub else str(destination.expanduser().resolve() / BASE)
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
+from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.config import ModelConfig
 from cola_jax.convert.gguf import GEMMA3_27B, read_file
@@ -33,10 +33,12 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
     layers = int(value(reader, f"{architecture}.block_count"))
     path = validate(path, layers)
     check_places(path, architecture, layers)
+    placed = list(place_tensors(source, reader, path))
     with building(destination) as file:
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
-        copy_tensors(reader, writer, path)
+        writer.data_alignment = reader.alignment
+        copy_tensors(placed, writer, reader.endianess)
         writer.close()
 
 
@@ -107,8 +109,8 @@ def copy_metadata(
     count = f"{architecture}.block_count"
     layers = value(reader, count)
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue  # the writer adds them
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", PATH_KEY):
+            continue  # they are added anew
         kind, contents, items = field.types[0], field.contents(), None
         if field.name == count:
             contents = len(path)
@@ -120,9 +122,10 @@ def copy_metadata(
     writer.add_key_value(PATH_KEY, format_path(path), GGUFValueType.STRING)
 
 
-def copy_tensors(reader: GGUFReader, writer: GGUFWriter, path: Sequence[int]) -> None:
+def copy_tensors(
+    placed: list[tuple[str, ReaderTensor]], writer: GGUFWriter, endianess: GGUFEndian
+) -> None:
     """Copies tensors from file to file one by one; nothing is held in memory."""
-    placed = list(place_tensors(reader, path))
     for name, tensor in placed:
         data = tensor.data
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
@@ -130,11 +133,16 @@ def copy_tensors(reader: GGUFReader, writer: GGUFWriter, path: Sequence[int]) ->
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for _, tensor in placed:
-        writer.write_tensor_data(tensor.data, tensor_endianess=reader.endianess)
+        writer.write_tensor_data(tensor.data, tensor_endianess=endianess)
 
 
-def place_tensors(reader: GGUFReader, path: Sequence[int]) -> Iterator[tuple[str, ReaderTensor]]:
-    """Yields the tensors to write under their new names: those of no layer, then by place."""
+def place_tensors(
+    source: Path, reader: GGUFReader, path: Sequence[int]
+) -> Iterator[tuple[str, ReaderTensor]]:
+    """Yields the tensors to write under their new names: those of no layer, then by place.
+
+    Raises ValueError if the file lacks a layer of the path.
+    """
     layers: dict[int, list[tuple[str, ReaderTensor]]] = {}
     for tensor in reader.tensors:
         match = BLOCK.fullmatch(tensor.name)
@@ -143,5 +151,7 @@ def place_tensors(reader: GGUFReader, path: Sequence[int]) -> Iterator[tuple[str
         else:
             yield tensor.name, tensor
     for place, layer in enumerate(path):
+        if layer not in layers:
+            raise ValueError(f"{source} has no tensors of layer {layer}: it is not a whole model.")
         for name, tensor in layers[layer]:
             yield f"blk.{place}.{name}", tensor

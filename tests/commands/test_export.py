@@ -57,7 +57,7 @@ def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
     assert "give --source the Hub id or directory" in refused(capsys, *flags)
     source.unlink()
     flags = (tmp_path / "ours", "0,2", tmp_path / "new.gguf", "--format", "gguf")
-    assert "tiny.gguf does not exist" in refused(capsys, *flags)
+    assert "tiny.gguf, which is not a GGUF file that exists here" in refused(capsys, *flags)
 
 
 def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
@@ -69,7 +69,10 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
         (("0-4", tiny_checkpoint / "out"), "is inside the source"),
         (("0-4", tmp_path / "out", "--share"), "path 0-4 runs no layer twice"),
         (("0-4", tmp_path / "out", "--source", "x"), "--source is for --format mergekit and gguf"),
-        (("0-4", tmp_path / "out", "--format", "gguf"), "was not converted from a GGUF file"),
+        (
+            ("0-4", tmp_path / "out", "--format", "gguf"),
+            "is not a GGUF file that exists here: give --source",
+        ),
         (("0-4", tmp_path / "out", "--format", "gguf", "--share"), "--share cannot be had in GGUF"),
         (
             ("0-4", tmp_path / "out", "--format", "mergekit", "--share"),

@@ -79,19 +79,19 @@ def test_export_has_nothing_to_share_without_repeats(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("variant", "path", "message"),
     [
-        ("qwen3", (0, 1, 2, 3, 4, 5, 5), "it has 7 layers, and the list is for 6"),
-        ("gemma3", (0, 2, 1, 1), "layer 2 would run at place 1, which is of another kind"),
+        ("qwen3", (0, 1, 2, 3, 4, 5, 5), "the path has 7 layers and the list 6"),
+        ("gemma3", (0, 2, 1, 1), "the layer at place 1 of the path is of another"),
     ],
 )
 def test_check_replication_names_the_layer_types_that_do_not_move(pair, variant, path, message):
-    with pytest.raises(ValueError, match=message):
-        check_replication(pair(variant).ours.config, path)
+    with pytest.raises(ValueError, match=f"path 0-9 cannot be shared .* {message}"):
+        check_replication(pair(variant).ours.config, path, "0-9")
 
 
 def test_check_replication_allows_what_peft_can_run(pair, tmp_path):
     """Kinds stay in place for these; and the error above is not an excess of caution."""
     config, path = pair("gemma3").ours.config, (0, 0, 2, 4, 3)
-    check_replication(config, path)
+    check_replication(config, path, "")
     ids = oracle.random_ids(2).astype(np.int64)
     write_adapter(tmp_path, path, config, "base", None)
     expected = oracle.logits(pair("gemma3").theirs, ids, path)
@@ -101,7 +101,7 @@ def test_check_replication_allows_what_peft_can_run(pair, tmp_path):
     expected = oracle.logits(pair("gemma3").theirs, ids, (0, 2, 1, 1))
     model = load(pair("gemma3").folder, tmp_path)
     assert oracle.relative_error(logits(model, ids), expected) > 0.01
-    check_replication(pair("mistral-window").ours.config, (0, 1, 1, 2, 3, 4, 5))
+    check_replication(pair("mistral-window").ours.config, (0, 1, 1, 2, 3, 4, 5), "")
 
 
 def test_safetensors_cannot_name_the_same_bytes_twice(tmp_path):

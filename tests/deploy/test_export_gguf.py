@@ -71,6 +71,8 @@ def test_export_gguf_copies_bytes_and_metadata(llama, tmp_path):
 def test_export_gguf_moves_lists_of_layers(tmp_path):
     writer = GGUFWriter(tmp_path / "in.gguf", "llama")
     writer.add_block_count(3)
+    writer.add_custom_alignment(64)
+    writer.add_string("cola.path", "0-2")  # of an earlier export
     writer.add_key_value(
         "llama.attention.head_count_kv", [2, 4, 1], GGUFValueType.ARRAY, GGUFValueType.UINT32
     )
@@ -83,6 +85,10 @@ def test_export_gguf_moves_lists_of_layers(tmp_path):
     assert value(reader, "llama.attention.head_count_kv") == [4, 4, 2, 4]
     assert value(reader, "tokenizer.ggml.tokens") == ["a", "b", "c"]
     assert [float(tensor.data[0]) for tensor in reader.tensors] == [1, 1, 0, 1]
+    assert [tensor.data_offset % 64 for tensor in reader.tensors] == [0] * 4
+    assert value(reader, "cola.path") == "1,1,0-1"
+    with pytest.raises(ValueError, match=r"in\.gguf has no tensors of layer 2"):
+        export_gguf(tmp_path / "in.gguf", (0, 2), tmp_path / "new.gguf")
 
 
 def test_export_gguf_keeps_kinds_of_attention_in_place(tmp_path):
