@@ -87,6 +87,13 @@ def check_model(directory: epath.PathLike, record: Mapping[str, Any], model: Mod
         )
 
 
+def refuse_foreign(directory: epath.PathLike) -> None:
+    """Raises ValueError for a directory that holds something else than a router."""
+    folder = absolute(directory)
+    if folder.exists() and not (folder / RECORD).exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not a router: choose another directory.")
+
+
 def begin(directory: epath.PathLike, record: Mapping[str, Any]) -> None:
     """Creates the directory of a router, or resumes its training.
 
@@ -96,8 +103,7 @@ def begin(directory: epath.PathLike, record: Mapping[str, Any]) -> None:
     if (folder / RECORD).exists():
         check_same(folder, read_record(folder), record)
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not a router: choose another directory.")
+    refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 

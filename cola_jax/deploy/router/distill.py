@@ -146,6 +146,7 @@ def distill(
       ValueError: where the run is of another model or asked other questions, leaves nothing to
         train on, or the directory holds a router with other settings.
     """
+    checkpoint.refuse_foreign(directory)
     examples = read_examples(session, run, design, config)
     settings = {
         "labels": config.labels,

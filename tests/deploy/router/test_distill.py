@@ -1,0 +1,141 @@
+"""`distill` and `cola distill`: from a run to a router that other code loads."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.cli import main
+from cola_jax.deploy.router import load_router
+from cola_jax.deploy.router.checkpoint import fingerprint, read_record
+from cola_jax.deploy.router.designs import make_design
+from cola_jax.deploy.router.distill import DistillConfig, distill
+from cola_jax.deploy.router.train import TrainingConfig
+from cola_jax.prompts import Prompts
+from tests.deploy.router.conftest import PATHS
+
+L, D = 5, 32
+CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=6, batch_size=4), save_every=4)
+
+
+@pytest.fixture(scope="module")
+def trained(setting, tmp_path_factory):
+    """Routers of both designs, by name, with where they are."""
+    session, routers = setting.session(), {}
+    for name in ("drllm", "polar"):
+        folder = str(tmp_path_factory.mktemp(name) / "router")
+        design = make_design(name, L, D)
+        routers[name] = folder, distill(session, setting.run, folder, design, CONFIG, beams=2)
+    return routers
+
+
+@pytest.mark.parametrize("name", ["drllm", "polar"])
+def test_distill_learns_from_the_correct_paths_of_a_run(name, trained, setting):
+    folder, distilled = trained[name]
+    examples = distilled.examples
+    assert set(examples.paths[: examples.training]) == set(PATHS[:3])
+    assert examples.left_out["questions without a correct path"] == 8
+    assert examples.left_out["paths not expressible"] == 8
+    losses = distilled.losses
+    assert losses[-4:].mean() < losses[:4].mean()
+    said = json.loads(Path(folder, "metrics.json").read_text())
+    held = len(examples.paths) - examples.training
+    assert said["held_out"]["questions"] == said["collapse"]["questions"] == held
+    assert said["final_loss"] == pytest.approx(float(losses[-1]))
+    assert sum(map(sum, said["layers"]["confusion"])) == held * L
+
+
+@pytest.mark.parametrize("name", ["drllm", "polar"])
+def test_a_loaded_router_names_the_same_paths(name, trained, setting):
+    folder, distilled = trained[name]
+    session = setting.session()
+    router = load_router(folder, session.model)
+    some = distilled.examples.question[distilled.examples.training :]
+    prompts = Prompts.stack([session.encoded[i].prompts for i in some])
+    paths = router.paths(prompts, beams=2)
+    assert paths == distilled.routed.paths
+    assert all(len(own) == len(set(own)) == 2 for own in paths)
+    assert [own[:1] for own in paths] == router.paths(prompts)
+    readings = cola_jax.run_paths(session.model, prompts, paths)  # each row on its own paths
+    assert readings.finite.all()
+    with pytest.raises(ValueError, match="at least 1 path is named, not 0"):
+        router.paths(prompts, beams=0)
+
+
+def test_routers_are_for_one_model_in_any_dtype(trained, setting, pair):
+    folder, _ = trained["polar"]
+    load_router(folder, cola_jax.load(setting.model, dtype="bfloat16"))
+    other = pair("llama-gqa").ours
+    mine, theirs = (
+        fingerprint(model)["bfloat16"] for model in (cola_jax.load(setting.model), other)
+    )
+    with pytest.raises(
+        ValueError, match=rf"5 layers of width 32, weights {mine}.*6 layers.*{theirs}"
+    ):
+        load_router(folder, other)
+    moved = cola_jax.load(setting.model)
+    swapped = jax.tree.map(lambda x: x[np.array([1, 0, 2, 3, 4])], moved.layers)
+    with pytest.raises(ValueError, match="was trained for"):
+        load_router(folder, moved.replace(layers=swapped))
+
+
+def test_distill_resumes_to_the_same_loss(trained, setting, tmp_path):
+    whole = trained["polar"][1]  # which has dropout
+    session, design = setting.session(), make_design("polar", L, D)
+    done = []
+
+    def kill(epoch, epochs, loss):
+        done.append(epoch)
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    out = str(tmp_path / "router")
+    with pytest.raises(KeyboardInterrupt):
+        distill(session, setting.run, out, design, CONFIG, report=kill)
+    with pytest.raises(ValueError, match="did not finish: re-run the same command"):
+        load_router(out, session.model)
+    resumed = distill(session, setting.run, out, design, CONFIG, beams=2)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    jax.tree.map(np.testing.assert_array_equal, resumed.router.params, whole.router.params)
+    assert resumed.routed.paths == whole.routed.paths
+    other = dataclasses.replace(CONFIG, validation=0.4)
+    with pytest.raises(ValueError, match=r"settings\.validation: 0\.3 there, 0\.4 here"):
+        distill(session, setting.run, out, design, other)
+
+
+def command(setting, out, *more):
+    flags = ("--model", setting.model, "--task", setting.task, "--run", setting.run, "--data", "1")
+    main(["distill", *flags, "--out", str(out), "--epochs", "1", "--validation", "0.3", *more])
+
+
+def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys):
+    command(setting, tmp_path / "router", "--early-layers", "2", "--design", "polar")
+    said = capsys.readouterr().out
+    assert "epoch 1/1  loss" in said
+    assert "8 questions without a correct path" in said
+    assert "held-out accuracy: plain" in said
+    assert "WARNING: " in said  # an untrained network names one path
+    record = read_record(tmp_path / "router")
+    assert record["network"]["early_layers"] == 2
+    assert record["settings"]["labels"] == "shortest"
+    assert record["model"]["identity"]
+
+
+def test_cola_distill_refuses_other_questions_and_directories(setting, tmp_path, capsys):
+    def fail(*more):
+        with pytest.raises(SystemExit):
+            command(setting, tmp_path / "out", *more)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "question q0 has the prompt" in fail("--scorer", "letter")
+    assert "but the task does not" in fail("--limit", "3")
+    assert "at least 1 path is named" in fail("--beams", "0")
+    assert "between 0 and 1, it is 0" in fail("--validation", "0")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").touch()
+    assert "exists and is not a router" in fail()
