@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from cola_jax.config import ModelConfig
+from cola_jax.convert.peers.mergekit import mergekit_config
 from cola_jax.deploy.destination import building, check_destination
-from cola_jax.path import ascending_ranges, format_path
+from cola_jax.path import format_path
 
 
 def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
@@ -30,11 +29,6 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
             "model differ in window or rotary embedding, which mergekit does not move with them. "
             "Export with --format hf."
         )
-    slices = [
-        {"sources": [{"model": model, "layer_range": [run.start, run.stop]}]}
-        for run in ascending_ranges(path)
-    ]
-    recipe = {"merge_method": "passthrough", "slices": slices}
-    text = f"# path {format_path(path)}\n{yaml.safe_dump(recipe, sort_keys=False)}"
+    text = mergekit_config(path, model)
     with building(destination) as file:
         file.write_text(text, encoding="utf-8")

@@ -4,16 +4,14 @@ A merge stacks slices, each the layers [start, end) of one model, in order (merg
 `docs/merge_methods.md`, `mergekit/config.py`).
 """
 
-import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
 
 from cola_jax.convert.peers.document import MOST_LAYERS, Field, Path, parse_yaml, read_text, shown
-from cola_jax.path import STOP, Ids, format_path
+from cola_jax.path import STOP, Ids, ascending_ranges, format_path
 
 DTYPES = ("float32", "bfloat16", "float16")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # what all versions of YAML read as decimal
@@ -39,8 +37,8 @@ def mergekit_config(path: Ids, model_name: str, dtype: str | None = None) -> str
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     slices = [
-        {"sources": [{"model": model_name, "layer_range": [first, last + 1]}]}
-        for first, last in ranges(path)
+        {"sources": [{"model": model_name, "layer_range": [run.start, run.stop]}]}
+        for run in ascending_ranges(layers_of(path))
     ]
     config: dict[str, Any] = {"merge_method": "passthrough", "slices": slices}
     if dtype is not None:
@@ -61,18 +59,14 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"mergekit reads one @revision in a model name, {name!r} has more.")
 
 
-def ranges(path: Ids) -> Iterator[tuple[int, int]]:
-    """Splits a path into its longest ascending ranges (first, last); ValueError if it is empty."""
+def layers_of(path: Ids) -> list[int]:
+    """Returns the layers of a path without padding; ValueError for none, and for other ids."""
     layers = [int(layer) for layer in path if layer != STOP]
     if not layers:
         raise ValueError("a path needs at least one layer, this one has none.")
     if min(layers) < 0:
         raise ValueError(f"a layer id is an integer from 0 up, the path has {min(layers)}.")
-    # along an ascending range, id minus position does not change
-    steps = itertools.groupby(enumerate(layers), lambda item: item[1] - item[0])
-    for _, group in steps:
-        block = [layer for _, layer in group]
-        yield block[0], block[-1]
+    return layers
 
 
 def read_mergekit(file: FilePath) -> Path:
