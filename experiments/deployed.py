@@ -16,6 +16,8 @@ import tyro
 from etils import epath
 
 from cola_jax.commands.flags import Dtype, RunFlags
+from cola_jax.deploy.router.designs import make_design
+from cola_jax.deploy.router.distill import DistillConfig, distill
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.deploy.task_menu import find_menu, read_verdicts
@@ -28,8 +30,10 @@ from cola_jax.report.markdown import table
 from cola_jax.report.scan import summarise_scan
 from cola_jax.report.table import format_mean
 from cola_jax.runs.session import FIRST, Session
+from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.search.presets import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
+from experiments.routers import DESIGNS
 
 Path = tuple[int, ...]
 SHORTER = (0.0, 0.1, 0.2)  # of the layers, left out
@@ -52,6 +56,7 @@ class Deployed:
     """Most layers of a block of the scan."""
     static: StaticSettings = dataclasses.field(default_factory=StaticSettings)
     menu: MenuSettings = dataclasses.field(default_factory=MenuSettings)
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     simulations: int = 25
     """Evaluations of the search of each training question."""
 
@@ -120,6 +125,23 @@ def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[
     yield Way("menu, some path is right (needs the answer)", "", np.nan, np.nan, some)
 
 
+def router_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
+    """Trains routers on the same search, and measures the paths that they name."""
+    out, held_out = epath.Path(settings.out), final.held_out
+    prompts = Prompts.stack([one.prompts for one in held_out.encoded])
+    evaluate = ModelEvaluator(held_out.model, held_out.encoded, held_out.scorer)
+    for name in DESIGNS:
+        design = make_design(name, session.num_layers, session.config.width)
+        folder = str(out / f"router-{name}")
+        router = distill(session, str(out / "search"), folder, design, settings.distill).router
+        paths = [named[0] for named in router.paths(prompts)]
+        right = evaluate([[path] for path in paths]).verdict[:, 0]
+        lengths = np.array([len(path) for path in paths])
+        run = float(np.mean([design.layers_run(path) for path in paths]))
+        label = f"router {name}, {len(set(paths))} paths"
+        yield Way(label, "", float(lengths.mean()), float(lengths.mean()) + run, right)
+
+
 def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
     """Formats a way beside the pretrained model."""
     cells = Effect.of(way.right, before).cells()
@@ -133,7 +155,8 @@ def main(settings: Deployed) -> None:
     final = session
     if settings.final is not None:
         final = dataclasses.replace(settings.session(settings.final), whole=session)
-    ways = [*single_ways(settings, session, final), *menu_ways(settings, session, final)]
+    parts = (single_ways, menu_ways, router_ways)
+    ways = [way for part in parts for way in part(settings, session, final)]
     before = ways[0].right
     print("\n".join(table(HEAD, [row(way, before) for way in ways])))
 
