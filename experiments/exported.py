@@ -111,7 +111,11 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Measure exported folders, each in a process of its own, in turn; ratios to the first."""
+    """Measure exported folders, each in a process of its own, in turn; ratios to the first.
+
+    Times are of the CPU on one thread, which other processes on the machine disturb less than they
+    do the clock.
+    """
 
     folders: Positional[tuple[Path, ...]]
     """Folders that `cola export` wrote; the first is the original, exported along its own path."""
@@ -155,7 +159,7 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class One:
-    """Measure one folder and print JSON: seconds and bytes; `speed` runs it."""
+    """Measure one folder and print JSON: seconds of CPU time and bytes; `speed` runs it."""
 
     folder: Positional[Path]
     """Folder that `cola export` wrote."""
@@ -165,6 +169,7 @@ class One:
     """Times of which the median counts."""
 
     def run(self) -> None:
+        torch.set_num_threads(1)
         model = read(self.folder)
         ids = torch.arange(128)[None] + 1000
         weights = {p.data_ptr(): p.nbytes for p in model.parameters()}
@@ -181,14 +186,14 @@ class One:
         )
 
     def median(self, run: Any) -> float:
-        """Returns the median time of calls, after one that warms up."""
+        """Returns the median CPU time of calls, after one that warms up."""
         seconds = []
         with torch.inference_mode():
             run()
             for _ in range(self.repeats):
-                start = time.perf_counter()
+                start = time.process_time()
                 run()
-                seconds.append(time.perf_counter() - start)
+                seconds.append(time.process_time() - start)
         return statistics.median(seconds)
 
 

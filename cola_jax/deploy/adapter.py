@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from cola_jax.config import ModelConfig
 from cola_jax.convert.hf_config import FAMILIES, model_type_of
+from cola_jax.deploy.shards import save_tensors
 from cola_jax.path import ascending_ranges
 
 MODULE = "q_proj"  # of the first layer; which one does not matter, but PEFT wants one
@@ -69,4 +69,4 @@ def write_adapter(
         f"{name}.lora_A.weight": np.zeros((1, config.width), np.float32),
         f"{name}.lora_B.weight": np.zeros((config.num_heads * config.head_dim, 1), np.float32),
     }
-    save_file(zeros, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "adapter_model.safetensors", zeros)

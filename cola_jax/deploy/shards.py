@@ -60,4 +60,10 @@ def write_shards(
 def save(folder: Path, name: str | None, tensors: dict[str, np.ndarray]) -> None:
     """Writes one file, unless there is none yet."""
     if name is not None:
-        save_file(tensors, folder / name, metadata={"format": "pt"})  # pt: readers demand it
+        save_tensors(folder / name, tensors)
+
+
+def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file that whoever may read its directory can read."""
+    save_file(tensors, file, metadata={"format": "pt"})  # pt: readers demand it
+    file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it

@@ -126,6 +126,7 @@ def test_write_model_in_shards_is_read_by_both(pair, tmp_path, monkeypatch):
     folder = write(ours, MIXED, tmp_path / "out")
     files = sorted(folder.glob("*.safetensors"))
     assert len(files) > 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {folder.stat().st_mode & 0o666}
     assert all(file.stat().st_size < 25_000 for file in files)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {file.name for file in files}
