@@ -167,7 +167,8 @@ class SegmentDesign(Design):
         self, params: Any, batch: Batch, class_weights: Array, key: jax.Array | None
     ) -> Array:
         targets = jnp.asarray(batch.targets, jnp.int32)
-        return segment_loss(*self.logits(params, batch, key), targets)
+        boundary, ops = self.logits(params, batch, key)
+        return segment_loss(boundary, ops, targets)
 
     def heads(self, params: Any, batch: Batch) -> dict[str, tuple[Array, Array]]:
         boundary, ops = self.logits(params, batch)

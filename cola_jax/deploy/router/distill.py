@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from cola_jax.deploy.router.designs import Batch, Design
 from cola_jax.deploy.router.evaluate import ClassMetrics, Collapse, Routed, evaluate_paths
 from cola_jax.deploy.router.examples import Examples, Which, make_examples, match
 from cola_jax.deploy.router.features import (
+    fill_up,
     length_buckets,
     on_devices,
     prompt_alone,
@@ -106,9 +108,10 @@ class Features:
 
     def compute(self, session: Session, some: np.ndarray) -> np.ndarray:
         """Computes the features of examples whose prompts are in one bucket."""
-        prompts = take(self.prompts, some)
+        rows = fill_up(some)
+        prompts, targets = take(self.prompts, rows), self.examples.targets[rows]
         batch = on_devices(session.model, prompts, length_buckets(prompts)[0])
-        return np.asarray(self.design.features(session.model, batch, self.examples.targets[some]))
+        return np.asarray(self.design.features(session.model, batch, targets))[: len(some)]
 
     def batch(self, some: np.ndarray) -> Batch:
         """Makes a batch of examples."""
@@ -246,17 +249,14 @@ def evaluate(
 
 def head_metrics(router: Router, features: Features, rows: np.ndarray) -> dict[str, ClassMetrics]:
     """Compares what the network says along the labelled paths of examples with their targets."""
-    design, found = router.design, []
-    names = design.class_names
+    found: dict[str, list[ClassMetrics]] = defaultdict(list)
     for start in range(0, len(rows), default_batch_size()):
-        batch = features.batch(rows[start : start + default_batch_size()])
-        found.append(jax.device_get(heads(design, router.params, batch)))
-    return {
-        name: ClassMetrics.of(
-            *(np.concatenate([one[name][i] for one in found]) for i in range(2)), names[name]
-        )
-        for name in names
-    }
+        some = rows[start : start + default_batch_size()]
+        outputs = heads(router.design, router.params, features.batch(fill_up(some)))
+        for name, classes in router.design.class_names.items():
+            targets, predicted = (np.asarray(x)[: len(some)] for x in outputs[name])
+            found[name].append(ClassMetrics.of(targets, predicted, classes))
+    return {name: ClassMetrics.joined(parts) for name, parts in found.items()}
 
 
 @functools.partial(jax.jit, static_argnames="design")

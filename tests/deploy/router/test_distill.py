@@ -19,7 +19,7 @@ from cola_jax.prompts import Prompts
 from tests.deploy.router.conftest import PATHS
 
 L, D = 5, 32
-CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=6, batch_size=4), save_every=4)
+CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=4, batch_size=6), save_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_distill_resumes_to_the_same_loss(trained, setting, tmp_path):
 
     def kill(epoch, epochs, loss):
         done.append(epoch)
-        if epoch == 3:
+        if epoch == 2:
             raise KeyboardInterrupt
 
     out = str(tmp_path / "router")
@@ -118,7 +118,7 @@ def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys):
     assert "epoch 1/1  loss" in said
     assert "8 questions without a correct path" in said
     assert "held-out accuracy: plain" in said
-    assert "WARNING: " in said  # an untrained network names one path
+    assert "distinct paths; layers as in the label" in said
     record = read_record(tmp_path / "router")
     assert record["network"]["early_layers"] == 2
     assert record["settings"]["labels"] == "shortest"
