@@ -26,7 +26,7 @@ from cola_jax.deploy.router.features import (
 )
 from cola_jax.deploy.router.routing import Router, make_router
 from cola_jax.deploy.router.targets import CLASSES, count_layers
-from cola_jax.deploy.router.tracking import Tracker
+from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.prompts import Prompts
@@ -37,6 +37,7 @@ from cola_jax.scoring.evaluator import default_batch_size
 
 FEATURES = "features"  # the folder of features
 METRICS = "metrics.json"
+TRACKING = "tracking"  # the folder of what a tracker writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def distill(
     config: DistillConfig = DistillConfig(),
     *,
     beams: int = 1,
-    tracker: Tracker | None = None,
+    track: TrackerName | None = None,
     report: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
 ) -> Distilled:
     """Trains a router on the correct paths of a run, and evaluates it on held-out questions.
@@ -143,6 +144,7 @@ def distill(
       directory: of the router; created, or resumed.
       design: what `make_design` returns.
       beams: paths named for each held-out question; the first is what counts.
+      track: where metrics of training go too; needs the extra `tracking`.
       report: is told after each epoch how many are done, of how many, and the mean loss.
 
     Raises:
@@ -164,8 +166,9 @@ def distill(
     checkpoint.begin(directory, checkpoint.make_record(model, design, settings))
     features = Features(session, design, examples, directory)
     trainer = make_trainer(design, config.training, features)
-    watch = Watch(trainer, report, tracker)
-    state = trainer.train(absolute(directory) / checkpoint.TRAINING, config.save_every, watch)
+    with tracking(track, absolute(directory) / TRACKING, settings) as tracker:
+        watch, states = Watch(trainer, report, tracker), absolute(directory) / checkpoint.TRAINING
+        state = trainer.train(states, config.save_every, watch)
     checkpoint.save_weights(directory, state.params)
     router = make_router(design, state.params, session.model)
     distilled = evaluate(session, router, features, np.asarray(state.losses), beams, trainer)
@@ -200,7 +203,7 @@ class Watch:
     """Tells a tracker every loss, and a report the mean loss of every epoch."""
 
     def __init__(
-        self, trainer: Trainer, report: Callable[[int, int, float], None], tracker: Tracker | None
+        self, trainer: Trainer, report: Callable[[int, int, float], None], tracker: Tracker
     ):
         self.config, self.report, self.tracker = trainer.config, report, tracker
         self.per_epoch = trainer.config.steps_per_epoch(trainer.examples)
@@ -209,8 +212,7 @@ class Watch:
     def __call__(self, step: int, loss: float) -> None:
         """Takes the loss of the step that is the `step`-th, from 1."""
         self.losses.append(loss)
-        if self.tracker is not None:
-            self.tracker.log(step, {"loss": loss})
+        self.tracker.log(step, {"loss": loss})
         if step % self.per_epoch == 0:
             epoch = step // self.per_epoch
             self.report(epoch, self.config.epochs, float(np.mean(self.losses)))
