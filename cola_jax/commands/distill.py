@@ -58,7 +58,7 @@ class Distill:
     def run(self) -> None:
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
-        from cola_jax.deploy.router.tracking import check_tracker, tracking
+        from cola_jax.deploy.router.tracking import check_tracker
         from cola_jax.runs.session import RunConfig, Session
 
         config = self.config()
@@ -67,19 +67,18 @@ class Distill:
         session = Session.prepare(self.model, self.task.prepare, run_config)
         sizes = session.config.num_layers, session.config.width
         design = make_design(self.design, *sizes, self.early_layers)
-        with tracking(self.track, self.out, dataclasses.asdict(self)) as tracker:
-            distilled = distill(
-                session,
-                self.source,
-                self.out,
-                design,
-                config,
-                beams=self.beams,
-                tracker=tracker,
-                report=lambda epoch, epochs, loss: console.print(
-                    f"epoch {epoch}/{epochs}  loss {loss:.4f}", highlight=False
-                ),
-            )
+        distilled = distill(
+            session,
+            self.source,
+            self.out,
+            design,
+            config,
+            beams=self.beams,
+            track=self.track,
+            report=lambda epoch, epochs, loss: console.print(
+                f"epoch {epoch}/{epochs}  loss {loss:.4f}", highlight=False
+            ),
+        )
         show(distilled)
 
     def config(self) -> "DistillConfig":

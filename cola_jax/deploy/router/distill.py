@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from cola_jax.deploy.router.designs import Batch, Design
 from cola_jax.deploy.router.evaluate import ClassMetrics, Collapse, Routed, evaluate_paths
 from cola_jax.deploy.router.examples import Examples, Which, make_examples, match
 from cola_jax.deploy.router.features import (
+    fill_up,
     length_buckets,
     on_devices,
     prompt_alone,
@@ -24,7 +26,7 @@ from cola_jax.deploy.router.features import (
 )
 from cola_jax.deploy.router.routing import Router, make_router
 from cola_jax.deploy.router.targets import CLASSES, count_layers
-from cola_jax.deploy.router.tracking import Tracker
+from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.prompts import Prompts
@@ -35,6 +37,7 @@ from cola_jax.scoring.evaluator import default_batch_size
 
 FEATURES = "features"  # the folder of features
 METRICS = "metrics.json"
+TRACKING = "tracking"  # the folder of what a tracker writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +109,10 @@ class Features:
 
     def compute(self, session: Session, some: np.ndarray) -> np.ndarray:
         """Computes the features of examples whose prompts are in one bucket."""
-        prompts = take(self.prompts, some)
+        rows = fill_up(some)
+        prompts, targets = take(self.prompts, rows), self.examples.targets[rows]
         batch = on_devices(session.model, prompts, length_buckets(prompts)[0])
-        return np.asarray(self.design.features(session.model, batch, self.examples.targets[some]))
+        return np.asarray(self.design.features(session.model, batch, targets))[: len(some)]
 
     def batch(self, some: np.ndarray) -> Batch:
         """Makes a batch of examples."""
@@ -129,7 +133,7 @@ def distill(
     config: DistillConfig = DistillConfig(),
     *,
     beams: int = 1,
-    tracker: Tracker | None = None,
+    track: TrackerName | None = None,
     report: Callable[[int, int, float], None] = lambda epoch, epochs, loss: None,
 ) -> Distilled:
     """Trains a router on the correct paths of a run, and evaluates it on held-out questions.
@@ -140,6 +144,7 @@ def distill(
       directory: of the router; created, or resumed.
       design: what `make_design` returns.
       beams: paths named for each held-out question; the first is what counts.
+      track: where metrics of training go too; needs the extra `tracking`.
       report: is told after each epoch how many are done, of how many, and the mean loss.
 
     Raises:
@@ -161,8 +166,9 @@ def distill(
     checkpoint.begin(directory, checkpoint.make_record(model, design, settings))
     features = Features(session, design, examples, directory)
     trainer = make_trainer(design, config.training, features)
-    watch = Watch(trainer, report, tracker)
-    state = trainer.train(absolute(directory) / checkpoint.TRAINING, config.save_every, watch)
+    with tracking(track, absolute(directory) / TRACKING, settings) as tracker:
+        watch, states = Watch(trainer, report, tracker), absolute(directory) / checkpoint.TRAINING
+        state = trainer.train(states, config.save_every, watch)
     checkpoint.save_weights(directory, state.params)
     router = make_router(design, state.params, session.model)
     distilled = evaluate(session, router, features, np.asarray(state.losses), beams, trainer)
@@ -197,7 +203,7 @@ class Watch:
     """Tells a tracker every loss, and a report the mean loss of every epoch."""
 
     def __init__(
-        self, trainer: Trainer, report: Callable[[int, int, float], None], tracker: Tracker | None
+        self, trainer: Trainer, report: Callable[[int, int, float], None], tracker: Tracker
     ):
         self.config, self.report, self.tracker = trainer.config, report, tracker
         self.per_epoch = trainer.config.steps_per_epoch(trainer.examples)
@@ -206,8 +212,7 @@ class Watch:
     def __call__(self, step: int, loss: float) -> None:
         """Takes the loss of the step that is the `step`-th, from 1."""
         self.losses.append(loss)
-        if self.tracker is not None:
-            self.tracker.log(step, {"loss": loss})
+        self.tracker.log(step, {"loss": loss})
         if step % self.per_epoch == 0:
             epoch = step // self.per_epoch
             self.report(epoch, self.config.epochs, float(np.mean(self.losses)))
@@ -246,16 +251,14 @@ def evaluate(
 
 def head_metrics(router: Router, features: Features, rows: np.ndarray) -> dict[str, ClassMetrics]:
     """Compares what the network says along the labelled paths of examples with their targets."""
-    design, found = router.design, []
-    names = design.class_names
+    found: dict[str, list[ClassMetrics]] = defaultdict(list)
     for start in range(0, len(rows), default_batch_size()):
-        batch = features.batch(rows[start : start + default_batch_size()])
-        found.append(jax.device_get(heads(design, router.params, batch)))
-    metrics = {}
-    for name, classes in names.items():
-        targets, said = (np.concatenate([one[name][i] for one in found]) for i in range(2))
-        metrics[name] = ClassMetrics.of(targets, said, classes)
-    return metrics
+        some = rows[start : start + default_batch_size()]
+        outputs = heads(router.design, router.params, features.batch(fill_up(some)))
+        for name, classes in router.design.class_names.items():
+            targets, predicted = (np.asarray(x)[: len(some)] for x in outputs[name])
+            found[name].append(ClassMetrics.of(targets, predicted, classes))
+    return {name: ClassMetrics.joined(parts) for name, parts in found.items()}
 
 
 @functools.partial(jax.jit, static_argnames="design")

@@ -34,6 +34,11 @@ class ClassMetrics:
         np.add.at(confusion, (labels[real].astype(int), predicted[real].astype(int)), 1)
         return cls(names, confusion)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[ClassMetrics]") -> "ClassMetrics":
+        """Adds what was counted on parts of the examples."""
+        return cls(parts[0].names, np.sum([part.confusion for part in parts], axis=0))
+
     @property
     def precision(self) -> np.ndarray:
         """Of what was predicted as each class [K], the share that is; 0 for none."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.execute.inputs import as_prompts, bucket, padded_right
+from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.reference import replicated
 from cola_jax.model import View, block, embed, view
 from cola_jax.params import Model, layer_at
@@ -57,6 +58,11 @@ def on_devices(model: Model, prompts: Prompts, tokens: int) -> Prompts:
 
     fitted = Prompts(fit(prompts.ids, 0), fit(prompts.positions, 0), fit(prompts.branch, PADDING))
     return jax.device_put(fitted, replicated(model))
+
+
+def fill_up(rows: np.ndarray) -> np.ndarray:
+    """Repeats the last of some rows up to one of few numbers, so that few shapes are compiled."""
+    return rows[np.minimum(np.arange(ceil_power(len(rows))), len(rows) - 1)]
 
 
 def normalised(h: Float[Array, "*B D"]) -> Float[Array, "*B D"]:

@@ -9,11 +9,10 @@ from etils import epath
 
 from cola_jax.deploy.router.checkpoint import check_model, design_of, load_weights, read_record
 from cola_jax.deploy.router.designs import Design
-from cola_jax.deploy.router.features import length_buckets, on_devices, prompt_alone
+from cola_jax.deploy.router.features import fill_up, length_buckets, on_devices, prompt_alone
 from cola_jax.deploy.router.targets import Path
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.execute.inputs import check_prompts
-from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.reference import replicated
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, PromptsLike
@@ -49,8 +48,7 @@ class Router:
 
     def name(self, prompts: Prompts, tokens: int, beams: int) -> list[list[Path]]:
         """Names the paths of one batch of T = `tokens`, filled up to one of few numbers of rows."""
-        rows = len(prompts.ids)
-        rows = np.minimum(np.arange(ceil_power(rows)), rows - 1)
+        rows = fill_up(np.arange(len(prompts.ids)))
         batch = on_devices(self.model, take(prompts, rows), tokens)
         return self.design.paths(self.params, self.model, batch, beams)
 

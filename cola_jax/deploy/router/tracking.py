@@ -80,6 +80,7 @@ def tracking(
     check_tracker(name)
     tracker: Tracker = NoTracker()
     if name is not None:
+        epath.Path(directory).mkdir(parents=True, exist_ok=True)
         make = TensorBoard if name == "tensorboard" else WeightsAndBiases
         tracker = make(importlib.import_module(MODULES[name]), directory, settings)
     try:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import pytest
 
 import cola_jax
 from cola_jax.cli import main
-from cola_jax.deploy.router import load_router
+from cola_jax.deploy.router import load_router, tracking
 from cola_jax.deploy.router.checkpoint import fingerprint, read_record
 from cola_jax.deploy.router.designs import make_design
 from cola_jax.deploy.router.distill import DistillConfig, distill
@@ -19,7 +21,7 @@ from cola_jax.prompts import Prompts
 from tests.deploy.router.conftest import PATHS
 
 L, D = 5, 32
-CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=6, batch_size=4), save_every=4)
+CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=4, batch_size=6), save_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_distill_resumes_to_the_same_loss(trained, setting, tmp_path):
 
     def kill(epoch, epochs, loss):
         done.append(epoch)
-        if epoch == 3:
+        if epoch == 2:
             raise KeyboardInterrupt
 
     out = str(tmp_path / "router")
@@ -112,13 +114,24 @@ def command(setting, out, *more):
     main(["distill", *flags, "--out", str(out), "--epochs", "1", "--validation", "0.3", *more])
 
 
-def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys):
-    command(setting, tmp_path / "router", "--early-layers", "2", "--design", "polar")
-    said = capsys.readouterr().out
-    assert "epoch 1/1  loss" in said
-    assert "8 questions without a correct path" in said
-    assert "held-out accuracy: plain" in said
-    assert "WARNING: " in said  # an untrained network names one path
+def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys, monkeypatch):
+    said: list[float] = []
+    writer = types.SimpleNamespace(
+        add_text=lambda name, text: None,
+        add_scalar=lambda name, value, step: said.append(value),
+        close=lambda: None,
+    )
+    module = types.SimpleNamespace(SummaryWriter=lambda directory: writer)
+    monkeypatch.setattr(tracking, "check_tracker", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)  # pyright: ignore
+    flags = ("--early-layers", "2", "--design", "polar", "--track", "tensorboard")
+    command(setting, tmp_path / "router", *flags)
+    assert len(said) == 1  # the loss of the only step
+    printed = capsys.readouterr().out
+    assert "epoch 1/1  loss" in printed
+    assert "8 questions without a correct path" in printed
+    assert "held-out accuracy: plain" in printed
+    assert "distinct paths; layers as in the label" in printed
     record = read_record(tmp_path / "router")
     assert record["network"]["early_layers"] == 2
     assert record["settings"]["labels"] == "shortest"

@@ -6,7 +6,6 @@ import pytest
 
 from cola_jax.deploy.router import features
 from cola_jax.deploy.router.targets import path_of_counts
-from cola_jax.execute.generate import generate
 from cola_jax.model import block, embed, view
 from cola_jax.params import layer_at
 from cola_jax.prompts import Prompts
@@ -93,8 +92,3 @@ def test_features_do_not_see_the_answer(model):
     np.testing.assert_array_equal(
         features.states_after(model, one, 2), features.states_after(model, other, 2)
     )
-
-
-def test_prompts_alone_can_be_decoded(model):
-    alone = features.prompt_alone(Prompts.stack([pack(PROMPT, [[1, 2, 3]])[0]]))
-    assert generate(model, alone, [[(0, 1)]], max_new_tokens=1).length.tolist() == [[1]]

@@ -61,7 +61,7 @@ class Recorder:
         ),
     ],
 )
-def test_trackers_are_told(name, calls, monkeypatch):
+def test_trackers_are_told(name, calls, monkeypatch, tmp_path):
     made = []
 
     def make(*arguments, **settings):
@@ -69,6 +69,7 @@ def test_trackers_are_told(name, calls, monkeypatch):
         return made[-1]
 
     module = types.SimpleNamespace(SummaryWriter=make, init=make)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tracking, "check_tracker", lambda name: None)
     monkeypatch.setitem(sys.modules, tracking.MODULES[name], module)  # pyright: ignore
     with tracking.tracking(name, "DIRECTORY", {"seed": 1}) as tracker:
