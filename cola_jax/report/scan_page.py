@@ -7,7 +7,7 @@ from markupsafe import Markup
 from cola_jax.report.figures import BLUE, INK, ORANGE, as_svg, style
 from cola_jax.report.page import model_name, page_template, run_details, task_name
 from cola_jax.report.scan import Cell, ScanSummary
-from cola_jax.report.scan_table import cells, scan_caption, scan_rows
+from cola_jax.report.scan_table import HEAD, scan_caption, scan_rows
 from cola_jax.runs.directory import RunDirectory, write_whole
 
 
@@ -19,7 +19,8 @@ def write_scan_page(run: RunDirectory, summary: ScanSummary, file: epath.PathLik
         summary=summary,
         model=model_name(start),
         task=task_name(start),
-        rows=[(label, cells(cell)) for label, cell in scan_rows(summary)],
+        head=HEAD,
+        rows=scan_rows(summary),
         caption=scan_caption(summary),
         details=run_details(settings, start, len(manifest["starts"])),
         accuracy=Markup(scan_map(summary, margin=False)),

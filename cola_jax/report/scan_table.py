@@ -15,6 +15,7 @@ from cola_jax.report.table import (
     format_points,
 )
 
+HEAD = ("", "block", "layers", "correct", "change", "95 %", "p")
 COLUMNS = (
     "kind", "start", "stop", "layers", "path", "correct", "correct_low", "correct_high",
     "difference", "difference_low", "difference_high", "p", "margin_difference", "margin_low",
@@ -22,53 +23,58 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def scan_rows(summary: ScanSummary) -> list[tuple[str, Cell]]:
-    """Lists the cells that a reader looks for first."""
-    rows = [("most right", summary.best), ("largest margin", summary.best_margin)]
+def scan_rows(summary: ScanSummary) -> list[tuple[str, ...]]:
+    """Lists the cells that a reader looks for first, in the columns of HEAD."""
+    rows = [
+        ("most right", *by_accuracy(summary.best)),
+        ("largest margin", *by_margin(summary.best_margin)),
+    ]
     if summary.shortest_without_loss is not None:
-        rows.append(("longest skip without loss", summary.shortest_without_loss))
-    return rows
+        kept = summary.shortest_without_loss
+        rows.append(("longest skip kept", *by_accuracy(kept)))
+    plain = format_percent(summary.before.value)
+    return [("model", "", str(summary.num_layers), plain, "", "", ""), *rows]
 
 
-def describe(cell: Cell) -> str:
-    """Names a block by its layers."""
+def by_accuracy(cell: Cell) -> tuple[str, ...]:
+    """Formats what a block changes of right answers."""
+    change = cell.difference
+    interval = format_interval(change.interval, signed=True)
+    return (*named(cell), format_points(change.value), interval, f"{cell.p:.3f}")
+
+
+def by_margin(cell: Cell) -> tuple[str, ...]:
+    """Formats what a block changes of the mean margin."""
+    low, high = (signed(bound) for bound in cell.margin.interval)
+    return (*named(cell), signed(cell.margin.value), f"{low} to {high}", f"{cell.p_margin:.3f}")
+
+
+def named(cell: Cell) -> tuple[str, str, str]:
+    """Names a block by its layers, with the layers of its path and the share that is right."""
     first, last = cell.block.start, cell.block.stop - 1
-    return f"{cell.block.kind} {first}" if first == last else f"{cell.block.kind} {first}-{last}"
+    layers = str(first) if first == last else f"{first}-{last}"
+    share = format_percent(cell.correct.value)
+    return f"{cell.block.kind} {layers}", str(len(cell.path)), share
 
 
 def scan_table(summary: ScanSummary) -> Table:
     """Formats the best cells of a scan."""
     table = Table(box=SIMPLE_HEAD, caption=scan_caption(summary), caption_justify="left")
     table.add_column("")
-    for name in ("block", "layers", "correct", "points more", "95 %", "p", "margin", "p"):
+    for name in HEAD[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    plain = format_percent(summary.before.value)
-    table.add_row("pretrained model", "", str(summary.num_layers), plain, "", "", "", "", "")
-    for label, cell in scan_rows(summary):
-        table.add_row(label, *cells(cell))
+    for row in scan_rows(summary):
+        table.add_row(*row)
     return table
-
-
-def cells(cell: Cell) -> list[str]:
-    """Formats the columns of a cell."""
-    return [
-        describe(cell),
-        str(len(cell.path)),
-        format_percent(cell.correct.value),
-        format_points(cell.difference.value),
-        format_interval(cell.difference.interval, signed=True),
-        f"{cell.p:.3f}",
-        signed(cell.margin.value),
-        f"{cell.p_margin:.3f}",
-    ]
 
 
 def scan_caption(summary: ScanSummary) -> str:
     """Explains what the numbers are, and what the best block does on other questions."""
     low, high = (signed(bound) for bound in summary.elsewhere_margin.interval)
     return (
-        f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Differences to the "
-        "pretrained model are paired over questions. p: the chance that the best of all blocks "
+        f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Changes are in points of "
+        "accuracy, or in nats for the margin, paired over questions; a skip is kept if no fewer "
+        "questions are right. p: the chance that the best of all blocks "
         "would reach this if none had an effect. A block chosen on one half of the questions, "
         f"measured on the other: {format_points(summary.elsewhere.value)} points "
         f"({format_interval(summary.elsewhere.interval, signed=True)}); by margin, "
