@@ -72,8 +72,8 @@ def scan_caption(summary: ScanSummary) -> str:
     """Explains what the numbers are, and what the best block does on other questions."""
     low, high = (signed(bound) for bound in summary.elsewhere_margin.interval)
     return (
-        f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Changes are in points of "
-        "accuracy, or in nats for the margin, paired over questions; a skip is kept if no fewer "
+        f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Changes are in points "
+        "of accuracy, or in nats for the margin, paired over questions; a skip is kept if no fewer "
         "questions are right. p: the chance that the best of all blocks "
         "would reach this if none had an effect. A block chosen on one half of the questions, "
         f"measured on the other: {format_points(summary.elsewhere.value)} points "
