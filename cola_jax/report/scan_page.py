@@ -48,8 +48,10 @@ def scan_map(summary: ScanSummary, *, margin: bool) -> str:
         size = summary.num_layers + 1
         # of the colour scale: what most blocks do to the model would hide what the best ones do
         top = max(float(np.nanmax(values)), -float(np.nanquantile(values, 0.5)), 0.01)
+        # each half fades to nothing, so that no change looks like the page, light or dark
+        colours = [(0.0, BLUE, 1), (0.5, BLUE, 0), (0.5, ORANGE, 0), (1.0, ORANGE, 1)]
         ramp = LinearSegmentedColormap.from_list(
-            "worse to better", [to_rgba(BLUE, 1), to_rgba(BLUE, 0), to_rgba(ORANGE, 1)]
+            "worse to better", [(at, to_rgba(colour, alpha)) for at, colour, alpha in colours]
         )
         mesh = axes.pcolormesh(
             np.ma.masked_invalid(values), cmap=ramp, vmin=-top, vmax=top, antialiased=False
