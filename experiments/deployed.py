@@ -20,7 +20,7 @@ from cola_jax.deploy.router.designs import make_design
 from cola_jax.deploy.router.distill import DistillConfig, distill
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
-from cola_jax.deploy.task_menu import find_menu, read_verdicts
+from cola_jax.deploy.task_menu import find_menu
 from cola_jax.deploy.task_path import find_path
 from cola_jax.execute.influence import block_influence
 from cola_jax.path import format_path, identity
@@ -29,6 +29,7 @@ from cola_jax.report.effect import Effect
 from cola_jax.report.markdown import table
 from cola_jax.report.scan import summarise_scan
 from cola_jax.report.table import format_mean
+from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.search.presets import PRESETS, Settings
@@ -106,7 +107,7 @@ def single_ways(settings: Deployed, session: Session, final: Session) -> Iterato
     paths = list(dict.fromkeys(found.values()))
     held_out = final.held_out
     run = held_out.evaluate(str(epath.Path(settings.out) / "held-out"), paths)
-    right = read_verdicts(run, held_out, len(paths)).verdict
+    right = stored_verdicts(run, held_out.encoded, held_out.scorer, len(paths)).verdict
     for name, path in found.items():
         yield Way(name, format_path(path), len(path), len(path), right[:, paths.index(path)])
 

@@ -17,9 +17,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
-from cola_jax.runs.reuse import stored_verdict
-from cola_jax.scoring.scorer import most_options
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.runs.reuse import stored_verdicts
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -87,10 +85,12 @@ def find_menu(
     paths = candidates(labels, layers, settings)
     folder = epath.Path(out)
     tried = screen.evaluate(str(folder / "candidates"), paths, metrics)
-    right = read_verdicts(tried, screen, len(paths)).verdict
+    right = stored_verdicts(tried, screen.encoded, screen.scorer, len(paths)).verdict
     menu = [paths[i] for i in greedy_cover(right, list(map(len, paths)), settings.size)]
     both = [
-        read_verdicts(one.evaluate(str(folder / name), menu, metrics), one, len(menu))
+        stored_verdicts(
+            one.evaluate(str(folder / name), menu, metrics), one.encoded, one.scorer, len(menu)
+        )
         for one, name in ((session, "training"), (held_out, "held-out"))
     ]
     depth = layers // 2 if settings.state_layer is None else settings.state_layer
@@ -139,17 +139,6 @@ def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings
         )
     best = sorted(counts, key=lambda path: (-counts[path], len(path), path))
     return [plain, *best[: settings.candidates]]
-
-
-def read_verdicts(run: RunDirectory, session: "Session", paths: int) -> Verdicts:
-    """Reads the verdicts [n, C] of an evaluation run, in the order of a session's questions."""
-    at = {one.question.id: i for i, one in enumerate(session.encoded)}
-    out = Verdicts.empty((len(at), paths), most_options(session.encoded))
-    for row in run.evaluations().to_pylist():
-        i = at[row["question"]]
-        one = stored_verdict(row, session.encoded[i], session.scorer)
-        out.put((i, slice(row["node"], row["node"] + 1)), one)
-    return out
 
 
 def confidence_choices(

@@ -19,8 +19,8 @@ from cola_jax.deploy.static import (
 )
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.recorder import recording
+from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class TaskPath:
     plain: Measured
     finalists: tuple[Measured, ...]
     tried: int  # paths evaluated on all training questions
-    settings: StaticSettings
 
 
 def find_path(
@@ -91,19 +90,10 @@ def find_path(
         allowed[i] for i in pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     ]
     run = held_out.evaluate(str(epath.Path(out) / HELD_OUT), paths, metrics)
-    right = read_right(run, [one.question.id for one in held_out.encoded], len(paths))
+    right = stored_verdicts(run, held_out.encoded, held_out.scorer, len(paths)).verdict
     measured = [
         Measured(path, own[train], own[rest], right[:, i], i in front)
         for i, (path, own) in enumerate(zip(paths, verdicts.verdict.T, strict=True))
     ]
     best = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
-    return TaskPath(measured[best], measured[0], tuple(measured[1:]), len(candidates), settings)
-
-
-def read_right(run: RunDirectory, ids: Sequence[str], paths: int) -> np.ndarray:
-    """Reads whether each path of an evaluation run answered each question [n, C]."""
-    at = {name: i for i, name in enumerate(ids)}
-    right = np.zeros((len(ids), paths), bool)
-    for row in run.evaluations(["question", "node", "verdict"]).to_pylist():
-        right[at[row["question"]], row["node"]] = bool(row["verdict"])
-    return right
+    return TaskPath(measured[best], measured[0], tuple(measured[1:]), len(candidates))

@@ -34,9 +34,17 @@ LEAST_WAVE = 8  # buffers are sized for so many paths, so that few shapes compil
 class Recorder:
     """A function from paths and questions to verdicts, over a run directory."""
 
-    def __init__(self, session: "Session", run: RunDirectory, longest: int, metrics: Metrics):
+    def __init__(
+        self,
+        session: "Session",
+        run: RunDirectory,
+        longest: int,
+        batch_size: int,
+        metrics: Metrics,
+    ):
         """Reads what the run has; `longest` is the longest path, in layers."""
         self.session, self.run, self.metrics = session, run, metrics
+        self.batch_size = batch_size
         self.positions = bucket(longest)
         self.known: list[dict[Path, Verdicts]] = [{} for _ in session.encoded]
         self.rows: tuple[list[Any], list[Any]] = [], []  # evaluations and questions to be written
@@ -84,7 +92,7 @@ class Recorder:
             )
         wave = max(map(len, missing.values()))
         keys = prompt_buckets([session.encoded[i] for i in index])
-        batches = cut_batches(keys, 1, session.settings["batch_size"])
+        batches = cut_batches(keys, 1, self.batch_size)
 
         def run(evaluate: Any, some: np.ndarray) -> Verdicts:
             paths = np.full((len(some), wave, self.positions), STOP, np.int32)
@@ -145,10 +153,9 @@ def recording(
     run = RunDirectory(directory)
     with run.locked():
         size = session.batch_size(run)
-        environment = session.environment | {"devices": 1}
+        environment = session.environment | {"devices": session.num_devices}
         run.open(session.settings | recorded | {"batch_size": size}, environment)
-        session.settings["batch_size"] = size
-        recorder = Recorder(session, run, longest, metrics)
+        recorder = Recorder(session, run, longest, size, metrics)
         try:
             yield recorder
         finally:

@@ -12,7 +12,7 @@ from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import RunDirectory, differing
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import Scorer
+from cola_jax.scoring.scorer import Scorer, most_options
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 # What an evaluation depends on, beside its question, prompt and path
@@ -102,6 +102,19 @@ def stored_verdict(row: Mapping[str, Any], one: Encoded, scorer: Scorer) -> Verd
         completion=column,
     )
     return scorer.of_target(verdicts, gold) if row["control"] else verdicts
+
+
+def stored_verdicts(
+    run: RunDirectory, encoded: Sequence[Encoded], scorer: Scorer, paths: int
+) -> Verdicts:
+    """Reads the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
+    at = {one.question.id: i for i, one in enumerate(encoded)}
+    out = Verdicts.empty((len(encoded), paths), most_options(encoded))
+    for row in run.evaluations().to_pylist():
+        i = at[row["question"]]
+        one = stored_verdict(row, encoded[i], scorer)
+        out.put((i, slice(row["node"], row["node"] + 1)), one)
+    return out
 
 
 def identity_of(one: Encoded) -> tuple[str, tuple[str, ...], int]:

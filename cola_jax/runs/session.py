@@ -170,6 +170,11 @@ class Session:
         least = min(len(some) for some in (self.encoded, self.others) if some)
         return self.run_config.devices.mesh(least)
 
+    @property
+    def num_devices(self) -> int:
+        """The devices of this host that are used."""
+        return 1 if self.mesh is None else self.mesh.size
+
     @functools.cached_property
     def model(self) -> Model:
         """The weights, loaded when first needed: after the run directory has been checked."""
@@ -257,12 +262,11 @@ class Session:
         self.check_budget(workload.positions)
         agreed = settings | {"batch_size": config.batch_size}
         config.hosts.agree(config.shard, agreed, together=config.devices.tensor > 1)
-        devices = 1 if self.mesh is None else self.mesh.size
         run = RunDirectory(directory, config.shard)
         metrics = Metrics() if metrics is None else metrics
         with run.locked():
             settings["batch_size"] = self.batch_size(run)
-            done = run.open(settings, self.environment | {"devices": devices})
+            done = run.open(settings, self.environment | {"devices": self.num_devices})
             batches = self.batches(settings["batch_size"], done)
             run.count_earlier(metrics, self.num_layers)
             before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
