@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import lm_eval.models  # noqa: F401  registers the harness's own, which ours would keep it from
 import numpy as np
 from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -229,6 +230,12 @@ def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     assert several.arguments.batch_size == 2
     scores = [score for score, _ in several.loglikelihood(SCORED)]
     assert scores == pytest.approx([s for s, _ in ours.loglikelihood(SCORED)], rel=1e-5)
+
+
+def test_models_of_the_harness_stay_registered():
+    code = "import cola_jax.deploy.lm_eval, lm_eval.api.registry as r; print(r.get_model('hf'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HFLM" in done.stdout
 
 
 def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
