@@ -19,7 +19,7 @@ from cola_jax.convert.table import Row, expected
 from cola_jax.convert.unstacked import unstack
 from cola_jax.deploy.adapter import check_replication, write_adapter
 from cola_jax.deploy.destination import building, check_destination
-from cola_jax.deploy.model_card import Card, Effect
+from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, validate
@@ -59,7 +59,7 @@ def export(
     *,
     command: str,
     share: bool = False,
-    effect: Effect | None = None,
+    effect: ReportedEffect | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> None:
     """Writes the model that a path makes of a checkpoint, in Hugging Face layout.

@@ -11,7 +11,7 @@ from cola_jax.path import format_path, parse_path
 
 
 @dataclasses.dataclass(frozen=True)
-class Effect:
+class ReportedEffect:
     """What a path changes on questions that it was not chosen on; all shares are 0 to 1."""
 
     task: str  # with its split
@@ -45,7 +45,7 @@ class Effect:
         )
 
 
-def read_effect(file: Path, path: Sequence[int], num_layers: int) -> Effect:
+def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEffect:
     """Reads an effect from a JSON object, or from its field `effect`.
 
     Raises ValueError if fields are missing or of another kind, or if the file has the field `path`
@@ -61,7 +61,7 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> Effect:
             )
     found = values.get("effect", values)
     try:
-        return Effect(
+        return ReportedEffect(
             task=text(found["task"]),
             n=int(found["n"]),
             before=float(found["before"]),
@@ -70,7 +70,7 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> Effect:
             interval=(float(found["interval"][0]), float(found["interval"][1])),
         )
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        names = ", ".join(field.name for field in dataclasses.fields(Effect))
+        names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
         raise ValueError(
             f"{file} does not hold a measured effect ({type(error).__name__}: {error}): it needs "
             f"the fields {names}, in itself or in its field effect."
@@ -92,7 +92,7 @@ class Card:
     num_layers: int  # of the original
     origin: dict[str, Any]  # of the checkpoint, as its metadata has it
     command: str
-    effect: Effect | None = None
+    effect: ReportedEffect | None = None
     base: str | None = None  # where the base model of an adapter is; None for a whole model
 
     def markdown(self) -> str:

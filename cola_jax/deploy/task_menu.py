@@ -109,8 +109,7 @@ def find_menu(
 def labels_for(directory: str, session: "Session") -> list[Labels]:
     """Reads the labels of a run; ValueError where they cannot serve a session."""
     run = RunDirectory(directory)
-    if run.manifest()["settings"].get("model") != session.settings["model"]:
-        raise ValueError(f"{directory} is a run of another checkpoint: give runs of this one.")
+    run.check_model(session.settings["model"])
     labels, held = read_labels(run), {one.question.id for one in session.others}
     both = [label.question for label in labels if label.question in held]
     if both:

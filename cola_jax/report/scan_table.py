@@ -6,6 +6,7 @@ import io
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cola_jax.deploy.scan import Block
 from cola_jax.path import format_path
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.table import (
@@ -51,10 +52,13 @@ def by_margin(cell: Cell) -> tuple[str, ...]:
 
 def named(cell: Cell) -> tuple[str, str, str]:
     """Names a block by its layers, with the layers of its path and the share that is right."""
-    first, last = cell.block.start, cell.block.stop - 1
-    layers = str(first) if first == last else f"{first}-{last}"
-    share = format_percent(cell.correct.value)
-    return f"{cell.block.kind} {layers}", str(len(cell.path)), share
+    return block_name(cell.block), str(len(cell.path)), format_percent(cell.correct.value)
+
+
+def block_name(block: Block) -> str:
+    """Names a block by its layers."""
+    first, last = block.start, block.stop - 1
+    return f"{block.kind} {first}" if first == last else f"{block.kind} {first}-{last}"
 
 
 def scan_table(summary: ScanSummary) -> Table:
@@ -71,12 +75,13 @@ def scan_table(summary: ScanSummary) -> Table:
 def scan_caption(summary: ScanSummary) -> str:
     """Explains what the numbers are, and what the best block does on other questions."""
     low, high = (signed(bound) for bound in summary.elsewhere_margin.interval)
+    chosen = ", ".join(map(block_name, summary.elsewhere_blocks))
     return (
         f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Changes are in points "
         "of accuracy, or in nats for the margin, paired over questions; a skip is kept if no fewer "
         "questions are right. p: the chance that the best of all blocks "
-        "would reach this if none had an effect. A block chosen on one half of the questions, "
-        f"measured on the other: {format_points(summary.elsewhere.value)} points "
+        "would reach this if none had an effect. A block chosen on one half of the questions "
+        f"({chosen}), measured on the other: {format_points(summary.elsewhere.value)} points "
         f"({format_interval(summary.elsewhere.interval, signed=True)}); by margin, "
         f"{signed(summary.elsewhere_margin.value)} ({low} to {high})."
     )

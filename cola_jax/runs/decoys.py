@@ -36,8 +36,8 @@ class Answers:
                 f"{directory} does not hold decoded answers of given paths: make it with `cola "
                 "evaluate --scorer generation`."
             )
-        if model is not None and settings["model"] != model:
-            raise ValueError(f"the answers in {directory} are those of another checkpoint.")
+        if model is not None:
+            run.check_model(model)
         paths, plain = [tuple(path) for path in settings["paths"]], identity(start["num_layers"])
         if plain not in paths or len(paths) < 2:
             raise ValueError(

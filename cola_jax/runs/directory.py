@@ -100,6 +100,15 @@ class RunDirectory:
             return None
         return self.manifest()["settings"].get(name)
 
+    def check_model(self, model: str) -> None:
+        """Raises ValueError unless the run is of the checkpoint with this identity."""
+        there = self.recorded("model")
+        if there != model:
+            raise ValueError(
+                f"{self.directory} is a run of another checkpoint ({there}, here it is {model}): "
+                "give runs of this one."
+            )
+
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
         rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()

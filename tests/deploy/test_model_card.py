@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from cola_jax.deploy.model_card import Card, Effect, read_effect
+from cola_jax.deploy.model_card import Card, ReportedEffect, read_effect
 
 EFFECT = {
     "task": "arc-easy, 300 held-out questions",
@@ -58,7 +58,7 @@ def test_card_omits_what_is_not_known():
 
 def test_read_effect_reads_the_field_of_a_results_file(write):
     file = write(path="0,1,1-2,4,3", effect=EFFECT, task=None)
-    assert read_effect(file, CARD.path, 6) == Effect(**EFFECT | {"interval": (-0.01, 0.05)})
+    assert read_effect(file, CARD.path, 6) == ReportedEffect(**EFFECT | {"interval": (-0.01, 0.05)})
 
 
 @pytest.mark.parametrize(

@@ -181,12 +181,7 @@ def read_examples(session: Session, run: str, design: Design, config: DistillCon
     """Reads the examples of a run that asked this model these questions; ValueError otherwise."""
     there = RunDirectory(run)
     labels = read_labels(there)
-    model = there.recorded("model")
-    if model != session.settings["model"]:
-        raise ValueError(
-            f"{run} searched the model {model}, but {session.model_directory} is "
-            f"{session.settings['model']}: give the checkpoint of the run."
-        )
+    there.check_model(session.settings["model"])
     question = match(labels, session.encoded, run)
     return make_examples(labels, question, design.target, config.labels, config.validation)
 
