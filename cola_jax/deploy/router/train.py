@@ -90,7 +90,7 @@ class Trainer:
 
     def initial(self) -> TrainState:
         """Returns the state before the first step."""
-        params = self.design.init(jax.random.key(self.config.seed))
+        params = jax.jit(self.design.init)(jax.random.key(self.config.seed))
         losses = jnp.full(self.steps, jnp.nan, jnp.float32)
         return TrainState(params, self.optimizer.init(params), jnp.int32(0), losses)
 

@@ -21,7 +21,7 @@ from cola_jax.prompts import Prompts
 from tests.deploy.router.conftest import PATHS
 
 L, D = 5, 32
-CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=4, batch_size=6), save_every=4)
+CONFIG = DistillConfig("all", 0.3, TrainingConfig(epochs=4, batch_size=6), save_every=7)
 
 
 @pytest.fixture(scope="module")

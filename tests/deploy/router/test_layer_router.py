@@ -37,7 +37,7 @@ def setting(pair):
     rows = [pack(ids, [])[0] for ids in ([5, 9, 2, 7, 11, 3, 8, 6, 4], [5, 9, 2, 1])]
     prompts = features.on_devices(model, features.prompt_alone(Prompts.stack(rows)), 32)
     windows = np.zeros((1, model.config.num_layers, 8, model.config.width), np.float32)
-    return model, prompts, LayerRouter().init(jax.random.key(0), windows)["params"]
+    return model, prompts, jax.jit(LayerRouter().init)(jax.random.key(0), windows)["params"]
 
 
 def log_probabilities(params, model, prompt, counts):

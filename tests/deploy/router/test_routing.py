@@ -17,7 +17,7 @@ ROWS = [[5, 9, 2, 7, 11], list(range(3, 43)), [8, 1, 6, 6, 2, 9, 30]]
 def test_paths_of_a_row_do_not_depend_on_the_batch(name, pair):
     model = pair("llama-gqa").ours
     design = make_design(name, model.config.num_layers, model.config.width)
-    router = make_router(design, design.init(jax.random.key(3)), model)
+    router = make_router(design, jax.jit(design.init)(jax.random.key(3)), model)
     packed = Prompts.stack([pack(row, [[4, 4, 7], [9, 2]])[0] for row in ROWS])
     together = router.paths(packed, beams=2)
     assert all(len(set(paths)) == 2 for paths in together)

@@ -72,12 +72,11 @@ def test_segment_router_does_not_see_padding():
     router, rng = SegmentRouter(5, width=16, heads=2, hidden=32), np.random.default_rng(0)
     states = rng.normal(size=(2, 6, 8)).astype(np.float32)
     mask = np.arange(6)[None] < np.array([[6], [4]])
-    params = router.init(jax.random.key(0), states, mask)
+    params = jax.jit(router.init)(jax.random.key(0), states, mask)
+    apply = jax.jit(router.apply, static_argnames="train")
     other = np.where(mask[:, :, None], states, 7.0)
-    for one, two in zip(
-        router.apply(params, states, mask), router.apply(params, other, mask), strict=True
-    ):
+    for one, two in zip(apply(params, states, mask), apply(params, other, mask), strict=True):
         assert one.shape[:2] == (2, 5)
         np.testing.assert_allclose(one, two, rtol=1e-5)
-    dropped = router.apply(params, states, mask, train=True, rngs={"dropout": jax.random.key(1)})
-    assert not np.allclose(dropped[0], router.apply(params, states, mask)[0])
+    dropped = apply(params, states, mask, train=True, rngs={"dropout": jax.random.key(1)})
+    assert not np.allclose(dropped[0], apply(params, states, mask)[0])
