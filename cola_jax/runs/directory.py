@@ -101,12 +101,12 @@ class RunDirectory:
         return self.manifest()["settings"].get(name)
 
     def check_model(self, model: str) -> None:
-        """Raises ValueError unless the run is of the checkpoint with this identity."""
-        there = self.recorded("model")
+        """Raises ValueError unless this is a run, of the checkpoint with this identity."""
+        there = self.manifest()["settings"].get("model")
         if there != model:
             raise ValueError(
                 f"{self.directory} is a run of another checkpoint ({there}, here it is {model}): "
-                "give runs of this one."
+                "give a run of this one."
             )
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:

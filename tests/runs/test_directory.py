@@ -77,6 +77,16 @@ def test_open_refuses_a_directory_of_other_files(tmp_path):
         RunDirectory(tmp_path).manifest()
 
 
+def test_check_model_refuses_runs_of_another_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(ValueError, match="not a run directory"):
+        run.check_model("abc")
+    run.open(SETTINGS | {"model": "abc"}, HERE)
+    run.check_model("abc")
+    with pytest.raises(ValueError, match=r"run of another checkpoint \(abc, here it is xyz\)"):
+        run.check_model("xyz")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "null", '"text"'])
 def test_damaged_manifest_is_named(run, content):
     (run.directory / "run.json").write_text(content)
