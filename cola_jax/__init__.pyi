@@ -1,5 +1,5 @@
-from .checkpoint import load, load_tokenizer
 from .config import ModelConfig
+from .convert.cache import load, load_tokenizer
 from .convert.conversion import convert
 from .execute.decoder import Stop
 from .execute.evaluator import run_paths

@@ -26,6 +26,10 @@ WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
 
 
+class DamagedError(ValueError):
+    """A checkpoint is damaged or incomplete."""
+
+
 def save(
     directory: epath.PathLike,
     config: ModelConfig,
@@ -119,7 +123,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
             jnp.dtype(metadata["dtype"])
             check_tokens(metadata)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise DamagedError(
             f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
         ) from error
     if layout != LAYOUT:
@@ -211,6 +215,15 @@ def this_host_only() -> ocp.options.MultiprocessingOptions:
     )
 
 
+def check(directory: epath.PathLike) -> None:
+    """Raises ValueError unless the directory is a checkpoint with all its files.
+
+    The weights are not read, so a changed bit is found when they are loaded.
+    """
+    metadata = read_metadata(directory)
+    check_files(absolute(directory) / WEIGHTS, metadata["files"])
+
+
 def file_sizes(directory: epath.Path) -> dict[str, int]:
     """Returns the sizes of all files under a directory, by relative path."""
     sizes = {}
@@ -231,7 +244,7 @@ def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
     found = file_sizes(directory) if directory.is_dir() else {}
     damaged = sorted(name for name, size in sizes.items() if found.get(name) != size)
     if damaged:
-        raise ValueError(
+        raise DamagedError(
             f"{directory} is incomplete or damaged ({len(damaged)} files are missing or have "
             f"another size, such as {damaged[0]}): convert the model again."
         )
@@ -251,7 +264,7 @@ def check_sum(directory: epath.Path, name: str, weight: jax.Array, wanted: int |
     is computed on the weight's devices for any sharding, which a digest could not be.
     """
     if int(device_bit_sum(weight)) != wanted:
-        raise ValueError(f"{directory} is damaged, {name} has changed: convert the model again.")
+        raise DamagedError(f"{directory} is damaged, {name} has changed: convert the model again.")
 
 
 def restore(
@@ -264,7 +277,7 @@ def restore(
     try:
         return checkpointer.restore(directory / name, {name: leaf})[name]
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-        raise ValueError(
+        raise DamagedError(
             f"the weight {name} of {directory.parent} could not be restored; if its files are "
             f"damaged or missing, convert the model again: {error}"
         ) from error

@@ -13,6 +13,7 @@ from rich.text import Text
 from tyro.conf import subcommand
 
 from cola_jax.commands.benchmark import Benchmark
+from cola_jax.commands.cache import Cache
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
 from cola_jax.commands.distill import Distill
@@ -32,6 +33,7 @@ DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for
 COMMANDS = {
     "demo": Demo,
     "convert": Convert,
+    "cache": Cache,
     "search": Search,
     "evaluate": Evaluate,
     "generate": Generate,

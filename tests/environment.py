@@ -30,6 +30,7 @@ def set_variables(cache: str) -> None:
     `cache` is an empty folder for compiled programs. Set XLA_FLAGS to test with other ones.
     """
     os.environ |= FIXED | CACHE | {"JAX_COMPILATION_CACHE_DIR": cache}
+    os.environ["COLA_CACHE"] = os.path.join(cache, "models")  # not the user's
     if "XLA_FLAGS" not in os.environ and knows(QUICK):
         os.environ["XLA_FLAGS"] = QUICK
 

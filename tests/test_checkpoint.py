@@ -239,17 +239,17 @@ def test_load_refuses_a_newer_layout(copy):
         cola_jax.load(copy)
 
 
-def test_load_refuses_other_directories_with_a_hint(pair, tmp_path):
+def test_read_metadata_refuses_other_directories_with_a_hint(pair, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a directory: make a checkpoint with"):
-        cola_jax.load(tmp_path / "nowhere")
+        checkpoint.read_metadata(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"has no cola\.json: it is not a cola-jax checkpoint"):
-        cola_jax.load(tmp_path)
+        checkpoint.read_metadata(tmp_path)
     folder = pair("llama-gqa").folder
     with pytest.raises(ValueError, match=f"Hugging Face model: run `cola convert {folder} DEST"):
-        cola_jax.load(folder)
+        checkpoint.read_metadata(folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is not a directory"):
-        cola_jax.load(tmp_path / "file")
+        checkpoint.read_metadata(tmp_path / "file")
 
 
 def test_load_tokenizer_refuses_a_model_without_one(pair):

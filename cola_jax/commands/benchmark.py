@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import Dtype, console
+from cola_jax.commands.flags import Dtype, checkpoint_of, console
 from cola_jax.runs.devices import Devices
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class Benchmark:
         dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if self.model in SHAPES:
             return random_model(SHAPES[self.model], dtype, mesh)
-        if not Path(self.model).exists() and "://" not in self.model:
-            raise ValueError(f"{self.model} is neither a directory nor one of {', '.join(SHAPES)}.")
+        checkpoint_of(self.model)
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def write(self, results: dict[str, Any], **flags: Any) -> None:

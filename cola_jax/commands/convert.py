@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.flags import Dtype, console
+from cola_jax.commands.flags import Dtype, console, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Convert:
         from cola_jax.convert import convert
         from cola_jax.runs.progress import byte_bar
 
-        with byte_bar(console) as on_progress:
+        with byte_bar(errors, f"converting {self.source}") as on_progress:
             metadata = convert(
                 self.source,
                 self.destination,

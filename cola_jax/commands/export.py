@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cola_jax.commands.flags import console
+from cola_jax.commands.flags import Model, checkpoint_of, console, errors
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 class Export:
     """Write a path as a model that other programs load."""
 
-    model: str
-    """Checkpoint directory, as `cola convert` makes it."""
+    model: Model
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
     out: Path
@@ -38,11 +37,12 @@ class Export:
         from cola_jax.path import format_path
 
         self.check_flags()
-        metadata = read_metadata(self.model)
+        directory = checkpoint_of(self.model)
+        metadata = read_metadata(directory)
         config = ModelConfig.from_json(metadata["config"])
         path = read_path(self.path, config.num_layers)
         if self.format == "hf":
-            self.write_hf(path, config.num_layers)
+            self.write_hf(directory, path, config.num_layers)
         elif self.format == "mergekit":
             self.write_recipe(path, config, metadata["origin"])
         else:
@@ -78,15 +78,15 @@ class Export:
             words += ["--effect", str(self.effect)]
         return shlex.join(words)
 
-    def write_hf(self, path: tuple[int, ...], num_layers: int) -> None:
+    def write_hf(self, directory: str, path: tuple[int, ...], num_layers: int) -> None:
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effect
         from cola_jax.runs.progress import byte_bar
 
         effect = None if self.effect is None else read_effect(self.effect, path, num_layers)
-        with byte_bar(console) as on_progress:
+        with byte_bar(errors, f"exporting {self.model}") as on_progress:
             export(
-                self.model,
+                directory,
                 path,
                 self.out,
                 command=self.command(),

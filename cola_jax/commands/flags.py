@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Result = TypeVar("Result")
-console = Console()  # what the subcommands print on
+console = Console()  # results
+errors = Console(stderr=True)  # progress, and what else is not a result
+Model = Annotated[
+    str,
+    arg(
+        aliases=["-m"],
+        metavar="MODEL",
+        help="A Hub id (also as ID@REVISION), a local Hugging Face directory, a .gguf file, or a "
+        "checkpoint that `cola convert` made. All but the last are converted on first use.",
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +66,7 @@ class RunFlags:
 class TaskFlags:
     """The model and the task of a run, and its directory."""
 
-    model: str
-    """Checkpoint directory, as `cola convert` makes it."""
+    model: Model
     task: OmitArgPrefixes[TaskConfig]
     out: str
     """Run directory: created, or resumed."""
@@ -69,6 +78,7 @@ class TaskFlags:
 
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         config = self.run.resolve()
+        checkpoint_of(self.model)
         return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
 
 
@@ -107,6 +117,22 @@ class PathFlags:
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))
+
+
+def checkpoint_of(model: str) -> str:
+    """Returns the checkpoint directory of a model, converting it first where it has not been."""
+    from cola_jax.convert.cache import find
+    from cola_jax.runs.progress import byte_bar
+
+    with byte_bar(errors, f"converting {model}") as on_progress:
+        return find(model, on_progress)
+
+
+def num_layers_of(model: str) -> int:
+    """Returns the number of a model's layers, converting it first where it has not been."""
+    from cola_jax.checkpoint import read_metadata
+
+    return read_metadata(checkpoint_of(model))["config"]["num_layers"]
 
 
 def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":

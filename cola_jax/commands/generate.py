@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import PathFlags, RunFlags, console, run_with_progress
+from cola_jax.commands.flags import (
+    Model,
+    PathFlags,
+    RunFlags,
+    console,
+    num_layers_of,
+    run_with_progress,
+)
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
@@ -21,8 +28,7 @@ if TYPE_CHECKING:
 class Generate:
     """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
 
-    model: str
-    """Checkpoint directory, as `cola convert` makes it."""
+    model: Model
     prompt: tuple[str, ...] = ()
     """Texts to complete."""
     prompts_file: Path | None = None
@@ -39,11 +45,10 @@ class Generate:
     run_flags: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
     def run(self) -> None:
-        from cola_jax.checkpoint import read_metadata
         from cola_jax.path import identity
         from cola_jax.runs.session import Session
 
-        num_layers = read_metadata(self.model)["config"]["num_layers"]
+        num_layers = num_layers_of(self.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         session = Session.prepare(self.model, self.prepare, self.run_flags.resolve())
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import TaskFlags, run_with_progress
+from cola_jax.commands.flags import TaskFlags, num_layers_of, run_with_progress
 from cola_jax.commands.report import Report, report_extra_installed
 
 
@@ -17,10 +17,9 @@ class Scan:
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
 
     def run(self) -> None:
-        from cola_jax.checkpoint import read_metadata
         from cola_jax.deploy.scan import scan_paths
 
-        num_layers = read_metadata(self.flags.model)["config"]["num_layers"]
+        num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)
         session = self.flags.prepare()
         run_with_progress(

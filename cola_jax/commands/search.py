@@ -4,7 +4,13 @@ import dataclasses
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import PathFlags, TaskFlags, console, run_with_progress
+from cola_jax.commands.flags import (
+    PathFlags,
+    TaskFlags,
+    console,
+    num_layers_of,
+    run_with_progress,
+)
 from cola_jax.commands.report import Report, report_extra_installed
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
 
@@ -78,9 +84,8 @@ class Evaluate:
     path_flags: OmitArgPrefixes[PathFlags] = dataclasses.field(default_factory=PathFlags)
 
     def run(self) -> None:
-        from cola_jax.checkpoint import read_metadata
 
-        num_layers = read_metadata(self.flags.model)["config"]["num_layers"]
+        num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers)
         if not paths:
             raise ValueError("there are no paths: give --paths, --paths-file or --random.")

@@ -12,7 +12,8 @@ import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.convert.gguf import open_gguf
-from cola_jax.convert.huggingface import open_directory, open_hub
+from cola_jax.convert.hub import open_hub, resolve
+from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
 from cola_jax.params import shapes
 
@@ -32,7 +33,8 @@ def convert(
     """Converts pretrained weights and their tokenizer into a checkpoint directory.
 
     Args:
-      source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id.
+      source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as
+        ID@REVISION.
       destination: the directory to create; it appears only when complete.
       dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF).
       revision: a branch, tag or commit of a Hub id.
@@ -53,6 +55,22 @@ def convert(
     check_destination(destination, overwrite)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+
+    def opened() -> Source:
+        found = open_source(source, revision)
+        return found if origin is None else found._replace(origin=found.origin | {"name": origin})
+
+    return convert_opened(opened, destination, dtype=dtype, on_progress=on_progress)
+
+
+def convert_opened(
+    source: Callable[[], Source],
+    destination: Path,
+    *,
+    dtype: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Converts what `source` opens; see `convert`. An existing destination is replaced."""
     partial = destination.absolute().with_name(f".{destination.name}.partial")
     created = [folder for folder in partial.parents if not folder.exists()]
     shutil.rmtree(partial, ignore_errors=True)
@@ -61,9 +79,7 @@ def convert(
     except OSError as error:
         raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
     try:
-        opened = open_source(source, revision)
-        if origin is not None:
-            opened = opened._replace(origin=opened.origin | {"name": origin})
+        opened = source()
         metadata = write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
         replace(partial, destination)
     finally:
@@ -91,15 +107,19 @@ def check_destination(destination: Path, overwrite: bool) -> None:
 def open_source(source: str, revision: str | None) -> Source:
     """Opens a GGUF file, a local directory or a Hub id."""
     path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        opened = open_gguf
-    elif path.is_dir():
-        opened = open_directory
-    else:
-        return open_hub(source, revision)
-    if revision is not None:
-        raise ValueError(f"--revision is for Hub ids, but {source} is a local path.")
-    return opened(path)
+    if path.suffix == ".gguf" or path.is_dir():
+        if revision is not None:
+            raise ValueError(f"--revision is for Hub ids, but {source} is a local path.")
+        return open_local(path)
+    name, _, at = source.partition("@")
+    if at and revision is not None:
+        raise ValueError(f"{source} names a revision, and --revision {revision} another.")
+    return open_hub(resolve(name, at or revision))
+
+
+def open_local(path: Path) -> Source:
+    """Opens a GGUF file, or a directory in Hugging Face layout."""
+    return open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
 
 
 def write(

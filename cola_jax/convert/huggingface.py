@@ -1,4 +1,4 @@
-"""Reads Hugging Face models: the supported families, local directories and Hub ids."""
+"""Reads Hugging Face models: the supported families, and local directories."""
 
 import json
 import re
@@ -21,7 +21,6 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -76,46 +75,6 @@ def family_of(values: Mapping[str, Any]) -> Family:
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
     return FAMILIES[kind]
-
-
-def open_hub(name: str, revision: str | None) -> Source:
-    """Downloads the config, safetensors and tokenizer of a Hub repository, and opens them.
-
-    The revision (a branch, tag or commit; the default branch if None) is resolved to a commit,
-    which is recorded. Raises ValueError if the download fails.
-    """
-    if not HUB_ID.fullmatch(name):
-        raise ValueError(
-            f"source {name!r} is neither an existing directory, nor a .gguf file, nor a Hub id "
-            "like HuggingFaceTB/SmolLM2-135M-Instruct."
-        )
-    # refuse unsupported models before downloading their weights
-    folder = download(name, revision, ["config.json"])
-    read_config(read_json(folder / "config.json"))
-    commit = folder.name  # the cache names a snapshot's folder after its commit
-    files = ["config.json", GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
-    folder = download(name, commit, files)
-    return open_directory(folder)._replace(origin={"kind": "hub", "name": name, "revision": commit})
-
-
-def download(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """Downloads files of a Hub repository unless they are cached; raises ValueError on failure."""
-    from huggingface_hub import snapshot_download
-
-    # some repositories hold a second copy of the weights in their authors' own format
-    skipped = ["consolidated*", "*/*"]
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=patterns, ignore_patterns=skipped
-            )
-        )
-    except Exception as error:  # the Hub's client and its HTTP library raise many types
-        raise ValueError(
-            f"{name} (revision {revision or 'default'}) could not be downloaded from the "
-            f"Hub: {error} Check the id, log in with `hf auth login` if the model is gated, or "
-            "pass a local directory."
-        ) from error
 
 
 def open_directory(folder: Path) -> Source:

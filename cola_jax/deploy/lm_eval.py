@@ -19,6 +19,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from cola_jax import checkpoint
+from cola_jax.convert import cache
 from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_chooser, read_path
 from cola_jax.deploy.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 from cola_jax.deploy.menu_file import load_menu
@@ -47,29 +48,30 @@ class ColaLM(TemplateLM):
         """Loads the model.
 
         Args:
-          arguments: checkpoint, and optionally path (text or layer ids), router or menu (a
-            directory), dtype, batch_size, max_length, max_gen_toks, add_bos_token, memory_budget,
-            data, tensor.
+          arguments: checkpoint or pretrained (what `cola_jax.load` takes), and optionally path
+            (text or layer ids), router or menu (a directory), dtype, batch_size, max_length,
+            max_gen_toks, add_bos_token, memory_budget, data, tensor.
 
         Raises ValueError for unknown names and unfit values, and as `cola_jax.load`.
         """
         super().__init__()
         given = read_arguments(arguments)
         given.check_device(jax.default_backend())
-        metadata = checkpoint.read_metadata(given.checkpoint)
+        directory = cache.find(given.checkpoint)
+        metadata = checkpoint.read_metadata(directory)
         path = read_path(given, metadata["config"]["num_layers"])
         menu = None
         if given.menu is not None:
             identity = checkpoint.identity(metadata)
             menu = load_menu(given.menu, identity, metadata["config"]["num_layers"])
-        self.arguments, self.metadata = given, metadata
+        self.arguments, self.metadata, self.directory = given, metadata, directory
         self._max_length = read_length(given, metadata["config"]["context"])
-        self.tokenizer = checkpoint.load_tokenizer(given.checkpoint)
+        self.tokenizer = checkpoint.load_tokenizer(directory)
         if given.add_bos_token is not None:
             self.tokenizer.add_bos_token = given.add_bos_token
         dtype = given.dtype or default_dtype(metadata["dtype"])
         mesh = given.devices.mesh(EVERY_DEVICE)
-        self.model = checkpoint.load(given.checkpoint, dtype=dtype, mesh=mesh)
+        self.model = cache.load(given.checkpoint, dtype=dtype, mesh=mesh)
         self.workers = Workers(
             self.model, threads=THREADS, memory_budget=given.devices.budget, dtype=dtype
         )
@@ -115,7 +117,7 @@ class ColaLM(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """Names the tokenizer in the harness's cache of requests."""
-        return str(checkpoint.absolute(self.arguments.checkpoint)).replace("/", "__")
+        return str(checkpoint.absolute(self.directory)).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
         """Returns what the harness records in its results."""
@@ -292,7 +294,7 @@ class ColaLM(TemplateLM):
         """
         end = self.tokenizer.decode(self.eot_token_id)
         strings = (*settings.until, *([] if end in settings.until else [end]))
-        tokens = checkpoint.stop_tokens(self.arguments.checkpoint)
+        tokens = checkpoint.stop_tokens(self.directory)
         return Stop(tokens, strings, tokenizer=self.tokenizer), strings
 
     def padded_paths(self, prompts: Sequence[Prompts]) -> np.ndarray:

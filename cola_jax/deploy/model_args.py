@@ -72,8 +72,16 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
             raise ValueError(
                 f"the model cola takes no argument {name!r}: {hint}It takes {', '.join(READERS)}."
             )
-    if given.get("checkpoint") is None:
-        raise ValueError("the model cola needs checkpoint=DIRECTORY, as `cola convert` makes it.")
+    given = dict(given)
+    named = given.pop("pretrained", None)  # what the harness's own models call it
+    if named is not None and given.get("checkpoint") is not None:
+        raise ValueError("checkpoint and pretrained both name the model: give one.")
+    given["checkpoint"] = given.get("checkpoint") or named
+    if given["checkpoint"] is None:
+        raise ValueError(
+            "the model cola needs checkpoint=MODEL: a Hub id, a local Hugging Face directory, a "
+            ".gguf file, or a checkpoint that `cola convert` made."
+        )
     return ModelArguments(
         **{name: READERS[name](name, value) for name, value in given.items() if value is not None}
     )
@@ -120,6 +128,7 @@ def read_flag(name: str, value: Any) -> bool:
 
 READERS: dict[str, Callable[[str, Any], Any]] = {
     "checkpoint": read_text,
+    "pretrained": read_text,
     "path": read_path,
     "router": read_text,
     "menu": read_text,

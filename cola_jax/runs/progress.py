@@ -97,9 +97,21 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def byte_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Shows a conversion's bytes; yields the function to call with bytes done and in all."""
-    columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+def byte_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows the bytes of a conversion, once there are any.
+
+    Yields the function to call with bytes done and in all.
+    """
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("", total=None, visible=False)
+        said = False
+
+        def show(done: int, total: int) -> None:
+            nonlocal said
+            if bar.disable and not said:
+                console.print(f"{what} ({total / 1e6:,.0f} MB)", soft_wrap=True)
+            said = True
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield show

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
+from cola_jax.convert import cache
 from cola_jax.execute.evaluator import Workload, cut_batches
 from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
@@ -60,7 +61,7 @@ class RunConfig:
 class Session:
     """A model, questions encoded for a scorer, and what is recorded about both."""
 
-    model_directory: str
+    source: str  # of the model, as `cola_jax.load` takes it
     config: ModelConfig
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
@@ -83,21 +84,22 @@ class Session:
     ) -> "Session":
         """Checks and loads what a session needs, except the weights, which take longest.
 
-        `model` is a checkpoint directory; `prepare` is that of a TaskConfig, or a function like it.
-        `metadata` is recorded of each start. `decoys` is a run that decoded answers on other paths,
+        `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
+        it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other paths,
         of which open questions get their decoys. Raises ValueError for whatever is wrong with the
         checkpoint, the task, a prompt, the decoys or the devices.
         """
         run_config.devices.check_backend()
-        saved = checkpoint.read_metadata(model)
+        directory = cache.find(model)
+        saved = checkpoint.read_metadata(directory)
         if decoys is not None:
             answers = Answers(decoys, checkpoint.identity(saved))
             prepare = functools.partial(prepare, decoy=answers.decoy)
         config = ModelConfig.from_json(saved["config"])
         prepared = prepare(
-            checkpoint.load_tokenizer(model),
+            checkpoint.load_tokenizer(directory),
             context=config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(model),
+            stop_tokens=lambda: checkpoint.stop_tokens(directory),
         )
         ways = (variant.encoded for variant in prepared.variants)
         for asked in (prepared.encoded, prepared.held_out, *ways):
@@ -124,7 +126,7 @@ class Session:
             **(metadata or {}),
         }
         return cls(
-            model_directory=str(model),
+            source=str(model),
             config=config,
             scorer=prepared.scorer,
             encoded=own,
@@ -180,7 +182,7 @@ class Session:
         """The weights, loaded when first needed: after the run directory has been checked."""
         if self.whole is not None:
             return self.whole.model
-        return checkpoint.load(self.model_directory, dtype=self.settings["dtype"], mesh=self.mesh)
+        return cache.load(self.source, dtype=self.settings["dtype"], mesh=self.mesh)
 
     def search(
         self,

