@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import subcommand
 
+from cola_jax.cache_directory import keep_programs
+from cola_jax.commands import command_line
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.cache import Cache
 from cola_jax.commands.convert import Convert
@@ -26,6 +29,7 @@ from cola_jax.commands.report import Report
 from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
 from cola_jax.commands.static import Static
+from cola_jax.commands.tasks import Tasks
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
@@ -34,6 +38,7 @@ COMMANDS = {
     "demo": Demo,
     "convert": Convert,
     "cache": Cache,
+    "tasks": Tasks,
     "search": Search,
     "evaluate": Evaluate,
     "generate": Generate,
@@ -62,6 +67,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     if list(arguments[:1]) == ["lm-eval"]:
         return LmEval(tuple(arguments[1:]))
+    arguments = command_line.prepare(arguments, COMMANDS)
     rules = PRESETS.get(chosen_preset(arguments), PRESETS[DEFAULT])
     flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
     search = Search(flags, rules=rules)
@@ -70,8 +76,7 @@ def parse(arguments: Sequence[str]) -> Command:
         default: dict[str, Any] = {"default": search} if command is Search else {}
         one = Annotated[command, subcommand(name, **default)]
         commands = one if commands is None else commands | one
-    chosen = list(arguments) or ["--help"]
-    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=chosen)
+    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=arguments)
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
@@ -86,11 +91,15 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `cola`; bad input is one line on stderr and exit status 1."""
+    keep_programs()
     # transformers serves for tokenizers alone, and need not report that torch is missing
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    command = parse(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
+        print(f"cola-jax {version('cola-jax')}")
+        return
     try:
-        command.run()
+        parse(given).run()
     except KeyboardInterrupt:
         sys.exit("interrupted. Re-run the same command to resume a run with a directory.")
     except (ValueError, OSError) as error:

@@ -165,7 +165,9 @@ def make_hub(settings: Habits, folder: Path, environment: dict[str, str]) -> Non
     from cola_jax import load_tokenizer
 
     tokenizer = load_tokenizer(settings.model)
-    config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **SHAPE)
+    config = LlamaConfig.from_dict(
+        {"vocab_size": len(tokenizer), "tie_word_embeddings": True} | SHAPE
+    )
     for name in (MODEL, "local-model"):
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.commands.flags import Dtype, checkpoint_of, console
+from cola_jax.commands.flags import checkpoint_of, console
+from cola_jax.commands.values import Dtype
 from cola_jax.runs.devices import Devices
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 class Benchmark:
     """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths."""
 
-    model: str = "smollm2-135m"
-    """Checkpoint directory, or a named shape with random weights: smollm2-135m, llama-3.2-1b,
-    llama-3.2-3b, llama-3-8b, qwen3-8b."""
-    out: Path | None = None
+    model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
+    """A model as every command takes it, or a named shape with random weights: smollm2-135m,
+    llama-3.2-1b, llama-3.2-3b, llama-3-8b, qwen3-8b."""
+    out: Annotated[Path | None, arg(name="output", aliases=["-o"])] = None
     """JSON file to write all measurements to."""
     tokens: int = 96
     """Tokens of the question, T."""
@@ -32,8 +33,8 @@ class Benchmark:
     """Positions at which the model is read, Q."""
     rounds: int = 5
     """Number of times each program is timed, in turns."""
-    dtype: Dtype | None = None
-    """Dtype of weights and activations; float32 on a CPU by default, else bfloat16."""
+    dtype: Dtype = None
+    """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
 
     def run(self) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.flags import Dtype, console, errors
+from cola_jax.commands.flags import console, errors
+from cola_jax.commands.values import Dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Convert:
     """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
     destination: Positional[Path]
     """The directory to make."""
-    dtype: Dtype | None = None
-    """Of the converted weights; the source's own by default, float32 for GGUF."""
+    dtype: Dtype = None
+    """Of the converted weights; auto is the source's own, float32 for GGUF."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     overwrite: bool = False

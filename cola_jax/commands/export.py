@@ -3,9 +3,12 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cola_jax.commands.flags import Model, checkpoint_of, console, errors
+from tyro.conf import arg
+
+from cola_jax.commands.flags import checkpoint_of, console, errors
+from cola_jax.commands.values import Model
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
@@ -18,7 +21,7 @@ class Export:
     model: Model
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
-    out: Path
+    out: Annotated[Path, arg(name="output", aliases=["-o"])]
     """Directory to make (hf), or file (mergekit, gguf)."""
     format: Literal["hf", "mergekit", "gguf"] = "hf"
     """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""
@@ -72,7 +75,7 @@ class Export:
     def command(self) -> str:
         """Returns the command line of this export."""
         words = ["cola", "export", "--model", self.model, "--path", self.path]
-        words += ["--out", str(self.out)]
+        words += ["--output", str(self.out)]
         words += ["--share"] * self.share
         if self.effect is not None:
             words += ["--effect", str(self.effect)]

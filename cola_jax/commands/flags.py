@@ -1,13 +1,15 @@
 """Flags that subcommands share: the run, its task and devices, and paths."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes
 
+from cola_jax.commands.values import BatchSize, Dtype, Model, Output
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.tasks.task import TaskConfig
@@ -16,30 +18,20 @@ if TYPE_CHECKING:
     from cola_jax.runs.directory import RunDirectory
     from cola_jax.runs.session import RunConfig, Session
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Result = TypeVar("Result")
 console = Console()  # results
 errors = Console(stderr=True)  # progress, and what else is not a result
-Model = Annotated[
-    str,
-    arg(
-        aliases=["-m"],
-        metavar="MODEL",
-        help="A Hub id (also as ID@REVISION), a local Hugging Face directory, a .gguf file, or a "
-        "checkpoint that `cola convert` made. All but the last are converted on first use.",
-    ),
-]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
     """How a run is executed."""
 
-    dtype: Dtype | None = None
-    """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
-    batch_size: int | None = None
-    """Questions per batch; an interruption loses at most the batches in progress. By default 8 on
-    a CPU, else 64."""
+    dtype: Dtype = None
+    """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
+    batch_size: BatchSize = None
+    """Questions per batch; an interruption loses at most the batches in progress. Auto is 8 on a
+    CPU, else 64."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
     shard: str | None = None
     """Part of the questions to run, such as 0/4, the first of four; other processes run the
@@ -68,18 +60,45 @@ class TaskFlags:
 
     model: Model
     task: OmitArgPrefixes[TaskConfig]
-    out: str
+    out: Output
     """Run directory: created, or resumed."""
     run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
     def prepare(self, decoys: str | None = None) -> "Session":
         """Checks and loads what a session needs; `decoys` is a run with the model's answers."""
+        checkpoint_of(self.model)
         from cola_jax.runs.session import Session
 
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         config = self.run.resolve()
-        checkpoint_of(self.model)
         return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
+
+    def each(self) -> "list[TaskFlags]":
+        """Returns the flags of each task; those of several have a directory of their own each.
+
+        Raises ValueError for a task that is given twice.
+        """
+        names = [name.strip() for name in self.task.task.split(",") if name.strip()]
+        if len(names) < 2 or Path(self.task.task).exists():
+            return [self]
+        found: dict[str, TaskFlags] = {}
+        for name in names:
+            task = dataclasses.replace(self.task, task=name)
+            folder = Path(task.task).stem if task.subject is None else f"{task.task}-{task.subject}"
+            if folder in found:
+                raise ValueError(f"the task {name} is given twice: give each once.")
+            found[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
+        return list(found.values())
+
+    def prepare_each(self, decoys: str | None = None) -> "list[tuple[TaskFlags, Session]]":
+        """Prepares a session for each task, all before the first runs; they share the weights."""
+        made: list[tuple[TaskFlags, Session]] = []
+        for flags in self.each():
+            session = flags.prepare(decoys)
+            if made:
+                session = dataclasses.replace(session, whole=made[0][1])
+            made.append((flags, session))
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +138,13 @@ class PathFlags:
         return list(dict.fromkeys(paths))
 
 
+@functools.cache
 def checkpoint_of(model: str) -> str:
-    """Returns the checkpoint directory of a model, converting it first where it has not been."""
+    """Returns the checkpoint directory of a model, converting it first where it has not been.
+
+    Says that it is being loaded before anything that takes seconds is imported.
+    """
+    errors.print(f"loading {model}", soft_wrap=True, markup=False, highlight=False)
     from cola_jax.convert.cache import find
     from cola_jax.runs.progress import byte_bar
 
@@ -141,10 +165,10 @@ def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
     metrics = Metrics()
-    with ProgressDisplay(console, metrics, searches=False):
+    with ProgressDisplay(errors, metrics, searches=False):
         result = run(metrics)
     if metrics.evaluations:
-        console.print(describe_metrics(metrics.report()), soft_wrap=True)
+        errors.print(describe_metrics(metrics.report()), soft_wrap=True)
     return result
 
 
@@ -154,8 +178,8 @@ def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
     metrics = Metrics()
-    with ProgressDisplay(console, metrics, searches=searches):
+    with ProgressDisplay(errors, metrics, searches=searches):
         directory = run(metrics)
     if recorded := directory.starts()[-1].get("metrics"):
-        console.print(describe_metrics(recorded), soft_wrap=True)
+        errors.print(describe_metrics(recorded), soft_wrap=True)
     return directory

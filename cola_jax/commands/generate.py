@@ -4,19 +4,19 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.text import Text
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.commands.flags import (
-    Model,
     PathFlags,
     RunFlags,
     console,
     num_layers_of,
     run_with_progress,
 )
+from cola_jax.commands.values import Model
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
@@ -34,7 +34,7 @@ class Generate:
     prompts_file: Path | None = None
     """JSONL file with the field prompt, and optionally id."""
     path_flags: OmitArgPrefixes[PathFlags] = dataclasses.field(default_factory=PathFlags)
-    out: str | None = None
+    out: Annotated[str | None, arg(name="output", aliases=["-o"], metavar="DIRECTORY")] = None
     """Run directory, created or resumed; completions are printed either way."""
     max_new_tokens: int = 64
     """Most tokens decoded after each prompt."""

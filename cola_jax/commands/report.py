@@ -1,14 +1,18 @@
 """`cola report`."""
 
+import csv
 import dataclasses
 import importlib.util
+import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 from tyro.conf import Positional
 
-from cola_jax.commands.flags import console
+from cola_jax.commands.flags import console, errors
 
 if TYPE_CHECKING:
     from cola_jax.runs.directory import RunDirectory
@@ -27,6 +31,8 @@ class Report:
     """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
     drllm: Path | None = None
     """Where to write the right paths of each question as a result file of Dr.LLM."""
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
         self.export()
@@ -51,23 +57,28 @@ class Report:
 
         run = RunDirectory(self.run_directory)
         command = run.manifest()["settings"].get("command")
-        if command == "evaluate":
-            if self.page is not None:
-                raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
-            console.print(report.paths_table(run))
-            return
         if command == "scan":
             self.show_scan(run, draws)
             return
+        if command == "evaluate" and self.page is not None:
+            raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
+        results = report.write_results(run)
+        if self.json:
+            print_json(results)
+        if command == "evaluate":
+            if not self.json:
+                console.print(report.paths_table(run))
+            return
         summary = report.summarise(run)
-        console.print(report.summary_table(summary))
+        if not self.json:
+            console.print(report.summary_table(summary))
         if not draws:
             self.say_how_to_draw()
             return
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
         report.write_markdown(run, summary, page.with_suffix(".md"))
-        console.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)
+        errors.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)
 
     def show_scan(self, run: "RunDirectory", draws: bool) -> None:
         """Prints the best blocks of a scan; writes the map as CSV, and as a page if it draws."""
@@ -77,20 +88,23 @@ class Report:
         from cola_jax.runs.directory import write_whole
 
         summary = summarise_scan(run)
-        console.print(scan_table(summary))
+        if self.json:
+            print_json(list(csv.DictReader(io.StringIO(scan_csv(summary)))))
+        else:
+            console.print(scan_table(summary))
         page = epath.Path(self.page or run.directory / "report.html")
         page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(page.with_suffix(".csv"), scan_csv(summary).encode())
-        console.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
+        errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
         if not draws:
             self.say_how_to_draw()
             return
         write_scan_page(run, summary, page)
-        console.print(f"report: {page}", soft_wrap=True)
+        errors.print(f"report: {page}", soft_wrap=True)
 
     def say_how_to_draw(self) -> None:
         """Prints how to get the page where matplotlib is missing."""
-        console.print(
+        errors.print(
             f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
             soft_wrap=True,
             markup=False,
@@ -100,3 +114,25 @@ class Report:
 def report_extra_installed() -> bool:
     """Whether the page of a report can be drawn."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on standard output."""
+    print(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def show_results(directories: Sequence[str], as_json: bool) -> None:
+    """Shows the results of one run, or those of several tasks and one table over all of them."""
+    from cola_jax import report
+    from cola_jax.runs.directory import RunDirectory
+
+    if len(directories) == 1:
+        Report(directories[0], json=as_json).show(draws=report_extra_installed())
+        return
+    for directory in directories:
+        Report(directory).show(draws=report_extra_installed()) if not as_json else None
+    every = [report.write_results(RunDirectory(directory)) for directory in directories]
+    if as_json:
+        print_json(every)
+    else:
+        console.print(report.tasks_table(every))

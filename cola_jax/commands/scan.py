@@ -15,6 +15,8 @@ class Scan:
     flags: OmitArgPrefixes[TaskFlags]
     longest_block: int | None = None
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
+    json: bool = False
+    """Print every block as JSON."""
 
     def run(self) -> None:
         from cola_jax.deploy.scan import scan_paths
@@ -26,4 +28,4 @@ class Scan:
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
             searches=False,
         )
-        Report(self.flags.out).show(draws=report_extra_installed())
+        Report(self.flags.out, json=self.json).show(draws=report_extra_installed())

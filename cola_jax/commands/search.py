@@ -1,18 +1,22 @@
 """`cola search` and `cola evaluate`."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import (
     PathFlags,
     TaskFlags,
-    console,
+    errors,
     num_layers_of,
     run_with_progress,
 )
-from cola_jax.commands.report import Report, report_extra_installed
+from cola_jax.commands.report import show_results
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
+
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
 
 NAMED = 5  # questions named in a note
 
@@ -48,19 +52,27 @@ class Search:
     reuse: tuple[str, ...] = ()
     """Run directories over the same checkpoint, prompts and scorer: what they have evaluated is not
     run again."""
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
+        made = self.flags.prepare_each(self.decoys)
+        for flags, session in made:
+            self.search(flags.out, session)
+        show_results([flags.out for flags, _ in made], self.json)
+
+    def search(self, directory: str, session: "Session") -> None:
+        """Searches the questions of a task."""
         from cola_jax.search.controls import without_control
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
         settings = Settings(
             rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
         )
-        session = self.flags.prepare(self.decoys)
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
             named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
-            console.print(
+            errors.print(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
                 f"search to look for, and are left out of the net effect ({named}); answers that "
                 "the model gives on other paths can serve: see --decoys.",
@@ -68,29 +80,29 @@ class Search:
                 markup=False,
             )
         run_with_progress(
-            lambda metrics: session.search(
-                self.flags.out, settings, metrics, self.reuse, self.robust
-            ),
+            lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust),
             searches=True,
         )
-        Report(self.flags.out).show(draws=report_extra_installed())
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Evaluate given or random paths on every question."""
+    """Evaluate the pretrained model, or given or random paths, on every question."""
 
     flags: OmitArgPrefixes[TaskFlags]
     path_flags: OmitArgPrefixes[PathFlags] = dataclasses.field(default_factory=PathFlags)
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
-
         num_layers = num_layers_of(self.flags.model)
-        paths = self.path_flags.collect(num_layers)
-        if not paths:
-            raise ValueError("there are no paths: give --paths, --paths-file or --random.")
-        session = self.flags.prepare()
-        run_with_progress(
-            lambda metrics: session.evaluate(self.flags.out, paths, metrics), searches=False
-        )
-        Report(self.flags.out).run()
+        paths = self.path_flags.collect(num_layers) or [tuple(range(num_layers))]
+        made = self.flags.prepare_each()
+        for flags, session in made:
+            run_with_progress(
+                lambda metrics, flags=flags, session=session: session.evaluate(
+                    flags.out, paths, metrics
+                ),
+                searches=False,
+            )
+        show_results([flags.out for flags, _ in made], self.json)

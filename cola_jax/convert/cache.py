@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
+from cola_jax.cache_directory import cache_directory
 from cola_jax.convert.conversion import convert_opened, open_local
 from cola_jax.convert.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.convert.huggingface import GENERATION, INDEX, TOKENIZER_FILES
@@ -49,13 +50,6 @@ class Entry(NamedTuple):
     def revision(self) -> str | None:
         """The commit of a Hub id."""
         return self.metadata.get("origin", {}).get("revision")
-
-
-def cache_directory() -> Path:
-    """Returns the folder of what is kept between runs: COLA_CACHE, or one in the user's cache."""
-    if chosen := os.environ.get("COLA_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cola-jax"
 
 
 def root() -> Path:

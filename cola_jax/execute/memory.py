@@ -156,17 +156,39 @@ def default_rows(backend: str, tokens: int) -> int:
 def default_budget(device: Any) -> int:
     """Returns the bytes that buffers may take on a device: a share of what is free there."""
     if device.platform == "cpu":
+        return int(HOST_SHARE * device_memory(device))
+    return int(SHARE * (device_memory(device) - device.memory_stats()["bytes_in_use"]))
+
+
+def device_memory(device: Any) -> int:
+    """Returns the bytes of a device's memory; those of a machine, over its CPU devices."""
+    if device.platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return int(HOST_SHARE * memory) // len(jax.local_devices(backend="cpu"))
+        return memory // len(jax.local_devices(backend="cpu"))
     stats: Any = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
-        raise ValueError(f"{device} does not report its memory: give a memory budget.")
-    return int(SHARE * (stats["bytes_limit"] - stats["bytes_in_use"]))
+        raise ValueError(f"{device} does not report its memory: give a memory budget in bytes.")
+    return stats["bytes_limit"]
+
+
+def parse_share(text: str) -> float | None:
+    """Reads a share such as 50%; None for anything else. ValueError for one out of range."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        return None
+    if not percent or rest:
+        return None
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of {text!r} is out of range: give one up to 100%.")
+    return share
 
 
 def parse_bytes(text: str) -> int:
-    """Reads a size such as 2GB, 512MiB or 1.5e9; ValueError for anything else."""
+    """Reads a size such as 2GB, 2G, 512MiB or 1.5e9; ValueError for anything else."""
     units = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    units |= {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
     units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
     number = text.strip().rstrip("BbIiKkMmGgTt")
     unit = text.strip()[len(number) :].upper()
@@ -174,7 +196,7 @@ def parse_bytes(text: str) -> int:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
         raise ValueError(
-            f"{text!r} is not a size: write it as 2GB, 512MiB or 1500000000."
+            f"{text!r} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
         ) from None
     if not 0 < size < 2**63:
         raise ValueError(f"a size of {text!r} is out of range.")

@@ -2,6 +2,8 @@
 
 from cola_jax.report.markdown import write_markdown as write_markdown
 from cola_jax.report.page import write_page as write_page
+from cola_jax.report.results import tasks_table as tasks_table
+from cola_jax.report.results import write_results as write_results
 from cola_jax.report.summary import summarise as summarise
 from cola_jax.report.table import paths_table as paths_table
 from cola_jax.report.table import summary_table as summary_table

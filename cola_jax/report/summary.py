@@ -204,7 +204,7 @@ def count_levels(
     metadata: pa.ChunkedArray, correct: np.ndarray, found: np.ndarray, graded: np.ndarray
 ) -> Iterator[Level]:
     """Counts the questions of each level, for all metadata that take more than one level."""
-    rows = [dict(row or ()) for row in metadata.to_pylist()]
+    rows = [{one["name"]: one["value"] for one in row or ()} for row in metadata.to_pylist()]
     for name in sorted({name for row in rows for name in row if name.endswith("_level")}):
         levels = [row.get(name) for row in rows]
         present = {level for level in levels if level is not None}

@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-Backend = Literal["cpu", "gpu", "tpu"]
+Device = Literal["cpu", "gpu", "cuda", "tpu"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """The devices of this host that run the model; of several hosts, each uses its own."""
 
-    backend: Backend | None = None
-    """Required backend: cpu, gpu or tpu."""
+    device: Device | None = None
+    """Kind of device to run on: cpu, gpu or tpu; the fastest that JAX finds by default."""
     data: int | None = None
     """Copies of the model, each on its own devices with its own questions; as many as there are
     devices for by default."""
     tensor: int = 1
     """Devices that split the weights of one copy, by heads and MLP width."""
     memory_budget: str | None = None
-    """Memory for states and caches on each device beside the weights, such as 2GB; by default half
-    of what is free on an accelerator, and at most a quarter of a machine's memory on a CPU."""
+    """Memory for states and caches on each device beside the weights, such as 2GB or 50%; by
+    default half of what is free on an accelerator, and at most a quarter of a machine's memory on a
+    CPU."""
     rows: int | None = None
     """States that run a layer together; chosen for the backend by default."""
 
@@ -31,28 +32,41 @@ class Devices:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}.")
-        _ = self.budget
+        if self.memory_budget is not None:
+            from cola_jax.execute.memory import parse_bytes, parse_share
+
+            if parse_share(self.memory_budget) is None:
+                parse_bytes(self.memory_budget)
 
     @property
     def budget(self) -> int | None:
-        """The memory budget in bytes."""
+        """The memory budget in bytes; a share is one of a device's memory."""
         if self.memory_budget is None:
             return None
-        from cola_jax.execute.memory import parse_bytes
+        from cola_jax.execute.memory import device_memory, parse_bytes, parse_share
 
-        return parse_bytes(self.memory_budget)
-
-    def check_backend(self) -> None:
-        """Raises ValueError where JAX has another backend than the one asked for."""
+        share = parse_share(self.memory_budget)
+        if share is None:
+            return parse_bytes(self.memory_budget)
         import jax
 
+        return int(share * device_memory(jax.local_devices()[0]))
+
+    def check_backend(self) -> None:
+        """Lets JAX run on the kind of device asked for; ValueError where it cannot."""
+        import jax
+
+        if self.device is None:
+            return
+        wanted = "gpu" if self.device == "cuda" else self.device
+        if wanted == "cpu":  # the others are what JAX chooses itself where they are there
+            jax.config.update("jax_platforms", "cpu")
         found = jax.default_backend()
-        if self.backend is not None and found != self.backend:
+        if found != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda]", "cpu": "cola-jax"}
             raise ValueError(
-                f"the backend asked for is {self.backend}, but JAX runs on {found} here: install "
-                f"{install[self.backend]}, and look at JAX_PLATFORMS and at who else holds the "
-                "devices."
+                f"the device asked for is {self.device}, but JAX runs on {found} here: install "
+                f"{install[wanted]}, and look at JAX_PLATFORMS and at who else holds the devices."
             )
 
     def mesh(self, questions: int) -> "Mesh | None":

@@ -70,7 +70,7 @@ def labels_of(question: dict[str, Any], rows: dict[Path, Any]) -> Labels:
         options=tuple(question["options"]),
         gold=question["gold"],
         prompt_hash=question["prompt_hash"],
-        metadata=dict(question["metadata"] or {}),
+        metadata={one["name"]: one["value"] for one in question["metadata"] or ()},
         paths=tuple(rows),
         right=np.array([bool(row["verdict"]) for row in rows.values()], bool),
         margin=np.array([row["margin"] for row in rows.values()], np.float32),

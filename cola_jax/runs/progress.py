@@ -17,9 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import Metrics, compilations
 
-SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_UPDATES = 0.5
 
 
@@ -29,7 +29,7 @@ class ProgressDisplay:
     def __init__(self, console: Console, metrics: Metrics, *, searches: bool):
         self.console, self.metrics, self.searches = console, metrics, searches
         self.bar = Progress(
-            TextColumn("{task.completed:,}/{task.total:,} evaluations"),
+            TextColumn("{task.completed:,} of {task.total} evaluations"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
@@ -69,6 +69,7 @@ class ProgressDisplay:
         """Shows the metrics; evaluations of earlier starts are done, but not part of the speed."""
         metrics, now = self.metrics, time.monotonic()
         if not metrics.evaluations:
+            self.show_start(now)
             return
         self.begun = now if self.begun is None else self.begun
         seconds = now - self.begun
@@ -82,6 +83,15 @@ class ProgressDisplay:
             self.last_line = now
             left = f"  {(metrics.total - done) / speed:.0f} s left" if speed else ""
             self.console.print(f"{done:,}/{metrics.total:,} evaluations  {note}{left}")
+
+    def show_start(self, now: float) -> None:
+        """Shows what goes on before the first evaluations are done."""
+        count = compilations().count - self.metrics.compiled.count
+        note = f"compiling and evaluating: {count} programs" if count else "loading the weights"
+        self.bar.update(self.task, total=self.metrics.total or None, note=note, visible=True)
+        if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            self.console.print(note)
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from cola_jax.search.controls import closest_target, control_targets
 from cola_jax.search.outcome import Outcome
 
 PATH = pa.list_(pa.int16())
+METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
 
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
@@ -61,7 +62,7 @@ QUESTIONS = pa.schema(
         "gold": pa.int16(),
         "num_tokens": pa.int32(),  # run through the model per evaluation
         "prompt_hash": pa.string(),
-        "metadata": pa.map_(pa.string(), pa.string()),  # such as its level
+        "metadata": pa.list_(METADATA),  # such as its level
         "evaluations": pa.int32(),
         # the rest is of searches, null for other runs
         "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
@@ -147,7 +148,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
         "gold": question.answer if question.options else None,
         "num_tokens": encoded.num_tokens,
         "prompt_hash": encoded.prompt_hash,
-        "metadata": question.metadata,
+        "metadata": [{"name": name, "value": value} for name, value in question.metadata],
         "evaluations": evaluations,
     }
 

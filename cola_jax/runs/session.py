@@ -85,9 +85,9 @@ class Session:
         """Checks and loads what a session needs, except the weights, which take longest.
 
         `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
-        it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other paths,
-        of which open questions get their decoys. Raises ValueError for whatever is wrong with the
-        checkpoint, the task, a prompt, the decoys or the devices.
+        it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other
+        paths, of which open questions get their decoys. Raises ValueError for whatever is wrong
+        with the model, the task, a prompt, the decoys or the devices.
         """
         run_config.devices.check_backend()
         directory = cache.find(model)

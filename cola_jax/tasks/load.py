@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from etils import epath
 from cola_jax.question import Question
 from cola_jax.tasks import readers
 from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.names import ARITHMETIC, canonical, nearest
 from cola_jax.tasks.readers import Fields, read_lines
-from cola_jax.tasks.task import ARITHMETIC, DEFAULT_LIMIT
+from cola_jax.tasks.task import DEFAULT_LIMIT
 
 Row = tuple[str, str | None, Fields]  # location for messages, default id, fields
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
@@ -77,7 +79,8 @@ def load_questions(
     task: str,
     *,
     split: str | None = None,
-    limit: int | None = None,
+    limit: int | float | None = None,
+    beside: int = 0,
     level: int | None = None,
     fail_rate_level: int | None = None,
     subject: str | None = None,
@@ -89,7 +92,9 @@ def load_questions(
     Args:
       task: one of `TASKS`, `arithmetic`, or a JSONL file, whose first row determines its fields.
       split: split of a Hub task; its usual evaluation split when None.
-      limit: keep the first `limit` questions; when None all, or 100 of arithmetic.
+      limit: keep the first so many questions, or a share of them between 0 and 1, rounded up;
+        when None all, or 100 of arithmetic.
+      beside: keep so many more.
       level: 1 to 5, as assigned by MATH (also for DART-Math) or of arithmetic; all when None.
       fail_rate_level: 1 to 5, for DART-Math: five levels of equal size, by a model's fail rate.
       subject: of MMLU, MATH and DART-Math, as named in their rows.
@@ -102,17 +107,26 @@ def load_questions(
         has no answer (naming file and line), a duplicate id, a level that does not exist, or if
         there are no questions.
     """
+    task, of_name = canonical(task)
+    subject = of_name or subject
     check_levels(task, level=level, fail_rate_level=fail_rate_level)
     check_source(task, split=split, hub=hub, seed=seed, subject=subject)
+    check_limit(task, limit)
     if task == ARITHMETIC:
-        questions = arithmetic(level, DEFAULT_LIMIT if limit is None else limit, seed)
+        count = DEFAULT_LIMIT if limit is None else int(limit)
+        questions = arithmetic(level, count + beside, seed)
         source = ARITHMETIC
     else:
         kind, source, rows = open_task(task, split, hub)
         wanted = {"math_level": level, "fail_rate_level": fail_rate_level, "subject": subject}
         wanted = {name: str(value) for name, value in wanted.items() if value is not None}
-        stop = None if limit is None else max(0, limit)
-        questions = list(itertools.islice(select(kind, source, rows, wanted), stop))
+        found = select(kind, source, rows, wanted)
+        if isinstance(limit, float):
+            every = list(found)
+            questions = every[: math.ceil(limit * len(every)) + beside]
+        else:
+            stop = None if limit is None else max(0, limit) + beside
+            questions = list(itertools.islice(found, stop))
     if not questions:
         raise ValueError(f"{source} yields no questions (limit {limit}): there is nothing to do.")
     return questions
@@ -127,7 +141,7 @@ def kind_of(task: str) -> str:
     if not epath.Path(task).is_file():
         raise ValueError(
             f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC} nor an existing "
-            "JSONL file."
+            f"JSONL file{nearest(task)}."
         )
     for number, row in read_lines(task):
         return kind_of_row(row, f"{task}:{number}")
@@ -206,6 +220,14 @@ def read_rows(kind: str, rows: Iterable[Row]) -> Iterator[Question]:
         if question.id not in seen:
             seen[question.id] = where, question
             yield question
+
+
+def check_limit(task: str, limit: int | float | None) -> None:
+    """Raises ValueError for a limit that is neither a number of questions nor a share of them."""
+    if isinstance(limit, float) and not 0 < limit < 1:
+        raise ValueError(f"a limit of {limit} is neither a whole number nor a share below 1.")
+    if isinstance(limit, float) and task == ARITHMETIC:
+        raise ValueError(f"arithmetic has no number of questions of which {limit} is a share.")
 
 
 def check_levels(task: str, **levels: int | None) -> None:

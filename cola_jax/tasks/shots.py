@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from cola_jax.question import Question
 from cola_jax.tasks.arithmetic import TABLE, arithmetic
 from cola_jax.tasks.load import TASKS, kind_of, open_task, select
-from cola_jax.tasks.task import ARITHMETIC
+from cola_jax.tasks.names import ARITHMETIC
 
 # DART-Math's queries are MATH's training problems without their solutions, and MATH-500 has only
 # a test split: both take their shots from MATH's training split.

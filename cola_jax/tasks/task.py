@@ -4,9 +4,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from cola_jax.scoring.answer import Rule, check_rule
+from cola_jax.tasks.names import ARITHMETIC as ARITHMETIC
+from cola_jax.tasks.names import canonical
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
@@ -16,8 +20,8 @@ if TYPE_CHECKING:
 
 ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
 CHOICE = ("arc", "mmlu")  # kinds of multiple choice
+OWN = ("prompt", "question")  # kinds of a user's own file
 Part = Literal["train", "held-out"]
-ARITHMETIC = "arithmetic"
 DEFAULT_LIMIT = 100  # questions of arithmetic
 
 
@@ -36,15 +40,17 @@ class Prepared:
 class TaskConfig:
     """The questions, their prompts and their scorer."""
 
-    task: str
-    """arc-easy, arc-challenge, mmlu, gsm8k, math, math-500, dart-math (from the Hugging Face Hub),
-    arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer."""
+    task: Annotated[str, arg(aliases=["-t"])]
+    """arc_easy, arc_challenge, mmlu, gsm8k, math, math_500, dart_math (from the Hugging Face Hub),
+    arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer.
+    Several, such as arc_easy,gsm8k, each have a directory in that of the run."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
     """Hub id, or local directory of the same layout, to take the task's data set from instead."""
-    limit: int | None = None
-    """Number of questions, from the first; 100 by default for arithmetic."""
+    limit: Annotated[int | float | None, arg(aliases=["-l"], metavar="N|SHARE")] = None
+    """Number of questions, from the first, or a share of them, such as 0.1; all by default, 100 of
+    arithmetic."""
     level: int | None = None
     """Difficulty of MATH, DART-Math or arithmetic, 1 to 5."""
     fail_rate_level: int | None = None
@@ -59,14 +65,15 @@ class TaskConfig:
     """options, options-norm: likelihood of each option's text, raw or per character; letter,
     letter-strict: the most likely offered letter, or the most likely token of all; exact: whether
     greedy decoding gives the gold answer, from one forward pass; generation: decode and grade. By
-    default options; for open questions exact, or generation where the format shows its work."""
+    default options; for open questions exact, or generation where the format shows its work and for
+    prompts of one's own."""
     format: str | None = None
     """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
     plain; by default the first that the task has."""
     rule: Rule | None = None
     """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
     minerva or line (see tasks/README.md)."""
-    shots: int | None = None
+    shots: Annotated[int | None, arg(name="num-fewshot")] = None
     """Number of questions shown with their answers before each; the format's by default."""
     shots_file: str | None = None
     """JSONL file of the questions shown, instead of the task's training split."""
@@ -89,6 +96,15 @@ class TaskConfig:
     part: Part = "train"
     """Questions that are run: those that are not held out, or those that are."""
 
+    def __post_init__(self):
+        if not isinstance(self.task, str):  # tyro's mark of a value that has to be given
+            return
+        task, subject = canonical(self.task)
+        if subject is not None and self.subject not in (None, subject):
+            raise ValueError(f"{self.task} has one subject, and {self.subject!r} is another.")
+        object.__setattr__(self, "task", task)
+        object.__setattr__(self, "subject", subject or self.subject)
+
     def load(self) -> "tuple[list[Question], list[Question]]":
         """Loads the questions for training and those held out; ValueError as `load_questions`."""
         from cola_jax.tasks.held_out import check_apart, split
@@ -98,12 +114,9 @@ class TaskConfig:
         common: dict[str, Any] = {
             name: getattr(self, name) for name in ("split", "level", "fail_rate_level", "subject")
         }
-        limit, beside = self.limit, 0 if self.held_out_from else self.held_out
-        if limit is None and beside and self.task == ARITHMETIC:
-            limit = DEFAULT_LIMIT
-        everything = None if limit is None else limit + beside
+        beside = 0 if self.held_out_from else self.held_out
         questions = load_questions(
-            self.task, limit=everything, hub=self.hub, seed=self.task_seed, **common
+            self.task, limit=self.limit, beside=beside, hub=self.hub, seed=self.task_seed, **common
         )
         if not self.held_out_from:
             return split(questions, self.held_out, self.held_out_seed)
@@ -215,7 +228,9 @@ class TaskConfig:
         from cola_jax.tasks.formats import format_of
 
         format = format_of(kind, self.format)
-        scorer = self.scorer_class("generation" if format.shows_work else "exact", open=True)
+        # the ways to give an answer are many where the format does not fix how it ends
+        many = format.shows_work or kind in OWN
+        scorer = self.scorer_class("generation" if many else "exact", open=True)
         if self.rule is not None:
             check_rule(self.rule)
             format = dataclasses.replace(format, extract=self.rule)

@@ -163,13 +163,3 @@ def test_entries_list_what_can_be_removed(source, root):
     cache.remove(damaged)
     cache.forget()
     assert list(root.iterdir()) == []
-
-
-def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
-    assert cache.cache_directory() == tmp_path / "cache"
-    monkeypatch.delenv("COLA_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.cache_directory() == tmp_path / "xdg" / "cola-jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.cache_directory() == tmp_path / ".cache" / "cola-jax"

@@ -1,0 +1,30 @@
+"""The list of tasks, with what can be chosen of each."""
+
+from cola_jax.scoring import SCORERS
+from cola_jax.tasks.formats import FORMATS
+from cola_jax.tasks.load import TASKS
+from cola_jax.tasks.names import ARITHMETIC
+from cola_jax.tasks.task import CHOICE
+
+
+def catalogue() -> list[dict[str, str]]:
+    """Returns for each task its data set, split, scorers, formats and shots; the default first."""
+    rows = []
+    for name in (*TASKS, ARITHMETIC, "FILE.jsonl"):
+        task = TASKS.get(name)
+        kind = "prompt" if name.endswith(".jsonl") else name if task is None else task.kind
+        scorers = [one for one, scorer in SCORERS.items() if scorer.open == (kind not in CHOICE)]
+        formats = [] if kind in CHOICE else list(FORMATS[kind])
+        if kind == "prompt":
+            scorers = sorted(scorers, reverse=True)
+        rows.append(
+            {
+                "task": name.replace("-", "_"),
+                "data set": task.hub if task else "generated" if name == ARITHMETIC else "yours",
+                "split": task.split if task else "",
+                "scorers": ", ".join(scorers),
+                "formats": ", ".join(one.name for one in formats) or "plain, harness",
+                "shots": ", ".join(str(one.shots) for one in formats) or "0",
+            }
+        )
+    return rows

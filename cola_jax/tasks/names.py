@@ -1,0 +1,34 @@
+"""Names of tasks, as other tools write them as well."""
+
+import difflib
+
+ARITHMETIC = "arithmetic"
+HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")
+NAMES = (*HUB, ARITHMETIC)
+SYNONYMS = {  # of lm-evaluation-harness and of the Hub
+    "hendrycks-math": "math",
+    "hendrycks-math500": "math-500",
+    "math500": "math-500",
+    "dart-math-pool-math": "dart-math",
+}
+
+
+def canonical(task: str) -> tuple[str, str | None]:
+    """Returns our name of a task, and its subject where the name has one; others are unchanged.
+
+    Case, hyphens and underscores do not matter: ARC_Easy is arc-easy, and mmlu_abstract_algebra the
+    subject abstract_algebra of mmlu.
+    """
+    name = task.strip().lower().replace("_", "-")
+    name = SYNONYMS.get(name, name)
+    if name in NAMES:
+        return name, None
+    if name.startswith("mmlu-"):
+        return "mmlu", name.removeprefix("mmlu-").replace("-", "_")
+    return task, None
+
+
+def nearest(task: str) -> str:
+    """Returns a hint at the task of the most similar name, if any."""
+    near = difflib.get_close_matches(task.lower().replace("_", "-"), NAMES, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
