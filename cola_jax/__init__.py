@@ -5,9 +5,11 @@ listed in `__init__.pyi` and imported when they are first used.
 """
 
 import importlib
+from importlib.metadata import version
 
 import lazy_loader
 
+__version__ = version("cola-jax")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 # These packages can be called: functions of their names would hide the modules in them. An import

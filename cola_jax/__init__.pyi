@@ -14,7 +14,9 @@ from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .search.loop import search
-from .search.outcome import Outcome
+from .search.outcome import Outcome, Outcomes
+
+__version__: str
 
 __all__ = [
     "Evaluation",
@@ -23,6 +25,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Outcome",
+    "Outcomes",
     "Prompts",
     "Question",
     "Readings",

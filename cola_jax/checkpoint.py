@@ -183,7 +183,7 @@ def load(
         name: weight.astype(kind) for name, weight in restore_weights(directory, metadata, mesh)
     }
     config = ModelConfig.from_json(metadata["config"])
-    return assemble(config, weights, metadata.get("pad_token"))
+    return assemble(config, weights, metadata.get("pad_token"), str(directory))
 
 
 def restore_weights(

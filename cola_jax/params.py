@@ -98,6 +98,23 @@ class Model(struct.PyTreeNode):
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
     pad_token: int | None = struct.field(pytree_node=False, default=None)  # of the tokenizer
+    checkpoint: str | None = struct.field(pytree_node=False, default=None)  # that has a tokenizer
+
+    def __repr__(self) -> str:
+        """Describes the model in a few lines, without its weights."""
+        config, weights = self.config, jax.tree.leaves(self)
+        shape = f"{config.num_layers} layers, width {config.width}, {config.num_heads} query and "
+        shape += f"{config.num_kv_heads} key/value heads of {config.head_dim}"
+        if not all(hasattr(weight, "size") for weight in weights):
+            return f"Model({shape})"  # a tree of something else, such as shardings
+        count = sum(weight.size for weight in weights)
+        size = sum(weight.size * weight.dtype.itemsize for weight in weights)
+        return (
+            f"Model({shape},\n"
+            f"      vocabulary {config.vocab_size:,}, context {config.context:,},\n"
+            f"      {count / 1e6:,.1f}M parameters of {self.embedding.dtype}, {size / 1e6:,.1f} MB"
+            + (f",\n      from {self.checkpoint})" if self.checkpoint else ")")
+        )
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -129,7 +146,12 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sizes[x] for x in axes.split()) for name, axes in letters.items()}
 
 
-def assemble(config: ModelConfig, weights: dict[str, Any], pad_token: int | None = None) -> Model:
+def assemble(
+    config: ModelConfig,
+    weights: dict[str, Any],
+    pad_token: int | None = None,
+    checkpoint: str | None = None,
+) -> Model:
     """Builds a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
     layers: dict[str, Any] = {name: weights.get(name) for name in names}
@@ -140,6 +162,7 @@ def assemble(config: ModelConfig, weights: dict[str, Any], pad_token: int | None
         head=weights.get("head"),
         config=config,
         pad_token=pad_token,
+        checkpoint=checkpoint,
     )
 
 

@@ -105,8 +105,9 @@ class Prompts(struct.PyTreeNode):
         return batch.replace(read=field("read", reads, NO_READ), targets=field("targets", reads, 0))
 
 
-# Where a function takes prompts: Prompts, ids [B, T] without padding, or a tokenizer's output.
-PromptsLike = Prompts | ArrayLike | Mapping[str, Any]
+# Where a function takes prompts: Prompts, ids [B, T] without padding, a tokenizer's output, or
+# texts for the model's own tokenizer.
+PromptsLike = Prompts | ArrayLike | Mapping[str, Any] | str | Sequence[str]
 
 
 def as_integers(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from tyro.conf import OmitArgPrefixes
 
 CONFIG = "--config"
+OMITS = getattr(OmitArgPrefixes[int], "__metadata__")  # noqa: B009 - what tyro marks a field with
 # what users of lm-evaluation-harness, vLLM and Hugging Face call our flags
 SYNONYMS = {
     "--apply-chat-template": "--chat",
@@ -155,7 +156,7 @@ def is_struct(kind: Any) -> bool:
 
 def omits(metadata: Sequence[Any]) -> bool:
     """Whether the flags below a field go without its name."""
-    return any(one in metadata for one in OmitArgPrefixes[int].__metadata__)
+    return any(one in metadata for one in OMITS)
 
 
 def name_of(field: str, metadata: Sequence[Any]) -> str:

@@ -20,7 +20,7 @@ from cola_jax.execute.schedule import PrefixBlocks, Trie
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts, Readings
+from cola_jax.prompts import Prompts, PromptsLike, Readings
 
 # Paths of a question whose states find a slot, if memory allows. With 16, a search of 50
 # evaluations a question runs 0.1 % more layers than with a slot for every state; with 4, another
@@ -39,7 +39,7 @@ class Workload(NamedTuple):
 
 def run_paths(
     model: Model,
-    prompts: Prompts,
+    prompts: PromptsLike,
     paths: Paths,
     **options: Unpack[WorkerOptions],
 ) -> Readings:
@@ -47,9 +47,10 @@ def run_paths(
 
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
-      prompts: a batch of B Prompts with `read` and `targets` [B, Q].
-      paths: [B, C, P] padded with STOP, or for each question a list of paths of any lengths and
-        number. An entry of STOP alone is not a path and is not evaluated.
+      prompts: a batch of B Prompts with `read` and `targets` [B, Q]. What `run_path` takes besides
+        is read at each token but the last, and asked about the next one.
+      paths: [B, C, P] padded with STOP, for each question a list of paths of any lengths and
+        number, or one list for all. An entry of STOP alone is not a path and is not evaluated.
       options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
@@ -62,19 +63,19 @@ def run_paths(
 
     Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` up to rounding.
     """
-    prompts, padded = check_batch(model, prompts, paths)
-    out = no_readings(padded, np.asarray(prompts.read).shape[1])
+    batch, padded = check_batch(model, prompts, paths)
+    out = no_readings(padded, np.asarray(batch.read).shape[1])
     count = padded.shape[1]
-    workload = Workload(count, padded.shape[2])
+    workload = Workload(count, padded.shape[2], same=bool((padded == padded[:1]).all()))
     # one batch at a time on a worker: each has the whole budget
     workers = Workers(model, **options)
     workers.check_count(len(padded))
-    keys = buckets(prompts)
+    keys = buckets(batch)
     for tokens, reads in sorted(set(keys), reverse=True):
         choose_sizes(model.config, tokens, reads, workers.memory)
 
     def run(worker: Worker, some: np.ndarray) -> Readings:
-        evaluate = PathEvaluator(worker, take(prompts, some), workload)
+        evaluate = PathEvaluator(worker, take(batch, some), workload)
         readings = evaluate(padded[some])
         evaluate.close()
         return readings

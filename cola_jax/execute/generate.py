@@ -1,6 +1,6 @@
 """`generate`: greedy decoding, where every row follows its own path."""
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -8,11 +8,12 @@ from cola_jax.execute.decoder import Decoder, Stop, rows_of
 from cola_jax.execute.evaluator import Workload, cut_batches, take
 from cola_jax.execute.inputs import (
     Paths,
-    as_prompts,
     buckets,
     check_prompts,
     pad_paths,
     padded_right,
+    prompts_for,
+    tokenizer_of,
 )
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import choose_decode_sizes
@@ -30,14 +31,31 @@ class Generated(NamedTuple):
     rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 after the end
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
+    text: np.ndarray  # [B, C] str, what the tokens say; "" where the model has no tokenizer
+
+    def to_pandas(self) -> Any:
+        """Returns a DataFrame with a row for each prompt and path; needs pandas."""
+        import pandas
+
+        present = np.argwhere(self.finish != "").tolist()
+        return pandas.DataFrame(
+            {
+                "prompt": [b for b, _ in present],
+                "path": [c for _, c in present],
+                "text": [self.text[b, c] for b, c in present],
+                "tokens": [self.tokens[b, c, : self.length[b, c]].tolist() for b, c in present],
+                "logprob": [float(self.logprob[b, c].sum()) for b, c in present],
+                "finish": [str(self.finish[b, c]) for b, c in present],
+            }
+        )
 
 
 def generate(
     model: Model,
     prompts: PromptsLike,
-    paths: Paths,
+    paths: Paths | None = None,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int = 64,
     stop: Stop = Stop(),  # noqa: B008 - frozen
     **options: Unpack[WorkerOptions],
 ) -> Generated:
@@ -49,13 +67,15 @@ def generate(
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
       prompts: a batch of B prompts as `run_path` takes them, without continuations.
-      paths: [B, C, P] padded with STOP, or for each prompt a list of paths.
+      paths: [B, C, P] padded with STOP, for each prompt a list of paths, or one path or list of
+        paths for all; the whole model where None.
       max_new_tokens: N, the most tokens that a row decodes.
       stop: what ends a row before that.
       options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
     Returns:
-      Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C].
+      Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C]; texts where the model has
+      a tokenizer.
 
     Raises:
       ValueError: as `run_paths`, and where a prompt and the new tokens exceed the context.
@@ -63,6 +83,8 @@ def generate(
     Compiles once for each bucket of T and of the tokens decoded so far.
     """
     prompts = check_plain(model, prompts, max_new_tokens, stop)
+    if paths is None:
+        paths = range(model.config.num_layers)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
     longest = int((padded != STOP).sum(axis=-1).max(initial=0))
     out = empty(padded.shape[:2], max_new_tokens)
@@ -92,12 +114,25 @@ def generate(
     for some, generated in workers.map(run, cut_batches(keys, len(workers.workers))):
         for whole, part in zip(out, generated, strict=True):
             whole[some] = part
-    return out
+    return out if model.checkpoint is None else with_texts(out, model.checkpoint, stop)
+
+
+def with_texts(out: Generated, checkpoint: str, stop: Stop) -> Generated:
+    """Adds what the tokens say, without the stop tokens."""
+    try:
+        tokenizer = tokenizer_of(checkpoint)
+    except ValueError:  # the checkpoint has none
+        return out
+    text = np.full(out.length.shape, "", object)
+    for b, c in np.ndindex(*text.shape):
+        row = out.tokens[b, c, : out.length[b, c]]
+        text[b, c] = tokenizer.decode([int(token) for token in row if token not in stop.tokens])
+    return out._replace(text=text)
 
 
 def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: Stop) -> Prompts:
     """Checks what `generate` takes; returns it as numpy."""
-    plain = padded_right(as_prompts(prompts, model.pad_token))
+    plain = padded_right(prompts_for(model, prompts))
     check_prompts(model, plain)
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
@@ -151,4 +186,5 @@ def empty(shape: tuple[int, ...], limit: int) -> Generated:
         rival=np.zeros((*shape, limit), np.float32),
         length=np.zeros(shape, np.int32),
         finish=np.full(shape, "", "<U10"),
+        text=np.full(shape, "", object),
     )

@@ -1,6 +1,8 @@
 """What goes into the executors: prompts and paths, checked, padded, and put into buckets."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.core
@@ -8,9 +10,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from cola_jax.checkpoint import load_tokenizer
 from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
-from cola_jax.path import STOP, pad_path, validate
+from cola_jax.path import STOP, pad_path, parse_path, validate
 from cola_jax.prompts import (
     NO_READ,
     PADDING,
@@ -21,8 +24,38 @@ from cola_jax.prompts import (
     is_split,
 )
 
-Path = Sequence[int] | np.ndarray | Array
-Paths = np.ndarray | Array | Sequence[Sequence[Path]]
+Path = str | Sequence[int] | np.ndarray | Array
+Paths = Path | Sequence[Path] | Sequence[Sequence[Path]]
+
+
+def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
+    """Wraps what a function with a model takes as prompts: texts as well, or one of them.
+
+    Raises ValueError as `as_prompts`, and for texts where the model has no tokenizer.
+    """
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    if isinstance(texts, list | tuple) and texts and all(isinstance(one, str) for one in texts):
+        return tokenized(model, list(texts))
+    return as_prompts(prompts, model.pad_token)
+
+
+def tokenized(model: Model, texts: list[str]) -> Prompts:
+    """Tokenizes texts as the model's own tokenizer does, padded on the right."""
+    if model.checkpoint is None:
+        raise ValueError("this model was not loaded from a checkpoint with a tokenizer: give ids.")
+    rows = tokenizer_of(model.checkpoint)(texts)["input_ids"]
+    if empty := [i for i, row in enumerate(rows) if not row]:
+        raise ValueError(f"prompt {empty[0]} has no tokens: give a text.")
+    longest = max(map(len, rows))
+    ids = [[*row, *[0] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return Prompts.from_encoding({"input_ids": ids, "attention_mask": mask})
+
+
+@functools.cache
+def tokenizer_of(checkpoint: str) -> Any:
+    """Loads the tokenizer of a checkpoint, once."""
+    return load_tokenizer(checkpoint)
 
 
 def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
@@ -33,13 +66,14 @@ def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     """
     if isinstance(prompts, Mapping):
         return Prompts.from_encoding(prompts, pad_token)
-    shape = np.shape(prompts.ids if isinstance(prompts, Prompts) else prompts)
+    ids: Any = prompts.ids if isinstance(prompts, Prompts) else prompts
+    shape = np.shape(ids)
     if len(shape) != 2:
         raise ValueError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
     if isinstance(prompts, Prompts):
         return prompts
-    check_unpadded(prompts, pad_token)
-    return Prompts.plain(prompts)
+    check_unpadded(ids, pad_token)
+    return Prompts.plain(ids)
 
 
 def padded_right(prompts: Prompts) -> Prompts:
@@ -109,9 +143,9 @@ def check_reads(prompts: Prompts) -> None:
         )
 
 
-def path_ids(path: Path) -> np.ndarray:
+def path_ids(path: Path, num_layers: int) -> np.ndarray:
     """Returns one path as an integer array [P]; ValueError for other shapes and fractions."""
-    ids = np.asarray(path)
+    ids = np.asarray(parse_path(path, num_layers) if isinstance(path, str) else path)
     if ids.ndim != 1:
         raise ValueError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
@@ -119,17 +153,31 @@ def path_ids(path: Path) -> np.ndarray:
     return ids
 
 
+def is_path(value: Any) -> bool:
+    """Whether a value is one path: text, or layer ids in a list, a range or an array."""
+    if isinstance(value, str):
+        return True
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim == 1
+    return len(value) > 0 and isinstance(value[0], int | np.integer)
+
+
 def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
-    """Returns valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets."""
-    if isinstance(paths, (np.ndarray, jax.Array)):
-        padded = np.asarray(paths)
+    """Returns valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets.
+
+    One path, or one list of paths, is that of every question.
+    """
+    given: Any = [paths] if is_path(paths) else paths
+    if isinstance(given, np.ndarray | jax.Array):
+        padded = np.asarray(given)
         if padded.ndim != 3 or not np.issubdtype(padded.dtype, np.integer):
             raise ValueError(
                 f"paths are {padded.dtype} of shape {padded.shape}, but must be ids [B, C, P]."
             )
         rows = [[c.tolist() for c in row if (c != STOP).any()] for row in padded]
     else:
-        rows = [[path_ids(path).tolist() for path in row] for row in paths]
+        each = [given] * questions if any(map(is_path, given)) else given
+        rows = [[path_ids(path, num_layers).tolist() for path in row] for row in each]
         padded = None
     if len(rows) != questions:
         raise ValueError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
@@ -198,15 +246,31 @@ def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
     return cut(row, tokens, bucket(int(real.sum()), 16)), real
 
 
-def check_batch(model: Model, prompts: Prompts, paths: Paths) -> tuple[Prompts, np.ndarray]:
+def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Prompts, np.ndarray]:
     """Checks the arguments of `run_paths`; returns them as numpy, the paths [B, C, P]."""
-    if prompts.read is None or prompts.targets is None:
+    batch = jax.tree.map(np.asarray, padded_right(prompts_for(model, prompts)))
+    if (batch.read is None) != (batch.targets is None):
         raise ValueError(
-            "run_paths reads the model at positions: give prompts `read` and `targets`."
+            "run_paths reads the model at positions: give prompts both `read` and `targets`, or "
+            "neither to read each token from those before it."
         )
-    prompts = jax.tree.map(np.asarray, prompts)
-    check_prompts(model, prompts)
-    return prompts, pad_paths(paths, len(prompts.ids), model.config.num_layers)
+    if batch.read is None:
+        batch = next_tokens(batch)
+    check_prompts(model, batch)
+    return batch, pad_paths(paths, len(batch.ids), model.config.num_layers)
+
+
+def next_tokens(prompts: Prompts) -> Prompts:
+    """Reads prompts [B, T] at each token but the last, and asks about the one after it."""
+    ids, branch = np.asarray(prompts.ids), np.asarray(prompts.branch)
+    if (branch > 0).any():
+        raise ValueError("prompts with continuations do not say what is read: give `read`.")
+    if not (branch[:, 1:] == 0).any(axis=1).all():
+        raise ValueError("a prompt of one token has none after it to ask about: give a longer one.")
+    read = np.broadcast_to(np.arange(ids.shape[1] - 1, dtype=np.int32), ids[:, 1:].shape)
+    inside = branch[:, 1:] != PADDING
+    targets = np.where(inside, ids[:, 1:], 0)
+    return prompts.replace(read=np.where(inside, read, NO_READ), targets=targets)
 
 
 def no_readings(paths: np.ndarray, reads: int) -> Readings:

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 from cola_jax.execute.inputs import (
     Path,
     Paths,
-    as_prompts,
     check_batch,
     check_prompts,
     no_readings,
     path_ids,
+    prompts_for,
     question_of,
 )
 from cola_jax.model import block, embed, unembed, view
@@ -31,21 +31,29 @@ AHEAD = 64  # paths dispatched before the host waits for the first
 
 
 def run_path(
-    model: Model, prompts: PromptsLike, path: Path, *, dtype: DTypeLike | None = None
-) -> Float[Array, "B Q V"]:
+    model: Model,
+    prompts: PromptsLike,
+    path: Path,
+    *,
+    dtype: DTypeLike | None = None,
+    return_states: bool = False,
+) -> Any:
     """Runs every prompt along one path; this is what a path means.
 
     Args:
       model: the pretrained model.
-      prompts: a batch of Prompts, what a Hugging Face tokenizer returns for a list of texts, or
-        ids [B, T] without padding. Rows may be padded on either side.
-      path: layer ids in order; an array may be padded with STOP after its end. Paths of the same
-        padded length share one compilation.
+      prompts: a batch of Prompts, what a Hugging Face tokenizer returns for a list of texts, ids
+        [B, T] without padding, or texts. Rows may be padded on either side.
+      path: text such as 0-5,7,7,8-29, or layer ids in order; an array may be padded with STOP
+        after its end. Paths of the same padded length share one compilation.
       dtype: of the activations; the weights' own when None.
+      return_states: return the hidden states as well.
 
     Returns:
       float32 logits [B, T, V] in the columns of the prompts, 0 at padding, or [B, Q, V] at the
-      read positions where `prompts.read` is given.
+      read positions where `prompts.read` is given. With `return_states` a pair of these and the
+      states [P + 1, B, T, D]: the embedding, and what each layer of the path made of it; the model
+      reads a state with `cola_jax.model.unembed(model, state)`.
 
     Raises:
       ValueError: where the path or a token id is out of range, the prompts are longer than the
@@ -53,12 +61,18 @@ def run_path(
         `Prompts.from_encoding`). Values traced by JAX cannot be checked; there, ids out of range
         clamp.
     """
-    prompts = as_prompts(prompts, model.pad_token)
+    prompts = prompts_for(model, prompts)
     if not isinstance(path, jax.core.Tracer):
-        path = path_ids(path)
+        path = path_ids(path, model.config.num_layers)
         validate(path.tolist(), model.config.num_layers)
     check_prompts(model, prompts, either_side=True)
-    return logits(model, prompts, jnp.asarray(path, jnp.int32), dtype)
+    ids = jnp.asarray(path, jnp.int32)
+    if not return_states:
+        return logits(model, prompts, ids, dtype)
+    out, states = logits_and_states(model, prompts, ids, dtype)
+    if isinstance(path, jax.core.Tracer):
+        return out, states
+    return out, states[: 1 + int((np.asarray(path) != STOP).sum())]
 
 
 def run_reference(
@@ -112,7 +126,29 @@ def replicated(model: Model) -> jax.sharding.Sharding:
 def logits(
     model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
 ) -> Float[Array, "B Q V"]:
-    """The compiled part of `run_path`: a scan over the path, one slice of the stack a step."""
+    """The compiled part of `run_path`."""
+    return read_out(model, prompts, scan_path(model, prompts, path, dtype)[0])
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def logits_and_states(
+    model: Model, prompts: Prompts, path: Int[Array, " P"], dtype: DTypeLike | None = None
+) -> tuple[Float[Array, "B Q V"], Float[Array, "S B T D"]]:
+    """The compiled part of `run_path` with states, S = P + 1 of them."""
+    h, states = scan_path(model, prompts, path, dtype, keep=True)
+    first = embed(model, jnp.asarray(prompts.ids), dtype)
+    return read_out(model, prompts, h), jnp.concatenate([first[None], states])
+
+
+def scan_path(
+    model: Model,
+    prompts: Prompts,
+    path: Int[Array, " P"],
+    dtype: DTypeLike | None,
+    *,
+    keep: bool = False,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Scans over a path, one slice of the stack a step; keeps the states after each if told to."""
     h = embed(model, jnp.asarray(prompts.ids), dtype)
     here = view(model.config, prompts)
 
@@ -124,11 +160,16 @@ def logits(
             )
 
         # a branch skips the work of padding; under vmap it becomes a select
-        return jax.lax.cond(i == STOP, lambda h: h, run, h), None
+        h = jax.lax.cond(i == STOP, lambda h: h, run, h)
+        return h, (h if keep else None)
 
-    h, _ = jax.lax.scan(step, h, path)
+    return jax.lax.scan(step, h, path)
+
+
+def read_out(model: Model, prompts: Prompts, h: Float[Array, "B T D"]) -> Float[Array, "B Q V"]:
+    """Returns the logits of every token, 0 at padding, or those at the read positions."""
     if prompts.read is None:
-        token = (here.branch != PADDING)[:, :, None]
+        token = (jnp.asarray(prompts.branch) != PADDING)[:, :, None]
         return jnp.where(token, unembed(model, h), 0.0)
     # padding repeats the first read position, so that it cannot be what is not finite
     read = jnp.where(prompts.read == NO_READ, prompts.read[:, :1], prompts.read)

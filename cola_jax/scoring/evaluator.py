@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cola_jax.execute.evaluator import Workload, cut_batches
-from cola_jax.execute.inputs import Path, Paths, pad_paths
+from cola_jax.execute.inputs import Paths, pad_paths, tokenizer_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
@@ -30,7 +30,7 @@ def default_batch_size() -> int:
 def evaluator(
     model: Model,
     questions: Sequence[Question],
-    scorer: Scorer,
+    scorer: Scorer | str,
     *,
     batch_size: int | None = None,
     **options: Unpack[WorkerOptions],
@@ -40,7 +40,8 @@ def evaluator(
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
       questions: what is asked; `evaluate(paths)` takes paths for each of them, in this order.
-      scorer: how they are asked, and what makes an answer right.
+      scorer: how they are asked, and what makes an answer right; for multiple choice also the name
+        of one (options, options-norm, letter, letter-strict).
       batch_size: the most questions of a batch.
       options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
 
@@ -53,8 +54,27 @@ def evaluator(
     """
     if not questions:
         raise ValueError("there are no questions to evaluate.")
+    if isinstance(scorer, str):
+        scorer = named_scorer(model, scorer)
     encoded = [scorer.encode(question) for question in questions]
     return ModelEvaluator(model, encoded, scorer, batch_size=batch_size, **options)
+
+
+def named_scorer(model: Model, name: str) -> Scorer:
+    """Makes a scorer of multiple choice with the model's own tokenizer; ValueError for others."""
+    from cola_jax.scoring.registry import SCORERS, scorer_class
+
+    chosen = scorer_class(name)
+    if chosen.open:
+        names = ", ".join(name for name, one in SCORERS.items() if not one.open)
+        raise ValueError(
+            f"the scorer {name!r} needs a format as well, so that a name does not do: make it, or "
+            f"give one of {names}."
+        )
+    if model.checkpoint is None:
+        raise ValueError("this model was not loaded from a checkpoint with a tokenizer.")
+    make: Any = chosen
+    return make(tokenizer_of(model.checkpoint), context=model.config.context)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Evaluation:
                 "question": [self.questions[b].id for b, _ in present],
                 "path": [format_path(self.paths[b, c]) for b, c in present],
                 "length": [int((self.paths[b, c] != STOP).sum()) for b, c in present],
-                "verdict": [bool(self.verdicts.verdict[b, c]) for b, c in present],
+                "correct": [bool(self.verdicts.verdict[b, c]) for b, c in present],
                 "margin": [float(self.verdicts.margin[b, c]) for b, c in present],
                 "answer": [int(self.verdicts.answer[b, c]) for b, c in present],
             }
@@ -85,9 +105,9 @@ class Evaluation:
 def evaluate(
     model: "Model | Evaluate",
     questions: Sequence[Question],
-    paths: Paths | Sequence[Path],
+    paths: Paths,
     *,
-    scorer: Scorer | None = None,
+    scorer: Scorer | str | None = None,
     num_layers: int | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -97,7 +117,8 @@ def evaluate(
       model: a model, with its `scorer`; or what `cola_jax.evaluator` returns, or any function from
         paths [B, C, P] to Verdicts.
       questions: B questions.
-      paths: one list of paths for all questions, a list for each, or an array [B, C, P].
+      paths: one list of paths for all questions, a list for each, or an array [B, C, P]; each path
+        as text or layer ids.
       num_layers: L; needed where `model` is a function of your own.
       options: those of `cola_jax.evaluator`, where `model` is a model.
 
@@ -114,9 +135,7 @@ def evaluate(
     layers = model.num_layers if isinstance(model, ModelEvaluator) else num_layers
     if layers is None:
         raise ValueError("a function of your own does not tell the layers: give num_layers.")
-    if not isinstance(paths, np.ndarray | jax.Array) and np.ndim(paths[0][0]) == 0:
-        paths = [list(paths)] * len(questions)  # pyright: ignore[reportAssignmentType]
-    padded = pad_paths(paths, len(questions), layers)  # pyright: ignore[reportArgumentType]
+    padded = pad_paths(paths, len(questions), layers)
     return Evaluation(list(questions), padded, model(padded))
 
 

@@ -13,7 +13,7 @@ from cola_jax.scoring.scorer import BatchEvaluator, Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.controls import control_targets
 from cola_jax.search.evaluations import Evaluations
-from cola_jax.search.outcome import History, Outcome, Proposals
+from cola_jax.search.outcome import History, Outcome, Outcomes, Proposals
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, Rules, Settings
 
 
@@ -28,7 +28,7 @@ def search(
     early_stop: bool = False,
     control: Control = "one",
     num_layers: int | None = None,
-) -> list[Outcome]:
+) -> Outcomes:
     """Searches paths for every question.
 
     Args:
@@ -47,8 +47,8 @@ def search(
       num_layers: L; needed where `evaluate` is a function of your own.
 
     Returns:
-      What was found for each question. Paths of a model's evaluator are confirmed by the reference
-      executor in float32.
+      What was found for each question, a list that becomes a DataFrame with `to_pandas`. Paths of
+      a model's evaluator are confirmed by the reference executor in float32.
 
     Raises:
       ValueError: for no questions, other questions than the evaluator's, an unknown preset, counts
@@ -60,7 +60,7 @@ def search(
     if not isinstance(evaluate, ModelEvaluator):
         if num_layers is None:
             raise ValueError("a function of your own does not tell the layers: give num_layers.")
-        return search_batch(evaluate, questions, num_layers, settings)
+        return Outcomes(search_batch(evaluate, questions, num_layers, settings))
     if list(questions) != evaluate.questions:
         raise ValueError("the questions are not those that the evaluator was made for.")
     layers = evaluate.num_layers
@@ -72,7 +72,7 @@ def search(
     found: dict[int, Outcome] = {}
     for some, outcomes in evaluate.map(run, settings.workload(layers)):
         found |= dict(zip(some.tolist(), outcomes, strict=True))
-    return [found[i] for i in range(len(questions))]
+    return Outcomes(found[i] for i in range(len(questions)))
 
 
 def resolve(strategy: str | Rules) -> Rules:

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cola_jax.edits import format_edit
-from cola_jax.path import STOP
+from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -130,6 +130,30 @@ class Outcome:
     def describe_edit(self, i: int) -> str | None:
         """Writes the edit that made a path from its parent's; None where there were several."""
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
+
+
+class Outcomes(list[Outcome]):
+    """The outcomes of several questions, in their order."""
+
+    def to_pandas(self) -> Any:
+        """Returns a DataFrame with a row for each question; needs pandas.
+
+        `best` is the shortest correct path, None where there is none.
+        """
+        import pandas
+
+        best = [outcome.shortest_correct for outcome in self]
+        paths = [None if i is None else one.paths[i] for one, i in zip(self, best, strict=True)]
+        return pandas.DataFrame(
+            {
+                "question": [outcome.question.id for outcome in self],
+                "baseline": [outcome.baseline for outcome in self],
+                "best": [None if path is None else format_path(path) for path in paths],
+                "length": [None if path is None else len(path) for path in paths],
+                "evaluations": [outcome.evaluations for outcome in self],
+                "confirmed": [outcome.confirmed for outcome in self],
+            }
+        )
 
 
 class History:
