@@ -89,7 +89,7 @@ def read_config(file: str, own: set[str]) -> Iterator[str]:
         raise ValueError(f"{file} must map names of flags to values, such as limit: 100.")
     for key, value in flatten(values):
         flag = rename(f"--{str(key).replace('_', '-')}", own)
-        if flag not in own:
+        if flag not in own and f"{flag.partition('.')[0]}.*" not in own:
             near = difflib.get_close_matches(flag, own, 1)
             hint = f" (did you mean {near[0].removeprefix('--')}?)" if near else ""
             raise ValueError(f"{file}: the command has no flag {key}{hint}.")
@@ -120,8 +120,14 @@ def as_arguments(flag: str, value: Any, file: str) -> Iterator[str]:
 
 
 def flags_of(command: type, prefix: str = "") -> Iterator[str]:
-    """Yields the flags of a command, as they are written."""
+    """Yields the flags of a command, as they are written.
+
+    Those below a field whose default decides its type, as a preset does, are written with a star.
+    """
     for field, kind in get_type_hints(command, include_extras=True).items():
+        if dataclasses.is_dataclass(getattr(command, field, None)):
+            yield f"--{prefix}{field}.*"
+            continue
         metadata = getattr(kind, "__metadata__", ())
         inner = getattr(kind, "__origin__", kind) if metadata else kind
         name = name_of(field, metadata)

@@ -248,14 +248,14 @@ def question_of(prompts: Prompts, b: int) -> tuple[Prompts, np.ndarray]:
 
 def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Prompts, np.ndarray]:
     """Checks the arguments of `run_paths`; returns them as numpy, the paths [B, C, P]."""
-    batch = jax.tree.map(np.asarray, padded_right(prompts_for(model, prompts)))
+    batch = jax.tree.map(np.asarray, prompts_for(model, prompts))
     if (batch.read is None) != (batch.targets is None):
         raise ValueError(
             "run_paths reads the model at positions: give prompts both `read` and `targets`, or "
             "neither to read each token from those before it."
         )
     if batch.read is None:
-        batch = next_tokens(batch)
+        batch = next_tokens(padded_right(batch))
     check_prompts(model, batch)
     return batch, pad_paths(paths, len(batch.ids), model.config.num_layers)
 

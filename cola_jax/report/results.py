@@ -29,7 +29,7 @@ def results_json(run: RunDirectory) -> dict[str, Any]:
     settings, start = manifest["settings"], manifest["starts"][-1]
     task = str(start.get("task") or "task")
     name = METRICS.get(str(settings.get("scorer")), "acc")
-    if settings.get("command") == "search":
+    if settings.get("command") != "evaluate":
         summary = summarise(run)
         found = {
             name: summary.before,
@@ -63,8 +63,8 @@ def results_json(run: RunDirectory) -> dict[str, Any]:
         },
         "config": {"model": "cola", "model_args": f"checkpoint={start['model']}"},
         "model_name": start["model"],
-        "cola_jax": {"settings": settings, "versions": start["versions"]},
-        "date": start["date"],
+        "cola_jax": {"settings": settings, "versions": start.get("versions")},
+        "date": start.get("date"),
     }
 
 

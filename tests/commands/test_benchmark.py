@@ -28,7 +28,7 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "gpt-5"], "neither a directory nor one of smollm2-135m"),
+        (["--model", "gpt 5"], "gpt 5 is no model: there is no such directory"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--tensor", "3"], "does not divide"),
     ],

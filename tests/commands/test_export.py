@@ -32,7 +32,7 @@ def test_export_writes_the_command_and_the_effect(tiny_checkpoint, tmp_path, cap
     said = capsys.readouterr().out
     assert "path 0-1,3-4, 4 layers of 5, " in said
     card = (tmp_path / "out" / "README.md").read_text()
-    command = f"cola export --model {tiny_checkpoint} --path {file} --out {tmp_path / 'out'}"
+    command = f"cola export --model {tiny_checkpoint} --path {file} --output {tmp_path / 'out'}"
     assert f"{command} --effect {file}\n" in card
     assert "| sums | 9 |" in card
 

@@ -74,14 +74,14 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
     assert session.environment["task"] == task.task
     assert session.environment["task_config"]["limit"] == 3
     assert session.environment["model"] == str(tiny_checkpoint)
-    missing = TaskFlags(str(tiny_checkpoint.parent / "theirs"), task, "unused")
-    with pytest.raises(ValueError, match="run `cola convert"):
+    missing = TaskFlags(str(tmp_path), task, "unused")
+    with pytest.raises(ValueError, match="is no model: it has neither"):
         missing.prepare()
 
 
 def test_run_with_progress_prints_what_a_run_took(tmp_path, monkeypatch):
     text = io.StringIO()
-    monkeypatch.setattr(flags, "console", Console(file=text, width=200))
+    monkeypatch.setattr(flags, "errors", Console(file=text, width=200))
     run = RunDirectory(tmp_path / "run")
     run.open({}, {"shard": "0/1"})
     assert run_with_progress(lambda metrics: run, searches=True) is run

@@ -148,7 +148,7 @@ def test_run_path_refuses_bad_prompts(model):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_check_batch_refuses_bad_prompts(model, questions, run):
-    with pytest.raises(ValueError, match="give prompts `read` and `targets`"):
+    with pytest.raises(ValueError, match="give prompts both `read` and `targets`"):
         run(model, questions.replace(targets=None), [[PATH]] * 3)
     for place in (12, 99, -2):  # the first question has twelve tokens, its row has more
         read = np.where(questions.read == 11, place, questions.read)

@@ -112,8 +112,13 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+def named(**values: str) -> list[dict[str, str]]:
+    """Makes the column of a question's metadata."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 def open_question(name: str, level: int, **fields: Any) -> dict[str, Any]:
-    metadata = {"math_level": str(level), "source": "there"}
+    metadata = named(math_level=str(level), source="there")
     own = {"options": ["7", "9"], "baseline_answer": -1, "metadata": metadata}
     return question(name, **own | fields)
 

@@ -35,6 +35,7 @@ from tests.report.conftest import (
     START,
     UNGRADED,
     make_run,
+    named,
 )
 
 PageOf = Callable[[RunDirectory], str]
@@ -120,7 +121,7 @@ def test_page_escapes_all_text(tmp_path: Path, page_of: PageOf):
 def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
     nasty = f"{NASTY}\u202e\u2028\x00\\"
     rows = [e | {"text": nasty, "answer_text": nasty} for e in F1]
-    parts = [(rows, [G1 | {"metadata": {"math_level": NASTY}}]), (F2, [G2])]
+    parts = [(rows, [G1 | {"metadata": named(math_level=NASTY)}]), (F2, [G2])]
     page = page_of(make_run(tmp_path, *parts, scorer="generation"))
     assert "<script>alert" not in page
     assert "</script>&" not in page

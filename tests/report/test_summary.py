@@ -25,6 +25,7 @@ from tests.report.conftest import (
     decoded,
     evaluation,
     make_run,
+    named,
     open_question,
     printed,
     question,
@@ -174,8 +175,8 @@ def test_summarise_levels_are_sorted_and_exclude_ungraded(open_summary: Summary)
 
 
 def test_summarise_lists_each_kind_of_level(tmp_path: Path):
-    both = [{"math_level": "1", "fail_rate_level": "4"}, {"math_level": "1"}, None]
-    more = [{"math_level": "1", "fail_rate_level": "2"}]
+    both = [named(math_level="1", fail_rate_level="4"), named(math_level="1"), None]
+    more = [named(math_level="1", fail_rate_level="2")]
     parts = [
         ([decoded(f"q{i}", 0, WHOLE, "8", False)], [open_question(f"q{i}", 0, metadata=known)])
         for i, known in enumerate([*both, *more])

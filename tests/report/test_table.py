@@ -24,6 +24,7 @@ from tests.report.conftest import (
     decoded,
     evaluation,
     make_run,
+    named,
     open_question,
     printed,
     question,
@@ -88,7 +89,7 @@ def test_summary_table_names_levels(tmp_path: Path):
     parts = [
         (
             [decoded(f"q{i}", 0, WHOLE, "8", False)],
-            [open_question(f"q{i}", 0, metadata={"fail_rate_level": str(i)})],
+            [open_question(f"q{i}", 0, metadata=named(fail_rate_level=str(i)))],
         )
         for i in (2, 4)
     ]

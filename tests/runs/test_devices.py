@@ -20,8 +20,8 @@ def test_mesh_uses_every_device_by_default():
         ({"tensor": 16}, "tensor 16 does not divide the 8 devices"),
         ({"data": 4, "tensor": 4}, "needs 16 devices, this host has 8"),
         ({"data": 7}, "data 7 is more than the 5 questions"),
-        ({"backend": "tpu"}, "backend asked for is tpu, but JAX runs on cpu here"),
-        ({"backend": "gpu"}, r"install cola-jax\[cuda\]"),
+        ({"device": "tpu"}, "device asked for is tpu, but JAX runs on cpu here"),
+        ({"device": "gpu"}, r"install cola-jax\[cuda\]"),
     ],
 )
 def test_mesh_refuses_devices_that_are_not_there(fields, message):

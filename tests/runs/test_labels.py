@@ -29,7 +29,7 @@ def write(folder: Any, evaluations: list[dict[str, Any]], questions: list[dict[s
     return RunDirectory(folder)
 
 
-QUESTION = {"question": "a", "text": "1 + 1", "options": [], "prompt_hash": "x", "metadata": {}}
+QUESTION = {"question": "a", "text": "1 + 1", "options": [], "prompt_hash": "x", "metadata": []}
 ROWS = [
     evaluation([0, 1, 2], False),
     evaluation([0, 1, 1, 2], True),

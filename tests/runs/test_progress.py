@@ -53,7 +53,7 @@ def test_progress_prints_a_line_now_and_then(clock):
 
 def test_progress_draws_a_bar_on_a_terminal(clock):
     _, text = show(Metrics(total=200, earlier=50), clock, 40, terminal=True)
-    assert "150/200 evaluations" in text
+    assert "150 of 200 evaluations" in text
     assert "2.5/s" in text
     assert "s left\n" not in text  # no line of the other sort
 

@@ -110,7 +110,7 @@ def test_evaluation_rows_of_completions():
 
 def test_question_row():
     (row,) = stored([question_row(encode(QUESTION), 9)], QUESTIONS)
-    assert row["metadata"] == [("math_level", "3")]
+    assert row["metadata"] == [{"name": "math_level", "value": "3"}]
     assert (row["question"], row["gold"], row["evaluations"]) == ("q", 1, 9)
     assert (row["num_tokens"], row["prompt_hash"]) == (5, "abc")
     assert row["best"] is row["baseline"] is row["control"] is None

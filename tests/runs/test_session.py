@@ -152,7 +152,7 @@ def generate(make_case, sums):
 )
 def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name, files):
     case, out = request.getfixturevalue(name), str(tmp_path / "run")
-    model = case.session.model_directory
+    model = case.session.source
     assert end(start(jobs.killed, model, case.prepare, ONE, out, case.work, files)) == KILLED
     run, done = RunDirectory(out), files // 2
     assert run.questions().num_rows == 2 * done  # a batch has two questions

@@ -151,7 +151,7 @@ def test_to_pandas_has_a_row_per_evaluation(questions):
         "question": ["q0", "q0", "q1", "q1"],
         "path": ["0,1,1,2", "4,0-3"] * 2,
         "length": [4, 5] * 2,
-        "verdict": [True, False] * 2,
+        "correct": [True, False] * 2,
         "margin": [1.0, 0.0] * 2,
         "answer": [1, 0] * 2,
     }

@@ -1,0 +1,31 @@
+"""`results.json`: what lm-evaluation-harness's own table makes of it."""
+
+import io
+import math
+
+from lm_eval.utils import make_table
+from rich.console import Console
+
+from cola_jax.report.results import results_json, tasks_table, write_results
+from tests.report.conftest import E1, E2, Q1, Q2, make_run
+
+
+def test_results_of_a_search(tmp_path):
+    run = make_run(tmp_path, (E1, [Q1]), (E2, [Q2]))
+    results = write_results(run)
+    ((task, entry),) = results["results"].items()
+    assert entry["acc,none"] == 0.5
+    assert entry["acc_stderr,none"] == math.sqrt(0.5 * 0.5 / 1)
+    assert results["n-samples"][task]["effective"] == 2
+    assert "|acc" in make_table(results).replace(" ", "")
+    assert (run.directory / "results.json").exists()
+
+
+def test_tasks_table_has_a_row_for_each_metric(tmp_path):
+    run = make_run(tmp_path, (E1, [Q1]), (E2, [Q2]))
+    results = results_json(run)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(tasks_table([results, results]))
+    text = console.file.getvalue()
+    assert text.count("found_among_paths") == 2
+    assert "0.5000" in text

@@ -1,0 +1,58 @@
+"""Names of tasks as other tools write them, and the list of tasks."""
+
+import pytest
+
+from cola_jax.tasks import load_questions
+from cola_jax.tasks.catalogue import catalogue
+from cola_jax.tasks.load import TASKS, kind_of
+from cola_jax.tasks.names import HUB, canonical
+from cola_jax.tasks.task import TaskConfig
+
+
+def test_names_are_those_of_the_tasks():
+    assert set(HUB) == set(TASKS)
+    assert [row["task"] for row in catalogue()][:2] == ["arc_easy", "arc_challenge"]
+    assert {row["task"].replace("_", "-") for row in catalogue()} > set(HUB)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("ARC_Easy", ("arc-easy", None)),
+        ("arc-challenge", ("arc-challenge", None)),
+        ("mmlu_abstract_algebra", ("mmlu", "abstract_algebra")),
+        ("hendrycks_math500", ("math-500", None)),
+        ("Arithmetic", ("arithmetic", None)),
+        ("my_own.jsonl", ("my_own.jsonl", None)),
+    ],
+)
+def test_canonical(task, expected):
+    assert canonical(task) == expected
+    config = TaskConfig(task)
+    assert (config.task, config.subject) == expected
+
+
+def test_a_task_has_one_subject():
+    assert TaskConfig("mmlu_anatomy", subject="anatomy").subject == "anatomy"
+    with pytest.raises(ValueError, match="has one subject, and 'law' is another"):
+        TaskConfig("mmlu_anatomy", subject="law")
+
+
+def test_kind_of_names_the_nearest():
+    with pytest.raises(ValueError, match=r"nor an existing JSONL file \(did you mean arc-easy\?\)"):
+        kind_of("arc_eazy")
+
+
+def test_load_questions_takes_a_share(tmp_path):
+    rows = [f'{{"prompt": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(7)]
+    (tmp_path / "own.jsonl").write_text("".join(rows))
+    file = str(tmp_path / "own.jsonl")
+    assert len(load_questions(file, limit=0.5)) == 4
+    assert len(load_questions(file, limit=0.01)) == 1
+    train, held = TaskConfig(file, limit=0.5, held_out=2).load()
+    assert (len(train), len(held)) == (4, 2)
+    for limit in (1.5, 0.0, -0.5):
+        with pytest.raises(ValueError, match="neither a whole number nor a share below 1"):
+            load_questions(file, limit=limit)
+    with pytest.raises(ValueError, match=r"of which 0\.5 is a share"):
+        load_questions("arithmetic", limit=0.5)
