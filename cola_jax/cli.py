@@ -34,6 +34,7 @@ from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
+INTERRUPTED = 130  # the exit status of a shell after Ctrl-C
 COMMANDS = {
     "demo": Demo,
     "convert": Convert,
@@ -101,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         parse(given).run()
     except KeyboardInterrupt:
-        sys.exit("interrupted. Re-run the same command to resume a run with a directory.")
+        kept = "interrupted: what a run has written is kept. Start the same command again to go on."
+        print(f"\n{kept}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (ValueError, OSError) as error:
         if not is_input_error(error):
             raise

@@ -105,14 +105,14 @@ class Model(struct.PyTreeNode):
         config, weights = self.config, jax.tree.leaves(self)
         shape = f"{config.num_layers} layers, width {config.width}, {config.num_heads} query and "
         shape += f"{config.num_kv_heads} key/value heads of {config.head_dim}"
-        if not all(hasattr(weight, "size") for weight in weights):
+        if not weights or not all(hasattr(weight, "dtype") for weight in weights):
             return f"Model({shape})"  # a tree of something else, such as shardings
         count = sum(weight.size for weight in weights)
         size = sum(weight.size * weight.dtype.itemsize for weight in weights)
         return (
             f"Model({shape},\n"
             f"      vocabulary {config.vocab_size:,}, context {config.context:,},\n"
-            f"      {count / 1e6:,.1f}M parameters of {self.embedding.dtype}, {size / 1e6:,.1f} MB"
+            f"      {count / 1e6:,.1f}M parameters of {weights[0].dtype}, {size / 1e6:,.1f} MB"
             + (f",\n      from {self.checkpoint})" if self.checkpoint else ")")
         )
 

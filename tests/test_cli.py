@@ -281,13 +281,19 @@ def test_bug_shows_its_traceback(common, monkeypatch):
         cli.main(["search", *common, *SMALL])
 
 
-def test_interrupt_says_how_to_resume(common, monkeypatch):
+def test_interrupt_says_how_to_resume(common, monkeypatch, capsys):
     def interrupt(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.Search, "run", interrupt)
-    with pytest.raises(SystemExit, match="Re-run the same command to resume"):
+    with pytest.raises(SystemExit) as end:
         cli.main(["search", *common])
+    assert end.value.code == 130
+    error = capsys.readouterr().err
+    assert (
+        error
+        == "\ninterrupted: what a run has written is kept. Start the same command again to go on.\n"
+    )
 
 
 def test_shards_fill_one_run(common, tmp_path, capsys, no_report):

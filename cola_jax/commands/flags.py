@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
+from cola_jax.commands.command_line import values_of
 from cola_jax.commands.values import BatchSize, Dtype, Model, Output
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
@@ -64,12 +65,17 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
-    def prepare(self, decoys: str | None = None) -> "Session":
-        """Checks and loads what a session needs; `decoys` is a run with the model's answers."""
+    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
+        """Checks and loads what a session needs; `decoys` is a run with the model's answers.
+
+        The flags of `command`, to which these belong, are recorded.
+        """
         checkpoint_of(self.model)
         from cola_jax.runs.session import Session
 
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
+        if command is not None:
+            metadata["flags"] = dict(values_of(dataclasses.replace(command, flags=self)))
         config = self.run.resolve()
         return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
 
@@ -90,11 +96,13 @@ class TaskFlags:
             found[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
         return list(found.values())
 
-    def prepare_each(self, decoys: str | None = None) -> "list[tuple[TaskFlags, Session]]":
+    def prepare_each(
+        self, decoys: str | None = None, command: Any = None
+    ) -> "list[tuple[TaskFlags, Session]]":
         """Prepares a session for each task, all before the first runs; they share the weights."""
         made: list[tuple[TaskFlags, Session]] = []
         for flags in self.each():
-            session = flags.prepare(decoys)
+            session = flags.prepare(decoys, command)
             if made:
                 session = dataclasses.replace(session, whole=made[0][1])
             made.append((flags, session))

@@ -23,7 +23,7 @@ class Scan:
 
         num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)
-        session = self.flags.prepare()
+        session = self.flags.prepare(command=self)
         run_with_progress(
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
             searches=False,

@@ -56,7 +56,7 @@ class Search:
     """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
-        made = self.flags.prepare_each(self.decoys)
+        made = self.flags.prepare_each(self.decoys, self)
         for flags, session in made:
             self.search(flags.out, session)
         show_results([flags.out for flags, _ in made], self.json)
@@ -97,7 +97,7 @@ class Evaluate:
     def run(self) -> None:
         num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers) or [tuple(range(num_layers))]
-        made = self.flags.prepare_each()
+        made = self.flags.prepare_each(command=self)
         for flags, session in made:
             run_with_progress(
                 lambda metrics, flags=flags, session=session: session.evaluate(

@@ -17,12 +17,14 @@ from typing import Any
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MANIFEST = "run.json"
+CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
 
 
@@ -81,7 +83,8 @@ class RunDirectory:
 
         `settings` decide the rows; `environment` (versions, device) is recorded for each start.
         Raises ValueError where the directory was created with different settings, naming them, or
-        is not a run; OSError where it cannot be written.
+        is not a run; OSError where it cannot be written. The flags of the command, under the name
+        `flags`, go to a file of their own, with which `--config` starts it again.
         """
         self.refuse_foreign()
         with self.exclusive():
@@ -90,8 +93,12 @@ class RunDirectory:
                 manifest = self.manifest()
                 starts = manifest["starts"]
                 check_same(self.directory, manifest["settings"], dict(settings))
-            starts = [*starts, dict(environment)]
-            self.write_manifest({"settings": dict(settings), "starts": starts})
+            start = dict(environment)
+            flags = start.pop("flags", None)
+            self.write_manifest({"settings": dict(settings), "starts": [*starts, start]})
+            if flags is not None:
+                content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
+                write_whole(self.directory / CONFIG, content.encode())
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
     def recorded(self, name: str) -> Any:

@@ -5,8 +5,12 @@ import dataclasses
 import datetime
 import functools
 import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,6 +42,7 @@ from cola_jax.search.presets import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, task_digest
 from cola_jax.tasks.variants import Variant
 
+LARGE = 512  # evaluations of the same paths in a batch
 FIRST = 32  # questions on which the influence of layers is measured
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
@@ -267,7 +272,7 @@ class Session:
         run = RunDirectory(directory, config.shard)
         metrics = Metrics() if metrics is None else metrics
         with run.locked():
-            settings["batch_size"] = self.batch_size(run)
+            settings["batch_size"] = self.batch_size(run, each if workload.same else 1)
             done = run.open(settings, self.environment | {"devices": self.num_devices})
             batches = self.batches(settings["batch_size"], done)
             run.count_earlier(metrics, self.num_layers)
@@ -293,9 +298,11 @@ class Session:
             run.close(metrics.report())
         return run
 
-    def batch_size(self, run: RunDirectory) -> int:
+    def batch_size(self, run: RunDirectory, each: int = 1) -> int:
         """Returns the questions of a batch: those of the run where it was begun before.
 
+        With many evaluations of the same paths `each`, a question fills the tiles by itself, and
+        fewer of them make a batch, so that an interruption loses less.
         Batches are cut from all questions of the shard, so a run that is continued has the batches
         of one that was not interrupted, and the same rows to the last bit.
         """
@@ -306,7 +313,8 @@ class Session:
         workers = 1 if self.mesh is None else self.mesh.shape["data"]
         share = -(-self.settings["questions"] // config.shard.count)
         even = -(-share // (THREADS * workers))
-        return min(even, config.batch_size or default_batch_size())
+        few = max(1, LARGE // each)
+        return min(even, config.batch_size or min(few, default_batch_size()))
 
     def batches(self, size: int, done: set[str]) -> list[np.ndarray]:
         """Cuts all questions into batches, and leaves out those that are done."""
@@ -338,7 +346,26 @@ def machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "device": f"{device.platform} {device.device_kind}",
+        "command_line": shlex.join(sys.argv),
+        "commit": git_commit(),
     }
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that runs, with a mark where it has changes, if it is one.
+
+    An installed package has none; its version is recorded.
+    """
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:

@@ -1,6 +1,8 @@
 """The rows of evaluations and questions, from made-up verdicts."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -186,3 +188,12 @@ def test_rows_of_control_searches():
     ]
     assert row["closest"] == 2  # the model says 0; gold scores -1, option 2 -3, option 3 -4
     assert row["evaluations"] == 4
+
+
+def test_page_lists_every_column():
+    page = (Path(__file__).parents[2] / "cola_jax" / "runs" / "README.md").read_text()
+    tables = page.partition("## Evaluations")[2].partition("## Recipes")[0]
+    for schema, text in zip((EVALUATIONS, QUESTIONS), tables.split("## Questions"), strict=True):
+        cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+        named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+        assert sorted(named) == sorted(schema.names)
