@@ -89,6 +89,22 @@ OPTIONAL = {
 }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a model came from.
+
+    It equals any other, so that models of two checkpoints share programs and combine as trees.
+    """
+
+    checkpoint: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 class Model(struct.PyTreeNode):
     """A pretrained decoder: embedding, stacked layers, final norm and head (None when tied)."""
 
@@ -98,7 +114,12 @@ class Model(struct.PyTreeNode):
     norm: Float[Array, "D"] = single(None)  # noqa: F821
     head: Float[Array, "D V"] | None = single(None, "tensor")
     pad_token: int | None = struct.field(pytree_node=False, default=None)  # of the tokenizer
-    checkpoint: str | None = struct.field(pytree_node=False, default=None)  # that has a tokenizer
+    origin: Origin = struct.field(pytree_node=False, default=Origin())
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint that the model was loaded from, which may have a tokenizer."""
+        return self.origin.checkpoint
 
     def __repr__(self) -> str:
         """Describes the model in a few lines, without its weights."""
@@ -162,7 +183,7 @@ def assemble(
         head=weights.get("head"),
         config=config,
         pad_token=pad_token,
-        checkpoint=checkpoint,
+        origin=Origin(checkpoint),
     )
 
 

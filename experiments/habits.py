@@ -107,7 +107,7 @@ assert float(abs(jax.grad(loss)(cola_jax.load(MODEL)).embedding).sum()) > 0
 """),
     ("TransformerLens", """
 readings = cola_jax.run_paths(cola_jax.load(MODEL), ["The sky is"], ["0-7", [0, 1, 3]])
-assert readings.top.shape[:2] == (1, 2)
+assert readings.token.shape[:2] == (1, 2)
 """),
 )  # fmt: skip
 

@@ -61,6 +61,13 @@ def read_rows(run: RunDirectory, kind: str) -> dict[Key, Row]:
                 row["num_decoded"] = len(row["tokens"])
             if row.keys() & {"said", "facts"}:
                 row = {EARLIER[kind].get(name, name): value for name, value in row.items()}
+            if isinstance(facts := row.get("metadata"), list):  # once a map, which has pairs
+                row["metadata"] = [
+                    dict(zip(("name", "value"), one, strict=True))
+                    if isinstance(one, tuple)
+                    else one
+                    for one in facts
+                ]
             target = row.get("target") if row.get("control") is True else GOLD
             rows[row["question"], target, row.get("node", 0)] = row
     return rows

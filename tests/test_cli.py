@@ -290,10 +290,7 @@ def test_interrupt_says_how_to_resume(common, monkeypatch, capsys):
         cli.main(["search", *common])
     assert end.value.code == 130
     error = capsys.readouterr().err
-    assert (
-        error
-        == "\ninterrupted: what a run has written is kept. Start the same command again to go on.\n"
-    )
+    assert error.startswith("\ninterrupted: what a run has written is kept. Start the same command")
 
 
 def test_shards_fill_one_run(common, tmp_path, capsys, no_report):

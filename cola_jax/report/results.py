@@ -13,6 +13,7 @@ from cola_jax.path import format_path, identity
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import path_results, summarise
 from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.tasks.names import NAMES
 
 RESULTS = "results.json"
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
@@ -28,6 +29,8 @@ def results_json(run: RunDirectory) -> dict[str, Any]:
     manifest = run.manifest()
     settings, start = manifest["settings"], manifest["starts"][-1]
     task = str(start.get("task") or "task")
+    if task in NAMES:
+        task = task.replace("-", "_")  # as the harness names it
     name = METRICS.get(str(settings.get("scorer")), "acc")
     if settings.get("command") != "evaluate":
         summary = summarise(run)

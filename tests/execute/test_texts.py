@@ -9,6 +9,7 @@ import cola_jax
 from cola_jax.execute import inputs
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.model import unembed
+from cola_jax.params import Origin
 from tests import oracle, tiny
 
 TEXTS = ["the sun and the moon", "the sun"]
@@ -35,7 +36,7 @@ def test_run_path_takes_texts(model, tokenizer):
 
 def test_texts_need_a_tokenizer(model):
     with pytest.raises(ValueError, match="was not loaded from a checkpoint with a tokenizer"):
-        cola_jax.run_path(model.replace(checkpoint=None), "the sun", "0-4")
+        cola_jax.run_path(model.replace(origin=Origin()), "the sun", "0-4")
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         tokenized_with(lambda texts: {"input_ids": [[1], []]}, model)
     with pytest.raises(ValueError, match=r"names layer 9, but the model has layers 0\.\.4"):
@@ -109,7 +110,7 @@ def test_generate_returns_texts(model, tokenizer):
     frame = out.to_pandas()
     assert frame.text.tolist() == [out.text[0, 0], out.text[1, 0]]
     assert frame.tokens[0] == tokens
-    bare = cola_jax.generate(model.replace(checkpoint=None), oracle.random_ids(1, 3), "0-4")
+    bare = cola_jax.generate(model.replace(origin=Origin()), oracle.random_ids(1, 3), "0-4")
     assert bare.text.tolist() == [[""]]
 
 
@@ -128,7 +129,7 @@ def test_evaluate_and_search_become_tables(model, tmp_path):
     with pytest.raises(ValueError, match="'exact' needs a format as well"):
         cola_jax.evaluator(model, questions, "exact")
     with pytest.raises(ValueError, match="not loaded from a checkpoint with a tokenizer"):
-        cola_jax.evaluator(model.replace(checkpoint=None), questions, "options")
+        cola_jax.evaluator(model.replace(origin=Origin()), questions, "options")
 
 
 def test_a_model_describes_itself(model):
