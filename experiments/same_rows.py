@@ -61,13 +61,9 @@ def read_rows(run: RunDirectory, kind: str) -> dict[Key, Row]:
                 row["num_decoded"] = len(row["tokens"])
             if row.keys() & {"said", "facts"}:
                 row = {EARLIER[kind].get(name, name): value for name, value in row.items()}
-            if isinstance(facts := row.get("metadata"), list):  # once a map, which has pairs
-                row["metadata"] = [
-                    dict(zip(("name", "value"), one, strict=True))
-                    if isinstance(one, tuple)
-                    else one
-                    for one in facts
-                ]
+            facts = row.get("metadata")
+            if facts and isinstance(facts[0], tuple):  # of a map, as earlier versions have it
+                row["metadata"] = [{"name": name, "value": value} for name, value in facts]
             target = row.get("target") if row.get("control") is True else GOLD
             rows[row["question"], target, row.get("node", 0)] = row
     return rows

@@ -1,5 +1,8 @@
 """`options` and `options-norm`: the option whose text has the highest log-likelihood."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from cola_jax.prompts import Readings
@@ -12,11 +15,30 @@ from cola_jax.scoring.verdicts import Verdicts
 class Options(Scorer):
     """The option whose text has the highest log-likelihood: lm-evaluation-harness's `acc`.
 
-    All options are packed after one shared prompt, that of lm-evaluation-harness's ARC tasks. Of
-    equal options the first is the answer.
+    All options are packed after one shared prompt, that of lm-evaluation-harness's ARC tasks, in
+    which shots have two line breaks after them. Of equal options the first is the answer.
     """
 
     name = "options"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat: bool = False,
+        context: int | None = None,
+        shots: Sequence[Question] = (),
+    ):
+        """Takes what `Scorer` does, and questions that are shown with their answers before each.
+
+        Raises ValueError for shots in a chat, whose template has no place for them.
+        """
+        super().__init__(tokenizer, chat=chat, context=context)
+        if chat and shots:
+            raise ValueError(
+                f"the scorer {self.name!r} shows no shots in a chat: drop --chat, or use 0 shots."
+            )
+        self.shots = shots
 
     def encode(self, question: Question) -> Encoded:
         """Encodes a question; ValueError for an open one, and for an option without text."""
@@ -29,11 +51,19 @@ class Options(Scorer):
         if self.chat:
             prompt, answers = render_chat(self.tokenizer, question.text), list(question.options)
         else:
-            prompt = f"Question: {question.text}\nAnswer:"
+            prompt = f"{self.shown(question)}Question: {question.text}\nAnswer:"
             answers = [f" {option}" for option in question.options]
         encoded = encode_answers(question, self.tokenizer, prompt, answers, special=not self.chat)
         check_length(encoded, self.context)
         return encoded
+
+    def shown(self, question: Question) -> str:
+        """Writes the shots before a question: those of its own subject."""
+        return "".join(
+            f"Question: {shot.text}\nAnswer: {shot.options[shot.answer]}\n\n"
+            for shot in self.shots
+            if shot.get("subject") == question.get("subject")
+        )
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Adds up the log-probabilities of each option's tokens."""

@@ -74,7 +74,8 @@ class TaskConfig:
     """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
     minerva or line (see tasks/README.md)."""
     shots: Annotated[int | None, arg(name="num-fewshot")] = None
-    """Number of questions shown with their answers before each; the format's by default."""
+    """Number of questions shown with their answers before each; the format's by default, none of
+    multiple choice."""
     shots_file: str | None = None
     """JSONL file of the questions shown, instead of the task's training split."""
     chat: bool = False
@@ -201,6 +202,8 @@ class TaskConfig:
         self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]
     ) -> tuple["Scorer", dict[str, Any]]:
         """Makes the scorer of multiple choice, and what is recorded of it."""
+        from cola_jax.scoring import Options
+
         scorer = self.scorer_class("options", open=False)
         self.refuse_decoding()
         style = self.format or "plain"
@@ -211,11 +214,14 @@ class TaskConfig:
             )
         record: dict[str, Any] = {"scorer": scorer.name, **self.chat_record()}
         shots = self.load_shots(0, questions)
-        if style == "plain" and shots:
+        if style == "plain" and shots and not issubclass(scorer, Options):
             raise ValueError(
-                f"the plain prompt of the scorer {scorer.name!r} shows no shots: use a scorer of "
-                "letters with the format `harness`, or 0 shots."
+                f"the plain prompt of the scorer {scorer.name!r} shows no shots: use the format "
+                "`harness`, the scorer `options`, or 0 shots."
             )
+        if style == "plain" and shots:
+            record["prompt"] = {"format": style, "shots": [shot.id for shot in shots]}
+            common = common | {"shots": shots}
         if style != "plain":
             record["prompt"] = {"format": style, "shots": [shot.id for shot in shots]}
             common = common | {"harness": True, "shots": shots}

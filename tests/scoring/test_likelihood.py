@@ -30,6 +30,16 @@ def test_encode_asks_as_lm_evaluation_harness(scorer):
         assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
 
 
+def test_encode_shows_shots_as_lm_evaluation_harness():
+    shots = [Question("s", "What flows?", ("stone", "water"), 1)]
+    shots.append(Question("t", "What falls?", ("rain",), 0, metadata=(("subject", "law"),)))
+    made = Options(CodePoints(), shots=shots).encode(QUESTION)
+    prompt = "".join(map(chr, made.prompts.ids[1 : made.prompts.read[0] + 1]))
+    assert prompt == "Question: What flows?\nAnswer: water\n\nQuestion: What melts?\nAnswer:"
+    with pytest.raises(ValueError, match="shows no shots in a chat"):
+        Options(CodePoints(), chat=True, shots=shots)
+
+
 def test_encode_chat_adds_no_special_tokens():
     made = Options(CodePoints(), chat=True).encode(QUESTION)
     ids = made.prompts.ids[: made.prompts.read[0] + 1].tolist()

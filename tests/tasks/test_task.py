@@ -187,13 +187,15 @@ def test_prepare_refuses(prepare, task, settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_prepare_refuses_shots_in_plain_prompt(prepare, folder):
+def test_prepare_shows_shots_of_choices(prepare, folder):
     file = {"shots": 1, "shots_file": str(folder / "arc_shots.jsonl")}
     other = dict(tiny.row(tiny.questions(9)[8]), question="which of the others?")
     (folder / "arc_shots.jsonl").write_text(json.dumps(other) + "\n")
-    for scorer in ("options", "letter"):
-        with pytest.raises(ValueError, match=f"'{scorer}' shows no shots"):
-            prepare("arc", scorer=scorer, **file)
+    with pytest.raises(ValueError, match="'letter' shows no shots"):
+        prepare("arc", scorer="letter", **file)
+    plain = prepare("arc", scorer="options", **file)
+    assert plain.record["prompt"]["format"] == "plain"
+    assert plain.record["prompt"]["shots"] == ["q8"]
     shown = prepare("arc", scorer="letter", format="harness", **file)
     assert shown.record["prompt"]["shots"] == ["q8"]
 
