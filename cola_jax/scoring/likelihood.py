@@ -11,6 +11,8 @@ from cola_jax.scoring.encode import Encoded, check_length, encode_answers, rende
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 
+DELIMITER = "delimiter"  # metadata of a question whose text is a whole prompt
+
 
 class Options(Scorer):
     """The option whose text has the highest log-likelihood: lm-evaluation-harness's `acc`.
@@ -48,7 +50,10 @@ class Options(Scorer):
                 f"question {question.id} has an empty option, whose text cannot be scored: use a "
                 "scorer of letters, or leave the question out."
             )
-        if self.chat:
+        delimiter = question.get(DELIMITER)
+        if delimiter is not None:  # the text is a whole prompt
+            prompt, answers = question.text, [f"{delimiter}{option}" for option in question.options]
+        elif self.chat:
             prompt, answers = render_chat(self.tokenizer, question.text), list(question.options)
         else:
             prompt = f"{self.shown(question)}Question: {question.text}\nAnswer:"

@@ -9,11 +9,11 @@ from typing import Any
 from etils import epath
 
 from cola_jax.question import Question
-from cola_jax.tasks import readers
+from cola_jax.tasks import harness, readers
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.names import ARITHMETIC, canonical, nearest
 from cola_jax.tasks.readers import Fields, read_lines
-from cola_jax.tasks.task import DEFAULT_LIMIT
+from cola_jax.tasks.task import DEFAULT_LIMIT, HARNESS
 
 Row = tuple[str, str | None, Fields]  # location for messages, default id, fields
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
@@ -86,11 +86,13 @@ def load_questions(
     subject: str | None = None,
     hub: str | None = None,
     seed: int = 0,
+    num_fewshot: int | None = None,
 ) -> list[Question]:
     """Loads the questions of a task.
 
     Args:
-      task: one of `TASKS`, `arithmetic`, or a JSONL file, whose first row determines its fields.
+      task: one of `TASKS`, `arithmetic`, a JSONL file, whose first row determines its fields, or
+        a multiple-choice task of lm-evaluation-harness.
       split: split of a Hub task; its usual evaluation split when None.
       limit: keep the first so many questions, or a share of them between 0 and 1, rounded up;
         when None all, or 100 of arithmetic.
@@ -101,6 +103,10 @@ def load_questions(
       hub: Hub id of the data set, or a local directory of the same layout. For DART-Math this is
         the pool; the data set of the same name with the suffix `-query-info` is loaded as well.
       seed: seed of arithmetic.
+      num_fewshot: shots in the prompts of a task of lm-evaluation-harness, which has them ready.
+
+    Returns:
+      The questions, in order.
 
     Raises:
       ValueError: for an unknown task, a missing split, a row that does not match the schema or
@@ -116,32 +122,43 @@ def load_questions(
         count = DEFAULT_LIMIT if limit is None else int(limit)
         questions = arithmetic(level, count + beside, seed)
         source = ARITHMETIC
+    elif kind_of(task) == HARNESS:
+        found, source = harness.harness_questions(task, num_fewshot), task
+        questions = first(found, limit, beside)
     else:
         kind, source, rows = open_task(task, split, hub)
         wanted = {"math_level": level, "fail_rate_level": fail_rate_level, "subject": subject}
         wanted = {name: str(value) for name, value in wanted.items() if value is not None}
-        found = select(kind, source, rows, wanted)
-        if isinstance(limit, float):
-            every = list(found)
-            questions = every[: math.ceil(limit * len(every)) + beside]
-        else:
-            stop = None if limit is None else max(0, limit) + beside
-            questions = list(itertools.islice(found, stop))
+        questions = first(select(kind, source, rows, wanted), limit, beside)
     if not questions:
         raise ValueError(f"{source} yields no questions (limit {limit}): there is nothing to do.")
     return questions
 
 
+def first(questions: Iterable[Question], limit: int | float | None, beside: int) -> list[Question]:
+    """Takes the first so many questions, or that share of them, and so many beside."""
+    if isinstance(limit, float):
+        every = list(questions)
+        return every[: math.ceil(limit * len(every)) + beside]
+    return list(itertools.islice(questions, None if limit is None else max(0, limit) + beside))
+
+
 def kind_of(task: str) -> str:
-    """Returns the kind of a task's rows: a key of KINDS, or arithmetic."""
+    """Returns the kind of a task's rows: a key of KINDS, arithmetic or harness."""
     if task == ARITHMETIC:
         return ARITHMETIC
     if task in TASKS:
         return TASKS[task].kind
     if not epath.Path(task).is_file():
+        known = harness.names()
+        if task in known:
+            return HARNESS
+        more = "a task of lm-evaluation-harness"
+        if not known:
+            more += " (for which: pip install 'cola-jax[lm-eval]')"
         raise ValueError(
-            f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC} nor an existing "
-            f"JSONL file{nearest(task)}."
+            f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC}, nor an existing "
+            f"JSONL file, nor {more}{nearest(task, known)}."
         )
     for number, row in read_lines(task):
         return kind_of_row(row, f"{task}:{number}")
@@ -242,7 +259,8 @@ def check_levels(task: str, **levels: int | None) -> None:
                 raise ValueError("arithmetic has no fail-rate levels: use its level, 1 to 5.")
             continue
         metadata_name = "math_level" if name == "level" else name
-        if metadata_name not in KINDS[kind_of(task)].levels:
+        kind = KINDS.get(kind_of(task))
+        if kind is None or metadata_name not in kind.levels:
             tasks = "math, math-500, dart-math and arithmetic" if name == "level" else "dart-math"
             raise ValueError(f"{task} has no {name}: leave it out (tasks that have one: {tasks}).")
 

@@ -1,6 +1,7 @@
 """Names of tasks, as other tools write them as well."""
 
 import difflib
+from collections.abc import Sequence
 
 ARITHMETIC = "arithmetic"
 HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")
@@ -28,7 +29,8 @@ def canonical(task: str) -> tuple[str, str | None]:
     return task, None
 
 
-def nearest(task: str) -> str:
-    """Returns a hint at the task of the most similar name, if any."""
+def nearest(task: str, others: Sequence[str] = ()) -> str:
+    """Returns a hint at the task of the most similar name, ours or one of the others, if any."""
     near = difflib.get_close_matches(task.lower().replace("_", "-"), NAMES, 1)
+    near = near or difflib.get_close_matches(task, others, 1)
     return f" (did you mean {near[0]}?)" if near else ""

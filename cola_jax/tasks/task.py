@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cola_jax.tasks.variants import Variant
 
 ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
-CHOICE = ("arc", "mmlu")  # kinds of multiple choice
+HARNESS = "harness"  # the kind of a task of lm-evaluation-harness
+CHOICE = ("arc", "mmlu", HARNESS)  # kinds of multiple choice
 OWN = ("prompt", "question")  # kinds of a user's own file
 Part = Literal["train", "held-out"]
 DEFAULT_LIMIT = 100  # questions of arithmetic
@@ -42,7 +43,8 @@ class TaskConfig:
 
     task: Annotated[str, arg(aliases=["-t"])]
     """arc_easy, arc_challenge, mmlu, gsm8k, math, math_500, dart_math (from the Hugging Face Hub),
-    arithmetic (generated), or a JSONL file with the fields of one of them or prompt and answer.
+    arithmetic (generated), a JSONL file with the fields of one of them or prompt and answer, or
+    another multiple-choice task of lm-evaluation-harness (extra lm-eval), such as hellaswag.
     Several, such as arc_easy,gsm8k, each have a directory in that of the run."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
@@ -117,7 +119,13 @@ class TaskConfig:
         }
         beside = 0 if self.held_out_from else self.held_out
         questions = load_questions(
-            self.task, limit=self.limit, beside=beside, hub=self.hub, seed=self.task_seed, **common
+            self.task,
+            limit=self.limit,
+            beside=beside,
+            hub=self.hub,
+            seed=self.task_seed,
+            num_fewshot=self.shots,
+            **common,
         )
         if not self.held_out_from:
             return split(questions, self.held_out, self.held_out_seed)
@@ -194,9 +202,27 @@ class TaskConfig:
         common: dict[str, Any],
     ) -> tuple["Scorer", dict[str, Any]]:
         """Makes the scorer of a kind of questions, and what is recorded of it."""
+        if kind == HARNESS:
+            return self.harness_scorer(tokenizer, common)
         if kind in CHOICE:
             return self.choice_scorer(tokenizer, questions, common)
         return self.open_scorer(kind, tokenizer, questions, common)
+
+    def harness_scorer(
+        self, tokenizer: Any, common: dict[str, Any]
+    ) -> tuple["Scorer", dict[str, Any]]:
+        """Makes the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
+        from cola_jax.scoring import Options
+
+        scorer = self.scorer_class("options", open=False)
+        self.refuse_decoding()
+        if not issubclass(scorer, Options) or self.chat or self.format or self.shots_file:
+            raise ValueError(
+                f"the prompts of {self.task} are lm-evaluation-harness's own: leave out --chat, "
+                "--format and --shots-file, and use the scorer options or options-norm."
+            )
+        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": self.shots}
+        return scorer(tokenizer, **common), {"scorer": scorer.name, "chat": None, "prompt": prompt}
 
     def choice_scorer(
         self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]

@@ -39,7 +39,7 @@ def test_a_task_has_one_subject():
 
 
 def test_kind_of_names_the_nearest():
-    with pytest.raises(ValueError, match=r"nor an existing JSONL file \(did you mean arc-easy\?\)"):
+    with pytest.raises(ValueError, match=r"of lm-evaluation-harness \(did you mean arc-easy\?\)"):
         kind_of("arc_eazy")
 
 
