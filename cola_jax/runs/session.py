@@ -2,15 +2,8 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +26,7 @@ from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, default_dtype
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.scoring import Encoded, Scorer
@@ -44,7 +38,6 @@ from cola_jax.tasks.variants import Variant
 
 LARGE = 512  # evaluations of the same paths in a batch
 FIRST = 32  # questions on which the influence of layers is measured
-PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,36 +329,6 @@ class Session:
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
             for variant in self.variants:
                 variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
-
-
-def machine() -> dict[str, Any]:
-    """Returns what is recorded about when and where a run was started."""
-    device = jax.local_devices()[0]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "device": f"{device.platform} {device.device_kind}",
-        "command_line": shlex.join(sys.argv),
-        "commit": git_commit(),
-    }
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """Returns the commit of the checkout that runs, with a mark where it has changes, if it is one.
-
-    An installed package has none; its version is recorded.
-    """
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
