@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -144,8 +143,9 @@ def pip_command() -> list[str] | None:
 
 def check_digest(gguf: Path) -> None:
     """Raises ValueError unless the file is, byte for byte, the one that the demo was made with."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    from cola_jax.convert.cache import file_digest
+
+    digest = file_digest(gguf)
     if digest != GGUF_SHA256:
         raise ValueError(
             f"the demo's model has SHA-256 {digest}, but it should have {GGUF_SHA256}: remove "

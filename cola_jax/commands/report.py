@@ -50,8 +50,8 @@ class Report:
             if file is not None:
                 console.print(write(run, file), soft_wrap=True, markup=False)
 
-    def show(self, draws: bool) -> None:
-        """Prints the table, and writes the page if it draws."""
+    def show(self, draws: bool) -> dict[str, Any]:
+        """Prints the table, writes the page if it draws, and returns the results but of a scan."""
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
@@ -59,26 +59,26 @@ class Report:
         command = run.manifest()["settings"].get("command")
         if command == "scan":
             self.show_scan(run, draws)
-            return
+            return {}
         if command == "evaluate" and self.page is not None:
             raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
-        results = report.write_results(run)
+        summary = None if command == "evaluate" else report.summarise(run)
+        results = report.write_results(run, summary)
         if self.json:
             print_json(results)
-        if command == "evaluate":
-            if not self.json:
-                console.print(report.paths_table(run))
-            return
-        summary = report.summarise(run)
-        if not self.json:
-            console.print(report.summary_table(summary))
+        else:
+            table = report.paths_table(run) if summary is None else report.summary_table(summary)
+            console.print(table)
+        if summary is None:
+            return results
         if not draws:
             self.say_how_to_draw()
-            return
+            return results
         page = self.page or run.directory / "report.html"
         report.write_page(run, summary, page)
         report.write_markdown(run, summary, page.with_suffix(".md"))
         errors.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)
+        return results
 
     def show_scan(self, run: "RunDirectory", draws: bool) -> None:
         """Prints the best blocks of a scan; writes the map as CSV, and as a page if it draws."""
@@ -129,10 +129,8 @@ def show_results(directories: Sequence[str], as_json: bool) -> None:
     if len(directories) == 1:
         Report(directories[0], json=as_json).show(draws=report_extra_installed())
         return
-    for directory in directories:
-        Report(directory).show(draws=report_extra_installed()) if not as_json else None
-    every = [report.write_results(RunDirectory(directory)) for directory in directories]
     if as_json:
-        print_json(every)
-    else:
-        console.print(report.tasks_table(every))
+        print_json([report.write_results(RunDirectory(directory)) for directory in directories])
+        return
+    every = [Report(one).show(draws=report_extra_installed()) for one in directories]
+    console.print(report.tasks_table(every))

@@ -95,8 +95,10 @@ class Evaluate:
     """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
+        from cola_jax.path import identity
+
         num_layers = num_layers_of(self.flags.model)
-        paths = self.path_flags.collect(num_layers) or [tuple(range(num_layers))]
+        paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         made = self.flags.prepare_each(command=self)
         for flags, session in made:
             run_with_progress(

@@ -13,6 +13,7 @@ from cola_jax.convert.huggingface import (
     read_json,
 )
 from cola_jax.convert.table import Source
+from cola_jax.messages import first_line
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SECONDS = 5.0  # that the Hub has to answer, before it counts as unreachable
@@ -76,11 +77,6 @@ def cached(name: str, revision: str | None, error: Exception) -> HubModel:
             "directory or a .gguf file."
         ) from None
     return HubModel(name, Path(folder).name)  # a snapshot's folder is named after its commit
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's text."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
 def gated(name: str) -> ValueError:

@@ -46,10 +46,7 @@ def tokenized(model: Model, texts: list[str]) -> Prompts:
     rows = tokenizer_of(model.checkpoint)(texts)["input_ids"]
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise ValueError(f"prompt {empty[0]} has no tokens: give a text.")
-    longest = max(map(len, rows))
-    ids = [[*row, *[0] * (longest - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    return Prompts.from_encoding({"input_ids": ids, "attention_mask": mask})
+    return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
 
 
 @functools.cache

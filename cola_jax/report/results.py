@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cola_jax.path import format_path, identity
 from cola_jax.report.statistics import Share
-from cola_jax.report.summary import path_results, summarise
+from cola_jax.report.summary import Summary, path_results, summarise
 from cola_jax.runs.directory import RunDirectory, write_whole
 from cola_jax.tasks.names import NAMES
 
@@ -19,8 +19,8 @@ RESULTS = "results.json"
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
-def results_json(run: RunDirectory) -> dict[str, Any]:
-    """Returns the results of a search or of an evaluation of paths.
+def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str, Any]:
+    """Returns the results of a search, with its summary if it is at hand, or of an evaluation.
 
     `results` maps the task to metrics and their standard errors: those of the pretrained model
     under lm-evaluation-harness's names, and of a search what it found. An evaluation has an entry
@@ -33,7 +33,7 @@ def results_json(run: RunDirectory) -> dict[str, Any]:
         task = task.replace("-", "_")  # as the harness names it
     name = METRICS.get(str(settings.get("scorer")), "acc")
     if settings.get("command") != "evaluate":
-        summary = summarise(run)
+        summary = summarise(run) if summary is None else summary
         found = {
             name: summary.before,
             "found_among_paths": summary.after,
@@ -86,9 +86,9 @@ def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
     return entry
 
 
-def write_results(run: RunDirectory) -> dict[str, Any]:
+def write_results(run: RunDirectory, summary: Summary | None = None) -> dict[str, Any]:
     """Writes `results.json` into the run directory, and returns what it holds."""
-    results = results_json(run)
+    results = results_json(run, summary)
     content = json.dumps(results, indent=2, allow_nan=False, default=str) + "\n"
     write_whole(epath.Path(run.directory) / RESULTS, content.encode())
     return results

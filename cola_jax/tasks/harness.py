@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
+from cola_jax.messages import first_line
 from cola_jax.question import Question
 from cola_jax.scoring.likelihood import DELIMITER
 
@@ -72,8 +73,3 @@ def harness_questions(name: str, num_fewshot: int | None) -> Iterator[Question]:
             )
         known = ((DELIMITER, delimiter),)
         yield Question(f"{name}/{number}", text, tuple(choices), gold, metadata=known)
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's text."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")

@@ -45,7 +45,8 @@ class TaskConfig:
     """arc_easy, arc_challenge, mmlu, gsm8k, math, math_500, dart_math (from the Hugging Face Hub),
     arithmetic (generated), a JSONL file with the fields of one of them or prompt and answer, or
     another multiple-choice task of lm-evaluation-harness (extra lm-eval), such as hellaswag.
-    Several, such as arc_easy,gsm8k, each have a directory in that of the run."""
+    A search or an evaluation takes several, such as arc_easy,gsm8k, each with a directory in that
+    of the run."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
