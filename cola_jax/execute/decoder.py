@@ -101,6 +101,7 @@ class Decoder:
             positions=workload.positions,
             max_new_tokens=max_new_tokens,
             wanted=workload.wave * len(prompts.ids),
+            fixed=workload.fixed,
         )
         self.worker, self.sizes = worker, sizes
         self.stop, self.limit = stop, max_new_tokens

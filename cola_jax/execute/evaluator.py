@@ -35,6 +35,10 @@ class Workload(NamedTuple):
     wave: int  # paths of a question at a time
     positions: int  # layers of the longest path
     same: bool = False  # whether all questions run the same paths
+    # Whether what is computed for a question may not depend, to the last bit, on the others of its
+    # batch: shapes are then those of a full batch.
+    fixed: bool = False
+    prefix: int | None = None  # tokens of the common prefix that is run once; chosen when None
 
 
 def run_paths(
@@ -87,7 +91,7 @@ def run_paths(
 
 
 def cut_batches(
-    keys: Sequence[tuple[int, int]], parts: int, largest: int | None = None
+    keys: Sequence[tuple[int, ...]], parts: int, largest: int | None = None
 ) -> list[np.ndarray]:
     """Cuts indices into batches of equal keys, in the order of the keys.
 

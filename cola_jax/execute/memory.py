@@ -98,12 +98,14 @@ def choose_decode_sizes(
     positions: int,
     max_new_tokens: int,
     wanted: int = 1,
+    fixed: bool = False,
 ) -> DecodeSizes:
     """Chooses the sizes of a decoder.
 
     Args:
       tokens: T of the prompts; `positions`: layers of the longest path.
       wanted: the most rows that there will be at a time.
+      fixed: whether the logits of a row may not depend on how many rows there are.
 
     Raises ValueError where the budget is too small for one row, naming one that is enough.
     """
@@ -135,7 +137,10 @@ def choose_decode_sizes(
         slots=decode_slots + 2 * prefill_rows,
         rows=prefill_rows,
         decode_rows=decode_rows,
-        unembedded=min(MOST_DECODE_POSITIONS[cpu], ceil_power(decode_slots)),
+        # rounding depends on how many rows a matrix product has
+        unembedded=MOST_DECODE_POSITIONS[cpu]
+        if fixed
+        else min(MOST_DECODE_POSITIONS[cpu], ceil_power(decode_slots)),
     )
 
 

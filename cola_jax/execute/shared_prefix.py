@@ -27,7 +27,9 @@ def path_evaluator(
     worker: Worker, prompts: Prompts, workload: Workload
 ) -> "PathEvaluator | SharedPrefixEvaluator":
     """Makes what runs paths of a batch: a common prefix once, where that pays and fits."""
-    size = prefix_to_share(prompts) if workload.same else 0
+    size = workload.prefix
+    if size is None:
+        size = prefix_to_share(prompts) if workload.same else 0
     if size:
         blocks = blocks_within(worker, size, workload)
         if blocks >= workload.positions and fits(worker, prompts, size):
@@ -69,7 +71,33 @@ def prefix_to_share(prompts: Prompts) -> int:
     if not size or count < 2:
         return 0
     whole = max(tokens for tokens, _ in buckets(prompts))
-    return size if whole / (tokens_after(prompts, size) + size / count) > LEAST_GAIN else 0
+    return size if pays(size, whole, tokens_after(prompts, size), count) else 0
+
+
+def pays(size: int, whole: int, after: int, count: int) -> bool:
+    """Whether a prefix of `count` prompts pays: each runs `after` tokens in place of `whole`."""
+    return whole / (after + size / count) > LEAST_GAIN
+
+
+def shared_by_each(prompts: Prompts, count: int) -> list[tuple[int, int]]:
+    """Returns, for each prompt, the tokens of the common prefix to run once, and T after them.
+
+    The prefix is what the first two prompts have in common, so that it does not depend on how many
+    follow. A prompt shares none, (0, 0), where it begins otherwise, or where running it once for
+    `count` prompts would gain little.
+    """
+
+    def of(*rows: int) -> Prompts:
+        return jax.tree.map(lambda x: np.asarray(x)[list(rows)], prompts)
+
+    whole = [tokens for tokens, _ in buckets(prompts)]
+    size = common_prefix(of(0, 1)) if len(whole) > 1 else 0
+    alike = [bool(size) and common_prefix(of(0, i)) >= size for i in range(len(whole))]
+    after = [tokens_after(of(i), size) for i in range(len(whole))]
+    return [
+        (size, after[i]) if alike[i] and pays(size, whole[i], after[i], count) else (0, 0)
+        for i in range(len(whole))
+    ]
 
 
 def tokens_after(prompts: Prompts, size: int) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_jax.execute.evaluator import Workload
+from cola_jax.runs.journal import ResumedEvaluator
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.robust import RobustEvaluator
-from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.again import most_asked, paths_to_ask, with_again, with_robust
 from cola_jax.search.evaluations import Evaluations
 from cola_jax.search.loop import confirmed, search_batch
@@ -50,7 +50,7 @@ class BatchSearch:
         again = 1 + (most_asked(1 + size) - 1) * searches  # the baseline is asked once for all
         return 1 + size * searches + variants * again
 
-    def __call__(self, evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+    def __call__(self, evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
         """Searches the questions `some`, and returns their rows."""
         batch = [self.questions.encoded[i] for i in some]
         find = self.find_robust if self.robust else self.find
@@ -65,7 +65,7 @@ class BatchSearch:
         )
 
     def find(
-        self, evaluate: BatchEvaluator, batch: Sequence[Encoded], some: np.ndarray
+        self, evaluate: ResumedEvaluator, batch: Sequence[Encoded], some: np.ndarray
     ) -> Sequence[Outcome]:
         """Searches a batch, and asks what was found again in the other variants."""
         settings, layers = self.settings, self.questions.num_layers
@@ -78,16 +78,17 @@ class BatchSearch:
             return outcomes
         evaluate.close()  # its memory serves for the variants
         paths = paths_to_ask(outcomes, settings.positions(layers))
-        workload, verdicts, places = Workload(*paths.shape[1:]), [], []
-        for variant in self.questions.variants:
+        workload, verdicts, places = Workload(*paths.shape[1:], fixed=True), [], []
+        for v, variant in enumerate(self.questions.variants):
             rows = [variant.encoded[i] for i in some]
-            with variant.scorer.evaluator(evaluate.worker, rows, workload) as ask:
-                verdicts.append(ask(paths))
+            ask = variant.scorer.evaluator(evaluate.worker, rows, workload)
+            with evaluate.journal.evaluator(ask, rows, 1 + v) as resumed:
+                verdicts.append(resumed(paths))
             places.append([variant.places[i] for i in some])
         return with_again(outcomes, verdicts, places)
 
     def find_robust(
-        self, evaluate: BatchEvaluator, batch: Sequence[Encoded], some: np.ndarray
+        self, evaluate: ResumedEvaluator, batch: Sequence[Encoded], some: np.ndarray
     ) -> Sequence[Outcome]:
         """Searches a batch for paths that are right in all variants of its questions."""
         evaluate.close()  # its memory serves for all variants
@@ -96,9 +97,11 @@ class BatchSearch:
         options = [tuple(range(len(encoded.question.options))) for encoded in batch]
         places = [options, *([variant.places[i] for i in some] for variant in variants)]
         workload, scorer = self.settings.workload(layers), self.questions.scorer
-        with RobustEvaluator(scorer, evaluate.worker, batches, places, workload) as robust:
+        robust = RobustEvaluator(scorer, evaluate.worker, batches, places, workload)
+        # the answers to the first path are needed in each variant, and are not stored
+        with evaluate.journal.evaluator(robust, batch, always_first=True) as resumed:
             asked = [encoded.question for encoded in batch]
-            outcomes = confirmed(robust, search_batch(robust, asked, layers, self.settings))
+            outcomes = confirmed(resumed, search_batch(resumed, asked, layers, self.settings))
             assert robust.plain is not None, "a search begins with the identity path"
             return with_robust(outcomes, robust.plain)
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import filelock
@@ -26,6 +26,7 @@ from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
+UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Shard:
 WHOLE = Shard(0, 1)
 
 
-def is_free(file: epath.Path) -> bool:
-    """Whether no process holds a lock."""
+def held(file: epath.Path) -> bool:
+    """Whether a process holds a lock."""
     try:
         with filelock.FileLock(str(file)).acquire(timeout=0):
-            return True
+            return False
     except filelock.Timeout:
-        return False
+        return True
 
 
 class RunDirectory:
@@ -78,12 +79,19 @@ class RunDirectory:
         self.directory = epath.Path(directory)
         self.shard = shard
 
-    def open(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> set[str]:
+    def open(
+        self,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        continues: "Callable[[Mapping[str, Any]], bool] | None" = None,
+    ) -> set[str]:
         """Creates the directory or resumes it; returns the ids of the questions that are done.
 
         `settings` decide the rows; `environment` (versions, device) is recorded for each start.
-        Raises ValueError where the directory was created with different settings, naming them, or
-        is not a run; OSError where it cannot be written. The flags of the command, under the name
+        `continues` takes the settings that the run was created with: it raises ValueError where
+        they cannot be continued with these, and says whether every question has to be evaluated
+        further; settings must be the same when None. Raises ValueError also where the directory is
+        not a run; OSError where it cannot be written. The flags of the command, under the name
         `flags`, go to a file of their own, with which `--config` starts it again.
         """
         self.refuse_foreign()
@@ -92,7 +100,10 @@ class RunDirectory:
             if (self.directory / MANIFEST).exists():
                 manifest = self.manifest()
                 starts = manifest["starts"]
-                check_same(self.directory, manifest["settings"], dict(settings))
+                if continues is None:
+                    check_same(self.directory, manifest["settings"], dict(settings))
+                elif continues(manifest["settings"]):
+                    self.set_aside()
             start = dict(environment)
             flags = start.pop("flags", None)
             self.write_manifest({"settings": dict(settings), "starts": [*starts, start]})
@@ -100,6 +111,43 @@ class RunDirectory:
                 content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
                 write_whole(self.directory / CONFIG, content.encode())
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
+
+    def set_aside(self) -> None:
+        """Moves the evaluations of all questions to those of unfinished ones.
+
+        ValueError where another process is filling the run. Interrupted, it leaves a run whose
+        remaining questions are done.
+        """
+        if others := [shard for shard, file in self.locks() if shard != self.shard and held(file)]:
+            raise ValueError(
+                f"another process is filling {self.directory} with shard {others[0]}: wait for it "
+                "before the run is continued with more evaluations."
+            )
+        (self.directory / UNFINISHED).mkdir(exist_ok=True)
+        for file in self.parts("evaluations"):
+            name = f"{len(self.manifest()['starts'])}-{file.name}"  # a name for each time
+            file.replace(self.directory / UNFINISHED / name)
+            (self.directory / "questions" / file.name).unlink()
+
+    def discard(self) -> None:
+        """Removes all evaluations."""
+        for kind in (*reversed(KINDS), UNFINISHED):
+            for file in (self.directory / kind).glob("*.parquet"):
+                file.unlink()
+
+    def tidy(self, questions: int) -> None:
+        """Removes the evaluations of unfinished questions where all of them are done."""
+        folder = self.directory / UNFINISHED
+        if folder.exists() and self.questions(["question"]).num_rows == questions:
+            folder.rmtree()
+
+    def locks(self) -> "list[tuple[Shard, epath.Path]]":
+        """Lists the shards that some process has filled, each with the file that it locks."""
+        found = []
+        for file in sorted(self.directory.glob(".shard-*.lock")):
+            index, count = map(int, file.name.split(".")[1].split("-")[1::2])
+            found.append((Shard(index, count), file))
+        return found
 
     def recorded(self, name: str) -> Any:
         """Returns a setting that the run was created with; None for a new run."""
@@ -174,12 +222,11 @@ class RunDirectory:
             return
         with contextlib.ExitStack() as stack:
             with self.exclusive():  # looking at the others and locking are one step
-                for file in sorted(self.directory.glob(".shard-*.lock")):
-                    index, count = map(int, file.name.split(".")[1].split("-")[1::2])
-                    if self.shard.overlaps(Shard(index, count)) and not is_free(file):
+                for shard, file in self.locks():
+                    if self.shard.overlaps(shard) and held(file):
                         raise ValueError(
-                            f"another process is filling {self.directory} with shard "
-                            f"{Shard(index, count)}: wait for it, or choose another directory."
+                            f"another process is filling {self.directory} with shard {shard}: wait "
+                            "for it, or choose another directory."
                         )
                 own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
                 stack.enter_context(filelock.FileLock(str(own)).acquire(timeout=0))

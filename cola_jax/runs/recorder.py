@@ -17,6 +17,7 @@ from cola_jax.execute.inputs import bucket
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import WHOLE, RunDirectory
+from cola_jax.runs.growth import continues
 from cola_jax.runs.reuse import stored_verdict
 from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.scoring.evaluator import ModelEvaluator
@@ -152,9 +153,10 @@ def recording(
     session.check_budget(bucket(longest))
     run = RunDirectory(directory)
     with run.locked():
-        size = session.batch_size(run)
+        size = session.batch_size(session.settings["questions"])
         environment = session.environment | {"devices": session.num_devices}
-        run.open(session.settings | recorded | {"batch_size": size}, environment)
+        settings = session.settings | recorded
+        run.open(settings, environment, lambda old: continues(directory, old, settings))
         recorder = Recorder(session, run, longest, size, metrics)
         try:
             yield recorder

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.convert import cache
-from cola_jax.execute.evaluator import Workload, cut_batches
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
@@ -22,21 +22,23 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
+from cola_jax.runs.batches import Batches
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, default_dtype
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.growth import continues
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.journal import Journal, ResumedEvaluator
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
-from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
+from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.presets import InfluenceRules, Settings
-from cola_jax.tasks.task import Prepared, task_digest
+from cola_jax.tasks.task import Prepared, prompt_hash, task_digest
 from cola_jax.tasks.variants import Variant
 
-LARGE = 512  # evaluations of the same paths in a batch
 FIRST = 32  # questions on which the influence of layers is measured
 
 
@@ -69,6 +71,8 @@ class Session:
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
+    # the settings that the first so many questions decide; None where a run may not grow
+    of_first: Callable[[int], dict[str, Any]] | None = None
     whole: "Session | None" = None  # another session of the same model, whose weights it shares
 
     @classmethod
@@ -105,9 +109,9 @@ class Session:
         settings = {
             "model": checkpoint.identity(saved),
             "dtype": run_config.dtype or default_dtype(saved["dtype"]),
-            "task": task_digest(prepared.encoded, prepared.scorer),
             "questions": len(prepared.encoded),
             **prepared.record,
+            **digests(prepared, len(prepared.encoded)),
         }
         shard = run_config.shard
         some = slice(shard.index, None, shard.count)
@@ -134,6 +138,7 @@ class Session:
             settings=settings,
             environment=environment,
             run_config=run_config,
+            of_first=functools.partial(digests, prepared),
         )
 
     @property
@@ -159,6 +164,7 @@ class Session:
             others=[],
             variants=[],
             settings=self.settings | asked,
+            of_first=None,
             whole=self,
         )
 
@@ -216,8 +222,9 @@ class Session:
         """Orders the layers by their influence on the first questions, once for a run."""
         run = RunDirectory(directory)
         run.refuse_foreign()  # before the weights load
-        if run.recorded("model") is not None:  # a run of another strategy is refused, without one
-            before = run.recorded("preset") or {}
+        asked = min(FIRST, self.settings["questions"])
+        if min(FIRST, run.recorded("questions") or 0) == asked:
+            before = run.recorded("preset") or {}  # a run of another strategy is refused, without
             return dataclasses.replace(rules, order=tuple(before.get("order", ())))
         prompts = Prompts.stack([one.prompts for one in self.first])
         order = np.argsort(block_influence(self.model, prompts), kind="stable").tolist()
@@ -232,7 +239,7 @@ class Session:
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet."""
 
-        def work(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+        def work(evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
             batch = [self.encoded[i] for i in some]
             verdicts = evaluate(np.tile(padded, (len(batch), 1, 1)))
             rows = [
@@ -244,7 +251,7 @@ class Session:
 
         padded = pad_all(paths)
         recorded = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(len(paths), padded.shape[1], same=True)
+        workload = Workload(len(paths), padded.shape[1], same=True, fixed=True)
         return self.fill(directory, recorded, workload, work, metrics, len(paths))
 
     def fill(
@@ -252,7 +259,7 @@ class Session:
         directory: str,
         recorded: dict[str, Any],
         workload: Workload,
-        work: Callable[[BatchEvaluator, np.ndarray], Part],
+        work: Callable[[ResumedEvaluator, np.ndarray], Part],
         metrics: Metrics | None,
         each: int,
     ) -> RunDirectory:
@@ -260,19 +267,28 @@ class Session:
         config = self.run_config
         settings = self.settings | recorded
         self.check_budget(workload.positions)
-        agreed = settings | {"batch_size": config.batch_size}
-        config.hosts.agree(config.shard, agreed, together=config.devices.tensor > 1)
+        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         run = RunDirectory(directory, config.shard)
         metrics = Metrics() if metrics is None else metrics
         with run.locked():
-            settings["batch_size"] = self.batch_size(run, each if workload.same else 1)
-            done = run.open(settings, self.environment | {"devices": self.num_devices})
-            batches = self.batches(settings["batch_size"], done)
+            batches = Batches.of(self.scorer, self.encoded, self.variants, workload, self.first)
+
+            def check(old: Mapping[str, Any]) -> bool:
+                further = continues(run.directory, old, settings, self.of_first)
+                if old["questions"] == 1 < settings["questions"] and any(batches.prefixes):
+                    run.discard()  # what all prompts begin with is known from two on
+                return further
+
+            environment = self.environment | {"devices": self.num_devices}
+            done = run.open(settings, environment, check)
+            left = [i for i, one in enumerate(self.encoded) if one.question.id not in done]
             run.count_earlier(metrics, self.num_layers)
             before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
-            metrics.total = before + each * sum(map(len, batches))
-            if not batches:
+            metrics.total = before + each * len(left)
+            if not left:
+                run.tidy(settings["questions"])
                 return run
+            journal = Journal(run, [self.encoded[i] for i in left], metrics)
             evaluator = ModelEvaluator(
                 self.model,
                 self.encoded,
@@ -282,38 +298,28 @@ class Session:
                 metrics=metrics,
             )
 
+            def resumed(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
+                batch = [self.encoded[i] for i in some]
+                return work(journal.evaluator(evaluate, batch), some)
+
+            cut = batches.cut(left, self.batch_size(len(left)))
             with contextlib.ExitStack() as stack:
+                stack.callback(journal.close)  # however the run ends
                 for variant in self.variants:
                     stack.enter_context(variant.scorer)
-                for _, rows in evaluator.map(work, workload, batches):
+                for _, rows in evaluator.map(resumed, workload, cut, batches.prefixes):
                     run.write_part(rows.evaluations, rows.questions)
+                    journal.finish([row["question"] for row in rows.questions])
                     metrics.add(corrected=rows.corrected, shortened=rows.shortened)
+            run.tidy(settings["questions"])
             run.close(metrics.report())
         return run
 
-    def batch_size(self, run: RunDirectory, each: int = 1) -> int:
-        """Returns the questions of a batch: those of the run where it was begun before.
-
-        With many evaluations of the same paths `each`, a question fills the tiles by itself, and
-        fewer of them make a batch, so that an interruption loses less.
-        Batches are cut from all questions of the shard, so a run that is continued has the batches
-        of one that was not interrupted, and the same rows to the last bit.
-        """
-        config = self.run_config
-        before = run.recorded("batch_size")
-        if config.batch_size is None and before is not None:
-            return before
+    def batch_size(self, questions: int) -> int:
+        """Returns the most questions of a batch: enough batches to keep all workers busy."""
         workers = 1 if self.mesh is None else self.mesh.shape["data"]
-        share = -(-self.settings["questions"] // config.shard.count)
-        even = -(-share // (THREADS * workers))
-        few = max(1, LARGE // each)
-        return min(even, config.batch_size or min(few, default_batch_size()))
-
-    def batches(self, size: int, done: set[str]) -> list[np.ndarray]:
-        """Cuts all questions into batches, and leaves out those that are done."""
-        whole = cut_batches(prompt_buckets(self.encoded), 1, size)
-        left = [batch[[self.encoded[i].question.id not in done for i in batch]] for batch in whole]
-        return [batch for batch in left if len(batch)]
+        even = -(-questions // (THREADS * workers))
+        return min(even, self.run_config.batch_size or default_batch_size())
 
     def check_budget(self, positions: int) -> None:
         """Raises ValueError where a given budget is too small, before weights load."""
@@ -329,6 +335,19 @@ class Session:
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
             for variant in self.variants:
                 variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
+
+
+def digests(prepared: Prepared, count: int) -> dict[str, Any]:
+    """Returns the settings that the first `count` questions decide."""
+    encoded, record = prepared.encoded[:count], prepared.record
+    out: dict[str, Any] = {"task": task_digest(encoded, prepared.scorer)}
+    if "prompt" in record:
+        stated = {name: value for name, value in record["prompt"].items() if name != "hash"}
+        out["prompt"] = stated | {"hash": prompt_hash(stated, encoded)}
+    if prepared.variants:
+        each = {v.name: task_digest(v.encoded[:count], v.scorer) for v in prepared.variants}
+        out["variants"] = each
+    return out
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:

@@ -80,6 +80,7 @@ class DecodingEvaluator(BatchEvaluator):
             max_new_tokens=scorer.max_new_tokens,
             stop=scorer.stop,
         )
+        self.together = self.decoder.sizes.decode_rows
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         rows = rows_of(paths)

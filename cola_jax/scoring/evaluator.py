@@ -182,11 +182,13 @@ class ModelEvaluator:
         function: Callable[[BatchEvaluator, np.ndarray], Result],
         workload: Workload,
         batches: Sequence[np.ndarray] | None = None,
+        prefixes: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Yields the indices of each batch with what a function makes of it, as they finish.
 
         The function takes the evaluator of a batch and the indices of its questions. `batches` are
-        those of `self.batches()` when None.
+        those of `self.batches()` when None. `prefixes` are, for each question, the tokens to run
+        once for its batch, all of which have as many; chosen for each batch when None.
         """
         with self.scorer:
             workers = self.workers
@@ -199,7 +201,9 @@ class ModelEvaluator:
 
             def run(worker: Worker, some: np.ndarray) -> Result:
                 batch = [self.encoded[i] for i in some]
-                with self.scorer.evaluator(worker, batch, workload) as evaluate:
+                prefix = workload.prefix if prefixes is None else prefixes[some[0]]
+                work = workload._replace(prefix=prefix)
+                with self.scorer.evaluator(worker, batch, work) as evaluate:
                     return function(evaluate, some)
 
             yield from workers.map(run, batches)

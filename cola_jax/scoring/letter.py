@@ -75,6 +75,7 @@ class StrictLetter(Letter):
     """The most likely token of all, which must be the right letter."""
 
     name = "letter-strict"
+    retargets = False  # the best token that is no letter is not stored
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compares the letter with the best other token of the vocabulary."""

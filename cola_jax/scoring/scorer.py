@@ -30,6 +30,7 @@ class Scorer(abc.ABC):
     decodes: ClassVar[bool] = False  # decodes completions instead of reading the model
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
+    retargets: ClassVar[bool] = True  # `of_target` gives all that `verdicts` does, to the bit
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Takes the model's tokenizer.
@@ -82,6 +83,8 @@ class Scorer(abc.ABC):
 
 class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.ABC):
     """An evaluator: a scorer bound to a batch of questions on a worker."""
+
+    together = 1  # evaluations that take no longer than one
 
     def __init__(self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded]):
         self.scorer, self.worker, self.batch = scorer, worker, batch

@@ -74,7 +74,8 @@ class Verdicts(NamedTuple):
           answer: the option chosen; the first of the highest score when None.
           rival: what gold's score is compared with; the best other option's when None.
         """
-        scores = np.asarray(scores, np.float64)
+        # as they are stored, so that verdicts read again from a run have the same margins
+        scores = np.asarray(scores, np.float32).astype(np.float64)
         finite = np.asarray(np.isfinite(scores).all(axis=-1) if finite is None else finite)
         # a path that is not finite has no order among its options; one that is not there has none
         known = np.where(finite[..., None], np.where(np.isnan(scores), -np.inf, scores), 0.0)

@@ -264,7 +264,7 @@ class Settings:
         """Returns what a batch of questions will be asked to run."""
         from cola_jax.execute.evaluator import Workload
 
-        return Workload(self.leaves, self.positions(num_layers))
+        return Workload(self.leaves, self.positions(num_layers), fixed=True)
 
 
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The

@@ -22,8 +22,10 @@ def test_scan_maps_every_block(
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 2
     assert "scan of blocks" in page
+    main(["scan", *common])  # all blocks: those of the run and others
+    assert "30 blocks on 4 questions" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit):
-        main(["scan", *common])  # all blocks: other paths than the run has
+        main(["scan", *common, "--longest-block", "2"])
     assert "created with different settings" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
         main(["scan", *common, "--longest-block", "6"])

@@ -40,7 +40,7 @@ def test_static_writes_a_path_and_its_effect(
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*command, "--generations", "3"])
-    assert "rules.generations: 2 there, 3 here" in " ".join(capsys.readouterr().err.split())
+    assert "--rules.generations: 2 there, 3 here" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
         main([*common, "--out", str(tmp_path / "other")])
     assert "no questions are held out" in " ".join(capsys.readouterr().err.split())

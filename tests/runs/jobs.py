@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.runs import directory
+from cola_jax.runs import directory, journal
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
@@ -65,17 +65,26 @@ def killed(
     fill(Session.prepare(model, prepare, config), out, work)
 
 
-def kill_after(files: int) -> None:
-    """Kills this process when it has written some part files, and half of one more."""
+def killed_in_journal(model: str, config: TaskConfig, out: str, work: Settings, files: int) -> None:
+    """Fills a run directory, and kills this process when its journal has written some files."""
+    environment.share_programs()
+    journal.SECONDS = journal.PIECE = 0.0
+    kill_after(files, (directory.UNFINISHED,))
+    run_config = RunConfig(devices=Devices(data=1))
+    fill(Session.prepare(model, config.prepare, run_config), out, work)
+
+
+def kill_after(files: int, kinds: Sequence[str] = directory.KINDS) -> None:
+    """Kills this process when it has written some files of a run, and half of one more."""
     count, write = itertools.count(1), directory.write_whole
 
     def write_or_die(file: Any, content: bytes) -> None:
-        if file.parent.name in directory.KINDS and next(count) > files:
+        if file.parent.name in kinds and next(count) > files:
             (file.parent / f".{file.name}.partial").write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         write(file, content)
 
-    directory.write_whole = write_or_die
+    directory.write_whole = journal.write_whole = write_or_die
 
 
 def host(

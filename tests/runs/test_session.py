@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import cola_jax
@@ -47,12 +46,6 @@ class Case(NamedTuple):
 def rows(run):
     """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
     return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
-
-
-def batches(run):
-    """The questions of each part file, which are those of a batch."""
-    tables = (pq.read_table(str(file)) for file in run.parts("questions"))
-    return {frozenset(table.column("question").to_pylist()) for table in tables}
 
 
 def by_path(run):
@@ -162,7 +155,6 @@ def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name,
     metrics = Metrics()
     jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
     assert rows(run) == rows(case.run)
-    assert batches(run) == batches(case.run)
     assert len(run.manifest()["starts"]) == 2
     total = count(case.run)
     assert (metrics.earlier, metrics.evaluations) == (before, total - before)
@@ -245,43 +237,27 @@ def target_logprobs(session, path):
     return np.take_along_axis(logprob, np.asarray(prompts.targets)[..., None], axis=-1)[..., 0]
 
 
-def test_batch_size_changes_rounding_alone(search, tmp_path):
-    other = jobs.fill(changed(search.session, batch_size=3), str(tmp_path / "run"), SEARCH)
-    assert other.manifest()["settings"]["batch_size"] == 3
-    found, known = by_path(other), by_path(search.run)
-    assert found.keys() == known.keys()
-    for key, row in found.items():
-        same = ("node", "wave", "parent", "edit", "verdict", "answer", "finite")
-        assert [row[n] for n in same] == [known[key][n] for n in same]
-        np.testing.assert_allclose(row["scores"], known[key]["scores"], rtol=1e-5, atol=1e-5)
-        assert abs(row["margin"]) > LEAST  # a verdict with a smaller margin may change
+@pytest.mark.parametrize("name", ["search", "evaluate", "decode", "generate"])
+def test_batch_size_changes_no_bit(request, tmp_path, name):
+    case = request.getfixturevalue(name)
+    for size in (1, 3):
+        other = changed(case.session, batch_size=size)
+        run = jobs.fill(other, str(tmp_path / str(size)), case.work)
+        assert rows(run) == rows(case.run)
 
 
-def test_batch_size_of_another_start_is_refused(search):
-    assert search.run.manifest()["settings"]["batch_size"] == 2
-    out = str(search.run.directory)
-    with pytest.raises(ValueError, match=r"\(batch_size: 2 there, 1 here\)"):
-        jobs.fill(changed(search.session, batch_size=1), out, SEARCH)
+def test_batch_without_questions_is_refused():
     with pytest.raises(ValueError, match="at least 1 question"):
         RunConfig(batch_size=0)
 
 
-def test_batches_are_cut_from_all_questions(search):
-    session = search.session
-    whole = [batch.tolist() for batch in session.batches(2, set())]
-    assert sorted(map(len, whole)) == [2, 2, 2]
-    for lost in whole:
-        done = {session.encoded[i].question.id for i in set(range(QUESTIONS)) - set(lost)}
-        assert [batch.tolist() for batch in session.batches(2, done)] == [lost]
-
-
-def test_hosts_agree_on_the_batch_size(search, monkeypatch):
+def test_hosts_agree_on_the_settings(search, monkeypatch):
     def agree(hosts, shard, settings, *, together):
-        raise ValueError(f"{settings['batch_size']} {settings['seed']} {together}")
+        raise ValueError(f"{settings['questions']} {settings['seed']} {together}")
 
     monkeypatch.setattr(Hosts, "agree", agree)
-    with pytest.raises(ValueError, match="3 2 False"):
-        jobs.fill(changed(search.session, batch_size=3), str(search.run.directory), SEARCH)
+    with pytest.raises(ValueError, match="6 2 False"):
+        jobs.fill(search.session, str(search.run.directory), SEARCH)
 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
@@ -300,9 +276,9 @@ def test_finished_run_evaluates_nothing(search, monkeypatch):
 @pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
 def test_other_settings_of_a_search_are_refused(search, name):
     out, other = str(search.run.directory), dataclasses.replace(SEARCH, **{name: 5})
-    with pytest.raises(ValueError, match=f"{name}: {getattr(SEARCH, name)} there, 5 here"):
+    with pytest.raises(ValueError, match=f"--{name}: {getattr(SEARCH, name)} there, 5 here"):
         jobs.fill(search.session, out, other)
-    with pytest.raises(ValueError, match="paths: None there"):
+    with pytest.raises(ValueError, match="the command: 'search' there, 'evaluate' here"):
         jobs.fill(search.session, out, EVALUATE)
 
 
@@ -391,7 +367,7 @@ def test_search_function_finds_what_the_session_does(decode):
 @pytest.mark.parametrize(
     ("other", "name"),
     [
-        ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"max_new_tokens": 5}, "max-new-tokens"),
         ({"format": "direct"}, "prompt"),
         ({"chat": True}, "chat"),
         ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
@@ -654,5 +630,5 @@ def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, tas
         for name in ("early-exit", "enumerate")
     )
     session.search(str(tmp_path / "run"), one)
-    with pytest.raises(ValueError, match="strategy: 'early-exit' there, 'enumerate' here"):
+    with pytest.raises(ValueError, match="--preset: 'early-exit' there, 'enumerate' here"):
         session.search(str(tmp_path / "run"), other)

@@ -58,7 +58,7 @@ def test_settings_refuse_counts_below_one(bad):
 def test_workload_holds_wave_and_longest_path():
     settings = Settings(TreeRules(max_length=1.5), 20, 7, 0, False)
     assert settings.positions(5) == 7
-    assert settings.workload(5) == Workload(7, 7)
+    assert settings.workload(5) == Workload(7, 7, fixed=True)
 
 
 def test_cola_is_the_paper_with_fixed_constants():

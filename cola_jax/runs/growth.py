@@ -1,0 +1,107 @@
+"""Which settings a run may be continued with: those it was created with, or larger ones.
+
+More questions are evaluated beside those that are done. More evaluations of each question are a
+search of its own, which takes from the run what that has evaluated.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from cola_jax.runs.directory import differing
+
+FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
+PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
+FLAGS = {
+    "strategy": "--preset",
+    "shots": "--num-fewshot",
+    "prompt.shots": "--num-fewshot",
+    "prompt.format": "--format",
+    "prompt.hash": "--task",
+    "prompt": "--format",
+    "grader": "the version of math-verify",
+    "command": "the command",
+}
+
+
+def continues(
+    directory: epath.PathLike,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    of_first: Callable[[int], Mapping[str, Any]] | None = None,
+) -> bool:
+    """Whether each question of a run has to be evaluated further under new settings.
+
+    Args:
+      directory: that of the run, for messages.
+      old: the settings that it was created with.
+      new: those of this command.
+      of_first: the settings that depend on the questions, for the first so many; None where the
+        run may not grow.
+
+    Raises ValueError that names by its flag each setting that differs and cannot grow.
+    """
+    was: dict[str, Any] = {k: v for k, v in old.items() if k not in FORGOTTEN}
+    now: dict[str, Any] = json.loads(json.dumps(new))  # as JSON has it
+    further = False
+    if of_first is not None and was.get("command") == now.get("command"):
+        count = was.get("questions")
+        if isinstance(count, int) and count < now["questions"]:
+            now = merged(now, json.loads(json.dumps(of_first(count)))) | {"questions": count}
+        if (was.get("simulations") or 0) < (now.get("simulations") or 0):
+            was["simulations"], further = now["simulations"], True
+        paths, wanted = ({tuple(path) for path in each.get("paths") or ()} for each in (was, now))
+        if paths < wanted:
+            was["paths"], further = now["paths"], True
+    if differences := describe(was, now):
+        raise ValueError(
+            f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+            "another directory, or repeat the old settings to resume it."
+        )
+    return further
+
+
+def describe(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names each setting that differs by its flag, with both values."""
+    found: dict[str, str] = {}
+    fewer = (was.get("questions") or 0) > (now.get("questions") or 0)
+    differences = differing(was, now)
+    rules = [name for name, _, _ in differences if name.startswith("preset.")]
+    if len(rules) > 1:
+        found["--preset"] = f"--preset or --rules: {len(rules)} rules of the search"
+        differences = [one for one in differences if one[0] not in rules]
+    for name, before, after in differences:
+        if name == "questions":
+            found["--limit"] = f"--limit: {before} questions there, {after} here"
+        elif name == "task" or name == "prompt.hash" or name.startswith("variants"):
+            flag = "--variants" if name.startswith("variants") else "--task"
+            if not fewer:  # what follows from there being fewer
+                found.setdefault(flag, f"{flag}: {PROMPTS}")
+        elif name == "paths":
+            found["--paths"] = (
+                f"--paths: {len(before or ())} paths there, {len(after or ())} here, which have "
+                "not all of them"
+            )
+        else:
+            found[name] = f"{flag_of(name)}: {before!r} there, {after!r} here"
+    return list(found.values())
+
+
+def flag_of(name: str) -> str:
+    """Returns the flag of a setting, `preset.max_length` for example."""
+    head, _, rest = name.partition(".")
+    if head == "preset":
+        name = f"rules.{rest}"
+    return FLAGS.get(name) or FLAGS.get(head) or f"--{name.replace('_', '-')}"
+
+
+def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with others in their place, nested ones as well."""
+    out = copy.deepcopy(dict(settings))
+    for name, value in others.items():
+        both = isinstance(value, dict) and isinstance(out.get(name), dict)
+        out[name] = merged(out[name], value) if both else value
+    return out

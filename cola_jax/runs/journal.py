@@ -1,0 +1,214 @@
+"""`Journal`: evaluations of questions that are not done yet, so that little is ever lost.
+
+The questions of a batch are done together, which may take minutes. Until then, what they were
+evaluated on is written every few seconds, and read again by the next start. A run that is continued
+with a larger budget reads the evaluations of the smaller one in the same way.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cola_jax.execute.metrics import Metrics
+from cola_jax.path import STOP
+from cola_jax.runs.directory import UNFINISHED, RunDirectory, write_whole
+from cola_jax.runs.reuse import rows_by_question, stored_verdict
+from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.scorer import BatchEvaluator, most_options
+from cola_jax.scoring.verdicts import Verdicts
+
+Path = tuple[int, ...]
+SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
+SECONDS = 10.0  # between two files
+PIECE = 5.0  # seconds that one call of an evaluator should take
+GROWTH = 8  # times as many evaluations as in the call before, at most
+
+
+class Journal:
+    """The evaluations of unfinished questions, in memory and in a folder of the run."""
+
+    def __init__(self, run: RunDirectory, encoded: Sequence[Encoded], metrics: Metrics):
+        """Reads what the run has of these questions; ValueError names a damaged file."""
+        self.run, self.metrics = run, metrics
+        self.folder = run.directory / UNFINISHED
+        self.lock = threading.Lock()
+        self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
+        self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
+        self.tables: list[tuple[pa.Table, dict[str, np.ndarray]]] = []
+        self.written = time.monotonic()
+        self.seconds: float | None = None  # that an evaluation took in the last call
+        self.count = 0  # evaluations of the last call
+        names = {one.question.id for one in encoded}
+        for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
+            table = read(file)
+            index = rows_by_question(table, names)
+            self.files[file] = set(table["question"].to_pylist())
+            if index:
+                self.tables.append((table, index))
+
+    def known(self, one: Encoded, variant: int, scorer: Scorer) -> dict[Path, Verdicts]:
+        """Returns the verdict [1] of each path that was evaluated of a question in a variant."""
+        found: dict[Path, dict[str, Any]] = {}
+        for table, index in self.tables:
+            if one.question.id not in index:
+                continue
+            for row in table.take(index[one.question.id]).to_pylist():
+                own, path = (row["variant"] or 0) == variant, tuple(row["path"])
+                exact = scorer.retargets or not row["control"]
+                graded = row["grade"] != Grade.UNGRADED.value
+                if own and exact and graded and (path not in found or not row["control"]):
+                    found[path] = row
+        return {path: stored_verdict(row, one, scorer) for path, row in found.items()}
+
+    def evaluator(
+        self,
+        evaluate: BatchEvaluator,
+        batch: Sequence[Encoded],
+        variant: int = 0,
+        *,
+        always_first: bool = False,
+    ) -> "ResumedEvaluator":
+        """Wraps the evaluator of a batch, whose questions are asked in a variant."""
+        return ResumedEvaluator(self, evaluate, batch, variant, always_first)
+
+    def add(self, one: Encoded, variant: int, paths: list[Path], verdicts: Verdicts) -> None:
+        """Takes the verdicts [C] of C paths of a question, to be written soon."""
+        rows = [row | {"variant": variant} for row in evaluation_rows(one, paths, verdicts)]
+        with self.lock:
+            self.rows.setdefault(one.question.id, []).extend(rows)
+
+    def write_if_due(self) -> None:
+        """Writes what is new where the last time was some seconds ago."""
+        with self.lock:
+            if time.monotonic() - self.written > SECONDS:
+                self.write()
+
+    def close(self) -> None:
+        """Writes what is new, as where an error ends the run."""
+        with self.lock:
+            self.write()
+
+    def write(self) -> None:
+        """Writes what is new to a file of its own; the lock is held."""
+        self.written = time.monotonic()
+        if not self.rows:
+            return
+        rows, self.rows = self.rows, {}
+        sink = pa.BufferOutputStream()
+        every = [row for some in rows.values() for row in some]
+        pq.write_table(pa.Table.from_pylist(every, schema=SCHEMA), sink)
+        self.folder.mkdir(exist_ok=True)
+        file = self.folder / f"{self.run.shard.prefix}{uuid.uuid4().hex}.parquet"
+        self.files[file] = set(rows)
+        write_whole(file, sink.getvalue().to_pybytes())
+
+    def finish(self, questions: Sequence[str]) -> None:
+        """Forgets questions that are done, and removes files that have no others."""
+        with self.lock:
+            for name in questions:
+                self.rows.pop(name, None)
+            for file, unfinished in list(self.files.items()):
+                unfinished.difference_update(questions)
+                if not unfinished:
+                    file.unlink(missing_ok=True)
+                    del self.files[file]
+
+
+class ResumedEvaluator(BatchEvaluator):
+    """Evaluates what the journal does not have, in calls of a few seconds, and adds it there."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        evaluate: BatchEvaluator,
+        batch: Sequence[Encoded],
+        variant: int,
+        always_first: bool,
+    ):
+        """Takes the evaluator of a batch; see `Journal.evaluator`.
+
+        `always_first` evaluates the paths of the first call even where they are known.
+        """
+        super().__init__(evaluate.scorer, evaluate.worker, batch)
+        self.journal, self.inner, self.variant = journal, evaluate, variant
+        self.pass_through = always_first
+        self.known = [journal.known(one, variant, self.scorer) for one in batch]
+
+    def __call__(self, paths: np.ndarray) -> Verdicts:
+        out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
+        missing: list[list[int]] = [[] for _ in self.batch]
+        for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
+            stored = None if self.pass_through else self.known[b].get(as_tuple(paths[b, c]))
+            if stored is None:
+                missing[b].append(c)
+            else:
+                out.put((b, slice(c, c + 1)), stored)
+                self.journal.metrics.add(earlier=1)
+        self.pass_through = False
+        start, width = 0, max(map(len, missing))
+        while start < width:
+            end = start + self.columns(missing, start)
+            self.evaluate(paths, [some[start:end] for some in missing], out)
+            start = end
+        return out
+
+    def columns(self, missing: Sequence[Sequence[int]], start: int) -> int:
+        """Returns how many paths of each question to evaluate in one call."""
+        journal = self.journal
+        most = 1.0
+        if journal.seconds is not None:
+            most = min(PIECE / max(journal.seconds, 1e-9), GROWTH * journal.count)
+        waiting = sum(len(some) > start for some in missing)
+        return max(1, round(max(most, self.inner.together) / waiting))
+
+    def evaluate(self, paths: np.ndarray, columns: Sequence[Sequence[int]], out: Verdicts) -> None:
+        """Evaluates the paths in these columns of each question, and puts their verdicts."""
+        wave = np.full((len(paths), max(map(len, columns)), paths.shape[2]), STOP, np.int32)
+        for b, some in enumerate(columns):
+            wave[b, : len(some)] = paths[b, some]
+        begun = time.perf_counter()
+        verdicts = self.inner(wave)
+        self.journal.count = sum(map(len, columns))
+        self.journal.seconds = (time.perf_counter() - begun) / self.journal.count
+        for b, some in enumerate(columns):
+            if some:
+                one = verdicts.take((b, slice(len(some))))
+                out.put((b, np.array(some)), one)
+                written = [as_tuple(path) for path in paths[b, some]]
+                self.journal.add(self.batch[b], self.variant, written, one)
+        self.journal.write_if_due()
+
+    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
+        return self.inner.of_target(verdicts, target)
+
+    def given(self, question: int, plain: Verdicts) -> list[int]:
+        return self.inner.given(question, plain)
+
+    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
+        return self.inner.confirm(paths, verdicts)
+
+    def release(self) -> None:
+        self.inner.close()
+
+
+def as_tuple(path: np.ndarray) -> Path:
+    """Returns a path [P] without its padding."""
+    return tuple(path[path != STOP].tolist())
+
+
+def read(file: Any) -> pa.Table:
+    """Reads a file of the journal, or a part of a smaller run; ValueError where it is damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(file.read_bytes()), schema=SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): remove it, and its evaluations are made again."
+        ) from error
