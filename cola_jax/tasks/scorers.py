@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.question import Question
-from cola_jax.scoring import SCORERS, Options, Scorer, scorer_class
+from cola_jax.scoring import SCORERS, Generation, Options, Scorer, scorer_class
 from cola_jax.scoring.answer import check_rule
 from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS
 from cola_jax.scoring.filtered import FilteredGeneration
 from cola_jax.tasks import harness_names
+from cola_jax.tasks.answerable import check_answerable
 from cola_jax.tasks.formats import Format, format_of
 from cola_jax.tasks.harness_grader import load_grader
 from cola_jax.tasks.kinds import CHOICE, HARNESS, HARNESS_OPEN, OWN
@@ -109,6 +110,8 @@ def open_scorer(
         refuse_decoding(config)
     make: Any = scorer
     made = make(tokenizer, format, shots=shots, **common)
+    if kind in OWN and isinstance(made, Generation):
+        check_answerable([question for source in asked for question in source], made, tokenizer)
     record = {"scorer": scorer.name, **chat_record(config)}
     record["prompt"] = open_prompt(format, shots, asked, common["stop_tokens"])
     return made, record | made.record()
@@ -160,6 +163,7 @@ def shots_of_task(config: "TaskConfig", default: int, asked: Asked) -> Shots:
         shots_file=config.shots_file,
         asked=asked,
         level=config.level,
+        subject=config.subject,
         hub=None if config.task in SOURCE else config.hub,
         seed=config.task_seed,
     )

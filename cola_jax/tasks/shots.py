@@ -71,6 +71,7 @@ def load_shots(
     shots_file: str | None = None,
     asked: Sequence[Sequence[Question]] = (),
     level: int | None = None,
+    subject: str | None = None,
     hub: str | None = None,
     seed: int = 0,
 ) -> Shots:
@@ -84,6 +85,7 @@ def load_shots(
       shots_file: JSONL file to take them from.
       asked: the questions of each source, in order, for which they are drawn or checked.
       level: of arithmetic.
+      subject: of MMLU, where one alone is asked; its own subset is enough then.
       hub: the data set of the training split.
       seed: of arithmetic.
 
@@ -100,7 +102,12 @@ def load_shots(
                 "give the number of shots."
             )
         return Shots(task, 0, {})
-    found = candidates(task, shots_file, level, hub, seed, count + 1)
+    if shots_file is not None:
+        found = of_file(task, shots_file)
+    elif task == ARITHMETIC:
+        found = of_generator(level, seed, count + 1)
+    else:
+        found = of_split(task, subject, hub)
     by_subject, drawn = kind_of(task) == "mmlu", None
     pool: dict[str | None, list[Question]]
     if by_subject:
@@ -160,30 +167,34 @@ def content(question: Question) -> tuple[str, ...]:
     return (question.text.strip(), *(() if question.open else question.options))
 
 
-def candidates(
-    task: str, shots_file: str | None, level: int | None, hub: str | None, seed: int, limit: int
-) -> Iterator[Question]:
-    """Yields questions that may be shown, in order; of arithmetic, at most `limit`."""
-    if shots_file is not None:
-        kind = kind_of(shots_file)
-        if shots_file in (*TASKS, ARITHMETIC) or not compatible(kind, kind_of(task)):
-            raise ValueError(
-                f"the shots in {shots_file} are {kind} questions, but {task} asks "
-                f"{kind_of(task)} questions: give a JSONL file with the task's own fields."
-            )
-        return select(kind, *open_task(shots_file, None, None), {})
-    if task == ARITHMETIC:
-        # the shots have an order of their own
-        size = sum(each.size for each in ([TABLE[level]] if level in TABLE else TABLE.values()))
-        return iter(arithmetic(level, min(limit, size), seed, purpose="shots"))
+def of_file(task: str, file: str) -> Iterator[Question]:
+    """Yields the questions of a file of shots, in order."""
+    kind = kind_of(file)
+    if file in (*TASKS, ARITHMETIC) or not compatible(kind, kind_of(task)):
+        raise ValueError(
+            f"the shots in {file} are {kind} questions, but {task} asks {kind_of(task)} questions: "
+            "give a JSONL file with the task's own fields."
+        )
+    return select(kind, *open_task(file, None, None), {})
+
+
+def of_generator(level: int | None, seed: int, limit: int) -> Iterator[Question]:
+    """Yields at most `limit` sums, which have an order of their own."""
+    levels = [TABLE[level]] if level in TABLE else TABLE.values()
+    size = sum(each.size for each in levels)
+    return iter(arithmetic(level, min(limit, size), seed, purpose="shots"))
+
+
+def of_split(task: str, subject: str | None, hub: str | None) -> Iterator[Question]:
+    """Yields the questions of the split from which a task's shots are taken, in order."""
     if task not in TASKS:
         raise ValueError(
             f"{task} is a file of questions to ask, and has none to show: give a JSONL file of "
             "shots, or ask for 0 shots."
         )
-    source_task = SOURCE.get(task, task)
-    rows = open_task(source_task, TASKS[source_task].shots, hub)
-    return select(kind_of(source_task), *rows, {})
+    source = SOURCE.get(task, task)
+    rows = open_task(source, TASKS[source].shots, hub, subject)
+    return select(kind_of(source), *rows, {})
 
 
 def compatible(shown: str, asked: str) -> bool:
