@@ -22,7 +22,7 @@ def check_answerable(questions: Sequence[Question], scorer: Generation, tokenize
     """Raises ValueError that names a question whose answer no completion can give.
 
     Either the rule does not find it in the completion that states it, a stop string ends the
-    completion within it, or it has more tokens than are decoded.
+    completion within it, or it is far longer than what is decoded.
     """
     for question in questions:
         gold, rule = question.gold, scorer.rule
@@ -35,7 +35,8 @@ def check_answerable(questions: Sequence[Question], scorer: Generation, tokenize
                 f"rule {rule!r} finds {found!r}: change the answer, or give another rule or format."
             )
         size = len(tokenizer(gold, add_special_tokens=False).input_ids)
-        if size > scorer.max_new_tokens:
+        # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
+        if size > 2 * scorer.max_new_tokens:
             raise ValueError(
                 f"question {question.id}: the answer {gold[:60]!r} has {size} tokens, but at most "
                 f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."

@@ -23,8 +23,8 @@ def prepare(file, **settings):
         ("Paris", {"rule": "number"}, "the rule 'number' finds None"),
         ("Paris", {"rule": "hashes"}, "the rule 'hashes' finds None"),
         ("a } b", {"format": "direct"}, "the rule 'boxed' finds 'a'"),
-        ("rock " * 60, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
-        ("rock rock", {"max_new_tokens": 1}, "but at most 1 are decoded"),
+        ("rock " * 120, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
+        ("rock rain leaf bird fish", {"max_new_tokens": 1}, "but at most 1 are decoded"),
     ],
 )
 def test_check_answerable_names_the_question(write, answer, settings, message):
