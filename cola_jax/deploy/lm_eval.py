@@ -21,7 +21,6 @@ from tqdm import tqdm
 from cola_jax import checkpoint
 from cola_jax.convert import cache
 from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_chooser, read_path
-from cola_jax.deploy.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 from cola_jax.deploy.menu_file import load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
@@ -34,6 +33,7 @@ from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import default_dtype
 from cola_jax.scoring.evaluator import THREADS, default_batch_size
+from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 Result = TypeVar("Result")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 # boxed: the first complete \boxed{...}; hashes: the number after the first ####; number: the
 # last number; minerva: between "Final Answer: The final answer is" and ". I hope it is correct";
@@ -36,10 +36,11 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
     return RULES[rule](text, cut)
 
 
-def check_rule(rule: str) -> None:
-    """Raises ValueError for a rule that does not exist."""
+def check_rule(rule: str) -> Rule:
+    """Returns the rule of that name; ValueError for one that does not exist."""
     if rule not in RULES:
         raise ValueError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
+    return cast(Rule, rule)
 
 
 def boxed(text: str, cut: bool) -> Answer:

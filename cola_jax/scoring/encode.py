@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,10 @@ from cola_jax.scoring.answer import Rule
 
 # Llama's template prints today's date unless told one, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+
+# Questions shown with their answers before each, or a function from a question to those before it
+ShotSource = Sequence[Question] | Callable[[Question], Sequence[Question]]
 
 
 class PromptFormat(Protocol):
@@ -28,6 +32,11 @@ class PromptFormat(Protocol):
     def max_new_tokens(self) -> int: ...
     def ask(self, question: Question, shots: Sequence[Question] = ()) -> str: ...
     def completion(self, question: Question, answer: str, *, chat: bool = False) -> str: ...
+
+
+def shots_of(shots: ShotSource, question: Question) -> Sequence[Question]:
+    """Returns the questions that are shown before one."""
+    return shots(question) if callable(shots) else shots
 
 
 @dataclasses.dataclass(frozen=True)

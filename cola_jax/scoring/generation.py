@@ -16,9 +16,11 @@ from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, complet
 from cola_jax.scoring.encode import (
     Encoded,
     PromptFormat,
+    ShotSource,
     check_length,
     encode_prompt,
     render_chat,
+    shots_of,
 )
 from cola_jax.scoring.grader import Grade, Grader, check_installed
 from cola_jax.scoring.scorer import Scorer
@@ -35,7 +37,7 @@ class OpenScorer(Scorer):
         tokenizer: Any,
         format: PromptFormat,
         *,
-        shots: Sequence[Question] = (),
+        shots: ShotSource = (),
         chat: bool = False,
         context: int | None = None,
         stop_tokens: Sequence[int] = (),
@@ -62,7 +64,7 @@ class OpenScorer(Scorer):
             raise ValueError(
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
             )
-        text = self.format.ask(question, self.shots)
+        text = self.format.ask(question, shots_of(self.shots, question))
         return render_chat(self.tokenizer, text) if self.chat else text
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:

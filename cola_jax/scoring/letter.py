@@ -7,7 +7,14 @@ import numpy as np
 
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded, check_length, encode_answers, render_chat
+from cola_jax.scoring.encode import (
+    Encoded,
+    ShotSource,
+    check_length,
+    encode_answers,
+    render_chat,
+    shots_of,
+)
 from cola_jax.scoring.likelihood import check_choice
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
@@ -27,7 +34,7 @@ class Letter(Scorer):
         chat: bool = False,
         context: int | None = None,
         harness: bool = False,
-        shots: Sequence[Question] = (),
+        shots: ShotSource = (),
     ):
         """Takes what `Scorer` does.
 
@@ -48,7 +55,7 @@ class Letter(Scorer):
         """Encodes a question; ValueError for an open one, and for a letter of several tokens."""
         check_choice(question)
         if self.harness:
-            prompt = harness_prompt(question, self.shots)
+            prompt = harness_prompt(question, shots_of(self.shots, question))
         else:
             prompt = chat_prompt(question) if self.chat else plain_prompt(question)
         if self.chat:

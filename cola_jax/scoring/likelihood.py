@@ -1,13 +1,19 @@
 """`options` and `options-norm`: the option whose text has the highest log-likelihood."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded, check_length, encode_answers, render_chat
+from cola_jax.scoring.encode import (
+    Encoded,
+    ShotSource,
+    check_length,
+    encode_answers,
+    render_chat,
+    shots_of,
+)
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -29,7 +35,7 @@ class Options(Scorer):
         *,
         chat: bool = False,
         context: int | None = None,
-        shots: Sequence[Question] = (),
+        shots: ShotSource = (),
     ):
         """Takes what `Scorer` does, and questions that are shown with their answers before each.
 
@@ -66,7 +72,7 @@ class Options(Scorer):
         """Writes the shots before a question: those of its own subject."""
         return "".join(
             f"Question: {shot.text}\nAnswer: {shot.options[shot.answer]}\n\n"
-            for shot in self.shots
+            for shot in shots_of(self.shots, question)
             if shot.get("subject") == question.get("subject")
         )
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from cola_jax.question import Question, open_question
 
+DEFAULT_LIMIT = 100  # questions
+
 
 @dataclasses.dataclass(frozen=True)
 class Level:
@@ -55,7 +57,11 @@ TABLE = {
 
 
 def arithmetic(
-    level: int | None = None, limit: int = 100, seed: int = 0, *, purpose: str = "questions"
+    level: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    seed: int = 0,
+    *,
+    purpose: str = "questions",
 ) -> list[Question]:
     """Generates questions of one level, or of all five interleaved.
 

@@ -2,9 +2,9 @@
 
 from cola_jax.scoring import SCORERS
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.load import TASKS
+from cola_jax.tasks.hub import TASKS
+from cola_jax.tasks.kinds import CHOICE
 from cola_jax.tasks.names import ARITHMETIC
-from cola_jax.tasks.task import CHOICE
 
 
 def catalogue() -> list[dict[str, str]]:

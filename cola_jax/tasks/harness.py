@@ -1,7 +1,6 @@
-"""Multiple-choice tasks of lm-evaluation-harness: its prompts, choices and shots, not copies."""
+"""Tasks of lm-evaluation-harness: its prompts, choices and shots, not copies of them."""
 
 import functools
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,62 +13,119 @@ SEED = 1234  # of its shots, as lm-evaluation-harness draws them
 
 @functools.cache
 def manager() -> Any:
-    """Lists the tasks of lm-evaluation-harness, which takes seconds; None without the library."""
-    if importlib.util.find_spec("lm_eval") is None:
-        return None
+    """Lists the tasks of lm-evaluation-harness, which takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
 
 
-def names() -> list[str]:
-    """Returns the names of its tasks; none without the library."""
-    return [] if manager() is None else list(manager().all_subtasks)
+def is_open(name: str) -> bool:
+    """Whether a task decodes its answers; ValueError for one that neither chooses nor decodes."""
+    entry = manager().task_index.get(name)
+    config = (entry and entry.cfg) or {}
+    kind = config.get("output_type")
+    if kind is None:
+        kind = load_task(name).task.OUTPUT_TYPE if "class" in config else "generate_until"
+    if kind not in ("multiple_choice", "generate_until"):
+        raise ValueError(
+            f"{name} of lm-evaluation-harness is of the kind {kind}: its score is a likelihood, "
+            "not right or wrong, so there is nothing to search for. Use `cola lm-eval` with a "
+            "path, or a file of your own."
+        )
+    return kind == "generate_until"
 
 
-def load_task(name: str) -> Any:
-    """Loads a task; ValueError where its data or its kind cannot be searched."""
+@functools.cache
+def load_task(name: str, hub: str | None = None) -> "HarnessTask":
+    """Loads a task, its data set from `hub` where that is given; ValueError where that fails."""
+    spec: Any = name
+    if hub is not None:  # the settings of a task can be changed as a member of a group
+        spec = {"group": "local", "task": [{"task": name, "dataset_path": hub}]}
     try:
-        (task,) = manager().load(name)["tasks"].values()
+        (task,) = manager().load(spec)["tasks"].values()
     except Exception as error:  # of its own, of `datasets` and of the HTTP library
         raise ValueError(
-            f"{name} of lm-evaluation-harness could not be loaded: {first_line(error)}."
+            f"{name} of lm-evaluation-harness could not be loaded: {first_line(error)}. Without a "
+            "network, give a local copy of its data set (--hub)."
         ) from None
-    kind = task.OUTPUT_TYPE
-    if kind != "multiple_choice":
-        raise ValueError(
-            f"{name} of lm-evaluation-harness is of the kind {kind}, which has no choices to "
-            "search for: use `cola lm-eval` with a path, or a file of your own."
+    return HarnessTask(name, task)
+
+
+class HarnessTask:
+    """A task of lm-evaluation-harness and the rows of its evaluation split."""
+
+    def __init__(self, name: str, task: Any):
+        """Takes a loaded task; ValueError where it needs images or sound, or runs code."""
+        self.name, self.task = name, task
+        for flag, what in (("MULTIMODAL", "needs images or sound"), ("UNSAFE_CODE", "runs code")):
+            if getattr(task, flag, False):
+                raise self.refusal(f"{what}, so it")
+        self.rows = task.eval_docs
+
+    def refusal(self, why: str) -> ValueError:
+        """Returns the error that says why the task cannot be searched."""
+        return ValueError(
+            f"{self.name} of lm-evaluation-harness {why} cannot be searched: use `cola lm-eval` "
+            "with a path, or a file of your own."
         )
-    if task.multiple_input:
-        raise ValueError(
-            f"{name} of lm-evaluation-harness puts its choices before what is scored, each with a "
-            "prompt of its own, which cannot be searched: use `cola lm-eval` with a path."
-        )
-    return task
 
-
-def harness_questions(name: str, num_fewshot: int | None) -> Iterator[Question]:
-    """Yields the questions of a task's evaluation split, each with its whole prompt as its text.
-
-    Raises ValueError as `load_task`, and for a question with several correct choices.
-    """
-    task = load_task(name)
-    count = (task.config.num_fewshot or 0) if num_fewshot is None else num_fewshot
-    if count < 0:
-        raise ValueError(f"the number of shots must be at least 0, got {count}.")
-    task.set_fewshot_seed(seed=SEED)
-    for number, doc in enumerate(task.eval_docs):
-        prompt = task.fewshot_context(doc, count)
-        text = prompt.rstrip()  # the harness scores white space with the choice
-        delimiter = prompt[len(text) :] + task.config.target_delimiter
-        choices, gold = task.doc_to_choice(doc), task.doc_to_target(doc)
-        if isinstance(gold, str):
-            gold = choices.index(gold) if gold in choices else None
-        if not isinstance(gold, int) or not 0 <= gold < len(choices):
+    def shots(self, wanted: int | None) -> int:
+        """Returns how many shots are shown; ValueError where the task would ignore the number."""
+        own = self.task.config.num_fewshot
+        if wanted is None:
+            return own or 0
+        if wanted < 0:
+            raise ValueError(f"the number of shots must be at least 0, got {wanted}.")
+        if wanted and own == 0:
             raise ValueError(
-                f"{name}, row {number} has the answer {task.doc_to_target(doc)!r}, which is not "
-                f"one of its {len(choices)} choices: it cannot be searched."
+                f"{self.name} of lm-evaluation-harness fixes 0 shots, so {wanted} would not be "
+                "shown: leave the number of shots out."
             )
-        known = ((DELIMITER, delimiter),)
-        yield Question(f"{name}/{number}", text, tuple(choices), gold, metadata=known)
+        return wanted
+
+    def prompts(self, wanted: int | None) -> Iterator[tuple[str, Any, str]]:
+        """Yields the id, the row and the prompt of each question, in order.
+
+        Its shots are drawn anew for each, as lm-evaluation-harness draws them. Raises ValueError as
+        `shots`, and where there are too few rows to show.
+        """
+        count = self.shots(wanted)
+        self.task.set_fewshot_seed(seed=SEED)
+        for number, row in enumerate(self.rows):
+            try:
+                prompt = self.task.fewshot_context(
+                    row, count, gen_prefix=self.task.doc_to_prefix(row)
+                )
+            except Exception as error:
+                raise ValueError(
+                    f"{self.name}, row {number}: lm-evaluation-harness makes no prompt with "
+                    f"{count} shots of it: {first_line(error)}."
+                ) from error
+            yield f"{self.name}/{number}", row, prompt
+
+    def row(self, question: Question) -> Any:
+        """Returns the row of a question."""
+        return self.rows[int(question.id.rpartition("/")[2])]
+
+    def choices(self, wanted: int | None) -> Iterator[Question]:
+        """Yields multiple-choice questions, each with its whole prompt as its text.
+
+        Raises ValueError as `prompts`, for a task whose choices have a prompt each, and for a
+        question with several correct choices.
+        """
+        if self.task.multiple_input:
+            raise self.refusal("puts its choices before what is scored, so it")
+        for id, row, prompt in self.prompts(wanted):
+            text = prompt.rstrip()  # the harness scores white space with the choice
+            delimiter = prompt[len(text) :] + self.task.config.target_delimiter
+            choices, gold = self.task.doc_to_choice(row), self.task.doc_to_target(row)
+            if isinstance(gold, str):
+                gold = choices.index(gold) if gold in choices else None
+            if not isinstance(gold, int) or not 0 <= gold < len(choices):
+                raise ValueError(
+                    f"{self.name}, row {id.rpartition('/')[2]} has the answer "
+                    f"{self.task.doc_to_target(row)!r}, which is not one of its {len(choices)} "
+                    "choices: it cannot be searched."
+                )
+            known = ((DELIMITER, delimiter),)
+            yield Question(id, text, tuple(choices), gold, metadata=known)

@@ -1,78 +1,17 @@
 """`load_questions`: the questions of a task on the Hub, of a JSONL file, or of a generator."""
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-from etils import epath
+from collections.abc import Iterable, Iterator, Mapping
 
 from cola_jax.question import Question
-from cola_jax.tasks import harness, readers
-from cola_jax.tasks.arithmetic import arithmetic
-from cola_jax.tasks.names import ARITHMETIC, canonical, nearest
-from cola_jax.tasks.readers import Fields, read_lines
-from cola_jax.tasks.task import DEFAULT_LIMIT, HARNESS
-
-Row = tuple[str, str | None, Fields]  # location for messages, default id, fields
-STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
-# the columns of a pool that describe a question rather than one response to it
-QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """Rows with the same fields: their reader, and the levels that they may have."""
-
-    read: Callable[[Fields, str | None], Question]
-    levels: tuple[str, ...] = ()  # metadata names
-    repeats: bool = False  # whether rows with one id are the same question
-    # adds metadata that depends on all questions together
-    rank: Callable[[Iterable[Question]], Iterable[Question]] = iter
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A data set on the Hub."""
-
-    kind: str
-    hub: str
-    configs: tuple[str | None, ...] = (None,)
-    split: str = "test"
-    pool: bool = False  # of responses, with the statistics of its questions in a second data set
-    interleave: str | None = None  # the field to interleave by, if the split is sorted by it
-    shots: str = "train"  # the split of the shots
-
-
-KINDS = {
-    "arc": Kind(readers.read_arc),
-    "mmlu": Kind(readers.read_mmlu),
-    "gsm8k": Kind(readers.read_gsm8k),
-    "math": Kind(readers.read_math, levels=("math_level",)),
-    "dart": Kind(
-        readers.read_dart,
-        levels=("math_level", "fail_rate_level"),
-        repeats=True,
-        rank=readers.rank_fail_rates,
-    ),
-    "prompt": Kind(readers.read_plain),
-    "question": Kind(readers.read_plain),
-}
-TASKS = {
-    "arc-easy": Task("arc", "allenai/ai2_arc", ("ARC-Easy",)),
-    "arc-challenge": Task("arc", "allenai/ai2_arc", ("ARC-Challenge",)),
-    "mmlu": Task("mmlu", "cais/mmlu", ("all",), shots="dev", interleave="subject"),
-    "gsm8k": Task("gsm8k", "openai/gsm8k", ("main",)),
-    "math": Task("math", "EleutherAI/hendrycks_math", readers.MATH_SUBJECTS),
-    "math-500": Task("math", "HuggingFaceH4/MATH-500"),
-    "dart-math": Task("dart", "hkust-nlp/dart-math-pool-math", split="train", pool=True),
-}
-FIELDS = (
-    "ARC's id, question, choices, answerKey; MMLU's question, choices, answer; GSM8K's question, "
-    "answer; MATH's problem, solution; DART's query_id, query, gt_ans; or prompt (or question) "
-    "and answer"
-)
+from cola_jax.tasks import harness, harness_names
+from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
+from cola_jax.tasks.harness_grader import load_grader
+from cola_jax.tasks.hub import TASKS, Row, interleave, pool_rows, subject_configs, subset_rows
+from cola_jax.tasks.kinds import HARNESS, HARNESS_OPEN, KINDS, kind_of
+from cola_jax.tasks.names import ARITHMETIC, canonical
+from cola_jax.tasks.readers import read_lines
 
 
 def load_questions(
@@ -87,12 +26,13 @@ def load_questions(
     hub: str | None = None,
     seed: int = 0,
     num_fewshot: int | None = None,
+    rule: str | None = None,
 ) -> list[Question]:
     """Loads the questions of a task.
 
     Args:
       task: one of `TASKS`, `arithmetic`, a JSONL file, whose first row determines its fields, or
-        a multiple-choice task of lm-evaluation-harness.
+        a task of lm-evaluation-harness.
       split: split of a Hub task; its usual evaluation split when None.
       limit: keep the first so many questions, or a share of them between 0 and 1, rounded up;
         when None all, or 100 of arithmetic.
@@ -104,6 +44,7 @@ def load_questions(
         the pool; the data set of the same name with the suffix `-query-info` is loaded as well.
       seed: seed of arithmetic.
       num_fewshot: shots in the prompts of a task of lm-evaluation-harness, which has them ready.
+      rule: filter of a task of lm-evaluation-harness that decodes its answers.
 
     Returns:
       The questions, in order.
@@ -118,15 +59,20 @@ def load_questions(
     check_levels(task, level=level, fail_rate_level=fail_rate_level)
     check_source(task, split=split, hub=hub, seed=seed, subject=subject)
     check_limit(task, limit)
-    if task == ARITHMETIC:
+    kind = kind_of(task)
+    if kind == ARITHMETIC:
         count = DEFAULT_LIMIT if limit is None else int(limit)
         questions = arithmetic(level, count + beside, seed)
         source = ARITHMETIC
-    elif kind_of(task) == HARNESS:
-        found, source = harness.harness_questions(task, num_fewshot), task
-        questions = first(found, limit, beside)
+    elif kind in (HARNESS, HARNESS_OPEN):
+        source = harness_names.find(task) or task
+        if kind == HARNESS:
+            every = harness.load_task(source, hub).choices(num_fewshot)
+        else:
+            every = load_grader(source, hub, rule).questions(num_fewshot)
+        questions = first(every, limit, beside)
     else:
-        kind, source, rows = open_task(task, split, hub)
+        source, rows = open_task(task, split, hub, subject)
         wanted = {"math_level": level, "fail_rate_level": fail_rate_level, "subject": subject}
         wanted = {name: str(value) for name, value in wanted.items() if value is not None}
         questions = first(select(kind, source, rows, wanted), limit, beside)
@@ -143,58 +89,25 @@ def first(questions: Iterable[Question], limit: int | float | None, beside: int)
     return list(itertools.islice(questions, None if limit is None else max(0, limit) + beside))
 
 
-def kind_of(task: str) -> str:
-    """Returns the kind of a task's rows: a key of KINDS, arithmetic or harness."""
-    if task == ARITHMETIC:
-        return ARITHMETIC
-    if task in TASKS:
-        return TASKS[task].kind
-    if not epath.Path(task).is_file():
-        known = harness.names()
-        if task in known:
-            return HARNESS
-        more = "a task of lm-evaluation-harness"
-        if not known:
-            more += " (for which: pip install 'cola-jax[lm-eval]')"
-        raise ValueError(
-            f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC}, nor an existing "
-            f"JSONL file, nor {more}{nearest(task, known)}."
-        )
-    for number, row in read_lines(task):
-        return kind_of_row(row, f"{task}:{number}")
-    raise ValueError(f"{task} yields no questions: it is empty.")
+def open_task(
+    task: str, split: str | None, hub: str | None, subject: str | None = None
+) -> tuple[str, Iterator[Row]]:
+    """Returns the name of the source of a task's rows, and the rows.
 
-
-def kind_of_row(row: Fields, where: str) -> str:
-    """Determines the kind of a row from the names of its fields."""
-    if "answerKey" in row or isinstance(row.get("choices"), Mapping):
-        return "arc"
-    if "choices" in row:
-        return "mmlu"
-    if "query_id" in row or "query" in row:
-        return "dart"
-    if "problem" in row:
-        return "math"
-    if "question" in row and "####" in str(row.get("answer")):
-        return "gsm8k"
-    for name in ("prompt", "question"):
-        if name in row:
-            return name
-    raise ValueError(f"{where}: no kind of row has the fields {sorted(row)}: give {FIELDS}.")
-
-
-def open_task(task: str, split: str | None, hub: str | None) -> tuple[str, str, Iterator[Row]]:
-    """Returns the kind, the name of the source, and the rows."""
-    kind = kind_of(task)
+    Those of one subject of MMLU come from its own subset, where the data set has one.
+    """
     if task not in TASKS:
-        return kind, task, ((f"{task}:{number}", None, row) for number, row in read_lines(task))
+        return task, ((f"{task}:{number}", None, row) for number, row in read_lines(task))
     entry = TASKS[task]
     split, hub = split or entry.split, hub or entry.hub
-    source = " ".join([hub, *(config for config in entry.configs[:1] if config), split])
+    configs = entry.configs
+    if task == "mmlu" and subject is not None:
+        configs = subject_configs(hub, subject, entry.configs)
+    source = " ".join([hub, *(config for config in configs[:1] if config), split])
     if entry.pool:
-        return kind, source, pool_rows(hub, split)
-    subsets = [subset_rows(hub, config, split) for config in entry.configs]
-    return kind, source, interleave(subsets, entry.interleave)
+        return source, pool_rows(hub, split)
+    subsets = [subset_rows(hub, config, split) for config in configs]
+    return source, interleave(subsets, entry.interleave)
 
 
 def select(
@@ -269,70 +182,16 @@ def check_source(
     task: str, *, split: str | None, hub: str | None, seed: int, subject: str | None
 ) -> None:
     """Raises ValueError for an argument that the task would ignore."""
-    if task not in TASKS:
-        for name, value in (("split", split), ("hub", hub)):
-            if value is not None:
-                raise ValueError(
-                    f"{task} has no {name}, but {name} is {value!r}: only {', '.join(TASKS)} have "
-                    "one."
-                )
+    theirs = task not in (*TASKS, ARITHMETIC) and kind_of(task) in (HARNESS, HARNESS_OPEN)
+    ignored = {} if task in TASKS else {"split": split} if theirs else {"split": split, "hub": hub}
+    for name, value in ignored.items():
+        if value is not None:
+            raise ValueError(
+                f"{task} has no {name}, but {name} is {value!r}: only {', '.join(TASKS)} have one."
+            )
     if task != ARITHMETIC and seed:
         raise ValueError(f"the seed {seed} applies to the arithmetic task only, not to {task}.")
     if task == ARITHMETIC and subject is not None:
         raise ValueError(f"arithmetic has no subject {subject!r}: use its level, 1 to 5.")
-
-
-def load_hub(hub: str, config: str | None, split: str) -> Any:
-    """Loads one split with the `datasets` library; raises ValueError if that fails."""
-    import datasets
-
-    try:
-        return datasets.load_dataset(hub, config, split=split)
-    except Exception as error:  # the Hub's client and its HTTP library raise many types
-        name = hub if config is None else f"{hub} {config}"
-        raise ValueError(
-            f"{name} (split {split}) could not be loaded: {error} Without a network, "
-            "give a JSONL file of the same fields as the task."
-        ) from error
-
-
-def subset_rows(hub: str, config: str | None, split: str) -> Iterator[Row]:
-    """Yields the rows of one subset, each with its place in the split as its default id."""
-    place = f"{config}/{split}" if config else split
-    where = " ".join(filter(None, (hub, config, split)))
-    for number, row in enumerate(load_hub(hub, config, split), start=1):
-        yield f"{where}:{number}", f"{place}/{number}", row
-
-
-def interleave(subsets: Sequence[Iterable[Row]], field: str | None) -> Iterator[Row]:
-    """Yields one row of each subset in turn, or one for each value of the field.
-
-    Otherwise a small limit would select questions of the first subject of MATH or MMLU only.
-    """
-    queues = list(subsets)
-    if field is not None:
-        by_value: dict[Any, list[Row]] = {}
-        for row in itertools.chain(*subsets):
-            by_value.setdefault(str(row[2].get(field)), []).append(row)
-        queues = list(by_value.values())
-    for rows in itertools.zip_longest(*queues):
-        yield from filter(None, rows)
-
-
-def pool_rows(hub: str, split: str) -> Iterator[Row]:
-    """Yields the questions of a pool of responses, in order, with their statistics.
-
-    The pool repeats the text and gold answer of a question with every response; a second data set
-    has the number of responses and how many of them are correct.
-    """
-    statistics = {row["query_id"]: row for row in load_hub(f"{hub}{STATISTICS}", None, split)}
-    pool = load_hub(hub, None, split)
-    pool = pool.select_columns([name for name in QUERY if name in pool.column_names])
-    first: dict[str, int] = {}  # read by column: a million rows one by one take minutes
-    index = 0
-    for batch in pool.select_columns("query_id").iter(batch_size=100_000):
-        for id in batch["query_id"]:
-            first.setdefault(id, index)
-            index += 1
-    for index, row in zip(first.values(), pool.select(first.values()), strict=True):
-        yield f"{hub} {split}:{index + 1}", None, statistics.get(row["query_id"], {}) | row
+    if theirs and subject is not None:
+        raise ValueError(f"{task} has no subject {subject!r}: leave it out.")

@@ -1,15 +1,67 @@
 """Shots: questions shown with their answers before the one that is asked."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from cola_jax.question import Question
 from cola_jax.tasks.arithmetic import TABLE, arithmetic
-from cola_jax.tasks.load import TASKS, kind_of, open_task, select
+from cola_jax.tasks.harness import SEED
+from cola_jax.tasks.hub import TASKS
+from cola_jax.tasks.kinds import kind_of
+from cola_jax.tasks.load import open_task, select
 from cola_jax.tasks.names import ARITHMETIC
 
 # DART-Math's queries are MATH's training problems without their solutions, and MATH-500 has only
 # a test split: both take their shots from MATH's training split.
 SOURCE = {"dart-math": "math", "math-500": "math"}
+DRAWN = ("arc-easy", "arc-challenge")  # lm-evaluation-harness draws others for each question
+
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """The questions shown before each question: never that question itself.
+
+    They depend on the question and, where they are drawn, on its place in its split: not on how
+    many questions are asked.
+    """
+
+    source: str
+    count: int
+    pool: Mapping[str | None, Sequence[Question]]  # by subject, if that matters
+    by_subject: bool = False
+    drawn: Mapping[str, Sequence[Question]] | None = None  # by the id of the question asked
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, question: Question) -> list[Question]:
+        """Returns the questions shown before one; ValueError where there are too few."""
+        subject = question.get("subject") if self.by_subject else None
+        others: Iterable[Question] = self.pool.get(subject, ())
+        if self.drawn is not None:
+            chosen = self.drawn.get(question.id, ())
+            ids = {shot.id for shot in chosen}
+            others = [*chosen, *(shot for shot in others if shot.id not in ids)]
+        # as in lm-evaluation-harness, another row may be shown that reads like the question
+        same = same_content if self.drawn is None and not self.by_subject else same_id
+        others = (shot for shot in others if not same(shot, question))
+        shots = list(itertools.islice(others, self.count))
+        if len(shots) < self.count:
+            about = f" of the subject {subject}" if subject else ""
+            raise ValueError(
+                f"{self.source} has {len(shots)} questions{about} to show before question "
+                f"{question.id}, but {self.count} shots are wanted: lower the number of shots, or "
+                "give a longer file of shots."
+            )
+        return shots
+
+    def record(self, first: Question) -> dict[str, Any]:
+        """Returns what is recorded of the shots: those of the first question, and the seed."""
+        shots: dict[str, Any] = {"shots": [shot.id for shot in self(first)]}
+        return shots if self.drawn is None else shots | {"fewshot_seed": SEED}
 
 
 def load_shots(
@@ -17,17 +69,29 @@ def load_shots(
     count: int,
     *,
     shots_file: str | None = None,
-    asked: Sequence[Question] = (),
+    asked: Sequence[Sequence[Question]] = (),
     level: int | None = None,
+    subject: str | None = None,
     hub: str | None = None,
     seed: int = 0,
-) -> list[Question]:
-    """Loads the first `count` questions that are not themselves asked.
+) -> Shots:
+    """Loads the questions that are shown before others, `count` before each.
 
-    They come from `shots_file`, or else the task's own training split (for MMLU its `dev` split,
-    `count` for each subject asked), or the generator of the arithmetic task. `hub` is the data set
-    of that split. Raises ValueError for a JSONL task without a file of shots, a file with other
-    fields than the task's, or too few shots.
+    They are the first of `shots_file`, or else of the task's own training split (for MMLU of its
+    `dev` split, of the same subject) or of the generator of the arithmetic task. For ARC, whose
+    shots lm-evaluation-harness draws for each question, they are drawn as it does.
+
+    Args:
+      shots_file: JSONL file to take them from.
+      asked: the questions of each source, in order, for which they are drawn or checked.
+      level: of arithmetic.
+      subject: of MMLU, where one alone is asked; its own subset is enough then.
+      hub: the data set of the training split.
+      seed: of arithmetic.
+
+    Raises:
+      ValueError: for a JSONL task without a file of shots, a file with other fields than the
+        task's, or too few shots.
     """
     if count < 0:
         raise ValueError(f"the number of shots must be at least 0, got {count}.")
@@ -37,22 +101,65 @@ def load_shots(
                 f"the shots in {shots_file} would not be shown, since the number of shots is 0: "
                 "give the number of shots."
             )
-        return []
-    ids, contents = {q.id for q in asked}, {content(q) for q in asked}
-    available = (
-        question
-        for question in candidates(task, shots_file, level, hub, seed, count + len(asked))
-        if question.id not in ids and content(question) not in contents
-    )
-    if kind_of(task) == "mmlu":
-        return by_subject(available, count, [q.get("subject") for q in asked])
-    shots = [question for question, _ in zip(available, range(count), strict=False)]
-    if len(shots) < count:
-        raise ValueError(
-            f"{shots_file or task} has {len(shots)} questions to show that are not asked, but "
-            f"{count} shots are wanted: lower the number of shots, or give a longer file of shots."
-        )
+        return Shots(task, 0, {})
+    if shots_file is not None:
+        found = of_file(task, shots_file)
+    elif task == ARITHMETIC:
+        found = of_generator(level, seed, count + 1)
+    else:
+        found = of_split(task, subject, hub)
+    by_subject, drawn = kind_of(task) == "mmlu", None
+    pool: dict[str | None, list[Question]]
+    if by_subject:
+        pool = group(found)
+    elif task in DRAWN and shots_file is None:
+        pool = {None: list(found)}
+        drawn = draw(pool[None], count, asked)
+    else:  # one more, for a question that is among them
+        pool = {None: list(itertools.islice(distinct(found), count + 1))}
+    shots = Shots(shots_file or task, count, pool, by_subject, drawn)
+    for question in itertools.chain(*asked):
+        shots(question)
     return shots
+
+
+def draw(
+    pool: Sequence[Question], count: int, asked: Sequence[Sequence[Question]]
+) -> dict[str, list[Question]]:
+    """Draws shots for each question as lm-evaluation-harness's default sampler does."""
+    drawn: dict[str, list[Question]] = {}
+    for questions in asked:
+        generator = random.Random(SEED)
+        for question in questions:
+            drawn[question.id] = generator.sample(pool, min(count, len(pool)))
+    return drawn
+
+
+def group(questions: Iterable[Question]) -> dict[str | None, list[Question]]:
+    """Groups questions by their subject."""
+    groups: dict[str | None, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.get("subject"), []).append(question)
+    return groups
+
+
+def distinct(questions: Iterable[Question]) -> Iterator[Question]:
+    """Yields the questions whose content differs from that of all before."""
+    seen = set()
+    for question in questions:
+        if content(question) not in seen:
+            seen.add(content(question))
+            yield question
+
+
+def same_id(one: Question, other: Question) -> bool:
+    """Whether two questions are the same row."""
+    return one.id == other.id
+
+
+def same_content(one: Question, other: Question) -> bool:
+    """Whether two questions are the same row, or read the same."""
+    return same_id(one, other) or content(one) == content(other)
 
 
 def content(question: Question) -> tuple[str, ...]:
@@ -60,51 +167,37 @@ def content(question: Question) -> tuple[str, ...]:
     return (question.text.strip(), *(() if question.open else question.options))
 
 
-def candidates(
-    task: str, shots_file: str | None, level: int | None, hub: str | None, seed: int, limit: int
-) -> Iterable[Question]:
-    """Yields questions that may be shown, in order; of arithmetic, at most `limit`."""
-    if shots_file is not None:
-        kind, source, rows = open_task(shots_file, None, None)
-        if shots_file in (*TASKS, ARITHMETIC) or not compatible(kind, kind_of(task)):
-            raise ValueError(
-                f"the shots in {shots_file} are {kind} questions, but {task} asks "
-                f"{kind_of(task)} questions: give a JSONL file with the task's own fields."
-            )
-        return select(kind, source, rows, {})
-    if task == ARITHMETIC:
-        # the shots have an order of their own
-        size = sum(each.size for each in ([TABLE[level]] if level in TABLE else TABLE.values()))
-        return arithmetic(level, min(limit, size), seed, purpose="shots")
+def of_file(task: str, file: str) -> Iterator[Question]:
+    """Yields the questions of a file of shots, in order."""
+    kind = kind_of(file)
+    if file in (*TASKS, ARITHMETIC) or not compatible(kind, kind_of(task)):
+        raise ValueError(
+            f"the shots in {file} are {kind} questions, but {task} asks {kind_of(task)} questions: "
+            "give a JSONL file with the task's own fields."
+        )
+    return select(kind, *open_task(file, None, None), {})
+
+
+def of_generator(level: int | None, seed: int, limit: int) -> Iterator[Question]:
+    """Yields at most `limit` sums, which have an order of their own."""
+    levels = [TABLE[level]] if level in TABLE else TABLE.values()
+    size = sum(each.size for each in levels)
+    return iter(arithmetic(level, min(limit, size), seed, purpose="shots"))
+
+
+def of_split(task: str, subject: str | None, hub: str | None) -> Iterator[Question]:
+    """Yields the questions of the split from which a task's shots are taken, in order."""
     if task not in TASKS:
         raise ValueError(
             f"{task} is a file of questions to ask, and has none to show: give a JSONL file of "
             "shots, or ask for 0 shots."
         )
-    source_task = SOURCE.get(task, task)
-    kind, source, rows = open_task(source_task, TASKS[source_task].shots, hub)
-    return select(kind, source, rows, {})
+    source = SOURCE.get(task, task)
+    rows = open_task(source, TASKS[source].shots, hub, subject)
+    return select(kind_of(source), *rows, {})
 
 
 def compatible(shown: str, asked: str) -> bool:
     """Whether questions of one kind can be shown before those of another."""
     groups = ({"math", "dart"}, {"prompt", "question"}, {"arithmetic", "prompt", "question"})
     return shown == asked or any({shown, asked} <= group for group in groups)
-
-
-def by_subject(
-    questions: Iterable[Question], count: int, subjects: Sequence[str | None]
-) -> list[Question]:
-    """Takes the first `count` questions of each subject; raises ValueError if one has fewer."""
-    taken: dict[str | None, list[Question]] = {subject: [] for subject in subjects}
-    for question in questions:
-        shots = taken.get(question.get("subject"))
-        if shots is not None and len(shots) < count:
-            shots.append(question)
-    short = sorted(str(subject) for subject, shots in taken.items() if len(shots) < count)
-    if short:
-        raise ValueError(
-            f"there are fewer than {count} shots of the subject {', '.join(short)}: lower the "
-            "number of shots."
-        )
-    return [question for shots in taken.values() for question in shots]

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from cola_jax.scoring.answer import Rule, check_rule
-from cola_jax.tasks.names import ARITHMETIC as ARITHMETIC
 from cola_jax.tasks.names import canonical
 
 if TYPE_CHECKING:
@@ -19,11 +17,7 @@ if TYPE_CHECKING:
     from cola_jax.tasks.variants import Variant
 
 ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
-HARNESS = "harness"  # the kind of a task of lm-evaluation-harness
-CHOICE = ("arc", "mmlu", HARNESS)  # kinds of multiple choice
-OWN = ("prompt", "question")  # kinds of a user's own file
 Part = Literal["train", "held-out"]
-DEFAULT_LIMIT = 100  # questions of arithmetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +37,9 @@ class TaskConfig:
 
     task: Annotated[str, arg(aliases=["-t"])]
     """arc_easy, arc_challenge, mmlu, gsm8k, math, math_500, dart_math (from the Hugging Face Hub),
-    arithmetic (generated), a JSONL file with the fields of one of them or prompt and answer, or
-    another multiple-choice task of lm-evaluation-harness (extra lm-eval), such as hellaswag.
+    arithmetic (generated), a JSONL file with the fields of one of them or prompt and answer, or any
+    other task of lm-evaluation-harness (extra lm-eval) that chooses or decodes, such as hellaswag
+    or triviaqa; of a name that is ours as well, lm_eval:gsm8k is that library's own.
     A search or an evaluation takes several, such as arc_easy,gsm8k, each with a directory in that
     of the run."""
     split: str | None = None
@@ -68,17 +63,18 @@ class TaskConfig:
     """options, options-norm: likelihood of each option's text, raw or per character; letter,
     letter-strict: the most likely offered letter, or the most likely token of all; exact: whether
     greedy decoding gives the gold answer, from one forward pass; generation: decode and grade. By
-    default options; for open questions exact, or generation where the format shows its work and for
-    prompts of one's own."""
+    default options, and letter for MMLU; for open questions exact, or generation where the format
+    shows its work and for prompts of one's own."""
     format: str | None = None
     """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
-    plain; by default the first that the task has."""
-    rule: Rule | None = None
+    plain; by default the first that the task has, and harness for letters of MMLU."""
+    rule: str | None = None
     """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
-    minerva or line (see tasks/README.md)."""
+    minerva or line (see tasks/README.md); of a task of lm-evaluation-harness, one of its filters,
+    such as flexible-extract."""
     shots: Annotated[int | None, arg(name="num-fewshot")] = None
-    """Number of questions shown with their answers before each; the format's by default, none of
-    multiple choice."""
+    """Number of questions shown with their answers before each; by default the format's, none of
+    multiple choice, and what a task of lm-evaluation-harness says."""
     shots_file: str | None = None
     """JSONL file of the questions shown, instead of the task's training split."""
     chat: bool = False
@@ -111,31 +107,43 @@ class TaskConfig:
 
     def load(self) -> "tuple[list[Question], list[Question]]":
         """Loads the questions for training and those held out; ValueError as `load_questions`."""
-        from cola_jax.tasks.held_out import check_apart, split
-        from cola_jax.tasks.load import kind_of, load_questions
+        return self.divide(self.load_sources())
+
+    def load_sources(self) -> "list[list[Question]]":
+        """Loads the questions of the task, and those of a file of held-out ones, in order."""
+        from cola_jax.tasks.kinds import kind_of
+        from cola_jax.tasks.load import load_questions
 
         self.check_held_out()
-        common: dict[str, Any] = {
-            name: getattr(self, name) for name in ("split", "level", "fail_rate_level", "subject")
-        }
-        beside = 0 if self.held_out_from else self.held_out
         questions = load_questions(
             self.task,
+            split=self.split,
             limit=self.limit,
-            beside=beside,
+            beside=0 if self.held_out_from else self.held_out,
+            level=self.level,
+            fail_rate_level=self.fail_rate_level,
+            subject=self.subject,
             hub=self.hub,
             seed=self.task_seed,
             num_fewshot=self.shots,
-            **common,
+            rule=self.rule,
         )
         if not self.held_out_from:
-            return split(questions, self.held_out, self.held_out_seed)
+            return [questions]
         if kind_of(self.held_out_from) != kind_of(self.task):
             raise ValueError(
                 f"{self.held_out_from} asks {kind_of(self.held_out_from)} questions, {self.task} "
                 f"{kind_of(self.task)} questions: hold out questions of the same kind."
             )
-        held = load_questions(self.held_out_from, limit=self.held_out or None)
+        return [questions, load_questions(self.held_out_from, limit=self.held_out or None)]
+
+    def divide(self, sources: "list[list[Question]]") -> "tuple[list[Question], list[Question]]":
+        """Divides what `load_sources` returns into questions for training and those held out."""
+        from cola_jax.tasks.held_out import check_apart, split
+
+        if len(sources) == 1:
+            return split(sources[0], self.held_out, self.held_out_seed)
+        questions, held = sources
         check_apart(questions, held)
         return questions, held
 
@@ -165,11 +173,12 @@ class TaskConfig:
         the wrong answer that an open question is also searched for. Raises ValueError for whatever
         is wrong with the task, a row, a prompt or these settings.
         """
-        from cola_jax.tasks.load import kind_of
+        from cola_jax.tasks.kinds import CHOICE, kind_of
+        from cola_jax.tasks.scorers import make_scorer
         from cola_jax.tasks.variants import make_variants
 
-        kind = kind_of(self.task)
-        train, held = self.load()
+        kind, sources = kind_of(self.task), self.load_sources()
+        train, held = self.divide(sources)
         questions, others = (train, held) if self.part == "train" else (held, [])
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
@@ -179,152 +188,20 @@ class TaskConfig:
         if kind not in CHOICE:
             common["stop_tokens"] = stop_tokens()
 
-        def make_scorer(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
-            every = [*train, *held]  # none of them may be a shot
-            return config.make_scorer(kind, tokenizer, every, common | {"chat": config.chat})
+        def make(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
+            return make_scorer(config, kind, tokenizer, sources, common)
 
-        scorer, record = make_scorer(self)
+        scorer, record = make(self)
         encoded = [scorer.encode(question) for question in questions]
         if "prompt" in record:
             record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
-        variants = make_variants(self, questions, encoded, make_scorer)
+        variants = make_variants(self, questions, encoded, make)
         if decoy is not None:
             record["decoys"] = "answers on other paths"
         if variants:
             record["variants"] = {v.name: task_digest(v.encoded, v.scorer) for v in variants}
         held_out = [scorer.encode(question) for question in others]
         return Prepared(encoded, scorer, record, variants, held_out)
-
-    def make_scorer(
-        self,
-        kind: str,
-        tokenizer: Any,
-        questions: Sequence["Question"],
-        common: dict[str, Any],
-    ) -> tuple["Scorer", dict[str, Any]]:
-        """Makes the scorer of a kind of questions, and what is recorded of it."""
-        if kind == HARNESS:
-            return self.harness_scorer(tokenizer, common)
-        if kind in CHOICE:
-            return self.choice_scorer(tokenizer, questions, common)
-        return self.open_scorer(kind, tokenizer, questions, common)
-
-    def harness_scorer(
-        self, tokenizer: Any, common: dict[str, Any]
-    ) -> tuple["Scorer", dict[str, Any]]:
-        """Makes the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
-        from cola_jax.scoring import Options
-
-        scorer = self.scorer_class("options", open=False)
-        self.refuse_decoding()
-        if not issubclass(scorer, Options) or self.chat or self.format or self.shots_file:
-            raise ValueError(
-                f"the prompts of {self.task} are lm-evaluation-harness's own: leave out --chat, "
-                "--format and --shots-file, and use the scorer options or options-norm."
-            )
-        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": self.shots}
-        return scorer(tokenizer, **common), {"scorer": scorer.name, "chat": None, "prompt": prompt}
-
-    def choice_scorer(
-        self, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]
-    ) -> tuple["Scorer", dict[str, Any]]:
-        """Makes the scorer of multiple choice, and what is recorded of it."""
-        from cola_jax.scoring import Options
-
-        scorer = self.scorer_class("options", open=False)
-        self.refuse_decoding()
-        style = self.format or "plain"
-        if style not in scorer.formats:
-            raise ValueError(
-                f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
-                f"{style!r}: use another scorer or format."
-            )
-        record: dict[str, Any] = {"scorer": scorer.name, **self.chat_record()}
-        shots = self.load_shots(0, questions)
-        if style == "plain" and shots and not issubclass(scorer, Options):
-            raise ValueError(
-                f"the plain prompt of the scorer {scorer.name!r} shows no shots: use the format "
-                "`harness`, the scorer `options`, or 0 shots."
-            )
-        if style == "plain" and shots:
-            record["prompt"] = {"format": style, "shots": [shot.id for shot in shots]}
-            common = common | {"shots": shots}
-        if style != "plain":
-            record["prompt"] = {"format": style, "shots": [shot.id for shot in shots]}
-            common = common | {"harness": True, "shots": shots}
-        return scorer(tokenizer, **common), record
-
-    def open_scorer(
-        self, kind: str, tokenizer: Any, questions: Sequence["Question"], common: dict[str, Any]
-    ) -> tuple["Scorer", dict[str, Any]]:
-        """Makes the scorer of open questions, and what is recorded of it."""
-        from cola_jax.tasks.formats import format_of
-
-        format = format_of(kind, self.format)
-        # the ways to give an answer are many where the format does not fix how it ends
-        many = format.shows_work or kind in OWN
-        scorer = self.scorer_class("generation" if many else "exact", open=True)
-        if self.rule is not None:
-            check_rule(self.rule)
-            format = dataclasses.replace(format, extract=self.rule)
-        shots = self.load_shots(format.shots, questions)
-        if scorer.decodes:
-            common = common | {"max_new_tokens": self.max_new_tokens}
-        else:
-            self.refuse_decoding()
-        make: Any = scorer
-        made = make(tokenizer, format, shots=shots, **common)
-        stated = dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)}
-        prompt = {
-            "format": stated,
-            "shots": [shot.id for shot in shots],
-            "stop_tokens": [int(token) for token in common["stop_tokens"]],
-        }
-        return made, {
-            "scorer": scorer.name,
-            **self.chat_record(),
-            "prompt": prompt,
-            **made.record(),
-        }
-
-    def scorer_class(self, default: str, *, open: bool) -> type["Scorer"]:
-        """Returns the scorer asked for; ValueError for one of the other sort of questions."""
-        from cola_jax.scoring import SCORERS, scorer_class
-
-        scorer = scorer_class(self.scorer or default)
-        if scorer.open != open:
-            fitting = ", ".join(name for name, one in SCORERS.items() if one.open == open)
-            asks = "asks open questions" if open else "is multiple choice"
-            raise ValueError(
-                f"{self.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."
-            )
-        return scorer
-
-    def refuse_decoding(self) -> None:
-        """Raises ValueError for settings that only a scorer that decodes uses."""
-        for name in ("max_new_tokens", "rule"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is a setting of the scorer `generation`: leave it out.")
-
-    def chat_record(self) -> dict[str, Any]:
-        """Returns what is recorded about the chat template."""
-        from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS
-
-        return {"chat": dict(TEMPLATE_ARGUMENTS) if self.chat else None}
-
-    def load_shots(self, default: int, questions: Sequence["Question"]) -> list["Question"]:
-        """Loads the questions shown before each."""
-        from cola_jax.tasks.shots import SOURCE, load_shots
-
-        return load_shots(
-            self.task,
-            default if self.shots is None else self.shots,
-            shots_file=self.shots_file,
-            asked=questions,
-            level=self.level,
-            hub=None if self.task in SOURCE else self.hub,
-            seed=self.task_seed,
-        )
 
 
 def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:

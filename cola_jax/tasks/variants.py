@@ -112,12 +112,11 @@ def more_shots(config: "TaskConfig") -> int:
     """Returns how many shots the variant `shots` shows: two more than the task."""
     if config.shots is not None:
         return config.shots + MORE_SHOTS
-    from cola_jax.tasks.formats import format_of
-    from cola_jax.tasks.load import kind_of
-    from cola_jax.tasks.task import CHOICE
+    from cola_jax.tasks.formats import FORMATS, format_of
+    from cola_jax.tasks.kinds import kind_of
 
     kind = kind_of(config.task)
-    return MORE_SHOTS + (0 if kind in CHOICE else format_of(kind, config.format).shots)
+    return MORE_SHOTS + (format_of(kind, config.format).shots if kind in FORMATS else 0)
 
 
 def unchanged(question: Question) -> tuple[Question, tuple[int, ...]]:

@@ -19,10 +19,10 @@ from lm_eval.tasks import TaskManager
 from torch import nn
 
 from cola_jax.deploy.chooser import path_chooser
-from cola_jax.deploy.gen_kwargs import GenerationSettings
 from cola_jax.deploy.lm_eval import ColaLM
 from cola_jax.deploy.model_args import ModelArguments
 from cola_jax.prompts import Prompts
+from cola_jax.scoring.gen_kwargs import GenerationSettings
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
 

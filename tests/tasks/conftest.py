@@ -5,6 +5,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+
+from cola_jax.tasks import harness, harness_grader, harness_names
 
 
 @pytest.fixture
@@ -39,3 +42,27 @@ def hub(tmp_path, monkeypatch):
         return str(root)
 
     return make
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Writes tasks of lm-evaluation-harness, which then knows no others; returns its manager."""
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "library"
+    folder.mkdir()
+
+    def make(**tasks):
+        for name, fields in tasks.items():
+            text = yaml.safe_dump({"task": name} | fields)
+            (folder / f"{name}.yaml").write_text(text)
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        monkeypatch.setattr(harness, "manager", lambda: manager)
+        monkeypatch.setattr(harness_names, "folder", lambda: folder)
+        return manager
+
+    yield make
+    harness_names.read_names.cache_clear()
+    harness.load_task.cache_clear()
+    harness_grader.load_grader.cache_clear()

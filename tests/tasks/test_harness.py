@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
-import yaml
 from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
 
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
-from cola_jax.tasks import harness
-from cola_jax.tasks.load import kind_of, load_questions
+from cola_jax.tasks import harness_names, kind_of, load_questions
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -24,28 +21,29 @@ CHOICE = {
     "output_type": "multiple_choice",
     "doc_to_target": "{{choices.label.index(answerKey)}}",
     "doc_to_choice": "{{choices.text}}",
-    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    "metric_list": [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True}
+        for name in ("acc", "acc_norm")
+    ],
 }
 OTHERS = {
-    "words": {"output_type": "generate_until", "doc_to_target": "{{answerKey}}"},
     "swapped": CHOICE | {"doc_to_text": "{{0}}", "doc_to_target": "{{question}}"},
     "several": CHOICE | {"doc_to_target": "{{[0, 1]}}"},
+    "fixed": CHOICE | {"num_fewshot": 0},
+    "rolling": {"output_type": "loglikelihood_rolling", "doc_to_target": "{{question}}"},
+    "one_word": {"output_type": "loglikelihood", "doc_to_target": "{{question}}"},
+    "missing": CHOICE | {"dataset_kwargs": {"data_files": "nowhere.jsonl"}},
 }
 
 
 @pytest.fixture
-def tasks(tmp_path, monkeypatch):
+def tasks(tmp_path, library):
     """Lets lm-evaluation-harness know tasks of one file, and nothing else."""
-    tiny.write_questions(tmp_path / "rows.jsonl", 6)
-    (tmp_path / "tasks").mkdir()
-    file = str(tmp_path / "rows.jsonl")
+    file = str(tiny.write_questions(tmp_path / "rows.jsonl", 6))
     data = COMMON | {"dataset_kwargs": {"data_files": {"test": file, "train": file}}}
-    for name, fields in ({"choice": CHOICE} | OTHERS).items():
-        text = yaml.safe_dump(data | fields | {"task": name})
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(text)
-    manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    monkeypatch.setattr(harness, "manager", lambda: manager)
-    return manager
+    return library(
+        **{name: data | fields for name, fields in ({"choice": CHOICE} | OTHERS).items()}
+    )
 
 
 @pytest.mark.parametrize("shots", [0, 2])
@@ -78,18 +76,60 @@ def test_load_questions_takes_a_part(tasks):
     assert len(load_questions("choice", limit=0.5)) == 3
 
 
+def test_names_are_alike(tasks):
+    for name in ("Choice", "lm_eval:choice", "LM-eval: CHOICE"):
+        assert kind_of(TaskConfig(name).task) == "harness"
+    assert TaskConfig("One-Word").task == "One-Word"
+    with pytest.raises(ValueError, match="one_word of lm-evaluation-harness is of the kind"):
+        kind_of("One-Word")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("words", r"words of lm-evaluation-harness is of the kind generate_until"),
+        ("rolling", r"rolling of lm-evaluation-harness is of the kind loglikelihood_rolling"),
+        ("one_word", r"of the kind loglikelihood: its score is a likelihood"),
         ("swapped", r"swapped of lm-evaluation-harness puts its choices before"),
         ("several", r"several, row 0 has the answer .*not one of its 3 choices"),
+        ("missing", r"missing of lm-evaluation-harness could not be loaded: .*\(--hub\)"),
         ("chioce", r"nor a task of lm-evaluation-harness \(did you mean choice\?\)"),
+        ("lm_eval:chioce", r"lm_eval:chioce' is neither .* \(did you mean choice\?\)"),
     ],
 )
 def test_load_questions_refuses(tasks, name, message):
     with pytest.raises(ValueError, match=message):
         load_questions(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "train"}, "choice has no split, but split is 'train'"),
+        ({"subject": "law"}, "choice has no subject 'law'"),
+        ({"level": 1}, "choice has no level"),
+        ({"seed": 1}, "the seed 1 applies to the arithmetic task only"),
+        ({"num_fewshot": 9}, "row 0: lm-evaluation-harness makes no prompt with 9 shots"),
+    ],
+)
+def test_load_questions_refuses_settings(tasks, settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions("choice", **settings)
+
+
+def test_fixed_shots_are_not_ignored(tasks):
+    assert len(load_questions("fixed")) == len(load_questions("fixed", num_fewshot=0)) == 6
+    with pytest.raises(
+        ValueError, match="fixed of lm-evaluation-harness fixes 0 shots, so 2 would"
+    ):
+        load_questions("fixed", num_fewshot=2)
+
+
+def test_hub_replaces_the_data_set(library, hub):
+    rows = [tiny.row(question) for question in tiny.questions(3)]
+    folder = hub(("default", "test", rows), ("default", "train", rows))
+    library(elsewhere=COMMON | CHOICE | {"dataset_path": "nobody/nothing"})
+    questions = load_questions("elsewhere", hub=folder)
+    assert [q.options for q in questions] == [q.options for q in tiny.questions(3)]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +151,6 @@ def test_prepare_records_the_shots(tasks):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(harness, "manager", lambda: None)
+    monkeypatch.setattr(harness_names, "folder", lambda: None)
     with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
         kind_of("hellaswag")

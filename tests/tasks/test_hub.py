@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.tasks import load_questions
+from cola_jax.tasks import load_questions, load_shots
 from cola_jax.tasks.readers import MATH_SUBJECTS
 from tests.tasks.rows import ARC, GSM8K, MATH, MATH500, MMLU, changed
 
@@ -81,3 +81,14 @@ def test_pool_rows_join_pool_and_statistics(hub):
     assert [q.get("math_level") for q in questions] == ["2", "1"] * 3
     (question,) = load_questions("dart-math", hub=folder, level=1, fail_rate_level=3)
     assert (question.id, question.text) == ("MATH/train/algebra/2.json", "What is 2?")
+
+
+def test_one_subject_of_mmlu_needs_its_own_subset_alone(hub):
+    law = [changed(MMLU, subject="law", question=f"{i}?") for i in range(3)]
+    folder = hub(("law", "test", law), ("law", "dev", law[:2]))
+    questions = load_questions("mmlu", hub=folder, subject="law", limit=2)
+    assert [question.id for question in questions] == ["law/test/1", "law/test/2"]
+    shots = load_shots("mmlu", 2, hub=folder, subject="law")(questions[0])
+    assert [shot.id for shot in shots] == ["law/dev/1", "law/dev/2"]
+    with pytest.raises(ValueError, match=r"all \(split test\) could not be loaded"):
+        load_questions("mmlu", hub=folder, subject="anatomy")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.deploy.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
+from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,154 @@
+"""Scores of tasks by `cola` and by lm-evaluation-harness: `python -m experiments.harness_tasks`.
+
+The harness runs its own model `hf` on its own task; ours runs the task of the same name. Both have
+the same weights in float32 and the same local copies of the data sets.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from rich.console import Console
+
+import cola_jax
+from cola_jax.checkpoint import load_tokenizer, stop_tokens
+from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.tasks import TaskConfig
+from experiments import harness_data
+from experiments.harness import make_models
+
+console = Console(soft_wrap=True)
+
+
+class Task(NamedTuple):
+    """A task by both names, and the scorers of ours for the harness's metrics."""
+
+    name: str
+    ours: str
+    hub: str
+    metrics: dict[str, str | None]
+    rule: str | None = None
+
+
+CHOICE: dict[str, str | None] = {"acc": "options", "acc_norm": "options-norm"}
+EXACT: dict[str, str | None] = {"exact_match": None}
+TASKS = (
+    Task("arc_easy", "arc_easy", "allenai/ai2_arc", CHOICE),
+    Task("mmlu_anatomy", "mmlu_anatomy", "cais/mmlu", {"acc": None}),
+    Task("mmlu_college_physics", "mmlu_college_physics", "cais/mmlu", {"acc": None}),
+    Task("hellaswag", "hellaswag", "Rowan/hellaswag", CHOICE),
+    Task("piqa", "piqa", "baber/piqa", CHOICE),
+    Task("triviaqa", "triviaqa", "mandarjoshi/trivia_qa", EXACT),
+    Task("gsm8k", "lm_eval:gsm8k", "openai/gsm8k", EXACT, "strict-match"),
+    Task("gsm8k", "lm_eval:gsm8k", "openai/gsm8k", EXACT, "flexible-extract"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class HarnessTasks:
+    """Compare the scores of tasks, row by row."""
+
+    gguf: Path
+    """GGUF file of the weights."""
+    out: Path
+    """Folder for the models and the data sets, made where they are missing."""
+    data: Path
+    """Folder of arc_easy.jsonl and gsm8k.jsonl."""
+    shots: tuple[int, ...] = (0, 5)
+    """Numbers of shots."""
+    limit: int = 40
+    """Rows of each task, from the first."""
+    decoded: int = 20
+    """Rows of gsm8k, whose answers are long."""
+    batch_size: int = 8
+    """Batch size of `hf`."""
+
+
+def theirs(model: HFLM, task: Task, hub: Path, shots: int, limit: int) -> list[dict[str, Any]]:
+    """Returns the harness's samples of a task, in order."""
+    run: Any = simple_evaluate  # whose decorator hides its signature
+    spec = {"group": "local", "task": [{"task": task.name, "dataset_path": str(hub)}]}
+    results = run(model=model, tasks=[spec], num_fewshot=shots, limit=limit, bootstrap_iters=0)
+    (samples,) = results["samples"].values()
+    samples = [one for one in samples if task.rule in (None, one["filter"])]
+    return sorted(samples, key=lambda sample: sample["doc_id"])
+
+
+def ours(
+    model: Any, task: Task, scorer: str | None, hub: Path, shots: int, limit: int
+) -> tuple[list[Any], Any]:
+    """Returns our encoded questions of a task, and their verdicts on the identity path."""
+    config: Any = {"scorer": scorer, "hub": str(hub), "shots": shots, "limit": limit}
+    prepared = TaskConfig(task.ours, rule=task.rule, **config).prepare(
+        load_tokenizer(model.checkpoint),
+        context=model.config.context,
+        stop_tokens=lambda: stop_tokens(model.checkpoint),
+    )
+    evaluate = ModelEvaluator(model, prepared.encoded, prepared.scorer)
+    identity = [list(range(model.config.num_layers))]
+    return prepared.encoded, evaluate([identity] * len(prepared.encoded)).take((slice(None), 0))
+
+
+def compare(
+    samples: list[dict[str, Any]], metric: str, encoded: list[Any], verdicts: Any
+) -> Iterator[str]:
+    """Yields what the table says of a task and a metric: the scores, rows equal, and more."""
+    own = np.array([sample[metric] for sample in samples], bool)
+    equal = verdicts.verdict == own
+    yield f"{own.mean():.3f}, {verdicts.verdict.mean():.3f}"
+    yield f"{equal.sum()} of {len(own)}"
+    if verdicts.completion[0] is not None:
+        texts = [one.text for one in verdicts.completion]
+        same = [text == sample["resps"][0][0] for text, sample in zip(texts, samples, strict=True)]
+        yield f"{sum(same)} of {len(same)} completions the same"
+        return
+    worst, ties = 0.0, []
+    for i, sample in enumerate(samples):
+        count = len(encoded[i].question.options)
+        likely = np.array([response[0][0] for response in sample["resps"]])
+        norms = np.array([len(option) for option in encoded[i].question.options])
+        scale = norms if metric == "acc_norm" else 1
+        worst = max(worst, np.abs(verdicts.scores[i, :count] * scale - likely).max())
+        second, first = np.sort(likely / scale)[-2:]
+        if not equal[i]:
+            ties.append(f"{sample['doc_id']}: {first - second:.1e}")
+    yield f"log-likelihoods within {worst:.1e}"
+    if ties:
+        yield f"on rows that differ, `hf`'s best two are apart by {', '.join(ties)}"
+
+
+def main(settings: HarnessTasks) -> None:
+    directory, checkpoint = make_models(settings.gguf, settings.out)
+    hubs = harness_data.make(settings.data, settings.out / "hub")
+    model = cola_jax.load(str(checkpoint), dtype="float32")
+    make: Any = HFLM  # whose decorator hides its signature
+    hf = make(
+        pretrained=str(directory),
+        device="cpu",
+        dtype="float32",
+        batch_size=settings.batch_size,
+    )
+    console.print("| task | shots | metric | `hf`, ours | rows equal | |")
+    console.print("|---|---|---|---|---|---|")
+    for task in TASKS:
+        limit = settings.decoded if task.name == "gsm8k" else settings.limit
+        for shots in settings.shots:
+            start, hub = time.perf_counter(), hubs[task.hub]
+            samples = theirs(hf, task, hub, shots, limit)
+            for metric, scorer in task.metrics.items():
+                answers = ours(model, task, scorer, hub, shots, limit)
+                score, equal, *rest = compare(samples, metric, *answers)
+                name = f"{task.name}{f', {task.rule}' if task.rule else ''}"
+                row = (name, shots, metric, score, equal, "; ".join(rest))
+                console.print(f"| {' | '.join(map(str, row))} |")
+            Console(stderr=True).print(f"{task.name} {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(HarnessTasks))
