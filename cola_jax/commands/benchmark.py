@@ -27,7 +27,7 @@ class Benchmark:
     """JSON file to write all measurements to."""
     tokens: int = 96
     """Tokens of the question, T."""
-    paths: int = 64
+    paths: Annotated[int, arg(metavar="N")] = 64
     """Number of random paths of 1 to 3 edits, C."""
     reads: int = 16
     """Positions at which the model is read, Q."""

@@ -25,8 +25,9 @@ class Distill:
     """Directory of the router: created, or its training resumed."""
     task: OmitArgPrefixes[TaskConfig]
     design: Literal["drllm", "polar"] = "drllm"
-    """drllm: a skip, execute or repeat head for each layer, decided on the states before it; polar:
-    segments of up to four layers and their operations, from the states after the early layers."""
+    """Kind of router. drllm: a skip, execute or repeat head for each layer, decided on the states
+    before it; polar: segments of up to four layers and their operations, from the states after the
+    early layers."""
     early_layers: int | None = None
     """Layers whose states the design polar reads; a quarter of the model's by default."""
     labels: Literal["shortest", "all"] = "shortest"

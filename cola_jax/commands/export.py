@@ -21,7 +21,7 @@ class Export:
     model: Model
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
-    out: Annotated[Path, arg(name="output", aliases=["-o"])]
+    out: Annotated[Path, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
     """Directory to make (hf), or file (mergekit, gguf)."""
     format: Literal["hf", "mergekit", "gguf"] = "hf"
     """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""

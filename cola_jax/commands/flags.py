@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.command_line import values_of
+from cola_jax.commands.usage import UsageError
 from cola_jax.commands.values import BatchSize, Dtype, Model, Output
+from cola_jax.commands.verbosity import console as console
+from cola_jax.commands.verbosity import errors, log, log_devices
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.tasks.task import TaskConfig
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
-console = Console()  # results
-errors = Console(stderr=True)  # progress, and what else is not a result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +152,14 @@ def checkpoint_of(model: str) -> str:
 
     Says that it is being loaded before anything that takes seconds is imported.
     """
-    errors.print(f"loading {model}", soft_wrap=True, markup=False, highlight=False)
+    log.info("loading %s", model)
     from cola_jax.convert.cache import find
     from cola_jax.runs.progress import byte_bar
 
     with byte_bar(errors, f"converting {model}") as on_progress:
-        return find(model, on_progress)
+        directory = find(model, on_progress)
+    log.debug("checkpoint: %s", directory)
+    return directory
 
 
 def num_layers_of(model: str) -> int:
@@ -176,7 +178,7 @@ def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
     with ProgressDisplay(errors, metrics, searches=False):
         result = run(metrics)
     if metrics.evaluations:
-        errors.print(describe_metrics(metrics.report()), soft_wrap=True)
+        log.info(describe_metrics(metrics.report()))
     return result
 
 
@@ -189,5 +191,5 @@ def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -
     with ProgressDisplay(errors, metrics, searches=searches):
         directory = run(metrics)
     if recorded := directory.starts()[-1].get("metrics"):
-        errors.print(describe_metrics(recorded), soft_wrap=True)
+        log.info(describe_metrics(recorded))
     return directory

@@ -1,7 +1,8 @@
 """Names of tasks, as other tools write them as well."""
 
-import difflib
 from collections.abc import Sequence
+
+from cola_jax.messages import did_you_mean
 
 ARITHMETIC = "arithmetic"
 HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")
@@ -31,6 +32,4 @@ def canonical(task: str) -> tuple[str, str | None]:
 
 def nearest(task: str, others: Sequence[str] = ()) -> str:
     """Returns a hint at the task of the most similar name, ours or one of the others, if any."""
-    near = difflib.get_close_matches(task.lower().replace("_", "-"), NAMES, 1)
-    near = near or difflib.get_close_matches(task, others, 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return did_you_mean(task, NAMES) or did_you_mean(task, others)
