@@ -42,6 +42,7 @@ from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 INTERRUPTED = 130  # the exit status of a shell after Ctrl-C
+PIPE = 141  # likewise after writing to a closed pipe
 COMMANDS = {
     "demo": Demo,
     "convert": Convert,
@@ -168,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = "interrupted: what a run has written is kept. Start the same command again to go on."
         print(f"\n{kept}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # what reads the results has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE)
     except (ValueError, OSError) as error:
         if not is_input_error(error):
             raise

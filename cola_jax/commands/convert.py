@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.flags import console, errors
+from cola_jax.commands.flags import console
 from cola_jax.commands.values import Dtype
+from cola_jax.commands.verbosity import errors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from cola_jax.commands.flags import checkpoint_of, console, errors
+from cola_jax.commands.flags import checkpoint_of, console
 from cola_jax.commands.values import Model
+from cola_jax.commands.verbosity import errors
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig

@@ -84,8 +84,8 @@ class TaskFlags:
 
         Raises ValueError for a task that is given twice.
         """
-        names = [name.strip() for name in self.task.task.split(",") if name.strip()]
-        if len(names) < 2 or Path(self.task.task).exists():
+        names = task_names(self.task.task)
+        if len(names) < 2:
             return [self]
         found: dict[str, TaskFlags] = {}
         for name in names:
@@ -107,6 +107,34 @@ class TaskFlags:
                 session = dataclasses.replace(session, whole=made[0][1])
             made.append((flags, session))
         return made
+
+
+def task_names(task: str) -> list[str]:
+    """Returns the names of tasks that are given with commas between them; a file is one."""
+    if Path(task).exists():
+        return [task]
+    return [name.strip() for name in task.split(",") if name.strip()]
+
+
+def check_one_task(command: str, task: str) -> None:
+    """Raises UsageError where several tasks are given to a command that takes one."""
+    names = task_names(task)
+    if len(names) > 1:
+        raise UsageError(
+            f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
+            "and start the command once for each."
+        )
+
+
+def write_config(directory: Any, command: Any) -> None:
+    """Writes the flags of a command into a directory, with which --config starts it again."""
+    import yaml
+    from etils import epath
+
+    from cola_jax.runs.directory import CONFIG, write_whole
+
+    content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    write_whole(epath.Path(directory) / CONFIG, content.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +202,7 @@ def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
     from cola_jax.execute.metrics import Metrics
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
+    log_devices()
     metrics = Metrics()
     with ProgressDisplay(errors, metrics, searches=False):
         result = run(metrics)
@@ -187,6 +216,7 @@ def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -
     from cola_jax.execute.metrics import Metrics
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
+    log_devices()
     metrics = Metrics()
     with ProgressDisplay(errors, metrics, searches=searches):
         directory = run(metrics)

@@ -3,7 +3,7 @@
 import inspect
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.text import Text
@@ -169,15 +169,13 @@ def text_of(flag: Flag) -> str:
 def entry(left: str, right: str, column: int = COLUMN) -> str:
     """Writes a line of a list, and its text beside or below it."""
     indent = " " * column
-    body = textwrap.wrap(right, width() - column, break_on_hyphens=False)
-    if len(left) + 4 > column:
-        return "\n".join([*hanging(left), *(indent + line for line in body)])
-    return "\n".join([f"  {left}".ljust(column) + (body or [""])[0], *(indent + b for b in body[1:])])
-
-
-def hanging(left: str) -> Iterator[str]:
-    """Writes what is longer than its column, on a line of its own."""
-    yield from textwrap.wrap(left, width() - 2, initial_indent="  ", subsequent_indent="    ")
+    lines = textwrap.wrap(right, width() - column, break_on_hyphens=False)
+    if lines and len(left) + 4 <= column:  # beside it
+        first, *lines = lines
+        head = [f"  {left}".ljust(column) + first]
+    else:
+        head = textwrap.wrap(left, width() - 2, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join([*head, *(indent + line for line in lines)])
 
 
 def width() -> int:

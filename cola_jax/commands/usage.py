@@ -22,11 +22,11 @@ def check(name: str, arguments: Sequence[str], flags: Iterable[Flag]) -> None:
         spelling, equals, value = word.partition("=")
         if not is_flag(word):
             if not places:
-                why = f": {spelled} takes no value" if flag is not None and flag.switch else ""
+                why = f": {flag.name} takes no value" if flag is not None and flag.switch else ""
                 raise UsageError(f"`cola {name}` takes no argument {word!r}{why}.")
             given.add(places.pop(0).name)
             continue
-        flag, spelled = known.get(normal(spelling)), spelling
+        flag = known.get(normal(spelling))
         if flag is None:
             near = did_you_mean(spelling, (one for one in known if one.startswith("--")))
             raise UsageError(f"`cola {name}` has no flag {spelling}{near}.")

@@ -99,7 +99,7 @@ class TreeRules(Rules):
     widening_power: float = 0.5  # the exponent of the visits in that number
     epsilon: float = 0.0  # how often a descent ends early, at each node, with a new child
     visits: Literal["tree", "parent"] = "tree"  # of what V counts the visits
-    deep_block: int | None = None  # layers of the largest block edited below the root; any by default
+    deep_block: int | None = None  # layers of the largest block edited below the root
     max_runs: int | None = None  # how often a path may run a layer; any number by default
     ordered: bool = False  # edit from left to right: never before the parent's last edit
     block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
