@@ -1,5 +1,6 @@
 """Scripts that let a shell complete commands, flags and values."""
 
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,10 @@ _cola() {{
 }}
 complete -o filenames -F _cola cola
 """
-ZSH = "#compdef cola\nautoload -Uz bashcompinit && bashcompinit\n"
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+autoload -Uz bashcompinit && bashcompinit
+"""
 
 
 def print_completion(arguments: Sequence[str], commands: Mapping[str, type]) -> None:
@@ -101,5 +105,5 @@ def fish(commands: Mapping[str, type]) -> Iterator[str]:
             long = flag.name.removeprefix("--")
             yield (
                 f"complete -c cola -n '__fish_seen_subcommand_from {name}' -l {long}{short}{value} "
-                f"-d {shlex.quote(flag.describe())}"
+                f"-d {shlex.quote(re.split('[.;:] ', flag.describe())[0].rstrip('.'))}"
             )

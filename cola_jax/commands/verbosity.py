@@ -100,7 +100,7 @@ def listen() -> None:
         if event == COMPILED:
             how = "loaded from the cache" if getattr(here, "hit", False) else "compiled"
             here.hit = False
-            log.debug("%s %s in %.2f s", how, about.get("fun_name", "a program"), seconds)
+            log.debug("%s: %s in %.2f s", about.get("fun_name", "a program"), how, seconds)
 
     monitoring.register_event_listener(hear_event)
     monitoring.register_event_duration_secs_listener(hear_duration)

@@ -136,6 +136,8 @@ def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys, m
     assert record["network"]["early_layers"] == 2
     assert record["settings"]["labels"] == "shortest"
     assert record["model"]["identity"]
+    main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])
+    assert json.loads(capsys.readouterr().out).keys() >= {"examples", "held_out"}
 
 
 def test_cola_distill_refuses_other_questions_and_directories(setting, tmp_path, capsys):
