@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_rules_start_from_the_preset(common, monkeypatch):
     assert cli.chosen_preset(["search", "--preset", "other"]) == "other"
     assert cli.chosen_preset(["search", "--out", "x"]) is None
     monkeypatch.setattr(cli, "chosen_preset", lambda arguments: "other")
-    command = cli.parse(["search", *common, "--rules.max-move", "1"])
+    command: Any = cli.parse(["search", *common, "--rules.max-move", "1"])
     assert (command.rules.max_skip, command.rules.widening, command.rules.max_move) == (1, 3.0, 1)
 
 

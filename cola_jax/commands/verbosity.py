@@ -6,6 +6,7 @@ Progress is shown on `errors`, which --quiet silences.
 
 import functools
 import logging
+import os
 import platform
 import threading
 from importlib.metadata import PackageNotFoundError, version
@@ -82,7 +83,7 @@ def log_devices() -> None:
     listen()
     names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
     log.debug("devices: %s", names)
-    log.debug("compiled programs are kept in %s", jax.config.jax_compilation_cache_dir)
+    log.debug("compiled programs are kept in %s", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
 
 
 @functools.cache
@@ -96,11 +97,11 @@ def listen() -> None:
         if event == CACHE_HIT:
             here.hit = True
 
-    def hear_duration(event: str, seconds: float, **about: Any) -> None:
+    def hear_duration(event: str, duration_secs: float, **about: Any) -> None:
         if event == COMPILED:
             how = "loaded from the cache" if getattr(here, "hit", False) else "compiled"
             here.hit = False
-            log.debug("%s: %s in %.2f s", about.get("fun_name", "a program"), how, seconds)
+            log.debug("%s: %s in %.2f s", about.get("fun_name", "a program"), how, duration_secs)
 
     monitoring.register_event_listener(hear_event)
     monitoring.register_event_duration_secs_listener(hear_duration)

@@ -1,5 +1,7 @@
 """Command lines that cannot be run: one line names what is wrong and the nearest that is right."""
 
+from typing import Any
+
 import pytest
 
 from cola_jax.cli import main, parse
@@ -64,10 +66,10 @@ def test_a_line_says_what_is_wrong(arguments, message, capsys):
 
 
 def test_values_of_flags_may_begin_with_a_hyphen():
-    command: object = parse(["search", *GIVEN, "--rules.block-power", "-0.5", "--held-out-seed=-3"])
-    assert getattr(command, "rules").block_power == -0.5  # noqa: B009
+    command: Any = parse(["search", *GIVEN, "--rules.block-power", "-0.5", "--held-out-seed=-3"])
+    assert command.rules.block_power == -0.5
     command = parse(["generate", "--model", "m", "--prompt=-x", "--stop", "a", "- b", "--chat"])
-    assert (getattr(command, "prompt"), getattr(command, "stop")) == (("-x",), ("a", "- b"))  # noqa: B009
+    assert (command.prompt, command.stop) == (("-x",), ("a", "- b"))
 
 
 def test_help_of_a_command_has_two_spellings(capsys):
