@@ -12,6 +12,7 @@ from cola_jax.commands.flags import checkpoint_of, console
 from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype
 from cola_jax.commands.verbosity import log_devices
+from cola_jax.messages import nearest
 from cola_jax.runs.devices import Devices
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Benchmark:
         dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if self.model in SHAPES:
             return random_model(SHAPES[self.model], dtype, mesh)
+        if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
+            raise ValueError(f"{self.model} is not a model or a shape: did you mean {near}?")
         checkpoint_of(self.model)
         return load(self.model, dtype=dtype, mesh=mesh)
 

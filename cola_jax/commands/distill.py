@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.commands.flags import check_one_task, checkpoint_of, console, write_config
+from cola_jax.commands.flags import (
+    check_one_task,
+    check_output,
+    checkpoint_of,
+    console,
+    write_config,
+)
 from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype, Model, Output
 from cola_jax.commands.verbosity import log, log_devices
@@ -62,11 +68,14 @@ class Distill:
 
     def run(self) -> None:
         check_one_task("distill", self.task.task)
+        check_output(self.out)
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
         from cola_jax.deploy.router.tracking import check_tracker
+        from cola_jax.runs.directory import RunDirectory
         from cola_jax.runs.session import RunConfig, Session
 
+        RunDirectory(self.source).manifest()  # or it is not a run
         config = self.config()
         check_tracker(self.track)
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)

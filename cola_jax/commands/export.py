@@ -58,7 +58,9 @@ class Export:
         )
 
     def check_flags(self) -> None:
-        """Raises ValueError for flags that the format has no use for."""
+        """Raises ValueError for a missing file, and for flags that the format has no use for."""
+        if self.path.endswith(".json") and not Path(self.path).is_file():
+            raise ValueError(f"--path {self.path}: there is no such file.")
         if self.format == "hf" and self.source is not None:
             raise ValueError("--source is for --format mergekit and gguf: leave it out.")
         if self.format != "hf" and self.effect is not None:

@@ -70,6 +70,7 @@ class TaskFlags:
 
         The flags of `command`, to which these belong, are recorded.
         """
+        check_output(self.out)
         checkpoint_of(self.model)
         from cola_jax.runs.session import Session
 
@@ -124,6 +125,15 @@ def check_one_task(command: str, task: str) -> None:
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
             "and start the command once for each."
         )
+
+
+def check_output(directory: str) -> None:
+    """Raises UsageError where the directory of a run would lie at a file, or below one."""
+    if "://" in directory:
+        return
+    for place in (Path(directory), *Path(directory).parents):
+        if place.is_file():
+            raise UsageError(f"--output {directory}: {place} is a file: give a directory.")
 
 
 def write_config(directory: Any, command: Any) -> None:

@@ -13,6 +13,7 @@ from cola_jax.commands.command_line import values_of
 from cola_jax.commands.flags import (
     PathFlags,
     RunFlags,
+    check_output,
     console,
     num_layers_of,
     run_with_progress,
@@ -52,6 +53,8 @@ class Generate:
         from cola_jax.path import identity
         from cola_jax.runs.session import Session
 
+        if self.out is not None:
+            check_output(self.out)
         num_layers = num_layers_of(self.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         metadata = {"flags": dict(values_of(self))}

@@ -47,7 +47,7 @@ def take_values(flag: Flag, spelling: str, values: list[str] | None, left: list[
         values = []
         while left and not is_flag(left[0]) and (flag.many or not values):
             values.append(left.pop(0))
-    if not values and not flag.many:
+    if not values:
         after = f", but {left[0]} follows it" if left else ""
         raise UsageError(f"{spelling} needs a value, {flag.metavar}{after}.")
     for value in values:

@@ -1,6 +1,7 @@
 """Names of tasks, as other tools write them as well."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cola_jax.messages import did_you_mean
 
@@ -31,5 +32,7 @@ def canonical(task: str) -> tuple[str, str | None]:
 
 
 def nearest(task: str, others: Sequence[str] = ()) -> str:
-    """Returns a hint at the task of the most similar name, ours or one of the others, if any."""
-    return did_you_mean(task, NAMES) or did_you_mean(task, others)
+    """Returns a hint at the task of the most similar name, ours, a file or another, if any."""
+    beside = Path(task).parent.glob(f"*{Path(task).suffix}") if Path(task).suffix else ()
+    known = NAMES, [str(file) for file in beside], others
+    return next((hint for some in known if (hint := did_you_mean(task, some))), "")
