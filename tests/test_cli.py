@@ -238,8 +238,9 @@ def test_bad_model_is_named(common, tmp_path, capsys):
 
 def test_bad_destination_is_named(common, tmp_path, capsys, no_report):
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
-        fails(capsys, "search", *changed(common, out=out))
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert "is a file" in refused(capsys, "search", *changed(common, out=out))
+    fails(capsys, "search", *changed(common, out=tmp_path / ("x" * 300)))
     cli.main(["search", *common, *SMALL])
     error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
     assert "seed: 0 there, 4 here" in error

@@ -8,6 +8,7 @@ from tyro.conf import OmitArgPrefixes
 from cola_jax.commands.flags import (
     PathFlags,
     TaskFlags,
+    check_output,
     num_layers_of,
     run_with_progress,
 )
@@ -95,6 +96,7 @@ class Evaluate:
     def run(self) -> None:
         from cola_jax.path import identity
 
+        check_output(self.flags.out)
         num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         made = self.flags.prepare_each(command=self)
