@@ -1,28 +1,32 @@
 """The command `cola`: parses its command line, and reports errors."""
 
+import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import tyro
-from rich.console import Console
 from rich.text import Text
-from tyro.conf import subcommand
 
 from cola_jax.cache_directory import keep_programs
-from cola_jax.commands import command_line
+from cola_jax.commands import verbosity
 from cola_jax.commands.benchmark import Benchmark
 from cola_jax.commands.cache import Cache
+from cola_jax.commands.command_line import as_arguments, read_config, rename, take_shared
+from cola_jax.commands.completion import print_completion
 from cola_jax.commands.convert import Convert
 from cola_jax.commands.demo import Demo
 from cola_jax.commands.distill import Distill
 from cola_jax.commands.export import Export
+from cola_jax.commands.flag_table import flags_of
 from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.generate import Generate
+from cola_jax.commands.help import print_commands, print_help
 from cola_jax.commands.lm_eval import LmEval
 from cola_jax.commands.menu import Menu
 from cola_jax.commands.report import Report
@@ -30,11 +34,15 @@ from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
 from cola_jax.commands.static import Static
 from cola_jax.commands.tasks import Tasks
+from cola_jax.commands.usage import UsageError, check
+from cola_jax.commands.verbosity import log
+from cola_jax.messages import did_you_mean
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
 INTERRUPTED = 130  # the exit status of a shell after Ctrl-C
+PIPE = 141  # likewise after writing to a closed pipe
 COMMANDS = {
     "demo": Demo,
     "convert": Convert,
@@ -64,53 +72,123 @@ def parse(arguments: Sequence[str]) -> Command:
     """Parses a command line; without arguments, prints the help.
 
     `--preset` chooses the defaults that `--rules.*` override. What follows `lm-eval` is parsed by
-    the harness.
+    the harness. Raises UsageError for a command line that cannot be run.
     """
-    if list(arguments[:1]) == ["lm-eval"]:
-        return LmEval(tuple(arguments[1:]))
-    arguments = command_line.prepare(arguments, COMMANDS)
-    rules = PRESETS.get(chosen_preset(arguments), PRESETS[DEFAULT])
+    name, given = command_of(arguments)
+    if name == "lm-eval":
+        return LmEval(tuple(given))
+    given, shared = take_shared(given)
+    values = {} if shared.config is None else read_config(shared.config)
+    flags = {flag.name: flag for flag in flags_of(COMMANDS[name])}
+    given = [rename(argument, flags) for argument in given]
+    preset = chosen_preset(given) or str(values.get("preset", DEFAULT))
+    command: Any = with_defaults(COMMANDS[name], preset)
+    flags = {flag.name: flag for flag in flags_of(command)}
+    if shared.help:
+        print_help(name, COMMANDS[name], flags.values())
+        sys.exit(0)
+    arguments = [*as_arguments(values, flags, shared.config or "", name), *given]
+    check(name, arguments, flags.values())
+    return build(name, command, arguments)
+
+
+def command_of(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Returns the name of the command and what follows it; prints the help where that is asked.
+
+    Raises UsageError for a command that there is not.
+    """
+    first, *rest = arguments or ["--help"]
+    if first == "help" and rest and rest[0] in COMMANDS:
+        return rest[0], ["--help"]
+    if first in ("--help", "-h", "help"):
+        print_commands(DESCRIPTION, COMMANDS)
+        sys.exit(0)
+    if first.startswith("-"):
+        near = did_you_mean(first, ("--help", "--version", "--print-completion"))
+        raise UsageError(f"{first} needs a command before it{near}: `cola --help` lists them.")
+    if first not in COMMANDS:
+        near = did_you_mean(first, COMMANDS)
+        raise UsageError(f"there is no command {first!r}{near}: `cola --help` lists them.")
+    return first, rest
+
+
+def with_defaults(command: type, preset: str) -> Any:
+    """Returns a command whose rules, if it has some, are those of a preset."""
+    if command is not Search:
+        return command
     flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
-    search = Search(flags, rules=rules)
-    commands: Any = None
-    for name, command in COMMANDS.items():
-        default: dict[str, Any] = {"default": search} if command is Search else {}
-        one = Annotated[command, subcommand(name, **default)]
-        commands = one if commands is None else commands | one
-    return tyro.cli(commands, prog="cola", description=DESCRIPTION, args=arguments)
+    return Search(flags, rules=PRESETS.get(preset, PRESETS[DEFAULT]))
 
 
-def chosen_preset(arguments: Sequence[str]) -> str:
+def build(name: str, command: Any, arguments: Sequence[str]) -> Command:
+    """Makes a command of arguments that were checked.
+
+    Raises UsageError where a value is unfit beside another.
+    """
+    said = io.StringIO()
+    default: dict[str, Any] = {} if isinstance(command, type) else {"default": command}
+    kind = command if isinstance(command, type) else type(command)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"cola {name}", args=arguments, **default)
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, ValueError):
+            cause = cause.__context__
+        if cause is None:
+            print(said.getvalue(), end="", file=sys.stderr)
+            raise
+        raise UsageError(str(cause)) from None
+
+
+def chosen_preset(arguments: Sequence[str]) -> str | None:
     """Finds the value of `--preset` before the real parsing."""
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if flag == "--preset":
             return value
         if flag.startswith("--preset="):
             return flag.removeprefix("--preset=")
-    return DEFAULT
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs `cola`; bad input is one line on stderr and exit status 1."""
+    """Runs `cola`; bad input is one line on stderr, and exit status 1, or 2 for bad usage."""
     keep_programs()
     # transformers serves for tokenizers alone, and need not report that torch is missing
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given == ["--version"]:
-        print(f"cola-jax {version('cola-jax')}")
-        return
+    verbosity.choose()
     try:
-        parse(given).run()
+        if given == ["--version"]:
+            print(f"cola-jax {version('cola-jax')}")
+        elif given[:1] == ["--print-completion"]:
+            print_completion(given[1:], COMMANDS)
+        else:
+            run(given)
     except KeyboardInterrupt:
         kept = "interrupted: what a run has written is kept. Start the same command again to go on."
         print(f"\n{kept}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # what reads the results has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE)
     except (ValueError, OSError) as error:
         if not is_input_error(error):
             raise
+        log.debug("traceback:", exc_info=error)
         message = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        verbosity.alerts().print(message, highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parses a command line and runs its command."""
+    command = parse(arguments)
+    if not isinstance(command, LmEval):
+        shared = take_shared(arguments)[1]
+        verbosity.choose(verbose=shared.verbose, quiet=shared.quiet)
+        verbosity.log_start(command)
+    command.run()
 
 
 def is_input_error(error: Exception) -> bool:

@@ -92,12 +92,23 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the config as JSON-compatible builtins."""
+        """Writes the config for a file.
+
+        Returns:
+          Its fields by name, of types that JSON has.
+        """
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuilds what `to_json` wrote; raises ValueError for unknown or missing fields."""
+        """Rebuilds what `to_json` wrote.
+
+        Returns:
+          The config.
+
+        Raises:
+          ValueError: for unknown or missing fields.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if not required <= set(fields) <= known:

@@ -18,8 +18,16 @@ COMMA = re.compile(r",(?![^()]*\))")  # outside a group
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
     """Reads `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
 
-    Raises ValueError for other text, ids outside 0..num_layers-1, and more than `max_length`
-    layers (2 * num_layers when None).
+    Args:
+      text: the path; spaces do not matter.
+      num_layers: L, the layers of the model.
+      max_length: the most layers that the path may run; 2 * num_layers when None.
+
+    Returns:
+      The layer ids in the order in which they run, each in 0..L-1.
+
+    Raises:
+      ValueError: for other text, ids outside 0..L-1, and more than `max_length` layers.
     """
     layers: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
@@ -59,7 +67,14 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
 
 
 def format_path(path: Ids) -> str:
-    """Writes a path (padding is ignored) in the text form that `parse_path` reads."""
+    """Writes a path in the text form that `parse_path` reads.
+
+    Args:
+      path: layer ids in order; padding is ignored.
+
+    Returns:
+      The shortest usual form, such as `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`; "" for no layers.
+    """
     layers = [int(layer) for layer in path if layer != STOP]
     parts: list[str] = []
     plain: list[int] = []

@@ -39,7 +39,14 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
-        """Wraps ids [B, T] without padding: positions 0..T-1, all on the prompt's branch."""
+        """Wraps ids without padding.
+
+        Args:
+          ids: [B, T], or [T] for one row.
+
+        Returns:
+          Prompts of that shape with positions 0..T-1, all on the prompt's branch.
+        """
         ids = jnp.asarray(ids)
         positions = jnp.broadcast_to(jnp.arange(ids.shape[-1], dtype=jnp.int32), ids.shape)
         return cls(ids=ids, positions=positions, branch=jnp.full(ids.shape, PROMPT, jnp.int32))
@@ -54,6 +61,9 @@ class Prompts(struct.PyTreeNode):
           encoding: `input_ids` [B, T], and `attention_mask` [B, T] unless no row is padded; as
             lists, or arrays of numpy, jax or torch.
           pad_token: with no mask, refuses rows that are visibly padded with this token.
+
+        Returns:
+          Prompts [B, T], without read positions.
 
         Raises:
           ValueError: where the mask is not 1 at consecutive tokens and 0 elsewhere, rows are
@@ -82,7 +92,17 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def stack(cls, rows: "Sequence[Prompts]") -> "Prompts":
-        """Joins unbatched rows ([T] and [Q] fields) into one numpy batch, padded to the longest."""
+        """Joins rows into one batch, padded to the longest.
+
+        Args:
+          rows: B unbatched prompts, with fields [T] and [Q].
+
+        Returns:
+          Prompts [B, T] and [B, Q], as numpy.
+
+        Raises:
+          ValueError: where some rows have read positions and targets and others have none.
+        """
         if len({row.read is None for row in rows} | {row.targets is None for row in rows}) > 1:
             raise ValueError("either all rows have read positions and targets, or none has.")
         tokens = max(np.shape(row.ids)[0] for row in rows)

@@ -35,12 +35,20 @@ class Question:
         return self.options[self.answer]
 
     def with_decoy(self, decoy: str | None) -> "Question":
-        """Gives an open question another decoy, or none."""
+        """Gives an open question another decoy, or none.
+
+        Returns:
+          A question that is otherwise the same.
+        """
         options = (self.gold,) if decoy is None else (self.gold, decoy)
         return dataclasses.replace(self, options=options)
 
     def get(self, name: str) -> str | None:
-        """Returns the metadata value of that name, or None."""
+        """Looks up a value of the metadata.
+
+        Returns:
+          The value of that name; None where there is none.
+        """
         return dict(self.metadata).get(name)
 
 

@@ -9,7 +9,10 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.commands.flags import checkpoint_of, console
+from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype
+from cola_jax.commands.verbosity import log_devices
+from cola_jax.messages import nearest
 from cola_jax.runs.devices import Devices
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class Benchmark:
     """JSON file to write all measurements to."""
     tokens: int = 96
     """Tokens of the question, T."""
-    paths: int = 64
+    paths: Annotated[int, arg(metavar="N")] = 64
     """Number of random paths of 1 to 3 edits, C."""
     reads: int = 16
     """Positions at which the model is read, Q."""
@@ -36,11 +39,16 @@ class Benchmark:
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    json: bool = False
+    """Print all measurements as JSON."""
 
     def run(self) -> None:
         results = self.measure(self.load())
         self.write(results)
-        console.print(ratio_table(results))
+        if self.json:
+            print_json(results)
+        else:
+            console.print(ratio_table(results))
 
     def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
         """Returns all measurements; `options` are passed to `benchmark`."""
@@ -67,10 +75,13 @@ class Benchmark:
         for name in ("tokens", "paths", "reads", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+        log_devices()
         mesh = self.devices.mesh(self.devices.data or 1)
         dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         if self.model in SHAPES:
             return random_model(SHAPES[self.model], dtype, mesh)
+        if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
+            raise ValueError(f"{self.model} is not a model or a shape: did you mean {near}?")
         checkpoint_of(self.model)
         return load(self.model, dtype=dtype, mesh=mesh)
 

@@ -1,11 +1,17 @@
 """`cola cache`."""
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from cola_jax.commands.flags import console
+from cola_jax.commands.report import print_json
+from cola_jax.messages import count, did_you_mean
+
+if TYPE_CHECKING:
+    from cola_jax.convert.cache import Entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +22,8 @@ class Cache:
     """Keys of models to remove, as the list has them, or their sources."""
     clear: bool = False
     """Remove all of them."""
+    json: bool = False
+    """Print the list as JSON."""
 
     def run(self) -> None:
         from cola_jax.convert import cache
@@ -24,7 +32,8 @@ class Cache:
         named = {name for entry in entries for name in (entry.key, entry.source)}
         if unknown := [name for name in self.remove if name not in named]:
             raise ValueError(
-                f"{cache.root()} has no model {unknown[0]!r}: `cola cache` lists those that it has."
+                f"{cache.root()} has no model {unknown[0]!r}{did_you_mean(unknown[0], named)}: "
+                "`cola cache` lists those that it has."
             )
         chosen = [
             entry for entry in entries if self.clear or {entry.key, entry.source} & {*self.remove}
@@ -36,25 +45,39 @@ class Cache:
             cache.forget()
         if self.clear or self.remove:
             freed = sum(entry.bytes for entry in chosen)
-            console.print(f"{len(chosen)} models removed, {freed / 1e6:,.1f} MB freed")
+            console.print(f"{count(len(chosen), 'model')} removed, {freed / 1e6:,.1f} MB freed")
+            return
+        if self.json:
+            print_json({"directory": str(cache.root()), "models": list(map(describe, entries))})
             return
         table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
         table.columns[0].no_wrap = True
         table.columns[1].overflow = "fold"
-        for entry in entries:
-            config = entry.metadata.get("config", {})
+        for about in map(describe, entries):
             cells = (
-                entry.key,
-                entry.source,
-                (entry.revision or "")[:12],
-                str(config.get("num_layers", "?")),
-                str(entry.metadata.get("dtype", "?")),
-                f"{entry.bytes / 1e6:,.1f}",
+                about["key"],
+                about["source"],
+                (about["revision"] or "")[:12],
+                str(about["layers"] or "?"),
+                about["dtype"] or "?",
+                f"{about['bytes'] / 1e6:,.1f}",
             )
             table.add_row(*cells)
         if entries:
             console.print(table)
         size = sum(entry.bytes for entry in entries)
         console.print(
-            f"{cache.root()}: {len(entries)} models, {size / 1e6:,.1f} MB", soft_wrap=True
+            f"{cache.root()}: {count(len(entries), 'model')}, {size / 1e6:,.1f} MB", soft_wrap=True
         )
+
+
+def describe(entry: "Entry") -> dict[str, Any]:
+    """Returns what is listed of a model; None for what a damaged copy does not say."""
+    return {
+        "key": entry.key,
+        "source": entry.source,
+        "revision": entry.revision,
+        "layers": entry.metadata.get("config", {}).get("num_layers"),
+        "dtype": entry.metadata.get("dtype"),
+        "bytes": entry.bytes,
+    }

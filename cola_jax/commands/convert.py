@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cola_jax.commands.flags import console, errors
+from cola_jax.commands.flags import console
 from cola_jax.commands.values import Dtype
+from cola_jax.commands.verbosity import errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,9 @@ class Convert:
     source: Positional[str]
     """A Hub id, a local directory in Hugging Face layout, or a .gguf file."""
     destination: Positional[Path]
-    """The directory to make."""
+    """Directory to make."""
     dtype: Dtype = None
-    """Of the converted weights; auto is the source's own, float32 for GGUF."""
+    """Dtype of the converted weights; auto is the source's own, float32 for GGUF."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     overwrite: bool = False

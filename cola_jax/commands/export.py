@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from cola_jax.commands.flags import checkpoint_of, console, errors
+from cola_jax.commands.flags import checkpoint_of, console
 from cola_jax.commands.values import Model
+from cola_jax.commands.verbosity import errors
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
@@ -21,7 +22,7 @@ class Export:
     model: Model
     path: str
     """Path such as 0-5,7,7,8-29, or a JSON file with the field path."""
-    out: Annotated[Path, arg(name="output", aliases=["-o"])]
+    out: Annotated[Path, arg(name="output", aliases=["-o"], metavar="DESTINATION")]
     """Directory to make (hf), or file (mergekit, gguf)."""
     format: Literal["hf", "mergekit", "gguf"] = "hf"
     """A Hugging Face checkpoint, a recipe for mergekit, or a GGUF file for llama.cpp."""
@@ -57,7 +58,9 @@ class Export:
         )
 
     def check_flags(self) -> None:
-        """Raises ValueError for flags that the format has no use for."""
+        """Raises ValueError for a missing file, and for flags that the format has no use for."""
+        if self.path.endswith(".json") and not Path(self.path).is_file():
+            raise ValueError(f"--path {self.path}: there is no such file.")
         if self.format == "hf" and self.source is not None:
             raise ValueError("--source is for --format mergekit and gguf: leave it out.")
         if self.format != "hf" and self.effect is not None:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.command_line import values_of
+from cola_jax.commands.usage import UsageError
 from cola_jax.commands.values import BatchSize, Dtype, Model, Output
+from cola_jax.commands.verbosity import console as console
+from cola_jax.commands.verbosity import errors, log, log_devices
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.tasks.task import TaskConfig
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
-console = Console()  # results
-errors = Console(stderr=True)  # progress, and what else is not a result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class TaskFlags:
 
         The flags of `command`, to which these belong, are recorded.
         """
+        check_output(self.out)
         checkpoint_of(self.model)
         from cola_jax.runs.session import Session
 
@@ -84,8 +85,8 @@ class TaskFlags:
 
         Raises ValueError for a task that is given twice.
         """
-        names = [name.strip() for name in self.task.task.split(",") if name.strip()]
-        if len(names) < 2 or Path(self.task.task).exists():
+        names = task_names(self.task.task)
+        if len(names) < 2:
             return [self]
         found: dict[str, TaskFlags] = {}
         for name in names:
@@ -107,6 +108,43 @@ class TaskFlags:
                 session = dataclasses.replace(session, whole=made[0][1])
             made.append((flags, session))
         return made
+
+
+def task_names(task: str) -> list[str]:
+    """Returns the names of tasks that are given with commas between them; a file is one."""
+    if Path(task).exists():
+        return [task]
+    return [name.strip() for name in task.split(",") if name.strip()]
+
+
+def check_one_task(command: str, task: str) -> None:
+    """Raises UsageError where several tasks are given to a command that takes one."""
+    names = task_names(task)
+    if len(names) > 1:
+        raise UsageError(
+            f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
+            "and start the command once for each."
+        )
+
+
+def check_output(directory: str) -> None:
+    """Raises UsageError where the directory of a run would lie at a file, or below one."""
+    if "://" in directory:
+        return
+    for place in (Path(directory), *Path(directory).parents):
+        if place.is_file():
+            raise UsageError(f"--output {directory}: {place} is a file: give a directory.")
+
+
+def write_config(directory: Any, command: Any) -> None:
+    """Writes the flags of a command into a directory, with which --config starts it again."""
+    import yaml
+    from etils import epath
+
+    from cola_jax.runs.directory import CONFIG, write_whole
+
+    content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    write_whole(epath.Path(directory) / CONFIG, content.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +190,14 @@ def checkpoint_of(model: str) -> str:
 
     Says that it is being loaded before anything that takes seconds is imported.
     """
-    errors.print(f"loading {model}", soft_wrap=True, markup=False, highlight=False)
+    log.info("loading %s", model)
     from cola_jax.convert.cache import find
     from cola_jax.runs.progress import byte_bar
 
     with byte_bar(errors, f"converting {model}") as on_progress:
-        return find(model, on_progress)
+        directory = find(model, on_progress)
+    log.debug("checkpoint: %s", directory)
+    return directory
 
 
 def num_layers_of(model: str) -> int:
@@ -172,11 +212,12 @@ def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
     from cola_jax.execute.metrics import Metrics
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
+    log_devices()
     metrics = Metrics()
     with ProgressDisplay(errors, metrics, searches=False):
         result = run(metrics)
     if metrics.evaluations:
-        errors.print(describe_metrics(metrics.report()), soft_wrap=True)
+        log.info(describe_metrics(metrics.report()))
     return result
 
 
@@ -185,9 +226,10 @@ def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -
     from cola_jax.execute.metrics import Metrics
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
+    log_devices()
     metrics = Metrics()
     with ProgressDisplay(errors, metrics, searches=searches):
         directory = run(metrics)
     if recorded := directory.starts()[-1].get("metrics"):
-        errors.print(describe_metrics(recorded), soft_wrap=True)
+        log.info(describe_metrics(recorded))
     return directory

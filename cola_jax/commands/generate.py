@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.text import Text
 from tyro.conf import OmitArgPrefixes, arg
 
+from cola_jax.commands.command_line import values_of
 from cola_jax.commands.flags import (
     PathFlags,
     RunFlags,
+    check_output,
     console,
     num_layers_of,
     run_with_progress,
 )
+from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Model
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class Generate:
 
     model: Model
     prompt: tuple[str, ...] = ()
-    """Texts to complete."""
+    """Texts to complete; --prompt="-x" where one begins with a hyphen."""
     prompts_file: Path | None = None
     """JSONL file with the field prompt, and optionally id."""
     path_flags: OmitArgPrefixes[PathFlags] = dataclasses.field(default_factory=PathFlags)
@@ -43,21 +46,26 @@ class Generate:
     chat: bool = False
     """Put each prompt through the model's chat template."""
     run_flags: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
+    json: bool = False
+    """Print the completions as JSON: question, path, finish, logprob and text of each."""
 
     def run(self) -> None:
         from cola_jax.path import identity
         from cola_jax.runs.session import Session
 
+        if self.out is not None:
+            check_output(self.out)
         num_layers = num_layers_of(self.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
-        session = Session.prepare(self.model, self.prepare, self.run_flags.resolve())
+        metadata = {"flags": dict(values_of(self))}
+        session = Session.prepare(self.model, self.prepare, self.run_flags.resolve(), metadata)
 
         def complete(directory: str) -> None:
             run = run_with_progress(
                 lambda metrics: session.evaluate(directory, paths, metrics, command="generate"),
                 searches=False,
             )
-            show(run)
+            show(run, self.json)
 
         if self.out is not None:
             complete(self.out)
@@ -123,12 +131,16 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     return [Question(id, text, (), 0, open=True) for id, text in texts]
 
 
-def show(run: "RunDirectory") -> None:
-    """Prints completions after their prompt's id and path."""
+def show(run: "RunDirectory", as_json: bool) -> None:
+    """Prints completions after their prompt's id and path, or all of them as JSON."""
     from cola_jax.path import format_path
 
     columns = ["question", "path", "finish", "logprob", "text"]
-    for row in run.evaluations(columns).to_pylist():
+    rows = run.evaluations(columns).to_pylist()
+    if as_json:
+        print_json([row | {"path": format_path(row["path"])} for row in rows])
+        return
+    for row in rows:
         finish = f"{row['finish']}, {row['logprob']:.2f}"
         head = f"{row['question']}  {format_path(row['path'])}  ({finish}) "
         console.print(Text.assemble((head, "bold"), row["text"]), soft_wrap=True)

@@ -4,7 +4,14 @@ import dataclasses
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import TaskFlags, console, run_with_metrics
+from cola_jax.commands.flags import (
+    TaskFlags,
+    check_one_task,
+    console,
+    run_with_metrics,
+    write_config,
+)
+from cola_jax.commands.verbosity import log
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.tasks.task import ScorerName
 
@@ -20,8 +27,11 @@ class Menu:
     try_scorer: ScorerName | None = None
     """Scorer with which candidates are tried on training questions, such as exact where answers
     are decoded; the task's own by default."""
+    json: bool = False
+    """Print the menu and its figures as JSON, as menu.json has them."""
 
     def run(self) -> None:
+        check_one_task("menu", self.flags.task.task)
         import io
 
         import numpy as np
@@ -32,12 +42,12 @@ class Menu:
         from cola_jax.report.menu import menu_json, menu_table
         from cola_jax.runs.directory import write_whole
 
-        session = screen = self.flags.prepare()
+        session = screen = self.flags.prepare(command=self)
         if self.try_scorer is not None:
             task = dataclasses.replace(
                 self.flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
             )
-            screen = dataclasses.replace(self.flags, task=task).prepare()
+            screen = dataclasses.replace(self.flags, task=task).prepare(command=self)
             screen = dataclasses.replace(screen, whole=session)  # it shares the weights
         menu = run_with_metrics(
             lambda metrics: find_menu(
@@ -54,6 +64,11 @@ class Menu:
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
         write_whole(folder / SELECTOR, file.getvalue())
-        write_whole(folder / MENU, menu_json(menu, about).encode())
-        console.print(menu_table(menu))
-        console.print(f"menu: {folder / MENU}", soft_wrap=True)
+        content = menu_json(menu, about)
+        write_whole(folder / MENU, content.encode())
+        write_config(folder, self)
+        if self.json:
+            print(content, end="")
+        else:
+            console.print(menu_table(menu))
+        log.info("menu: %s", folder / MENU)

@@ -4,7 +4,13 @@ import dataclasses
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import TaskFlags, num_layers_of, run_with_progress
+from cola_jax.commands.flags import (
+    TaskFlags,
+    check_one_task,
+    check_output,
+    num_layers_of,
+    run_with_progress,
+)
 from cola_jax.commands.report import Report, report_extra_installed
 
 
@@ -21,6 +27,8 @@ class Scan:
     def run(self) -> None:
         from cola_jax.deploy.scan import scan_paths
 
+        check_one_task("scan", self.flags.task.task)
+        check_output(self.flags.out)
         num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)
         session = self.flags.prepare(command=self)

@@ -8,11 +8,12 @@ from tyro.conf import OmitArgPrefixes
 from cola_jax.commands.flags import (
     PathFlags,
     TaskFlags,
-    errors,
+    check_output,
     num_layers_of,
     run_with_progress,
 )
 from cola_jax.commands.report import show_results
+from cola_jax.commands.verbosity import log
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class Search:
 
     flags: OmitArgPrefixes[TaskFlags]
     preset: PresetName = DEFAULT
-    """Rules to start from."""
+    """Strategy, whose rules the flags --rules.* change."""
     rules: Rules = PRESETS[DEFAULT]
     space: Space | None = None
-    """Kinds of edits, instead of those that the rules allow."""
+    """Kinds of edits that are tried; those that the rules allow by default."""
     simulations: int = 100
     """Evaluations per question, beyond the baseline."""
     leaves: int = 16
@@ -72,12 +73,10 @@ class Search:
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
             named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
-            errors.print(
+            log.warning(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
                 f"search to look for, and are left out of the net effect ({named}); answers that "
-                "the model gives on other paths can serve: see --decoys.",
-                soft_wrap=True,
-                markup=False,
+                "the model gives on other paths can serve: see --decoys."
             )
         run_with_progress(
             lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust),
@@ -97,6 +96,7 @@ class Evaluate:
     def run(self) -> None:
         from cola_jax.path import identity
 
+        check_output(self.flags.out)
         num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         made = self.flags.prepare_each(command=self)

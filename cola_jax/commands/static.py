@@ -4,7 +4,8 @@ import dataclasses
 
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.commands.flags import TaskFlags, console, run_with_metrics
+from cola_jax.commands.flags import TaskFlags, check_one_task, console, run_with_metrics
+from cola_jax.commands.verbosity import log
 from cola_jax.deploy.settings import StaticSettings
 
 RESULT = "static.json"
@@ -16,15 +17,18 @@ class Static:
 
     flags: OmitArgPrefixes[TaskFlags]
     settings: OmitArgPrefixes[StaticSettings] = dataclasses.field(default_factory=StaticSettings)
+    json: bool = False
+    """Print the path and its figures as JSON, as static.json has them."""
 
     def run(self) -> None:
+        check_one_task("static", self.flags.task.task)
         from etils import epath
 
         from cola_jax.deploy.task_path import find_path
         from cola_jax.report.static import static_json, static_table
         from cola_jax.runs.directory import write_whole
 
-        session = self.flags.prepare()
+        session = self.flags.prepare(command=self)
         found = run_with_metrics(
             lambda metrics: find_path(session, self.flags.out, self.settings, metrics)
         )
@@ -34,6 +38,10 @@ class Static:
             "num_layers": session.num_layers,
             "scorer": session.scorer.name,
         }
-        write_whole(file, static_json(found, self.flags.task.task, about).encode())
-        console.print(static_table(found))
-        console.print(f"path and figures: {file}", soft_wrap=True)
+        content = static_json(found, self.flags.task.task, about)
+        write_whole(file, content.encode())
+        if self.json:
+            print(content, end="")
+        else:
+            console.print(static_table(found))
+        log.info("path and figures: %s", file)

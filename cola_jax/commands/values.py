@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from cola_jax.messages import did_you_mean
+
 DTYPES = {
     "auto": None,
     "float32": "float32",
@@ -22,7 +24,10 @@ DTYPES = {
 def read_dtype(text: str) -> str | None:
     """Reads a dtype by any of its usual names; auto is None."""
     if text.lower() not in DTYPES:
-        raise ValueError(f"{text!r} is no dtype: give auto, float32, bfloat16 or float16.")
+        raise ValueError(
+            f"{text!r} is not a dtype{did_you_mean(text, DTYPES)}: give auto, float32, bfloat16 or "
+            "float16."
+        )
     return DTYPES[text.lower()]
 
 
@@ -33,7 +38,7 @@ def read_batch_size(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no batch size: give auto or a number.") from None
+        raise ValueError(f"{text!r} is not a batch size: give auto or a number.") from None
 
 
 def value(read: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:

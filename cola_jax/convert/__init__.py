@@ -14,7 +14,11 @@ class ConvertPackage(ModuleType):
     """Lets `cola_jax.convert` be called without hiding the modules in it."""
 
     def __call__(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        """Converts a model; see `cola_jax.convert.conversion.convert`."""
+        """Converts a model; see `cola_jax.convert.conversion.convert`.
+
+        Returns:
+          The metadata written to `cola.json`.
+        """
         return self.convert(*arguments, **keywords)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,5 @@
 """The cache of converted models: a source is converted once, and found again by what it holds."""
 
-import difflib
 import functools
 import hashlib
 import json
@@ -16,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from cola_jax import checkpoint
+from cola_jax import checkpoint, messages
 from cola_jax.cache_directory import cache_directory
 from cola_jax.convert.conversion import convert_opened, open_local
 from cola_jax.convert.hub import HUB_ID, HubModel, open_hub, resolve
@@ -145,8 +144,8 @@ def find_on_hub(text: str) -> HubModel:
 def nearest(local: Path) -> str:
     """Returns a hint at a file or directory beside a missing one, of the most similar name."""
     names = [one.name for one in local.parent.iterdir()] if local.parent.is_dir() else []
-    near = difflib.get_close_matches(local.name, names, 1)
-    return f" (did you mean {local.parent / near[0]}?)" if near else ""
+    near = messages.nearest(local.name, names)
+    return f" (did you mean {local.parent / near}?)" if near else ""
 
 
 def keep(key: str, source: Callable[[], Source], on_progress: Progress) -> str:

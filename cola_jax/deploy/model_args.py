@@ -1,11 +1,11 @@
 """The arguments of the harness's model `cola`: `--model_args checkpoint=...,path=...`."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cola_jax.messages import did_you_mean
 from cola_jax.runs.devices import Devices
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -67,10 +67,9 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
     """
     for name in given:
         if name not in READERS:
-            near = difflib.get_close_matches(name, READERS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(
-                f"the model cola takes no argument {name!r}: {hint}It takes {', '.join(READERS)}."
+                f"the model cola takes no argument {name!r}{did_you_mean(name, READERS)}: it takes "
+                f"{', '.join(READERS)}."
             )
     given = dict(given)
     named = given.pop("pretrained", None)  # what the harness's own models call it

@@ -47,7 +47,11 @@ class Stop:
             raise ValueError("stop strings and rules are about text: give the tokenizer as well.")
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Says whether the last of these decoded tokens ends the text."""
+        """Says whether the last of the decoded tokens ends the text.
+
+        Returns:
+          True where it is a stop token, completes a stop string, or the rule says so.
+        """
         if ids[-1] in self.tokens:
             return True
         if self.strings and self.found(self.tail(ids)) is not None:
@@ -55,23 +59,39 @@ class Stop:
         return self.rule is not None and self.rule(self.text(ids))
 
     def tail(self, ids: Sequence[int]) -> str:
-        """Decodes as many tokens as a stop string may span: each adds at least a byte."""
+        """Decodes as many tokens as a stop string may span: each adds at least a byte.
+
+        Returns:
+          The end of the text.
+        """
         longest = max(len(string.encode()) for string in self.strings)
         return self.decode(ids[-longest - MARGIN :])
 
     def found(self, text: str) -> int | None:
-        """Returns where the first stop string begins, None where there is none."""
+        """Finds the first stop string.
+
+        Returns:
+          The index at which it begins; None where the text has none.
+        """
         places = [text.find(string) for string in self.strings]
         return min((place for place in places if place >= 0), default=None)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Decodes tokens up to the first stop token or stop string."""
+        """Decodes tokens up to the first stop token or stop string.
+
+        Returns:
+          The text without what ended it.
+        """
         ends = (i for i, token in enumerate(ids) if token in self.tokens)
         text = self.decode(ids[: next(ends, len(ids))])
         return text[: self.found(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decodes tokens as they are: nothing skipped, no spaces tidied."""
+        """Decodes tokens as they are: nothing skipped, no spaces tidied.
+
+        Returns:
+          The text, special tokens included.
+        """
         if self.tokenizer is None:
             raise ValueError("the tokens of a text need the tokenizer: give it to Stop.")
         return self.tokenizer.decode(

@@ -10,6 +10,7 @@ from cola_jax.execute.inputs import (
     Paths,
     buckets,
     check_prompts,
+    is_path,
     pad_paths,
     padded_right,
     prompts_for,
@@ -24,7 +25,11 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
 
 class Generated(NamedTuple):
-    """What rows decoded, as numpy; entries without a path are empty."""
+    """What rows decoded, as numpy; entries without a path are empty.
+
+    There is no axis C where one path was given for all prompts: `text[0]` is then the completion of
+    the first prompt.
+    """
 
     tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 after the end
     logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 after the end
@@ -34,18 +39,25 @@ class Generated(NamedTuple):
     text: np.ndarray  # [B, C] str, what the tokens say; "" where the model has no tokenizer
 
     def to_pandas(self) -> Any:
-        """Returns a DataFrame with a row for each prompt and path; needs pandas."""
+        """Makes a table of what was decoded; needs pandas.
+
+        Returns:
+          A DataFrame with a row for each prompt and path, and the columns prompt and path (their
+          indices), text, tokens, logprob (the sum over tokens) and finish.
+        """
         import pandas
 
-        present = np.argwhere(self.finish != "").tolist()
+        one = self.finish.ndim == 1
+        out = Generated(*(field[:, None] for field in self)) if one else self
+        present = np.argwhere(out.finish != "").tolist()
         return pandas.DataFrame(
             {
                 "prompt": [b for b, _ in present],
                 "path": [c for _, c in present],
-                "text": [self.text[b, c] for b, c in present],
-                "tokens": [self.tokens[b, c, : self.length[b, c]].tolist() for b, c in present],
-                "logprob": [float(self.logprob[b, c].sum()) for b, c in present],
-                "finish": [str(self.finish[b, c]) for b, c in present],
+                "text": [out.text[b, c] for b, c in present],
+                "tokens": [out.tokens[b, c, : out.length[b, c]].tolist() for b, c in present],
+                "logprob": [float(out.logprob[b, c].sum()) for b, c in present],
+                "finish": [str(out.finish[b, c]) for b, c in present],
             }
         )
 
@@ -75,7 +87,7 @@ def generate(
 
     Returns:
       Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C]; texts where the model has
-      a tokenizer.
+      a tokenizer. Without the axis C where `paths` is one path or None.
 
     Raises:
       ValueError: as `run_paths`, and where a prompt and the new tokens exceed the context.
@@ -85,6 +97,7 @@ def generate(
     prompts = check_plain(model, prompts, max_new_tokens, stop)
     if paths is None:
         paths = range(model.config.num_layers)
+    one = is_path(paths)
     padded = pad_paths(paths, len(prompts.ids), model.config.num_layers)
     longest = int((padded != STOP).sum(axis=-1).max(initial=0))
     out = empty(padded.shape[:2], max_new_tokens)
@@ -114,7 +127,9 @@ def generate(
     for some, generated in workers.map(run, cut_batches(keys, len(workers.workers))):
         for whole, part in zip(out, generated, strict=True):
             whole[some] = part
-    return out if model.checkpoint is None else with_texts(out, model.checkpoint, stop)
+    if model.checkpoint is not None:
+        out = with_texts(out, model.checkpoint, stop)
+    return Generated(*(field[:, 0] for field in out)) if one else out
 
 
 def with_texts(out: Generated, checkpoint: str, stop: Stop) -> Generated:

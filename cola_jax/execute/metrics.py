@@ -121,7 +121,12 @@ class Metrics:
                 setattr(self, name, getattr(self, name) + amount)
 
     def report(self) -> dict[str, Any]:
-        """Returns what this start has done so far, what it took, and what it saved."""
+        """Sums up what this start has done so far, what it took, and what it saved.
+
+        Returns:
+          Numbers by name: counts, seconds, and shares from 0 to 1; None where there is nothing to
+          divide by.
+        """
         seconds = time.perf_counter() - self.begun
         compiled = compilations() - self.compiled
         cost, evaluations = self.cost, self.evaluations

@@ -86,7 +86,12 @@ class Evaluation:
     verdicts: Verdicts  # fields [B, C]
 
     def to_pandas(self) -> Any:
-        """Returns a DataFrame with a row for each evaluation; needs pandas."""
+        """Makes a table of the evaluations; needs pandas.
+
+        Returns:
+          A DataFrame with a row for each question and path, and the columns question (its id),
+          path (text), length (layers), correct, margin and answer (the index of the option).
+        """
         import pandas
 
         present = np.argwhere(self.paths[:, :, 0] != STOP).tolist()

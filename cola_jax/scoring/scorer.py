@@ -46,20 +46,43 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, question: Question) -> Encoded:
-        """Encodes one question; ValueError where it cannot be asked so."""
+        """Encodes one question.
+
+        Returns:
+          Its prompt and continuations, with the positions at which the model is read.
+
+        Raises:
+          ValueError: where it cannot be asked so, such as a prompt longer than the context.
+        """
 
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Turns the readings [C, Q] of C paths of one question into verdicts [C]."""
+        """Turns what the model says along C paths of one question into verdicts.
+
+        Args:
+          readings: [C, Q], at the read positions of `encoded`.
+          encoded: what `encode` made of the question.
+
+        Returns:
+          Verdicts with fields [C].
+        """
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        """Reads verdicts with another option as the target: how close paths came to answer it."""
+        """Reads verdicts with another option as the target.
+
+        Returns:
+          Verdicts of the same shape: how close the paths came to giving that answer.
+        """
         return verdicts.of_target(target)
 
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> "BatchEvaluator":
-        """Binds the scorer to a batch of questions on a worker, best of one token bucket."""
+        """Binds the scorer to a batch of questions on a worker, best of one token bucket.
+
+        Returns:
+          A function from paths [B, C, P] to Verdicts [B, C], to be used as a context.
+        """
         return ReadingEvaluator(self, worker, batch, workload)
 
     def check_memory(
@@ -70,7 +93,11 @@ class Scorer(abc.ABC):
             choose_sizes(config, tokens, reads, memory)
 
     def record(self) -> dict[str, Any]:
-        """Returns what is recorded about the scorer's prompts in a run's settings."""
+        """Describes the scorer's prompts for a run's settings.
+
+        Returns:
+          Settings by name, of types that JSON has; runs with different ones are kept apart.
+        """
         return {}
 
     def __enter__(self) -> "Scorer":

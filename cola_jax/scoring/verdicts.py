@@ -46,7 +46,15 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":
-        """Makes the verdicts of no evaluation, to be filled."""
+        """Makes the verdicts of no evaluation, to be filled.
+
+        Args:
+          shape: of the fields, such as [B, C].
+          options: J, the options of a question.
+
+        Returns:
+          Verdicts that are wrong, not finite, and have no answer.
+        """
         return cls(
             verdict=np.zeros(shape, bool),
             margin=np.full(shape, -np.inf, np.float32),
@@ -66,13 +74,18 @@ class Verdicts(NamedTuple):
         answer: np.ndarray | None = None,
         rival: np.ndarray | None = None,
     ) -> "Verdicts":
-        """Makes verdicts of the scores [..., J] of every option.
+        """Makes verdicts of the scores of every option.
 
         Args:
+          scores: [..., J], the higher the better.
           gold: the right option, or one for each entry of the leading axes.
           finite: whether the path was; where the scores are when None.
           answer: the option chosen; the first of the highest score when None.
           rival: what gold's score is compared with; the best other option's when None.
+
+        Returns:
+          Verdicts with fields [...]: right where gold is the answer. The margin is gold's score
+          minus its rival's.
         """
         # as they are stored, so that verdicts read again from a run have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
@@ -101,6 +114,9 @@ class Verdicts(NamedTuple):
         Args:
           target: the option that counts as right, or one for each entry of the leading axes.
           rival: what the target's score is compared with; the best other option's when None.
+
+        Returns:
+          Verdicts of the same shape and answers: right where the target is the answer.
         """
         again = self.of_scores(self.scores, target, self.finite, answer=self.answer, rival=rival)
         return again._replace(scores=self.scores, completion=self.completion)
@@ -115,5 +131,9 @@ class Verdicts(NamedTuple):
                 column[index] = new
 
     def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
-        """Takes what an index of the leading axes names."""
+        """Takes what an index of the leading axes names.
+
+        Returns:
+          Verdicts whose fields are those of numpy's indexing.
+        """
         return Verdicts(*(column[index] for column in self))

@@ -9,7 +9,11 @@ class SearchPackage(ModuleType):
     """Lets `cola_jax.search` be called without hiding the modules in it."""
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Searches paths for every question; see `cola_jax.search.loop.search`."""
+        """Searches paths for every question; see `cola_jax.search.loop.search`.
+
+        Returns:
+          What was found for each question, as Outcomes.
+        """
         from cola_jax.search.loop import search
 
         return search(*arguments, **keywords)

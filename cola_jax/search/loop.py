@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_jax.execute.inputs import bucket
+from cola_jax.messages import did_you_mean
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.question import Question
 from cola_jax.scoring.evaluator import ModelEvaluator
@@ -80,7 +81,8 @@ def resolve(strategy: str | Rules) -> Rules:
     if not isinstance(strategy, str):
         return strategy
     if strategy not in PRESETS:
-        raise ValueError(f"preset {strategy!r} is not one of {', '.join(PRESETS)}.")
+        near = did_you_mean(strategy, PRESETS)
+        raise ValueError(f"preset {strategy!r} is not one of {', '.join(PRESETS)}{near}.")
     return PRESETS[strategy]
 
 

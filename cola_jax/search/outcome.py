@@ -79,9 +79,14 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Returns the shortest evaluation with a verdict, of equals that of the largest margin.
+        """Finds the shortest path that is right, or wrong.
 
-        An answer on which the grader failed has no verdict.
+        Args:
+          verdict: whether the path is right; an answer on which the grader failed is neither.
+
+        Returns:
+          The index of the evaluation, of equally short ones that of the largest margin; None where
+          no path has this verdict.
         """
         candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
@@ -128,7 +133,14 @@ class Outcome:
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
 
     def describe_edit(self, i: int) -> str | None:
-        """Writes the edit that made a path from its parent's; None where there were several."""
+        """Writes the edit that made a path from its parent's.
+
+        Args:
+          i: the index of the evaluation.
+
+        Returns:
+          Text such as `skip 2 at 5`; None where there were none or several edits.
+        """
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
 
@@ -136,9 +148,12 @@ class Outcomes(list[Outcome]):
     """The outcomes of several questions, in their order."""
 
     def to_pandas(self) -> Any:
-        """Returns a DataFrame with a row for each question; needs pandas.
+        """Makes a table of the outcomes; needs pandas.
 
-        `best` is the shortest correct path, None where there is none.
+        Returns:
+          A DataFrame with a row for each question, and the columns question (its id), baseline
+          (whether the pretrained model is right), best (the shortest correct path, None where there
+          is none), length (its layers), evaluations and confirmed (by `run_path` in float32).
         """
         import pandas
 

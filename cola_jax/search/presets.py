@@ -25,8 +25,8 @@ class Rules:
     max_times: int = 4  # extra runs of a repeated block
     max_move: int = 0  # places a block may move either way; 0 turns moves off
     max_move_block: int = 1  # layers in the largest block moved
-    min_length: float = 0.25  # the shortest path, in multiples of L
-    max_length: float = 2.0  # the longest path, in multiples of L
+    min_length: float = 0.25  # layers of the shortest path, in multiples of L, the model's
+    max_length: float = 2.0  # layers of the longest path, in multiples of L
 
     def __post_init__(self):
         for name in ("max_skip", "max_repeat", "max_times", "max_move"):
@@ -91,17 +91,17 @@ class TreeRules(Rules):
     name = "tree"
     counts = (*Rules.counts, "deep_block", "max_runs")
 
-    exploration: float = 2.0  # c
-    length_weight: float = 0.1  # lambda
-    length_penalty: float = 0.0  # taken off the reward, times |P|/L
-    reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic function of a margin
-    widening: float = 2.0  # a node has up to widening * visits ** widening_power children
-    widening_power: float = 0.5
+    exploration: float = 2.0  # c, the weight of nodes visited rarely
+    length_weight: float = 0.1  # lambda, the weight of a path's length
+    length_penalty: float = 0.0  # subtracted from the reward, times |P|/L
+    reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic of the margin
+    widening: float = 2.0  # a node has at most this times visits ** widening_power children
+    widening_power: float = 0.5  # the exponent of the visits in that number
     epsilon: float = 0.0  # how often a descent ends early, at each node, with a new child
-    visits: Literal["tree", "parent"] = "tree"  # V
+    visits: Literal["tree", "parent"] = "tree"  # of what V counts the visits
     deep_block: int | None = None  # layers of the largest block edited below the root
-    max_runs: int | None = None  # how often a path may run a layer
-    ordered: bool = False  # no edit lies before the parent's last one
+    max_runs: int | None = None  # how often a path may run a layer; any number by default
+    ordered: bool = False  # edit from left to right: never before the parent's last edit
     block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
     exits: int = 0  # the first paths tried lack the last 1, 2, ..., `exits` layers
 
@@ -155,7 +155,7 @@ class RandomRules(WalkRules):
     name = "random"
     counts = (*Rules.counts, "edits")
 
-    edits: int = 3
+    edits: int = 3  # the most edits of a path
 
     def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import random
@@ -183,7 +183,7 @@ class BeamRules(WalkRules):
     counts = (*Rules.counts, "width", "children")
 
     width: int = 4  # paths edited in a round
-    children: int = 4  # edits of each
+    children: int = 4  # edits of each path in a round
 
     def walk(self, start: "Start") -> "Walk":
         from cola_jax.search.baselines import beam
@@ -198,7 +198,7 @@ class EvolutionRules(WalkRules):
     name = "evolution"
     counts = (*Rules.counts, "offspring", "mutations")
 
-    offspring: int = 16
+    offspring: int = 16  # children of the best path in each generation
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
 
     def walk(self, start: "Start") -> "Walk":

@@ -1,7 +1,9 @@
 """Names of tasks, as other tools write them as well."""
 
-import difflib
 from collections.abc import Sequence
+from pathlib import Path
+
+from cola_jax.messages import did_you_mean
 
 ARITHMETIC = "arithmetic"
 HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")
@@ -54,8 +56,8 @@ def folded(name: str) -> str:
 
 
 def nearest(task: str, others: Sequence[str] = ()) -> str:
-    """Returns a hint at the task of the most similar name, ours or one of the others, if any."""
+    """Returns a hint at the task of the most similar name, ours, a file or another, if any."""
+    beside = Path(task).parent.glob(f"*{Path(task).suffix}") if Path(task).suffix else ()
     subjects = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS]
-    near = difflib.get_close_matches(folded(task), NAMES, 1)
-    near = near or difflib.get_close_matches(task.lower(), [*subjects, *others], 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    known = NAMES, [str(file) for file in beside], [*subjects, *others]
+    return next((hint for some in known if (hint := did_you_mean(task, some))), "")

@@ -36,12 +36,12 @@ class TaskConfig:
     """The questions, their prompts and their scorer."""
 
     task: Annotated[str, arg(aliases=["-t"])]
-    """arc_easy, arc_challenge, mmlu, gsm8k, math, math_500, dart_math (from the Hugging Face Hub),
-    arithmetic (generated), a JSONL file with the fields of one of them or prompt and answer, or any
-    other task of lm-evaluation-harness (extra lm-eval) that chooses or decodes, such as hellaswag
-    or triviaqa; of a name that is ours as well, lm_eval:gsm8k is that library's own.
-    A search or an evaluation takes several, such as arc_easy,gsm8k, each with a directory in that
-    of the run."""
+    """A task of the Hugging Face Hub (arc_easy, arc_challenge, mmlu, gsm8k, math, math_500,
+    dart_math), arithmetic (generated), a JSONL file with the fields of one of them or prompt and
+    answer, or any other task of lm-evaluation-harness (extra lm-eval) that chooses or decodes, such
+    as hellaswag or triviaqa; of a name that is ours as well, lm_eval:gsm8k is that library's own.
+    `cola search` and `cola evaluate` take several, such as arc_easy,gsm8k, each with a directory in
+    that of the run."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
@@ -60,11 +60,11 @@ class TaskConfig:
     task_seed: int = 0
     """Random seed of the arithmetic task's questions."""
     scorer: ScorerName | None = None
-    """options, options-norm: likelihood of each option's text, raw or per character; letter,
-    letter-strict: the most likely offered letter, or the most likely token of all; exact: whether
-    greedy decoding gives the gold answer, from one forward pass; generation: decode and grade. By
-    default options, and letter for MMLU; for open questions exact, or generation where the format
-    shows its work and for prompts of one's own."""
+    """How an answer is judged. options, options-norm: by the likelihood of each option's text, raw
+    or per character; letter, letter-strict: by the most likely offered letter, or the most likely
+    token of all; exact: by whether greedy decoding gives the gold answer, in one forward pass;
+    generation: by decoding and grading. Options by default, and letter for MMLU; for open questions
+    exact, or generation where the format shows its work and for your own prompts."""
     format: str | None = None
     """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
     plain; by default the first that the task has, and harness for letters of MMLU."""

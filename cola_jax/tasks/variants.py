@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cola_jax.messages import did_you_mean
 from cola_jax.question import Question
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
         return {}, lambda question: worded(question, f"{INSTRUCTION}\n\n{FIELD}")
     if not Path(name).is_file():
         raise ValueError(
-            f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in it."
+            f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in "
+            f"it{did_you_mean(name, NAMES)}."
         )
     template = Path(name).read_text(encoding="utf-8").rstrip("\n")
     if FIELD not in template:

@@ -23,12 +23,16 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert f"run_paths, 4 paths of one question, T = 16 {chr(0x2502)}" in shown
     assert "run_path, path by path, over run_paths" in shown
+    main(["benchmark", "--model", "tiny", "--json", *FLAGS])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == results.keys() - {"command"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "gpt 5"], "gpt 5 is no model: there is no such directory"),
+        (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--tensor", "3"], "does not divide"),
     ],

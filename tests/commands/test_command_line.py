@@ -4,39 +4,45 @@ import pytest
 import yaml
 
 from cola_jax.cli import COMMANDS, parse
-from cola_jax.commands.command_line import flags_of, prepare, values_of
+from cola_jax.commands.command_line import rename, take_shared, values_of
+from cola_jax.commands.flag_table import flags_of
 from cola_jax.commands.search import Evaluate, Search
+from cola_jax.commands.usage import UsageError
 
 GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
 
 
-def test_prepare_leaves_our_own_names():
-    assert prepare(["search", *GIVEN], COMMANDS) == ["search", *GIVEN]
-    assert prepare([], COMMANDS) == ["--help"]
-    assert prepare(["--help"], COMMANDS) == ["--help"]
-
-
 @pytest.mark.parametrize(
-    ("given", "ours"),
+    ("command", "given", "ours"),
     [
-        (["evaluate", "--tasks", "a"], ["evaluate", "--task", "a"]),
-        (["evaluate", "--output_path=o"], ["evaluate", "--output=o"]),
-        (["evaluate", "--apply_chat_template"], ["evaluate", "--chat"]),
-        (["evaluate", "--tensor-parallel-size", "2"], ["evaluate", "--tensor", "2"]),
-        (["evaluate", "--path", "0-3"], ["evaluate", "--paths", "0-3"]),
-        (["export", "--path", "0-3"], ["export", "--path", "0-3"]),
-        (["export", "--paths", "0-3"], ["export", "--path", "0-3"]),
-        (["generate", "--max_tokens", "3"], ["generate", "--max-new-tokens", "3"]),
-        (["report", "--tasks"], ["report", "--tasks"]),  # which it does not have
+        ("evaluate", "--model", "--model"),
+        ("evaluate", "--tasks", "--task"),
+        ("evaluate", "--output_path=o", "--output=o"),
+        ("evaluate", "--apply_chat_template", "--chat"),
+        ("evaluate", "--tensor-parallel-size", "--tensor"),
+        ("evaluate", "--path", "--paths"),
+        ("export", "--path", "--path"),
+        ("export", "--paths", "--path"),
+        ("generate", "--max_tokens", "--max-new-tokens"),
+        ("report", "--tasks", "--tasks"),  # which it does not have
+        ("report", "tasks", "tasks"),
     ],
 )
-def test_prepare_renames_flags(given, ours):
-    assert prepare(given, COMMANDS) == ours
+def test_rename(command, given, ours):
+    assert rename(given, {flag.name for flag in flags_of(COMMANDS[command])}) == ours
 
 
-def test_prepare_names_the_nearest_command():
-    with pytest.raises(ValueError, match=r"no command 'serch': did you mean search\? The comm"):
-        prepare(["serch"], COMMANDS)
+def test_take_shared():
+    given = ["--limit", "3", "-v", "--config=a.yaml", "--chat"]
+    rest, shared = take_shared(given)
+    assert rest == ["--limit", "3", "--chat"]
+    assert shared == ("a.yaml", True, False, False)
+    assert take_shared(["--quiet", "-h"])[1] == (None, False, True, True)
+    for wrong in (["--config"], ["--config", "--limit", "3"], ["--config="]):
+        with pytest.raises(UsageError, match="--config needs a file"):
+            take_shared(wrong)
+    with pytest.raises(UsageError, match="give one"):
+        take_shared(["-v", "-q"])
 
 
 def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
@@ -67,9 +73,15 @@ def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("limt: 3", r"run\.yaml: the command has no flag limt \(did you mean limit\?\)"),
+        ("limt: 3", r"run\.yaml: `cola search` has no flag limt \(did you mean limit\?\)"),
+        ("rules: {max-skp: 3}", r"no flag rules\.max-skp \(did you mean rules\.max-skip\?\)"),
         ("limit: {a: 1}", r"has no flag limit\.a"),
-        ("limit: [[1]]", r"limit has the unfit value \[\[1\]\]"),
+        ("limit: [[1]]", r"limit: \[\[1\]\] is not a value of it"),
+        ("seed: [1, 2]", r"seed: \[1, 2\] is not a value of it"),
+        ("seed: true", r"seed: True is not a value of it"),
+        ("seed: many", r"run\.yaml: seed: 'many' is not a whole number"),
+        ("chat: maybe", r"run\.yaml: chat: 'maybe' is neither true nor false"),
+        ("preset: bset", r"preset: 'bset' is not one of .*\(did you mean best\?\)"),
         ("- a", r"must map names of flags to values"),
         ("a: [", r"run\.yaml is not YAML"),
         (None, r"run\.yaml cannot be read \(No such file"),
@@ -79,10 +91,20 @@ def test_a_file_of_flags_that_does_not_fit_is_refused(tmp_path, text, message):
     file = tmp_path / "run.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        prepare(["search", "--config", str(file)], COMMANDS)
-    with pytest.raises(ValueError, match="--config needs a file"):
-        prepare(["search", "--config"], COMMANDS)
+    with pytest.raises(UsageError, match=message):
+        parse(["search", *GIVEN, "--config", str(file)])
+
+
+def test_rules_of_a_file_are_those_of_its_preset(tmp_path):
+    file = tmp_path / "run.yaml"
+    for text, field, value in (
+        ("preset: beam\nrules: {width: 2}", "width", 2),
+        ("rules: {ordered: false}", "ordered", False),
+    ):
+        file.write_text(text)
+        command = parse(["search", *GIVEN, "--config", str(file)])
+        assert isinstance(command, Search)
+        assert getattr(command.rules, field) == value
 
 
 def test_values_start_the_command_again(tmp_path):
@@ -90,21 +112,9 @@ def test_values_start_the_command_again(tmp_path):
     command = parse(["search", *given, "--variants", "plain", "shots"])
     values = dict(values_of(command))
     assert values["dtype"] == "bfloat16"
-    own = {flag.removeprefix("--") for flag in flags_of(Search)}
-    assert {name for name in values if name not in own} == {
-        name for name in values if name.startswith("rules.")
-    }
+    assert {f"--{name}" for name in values} <= {flag.name for flag in flags_of(command)}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     assert parse(["search", "--config", str(tmp_path / "run.yaml")]) == command
-
-
-def test_flags_of_every_command_are_those_of_its_help(capsys):
-    for name in ("search", "evaluate", "export", "generate", "distill", "menu", "benchmark"):
-        with pytest.raises(SystemExit):
-            parse([name, "--help"])
-        shown = capsys.readouterr().out
-        for flag in flags_of(COMMANDS[name]):
-            assert flag.partition(".")[0] in shown
 
 
 @pytest.mark.parametrize(
@@ -119,18 +129,3 @@ def test_dtype_has_several_names(flags, expected):
     command = parse(["evaluate", *GIVEN, *flags])
     assert isinstance(command, Evaluate)
     assert command.flags.run.dtype == expected
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--dtype", "int8"], "'int8' is no dtype: give auto"),
-        (["--batch-size", "many"], "'many' is no batch size"),
-        (["--limit", "some"], "limit"),
-    ],
-)
-def test_unfit_values_are_named(capsys, flags, message):
-    with pytest.raises(SystemExit):
-        parse(["evaluate", *GIVEN, *flags])
-    shown = capsys.readouterr()
-    assert message in " ".join((shown.err + shown.out).replace("│", "").split())

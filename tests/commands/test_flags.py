@@ -1,12 +1,10 @@
 """Flags that subcommands share: what they collect, and what they refuse."""
 
-import io
 import re
 
 import pytest
-from rich.console import Console
 
-from cola_jax.commands import flags
+from cola_jax.commands import verbosity
 from cola_jax.commands.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
@@ -79,13 +77,12 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
         missing.prepare()
 
 
-def test_run_with_progress_prints_what_a_run_took(tmp_path, monkeypatch):
-    text = io.StringIO()
-    monkeypatch.setattr(flags, "errors", Console(file=text, width=200))
+def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
+    verbosity.choose()
     run = RunDirectory(tmp_path / "run")
     run.open({}, {"shard": "0/1"})
     assert run_with_progress(lambda metrics: run, searches=True) is run
-    assert text.getvalue() == ""  # nothing was left to do
+    assert capsys.readouterr().err == ""  # nothing was left to do
 
     def work(metrics):
         metrics.add(evaluations=7)
@@ -93,4 +90,4 @@ def test_run_with_progress_prints_what_a_run_took(tmp_path, monkeypatch):
         return run
 
     run_with_progress(work, searches=True)
-    assert text.getvalue().startswith("7 evaluations in ")
+    assert capsys.readouterr().err.startswith("7 evaluations in ")

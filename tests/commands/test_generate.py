@@ -71,6 +71,12 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
     before = [part.stat().mtime for part in run.parts("evaluations")]
     generate(model, *flags[:-2])  # a finished run is printed again
     assert capsys.readouterr().out.count("0-4") == 5
+    main(["generate", "--config", f"{out}/config.yaml", "--json"])  # the same command
+    printed = json.loads(capsys.readouterr().out)
+    assert {(row["question"], row["path"]) for row in printed} == {
+        (f"p{i}", path) for i in range(5) for path in PATHS
+    }
+    assert printed[0].keys() == {"question", "path", "finish", "logprob", "text"}
     assert [part.stat().mtime for part in run.parts("evaluations")] == before
     error = fail(capsys, model, *flags, "--stop", "x")
     assert "created with different settings" in error

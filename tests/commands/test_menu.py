@@ -26,6 +26,11 @@ def test_menu_of_a_search(
     menu = json.loads((out / "menu.json").read_text())
     assert menu["paths"][0] == "0-4"
     assert 2 <= len(menu["paths"]) <= 3
+    capsys.readouterr()
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
+    main(["menu", "--config", str(out / "config.yaml"), "--json"])  # the same command
+    assert json.loads(capsys.readouterr().out) == menu
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")} == before
     effects = {one["rule"].split(",")[0]: one for one in menu["effects"]}
     assert {"vote", "logprob", "entropy", "certainty", "selector"} < set(effects)
     assert effects["pretrained model"]["held_out"]["difference"] == 0

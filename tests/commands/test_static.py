@@ -38,6 +38,9 @@ def test_static_writes_a_path_and_its_effect(
     assert sorted(out.rglob("*.parquet")) == before
     assert json.loads((out / "static.json").read_text()) == result
     capsys.readouterr()
+    main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
+    assert json.loads(capsys.readouterr().out) == result
+    assert sorted(out.rglob("*.parquet")) == before
     with pytest.raises(SystemExit):
         main([*command, "--generations", "3"])
     assert "--rules.generations: 2 there, 3 here" in " ".join(capsys.readouterr().err.split())

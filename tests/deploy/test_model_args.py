@@ -24,10 +24,10 @@ def test_read_arguments_batch_size(given, size):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_lenght": 4}, "no argument 'max_lenght': did you mean max_length"),
+        ({"max_lenght": 4}, r"no argument 'max_lenght' \(did you mean max_length\?\): it takes"),
         (
             {"trust_remote_code": True},
-            "no argument 'trust_remote_code': It takes checkpoint",
+            "no argument 'trust_remote_code': it takes checkpoint",
         ),
         ({"checkpoint": None}, "needs checkpoint=MODEL"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),

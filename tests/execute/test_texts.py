@@ -104,14 +104,25 @@ def test_run_paths_asks_about_the_next_token(model, tokenizer):
 
 def test_generate_returns_texts(model, tokenizer):
     out = cola_jax.generate(model, TEXTS, max_new_tokens=3)
-    assert out.text.shape == (2, 1)
-    tokens = out.tokens[0, 0, : out.length[0, 0]].tolist()
-    assert out.text[0, 0] == tokenizer.decode(tokens)
+    tokens = out.tokens[0, : out.length[0]].tolist()
+    assert out.text[0] == tokenizer.decode(tokens)
     frame = out.to_pandas()
-    assert frame.text.tolist() == [out.text[0, 0], out.text[1, 0]]
+    assert frame.text.tolist() == out.text.tolist()
     assert frame.tokens[0] == tokens
     bare = cola_jax.generate(model.replace(origin=Origin()), oracle.random_ids(1, 3), "0-4")
-    assert bare.text.tolist() == [[""]]
+    assert bare.text.tolist() == [""]
+
+
+def test_generate_has_no_axis_of_paths_for_one_path(model):
+    one = cola_jax.generate(model, TEXTS, "0-1,3-4", max_new_tokens=3)
+    ids = cola_jax.generate(model, TEXTS, [0, 1, 3, 4], max_new_tokens=3)
+    several = cola_jax.generate(model, TEXTS, ["0-1,3-4"], max_new_tokens=3)
+    assert isinstance(one.text[0], str)
+    for field, same, every in zip(one, ids, several, strict=True):
+        np.testing.assert_array_equal(field, same)
+        np.testing.assert_array_equal(field, every[:, 0])
+    assert one.to_pandas().equals(several.to_pandas())
+    assert cola_jax.generate(model, TEXTS[0], max_new_tokens=3).text.shape == (1,)
 
 
 def test_evaluate_and_search_become_tables(model, tmp_path):

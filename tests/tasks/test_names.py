@@ -5,7 +5,7 @@ import pytest
 from cola_jax.tasks import load_questions
 from cola_jax.tasks.catalogue import catalogue
 from cola_jax.tasks.load import TASKS, kind_of
-from cola_jax.tasks.names import HUB, canonical
+from cola_jax.tasks.names import HUB, canonical, nearest
 from cola_jax.tasks.task import TaskConfig
 
 
@@ -36,6 +36,12 @@ def test_a_task_has_one_subject():
     assert TaskConfig("mmlu_anatomy", subject="anatomy").subject == "anatomy"
     with pytest.raises(ValueError, match="has one subject, and 'law' is another"):
         TaskConfig("mmlu_anatomy", subject="law")
+
+
+def test_nearest_knows_the_files_beside(tmp_path):
+    (tmp_path / "task.jsonl").touch()
+    assert "task.jsonl?)" in nearest(str(tmp_path / "tsk.jsonl"))
+    assert nearest(str(tmp_path / "other.txt")) == ""
 
 
 def test_kind_of_names_the_nearest():

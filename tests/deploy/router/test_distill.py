@@ -115,10 +115,10 @@ def command(setting, out, *more):
 
 
 def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys, monkeypatch):
-    said: list[float] = []
+    losses: list[float] = []
     writer = types.SimpleNamespace(
         add_text=lambda name, text: None,
-        add_scalar=lambda name, value, step: said.append(value),
+        add_scalar=lambda name, value, step: losses.append(value),
         close=lambda: None,
     )
     module = types.SimpleNamespace(SummaryWriter=lambda directory: writer)
@@ -126,9 +126,9 @@ def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys, m
     monkeypatch.setitem(sys.modules, "tensorboardX", module)  # pyright: ignore
     flags = ("--early-layers", "2", "--design", "polar", "--track", "tensorboard")
     command(setting, tmp_path / "router", *flags)
-    assert len(said) == 1  # the loss of the only step
-    printed = capsys.readouterr().out
-    assert "epoch 1/1  loss" in printed
+    assert len(losses) == 1  # the loss of the only step
+    printed, said = capsys.readouterr()
+    assert "epoch 1/1  loss" in said
     assert "8 questions without a correct path" in printed
     assert "held-out accuracy: plain" in printed
     assert "distinct paths; layers as in the label" in printed
@@ -136,6 +136,8 @@ def test_cola_distill_prints_what_a_router_is_worth(setting, tmp_path, capsys, m
     assert record["network"]["early_layers"] == 2
     assert record["settings"]["labels"] == "shortest"
     assert record["model"]["identity"]
+    main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])
+    assert json.loads(capsys.readouterr().out).keys() >= {"examples", "held_out"}
 
 
 def test_cola_distill_refuses_other_questions_and_directories(setting, tmp_path, capsys):
