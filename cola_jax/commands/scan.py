@@ -5,7 +5,7 @@ import dataclasses
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.commands.flags import TaskFlags, num_layers_of, run_with_progress
-from cola_jax.commands.report import Report, report_extra_installed
+from cola_jax.commands.report import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,4 +28,4 @@ class Scan:
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
             searches=False,
         )
-        Report(self.flags.out, json=self.json).show(draws=report_extra_installed())
+        Report((self.flags.out,), json=self.json).run()

@@ -78,7 +78,7 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
     for other in (("--prompt", "sun"), ("--max-new-tokens", "4"), ("--random", "1")):
         assert "different settings" in fail(capsys, model, *flags, *other)
     with pytest.raises(ValueError, match=r"made by .generate., not by a search"):
-        Report(out).run()
+        Report((out,)).run()
 
 
 def test_generate_prints_without_a_directory(model, capsys, tmp_path, monkeypatch):
