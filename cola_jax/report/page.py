@@ -12,21 +12,17 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
+from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
 from cola_jax.report.compare import changes, run_names
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.page_data import figures_of
-from cola_jax.report.question_data import (
-    chunk_name,
-    chunks_of,
-    question_entries,
-    script_json,
-    write_chunks,
-)
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
     Row,
     format_interval,
     format_points,
+    net_row,
+    share_row,
     summary_caption,
     summary_rows,
 )
@@ -55,31 +51,19 @@ def write_page(
     which `report.html` calls `report_files`. Raises OSError where a file cannot be written.
     """
     target = epath.Path(file)
-    names = run_names(runs)
-    listed, chunks, where = [], [], []
-    for number, run in enumerate(runs):
-        entries, details = [], []
-        for entry, detail in question_entries(run):
-            entries.append(entry)
-            details.append(detail)
-        own = list(chunks_of(details))
-        places = [(len(chunks) + c, i) for c, chunk in enumerate(own) for i in range(len(chunk))]
-        where += [(number, *place) for place in places]
-        listed += entries
-        chunks += own
-    token = hashlib.sha256("".join(map("".join, chunks)).encode()).hexdigest()[:16]
-    beside = sum(len(one) for chunk in chunks for one in chunk) > INLINE
+    questions = gather_questions(runs)
+    chunks = questions.chunks
+    beside = questions.characters > INLINE
     folder = target.parent / f"{target.stem}_files"
+    token = hashlib.sha256("".join(map("".join, chunks)).encode()).hexdigest()[:16]
+    names = run_names(runs)
     data = {
         "runs": names,
         "layers": summaries[0].num_layers,
         "open": summaries[0].open,
         "decodes": summaries[0].decodes,
         "figures": figures_of(list(zip(names, runs, summaries, strict=True))),
-        "questions": [
-            one | {"run": number, "at": [chunk, place]}
-            for one, (number, chunk, place) in zip(listed, where, strict=True)
-        ],
+        "questions": questions.listed,
         "token": token,
         "files": [f"{folder.name}/{chunk_name(i)}" for i in range(len(chunks))] if beside else [],
     }
@@ -109,7 +93,7 @@ def page_values(
         "summaries": summaries,
         "summary": summaries[0],
         "groups": summary_rows(summaries[0]) if len(runs) == 1 else compared_rows(summaries),
-        "headlines": [dict(summary_headlines(summary)) for summary in summaries],
+        "headlines": list(map(headline_rows, summaries)),
         "changes": changes(runs, summaries[0].num_layers),
         "captions": list(dict.fromkeys(map(summary_caption, summaries))),
         "settings": [run_settings(manifest) for manifest in manifests],
@@ -149,19 +133,16 @@ def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row
     return groups
 
 
-def summary_headlines(summary: Summary) -> list[tuple[str, Row]]:
-    """Picks the rows that a reader looks for first, by a short name."""
-    rows = {row.label: row for _, group in summary_rows(summary) for row in group}
-    control = f"control: searched for a wrong {summary.answer_noun}"
-    labels = {
-        "correct before": "correct before (identity path)",
-        "correct on some path": "correct after (on some path)",
-        "W→C": "W→C: wrong before, correct after",
-        "W→C of the control": control,
-        "W→C minus control": "W→C minus control, in points",
-        "C→C on fewer layers": "C→C: still correct on fewer layers",
-    }
-    return [(name, rows[label]) for name, label in labels.items()]
+def headline_rows(summary: Summary) -> list[Row]:
+    """Lists the numbers that a reader looks for first."""
+    return [
+        share_row("correct before", summary.before),
+        share_row("correct on some path", summary.after),
+        share_row("W→C", summary.corrected),
+        share_row("control of W→C", summary.control, "control"),
+        net_row("W→C minus control", summary.net),
+        share_row("C→C on fewer layers", summary.shortened),
+    ]
 
 
 @functools.cache

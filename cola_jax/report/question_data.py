@@ -1,23 +1,17 @@
-"""Questions with all their paths, as the page's script expects them: an index and chunks."""
+"""Questions with all their paths, as the page's script expects them."""
 
 import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from etils import epath
-from markupsafe import Markup
 
 from cola_jax.report.statistics import list_lengths
 from cola_jax.runs.directory import RunDirectory, read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
-CHUNK = 256_000  # characters of a chunk, which a page loads at once
-
-INDEX_BUDGET = 1_000_000  # characters of all questions listed in a page
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
 MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
@@ -28,10 +22,15 @@ SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "p
 COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
 
 
-def question_entries(run: RunDirectory) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yields for each question its entry in the list and its details, one part at a time."""
+def question_entries(
+    run: RunDirectory, budget: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields for each question its entry in the list and its details, one part at a time.
+
+    The list has about `budget` characters of the questions' texts.
+    """
     done = run.questions(["question"]).num_rows
-    listed = limit(INDEX_BUDGET, done, MIN_LISTED, MAX_LISTED)
+    listed = limit(budget, done, MIN_LISTED, MAX_LISTED)
     files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
     texts = sum(
         table["text"].length() - table["text"].null_count
@@ -186,41 +185,3 @@ def shorten(text: str, limit: int) -> str:
         return text
     head, tail = limit // 3, limit - limit // 3
     return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"
-
-
-def chunks_of(details: Iterable[dict[str, Any]]) -> Iterator[list[Markup]]:
-    """Groups encoded details into chunks of about CHUNK characters."""
-    chunk, size = [], 0
-    for one in details:
-        chunk.append(script_json(one))
-        size += len(chunk[-1])
-        if size >= CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def script_json(value: Any) -> Markup:
-    """Encodes JSON for a <script> element or file; no text in it can end the element or a line."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def write_chunks(folder: epath.Path, token: str, chunks: list[list[Markup]]) -> None:
-    """Writes each chunk as a script into the folder beside a page, and removes older ones."""
-    for file in folder.glob("questions-*.js") if folder.exists() else ():
-        file.unlink()
-    if not chunks:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, chunk in enumerate(chunks):
-        content = f'colaQuestions("{token}",{number},[{",".join(chunk)}]);\n'
-        (folder / chunk_name(number)).write_text(content, encoding="utf-8")
-
-
-def chunk_name(number: int) -> str:
-    """Names the file of a chunk."""
-    return f"questions-{number:03d}.js"

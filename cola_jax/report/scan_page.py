@@ -4,10 +4,10 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.report.chunks import script_json
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.page import render
 from cola_jax.report.page_data import rounded
-from cola_jax.report.question_data import script_json
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.scan_table import HEAD, scan_caption, scan_rows
 from cola_jax.runs.directory import RunDirectory, write_whole

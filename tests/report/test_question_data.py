@@ -1,30 +1,24 @@
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from etils import epath
 
 from cola_jax.report import question_data
 from cola_jax.report.question_data import (
     MAX_TEXT,
     MIN_TEXT,
     TEXT_BUDGET,
-    chunks_of,
     is_moved,
     limit,
     path_texts,
     question_entries,
-    script_json,
     shorten,
-    write_chunks,
 )
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
     E2,
     G1,
-    NASTY,
     Q2,
     WHOLE,
     decoded,
@@ -36,7 +30,7 @@ from tests.report.conftest import (
 
 
 def entries(run: RunDirectory) -> tuple[list[Any], list[Any]]:
-    listed, details = zip(*question_entries(run), strict=True)
+    listed, details = zip(*question_entries(run, 1_000_000), strict=True)
     return list(listed), list(details)
 
 
@@ -130,26 +124,3 @@ def test_path_texts_write_ids_and_ranges():
 def test_is_moved_ignores_repeats():
     assert not is_moved([0, 1, 2, 1, 2, 3])
     assert is_moved([0, 2, 1, 3])
-
-
-def test_script_json_cannot_end_its_element_or_line():
-    text = script_json({NASTY: "\u2028\u2029&'\""})
-    assert not set("<>&\u2028\u2029") & set(text)
-    assert json.loads(text) == {NASTY: "\u2028\u2029&'\""}
-
-
-def test_chunks_replace_older_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(question_data, "CHUNK", 20)
-    details = [{"id": NASTY * n} for n in range(3)]
-    chunks = list(chunks_of(details))
-    assert [one["id"] for chunk in chunks for one in map(json.loads, chunk)] == [
-        NASTY * n for n in range(3)
-    ]
-    folder = epath.Path(tmp_path / "files")
-    write_chunks(folder, "token", chunks)
-    assert len(list(folder.glob("*"))) == len(chunks) == 2
-    content = (folder / "questions-001.js").read_text()
-    assert content.startswith('colaQuestions("token",1,[{"id":')
-    assert "<" not in content
-    write_chunks(folder, "token", [])
-    assert not list(folder.glob("*"))

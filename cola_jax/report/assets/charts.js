@@ -117,7 +117,7 @@ function follow({ svg, scaleX, scaleY, plotHeight }, series, x, steps, marks) {
       `${mark.name}: ${percent(mark.share)} on ${decimal(mark.x, 1)} layers`, mark.colour]);
     showTip(clientX, clientY, `${x.label}: ${steps ? grouped(place) : decimal(place, 1)}`, [...lines, ...points]);
   };
-  svg.addEventListener("pointermove", (event) => {
+  track(svg, (event) => {
     const box = svg.getBoundingClientRect();
     const here = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
     const value = x.low + ((here - scaleX(x.low)) / (scaleX(x.high) - scaleX(x.low))) * (x.high - x.low);
@@ -125,7 +125,6 @@ function follow({ svg, scaleX, scaleY, plotHeight }, series, x, steps, marks) {
       ? Math.round(Math.max(x.low, Math.min(x.high, value)))
       : places.reduce((a, b) => (Math.abs(b - value) < Math.abs(a - value) ? b : a));
     show(place, event.clientX, event.clientY);
-  });
-  svg.addEventListener("pointerleave", () => { rule.setAttribute("visibility", "hidden"); hideTip(); });
+  }, () => { rule.setAttribute("visibility", "hidden"); hideTip(); });
 }
 

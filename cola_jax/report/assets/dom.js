@@ -46,11 +46,17 @@ function showTip(x, y, title, lines) {
 }
 
 const hideTip = () => { tip.hidden = true; };
+document.addEventListener("pointerdown", hideTip, true);
 
-// Shows values while the pointer or the focus is on a node.
+// Calls `show` while the pointer is over a node, and at a tap, after which `hide` waits for the next.
+function track(node, show, hide) {
+  for (const type of ["pointermove", "pointerdown"]) node.addEventListener(type, show);
+  node.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });
+}
+
+// Shows values while the pointer is over a node.
 function explain(node, title, lines) {
-  node.addEventListener("pointermove", (event) => showTip(event.clientX, event.clientY, title, lines));
-  node.addEventListener("pointerleave", hideTip);
+  track(node, (event) => showTip(event.clientX, event.clientY, title, lines), hideTip);
 }
 
 function download(name, text) {

@@ -64,7 +64,7 @@ function tableOf(columns, rows) {
   const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name.replaceAll("_", " "))));
   const body = rows.map((row) => element("tr", {}, ...row.map((value) =>
     element("td", {}, value === null ? "–" : typeof value === "number" ? String(Number(value.toFixed(4))) : value))));
-  return element("div", { class: "wide", tabindex: "0" },
+  return element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers of this figure" },
     element("table", { class: "numbers" }, element("thead", {}, head), element("tbody", {}, ...body)));
 }
 

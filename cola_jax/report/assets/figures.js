@@ -128,7 +128,7 @@ function drawRatios() {
   const [early, middle] = [Math.ceil(size / 3), Math.ceil((size - Math.ceil(size / 3)) / 2)];
   const edges = [0, early, early + middle, size];
   const values = rows.map((row) => row.ratio).filter((value) => !missing(value));
-  const y = { low: Math.max(0, Math.min(0.9, ...values) - 0.1), high: Math.max(1.1, ...values) + 0.15, format: (value) => decimal(value, 1) };
+  const y = { low: Math.max(0, Math.min(0.95, ...values) - 0.1), high: Math.max(1.05, ...values) + 0.1, format: (value) => decimal(value, 1) };
   const layered = groups.map((group) => (width) => {
     const series = ratioLines(rows, group).map((line) => ({
       ...line, thirds: THIRDS.map((name) => line.rows.find((row) => row.layers === name)?.value),

@@ -81,6 +81,7 @@ function openLinked() {
   }
   if (!items.has(keyOf(question))) {
     search.value = question.id;
+    if (running) running.selectedIndex = 0;
     showKind("all");
     update();
   }
