@@ -36,6 +36,7 @@ SCRIPTS = (
     "marks.js",
     "figure.js",
     "figures.js",
+    "layer_figures.js",
     "paths.js",
     "question.js",
     "questions.js",

@@ -25,7 +25,8 @@ const percent = (x) => (missing(x) ? "–" : `${(100 * x).toFixed(1)} %`);
 const decimal = (x, digits = 2) => (missing(x) ? "–" : x.toFixed(digits).replace("-", "−"));
 const signed = (x, digits = 2) => (x < 0 ? "" : "+") + decimal(x, digits);
 const grouped = (x) => x.toLocaleString("en-US");
-const between = ({ low, high }) => (missing(low) ? "" : ` (${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)})`);
+const between = ({ low, high }) =>
+  missing(low) ? "" : ` (${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)})`;
 
 const tip = element("div", { class: "tip", "aria-hidden": "true", hidden: "" });
 document.body.append(tip);
@@ -37,7 +38,8 @@ function showTip(x, y, title, lines) {
     ...lines.map(([text, colour]) => {
       const swatch = colour ? element("i", { style: { background: colour } }) : null;
       return element("div", {}, ...[swatch, text].filter(Boolean));
-    }));
+    }),
+  );
   tip.hidden = false;
   const { width, height } = tip.getBoundingClientRect();
   const [left, top] = [x + 14 + width > innerWidth ? x - width - 14 : x + 14, y - height - 10];
@@ -45,13 +47,17 @@ function showTip(x, y, title, lines) {
   tip.style.top = `${(top < 4 ? y + 18 : top) + scrollY}px`;
 }
 
-const hideTip = () => { tip.hidden = true; };
+const hideTip = () => {
+  tip.hidden = true;
+};
 document.addEventListener("pointerdown", hideTip, true);
 
 // Calls `show` while the pointer is over a node, and at a tap, after which `hide` waits for the next.
 function track(node, show, hide) {
   for (const type of ["pointermove", "pointerdown"]) node.addEventListener(type, show);
-  node.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); });
+  node.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") hide();
+  });
 }
 
 // Shows values while the pointer is over a node.
@@ -65,4 +71,3 @@ function download(name, text) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
-

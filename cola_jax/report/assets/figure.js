@@ -3,7 +3,8 @@
 const [GAP, PAPER] = [28, 720]; // pixels between panels, and across a sheet of paper
 
 // Rows of a figure as objects by column.
-const records = ({ columns, rows }) => rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
+const records = ({ columns, rows }) =>
+  rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 
 // Fills the <figure> of this name. `panels` are functions of a width that return an <svg>; `legend`
 // has name, colour, dashed, css; `least` is the smallest width of a panel.
@@ -24,7 +25,8 @@ function fillFigure(name, { columns, rows }, { panels, legend = [], least = 330 
   figure.append(toolsOf(name, columns, rows));
   let width = plot.clientWidth;
   draw(width);
-  addEventListener("beforeprint", () => draw(PAPER));
+  const paper = figure.closest(".pair") ? (PAPER - GAP) / 2 : PAPER;
+  addEventListener("beforeprint", () => draw(paper));
   addEventListener("afterprint", () => draw(width));
   new ResizeObserver(() => {
     if (plot.clientWidth === width || !plot.clientWidth) return;
@@ -34,10 +36,19 @@ function fillFigure(name, { columns, rows }, { panels, legend = [], least = 330 
 }
 
 function legendOf(entries) {
-  return element("ul", { class: "legend" }, ...entries.map(({ name, colour, dashed, css }) => {
-    const key = css ? `key ${css}` : dashed ? "key stroke dashed" : "key stroke";
-    return element("li", {}, element("span", { class: key, style: colour ? { "--colour": colour } : {} }), name);
-  }));
+  return element(
+    "ul",
+    { class: "legend" },
+    ...entries.map(({ name, colour, dashed, css }) => {
+      const key = css ? `key ${css}` : dashed ? "key stroke dashed" : "key stroke";
+      return element(
+        "li",
+        {},
+        element("span", { class: key, style: colour ? { "--colour": colour } : {} }),
+        name,
+      );
+    }),
+  );
 }
 
 // The table is made when it is first opened, as few readers open it.
@@ -61,10 +72,27 @@ function csvOf(columns, rows) {
 }
 
 function tableOf(columns, rows) {
-  const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name.replaceAll("_", " "))));
-  const body = rows.map((row) => element("tr", {}, ...row.map((value) =>
-    element("td", {}, value === null ? "–" : typeof value === "number" ? String(Number(value.toFixed(4))) : value))));
-  return element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers of this figure" },
-    element("table", { class: "numbers" }, element("thead", {}, head), element("tbody", {}, ...body)));
+  const head = element(
+    "tr",
+    {},
+    ...columns.map((name) => element("th", { scope: "col" }, name.replaceAll("_", " "))),
+  );
+  const body = rows.map((row) =>
+    element(
+      "tr",
+      {},
+      ...row.map((value) =>
+        element(
+          "td",
+          {},
+          value === null ? "–" : typeof value === "number" ? String(Number(value.toFixed(4))) : value,
+        ),
+      ),
+    ),
+  );
+  return element(
+    "div",
+    { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers of this figure" },
+    element("table", { class: "numbers" }, element("thead", {}, head), element("tbody", {}, ...body)),
+  );
 }
-

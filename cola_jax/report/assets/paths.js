@@ -27,14 +27,26 @@ function pathDiagram(path, correct, size, columns = data.layers) {
   const [top, height] = [9, 14];
   const svg = shape("svg", {
     class: correct === null ? "path wrong ungraded" : correct ? "path correct" : "path wrong",
-    width: columns * size, height: top + height + 1, role: "img", "aria-label": describe(counts, moved),
+    width: columns * size,
+    height: top + height + 1,
+    role: "img",
+    "aria-label": describe(counts, moved),
   });
   counts.slice(0, columns).forEach((count, layer) => {
     const cell = shape("rect", {
       class: `c${Math.min(count, 3)}${moved.has(layer) ? " moved" : ""}`,
-      x: layer * size + 0.75, y: top + 0.5, width: size - 1.5, height: height - 1,
+      x: layer * size + 0.75,
+      y: top + 0.5,
+      width: size - 1.5,
+      height: height - 1,
     });
-    cell.append(shape("title", {}, `layer ${layer}: ${count ? `run ${count}×` : "skipped"}${moved.has(layer) ? ", after a later layer" : ""}`));
+    cell.append(
+      shape(
+        "title",
+        {},
+        `layer ${layer}: ${count ? `run ${count}×` : "skipped"}${moved.has(layer) ? ", after a later layer" : ""}`,
+      ),
+    );
     svg.append(cell);
     if (count > 1) {
       const name = count > 9 || size < 11 ? "count small" : "count";
@@ -70,15 +82,20 @@ function ruler(size) {
 // What the cells of a drawing mean.
 function pathLegend(ungraded) {
   const samples = [
-    [[0], true, "run once, path correct"], [[0], false, "run once, path wrong"],
-    [[0, 0], true, "run twice; the arc is the jump back"], [[], true, "skipped"],
+    [[0], true, "run once, path correct"],
+    [[0], false, "run once, path wrong"],
+    [[0, 0], true, "run twice; the arc is the jump back"],
+    [[], true, "skipped"],
     [[1, 0], true, "framed: moved, first run after a later layer"],
     ...(ungraded ? [[[0], null, "pale: path ungraded"]] : []),
   ];
-  return element("ul", { class: "legend" }, ...samples.map(([path, correct, text]) => {
-    const diagram = pathDiagram(path, correct, 16, path.includes(1) ? 2 : 1);
-    diagram.setAttribute("aria-hidden", "true");
-    return element("li", {}, diagram, text);
-  }));
+  return element(
+    "ul",
+    { class: "legend" },
+    ...samples.map(([path, correct, text]) => {
+      const diagram = pathDiagram(path, correct, 16, path.includes(1) ? 2 : 1);
+      diagram.setAttribute("aria-hidden", "true");
+      return element("li", {}, diagram, text);
+    }),
+  );
 }
-

@@ -8,7 +8,8 @@ const chunks = new Map(); // by number: a promise of its questions
 
 // Loads the chunk of this number, once.
 function loadChunk(number) {
-  if (!chunks.has(number)) chunks.set(number, data.files.length ? fetchChunk(number) : Promise.resolve(embedded(`chunk-${number}`)));
+  if (!chunks.has(number))
+    chunks.set(number, data.files.length ? fetchChunk(number) : Promise.resolve(embedded(`chunk-${number}`)));
   return chunks.get(number);
 }
 
@@ -18,9 +19,14 @@ function fetchChunk(number) {
   return new Promise((resolve, reject) => {
     arrivals.set(number, { resolve, reject });
     const script = element("script", { src: name.split("/").map(encodeURIComponent).join("/") });
-    script.addEventListener("error", () => reject(new Error(`${name} is missing: copy the folder along with this page.`)));
+    script.addEventListener("error", () =>
+      reject(new Error(`${name} is missing: copy the folder along with this page.`)),
+    );
     document.head.append(script);
-  }).catch((error) => { chunks.delete(number); throw error; });
+  }).catch((error) => {
+    chunks.delete(number);
+    throw error;
+  });
 }
 
 const arrivals = new Map();
@@ -36,13 +42,25 @@ const items = new Map(); // by key: the <details> of a question that is listed
 
 function questionItem(question) {
   const outcome = { "W→C": "corrected", "W→W": "uncorrected" }[question.kind] ?? "";
-  const details = element("details", { class: "question" },
-    element("summary", {},
+  const details = element(
+    "details",
+    { class: "question" },
+    element(
+      "summary",
+      {},
       element("span", { class: `kind ${outcome}` }, question.kind),
-      many ? element("span", { class: "run", style: { "--colour": `var(--run-${question.run + 1})` } }, data.runs[question.run]) : null,
+      many
+        ? element(
+            "span",
+            { class: "run", style: { "--colour": `var(--run-${question.run + 1})` } },
+            data.runs[question.run],
+          )
+        : null,
       element("span", { class: "text" }, question.text),
       question.moved ? element("span", { class: "mark control" }, "moved") : null,
-      element("span", { class: "change" }, change(question))));
+      element("span", { class: "change" }, change(question)),
+    ),
+  );
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) openQuestion(details, question);
     if (details.open) history.replaceState(null, "", hashOf(question));
@@ -73,7 +91,9 @@ function openLinked() {
   const wanted = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
   const [id, run] = [wanted.get("question"), wanted.get("run")];
   if (id === null) return;
-  const question = data.questions.find((one) => one.id === id && (run === null || data.runs[one.run] === run));
+  const question = data.questions.find(
+    (one) => one.id === id && (run === null || data.runs[one.run] === run),
+  );
   if (!question) {
     found.textContent = `This report has no question ${id}.`;
     browser.scrollIntoView();
@@ -131,7 +151,9 @@ function update() {
   const query = search.value.trim().toLowerCase();
   const run = running ? data.runs.indexOf(running.value) : -1;
   matches = data.questions
-    .filter((one) => kinds[kind](one) && (run < 0 || one.run === run) && (!query || textOf(one).includes(query)))
+    .filter(
+      (one) => kinds[kind](one) && (run < 0 || one.run === run) && (!query || textOf(one).includes(query)),
+    )
     .sort(orders[sorting.value]);
   found.textContent = `${grouped(matches.length)} of ${grouped(data.questions.length)}`;
   items.clear();
@@ -150,8 +172,13 @@ for (const [name, belongs] of Object.entries(kinds)) {
   if (!count) continue;
   const input = element("input", { type: "radio", name: "kind", value: name });
   input.checked = name === kind;
-  input.addEventListener("change", () => { kind = name; update(); });
-  browser.querySelector("fieldset").append(element("label", {}, input, element("span", {}, `${name} ${grouped(count)}`)));
+  input.addEventListener("change", () => {
+    kind = name;
+    update();
+  });
+  browser
+    .querySelector("fieldset")
+    .append(element("label", {}, input, element("span", {}, `${name} ${grouped(count)}`)));
 }
 sorting.append(...Object.keys(orders).map((name) => element("option", {}, name)));
 if (running) running.append(...["all runs", ...data.runs].map((name) => element("option", {}, name)));
