@@ -19,7 +19,7 @@ COLUMNS = ["question", "path", "length", "verdict", "node", "target", "control"]
 
 EVERY, RIGHT, WRONG = "all questions", "correct before", "wrong before"  # questions
 GOLD, CONTROL, PLAIN, SHORTEST = "search", "control", "pretrained model", "shortest correct path"
-BEST, TRIED = "shortest correct path", "all paths tried"
+BEST, TRIED, CORRECT = "shortest correct path", "all paths tried", "correct evaluations"
 FIGURES = {
     "evaluations": ("run", "questions", "search", "evaluations", "share", "low", "high", "n"),
     "transitions": ("run", "paths", "transition", "count", "share", "n"),
@@ -27,7 +27,7 @@ FIGURES = {
     "front": ("run", "questions", "search", "layers", "share", "low", "high", "n"),
     "ratios": ("run", "paths", "layers", "runs", "tried", "ratio", "low", "high", "n"),
     "use": ("run", "paths", "layer", "skipped", "extra_runs", "moved", "n"),
-    "lengths": ("run", "paths", "layers", "questions"),
+    "lengths": ("run", "paths", "layers", "count"),
 }
 Rows = list[tuple[Any, ...]]
 
@@ -234,9 +234,10 @@ def use_rows(summary: Summary) -> Rows:
 
 
 def length_rows(summary: Summary) -> Rows:
-    """Counts the layers of the shortest correct paths."""
+    """Counts the layers of the shortest correct paths, and of all correct evaluations."""
+    groups = summary.best_lengths | {CORRECT: summary.correct_lengths}
     return [
         (name, int(layers), int(counts[layers]))
-        for name, counts in summary.best_lengths.items()
+        for name, counts in groups.items()
         for layers in np.flatnonzero(counts)
     ]

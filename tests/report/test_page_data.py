@@ -101,7 +101,11 @@ def test_front_adds_the_cheapest_questions_first(figures: dict[str, Any]):
 
 
 def test_lengths_and_use(figures: dict[str, Any]):
-    assert figures["lengths"] == [("C→C", 3, 1), ("C→C", 4, 1), ("W→C", 3, 1), ("W→C", 5, 1)]
+    *shortest, three, four, five = figures["lengths"]
+    assert shortest == [("C→C", 3, 1), ("C→C", 4, 1), ("W→C", 3, 1), ("W→C", 5, 1)]
+    assert (three, four, five) == tuple(
+        ("correct evaluations", n, c) for n, c in ((3, 2), (4, 2), (5, 1))
+    )
     use = {(paths, layer): cells for paths, layer, *cells in figures["use"]}
     assert use["C→C", 2] == [0.5, 0.0, 0.0, 2]
     assert use["W→C", 1] == [0.0, 0.5, 0.0, 2]

@@ -7,8 +7,9 @@ const records = ({ columns, rows }) =>
   rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 
 // Fills the <figure> of this name. `panels` are functions of a width that return an <svg>; `legend`
-// has name, colour, dashed, css; `least` is the smallest width of a panel.
-function fillFigure(name, { columns, rows }, { panels, legend = [], least = 330 }) {
+// has name, colour, dashed, css; `least` is the smallest width of a panel, `most` the number of them
+// side by side.
+function fillFigure(name, { columns, rows }, { panels, legend = [], least = 330, most = 3 }) {
   const figure = document.getElementById(`figure-${name}`);
   if (!rows.length) {
     figure.remove();
@@ -16,7 +17,7 @@ function fillFigure(name, { columns, rows }, { panels, legend = [], least = 330 
   }
   const plot = element("div", { class: "plot" });
   const draw = (width) => {
-    const across = Math.max(1, Math.min(panels.length, Math.floor((width + GAP) / (least + GAP))));
+    const across = Math.max(1, Math.min(panels.length, most, Math.floor((width + GAP) / (least + GAP))));
     const each = (width - GAP * (across - 1)) / across;
     plot.style.setProperty("grid-template-columns", `repeat(${across}, minmax(0, 1fr))`);
     plot.replaceChildren(...panels.map((panel) => panel(each)));

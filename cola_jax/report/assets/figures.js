@@ -143,35 +143,31 @@ function drawTransitions() {
   fillFigure("transitions", data.figures.transitions, { panels, legend });
 }
 
+const LENGTHS = { "C→C": "var(--cc)", "W→C": "var(--wc)", "correct evaluations": "var(--ww)" };
+
 function drawLengths() {
-  const rows = records(data.figures.lengths);
-  if (!rows.length) return fillFigure("lengths", data.figures.lengths, {});
-  const x = { label: "layers", ...extent([...rows.map((row) => row.layers), data.layers], 1), integer: true };
-  const legend = [
-    { name: "C→C", css: "cc" },
-    { name: "W→C", css: "wc" },
-  ];
-  const panels = data.runs.map((run) => (width) => {
-    const stacks = legend.map(({ name, css }) => ({
+  const table = data.figures.lengths;
+  const rows = records(table);
+  const all = [...rows.map((row) => row.layers), data.layers];
+  const x = { label: "layers", ...extent(all, 1), integer: true };
+  const columns = (run, title, names) => (width) => {
+    const own = rows.filter((row) => row.run === run && names.includes(row.paths));
+    const stacks = names.map((name) => ({
       name,
-      colour: `var(--${css})`,
-      counts: new Map(
-        rows.filter((row) => row.run === run && row.paths === name).map((row) => [row.layers, row.questions]),
-      ),
+      colour: LENGTHS[name],
+      counts: new Map(own.filter((row) => row.paths === name).map((row) => [row.layers, row.count])),
     }));
-    const totals = rows
-      .filter((row) => row.run === run)
-      .map((row) => stacks.reduce((sum, stack) => sum + (stack.counts.get(row.layers) ?? 0), 0));
-    return columnsPanel({
-      title: many ? run : "Questions",
-      x,
-      stacks,
-      width,
-      reference: { x: data.layers, label: `L = ${data.layers}` },
-      y: { low: 0, high: Math.max(1, ...totals), format: grouped, integer: true },
-    });
-  });
-  fillFigure("lengths", data.figures.lengths, { panels, legend });
+    const totals = own.map(({ layers }) =>
+      stacks.reduce((sum, { counts }) => sum + (counts.get(layers) ?? 0), 0),
+    );
+    const y = { low: 0, high: Math.max(1, ...totals), format: grouped, integer: true };
+    const reference = { x: data.layers, label: `L = ${data.layers}` };
+    return columnsPanel({ title, x, y, stacks, reference, width });
+  };
+  const panels = data.runs.map((run) => columns(run, many ? run : "Questions", ["C→C", "W→C"]));
+  if (!many) panels.push(columns(data.runs[0], "All correct evaluations", ["correct evaluations"]));
+  const legend = ["C→C", "W→C"].map((name) => ({ name, colour: LENGTHS[name], css: TRANSITIONS[name] }));
+  fillFigure("lengths", table, { panels, legend });
 }
 
 drawSearches();

@@ -86,7 +86,7 @@ function drawRatios() {
         { name: "shortest paths to the correct answer", colour: colourOf(data.runs[0]), css: "disc" },
         { name: "shortest paths of control searches", colour: "var(--muted)", css: "ring" },
       ];
-  fillFigure("ratios", table, { panels: [...layered, ...thirds], legend, least: 480 });
+  fillFigure("ratios", table, { panels: [...layered, ...thirds], legend, least: 340, most: 2 });
 }
 
 function thirdsRange(rows) {
@@ -128,7 +128,7 @@ function drawUse() {
         });
       },
   );
-  fillFigure("use", table, { panels, least: 4000 });
+  fillFigure("use", table, { panels, most: 1 });
 }
 
 drawRatios();
