@@ -31,7 +31,7 @@ def common(tiny_checkpoint, task, tmp_path):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(cli.Report, "show", lambda self, draws: None)
+    monkeypatch.setattr(cli.Report, "show", lambda self, directory: None)
 
 
 SMALL = ["--simulations", "4", "--leaves", "2", "--data", "1"]

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -15,18 +14,23 @@ from tyro.conf import Positional
 from cola_jax.commands.flags import console, errors
 
 if TYPE_CHECKING:
+    from cola_jax.report.summary import Summary
     from cola_jax.runs.directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Print what a run found, and write it as one HTML page that opens offline, and as Markdown."""
+    """Print what a run found, and write it as an HTML page that opens offline, and as Markdown.
 
-    run_directory: Positional[str]
-    """What `cola search`, `cola evaluate` or `cola scan` made."""
+    Several searches of one model are compared on one page.
+    """
+
+    run_directories: Positional[tuple[str, ...]]
+    """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
     page: Path | None = None
-    """Where to write the page of a search or a scan, and beside it the same table as .md or .csv;
-    report.html in the run directory by default."""
+    """Where to write the page of searches or of a scan, and beside it the same table as .md or
+    .csv; report.html in the run directory by default, in the current one for several runs. The
+    paths of many questions go to a folder beside the page, such as report_files."""
     polar: Path | None = None
     """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
     drllm: Path | None = None
@@ -35,8 +39,13 @@ class Report:
     """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
+        if not self.run_directories:
+            raise ValueError("no run directory is given: name what `cola search` made.")
         self.export()
-        self.show(draws=True)
+        if len(self.run_directories) == 1:
+            self.show(self.run_directories[0])
+        else:
+            self.compare()
 
     def export(self) -> None:
         """Writes the files of other projects that are asked for."""
@@ -45,20 +54,23 @@ class Report:
         from cola_jax.runs.directory import RunDirectory
         from cola_jax.runs.searched import write_drllm, write_polar
 
-        run = RunDirectory(self.run_directory)
+        directory, *others = self.run_directories
+        if others:
+            raise ValueError("--polar and --drllm are of one run: give one run directory.")
+        run = RunDirectory(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
                 console.print(write(run, file), soft_wrap=True, markup=False)
 
-    def show(self, draws: bool) -> dict[str, Any]:
-        """Prints the table, writes the page if it draws, and returns the results but of a scan."""
+    def show(self, directory: str) -> dict[str, Any]:
+        """Prints the table of a run, writes its page, and returns the results but of a scan."""
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
-        run = RunDirectory(self.run_directory)
+        run = RunDirectory(directory)
         command = run.manifest()["settings"].get("command")
         if command == "scan":
-            self.show_scan(run, draws)
+            self.show_scan(run)
             return {}
         if command == "evaluate" and self.page is not None:
             raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
@@ -69,19 +81,41 @@ class Report:
         else:
             table = report.paths_table(run) if summary is None else report.summary_table(summary)
             console.print(table)
-        if summary is None:
-            return results
-        if not draws:
-            self.say_how_to_draw()
-            return results
-        page = self.page or run.directory / "report.html"
-        report.write_page(run, summary, page)
-        report.write_markdown(run, summary, page.with_suffix(".md"))
-        errors.print(f"report: {page}, and as Markdown {page.with_suffix('.md')}", soft_wrap=True)
+        if summary is not None:
+            self.write([run], [summary], self.page or run.directory / "report.html")
         return results
 
-    def show_scan(self, run: "RunDirectory", draws: bool) -> None:
-        """Prints the best blocks of a scan; writes the map as CSV, and as a page if it draws."""
+    def compare(self) -> None:
+        """Prints the table of each of several searches, and writes one page about all."""
+        from cola_jax import report
+        from cola_jax.runs.directory import RunDirectory
+
+        runs = [RunDirectory(directory) for directory in self.run_directories]
+        report.check_runs(runs)
+        summaries = [report.summarise(run) for run in runs]
+        results = list(map(report.write_results, runs, summaries))
+        if self.json:
+            print_json(results)
+        else:
+            for name, summary in zip(report.run_names(runs), summaries, strict=True):
+                console.print(name, style="bold", markup=False)
+                console.print(report.summary_table(summary))
+        self.write(runs, summaries, self.page or Path("report.html"))
+
+    def write(
+        self, runs: "Sequence[RunDirectory]", summaries: "Sequence[Summary]", page: epath.PathLike
+    ) -> None:
+        """Writes the page and its Markdown, and says where they are."""
+        from cola_jax import report
+
+        page = epath.Path(page)
+        markdown = page.with_suffix(".md")
+        report.write_page(runs, summaries, page)
+        report.write_markdown(runs, summaries, markdown)
+        errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
+
+    def show_scan(self, run: "RunDirectory") -> None:
+        """Prints the best blocks of a scan, and writes the map as CSV and as a page."""
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
@@ -96,24 +130,8 @@ class Report:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(page.with_suffix(".csv"), scan_csv(summary).encode())
         errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
-        if not draws:
-            self.say_how_to_draw()
-            return
         write_scan_page(run, summary, page)
         errors.print(f"report: {page}", soft_wrap=True)
-
-    def say_how_to_draw(self) -> None:
-        """Prints how to get the page where matplotlib is missing."""
-        errors.print(
-            f"for the page: pip install 'cola-jax[report]' && cola report {self.run_directory}",
-            soft_wrap=True,
-            markup=False,
-        )
-
-
-def report_extra_installed() -> bool:
-    """Whether the page of a report can be drawn."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def print_json(value: Any) -> None:
@@ -127,10 +145,10 @@ def show_results(directories: Sequence[str], as_json: bool) -> None:
     from cola_jax.runs.directory import RunDirectory
 
     if len(directories) == 1:
-        Report(directories[0], json=as_json).show(draws=report_extra_installed())
+        Report((directories[0],), json=as_json).run()
         return
     if as_json:
         print_json([report.write_results(RunDirectory(directory)) for directory in directories])
         return
-    every = [Report(one).show(draws=report_extra_installed()) for one in directories]
+    every = [Report((one,)).show(one) for one in directories]
     console.print(report.tasks_table(every))

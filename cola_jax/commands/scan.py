@@ -11,7 +11,7 @@ from cola_jax.commands.flags import (
     num_layers_of,
     run_with_progress,
 )
-from cola_jax.commands.report import Report, report_extra_installed
+from cola_jax.commands.report import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,4 +36,4 @@ class Scan:
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
             searches=False,
         )
-        Report(self.flags.out, json=self.json).show(draws=report_extra_installed())
+        Report((self.flags.out,), json=self.json).run()

@@ -1,18 +1,22 @@
-"""The table of a search run in Markdown, for notes and pages."""
+"""The tables of search runs in Markdown, for notes and pages."""
+
+from collections.abc import Sequence
 
 from etils import epath
 
-from cola_jax.report.page import model_name, run_details, task_name
+from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_caption, summary_rows
 from cola_jax.runs.directory import RunDirectory, write_whole
 
 
-def write_markdown(run: RunDirectory, summary: Summary, file: epath.PathLike) -> None:
-    """Writes the results of a search run as Markdown; OSError where it cannot be written."""
+def write_markdown(
+    runs: Sequence[RunDirectory], summaries: Sequence[Summary], file: epath.PathLike
+) -> None:
+    """Writes the results of search runs as Markdown; OSError where it cannot be written."""
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, markdown(run, summary).encode())
+    write_whole(target, "\n".join(map(markdown, runs, summaries)).encode())
 
 
 def markdown(run: RunDirectory, summary: Summary) -> str:

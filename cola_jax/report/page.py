@@ -1,154 +1,195 @@
-"""A self-contained HTML page about a search run."""
+"""The HTML page of search runs: one file, and for many questions a folder of scripts beside it."""
 
-import dataclasses
+import base64
 import functools
+import hashlib
 import math
-from pathlib import PurePath
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 from etils import epath
 from markupsafe import Markup
 
-from cola_jax.report.browser import MAX_QUESTIONS, browser_questions, script_json
-from cola_jax.report.figures import accuracy_by_depth, layer_heatmap, length_histogram
+from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
+from cola_jax.report.compare import changes, run_names
+from cola_jax.report.details import model_name, run_details, task_name
+from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
-from cola_jax.report.table import Row, summary_caption, summary_rows
+from cola_jax.report.table import (
+    Row,
+    format_interval,
+    format_points,
+    net_row,
+    share_row,
+    summary_caption,
+    summary_rows,
+)
 from cola_jax.runs.directory import RunDirectory, write_whole
-from cola_jax.search.presets import PRESETS
 
-DIGEST_DIGITS = 12
 BAR_WIDTH = 120  # of the drawing of an interval
+INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it
+SCRIPTS = (
+    "dom.js",
+    "charts.js",
+    "marks.js",
+    "figure.js",
+    "figures.js",
+    "layer_figures.js",
+    "paths.js",
+    "question.js",
+    "questions.js",
+)
 
 
-def write_page(run: RunDirectory, summary: Summary, file: epath.PathLike) -> None:
-    """Writes the report of a search run as one HTML file that needs no other file and no network.
+def write_page(
+    runs: Sequence[RunDirectory], summaries: Sequence[Summary], file: epath.PathLike
+) -> None:
+    """Writes the report of one search run, or of several of one model, as an HTML page.
 
-    Raises ValueError where matplotlib is missing, OSError where the file cannot be written.
+    The page needs no network. The paths of many questions are in a folder of scripts beside it,
+    which `report.html` calls `report_files`. Raises OSError where a file cannot be written.
     """
     target = epath.Path(file)
-    content = render(run, summary)
+    questions = gather_questions(runs)
+    chunks = questions.chunks
+    beside = questions.characters > INLINE
+    folder = target.parent / f"{target.stem}_files"
+    token = hashlib.sha256("".join(map("".join, chunks)).encode()).hexdigest()[:16]
+    names = run_names(runs)
+    data = {
+        "runs": names,
+        "layers": summaries[0].num_layers,
+        "open": summaries[0].open,
+        "decodes": summaries[0].decodes,
+        "figures": figures_of(list(zip(names, runs, summaries, strict=True))),
+        "questions": questions.listed,
+        "token": token,
+        "files": [f"{folder.name}/{chunk_name(i)}" for i in range(len(chunks))] if beside else [],
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
+    # before the page that loads them
+    write_chunks(folder, token, chunks if beside else [])
+    content = render(
+        "page.html",
+        SCRIPTS,
+        data=script_json(data),
+        chunks=[] if beside else [Markup(f"[{','.join(chunk)}]") for chunk in chunks],
+        **page_values(runs, summaries, names),
+    )
     write_whole(target, content.encode())
 
 
+def page_values(
+    runs: Sequence[RunDirectory], summaries: Sequence[Summary], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what the template shows of the runs."""
+    manifests = [run.manifest() for run in runs]
+    starts = [manifest["starts"][-1] for manifest in manifests]
+    return {
+        "model": model_name(starts[0]),
+        "task": ", ".join(dict.fromkeys(map(task_name, starts))),
+        "names": names,
+        "summaries": summaries,
+        "summary": summaries[0],
+        "groups": summary_rows(summaries[0]) if len(runs) == 1 else compared_rows(summaries),
+        "headlines": list(map(headline_rows, summaries)),
+        "changes": changes(runs, summaries[0].num_layers),
+        "captions": list(dict.fromkeys(map(summary_caption, summaries))),
+        "settings": [run_settings(manifest) for manifest in manifests],
+        "interval_bar": interval_bar,
+        "conclusion": control_conclusion,
+        "points": format_points,
+        "interval": format_interval,
+    }
+
+
+def run_settings(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lists the settings of a run and those of its strategy."""
+    settings, starts = manifest["settings"], manifest["starts"]
+    preset = (settings.get("preset") or {}).items()
+    own = [(name.replace("_", " "), str(value)) for name, value in preset]
+    return run_details(settings, starts[-1], len(starts)) + own
+
+
+def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row]]]]:
+    """Lists the rows of several summaries side by side, by heading; a run may lack some.
+
+    A label may have a number of its run, such as `(+35%)`, which does not tell rows apart.
+    """
+    tables = [dict(summary_rows(summary)) for summary in summaries]
+    groups = []
+    for heading in dict.fromkeys(heading for table in tables for heading in table):
+        rows: dict[tuple[str, int], list[Row]] = {}
+        for i, table in enumerate(tables):
+            seen: dict[str, int] = {}
+            for row in table.get(heading, []):
+                label = re.sub(r" \([+-]\d+%\)", "", row.label)
+                # the label of control searches is the same in several rows
+                number = seen[label] = seen.get(label, 0) + 1
+                empty = [Row(label, "", role=row.role)] * len(tables)
+                rows.setdefault((label, number), empty)[i] = row._replace(label=label)
+        groups.append((heading, list(rows.values())))
+    return groups
+
+
+def headline_rows(summary: Summary) -> list[Row]:
+    """Lists the numbers that a reader looks for first."""
+    return [
+        share_row("correct before", summary.before),
+        share_row("correct on some path", summary.after),
+        share_row("W→C", summary.corrected),
+        share_row("control of W→C", summary.control, "control"),
+        net_row("W→C minus control", summary.net),
+        share_row("C→C on fewer layers", summary.shortened),
+    ]
+
+
 @functools.cache
-def page_template(name: str) -> jinja2.Template:
-    """Loads the template of a page."""
+def templates() -> jinja2.Environment:
+    """Loads templates, scripts and styles from the package."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("cola_jax", "report"),
+        loader=jinja2.PackageLoader("cola_jax", "report/assets"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    ).get_template(name)
-
-
-def render(run: RunDirectory, summary: Summary) -> str:
-    """Renders the page."""
-    manifest = run.manifest()
-    settings, start = manifest["settings"], manifest["starts"][-1]
-    data = {
-        "layers": summary.num_layers,
-        "open": summary.open,
-        "decodes": summary.decodes,
-        "questions": browser_questions(run),
-    }
-    return page_template("page.html").render(
-        summary=summary,
-        model=model_name(start),
-        task=task_name(start),
-        groups=summary_rows(summary),
-        caption=summary_caption(summary),
-        interval_bar=interval_bar,
-        details=run_details(settings, start, len(manifest["starts"])),
-        preset=settings.get("preset") or {},
-        conclusion=control_conclusion(summary),
-        histogram=Markup(length_histogram(summary)),
-        depth=Markup(accuracy_by_depth(summary)),
-        heatmap=Markup(layer_heatmap(summary)),
-        max_questions=MAX_QUESTIONS,
-        data=script_json(data),
     )
 
 
-def model_name(start: dict[str, Any]) -> str:
-    """Returns the name of the model: a Hub id, or the last part of a local path."""
-    origin = start.get("origin") or {}
-    name = str(origin.get("name") or start.get("model") or "unknown model")
-    return name if origin.get("kind") == "hub" else PurePath(name).name
+def asset(name: str) -> str:
+    """Reads a script or style as it is."""
+    environment = templates()
+    assert environment.loader
+    return environment.loader.get_source(environment, name)[0]
 
 
-def task_name(start: dict[str, Any]) -> str:
-    """Returns the name of the task: its own, or the last part of a local path."""
-    return PurePath(str(start.get("task", "unknown task"))).name
+def render(template: str, scripts: Sequence[str], **values: Any) -> str:
+    """Renders a page whose security policy allows its own script and style, and no others.
+
+    Scripts that this one adds are those beside the page; markup in a text of a run could add none.
+    """
+    script = '"use strict";\n(() => {\n' + "".join(asset(name) for name in scripts) + "})();\n"
+    style = asset("page.css")
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            script=Markup(script),
+            style=Markup(style),
+            policy=(
+                f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
+                f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
+            ),
+            **values,
+        )
+    )
 
 
-def run_details(
-    settings: dict[str, Any], start: dict[str, Any], starts: int
-) -> list[tuple[str, str]]:
-    """Lists what is needed to judge or reproduce the run, as far as it was recorded."""
-    origin = start.get("origin") or {}
-    prompt = settings.get("prompt") or {}  # of open questions
-    versions = dict(start.get("versions") or {})
-    if "python" in start:
-        versions["python"] = start["python"]
-    details = {
-        "model": " · ".join(str(origin[k]) for k in ("kind", "name", "revision") if origin.get(k)),
-        "checkpoint": f"{start.get('model', '')} {short_digest(settings.get('model'))}",
-        "task": f"{start.get('task', '')} {short_digest(settings.get('task'))}",
-        "split": start.get("split"),
-        "scorer": settings.get("scorer"),
-        "prompt": prompt_name(prompt),
-        "chat template": "yes" if settings.get("chat") or prompt.get("chat") else "no",
-        "token limit": settings.get("max_new_tokens"),
-        "grader": settings.get("grader"),
-        **(search_details(settings) if settings.get("command") == "search" else {}),
-        "control searches": settings.get("control"),
-        "decoys": settings.get("decoys"),
-        "search for": "right in all variants" if settings.get("robust") else None,
-        "variants": ", ".join(settings.get("variants") or ()),
-        "dtype": settings.get("dtype"),
-        "device": start.get("device"),
-        "date": start.get("date"),
-        "starts": starts if starts > 1 else None,
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
-    return [(name, str(value)) for name, value in details.items() if value not in (None, "")]
-
-
-def search_details(settings: dict[str, Any]) -> dict[str, Any]:
-    """Names the settings of a search."""
-    return {
-        "preset": preset_name(settings.get("strategy", "tree"), settings.get("preset")),
-        "simulations": f"{settings.get('simulations')} per question",
-        "leaves": f"{settings.get('leaves')} per question and wave",
-        "seed": settings.get("seed"),
-        "early stop": "yes" if settings.get("early_stop") else "no",
-    }
-
-
-def prompt_name(prompt: dict[str, Any]) -> str | None:
-    """Describes a prompt by its format and number of shots."""
-    if not prompt:
-        return None
-    shots = len(prompt.get("shots") or ())
-    return f"{prompt['format']['name']}, {shots} shot{'' if shots == 1 else 's'}"
-
-
-def short_digest(value: Any) -> str:
-    """Shortens a digest."""
-    return f"({value[:DIGEST_DIGITS]}…)" if isinstance(value, str) else ""
-
-
-def preset_name(strategy: str, values: dict[str, Any] | None) -> str:
-    """Returns the name of the preset of a strategy that has these values."""
-    for name, preset in PRESETS.items():
-        own = dataclasses.asdict(preset)
-        # an older run may lack a field
-        if preset.name == strategy and values and own | values == own:
-            return name
-    return "custom"
+def digest(content: str) -> str:
+    """Names a script or style in a security policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def control_conclusion(summary: Summary) -> str:

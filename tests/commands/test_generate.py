@@ -84,7 +84,7 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
     assert "different settings" in fail(capsys, model, *flags, "--max-new-tokens", "4")
     assert "different settings" in fail(capsys, model, *flags[:-2], "--paths", "0-4")
     with pytest.raises(ValueError, match=r"made by .generate., not by a search"):
-        Report(out).run()
+        Report((out,)).run()
 
 
 def test_generate_prints_without_a_directory(model, capsys, tmp_path, monkeypatch):

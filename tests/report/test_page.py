@@ -1,7 +1,10 @@
-import dataclasses
+import base64
+import hashlib
 import html
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,8 @@ import pytest
 
 from cola_jax.report import page as page_module
 from cola_jax.report import summarise, write_page
-from cola_jax.report.page import run_details
-from cola_jax.report.summary import Summary
+from cola_jax.report.page import SCRIPTS, asset
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.search.presets import PRESETS
 from tests.report.conftest import (
     E1,
     E2,
@@ -28,51 +29,45 @@ from tests.report.conftest import (
     ONLY_RETAINED,
     ONLY_WRONG,
     OPEN_PARTS,
+    PARTS,
     Q1,
     Q2,
     Q3,
-    SETTINGS,
     START,
     UNGRADED,
+    evaluation,
     make_run,
     named,
+    question,
 )
 
-PageOf = Callable[[RunDirectory], str]
-
-
-@pytest.fixture(scope="module")
-def page(run: RunDirectory, summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page with its figures."""
-    file = tmp_path_factory.mktemp("page") / "pages" / "report.html"
-    write_page(run, summary, file)
-    return file.read_text()
+PageOf = Callable[..., str]
 
 
 @pytest.fixture
-def page_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PageOf:
-    """Writes pages with empty figures, as drawing takes most of the time."""
-    for name in ("length_histogram", "layer_heatmap"):
-        monkeypatch.setattr(page_module, name, lambda summary: '<svg role="img"></svg>')
+def page_of(tmp_path: Path) -> PageOf:
+    """Writes a page about runs and returns it."""
 
-    def write(run: RunDirectory) -> str:
-        write_page(run, summarise(run), tmp_path / "pages" / "report.html")
-        return (tmp_path / "pages" / "report.html").read_text()
+    def write(*runs: RunDirectory) -> str:
+        file = tmp_path / "pages" / "report.html"
+        write_page(runs, [summarise(run) for run in runs], file)
+        return file.read_text()
 
     return write
 
 
-def embedded(page: str) -> dict[str, Any]:
-    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+def embedded(page: str, name: str = "data") -> Any:
+    block = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.S)
     assert block
     return json.loads(block[1])
 
 
-def words(page: str) -> list[str]:
-    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().split()
+def without_scripts(page: str) -> str:
+    return html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
 
 
-def test_page_shows_table_settings_and_figures(page: str):
+def test_page_shows_table_settings_and_figures(run: RunDirectory, page_of: PageOf):
+    page = page_of(run)
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     cells = [html.unescape(re.sub(r"<[^>]+>", "|", row)) for row in rows]
     at = next(i for i, row in enumerate(cells) if "W→C: wrong before" in row)
@@ -85,37 +80,64 @@ def test_page_shows_table_settings_and_figures(page: str):
     assert "5 of 6 questions done" in page
     text = " ".join(page.split())
     assert "Of 2 control searches for the same questions, 1 reached their wrong option." in text
-    assert page.count('<svg role="img"') == 3
-    assert "nan" not in words(page)
+    figures = set(re.findall(r'<figure id="figure-(\w+)">', page))
+    assert figures == embedded(page)["figures"].keys()
+    assert page.count("<figcaption>") == len(figures)
+    assert "nan" not in without_scripts(page).lower().split()
 
 
-def test_page_is_self_contained(page: str):
+def test_page_allows_its_own_script_and_style_alone(run: RunDirectory, page_of: PageOf):
+    page = page_of(run)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    rules = html.unescape(policy[1])
+    assert rules.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in rules
+    scripts, styles = (re.findall(rf"<{n}>(.*?)</{n}>", page, re.S) for n in ("script", "style"))
+    assert len(scripts) == len(styles) == 1
+    for content in (*scripts, *styles):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules
+    assert not re.search(r" style=| on\w+=", without_scripts(page))  # the policy forbids both
+
+
+def test_page_is_self_contained(run: RunDirectory, page_of: PageOf, tmp_path: Path):
+    page = page_of(run)
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
     assert not re.search(r"url\(\s*[\"']?\s*(https?:)?//|@import", page)
     assert not re.search(r"<(link|iframe|object|embed|script[^>]*\ssrc)\b", page)
-    assert "default-src 'none'" in page
+    assert len(embedded(page, "chunk-0")) == 5
+    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["report.html"]
+
+
+def test_scripts_never_set_markup():
+    for name in SCRIPTS:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|\.write\(|\beval\b", asset(name))
 
 
 def test_page_escapes_all_text(tmp_path: Path, page_of: PageOf):
-    rows = [e | {"question": NASTY, "edit": NASTY} for e in E2]
-    question = Q2 | {"question": NASTY, "text": NASTY, "options": [NASTY, "b", "c"]}
+    nasty = f"{NASTY}\u2028\u2029"
+    rows = [e | {"question": nasty, "edit": nasty} for e in E2]
+    question = Q2 | {"question": nasty, "text": nasty, "options": [nasty, "b", "c"]}
     start = START | {
-        "origin": {"kind": "hub", "name": NASTY},
-        "model": NASTY,
-        "task": NASTY,
-        "device": NASTY,
-        "versions": {NASTY: NASTY},
+        "origin": {"kind": "hub", "name": nasty},
+        "model": nasty,
+        "task": nasty,
+        "device": nasty,
+        "versions": {nasty: nasty},
     }
-    settings = {"scorer": NASTY, "preset": {NASTY: NASTY}}
+    settings = {"scorer": nasty, "preset": {nasty: nasty}}
     page = page_of(make_run(tmp_path, (rows, [question]), start=start, **settings))
     assert "<script>alert" not in page
     assert "</script>&" not in page
     assert "<!--" not in page
-    assert page.count("<script") == page.count("</script") == 2
-    assert "49" not in re.sub(r"<svg.*?</svg>", "", page.split("<main>")[0], flags=re.DOTALL)
+    assert page.count("<script") == page.count("</script") == 3
+    assert "49" not in page.split("<main>")[0].split("</style>")[1]
     [shown] = embedded(page)["questions"]
-    assert (shown["id"], shown["text"], shown["options"][0]) == (NASTY, NASTY, NASTY)
-    assert shown["paths"][1][6] == NASTY
+    assert (shown["id"], shown["text"]) == (nasty, nasty)
+    [details] = embedded(page, "chunk-0")
+    assert (details["id"], details["text"], details["options"][0]) == (nasty, nasty, nasty)
+    assert details["paths"][1][6] == nasty
 
 
 def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
@@ -123,12 +145,9 @@ def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
     rows = [e | {"text": nasty, "answer_text": nasty} for e in F1]
     parts = [(rows, [G1 | {"metadata": named(math_level=NASTY)}]), (F2, [G2])]
     page = page_of(make_run(tmp_path, *parts, scorer="generation"))
-    assert "<script>alert" not in page
-    assert "</script>&" not in page
-    assert "<!--" not in page
-    assert page.count("<script") == page.count("</script") == 2
-    assert "\x00" not in page
-    assert embedded(page)["questions"][0]["completions"] == [[nasty, nasty, "stop", 0, 4]]
+    assert page.count("<script") == page.count("</script") == 3
+    assert not {"\x00", "\u2028"} & set(page)
+    assert embedded(page, "chunk-0")[0]["completions"] == [[nasty, nasty, "stop", 0, 4]]
     assert "math level &lt;script&gt;" in page
 
 
@@ -145,14 +164,54 @@ def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
 def test_page_of_one_question(tmp_path: Path, page_of: PageOf, part: Any, scorer: str | None):
     page = page_of(make_run(tmp_path, part, scorer=scorer))
     assert len(embedded(page)["questions"]) == 1
-    assert "nan" not in words(page)
+    assert "nan" not in without_scripts(page).lower().split()
+
+
+def test_page_of_several_runs(tmp_path: Path, page_of: PageOf):
+    runs = [make_run(tmp_path / name, *PARTS[:count]) for name, count in (("a", 2), ("b", 1))]
+    page = page_of(*runs)
+    data = embedded(page)
+    assert data["runs"] == ["a/run", "b/run"]
+    assert [one["run"] for one in data["questions"]] == [0] * 5 + [1] * 2
+    # a question's details are found by chunk and place
+    for one in data["questions"]:
+        chunk, place = one["at"]
+        assert embedded(page, f"chunk-{chunk}")[place]["id"] == one["id"]
+    text = " ".join(without_scripts(page).split())
+    assert "b/run against a/run, on the 2 questions of both" in text
+    [row] = re.findall(r"<tr><th scope=\"row\">correct after.*?</tr>", page)
+    assert re.findall(r"[\d.]+ %", row) == ["80.0 %", "100.0 %"]
+    assert page.count("<h3><span") == 2  # settings of each
+
+
+def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
+    names = [f"question {i} / 3000" for i in range(3000)]
+    rows = [evaluation(n, i, tuple(range(4 - i % 2)), 0, i > 0) for n in names for i in range(5)]
+    rows = [row | {"edit": "repeat 4 at 20 x1"} for row in rows]
+    questions = [question(n, text="what " * 60, options=["a" * 80] * 4, best=(0, 1)) for n in names]
+    run = make_run(tmp_path, (rows, questions))
+    file = tmp_path / "pages" / "big.html"
+    write_page([run], [summarise(run)], file)
+    page = file.read_text()
+    assert file.stat().st_size < 5_000_000
+    data = embedded(page)
+    assert [one["id"] for one in data["questions"]] == names
+    assert 'id="chunk-' not in page
+    assert data["files"] == [f"big_files/questions-{i:03d}.js" for i in range(len(data["files"]))]
+    for number, name in enumerate(data["files"]):
+        content = (file.parent / name).read_text()
+        call = re.fullmatch(r'colaQuestions\("(\w+)",(\d+),(.*)\);\n', content, re.DOTALL)
+        assert call
+        assert (call[1], int(call[2])) == (data["token"], number)
+        for place, one in enumerate(json.loads(call[3])):
+            assert data["questions"][names.index(one["id"])]["at"] == [number, place]
 
 
 def test_page_does_not_depend_on_the_working_directory(
     run: RunDirectory, page_of: PageOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    page_module.page_template.cache_clear()
+    page_module.templates.cache_clear()
     assert page_of(run).startswith("<!DOCTYPE html>")
 
 
@@ -175,9 +234,9 @@ def test_page_states_what_the_control_leaves(
 def test_page_states_a_clear_difference_to_the_control(
     tmp_path: Path, page_of: PageOf, reached: bool, conclusion: str
 ):
-    question, rows = (Q3, E3) if reached else (Q2, E2)
+    one, rows = (Q3, E3) if reached else (Q2, E2)
     parts = [
-        ([e | {"question": f"q{i}"} for e in rows], [question | {"question": f"q{i}"}])
+        ([e | {"question": f"q{i}"} for e in rows], [one | {"question": f"q{i}"}])
         for i in range(12)
     ]
     assert conclusion in page_of(make_run(tmp_path, *parts))
@@ -190,41 +249,36 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     page = page_of(make_run(tmp_path, *parts, scorer=scorer))
     data = embedded(page)
     assert (data["open"], data["decodes"]) == (True, decodes)
-    prose = html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
+    prose = without_scripts(page)
     assert "control: searched for a wrong answer" in prose
     assert re.search(r"reached\s+their\s+wrong\s+answer", prose)
     assert not re.search(r"\boptions?\b", prose)
-    completions = [bool(question["completions"]) for question in data["questions"]]
+    completions = [bool(one["completions"]) for one in embedded(page, "chunk-0")]
     assert set(completions) == {decodes}
-
-
-def test_page_of_options(tmp_path: Path, page_of: PageOf):
-    data = embedded(page_of(make_run(tmp_path, (E1, [Q1]), scorer="letter")))
-    assert (data["open"], data["decodes"]) == (False, False)
-    assert all(len(path) == 9 for path in data["questions"][0]["paths"])
 
 
 def test_page_of_older_run(old_run: RunDirectory, page_of: PageOf):
     assert len(embedded(page_of(old_run))["questions"]) == 3
 
 
-def test_run_details_of_open_runs():
-    prompt = {"format": {"name": "boxed"}, "shots": ["a"], "chat": True}
-    more = {"prompt": prompt, "max_new_tokens": 64, "grader": "math-verify 0.9.0", "chat": None}
-    details = dict(run_details(SETTINGS | more, START, 1))
-    assert details["prompt"] == "boxed, 1 shot"
-    assert details["chat template"] == "yes"
-    assert (details["token limit"], details["grader"]) == ("64", "math-verify 0.9.0")
-    assert not {"prompt", "token limit", "grader"} & set(dict(run_details(SETTINGS, START, 1)))
-
-
-def test_run_details_name_preset_and_versions():
-    name, preset = next(iter(PRESETS.items()))
-    start = START | {"versions": {"jax": "0.10.2"}, "python": "3.11.7"}
-    details = dict(run_details(SETTINGS | {"preset": dataclasses.asdict(preset)}, start, 2))
-    assert (details["preset"], details["starts"]) == (name, "2")
-    assert details["versions"] == "jax 0.10.2, python 3.11.7"
-    assert dict(run_details(SETTINGS, START, 1))["preset"] == "custom"
-    values = dataclasses.asdict(PRESETS["enumerate"])
-    recorded = SETTINGS | {"strategy": "enumerate", "preset": values}
-    assert dict(run_details(recorded, START, 1))["preset"] == "enumerate"
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_scripts_in_node():
+    """The functions of the page that touch no document."""
+    source = "".join(asset(name) for name in ("charts.js", "figure.js", "paths.js"))
+    source += """
+    const data = { layers: 4 };
+    const use = usesOf(parsePath("0-1,3,2,2"));
+    console.log(JSON.stringify([
+      ticksOf(0, 1, 4), ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),
+      use.counts, [...use.moved], csvOf(["a", "b"], [["x,\\"y\\"", 0.5], ["=1+1", null]])]));
+    """
+    run = subprocess.run(["node", "-e", source], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == [
+        [0, 0.25, 0.5, 0.75, 1],
+        [0, 10, 20, 30],
+        [0, 1],
+        [0, 1, 2, 1, 2, 3, 7],
+        [1, 1, 2, 1],
+        [2],
+        'a,b\n"x,""y""",0.5\n\'=1+1,\n',
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from cola_jax.deploy.scan import Block, scan_paths
 from cola_jax.report.scan import ScanSummary, summarise_map
-from cola_jax.report.scan_page import map_values, scan_map
+from cola_jax.report.scan_page import map_data
 from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
 
 LAYERS = 4
@@ -52,13 +52,19 @@ def test_random_verdicts_do_not_stand_out() -> None:
     assert abs(np.mean(elsewhere)) < 0.05
 
 
-def test_map_has_repeats_above_the_diagonal(summary: ScanSummary) -> None:
-    values = map_values(summary, margin=False)
-    assert np.isfinite(values).sum() == len(PATHS) - 1
-    assert values[1, 2] == summary.best.difference.value  # repeat 1
-    assert np.isnan(np.diag(values)).all()
-    assert np.isnan(values[4, 0])  # the whole model is not skipped
-    assert "<svg" in scan_map(summary, margin=True)
+def test_map_data_has_every_cell_and_the_best(summary: ScanSummary) -> None:
+    data = map_data(summary)
+    assert data["best"]["accuracy"] == {"kind": "repeat", "start": 1, "stop": 2}
+    assert data["best"]["margin"] == summary.best_margin.block._asdict()
+    for name, table in data["figures"].items():
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+        assert len(rows) == len(PATHS) - 1
+        best = next(
+            row for row in rows if (row["kind"], row["start"], row["stop"]) == ("repeat", 1, 2)
+        )
+        value = "difference" if name == "accuracy" else "margin"
+        assert best[f"{value}_low"] < best[value] < best[f"{value}_high"]
+        assert best["layers"] == 5
 
 
 def test_csv_has_every_cell(summary: ScanSummary) -> None:

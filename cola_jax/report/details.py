@@ -1,0 +1,88 @@
+"""What a page says about a run: the model, the task, and the settings that made it."""
+
+import dataclasses
+from pathlib import PurePath
+from typing import Any
+
+from cola_jax.search.presets import PRESETS
+
+DIGEST_DIGITS = 12
+
+
+def model_name(start: dict[str, Any]) -> str:
+    """Returns the name of the model: a Hub id, or the last part of a local path."""
+    origin = start.get("origin") or {}
+    name = str(origin.get("name") or start.get("model") or "unknown model")
+    return name if origin.get("kind") == "hub" else PurePath(name).name
+
+
+def task_name(start: dict[str, Any]) -> str:
+    """Returns the name of the task: its own, or the last part of a local path."""
+    return PurePath(str(start.get("task", "unknown task"))).name
+
+
+def run_details(
+    settings: dict[str, Any], start: dict[str, Any], starts: int
+) -> list[tuple[str, str]]:
+    """Lists what is needed to judge or reproduce the run, as far as it was recorded."""
+    origin = start.get("origin") or {}
+    prompt = settings.get("prompt") or {}  # of open questions
+    versions = dict(start.get("versions") or {})
+    if "python" in start:
+        versions["python"] = start["python"]
+    details = {
+        "model": " · ".join(str(origin[k]) for k in ("kind", "name", "revision") if origin.get(k)),
+        "checkpoint": f"{start.get('model', '')} {short_digest(settings.get('model'))}",
+        "task": f"{start.get('task', '')} {short_digest(settings.get('task'))}",
+        "split": start.get("split"),
+        "scorer": settings.get("scorer"),
+        "prompt": prompt_name(prompt),
+        "chat template": "yes" if settings.get("chat") or prompt.get("chat") else "no",
+        "token limit": settings.get("max_new_tokens"),
+        "grader": settings.get("grader"),
+        **(search_details(settings) if settings.get("command") == "search" else {}),
+        "control searches": settings.get("control"),
+        "decoys": settings.get("decoys"),
+        "search for": "right in all variants" if settings.get("robust") else None,
+        "variants": ", ".join(settings.get("variants") or ()),
+        "dtype": settings.get("dtype"),
+        "device": start.get("device"),
+        "date": start.get("date"),
+        "starts": starts if starts > 1 else None,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return [(name, str(value)) for name, value in details.items() if value not in (None, "")]
+
+
+def search_details(settings: dict[str, Any]) -> dict[str, Any]:
+    """Names the settings of a search."""
+    return {
+        "preset": preset_name(settings.get("strategy", "tree"), settings.get("preset")),
+        "simulations": f"{settings.get('simulations')} per question",
+        "leaves": f"{settings.get('leaves')} per question and wave",
+        "seed": settings.get("seed"),
+        "early stop": "yes" if settings.get("early_stop") else "no",
+    }
+
+
+def prompt_name(prompt: dict[str, Any]) -> str | None:
+    """Describes a prompt by its format and number of shots."""
+    if not prompt:
+        return None
+    shots = len(prompt.get("shots") or ())
+    return f"{prompt['format']['name']}, {shots} shot{'' if shots == 1 else 's'}"
+
+
+def short_digest(value: Any) -> str:
+    """Shortens a digest."""
+    return f"({value[:DIGEST_DIGITS]}…)" if isinstance(value, str) else ""
+
+
+def preset_name(strategy: str, values: dict[str, Any] | None) -> str:
+    """Returns the name of the preset of a strategy that has these values."""
+    for name, preset in PRESETS.items():
+        own = dataclasses.asdict(preset)
+        # an older run may lack a field
+        if preset.name == strategy and values and own | values == own:
+            return name
+    return "custom"

@@ -1,0 +1,187 @@
+"""Questions with all their paths, as the page's script expects them."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cola_jax.report.statistics import list_lengths
+from cola_jax.runs.directory import RunDirectory, read_parts
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+
+MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
+TEXT_BUDGET = 64_000_000  # characters of all completions of a run
+MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
+MAX_ANSWER = 200  # characters of an answer
+
+COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
+SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
+COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
+
+
+def question_entries(
+    run: RunDirectory, budget: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields for each question its entry in the list and its details, one part at a time.
+
+    The list has about `budget` characters of the questions' texts.
+    """
+    done = run.questions(["question"]).num_rows
+    listed = limit(budget, done, MIN_LISTED, MAX_LISTED)
+    files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
+    texts = sum(
+        table["text"].length() - table["text"].null_count
+        for table in (read_parts([file], EVALUATIONS, ["text"]) for file in files)
+    )
+    shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
+    for file in files:
+        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, None)
+        paths: dict[str, list[dict[str, Any]]] = {}
+        for row in evaluation_rows(read_parts([file], EVALUATIONS, COLUMNS)):
+            paths.setdefault(row["question"], []).append(row)
+        for question in questions.to_pylist():
+            rows = paths.get(question["question"], [])
+            yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
+
+
+def evaluation_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Reads evaluations with their paths as text and the number of tokens decoded."""
+    tokens = list_lengths(table["tokens"]).tolist()
+    texts = path_texts(table["path"])
+    rows = table.drop_columns(["path", "tokens"]).to_pylist()
+    return [
+        row | {"path": text, "tokens": count}
+        for row, text, count in zip(rows, texts, tokens, strict=True)
+    ]
+
+
+def path_texts(paths: pa.ChunkedArray) -> list[str]:
+    """Writes a column of paths as ids and ascending ranges.
+
+    Repeated blocks are written out, as finding them takes most of the time for millions of paths.
+    """
+    texts = []
+    for chunk in paths.chunks:
+        lengths = chunk.value_lengths().to_numpy()
+        layers = chunk.flatten().to_numpy().astype(int)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        begins = np.r_[True, (np.diff(layers) != 1) | (np.diff(row) != 0)][: len(layers)]
+        first = np.flatnonzero(begins)
+        last = np.r_[first[1:], len(layers)][: len(first)] - 1
+        parts: list[list[str]] = [[] for _ in lengths]
+        ranges = zip(
+            row[first].tolist(), layers[first].tolist(), layers[last].tolist(), strict=True
+        )
+        for i, a, b in ranges:
+            parts[i].append(str(a) if a == b else f"{a}-{b}")
+        texts += [",".join(part) for part in parts]
+    return texts
+
+
+def limit(budget: int, count: int, least: int, most: int) -> int:
+    """Returns the number of characters shown of each of many texts."""
+    return min(max(budget // max(count, 1), least), most)
+
+
+def kind_of(question: dict[str, Any]) -> str:
+    """Names the verdicts before and after, such as W→C."""
+    before = {True: "C", False: "W", None: "?"}[question["baseline"]]
+    return before + "→" + ("W" if question["best"] is None else "C")
+
+
+def list_entry(question: dict[str, Any], rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """Makes what the list of questions shows, sorts by and filters."""
+    best, text = question["best"], question["text"] or ""
+    hits = [row["node"] for row in rows if row["verdict"] and not row["control"]]
+    return {
+        "id": question["question"],
+        "text": text if len(text) <= limit else text[: limit - 1] + "…",
+        "kind": kind_of(question),
+        "best": None if best is None else len(best),
+        "paths": len(rows),
+        "first": min(hits, default=None),
+        "moved": int(best is not None and is_moved(best)),
+    }
+
+
+def is_moved(path: list[int]) -> bool:
+    """Whether a path first runs some layer after a later one."""
+    first = list(dict.fromkeys(path))
+    return any(a > b for a, b in itertools.pairwise(first))
+
+
+def detail_entry(
+    question: dict[str, Any], rows: list[dict[str, Any]], limit: int
+) -> dict[str, Any]:
+    """Makes the details of one question; completions are shortened to `limit` characters."""
+    # many paths share a completion, so each is stored once
+    completions: dict[tuple[Any, ...], int] = {}
+    own = [row for row in rows if not row["control"]]
+    shortest = {False: None, True: None} | {
+        verdict: min((row for row in own if row["verdict"] is verdict), key=order, default=None)
+        for verdict in (False, True)
+    }
+    paths = [path_entry(row, [one is row for one in shortest.values()]) for row in rows]
+    for path, row in zip(paths, rows, strict=True):
+        if row["text"] is not None:
+            path.append(completions.setdefault(completion_key(row), len(completions)))
+    return {
+        "id": question["question"],
+        "text": question["text"],
+        "options": question["options"],
+        "gold": question["gold"],
+        "baseline": question["baseline_answer"],
+        "control": question["control"],
+        "control_reached": question["control_reached"],
+        "confirmed": question["confirmed"],
+        "paths": paths,
+        "completions": [completion_entry(*key, limit=limit) for key in completions],
+    }
+
+
+def order(row: dict[str, Any]) -> tuple[int, float]:
+    """Orders paths by layers, and equal ones by margin."""
+    return row["length"], -row["margin"]
+
+
+def path_entry(row: dict[str, Any], marks: list[bool]) -> list[Any]:
+    """Makes the entry of one evaluation; a list, as a run has millions of them.
+
+    `marks` says whether it is the shortest wrong one and the shortest correct one.
+    """
+    margin, verdict = row["margin"], row["verdict"]
+    return [
+        row["path"],
+        None if verdict is None else int(verdict),
+        round(margin, 3) if margin is not None and math.isfinite(margin) else None,
+        row["answer"],
+        row["node"],
+        row["parent"],
+        row["edit"],
+        marks.index(True) if any(marks) else None,
+        row["target"] if row["control"] else None,
+    ]
+
+
+def completion_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns what distinguishes completions."""
+    return tuple(row[name] for name in COMPLETION)
+
+
+def completion_entry(
+    answer: str | None, text: str, finish: str, truncated: bool, num_tokens: int, *, limit: int
+) -> list[Any]:
+    """Makes the entry of one completion: the answer found, the text, how it ended."""
+    shown = None if answer is None else shorten(answer, MAX_ANSWER)
+    return [shown, shorten(text, limit), finish, int(truncated), num_tokens]
+
+
+def shorten(text: str, limit: int) -> str:
+    """Removes the middle of a long text, as the answer is often at the end."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit // 3, limit - limit // 3
+    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"

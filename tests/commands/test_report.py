@@ -1,0 +1,60 @@
+"""`cola report`: one run, several on one page, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cola_jax.cli import main
+from tests.report.conftest import PARTS, make_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    made = [make_run(tmp_path / name, *PARTS, model="one") for name in ("a", "b")]
+    return [str(run.directory) for run in made]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit):
+        main(["report", *arguments])
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_report_of_one_run(runs: list[str]):
+    main(["report", runs[0]])
+    assert {"report.html", "report.md", "results.json"} <= {x.name for x in Path(runs[0]).iterdir()}
+
+
+def test_report_of_several_runs(
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    main(["report", *runs])
+    shown = capsys.readouterr().out
+    assert shown.count("correct before (identity path)") == 2
+    assert "a/run" in shown
+    assert "b/run" in shown
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "report.md").read_text().count("## Answers") == 2
+    assert not (Path(runs[0]) / "report.html").exists()
+    main(["report", *runs, "--json", "--page", str(tmp_path / "x" / "page.html")])
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert (tmp_path / "x" / "page.html").exists()
+
+
+def test_report_refuses_runs_of_different_models(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = str(make_run(tmp_path / "c", *PARTS, model="another").directory)
+    error = refused(capsys, *runs, other)
+    assert "compares runs of one model" in error
+    assert not (Path(runs[0]) / "results.json").exists()  # refused before any work
+
+
+def test_report_names_what_is_missing(runs: list[str], capsys: pytest.CaptureFixture[str]):
+    assert "no run directory is given" in refused(capsys)
+    assert "of one run" in refused(capsys, *runs, "--polar", "x.json")

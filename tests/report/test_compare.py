@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from cola_jax.report import check_runs, run_names
+from cola_jax.report.compare import MOST, changes
+from cola_jax.runs.directory import RunDirectory
+from tests.report.conftest import E1, E2, E5, PARTS, Q1, Q2, Q5, START, WHOLE, make_run
+
+
+def test_check_runs_refuses_runs_of_different_models(tmp_path: Path):
+    one = make_run(tmp_path / "a", *PARTS, model="1234567890abcdef")
+    other = make_run(tmp_path / "b", *PARTS, model="fedcba", start=START | {"origin": {}})
+    with pytest.raises(ValueError, match="one model") as error:
+        check_runs([one, other])
+    message = str(error.value)
+    assert f"{one.directory} is of someone/model (1234567890ab…)" in message
+    assert f"{other.directory} is of there (fedcba…)" in message
+    assert "give the runs of each model to a report of their own" in message
+
+
+def test_check_runs_refuses_what_is_no_search(run: RunDirectory, evaluated: RunDirectory):
+    check_runs([run])
+    with pytest.raises(ValueError, match="evaluation of given paths"):
+        check_runs([run, evaluated])
+    with pytest.raises(ValueError, match="given twice"):
+        check_runs([run, RunDirectory(run.directory)])
+    with pytest.raises(ValueError, match=f"at most {MOST} runs"):
+        check_runs([run] * (MOST + 1))
+
+
+def test_run_names_tell_runs_apart():
+    def names(*directories: str) -> list[str]:
+        return run_names([RunDirectory(directory) for directory in directories])
+
+    assert names("runs/a", "runs/b") == ["a", "b"]
+    assert names("x/run", "y/run", "y/other") == ["x/run", "y/run", "y/other"]
+    assert names("runs/a") == ["a"]
+
+
+def test_changes_are_paired_over_common_questions(tmp_path: Path):
+    lost = Q2 | {"best": None, "confirmed": None}
+    longer = Q1 | {"best": WHOLE}
+    first = make_run(tmp_path / "a", (E1 + E2, [Q1, Q2]))
+    second = make_run(tmp_path / "b", (E1 + E2 + E5, [longer, lost, Q5]))
+    [change] = changes([first, second], 4)
+    assert (change.after.first_only, change.after.second_only, change.after.n) == (0, 1, 2)
+    assert (change.shortened.first_only, change.shortened.second_only) == (0, 1)
+    assert changes([first], 4) == []

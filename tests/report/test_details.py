@@ -1,0 +1,27 @@
+import dataclasses
+
+from cola_jax.report.details import run_details
+from cola_jax.search.presets import PRESETS
+from tests.report.conftest import SETTINGS, START
+
+
+def test_run_details_of_open_runs():
+    prompt = {"format": {"name": "boxed"}, "shots": ["a"], "chat": True}
+    more = {"prompt": prompt, "max_new_tokens": 64, "grader": "math-verify 0.9.0", "chat": None}
+    details = dict(run_details(SETTINGS | more, START, 1))
+    assert details["prompt"] == "boxed, 1 shot"
+    assert details["chat template"] == "yes"
+    assert (details["token limit"], details["grader"]) == ("64", "math-verify 0.9.0")
+    assert not {"prompt", "token limit", "grader"} & set(dict(run_details(SETTINGS, START, 1)))
+
+
+def test_run_details_name_preset_and_versions():
+    name, preset = next(iter(PRESETS.items()))
+    start = START | {"versions": {"jax": "0.10.2"}, "python": "3.11.7"}
+    details = dict(run_details(SETTINGS | {"preset": dataclasses.asdict(preset)}, start, 2))
+    assert (details["preset"], details["starts"]) == (name, "2")
+    assert details["versions"] == "jax 0.10.2, python 3.11.7"
+    assert dict(run_details(SETTINGS, START, 1))["preset"] == "custom"
+    values = dataclasses.asdict(PRESETS["enumerate"])
+    recorded = SETTINGS | {"strategy": "enumerate", "preset": values}
+    assert dict(run_details(recorded, START, 1))["preset"] == "enumerate"

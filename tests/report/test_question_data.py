@@ -1,0 +1,126 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cola_jax.report import question_data
+from cola_jax.report.question_data import (
+    MAX_TEXT,
+    MIN_TEXT,
+    TEXT_BUDGET,
+    is_moved,
+    limit,
+    path_texts,
+    question_entries,
+    shorten,
+)
+from cola_jax.runs.directory import RunDirectory
+from tests.report.conftest import (
+    E2,
+    G1,
+    Q2,
+    WHOLE,
+    decoded,
+    evaluation,
+    make_run,
+    open_question,
+    question,
+)
+
+
+def entries(run: RunDirectory) -> tuple[list[Any], list[Any]]:
+    listed, details = zip(*question_entries(run, 1_000_000), strict=True)
+    return list(listed), list(details)
+
+
+def test_question_entries_of_options(run: RunDirectory):
+    listed, details = entries(run)
+    assert [q["id"] for q in listed] == ["q1", "q2", "q3", "q4", "q5"]
+    assert [q["kind"] for q in listed] == ["C→C", "W→C", "W→W", "C→C", "W→C"]
+    assert [q["best"] for q in listed] == [3, 5, None, 4, 3]
+    assert [q["first"] for q in listed] == [0, 1, None, 0, 1]
+    assert [q["control_reached"] for q in details] == [True, False, True, None, None]
+    # text, verdict, margin, answer, node, parent, edit, shortest wrong or correct, control's target
+    assert details[0]["paths"] == [
+        ["0-3", 1, 1.0, 0, 0, None, None, None, None],
+        ["0-1,3", 1, 1.0, 0, 1, 0, "edit 1", 1, None],
+        ["0,3", 0, -1.0, 2, 2, 1, "edit 2", 0, None],
+    ]
+    assert details[1]["paths"][2][:4] == ["0,2", 0, None, -1]  # JSON has no infinity
+
+
+def test_question_entries_have_all_paths_and_those_of_controls(tmp_path: Path):
+    rows = [evaluation("q1", i, (0,) * (i + 1), 0, True) for i in range(51)]
+    control = [row | {"control": True, "target": 2} for row in rows[:40]]
+    q1 = question("q1", baseline=True, baseline_answer=0, best=(0,), control=2)
+    listed, [shown] = (
+        entries(make_run(tmp_path, (E2, [Q2]), (rows + control, [q1])))[0],
+        entries(make_run(tmp_path / "again", (rows + control, [q1])))[1],
+    )
+    assert [one["paths"] for one in listed] == [3, 91]
+    assert [path[4] for path in shown["paths"]] == [*range(51), *range(40)]
+    assert {path[8] for path in shown["paths"][51:]} == {2}
+
+
+def test_question_entries_of_completions(open_run: RunDirectory):
+    listed, details = entries(open_run)
+    assert [q["kind"] for q in listed] == ["C→C", "W→C", "?→C", "W→W"]
+    assert [path[9] for path in details[0]["paths"]] == [0, 0, 1, 2]
+    assert details[0]["paths"][3][:3] == ["0", None, -0.1]
+    # a completion that two paths share is stored once
+    assert details[0]["completions"] == [
+        ["7", " so 7\n", "stop", 0, 4],
+        ["9", " so 9\n", "stop", 0, 4],
+        ["seven!", " so seven!\n", "stop", 0, 4],
+    ]
+    assert details[1]["completions"][0] == [None, " no no", "length", 1, 12]
+
+
+def test_question_entries_of_older_run(old_run: RunDirectory):
+    assert [q["kind"] for q in entries(old_run)[0]] == ["C→C", "W→C", "W→W"]
+
+
+def test_question_entries_from_several_parts(tmp_path: Path):
+    parts = [
+        (
+            [decoded(f"q{i}", n, (n,) * (9 - n), f"{i} {n}", n == 3) for n in range(8)],
+            [open_question(f"q{i}", 1)],
+        )
+        for i in range(3)
+    ]
+    for shown in entries(make_run(tmp_path, *parts, scorer="generation"))[1]:
+        answers = [shown["completions"][path[9]][0] for path in shown["paths"]]
+        assert answers == [f"{shown['id'][1:]} {path[4]}" for path in shown["paths"]]
+
+
+def test_texts_are_shortened_to_their_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bounds = (TEXT_BUDGET, 10, MIN_TEXT, MAX_TEXT)
+    assert limit(*bounds) == MAX_TEXT
+    assert limit(TEXT_BUDGET, 1 << 30, MIN_TEXT, MAX_TEXT) == MIN_TEXT
+    monkeypatch.setattr(question_data, "TEXT_BUDGET", 600)
+    long = [decoded("g1", n, (n,), "7" * 5000, False, text=f"{n}" * 5000) for n in range(2)]
+    run = make_run(tmp_path, (long, [G1 | {"text": "x" * 500}]), scorer="generation")
+    [one], [shown] = entries(run)
+    assert len(one["text"]) == 300
+    assert shown["text"] == "x" * 500
+    for answer, text, *_ in shown["completions"]:
+        assert "4,700 characters left out" in text
+        assert "4,800 characters left out" in answer
+
+
+def test_shorten_removes_the_middle():
+    assert shorten("a" * 9, 9) == "a" * 9
+    assert shorten("abc" + "-" * 1000 + "defghi", 9) == "abc […1,000 characters left out…] defghi"
+
+
+def test_path_texts_write_ids_and_ranges():
+    rows = [WHOLE, (0, 1, 1, 2), (2, 0), (), (3,), (4, 5)]
+    column = pa.chunked_array([pa.array(rows, pa.list_(pa.int16())).slice(0)])
+    assert path_texts(column) == ["0-3", "0-1,1-2", "2,0", "", "3", "4-5"]
+    assert path_texts(column.slice(4)) == ["3", "4-5"]
+
+
+def test_is_moved_ignores_repeats():
+    assert not is_moved([0, 1, 2, 1, 2, 3])
+    assert is_moved([0, 2, 1, 3])
