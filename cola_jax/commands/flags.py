@@ -31,8 +31,7 @@ class RunFlags:
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
     batch_size: BatchSize = None
-    """Questions per batch; an interruption loses at most the batches in progress. Auto is 8 on a
-    CPU, else 64."""
+    """Questions per batch, on which no result depends. Auto is 8 on a CPU, else 64."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
     shard: str | None = None
     """Part of the questions to run, such as 0/4, the first of four; other processes run the
