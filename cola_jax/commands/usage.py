@@ -24,7 +24,9 @@ def check(name: str, arguments: Sequence[str], flags: Iterable[Flag]) -> None:
             if not places:
                 why = f": {flag.name} takes no value" if flag is not None and flag.switch else ""
                 raise UsageError(f"`cola {name}` takes no argument {word!r}{why}.")
-            given.add(places.pop(0).name)
+            given.add(places[0].name)
+            if not places[0].many:
+                del places[0]
             continue
         flag = known.get(normal(spelling))
         if flag is None:
