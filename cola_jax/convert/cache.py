@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,14 +182,14 @@ def digest(local: Path) -> str:
         try:
             return str(json.loads(known.read_text())["digest"])
         except (ValueError, KeyError, TypeError):  # damaged: made again
-            known.unlink()
+            known.unlink(missing_ok=True)
     if local.is_file():
         found = file_digest(local)
     else:
         parts = [f"{file.name} {file_digest(file)}" for file in files]
         found = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     known.parent.mkdir(parents=True, exist_ok=True)
-    partial = known.with_suffix(f".{os.getpid()}.partial")
+    partial = known.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
     partial.write_text(json.dumps({"source": str(local), "digest": found}))
     partial.replace(known)
     return found
