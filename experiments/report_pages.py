@@ -133,7 +133,7 @@ def edited(random: np.random.Generator) -> list[int]:
 
 def opening_times(page: Path, browser: str) -> dict[str, float]:
     """Opens the page and returns the milliseconds until its parts are there."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     watch = """new MutationObserver((_, observer) => {
