@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import PurePath
 from typing import Any
 
+from cola_jax.messages import count
 from cola_jax.search.presets import PRESETS
 
 DIGEST_DIGITS = 12
@@ -26,7 +27,7 @@ def run_details(
 ) -> list[tuple[str, str]]:
     """Lists what is needed to judge or reproduce the run, as far as it was recorded."""
     origin = start.get("origin") or {}
-    prompt = settings.get("prompt") or {}  # of open questions
+    prompt = settings.get("prompt") or {}  # none of multiple choice without shots
     versions = dict(start.get("versions") or {})
     if "python" in start:
         versions["python"] = start["python"]
@@ -69,8 +70,11 @@ def prompt_name(prompt: dict[str, Any]) -> str | None:
     """Describes a prompt by its format and number of shots."""
     if not prompt:
         return None
-    shots = len(prompt.get("shots") or ())
-    return f"{prompt['format']['name']}, {shots} shot{'' if shots == 1 else 's'}"
+    style = prompt["format"]  # of multiple choice, and of other projects' prompts, a name
+    name = style["name"] if isinstance(style, dict) else style
+    # lm-evaluation-harness has shots of its own: how many, where that was asked for
+    shots = prompt.get("num_fewshot", len(prompt.get("shots") or ()))
+    return name if shots is None else f"{name}, {count(shots, 'shot')}"
 
 
 def short_digest(value: Any) -> str:

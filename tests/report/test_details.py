@@ -1,5 +1,7 @@
 import dataclasses
 
+import pytest
+
 from cola_jax.report.details import run_details
 from cola_jax.search.presets import PRESETS
 from tests.report.conftest import SETTINGS, START
@@ -13,6 +15,25 @@ def test_run_details_of_open_runs():
     assert details["chat template"] == "yes"
     assert (details["token limit"], details["grader"]) == ("64", "math-verify 0.9.0")
     assert not {"prompt", "token limit", "grader"} & set(dict(run_details(SETTINGS, START, 1)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ({"format": "plain", "shots": ["a", "b"]}, "plain, 2 shots"),
+        ({"format": "harness", "shots": []}, "harness, 0 shots"),
+        (
+            {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": 5},
+            "lm-evaluation-harness, 5 shots",
+        ),
+        (
+            {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": None},
+            "lm-evaluation-harness",
+        ),
+    ],
+)
+def test_run_details_of_prompts_whose_format_is_a_name(prompt, name):
+    assert dict(run_details(SETTINGS | {"prompt": prompt}, START, 1))["prompt"] == name
 
 
 def test_run_details_name_preset_and_versions():
