@@ -157,6 +157,11 @@ def pad_path(path: Ids, positions: int) -> np.ndarray:
     return np.pad(np.asarray(path, np.int32), (0, positions - len(path)), constant_values=STOP)
 
 
+def unpad_path(path: np.ndarray) -> tuple[int, ...]:
+    """Returns the layer ids of a path [P] that is padded with STOP."""
+    return tuple(path[path != STOP].tolist())
+
+
 def identity(num_layers: int) -> tuple[int, ...]:
     """Returns the path of the pretrained model."""
     return tuple(range(num_layers))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.report.details import model_name, short_digest
-from cola_jax.report.statistics import Difference, is_false, is_null, is_true
+from cola_jax.report.statistics import Difference, is_null
 from cola_jax.report.summary import check_search
 from cola_jax.runs.directory import RunDirectory
 
@@ -70,7 +70,7 @@ def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
 def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool, bool]]:
     """Says of each question whose baseline is graded: correct on some path, and on fewer layers."""
     questions = run.questions(["question", "baseline", "best"])
-    graded = is_true(questions["baseline"]) | is_false(questions["baseline"])
+    graded = ~is_null(questions["baseline"])
     found = ~is_null(questions["best"])
     shorter = [
         best is not None and len(best) < num_layers for best in questions["best"].to_pylist()

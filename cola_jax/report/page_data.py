@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from cola_jax.report.layer_ratio import ratio_rows
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, best_paths
-from cola_jax.report.statistics import Share, is_false, is_null, is_true
+from cola_jax.report.statistics import Share, is_null, is_true
 from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
 
@@ -87,10 +87,8 @@ class Searches:
 
 def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[Searches, Searches]:
     """Reads the searches for gold and the control searches from the tables of a run."""
-    ids = pc.SetLookupOptions(questions["question"].combine_chunks())
-    question = pc.call_function("index_in", [rows["question"]], ids).fill_null(-1).to_numpy()
-    right = is_true(questions["baseline"])
-    graded = right | is_false(questions["baseline"])
+    question = places(rows["question"], questions["question"])
+    right, graded = is_true(questions["baseline"]), ~is_null(questions["baseline"])
     known = (question >= 0) & graded[question]
     control = is_true(rows["control"])
     target = np.where(control, rows["target"].fill_null(-1).to_numpy(), 0)
@@ -110,6 +108,12 @@ def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[Searches, Searches
         )
 
     return select(~control), select(control)
+
+
+def places(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """Returns the place of each name among others, -1 where it is none of them."""
+    others = pc.SetLookupOptions(among.combine_chunks())
+    return pc.call_function("index_in", [names], others).fill_null(-1).to_numpy()
 
 
 def least(group: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
@@ -147,9 +151,8 @@ def share_cells(hits: int, n: int) -> tuple[float, float, float, int]:
 def transition_rows(questions: pa.Table, own: pa.Table) -> Rows:
     """Counts verdicts before and after: of the shortest correct paths, and of all paths tried."""
     correct, found = is_true(questions["baseline"]), ~is_null(questions["best"])
-    graded = correct | is_false(questions["baseline"])
-    ids = pc.SetLookupOptions(questions["question"].combine_chunks())
-    question = pc.call_function("index_in", [own["question"]], ids).fill_null(-1).to_numpy()
+    graded = ~is_null(questions["baseline"])
+    question = places(own["question"], questions["question"])
     tried = (own["node"].to_numpy() > 0) & (question >= 0) & graded[question]
     tried &= ~is_null(own["verdict"])
     groups = (

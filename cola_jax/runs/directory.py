@@ -283,15 +283,22 @@ class RunDirectory:
             ("evaluations", EVALUATIONS, evaluations),
             ("questions", QUESTIONS, questions),
         ):
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-            try:
-                write_whole(self.directory / kind / name, sink.getvalue().to_pybytes())
-            except OSError as error:
-                raise OSError(
-                    f"the run {self.directory} cannot be written ({error}): what it has is kept; "
-                    "make room, and re-run the same command to resume."
-                ) from error
+            self.write_rows(self.directory / kind / name, schema, rows)
+
+    def write_rows(
+        self, file: epath.Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Writes rows to a file of the run, whole; OSError says what to do."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, sink.getvalue().to_pybytes())
+        except OSError as error:
+            raise OSError(
+                f"the run {self.directory} cannot be written ({error}): what it has is kept; "
+                "make room, and re-run the same command to resume."
+            ) from error
 
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
@@ -319,10 +326,15 @@ def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, 
         for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
     ]
     if differences:
-        raise ValueError(
-            f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-            "another directory, or repeat the old settings to resume it."
-        )
+        raise other_settings(directory, differences)
+
+
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
+    """Returns the error for a directory that was created with different settings."""
+    return ValueError(
+        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+        "another directory, or repeat the old settings to resume it."
+    )
 
 
 def differing(
@@ -352,12 +364,16 @@ def read_parts(
     """Reads part files into one table; ValueError names a damaged one."""
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
-    tables = [schema.empty_table()]
-    for file in files:
-        try:
-            tables.append(pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema))
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error}): remove it, and its questions are evaluated again."
-            ) from error
-    return pa.concat_tables(tables)
+    return pa.concat_tables([schema.empty_table(), *(read_part(file, schema) for file in files)])
+
+
+def read_part(
+    file: epath.Path, schema: pa.Schema, what: str = "questions are evaluated"
+) -> pa.Table:
+    """Reads one file of rows; ValueError where it is damaged says what happens without it."""
+    try:
+        return pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): remove it, and its {what} again."
+        ) from error

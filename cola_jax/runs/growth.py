@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from cola_jax.runs.directory import differing
+from cola_jax.runs.directory import differing, other_settings
 
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
@@ -57,10 +57,7 @@ def continues(
         if paths < wanted:
             was["paths"], further = now["paths"], True
     if differences := describe(was, now):
-        raise ValueError(
-            f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-            "another directory, or repeat the old settings to resume it."
-        )
+        raise other_settings(directory, differences)
     return further
 
 

@@ -5,6 +5,7 @@ evaluated on is written every few seconds, and read again by the next start. A r
 with a larger budget reads the evaluations of the smaller one in the same way.
 """
 
+import itertools
 import threading
 import time
 import uuid
@@ -13,15 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.path import STOP
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, write_whole
-from cola_jax.runs.reuse import rows_by_question, stored_verdict
+from cola_jax.path import STOP, unpad_path
+from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
+from cola_jax.runs.reuse import Indexed, rows_by_question, stored_rows, stored_verdict
 from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -42,13 +41,13 @@ class Journal:
         self.lock = threading.Lock()
         self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
         self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
-        self.tables: list[tuple[pa.Table, dict[str, np.ndarray]]] = []
+        self.tables: list[Indexed] = []
         self.written = time.monotonic()
         self.seconds: float | None = None  # that an evaluation took in the last call
         self.count = 0  # evaluations of the last call
         names = {one.question.id for one in encoded}
         for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
-            table = read(file)
+            table = read_part(file, SCHEMA, "evaluations are made")
             index = rows_by_question(table, names)
             self.files[file] = set(table["question"].to_pylist())
             if index:
@@ -56,17 +55,13 @@ class Journal:
 
     def known(self, one: Encoded, variant: int, scorer: Scorer) -> dict[Path, Verdicts]:
         """Returns the verdict [1] of each path that was evaluated of a question in a variant."""
-        found: dict[Path, dict[str, Any]] = {}
-        for table, index in self.tables:
-            if one.question.id not in index:
-                continue
-            for row in table.take(index[one.question.id]).to_pylist():
-                own, path = (row["variant"] or 0) == variant, tuple(row["path"])
-                exact = scorer.retargets or not row["control"]
-                graded = row["grade"] != Grade.UNGRADED.value
-                if own and exact and graded and (path not in found or not row["control"]):
-                    found[path] = row
-        return {path: stored_verdict(row, one, scorer) for path, row in found.items()}
+
+        def serves(row: dict[str, Any]) -> bool:
+            exact = scorer.retargets or not row["control"]
+            return exact and (row["variant"] or 0) == variant
+
+        rows = stored_rows(self.tables, one.question.id, serves)
+        return {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
 
     def evaluator(
         self,
@@ -102,13 +97,9 @@ class Journal:
         if not self.rows:
             return
         rows, self.rows = self.rows, {}
-        sink = pa.BufferOutputStream()
-        every = [row for some in rows.values() for row in some]
-        pq.write_table(pa.Table.from_pylist(every, schema=SCHEMA), sink)
-        self.folder.mkdir(exist_ok=True)
         file = self.folder / f"{self.run.shard.prefix}{uuid.uuid4().hex}.parquet"
+        self.run.write_rows(file, SCHEMA, itertools.chain(*rows.values()))
         self.files[file] = set(rows)
-        write_whole(file, sink.getvalue().to_pybytes())
 
     def finish(self, questions: Sequence[str]) -> None:
         """Forgets questions that are done, and removes files that have no others."""
@@ -146,7 +137,7 @@ class ResumedEvaluator(BatchEvaluator):
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
         missing: list[list[int]] = [[] for _ in self.batch]
         for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
-            stored = None if self.pass_through else self.known[b].get(as_tuple(paths[b, c]))
+            stored = None if self.pass_through else self.known[b].get(unpad_path(paths[b, c]))
             if stored is None:
                 missing[b].append(c)
             else:
@@ -182,7 +173,7 @@ class ResumedEvaluator(BatchEvaluator):
             if some:
                 one = verdicts.take((b, slice(len(some))))
                 out.put((b, np.array(some)), one)
-                written = [as_tuple(path) for path in paths[b, some]]
+                written = [unpad_path(path) for path in paths[b, some]]
                 self.journal.add(self.batch[b], self.variant, written, one)
         self.journal.write_if_due()
 
@@ -197,18 +188,3 @@ class ResumedEvaluator(BatchEvaluator):
 
     def release(self) -> None:
         self.inner.close()
-
-
-def as_tuple(path: np.ndarray) -> Path:
-    """Returns a path [P] without its padding."""
-    return tuple(path[path != STOP].tolist())
-
-
-def read(file: Any) -> pa.Table:
-    """Reads a file of the journal, or a part of a smaller run; ValueError where it is damaged."""
-    try:
-        return pq.read_table(pa.BufferReader(file.read_bytes()), schema=SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): remove it, and its evaluations are made again."
-        ) from error

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer, most_options
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
+Indexed = tuple[pa.Table, dict[str, np.ndarray]]  # evaluations, and the rows of each question
 # What an evaluation depends on, beside its question, prompt and path
 SAME = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens")
 
@@ -32,7 +33,7 @@ class Reuse:
         """Reads runs; ValueError where one cannot serve questions, naming the difference."""
         self.scorer = scorer
         asked = {one.question.id: identity_of(one) for one in encoded}
-        self.tables: list[tuple[pa.Table, dict[str, np.ndarray]]] = []
+        self.tables: list[Indexed] = []
         for directory in directories:
             run = RunDirectory(directory)
             check_same_model(directory, run.manifest()["settings"], settings)
@@ -65,14 +66,21 @@ class Reuse:
 
     def of_question(self, one: Encoded, positions: int) -> dict[tuple[int, ...], dict[str, Any]]:
         """Returns the stored evaluation of each path of a question, that for gold if there is."""
-        found: dict[tuple[int, ...], dict[str, Any]] = {}
-        for table, index in self.tables:
-            for row in table.take(index.get(one.question.id, np.zeros(0, int))).to_pylist():
-                path = tuple(row["path"])
-                graded = row["grade"] != Grade.UNGRADED.value
-                if graded and len(path) <= positions and (path not in found or not row["control"]):
-                    found[path] = row
-        return found
+        return stored_rows(self.tables, one.question.id, lambda row: len(row["path"]) <= positions)
+
+
+def stored_rows(
+    tables: Sequence[Indexed], question: str, serves: Callable[[dict[str, Any]], bool]
+) -> dict[tuple[int, ...], dict[str, Any]]:
+    """Returns the graded row of each path of a question that serves, that for gold if there is."""
+    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    for table, index in tables:
+        for row in table.take(index.get(question, np.zeros(0, int))).to_pylist():
+            path = tuple(row["path"])
+            graded = row["grade"] != Grade.UNGRADED.value
+            if graded and serves(row) and (path not in found or not row["control"]):
+                found[path] = row
+    return found
 
 
 def stored_verdict(row: Mapping[str, Any], one: Encoded, scorer: Scorer) -> Verdicts:

@@ -36,7 +36,7 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.presets import InfluenceRules, Settings
-from cola_jax.tasks.task import Prepared, prompt_hash, task_digest
+from cola_jax.tasks.task import Prepared, task_digest
 from cola_jax.tasks.variants import Variant
 
 FIRST = 32  # questions on which the influence of layers is measured
@@ -110,8 +110,7 @@ class Session:
             "model": checkpoint.identity(saved),
             "dtype": run_config.dtype or default_dtype(saved["dtype"]),
             "questions": len(prepared.encoded),
-            **prepared.record,
-            **digests(prepared, len(prepared.encoded)),
+            **prepared.settings(),
         }
         shard = run_config.shard
         some = slice(shard.index, None, shard.count)
@@ -138,7 +137,7 @@ class Session:
             settings=settings,
             environment=environment,
             run_config=run_config,
-            of_first=functools.partial(digests, prepared),
+            of_first=prepared.settings,
         )
 
     @property
@@ -335,19 +334,6 @@ class Session:
             self.scorer.check_memory(self.config, memory, self.encoded, positions)
             for variant in self.variants:
                 variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
-
-
-def digests(prepared: Prepared, count: int) -> dict[str, Any]:
-    """Returns the settings that the first `count` questions decide."""
-    encoded, record = prepared.encoded[:count], prepared.record
-    out: dict[str, Any] = {"task": task_digest(encoded, prepared.scorer)}
-    if "prompt" in record:
-        stated = {name: value for name, value in record["prompt"].items() if name != "hash"}
-        out["prompt"] = stated | {"hash": prompt_hash(stated, encoded)}
-    if prepared.variants:
-        each = {v.name: task_digest(v.encoded[:count], v.scorer) for v in prepared.variants}
-        out["variants"] = each
-    return out
 
 
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:

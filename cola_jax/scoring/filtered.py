@@ -11,7 +11,7 @@ from cola_jax.execute.kv_cache import Row
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts
 from cola_jax.scoring.encode import Encoded, check_length, encode_prompt
-from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text
+from cola_jax.scoring.gen_kwargs import GenerationSettings
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
@@ -90,7 +90,7 @@ class FilteredGeneration(DecodingScorer):
         if row.finish == NOT_FINITE:
             return made
         text = self.tokenizer.decode(list(row.tokens), skip_special_tokens=True)
-        text = cut_text(text, self.stop.strings)
+        text = text[: self.stop.found(text)]
         answer, grade = self.grader.grade(question, text)
         cut = row.finish == TRUNCATED and answer is None
         return dataclasses.replace(made, text=text, answer=answer, grade=grade, truncated=cut)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.edits import format_edit
-from cola_jax.path import STOP, format_path
+from cola_jax.path import STOP, format_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -199,7 +199,7 @@ class History:
             present = np.flatnonzero(proposals.node[s] >= 0)
             nodes = proposals.node[s][present]
             rows = proposals.paths[s][present]
-            self.paths[s] += [tuple(row[row != STOP].tolist()) for row in rows]
+            self.paths[s] += [unpad_path(row) for row in rows]
             self.verdicts.put((s, nodes), verdicts.take((s, present)))
             self.lengths[s, nodes] = (rows != STOP).sum(axis=-1)
             self.wave[s, nodes] = self.waves

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from cola_jax.edits import Edit, edited, edits_fit, random_edit
 from cola_jax.execute.memory import capacity
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.path import STOP, identity, pad_path, unpad_path
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.search.mcts import NOTHING, back_up_wave, select_wave, table_of
 from cola_jax.search.outcome import NO_PARENT, Proposals
@@ -202,8 +202,7 @@ class Walks(Strategy):
     def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
         for s, walker in enumerate(self.walkers):
             for c in np.flatnonzero(proposals.node[s] != NOTHING).tolist():
-                row = proposals.paths[s, c]
-                path = tuple(row[row != STOP].tolist())
+                path = unpad_path(proposals.paths[s, c])
                 right, margin = verdicts.verdict[s, c], verdicts.margin[s, c]
                 walker.take(Found(path, bool(right), float(margin)))
 

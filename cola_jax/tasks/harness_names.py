@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cola_jax.tasks.names import LIBRARY, folded
+from cola_jax.messages import plain
+from cola_jax.tasks.names import LIBRARY
 
 NAME = re.compile(
     rb"^[\"']?(task|group|class)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE
@@ -16,7 +17,7 @@ NAME = re.compile(
 class Names(NamedTuple):
     """What the library's files name."""
 
-    tasks: dict[str, str]  # a task's own name, by that and by its folded one
+    tasks: dict[str, str]  # a task's own name, by that and by its plain form
     groups: frozenset[str]
 
 
@@ -39,7 +40,7 @@ def read_names(root: Path | None) -> Names:
         elif (task := named.get(b"task")) is not None:
             tasks[task] = task
     for name in sorted(tasks):
-        tasks.setdefault(folded(name), name)
+        tasks.setdefault(plain(name), name)
     return Names(tasks, frozenset(groups))
 
 
@@ -55,7 +56,7 @@ def find(task: str) -> str | None:
     """
     tasks, groups = read_names(folder())
     name = task.removeprefix(LIBRARY)
-    if (own := tasks.get(name) or tasks.get(folded(name))) is not None:
+    if (own := tasks.get(name) or tasks.get(plain(name))) is not None:
         return own
     if name in groups:
         raise ValueError(

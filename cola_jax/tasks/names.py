@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cola_jax.messages import did_you_mean
+from cola_jax.messages import did_you_mean, plain
 
 ARITHMETIC = "arithmetic"
 HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")
@@ -39,7 +39,7 @@ def canonical(task: str) -> tuple[str, str | None]:
     subject abstract_algebra of mmlu. A name after `lm_eval:` is not ours.
     """
     name = task.strip().lower().replace("_", "-")
-    if name.startswith(folded(LIBRARY)):
+    if name.startswith(plain(LIBRARY)):
         return LIBRARY + task.strip()[len(LIBRARY) :].strip(), None
     name = SYNONYMS.get(name, name)
     if name in NAMES:
@@ -48,11 +48,6 @@ def canonical(task: str) -> tuple[str, str | None]:
     if name.startswith("mmlu-") and subject in MMLU_SUBJECTS:
         return "mmlu", subject
     return task, None
-
-
-def folded(name: str) -> str:
-    """Returns a name without what does not matter in it: case, and hyphens or underscores."""
-    return name.lower().replace("_", "-")
 
 
 def nearest(task: str, others: Sequence[str] = ()) -> str:

@@ -32,15 +32,13 @@ def make_scorer(
     """
     common = common | {"chat": config.chat}
     if kind in (HARNESS, HARNESS_OPEN):
-        return harness_scorer(config, kind, tokenizer, asked, common)
+        return harness_scorer(config, kind, tokenizer, common)
     if kind in CHOICE:
         return choice_scorer(config, kind, tokenizer, asked, common)
     return open_scorer(config, kind, tokenizer, asked, common)
 
 
-def harness_scorer(
-    config: "TaskConfig", kind: str, tokenizer: Any, asked: Asked, common: dict[str, Any]
-) -> Made:
+def harness_scorer(config: "TaskConfig", kind: str, tokenizer: Any, common: dict[str, Any]) -> Made:
     """Makes the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
     fitting = "generation" if kind == HARNESS_OPEN else "options or options-norm"
     scorer = choose_scorer(config, fitting.split()[0], open=kind == HARNESS_OPEN)

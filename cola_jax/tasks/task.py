@@ -30,6 +30,17 @@ class Prepared:
     variants: "Sequence[Variant]" = ()  # the same questions, asked in other ways
     held_out: "Sequence[Encoded]" = ()  # other questions, asked in the same way
 
+    def settings(self, count: int | None = None) -> dict[str, Any]:
+        """Returns the record with digests of the first `count` questions, all when None."""
+        encoded = self.encoded[:count]
+        out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
+        if "prompt" in out:
+            out["prompt"] = out["prompt"] | {"hash": prompt_hash(out["prompt"], encoded)}
+        if self.variants:
+            each = {one.name: task_digest(one.encoded[:count], one.scorer) for one in self.variants}
+            out["variants"] = each
+        return out
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
@@ -193,13 +204,9 @@ class TaskConfig:
 
         scorer, record = make(self)
         encoded = [scorer.encode(question) for question in questions]
-        if "prompt" in record:
-            record["prompt"]["hash"] = prompt_hash(record["prompt"], encoded)
         variants = make_variants(self, questions, encoded, make)
         if decoy is not None:
             record["decoys"] = "answers on other paths"
-        if variants:
-            record["variants"] = {v.name: task_digest(v.encoded, v.scorer) for v in variants}
         held_out = [scorer.encode(question) for question in others]
         return Prepared(encoded, scorer, record, variants, held_out)
 

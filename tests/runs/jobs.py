@@ -84,7 +84,7 @@ def kill_after(files: int, kinds: Sequence[str] = directory.KINDS) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(file, content)
 
-    directory.write_whole = journal.write_whole = write_or_die
+    directory.write_whole = write_or_die
 
 
 def host(

@@ -7,7 +7,7 @@ import pytest
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard
+from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard, read_part
 from cola_jax.runs.growth import continues, flag_of
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.search.presets import PRESETS, Settings
@@ -148,7 +148,9 @@ def test_nothing_written_is_evaluated_again(prepare, tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     assert run.questions().num_rows == 0
     assert metrics.evaluations > 0
-    written = sum(journal.read(file).num_rows for file in (run.directory / UNFINISHED).iterdir())
+    written = sum(
+        read_part(file, journal.SCHEMA).num_rows for file in (run.directory / UNFINISHED).iterdir()
+    )
     assert written == metrics.evaluations
     monkeypatch.setattr(journal.ResumedEvaluator, "evaluate", evaluate)
     session.search(str(tmp_path / "run"), SEARCH, metrics)

@@ -68,7 +68,8 @@ def test_prepare_chooses_scorer_of_task(prepare, task, settings, scorer, form):
 
 def test_prepare_records_prompts(prepare):
     prepared = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
-    record, prompt = prepared.record, prepared.record["prompt"]
+    record = prepared.settings()
+    prompt = record["prompt"]
     assert record == json.loads(json.dumps(record))
     assert record["max_new_tokens"] == 3
     assert prompt["stop_tokens"] == [1, 7] == list(prepared.scorer.stop.tokens)
@@ -89,13 +90,13 @@ def test_prepare_records_prompts(prepare):
         changed = prepare("arithmetic", context=2000, **settings)
         template = {"date_string": "26 Jul 2024", "enable_thinking": False}
         assert changed.record["chat"] == (template if name == "chat" else None)
-        hashes.add(changed.record["prompt"]["hash"])
+        hashes.add(changed.settings()["prompt"]["hash"])
         if name != "stop":  # which the settings of a run have beside the digest
             digests.add(task_digest(changed.encoded, changed.scorer))
     assert len(hashes) == 1 + len(others)
     assert len(digests) == len(others)
     again = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
-    assert again.record == record
+    assert again.settings() == record
 
 
 def test_prepare_shows_shots_of_file(prepare, folder):

@@ -51,9 +51,9 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
         assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
     assert texts(again.variants[0].encoded, words) == plain
-    digests = prepared.record["variants"]
+    digests = prepared.settings()["variants"]
     assert len(set(digests.values())) == 3
-    assert digests["chat"] != prepare(TaskConfig(choice), words).record.get("variants")
+    assert digests["chat"] != prepare(TaskConfig(choice), words).settings().get("variants")
 
 
 def test_order_turns_the_options(words, choice):
