@@ -14,6 +14,7 @@ class Tasks:
 
     def run(self) -> None:
         from rich.box import SIMPLE_HEAD
+        from rich.console import Group
         from rich.padding import Padding
         from rich.table import Table
         from rich.text import Text
@@ -30,11 +31,10 @@ class Tasks:
         table.columns[1].overflow = "fold"
         for row in rows:
             table.add_row(*(row[column] for column in columns))
-        console.print(table)
         fitting: dict[str, list[str]] = {}
         for row in rows:
             fitting.setdefault(row["scorers"], []).append(row["task"])
-        console.print("Scorers, the default first:")
-        for scorers, names in fitting.items():
-            text = Text(f"{scorers}: for {', '.join(names)}.")
-            console.print(Padding(text, (0, 0, 0, 2)), highlight=False)
+        lines = (f"{scorers}: for {', '.join(names)}." for scorers, names in fitting.items())
+        parts = (Padding(Text(line), (0, 0, 0, 2)) for line in lines)
+        # at once, so that a pipe that ends early, as that of `grep -q`, has read all of it
+        console.print(Group(table, "Scorers, the default first:", *parts), highlight=False)

@@ -3,7 +3,7 @@
 from cola_jax.scoring import SCORERS
 from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.hub import TASKS
-from cola_jax.tasks.kinds import CHOICE
+from cola_jax.tasks.kinds import CHOICE, DEFAULTS, USUAL
 from cola_jax.tasks.names import ARITHMETIC
 
 
@@ -15,6 +15,11 @@ def catalogue() -> list[dict[str, str]]:
         kind = "prompt" if name.endswith(".jsonl") else name if task is None else task.kind
         scorers = [one for one, scorer in SCORERS.items() if scorer.open == (kind not in CHOICE)]
         formats = [] if kind in CHOICE else list(FORMATS[kind])
+        styles = [one.name for one in formats] or ["plain", "harness"]
+        if kind in CHOICE:
+            scorer, style = DEFAULTS.get(kind, USUAL)
+            scorers.sort(key=scorer.__ne__)  # the default first, the others as they are
+            styles.sort(key=style.__ne__)
         if kind == "prompt":
             scorers = sorted(scorers, reverse=True)
         rows.append(
@@ -23,7 +28,7 @@ def catalogue() -> list[dict[str, str]]:
                 "data set": task.hub if task else "generated" if name == ARITHMETIC else "yours",
                 "split": task.split if task else "",
                 "scorers": ", ".join(scorers),
-                "formats": ", ".join(one.name for one in formats) or "plain, harness",
+                "formats": ", ".join(styles),
                 "shots": ", ".join(str(one.shots) for one in formats) or "0",
             }
         )

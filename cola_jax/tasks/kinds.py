@@ -14,6 +14,9 @@ from cola_jax.tasks.readers import Fields, read_lines
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
 CHOICE = ("arc", "mmlu", HARNESS)  # kinds of multiple choice
+# the scorer and the format of multiple choice by default, and those of kinds with others
+USUAL = ("options", "plain")
+DEFAULTS = {"mmlu": ("letter", "harness")}
 OWN = ("prompt", "question")  # kinds of a user's own file
 
 

@@ -13,7 +13,7 @@ from cola_jax.tasks import harness_names
 from cola_jax.tasks.answerable import check_answerable
 from cola_jax.tasks.formats import Format, format_of
 from cola_jax.tasks.harness_grader import load_grader
-from cola_jax.tasks.kinds import CHOICE, HARNESS, HARNESS_OPEN, OWN
+from cola_jax.tasks.kinds import CHOICE, DEFAULTS, HARNESS, HARNESS_OPEN, OWN, USUAL
 from cola_jax.tasks.shots import SOURCE, Shots, load_shots
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def choice_scorer(
 
     MMLU is asked as lm-evaluation-harness asks it, unless a scorer or a format is given.
     """
-    mmlu = kind == "mmlu"
-    scorer = choose_scorer(config, "letter" if mmlu else "options", open=False)
+    usual_scorer, usual_format = DEFAULTS.get(kind, USUAL)
+    scorer = choose_scorer(config, usual_scorer, open=False)
     refuse_decoding(config)
-    style = config.format or ("harness" if mmlu and "harness" in scorer.formats else "plain")
+    style = config.format or (usual_format if usual_format in scorer.formats else "plain")
     if style not in scorer.formats:
         raise ValueError(
             f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "

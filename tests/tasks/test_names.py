@@ -13,6 +13,8 @@ def test_names_are_those_of_the_tasks():
     assert set(HUB) == set(TASKS)
     assert [row["task"] for row in catalogue()][:2] == ["arc_easy", "arc_challenge"]
     assert {row["task"].replace("_", "-") for row in catalogue()} > set(HUB)
+    mmlu = next(row for row in catalogue() if row["task"] == "mmlu")
+    assert (mmlu["scorers"].split(", ")[0], mmlu["formats"]) == ("letter", "harness, plain")
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,6 @@ function axesPanel({ title, x, y, width, height = 260, right = 14 }) {
   return { svg, scaleX, scaleY, base, plotWidth, plotHeight };
 }
 
-const isDashed = (search) => search === "control";
-
 // A panel of lines. Each of `series` has name, colour, dashed and rows of x, share, low, high, n.
 // Lines that are steps hold their value until the next row.
 function linePanel({
