@@ -28,5 +28,5 @@ def keep_programs() -> None:
     To be called before JAX is imported, which reads the variables then.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_directory()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

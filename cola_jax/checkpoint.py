@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -162,7 +163,11 @@ def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
 
 
 def load(
-    directory: epath.PathLike, *, dtype: DTypeLike | None = None, mesh: Mesh | None = None
+    directory: epath.PathLike,
+    *,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
     """Restores a converted model directly onto its devices.
 
@@ -171,6 +176,7 @@ def load(
       dtype: of the parameters; that of the checkpoint if None.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
+      on_progress: called with the bytes read so far and in all, after each weight.
 
     Raises:
       ValueError: if the directory is not a checkpoint, is damaged or incomplete, or does not fit
@@ -179,10 +185,14 @@ def load(
     directory = absolute(directory)
     metadata = read_metadata(directory)
     kind = jnp.dtype(metadata["dtype"] if dtype is None else dtype)
-    weights = {
-        name: weight.astype(kind) for name, weight in restore_weights(directory, metadata, mesh)
-    }
-    config = ModelConfig.from_json(metadata["config"])
+    config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
+    total = sum(math.prod(shape) for shape in shapes(config).values()) * stored.itemsize
+    weights, done = {}, 0
+    on_progress(0, total)
+    for name, weight in restore_weights(directory, metadata, mesh):
+        weights[name] = weight.astype(kind)
+        done += weight.nbytes
+        on_progress(done, total)
     return assemble(config, weights, metadata.get("pad_token"), str(directory))
 
 

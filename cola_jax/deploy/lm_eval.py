@@ -73,7 +73,11 @@ class ColaLM(TemplateLM):
         mesh = given.devices.mesh(EVERY_DEVICE)
         self.model = cache.load(given.checkpoint, dtype=dtype, mesh=mesh)
         self.workers = Workers(
-            self.model, threads=THREADS, memory_budget=given.devices.budget, dtype=dtype
+            self.model,
+            threads=THREADS,
+            memory_budget=given.devices.budget,
+            dtype=dtype,
+            progress=False,  # the harness shows its own
         )
         self.choose_paths = path_chooser(given, path, self.model, menu)
         # a rule other than the selector compares what all paths of a menu make of a prompt

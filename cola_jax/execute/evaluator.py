@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute.forward import Context, Launch, embed_prompts, forward, view_of
-from cola_jax.execute.inputs import Paths, buckets, check_batch, cut, no_readings
+from cola_jax.execute.inputs import Paths, buckets, check_batch, count_paths, cut, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, capacity, choose_sizes
 from cola_jax.execute.metrics import Metrics
@@ -84,7 +84,8 @@ def run_paths(
         evaluate.close()
         return readings
 
-    for some, readings in workers.map(run, cut_batches(keys, len(workers.workers))):
+    batches = cut_batches(keys, len(workers.workers))
+    for some, readings in workers.map(run, batches, count_paths(padded)):
         for name in ("logprob", "token", "rival", "finite"):
             getattr(out, name)[some] = getattr(readings, name)
     return out
@@ -165,17 +166,15 @@ class Driver:
         context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
         return forward(self.worker.config, launch, outputs, cache, context)
 
-    def warm(self, rows: int, outputs: jax.Array, prefix: KVBlocks | None = None) -> jax.Array:
-        """Compiles what evaluates paths without a cache, by running it on no tiles."""
+    def no_tiles(self, rows: int, prefix: KVBlocks | None = None) -> Launch:
+        """Makes a call that runs no tiles, with which programs without a cache are compiled."""
         none = np.zeros((1, rows), np.int32)
         tiles = Tiles(none[:, 0], none, none, none)
         if prefix is not None:
             tiles = tiles._replace(prompt_block=none)
         (launch,) = self.worker.launches(tiles)
         zero = self.worker.put(np.int32(0))
-        launch = launch._replace(first=zero, end=zero)
-        self.inner(launch, None, prefix)
-        return self.last(launch, outputs, None, prefix)[0]
+        return launch._replace(first=zero, end=zero)
 
     def close(self) -> None:
         """Gives the slots back to the worker."""
@@ -229,8 +228,7 @@ class PathEvaluator:
         # the output after the last one takes what padding rows write
         shape = (self.sizes.outputs + 1, width, worker.config.width)
         self.outputs = worker.buffer(shape, worker.dtype, split=2)
-        with worker.compiling:
-            self.warm(prefix)
+        self.compile(prefix)
 
     def __call__(self, paths: np.ndarray, prefix: "Prefix | None" = None) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy.
@@ -266,13 +264,21 @@ class PathEvaluator:
         """Says what to read in outputs that belong to these questions."""
         return self.read_positions.queries(question, self.sizes.outputs, self.sizes.unembedded)
 
-    def warm(self, prefix: KVBlocks | None) -> None:
-        """Compiles every program, while the devices may still be busy with another batch."""
-        self.outputs = self.driver.warm(self.sizes.rows, self.outputs, prefix)
+    def compile(self, prefix: KVBlocks | None) -> None:
+        """Compiles every program."""
+        driver, launch = self.driver, self.driver.no_tiles(self.sizes.rows, prefix)
         none = np.zeros((0, self.sizes.rows), np.int32)
         empty = Tiles(none[:, 0], none, none, none)
         nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
-        self.run(nothing, self.queries(nothing.paths), prefix)
+
+        def last() -> None:
+            self.outputs, _ = driver.last(launch, self.outputs, None, prefix)
+
+        self.worker.compile(
+            lambda: driver.inner(launch, None, prefix),
+            last,
+            lambda: self.run(nothing, self.queries(nothing.paths), prefix),
+        )
 
     def new_trie(self) -> Trie:
         """Makes a trie that holds no state yet."""
@@ -305,7 +311,7 @@ class ReferenceEvaluator:
         with self.worker.busy():
             readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
         if self.metrics is not None:
-            self.metrics.add(evaluations=int((paths[:, :, 0] != STOP).sum()))
+            self.metrics.add(evaluations=count_paths(paths))
         return readings
 
     def close(self) -> None:

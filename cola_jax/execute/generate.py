@@ -10,6 +10,7 @@ from cola_jax.execute.inputs import (
     Paths,
     buckets,
     check_prompts,
+    count_paths,
     is_path,
     pad_paths,
     padded_right,
@@ -124,7 +125,8 @@ def generate(
         decoder.close()
         return collect(decoding, padded[some], max_new_tokens)
 
-    for some, generated in workers.map(run, cut_batches(keys, len(workers.workers))):
+    batches = cut_batches(keys, len(workers.workers))
+    for some, generated in workers.map(run, batches, count_paths(padded)):
         for whole, part in zip(out, generated, strict=True):
             whole[some] = part
     if model.checkpoint is not None:

@@ -159,6 +159,11 @@ def is_path(value: Any) -> bool:
     return len(value) > 0 and isinstance(value[0], int | np.integer)
 
 
+def count_paths(paths: np.ndarray) -> int:
+    """Returns how many paths [B, C, P] has that are not padding."""
+    return int((paths[:, :, 0] != STOP).sum())
+
+
 def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
     """Returns valid paths as int32 [B, C, P]; lists are padded with STOP, to a P in few buckets.
 

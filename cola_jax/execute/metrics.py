@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -91,6 +91,14 @@ class Clock:
         return 0.0 if self.first is None else self.last - self.first
 
 
+class Stage(NamedTuple):
+    """What a run does at the moment, and how much of it is done."""
+
+    name: Literal["loading", "compiling", "evaluating"]
+    done: int  # bytes of weights, programs, or evaluations
+    total: int  # 0 where it is not known yet
+
+
 @dataclasses.dataclass
 class Metrics:
     """Progress and cost of a run, written by the workers and read by whoever shows them.
@@ -98,6 +106,10 @@ class Metrics:
     The numbers of earlier starts of a run are kept apart in `earlier`.
     """
 
+    loaded: int = 0  # bytes of weights
+    to_load: int = 0
+    compiled: int = 0  # programs of the evaluators made so far
+    to_compile: int = 0
     total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
     earlier: int = 0  # evaluations of earlier starts
     evaluations: int = 0  # of this start
@@ -112,13 +124,30 @@ class Metrics:
 
     def __post_init__(self):
         self.lock = threading.Lock()
-        self.begun, self.compiled = time.perf_counter(), compilations()
+        self.begun, self.compilations_before = time.perf_counter(), compilations()
 
     def add(self, **amounts: Any) -> None:
         """Adds to fields by name; safe from any thread."""
         with self.lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
+
+    def load(self, loaded: int, to_load: int) -> None:
+        """Takes the bytes of weights loaded so far, and in all."""
+        self.loaded, self.to_load = loaded, to_load
+
+    def stage(self) -> Stage:
+        """Returns the stage that a run has reached.
+
+        Returns:
+          Programs that are compiled for later batches belong to evaluating, once that has begun.
+        """
+        evaluating = self.evaluations or self.tokens
+        if not evaluating and self.compiled == self.to_compile == 0:
+            return Stage("loading", self.loaded, self.to_load)
+        if not evaluating and self.compiled < self.to_compile:
+            return Stage("compiling", self.compiled, self.to_compile)
+        return Stage("evaluating", self.earlier + self.evaluations, self.total)
 
     def report(self) -> dict[str, Any]:
         """Sums up what this start has done so far, what it took, and what it saved.
@@ -128,7 +157,7 @@ class Metrics:
           divide by.
         """
         seconds = time.perf_counter() - self.begun
-        compiled = compilations() - self.compiled
+        compiled = compilations() - self.compilations_before
         cost, evaluations = self.cost, self.evaluations
         wall = sum(clock.wall for clock in self.clocks)
         busy = sum(clock.busy for clock in self.clocks)

@@ -17,6 +17,7 @@ from cola_jax.execute.memory import Memory, default_budget, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
 from cola_jax.params import Model
+from cola_jax.progress_bar import metrics_bar
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -67,6 +68,17 @@ class Worker:
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
+
+    def compile(self, *programs: Callable[[], Any]) -> None:
+        """Calls functions that run a program each on nothing, so that it is compiled.
+
+        The devices may still be busy with another batch.
+        """
+        self.metrics.add(to_compile=len(programs))
+        with self.compiling:
+            for program in programs:
+                program()
+                self.metrics.add(compiled=1)
 
     def put(self, tree: Any) -> Any:
         """Copies arrays to every device of the worker."""
@@ -142,12 +154,14 @@ class WorkerOptions(TypedDict, total=False):
       of which a run takes no more than it can use.
     rows: R, the states that run a layer together; by default chosen for the backend.
     metrics: counts evaluations and what they cost.
+    progress: shows a bar; by default in a notebook or on a terminal.
     """
 
     dtype: DTypeLike | None
     memory_budget: int | None
     rows: int | None
     metrics: Metrics | None
+    progress: bool | None
 
 
 class Workers:
@@ -171,6 +185,7 @@ class Workers:
             rows=options.get("rows"),
         )
         self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
+        self.progress = options.get("progress")
         self.workers = [
             Worker(model, row, self.memory, dtype, self.metrics, self.stopped) for row in devices
         ]
@@ -189,12 +204,17 @@ class Workers:
             )
 
     def map(
-        self, function: Callable[[Worker, Batch], Result], batches: Iterable[Batch]
+        self,
+        function: Callable[[Worker, Batch], Result],
+        batches: Iterable[Batch],
+        evaluations: int = 0,
     ) -> Iterator[tuple[Batch, Result]]:
         """Yields each batch with what the function returns for it, in the order they finish.
 
-        The first error ends all threads and is raised here.
+        `evaluations` are what to expect of all batches, where that is not in the metrics yet. The
+        first error ends all threads and is raised here.
         """
+        self.metrics.add(total=evaluations)
         waiting: Iterator[Any] = iter(batches)
         lock, results = threading.Lock(), queue.SimpleQueue()
 
@@ -215,15 +235,18 @@ class Workers:
             for _ in range(self.threads)
             for worker in self.workers
         ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield from until_ended(results, len(threads))
-        finally:
-            self.stopped.set()
+        with metrics_bar(self.metrics, self.progress):
             for thread in threads:
-                thread.join()
-            self.stopped.clear()
+                thread.start()
+            try:
+                yield from until_ended(results, len(threads))
+            finally:
+                self.stopped.set()
+                for thread in threads:
+                    thread.join()
+                self.stopped.clear()
+                if evaluations:  # a search may have run out of paths
+                    self.metrics.total = self.metrics.earlier + self.metrics.evaluations
 
 
 def until_ended(results: "queue.SimpleQueue[Any]", threads: int) -> Iterator[Any]:

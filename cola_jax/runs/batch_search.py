@@ -42,8 +42,7 @@ class BatchSearch:
     def most_evaluations(self) -> int:
         """The most evaluations of a question: its control searches and its variants included."""
         options = max(len(encoded.question.options) for encoded in self.questions.encoded)
-        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}
-        searches = 1 + max(0, controls[self.settings.control])
+        searches = self.settings.searches(options)
         variants, size = len(self.questions.variants), self.settings.simulations
         if self.robust:
             return (1 + variants) * (1 + size * searches)

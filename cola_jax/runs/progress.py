@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cola_jax.execute.metrics import Metrics, compilations
+from cola_jax.execute.metrics import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_UPDATES = 0.5
@@ -29,7 +29,7 @@ class ProgressDisplay:
     def __init__(self, console: Console, metrics: Metrics, *, searches: bool):
         self.console, self.metrics, self.searches = console, metrics, searches
         self.bar = Progress(
-            TextColumn("{task.completed:,} of {task.total} evaluations"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
@@ -38,8 +38,9 @@ class ProgressDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=None, visible=False, note="")
-        self.begun: float | None = None
+        self.stage: str | None = None
+        self.begun = 0.0  # when the stage began
+        self.counted = 0  # what was done of it then
         self.last_line = time.monotonic()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="progress")
@@ -66,32 +67,48 @@ class ProgressDisplay:
             self.show()
 
     def show(self) -> None:
-        """Shows the metrics; evaluations of earlier starts are done, but not part of the speed."""
-        metrics, now = self.metrics, time.monotonic()
-        if not metrics.evaluations:
-            self.show_start(now)
-            return
-        self.begun = now if self.begun is None else self.begun
+        """Shows how far the stage is that the run has reached, and what is left of it."""
+        name, done, total = self.metrics.stage()
+        now = time.monotonic()
+        # what earlier starts evaluated is done, but no part of the speed
+        count = self.metrics.evaluations if name == "evaluating" else done
+        if name != self.stage:
+            self.stage, self.begun, self.counted = name, now, count
+            for task in self.bar.task_ids:
+                self.bar.remove_task(task)
+            self.bar.add_task("", total=None, note="")
         seconds = now - self.begun
-        speed = metrics.evaluations / seconds if seconds > 1 else 0.0
-        note = f"{speed:.1f}/s"
-        if self.searches:
-            note += f"  W→C {metrics.corrected}  shorter C→C {metrics.shortened}"
-        done = metrics.earlier + metrics.evaluations
-        self.bar.update(self.task, total=metrics.total, completed=done, note=note, visible=True)
+        speed = (count - self.counted) / seconds if seconds > 1 else 0.0
+        what, note = self.describe(name, done, total), self.note(name, speed)
+        self.bar.update(
+            self.bar.task_ids[0], total=total or None, completed=done, description=what, note=note
+        )
         if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = f"  {(metrics.total - done) / speed:.0f} s left" if speed else ""
-            self.console.print(f"{done:,}/{metrics.total:,} evaluations  {note}{left}")
+            left = f"{(total - done) / speed:.0f} s left" if speed and total else ""
+            self.console.print("  ".join(part for part in (what, note, left) if part))
 
-    def show_start(self, now: float) -> None:
-        """Shows what goes on before the first evaluations are done."""
-        count = compilations().count - self.metrics.compiled.count
-        note = f"compiling and evaluating: {count} programs" if count else "loading the weights"
-        self.bar.update(self.task, total=self.metrics.total or None, note=note, visible=True)
-        if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            self.console.print(note)
+    def describe(self, name: str, done: int, total: int) -> str:
+        """Writes what is done of a stage."""
+        if name == "evaluating":
+            return f"{done:,}/{total:,} evaluations"
+        if name == "compiling":
+            return f"compiling: {done} of {total} programs"
+        if not total:
+            return "loading the weights"
+        return f"loading the weights: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+
+    def note(self, name: str, speed: float) -> str:
+        """Writes how fast evaluations are made, and what they have found."""
+        if name != "evaluating":
+            return ""
+        metrics = self.metrics
+        parts = [f"{speed:.1f}/s"] if metrics.evaluations else []
+        if metrics.tokens and not metrics.evaluations:
+            parts.append(f"{metrics.tokens:,} tokens decoded")
+        if self.searches:
+            parts += [f"W→C {metrics.corrected}", f"shorter C→C {metrics.shortened}"]
+        return "  ".join(parts)
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

@@ -84,12 +84,13 @@ class Recorder:
         if self.evaluator is None:  # the weights load when they are first needed
             devices = session.run_config.devices
             self.evaluator = ModelEvaluator(
-                session.model,
+                session.load(self.metrics),
                 session.encoded,
                 session.scorer,
                 memory_budget=devices.budget,
                 rows=devices.rows,
                 metrics=self.metrics,
+                progress=False,
             )
         wave = max(map(len, missing.values()))
         keys = prompt_buckets([session.encoded[i] for i in index])

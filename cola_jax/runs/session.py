@@ -74,6 +74,7 @@ class Session:
     # the settings that the first so many questions decide; None where a run may not grow
     of_first: Callable[[int], dict[str, Any]] | None = None
     whole: "Session | None" = None  # another session of the same model, whose weights it shares
+    loaded: list[Model] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def prepare(
@@ -180,12 +181,27 @@ class Session:
         """The devices of this host that are used."""
         return 1 if self.mesh is None else self.mesh.size
 
-    @functools.cached_property
+    @property
     def model(self) -> Model:
-        """The weights, loaded when first needed: after the run directory has been checked."""
+        """The weights; see `load`."""
+        return self.load(None)
+
+    def load(self, metrics: Metrics | None) -> Model:
+        """Loads the weights when first needed: after the run directory has been checked.
+
+        How far that is can be read in the metrics; without them, a bar shows it.
+        """
         if self.whole is not None:
-            return self.whole.model
-        return cache.load(self.source, dtype=self.settings["dtype"], mesh=self.mesh)
+            return self.whole.load(metrics)
+        if not self.loaded:
+            source, dtype, mesh = self.source, self.settings["dtype"], self.mesh
+            if metrics is None:
+                model = cache.load(source, dtype=dtype, mesh=mesh)
+            else:
+                found = cache.find(source)
+                model = cache.load_converted(source, found, dtype, mesh, metrics.load)
+            self.loaded.append(model)
+        return self.loaded[0]
 
     def search(
         self,
@@ -205,7 +221,7 @@ class Session:
             check_robust(self.scorer, self.variants, reuse)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
             settings = dataclasses.replace(
-                settings, preset=self.ordered(directory, settings.preset)
+                settings, preset=self.ordered(directory, settings.preset, metrics)
             )
         stored = Reuse(reuse, self.settings, self.encoded, self.scorer) if reuse else None
         questions = Questions(self.scorer, self.encoded, self.variants, self.num_layers)
@@ -217,7 +233,9 @@ class Session:
         workload = settings.workload(self.num_layers)
         return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
 
-    def ordered(self, directory: str, rules: InfluenceRules) -> InfluenceRules:
+    def ordered(
+        self, directory: str, rules: InfluenceRules, metrics: Metrics | None
+    ) -> InfluenceRules:
         """Orders the layers by their influence on the first questions, once for a run."""
         run = RunDirectory(directory)
         run.refuse_foreign()  # before the weights load
@@ -226,7 +244,8 @@ class Session:
             before = run.recorded("preset") or {}  # a run of another strategy is refused, without
             return dataclasses.replace(rules, order=tuple(before.get("order", ())))
         prompts = Prompts.stack([one.prompts for one in self.first])
-        order = np.argsort(block_influence(self.model, prompts), kind="stable").tolist()
+        model = self.load(metrics)
+        order = np.argsort(block_influence(model, prompts), kind="stable").tolist()
         return dataclasses.replace(rules, order=tuple(order))
 
     def evaluate(
@@ -289,12 +308,13 @@ class Session:
                 return run
             journal = Journal(run, [self.encoded[i] for i in left], metrics)
             evaluator = ModelEvaluator(
-                self.model,
+                self.load(metrics),
                 self.encoded,
                 self.scorer,
                 memory_budget=config.devices.budget,
                 rows=config.devices.rows,
                 metrics=metrics,
+                progress=False,  # whoever gave the metrics shows them
             )
 
             def resumed(evaluate: BatchEvaluator, some: np.ndarray) -> Part:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cola_jax.execute.evaluator import Workload, cut_batches
-from cola_jax.execute.inputs import Paths, pad_paths, tokenizer_of
+from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
@@ -178,7 +178,12 @@ class ModelEvaluator:
         out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
         same = bool((padded == padded[:1]).all())
         workload = Workload(padded.shape[1], padded.shape[2], same)
-        for some, verdicts in self.map(lambda evaluate, some: evaluate(padded[some]), workload):
+        count = count_paths(padded)
+
+        def run(evaluate: BatchEvaluator, some: np.ndarray) -> Verdicts:
+            return evaluate(padded[some])
+
+        for some, verdicts in self.map(run, workload, evaluations=count):
             out.put((some,), verdicts)
         return out
 
@@ -188,12 +193,14 @@ class ModelEvaluator:
         workload: Workload,
         batches: Sequence[np.ndarray] | None = None,
         prefixes: Sequence[int] | None = None,
+        evaluations: int = 0,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Yields the indices of each batch with what a function makes of it, as they finish.
 
         The function takes the evaluator of a batch and the indices of its questions. `batches` are
         those of `self.batches()` when None. `prefixes` are, for each question, the tokens to run
         once for its batch, all of which have as many; chosen for each batch when None.
+        `evaluations` are those to expect, where the metrics do not say it yet.
         """
         with self.scorer:
             workers = self.workers
@@ -211,7 +218,7 @@ class ModelEvaluator:
                 with self.scorer.evaluator(worker, batch, work) as evaluate:
                     return function(evaluate, some)
 
-            yield from workers.map(run, batches)
+            yield from workers.map(run, batches, evaluations)
 
     def batches(self, at_once: int) -> list[np.ndarray]:
         """Cuts the questions into batches of one bucket, enough of them to keep workers busy."""

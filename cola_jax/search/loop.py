@@ -71,7 +71,8 @@ def search(
         return confirmed(batch, outcomes)
 
     found: dict[int, Outcome] = {}
-    for some, outcomes in evaluate.map(run, settings.workload(layers)):
+    most = sum(1 + evaluations * settings.searches(len(each.options)) for each in questions)
+    for some, outcomes in evaluate.map(run, settings.workload(layers), evaluations=most):
         found |= dict(zip(some.tolist(), outcomes, strict=True))
     return Outcomes(found[i] for i in range(len(questions)))
 

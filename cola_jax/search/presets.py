@@ -256,6 +256,11 @@ class Settings:
                 f"{self.simulations} and {self.leaves}."
             )
 
+    def searches(self, options: int) -> int:
+        """Returns the most searches of a question with so many options, its controls included."""
+        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}
+        return 1 + max(0, controls[self.control])
+
     def positions(self, num_layers: int) -> int:
         """Returns P, the layers of the longest path allowed; the identity path is always run."""
         return max(num_layers, self.preset.lengths(num_layers)[1])

@@ -19,42 +19,63 @@ def clock(monkeypatch):
 
 
 def show(metrics, clock, seconds, *, searches=True, terminal=False):
-    """What a display says after its first evaluations, and some seconds later."""
+    """What a display says in each stage of a run, some seconds after the one before."""
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=120)
     display = ProgressDisplay(console, metrics, searches=searches)
+    steps = (
+        {},
+        {"to_load": 540_000_000},
+        {"loaded": 270_000_000},
+        {"loaded": 270_000_000, "to_compile": 3},
+        {"compiled": 2},
+        {"compiled": 1},
+        {"evaluations": 100},
+    )
     with display.bar:
-        display.show()
-        metrics.add(evaluations=20)
-        display.show()
-        clock[0] += seconds
-        metrics.add(evaluations=80)
+        for step in steps:
+            metrics.add(**step)
+            display.show()
+            clock[0] += seconds
         display.show()
     return display, text.getvalue()
 
 
-def test_progress_counts_earlier_starts_but_not_in_the_speed(clock):
+def test_a_line_now_and_then_says_what_is_done_and_what_is_left(clock):
     metrics = Metrics(total=1200, earlier=1000, corrected=3, shortened=2)
-    display, text = show(metrics, clock, 40)
-    assert text == "1,100/1,200 evaluations  2.5/s  W→C 3  shorter C→C 2  40 s left\n"
+    display, text = show(metrics, clock, 20)
+    assert text.splitlines() == [
+        "loading the weights: 0 of 540 MB",
+        "loading the weights: 270 of 540 MB  40 s left",
+        "compiling: 0 of 3 programs",
+        "compiling: 2 of 3 programs  10 s left",
+        "1,000/1,200 evaluations  W→C 3  shorter C→C 2",
+        # those of earlier starts are done, but no part of the speed
+        "1,100/1,200 evaluations  5.0/s  W→C 3  shorter C→C 2  20 s left",
+        "1,100/1,200 evaluations  2.5/s  W→C 3  shorter C→C 2  40 s left",
+    ]
     (task,) = display.bar.tasks
     assert (task.completed, task.total) == (1100, 1200)
 
 
 def test_progress_of_an_evaluation_counts_no_answers(clock):
-    _, text = show(Metrics(total=200), clock, 50, searches=False)
-    assert text == "100/200 evaluations  2.0/s  50 s left\n"
+    _, text = show(Metrics(total=200), clock, 20, searches=False)
+    assert "W→C" not in text
+
+
+def test_a_decoding_run_counts_tokens_until_a_text_has_ended(clock):
+    _, text = show(Metrics(total=200, tokens=1234), clock, 20, searches=False)
+    assert text.startswith("0/200 evaluations  1,234 tokens decoded\n")
 
 
 def test_progress_prints_a_line_now_and_then(clock):
-    _, text = show(Metrics(total=200), clock, progress.SECONDS_BETWEEN_LINES - 1)
+    _, text = show(Metrics(total=200), clock, 0.9 * progress.SECONDS_BETWEEN_LINES / 7)
     assert text == ""
 
 
 def test_progress_draws_a_bar_on_a_terminal(clock):
     _, text = show(Metrics(total=200, earlier=50), clock, 40, terminal=True)
-    assert "150 of 200 evaluations" in text
-    assert "2.5/s" in text
+    assert "150/200 evaluations" in text
     assert "s left\n" not in text  # no line of the other sort
 
 

@@ -64,7 +64,7 @@ def changed(session, model=None, **config):
     other = dataclasses.replace(
         session, run_config=dataclasses.replace(session.run_config, **config)
     )
-    other.__dict__["model"] = session.model if model is None else model
+    other.loaded.append(session.model if model is None else model)
     return other
 
 
@@ -509,7 +509,7 @@ def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, sea
         settings = dataclasses.replace(SEARCH, preset=PRESETS["shortgpt"])
         with pytest.raises(ValueError, match=words):
             session.search(directory, settings)
-        assert "model" not in vars(session)
+        assert not session.loaded
 
 
 @pytest.mark.parametrize("name", ["search", "decode"])
