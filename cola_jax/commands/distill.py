@@ -8,6 +8,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from cola_jax.commands.flags import (
     check_one_task,
     check_output,
+    check_task,
     checkpoint_of,
     console,
     write_config,
@@ -69,6 +70,7 @@ class Distill:
     def run(self) -> None:
         check_one_task("distill", self.task.task)
         check_output(self.out)
+        check_task(self.task.task)
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
         from cola_jax.deploy.router.tracking import check_tracker

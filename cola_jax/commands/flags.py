@@ -64,12 +64,18 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
 
+    def check(self) -> None:
+        """Checks what takes no time to check; raises ValueError."""
+        check_output(self.out)
+        for flags in self.each():
+            check_task(flags.task.task)
+
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
         """Checks and loads what a session needs; `decoys` is a run with the model's answers.
 
         The flags of `command`, to which these belong, are recorded.
         """
-        check_output(self.out)
+        self.check()
         checkpoint_of(self.model)
         from cola_jax.runs.session import Session
 
@@ -101,6 +107,7 @@ class TaskFlags:
     ) -> "list[tuple[TaskFlags, Session]]":
         """Prepares a session for each task, all before the first runs; they share the weights."""
         made: list[tuple[TaskFlags, Session]] = []
+        self.check()
         for flags in self.each():
             session = flags.prepare(decoys, command)
             if made:
@@ -124,6 +131,20 @@ def check_one_task(command: str, task: str) -> None:
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
             "and start the command once for each."
         )
+
+
+def check_task(task: str) -> None:
+    """Raises ValueError for a task that does not exist, before anything that takes seconds."""
+    from cola_jax.tasks import harness_names
+    from cola_jax.tasks.hub import TASKS
+    from cola_jax.tasks.names import ARITHMETIC
+
+    if task in (*TASKS, ARITHMETIC) or "://" in task or Path(task).is_file():
+        return
+    if harness_names.find(task) is None:
+        from cola_jax.tasks.kinds import unknown
+
+        raise unknown(task)
 
 
 def check_output(directory: str) -> None:

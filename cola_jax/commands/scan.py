@@ -7,7 +7,6 @@ from tyro.conf import OmitArgPrefixes
 from cola_jax.commands.flags import (
     TaskFlags,
     check_one_task,
-    check_output,
     num_layers_of,
     run_with_progress,
 )
@@ -28,7 +27,7 @@ class Scan:
         from cola_jax.deploy.scan import scan_paths
 
         check_one_task("scan", self.flags.task.task)
-        check_output(self.flags.out)
+        self.flags.check()
         num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)
         session = self.flags.prepare(command=self)

@@ -8,7 +8,6 @@ from tyro.conf import OmitArgPrefixes
 from cola_jax.commands.flags import (
     PathFlags,
     TaskFlags,
-    check_output,
     num_layers_of,
     run_with_progress,
 )
@@ -96,7 +95,7 @@ class Evaluate:
     def run(self) -> None:
         from cola_jax.path import identity
 
-        check_output(self.flags.out)
+        self.flags.check()
         num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]
         made = self.flags.prepare_each(command=self)

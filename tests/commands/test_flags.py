@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from cola_jax.cli import parse
 from cola_jax.commands import verbosity
 from cola_jax.commands.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.runs.devices import Devices
@@ -91,3 +92,10 @@ def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
 
     run_with_progress(work, searches=True)
     assert capsys.readouterr().err.startswith("7 evaluations in ")
+
+
+def test_an_unknown_task_is_found_before_the_model_is_looked_for():
+    for command in (["evaluate"], ["search"], ["scan"], ["static"], ["menu", "--runs", "run"]):
+        given = [*command, "--model", "no/such-model", "--task", "arc_easi", "-o", "out"]
+        with pytest.raises(ValueError, match=r"arc_easi.*did you mean arc-easy"):
+            parse(given).run()
