@@ -1,5 +1,6 @@
 """The examples run on a tiny model, and print what `run_path` says."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -75,3 +76,10 @@ def test_states_are_read_as_paths_that_end_there(run, capsys):
         assert token == repr(names["tokenizer"].decode([int(said.argmax())]))
         assert probability == pytest.approx(np.exp(said.max()), abs=1e-6)
         assert of_answer == pytest.approx(np.exp(said[names["answer"]]), abs=1e-6)
+
+
+def test_readme_counts_the_lines_of_every_example():
+    page = (EXAMPLES.parent / "README.md").read_text()
+    rows = re.findall(r"\(examples/(\w+\.py)\) \|.*\| (\d+) \|", page)
+    lines = {file.name: len(file.read_text().splitlines()) for file in EXAMPLES.glob("*.py")}
+    assert {name: int(count) for name, count in rows} == lines
