@@ -25,8 +25,8 @@ answer = int(logits[0, -1].argmax())
 table = pd.DataFrame(
     {
         "token": [repr(tokenizer.decode([token])) for token in probability.argmax(-1)],
-        "probability": probability.max(-1),
-        f"of {tokenizer.decode([answer])!r}": probability[:, answer],
+        "p(token)": probability.max(-1),
+        f"p({tokenizer.decode([answer])!r})": probability[:, answer],
         "norm": np.linalg.norm(last[:, 0], axis=-1),
     },
     index=pd.Index(["embedding", *path], name="after layer"),
