@@ -24,7 +24,7 @@ def test_tutorial_runs(
     monkeypatch.setenv("COLA_TUTORIAL_MODEL", str(tiny_checkpoint))
     task = tiny.write_questions(tmp_path / "task.jsonl", 18)
     monkeypatch.setenv("COLA_TUTORIAL_TASK", str(task))
-    monkeypatch.setenv("COLA_TUTORIAL_SIZE", "9")
+    monkeypatch.setenv("COLA_TUTORIAL_SIZE", "6")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for i, cell in enumerate(cells):
@@ -32,7 +32,7 @@ def test_tutorial_runs(
             exec(compile("".join(cell["source"]), f"cell {i}", "exec"), names)
     shown = capsys.readouterr().out
     assert "a logit differs by" in shown
-    assert names["effect"]["n"] == 9
+    assert names["effect"]["n"] == 12
     check_generated(names)
     check_lens(names)
     check_ablation(names)
@@ -74,5 +74,5 @@ def check_search(names: dict, shown: str) -> None:
     """What is printed counts the questions that the model answers wrongly."""
     outcomes, whole = names["outcomes"], names["results"].query("path == '0-4'")
     assert [outcome.baseline for outcome in outcomes] == whole.correct.to_list()
-    assert f"{(~whole.correct).sum()} of 9 questions were wrong." in shown
+    assert f"answers {(~whole.correct).sum()} of 6 questions wrongly." in shown
     assert all(len(outcome.controls) == 1 for outcome in names["wrong"])
