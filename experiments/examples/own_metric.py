@@ -25,7 +25,7 @@ tokens = np.isfinite(whole)  # the texts differ in length
 
 def evaluate(paths: np.ndarray) -> cola_jax.Verdicts:
     """Takes the paths [B, C, P] of a wave; the margin of a path is what the search maximizes."""
-    logprob = cola_jax.run_paths(model, TEXTS, paths).logprob  # [B, C, Q]
+    logprob = cola_jax.run_paths(model, TEXTS, paths, progress=False).logprob  # [B, C, Q]
     gain = logprob.mean(-1, where=tokens) - whole.mean(-1, where=tokens)
     return cola_jax.Verdicts.of_margins(gain + ALLOWED)  # correct where it is not negative
 
