@@ -6,9 +6,11 @@ with a larger budget reads the evaluations of the smaller one in the same way.
 """
 
 import itertools
+import math
 import threading
 import time
 import uuid
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
-SECONDS = 10.0  # between two files
+SECONDS = 5.0  # between two files
 PIECE = 5.0  # seconds that one call of an evaluator should take
 GROWTH = 8  # times as many evaluations as in the call before, at most
 
@@ -42,9 +44,9 @@ class Journal:
         self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
         self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
         self.tables: list[Indexed] = []
-        self.written = time.monotonic()
-        self.seconds: float | None = None  # that an evaluation took in the last call
-        self.count = 0  # evaluations of the last call
+        self.read: dict[tuple[str, int], dict[Path, Verdicts]] = {}
+        self.written = -math.inf  # the first evaluations are written at once
+        self.seconds: float | None = None  # that an evaluation took in the last call of any batch
         names = {one.question.id for one in encoded}
         for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
             table = read_part(file, SCHEMA, "evaluations are made")
@@ -54,14 +56,20 @@ class Journal:
                 self.tables.append((table, index))
 
     def known(self, one: Encoded, variant: int, scorer: Scorer) -> dict[Path, Verdicts]:
-        """Returns the verdict [1] of each path that was evaluated of a question in a variant."""
+        """Returns the verdict [1] of each path that was evaluated of a question in a variant.
+
+        What it returns is read once, and may be added to.
+        """
 
         def serves(row: dict[str, Any]) -> bool:
             exact = scorer.retargets or not row["control"]
             return exact and (row["variant"] or 0) == variant
 
-        rows = stored_rows(self.tables, one.question.id, serves)
-        return {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
+        key = one.question.id, variant
+        if key not in self.read:
+            rows = stored_rows(self.tables, one.question.id, serves)
+            self.read[key] = {p: stored_verdict(row, one, scorer) for p, row in rows.items()}
+        return self.read[key]
 
     def evaluator(
         self,
@@ -81,12 +89,12 @@ class Journal:
             self.rows.setdefault(one.question.id, []).extend(rows)
 
     def write_if_due(self) -> None:
-        """Writes what is new where the last time was some seconds ago."""
+        """Writes what is new where the last time was some seconds ago, or never."""
         with self.lock:
             if time.monotonic() - self.written > SECONDS:
                 self.write()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Writes what is new, as where an error ends the run."""
         with self.lock:
             self.write()
@@ -106,6 +114,8 @@ class Journal:
         with self.lock:
             for name in questions:
                 self.rows.pop(name, None)
+                for key in [key for key in self.read if key[0] == name]:
+                    del self.read[key]
             for file, unfinished in list(self.files.items()):
                 unfinished.difference_update(questions)
                 if not unfinished:
@@ -132,6 +142,8 @@ class ResumedEvaluator(BatchEvaluator):
         self.journal, self.inner, self.variant = journal, evaluate, variant
         self.pass_through = always_first
         self.known = [journal.known(one, variant, self.scorer) for one in batch]
+        # other batches tell roughly what these questions take
+        self.most = 1.0 if journal.seconds is None else PIECE / GROWTH / journal.seconds
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
@@ -144,37 +156,47 @@ class ResumedEvaluator(BatchEvaluator):
                 out.put((b, slice(c, c + 1)), stored)
                 self.journal.metrics.add(earlier=1)
         self.pass_through = False
-        start, width = 0, max(map(len, missing))
-        while start < width:
-            end = start + self.columns(missing, start)
-            self.evaluate(paths, [some[start:end] for some in missing], out)
-            start = end
+        waves = deque(
+            [(b, c) for b, c in enumerate(wave) if c is not None]
+            for wave in itertools.zip_longest(*missing)
+        )
+        while waves:
+            self.evaluate(paths, self.next_call(waves), out)
         return out
 
-    def columns(self, missing: Sequence[Sequence[int]], start: int) -> int:
-        """Returns how many paths of each question to evaluate in one call."""
-        journal = self.journal
-        most = 1.0
-        if journal.seconds is not None:
-            most = min(PIECE / max(journal.seconds, 1e-9), GROWTH * journal.count)
-        waiting = sum(len(some) > start for some in missing)
-        return max(1, round(max(most, self.inner.together) / waiting))
+    def next_call(self, waves: deque[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+        """Takes the questions and columns to evaluate in one call off the front of waves.
 
-    def evaluate(self, paths: np.ndarray, columns: Sequence[Sequence[int]], out: Verdicts) -> None:
-        """Evaluates the paths in these columns of each question, and puts their verdicts."""
-        wave = np.full((len(paths), max(map(len, columns)), paths.shape[2]), STOP, np.int32)
-        for b, some in enumerate(columns):
-            wave[b, : len(some)] = paths[b, some]
+        They are one path of every question, as often as time allows, or of some of them.
+        """
+        most = max(1, round(max(self.most, self.inner.together)))
+        some = waves.popleft()
+        if len(some) > most:
+            waves.appendleft(some[most:])
+            return some[:most]
+        while waves and len(some) + len(waves[0]) <= most:
+            some = some + waves.popleft()
+        return some
+
+    def evaluate(self, paths: np.ndarray, some: Sequence[tuple[int, int]], out: Verdicts) -> None:
+        """Evaluates the paths of some questions in some columns, and puts their verdicts."""
+        columns: dict[int, list[int]] = defaultdict(list)
+        for b, c in some:
+            columns[b].append(c)
+        wave = np.full(
+            (len(paths), max(map(len, columns.values())), paths.shape[2]), STOP, np.int32
+        )
+        for b, own in columns.items():
+            wave[b, : len(own)] = paths[b, own]
         begun = time.perf_counter()
         verdicts = self.inner(wave)
-        self.journal.count = sum(map(len, columns))
-        self.journal.seconds = (time.perf_counter() - begun) / self.journal.count
-        for b, some in enumerate(columns):
-            if some:
-                one = verdicts.take((b, slice(len(some))))
-                out.put((b, np.array(some)), one)
-                written = [unpad_path(path) for path in paths[b, some]]
-                self.journal.add(self.batch[b], self.variant, written, one)
+        seconds = max(time.perf_counter() - begun, 1e-9) / len(some)
+        self.journal.seconds, self.most = seconds, min(PIECE / seconds, GROWTH * len(some))
+        for b, own in columns.items():
+            one = verdicts.take((b, slice(len(own))))
+            out.put((b, np.array(own)), one)
+            written = [unpad_path(path) for path in paths[b, own]]
+            self.journal.add(self.batch[b], self.variant, written, one)
         self.journal.write_if_due()
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
@@ -184,6 +206,7 @@ class ResumedEvaluator(BatchEvaluator):
         return self.inner.given(question, plain)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
+        self.journal.flush()  # this takes seconds, and no evaluation follows
         return self.inner.confirm(paths, verdicts)
 
     def release(self) -> None:
