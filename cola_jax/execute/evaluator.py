@@ -222,6 +222,7 @@ class PathEvaluator:
         count, on_cpu = capacity(len(prompts.ids)), memory.backend == "cpu"
         states = count * min(workload.wave, STATES_KEPT[on_cpu]) * worker.config.num_layers
         self.sizes = choose_sizes(worker.config, size, width, memory, states)
+        self.together = self.sizes.rows  # evaluations that take hardly longer than one
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
         read = enlarge(self.read_positions.read, count)
@@ -286,6 +287,8 @@ class PathEvaluator:
 
 class ReferenceEvaluator:
     """Runs paths one by one with the reference executor: what others are compared with."""
+
+    together = 1
 
     def __init__(
         self,

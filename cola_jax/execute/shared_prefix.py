@@ -138,6 +138,7 @@ class SharedPrefixEvaluator:
             tokens=tokens_after(prompts, size),
             prefix=self.cache,
         )
+        self.together = self.rest.together
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""

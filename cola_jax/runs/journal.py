@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import COUNTER, Metrics
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
 from cola_jax.runs.reuse import Indexed, rows_by_question, stored_rows, stored_verdict
@@ -28,9 +28,9 @@ from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
-SECONDS = 5.0  # between two files
-PIECE = 5.0  # seconds that one call of an evaluator should take
-GROWTH = 8  # times as many evaluations as in the call before, at most
+SECONDS = 4.0  # between two files
+PIECE = 8.0  # seconds that one call of an evaluator should take
+KEPT = 0.8  # of what an evaluation took before, where it takes less: the next may take more again
 
 
 class Journal:
@@ -46,7 +46,7 @@ class Journal:
         self.tables: list[Indexed] = []
         self.read: dict[tuple[str, int], dict[Path, Verdicts]] = {}
         self.written = -math.inf  # the first evaluations are written at once
-        self.seconds: float | None = None  # that an evaluation took in the last call of any batch
+        self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
         for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
             table = read_part(file, SCHEMA, "evaluations are made")
@@ -142,8 +142,7 @@ class ResumedEvaluator(BatchEvaluator):
         self.journal, self.inner, self.variant = journal, evaluate, variant
         self.pass_through = always_first
         self.known = [journal.known(one, variant, self.scorer) for one in batch]
-        # other batches tell roughly what these questions take
-        self.most = 1.0 if journal.seconds is None else PIECE / GROWTH / journal.seconds
+        self.seconds = journal.seconds.get(variant)  # that an evaluation takes
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
@@ -169,7 +168,9 @@ class ResumedEvaluator(BatchEvaluator):
 
         They are one path of every question, as often as time allows, or of some of them.
         """
-        most = max(1, round(max(self.most, self.inner.together)))
+        most = self.inner.together
+        if self.seconds is not None:
+            most = max(most, int(PIECE / self.seconds))
         some = waves.popleft()
         if len(some) > most:
             waves.appendleft(some[most:])
@@ -188,16 +189,23 @@ class ResumedEvaluator(BatchEvaluator):
         )
         for b, own in columns.items():
             wave[b, : len(own)] = paths[b, own]
-        begun = time.perf_counter()
-        verdicts = self.inner(wave)
-        seconds = max(time.perf_counter() - begun, 1e-9) / len(some)
-        self.journal.seconds, self.most = seconds, min(PIECE / seconds, GROWTH * len(some))
+        with self.inner.turn:
+            begun, compiling = time.perf_counter(), COUNTER.thread_seconds()
+            verdicts = self.inner(wave)
+        if COUNTER.thread_seconds() == compiling:  # else the time tells nothing
+            self.took((time.perf_counter() - begun) / len(some))
         for b, own in columns.items():
             one = verdicts.take((b, slice(len(own))))
             out.put((b, np.array(own)), one)
             written = [unpad_path(path) for path in paths[b, own]]
             self.journal.add(self.batch[b], self.variant, written, one)
         self.journal.write_if_due()
+
+    def took(self, seconds: float) -> None:
+        """Notes the seconds of an evaluation, for the next calls and for other batches."""
+        known = self.journal.seconds
+        self.seconds = max(seconds, KEPT * (self.seconds or 0.0))
+        known[self.variant] = max(self.seconds, KEPT * known.get(self.variant, 0.0))
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
         return self.inner.of_target(verdicts, target)

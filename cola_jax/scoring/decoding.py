@@ -80,7 +80,9 @@ class DecodingEvaluator(BatchEvaluator):
             max_new_tokens=scorer.max_new_tokens,
             stop=scorer.stop,
         )
-        self.together = self.decoder.sizes.decode_rows
+        # a tile of a step takes about as long for all of its rows, but their prompts do not
+        self.together = max(1, self.decoder.sizes.decode_rows // 4)
+        self.turn = worker.decoding
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         rows = rows_of(paths)

@@ -35,6 +35,7 @@ class RobustEvaluator(BatchEvaluator):
         self.places = places
         rows = [encoded for batch in batches for encoded in batch]
         self.inner = scorer.evaluator(worker, rows, workload)
+        self.together = max(1, self.inner.together // len(places))
         # [B, V], the answers of the first path evaluated of each question
         self.plain = np.full((len(self.batch), len(places)), NO_ANSWER)
         self.asked = np.zeros(len(self.batch), bool)
