@@ -168,16 +168,18 @@ class ResumedEvaluator(BatchEvaluator):
 
         They are one path of every question, as often as time allows, or of some of them.
         """
-        most = self.inner.together
-        if self.seconds is not None:
-            most = max(most, int(PIECE / self.seconds))
-        some = waves.popleft()
+        most, some = self.most(), waves.popleft()
         if len(some) > most:
             waves.appendleft(some[most:])
             return some[:most]
         while waves and len(some) + len(waves[0]) <= most:
             some = some + waves.popleft()
         return some
+
+    def most(self) -> int:
+        """Returns how many evaluations one call should make."""
+        together = self.inner.together
+        return together if self.seconds is None else max(together, int(PIECE / self.seconds))
 
     def evaluate(self, paths: np.ndarray, some: Sequence[tuple[int, int]], out: Verdicts) -> None:
         """Evaluates the paths of some questions in some columns, and puts their verdicts."""
@@ -204,7 +206,7 @@ class ResumedEvaluator(BatchEvaluator):
     def took(self, seconds: float) -> None:
         """Notes the seconds of an evaluation, for the next calls and for other batches."""
         known = self.journal.seconds
-        self.seconds = max(seconds, KEPT * (self.seconds or 0.0))
+        self.seconds = max(seconds, KEPT * (self.seconds or 1e-9))
         known[self.variant] = max(self.seconds, KEPT * known.get(self.variant, 0.0))
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:

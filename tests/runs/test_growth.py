@@ -93,8 +93,10 @@ def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name
         )
 
 
-def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path):
+def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, monkeypatch):
     whole = prepare("variants", 6).search(str(tmp_path / "whole"), of(8), robust=True)
+    # one question at a time
+    monkeypatch.setattr(journal.ResumedEvaluator, "most", lambda self: 1)
     for limit, size in ((4, 4), (6, 8)):
         session = prepare("variants", limit)
         run = session.search(str(tmp_path / "run"), of(size), robust=True)
