@@ -44,7 +44,7 @@ class Journal:
         self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
         self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
         self.tables: list[Indexed] = []
-        self.read: dict[tuple[str, int], dict[Path, Verdicts]] = {}
+        self.read: dict[str, dict[int, dict[Path, Verdicts]]] = defaultdict(dict)
         self.written = -math.inf  # the first evaluations are written at once
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
@@ -65,11 +65,11 @@ class Journal:
             exact = scorer.retargets or not row["control"]
             return exact and (row["variant"] or 0) == variant
 
-        key = one.question.id, variant
-        if key not in self.read:
+        read = self.read[one.question.id]
+        if variant not in read:
             rows = stored_rows(self.tables, one.question.id, serves)
-            self.read[key] = {p: stored_verdict(row, one, scorer) for p, row in rows.items()}
-        return self.read[key]
+            read[variant] = {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
+        return read[variant]
 
     def evaluator(
         self,
@@ -114,8 +114,7 @@ class Journal:
         with self.lock:
             for name in questions:
                 self.rows.pop(name, None)
-                for key in [key for key in self.read if key[0] == name]:
-                    del self.read[key]
+                self.read.pop(name, None)
             for file, unfinished in list(self.files.items()):
                 unfinished.difference_update(questions)
                 if not unfinished:
