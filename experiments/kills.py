@@ -65,7 +65,7 @@ def main(settings: Kills) -> None:
             break
         kill, calls = time.time(), read(log)
         after, begun = len(written(out / "killed")), sum(count for _, count in calls)
-        lost = kill - max(calls[0][0], *newest(out / "killed"))
+        lost = kill - max([calls[0][0], *newest(out / "killed")])
         repeated = before + begun - after
         print(
             f"| {kill - calls[0][0]:.1f} s | {lost:.1f} | {begun} | {repeated} | "

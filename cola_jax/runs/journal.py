@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
+SCHEMA = SCHEMA.append(pa.field("confirmed", pa.bool_()))  # by the reference; null for evaluations
 SECONDS = 4.0  # between two files
 PIECE = 8.0  # seconds that one call of an evaluator should take
 KEPT = 0.8  # of what an evaluation took before, where it takes less: the next may take more again
@@ -63,13 +64,23 @@ class Journal:
 
         def serves(row: dict[str, Any]) -> bool:
             exact = scorer.retargets or not row["control"]
-            return exact and (row["variant"] or 0) == variant
+            return exact and row["confirmed"] is None and (row["variant"] or 0) == variant
 
         read = self.read[one.question.id]
         if variant not in read:
             rows = stored_rows(self.tables, one.question.id, serves)
             read[variant] = {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
         return read[variant]
+
+    def confirmed(self, one: Encoded) -> dict[Path, bool]:
+        """Returns the paths of a question that the reference was run on, and what it found."""
+        own = [
+            table.take(index.get(one.question.id, np.zeros(0, int))) for table, index in self.tables
+        ]
+        rows = (row for table in own for row in table.to_pylist())
+        return {
+            tuple(row["path"]): row["confirmed"] for row in rows if row["confirmed"] is not None
+        }
 
     def evaluator(
         self,
@@ -82,9 +93,8 @@ class Journal:
         """Wraps the evaluator of a batch, whose questions are asked in a variant."""
         return ResumedEvaluator(self, evaluate, batch, variant, always_first)
 
-    def add(self, one: Encoded, variant: int, paths: list[Path], verdicts: Verdicts) -> None:
-        """Takes the verdicts [C] of C paths of a question, to be written soon."""
-        rows = [row | {"variant": variant} for row in evaluation_rows(one, paths, verdicts)]
+    def add(self, one: Encoded, rows: Iterable[dict[str, Any]]) -> None:
+        """Takes rows of a question, to be written soon."""
         with self.lock:
             self.rows.setdefault(one.question.id, []).extend(rows)
 
@@ -199,7 +209,8 @@ class ResumedEvaluator(BatchEvaluator):
             one = verdicts.take((b, slice(len(own))))
             out.put((b, np.array(own)), one)
             written = [unpad_path(path) for path in paths[b, own]]
-            self.journal.add(self.batch[b], self.variant, written, one)
+            rows = evaluation_rows(self.batch[b], written, one)
+            self.journal.add(self.batch[b], (row | {"variant": self.variant} for row in rows))
         self.journal.write_if_due()
 
     def took(self, seconds: float) -> None:
@@ -215,8 +226,18 @@ class ResumedEvaluator(BatchEvaluator):
         return self.inner.given(question, plain)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
-        self.journal.flush()  # this takes seconds, and no evaluation follows
-        return self.inner.confirm(paths, verdicts)
+        out: list[bool | None] = [None] * len(paths)
+        for b in np.flatnonzero(paths[:, 0] != STOP).tolist():
+            one, path = self.batch[b], unpad_path(paths[b])
+            out[b] = self.journal.confirmed(one).get(path)
+            if out[b] is None:
+                self.journal.write_if_due()  # each takes up to seconds
+                alone = np.full_like(paths, STOP)
+                alone[b] = paths[b]
+                out[b] = self.inner.confirm(alone, verdicts)[b]
+                row = {"question": one.question.id, "path": path, "confirmed": out[b]}
+                self.journal.add(one, [row])
+        return out
 
     def release(self) -> None:
         self.inner.close()
