@@ -165,17 +165,25 @@ class Driver:
         context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
         return forward(self.worker.config, launch, outputs, cache, context)
 
-    def warm(self, rows: int, outputs: jax.Array, prefix: KVBlocks | None = None) -> jax.Array:
-        """Compiles what evaluates paths without a cache, by running it on no tiles."""
+    def warm(
+        self,
+        rows: int,
+        outputs: jax.Array,
+        cache: KVBlocks | None = None,
+        prefix: KVBlocks | None = None,
+    ) -> tuple[jax.Array, KVBlocks | None]:
+        """Compiles what runs prompts, by running it on no tiles; returns what `run` does."""
         none = np.zeros((1, rows), np.int32)
         tiles = Tiles(none[:, 0], none, none, none)
+        if cache is not None:
+            tiles = tiles._replace(block=none)
         if prefix is not None:
             tiles = tiles._replace(prompt_block=none)
         (launch,) = self.worker.launches(tiles)
         zero = self.worker.put(np.int32(0))
         launch = launch._replace(first=zero, end=zero)
-        self.inner(launch, None, prefix)
-        return self.last(launch, outputs, None, prefix)[0]
+        cache = self.inner(launch, cache, prefix)
+        return self.last(launch, outputs, cache, prefix)
 
     def close(self) -> None:
         """Gives the slots back to the worker."""
@@ -269,7 +277,7 @@ class PathEvaluator:
 
     def warm(self, prefix: KVBlocks | None) -> None:
         """Compiles every program, while the devices may still be busy with another batch."""
-        self.outputs = self.driver.warm(self.sizes.rows, self.outputs, prefix)
+        self.outputs, _ = self.driver.warm(self.sizes.rows, self.outputs, prefix=prefix)
         none = np.zeros((0, self.sizes.rows), np.int32)
         empty = Tiles(none[:, 0], none, none, none)
         nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))

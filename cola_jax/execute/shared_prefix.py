@@ -139,6 +139,10 @@ class SharedPrefixEvaluator:
             prefix=self.cache,
         )
         self.together = self.rest.together
+        with worker.compiling:
+            self.outputs, cache = self.driver.warm(self.rows, self.outputs, self.cache)
+        assert cache is not None
+        self.cache = cache
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
