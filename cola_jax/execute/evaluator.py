@@ -278,9 +278,7 @@ class PathEvaluator:
     def warm(self, prefix: KVBlocks | None) -> None:
         """Compiles every program, while the devices may still be busy with another batch."""
         self.outputs, _ = self.driver.warm(self.sizes.rows, self.outputs, prefix=prefix)
-        none = np.zeros((0, self.sizes.rows), np.int32)
-        empty = Tiles(none[:, 0], none, none, none)
-        nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
+        nothing = empty_chunk(self.sizes.rows)
         self.run(nothing, self.queries(nothing.paths), prefix)
 
     def new_trie(self) -> Trie:
@@ -321,6 +319,13 @@ class ReferenceEvaluator:
 
     def close(self) -> None:
         """Holds no buffers."""
+
+
+def empty_chunk(rows: int) -> Chunk:
+    """Makes a chunk of no tiles of R rows."""
+    none = np.zeros((0, rows), np.int32)
+    empty = Tiles(none[:, 0], none, none, none)
+    return Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
 
 
 def enlarge(values: np.ndarray, rows: int) -> np.ndarray:

@@ -8,7 +8,7 @@ each state of the prefix; the questions run the tokens after it, which attend to
 import jax
 import numpy as np
 
-from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload
+from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload, empty_chunk
 from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
 from cola_jax.execute.kv_cache import Admission, KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power
@@ -141,8 +141,9 @@ class SharedPrefixEvaluator:
         self.together = self.rest.together
         with worker.compiling:
             self.outputs, cache = self.driver.warm(self.rows, self.outputs, self.cache)
-        assert cache is not None
-        self.cache = cache
+            assert cache is not None
+            self.cache = cache
+            self.run(empty_chunk(self.rows))
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
