@@ -5,8 +5,9 @@ of `cola` twice, with --output FOLDER/whole and FOLDER/killed. The second is kil
 all its processes) that often, each time within so many seconds of its first evaluation, and then
 left to end. A table says of each kill how long after the first evaluation of that start it came;
 the seconds lost, from the newest file that holds evaluations, or from the first evaluation where
-that is later, to the kill; and the evaluations that the next start has to repeat, which were made
-or begun and are in no file. At last the rows of all runs in both folders are compared to the bit.
+that is later, to the kill, and how many of them programs were being compiled, which a cache keeps;
+and the evaluations that the next start has to repeat, which were made or begun and are in no file.
+At last the rows of all runs in both folders are compared to the bit.
 """
 
 import contextlib
@@ -22,16 +23,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pyarrow.parquet as pq
 import tyro
 from tyro.conf import Positional
 
+from cola_jax.execute.metrics import COMPILED
 from cola_jax.runs.directory import MANIFEST, UNFINISHED
 from experiments.same_rows import SameRows, compare
 
+CALL = "call"
 FOLDERS = ("evaluations", UNFINISHED)  # of a run, that hold evaluations
-HEAD = """| killed after | seconds lost | evaluations made or begun | to repeat | of all |
-| ---: | ---: | ---: | ---: | ---: |"""
+HEAD = """| killed after | seconds lost | compiling | evaluations made or begun | to repeat | of all |
+| ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,13 @@ def main(settings: Kills) -> None:
         process = start(settings.command, out / "killed", log)
         if not killed(process, log, drawn.uniform(0, settings.within)):
             break
-        kill, calls = time.time(), read(log)
+        kill, (calls, compiled) = time.time(), read(log)
         after, begun = len(written(out / "killed")), sum(count for _, count in calls)
-        lost = kill - max([calls[0][0], *newest(out / "killed")])
+        since = max([calls[0][0], *newest(out / "killed")])
+        compiling = sum(max(0.0, min(end, kill) - max(end - took, since)) for end, took in compiled)
         repeated = before + begun - after
         print(
-            f"| {kill - calls[0][0]:.1f} s | {lost:.1f} | {begun} | {repeated} | "
+            f"| {kill - calls[0][0]:.1f} s | {kill - since:.1f} | {compiling:.1f} | {begun} | {repeated} | "
             f"{repeated / total:.1%} |",
             flush=True,
         )
@@ -92,25 +97,34 @@ def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Po
 
 
 def noted(log: str, *arguments: str) -> None:
-    """Runs `cola`, and notes the time and the evaluations of each call before it is made."""
+    """Runs `cola`, and notes each call of evaluations before it is made, and compilations."""
     from cola_jax.cli import main
     from cola_jax.runs.journal import ResumedEvaluator
 
     evaluate = ResumedEvaluator.evaluate
 
-    def note(self: ResumedEvaluator, paths: Any, some: Any, out: Any) -> None:
+    def note(*values: Any) -> None:
         with open(log, "a") as file:
-            file.write(f"{time.time()} {len(some)}\n")
+            file.write(" ".join(map(str, (time.time(), *values))) + "\n")
+
+    def noted_evaluate(self: ResumedEvaluator, paths: Any, some: Any, out: Any) -> None:
+        note(CALL, len(some))
         evaluate(self, paths, some, out)
 
-    ResumedEvaluator.evaluate = note
+    def hear(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED and read(Path(log))[0]:
+            note(COMPILED, duration_secs)
+
+    ResumedEvaluator.evaluate = noted_evaluate
+    jax.monitoring.register_event_duration_secs_listener(hear)
     main(arguments)
 
 
-def read(log: Path) -> list[tuple[float, int]]:
-    """Reads the time and the evaluations of each call."""
-    lines = (line.split() for line in log.read_text().splitlines())
-    return [(float(at), int(count)) for at, count in lines]
+def read(log: Path) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]:
+    """Reads the time and the evaluations of each call; the end and the seconds of compilations."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    calls = [(float(at), int(value)) for at, what, value in lines if what == CALL]
+    return calls, [(float(at), float(value)) for at, what, value in lines if what == COMPILED]
 
 
 def killed(process: subprocess.Popen[bytes], log: Path, seconds: float) -> bool:
