@@ -34,7 +34,7 @@ from experiments.same_rows import SameRows, compare
 
 CALL = "call"
 FOLDERS = ("evaluations", UNFINISHED)  # of a run, that hold evaluations
-HEAD = """| killed after | seconds lost | compiling | evaluations made or begun | to repeat | of all |
+HEAD = """| killed after | seconds lost | compiling | made or begun | to repeat | of all |
 | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
@@ -71,10 +71,10 @@ def main(settings: Kills) -> None:
         after, begun = len(written(out / "killed")), sum(count for _, count in calls)
         since = max([calls[0][0], *newest(out / "killed")])
         compiling = sum(max(0.0, min(end, kill) - max(end - took, since)) for end, took in compiled)
-        repeated = before + begun - after
+        repeated, lost = before + begun - after, kill - since
         print(
-            f"| {kill - calls[0][0]:.1f} s | {kill - since:.1f} | {compiling:.1f} | {begun} | {repeated} | "
-            f"{repeated / total:.1%} |",
+            f"| {kill - calls[0][0]:.1f} s | {lost:.1f} | {compiling:.1f} | {begun} | {repeated} "
+            f"| {repeated / total:.1%} |",
             flush=True,
         )
     start(settings.command, out / "killed", log).communicate()
