@@ -137,10 +137,10 @@ class Metrics:
         self.loaded, self.to_load = loaded, to_load
 
     def stage(self) -> Stage:
-        """Returns the stage that a run has reached.
+        """Says what goes on at the moment, and how much of it is done.
 
         Returns:
-          Programs that are compiled for later batches belong to evaluating, once that has begun.
+          The stage; programs that are compiled while others are run belong to evaluating.
         """
         evaluating = self.evaluations or self.tokens
         if not evaluating and self.compiled == self.to_compile == 0:
