@@ -9,6 +9,13 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Writes text in quotes, without the end where it is long."""
+    if len(text) <= most:
+        return repr(text)
+    return f"{text[:most]!r}... ({len(text):,} characters)"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Returns the most similar of the known names, or the shortest that begins with this one.
 

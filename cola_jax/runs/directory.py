@@ -39,7 +39,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """Reads `0/4`, the first of four; ValueError for other text."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
         return cls(int(match[1]), int(match[2]))
