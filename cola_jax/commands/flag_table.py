@@ -216,7 +216,7 @@ def read_choice(text: str, choices: Sequence[str]) -> str:
     """Reads one of some names."""
     if text not in choices:
         near = did_you_mean(text, choices)
-        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{near}.")
+        raise ValueError(f"{shortened(text)} is not one of {', '.join(choices)}{near}.")
     return text
 
 
