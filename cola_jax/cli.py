@@ -165,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_completion(given[1:], COMMANDS)
         else:
             run(given)
-    except KeyboardInterrupt:
-        kept = "interrupted: what a run has written is kept. Start the same command again to go on."
-        print(f"\n{kept}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = "what a run has written is kept. Start the same command again to go on."
+        print(f"\ninterrupted: {str(interrupt) or kept}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # what reads the results has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

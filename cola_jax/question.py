@@ -13,13 +13,13 @@ class Question:
     """A question, its answer options in order, and the index of the correct one.
 
     The options of an open question are the gold answer and a decoy, if it has one: by default an
-    integer close to an integer gold.
+    integer close to an integer gold. What a metric of your own scores needs none.
     """
 
     id: str
     text: str
-    options: tuple[str, ...]
-    answer: int
+    options: tuple[str, ...] = ()
+    answer: int = 0
     open: bool = False  # answered in free text; the options are not shown
     solution: str | None = None  # worked solution, without the line that states the answer
     metadata: tuple[tuple[str, str], ...] = ()  # such as ("math_level", "3")

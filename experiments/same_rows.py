@@ -42,14 +42,18 @@ class SameRows:
 
 
 def main(settings: SameRows) -> None:
+    sys.exit(0 if compare(settings) else 1)
+
+
+def compare(settings: SameRows) -> bool:
+    """Prints how two runs differ; returns whether their rows are the same."""
     runs = [RunDirectory(name) for name in (settings.run, settings.other)]
     first, second = (read_rows(run, "questions") for run in runs)
     same = report("questions", first, second, {})
     first, second = (read_rows(run, "evaluations") for run in runs)
     limits = {name: limit(name, first, second) for name in FLOATS}
     same &= report("evaluations", first, second, limits)
-    same &= report_floats(first, second, limits, settings.bits)
-    sys.exit(0 if same else 1)
+    return same & report_floats(first, second, limits, settings.bits)
 
 
 def read_rows(run: RunDirectory, kind: str) -> dict[Key, Row]:

@@ -57,7 +57,7 @@ class Distill:
     seed: int = 0
     """Random seed of the network, of dropout and of the order of examples."""
     save_every: int = 100
-    """Steps between saved training states; an interruption loses at most these."""
+    """Steps between saved training states, at most; slow steps are saved every ten seconds."""
     track: Literal["tensorboard", "wandb"] | None = None
     """Also send metrics to TensorBoard or Weights & Biases (extra `tracking`)."""
     dtype: Dtype = None

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cola_jax.tasks.task import Prepared
 
 
+UNKEPT = "nothing is kept. Give --output, and the same command goes on where it was interrupted."
+
+
 @dataclasses.dataclass(frozen=True)
 class Generate:
     """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
@@ -71,7 +74,10 @@ class Generate:
             complete(self.out)
             return
         with tempfile.TemporaryDirectory(prefix="cola-generate-") as directory:
-            complete(directory)
+            try:
+                complete(directory)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(UNKEPT) from None
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import sys
 
+UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
+
 
 @dataclasses.dataclass(frozen=True)
 class LmEval:
@@ -27,5 +29,7 @@ class LmEval:
         sys.argv = ["lm-eval", *(join_path(argument) for argument in self.arguments)]
         try:
             cli_evaluate()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(UNKEPT) from None
         finally:
             sys.argv = given

@@ -166,10 +166,14 @@ class Driver:
         context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
         return forward(self.worker.config, launch, outputs, cache, context)
 
-    def no_tiles(self, rows: int, prefix: KVBlocks | None = None) -> Launch:
-        """Makes a call that runs no tiles, with which programs without a cache are compiled."""
+    def no_tiles(
+        self, rows: int, cache: KVBlocks | None = None, prefix: KVBlocks | None = None
+    ) -> Launch:
+        """Makes a call that runs no tiles, with which programs are compiled."""
         none = np.zeros((1, rows), np.int32)
         tiles = Tiles(none[:, 0], none, none, none)
+        if cache is not None:
+            tiles = tiles._replace(block=none)
         if prefix is not None:
             tiles = tiles._replace(prompt_block=none)
         (launch,) = self.worker.launches(tiles)
@@ -221,6 +225,7 @@ class PathEvaluator:
         count, on_cpu = capacity(len(prompts.ids)), memory.backend == "cpu"
         states = count * min(workload.wave, STATES_KEPT[on_cpu]) * worker.config.num_layers
         self.sizes = choose_sizes(worker.config, size, width, memory, states)
+        self.together = self.sizes.rows  # evaluations that take hardly longer than one
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
         read = enlarge(self.read_positions.read, count)
@@ -266,10 +271,8 @@ class PathEvaluator:
 
     def compile(self, prefix: KVBlocks | None) -> None:
         """Compiles every program."""
-        driver, launch = self.driver, self.driver.no_tiles(self.sizes.rows, prefix)
-        none = np.zeros((0, self.sizes.rows), np.int32)
-        empty = Tiles(none[:, 0], none, none, none)
-        nothing = Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
+        driver, launch = self.driver, self.driver.no_tiles(self.sizes.rows, prefix=prefix)
+        nothing = empty_chunk(self.sizes.rows)
 
         def last() -> None:
             self.outputs, _ = driver.last(launch, self.outputs, None, prefix)
@@ -292,6 +295,8 @@ class PathEvaluator:
 
 class ReferenceEvaluator:
     """Runs paths one by one with the reference executor: what others are compared with."""
+
+    together = 1
 
     def __init__(
         self,
@@ -316,6 +321,13 @@ class ReferenceEvaluator:
 
     def close(self) -> None:
         """Holds no buffers."""
+
+
+def empty_chunk(rows: int) -> Chunk:
+    """Makes a chunk of no tiles of R rows."""
+    none = np.zeros((0, rows), np.int32)
+    empty = Tiles(none[:, 0], none, none, none)
+    return Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
 
 
 def enlarge(values: np.ndarray, rows: int) -> np.ndarray:

@@ -8,7 +8,7 @@ each state of the prefix; the questions run the tokens after it, which attend to
 import jax
 import numpy as np
 
-from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload
+from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload, empty_chunk
 from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
 from cola_jax.execute.kv_cache import Admission, KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power
@@ -138,6 +138,8 @@ class SharedPrefixEvaluator:
             tokens=tokens_after(prompts, size),
             prefix=self.cache,
         )
+        self.together = self.rest.together
+        self.compile()
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
@@ -196,9 +198,26 @@ class SharedPrefixEvaluator:
     def run(self, chunk: Chunk) -> jax.Array:
         """Dispatches a chunk of the prefix; returns what can be waited for."""
         self.outputs, cache = self.driver.run(chunk, self.outputs, self.cache)
+        self.keep(cache)
+        return self.outputs[:1, :1, :1]
+
+    def compile(self) -> None:
+        """Compiles what runs the prefix."""
+        launch = self.driver.no_tiles(self.rows, self.cache)
+
+        def inner() -> None:
+            self.keep(self.driver.inner(launch, self.cache))
+
+        def last() -> None:
+            self.outputs, cache = self.driver.last(launch, self.outputs, self.cache)
+            self.keep(cache)
+
+        self.worker.compile(inner, last, lambda: self.run(empty_chunk(self.rows)))
+
+    def keep(self, cache: KVBlocks | None) -> None:
+        """Keeps the blocks that a program returned: it took those from before."""
         assert cache is not None
         self.cache = cache
-        return self.outputs[:1, :1, :1]
 
     def close(self) -> None:
         """Gives the buffers back to the worker."""

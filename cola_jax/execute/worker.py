@@ -65,6 +65,9 @@ class Worker:
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
+        # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
+        cpu = self.device.platform == "cpu"
+        self.decoding = threading.Lock() if cpu else contextlib.nullcontext()
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}

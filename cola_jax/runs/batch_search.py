@@ -101,7 +101,7 @@ class BatchSearch:
         with evaluate.journal.evaluator(robust, batch, always_first=True) as resumed:
             asked = [encoded.question for encoded in batch]
             outcomes = confirmed(resumed, search_batch(resumed, asked, layers, self.settings))
-            assert robust.plain is not None, "a search begins with the identity path"
+            assert robust.asked.all(), "a search begins with the identity path"
             return with_robust(outcomes, robust.plain)
 
 

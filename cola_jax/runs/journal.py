@@ -6,16 +6,18 @@ with a larger budget reads the evaluations of the smaller one in the same way.
 """
 
 import itertools
+import math
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import COUNTER, Metrics
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
 from cola_jax.runs.reuse import Indexed, rows_by_question, stored_rows, stored_verdict
@@ -26,9 +28,10 @@ from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
-SECONDS = 10.0  # between two files
-PIECE = 5.0  # seconds that one call of an evaluator should take
-GROWTH = 8  # times as many evaluations as in the call before, at most
+SCHEMA = SCHEMA.append(pa.field("confirmed", pa.bool_()))  # by the reference; null for evaluations
+SECONDS = 4.0  # between two files
+PIECE = 8.0  # seconds that one call of an evaluator should take
+KEPT = 0.8  # of what an evaluation took before, where it takes less: the next may take more again
 
 
 class Journal:
@@ -42,9 +45,9 @@ class Journal:
         self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
         self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
         self.tables: list[Indexed] = []
-        self.written = time.monotonic()
-        self.seconds: float | None = None  # that an evaluation took in the last call
-        self.count = 0  # evaluations of the last call
+        self.read: dict[str, dict[int, dict[Path, Verdicts]]] = defaultdict(dict)
+        self.written = -math.inf  # the first evaluations are written at once
+        self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
         for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
             table = read_part(file, SCHEMA, "evaluations are made")
@@ -54,14 +57,30 @@ class Journal:
                 self.tables.append((table, index))
 
     def known(self, one: Encoded, variant: int, scorer: Scorer) -> dict[Path, Verdicts]:
-        """Returns the verdict [1] of each path that was evaluated of a question in a variant."""
+        """Returns the verdict [1] of each path that was evaluated of a question in a variant.
+
+        What it returns is read once, and may be added to.
+        """
 
         def serves(row: dict[str, Any]) -> bool:
             exact = scorer.retargets or not row["control"]
-            return exact and (row["variant"] or 0) == variant
+            return exact and row["confirmed"] is None and (row["variant"] or 0) == variant
 
-        rows = stored_rows(self.tables, one.question.id, serves)
-        return {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
+        read = self.read[one.question.id]
+        if variant not in read:
+            rows = stored_rows(self.tables, one.question.id, serves)
+            read[variant] = {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
+        return read[variant]
+
+    def confirmed(self, one: Encoded) -> dict[Path, bool]:
+        """Returns the paths of a question that the reference was run on, and what it found."""
+        own = [
+            table.take(index.get(one.question.id, np.zeros(0, int))) for table, index in self.tables
+        ]
+        rows = (row for table in own for row in table.to_pylist())
+        return {
+            tuple(row["path"]): row["confirmed"] for row in rows if row["confirmed"] is not None
+        }
 
     def evaluator(
         self,
@@ -74,19 +93,18 @@ class Journal:
         """Wraps the evaluator of a batch, whose questions are asked in a variant."""
         return ResumedEvaluator(self, evaluate, batch, variant, always_first)
 
-    def add(self, one: Encoded, variant: int, paths: list[Path], verdicts: Verdicts) -> None:
-        """Takes the verdicts [C] of C paths of a question, to be written soon."""
-        rows = [row | {"variant": variant} for row in evaluation_rows(one, paths, verdicts)]
+    def add(self, one: Encoded, rows: Iterable[dict[str, Any]]) -> None:
+        """Takes rows of a question, to be written soon."""
         with self.lock:
             self.rows.setdefault(one.question.id, []).extend(rows)
 
     def write_if_due(self) -> None:
-        """Writes what is new where the last time was some seconds ago."""
+        """Writes what is new where the last time was some seconds ago, or never."""
         with self.lock:
             if time.monotonic() - self.written > SECONDS:
                 self.write()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Writes what is new, as where an error ends the run."""
         with self.lock:
             self.write()
@@ -106,6 +124,7 @@ class Journal:
         with self.lock:
             for name in questions:
                 self.rows.pop(name, None)
+                self.read.pop(name, None)
             for file, unfinished in list(self.files.items()):
                 unfinished.difference_update(questions)
                 if not unfinished:
@@ -132,6 +151,7 @@ class ResumedEvaluator(BatchEvaluator):
         self.journal, self.inner, self.variant = journal, evaluate, variant
         self.pass_through = always_first
         self.known = [journal.known(one, variant, self.scorer) for one in batch]
+        self.seconds = journal.seconds.get(variant)  # that an evaluation takes
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
@@ -144,38 +164,60 @@ class ResumedEvaluator(BatchEvaluator):
                 out.put((b, slice(c, c + 1)), stored)
                 self.journal.metrics.add(earlier=1)
         self.pass_through = False
-        start, width = 0, max(map(len, missing))
-        while start < width:
-            end = start + self.columns(missing, start)
-            self.evaluate(paths, [some[start:end] for some in missing], out)
-            start = end
+        waves = deque(
+            [(b, c) for b, c in enumerate(wave) if c is not None]
+            for wave in itertools.zip_longest(*missing)
+        )
+        while waves:
+            self.evaluate(paths, self.next_call(waves), out)
         return out
 
-    def columns(self, missing: Sequence[Sequence[int]], start: int) -> int:
-        """Returns how many paths of each question to evaluate in one call."""
-        journal = self.journal
-        most = 1.0
-        if journal.seconds is not None:
-            most = min(PIECE / max(journal.seconds, 1e-9), GROWTH * journal.count)
-        waiting = sum(len(some) > start for some in missing)
-        return max(1, round(max(most, self.inner.together) / waiting))
+    def next_call(self, waves: deque[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+        """Takes the questions and columns to evaluate in one call off the front of waves.
 
-    def evaluate(self, paths: np.ndarray, columns: Sequence[Sequence[int]], out: Verdicts) -> None:
-        """Evaluates the paths in these columns of each question, and puts their verdicts."""
-        wave = np.full((len(paths), max(map(len, columns)), paths.shape[2]), STOP, np.int32)
-        for b, some in enumerate(columns):
-            wave[b, : len(some)] = paths[b, some]
-        begun = time.perf_counter()
-        verdicts = self.inner(wave)
-        self.journal.count = sum(map(len, columns))
-        self.journal.seconds = (time.perf_counter() - begun) / self.journal.count
-        for b, some in enumerate(columns):
-            if some:
-                one = verdicts.take((b, slice(len(some))))
-                out.put((b, np.array(some)), one)
-                written = [unpad_path(path) for path in paths[b, some]]
-                self.journal.add(self.batch[b], self.variant, written, one)
+        They are one path of every question, as often as time allows, or of some of them.
+        """
+        most, some = self.most(), waves.popleft()
+        if len(some) > most:
+            waves.appendleft(some[most:])
+            return some[:most]
+        while waves and len(some) + len(waves[0]) <= most:
+            some = some + waves.popleft()
+        return some
+
+    def most(self) -> int:
+        """Returns how many evaluations one call should make."""
+        together = self.inner.together
+        return together if self.seconds is None else max(together, int(PIECE / self.seconds))
+
+    def evaluate(self, paths: np.ndarray, some: Sequence[tuple[int, int]], out: Verdicts) -> None:
+        """Evaluates the paths of some questions in some columns, and puts their verdicts."""
+        columns: dict[int, list[int]] = defaultdict(list)
+        for b, c in some:
+            columns[b].append(c)
+        wave = np.full(
+            (len(paths), max(map(len, columns.values())), paths.shape[2]), STOP, np.int32
+        )
+        for b, own in columns.items():
+            wave[b, : len(own)] = paths[b, own]
+        with self.inner.turn:
+            begun, compiling = time.perf_counter(), COUNTER.thread_seconds()
+            verdicts = self.inner(wave)
+        if COUNTER.thread_seconds() == compiling:  # else the time tells nothing
+            self.took((time.perf_counter() - begun) / len(some))
+        for b, own in columns.items():
+            one = verdicts.take((b, slice(len(own))))
+            out.put((b, np.array(own)), one)
+            written = [unpad_path(path) for path in paths[b, own]]
+            rows = evaluation_rows(self.batch[b], written, one)
+            self.journal.add(self.batch[b], (row | {"variant": self.variant} for row in rows))
         self.journal.write_if_due()
+
+    def took(self, seconds: float) -> None:
+        """Notes the seconds of an evaluation, for the next calls and for other batches."""
+        known = self.journal.seconds
+        self.seconds = max(seconds, KEPT * (self.seconds or 1e-9))
+        known[self.variant] = max(self.seconds, KEPT * known.get(self.variant, 0.0))
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
         return self.inner.of_target(verdicts, target)
@@ -184,7 +226,18 @@ class ResumedEvaluator(BatchEvaluator):
         return self.inner.given(question, plain)
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
-        return self.inner.confirm(paths, verdicts)
+        out: list[bool | None] = [None] * len(paths)
+        for b in np.flatnonzero(paths[:, 0] != STOP).tolist():
+            one, path = self.batch[b], unpad_path(paths[b])
+            out[b] = self.journal.confirmed(one).get(path)
+            if out[b] is None:
+                self.journal.write_if_due()  # each takes up to seconds
+                alone = np.full_like(paths, STOP)
+                alone[b] = paths[b]
+                out[b] = self.inner.confirm(alone, verdicts)[b]
+                row = {"question": one.question.id, "path": path, "confirmed": out[b]}
+                self.journal.add(one, [row])
+        return out
 
     def release(self) -> None:
         self.inner.close()

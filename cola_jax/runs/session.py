@@ -307,15 +307,6 @@ class Session:
                 run.tidy(settings["questions"])
                 return run
             journal = Journal(run, [self.encoded[i] for i in left], metrics)
-            evaluator = ModelEvaluator(
-                self.load(metrics),
-                self.encoded,
-                self.scorer,
-                memory_budget=config.devices.budget,
-                rows=config.devices.rows,
-                metrics=metrics,
-                progress=False,  # whoever gave the metrics shows them
-            )
 
             def resumed(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
                 batch = [self.encoded[i] for i in some]
@@ -323,9 +314,10 @@ class Session:
 
             cut = batches.cut(left, self.batch_size(len(left)))
             with contextlib.ExitStack() as stack:
-                stack.callback(journal.close)  # however the run ends
+                stack.callback(journal.flush)  # however the run ends
                 for variant in self.variants:
                     stack.enter_context(variant.scorer)
+                evaluator = self.evaluator(metrics)
                 for _, rows in evaluator.map(resumed, workload, cut, batches.prefixes):
                     run.write_part(rows.evaluations, rows.questions)
                     journal.finish([row["question"] for row in rows.questions])
@@ -333,6 +325,19 @@ class Session:
             run.tidy(settings["questions"])
             run.close(metrics.report())
         return run
+
+    def evaluator(self, metrics: Metrics) -> ModelEvaluator:
+        """Returns what evaluates paths of the questions, on the devices of this session."""
+        devices = self.run_config.devices
+        return ModelEvaluator(
+            self.load(metrics),
+            self.encoded,
+            self.scorer,
+            memory_budget=devices.budget,
+            rows=devices.rows,
+            metrics=metrics,
+            progress=False,  # whoever gave the metrics shows them
+        )
 
     def batch_size(self, questions: int) -> int:
         """Returns the most questions of a batch: enough batches to keep all workers busy."""

@@ -80,7 +80,11 @@ class DecodingEvaluator(BatchEvaluator):
             max_new_tokens=scorer.max_new_tokens,
             stop=scorer.stop,
         )
-        self.together = self.decoder.sizes.decode_rows
+        # a step takes hardly longer for some rows of its tile, but each has its own prompt to run
+        rows = self.decoder.sizes.decode_rows
+        prompts = rows * scorer.max_new_tokens // int(self.decoder.lengths.max())
+        self.together = max(1, min(rows // 4, prompts))
+        self.turn = worker.decoding
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         rows = rows_of(paths)

@@ -100,7 +100,9 @@ class OptionsNorm(Options):
 
 
 def check_choice(question: Question) -> None:
-    """Raises ValueError for an open question."""
+    """Raises ValueError for an open question, and for one without options."""
+    if not question.options:
+        raise ValueError(f"question {question.id} has no options to choose from: give it some.")
     if question.open:
         raise ValueError(
             f"question {question.id} is open, it has no options to choose from: use the scorer "

@@ -35,7 +35,10 @@ class RobustEvaluator(BatchEvaluator):
         self.places = places
         rows = [encoded for batch in batches for encoded in batch]
         self.inner = scorer.evaluator(worker, rows, workload)
-        self.plain: np.ndarray | None = None  # [B, V], the answers of the first path evaluated
+        self.together = max(1, self.inner.together // len(places))
+        # [B, V], the answers of the first path evaluated of each question
+        self.plain = np.full((len(self.batch), len(places)), NO_ANSWER)
+        self.asked = np.zeros(len(self.batch), bool)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         verdicts = self.inner(np.tile(paths, (len(self.places), 1, 1)))
@@ -62,8 +65,9 @@ class RobustEvaluator(BatchEvaluator):
                 rival=np.zeros(len(present)),
             )
             out.put((b, present), robust)
-        if self.plain is None:
-            self.plain = answers[:, 0]
+        first = (paths[:, 0, 0] != STOP) & ~self.asked
+        self.plain[first] = answers[first, 0]
+        self.asked |= first
         return out
 
     def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
@@ -71,7 +75,7 @@ class RobustEvaluator(BatchEvaluator):
         return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
 
     def given(self, question: int, plain: Verdicts) -> list[int]:
-        assert self.plain is not None, "the identity path is evaluated first"
+        assert self.asked[question], "the identity path is evaluated first"
         return self.plain[question].tolist()
 
     def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:

@@ -111,7 +111,8 @@ class Scorer(abc.ABC):
 class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.ABC):
     """An evaluator: a scorer bound to a batch of questions on a worker."""
 
-    together = 1  # evaluations that take no longer than one
+    together = 1  # evaluations that take hardly longer than one
+    turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()  # held during a call
 
     def __init__(self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded]):
         self.scorer, self.worker, self.batch = scorer, worker, batch
@@ -162,6 +163,7 @@ class ReadingEvaluator(BatchEvaluator):
     ):
         super().__init__(scorer, worker, batch)
         self.run = self.executor(workload)
+        self.together = self.run.together
 
     def executor(
         self, workload: Workload

@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from cola_jax.scoring.grader import Grade
 
@@ -107,6 +108,19 @@ class Verdicts(NamedTuple):
             finite=finite,
             completion=np.full(finite.shape, None, object),
         )
+
+    @classmethod
+    def of_margins(cls, margin: ArrayLike) -> "Verdicts":
+        """Makes verdicts of a metric of your own, one number for each path.
+
+        Args:
+          margin: [...], such as [B, C], the higher the better.
+
+        Returns:
+          Verdicts with fields [...]: right where the margin is 0 or more.
+        """
+        margin = np.asarray(margin)
+        return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
 
     def of_target(self, target: int | np.ndarray, *, rival: np.ndarray | None = None) -> "Verdicts":
         """Reads the same evaluations with another answer as the target.

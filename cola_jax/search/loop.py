@@ -34,7 +34,8 @@ def search(
 
     Args:
       evaluate: from `cola_jax.evaluator(model, questions, scorer)`, or any function from paths
-        [B, C, P], padded with STOP, to Verdicts with fields [B, C].
+        [B, C, P], padded with STOP, to Verdicts with fields [B, C], such as `Verdicts.of_margins`
+        makes of a number for each path.
       questions: those that `evaluate` knows, in the same order.
       strategy: the rules of the search, or the name of a preset.
       evaluations: per question beyond the baseline; fewer where a tree runs out of paths.

@@ -133,3 +133,14 @@ def test_read_prompts_refuses_bad_rows(tmp_path, lines, message):
     file.write_text(rows)
     read = [(question.id, question.text) for question in read_prompts(("sun",), file)]
     assert read == [("0", "sun"), ("7", "a"), ("2", "b")]
+
+
+def test_interrupt_without_a_run_directory_says_that_nothing_is_kept(model, capsys, monkeypatch):
+    def interrupt(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cola_jax.commands.generate.run_with_progress", interrupt)
+    with pytest.raises(SystemExit) as end:
+        generate(model, "--prompt", tiny.WORDS[0])
+    assert end.value.code == 130
+    assert "interrupted: nothing is kept. Give --output" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from cola_jax.execute import shared_prefix
 from cola_jax.execute.evaluator import PathEvaluator, Workload
-from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.metrics import Metrics, compilations
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.shared_prefix import (
     SharedPrefixEvaluator,
@@ -50,13 +50,15 @@ def same_paths(count: int, each: int = 6, seed: int = 0) -> np.ndarray:
 
 
 def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> tuple[Any, list]:
-    """Runs waves with one evaluator; returns it and the readings."""
+    """Runs waves with one evaluator, which compile nothing; returns it and the readings."""
     workers = Workers(model, **options)
     workload = Workload(waves[0].shape[1], POSITIONS, same=True)
 
     def each(worker: Any, _: object) -> tuple[Any, list]:
         evaluate = path_evaluator(worker, batch, workload)
+        before = compilations()
         readings = [evaluate(paths) for paths in waves]
+        assert compilations().count == before.count
         evaluate.close()
         return evaluate, readings
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from cola_jax.execute.metrics import Metrics
+from cola_jax.path import STOP
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard, read_part
 from cola_jax.runs.growth import continues, flag_of
 from cola_jax.runs.session import RunConfig, Session
+from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.search.presets import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
@@ -93,8 +96,10 @@ def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name
         )
 
 
-def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path):
+def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, monkeypatch):
     whole = prepare("variants", 6).search(str(tmp_path / "whole"), of(8), robust=True)
+    # one question at a time
+    monkeypatch.setattr(journal.ResumedEvaluator, "most", lambda self: 1)
     for limit, size in ((4, 4), (6, 8)):
         session = prepare("variants", limit)
         run = session.search(str(tmp_path / "run"), of(size), robust=True)
@@ -158,6 +163,34 @@ def test_nothing_written_is_evaluated_again(prepare, tmp_path, monkeypatch):
     asked = sum(not row["reused"] for row in run.evaluations().to_pylist())
     assert metrics.evaluations == asked
     assert metrics.earlier == written
+
+
+def test_confirmed_paths_are_not_confirmed_again(prepare, tmp_path, monkeypatch):
+    session, out = prepare("options", 4), str(tmp_path / "run")
+
+    def fail(*arguments):
+        raise RuntimeError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_part", fail)
+        with pytest.raises(RuntimeError, match="no room"):
+            session.search(out, of(4))
+    unfinished = (RunDirectory(out).directory / UNFINISHED).iterdir()
+    held = [row for file in unfinished for row in read_part(file, journal.SCHEMA).to_pylist()]
+    held = {row["question"]: row["confirmed"] for row in held if row["confirmed"] is not None}
+    assert held
+    ask, asked = ReadingEvaluator.confirm, []
+
+    def confirm(self, paths, verdicts):
+        asked.extend(self.batch[b].question.id for b in np.flatnonzero(paths[:, 0] != STOP))
+        return ask(self, paths, verdicts)
+
+    monkeypatch.setattr(ReadingEvaluator, "confirm", confirm)
+    found = {
+        q["question"]: q["confirmed"] for q in session.search(out, of(4)).questions().to_pylist()
+    }
+    assert {name: found[name] for name in held} == held
+    assert not set(asked) & set(held)
 
 
 def test_damaged_journal_is_named(prepare, tmp_path):

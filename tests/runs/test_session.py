@@ -157,9 +157,10 @@ def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name,
     assert rows(run) == rows(case.run)
     assert len(run.manifest()["starts"]) == 2
     total = count(case.run)
-    assert (metrics.earlier, metrics.evaluations) == (before, total - before)
+    assert metrics.earlier >= before  # the journal has more, of the batch that was interrupted
+    assert metrics.earlier + metrics.evaluations == total
     assert metrics.total >= total  # what control searches share is not known before
-    assert run.starts()[-1]["metrics"]["evaluations"] == total - before
+    assert run.starts()[-1]["metrics"]["evaluations"] == metrics.evaluations
     questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
     assert metrics.corrected == sum(q["baseline"] is False for q in questions)
     assert metrics.shortened == sum(

@@ -54,6 +54,8 @@ def test_encode_refuses_what_cannot_be_scored(scorer):
         scorer.encode(open_question("q", "7 + 5", "12"))
     with pytest.raises(ValueError, match="question q has an empty option"):
         scorer.encode(Question("q", "?", ("ice", " "), 0))
+    with pytest.raises(ValueError, match="question q has no options"):
+        scorer.encode(Question("q", "?"))
 
 
 @each

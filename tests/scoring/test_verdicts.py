@@ -55,6 +55,13 @@ def test_of_scores_takes_other_answer_and_rival():
     assert verdicts.margin.tolist() == [-1, 2]
 
 
+def test_of_margins_is_right_from_zero_up():
+    verdicts = Verdicts.of_margins(np.array([[0.5, 0, -0.5], [np.nan, -np.inf, 1]]))
+    assert verdicts.verdict.tolist() == [[True, True, False], [False, False, True]]
+    assert verdicts.margin.tolist() == [[0.5, 0, -0.5], [-np.inf, -np.inf, 1]]
+    assert verdicts.finite.tolist() == [[True] * 3, [False, False, True]]
+
+
 def test_of_scores_of_single_option_has_no_rival():
     verdicts = Verdicts.of_scores(np.array([[-1.0]]), 0)
     assert verdicts.verdict.tolist() == [True]

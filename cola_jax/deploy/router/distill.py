@@ -51,7 +51,7 @@ class DistillConfig:
     """Share of the run's questions that is held out, chosen by a hash of their ids."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     save_every: int = 100
-    """Steps between saved training states; an interruption loses at most these."""
+    """Steps between saved training states, at most; slow steps are saved every ten seconds."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from cola_jax.checkpoint import absolute
 from cola_jax.deploy.router.designs import Batch, Design
 
 WARMUP = 0.08  # share of the steps
+SECONDS = 10.0  # between two saved states, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +129,15 @@ class Trainer:
     ) -> TrainState:
         """Trains to the last step, from the newest state in the directory.
 
-        Saves a state every `save_every` steps and after the last. After each step of this call,
-        `report` is told how many are done, and the loss. Raises ValueError where a loss is not
-        finite.
+        Saves a state every `save_every` steps, every few seconds and after the last. After each
+        step of this call, `report` is told how many are done, and the loss. Raises ValueError
+        where a loss is not finite.
         """
         if save_every < 1:
             raise ValueError(f"a state is saved every 1 or more steps, not {save_every}.")
         with saved_states(directory) as manager:
             state = restore(manager, self.initial())
-            first = int(state.step)
+            first, saved = int(state.step), time.monotonic()
             for step in range(first, self.steps):
                 begun, batch = time.perf_counter(), self.batch(step)
                 state = self.update(state, batch)
@@ -149,8 +150,10 @@ class Trainer:
                         f"the loss of step {step} is {loss}: choose a lower learning rate."
                     )
                 report(step + 1, loss)
-                if (step + 1) % save_every == 0 or step + 1 == self.steps:
+                due = (step + 1) % save_every == 0 or time.monotonic() - saved > SECONDS
+                if due or step + 1 == self.steps:
                     manager.save(step + 1, args=ocp.args.StandardSave(state))
+                    saved = time.monotonic()
         return state
 
 
