@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax.config import ModelConfig
+from cola_jax.json_text import parse_object
 from cola_jax.params import Model, assemble, shapes, sharding
 
 LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
@@ -116,7 +117,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
         )
         raise ValueError(f"{directory} has no {METADATA}: {hint}")
     try:
-        metadata = json.loads(file.read_text())
+        metadata = parse_object(file.read_bytes(), str(file))
         layout = metadata["layout"]
         if layout == LAYOUT:
             _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]

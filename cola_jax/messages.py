@@ -1,7 +1,9 @@
 """Parts of messages: the errors of other libraries, near names, and plurals."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 def first_line(error: Exception) -> str:
@@ -9,11 +11,14 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
-def shortened(text: str, most: int = 80) -> str:
-    """Writes text in quotes, without the end where it is long."""
-    if len(text) <= most:
-        return repr(text)
-    return f"{text[:most]!r}... ({len(text):,} characters)"
+def shown(value: Any) -> str:
+    """Writes a value for an error message: short, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

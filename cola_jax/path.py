@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from cola_jax.messages import shortened
+from cola_jax.messages import shown
 
 Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path after its last layer
@@ -40,7 +40,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
         block = [layer for item in body.split(",") for layer in parse_item(item, text, num_layers)]
         if len(layers) + len(block) * times > limit:
             raise ValueError(
-                f"path {shortened(text)} runs more than {limit} layers: shorten it, or allow more "
+                f"path {shown(text)} runs more than {limit} layers: shorten it, or allow more "
                 "with a larger maximum length."
             )
         layers += block * times
@@ -62,20 +62,18 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
     match = ITEM.fullmatch(item)
     if not match:
         raise ValueError(
-            f"path {shortened(text)} has {shortened(item)} where a layer id, a range like 0-5 or a "
+            f"path {shown(text)} has {shown(item)} where a layer id, a range like 0-5 or a "
             "group like (6-7)x2 belongs."
         )
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
         raise ValueError(
-            f"path {shortened(text)} has the range {item}, which runs backwards: use "
-            f"{last}-{first}."
+            f"path {shown(text)} has the range {item}, which runs backwards: use {last}-{first}."
         )
     if last >= num_layers:
         raise ValueError(
-            f"path {shortened(text)} names layer {last}, but the model has layers "
-            f"0..{num_layers - 1}."
+            f"path {shown(text)} names layer {last}, but the model has layers 0..{num_layers - 1}."
         )
     return range(first, last + 1)
 

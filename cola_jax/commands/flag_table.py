@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
-from cola_jax.messages import did_you_mean, shortened
+from cola_jax.messages import did_you_mean, shown
 
 OMITS = getattr(OmitArgPrefixes[int], "__metadata__")  # noqa: B009 - what tyro marks a field with
 PLACED = getattr(Positional[int], "__metadata__")  # noqa: B009 - likewise
@@ -216,20 +216,20 @@ def read_choice(text: str, choices: Sequence[str]) -> str:
     """Reads one of some names."""
     if text not in choices:
         near = did_you_mean(text, choices)
-        raise ValueError(f"{shortened(text)} is not one of {', '.join(choices)}{near}.")
+        raise ValueError(f"{shown(text)} is not one of {', '.join(choices)}{near}.")
     return text
 
 
 def read_number(text: str, kind: Callable[[str], Any], what: str) -> Any:
     """Reads a number in ASCII digits; ValueError for one that is not finite or has 64 bits."""
     if not NUMBER.fullmatch(text):
-        raise ValueError(f"{shortened(text)} is not {what}.")
+        raise ValueError(f"{shown(text)} is not {what}.")
     try:
         number = kind(text)
     except ValueError:
-        raise ValueError(f"{shortened(text)} is not {what}.") from None
+        raise ValueError(f"{shown(text)} is not {what}.") from None
     if not abs(number) < LARGEST:
-        raise ValueError(f"{shortened(text)} is out of range: give {what} below 2**63.")
+        raise ValueError(f"{shown(text)} is out of range: give {what} below 2**63.")
     return number
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from cola_jax.commands.flag_table import Flag
-from cola_jax.messages import did_you_mean, shortened
+from cola_jax.messages import did_you_mean, shown
 from cola_jax.storage import check_url
 
 PLACES = ("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET")  # values that may be URLs of storage
@@ -72,7 +72,7 @@ def check_text(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{shortened(value)} is not UTF-8 text.") from None
+        raise ValueError(f"{shown(value)} is not UTF-8 text.") from None
 
 
 def is_flag(word: str) -> bool:

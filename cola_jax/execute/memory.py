@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.messages import shortened
+from cola_jax.messages import shown
 
 SHARE = 0.5  # of an accelerator's free memory, by default
 HOST_SHARE = 0.25  # of a machine's memory, which its programs and the weights need as well
@@ -188,7 +188,7 @@ def parse_share(text: str) -> float | None:
     if not percent or rest:
         return None
     if not 0 < share <= 1:
-        raise ValueError(f"a share of {shortened(text)} is out of range: give one up to 100%.")
+        raise ValueError(f"a share of {shown(text)} is out of range: give one up to 100%.")
     return share
 
 
@@ -203,10 +203,10 @@ def parse_bytes(text: str) -> int:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
         raise ValueError(
-            f"{shortened(text)} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
+            f"{shown(text)} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
         ) from None
     if not 0 < size < 2**63:
-        raise ValueError(f"a size of {shortened(text)} is out of range.")
+        raise ValueError(f"a size of {shown(text)} is out of range.")
     return int(size)
 
 

@@ -21,6 +21,7 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
+from cola_jax.json_text import parse_object
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MANIFEST = "run.json"
@@ -173,7 +174,7 @@ class RunDirectory:
             earlier=sum(row["evaluations"] for row in rows)
             + sum(control["evaluations"] - control["shared"] for control in controls),
             corrected=sum(row["baseline"] is False for row in right),
-            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
+            shown=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
         )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -253,17 +254,15 @@ class RunDirectory:
     def manifest(self) -> dict[str, Any]:
         """Reads the manifest; ValueError where the directory is not a run."""
         file = self.directory / MANIFEST
-        try:
-            manifest = json.loads(file.read_text())
-            _ = manifest["settings"], manifest["starts"]  # both are always there
-        except FileNotFoundError:
+        if not file.exists():
+            raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+        manifest = parse_object(file.read_bytes(), str(file))
+        kinds = {"settings": dict, "starts": list}
+        if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
             raise ValueError(
-                f"{self.directory} has no {MANIFEST}: it is not a run directory."
-            ) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error!r}): start again in another directory."
-            ) from error
+                f"{file} is damaged (it has no settings or starts): start again in another "
+                "directory."
+            )
         return manifest
 
     def write_part(
