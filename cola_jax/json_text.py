@@ -41,12 +41,12 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     try:
         return json.loads(text, **(hooks if finite else {}))
     except json.JSONDecodeError as error:
-        line = f":{error.lineno}" if error.lineno > 1 else ""
-        raise ValueError(f"{where}{line}: this is not JSON ({error.msg}).") from None
+        line = f" in line {error.lineno}" if error.lineno > 1 else ""
+        raise ValueError(f"{where}: this is not JSON ({error.msg}{line}).") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text ({error}).") from None
+        raise ValueError(f"{where}: this is not UTF-8 text ({error}).") from None
     except RecursionError:
-        raise ValueError(f"{where} is JSON that is nested too deeply.") from None
+        raise ValueError(f"{where}: this is nested too deeply to be read.") from None
     except ValueError as error:
         if str(error).startswith(where):
             raise

@@ -61,7 +61,10 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     file = epath.Path(directory) / MENU
     if not file.exists():
         raise ValueError(f"{directory} has no {MENU}: make it with `cola menu`.")
-    content = parse_object(file.read_bytes(), str(file))
+    try:
+        content = parse_object(file.read_bytes(), str(file))
+    except ValueError as error:
+        raise ValueError(f"{error} Make it again with `cola menu`.") from None
     try:
         paths, rule = content["paths"], content["rule"]
         sign, depth, made_for = content["sign"], content["state_layer"], content["model"]

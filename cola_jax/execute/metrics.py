@@ -114,7 +114,7 @@ class Metrics:
     earlier: int = 0  # evaluations of earlier starts
     evaluations: int = 0  # of this start
     corrected: int = 0  # questions wrong before and right after, earlier starts included
-    shown: int = 0  # questions still right on fewer layers, likewise
+    shortened: int = 0  # questions still right on fewer layers, likewise
     cost: Cost = dataclasses.field(default_factory=Cost)
     planning: float = 0.0  # seconds
     tokens: int = 0  # decoded

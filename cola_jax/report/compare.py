@@ -18,7 +18,7 @@ class Change(NamedTuple):
     """What a run finds more often than the first one, paired over the questions of both."""
 
     after: Difference  # correct on some path
-    shown: Difference  # correct on fewer layers than the model has
+    shortened: Difference  # correct on fewer layers than the model has
 
 
 def check_runs(runs: Sequence[RunDirectory]) -> None:

@@ -47,7 +47,7 @@ class AskedAgain:
     before: Share  # right in all variants before
     corrected: Share  # wrong in all variants before: right in all on one path
     net: Net  # of `corrected`, beyond the control searches
-    shown: Share  # right in all variants before: also on fewer layers
+    shortened: Share  # right in all variants before: also on fewer layers
     net_saved: Net  # layers saved on those beyond the control searches
 
 
@@ -75,7 +75,7 @@ def summarise_again(questions: pa.Table, num_layers: int) -> AskedAgain | None:
             np.array(hits),
             np.array([len(row.controls) for row in compared]),
         ),
-        shown=Share.of(np.array([(row.saved or 0) > 0 for row in right], bool)),
+        shortened=Share.of(np.array([(row.saved or 0) > 0 for row in right], bool)),
         net_saved=Net.of(
             np.array([max(0, row.saved or 0) for row in kept]),
             np.array([np.mean([max(0, saved or 0) for saved in row.controls]) for row in kept]),

@@ -142,7 +142,7 @@ def headline_rows(summary: Summary) -> list[Row]:
         share_row("W→C", summary.corrected),
         share_row("control of W→C", summary.control, "control"),
         net_row("W→C minus control", summary.net),
-        share_row("C→C on fewer layers", summary.shown),
+        share_row("C→C on fewer layers", summary.shortened),
     ]
 
 

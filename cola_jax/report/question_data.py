@@ -116,7 +116,7 @@ def is_moved(path: list[int]) -> bool:
 def detail_entry(
     question: dict[str, Any], rows: list[dict[str, Any]], limit: int
 ) -> dict[str, Any]:
-    """Makes the details of one question; completions are shown to `limit` characters."""
+    """Makes the details of one question; completions are shortened to `limit` characters."""
     # many paths share a completion, so each is stored once
     completions: dict[tuple[Any, ...], int] = {}
     own = [row for row in rows if not row["control"]]

@@ -39,7 +39,7 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
             "found_among_paths": summary.after,
             "corrected": summary.corrected,
             "corrected_control": summary.control,
-            "kept_on_fewer_layers": summary.shown,
+            "kept_on_fewer_layers": summary.shortened,
         }
         results, samples = {task: metrics(task, found)}, summary.done
     else:

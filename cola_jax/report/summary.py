@@ -54,7 +54,7 @@ class Summary:
 
     before: Share  # correct on the identity path
     after: Share  # correct on some path
-    shown: Share  # of those correct before: correct on fewer layers too
+    shortened: Share  # of those correct before: correct on fewer layers too
     corrected: Share  # of those wrong before: correct on some path (W→C)
     # The control: searches of the same questions for wrong answers other than the baseline's.
     control: Share  # of those among the questions wrong before: reached their target
@@ -184,7 +184,7 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "excluded": int(np.count_nonzero(~graded)),
         "before": Share.of(correct[graded]),
         "after": Share.of(found[graded]),
-        "shown": Share.of(lengths[correct] < num_layers),
+        "shortened": Share.of(lengths[correct] < num_layers),
         "corrected": Share.of(found[wrong]),
         "on_the_way": Share.of(passed[compared]),
         "net_on_the_way": Difference.of(found[compared], passed[compared]),

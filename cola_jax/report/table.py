@@ -54,7 +54,7 @@ def answer_rows(summary: Summary) -> list[Row]:
         Row("p, were the correct one like any", format_p(summary.net.p), role="control"),
         net_row("W→C minus the closest control", summary.net_closest),
         difference_row("W→C minus a control met on the way", summary.net_on_the_way),
-        share_row("C→C: still correct on fewer layers", summary.shown),
+        share_row("C→C: still correct on fewer layers", summary.shortened),
         share_row("identity path stays the best", summary.unchanged),
         share_row("W→W: correct on no path", summary.unsolved),
         share_row(f"best path {confirmed}", summary.confirmed),
@@ -79,7 +79,7 @@ def again_rows(again: AskedAgain | None) -> list[Row]:
         share_row("robust W→C: wrong in all, then right", again.corrected),
         net_row("robust W→C minus control, in points", again.net),
         Row("p, were the correct one like any", format_p(again.net.p), role="control"),
-        share_row("robust C→C: on fewer layers", again.shown),
+        share_row("robust C→C: on fewer layers", again.shortened),
         saved_row("layers saved on it minus control", again.net_saved),
     ]
 

@@ -60,7 +60,7 @@ class BatchSearch:
             [row for one in rows for row in search_evaluation_rows(*one)],
             [search_question_row(*one) for one in rows],
             corrected=sum(outcome.baseline is False for outcome in improved),
-            shown=sum(bool(o.baseline) and o.shown for o in improved),
+            shortened=sum(bool(o.baseline) and o.shortened for o in improved),
         )
 
     def find(

@@ -174,7 +174,7 @@ class RunDirectory:
             earlier=sum(row["evaluations"] for row in rows)
             + sum(control["evaluations"] - control["shared"] for control in controls),
             corrected=sum(row["baseline"] is False for row in right),
-            shown=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
+            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
         )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -256,13 +256,15 @@ class RunDirectory:
         file = self.directory / MANIFEST
         if not file.exists():
             raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
-        manifest = parse_object(file.read_bytes(), str(file))
         kinds = {"settings": dict, "starts": list}
-        if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        try:
+            manifest = parse_object(file.read_bytes(), "its content")
+            if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+                raise ValueError("it has no settings or starts")
+        except ValueError as error:
             raise ValueError(
-                f"{file} is damaged (it has no settings or starts): start again in another "
-                "directory."
-            )
+                f"{file} is damaged ({error}): start again in another directory."
+            ) from None
         return manifest
 
     def write_part(

@@ -107,7 +107,7 @@ class ProgressDisplay:
         if metrics.tokens and not metrics.evaluations:
             parts.append(f"{metrics.tokens:,} tokens decoded")
         if self.searches:
-            parts += [f"W→C {metrics.corrected}", f"shorter C→C {metrics.shown}"]
+            parts += [f"W→C {metrics.corrected}", f"shorter C→C {metrics.shortened}"]
         return "  ".join(parts)
 
 

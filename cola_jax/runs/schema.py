@@ -89,7 +89,7 @@ class Part(NamedTuple):
     evaluations: list[dict[str, Any]]
     questions: list[dict[str, Any]]
     corrected: int = 0
-    shown: int = 0
+    shortened: int = 0
 
 
 def evaluation_rows(

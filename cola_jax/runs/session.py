@@ -321,7 +321,7 @@ class Session:
                 for _, rows in evaluator.map(resumed, workload, cut, batches.prefixes):
                     run.write_part(rows.evaluations, rows.questions)
                     journal.finish([row["question"] for row in rows.questions])
-                    metrics.add(corrected=rows.corrected, shown=rows.shown)
+                    metrics.add(corrected=rows.corrected, shortened=rows.shortened)
             run.tidy(settings["questions"])
             run.close(metrics.report())
         return run

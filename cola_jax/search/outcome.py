@@ -100,7 +100,7 @@ class Outcome:
         return self.shortest(True)
 
     @property
-    def shown(self) -> bool:
+    def shortened(self) -> bool:
         """Whether the shortest correct path has fewer layers than the model."""
         best = self.shortest_correct
         return best is not None and bool(self.lengths[best] < self.lengths[ROOT])
