@@ -20,6 +20,33 @@ def wait() -> None:
         time.sleep(0.01)
 
 
+@ended_in_order()
+def signalled(number: signal.Signals) -> None:
+    try:
+        signal.raise_signal(number)
+    finally:
+        assert signal.getsignal(number) == signal.SIG_DFL  # a second one kills
+
+
+@ended_in_order()
+def collecting() -> None:
+    gc.collect()
+    wait()
+
+
+@ended_in_order()
+def importing() -> None:
+    __import__("signalled")
+    assert "signalled" in sys.modules
+    wait()
+
+
+@ended_in_order()
+@keeping("nothing was converted.")
+def converting() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "status"),
     [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)],
@@ -28,11 +55,8 @@ def test_a_signal_raises_once_and_handlers_are_put_back(
     number: signal.Signals, kind: type[Interrupted], status: int
 ) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    with pytest.raises(Interrupted) as caught, ended_in_order():
-        try:
-            signal.raise_signal(number)
-        finally:
-            assert signal.getsignal(number) == signal.SIG_DFL  # a second one kills
+    with pytest.raises(Interrupted) as caught:
+        signalled(number)
     assert type(caught.value) is kind
     assert caught.value.status == status
     after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
@@ -45,9 +69,8 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     gc.callbacks.append(collect)
-    with pytest.raises(Terminated), ended_in_order():
-        gc.collect()
-        wait()
+    with pytest.raises(Terminated):
+        collecting()
 
 
 def test_a_signal_during_an_import_waits_for_its_end(
@@ -57,10 +80,8 @@ def test_a_signal_during_an_import_waits_for_its_end(
         "import signal\nsignal.raise_signal(signal.SIGINT)\nimport time\ntime.sleep(0.1)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Interrupted), ended_in_order():
-        __import__("signalled")
-        assert "signalled" in sys.modules
-        wait()
+    with pytest.raises(Interrupted):
+        importing()
 
 
 def test_other_threads_leave_signals_alone() -> None:
@@ -99,6 +120,5 @@ def test_a_command_says_what_is_kept(
 
 
 def test_keeping_replaces_what_is_said() -> None:
-    with pytest.raises(Terminated, match="nothing was converted"), ended_in_order():
-        with keeping("nothing was converted."):
-            signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Terminated, match="nothing was converted"):
+        converting()
