@@ -29,7 +29,8 @@ def signalled(number: signal.Signals) -> None:
 
 
 @ended_in_order()
-def collecting() -> None:
+def collecting(callback: Callable[[str, dict[str, int]], None]) -> None:
+    gc.callbacks.append(callback)
     gc.collect()
     wait()
 
@@ -68,9 +69,8 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost() -> None:
         gc.callbacks.remove(collect)
         signal.raise_signal(signal.SIGTERM)
 
-    gc.callbacks.append(collect)
     with pytest.raises(Terminated):
-        collecting()
+        collecting(collect)
 
 
 def test_a_signal_during_an_import_waits_for_its_end(
