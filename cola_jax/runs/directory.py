@@ -23,6 +23,7 @@ from etils import epath
 from cola_jax.execute.metrics import Metrics
 from cola_jax.json_text import parse_object
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.storage import check_links
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
@@ -201,7 +202,8 @@ class RunDirectory:
         return [start for start in manifest["starts"] if start.get("shard") == str(self.shard)]
 
     def refuse_foreign(self) -> None:
-        """Raises ValueError where the directory has files, but not those of a run."""
+        """Raises ValueError where the directory has files, but not those of a run alone."""
+        check_links(self.directory)
         if (self.directory / MANIFEST).exists() or not self.directory.exists():
             return
         # hidden files are what a start that was killed early leaves
@@ -256,6 +258,7 @@ class RunDirectory:
         file = self.directory / MANIFEST
         if not file.exists():
             raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+        check_links(self.directory)
         kinds = {"settings": dict, "starts": list}
         try:
             manifest = parse_object(file.read_bytes(), "its content")
