@@ -27,8 +27,9 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         raise ValueError(f"{where}: {name} is not a number that JSON has: write null.")
 
     def integer(digits: str) -> int:
-        if len(digits.lstrip("-")) > DIGITS:
-            raise ValueError(f"{where}: an integer of {len(digits):,} digits is out of range.")
+        count = len(digits.lstrip("-"))
+        if count > DIGITS:
+            raise ValueError(f"{where}: an integer of {count:,} digits is out of range.")
         return int(digits)
 
     def number(digits: str) -> float:
