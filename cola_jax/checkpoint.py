@@ -19,7 +19,9 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax.config import ModelConfig
+from cola_jax.json_text import parse_object
 from cola_jax.params import Model, assemble, shapes, sharding
+from cola_jax.storage import check_links
 
 LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
@@ -107,6 +109,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     directory = absolute(directory)
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
+    check_links(directory)
     file = directory / METADATA
     if not file.exists():
         hint = (
@@ -116,7 +119,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
         )
         raise ValueError(f"{directory} has no {METADATA}: {hint}")
     try:
-        metadata = json.loads(file.read_text())
+        metadata = parse_object(file.read_bytes(), str(file))
         layout = metadata["layout"]
         if layout == LAYOUT:
             _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]

@@ -32,6 +32,7 @@ from cola_jax.commands.menu import Menu
 from cola_jax.commands.report import Report
 from cola_jax.commands.scan import Scan
 from cola_jax.commands.search import Evaluate, Search
+from cola_jax.commands.signals import Interrupted, Terminated, ended_in_order
 from cola_jax.commands.static import Static
 from cola_jax.commands.tasks import Tasks
 from cola_jax.commands.usage import UsageError, check
@@ -159,16 +160,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     verbosity.choose()
     try:
-        if given == ["--version"]:
-            print(f"cola-jax {version('cola-jax')}")
-        elif given[:1] == ["--print-completion"]:
-            print_completion(given[1:], COMMANDS)
-        else:
-            run(given)
+        with ended_in_order():
+            if given == ["--version"]:
+                print(f"cola-jax {version('cola-jax')}")
+            elif given[:1] == ["--print-completion"]:
+                print_completion(given[1:], COMMANDS)
+            else:
+                run(given)
     except KeyboardInterrupt as interrupt:
         kept = "what a run has written is kept. Start the same command again to go on."
-        print(f"\ninterrupted: {str(interrupt) or kept}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        ended = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+        print(f"\n{ended}: {str(interrupt) or kept}", file=sys.stderr)
+        sys.exit(interrupt.status if isinstance(interrupt, Interrupted) else INTERRUPTED)
     except BrokenPipeError:  # what reads the results has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE)

@@ -150,14 +150,14 @@ def random_paths(
             f"that, and the seed 0 or more: they are {limit} and {seed}."
         )
     generator = np.random.default_rng(seed)
-    table = edit_table(limit)
+    fitting = FittingEdits(edit_table(limit), 1, limit)
     found: dict[tuple[int, ...], None] = {}
     for _ in range(100 * count + 100):
         if len(found) == count:
             break
         path = identity(num_layers)
         for _ in range(generator.integers(1, edits + 1)):
-            edit = random_edit(len(path), table, generator, 1, limit)
+            edit = random_edit(len(path), fitting, generator)
             path = path if edit is None else edited(path, edit)
         if path != identity(num_layers):
             found[path] = None
@@ -169,14 +169,29 @@ def random_paths(
     return list(found)
 
 
+class FittingEdits(dict[int, dict[int, np.ndarray]]):
+    """By the length of a path and by kind, the indices of the edits that fit, found when needed."""
+
+    def __init__(self, table: Edit, shortest: int, longest: int):
+        """Takes all edits [A], and how long a path may become."""
+        super().__init__()
+        self.table, self.shortest, self.longest = table, shortest, longest
+
+    def __missing__(self, length: int) -> dict[int, np.ndarray]:
+        fits = edits_fit(length, self.table, self.shortest, self.longest)
+        found = {
+            kind: np.flatnonzero(fits & (self.table.kind == kind)) for kind in range(len(KINDS))
+        }
+        self[length] = {kind: edits for kind, edits in found.items() if len(edits)}
+        return self[length]
+
+
 def random_edit(
-    length: int, table: Edit, generator: np.random.Generator, shortest: int, longest: int
+    length: int, fitting: FittingEdits, generator: np.random.Generator
 ) -> np.ndarray | None:
     """Draws one edit [4] that fits a path of a length, the kind first; None where none does."""
-    fits = edits_fit(length, table, shortest, longest)
-    kinds = [kind for kind in range(len(KINDS)) if (fits & (table.kind == kind)).any()]
-    if not kinds:
+    if not fitting[length]:
         return None
-    kind = generator.choice(kinds)
-    chosen = generator.choice(np.flatnonzero(fits & (table.kind == kind)))
-    return np.array([column[chosen] for column in table])
+    kind = generator.choice(list(fitting[length]))
+    chosen = generator.choice(fitting[length][kind])
+    return np.array([column[chosen] for column in fitting.table])

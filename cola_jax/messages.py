@@ -1,12 +1,24 @@
 """Parts of messages: the errors of other libraries, near names, and plurals."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's text, or its type where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+
+
+def shown(value: Any) -> str:
+    """Writes a value for an error message: short, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

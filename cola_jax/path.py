@@ -1,18 +1,20 @@
 """Paths: the text form, validation and padding."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from cola_jax.messages import shown
+
 Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path after its last layer
 
-ITEM = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?")
-GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9]\d*)")
-COMMA = re.compile(r",(?![^()]*\))")  # outside a group
+ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
+GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9][0-9]{0,29})")
+PART = re.compile(r"(?:\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # up to a comma outside a group
 
 
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
@@ -31,18 +33,28 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
     """
     layers: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
-    for part in COMMA.split("".join(text.split())):
+    for part in parts("".join(text.split())):
         group = GROUP.fullmatch(part)
         body = group["body"] if group else part
         times = int(group["times"]) if group else 1
         block = [layer for item in body.split(",") for layer in parse_item(item, text, num_layers)]
         if len(layers) + len(block) * times > limit:
             raise ValueError(
-                f"path {text!r} runs more than {limit} layers: shorten it, or allow more with a "
-                "larger maximum length."
+                f"path {shown(text)} runs more than {limit} layers: shorten it, or allow more "
+                "with a larger maximum length."
             )
         layers += block * times
     return validate(layers, num_layers, max_length=limit)
+
+
+def parts(text: str) -> Iterator[str]:
+    """Yields what is between the commas that are outside of groups."""
+    start = 0
+    while start <= len(text):
+        part = PART.match(text, start)
+        assert part is not None, "the pattern matches everywhere, the empty text too"
+        yield part[0]
+        start = part.end() + 1
 
 
 def parse_item(item: str, text: str, num_layers: int) -> range:
@@ -50,18 +62,18 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
     match = ITEM.fullmatch(item)
     if not match:
         raise ValueError(
-            f"path {text!r} has {item!r} where a layer id, a range like 0-5 or a group like "
-            "(6-7)x2 belongs."
+            f"path {shown(text)} has {shown(item)} where a layer id, a range like 0-5 or a "
+            "group like (6-7)x2 belongs."
         )
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
         raise ValueError(
-            f"path {text!r} has the range {item}, which runs backwards: use {last}-{first}."
+            f"path {shown(text)} has the range {item}, which runs backwards: use {last}-{first}."
         )
     if last >= num_layers:
         raise ValueError(
-            f"path {text!r} names layer {last}, but the model has layers 0..{num_layers - 1}."
+            f"path {shown(text)} names layer {last}, but the model has layers 0..{num_layers - 1}."
         )
     return range(first, last + 1)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from cola_jax.commands.flags import console
+from cola_jax.commands.signals import keeping
 from cola_jax.commands.values import Dtype
 from cola_jax.commands.verbosity import errors
 
@@ -29,7 +30,8 @@ class Convert:
         from cola_jax.convert import convert
         from cola_jax.runs.progress import byte_bar
 
-        with byte_bar(errors, f"converting {self.source}") as on_progress:
+        bar = byte_bar(errors, f"converting {self.source}")
+        with keeping("nothing was converted."), bar as on_progress:
             metadata = convert(
                 self.source,
                 self.destination,

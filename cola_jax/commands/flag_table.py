@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
-from cola_jax.messages import did_you_mean
+from cola_jax.messages import did_you_mean, shown
 
 OMITS = getattr(OmitArgPrefixes[int], "__metadata__")  # noqa: B009 - what tyro marks a field with
 PLACED = getattr(Positional[int], "__metadata__")  # noqa: B009 - likewise
+NUMBER = re.compile(r"[-+.0-9eE]+")  # int and float read other digits, nan and underscores too
+LARGEST = 2**63
 NAMED_CHOICES = 40  # characters of choices that are shown in place of a value
 # what a value is called in the help where its type says too little
 METAVARS = {
@@ -213,16 +216,21 @@ def read_choice(text: str, choices: Sequence[str]) -> str:
     """Reads one of some names."""
     if text not in choices:
         near = did_you_mean(text, choices)
-        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{near}.")
+        raise ValueError(f"{shown(text)} is not one of {', '.join(choices)}{near}.")
     return text
 
 
 def read_number(text: str, kind: Callable[[str], Any], what: str) -> Any:
-    """Reads a number."""
+    """Reads a number in ASCII digits; ValueError for one that is not finite or has 64 bits."""
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not {what}.")
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not {what}.") from None
+        raise ValueError(f"{shown(text)} is not {what}.") from None
+    if not abs(number) < LARGEST:
+        raise ValueError(f"{shown(text)} is out of range: give {what} below 2**63.")
+    return number
 
 
 def field_help(owner: type, field: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
+MOST_PATHS = 100_000
+TOO_MANY = f"more than a run takes, which are {MOST_PATHS:,}: divide them over several runs."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +198,13 @@ class PathFlags:
                 f"a longest path of {self.max_length} layers limits nothing without paths: give "
                 "--paths, --paths-file or --random."
             )
+        if self.random > MOST_PATHS:
+            raise ValueError(f"{self.random:,} random paths are {TOO_MANY}")
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
+        if len(paths) > MOST_PATHS:
+            raise ValueError(f"{len(paths):,} paths are {TOO_MANY}")
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))

@@ -19,6 +19,7 @@ from cola_jax.commands.flags import (
     run_with_progress,
 )
 from cola_jax.commands.report import print_json
+from cola_jax.commands.signals import keeping
 from cola_jax.commands.values import Model
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ class Generate:
         if self.out is not None:
             complete(self.out)
             return
-        with tempfile.TemporaryDirectory(prefix="cola-generate-") as directory:
-            try:
-                complete(directory)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(UNKEPT) from None
+        temporary = tempfile.TemporaryDirectory(prefix="cola-generate-")
+        with keeping(UNKEPT), temporary as directory:
+            complete(directory)
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]

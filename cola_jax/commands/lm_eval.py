@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import sys
 
+from cola_jax.commands.signals import keeping
+
 UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
 
@@ -28,8 +30,7 @@ class LmEval:
         # the harness reads its command line from nowhere else
         sys.argv = ["lm-eval", *(join_path(argument) for argument in self.arguments)]
         try:
-            cli_evaluate()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(UNKEPT) from None
+            with keeping(UNKEPT):
+                cli_evaluate()
         finally:
             sys.argv = given

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from cola_jax.commands.flag_table import Flag
-from cola_jax.messages import did_you_mean
+from cola_jax.messages import did_you_mean, shown
+from cola_jax.storage import check_url
+
+PLACES = ("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET")  # values that may be URLs of storage
 
 
 class UsageError(ValueError):
@@ -54,9 +57,22 @@ def take_values(flag: Flag, spelling: str, values: list[str] | None, left: list[
         raise UsageError(f"{spelling} needs a value, {flag.metavar}{after}.")
     for value in values:
         try:
+            check_text(value)
+            if flag.metavar in PLACES:
+                check_url(value)
             flag.read(value)
         except ValueError as error:
             raise UsageError(f"{spelling}: {error}") from None
+
+
+def check_text(value: str) -> None:
+    """Raises ValueError for what no file can be named and no tokenizer reads."""
+    if "\0" in value:
+        raise ValueError("a value cannot have a null character.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(value)} is not UTF-8 text.") from None
 
 
 def is_flag(word: str) -> bool:

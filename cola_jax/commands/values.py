@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from cola_jax.messages import did_you_mean
+from cola_jax.commands.flag_table import read_number
+from cola_jax.messages import did_you_mean, shown
 
 DTYPES = {
     "auto": None,
@@ -25,8 +26,8 @@ def read_dtype(text: str) -> str | None:
     """Reads a dtype by any of its usual names; auto is None."""
     if text.lower() not in DTYPES:
         raise ValueError(
-            f"{text!r} is not a dtype{did_you_mean(text, DTYPES)}: give auto, float32, bfloat16 or "
-            "float16."
+            f"{shown(text)} is not a dtype{did_you_mean(text, DTYPES)}: give auto, float32, "
+            "bfloat16 or float16."
         )
     return DTYPES[text.lower()]
 
@@ -36,9 +37,9 @@ def read_batch_size(text: str) -> int | None:
     if text.lower() == "auto":
         return None
     try:
-        return int(text)
+        return read_number(text, int, "a number")
     except ValueError:
-        raise ValueError(f"{text!r} is not a batch size: give auto or a number.") from None
+        raise ValueError(f"{shown(text)} is not a batch size: give auto or a number.") from None
 
 
 def value(read: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:

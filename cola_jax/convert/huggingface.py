@@ -1,6 +1,5 @@
 """Reads Hugging Face models: the supported families, and local directories."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.convert import gemma, llama, olmo, qwen
 from cola_jax.convert.attributes import Attributes
 from cola_jax.convert.table import Row, Source, check
+from cola_jax.json_text import parse_object
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -134,17 +134,11 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object; raises ValueError if the file is missing or holds anything else."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         raise ValueError(
             f"{file.parent} has no {file.name}: it is not a Hugging Face model."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON ({error}): download it again.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object, it holds a {type(values).__name__}.")
-    return values
+    return parse_object(file.read_bytes(), str(file))
 
 
 class SafetensorsFiles:

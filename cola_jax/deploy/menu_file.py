@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import zipfile
 from typing import Any
 
@@ -13,6 +12,7 @@ from cola_jax.deploy.menu import Path
 from cola_jax.deploy.prompt_state import prompt_states
 from cola_jax.deploy.rules import CONFIDENCE, Signals, most_confident, vote
 from cola_jax.deploy.selector import Selector
+from cola_jax.json_text import parse_object
 from cola_jax.params import Model
 from cola_jax.path import parse_path
 from cola_jax.prompts import Prompts
@@ -59,12 +59,12 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
       ValueError: for a file that is missing or no menu, and a menu of another checkpoint.
     """
     file = epath.Path(directory) / MENU
+    if not file.exists():
+        raise ValueError(f"{directory} has no {MENU}: make it with `cola menu`.")
     try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{directory} has no {MENU}: make it with `cola menu`.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error}): make it again with `cola menu`.") from None
+        content = parse_object(file.read_bytes(), str(file))
+    except ValueError as error:
+        raise ValueError(f"{error} Make it again with `cola menu`.") from None
     try:
         paths, rule = content["paths"], content["rule"]
         sign, depth, made_for = content["sign"], content["state_layer"], content["model"]

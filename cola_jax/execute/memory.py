@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.messages import shown
 
 SHARE = 0.5  # of an accelerator's free memory, by default
 HOST_SHARE = 0.25  # of a machine's memory, which its programs and the weights need as well
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
+MOST_ROWS = 512  # each is written by an operation of its own
 FEWEST_SLOTS = 2
 FEWEST_POSITIONS, MOST_POSITIONS = 8, 256  # unembedded at a time
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
@@ -145,9 +147,9 @@ def choose_decode_sizes(
 
 
 def check_rows(rows: int) -> None:
-    """Raises ValueError for tiles without rows."""
-    if rows < 1:
-        raise ValueError(f"a tile needs at least 1 row, not {rows}.")
+    """Raises ValueError for tiles without rows, and those that take minutes to compile."""
+    if not 1 <= rows <= MOST_ROWS:
+        raise ValueError(f"a tile has 1 to {MOST_ROWS} rows, not {rows:,}.")
 
 
 def default_rows(backend: str, tokens: int) -> int:
@@ -186,7 +188,7 @@ def parse_share(text: str) -> float | None:
     if not percent or rest:
         return None
     if not 0 < share <= 1:
-        raise ValueError(f"a share of {text!r} is out of range: give one up to 100%.")
+        raise ValueError(f"a share of {shown(text)} is out of range: give one up to 100%.")
     return share
 
 
@@ -201,10 +203,10 @@ def parse_bytes(text: str) -> int:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
         raise ValueError(
-            f"{text!r} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
+            f"{shown(text)} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
         ) from None
     if not 0 < size < 2**63:
-        raise ValueError(f"a size of {text!r} is out of range.")
+        raise ValueError(f"a size of {shown(text)} is out of range.")
     return int(size)
 
 

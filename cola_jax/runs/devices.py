@@ -28,7 +28,11 @@ class Devices:
     """States that run a layer together; chosen for the backend by default."""
 
     def __post_init__(self):
-        for name in ("data", "tensor", "rows"):
+        if self.rows is not None:
+            from cola_jax.execute.memory import check_rows
+
+            check_rows(self.rows)
+        for name in ("data", "tensor"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}.")

@@ -21,7 +21,9 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
+from cola_jax.json_text import parse_object
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.storage import check_links
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
@@ -39,7 +41,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """Reads `0/4`, the first of four; ValueError for other text."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
         return cls(int(match[1]), int(match[2]))
@@ -200,7 +202,8 @@ class RunDirectory:
         return [start for start in manifest["starts"] if start.get("shard") == str(self.shard)]
 
     def refuse_foreign(self) -> None:
-        """Raises ValueError where the directory has files, but not those of a run."""
+        """Raises ValueError where the directory has files, but not those of a run alone."""
+        check_links(self.directory)
         if (self.directory / MANIFEST).exists() or not self.directory.exists():
             return
         # hidden files are what a start that was killed early leaves
@@ -253,17 +256,18 @@ class RunDirectory:
     def manifest(self) -> dict[str, Any]:
         """Reads the manifest; ValueError where the directory is not a run."""
         file = self.directory / MANIFEST
+        if not file.exists():
+            raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+        check_links(self.directory)
+        kinds = {"settings": dict, "starts": list}
         try:
-            manifest = json.loads(file.read_text())
-            _ = manifest["settings"], manifest["starts"]  # both are always there
-        except FileNotFoundError:
+            manifest = parse_object(file.read_bytes(), "its content")
+            if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+                raise ValueError("it has no settings or starts")
+        except ValueError as error:
             raise ValueError(
-                f"{self.directory} has no {MANIFEST}: it is not a run directory."
+                f"{file} is damaged ({error}): start again in another directory."
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error!r}): start again in another directory."
-            ) from error
         return manifest
 
     def write_part(

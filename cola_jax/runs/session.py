@@ -17,7 +17,7 @@ from cola_jax.convert import cache
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
-from cola_jax.execute.memory import Memory
+from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts
@@ -35,6 +35,7 @@ from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator
+from cola_jax.search.memory import check_memory
 from cola_jax.search.presets import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, task_digest
 from cola_jax.tasks.variants import Variant
@@ -219,6 +220,7 @@ class Session:
         """
         if robust:
             check_robust(self.scorer, self.variants, reuse)
+        self.check_search(settings)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
             settings = dataclasses.replace(
                 settings, preset=self.ordered(directory, settings.preset, metrics)
@@ -232,6 +234,14 @@ class Session:
             recorded["robust"] = True
         workload = settings.workload(self.num_layers)
         return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
+
+    def check_search(self, settings: Settings) -> None:
+        """Raises ValueError where searches that run together need too much memory."""
+        devices = jax.local_devices()
+        options = max(len(one.question.options) for one in self.encoded)
+        together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
+        budget = self.run_config.devices.budget or default_budget(devices[0])
+        check_memory(settings, self.num_layers, together, budget)
 
     def ordered(
         self, directory: str, rules: InfluenceRules, metrics: Metrics | None

@@ -1,6 +1,7 @@
 """Presets: everything that decides which paths a search evaluates, by name."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +30,9 @@ class Rules:
     max_length: float = 2.0  # layers of the longest path, in multiples of L
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, it is {value}.")
         for name in ("max_skip", "max_repeat", "max_times", "max_move"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, it is {getattr(self, name)}.")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from cola_jax.edits import Edit, edited, edits_fit, random_edit
+from cola_jax.edits import FittingEdits, edited, random_edit
 from cola_jax.execute.memory import capacity
 from cola_jax.path import STOP, identity, pad_path, unpad_path
 from cola_jax.scoring.verdicts import Verdicts
@@ -145,18 +145,21 @@ class Start(NamedTuple):
 
     identity: Found
     random: np.random.Generator  # the question's own
-    table: Edit  # [A], all edits
-    shortest: int  # layers allowed
-    longest: int
+    fitting: FittingEdits
+
+    @property
+    def shortest(self) -> int:
+        """The layers of the shortest path allowed."""
+        return self.fitting.shortest
 
     def edits(self, path: Path) -> np.ndarray:
         """Returns every edit [A, 4] that fits a path."""
-        fits = edits_fit(len(path), self.table, self.shortest, self.longest)
-        return np.stack(self.table, axis=1)[fits]
+        fits = np.sort(np.concatenate([[], *self.fitting[len(path)].values()]).astype(int))
+        return np.stack(self.fitting.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
         """Applies a random edit; returns the same path where none fits."""
-        edit = random_edit(len(path), self.table, self.random, self.shortest, self.longest)
+        edit = random_edit(len(path), self.fitting, self.random)
         return Child(path) if edit is None else Child(edited(path, edit), path, edit)
 
 
@@ -172,10 +175,10 @@ class Walks(Strategy):
         settings: Settings,
     ):
         table = table_of(rules, settings.positions(num_layers))
-        lengths = rules.lengths(num_layers)
+        fitting = FittingEdits(table, *rules.lengths(num_layers))
         self.settings, self.positions = settings, settings.positions(num_layers)
         self.walkers = [
-            Walker(walk, question_random(settings.seed, i), table, lengths, settings.simulations)
+            Walker(walk, question_random(settings.seed, i), fitting, settings.simulations)
             for i in ids
         ]
 
@@ -214,11 +217,10 @@ class Walker:
         self,
         walk: Callable[[Start], Walk],
         random: np.random.Generator,
-        table: Edit,
-        lengths: tuple[int, int],
+        fitting: FittingEdits,
         budget: int,
     ):
-        self.make, self.random, self.table, self.lengths = walk, random, table, lengths
+        self.make, self.random, self.fitting = walk, random, fitting
         self.walk: Walk | None = None
         self.waiting: list[Child] = []  # asked for and not yet proposed
         self.found: list[Found] = []  # since the walk was last resumed
@@ -229,7 +231,7 @@ class Walker:
         """Takes what a path was found to be, first of all the identity path."""
         if self.walk is None:
             self.number[found.path] = ROOT
-            self.walk = self.make(Start(found, self.random, self.table, *self.lengths))
+            self.walk = self.make(Start(found, self.random, self.fitting))
             self.ask(None)
         else:
             self.found.append(found)

@@ -15,6 +15,7 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.json_text import parse_object
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 
@@ -275,12 +276,7 @@ def read_lines(file: str) -> Iterator[tuple[int, dict]]:
 
 def parse_line(file: str, number: int, line: str) -> dict:
     """Parses one line; raises ValueError if it is not a JSON object."""
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}:{number}: not JSON ({error}).") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{file}:{number}: a row must be a JSON object, got {line.strip()[:60]}.")
+    row = parse_object(line, f"{file}:{number}")
     if "\\u" in line:  # JSON can encode lone surrogates, which no tokenizer accepts
         try:
             json.dumps(row, ensure_ascii=False).encode()

@@ -56,7 +56,11 @@ def test_what_is_no_menu_is_refused(tmp_path: Path, changed: dict, message: str)
 def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no menu\.json"):
         load_menu(str(tmp_path), "digest", 5)
-    for text, message in (("{", "is not JSON"), ("[]", "lacks"), ('{"paths": []}', "lacks 'rule'")):
+    for text, message in (
+        ("{", "is not JSON"),
+        ("[]", "a JSON object belongs here"),
+        ('{"paths": []}', "lacks 'rule'"),
+    ):
         (tmp_path / "menu.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_menu(str(tmp_path), "digest", 5)

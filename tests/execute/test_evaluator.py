@@ -305,7 +305,7 @@ def test_run_paths_refuses_more_workers_than_questions(pair, prompts):
 
 @pytest.mark.parametrize("rows", [0, -2])
 def test_run_paths_refuses_tiles_without_rows(model, prompts, rows):
-    with pytest.raises(ValueError, match="a tile needs at least 1 row"):
+    with pytest.raises(ValueError, match="a tile has 1 to 512 rows"):
         cola_jax.run_paths(model, prompts, [[(0, 1)]] * QUESTIONS, rows=rows)
 
 

@@ -258,7 +258,7 @@ def test_generate_leaves_entries_without_a_path_empty(model, prompts):
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),
         ({"paths": [[(9,)], [], []]}, r"0\.\.5"),
-        ({"rows": 0}, "a tile needs at least 1 row"),
+        ({"rows": 0}, "a tile has 1 to 512 rows"),
         ({"memory_budget": 10}, "a memory budget of 10B is too small to decode 9 tokens after 32"),
     ],
 )

@@ -2,14 +2,15 @@
 
 import dataclasses
 import itertools
-import json
 import re
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
+
+from cola_jax import json_text
+from cola_jax.messages import shown
 
 Path = tuple[int, ...]
 MOST_PATHS = 1_000_000  # of a file
@@ -109,16 +110,6 @@ class Field:
         return list(dict.fromkeys(entry.path() for entry in self.items()))
 
 
-def shown(value: Any) -> str:
-    """Writes a value for an error message: short, however large or deep it is."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a huge number"
-
-
 def read_text(file: FilePath) -> str:
     """Reads a text file; ValueError where it cannot be read or is not text."""
     try:
@@ -131,14 +122,7 @@ def read_text(file: FilePath) -> str:
 
 def parse_json(file: FilePath, text: str) -> Field:
     """Parses the JSON `text` of a file; ValueError where it is not JSON, or nested too deeply."""
-    try:
-        return Field(file, "", json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}:{error.lineno}: this is not JSON ({error.msg}).") from None
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deeply to be a file of paths.") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise ValueError(f"{file} cannot be read as JSON ({error}).") from None
+    return Field(file, "", json_text.parse_json(text, str(file), finite=False))
 
 
 def parse_yaml(file: FilePath, text: str) -> Field:

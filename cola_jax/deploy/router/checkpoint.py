@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from cola_jax.checkpoint import absolute, this_host_only
 from cola_jax.deploy.router.designs import Design, LayerDesign, SegmentDesign
+from cola_jax.json_text import parse_object
 from cola_jax.params import Model, shapes
 from cola_jax.runs.directory import check_same, write_whole
 
@@ -125,7 +126,7 @@ def read_record(directory: epath.PathLike) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
     try:
-        record = json.loads(file.read_text())
+        record = parse_object(file.read_bytes(), str(file))
         layout = record["layout"]
         if layout == LAYOUT:
             design_of(record)

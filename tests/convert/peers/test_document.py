@@ -66,7 +66,7 @@ def test_field_reads():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1,\n]', r"f.json:2: this is not JSON"),
+        ('{"a": 1,\n]', r"f.json: this is not JSON .* line 2"),
         pytest.param("[" * 100_000, "nested too deeply", id="deep"),
         pytest.param("[" + "1" * 5000 + "]", "cannot be read as JSON", id="huge"),
         ("[1] [2]", "this is not JSON"),

@@ -1,0 +1,89 @@
+"""Ends a command on a signal: in order the first time, at once the second."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SECONDS = 0.02  # until an exception that was dropped is raised again
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a command; its text says what is kept, where that is known."""
+
+    signal = signal.SIGINT
+
+    @property
+    def status(self) -> int:
+        """The exit status that a shell gives a command which a signal has ended."""
+        return 128 + self.signal
+
+
+class Terminated(Interrupted):
+    """The same, by SIGTERM."""
+
+    signal = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Raises Interrupted in the body on SIGINT, Terminated on SIGTERM; a second one kills.
+
+    Elsewhere than in the main thread, signals are left to whoever handles them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended: list[type[Interrupted]] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        ended.append(Interrupted if number == signal.SIGINT else Terminated)
+        again(number, frame)
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if importing(frame):  # extensions print a traceback of their own, and go on
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        else:
+            raise ended[0]
+
+    def unraisable(lost: Any) -> None:
+        if isinstance(lost.exc_value, Interrupted):  # it fell into the garbage collector
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        else:
+            hook(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    before = {each: signal.signal(each, end) for each in SIGNALS}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, again)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Says, where the body is interrupted, what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        kind = type(interrupt) if isinstance(interrupt, Interrupted) else Interrupted
+        raise kind(what) from None

@@ -1,0 +1,69 @@
+"""Parses JSON that comes from elsewhere, so that whatever it is gives one clear error."""
+
+import json
+from typing import Any
+
+from cola_jax.messages import shown
+
+DIGITS = 19  # of an integer that has 64 bits
+
+
+def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
+    """Parses JSON text.
+
+    Args:
+      text: UTF-8 where it is bytes.
+      where: names the file, and the line of one, in errors.
+      finite: refuses numbers that JSON does not have (NaN, infinity), and integers beyond 64 bits.
+
+    Returns:
+      Dictionaries, lists, text, numbers, booleans and None.
+
+    Raises:
+      ValueError: for what is not JSON, or is nested too deeply to be read.
+    """
+
+    def constant(name: str) -> float:
+        raise ValueError(f"{where}: {name} is not a number that JSON has: write null.")
+
+    def integer(digits: str) -> int:
+        count = len(digits.lstrip("-"))
+        if count > DIGITS:
+            raise ValueError(f"{where}: an integer of {count:,} digits is out of range.")
+        return int(digits)
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if value in (float("inf"), -float("inf")):
+            raise ValueError(f"{where}: the number {shown(digits)} is out of range.")
+        return value
+
+    hooks = {"parse_constant": constant, "parse_int": integer, "parse_float": number}
+    try:
+        return json.loads(text, **(hooks if finite else {}))
+    except json.JSONDecodeError as error:
+        line = f" in line {error.lineno}" if error.lineno > 1 else ""
+        raise ValueError(f"{where}: this is not JSON ({error.msg}{line}).") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: this is not UTF-8 text ({error}).") from None
+    except RecursionError:
+        raise ValueError(f"{where}: this is nested too deeply to be read.") from None
+    except ValueError as error:
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where} cannot be read as JSON ({error}).") from None
+
+
+def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """Parses a JSON object.
+
+    Returns:
+      Its values by name.
+
+    Raises:
+      ValueError: as `parse_json`, and for other JSON than an object.
+    """
+    value = parse_json(text, where)
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: a JSON object belongs here, not {shown(value)}.")
+    return value
