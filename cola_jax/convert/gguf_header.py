@@ -1,7 +1,7 @@
 """Reads the header of a GGUF file, checking every claim in it against the file before using it.
 
-The format is that of ggml's docs/gguf.md. A header claims counts, lengths and offsets; none is
-allocated or looped over before it is known to fit, so a damaged file costs no more than a sound one.
+The format is that of ggml's docs/gguf.md. A header claims counts, lengths and offsets: none is used
+before it is known to fit, so a damaged file costs no more than a sound one.
 """
 
 import math

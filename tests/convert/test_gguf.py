@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
-from cola_jax.config import ModelConfig
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert import convert
 from cola_jax.convert.conversion import open_source
 from cola_jax.convert.gguf import GgufTensors, open_gguf, scale_queries
@@ -123,7 +123,7 @@ def test_scale_queries_knows_the_27b():
     """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
     sizes = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32, "num_kv_heads": 16}
     sizes |= {"head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
-    config = ModelConfig(**sizes, ropes=(), layer_ropes=(0,), windows=(None,), tied=True)
+    config = ModelConfig(**sizes, ropes=(Rope(1e4),), layer_ropes=(0,), windows=(None,), tied=True)
     assert scale_queries(config).query_scale == 1
     layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
     largest = dataclasses.replace(config, **layers)
