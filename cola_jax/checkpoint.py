@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax.typing import DTypeLike
 from cola_jax.config import ModelConfig
 from cola_jax.json_text import parse_object
 from cola_jax.params import Model, assemble, shapes, sharding
+from cola_jax.tokenizer_trial import load_folder
 
 LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
@@ -297,16 +299,16 @@ def restore(
 def load_tokenizer(directory: epath.PathLike) -> Any:
     """Loads the tokenizer that was converted with a model, as a transformers tokenizer.
 
-    Raises ValueError if the checkpoint has none.
+    Raises ValueError if the checkpoint has none, or one that transformers cannot load.
     """
     folder = absolute(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ValueError(
             f"{directory} has no tokenizer: its source had none that could be converted."
         )
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as local:  # transformers does not read storage URLs
         for file in folder.iterdir():
+            if not file.is_file():
+                raise ValueError(f"{file} is a directory, pipe or device: convert the model again.")
             (epath.Path(local) / file.name).write_bytes(file.read_bytes())
-        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
+        return load_folder(Path(local), str(directory))

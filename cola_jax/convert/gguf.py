@@ -145,7 +145,7 @@ def open_gguf(file: Path) -> Source:
         rows=rows,
         tensors=tensors,
         dtype=np.dtype(np.float32),  # the dtype of dequantised values
-        write_tokenizer=lambda target: write_tokenizer(metadata, target),
+        write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
         origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
         stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
     )
@@ -235,7 +235,7 @@ class GgufTensors:
         return dequantize(raw, kind).reshape(shape)
 
 
-def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
+def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
     """Writes the tokenizer and its chat template in transformers' format, if the file has one.
 
     `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
@@ -248,7 +248,15 @@ def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
     if "ggml.tokens" not in fields:
         return
     vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
-    backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    try:
+        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # also PanicException, which is no Exception
+        raise ValueError(
+            f"{file} has a tokenizer that cannot be rebuilt by transformers ({first_line(error)}): "
+            "convert the model from its safetensors instead."
+        ) from None
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
         for name in ("bos", "eos", "unk", "pad")
