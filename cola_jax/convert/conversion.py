@@ -18,7 +18,7 @@ from cola_jax.convert.table import Source, stack
 from cola_jax.params import shapes
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = checkpoint.DTYPES
 
 
 def convert(
