@@ -144,8 +144,9 @@ class ModelConfig:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
                 )
-        for window in set(self.windows) - {None}:
-            check_size("a layer's window", window)
+        for window in self.windows:
+            if window is not None:
+                check_size("a layer's window", window)
         if any(not 0 <= rope < len(self.ropes) for rope in self.layer_ropes):
             raise ValueError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
         for rope in self.ropes:

@@ -1,5 +1,6 @@
 """The doors through which a user's files come, each as a function of bytes or of a JSON object."""
 
+import copy
 import json
 import os
 import random
@@ -71,11 +72,13 @@ def mutate_json(value: object, seed: int) -> object:
             if kind == 0:
                 del node[key]
             elif kind == 1 and isinstance(node, dict):
-                node[draw.choice(("extra", "auto_map", "type", ""))] = draw.choice(VALUES)
+                node[draw.choice(("extra", "auto_map", "type", ""))] = copy.deepcopy(
+                    draw.choice(VALUES)
+                )
             elif kind == 1:
-                node += [node[key]] * draw.choice((1, 99))
+                node += [copy.deepcopy(node[key]) for _ in range(draw.choice((1, 99)))]
             else:
-                node[key] = draw.choice(VALUES)
+                node[key] = copy.deepcopy(draw.choice(VALUES))
             break
     return value
 
