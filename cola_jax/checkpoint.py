@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,13 +21,18 @@ from jax.typing import DTypeLike
 
 from cola_jax.config import ModelConfig
 from cola_jax.json_text import parse_object
+from cola_jax.messages import first_line, printed, shorten, shown
 from cola_jax.params import Model, assemble, shapes, sharding
 from cola_jax.storage import check_links
+from cola_jax.tokenizer_trial import load_folder
 
 LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
+ZARR = ".zarray"  # the shape and dtype of a weight, beside its values
+DTYPES = ("float32", "bfloat16", "float16")
+LONGEST_METADATA = 4 * 2**20  # bytes
 
 
 class DamagedError(ValueError):
@@ -75,6 +81,12 @@ def save(
     return metadata
 
 
+def is_file(path: epath.Path) -> bool:
+    """Returns whether a path is a file; epath takes a local pipe or device for one."""
+    text = os.fspath(path)
+    return path.is_file() if "://" in text else os.path.isfile(text)
+
+
 def absolute(directory: epath.PathLike) -> epath.Path:
     """Makes a local path absolute, as Orbax requires; returns URLs unchanged."""
     text = os.fspath(directory)
@@ -111,6 +123,8 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
         raise ValueError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
     check_links(directory)
     file = directory / METADATA
+    if file.exists() and not is_file(file):
+        raise DamagedError(f"{file} is a directory, pipe or device: convert the model again.")
     if not file.exists():
         hint = (
             f"it looks like a Hugging Face model: run `cola convert {directory} DESTINATION`."
@@ -119,17 +133,17 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
         )
         raise ValueError(f"{directory} has no {METADATA}: {hint}")
     try:
+        if (size := file.stat().length) > LONGEST_METADATA:
+            raise ValueError(f"it has {size:,} bytes, more than {LONGEST_METADATA:,}")
         metadata = parse_object(file.read_bytes(), str(file))
-        layout = metadata["layout"]
+        layout = metadata.get("layout")
         if layout == LAYOUT:
-            _ = [metadata[k] for k in ("config", "dtype", "digest", "files", "sums", "origin")]
-            ModelConfig.from_json(metadata["config"])
-            jnp.dtype(metadata["dtype"])
-            check_tokens(metadata)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{file} is damaged ({type(error).__name__}: {error}): convert the model again."
-        ) from error
+            check_metadata(metadata)
+    except ValueError as error:
+        problem = str(error).removeprefix(f"{file}: ").rstrip(".")
+        raise DamagedError(f"{file} is damaged ({problem}): convert the model again.") from error
+    if type(layout) is not int:
+        raise DamagedError(f"{file} is damaged (it has no layout): convert the model again.")
     if layout != LAYOUT:
         raise ValueError(
             f"{directory} has layout {layout}, but this version reads {LAYOUT}: convert the model "
@@ -138,13 +152,36 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     return metadata
 
 
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Raises ValueError unless all parts of the metadata have the types that `save` writes."""
+    kinds = {"config": dict, "dtype": str, "digest": str, "files": dict, "sums": dict}
+    for name, kind in (kinds | {"origin": dict}).items():
+        if not isinstance(metadata.get(name), kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {shown(metadata.get(name))}")
+    config = ModelConfig.from_json(metadata["config"])
+    if metadata["dtype"] not in DTYPES:
+        raise ValueError(
+            f"dtype must be one of {', '.join(DTYPES)}, got {shown(metadata['dtype'])}"
+        )
+    for name in ("files", "sums"):
+        wrong = [k for k, v in metadata[name].items() if type(v) is not int or v < 0]
+        if wrong:
+            raise ValueError(f"{name} of {printed(wrong[0])} must be a number of 0 or more")
+    if set(metadata["sums"]) != set(shapes(config)):
+        others = sorted(set(metadata["sums"]) ^ set(shapes(config)))
+        raise ValueError(
+            f"sums and config have different weights: {shorten([printed(x) for x in others])}"
+        )
+    check_tokens(metadata)
+
+
 def check_tokens(metadata: dict[str, Any]) -> None:
     """Raises ValueError unless the stop tokens and the padding token are token ids."""
     stops, pad = metadata.get("stop_tokens", []), metadata.get("pad_token")
     if not isinstance(stops, list) or any(type(i) is not int or i < 0 for i in stops):
-        raise ValueError(f"stop_tokens must be a list of token ids, got {stops!r}")
+        raise ValueError(f"stop_tokens must be a list of token ids, got {shown(stops)}")
     if pad is not None and (type(pad) is not int or pad < 0):
-        raise ValueError(f"pad_token must be a token id or null, got {pad!r}")
+        raise ValueError(f"pad_token must be a token id or null, got {shown(pad)}")
 
 
 def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
@@ -209,12 +246,14 @@ def restore_weights(
     directory = absolute(directory)
     config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
     check_files(directory / WEIGHTS, metadata["files"])
+    for name, shape in shapes(config).items():
+        check_stored(directory / WEIGHTS, name, shape, stored)
     logging.getLogger("absl").setLevel(logging.ERROR)
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
             weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
-            check_sum(directory / WEIGHTS, name, weight, metadata["sums"].get(name))
+            check_sum(directory / WEIGHTS, name, weight, metadata["sums"][name])
             yield name, weight
 
 
@@ -244,7 +283,7 @@ def file_sizes(directory: epath.Path) -> dict[str, int]:
         if entry.is_dir():
             below = file_sizes(entry)
             sizes |= {f"{entry.name}/{name}": size for name, size in below.items()}
-        else:
+        elif is_file(entry):  # a pipe would be waited for
             sizes[entry.name] = entry.stat().length
     return sizes
 
@@ -259,8 +298,42 @@ def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
     if damaged:
         raise DamagedError(
             f"{directory} is incomplete or damaged ({len(damaged)} files are missing or have "
-            f"another size, such as {damaged[0]}): convert the model again."
+            f"another size, such as {printed(damaged[0])}): convert the model again."
         )
+
+
+def check_stored(directory: epath.Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raises ValueError unless a weight is stored in the shape and dtype of the metadata.
+
+    Asked for another, Orbax would make room for it before it looks at the file.
+    """
+    file = directory / name / name / ZARR
+    if not is_file(file) or file.stat().length > LONGEST_METADATA:
+        raise DamagedError(f"{file} is missing or damaged: convert the model again.")
+    try:
+        stored = parse_object(file.read_bytes(), str(file))
+    except ValueError as error:
+        raise DamagedError(f"{error} It is damaged: convert the model again.") from None
+    found, kind = stored.get("shape"), stored.get("dtype")
+    if found != list(shape) or kind not in (dtype.str, dtype.name):
+        raise DamagedError(
+            f"{directory} is damaged or of another model, {name} is stored as {shown(kind)} "
+            f"{shown(found)}, but {METADATA} says {dtype.name} {list(shape)}: convert the model "
+            "again."
+        )
+    chunks = stored.get("chunks")
+    if not isinstance(chunks, list) or not fits(chunks, shape):
+        raise DamagedError(
+            f"{file} is damaged, chunks is {shown(chunks)}: convert the model again."
+        )
+
+
+def fits(chunks: list[Any], shape: tuple[int, ...]) -> bool:
+    """Returns whether chunks of a weight are no larger than it."""
+    same = len(chunks) == len(shape)
+    return same and all(
+        type(chunk) is int and 1 <= chunk <= size for chunk, size in zip(chunks, shape, strict=True)
+    )
 
 
 @jax.jit
@@ -291,24 +364,24 @@ def restore(
         return checkpointer.restore(directory / name, {name: leaf})[name]
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise DamagedError(
-            f"the weight {name} of {directory.parent} could not be restored; if its files are "
-            f"damaged or missing, convert the model again: {error}"
+            f"the weight {name} of {directory.parent} could not be restored "
+            f"({first_line(error)}): its files are damaged, convert the model again."
         ) from error
 
 
 def load_tokenizer(directory: epath.PathLike) -> Any:
     """Loads the tokenizer that was converted with a model, as a transformers tokenizer.
 
-    Raises ValueError if the checkpoint has none.
+    Raises ValueError if the checkpoint has none, or one that transformers cannot load.
     """
     folder = absolute(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ValueError(
             f"{directory} has no tokenizer: its source had none that could be converted."
         )
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as local:  # transformers does not read storage URLs
         for file in folder.iterdir():
+            if not is_file(file):
+                raise ValueError(f"{file} is a directory, pipe or device: convert the model again.")
             (epath.Path(local) / file.name).write_bytes(file.read_bytes())
-        return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
+        return load_folder(Path(local), str(directory))

@@ -1,20 +1,54 @@
 """The configuration of a pretrained model: one frozen dataclass for every family."""
 
 import dataclasses
+import functools
+import json
 import math
 from typing import Any
 
 import numpy as np
+
+from cola_jax.messages import shown
+
+MOST_LAYERS = 10_000
+MOST_EXPERTS = 100_000  # of all layers together
+LIMIT = 2**31  # of any other size, as indices have 32 bits
+SMALLEST, LARGEST = 1e-30, 1e30  # of numbers that float32 has to hold
+ACTIVATIONS = ("silu", "gelu_tanh")
+STRICT = {"strict": True, "extra": "forbid"}  # how pydantic reads the classes below from JSON
+
+
+def check_size(name: str, value: int, least: int = 1, limit: int = LIMIT) -> None:
+    """Raises ValueError unless a size is `least` to `limit - 1`."""
+    if not least <= value < limit:
+        raise ValueError(f"{name} must be {least:,} to {limit - 1:,}, got {shown(value)}.")
+
+
+def check_positive(name: str, *values: float, limit: float = LARGEST) -> None:
+    """Raises ValueError unless values are positive and fit float32; NaN does not."""
+    for value in values:
+        if not SMALLEST <= value <= limit:
+            raise ValueError(f"{name} must be {SMALLEST} to {limit}, got {shown(value)}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
     """A rotary embedding: the base, and how its wavelengths are stretched."""
 
+    __pydantic_config__ = STRICT
+
     theta: float
     linear_factor: float = 1.0  # positions are divided by it
     llama3: tuple[float, float, float, int] | None = None  # factor, low, high, original context
     divisors: tuple[float, ...] | None = None  # one a frequency, as GGUF files store them
+
+    def __post_init__(self):
+        check_positive("theta of a rope", self.theta)
+        check_positive("linear_factor of a rope", self.linear_factor)
+        check_positive("divisors of a rope", *(self.divisors or ()))
+        check_positive("llama3 of a rope", *(self.llama3 or ()))
+        if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
+            raise ValueError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
 
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Returns the inverse frequencies [head_dim / 2] in float32, radians per position.
@@ -39,6 +73,8 @@ class Rope:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder and the attributes of its layers; hashable, so static under jit."""
+
+    __pydantic_config__ = STRICT
 
     vocab_size: int
     num_layers: int
@@ -71,16 +107,66 @@ class ModelConfig:
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):
+        check_size("num_layers", self.num_layers, limit=MOST_LAYERS + 1)
+        for name in ("vocab_size", "width", "num_heads", "num_kv_heads", "head_dim", "context"):
+            check_size(name, getattr(self, name))
+        for name in ("mlp_width", "experts", "experts_per_token", "expert_width"):
+            check_size(name, getattr(self, name), least=0)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads: "
                 "the first must be a multiple of the second."
             )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even, got {self.head_dim}.")
+        self.check_numbers()
+        self.check_layers()
+        self.check_experts()
+
+    def check_numbers(self) -> None:
+        """Raises ValueError for numbers with which no model computes anything."""
+        check_positive("norm_eps", self.norm_eps, limit=1.0)
+        check_positive("embedding_scale", self.embedding_scale)
+        check_positive("query_scale", self.query_scale)
+        if self.clip_qkv is not None:
+            check_positive("clip_qkv", self.clip_qkv)
+        if self.norm_offset is not None and not abs(self.norm_offset) <= LARGEST:
+            raise ValueError(f"norm_offset must be finite, got {shown(self.norm_offset)}.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be {' or '.join(ACTIVATIONS)}, got {shown(self.activation)}."
+            )
+
+    def check_layers(self) -> None:
+        """Raises ValueError where what is given for each layer does not fit them."""
         for name in ("layer_ropes", "windows"):
             if len(getattr(self, name)) != self.num_layers:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
                 )
+        for window in self.windows:
+            if window is not None:
+                check_size("a layer's window", window)
+        if any(not 0 <= rope < len(self.ropes) for rope in self.layer_ropes):
+            raise ValueError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
+        for rope in self.ropes:
+            if rope.divisors is not None and len(rope.divisors) != self.head_dim // 2:
+                raise ValueError(
+                    f"a rope has {len(rope.divisors)} divisors for heads of {self.head_dim}: "
+                    "one for two dimensions belongs there."
+                )
+
+    def check_experts(self) -> None:
+        """Raises ValueError for layers without MLP and experts, and for experts that do not fit."""
+        check_size("experts of all layers", self.experts * self.num_layers, 0, MOST_EXPERTS + 1)
+        if not (self.experts or self.mlp_width):
+            raise ValueError("a layer must have an MLP or experts: mlp_width and experts are 0.")
+        if self.mlp_bias and not self.mlp_width:
+            raise ValueError("mlp_bias needs an MLP, but mlp_width is 0.")
+        if self.experts and not (self.experts_per_token and self.expert_width):
+            raise ValueError(
+                f"{self.experts} experts need experts_per_token and expert_width above 0."
+            )
         if self.experts_per_token > self.experts:
             raise ValueError(
                 f"a token cannot use {self.experts_per_token} of {self.experts} experts."
@@ -107,26 +193,16 @@ class ModelConfig:
           The config.
 
         Raises:
-          ValueError: for unknown or missing fields.
+          ValueError: for unknown or missing fields, and values of other types or out of bounds.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-        if not required <= set(fields) <= known:
-            raise ValueError(
-                f"model config: missing {sorted(required - set(fields))}, "
-                f"unknown {sorted(set(fields) - known)}."
-            )
-        ropes = tuple(Rope(**{k: as_tuple(v) for k, v in rope.items()}) for rope in fields["ropes"])
-        return cls(
-            **{
-                **fields,
-                "ropes": ropes,
-                "layer_ropes": tuple(fields["layer_ropes"]),
-                "windows": tuple(fields["windows"]),
-            }
-        )
+        from cola_jax.schema import validated
+
+        return validated(json_schema(), json.dumps(fields), "model config", json=True)
 
 
-def as_tuple(value: Any) -> Any:
-    """Turns the lists of JSON back into tuples."""
-    return tuple(value) if isinstance(value, list) else value
+@functools.cache
+def json_schema() -> Any:
+    """Returns the pydantic type of a config in JSON, where a tuple is a list."""
+    from pydantic import TypeAdapter  # on first use: it takes a moment to import
+
+    return TypeAdapter(ModelConfig)

@@ -5,10 +5,14 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 300  # characters of another library's error that are worth reading
 
-def first_line(error: Exception) -> str:
+
+def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type where it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].rstrip(". ")
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def shown(value: Any) -> str:
@@ -19,6 +23,16 @@ def shown(value: Any) -> str:
         return short.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "a huge number"
+
+
+def printed(name: str) -> str:
+    """Writes a name for an error message: as it is, unless it is long or has other than text."""
+    return name if len(name) <= 80 and name.isprintable() else shown(name)
+
+
+def shorten(names: list[str], limit: int = 4) -> str:
+    """Joins names, and counts those beyond the limit instead of listing them."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" * (len(names) > limit))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.messages import count, did_you_mean, first_line, nearest
+from cola_jax.messages import count, did_you_mean, first_line, nearest, printed, shorten
 
 
 def test_first_line_has_no_stop_and_is_never_empty():
@@ -29,3 +29,14 @@ def test_nearest(name, near):
 
 def test_count():
     assert [count(n, "model") for n in (0, 1, 2000)] == ["0 models", "1 model", "2,000 models"]
+
+
+def test_shorten_counts_what_it_omits():
+    assert shorten(["a", "b"], limit=2) == "a, b"
+    assert shorten(["a", "b", "c"], limit=2) == "a, b and 1 more"
+
+
+def test_printed_quotes_what_is_no_name():
+    assert printed("model.norm.weight") == "model.norm.weight"
+    assert printed("a\nb") == "'a\\nb'"
+    assert len(printed("a" * 10_000)) < 100

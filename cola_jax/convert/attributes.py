@@ -1,10 +1,10 @@
 """Reads a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from cola_jax.config import Rope
+from cola_jax.config import LARGEST, LIMIT, MOST_LAYERS, SMALLEST, Rope
+from cola_jax.messages import printed, shorten, shown
 
 # The forward pass of no supported family depends on these.
 HARMLESS = {
@@ -59,16 +59,28 @@ class Attributes:
         if value is None:
             value = default
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-        if not 0 < number < math.inf:
-            raise ValueError(f"config.json: {name} must be a positive number, got {value!r}.")
+        if not SMALLEST <= number <= LARGEST:
+            raise ValueError(
+                f"config.json: {name} must be a positive number ({SMALLEST} to {LARGEST}), got "
+                f"{shown(value)}."
+            )
         return value
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """Returns a positive integer; raises ValueError for anything else."""
-        value = self.number(name, default)
-        if value != int(value):
-            raise ValueError(f"config.json: {name} must be an integer, got {value!r}.")
-        return int(value)
+    def integer(self, name: str, default: int | None = None, limit: int = LIMIT) -> int:
+        """Returns an integer of 1 to `limit - 1`; raises ValueError for anything else."""
+        value = self.get(name, default)
+        if value is None:
+            value = default
+        if type(value) is not int or not 1 <= value < limit:
+            raise ValueError(
+                f"config.json: {name} must be a positive integer, at most {limit - 1:,}, got "
+                f"{shown(value)}."
+            )
+        return value
+
+    def layers(self) -> int:
+        """Returns the number of layers; raises ValueError for more than any model has."""
+        return self.integer("num_hidden_layers", limit=MOST_LAYERS + 1)
 
     def window(self, name: str, default: int) -> int | None:
         """Returns a window in tokens, None for null; raises ValueError for anything else."""
@@ -78,14 +90,14 @@ class Attributes:
         """Returns an object, empty if missing or null; raises ValueError for anything else."""
         value = self.get(name)
         if value is not None and not isinstance(value, dict):
-            raise ValueError(f"config.json: {name} must be an object, got {value!r}.")
+            raise ValueError(f"config.json: {name} must be an object, got {shown(value)}.")
         return value or {}
 
     def boolean(self, name: str, default: bool) -> bool:
         """Returns a boolean; raises ValueError for anything else."""
         value = self.get(name, default)
         if not isinstance(value, bool):
-            raise ValueError(f"config.json: {name} must be true or false, got {value!r}.")
+            raise ValueError(f"config.json: {name} must be true or false, got {shown(value)}.")
         return value
 
     def refuse_unknown(self) -> None:
@@ -94,7 +106,9 @@ class Attributes:
         wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
         unknown = rest - set(REQUIRED)
         if wrong or unknown:
-            listed = ", ".join(f"{k} = {self.values[k]!r}" for k in sorted(wrong | unknown))
+            listed = shorten(
+                [f"{printed(k)} = {shown(self.values[k])}" for k in sorted(wrong | unknown)]
+            )
             raise ValueError(
                 f"config.json has attributes that this converter does not handle: {listed}. The "
                 "converted model could be silently wrong, so nothing was converted; "
@@ -113,7 +127,7 @@ def read_windows(
     if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
         raise ValueError(
             f"config.json: layer_types must name full_attention or sliding_attention for each of "
-            f"{layers} layers, got {types}."
+            f"{layers} layers, got {shown(types)}."
         )
     if window is None and "sliding_attention" in types:
         raise ValueError("config.json: layer_types has sliding_attention, but there is no window.")
@@ -127,7 +141,7 @@ def read_rope(attributes: Attributes) -> Rope:
     )
     theta = float(fields.number("rope_theta", attributes.number("rope_theta", 10000.0)))
     older, kind = fields.get("type"), fields.get("rope_type")
-    kind = kind or older or "default"
+    kind = "default" if kind is None and older is None else older if kind is None else kind
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError("config.json: a partial rotary embedding is not supported.")
     if kind == "default":
@@ -143,8 +157,11 @@ def read_rope(attributes: Attributes) -> Rope:
         rope = Rope(theta=theta, llama3=(factor, low, high, original))
     else:
         raise ValueError(
-            f"config.json: rope type {kind!r} is not supported. Supported: default, linear, llama3."
+            f"config.json: rope type {shown(kind)} is not supported. Supported: default, linear, "
+            "llama3."
         )
     if unknown := {k: v for k, v in fields.values.items() if k not in fields.seen}:
-        raise ValueError(f"config.json: rope type {kind!r} has unknown attributes: {unknown}.")
+        raise ValueError(
+            f"config.json: rope type {kind!r} has unknown attributes: {shown(unknown)}."
+        )
     return rope

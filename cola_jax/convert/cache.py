@@ -243,7 +243,7 @@ def file_digest(file: Path, on_read: Callable[[int], None] = lambda size: None) 
 def source_files(folder: Path) -> Iterator[Path]:
     """Yields the files of a directory in Hugging Face layout that a conversion reads."""
     yield from (folder / name for name in READ if (folder / name).is_file())
-    yield from folder.glob("*.safetensors")
+    yield from (file for file in folder.glob("*.safetensors") if file.is_file())
 
 
 def file_stat(file: Path) -> tuple[int, int]:

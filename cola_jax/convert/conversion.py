@@ -16,8 +16,9 @@ from cola_jax.convert.hub import open_hub, resolve
 from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
 from cola_jax.params import shapes
+from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = checkpoint.DTYPES
 
 
 def convert(
@@ -126,8 +127,7 @@ def write(
     source: Source, target: Path, dtype: np.dtype, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Writes an opened source into the directory `target`."""
-    (target / checkpoint.TOKENIZER).mkdir()
-    source.write_tokenizer(target / checkpoint.TOKENIZER)
+    pad_token = write_tokenizer(source, target / checkpoint.TOKENIZER)
     total = sum(math.prod(shape) for shape in shapes(source.config).values()) * dtype.itemsize
     done = 0
 
@@ -143,16 +143,20 @@ def write(
         weights,
         source.origin,
         stop_tokens=source.stop_tokens,
-        pad_token=read_pad_token(target),
+        pad_token=pad_token,
     )
 
 
-def read_pad_token(target: Path) -> int | None:
-    """Returns the padding token of the converted tokenizer, None if it has none."""
-    try:
-        return checkpoint.load_tokenizer(target).pad_token_id
-    except Exception:  # there is no tokenizer, or transformers cannot load it: weights still can
+def write_tokenizer(source: Source, folder: Path) -> int | None:
+    """Writes the tokenizer, if the source has one, and tries it; returns its padding token."""
+    folder.mkdir()
+    name = source.origin["name"]
+    source.write_tokenizer(folder)
+    if not any(folder.iterdir()):
         return None
+    tokenizer = load_folder(folder, name)
+    try_tokenizer(tokenizer, name, source.config.vocab_size)
+    return tokenizer.pad_token_id
 
 
 def replace(partial: Path, destination: Path) -> None:

@@ -4,6 +4,7 @@ from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert import llama, qwen
 from cola_jax.convert.attributes import Attributes, read_rope, read_windows
 from cola_jax.convert.table import Row
+from cola_jax.messages import shown
 
 NORMS = (
     Row("attention_norm", "model.layers.{i}.input_layernorm.weight", "D -> D"),
@@ -65,7 +66,9 @@ def read_ropes(attributes: Attributes) -> tuple[Rope, Rope]:
     """Reads the rope of layers with full attention, and that of layers with a window."""
     by_kind = attributes.mapping("rope_parameters")
     if unknown := set(by_kind) - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"config.json: rope_parameters has {sorted(unknown)}, not kinds of layer.")
+        raise ValueError(
+            f"config.json: rope_parameters has {shown(sorted(unknown))}, not kinds of layer."
+        )
     full = {
         "rope_theta": attributes.number("rope_theta", 1e6),
         "rope_scaling": attributes.get("rope_scaling"),

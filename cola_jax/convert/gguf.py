@@ -1,6 +1,7 @@
 """Reads GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,11 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from cola_jax.config import ModelConfig
+from cola_jax.convert.gguf_header import Tensor, read_header
+from cola_jax.convert.gguf_metadata import check_tokenizer
 from cola_jax.convert.huggingface import read_config
 from cola_jax.convert.table import Row, Source, check
+from cola_jax.messages import first_line, shown
 
 TYPES = {
     GGMLQuantizationType[name]
@@ -31,6 +35,7 @@ TOKENIZER_KEYS = {
     "ggml.add_space_prefix": "add_prefix_space",
 }
 ROPE_DIVISORS = "rope_freqs.weight"
+WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
@@ -121,17 +126,17 @@ def open_gguf(file: Path) -> Source:
     Raises ValueError for architectures, keys and tensor types that are not supported, tensors
     that do not match the metadata, and files that are damaged or truncated.
     """
-    reader = read_file(file)
-    metadata = read_metadata(file, reader)
+    metadata, stored = read_header(file, (*WANTED, *(f"{name}." for name in ARCHITECTURES)))
     name = metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(
-            f"{file} has architecture {name!r}, which is not supported. Supported: "
+            f"{file} has architecture {shown(name)}, which is not supported. Supported: "
             f"{', '.join(ARCHITECTURES)}. Convert the model from its safetensors instead."
         )
-    tensors = GgufTensors(file, reader)
+    tensors = GgufTensors(file, stored)
     config = gguf_config(file, metadata, tensors)
     rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
+    check_tokenizer(file, metadata, config.vocab_size)
     check(
         tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
     )
@@ -140,40 +145,22 @@ def open_gguf(file: Path) -> Source:
         rows=rows,
         tensors=tensors,
         dtype=np.dtype(np.float32),  # the dtype of dequantised values
-        write_tokenizer=lambda target: write_tokenizer(metadata, target),
+        write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
         origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
         stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
     )
 
 
 def read_file(file: Path) -> GGUFReader:
-    """Opens the file with the gguf package; raises ValueError for damaged files."""
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist.")
+    """Opens a file with the gguf package, which trusts the header: it is checked before."""
+    read_header(file, ())
     try:
         return GGUFReader(str(file))
-    except Exception as error:  # a damaged header surfaces as any of half a dozen types
+    except Exception as error:  # of half a dozen types
         raise ValueError(
-            f"{file} is not a GGUF file, or is damaged or truncated ({error}): download it again."
+            f"{file} is damaged, or not read by this version of gguf ({first_line(error)}): "
+            "download it again."
         ) from error
-
-
-def read_metadata(file: Path, reader: GGUFReader) -> dict[str, Any]:
-    """Reads the fields needed here, as others may be large; raises ValueError for damaged ones."""
-    parts = ("general.architecture", "tokenizer.", *(f"{name}." for name in ARCHITECTURES))
-    try:
-        fields = {n: f.contents() for n, f in reader.fields.items() if n.startswith(parts)}
-        tokens = fields.get("tokenizer.ggml.tokens", [])
-        ids = [
-            v for n, v in fields.items() if n.startswith("tokenizer.") and n.endswith("_token_id")
-        ]
-        if tokens and ("tokenizer.ggml.model" not in fields or max(ids, default=0) >= len(tokens)):
-            raise ValueError(
-                "the tokenizer's kind is missing, or a special token is not in its list"
-            )
-    except Exception as error:  # a damaged string or array surfaces as one of many types
-        raise ValueError(f"{file} has damaged metadata ({error}): download it again.") from error
-    return fields
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
@@ -194,36 +181,45 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     }
     # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
     eps = own.get("attention.layer_norm_rms_epsilon", 1e-5)
-    values["rms_norm_eps"] = float(f"{eps:.7g}")
+    values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
     scaling = own.get("rope.scaling.type", "none")
     if scaling != "none":
         values["rope_scaling"] = {"type": scaling, "factor": own.get("rope.scaling.factor", 1.0)}
-    config = architecture.finish(read_config(values)[0])
+    try:
+        config = architecture.finish(read_config(values)[0])
+    except ValueError as error:
+        raise ValueError(f"{file}: {in_keys_of(architecture, prefix, str(error))}") from None
     head = config.head_dim
-    if {own.get("rope.dimension_count", head), own.get("attention.value_length", head)} != {head}:
+    if any(own.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
         raise ValueError(
             f"{file} rotates only a part of each head, or has values of another width than its "
             f"heads ({head})."
         )
     if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config
-    divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS))
-    if len(divisors) != head // 2:
-        raise ValueError(f"{file}: {ROPE_DIVISORS} has {len(divisors)} values for heads of {head}.")
+    count = math.prod(tensors.shapes[ROPE_DIVISORS])
+    if count != head // 2:
+        raise ValueError(f"{file}: {ROPE_DIVISORS} has {count} values for heads of {head}.")
+    divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
     rope = dataclasses.replace(config.ropes[0], divisors=divisors)
     return dataclasses.replace(config, ropes=(rope,))
+
+
+def in_keys_of(architecture: Architecture, prefix: str, message: str) -> str:
+    """Says what is wrong with a Hugging Face config in terms of the keys of the file."""
+    message = message.removeprefix("config.json: ")
+    names = {hf: f"{prefix}{key}" for key, hf in architecture.keys.items() if hf}
+    name, _, rest = message.partition(" ")
+    return f"{names[name]} ({name}) {rest}" if name in names else message
 
 
 class GgufTensors:
     """The tensors of a GGUF file by name, as float32."""
 
-    def __init__(self, file: Path, reader: GGUFReader):
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.shapes = {
-            name: tuple(int(size) for size in reversed(tensor.shape))
-            for name, tensor in self.tensors.items()
-        }
-        unsupported = {t.tensor_type.name for t in reader.tensors if t.tensor_type not in TYPES}
+    def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
+        self.file, self.tensors = file, tensors
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
         if unsupported:
             raise ValueError(
                 f"{file} has tensors of type {sorted(unsupported)}; "
@@ -232,11 +228,14 @@ class GgufTensors:
 
     def read(self, name: str) -> np.ndarray:
         """Dequantises one tensor."""
-        tensor = self.tensors[name]
-        return dequantize(tensor.data, tensor.tensor_type).reshape(self.shapes[name])
+        kind, shape, start, nbytes = self.tensors[name]
+        raw = np.fromfile(self.file, np.uint8, nbytes, offset=start)
+        if raw.size != nbytes:
+            raise ValueError(f"{self.file} was changed while it was read: start again.")
+        return dequantize(raw, kind).reshape(shape)
 
 
-def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
+def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
     """Writes the tokenizer and its chat template in transformers' format, if the file has one.
 
     `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
@@ -249,7 +248,15 @@ def write_tokenizer(metadata: Mapping[str, Any], target: Path) -> None:
     if "ggml.tokens" not in fields:
         return
     vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
-    backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    try:
+        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # also PanicException, which is no Exception
+        raise ValueError(
+            f"{file} has a tokenizer that cannot be rebuilt by transformers ({first_line(error)}): "
+            "convert the model from its safetensors instead."
+        ) from None
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
         for name in ("bos", "eos", "unk", "pad")

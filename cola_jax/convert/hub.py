@@ -10,8 +10,8 @@ from cola_jax.convert.huggingface import (
     TOKENIZER_FILES,
     open_directory,
     read_config,
-    read_json,
 )
+from cola_jax.convert.local_files import read_json
 from cola_jax.convert.table import Source
 from cola_jax.messages import first_line
 

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,12 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import LIMIT, ModelConfig
 from cola_jax.convert import gemma, llama, olmo, qwen
 from cola_jax.convert.attributes import Attributes
+from cola_jax.convert.local_files import is_there, read_json
 from cola_jax.convert.table import Row, Source, check
-from cola_jax.json_text import parse_object
+from cola_jax.messages import first_line, printed, shorten, shown
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -28,6 +29,7 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION = "generation_config.json"
+LONGEST_HEADER = 2**25  # bytes of a safetensors file; a tensor takes about a hundred
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -71,7 +73,7 @@ def family_of(values: Mapping[str, Any]) -> Family:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"config.json: model_type {kind!r} is not supported. Supported: "
+            f"config.json: model_type {shown(kind)} is not supported. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
     return FAMILIES[kind]
@@ -84,12 +86,16 @@ def open_directory(folder: Path) -> Source:
     weights are pickled.
     """
     values = read_json(folder / "config.json")
-    config, rows = read_config(values)
+    try:
+        config, rows = read_config(values)
+    except ValueError as error:
+        problem = str(error).removeprefix("config.json").removeprefix(":").lstrip()
+        raise ValueError(f"{folder / 'config.json'}: {problem}") from None
     tensors = SafetensorsFiles(folder)
     # multimodal models put a prefix before all names of the decoder
     embedding = next(row.theirs for row in rows if row.ours == "embedding")
     head = embedding.replace(EMBEDDING, HEAD)
-    tied_head = config.tied and head in tensors.shapes
+    tied_head = config.tied and {head, embedding} <= set(tensors.shapes)
     if tied_head:
         check_tied_head(tensors, head, embedding)
     outside = family_of(values).ignored
@@ -99,6 +105,7 @@ def open_directory(folder: Path) -> Source:
         return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
+    tensors.check_dtypes(name for name in tensors.shapes if not ignored(name))
     return Source(
         config=config,
         rows=rows,
@@ -116,29 +123,20 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     `generation_config.json` takes precedence over the config, and the config over its text part.
     Raises ValueError for an eos_token_id that is neither a token id nor a list of them.
     """
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    generation = read_json(folder / GENERATION) if is_there(folder / GENERATION) else {}
     text = config.get("text_config")
     parts = {GENERATION: generation, "config.json": config, "text_config": text or {}}
     for name, values in parts.items():
         found = values.get("eos_token_id")
         ids = found if isinstance(found, list) else [] if found is None else [found]
-        if any(type(i) is not int or i < 0 for i in ids):
+        if any(type(i) is not int or not 0 <= i < LIMIT for i in ids):
             raise ValueError(
                 f"{folder}: eos_token_id of {name} must be a token id or a list of them, got "
-                f"{found!r}."
+                f"{shown(found)}."
             )
         if ids:
             return tuple(sorted(set(ids)))
     return ()
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises ValueError if the file is missing or holds anything else."""
-    if not file.is_file():
-        raise ValueError(
-            f"{file.parent} has no {file.name}: it is not a Hugging Face model."
-        ) from None
-    return parse_object(file.read_bytes(), str(file))
 
 
 class SafetensorsFiles:
@@ -148,24 +146,32 @@ class SafetensorsFiles:
         self.files = {file.name: open_file(file) for file in weight_files(folder)}
         self.home: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.stored: dict[str, str] = {}  # dtypes
         for file_name, handle in self.files.items():
             for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
                 if name in self.home:
                     raise ValueError(
-                        f"{folder} has tensor {name} in {self.home[name]} and {file_name}."
+                        f"{folder} has tensor {printed(name)} in {self.home[name]} and {file_name}."
                     )
+                piece = handle.get_slice(name)
                 self.home[name] = file_name
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                self.shapes[name] = tuple(piece.get_shape())
+                self.stored[name] = piece.get_dtype()
 
     def dtype(self, name: str) -> np.dtype:
         """Returns a tensor's dtype; raises ValueError for integers and quantised formats."""
-        stored = self.files[self.home[name]].get_slice(name).get_dtype()
+        stored = self.stored[name]
         if stored not in DTYPES:
             raise ValueError(
-                f"tensor {name} is stored as {stored}; {', '.join(DTYPES)} can be converted. "
-                "Quantised checkpoints must be dequantised first."
+                f"tensor {printed(name)} is stored as {stored}; {', '.join(DTYPES)} can be "
+                "converted. Quantised checkpoints must be dequantised first."
             )
         return DTYPES[stored]
+
+    def check_dtypes(self, names: Iterable[str]) -> None:
+        """Raises ValueError unless all these tensors can be converted."""
+        for name in names:
+            self.dtype(name)
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor."""
@@ -175,40 +181,55 @@ class SafetensorsFiles:
 
 def weight_files(folder: Path) -> list[Path]:
     """Lists the safetensors files of a model; raises ValueError if any is missing."""
-    if (folder / INDEX).exists():
-        files = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map of files: download it again.")
-        names = sorted(set(files.values()))
-        if missing := [name for name in names if not (folder / Path(name).name).is_file()]:
-            raise ValueError(
-                f"{folder} lacks {missing}, which {INDEX} names: complete the download."
-            )
-        return [folder / Path(name).name for name in names]
-    if (folder / "model.safetensors").exists():
+    if is_there(folder / INDEX):
+        return indexed_files(folder)
+    if is_there(folder / "model.safetensors"):
         return [folder / "model.safetensors"]
     files = sorted(folder.glob("*.safetensors"))
     if files:
         raise ValueError(
-            f"{folder} has {[f.name for f in files]}, but neither model.safetensors nor {INDEX}."
+            f"{folder} has {shorten([printed(f.name) for f in files])}, but neither "
+            f"model.safetensors nor {INDEX}."
         )
     pickles = sorted(f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern))
     if pickles:
         raise ValueError(
-            f"{folder} has only pickled weights {pickles}, which can run code when loaded. "
+            f"{folder} has only pickled weights {pickles[:4]}, which can run code when loaded. "
             "Choose a revision with safetensors, or save the model again with "
             "`save_pretrained(..., safe_serialization=True)`."
         )
     raise ValueError(f"{folder} has no safetensors files: there are no weights to convert.")
 
 
+def indexed_files(folder: Path) -> list[Path]:
+    """Lists the files that the index names; raises ValueError if any is missing or elsewhere."""
+    files = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map of files: download it again.")
+    names = sorted({str(Path(name)) for name in files.values()})
+    if outside := [name for name in names if name != Path(name).name or not name.isprintable()]:
+        raise ValueError(
+            f"{folder / INDEX} names {shown(outside[0])}, which is not a file of that directory: "
+            "download it again."
+        )
+    if missing := [printed(name) for name in names if not is_there(folder / name)]:
+        raise ValueError(
+            f"{folder} lacks [{shorten(missing)}], which {INDEX} names: complete the download."
+        )
+    return [folder / name for name in names]
+
+
 def open_file(file: Path) -> Any:
     """Opens a safetensors file; raises ValueError if its header or length is wrong."""
     try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"its header would have {length:,} bytes")
         return safe_open(str(file), framework="numpy")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{file} is damaged or incomplete ({error}): download it again."
+            f"{file} is damaged or incomplete ({first_line(error)}): download it again."
         ) from error
 
 
@@ -225,5 +246,5 @@ def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> Non
 def copy_tokenizer(folder: Path, target: Path) -> None:
     """Copies the tokenizer files that the directory has."""
     for name in TOKENIZER_FILES:
-        if (folder / name).exists():
+        if is_there(folder / name):
             shutil.copyfile(folder / name, target / name)

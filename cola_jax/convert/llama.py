@@ -67,7 +67,7 @@ def read_decoder(
     several.
     """
     heads = attributes.integer("num_attention_heads")
-    layers = attributes.integer("num_hidden_layers")
+    layers = attributes.layers()
     width = attributes.integer("hidden_size")
     return {
         "vocab_size": attributes.integer("vocab_size"),

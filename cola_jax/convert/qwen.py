@@ -6,6 +6,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.convert import llama
 from cola_jax.convert.attributes import Attributes, read_windows
 from cola_jax.convert.table import Row
+from cola_jax.messages import shown
 
 HEAD_NORMS = (
     Row("q_norm", "model.layers.{i}.self_attn.q_norm.weight", "H -> H"),
@@ -47,7 +48,7 @@ def read_layer_windows(
     window = read_window(attributes)
     first = attributes.get("max_window_layers", 28)
     if window is not None and type(first) is not int:
-        raise ValueError(f"config.json: max_window_layers must be a number, got {first!r}.")
+        raise ValueError(f"config.json: max_window_layers must be a number, got {shown(first)}.")
     sliding = [window is not None and slides(i, first) for i in range(layers)]
     return read_windows(attributes, window, sliding)
 
@@ -73,9 +74,9 @@ def refuse_dense_layers(attributes: Attributes) -> None:
     step, dense = attributes.get("decoder_sparse_step", 1), attributes.get("mlp_only_layers")
     if step != 1 or dense:
         raise ValueError(
-            f"config.json: decoder_sparse_step is {step!r} and mlp_only_layers {dense!r}, so some "
-            "layers have experts and others do not. Only models whose layers are all of one kind "
-            "can be converted."
+            f"config.json: decoder_sparse_step is {shown(step)} and mlp_only_layers "
+            f"{shown(dense)}, so some layers have experts and others do not. Only models whose "
+            "layers are all of one kind can be converted."
         )
 
 

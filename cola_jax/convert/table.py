@@ -10,6 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from cola_jax.config import ModelConfig
+from cola_jax.messages import printed, shorten, shown
 from cola_jax.params import axis_sizes, shapes
 
 COUNTERS = {"{i}": "L", "{e}": "E"}  # placeholders in names for the layer and the expert
@@ -63,9 +64,9 @@ def check(
     if missing := sorted(set(wanted) - set(found)):
         problems.append(f"missing {shorten(missing)}")
     if unmapped := sorted(set(found) - set(wanted)):
-        problems.append(f"unmapped {shorten(unmapped)}")
+        problems.append(f"unmapped {shorten([printed(name) for name in unmapped])}")
     misshaped = [
-        f"{name} is {tuple(found[name])} and should be {wanted[name]}"
+        f"{name} is {shown(tuple(found[name]))} and should be {wanted[name]}"
         for name in sorted(set(wanted) & set(found))
         if tuple(found[name]) != wanted[name]
     ]
@@ -76,11 +77,6 @@ def check(
             f"the checkpoint's tensors do not match its config: {'; '.join(problems)}. Is the "
             "download complete, and the config the one it was saved with?"
         )
-
-
-def shorten(names: list[str], limit: int = 8) -> str:
-    """Joins names, and counts those beyond the limit instead of listing them."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" * (len(names) > limit))
 
 
 def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -14,7 +14,8 @@ from etils import epath
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.convert.hf_config import select_layers, write_config
-from cola_jax.convert.huggingface import GENERATION, read_config, read_json
+from cola_jax.convert.huggingface import GENERATION, read_config
+from cola_jax.convert.local_files import read_json
 from cola_jax.convert.table import Row, expected
 from cola_jax.convert.unstacked import unstack
 from cola_jax.deploy.adapter import check_replication, write_adapter

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cola_jax.convert.huggingface import read_json
+from cola_jax.convert.local_files import read_json
 from cola_jax.path import format_path, parse_path
 
 

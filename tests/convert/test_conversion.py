@@ -213,8 +213,8 @@ def test_digest_depends_on_the_weights_alone(pair, source, tmp_path):
 
 
 @pytest.mark.parametrize("token", [None, "</s>", "<pad>"])
-def test_convert_records_the_padding_token(source, tmp_path, token):
-    words = tiny.tokenizer()
+def test_convert_records_the_padding_token(tmp_path, token):
+    source, words = tiny.make_source(tmp_path / "source", layers=1), tiny.tokenizer()
     if token is not None:
         words.add_special_tokens({"pad_token": token})
     words.save_pretrained(source)
@@ -223,6 +223,16 @@ def test_convert_records_the_padding_token(source, tmp_path, token):
     assert cola_jax.load(tmp_path / "made").pad_token == words.pad_token_id
 
 
-def test_convert_accepts_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
+def test_convert_refuses_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="has a tokenizer that cannot be loaded"):
+        convert(str(source), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    (source / "tokenizer.json").unlink()
     assert convert(str(source), tmp_path / "made")["pad_token"] is None
+
+
+def test_convert_refuses_the_tokenizer_of_another_model(source, tmp_path):
+    tiny.tokenizer().save_pretrained(source)
+    with pytest.raises(ValueError, match=r"the tokenizer of another model.*model embeds 97\."):
+        convert(str(source), tmp_path / "made")

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
-from cola_jax.config import ModelConfig
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.convert import convert
 from cola_jax.convert.conversion import open_source
-from cola_jax.convert.gguf import GgufTensors, open_gguf, read_file, scale_queries
+from cola_jax.convert.gguf import GgufTensors, open_gguf, scale_queries
+from cola_jax.convert.gguf_header import read_header
 from cola_jax.convert.table import stack
 from cola_jax.params import assemble
 from cola_jax.path import pad_path
@@ -104,7 +105,11 @@ def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
     factors = [("rope_freqs.weight", np.ones(6, np.float32))]
     for change, extra, message in (
         ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
-        ({"attention.head_count": None}, (), "num_attention_heads must be a positive number"),
+        (
+            {"attention.head_count": None},
+            (),
+            r"head_count \(num_attention_heads\) must be a positive",
+        ),
         ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
         ({}, factors, r"unmapped rope_freqs\.weight"),
     ):
@@ -118,7 +123,7 @@ def test_scale_queries_knows_the_27b():
     """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
     sizes = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32, "num_kv_heads": 16}
     sizes |= {"head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
-    config = ModelConfig(**sizes, ropes=(), layer_ropes=(0,), windows=(None,), tied=True)
+    config = ModelConfig(**sizes, ropes=(Rope(1e4),), layer_ropes=(0,), windows=(None,), tied=True)
     assert scale_queries(config).query_scale == 1
     layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
     largest = dataclasses.replace(config, **layers)
@@ -237,7 +242,8 @@ def test_read_dequantises_as_ggml_does(tmp_path, kind, size, halves, reference):
     writer = GGUFWriter(tmp_path / "blocks.gguf", "llama")
     writer.add_tensor("x", raw.reshape(3, -1), raw_dtype=GGMLQuantizationType[kind])
     finish(writer)
-    tensors = GgufTensors(tmp_path / "blocks.gguf", read_file(tmp_path / "blocks.gguf"))
+    file = tmp_path / "blocks.gguf"
+    tensors = GgufTensors(file, read_header(file, ()).tensors)
     assert tensors.shapes["x"] == (3, 512)
     values = tensors.read("x")
     np.testing.assert_allclose(values, reference(raw).reshape(3, 512), rtol=1e-6, atol=1e-4)
@@ -269,7 +275,9 @@ def whole(tmp_path_factory, llama):
 def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
     file = tmp_path / "short.gguf"
     file.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match=r"short\.gguf is not a GGUF file, or is damaged or trunc"):
+    with pytest.raises(
+        ValueError, match=r"short\.gguf is (not a GGUF file|empty|damaged or trunc)"
+    ):
         open_gguf(file)
 
 
@@ -277,7 +285,7 @@ def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
 def test_open_gguf_refuses_garbage(tmp_path, head):
     file = tmp_path / "garbage.gguf"
     file.write_bytes(head + np.random.default_rng(0).bytes(4096))
-    with pytest.raises(ValueError, match="is not a GGUF file, or is damaged"):
+    with pytest.raises(ValueError, match=r"is not a GGUF file|is damaged|has GGUF version"):
         open_gguf(file)
 
 
@@ -301,7 +309,7 @@ def test_open_gguf_refuses_another_architecture(tmp_path, llama):
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope type 'yarn'"),
         ({"rope.dimension_count": 4}, "rotates only a part of each head"),
         ({"attention.value_length": 16}, r"values of another width than its heads \(8\)"),
-        ({"attention.head_count": None}, "num_attention_heads must be a positive number"),
+        ({"attention.head_count": None}, r"head_count \(num_attention_heads\) must be a positive"),
         ({"block_count": 4}, r"missing blk\.3\.attn_k\.weight"),
         ({"block_count": 2}, r"unmapped blk\.2\.attn_k\.weight"),
         (

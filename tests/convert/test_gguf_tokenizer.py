@@ -12,8 +12,8 @@ from tests.convert.gguf_writer import TEXTS, add_byte_level, add_sentencepiece, 
 
 @pytest.fixture(scope="module")
 def llama():
-    """A tiny Llama that no test changes."""
-    return tiny_llama()
+    """A tiny Llama that no test changes, with an embedding for each token below."""
+    return tiny_llama(vocab_size=300)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Hugging Face directories: what is read, and everything that must be refused."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import cola_jax
 from cola_jax.checkpoint import stop_tokens
 from cola_jax.convert import convert
-from cola_jax.convert.huggingface import open_directory, read_stop_tokens
+from cola_jax.convert.huggingface import INDEX, open_directory, read_stop_tokens
 from tests import oracle
 
 WEIGHTS = "model.safetensors"
@@ -35,7 +36,7 @@ def test_open_directory_refuses_a_missing_shard(pair, tmp_path):
     pair("llama-gqa").theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
     open_directory(tmp_path / "shards")
     next((tmp_path / "shards").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match=r"lacks \['model-00.*complete the download"):
+    with pytest.raises(ValueError, match=r"lacks \[model-00.*complete the download"):
         open_directory(tmp_path / "shards")
 
 
@@ -57,7 +58,7 @@ def test_open_directory_names_all_wrong_tensors_at_once(source):
 
 def test_open_directory_shortens_long_lists_of_tensors(source):
     edit_config(source, num_hidden_layers=8)
-    with pytest.raises(ValueError, match=r"missing .* and 10 more\."):
+    with pytest.raises(ValueError, match=r"missing .* and 14 more\."):
         open_directory(source)
 
 
@@ -190,6 +191,70 @@ def test_open_directory_refuses_broken_json(source, text):
 def test_open_directory_refuses_another_folder(tmp_path):
     with pytest.raises(ValueError, match=r"has no config\.json: it is not a Hugging Face model"):
         open_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**6}, r"num_hidden_layers must be .* at most 10,000, got 1000000"),
+        ({"num_hidden_layers": 10**18}, r"num_hidden_layers must be .* at most 10,000"),
+        ({"num_hidden_layers": 6.0}, r"num_hidden_layers must be a positive integer.*got 6\.0"),
+        ({"num_attention_heads": 0}, r"num_attention_heads must be .*got 0"),
+        ({"num_attention_heads": True}, r"num_attention_heads must be .*got True"),
+        ({"num_attention_heads": 3}, "3 query heads cannot share 2 key/value heads"),
+        ({"vocab_size": 2**31}, r"vocab_size must be .*at most 2,147,483,647, got 2147483648"),
+        ({"head_dim": 7}, "head_dim must be even, got 7"),
+        ({"rms_norm_eps": 1e300}, r"rms_norm_eps must be a positive number .*got 1e\+300"),
+        ({"rms_norm_eps": 2}, r"norm_eps must be 1e-30 to 1\.0, got 2"),
+        ({"rope_scaling": []}, r"rope_scaling must be an object, got \[\]"),
+        ({"rope_parameters": {"rope_type": {}}}, r"rope type \{\} is not supported"),
+        ({"rope_parameters": {"rope_theta": -1}}, r"rope_theta must be .*got -1"),
+        ({"hidden_act": "relu"}, "does not handle: hidden_act = 'relu'"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+        ({"model_type": "x" * 10_000}, r"model_type 'xxx.*\.\.\..*' is not supported"),
+        ({"auto_map": {"AutoModel": "a.B"}}, "does not handle: auto_map"),
+        ({f"a{i}": 1 for i in range(999)}, "does not handle: a0 = 1.* and 995 more"),
+    ],
+)
+def test_open_directory_bounds_the_config(source, changes, message):
+    edit_config(source, **changes)
+    with pytest.raises(ValueError, match=message) as raised:
+        open_directory(source)
+    assert str(raised.value).startswith(f"{source / 'config.json'}: ")
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", INDEX, WEIGHTS, "tokenizer.json"]
+)
+def test_convert_refuses_pipes_and_directories(source, tmp_path, name):
+    (source / name).unlink(missing_ok=True)
+    for make in (os.mkfifo, os.mkdir):
+        make(source / name)
+        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device, not a file"):
+            convert(str(source), tmp_path / "made")
+        (source / name).unlink() if make is os.mkfifo else (source / name).rmdir()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "a\nb"])
+def test_open_directory_refuses_weights_elsewhere(source, name):
+    (source / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="which is not a file of that directory"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_a_header_that_is_too_long(source):
+    whole = (source / WEIGHTS).read_bytes()
+    (source / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(ValueError, match="its header would have 4,611,686,018,427,387,904 bytes"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_json_of_any_size(source):
+    with (source / "config.json").open("ab") as file:
+        file.truncate(2**31)
+    with pytest.raises(ValueError, match="has 2,147,483,648 bytes, and 10,485,760 are the most"):
+        open_directory(source)
 
 
 def make_tokenizer():

@@ -8,7 +8,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 
 from cola_jax.convert.conversion import open_source
-from cola_jax.convert.table import expected, places, shorten, split_axes
+from cola_jax.convert.table import expected, places, split_axes
 from cola_jax.params import axis_sizes
 from tests import oracle
 
@@ -41,8 +41,3 @@ def test_rows_restore_tensors_to_the_bit(pair, variant):
 )
 def test_split_axes_reads_patterns(pattern, axes):
     assert [axis.split() for axis in split_axes(pattern)] == axes
-
-
-def test_shorten_counts_what_it_omits():
-    assert shorten(["a", "b"], limit=2) == "a, b"
-    assert shorten(["a", "b", "c"], limit=2) == "a, b and 1 more"

@@ -1,0 +1,114 @@
+"""Loads a tokenizer and tries it, so that a broken one fails where it is converted."""
+
+from pathlib import Path
+from typing import Any
+
+from cola_jax.json_text import parse_json
+from cola_jax.messages import first_line, shown
+
+LARGEST = {"tokenizer.json": 2**28}  # bytes; that of Gemma 3 has 33 million
+LARGEST_OTHER = 10 * 2**20
+SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
+MESSAGE = [{"role": "user", "content": SENTENCE}]
+REPAIR = (
+    "Repair it or download it again; without tokenizer files a local model converts, and then runs "
+    "on token ids alone."
+)
+
+
+def load_folder(folder: Path, name: str) -> Any:
+    """Loads the tokenizer of a local folder with transformers; `name` says which in errors.
+
+    Raises ValueError, whatever transformers and the tokenizers package raise.
+    """
+    check_files(folder, name)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # also PanicException, which is no Exception
+        raise ValueError(
+            f"{name} has a tokenizer that cannot be loaded ({first_line(error)}). {REPAIR}"
+        ) from None
+
+
+def check_files(folder: Path, name: str) -> None:
+    """Raises ValueError for files too large to be read, settings of wrong types, and for code."""
+    for file in folder.iterdir():
+        limit, size = LARGEST.get(file.name, LARGEST_OTHER), file.stat().st_size
+        if file.suffix == ".json" and size > limit:
+            raise ValueError(
+                f"{name}: {file.name} has {size:,} bytes, and {limit:,} are the most that it may "
+                f"have. {REPAIR}"
+            )
+    for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if not (folder / file).is_file():
+            continue
+        # not finite: transformers writes 10**30 for a length without limit
+        settings = parse_json((folder / file).read_bytes(), f"{name}: {file}", finite=False)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name}: {file} must be an object, got {shown(settings)}. {REPAIR}")
+        check_settings(settings, name, file)
+
+
+def check_settings(settings: dict[str, Any], name: str, file: str) -> None:
+    """Raises ValueError for settings that transformers would run as code or fail on late."""
+    if settings.get("auto_map"):
+        raise ValueError(
+            f"{name}: {file} has auto_map, which asks to run the code of the model's author. "
+            "No such code is run: save the tokenizer in the format of transformers' own classes "
+            "(tokenizer.json), and remove auto_map."
+        )
+    for key, kinds in {"tokenizer_class": str, "model_max_length": (int, float)}.items():
+        value = settings.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ValueError(
+                f"{name}: {key} of {file} must be a {'text' if kinds is str else 'number'}, got "
+                f"{shown(value)}. {REPAIR}"
+            )
+
+
+def try_tokenizer(tokenizer: Any, name: str, vocab_size: int) -> None:
+    """Encodes and decodes a sentence, and applies the chat template where there is one.
+
+    Raises ValueError for what fails, and for a tokenizer whose ids the model does not embed.
+    """
+    try:
+        ids = tokenizer(SENTENCE).input_ids
+        decoded = tokenizer.decode(ids)
+        special = [tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id]
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ValueError(
+            f"{name} has a tokenizer that cannot encode a sentence and decode it "
+            f"({first_line(error)}). {REPAIR}"
+        ) from None
+    if not isinstance(decoded, str) or any(type(i) is not int for i in (*ids, *special) if i):
+        raise ValueError(f"{name} has a tokenizer that makes no token ids of a sentence. {REPAIR}")
+    if too_large := [i for i in ids if i >= vocab_size]:
+        raise ValueError(
+            f"{name} has the tokenizer of another model: it encodes a sentence with token id "
+            f"{max(too_large)}, but the model embeds {vocab_size}. {REPAIR}"
+        )
+    try_chat_template(tokenizer, name)
+
+
+def try_chat_template(tokenizer: Any, name: str) -> None:
+    """Raises ValueError unless the chat template, where there is one, can write one message."""
+    if not tokenizer.chat_template:
+        return
+    try:
+        text = tokenizer.apply_chat_template(MESSAGE, tokenize=False, add_generation_prompt=True)
+        if not isinstance(text, str):
+            raise TypeError(f"it writes {shown(text)}")
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # jinja raises many types, and templates their own
+        raise ValueError(
+            f"{name} has a chat template that cannot write one user message "
+            f"({first_line(error)}). Repair chat_template, or remove it: prompts are then plain "
+            "text."
+        ) from None
