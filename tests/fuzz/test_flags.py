@@ -1,0 +1,63 @@
+"""Odd values for every flag of every command: parsed, or refused with one line."""
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from cola_jax import cli
+from cola_jax.cli import COMMANDS, parse, with_defaults
+from cola_jax.commands.flag_table import flags_of
+
+ODD = (
+    *("", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "-1e400", "9" * 25, "9" * 5000, "0x10"),
+    *("1_0", "\uff11\uff12", "\u0663", "1/0", "0/0", "\u0660/\u0662", "-1/2", "0%", "1e9%", "%"),
+    *("\u0661\u0662GB", "2**63"),
+    *("\0", "a\0b", "\ud800", "\u2028", "../..", "~", "gs://bucket/x", "s3://x", "file:///etc"),
+    *(
+        "x" * 100_000,
+        "(" * 1000,
+        "0-" + "9" * 30,
+        "(0)x" + "9" * 30,
+        "[]",
+        "{}",
+        "!!python/name:os",
+    ),
+)
+FLAGS = [
+    (name, flag.name)
+    for name, command in COMMANDS.items()
+    if name != "lm-eval"  # the harness parses what follows it
+    for flag in flags_of(with_defaults(command, "best"))
+    if not flag.placed
+]
+
+
+@settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@example(("search", "--rules.exploration"), "nan")
+@example(("search", "--memory-budget"), "\u0661\u0662GB")
+@example(("evaluate", "--output"), "a\0b")
+@given(st.sampled_from(FLAGS), st.sampled_from(ODD) | st.text(max_size=40))
+def test_odd_values_are_parsed_or_refused(flag: tuple[str, str], value: str) -> None:
+    name, spelling = flag
+    needed = [
+        word
+        for other in flags_of(with_defaults(COMMANDS[name], "best"))
+        if other.required and other.name != spelling and not other.switch
+        for word in ([other.name, "1"] if not other.placed else ["1"])
+    ]
+    said = refusal([name, *needed, f"{spelling}={value}"])
+    assert "\n" not in said.strip()
+    assert len(said) < 1500
+
+
+def refusal(arguments: list[str]) -> str:
+    """What is said of arguments that cannot be run; "" of those that can."""
+    try:
+        parse(arguments)
+    except ValueError as error:
+        if cli.is_input_error(error):  # raised by this package
+            return str(error)
+        raise
+    except SystemExit:
+        pytest.fail("the parser ended the process instead of saying what is wrong")
+    return ""
