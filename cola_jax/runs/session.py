@@ -220,6 +220,8 @@ class Session:
         """
         if robust:
             check_robust(self.scorer, self.variants, reuse)
+        workload = settings.workload(self.num_layers)
+        self.check_budget(workload.positions)
         self.check_search(settings)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
             settings = dataclasses.replace(
@@ -232,7 +234,6 @@ class Session:
         recorded = {"command": "search", **strategy, **dataclasses.asdict(settings)}
         if robust:
             recorded["robust"] = True
-        workload = settings.workload(self.num_layers)
         return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
 
     def check_search(self, settings: Settings) -> None:

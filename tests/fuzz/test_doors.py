@@ -67,7 +67,7 @@ def fuzz(doors, name, count):
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", NAMES)
 def test_door_opens_or_refuses_in_one_line(doors, name):
-    fuzz(doors, name, 150)
+    fuzz(doors, name, 100)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ FLAGS = [
 ]
 
 
-@settings(max_examples=400, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @example(("search", "--rules.exploration"), "nan")
 @example(("search", "--memory-budget"), "\u0661\u0662GB")
 @example(("evaluate", "--output"), "a\0b")

@@ -78,7 +78,9 @@ def prepare(checkpoint, task_of):
     return make
 
 
-@pytest.mark.parametrize("name", ["letter-strict", "variants", "generation"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("letter-strict", marks=pytest.mark.slow), "variants", "generation"]
+)
 def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
     whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
     metrics = Metrics()
@@ -106,7 +108,7 @@ def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_pat
     assert rows(run) == rows(whole)
 
 
-@pytest.mark.parametrize("name", ["options", "exact"])
+@pytest.mark.parametrize("name", ["options", pytest.param("exact", marks=pytest.mark.slow)])
 def test_extended_evaluation_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
     whole = prepare(name, 7).evaluate(str(tmp_path / "whole"), PATHS)
     metrics = Metrics()

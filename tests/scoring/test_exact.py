@@ -249,7 +249,7 @@ BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
     ("form", "format"),
     [
         ("ended", BARE),
-        ("boxed", BOXED),
+        pytest.param("boxed", BOXED, marks=pytest.mark.slow),
         ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
     ],
 )
