@@ -75,6 +75,10 @@ def edit_table(
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
     runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
     """
+    # larger ones fit in no path
+    skip, repeat, times, move, move_block = (
+        min(size, positions) for size in (skip, repeat, times, move, move_block)
+    )
     shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
     shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
     places = [s for s in range(-move, move + 1) if s]

@@ -48,23 +48,28 @@ def ended_in_order() -> Iterator[None]:
 
     def again(number: int, frame: FrameType | None) -> None:
         if importing(frame):  # extensions print a traceback of their own, and go on
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            put_off()
         else:
             raise ended[0]
 
     def unraisable(lost: Any) -> None:
         if isinstance(lost.exc_value, Interrupted):  # it fell into the garbage collector
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            put_off()
         else:
             hook(lost)
 
+    def put_off() -> None:
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {each: signal.signal(each, end) for each in SIGNALS}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, again)
+    before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if ended:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
         for each, handler in before.items():
             signal.signal(each, handler)

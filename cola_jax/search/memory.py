@@ -16,7 +16,7 @@ def check_memory(settings: Settings, num_layers: int, searches: int, budget: int
     The message names the flag to lower, and the largest value that fits.
     """
     positions = settings.positions(num_layers)
-    edits, needed = edits_at(settings), bytes_of_edits(settings, positions)
+    edits, needed = edits_at(settings, positions), bytes_of_edits(settings, positions)
     if searches * needed > budget:
         each = budget / searches
         if isinstance(settings.preset, TreeRules):
@@ -39,15 +39,16 @@ def check_memory(settings: Settings, num_layers: int, searches: int, budget: int
             )
 
 
-def edits_at(settings: Settings) -> int:
-    """Returns how many edits there are at each position of a path."""
+def edits_at(settings: Settings, positions: int) -> int:
+    """Returns how many edits there are at each position of a path of so many layers."""
     rules = settings.preset
-    moves = 2 * rules.max_move * rules.max_move_block
-    return max(1, rules.largest_skip + rules.max_repeat * rules.max_times + moves)
+    sizes = rules.largest_skip, rules.max_repeat, rules.max_times, rules.max_move
+    skip, repeat, times, move = (min(size, positions) for size in sizes)
+    return max(1, skip + repeat * times + 2 * move * min(rules.max_move_block, positions))
 
 
 def bytes_of_edits(settings: Settings, positions: int) -> int:
     """Returns the bytes that all edits of a path of so many layers take."""
-    edits = edits_at(settings) * positions
+    edits = edits_at(settings, positions) * positions
     tree = isinstance(settings.preset, TreeRules)
     return edits * (LAYER * positions if tree else EDIT)
