@@ -221,7 +221,7 @@ def read_choice(text: str, choices: Sequence[str]) -> str:
 
 
 def read_number(text: str, kind: Callable[[str], Any], what: str) -> Any:
-    """Reads a number in ASCII digits; ValueError for one that is not finite or has 64 bits."""
+    """Reads a number in ASCII digits; ValueError for one that is not finite, or 2**63 or more."""
     if not NUMBER.fullmatch(text):
         raise ValueError(f"{shown(text)} is not {what}.")
     try:

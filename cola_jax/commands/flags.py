@@ -141,12 +141,8 @@ def check_task(task: str) -> None:
     from cola_jax.tasks.hub import TASKS
     from cola_jax.tasks.names import ARITHMETIC
 
-    if task in (*TASKS, ARITHMETIC) or "://" in task or Path(task).is_file():
-        return
-    if harness_names.find(task) is None:
-        from cola_jax.tasks.kinds import unknown
-
-        raise unknown(task)
+    if not (task in (*TASKS, ARITHMETIC) or "://" in task or Path(task).is_file()):
+        harness_names.require(task)
 
 
 def check_output(directory: str) -> None:

@@ -48,7 +48,7 @@ VOCABULARY = TypeAdapter(Vocabulary)
 def check_tokenizer(file: Path, metadata: Mapping[str, Any], vocab_size: int) -> None:
     """Raises ValueError unless the metadata describe a tokenizer, or none, of a model of that size.
 
-    What only transformers can tell is left to `trial.try_tokenizer`.
+    What only transformers can tell is left to `cola_jax.tokenizer_trial`.
     """
     for name, value in metadata.items():
         if not (name.startswith(PREFIX) and name.endswith("_token_id")):

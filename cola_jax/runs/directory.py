@@ -126,9 +126,9 @@ class RunDirectory:
                 "before the run is continued with more evaluations."
             )
         (self.directory / UNFINISHED).mkdir(exist_ok=True)
+        time = len(self.manifest()["starts"])  # so that each time has names of its own
         for file in self.parts("evaluations"):
-            name = f"{len(self.manifest()['starts'])}-{file.name}"  # a name for each time
-            file.replace(self.directory / UNFINISHED / name)
+            file.replace(self.directory / UNFINISHED / f"{time}-{file.name}")
             (self.directory / "questions" / file.name).unlink()
 
     def discard(self) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cola_jax.messages import plain
-from cola_jax.tasks.names import LIBRARY
+from cola_jax.tasks.hub import TASKS
+from cola_jax.tasks.names import ARITHMETIC, LIBRARY, nearest
 
 NAME = re.compile(
     rb"^[\"']?(task|group|class)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE
@@ -64,3 +65,20 @@ def find(task: str) -> str | None:
             "with commas between them."
         )
     return None
+
+
+def require(task: str) -> str:
+    """Returns the library's own name of a task, as `find`.
+
+    Raises ValueError where it has none, and so no task of that name exists, with the most similar.
+    """
+    if (name := find(task)) is not None:
+        return name
+    known = names()
+    more = "a task of lm-evaluation-harness"
+    if not known:
+        more += " (for which: pip install 'cola-jax[lm-eval]')"
+    raise ValueError(
+        f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC}, nor an existing "
+        f"JSONL file, nor {more}{nearest(task.removeprefix(LIBRARY), known)}."
+    )

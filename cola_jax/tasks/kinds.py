@@ -8,7 +8,7 @@ from etils import epath
 from cola_jax.question import Question
 from cola_jax.tasks import harness, harness_names, readers
 from cola_jax.tasks.hub import TASKS
-from cola_jax.tasks.names import ARITHMETIC, LIBRARY, nearest
+from cola_jax.tasks.names import ARITHMETIC, LIBRARY
 from cola_jax.tasks.readers import Fields, read_lines
 
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
@@ -59,24 +59,11 @@ def kind_of(task: str) -> str:
     if task in TASKS:
         return TASKS[task].kind
     if task.startswith(LIBRARY) or not epath.Path(task).is_file():
-        if (name := harness_names.find(task)) is None:
-            raise unknown(task)
+        name = harness_names.require(task)
         return HARNESS_OPEN if harness.is_open(name) else HARNESS
     for number, row in read_lines(task):
         return kind_of_row(row, f"{task}:{number}")
     raise ValueError(f"{task} yields no questions: it is empty.")
-
-
-def unknown(task: str) -> ValueError:
-    """Returns the error for a task that does not exist, with the most similar name."""
-    known = harness_names.names()
-    more = "a task of lm-evaluation-harness"
-    if not known:
-        more += " (for which: pip install 'cola-jax[lm-eval]')"
-    return ValueError(
-        f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC}, nor an existing "
-        f"JSONL file, nor {more}{nearest(task.removeprefix(LIBRARY), known)}."
-    )
 
 
 def kind_of_row(row: Fields, where: str) -> str:
