@@ -18,6 +18,7 @@ from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end
+from tests.runs.interruption import fail_after, written
 
 CONFIG = RunConfig(devices=Devices(data=1))
 SEARCH = Settings(PRESETS["best"], simulations=10, leaves=4, seed=2, early_stop=False)
@@ -141,30 +142,20 @@ def test_nothing_written_is_evaluated_again(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "PIECE", 0.0)
     session, metrics = prepare("generation", 4), Metrics()
     whole = session.search(str(tmp_path / "whole"), SEARCH)
-    evaluate, calls = journal.ResumedEvaluator.evaluate, []
-
-    def fail(self, *arguments):
-        if len(calls) == 6:
-            raise RuntimeError("no room")
-        calls.append(arguments)
-        evaluate(self, *arguments)
-
-    monkeypatch.setattr(journal.ResumedEvaluator, "evaluate", fail)
-    with pytest.raises(RuntimeError, match="no room"):
-        session.search(str(tmp_path / "run"), SEARCH, metrics)
+    with monkeypatch.context() as patch:
+        fail_after(6, patch)
+        with pytest.raises(RuntimeError, match="no room"):
+            session.search(str(tmp_path / "run"), SEARCH, metrics)
     run = RunDirectory(tmp_path / "run")
     assert run.questions().num_rows == 0
     assert metrics.evaluations > 0
-    written = sum(
-        read_part(file, journal.SCHEMA).num_rows for file in (run.directory / UNFINISHED).iterdir()
-    )
-    assert written == metrics.evaluations
-    monkeypatch.setattr(journal.ResumedEvaluator, "evaluate", evaluate)
+    kept = written(tmp_path / "run")
+    assert kept == metrics.evaluations
     session.search(str(tmp_path / "run"), SEARCH, metrics)
     assert rows(run) == rows(whole)
     asked = sum(not row["reused"] for row in run.evaluations().to_pylist())
     assert metrics.evaluations == asked
-    assert metrics.earlier == written
+    assert metrics.earlier == kept
 
 
 def test_confirmed_paths_are_not_confirmed_again(prepare, tmp_path, monkeypatch):

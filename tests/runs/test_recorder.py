@@ -6,10 +6,11 @@ import pytest
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.recorder import recording
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks.task import TaskConfig
+from tests.runs.interruption import fail_after, written
 
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4), (1, 2, 3)]
 QUESTIONS = 6
@@ -42,27 +43,18 @@ def test_interrupted_recorder_resumes_to_the_same_bits(session, tmp_path, monkey
     assert [row["evaluations"] for row in rows(whole)[0]] == [len(PATHS)] * QUESTIONS
     # one that has written parts, as those of earlier versions have before they are done
     before = record(session, out, PATHS[:2]).evaluations
-    evaluate, calls = journal.ResumedEvaluator.evaluate, []
-
-    def fail(self, *arguments):
-        if len(calls) == 2:
-            raise RuntimeError("no room")
-        calls.append(arguments)
-        evaluate(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(journal.ResumedEvaluator, "evaluate", fail)
+        fail_after(2, patch)
         # as if it were killed, before its second file is due
         patch.setattr(journal, "SECONDS", 1e9)
         patch.setattr(journal.Journal, "flush", lambda self: None)
         with pytest.raises(RuntimeError, match="no room"):
             record(session, out)
     assert rows(out) == [[], []]
-    files = (out / UNFINISHED).iterdir()
-    written = sum(read_part(file, journal.SCHEMA).num_rows for file in files)
-    assert before < written < total
+    kept = written(out)
+    assert before < kept < total
     metrics = record(session, out)
-    assert (metrics.earlier, metrics.evaluations) == (written, total - written)
+    assert (metrics.earlier, metrics.evaluations) == (kept, total - kept)
     assert rows(out) == rows(whole)
     assert not (out / UNFINISHED).exists()
     assert record(session, out).evaluations == 0
