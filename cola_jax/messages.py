@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
 
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
-    return name if len(name) <= 80 and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def shorten(names: list[str], limit: int = 4) -> str:

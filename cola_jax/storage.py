@@ -1,4 +1,4 @@
-"""Places that are read and written: storage such as gs://bucket/folder, and local folders."""
+"""Places that are read and written: storage such as gs://bucket/folder, and local files."""
 
 import importlib.util
 import os
@@ -18,6 +18,16 @@ def check_url(text: str) -> None:
         raise ValueError(f"{text} is in no storage that can be used: {known}, or a local path.")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+
+
+def read_text(file: str | os.PathLike[str]) -> str:
+    """Reads a text file; ValueError where it cannot be read or is not text."""
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ from cola_jax.convert.peers.searched import Searched
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
 from tests.fuzz.kind import Kind
-from tests.fuzz.mutations import mutate_json_text, mutate_lines
+from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_lines
 
 LAYERS = 5
 PLAIN = "0-4\n0,1,3,4  # without 2\n0-2,(2-3)x2,4\n"
@@ -91,18 +91,17 @@ def make(folder: Path) -> None:
 def kinds(folder: Path) -> dict[str, Kind]:
     """Returns the kinds of files that flags name."""
     read = reading(folder / "fuzzed.txt", lambda file: PathFlags(paths_file=file).collect(LAYERS))
-    merge = mergekit_config((0, 1, 1, 2, 3, 4), "someone/model")
-    values = dict(values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"])))
-    flags = yaml.safe_dump(values)
+    merge = yaml.safe_load(mergekit_config((0, 1, 1, 2, 3, 4), "someone/model"))
+    flags = dict(values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"])))
     return {
         "path lines": Kind(functools.partial(mutate_lines, PLAIN, ODD_PATHS), read, "fuzzed.txt"),
         "RYS lines": Kind(functools.partial(mutate_lines, RYS_LINES, ODD_RYS), read, "fuzzed.txt"),
         "RYS queue": of_value(QUEUE, read),
         "PoLar": of_value(polar_samples(SEARCHED, LAYERS), read),
         "Dr.LLM": of_value(drllm_results(SEARCHED, LAYERS, "someone/model", "sums", 100), read),
-        "mergekit": Kind(functools.partial(mutate_merge, merge), read, "fuzzed.txt"),
+        "mergekit": Kind(functools.partial(mutate_yaml, merge), read, "fuzzed.txt"),
         "flags": Kind(
-            functools.partial(mutate_lines, flags, ODD_YAML),
+            functools.partial(mutate_yaml, flags),
             reading(folder / "flags.yaml", lambda file: parse(["search", "--config", str(file)])),
         ),
         "static": of_value(STATIC, reading(folder / "static.json", read_static)),
@@ -124,11 +123,11 @@ def reading(file: Path, read: Callable[[Path], object]) -> Callable[[bytes], obj
     return write_and_read
 
 
-def mutate_merge(text: str, seed: int) -> bytes:
-    """Changes the values of a merge for one seed of two, and else its lines or bytes."""
+def mutate_yaml(value: dict[str, Any], seed: int) -> bytes:
+    """Changes values for one seed of two, and else lines or bytes."""
     if seed % 2:
-        return mutate_lines(text, ODD_YAML, seed)
-    return mutate_json_text(yaml.safe_load(text), seed)
+        return mutate_lines(yaml.safe_dump(value, sort_keys=False), ODD_YAML, seed)
+    return yaml.safe_dump(mutate_json(value, seed), allow_unicode=bool(seed % 4)).encode()
 
 
 def read_static(file: Path) -> None:
