@@ -12,6 +12,7 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type where it has none."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].rstrip(". ")
+    line = line if line.isprintable() else repr(line)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 

@@ -27,8 +27,9 @@ def parse_yaml(text: str, where: str) -> Any:
       Dictionaries, lists, booleans and None; numbers and dates stay text, as they are written.
 
     Raises:
-      ValueError: for what is not YAML, is nested too deeply or too long to be read, has a name twice
-        in one mapping, a tag, or a reference to a list or mapping, of which a few make millions.
+      ValueError: for what is not YAML, is nested too deeply or too long to be read, has a name
+        twice in one mapping, a tag, or a reference to a list or mapping, of which a few make
+        millions.
     """
     if len(text) > LARGEST:
         raise ValueError(

@@ -12,7 +12,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"
 
 
 def test_yaml_is_read_as_text_and_booleans() -> None:
-    text = "a: [1, 0.5, 2001-01-01, 0x10, '1', \"null\"]\nb: {c: yes, d: off, e: ~, f: }\ng: &m x\nh: *m"
+    text = "a: [1, 0.5, 2001-01-01, 0x10, '1', \"null\"]\nb: {c: yes, d: off, e: ~, f: }\n"
+    text += "g: &m x\nh: *m"
     assert parse_yaml(text, "file") == {
         "a": ["1", "0.5", "2001-01-01", "0x10", "1", "null"],
         "b": {"c": True, "d": False, "e": None, "f": None},

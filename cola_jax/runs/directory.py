@@ -22,6 +22,7 @@ from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.json_text import parse_object
+from cola_jax.messages import shown
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.storage import check_links
 
@@ -326,7 +327,7 @@ def unwritable(directory: epath.Path, error: OSError) -> OSError:
 def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises ValueError that names every setting in which a run and this command differ."""
     differences = [
-        f"{name}: {was!r} there, {now!r} here"
+        f"{name}: {shown(was)} there, {shown(now)} here"
         for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
     ]
     if differences:

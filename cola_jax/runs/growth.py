@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.messages import shown
 from cola_jax.runs.directory import differing, other_settings
 
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
@@ -83,7 +84,7 @@ def describe(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 "not all of them"
             )
         else:
-            found[name] = f"{flag_of(name)}: {before!r} there, {after!r} here"
+            found[name] = f"{flag_of(name)}: {shown(before)} there, {shown(after)} here"
     return list(found.values())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import RunDirectory, differing
 from cola_jax.scoring.encode import Encoded
@@ -135,7 +136,9 @@ def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, A
     before, now = ({name: each.get(name) for name in SAME} for each in (old, new))
     found = differing(before, now)
     if found:
-        listed = "; ".join(f"{name}: {was!r} there, {is_!r} here" for name, was, is_ in found)
+        listed = "; ".join(
+            f"{name}: {shown(was)} there, {shown(is_)} here" for name, was, is_ in found
+        )
         raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
 
 
