@@ -57,7 +57,8 @@ def check(
 ) -> None:
     """Compares the names and shapes of a checkpoint with its table, before data is read.
 
-    Raises a ValueError that names the file or folder `where`, and lists all missing, unmapped and mis-shaped tensors.
+    Raises a ValueError that names the file or folder `where`, and lists all missing, unmapped and
+    mis-shaped tensors.
     """
     wanted = {name: shape for row in rows for name, shape in expected(row, config)}
     found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}

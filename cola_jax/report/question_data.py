@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
-from cola_jax.runs.directory import RunDirectory, read_parts
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.runs.directory import RunDirectory
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
@@ -34,13 +33,13 @@ def question_entries(
     files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
     texts = sum(
         table["text"].length() - table["text"].null_count
-        for table in (read_parts([file], EVALUATIONS, ["text"]) for file in files)
+        for table in (run.evaluations(["text"], [file]) for file in files)
     )
     shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
     for file in files:
-        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, None)
+        questions = run.questions(files=[run.directory / "questions" / file.name])
         paths: dict[str, list[dict[str, Any]]] = {}
-        for row in evaluation_rows(read_parts([file], EVALUATIONS, COLUMNS)):
+        for row in evaluation_rows(run.evaluations(COLUMNS, [file])):
             paths.setdefault(row["question"], []).append(row)
         for question in questions.to_pylist():
             rows = paths.get(question["question"], [])

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from cola_jax.execute.metrics import COUNTER, Metrics
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
+from cola_jax.runs.parts import read_part
 from cola_jax.runs.reuse import Indexed, rows_by_question, stored_rows, stored_verdict
 from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
@@ -50,7 +51,7 @@ class Journal:
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
         for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
-            table = read_part(file, SCHEMA, "evaluations are made")
+            table = read_part(file, SCHEMA, run.num_layers, "evaluations are made")
             index = rows_by_question(table, names)
             self.files[file] = set(table["question"].to_pylist())
             if index:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from cola_jax.commands.report import Report
 from cola_jax.deploy.router.designs import LayerDesign
-from cola_jax.deploy.router.examples import make_examples
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
@@ -130,7 +129,8 @@ class Readers:
         labels = read_labels(run)
         candidates(labels, LAYERS, MenuSettings())
         design = LayerDesign(LAYERS, 8)
-        make_examples(labels, list(range(len(labels))), design.target, "all", 0.5)
+        for path in (path for one in labels for path in one.held):
+            design.target(path)
 
     def decoys(self, folder: Path) -> None:
         answers = Answers(folder)

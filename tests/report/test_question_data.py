@@ -84,7 +84,7 @@ def test_question_entries_of_older_run(old_run: RunDirectory):
 def test_question_entries_from_several_parts(tmp_path: Path):
     parts = [
         (
-            [decoded(f"q{i}", n, (n,) * (9 - n), f"{i} {n}", n == 3) for n in range(8)],
+            [decoded(f"q{i}", n, (n % 4,) * (9 - n), f"{i} {n}", n == 3) for n in range(8)],
             [open_question(f"q{i}", 1)],
         )
         for i in range(3)

@@ -9,8 +9,9 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard, read_part
+from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard
 from cola_jax.runs.growth import continues, flag_of
+from cola_jax.runs.parts import read_part
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.search.presets import PRESETS, Settings
