@@ -32,6 +32,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cola_jax.cli import main as cola
 from experiments.outputs import outputs, same_output, with_output
 
+WHOLE, CRASHED, SMALL = "whole", "crash", "small"  # of equal lengths, which files of Orbax have
 MOMENTS = ("before", "during", "after")
 Moment = Literal["before", "during", "after"]
 FORK = multiprocessing.get_context("fork")  # of a process that has imported everything
@@ -66,10 +67,10 @@ def main(settings: Crash | Full) -> None:
     renames, modules = out / "renames", out / "modules"
 
     def prepare() -> None:
-        note(out / "whole", renames)
+        note(out / WHOLE, renames)
         util.Finalize(None, lambda: modules.write_text("\n".join(sys.modules)), exitpriority=1)
 
-    status, said = forked(settings.command, out / "whole", prepare)
+    status, said = forked(settings.command, out / WHOLE, prepare)
     if status:
         sys.exit(said)
     preload(modules.read_text().split())
@@ -168,7 +169,7 @@ def crashes(command: Sequence[str], out: Path, number: int) -> Iterator[str]:
     """Yields the crashes after which the output differs."""
     for i in range(number):
         for moment in MOMENTS:
-            folder = out / f"{i}-{moment}"
+            folder = out / CRASHED
             forked(command, folder, lambda folder=folder, i=i, m=moment: crash(folder, i, m))
             yield from finished(command, out, folder, f"rename {i}, {moment}")
             shutil.rmtree(folder)
@@ -176,9 +177,9 @@ def crashes(command: Sequence[str], out: Path, number: int) -> Iterator[str]:
 
 def full(command: Sequence[str], out: Path, moments: int) -> Iterator[str]:
     """Yields the sizes of a file system where the error is not one line, or the output differs."""
-    files = [file for file in (out / "whole").rglob("*") if file.is_file()]
+    files = [file for file in (out / WHOLE).rglob("*") if file.is_file()]
     size = sum(-(-file.stat().st_size // 4096) * 4096 for file in files)
-    disk = out / "disk"
+    disk = out / SMALL
     for i in range(moments):
         disk.mkdir()
         room = 4096 * max(1, size * i // moments // 4096)
@@ -202,11 +203,11 @@ def mount(*arguments: str) -> None:
 def finished(command: Sequence[str], out: Path, folder: Path, name: str) -> Iterator[str]:
     """Runs a command again; yields what is wrong with its output, if anything."""
     status, said = forked(command, folder)
-    if status:
+    if status and "exists already" not in said:  # it was complete
         yield f"{name}: status {status}, {said!r}"
-    elif not same_output(out / "whole" / "out", folder / "out"):
+    elif not same_output(out / WHOLE / "out", folder / "out"):
         yield f"{name}: the output differs"
-    elif more := outputs(folder) - outputs(out / "whole"):
+    elif more := outputs(folder) - outputs(out / WHOLE):
         yield f"{name}: {sorted(more)} was left"
 
 
