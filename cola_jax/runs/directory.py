@@ -21,7 +21,7 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.json_text import parse_object
+from cola_jax.json_text import parse_object, readable_json
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.storage import check_links
 
@@ -182,7 +182,7 @@ class RunDirectory:
         """Writes the manifest and makes the folders; OSError says what to do."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            content = (json.dumps(manifest, indent=2) + "\n").encode()
+            content = (readable_json(manifest) + "\n").encode()
             write_whole(self.directory / MANIFEST, content)
             for kind in KINDS:
                 (self.directory / kind).mkdir(exist_ok=True)

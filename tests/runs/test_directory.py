@@ -61,6 +61,16 @@ def test_open_names_other_settings(run):
     run.open(SETTINGS | {"paths": [(0,)]}, HERE)  # a tuple is a list in JSON
 
 
+def test_manifest_has_a_path_on_one_line_and_is_read_where_it_has_more(tmp_path):
+    settings = SETTINGS | {"paths": [(0, 1, 2), (0, 2)]}
+    run = RunDirectory(tmp_path / "run")
+    run.open(settings, HERE)
+    file = run.directory / "run.json"
+    assert "      [0, 1, 2],\n      [0, 2]\n" in file.read_text()
+    file.write_text(json.dumps(run.manifest(), indent=2))  # as earlier versions wrote it
+    assert run.open(settings, HERE) == set()
+
+
 def test_differing_compares_nested_settings():
     assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
         ("a.b.c", 1, 0),
