@@ -10,16 +10,20 @@ import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
 from cola_jax.runs.directory import RunDirectory, read_parts
+from cola_jax.runs.reuse import rows_by_question
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
 MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
 MAX_ANSWER = 200  # characters of an answer
+NO_ROWS = np.zeros(0, int)
 
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
 COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
+ASKED = ["question", "text", "options", "gold", "best", "confirmed"]  # the columns of questions
+ASKED += ["baseline", "baseline_answer", "control", "control_reached"]
 
 
 def question_entries(
@@ -38,12 +42,11 @@ def question_entries(
     )
     shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
     for file in files:
-        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, None)
-        paths: dict[str, list[dict[str, Any]]] = {}
-        for row in evaluation_rows(read_parts([file], EVALUATIONS, COLUMNS)):
-            paths.setdefault(row["question"], []).append(row)
+        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, ASKED)
+        table = read_parts([file], EVALUATIONS, COLUMNS)
+        own = rows_by_question(table)
         for question in questions.to_pylist():
-            rows = paths.get(question["question"], [])
+            rows = evaluation_rows(table.take(own.get(question["question"], NO_ROWS)))
             yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
 
 

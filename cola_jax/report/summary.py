@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.report.controls import AskedAgain, compare_controls, summarise_again
+from cola_jax.report.controls import AGAIN, AskedAgain, compare_controls, summarise_again
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.statistics import (
     Difference,
@@ -26,6 +26,9 @@ from cola_jax.report.statistics import (
 )
 from cola_jax.runs.directory import RunDirectory, read_parts
 from cola_jax.runs.schema import EVALUATIONS
+
+COLUMNS = ["options", "metadata", "confirmed", "control", "control_reached", "answers", "closest"]
+COLUMNS += AGAIN  # the columns of questions that a summary is made of
 
 
 class Level(NamedTuple):
@@ -115,7 +118,7 @@ def summarise(run: RunDirectory) -> Summary:
     manifest = run.manifest()
     check_search(run, manifest["settings"])
     num_layers = int(manifest["starts"][-1]["num_layers"])
-    questions = run.questions()
+    questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
