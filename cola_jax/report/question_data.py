@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
+from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory, read_parts
-from cola_jax.runs.reuse import rows_by_question
+from cola_jax.runs.reuse import by_question
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
 MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
 MAX_ANSWER = 200  # characters of an answer
-NO_ROWS = np.zeros(0, int)
 
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
@@ -27,26 +27,20 @@ ASKED += ["baseline", "baseline_answer", "control", "control_reached"]
 
 
 def question_entries(
-    run: RunDirectory, budget: int
+    run: RunDirectory, summary: Summary, budget: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields for each question its entry in the list and its details, one part at a time.
 
     The list has about `budget` characters of the questions' texts.
     """
-    done = run.questions(["question"]).num_rows
-    listed = limit(budget, done, MIN_LISTED, MAX_LISTED)
-    files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
-    texts = sum(
-        table["text"].length() - table["text"].null_count
-        for table in (read_parts([file], EVALUATIONS, ["text"]) for file in files)
-    )
-    shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
-    for file in files:
+    listed = limit(budget, summary.done, MIN_LISTED, MAX_LISTED)
+    shown = limit(TEXT_BUDGET, summary.completions, MIN_TEXT, MAX_TEXT)
+    for file in run.parts("evaluations"):
         questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, ASKED)
-        table = read_parts([file], EVALUATIONS, COLUMNS)
-        own = rows_by_question(table)
+        tables = by_question(read_parts([file], EVALUATIONS, COLUMNS))
         for question in questions.to_pylist():
-            rows = evaluation_rows(table.take(own.get(question["question"], NO_ROWS)))
+            own = tables.get(question["question"])
+            rows = [] if own is None else evaluation_rows(own)
             yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
 
 

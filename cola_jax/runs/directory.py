@@ -28,6 +28,7 @@ from cola_jax.storage import check_links
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
+TOGETHER = 64  # tables that are joined at once
 UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
 
 
@@ -376,7 +377,15 @@ def read_parts(
     """Reads part files into one table; ValueError names a damaged one."""
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
-    return pa.concat_tables([schema.empty_table(), *(read_part(file, schema) for file in files)])
+    return join([schema.empty_table()], (read_part(file, schema) for file in files))
+
+
+def join(*tables: Iterable[pa.Table]) -> pa.Table:
+    """Joins tables, some at a time: what describes thousands of small ones takes most memory."""
+    every, joined = itertools.chain(*tables), []
+    while some := list(itertools.islice(every, TOGETHER)):
+        joined.append(pa.concat_tables(some).combine_chunks())
+    return pa.concat_tables(joined)
 
 
 def read_part(

@@ -1,5 +1,6 @@
 """`Reuse`: evaluations that earlier runs stored, so that a search does not repeat them."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -23,23 +24,23 @@ class StoredRows:
     """The evaluations of questions in the tables of earlier runs or starts."""
 
     def __init__(self):
-        self.places: dict[str, list[tuple[pa.Table, np.ndarray]]] = defaultdict(list)
+        self.tables: dict[str, list[pa.Table]] = defaultdict(list)  # of each question
 
     def add(self, table: pa.Table, names: Set[str]) -> set[str]:
         """Adds the rows of a table that are of some questions; returns all questions it has."""
-        rows = rows_by_question(table)
-        for name in names & rows.keys():
-            self.places[name].append((table, rows[name]))
-        return set(rows)
+        tables = by_question(table)
+        for name in names & tables.keys():
+            self.tables[name].append(tables[name])
+        return set(tables)
 
     def of(self, question: str) -> Iterator[dict[str, Any]]:
         """Yields the rows of a question."""
-        for table, rows in self.places.get(question, ()):
-            yield from table.take(rows).to_pylist()
+        for table in self.tables.get(question, ()):
+            yield from table.to_pylist()
 
     def forget(self, question: str) -> None:
         """Lets go of a question, and of tables that have no other."""
-        self.places.pop(question, None)
+        self.tables.pop(question, None)
 
 
 class Reuse:
@@ -70,8 +71,7 @@ class Reuse:
                     f"{directory} has none of these questions in the same words: its "
                     f"{len(stored)} questions or their prompts are others."
                 )
-            # in one piece, as taking rows of many pieces takes as long as putting them together
-            self.stored.add(run.evaluations().combine_chunks(), shared)
+            self.stored.add(run.evaluations(), shared)
 
     def verdicts(self, batch: Sequence[Encoded], positions: int) -> tuple[np.ndarray, Verdicts]:
         """Returns the paths [B, C, P] known of a batch, STOP-padded, and their verdicts [B, C]."""
@@ -161,10 +161,14 @@ def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, A
         raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
 
 
-def rows_by_question(table: pa.Table) -> dict[str, np.ndarray]:
-    """Returns the rows of each question, in order."""
+def by_question(table: pa.Table) -> dict[str, pa.Table]:
+    """Divides the rows of a table by their question; those of one keep their order."""
     question = table["question"].fill_null("").combine_chunks().dictionary_encode()
     number = question.indices.to_numpy()
-    ends = np.cumsum(np.bincount(number))
-    rows = np.split(np.argsort(number, kind="stable"), ends)[:-1]
-    return dict(zip(question.dictionary.to_pylist(), rows, strict=True))
+    rows = table.take(np.argsort(number, kind="stable"))
+    bounds = itertools.pairwise([0, *np.cumsum(np.bincount(number)).tolist()])
+    names = question.dictionary.to_pylist()
+    return {
+        name: rows.slice(start, end - start)
+        for name, (start, end) in zip(names, bounds, strict=True)
+    }
