@@ -171,15 +171,18 @@ class RunDirectory:
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
-        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
-        right = [row for row in rows if row["best"] is not None]
-        controls = [control for row in rows for control in row["controls"] or []]
-        metrics.add(
-            earlier=sum(row["evaluations"] for row in rows)
-            + sum(control["evaluations"] - control["shared"] for control in controls),
-            corrected=sum(row["baseline"] is False for row in right),
-            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
-        )
+        table = self.questions(["evaluations", "baseline", "best", "controls"])
+        for batch in table.to_batches():
+            rows = batch.to_pylist()
+            right = [row for row in rows if row["best"] is not None]
+            kept = [row for row in right if row["baseline"]]
+            controls = [control for row in rows for control in row["controls"] or []]
+            metrics.add(
+                earlier=sum(row["evaluations"] for row in rows)
+                + sum(control["evaluations"] - control["shared"] for control in controls),
+                corrected=sum(row["baseline"] is False for row in right),
+                shortened=sum(len(row["best"]) < num_layers for row in kept),
+            )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest and makes the folders; OSError says what to do."""
