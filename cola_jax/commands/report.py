@@ -119,7 +119,7 @@ class Report:
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
-        from cola_jax.runs.directory import write_whole
+        from cola_jax.storage import write_whole
 
         summary = summarise_scan(run)
         if self.json:

@@ -26,7 +26,8 @@ from cola_jax.report.table import (
     summary_caption,
     summary_rows,
 )
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 
 BAR_WIDTH = 120  # of the drawing of an interval
 INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it

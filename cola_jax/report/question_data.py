@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import RunDirectory, read_parts
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.reuse import by_question
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 

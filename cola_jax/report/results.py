@@ -12,7 +12,8 @@ from cola_jax.json_text import readable_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 from cola_jax.tasks.names import NAMES
 
 RESULTS = "results.json"

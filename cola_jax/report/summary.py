@@ -25,7 +25,8 @@ from cola_jax.report.statistics import (
     mean,
     tree_shape,
 )
-from cola_jax.runs.directory import RunDirectory, join, read_parts
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.part_files import join, read_parts
 from cola_jax.runs.schema import EVALUATIONS
 
 COLUMNS = ["options", "metadata", "confirmed", "control", "control_reached", "answers", "closest"]

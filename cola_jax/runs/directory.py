@@ -6,11 +6,7 @@ is written again under the same number.
 """
 
 import contextlib
-import dataclasses
 import itertools
-import json
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,45 +18,16 @@ from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.json_text import parse_object, readable_json
+from cola_jax.runs.growth import check_same
+from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
-from cola_jax.storage import check_links
+from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.storage import check_links, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
-TOGETHER = 64  # tables that are joined at once
 UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """Every `count`-th question, from `index` on."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Reads `0/4`, the first of four; ValueError for other text."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-        if not match or int(match[1]) >= int(match[2]):
-            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @property
-    def prefix(self) -> str:
-        """What the names of its part files begin with."""
-        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
-
-    def overlaps(self, other: "Shard") -> bool:
-        """Whether two shards, of the same or of different counts, may share a question."""
-        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
-
-
-WHOLE = Shard(0, 1)
 
 
 def held(file: epath.Path) -> bool:
@@ -333,74 +300,3 @@ class RunDirectory:
 def unwritable(directory: epath.Path, error: OSError) -> OSError:
     """Says what to do about a directory that cannot be made or written."""
     return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
-
-
-def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises ValueError that names every setting in which a run and this command differ."""
-    differences = [
-        f"{name}: {was!r} there, {now!r} here"
-        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
-    ]
-    if differences:
-        raise other_settings(directory, differences)
-
-
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
-    """Returns the error for a directory that was created with different settings."""
-    return ValueError(
-        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-        "another directory, or repeat the old settings to resume it."
-    )
-
-
-def differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """Lists dotted names with both values where two nested configurations differ."""
-    found = []
-    for name in sorted(set(old) | set(new)):
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += differing(was, now, f"{prefix}{name}.")
-        elif was != now:
-            found.append((f"{prefix}{name}", was, now))
-    return found
-
-
-def write_whole(file: epath.Path, content: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one, never half of it."""
-    partial = file.parent / f".{file.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(file)
-
-
-def read_parts(
-    files: Sequence[epath.Path], schema: pa.Schema, columns: Sequence[str] | None
-) -> pa.Table:
-    """Reads part files into one table; ValueError names a damaged one."""
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    return join([schema.empty_table()], (read_part(file, schema) for file in files))
-
-
-def join(*tables: Iterable[pa.Table]) -> pa.Table:
-    """Joins tables, some at a time: what describes thousands of small ones takes most memory."""
-    every, joined = itertools.chain(*tables), []
-    while some := list(itertools.islice(every, TOGETHER)):
-        joined.append(pa.concat_tables(some).combine_chunks())
-    return pa.concat_tables(joined)
-
-
-def read_part(
-    file: epath.Path, schema: pa.Schema, what: str = "questions are evaluated"
-) -> pa.Table:
-    """Reads one file of rows; ValueError where it is damaged says what happens without it."""
-    try:
-        content = pa.BufferReader(file.read_bytes())
-        # a third of the time that `read_table` takes, which adds columns that an older part lacks
-        table = pq.ParquetFile(content).read(columns=schema.names, use_threads=False)
-        return table if table.schema == schema else pq.read_table(content, schema=schema)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): remove it, and its {what} again."
-        ) from error

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from cola_jax.execute.metrics import COUNTER, Metrics
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
+from cola_jax.runs.part_files import read_part
 from cola_jax.runs.reuse import StoredRows, stored_rows, stored_verdict
 from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer

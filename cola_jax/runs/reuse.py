@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.path import STOP, pad_path
-from cola_jax.runs.directory import RunDirectory, differing
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.growth import differing
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer, most_options
