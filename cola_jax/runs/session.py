@@ -27,13 +27,14 @@ from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
 from cola_jax.runs.batches import Batches
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, default_dtype
-from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import continues
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.journal import Journal, ResumedEvaluator
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
+from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator

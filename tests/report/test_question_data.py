@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cola_jax.report import question_data
+from cola_jax.report import question_data, summarise
 from cola_jax.report.question_data import (
     MAX_TEXT,
     MIN_TEXT,
@@ -30,7 +30,7 @@ from tests.report.conftest import (
 
 
 def entries(run: RunDirectory) -> tuple[list[Any], list[Any]]:
-    listed, details = zip(*question_entries(run, 1_000_000), strict=True)
+    listed, details = zip(*question_entries(run, summarise(run), 1_000_000), strict=True)
     return list(listed), list(details)
 
 
@@ -84,7 +84,7 @@ def test_question_entries_of_older_run(old_run: RunDirectory):
 def test_question_entries_from_several_parts(tmp_path: Path):
     parts = [
         (
-            [decoded(f"q{i}", n, (n,) * (9 - n), f"{i} {n}", n == 3) for n in range(8)],
+            [decoded(f"q{i}", n, (n % 4,) * (9 - n), f"{i} {n}", n == 3) for n in range(8)],
             [open_question(f"q{i}", 1)],
         )
         for i in range(3)

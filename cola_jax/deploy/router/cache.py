@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from etils import epath
 
-from cola_jax.runs.directory import write_whole
+from cola_jax.storage import write_whole
 
 
 class FeatureCache:

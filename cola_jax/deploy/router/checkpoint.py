@@ -19,7 +19,8 @@ from cola_jax.checkpoint import absolute, this_host_only
 from cola_jax.deploy.router.designs import Design, LayerDesign, SegmentDesign
 from cola_jax.json_text import parse_object
 from cola_jax.params import Model, shapes
-from cola_jax.runs.directory import check_same, write_whole
+from cola_jax.runs.growth import check_same
+from cola_jax.storage import write_whole
 
 LAYOUT = 1  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"
