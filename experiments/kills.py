@@ -1,7 +1,7 @@
 """Whether a run survives kills and other signals, and what each costs.
 
 `python -m experiments.kills --out FOLDER --kills 5 --within 30 -- search --model ...` runs a
-command of `cola` twice, with --output FOLDER/whole and FOLDER/killed, or with those in place of
+command of `cola` twice, with --output FOLDER/whole and FOLDER/other, or with those in place of
 {out}. The second gets so many signals, a start each, within so many seconds of the start's first
 evaluation (of a conversion: of its start), and is then left to end: SIGKILL, with all its
 processes, SIGTERM and SIGINT. A table says of each how long after the first evaluation of that
@@ -36,6 +36,7 @@ from cola_jax.runs.directory import UNFINISHED
 from experiments.outputs import same_output, with_output
 
 CALL = "call"
+WHOLE, OTHER = "whole", "other"  # of equal lengths, which files of Orbax have
 PRINTED = "printed"
 FOLDERS = ("evaluations", UNFINISHED)  # of a run, that hold evaluations
 HEAD = """| signal | after | seconds lost | compiling | made or begun | to repeat | of all |
@@ -66,22 +67,22 @@ def main(settings: Kills) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     drawn, log = random.Random(settings.seed), out / "log"
-    start(settings.command, out / "whole", log).communicate()
-    total, wrong, said = len(written(out / "whole")), 0, []
+    start(settings.command, out / WHOLE, log).communicate()
+    total, wrong, said = len(written(out / WHOLE)), 0, []
     print(HEAD)
     for number in signals(settings, drawn):
-        before = len(written(out / "killed"))
+        before = len(written(out / OTHER))
         log.unlink()
-        process = start(settings.command, out / "killed", log)
+        process = start(settings.command, out / OTHER, log)
         if not stopped(process, number, log, drawn.uniform(0, settings.within)):
             break
         print(row(out, log, number, before, total), flush=True)
         if number != signal.SIGKILL:
             wrong += process.returncode != 128 + number
             said.append(f"status {process.returncode}: {ending(out)}")
-    start(settings.command, out / "killed", log).communicate()
+    start(settings.command, out / OTHER, log).communicate()
     print("\n".join(said))
-    sys.exit(0 if same_output(out / "whole", out / "killed") and not wrong else 1)
+    sys.exit(0 if same_output(out / WHOLE, out / OTHER) and not wrong else 1)
 
 
 def signals(settings: Kills, drawn: random.Random) -> list[signal.Signals]:
@@ -115,8 +116,8 @@ def ending(out: Path) -> str:
 def row(out: Path, log: Path, number: signal.Signals, before: int, total: int) -> str:
     """Formats what a signal cost, when `before` of `total` evaluations were written before."""
     end, (calls, compiled) = time.time(), read(log)
-    after, begun = len(written(out / "killed")), sum(count for _, count in calls)
-    since = max([calls[0][0], *newest(out / "killed")])
+    after, begun = len(written(out / OTHER)), sum(count for _, count in calls)
+    since = max([calls[0][0], *newest(out / OTHER)])
     compiling = sum(max(0.0, min(at, end) - max(at - took, since)) for at, took in compiled)
     repeated = before + begun - after
     return (
