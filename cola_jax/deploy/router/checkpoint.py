@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.typing import DTypeLike
 
+from cola_jax import orbax_errors
 from cola_jax.checkpoint import absolute, this_host_only
 from cola_jax.deploy.router.designs import Design, LayerDesign, SegmentDesign
 from cola_jax.json_text import parse_object
@@ -149,8 +149,7 @@ def design_of(record: Mapping[str, Any]) -> Design:
 
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes the weights of a trained router."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_errors.writing(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(directory) / WEIGHTS, params, force=True)
 
 
@@ -165,7 +164,7 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(design.init, jax.random.key(0)),
     )
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    orbax_errors.quieten()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         try:
             return checkpointer.restore(folder, abstract)
