@@ -1,6 +1,10 @@
-"""Parses JSON that comes from elsewhere, so that whatever it is gives one clear error."""
+"""Parses JSON that comes from elsewhere, and writes JSON that people read.
+
+Whatever is parsed gives one clear error.
+"""
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cola_jax.messages import shown
@@ -82,3 +86,30 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: a JSON object belongs here, not {shown(value)}.")
     return value
+
+
+def readable_json(
+    value: Any, *, default: Callable[[Any], Any] | None = None, allow_nan: bool = True
+) -> str:
+    """Writes JSON with an entry on each line, and each list of integers, as a path, on one line.
+
+    Args:
+      value: dictionaries whose keys are text, lists, tuples and what `json.dumps` writes.
+      default: converts what JSON does not have.
+      allow_nan: ValueError for NaN and infinity where this is False.
+    """
+
+    def block(entries: Iterable[str], indent: str) -> str:
+        return f"\n{indent}  " + f",\n{indent}  ".join(entries) + f"\n{indent}"
+
+    def write(value: Any, indent: str) -> str:
+        inner = f"{indent}  "
+        if isinstance(value, dict) and value:
+            entries = (f"{encode(name)}: {write(one, inner)}" for name, one in value.items())
+            return "{" + block(entries, indent) + "}"
+        if isinstance(value, list | tuple) and any(type(one) is not int for one in value):
+            return "[" + block((write(one, inner) for one in value), indent) + "]"
+        return encode(value)
+
+    encode = json.JSONEncoder(default=default, allow_nan=allow_nan).encode
+    return write(value, "")

@@ -4,6 +4,10 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
@@ -54,3 +58,10 @@ def links(folder: str) -> Iterator[str]:
                 yield entry.path
             elif entry.is_dir(follow_symlinks=False):
                 yield from links(entry.path)
+
+
+def write_whole(file: "epath.Path", content: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one, never half of it."""
+    partial = file.parent / f".{file.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(file)

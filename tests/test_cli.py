@@ -1,5 +1,6 @@
 """The command line: what it makes, what it records, and one line for whatever is wrong."""
 
+import errno
 import json
 import re
 import subprocess
@@ -317,3 +318,12 @@ def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
 
 def evaluations(run):
     return run.evaluations().to_pylist()
+
+
+def test_a_full_disk_says_to_make_room(capsys, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, "No space left on device", "from", None, "to")
+
+    monkeypatch.setattr(cli.Tasks, "run", fail)
+    said = "error: no space is left at 'to': make room, and start the same command again.\n"
+    assert fails(capsys, "tasks") == said

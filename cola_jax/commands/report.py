@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from etils import epath
 from tyro.conf import Positional
 
 from cola_jax.commands.flags import console, errors
+from cola_jax.json_text import readable_json
 
 if TYPE_CHECKING:
     from cola_jax.report.summary import Summary
@@ -119,7 +119,7 @@ class Report:
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
-        from cola_jax.runs.directory import write_whole
+        from cola_jax.storage import write_whole
 
         summary = summarise_scan(run)
         if self.json:
@@ -136,7 +136,7 @@ class Report:
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON on standard output."""
-    print(json.dumps(value, indent=2, allow_nan=False, default=str))
+    print(readable_json(value, default=str, allow_nan=False))
 
 
 def show_results(directories: Sequence[str], as_json: bool) -> None:

@@ -124,7 +124,6 @@ def export_shared(
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()
     with building(destination) as folder:
-        folder.mkdir()
         if not on_hub:
             write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
         write_adapter(folder, within, base.config, name, origin["revision"])
@@ -145,8 +144,8 @@ def write_checkpoint(
     folder: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Writes layers of a checkpoint, and its tokenizer, into a new directory."""
-    folder.mkdir()
+    """Writes layers of a checkpoint, and its tokenizer, into a new or empty directory."""
+    folder.mkdir(exist_ok=True)
     copy_tokenizer(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
     tokens = special_tokens(directory, metadata)
     (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.report.details import model_name, short_digest
-from cola_jax.report.statistics import Difference, is_null
+from cola_jax.report.statistics import Difference, is_null, list_lengths
 from cola_jax.report.summary import check_search
 from cola_jax.runs.directory import RunDirectory
 
@@ -57,6 +57,8 @@ def run_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
     """Compares each run but the first with the first, on the questions that both have done."""
+    if len(runs) < 2:
+        return []
     results = [question_results(run, num_layers) for run in runs]
     first, compared = results[0], []
     for other in results[1:]:
@@ -72,8 +74,6 @@ def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool
     questions = run.questions(["question", "baseline", "best"])
     graded = ~is_null(questions["baseline"])
     found = ~is_null(questions["best"])
-    shorter = [
-        best is not None and len(best) < num_layers for best in questions["best"].to_pylist()
-    ]
-    rows = zip(questions["question"].to_pylist(), found.tolist(), shorter, strict=True)
+    shorter = found & (list_lengths(questions["best"]) < num_layers)
+    rows = zip(questions["question"].to_pylist(), found.tolist(), shorter.tolist(), strict=True)
     return {name: (f, s) for (name, f, s), known in zip(rows, graded, strict=True) if known}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.report.controls import control_searches
 from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
 
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
@@ -119,9 +120,8 @@ def best_paths(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 def control_paths(questions: pa.Table) -> pa.ChunkedArray:
     """Returns the shortest path of every control search that found one."""
-    rows = [control["best"] for row in questions["controls"].to_pylist() for control in row or []]
-    kept = [row for row in rows if row is not None]
-    return pa.chunked_array([pa.array(kept, questions["best"].type)])
+    _, searches = control_searches(questions)
+    return searches["best"].drop_null()
 
 
 def reaches(
@@ -133,7 +133,7 @@ def reaches(
     top = max(top, num_layers)
     for name, flag in ((RETAINED, is_true), (CORRECTED, is_false)):
         some = questions.filter(pa.array(flag(questions["baseline"])))
-        searches = sum(len(row or []) for row in some["controls"].to_pylist())
+        searches = int(list_lengths(some["controls"]).sum())
         for label, count in ((name, some.num_rows), (CONTROLS[name], searches)):
             lengths = np.bincount(list_lengths(paths[label]), minlength=top + 1)
             groups[label] = Reach(count, np.cumsum(lengths) / max(count, 1))

@@ -26,7 +26,8 @@ from cola_jax.report.table import (
     summary_caption,
     summary_rows,
 )
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 
 BAR_WIDTH = 120  # of the drawing of an interval
 INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it
@@ -52,11 +53,13 @@ def write_page(
     which `report.html` calls `report_files`. Raises OSError where a file cannot be written.
     """
     target = epath.Path(file)
-    questions = gather_questions(runs)
+    questions = gather_questions(runs, summaries)
     chunks = questions.chunks
     beside = questions.characters > INLINE
     folder = target.parent / f"{target.stem}_files"
-    token = hashlib.sha256("".join(map("".join, chunks)).encode()).hexdigest()[:16]
+    token = hashlib.sha256()
+    for chunk in chunks:
+        token.update("".join(chunk).encode())
     names = run_names(runs)
     data = {
         "runs": names,
@@ -65,12 +68,12 @@ def write_page(
         "decodes": summaries[0].decodes,
         "figures": figures_of(list(zip(names, runs, summaries, strict=True))),
         "questions": questions.listed,
-        "token": token,
+        "token": token.hexdigest()[:16],
         "files": [f"{folder.name}/{chunk_name(i)}" for i in range(len(chunks))] if beside else [],
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     # before the page that loads them
-    write_chunks(folder, token, chunks if beside else [])
+    write_chunks(folder, data["token"], chunks if beside else [])
     content = render(
         "page.html",
         SCRIPTS,

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
+from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.reuse import by_question
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
@@ -19,30 +21,25 @@ MAX_ANSWER = 200  # characters of an answer
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
 COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
+ASKED = ["question", "text", "options", "gold", "best", "confirmed"]  # the columns of questions
+ASKED += ["baseline", "baseline_answer", "control", "control_reached"]
 
 
 def question_entries(
-    run: RunDirectory, budget: int
+    run: RunDirectory, summary: Summary, budget: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields for each question its entry in the list and its details, one part at a time.
 
     The list has about `budget` characters of the questions' texts.
     """
-    done = run.questions(["question"]).num_rows
-    listed = limit(budget, done, MIN_LISTED, MAX_LISTED)
-    files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
-    texts = sum(
-        table["text"].length() - table["text"].null_count
-        for table in (run.evaluations(["text"], [file]) for file in files)
-    )
-    shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
-    for file in files:
-        questions = run.questions(files=[run.directory / "questions" / file.name])
-        paths: dict[str, list[dict[str, Any]]] = {}
-        for row in evaluation_rows(run.evaluations(COLUMNS, [file])):
-            paths.setdefault(row["question"], []).append(row)
+    listed = limit(budget, summary.done, MIN_LISTED, MAX_LISTED)
+    shown = limit(TEXT_BUDGET, summary.completions, MIN_TEXT, MAX_TEXT)
+    for file in run.parts("evaluations"):
+        questions = run.questions(ASKED, [run.directory / "questions" / file.name])
+        tables = by_question(run.evaluations(COLUMNS, [file]))
         for question in questions.to_pylist():
-            rows = paths.get(question["question"], [])
+            own = tables.get(question["question"])
+            rows = [] if own is None else evaluation_rows(own)
             yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
 
 

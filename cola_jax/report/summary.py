@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 
-from cola_jax.report.controls import AskedAgain, compare_controls, summarise_again
+from cola_jax.report.controls import AGAIN, AskedAgain, compare_controls, summarise_again
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.statistics import (
     Difference,
@@ -25,7 +26,11 @@ from cola_jax.report.statistics import (
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.parts import check_nodes
+from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_files import join
+
+COLUMNS = ["question", "options", "metadata", "confirmed", "control", "control_reached", "answers"]
+COLUMNS += ["closest", *AGAIN]  # the columns of questions that a summary is made of
 
 
 class Level(NamedTuple):
@@ -79,6 +84,7 @@ class Summary:
     options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
     not_finite: Share
+    completions: int  # decoded, those of control searches too
     truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
     tokens: float  # decoded per evaluation
     duplicates: Share  # evaluations of a path that its question already had
@@ -115,11 +121,12 @@ def summarise(run: RunDirectory) -> Summary:
     manifest = run.manifest()
     check_search(run, manifest["settings"])
     num_layers = manifest["starts"][-1]["num_layers"]
-    questions = run.questions()
+    questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
+    completions = rows.num_rows - rows["truncated"].null_count
     layers = summarise_layers(questions, rows, num_layers)
     rows = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
@@ -131,6 +138,7 @@ def summarise(run: RunDirectory) -> Summary:
         done=questions.num_rows,
         planned=manifest["settings"]["questions"],
         num_layers=num_layers,
+        completions=completions,
         answers=distinct_answers(questions, rows, decodes),
         **results,
         **summarise_evaluations(rows),
@@ -162,12 +170,13 @@ def read_evaluations(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
 
     Reads one part at a time, as the token ids of a whole run may exceed the memory.
     """
-    tables = []
-    for files in ([], *([file] for file in run.parts("evaluations"))):
+
+    def counted(files: list[epath.Path]) -> pa.Table:
         part = run.evaluations([*columns, "tokens"], files)
         counts = pc.call_function("list_value_length", [part["tokens"]])
-        tables.append(part.drop_columns("tokens").append_column("num_tokens", counts))
-    return pa.concat_tables(tables)
+        return part.drop_columns("tokens").append_column("num_tokens", counts)
+
+    return join([counted([])], (counted([file]) for file in run.parts("evaluations")))
 
 
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:

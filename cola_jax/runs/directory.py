@@ -6,11 +6,8 @@ is written again under the same number.
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,48 +20,20 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
+from cola_jax.json_text import readable_json
 from cola_jax.messages import shown
+from cola_jax.runs.growth import check_same
 from cola_jax.runs.manifest import parse_manifest
-from cola_jax.runs.parts import read_parts
+from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
-from cola_jax.storage import check_links
+from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.storage import check_links, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
 LOCK = re.compile(r"\.shard-([0-9]{1,9})-of-([0-9]{1,9})\.lock")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """Every `count`-th question, from `index` on."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Reads `0/4`, the first of four; ValueError for other text."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-        if not match or int(match[1]) >= int(match[2]):
-            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @property
-    def prefix(self) -> str:
-        """What the names of its part files begin with."""
-        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
-
-    def overlaps(self, other: "Shard") -> bool:
-        """Whether two shards, of the same or of different counts, may share a question."""
-        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
-
-
-WHOLE = Shard(0, 1)
 
 
 def held(file: epath.Path) -> bool:
@@ -85,6 +54,7 @@ class RunDirectory:
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
         self.shard = shard
+        self.free = self.free_names()
 
     def open(
         self,
@@ -117,6 +87,7 @@ class RunDirectory:
             if flags is not None:
                 content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
                 write_whole(self.directory / CONFIG, content.encode())
+        self.free = self.free_names()
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
     def set_aside(self) -> None:
@@ -173,21 +144,24 @@ class RunDirectory:
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
-        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
-        right = [row for row in rows if row["best"] is not None]
-        controls = [control for row in rows for control in row["controls"] or []]
-        metrics.add(
-            earlier=sum(row["evaluations"] for row in rows)
-            + sum(control["evaluations"] - control["shared"] for control in controls),
-            corrected=sum(row["baseline"] is False for row in right),
-            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
-        )
+        table = self.questions(["evaluations", "baseline", "best", "controls"])
+        for batch in table.to_batches():
+            rows = batch.to_pylist()
+            right = [row for row in rows if row["best"] is not None]
+            kept = [row for row in right if row["baseline"]]
+            controls = [control for row in rows for control in row["controls"] or []]
+            metrics.add(
+                earlier=sum(row["evaluations"] for row in rows)
+                + sum(control["evaluations"] - control["shared"] for control in controls),
+                corrected=sum(row["baseline"] is False for row in right),
+                shortened=sum(len(row["best"]) < num_layers for row in kept),
+            )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest and makes the folders; OSError says what to do."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            content = (json.dumps(manifest, indent=2) + "\n").encode()
+            content = (readable_json(manifest) + "\n").encode()
             write_whole(self.directory / MANIFEST, content)
             for kind in KINDS:
                 (self.directory / kind).mkdir(exist_ok=True)
@@ -279,9 +253,7 @@ class RunDirectory:
 
         OSError says what to do where the disk is full.
         """
-        done = {file.name for file in self.parts("questions")}
-        names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
-        name = next(name for name in names if name not in done)
+        name = next(self.free)
         # otherwise an interruption between the two below would pair new evaluations with old
         # questions
         (self.directory / "questions" / name).unlink(missing_ok=True)
@@ -306,6 +278,14 @@ class RunDirectory:
                 f"the run {self.directory} cannot be written ({error}): what it has is kept; "
                 "make room, and re-run the same command to resume."
             ) from error
+
+    def free_names(self) -> Iterator[str]:
+        """Yields the names of parts that this shard lacks; lists the parts once, at the first."""
+        done = {file.name for file in self.parts("questions")}
+        for number in itertools.count():
+            name = f"{self.shard.prefix}{number:05d}.parquet"
+            if name not in done:
+                yield name
 
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
@@ -350,42 +330,3 @@ def check_once(directory: epath.Path, questions: pa.Table) -> None:
 def unwritable(directory: epath.Path, error: OSError) -> OSError:
     """Says what to do about a directory that cannot be made or written."""
     return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
-
-
-def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises ValueError that names every setting in which a run and this command differ."""
-    differences = [
-        f"{name}: {shown(was)} there, {shown(now)} here"
-        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
-    ]
-    if differences:
-        raise other_settings(directory, differences)
-
-
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
-    """Returns the error for a directory that was created with different settings."""
-    return ValueError(
-        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-        "another directory, or repeat the old settings to resume it."
-    )
-
-
-def differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """Lists dotted names with both values where two nested configurations differ."""
-    found = []
-    for name in sorted(set(old) | set(new)):
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += differing(was, now, f"{prefix}{name}.")
-        elif was != now:
-            found.append((f"{prefix}{name}", was, now))
-    return found
-
-
-def write_whole(file: epath.Path, content: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one, never half of it."""
-    partial = file.parent / f".{file.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(file)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cola_jax.runs.directory import Shard
+    from cola_jax.runs.shard import Shard
 
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -54,7 +54,7 @@ class Hosts:
         Ends the process with a message where they do not connect in time. Raises ValueError on a
         host of a TPU slice without --distributed: it would wait for the others silently.
         """
-        from cola_jax.runs.directory import WHOLE, Shard
+        from cola_jax.runs.shard import WHOLE, Shard
 
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)

@@ -13,8 +13,9 @@ from cola_jax.convert.peers.searched import Searched
 from cola_jax.messages import shown
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
+from cola_jax.storage import write_whole
 
 
 def read_run(run: RunDirectory) -> list[Searched]:

@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cola_jax.report import question_data
+from cola_jax.report import question_data, summarise
 from cola_jax.report.question_data import (
     MAX_TEXT,
     MIN_TEXT,
@@ -30,7 +30,7 @@ from tests.report.conftest import (
 
 
 def entries(run: RunDirectory) -> tuple[list[Any], list[Any]]:
-    listed, details = zip(*question_entries(run, 1_000_000), strict=True)
+    listed, details = zip(*question_entries(run, summarise(run), 1_000_000), strict=True)
     return list(listed), list(details)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from cola_jax.deploy.array_file import open_array
-from cola_jax.runs.directory import write_whole
+from cola_jax.storage import write_whole
 
 REPAIR = "remove it, and it is computed again"
 

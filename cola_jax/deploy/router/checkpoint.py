@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from etils import epath
 from jax.typing import DTypeLike
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from cola_jax import orbax_errors
 from cola_jax.checkpoint import absolute, this_host_only
 from cola_jax.config import LIMIT, MOST_LAYERS
 from cola_jax.deploy.router.designs import (
@@ -28,8 +28,9 @@ from cola_jax.deploy.router.designs import (
 from cola_jax.json_text import parse_object
 from cola_jax.messages import printed, shown
 from cola_jax.params import Model, shapes
-from cola_jax.runs.directory import check_same, write_whole
+from cola_jax.runs.growth import check_same
 from cola_jax.schema import validated
+from cola_jax.storage import write_whole
 
 LAYOUT = 1  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"
@@ -204,8 +205,7 @@ def design_of(record: Mapping[str, Any], where: str = RECORD) -> Design:
 
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes the weights of a trained router."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_errors.writing(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(directory) / WEIGHTS, params, force=True)
 
 
@@ -220,7 +220,7 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(design.init, jax.random.key(0)),
     )
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    orbax_errors.quieten()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         try:
             return checkpointer.restore(folder, abstract)

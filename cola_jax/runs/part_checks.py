@@ -1,6 +1,5 @@
-"""Part files of a run, which may come from elsewhere: read, and checked before they are used."""
+"""Checks of part files, which may come from elsewhere, before they are used."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cola_jax.config import MOST_LAYERS
-from cola_jax.messages import first_line, shown
+from cola_jax.messages import shown
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import NO_ANSWER
 
@@ -32,47 +31,6 @@ COMPLETED = ("text", "tokens", "truncated", "logprob")  # are there where `finis
 ASKED_AGAIN = ("variant_answers", "baseline_answer")  # are there where `again` is
 
 
-def read_parts(
-    files: Sequence[epath.Path],
-    schema: pa.Schema,
-    columns: Sequence[str] | None,
-    num_layers: int | None,
-) -> pa.Table:
-    """Reads columns of part files into one table; ValueError as `read_part`."""
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    tables = (read_part(file, schema, num_layers) for file in files)
-    return pa.concat_tables([schema.empty_table(), *tables])
-
-
-def read_part(
-    file: epath.Path,
-    schema: pa.Schema,
-    num_layers: int | None = None,
-    what: str = "questions are evaluated",
-) -> pa.Table:
-    """Reads one file of rows.
-
-    Args:
-      schema: the columns to read; those that an older run lacks are null.
-      num_layers: of the model, beyond which paths are refused; None where that is not known.
-      what: what happens again once the file is removed, for messages.
-
-    Raises ValueError where the file is damaged, or holds what no run writes.
-    """
-    try:
-        content = file.read_bytes()
-        opened = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        check_size(opened.metadata, len(content))
-        table = with_schema(opened.read(schema.names, use_threads=False), schema)
-        check_table(table, num_layers)
-        return table
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(
-            f"{file} is damaged ({first_line(error)}): remove it, and its {what} again."
-        ) from error
-
-
 def check_nodes(directory: epath.PathLike, nodes: np.ndarray, paths: int) -> None:
     """Raises ValueError for evaluations of more paths than the settings of a run name."""
     if len(nodes) and nodes.max() >= paths:
@@ -88,18 +46,6 @@ def check_size(metadata: pq.FileMetaData, size: int) -> None:
     values = sum(one.column(i).num_values for one in groups for i in range(one.num_columns))
     if values > max(FEW_VALUES, VALUES_OF_BYTE * size):
         raise ValueError(f"it claims {values:,} values in {size:,} bytes")
-
-
-def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Returns the columns of a schema, null where a table lacks them."""
-    there = set(table.column_names)
-    columns = [
-        table[field.name].cast(field.type)
-        if field.name in there
-        else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def check_table(table: pa.Table, num_layers: int | None) -> None:
