@@ -57,7 +57,8 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where} cannot be read as JSON ({error}).") from None
-    if finite and ("\\u" if isinstance(text, str) else b"\\u") in text:
+    escaped = "\\u" in text if isinstance(text, str) else b"\\u" in text
+    if finite and escaped:
         check_characters(value, where)
     return value
 

@@ -1,5 +1,6 @@
 """Paths: the text form, validation and padding."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -45,6 +46,14 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
             )
         layers += block * times
     return validate(layers, num_layers, max_length=limit)
+
+
+def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> tuple[int, ...]:
+    """Reads a path that a file holds; ValueError as `parse_path`, with the file."""
+    try:
+        return parse_path(text, num_layers)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def parts(text: str) -> Iterator[str]:

@@ -75,7 +75,7 @@ class Values:
             raise self.error(event, "a second document begins: leave it out")
         return value
 
-    def of(self, event: yaml.Event, depth: int) -> Any:
+    def of(self, event: Any, depth: int) -> Any:
         """Returns the value that begins with an event."""
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.texts:

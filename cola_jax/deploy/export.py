@@ -24,7 +24,7 @@ from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.messages import shown
 from cola_jax.params import shapes
-from cola_jax.path import format_path, parse_path, validate
+from cola_jax.path import format_path, parse_path, parse_path_of, validate
 
 BASE = "base"  # folder of the layers that an adapter runs
 OnProgress = Callable[[int, int], None]
@@ -52,7 +52,7 @@ def read_path(text: str, num_layers: int) -> tuple[int, ...]:
             f"{text} has no path: the field path must be a text such as 0-5,7-29, it is "
             f"{shown(path)}."
         )
-    return parse_path(path, num_layers)
+    return parse_path_of(text, path, num_layers)
 
 
 def export(

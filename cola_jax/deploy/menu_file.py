@@ -15,7 +15,7 @@ from cola_jax.deploy.selector import Selector
 from cola_jax.json_text import parse_object
 from cola_jax.messages import printed, shown
 from cola_jax.params import Model
-from cola_jax.path import parse_path
+from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
 from cola_jax.schema import validated
 
@@ -90,7 +90,7 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     try:
         content = validated(CONTENT, parse_object(file.read_bytes(), str(file)), str(file))
         check_model(content, file, model)
-        paths = tuple(read_path(text, file, num_layers) for text in content.paths)
+        paths = tuple(parse_path_of(file, text, num_layers) for text in content.paths)
         if content.state_layer > num_layers:
             raise ValueError(
                 f"{file}: state_layer is {content.state_layer}, but the model has {num_layers} "
@@ -111,14 +111,6 @@ def check_model(content: Content, file: epath.Path, model: str) -> None:
         raise ValueError(
             f"{file} is a menu of the checkpoint {printed(content.model)}, but this one is {model}."
         )
-
-
-def read_path(text: str, file: epath.Path, num_layers: int) -> Path:
-    """Reads a path of a menu; ValueError names the file."""
-    try:
-        return parse_path(text, num_layers)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
 
 
 def load_selector(file: epath.Path, paths: int) -> Selector:

@@ -4,16 +4,20 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter
 
 from cola_jax.convert.local_files import read_json
-from cola_jax.messages import shown
-from cola_jax.path import format_path, parse_path
+from cola_jax.path import format_path, parse_path_of
+from cola_jax.schema import validated
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportedEffect:
     """What a path changes on questions that it was not chosen on; all shares are 0 to 1."""
+
+    __pydantic_config__: ClassVar = {"strict": True}
 
     task: str  # with its split
     n: int  # questions
@@ -41,7 +45,7 @@ class ReportedEffect:
         return (
             "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
             "|---|---|---|---|---|---|\n"
-            f"| {self.task} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
+            f"| {' '.join(self.task.split())} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
             f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
         )
 
@@ -54,35 +58,21 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEff
     """
     values = read_json(file)
     if isinstance(values.get("path"), str):
-        measured = parse_path(values["path"], num_layers)
+        measured = parse_path_of(file, values["path"], num_layers)
         if measured != tuple(path):
             raise ValueError(
-                f"{file} measures path {values['path']}, but the path to export is "
+                f"{file} measures path {format_path(measured)}, but the path to export is "
                 f"{format_path(path)}."
             )
-    found = values.get("effect", values)
     try:
-        return ReportedEffect(
-            task=text(found["task"]),
-            n=int(found["n"]),
-            before=float(found["before"]),
-            after=float(found["after"]),
-            difference=float(found["difference"]),
-            interval=(float(found["interval"][0]), float(found["interval"][1])),
-        )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        found = json.dumps(values.get("effect", values))
+        return validated(TypeAdapter(ReportedEffect), found, str(file), json=True)
+    except ValueError as error:
         names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
         raise ValueError(
-            f"{file} does not hold a measured effect ({type(error).__name__}: {error}): it needs "
-            f"the fields {names}, in itself or in its field effect."
-        ) from error
-
-
-def text(value: Any) -> str:
-    """Returns a text as one line; raises TypeError for anything else."""
-    if not isinstance(value, str):
-        raise TypeError(f"task must be a text, got {shown(value)}")
-    return " ".join(value.split())
+            f"{error} A measured effect has the fields {names}, in the file itself or in its field "
+            "effect."
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)

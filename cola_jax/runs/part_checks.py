@@ -21,7 +21,9 @@ NEVER_NULL = {
 }
 ALWAYS = {"verdict", "target", "gold", "baseline", "best"}  # columns that are never missing
 PATHS = {"path", "best", "robust", "front"}
-LEAST = dict.fromkeys(("answer", "baseline_answer", "variant_answers"), NO_ANSWER)  # others 0
+LEAST: dict[str, int] = dict.fromkeys(
+    ("answer", "baseline_answer", "variant_answers"), NO_ANSWER
+)  # others 0
 TEXTS = {  # what a column may say
     "finish": {"stop", "length", "not finite"},
     "grade": {grade.value for grade in Grade},

@@ -65,8 +65,11 @@ def test_read_effect_reads_the_field_of_a_results_file(write):
     ("changes", "message"),
     [
         ({"path": "0-5"}, "measures path 0-5, but the path to export is 0,1,1,2,4,3"),
-        ({"interval": None}, "does not hold a measured effect .* it needs the fields task, n, bef"),
-        ({"task": 3}, "task must be a text, got 3"),
+        (
+            {"interval": None},
+            "interval: Input should be a valid .* A measured effect has the fields task, n, bef",
+        ),
+        ({"task": 3}, "task: Input should be a valid string, got 3"),
         ({"after": 0.6}, r"the difference 0\.02 \[-0\.01, 0\.05\] does not fit 0\.53 before"),
         ({"before": 53.0, "after": 55.0, "difference": 2.0}, "accuracies are shares"),
         ({"n": 0}, "shares of at least one question"),

@@ -104,13 +104,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
             functools.partial(mutate_yaml, flags),
             reading(folder / "flags.yaml", lambda file: parse(["search", "--config", str(file)])),
         ),
-        "static": of_value(STATIC, reading(folder / "static.json", read_static)),
+        "static": of_value(STATIC, reading(folder / "static.json", read_static), "static.json"),
     }
 
 
-def of_value(value: Any, read: Callable[[bytes], object]) -> Kind:
+def of_value(value: Any, read: Callable[[bytes], object], names: str = "fuzzed.txt") -> Kind:
     """Makes the kind of a file of JSON."""
-    return Kind(lambda seed: mutate_json_text(value, seed), read)
+    return Kind(lambda seed: mutate_json_text(value, seed), read, names)
 
 
 def reading(file: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
