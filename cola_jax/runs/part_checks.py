@@ -109,7 +109,7 @@ def check_values(name: str, values: pa.Array, num_layers: int | None) -> None:
         items = values.flatten()
         if items.null_count:
             raise ValueError(f"a row's {name} has an empty entry")
-        if nonempty(name, kind) and 0 in values.value_lengths().to_pylist():
+        if nonempty(name, kind) and compute("min", values.value_lengths()).as_py() == 0:
             raise ValueError(f"a row's {name} has no entries")
         check_values(name, items, num_layers)
     elif pa.types.is_struct(kind):
