@@ -37,7 +37,7 @@ from cola_jax.commands.static import Static
 from cola_jax.commands.tasks import Tasks
 from cola_jax.commands.usage import UsageError, check
 from cola_jax.commands.verbosity import log
-from cola_jax.messages import did_you_mean
+from cola_jax.messages import did_you_mean, of_system, one_line
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
@@ -179,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_input_error(error):
             raise
         log.debug("traceback:", exc_info=error)
-        message = Text.assemble(("error: ", "bold red"), str(error))
+        said = of_system(error) if isinstance(error, OSError) else str(error)
+        message = Text.assemble(("error: ", "bold red"), one_line(said))
         verbosity.alerts().print(message, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
 

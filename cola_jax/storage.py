@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from cola_jax.messages import printed
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
@@ -18,6 +21,59 @@ def check_url(text: str) -> None:
         raise ValueError(f"{text} is in no storage that can be used: {known}, or a local path.")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+
+
+def check_place(text: str) -> None:
+    """Raises ValueError for text that can name nothing to read or to write here.
+
+    That is a name that is too long, a loop of links, and what is neither a file nor a directory: a
+    pipe is waited for, and a device never ends. What is missing is left to whoever needs it.
+    """
+    check_url(text)
+    if "://" in text:
+        return
+    try:
+        mode = os.stat(os.path.expanduser(text)).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise ValueError(
+            f"{printed(text)} cannot be used ({error.strerror}): give another."
+        ) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{text} is a pipe or device: give a file or a directory.")
+
+
+def check_writable(file: str | os.PathLike[str]) -> None:
+    """Raises OSError where nothing can be written, before the work that it is to hold."""
+    text = os.fspath(file)
+    check_place(text)
+    if "://" in text:
+        return
+    place = Path(os.path.abspath(text))
+    above = next(one for one in place.parents if os.path.lexists(one))
+    if not above.is_dir():
+        raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")
+    there = place if place.exists() else above
+    if not os.access(there, os.W_OK):
+        raise OSError(f"{text} cannot be written: {there} is read-only for you. Give another.")
+
+
+def check_file(file: str | os.PathLike[str]) -> None:
+    """Raises OSError where a file cannot be written, ValueError for a directory."""
+    check_writable(file)
+    if os.path.isdir(file):
+        raise ValueError(f"{file} is a directory: give a file.")
+
+
+def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Raises ValueError where a destination is its source, inside of it or around it."""
+    place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
+    if place.is_relative_to(other) or other.is_relative_to(place):
+        where = "inside" if place.is_relative_to(other) else "around"
+        raise ValueError(
+            f"{destination} is {where} the source {source}: choose a destination elsewhere."
+        )
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:

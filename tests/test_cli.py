@@ -224,7 +224,7 @@ def test_bad_task_is_named(common, tmp_path, capsys):
     assert "no questions" in fails(capsys, "search", *changed(common, task=task))
     assert "no questions" in fails(capsys, "search", *common, "--limit", "0")
     assert "neither one of" in fails(capsys, "search", *changed(common, task="arc-hard"))
-    fails(capsys, "search", *changed(common, task="x" * 300))  # too long a name for a file
+    assert "name too long" in refused(capsys, "search", *changed(common, task="x" * 300))
     error = fails(capsys, "search", *common, "--scorer", "exact")
     assert "the scorer 'exact' is not for: use options, options-norm" in error
 
@@ -240,7 +240,7 @@ def test_bad_destination_is_named(common, tmp_path, capsys, no_report):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         assert "is a file" in refused(capsys, "search", *changed(common, out=out))
-    fails(capsys, "search", *changed(common, out=tmp_path / ("x" * 300)))
+    refused(capsys, "search", *changed(common, out=tmp_path / ("x" * 300)))
     cli.main(["search", *common, *SMALL])
     error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
     assert "seed: 0 there, 4 here" in error
@@ -272,6 +272,13 @@ def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys,
     error = fails(capsys, "search", *common, "--simulations", "4", *flags)
     assert re.search(message, " ".join(error.split()))
     assert not (tmp_path / "run" / "evaluations").exists()
+
+
+def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
+    model = tmp_path / "a\nb\x1b[31m\u2028"
+    assert r"a\nb\x1b[31m\u2028 is no model" in fails(
+        capsys, "search", *changed(common, model=model)
+    )
 
 
 def test_bug_shows_its_traceback(common, monkeypatch):

@@ -133,6 +133,7 @@ class Export:
 
 def size(out: Path) -> int:
     """Returns the bytes of a file, or of all files below a directory."""
-    from cola_jax.deploy.destination import folder_bytes
+    from cola_jax.deploy.destination import absolute, folder_bytes
 
+    out = absolute(out)
     return folder_bytes(out) if out.is_dir() else out.stat().st_size

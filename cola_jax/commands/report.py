@@ -12,6 +12,7 @@ from etils import epath
 from tyro.conf import Positional
 
 from cola_jax.commands.flags import console, errors
+from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
     from cola_jax.report.summary import Summary
@@ -41,6 +42,8 @@ class Report:
     def run(self) -> None:
         if not self.run_directories:
             raise ValueError("no run directory is given: name what `cola search` made.")
+        if self.page is not None:
+            check_page(self.page)
         self.export()
         if len(self.run_directories) == 1:
             self.show(self.run_directories[0])
@@ -132,6 +135,13 @@ class Report:
         errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
         write_scan_page(run, summary, page)
         errors.print(f"report: {page}", soft_wrap=True)
+
+
+def check_page(page: Path) -> None:
+    """Raises ValueError for a page that would replace what is none, OSError where none can be."""
+    check_file(page)
+    if page.suffix not in (".html", ".htm"):
+        raise ValueError(f"--page {page} is an HTML page: give a name that ends in .html.")
 
 
 def print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from cola_jax.convert.hub import open_hub, resolve
 from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
 from cola_jax.params import shapes
+from cola_jax.storage import check_apart, check_writable
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
 DTYPES = checkpoint.DTYPES
@@ -54,6 +56,8 @@ def convert(
     """
     destination = Path(destination)
     check_destination(destination, overwrite)
+    if os.path.exists(os.path.expanduser(source)):
+        check_apart(destination, source)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
 
@@ -92,7 +96,11 @@ def convert_opened(
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises ValueError if the destination exists; only a checkpoint can be overwritten."""
+    """Raises ValueError if the destination exists; only a checkpoint can be overwritten.
+
+    OSError where it cannot be written.
+    """
+    check_writable(destination)
     if not destination.exists():
         return
     if not overwrite:
@@ -107,7 +115,7 @@ def check_destination(destination: Path, overwrite: bool) -> None:
 
 def open_source(source: str, revision: str | None) -> Source:
     """Opens a GGUF file, a local directory or a Hub id."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".gguf" or path.is_dir():
         if revision is not None:
             raise ValueError(f"--revision is for Hub ids, but {source} is a local path.")

@@ -1,23 +1,23 @@
 """Destinations of exports: refused before any work, and complete or absent afterwards."""
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from cola_jax.storage import check_apart, check_writable
 
 
 def check_destination(destination: Path, *sources: Path) -> None:
     """Raises ValueError for a destination that has contents, or that lies inside a source."""
     if re.match(r"\w\w+:/", str(destination)):
         raise ValueError(f"{destination} is a URL: an export is written to a local path.")
-    place = destination.expanduser().resolve()
+    place = absolute(destination)
+    check_writable(place)
     for source in sources:
-        inside = source.expanduser().resolve()
-        if place == inside or inside in place.parents:
-            raise ValueError(
-                f"{destination} is inside the source {source}: choose a destination elsewhere."
-            )
+        check_apart(destination, source)
     if not place.exists():
         return
     if not place.is_dir():
@@ -35,7 +35,7 @@ def building(destination: Path) -> Iterator[Path]:
 
     It is moved to the destination at the end; after an error, nothing is left of it.
     """
-    place = destination.expanduser().resolve()
+    place = absolute(destination)
     created = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,6 +49,11 @@ def building(destination: Path) -> Iterator[Path]:
         for folder in created:
             with contextlib.suppress(OSError):  # not empty if the export succeeded
                 folder.rmdir()
+
+
+def absolute(destination: Path) -> Path:
+    """Returns where a destination is, with links followed."""
+    return Path(os.path.realpath(os.path.expanduser(destination)))
 
 
 def folder_bytes(folder: Path) -> int:

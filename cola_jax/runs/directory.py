@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -356,10 +357,23 @@ def differing(
 
 
 def write_whole(file: epath.Path, content: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one, never half of it."""
+    """Writes a file so that it is either the old one or the whole new one, never half of it.
+
+    ValueError for a directory, pipe or device in its place, which would be replaced. OSError where
+    it cannot be written; nothing is left then.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):  # epath takes a pipe for a file
+        raise ValueError(f"{file} is a directory, pipe or device, not a file: give another place.")
     partial = file.parent / f".{file.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(file)
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.filename is not None:
+            error.filename = str(file)
+        raise
 
 
 def read_parts(

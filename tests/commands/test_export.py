@@ -47,6 +47,14 @@ def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):
     assert "model: someone/tiny" in (tmp_path / "two.yaml").read_text()
 
 
+def test_export_takes_any_name(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    export(tiny_checkpoint, "0-4", "~/one.yaml", "--format", "mergekit")
+    export(tiny_checkpoint, "0-4", "~nobody", "--format", "mergekit", "--source", "x")
+    assert (tmp_path / "one.yaml").exists()
+
+
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
     source = tmp_path / "tiny.gguf"
     write(source, tiny_llama(), "Q4_0")

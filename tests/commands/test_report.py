@@ -58,3 +58,14 @@ def test_report_refuses_runs_of_different_models(
 def test_report_names_what_is_missing(runs: list[str], capsys: pytest.CaptureFixture[str]):
     assert "`cola report` needs RUN_DIRECTORIES" in refused(capsys)
     assert "of one run" in refused(capsys, *runs, "--polar", "x.json")
+
+
+@pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])
+def test_report_replaces_nothing_but_pages(
+    runs: list[str], tmp_path: Path, page: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "questions.jsonl").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    error = refused(capsys, runs[0], "--page", str(tmp_path / page))
+    assert any(why in error for why in ("ends in .html", "is not a directory", "is a directory"))
+    assert sorted(tmp_path.rglob("*")) == before

@@ -97,6 +97,15 @@ def test_convert_refuses_an_existing_destination(source, tmp_path):
     assert contents(made) == {"thesis.txt": b"years of work"}
 
 
+@pytest.mark.parametrize("place", ["source", "source/made", "."])
+def test_convert_refuses_a_destination_inside_or_around_its_source(source, tmp_path, place):
+    (tmp_path / "cola.json").write_text("{}")  # as an older checkpoint has, which would go
+    (source / "cola.json").write_text("{}")
+    with pytest.raises(ValueError, match="choose a destination elsewhere"):
+        convert(str(source), tmp_path / place, overwrite=True)
+    assert (source / "config.json").exists()
+
+
 def test_overwrite_replaces_the_whole_destination(source, tmp_path):
     made = tmp_path / "made"
     first = convert(str(source), made)
