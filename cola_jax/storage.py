@@ -51,7 +51,9 @@ def check_writable(file: str | os.PathLike[str]) -> None:
     if "://" in text:
         return
     place = Path(os.path.abspath(text))
-    above = next(one for one in place.parents if os.path.lexists(one))
+    if place.is_symlink() and not place.exists():
+        raise OSError(f"{text} cannot be written: it is a link to nothing. Give another.")
+    above = next(one for one in (place.parent, *place.parents) if os.path.lexists(one))
     if not above.is_dir():
         raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")
     there = place if place.exists() else above

@@ -55,11 +55,15 @@ class Report:
         if self.polar is None and self.drllm is None:
             return
         from cola_jax.runs.directory import RunDirectory
-        from cola_jax.runs.searched import write_drllm, write_polar
+        from cola_jax.runs.searched import check_new, write_drllm, write_polar
 
         directory, *others = self.run_directories
         if others:
             raise ValueError("--polar and --drllm are of one run: give one run directory.")
+        if self.polar == self.drllm:
+            raise ValueError(f"--polar and --drllm are both {self.polar}: give a file for each.")
+        for file in filter(None, (self.polar, self.drllm)):  # before any is written
+            check_new(file)
         run = RunDirectory(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:

@@ -16,6 +16,7 @@ from cola_jax.convert.gguf import open_gguf
 from cola_jax.convert.hub import open_hub, resolve
 from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
+from cola_jax.messages import printed
 from cola_jax.params import shapes
 from cola_jax.storage import check_apart, check_writable
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
@@ -110,6 +111,12 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
             "or choose another destination."
+        )
+    own = (checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER)
+    if others := sorted({one.name for one in destination.iterdir()} - {*own}):
+        raise ValueError(
+            f"{destination} has more than a checkpoint, such as {printed(others[0])}, which would "
+            "go: move it elsewhere, or choose another destination."
         )
 
 
