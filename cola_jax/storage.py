@@ -23,6 +23,16 @@ def check_url(text: str) -> None:
         raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
 
 
+def read_text(file: str | os.PathLike[str]) -> str:
+    """Reads a text file; ValueError where it cannot be read or is not text."""
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
 def check_place(text: str) -> None:
     """Raises ValueError for text that can name nothing to read or to write here.
 

@@ -265,13 +265,14 @@ def test_bad_number_makes_no_directory(common, tmp_path, capsys):
         (["--shard", "3/3"], "shard '3/3' is not one of 0/N to N-1/N"),
         (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
         (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
+        (["--dtype", "fp16"], "a CPU does not run float16: give --dtype float32"),
     ],
 )
 def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys, flags, message):
     """Before anything is written."""
     error = fails(capsys, "search", *common, "--simulations", "4", *flags)
     assert re.search(message, " ".join(error.split()))
-    assert not (tmp_path / "run" / "evaluations").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):

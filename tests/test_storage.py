@@ -69,7 +69,13 @@ def test_what_is_neither_a_file_nor_a_directory_is_refused(tmp_path: Path) -> No
         with pytest.raises(ValueError, match=message) as caught:
             storage.check_place(place)
         assert len(str(caught.value)) < 300
-    for place in (str(tmp_path), str(tmp_path / "missing" / "x"), "~nobody/x", "org/model", ""):
+    for place in (
+        str(tmp_path),
+        str(tmp_path / "missing" / "x"),
+        "~no such user/x",
+        "org/model",
+        "",
+    ):
         storage.check_place(place)
 
 
@@ -79,6 +85,11 @@ def test_places_that_cannot_be_written_are_refused(
     (tmp_path / "file").write_text("")
     storage.check_file(tmp_path / "file")
     storage.check_writable(tmp_path / "missing" / "x")
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(OSError, match="is a link to nothing"):
+        storage.check_writable(tmp_path / "link")
+    with pytest.raises(ValueError, match="/ is a directory"):
+        storage.check_file("/")
     with pytest.raises(OSError, match="file is not a directory"):
         storage.check_writable(tmp_path / "file" / "below" / "x")
     with pytest.raises(ValueError, match="is a directory: give a file"):

@@ -13,7 +13,7 @@ from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype
 from cola_jax.commands.verbosity import log_devices
 from cola_jax.messages import nearest
-from cola_jax.runs.devices import Devices
+from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
@@ -68,8 +68,6 @@ class Benchmark:
 
     def load(self) -> "Model":
         """Checks the flags, and loads or makes the model on the devices of one copy."""
-        import jax
-
         from cola_jax import load
         from cola_jax.execute.random_model import SHAPES, random_model
 
@@ -80,7 +78,7 @@ class Benchmark:
             check_file(self.out)
         log_devices()
         mesh = self.devices.mesh(self.devices.data or 1)
-        dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        dtype = choose_dtype(self.dtype, "bfloat16")
         if self.model in SHAPES:
             return random_model(SHAPES[self.model], dtype, mesh)
         if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):

@@ -60,7 +60,7 @@ class Export:
         )
 
     def check_flags(self) -> None:
-        """Raises ValueError for places that do not fit, and flags that the format has no use for."""
+        """Raises ValueError for unfit places, and for flags that the format has no use for."""
         if os.path.exists(self.model):
             check_apart(self.out, self.model)
         if self.path.endswith(".json") and not os.path.isfile(self.path):

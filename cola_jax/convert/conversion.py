@@ -56,9 +56,9 @@ def convert(
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     destination = Path(destination)
-    check_destination(destination, overwrite)
     if os.path.exists(os.path.expanduser(source)):
         check_apart(destination, source)
+    check_destination(destination, overwrite)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
 
@@ -112,11 +112,11 @@ def check_destination(destination: Path, overwrite: bool) -> None:
             f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
             "or choose another destination."
         )
-    own = (checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER)
-    if others := sorted({one.name for one in destination.iterdir()} - {*own}):
+    folders = {one.name for one in destination.iterdir() if one.is_dir()}
+    if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
         raise ValueError(
-            f"{destination} has more than a checkpoint, such as {printed(others[0])}, which would "
-            "go: move it elsewhere, or choose another destination."
+            f"{destination} holds {printed(others[0])} beside the checkpoint, which would go: move "
+            "it elsewhere, or choose another destination."
         )
 
 

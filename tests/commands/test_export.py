@@ -51,8 +51,8 @@ def test_export_takes_any_name(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     export(tiny_checkpoint, "0-4", "~/one.yaml", "--format", "mergekit")
-    export(tiny_checkpoint, "0-4", "~nobody", "--format", "mergekit", "--source", "x")
-    assert (tmp_path / "one.yaml").exists()
+    export(tiny_checkpoint, "0-4", "~no such user", "--format", "mergekit", "--source", "x")
+    assert {file.name for file in tmp_path.iterdir()} == {"one.yaml", "~no such user"}
 
 
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
@@ -93,3 +93,6 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
     ):
         assert message in refused(capsys, tiny_checkpoint, *arguments)
     assert {entry.name for entry in tmp_path.iterdir()} == {"full"}
+    for inside in (tiny_checkpoint, tiny_checkpoint / "new.yaml"):
+        flags = (tiny_checkpoint, "0-4", inside, "--format", "mergekit")
+        assert "choose a destination elsewhere" in refused(capsys, *flags)

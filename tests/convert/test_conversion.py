@@ -157,6 +157,14 @@ def test_interrupted_convert_leaves_nothing(source, tmp_path):
     assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
 
 
+def test_overwrite_spares_what_lies_in_a_checkpoint(source, tmp_path):
+    convert(str(source), tmp_path / "made")
+    (tmp_path / "made" / "run").mkdir()
+    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would go"):
+        convert(str(source), tmp_path / "made", overwrite=True)
+    assert (tmp_path / "made" / "run").exists()
+
+
 def test_failed_replacement_keeps_the_old_destination(source, tmp_path, monkeypatch):
     made = tmp_path / "made"
     convert(str(source), made)
