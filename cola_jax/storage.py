@@ -1,13 +1,17 @@
 """Places that are read and written: storage such as gs://bucket/folder, and local folders."""
 
+import contextlib
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from etils import epath
+
+from cola_jax.messages import printed
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
@@ -22,6 +26,71 @@ def check_url(text: str) -> None:
         raise ValueError(f"{text} is in no storage that can be used: {known}, or a local path.")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+
+
+def read_text(file: str | os.PathLike[str]) -> str:
+    """Reads a text file; ValueError where it cannot be read or is not text."""
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def check_place(text: str) -> None:
+    """Raises ValueError for text that can name nothing to read or to write here.
+
+    That is a name that is too long, a loop of links, and what is neither a file nor a directory: a
+    pipe is waited for, and a device never ends. What is missing is left to whoever needs it.
+    """
+    check_url(text)
+    if "://" in text:
+        return
+    try:
+        mode = os.stat(os.path.expanduser(text)).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise ValueError(
+            f"{printed(text)} cannot be used ({error.strerror}): give another."
+        ) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{text} is a pipe or device: give a file or a directory.")
+
+
+def check_writable(file: str | os.PathLike[str]) -> None:
+    """Raises OSError where nothing can be written, before the work that it is to hold."""
+    text = os.fspath(file)
+    check_place(text)
+    if "://" in text:
+        return
+    place = Path(os.path.abspath(text))
+    if place.is_symlink() and not place.exists():
+        raise OSError(f"{text} cannot be written: it is a link to nothing. Give another.")
+    above = next(one for one in (place.parent, *place.parents) if os.path.lexists(one))
+    if not above.is_dir():
+        raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")
+    there = place if place.exists() else above
+    if not os.access(there, os.W_OK):
+        raise OSError(f"{text} cannot be written: {there} is read-only for you. Give another.")
+
+
+def check_file(file: str | os.PathLike[str]) -> None:
+    """Raises OSError where a file cannot be written, ValueError for a directory."""
+    check_writable(file)
+    if os.path.isdir(file):
+        raise ValueError(f"{file} is a directory: give a file.")
+
+
+def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Raises ValueError where a destination is its source, inside of it or around it."""
+    place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
+    if place.is_relative_to(other) or other.is_relative_to(place):
+        where = "inside" if place.is_relative_to(other) else "around"
+        raise ValueError(
+            f"{destination} is {where} the source {source}: choose a destination elsewhere."
+        )
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:
@@ -51,7 +120,20 @@ def links(folder: str) -> Iterator[str]:
 
 
 def write_whole(file: "epath.Path", content: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one, never half of it."""
+    """Writes a file so that it is either the old one or the whole new one, never half of it.
+
+    ValueError for a directory, pipe or device in its place, which would be replaced. OSError where
+    it cannot be written; nothing is left then.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):  # epath takes a pipe for a file
+        raise ValueError(f"{file} is a directory, pipe or device, not a file: give another place.")
     partial = file.parent / f".{file.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(file)
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.filename is not None:
+            error.filename = str(file)
+        raise

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cola_jax import progress_bar
 from cola_jax.commands.command_line import values_of
+from cola_jax.messages import one_line
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -33,7 +34,8 @@ class ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         shown = errors if record.levelno < logging.WARNING else alerts()
-        text = Text(self.format(record))
+        said = self.format(record)  # details may take several lines
+        text = Text(said if record.levelno < logging.INFO else one_line(said))
         if record.levelno >= logging.WARNING:
             text = Text.assemble(("warning: ", "bold yellow"), text)
         elif record.levelno < logging.INFO:

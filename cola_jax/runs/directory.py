@@ -299,4 +299,5 @@ class RunDirectory:
 
 def unwritable(directory: epath.Path, error: OSError) -> OSError:
     """Says what to do about a directory that cannot be made or written."""
-    return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
+    why = error.strerror or error
+    return OSError(f"the run directory {directory} cannot be written ({why}): choose another.")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
 MOVE = 4  # places that a block may move where a space has moves and the rules have none
+MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
 Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
 
 
@@ -259,6 +260,8 @@ class Settings:
                 "simulations and leaves must be at least 1, they are "
                 f"{self.simulations} and {self.leaves}."
             )
+        if self.leaves > MOST_LEAVES:
+            raise ValueError(f"leaves must be at most {MOST_LEAVES:,}, they are {self.leaves:,}.")
 
     def searches(self, options: int) -> int:
         """Returns the most searches of a question with so many options, its controls included."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from cola_jax.messages import did_you_mean
 from cola_jax.question import Question
+from cola_jax.storage import read_text
 
 if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
@@ -104,7 +105,7 @@ def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
             f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in "
             f"it{did_you_mean(name, NAMES)}."
         )
-    template = Path(name).read_text(encoding="utf-8").rstrip("\n")
+    template = read_text(name).replace("\r\n", "\n").rstrip("\n")
     if FIELD not in template:
         raise ValueError(f"the template {name} does not say {FIELD}, where the question belongs.")
     return {}, lambda question: worded(question, template)

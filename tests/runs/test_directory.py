@@ -1,13 +1,16 @@
 """The run directory: what it refuses, what damage it notices, and what an interruption leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.shard import Shard
+from cola_jax.storage import write_whole
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
 HERE = {"device": "cpu"}
@@ -260,3 +263,22 @@ def test_full_disk_says_what_to_do_and_keeps_what_is_written(run, monkeypatch):
             run.write_part(*rows("b"))
     run.write_part(*rows("b"))
     assert column(run.questions()) == ["a", "b"]
+
+
+def test_write_whole_replaces_nothing_but_files_and_leaves_nothing(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device"):
+            write_whole(epath.Path(tmp_path / name), b"")
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_whole(epath.Path(tmp_path / "missing" / "x"), b"")
+    assert caught.value.filename == str(tmp_path / "missing" / "x")
+
+    def fail(self, target):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_whole(epath.Path(tmp_path / "x"), b"some")
+    assert {file.name for file in tmp_path.iterdir()} == {"pipe", "folder"}
