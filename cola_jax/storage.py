@@ -1,5 +1,6 @@
 """Places that are read and written: storage such as gs://bucket/folder, and local folders."""
 
+import fnmatch
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from etils import epath
+
+from etils import epath
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
@@ -22,6 +25,22 @@ def check_url(text: str) -> None:
         raise ValueError(f"{text} is in no storage that can be used: {known}, or a local path.")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+
+
+def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """Lists the files of a folder, in order, whose names match; none where there is no folder.
+
+    epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
+    one named run[1]. Hidden files are those of patterns that begin with a dot.
+    """
+    if not folder.exists():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if fnmatch.fnmatch(file.name, pattern)
+        and file.name.startswith(".") == pattern.startswith(".")
+    )
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:
