@@ -58,7 +58,7 @@ def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
         questions.append(
             question(
                 text, text=text, options=[text, "b", text], best=(0, 1, 1, 2, 3), control=2,
-                control_reached=True, metadata=named(**{f"{TEXTS['image']}_level": text[:999]}),
+                control_reached=True, metadata=named(**{f"{TEXTS['image']}_level": text}),
             )
         )  # fmt: skip
         rows += [
