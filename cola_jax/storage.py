@@ -1,6 +1,7 @@
 """Places that are read and written: storage such as gs://bucket/folder, and local folders."""
 
 import contextlib
+import fnmatch
 import importlib.util
 import os
 import stat
@@ -91,6 +92,22 @@ def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[s
         raise ValueError(
             f"{destination} is {where} the source {source}: choose a destination elsewhere."
         )
+
+
+def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
+    """Lists the files of a folder, in order, whose names match; none where there is no folder.
+
+    epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
+    one named run[1]. Hidden files are those of patterns that begin with a dot.
+    """
+    if not folder.exists():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if fnmatch.fnmatch(file.name, pattern)
+        and file.name.startswith(".") == pattern.startswith(".")
+    )
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:

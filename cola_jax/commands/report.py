@@ -67,7 +67,7 @@ class Report:
         run = RunDirectory(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
-                console.print(write(run, file), soft_wrap=True, markup=False)
+                console.print(write(run, file), soft_wrap=True)
 
     def show(self, directory: str) -> dict[str, Any]:
         """Prints the table of a run, writes its page, and returns the results but of a scan."""
@@ -105,7 +105,7 @@ class Report:
             print_json(results)
         else:
             for name, summary in zip(report.run_names(runs), summaries, strict=True):
-                console.print(name, style="bold", markup=False)
+                console.print(name, style="bold")
                 console.print(report.summary_table(summary))
         self.write(runs, summaries, self.page or Path("report.html"))
 

@@ -22,7 +22,7 @@ from cola_jax.runs.growth import check_same
 from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.shard import WHOLE, Shard
-from cola_jax.storage import check_links, write_whole
+from cola_jax.storage import check_links, matching, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
@@ -104,7 +104,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Removes all evaluations."""
         for kind in (*reversed(KINDS), UNFINISHED):
-            for file in (self.directory / kind).glob("*.parquet"):
+            for file in matching(self.directory / kind, "*.parquet"):
                 file.unlink()
 
     def tidy(self, questions: int) -> None:
@@ -116,7 +116,7 @@ class RunDirectory:
     def locks(self) -> "list[tuple[Shard, epath.Path]]":
         """Lists the shards that some process has filled, each with the file that it locks."""
         found = []
-        for file in sorted(self.directory.glob(".shard-*.lock")):
+        for file in matching(self.directory, ".shard-*.lock"):
             index, count = map(int, file.name.split(".")[1].split("-")[1::2])
             found.append((Shard(index, count), file))
         return found
@@ -285,7 +285,7 @@ class RunDirectory:
 
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
-        files = [{f.name for f in (self.directory / k).glob("part-*.parquet")} for k in KINDS]
+        files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
         return [self.directory / kind / name for name in sorted(set.intersection(*files))]
 
     def questions(self, columns: Sequence[str] | None = None) -> pa.Table:

@@ -61,6 +61,21 @@ def test_parts_are_listed_once_however_many_are_written(run, monkeypatch):
     assert column(run.questions()) == ["a", "b", "c", "d"]
 
 
+def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
+    run = RunDirectory(tmp_path / "run [1] *?")
+    run.open(SETTINGS, HERE)
+    run.write_part(*rows("a"))
+    run.write_part(*rows("b"))
+    assert run.open(SETTINGS, HERE) == {"a", "b"}
+    with run.locked(), pytest.raises(ValueError, match="another process is filling"):
+        RunDirectory(run.directory).locked().__enter__()
+    run.set_aside()
+    assert run.questions().num_rows == 0
+    assert len(list((run.directory / "unfinished").iterdir())) == 2
+    run.discard()
+    assert not list((run.directory / "unfinished").iterdir())
+
+
 def test_open_names_other_settings(run):
     other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
     with pytest.raises(ValueError, match="created with different settings") as error:
