@@ -18,7 +18,8 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     Args:
       text: UTF-8 where it is bytes.
       where: names the file, and the line of one, in errors.
-      finite: refuses numbers that JSON does not have (NaN, infinity), and integers beyond 64 bits.
+      finite: refuses numbers that JSON does not have (NaN, infinity), integers beyond 64 bits, and
+        half characters (lone surrogates), which cannot be written again.
 
     Returns:
       Dictionaries, lists, text, numbers, booleans and None.
@@ -44,7 +45,7 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
 
     hooks = {"parse_constant": constant, "parse_int": integer, "parse_float": number}
     try:
-        return json.loads(text, **(hooks if finite else {}))
+        value = json.loads(text, **(hooks if finite else {}))
     except json.JSONDecodeError as error:
         line = f" in line {error.lineno}" if error.lineno > 1 else ""
         raise ValueError(f"{where}: this is not JSON ({error.msg}{line}).") from None
@@ -56,6 +57,20 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where} cannot be read as JSON ({error}).") from None
+    if finite and ("\\u" if isinstance(text, str) else b"\\u") in text:
+        check_characters(value, where)
+    return value
+
+
+def check_characters(value: Any, where: str) -> None:
+    """Raises ValueError for text with half a character, which no tokenizer and no file takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {error.object[error.start]!r} is half a character (a lone surrogate): write "
+            "the text as UTF-8."
+        ) from None
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:

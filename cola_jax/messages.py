@@ -15,6 +15,7 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type where it has none."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].rstrip(". ")
+    line = line if line.isprintable() else repr(line)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
@@ -30,7 +31,7 @@ def shown(value: Any) -> str:
 
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
-    return name if len(name) <= 80 and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Places that are read and written: storage such as gs://bucket/folder, and local folders."""
+"""Places that are read and written: storage such as gs://bucket/folder, and local files."""
 
 import contextlib
 import fnmatch

@@ -14,7 +14,7 @@ from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths,
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
 CONTROLS = {RETAINED: "control of C→C", CORRECTED: "control of W→C"}
 SHORTEST = (0.05, 0.1, 0.2, 1.0)  # shares of the correct paths
-ROWS = 1 << 16  # processed at once, which bounds the memory that millions of paths take
+ROWS, CELLS = 1 << 16, 1 << 21  # paths, and paths times layers, that are counted at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,9 +93,10 @@ def layer_counts(
     paths: pa.ChunkedArray, num_layers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields, for some paths at a time, the runs of each layer [n, L] and its first position."""
+    rows = max(1, min(ROWS, CELLS // num_layers))
     for chunk in paths.chunks:
-        for start in range(0, len(chunk), ROWS):
-            batch = chunk.slice(start, ROWS)
+        for start in range(0, len(chunk), rows):
+            batch = chunk.slice(start, rows)
             lengths = batch.value_lengths().to_numpy()
             row = np.repeat(np.arange(len(batch)), lengths)
             position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

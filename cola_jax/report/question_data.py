@@ -12,9 +12,7 @@ from cola_jax.report.statistics import list_lengths
 from cola_jax.report.summary import Summary
 from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.reuse import by_question
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
@@ -39,8 +37,8 @@ def question_entries(
     listed = limit(budget, summary.done, MIN_LISTED, MAX_LISTED)
     shown = limit(TEXT_BUDGET, summary.completions, MIN_TEXT, MAX_TEXT)
     for file in run.parts("evaluations"):
-        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, ASKED)
-        tables = by_question(read_parts([file], EVALUATIONS, COLUMNS))
+        questions = run.questions(ASKED, [run.directory / "questions" / file.name])
+        tables = by_question(run.evaluations(COLUMNS, [file]))
         for question in questions.to_pylist():
             own = tables.get(question["question"])
             rows = [] if own is None else evaluation_rows(own)

@@ -44,14 +44,14 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         }
         results, samples = {task: metrics(task, found)}, summary.done
     else:
-        original = identity(int(start["num_layers"]))
+        original = identity(start["num_layers"])
         results, samples = {}, 0
         for one in path_results(run):
             label = task if one.path == original else f"{task} {format_path(one.path)}"
             entry = metrics(label, {name: one.correct})
             results[label] = entry | {"layers,none": len(one.path)}
             samples = max(samples, one.not_finite.n)
-    shots = len((settings.get("prompt") or {}).get("shots", ()))
+    shots = len((settings.get("prompt") or {}).get("shots") or ())
     return {
         "results": results,
         "group_subtasks": {},
@@ -65,8 +65,8 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         "n-samples": {
             label: {"original": settings["questions"], "effective": samples} for label in results
         },
-        "config": {"model": "cola", "model_args": f"checkpoint={start['model']}"},
-        "model_name": start["model"],
+        "config": {"model": "cola", "model_args": f"checkpoint={start.get('model')}"},
+        "model_name": start.get("model"),
         "cola_jax": {"settings": settings, "versions": start.get("versions")},
         "date": start.get("date"),
     }

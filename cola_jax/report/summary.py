@@ -26,11 +26,11 @@ from cola_jax.report.statistics import (
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_files import join, read_parts
-from cola_jax.runs.schema import EVALUATIONS
+from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_files import join
 
-COLUMNS = ["options", "metadata", "confirmed", "control", "control_reached", "answers", "closest"]
-COLUMNS += AGAIN  # the columns of questions that a summary is made of
+COLUMNS = ["question", "options", "metadata", "confirmed", "control", "control_reached", "answers"]
+COLUMNS += ["closest", *AGAIN]  # the columns of questions that a summary is made of
 
 
 class Level(NamedTuple):
@@ -120,7 +120,7 @@ def summarise(run: RunDirectory) -> Summary:
     """
     manifest = run.manifest()
     check_search(run, manifest["settings"])
-    num_layers = int(manifest["starts"][-1]["num_layers"])
+    num_layers = manifest["starts"][-1]["num_layers"]
     questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
@@ -136,7 +136,7 @@ def summarise(run: RunDirectory) -> Summary:
         open=scorer_flag(manifest, "open"),
         decodes=decodes,
         done=questions.num_rows,
-        planned=int(manifest["settings"]["questions"]),
+        planned=manifest["settings"]["questions"],
         num_layers=num_layers,
         completions=completions,
         answers=distinct_answers(questions, rows, decodes),
@@ -147,7 +147,7 @@ def summarise(run: RunDirectory) -> Summary:
 
 def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
     """Returns a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
-    return bool(manifest["starts"][-1].get("scorer", {}).get(name))
+    return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
 
 
 def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ def read_evaluations(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
     """
 
     def counted(files: list[epath.Path]) -> pa.Table:
-        part = read_parts(files, EVALUATIONS, [*columns, "tokens"])
+        part = run.evaluations([*columns, "tokens"], files)
         counts = pc.call_function("list_value_length", [part["tokens"]])
         return part.drop_columns("tokens").append_column("num_tokens", counts)
 
@@ -219,7 +219,7 @@ def count_levels(
         present = {level for level in levels if level is not None}
         if len(present) < 2:
             continue
-        for level in sorted(present, key=lambda x: (int(x) if x.isdecimal() else math.inf, x)):
+        for level in sorted(present, key=lambda x: (float(x) if x.isdecimal() else math.inf, x)):
             mask = graded & np.array([x == level for x in levels])
             yield Level(name, level, Share.of(correct[mask]), Share.of(found[mask]))
 
@@ -277,6 +277,7 @@ def path_results(run: RunDirectory) -> list[PathResult]:
         raise ValueError(f"{run.directory} has no question done yet: let the evaluation run first.")
     paths = [tuple(path) for path in settings["paths"]]
     node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()
+    check_nodes(run.directory, node, len(paths))
     graded, finite = ~is_null(rows["verdict"]), is_true(rows["finite"])
 
     def count(mask: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:

@@ -259,7 +259,7 @@ def summary_table(summary: Summary) -> Table:
 def paths_table(run: RunDirectory) -> Table:
     """Formats an evaluation run as a table, one row per path, the identity path in bold."""
     results, manifest = path_results(run), run.manifest()
-    original = identity(int(manifest["starts"][-1]["num_layers"]))
+    original = identity(manifest["starts"][-1]["num_layers"])
     done, planned = run.questions(["question"]).num_rows, manifest["settings"]["questions"]
     caption = paths_caption(results, done, planned)
     table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")

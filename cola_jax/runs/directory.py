@@ -6,7 +6,10 @@ is written again under the same number.
 """
 
 import contextlib
+import functools
 import itertools
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +20,10 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.json_text import parse_object, readable_json
+from cola_jax.json_text import readable_json
+from cola_jax.messages import shown
 from cola_jax.runs.growth import check_same
+from cola_jax.runs.manifest import parse_manifest
 from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.shard import WHOLE, Shard
@@ -27,6 +32,7 @@ from cola_jax.storage import check_links, matching, write_whole
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
+LOCK = re.compile(r"\.shard-([0-9]{1,9})-of-([0-9]{1,9})\.lock")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
 
 
@@ -117,8 +123,8 @@ class RunDirectory:
         """Lists the shards that some process has filled, each with the file that it locks."""
         found = []
         for file in matching(self.directory, ".shard-*.lock"):
-            index, count = map(int, file.name.split(".")[1].split("-")[1::2])
-            found.append((Shard(index, count), file))
+            if match := LOCK.fullmatch(file.name):
+                found.append((Shard(int(match[1]), int(match[2])), file))
         return found
 
     def recorded(self, name: str) -> Any:
@@ -232,16 +238,13 @@ class RunDirectory:
         if not file.exists():
             raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
-        kinds = {"settings": dict, "starts": list}
         try:
-            manifest = parse_object(file.read_bytes(), "its content")
-            if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
-                raise ValueError("it has no settings or starts")
+            return parse_manifest(file.read_bytes())
         except ValueError as error:
+            problem = str(error).rstrip(".")
             raise ValueError(
-                f"{file} is damaged ({error}): start again in another directory."
+                f"{file} is damaged ({problem}): restore it, or start again in another directory."
             ) from None
-        return manifest
 
     def write_part(
         self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
@@ -265,7 +268,8 @@ class RunDirectory:
     ) -> None:
         """Writes rows to a file of the run, whole; OSError says what to do."""
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+        pq.write_table(table, sink, write_page_checksum=True)
         try:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, sink.getvalue().to_pybytes())
@@ -288,13 +292,39 @@ class RunDirectory:
         files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
         return [self.directory / kind / name for name in sorted(set.intersection(*files))]
 
-    def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads the questions that are done."""
-        return read_parts(self.parts("questions"), QUESTIONS, columns)
+    def questions(
+        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+    ) -> pa.Table:
+        """Reads the questions that are done, or those of some part files."""
+        files = self.parts("questions") if files is None else files
+        table = read_parts(files, QUESTIONS, columns, self.num_layers)
+        check_once(self.directory, table)
+        return table
 
-    def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads the evaluations of the questions that are done."""
-        return read_parts(self.parts("evaluations"), EVALUATIONS, columns)
+    def evaluations(
+        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+    ) -> pa.Table:
+        """Reads the evaluations of the questions that are done, or those of some part files."""
+        files = self.parts("evaluations") if files is None else files
+        return read_parts(files, EVALUATIONS, columns, self.num_layers)
+
+    @functools.cached_property
+    def num_layers(self) -> int | None:
+        """The model's layers, as the last start recorded them; None where it did not."""
+        return self.manifest()["starts"][-1].get("num_layers")
+
+
+def check_once(directory: epath.Path, questions: pa.Table) -> None:
+    """Raises ValueError where a question is in two rows, as where a part file was copied."""
+    if "question" not in questions.column_names:
+        return
+    names = questions["question"].to_pylist()
+    if len(set(names)) < len(names):
+        name = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(
+            f"{directory} has the question {shown(name)} twice: remove one of the part files that "
+            "have it."
+        )
 
 
 def unwritable(directory: epath.Path, error: OSError) -> OSError:

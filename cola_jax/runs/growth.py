@@ -11,6 +11,8 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.messages import shown
+
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
 FLAGS = {
@@ -85,7 +87,7 @@ def describe(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 "not all of them"
             )
         else:
-            found[name] = f"{flag_of(name)}: {before!r} there, {after!r} here"
+            found[name] = f"{flag_of(name)}: {shown(before)} there, {shown(after)} here"
     return list(found.values())
 
 
@@ -109,7 +111,7 @@ def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
 def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises ValueError that names every setting in which a run and this command differ."""
     differences = [
-        f"{name}: {was!r} there, {now!r} here"
+        f"{name}: {shown(was)} there, {shown(now)} here"
         for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
     ]
     if differences:

@@ -53,7 +53,7 @@ class Journal:
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
         for file in matching(self.folder, "*.parquet"):
-            table = read_part(file, SCHEMA, "evaluations are made")
+            table = read_part(file, SCHEMA, run.num_layers, "evaluations are made")
             self.note(file, self.stored.add(table, names))
 
     def note(self, file: Any, questions: set[str]) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import differing
+from cola_jax.runs.part_checks import check_nodes
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer, most_options
@@ -141,8 +143,15 @@ def stored_verdicts(
     """Reads the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
     at = {one.question.id: i for i, one in enumerate(encoded)}
     out = Verdicts.empty((len(encoded), paths), most_options(encoded))
-    for row in run.evaluations().to_pylist():
-        i = at[row["question"]]
+    rows = run.evaluations()
+    check_nodes(run.directory, rows["node"].to_numpy(), paths)
+    for row in rows.to_pylist():
+        i = at.get(row["question"])
+        if i is None:
+            raise ValueError(
+                f"{run.directory} has evaluations of {shown(row['question'])}, which is none of "
+                "its questions: remove the part file that has them."
+            )
         one = stored_verdict(row, encoded[i], scorer)
         out.put((i, slice(row["node"], row["node"] + 1)), one)
     return out
@@ -158,7 +167,9 @@ def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, A
     before, now = ({name: each.get(name) for name in SAME} for each in (old, new))
     found = differing(before, now)
     if found:
-        listed = "; ".join(f"{name}: {was!r} there, {is_!r} here" for name, was, is_ in found)
+        listed = "; ".join(
+            f"{name}: {shown(was)} there, {shown(is_)} here" for name, was, is_ in found
+        )
         raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
 
 

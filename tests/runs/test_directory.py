@@ -19,11 +19,15 @@ HERE = {"device": "cpu"}
 def rows(*ids):
     """The rows of a part: two evaluations for each question."""
     evaluations = [
-        {"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5, "node": n}
+        {
+            **{"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5},
+            **{"answer": 0, "finite": True, "node": n},
+        }
         for i in ids
         for n in range(2)
     ]
-    return evaluations, [{"question": i, "text": "?", "evaluations": 2} for i in ids]
+    question = {"text": "?", "options": [], "prompt_hash": "x", "evaluations": 2}
+    return evaluations, [{"question": i} | question for i in ids]
 
 
 @pytest.fixture
