@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 from cola_jax.messages import printed
 
+LARGEST_TEXT = 2**30  # bytes
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
@@ -30,8 +31,12 @@ def check_url(text: str) -> None:
 
 
 def read_text(file: str | os.PathLike[str]) -> str:
-    """Reads a text file; ValueError where it cannot be read or is not text."""
+    """Reads a text file; ValueError where it cannot be read, is not text, or has gigabytes."""
     try:
+        if (size := os.path.getsize(file)) > LARGEST_TEXT:
+            raise ValueError(
+                f"{file} has {size:,} bytes, and at most {LARGEST_TEXT:,} are read: give another."
+            )
         return Path(file).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}).") from None

@@ -116,3 +116,12 @@ def test_a_destination_is_neither_inside_nor_around_its_source(tmp_path: Path) -
     for place in ("source", "source/sub", "link/sub", "."):
         with pytest.raises(ValueError, match="choose a destination elsewhere"):
             storage.check_apart(tmp_path / place, tmp_path / "source")
+
+
+def test_a_text_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "zeros.txt").open("wb") as file:
+        file.truncate(2**35)
+    with pytest.raises(ValueError, match="has 34,359,738,368 bytes, and at most"):
+        storage.read_text(tmp_path / "zeros.txt")
+    (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbfmine")
+    assert storage.read_text(tmp_path / "mine.txt") == "mine"
