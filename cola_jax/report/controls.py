@@ -104,23 +104,23 @@ class AgainRow(NamedTuple):
         """Reads a question's row."""
         first, *others = row["baseline_answer"], *row["variant_answers"]
         plain = [first == row["gold"], *row["again"][0]["holds"]]
-        wrong = not row["baseline"]
+        wrong, controls = not row["baseline"], row["controls"] or ()
 
         def saved(one: dict[str, Any]) -> int | None:
             return None if one["robust"] is None else num_layers - len(one["robust"])
 
         def held(one: dict[str, Any]) -> list[bool]:
-            again = [asked for asked in one["again"] if asked["path"] == one["best"]]
+            again = [asked for asked in one["again"] or () if asked["path"] == one["best"]]
             return [all(asked["holds"]) for asked in again[:1]]
 
         return cls(
             before="right" if all(plain) else "mixed" if any(plain) else "wrong",
             agrees=[answer == first for answer in others],
             held=next(iter(held(row)), None) if wrong else None,
-            controls_held=[h for one in row["controls"] for h in held(one)] if wrong else [],
+            controls_held=[h for one in controls for h in held(one)] if wrong else [],
             saved=saved(row),
             controls=[
-                saved(one) for one in row["controls"] if one["target"] not in row["variant_answers"]
+                saved(one) for one in controls if one["target"] not in row["variant_answers"]
             ],
         )
 
