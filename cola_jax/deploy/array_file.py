@@ -23,9 +23,8 @@ def open_array(file: epath.Path, repair: str) -> np.ndarray:
         return careful(
             file, repair, lambda: np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
         )
-    return careful(
-        file, repair, lambda: np.load(os.fspath(file), mmap_mode="r", allow_pickle=False)
-    )
+    # unlike np.load, it closes a file of another kind; it maps no objects either
+    return careful(file, repair, lambda: np.lib.format.open_memmap(os.fspath(file), mode="r"))
 
 
 def read_arrays(file: epath.Path, names: tuple[str, ...], repair: str) -> list[np.ndarray]:

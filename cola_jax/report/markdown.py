@@ -44,5 +44,6 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def line(cells: tuple[str, ...] | list[str]) -> str:
-    """Formats one row; a bar within a cell would end it."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    """Formats one row; a bar or a line break within a cell would end it."""
+    cells = [" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells]
+    return "| " + " | ".join(cells) + " |"

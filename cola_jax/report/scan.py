@@ -15,7 +15,7 @@ from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import LEVEL, Difference, Share
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_checks import check_counts, check_nodes
 
 COLUMNS = ["question", "node", "verdict", "margin"]
 
@@ -92,6 +92,7 @@ def summarise_scan(run: RunDirectory) -> ScanSummary:
     paths = [tuple(path) for path in settings["paths"]]
     check_blocks(run.directory, paths, num_layers)
     rows = run.evaluations(COLUMNS)
+    check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
     check_nodes(run.directory, rows["node"].to_numpy(), len(paths))
     ids, verdict, margin = read_map(rows, len(paths))
     if len(ids) < 2:

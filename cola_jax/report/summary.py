@@ -26,11 +26,12 @@ from cola_jax.report.statistics import (
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_checks import check_counts, check_nodes
 from cola_jax.runs.part_files import join
 
-COLUMNS = ["question", "options", "metadata", "confirmed", "control", "control_reached", "answers"]
-COLUMNS += ["closest", *AGAIN]  # the columns of questions that a summary is made of
+# The columns of questions that a summary is made of
+COLUMNS = ["question", "options", "metadata", "evaluations", "confirmed", "control"]
+COLUMNS += ["control_reached", "answers", "closest", *AGAIN]
 
 
 class Level(NamedTuple):
@@ -126,6 +127,7 @@ def summarise(run: RunDirectory) -> Summary:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
+    check_counts(run.directory, questions, rows)
     completions = rows.num_rows - rows["truncated"].null_count
     layers = summarise_layers(questions, rows, num_layers)
     rows = rows.filter(pa.array(~is_true(rows["control"])))
@@ -272,9 +274,10 @@ def path_results(run: RunDirectory) -> list[PathResult]:
             f"{run.directory} was made by {settings.get('command')!r}, not by an evaluation of "
             "given paths: use summarise for a search."
         )
-    rows = read_evaluations(run, ["node", "verdict", "margin", "finite", "truncated"])
+    rows = read_evaluations(run, ["question", "node", "verdict", "margin", "finite", "truncated"])
     if not rows.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the evaluation run first.")
+    check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
     paths = [tuple(path) for path in settings["paths"]]
     node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()
     check_nodes(run.directory, node, len(paths))

@@ -298,7 +298,7 @@ class RunDirectory:
         """Reads the questions that are done, or those of some part files."""
         files = self.parts("questions") if files is None else files
         table = read_parts(files, QUESTIONS, columns, self.num_layers)
-        check_once(self.directory, table)
+        check_once(self.directory, table, self.recorded("questions"))
         return table
 
     def evaluations(
@@ -314,8 +314,13 @@ class RunDirectory:
         return self.manifest()["starts"][-1].get("num_layers")
 
 
-def check_once(directory: epath.Path, questions: pa.Table) -> None:
-    """Raises ValueError where a question is in two rows, as where a part file was copied."""
+def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) -> None:
+    """Raises ValueError where a question is in two rows, or there are more than a run asks."""
+    if planned is not None and questions.num_rows > planned:
+        raise ValueError(
+            f"{directory} has {questions.num_rows} questions, but its {MANIFEST} says {planned}: "
+            "restore that file, or remove part files of other runs."
+        )
     if "question" not in questions.column_names:
         return
     names = questions["question"].to_pylist()

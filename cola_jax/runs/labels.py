@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.part_checks import check_counts
 
 Path = tuple[int, ...]
 EVALUATION = ["question", "path", "verdict", "margin", "control"]
-QUESTION = ["question", "text", "options", "gold", "prompt_hash", "metadata", "again"]
+QUESTION = ["question", "text", "options", "gold", "prompt_hash", "metadata", "evaluations"]
+QUESTION += ["again"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,10 +54,12 @@ def read_labels(run: RunDirectory) -> list[Labels]:
     Raises ValueError for a directory that is no run, and for a run without a question.
     """
     rows: dict[str, dict[Path, Any]] = defaultdict(dict)
-    for row in run.evaluations(EVALUATION).to_pylist():
+    evaluations, asked = run.evaluations(EVALUATION), run.questions(QUESTION)
+    check_counts(run.directory, asked, evaluations)
+    for row in evaluations.to_pylist():
         if not row["control"]:
             rows[row["question"]].setdefault(tuple(row["path"]), row)
-    questions = run.questions(QUESTION).to_pylist()
+    questions = asked.to_pylist()
     if not questions:
         raise ValueError(f"{run.directory} has no question done yet: let the run finish first.")
     return [labels_of(question, rows[question["question"]]) for question in questions]

@@ -81,6 +81,14 @@ class RunSettings(BaseModel):
     model: str | None = None
     questions: Count | None = None
     simulations: Count | None = None
+    leaves: Count | None = None
+    seed: int | None = None
+    early_stop: bool | None = None
+    robust: bool | None = None
+    control: str | None = None
+    dtype: str | None = None
+    grader: str | None = None
+    max_new_tokens: Count | None = None
     paths: list[Annotated[list[Layer], Field(min_length=1)]] | None = None
     strategy: str | None = None
     preset: dict[str, Any] | None = None

@@ -1,5 +1,6 @@
 """Checks of part files, which may come from elsewhere, before they are used."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ NEVER_NULL = {
     *("again.path", "again.holds", "controls.again.path", "controls.again.holds"),
     *("controls.target", "controls.evaluations", "controls.shared"),
 }
+ALWAYS = {"verdict", "target", "gold", "baseline", "best"}  # columns that are never missing
 PATHS = {"path", "best", "robust", "front"}
 LEAST = dict.fromkeys(("answer", "baseline_answer", "variant_answers"), NO_ANSWER)  # others 0
 TEXTS = {  # what a column may say
@@ -37,6 +39,27 @@ def check_nodes(directory: epath.PathLike, nodes: np.ndarray, paths: int) -> Non
         )
 
 
+def check_counts(directory: epath.PathLike, questions: pa.Table, evaluations: pa.Table) -> None:
+    """Raises ValueError unless each question has as many evaluations as its row counts.
+
+    Those of control searches are not counted. Both tables have the column `question`, and the first
+    one `evaluations`.
+    """
+    if "control" in evaluations.column_names:
+        evaluations = evaluations.filter(compute("invert", evaluations["control"].fill_null(False)))
+    found = evaluations["question"].value_counts()
+    there = dict(zip(*(found.field(i).to_pylist() for i in (0, 1)), strict=True))
+    columns = (questions[name].to_pylist() for name in ("question", "evaluations"))
+    counted = dict(zip(*columns, strict=True))
+    for name in there | counted:
+        if there.get(name, 0) != counted.get(name, 0):
+            raise ValueError(
+                f"{directory} has {there.get(name, 0)} evaluations of question {shown(name)}, but "
+                f"counts {counted.get(name, 0)}: remove the part files that have it, of both "
+                "kinds, and it is evaluated again."
+            )
+
+
 def check_size(rows: int, size: int) -> None:
     """Raises ValueError where a file claims more rows than one of its size can have.
 
@@ -44,6 +67,15 @@ def check_size(rows: int, size: int) -> None:
     """
     if rows > size:
         raise ValueError(f"it claims {rows:,} rows in {size:,} bytes")
+
+
+def check_names(names: Collection[str], wanted: Collection[str]) -> None:
+    """Raises ValueError for a column that is there twice, or missing though all runs have it."""
+    if len(set(names)) < len(names):
+        raise ValueError("it has a column twice")
+    needed = (ALWAYS | NEVER_NULL).intersection(wanted)
+    if missing := sorted(needed.difference(names)):
+        raise ValueError(f"it has no column {missing[0]}")
 
 
 def check_table(table: pa.Table, num_layers: int | None) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cola_jax.messages import first_line
-from cola_jax.runs.part_checks import check_size, check_table
+from cola_jax.runs.part_checks import check_names, check_size, check_table
 
 TOGETHER = 64  # tables that are joined at once
 
@@ -65,9 +65,8 @@ def read_part(
 
 def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Returns the columns of a schema, null where a table lacks them."""
-    there = set(table.column_names)
-    if len(there) < len(table.column_names):
-        raise ValueError("it has a column twice")
+    there = table.column_names
+    check_names(there, schema.names)
     columns = [
         table[field.name].cast(field.type)
         if field.name in there

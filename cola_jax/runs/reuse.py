@@ -13,12 +13,13 @@ from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import differing
-from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_checks import check_counts, check_nodes
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer, most_options
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
+ASKED = ["question", "prompt_hash", "options", "gold", "evaluations"]  # columns of questions
 # What an evaluation depends on, beside its question, prompt and path
 SAME = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens")
 
@@ -63,7 +64,8 @@ class Reuse:
         for directory in directories:
             run = RunDirectory(directory)
             check_same_model(directory, run.manifest()["settings"], settings)
-            rows = run.questions(["question", "prompt_hash", "options", "gold"]).to_pylist()
+            asked_there = run.questions(ASKED)
+            rows = asked_there.to_pylist()
             stored = {
                 row["question"]: (row["prompt_hash"], tuple(row["options"]), row["gold"])
                 for row in rows
@@ -74,7 +76,9 @@ class Reuse:
                     f"{directory} has none of these questions in the same words: its "
                     f"{len(stored)} questions or their prompts are others."
                 )
-            self.stored.add(run.evaluations(), shared)
+            evaluations = run.evaluations()
+            check_counts(directory, asked_there, evaluations)
+            self.stored.add(evaluations, shared)
 
     def verdicts(self, batch: Sequence[Encoded], positions: int) -> tuple[np.ndarray, Verdicts]:
         """Returns the paths [B, C, P] known of a batch, STOP-padded, and their verdicts [B, C]."""

@@ -65,7 +65,7 @@ def other(value: Any, kind: pa.DataType, draw: random.Random) -> Any:
         return draw.choice(TEXTS)
     if pa.types.is_list(kind) and pa.types.is_integer(kind.value_type) and draw.random() < 0.7:
         return draw.choice(PATHS)
-    return mutate_json(value, draw.randrange(2**32))
+    return mutate_json(json.loads(json.dumps(value, default=str)), draw.randrange(2**32))
 
 
 def with_column(table: pa.Table, at: int, values: list[Any], kind: pa.DataType | None) -> pa.Table:

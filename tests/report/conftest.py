@@ -34,8 +34,14 @@ def make_run(
         start = start | {"scorer": SCORERS[settings["scorer"]]}
     run.open(SETTINGS | settings, start)
     for evaluations, questions in parts:
-        run.write_part(evaluations, questions)
+        run.write_part(evaluations, [counted(one, evaluations) for one in questions])
     return run
+
+
+def counted(question: dict[str, Any], evaluations: list[Any]) -> dict[str, Any]:
+    """Says of a question how many evaluations its search made."""
+    own = [row for row in evaluations if row["question"] == question["question"]]
+    return question | {"evaluations": sum(not row.get("control") for row in own)}
 
 
 def evaluation(
@@ -275,6 +281,7 @@ OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "metadata"]
 
 def write_old_part(run: RunDirectory, name: str, rows: list[Any], questions: list[Any]) -> None:
     """Writes a part without the columns that were added for open questions and for scores."""
+    questions = [counted(one, rows) for one in questions]
     old = (("evaluations", EVALUATIONS, OLD_EVALUATIONS, rows),)
     old += (("questions", QUESTIONS, OLD_QUESTIONS, questions),)
     for kind, schema, names, content in old:
@@ -288,5 +295,5 @@ def old_run(tmp_path: Path) -> RunDirectory:
     """A search that was started before open questions were added, and continued since."""
     run = make_run(tmp_path, scorer="letter")
     write_old_part(run, "part-00000.parquet", E1 + E2, [Q1, Q2])
-    run.write_part(E3, [Q3])
+    run.write_part(E3, [counted(Q3, E3)])
     return run

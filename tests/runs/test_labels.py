@@ -31,6 +31,7 @@ def write(folder: Any, evaluations: list[dict[str, Any]], questions: list[dict[s
 
 
 QUESTION = {"question": "a", "text": "1 + 1", "options": [], "prompt_hash": "x", "metadata": []}
+QUESTION |= {"evaluations": 4}
 ASKED = {"variant_answers": [0, 0], "baseline_answer": 0}
 ROWS = [
     evaluation([0, 1, 2], False),

@@ -1,0 +1,127 @@
+"""Part files that hold what no run writes, each refused in one line that names the file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from etils import epath
+
+from cola_jax.runs.journal import SCHEMA
+from cola_jax.runs.part_checks import check_counts, check_nodes
+from cola_jax.runs.part_files import read_part
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+
+PLAIN = [0, 1, 2]
+AGAIN = {"node": 0, "path": PLAIN, "holds": [True]}
+CONTROL = {"target": 1, "best": [0], "robust": None, "again": None, "evaluations": 2, "shared": 1}
+ASKED = {"again": [AGAIN], "variant_answers": [0], "baseline_answer": 0}
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    row = {"question": "q", "path": PLAIN, "length": 3, "margin": 1.0, "answer": 0, "finite": True}
+    return row | {"node": 0, "verdict": True} | changes
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    row = {"question": "q", "text": "?", "options": ["a", "b"], "gold": 0, "prompt_hash": "x"}
+    return row | {"evaluations": 1, "controls": [CONTROL]} | ASKED | changes
+
+
+def read(folder: Path, schema: pa.Schema, *rows: dict[str, Any]) -> pa.Table:
+    file = folder / "part.parquet"
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file)
+    return read_part(epath.Path(file), schema, 3)
+
+
+def test_rows_of_a_run_are_read(tmp_path: Path) -> None:
+    assert read(tmp_path, EVALUATIONS, evaluation()).to_pylist()[0]["path"] == PLAIN
+    assert read(tmp_path, QUESTIONS, question()).num_rows == 1
+    rows = evaluation(variant=0), {"question": "q", "path": PLAIN, "confirmed": True}
+    assert read(tmp_path, SCHEMA, *rows).num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "changes", "message"),
+    [
+        (EVALUATIONS, {"question": None}, "a row has no question"),
+        (
+            EVALUATIONS,
+            {"path": [0, 3], "length": 2},
+            "a row's path has layer 3, but the last one is 2",
+        ),
+        (EVALUATIONS, {"path": [-1], "length": 1}, "a row's path is -1, less than 0"),
+        (EVALUATIONS, {"path": [], "length": 0}, "a row's path has no entries"),
+        (EVALUATIONS, {"path": [0, None], "length": 2}, "a row's path has an empty entry"),
+        (EVALUATIONS, {"length": 2}, "a row's path and length contradict"),
+        (EVALUATIONS, {"node": 1}, "a row's node is 1, beyond all evaluations"),
+        (EVALUATIONS, {"node": None}, "a row has no node"),
+        (EVALUATIONS, {"answer": -2}, "a row's answer is -2, less than -1"),
+        (EVALUATIONS, {"grade": "good"}, "a row's grade is 'good'"),
+        (EVALUATIONS, {"text": "a"}, "a row's text and finish contradict"),
+        (EVALUATIONS, {"finish": "stop"}, "a row's finish and text contradict"),
+        (SCHEMA, {"path": [7], "confirmed": True}, "a row's path has layer 7"),
+        (QUESTIONS, {"text": None}, "a row has no text"),
+        (QUESTIONS, {"gold": 2}, "a row's options and gold contradict"),
+        (QUESTIONS, {"best": [3]}, "a row's best has layer 3"),
+        (QUESTIONS, {"front": [[0], []]}, "a row's front has no entries"),
+        (QUESTIONS, {"again": []}, "a row's again has no entries"),
+        (QUESTIONS, {"variant_answers": None}, "a row's again and variant_answers contradict"),
+        (QUESTIONS, {"metadata": [{"name": None, "value": "1"}]}, "a row has no metadata.name"),
+        (QUESTIONS, {"controls": [CONTROL | {"best": [9]}]}, "a row's controls.best has layer 9"),
+        (QUESTIONS, {"controls": [CONTROL | {"shared": None}]}, "a row has no controls.shared"),
+    ],
+)
+def test_other_rows_are_refused(tmp_path: Path, schema: Any, changes: Any, message: str) -> None:
+    row = question(**changes) if schema is QUESTIONS else evaluation(**changes)
+    with pytest.raises(ValueError, match=rf"part\.parquet is damaged \({message}") as error:
+        read(tmp_path, schema, row)
+    assert "remove it, and its questions are evaluated again" in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "part.parquet"
+    table = pa.Table.from_pylist([evaluation()], schema=EVALUATIONS)
+    column = table["verdict"]
+    for other, message in (
+        (table.append_column("verdict", column), "it has a column twice"),
+        (table.drop_columns("verdict"), "it has no column verdict"),
+        (table.set_column(1, "path", pa.array(["0-2"])), "Unsupported cast|cast"),
+    ):
+        pq.write_table(other, file)
+        with pytest.raises(ValueError, match=message):
+            read_part(epath.Path(file), EVALUATIONS, 3)
+
+
+def test_more_rows_than_bytes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"question": pa.nulls(10**6, pa.string())}), file)
+    with pytest.raises(ValueError, match="it claims 1,000,000 rows in"):
+        read_part(epath.Path(file), EVALUATIONS, 3)
+
+
+def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist([evaluation(question="a name that is found")], schema=EVALUATIONS)
+    pq.write_table(table, sink, write_page_checksum=True)
+    content = bytearray(sink.getvalue().to_pybytes())
+    content[content.index(b"a name") + 3] ^= 1
+    (tmp_path / "part.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged .*CRC"):
+        read_part(epath.Path(tmp_path / "part.parquet"), EVALUATIONS, 3)
+
+
+def test_check_counts_and_nodes_find_files_of_several_runs() -> None:
+    questions = pa.table({"question": ["a", "b"], "evaluations": [2, 1]})
+    rows = {"question": ["a", "b", "a", "a"], "control": [None, False, False, True]}
+    check_counts("run", questions, pa.table(rows))
+    with pytest.raises(ValueError, match="run has 0 evaluations of question 'b', but counts 1"):
+        check_counts("run", questions, pa.table(rows).filter(pa.array([True, False, True, True])))
+    with pytest.raises(ValueError, match="run has 1 evaluations of question 'c', but counts 0"):
+        check_counts("run", questions, pa.table({"question": ["a", "a", "b", "c"]}))
+    check_nodes("run", np.arange(3), 3)
+    with pytest.raises(ValueError, match="run has evaluations of 3 paths, but its settings name 2"):
+        check_nodes("run", np.arange(3), 2)
