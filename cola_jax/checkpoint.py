@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import os
 import tempfile
@@ -19,6 +18,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from cola_jax import orbax_errors
 from cola_jax.config import ModelConfig
 from cola_jax.json_text import parse_object
 from cola_jax.messages import first_line, printed, shorten, shown
@@ -56,12 +56,13 @@ def save(
     end a generation and of the padding token, origin, versions.
     """
     directory = absolute(directory)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step, here and in `load`
     digests, sums, dtype = {}, {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         for name, array in weights:
-            checkpointer.save(directory / WEIGHTS / name, args=ocp.args.PyTreeSave({name: array}))
+            with orbax_errors.writing():
+                saved = ocp.args.PyTreeSave({name: array})
+                checkpointer.save(directory / WEIGHTS / name, args=saved)
             digests[name] = digest(name, array)
             sums[name] = bit_sum(array)
             dtype = str(array.dtype)
@@ -248,7 +249,7 @@ def restore_weights(
     check_files(directory / WEIGHTS, metadata["files"])
     for name, shape in shapes(config).items():
         check_stored(directory / WEIGHTS, name, shape, stored)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    orbax_errors.quieten()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))

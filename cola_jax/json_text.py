@@ -1,6 +1,10 @@
-"""Parses JSON that comes from elsewhere, so that whatever it is gives one clear error."""
+"""Parses JSON that comes from elsewhere, and writes JSON that people read.
+
+Whatever is parsed gives one clear error.
+"""
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cola_jax.messages import shown
@@ -14,7 +18,8 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     Args:
       text: UTF-8 where it is bytes.
       where: names the file, and the line of one, in errors.
-      finite: refuses numbers that JSON does not have (NaN, infinity), and integers beyond 64 bits.
+      finite: refuses numbers that JSON does not have (NaN, infinity), integers beyond 64 bits, and
+        half characters (lone surrogates), which cannot be written again.
 
     Returns:
       Dictionaries, lists, text, numbers, booleans and None.
@@ -40,7 +45,7 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
 
     hooks = {"parse_constant": constant, "parse_int": integer, "parse_float": number}
     try:
-        return json.loads(text, **(hooks if finite else {}))
+        value = json.loads(text, **(hooks if finite else {}))
     except json.JSONDecodeError as error:
         line = f" in line {error.lineno}" if error.lineno > 1 else ""
         raise ValueError(f"{where}: this is not JSON ({error.msg}{line}).") from None
@@ -52,6 +57,20 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where} cannot be read as JSON ({error}).") from None
+    if finite and ("\\u" if isinstance(text, str) else b"\\u") in text:
+        check_characters(value, where)
+    return value
+
+
+def check_characters(value: Any, where: str) -> None:
+    """Raises ValueError for text with half a character, which no tokenizer and no file takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {error.object[error.start]!r} is half a character (a lone surrogate): write "
+            "the text as UTF-8."
+        ) from None
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
@@ -67,3 +86,30 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: a JSON object belongs here, not {shown(value)}.")
     return value
+
+
+def readable_json(
+    value: Any, *, default: Callable[[Any], Any] | None = None, allow_nan: bool = True
+) -> str:
+    """Writes JSON with an entry on each line, and each list of integers, as a path, on one line.
+
+    Args:
+      value: dictionaries whose keys are text, lists, tuples and what `json.dumps` writes.
+      default: converts what JSON does not have.
+      allow_nan: ValueError for NaN and infinity where this is False.
+    """
+
+    def block(entries: Iterable[str], indent: str) -> str:
+        return f"\n{indent}  " + f",\n{indent}  ".join(entries) + f"\n{indent}"
+
+    def write(value: Any, indent: str) -> str:
+        inner = f"{indent}  "
+        if isinstance(value, dict) and value:
+            entries = (f"{encode(name)}: {write(one, inner)}" for name, one in value.items())
+            return "{" + block(entries, indent) + "}"
+        if isinstance(value, list | tuple) and any(type(one) is not int for one in value):
+            return "[" + block((write(one, inner) for one in value), indent) + "]"
+        return encode(value)
+
+    encode = json.JSONEncoder(default=default, allow_nan=allow_nan).encode
+    return write(value, "")

@@ -1,6 +1,7 @@
 """Parts of messages: the errors of other libraries, near names, and plurals."""
 
 import difflib
+import errno
 import os
 import reprlib
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, or its type where it has none."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].rstrip(". ")
+    line = line if line.isprintable() else repr(line)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
@@ -29,7 +31,7 @@ def shown(value: Any) -> str:
 
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
-    return name if len(name) <= 80 and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:
@@ -42,12 +44,14 @@ def one_line(text: str) -> str:
 
 def of_system(error: OSError) -> str:
     """Writes an error of the operating system, with the file that it is about."""
-    if error.strerror is None or error.filename is None:
+    file = error.filename2 or error.filename
+    place = None if file is None else printed(os.fspath(file))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {place}" if place else ""
+        return f"no space is left{where}: make room, and start the same command again."
+    if error.strerror is None or place is None:
         return str(error)
-    return (
-        f"{printed(os.fspath(error.filename))}: {error.strerror}. Give another place, or look at "
-        "its permissions and at the space that is left."
-    )
+    return f"{place}: {error.strerror}. Give another place, or look at its permissions."
 
 
 def shorten(names: list[str], limit: int = 4) -> str:

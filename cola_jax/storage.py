@@ -1,10 +1,16 @@
-"""Places that are read and written: storage such as gs://bucket/folder, and local folders."""
+"""Places that are read and written: storage such as gs://bucket/folder, and local files."""
 
+import contextlib
+import fnmatch
 import importlib.util
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
 
 from cola_jax.messages import printed
 
@@ -93,6 +99,22 @@ def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[s
         )
 
 
+def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
+    """Lists the files of a folder, in order, whose names match; none where there is no folder.
+
+    epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
+    one named run[1]. Hidden files are those of patterns that begin with a dot.
+    """
+    if not folder.exists():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if fnmatch.fnmatch(file.name, pattern)
+        and file.name.startswith(".") == pattern.startswith(".")
+    )
+
+
 def check_links(folder: str | os.PathLike[str]) -> None:
     """Raises ValueError for symbolic links in a local folder that lead out of it.
 
@@ -117,3 +139,23 @@ def links(folder: str) -> Iterator[str]:
                 yield entry.path
             elif entry.is_dir(follow_symlinks=False):
                 yield from links(entry.path)
+
+
+def write_whole(file: "epath.Path", content: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one, never half of it.
+
+    ValueError for a directory, pipe or device in its place, which would be replaced. OSError where
+    it cannot be written; nothing is left then.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):  # epath takes a pipe for a file
+        raise ValueError(f"{file} is a directory, pipe or device, not a file: give another place.")
+    partial = file.parent / f".{file.name}.partial"
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.filename is not None:
+            error.filename = str(file)
+        raise

@@ -1,13 +1,16 @@
-"""Whether a run survives kills, and what each costs.
+"""Whether a run survives kills and other signals, and what each costs.
 
-`python -m experiments.kills --out FOLDER --kills 5 --within 30 search --model ...` runs a command
-of `cola` twice, with --output FOLDER/whole and FOLDER/killed. The second is killed (SIGKILL, with
-all its processes) that often, each time within so many seconds of its first evaluation, and then
-left to end. A table says of each kill how long after the first evaluation of that start it came;
-the seconds lost, from the newest file that holds evaluations, or from the first evaluation where
-that is later, to the kill, and how many of them programs were being compiled, which a cache keeps;
-and the evaluations that the next start has to repeat, which were made or begun and are in no file.
-At last the rows of all runs in both folders are compared to the bit.
+`python -m experiments.kills --out FOLDER --kills 5 --within 30 -- search --model ...` runs a
+command of `cola` twice, with --output FOLDER/whole and FOLDER/other, or with those in place of
+{out}. The second gets so many signals, a start each, within so many seconds of the start's first
+evaluation (of a conversion: of its start), and is then left to end: SIGKILL, with all its
+processes, SIGTERM and SIGINT. A table says of each how long after the first evaluation of that
+start it came; the seconds lost, from the newest file that holds evaluations, or from the first
+evaluation where that is later, to the end, and how many of them programs were being compiled, which
+a cache keeps; and the evaluations that the next start has to repeat, which were made or begun and
+are in no file; then what was printed after SIGTERM and SIGINT. At last both outputs are compared:
+rows of runs to the bit, other files byte by byte. Exits with status 1 where they differ, or where a
+signal ended a command with another status than 143 or 130.
 """
 
 import contextlib
@@ -29,13 +32,15 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.execute.metrics import COMPILED
-from cola_jax.runs.directory import MANIFEST, UNFINISHED
-from experiments.same_rows import SameRows, compare
+from cola_jax.runs.directory import UNFINISHED
+from experiments.outputs import same_output, with_output
 
 CALL = "call"
+WHOLE, OTHER = "whole", "other"  # of equal lengths, which files of Orbax have
+PRINTED = "printed"
 FOLDERS = ("evaluations", UNFINISHED)  # of a run, that hold evaluations
-HEAD = """| killed after | seconds lost | compiling | made or begun | to repeat | of all |
-| ---: | ---: | ---: | ---: | ---: | ---: |"""
+HEAD = """| signal | after | seconds lost | compiling | made or begun | to repeat | of all |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +53,12 @@ class Kills:
     """Folder for both run directories."""
     kills: int = 5
     """How often the run is killed, unless it ends before."""
+    terms: int = 0
+    """How often it gets SIGTERM."""
+    ints: int = 0
+    """How often it gets SIGINT."""
     within: float = 30.0
-    """Seconds after the first evaluation of a start within which it is killed."""
+    """Seconds after the first evaluation of a start within which a signal comes."""
     seed: int = 0
 
 
@@ -58,46 +67,70 @@ def main(settings: Kills) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     drawn, log = random.Random(settings.seed), out / "log"
-    start(settings.command, out / "whole", log).communicate()
-    total = len(written(out / "whole"))
+    start(settings.command, out / WHOLE, log).communicate()
+    total, wrong, said = len(written(out / WHOLE)), 0, []
     print(HEAD)
-    for _ in range(settings.kills):
-        before = len(written(out / "killed"))
+    for number in signals(settings, drawn):
+        before = len(written(out / OTHER))
         log.unlink()
-        process = start(settings.command, out / "killed", log)
-        if not killed(process, log, drawn.uniform(0, settings.within)):
+        process = start(settings.command, out / OTHER, log)
+        if not stopped(process, number, log, drawn.uniform(0, settings.within)):
             break
-        kill, (calls, compiled) = time.time(), read(log)
-        after, begun = len(written(out / "killed")), sum(count for _, count in calls)
-        since = max([calls[0][0], *newest(out / "killed")])
-        compiling = sum(max(0.0, min(end, kill) - max(end - took, since)) for end, took in compiled)
-        repeated, lost = before + begun - after, kill - since
-        print(
-            f"| {kill - calls[0][0]:.1f} s | {lost:.1f} | {compiling:.1f} | {begun} | {repeated} "
-            f"| {repeated / total:.1%} |",
-            flush=True,
-        )
-    start(settings.command, out / "killed", log).communicate()
-    runs = [file.parent.relative_to(out / "whole") for file in (out / "whole").rglob(MANIFEST)]
-    pairs = [[str(out / name / run) for name in ("whole", "killed")] for run in runs]
-    same = [compare(SameRows(*pair, bits=True)) for pair in pairs]
-    sys.exit(0 if same and all(same) else 1)
+        print(row(out, log, number, before, total), flush=True)
+        if number != signal.SIGKILL:
+            wrong += process.returncode != 128 + number
+            said.append(f"status {process.returncode}: {ending(out)}")
+    start(settings.command, out / OTHER, log).communicate()
+    print("\n".join(said))
+    sys.exit(0 if same_output(out / WHOLE, out / OTHER) and not wrong else 1)
+
+
+def signals(settings: Kills, drawn: random.Random) -> list[signal.Signals]:
+    """Returns the signals in the order in which they are sent."""
+    numbers = [signal.SIGKILL] * settings.kills
+    numbers += [signal.SIGTERM] * settings.terms + [signal.SIGINT] * settings.ints
+    drawn.shuffle(numbers)
+    return numbers
 
 
 def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Popen[bytes]:
     """Starts `cola` in a process group of its own, which notes its evaluations in a log."""
     log.touch()
     code = "import sys; from experiments.kills import noted; noted(*sys.argv[1:])"
-    arguments = [str(log), *command, "--output", str(directory)]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
+    with open(directory.parent / PRINTED, "w") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(log), *with_output(command, directory)],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=printed,
+        )
+
+
+def ending(out: Path) -> str:
+    """Returns what a command printed from the line before the one that names a signal."""
+    lines = [line for line in (out / PRINTED).read_text().splitlines() if line.strip()]
+    traces = sum("Traceback" in line for line in lines)
+    return f"{traces} tracebacks, last: {lines[-1] if lines else ''}"
+
+
+def row(out: Path, log: Path, number: signal.Signals, before: int, total: int) -> str:
+    """Formats what a signal cost, when `before` of `total` evaluations were written before."""
+    end, (calls, compiled) = time.time(), read(log)
+    after, begun = len(written(out / OTHER)), sum(count for _, count in calls)
+    since = max([calls[0][0], *newest(out / OTHER)])
+    compiling = sum(max(0.0, min(at, end) - max(at - took, since)) for at, took in compiled)
+    repeated = before + begun - after
+    return (
+        f"| {number.name} | {end - calls[0][0]:.1f} s | {end - since:.1f} | {compiling:.1f} "
+        f"| {begun} | {repeated} | {repeated / max(1, total):.1%} |"
     )
 
 
 def noted(log: str, *arguments: str) -> None:
-    """Runs `cola`, and notes each call of evaluations before it is made, and compilations."""
+    """Runs `cola`, and notes each call of evaluations before it is made, and compilations.
+
+    A conversion, which makes none, is noted as a call of none.
+    """
     from cola_jax.cli import main
     from cola_jax.runs.journal import ResumedEvaluator
 
@@ -115,6 +148,8 @@ def noted(log: str, *arguments: str) -> None:
         if event == COMPILED and read(Path(log))[0]:
             note(COMPILED, duration_secs)
 
+    if arguments[0] == "convert":
+        note(CALL, 0)
     ResumedEvaluator.evaluate = noted_evaluate
     jax.monitoring.register_event_duration_secs_listener(hear)
     main(arguments)
@@ -127,8 +162,10 @@ def read(log: Path) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]
     return calls, [(float(at), float(value)) for at, what, value in lines if what == COMPILED]
 
 
-def killed(process: subprocess.Popen[bytes], log: Path, seconds: float) -> bool:
-    """Kills a process so many seconds after its first evaluation; False where it ends before."""
+def stopped(
+    process: subprocess.Popen[bytes], number: signal.Signals, log: Path, seconds: float
+) -> bool:
+    """Sends a signal so many seconds after the first evaluation; False where all ends before."""
     while not log.read_text():
         time.sleep(0.05)
         if process.poll() is not None:
@@ -136,7 +173,10 @@ def killed(process: subprocess.Popen[bytes], log: Path, seconds: float) -> bool:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=seconds)
         return False
-    os.killpg(process.pid, signal.SIGKILL)
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     process.communicate()
     return True
 

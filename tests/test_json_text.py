@@ -1,8 +1,12 @@
-"""JSON from elsewhere: what it may hold, and the one line that says what is wrong."""
+"""JSON from elsewhere: what it may hold and what is wrong with it; and JSON that people read."""
+
+import json
+import math
+from pathlib import PurePath
 
 import pytest
 
-from cola_jax.json_text import parse_json, parse_object
+from cola_jax.json_text import parse_json, parse_object, readable_json
 
 
 def test_json_is_read() -> None:
@@ -42,3 +46,33 @@ def test_numbers_of_files_of_others_are_left_alone() -> None:
 def test_an_object_is_asked_for() -> None:
     with pytest.raises(ValueError, match=r"file: a JSON object belongs here, not \[1\]"):
         parse_object("[1]", "file")
+
+
+def test_readable_json_has_a_path_on_one_line() -> None:
+    value = {"paths": [[0, 1, 1], (), (2,)], "empty": {}, "é\n": [1.5, True, None, {"a": [3, 4]}]}
+    text = readable_json(value)
+    assert text.splitlines() == [
+        "{",
+        '  "paths": [',
+        "    [0, 1, 1],",
+        "    [],",
+        "    [2]",
+        "  ],",
+        '  "empty": {},',
+        '  "\\u00e9\\n": [',
+        "    1.5,",
+        "    true,",
+        "    null,",
+        "    {",
+        '      "a": [3, 4]',
+        "    }",
+        "  ]",
+        "}",
+    ]
+    assert json.loads(text) == json.loads(json.dumps(value))
+
+
+def test_readable_json_takes_the_options_of_dumps() -> None:
+    assert readable_json({"at": PurePath("a")}, default=str) == '{\n  "at": "a"\n}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        readable_json([{"a": math.nan}], allow_nan=False)

@@ -1,5 +1,7 @@
 """What messages take from errors, and the hints that they give."""
 
+import errno
+
 import pytest
 
 from cola_jax.messages import (
@@ -61,3 +63,6 @@ def test_of_system_names_the_file(tmp_path):
         tmp_path.write_text("")
     assert of_system(caught.value).startswith(f"{printed(str(tmp_path))}: Is a directory. Give")
     assert of_system(OSError("a message of ours")) == "a message of ours"
+    full = OSError(errno.ENOSPC, "No space left on device", "from", None, "to")
+    said = "no space is left at to: make room, and start the same command again."
+    assert of_system(full) == said

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from cola_jax import checkpoint, storage
 from cola_jax.runs.directory import RunDirectory
@@ -19,6 +20,16 @@ def test_storage_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     storage.check_url("a/local/folder")
     with pytest.raises(ValueError, match="is in no storage that can be used: gs://"):
         storage.check_url("file:///etc")
+
+
+def test_matching_lists_names_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "a[b]*"
+    assert storage.matching(epath.Path(folder), "*.txt") == []
+    folder.mkdir()
+    for name in ("b.txt", "a.txt", ".a.txt", "a.txt.partial"):
+        (folder / name).touch()
+    for pattern, names in (("*.txt", ["a.txt", "b.txt"]), (".*.txt", [".a.txt"])):
+        assert [one.name for one in storage.matching(epath.Path(folder), pattern)] == names
 
 
 def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Benchmark:
         if self.out is not None:
             from etils import epath
 
-            from cola_jax.runs.directory import write_whole
+            from cola_jax.storage import write_whole
 
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
             content = json.dumps({"command": command, **results}, indent=1) + "\n"

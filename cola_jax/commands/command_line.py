@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from cola_jax.commands.flag_table import Flag, name_of, omits
 from cola_jax.commands.usage import UsageError, check_text
-from cola_jax.messages import did_you_mean
-from cola_jax.storage import check_place
+from cola_jax.messages import did_you_mean, printed, shown
+from cola_jax.storage import check_place, read_text
 
 CONFIG = "--config"
 # what users of lm-evaluation-harness, vLLM and Hugging Face call our flags
@@ -99,14 +98,12 @@ def read_config(file: str) -> dict[str, Any]:
 
     Raises UsageError for a file that is missing or holds anything else.
     """
-    import yaml
+    from cola_jax.yaml_text import parse_yaml
 
     try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}.") from None
+        values = parse_yaml(read_text(file), file)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if not isinstance(values, dict):
         raise UsageError(f"{file} must map names of flags to values, such as limit: 100.")
     return dict(flatten(values))
@@ -133,11 +130,11 @@ def as_arguments(
         spelling = rename(f"--{key.replace('_', '-')}", flags)
         if spelling not in flags:
             near = did_you_mean(key, (one.removeprefix("--") for one in flags))
-            raise UsageError(f"{file}: `cola {name}` has no flag {key}{near}.")
+            raise UsageError(f"{file}: `cola {name}` has no flag {printed(key)}{near}.")
         try:
             yield from words_of(flags[spelling], value)
         except ValueError as error:
-            raise UsageError(f"{file}: {key}: {error}") from None
+            raise UsageError(f"{file}: {printed(key)}: {error}") from None
 
 
 def words_of(flag: Flag, value: Any) -> Iterator[str]:
@@ -146,12 +143,12 @@ def words_of(flag: Flag, value: Any) -> Iterator[str]:
         return
     if flag.switch:
         if not isinstance(value, bool):
-            raise ValueError(f"{value!r} is neither true nor false.")
+            raise ValueError(f"{shown(value)} is neither true nor false.")
         yield flag.name if value else flag.opposite
         return
     values = value if isinstance(value, list) and flag.many else [value]
     if unfit := [one for one in values if isinstance(one, bool | list | dict)]:
-        raise ValueError(f"{unfit[0]!r} is not a value of it.")
+        raise ValueError(f"{shown(unfit[0])} is not a value of it.")
     texts = [str(one) for one in values]
     for text in texts:
         flag.read(text)

@@ -44,8 +44,8 @@ class RunFlags:
 
     def resolve(self) -> "RunConfig":
         """Meets the other hosts, if any; returns the configuration of a session."""
-        from cola_jax.runs.directory import Shard
         from cola_jax.runs.session import RunConfig
+        from cola_jax.runs.shard import Shard
 
         if self.shard is not None and self.hosts.distributed:
             raise ValueError("give --shard or --distributed: hosts that meet assign the shards.")
@@ -165,7 +165,8 @@ def write_config(directory: Any, command: Any) -> None:
     import yaml
     from etils import epath
 
-    from cola_jax.runs.directory import CONFIG, write_whole
+    from cola_jax.runs.directory import CONFIG
+    from cola_jax.storage import write_whole
 
     content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
     write_whole(epath.Path(directory) / CONFIG, content.encode())

@@ -21,6 +21,7 @@ from cola_jax.commands.flags import (
 from cola_jax.commands.report import print_json
 from cola_jax.commands.signals import keeping
 from cola_jax.commands.values import Model
+from cola_jax.messages import shown
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
@@ -108,7 +109,7 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     Raises ValueError where there are none, a row has no text, or an id occurs twice.
     """
     from cola_jax.question import Question
-    from cola_jax.tasks.readers import read_lines
+    from cola_jax.tasks.readers import get_id, read_lines
 
     texts = [(str(i), text) for i, text in enumerate(prompts)]
     if file is not None:
@@ -116,23 +117,26 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
             text = row.get("prompt")
             if not isinstance(text, str):
                 raise ValueError(
-                    f"{file}:{number}: the field 'prompt' must be a text, it is {text!r}."
+                    f"{file}:{number}: the field 'prompt' must be a text, it is {shown(text)}."
                 )
-            texts.append((str(row.get("id", number)), text))
+            try:
+                texts.append((get_id(row, "id", str(number)), text))
+            except ValueError as error:
+                raise ValueError(f"{file}:{number}: {error}") from None
     if not texts:
         raise ValueError("there are no prompts: give --prompt or --prompts-file.")
     seen: set[str] = set()
     for id, text in texts:
         if id in seen:
             raise ValueError(
-                f"two prompts have the id {id!r}: give the rows of the file ids of their own (a "
-                "prompt of --prompt is named by its place, from 0)."
+                f"two prompts have the id {shown(id)}: give the rows of the file ids of their own "
+                "(a prompt of --prompt is named by its place, from 0)."
             )
         seen.add(id)
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"prompt {id} has half a character: {text!r}.") from None
+            raise ValueError(f"prompt {id} has half a character: {shown(text)}.") from None
     return [Question(id, text, (), 0, open=True) for id, text in texts]
 
 

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from etils import epath
 from tyro.conf import Positional
 
 from cola_jax.commands.flags import console, errors
+from cola_jax.json_text import readable_json
 from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Report:
         run = RunDirectory(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
-                console.print(write(run, file), soft_wrap=True, markup=False)
+                console.print(write(run, file), soft_wrap=True)
 
     def show(self, directory: str) -> dict[str, Any]:
         """Prints the table of a run, writes its page, and returns the results but of a scan."""
@@ -105,7 +105,7 @@ class Report:
             print_json(results)
         else:
             for name, summary in zip(report.run_names(runs), summaries, strict=True):
-                console.print(name, style="bold", markup=False)
+                console.print(name, style="bold")
                 console.print(report.summary_table(summary))
         self.write(runs, summaries, self.page or Path("report.html"))
 
@@ -126,7 +126,7 @@ class Report:
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
-        from cola_jax.runs.directory import write_whole
+        from cola_jax.storage import write_whole
 
         summary = summarise_scan(run)
         if self.json:
@@ -150,7 +150,7 @@ def check_page(page: Path) -> None:
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON on standard output."""
-    print(json.dumps(value, indent=2, allow_nan=False, default=str))
+    print(readable_json(value, default=str, allow_nan=False))
 
 
 def show_results(directories: Sequence[str], as_json: bool) -> None:

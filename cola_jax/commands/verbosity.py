@@ -25,8 +25,10 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 log = logging.getLogger("cola_jax")
-console = Console()  # results
-errors = Console(stderr=True)  # progress, and what else is not a result
+# text as it is: a name may hold what rich takes for markup, such as [/b], or for an emoji
+LITERAL: dict[str, Any] = {"markup": False, "emoji": False}
+console = Console(**LITERAL)  # results
+errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a result
 
 
 class ToConsole(logging.Handler):
@@ -48,7 +50,7 @@ HANDLER = ToConsole()
 
 def alerts() -> Console:
     """Returns where warnings and errors are printed."""
-    return Console(stderr=True) if errors.quiet else errors
+    return Console(stderr=True, **LITERAL) if errors.quiet else errors
 
 
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:

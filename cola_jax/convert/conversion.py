@@ -1,6 +1,5 @@
 """Converts a model of another format into a directory that `cola_jax.load` restores."""
 
-import contextlib
 import math
 import os
 import shutil
@@ -18,6 +17,7 @@ from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
 from cola_jax.messages import printed
 from cola_jax.params import shapes
+from cola_jax.partial import partial_folder
 from cola_jax.storage import check_apart, check_writable
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
@@ -77,22 +77,10 @@ def convert_opened(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Converts what `source` opens; see `convert`. An existing destination is replaced."""
-    partial = destination.absolute().with_name(f".{destination.name}.partial")
-    created = [folder for folder in partial.parents if not folder.exists()]
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
-    try:
+    with partial_folder(destination) as partial:
         opened = source()
         metadata = write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
         replace(partial, destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in created:
-            with contextlib.suppress(OSError):  # not empty if the conversion succeeded
-                folder.rmdir()
     return metadata
 
 

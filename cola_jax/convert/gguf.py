@@ -138,7 +138,11 @@ def open_gguf(file: Path) -> Source:
     rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
     check_tokenizer(file, metadata, config.vocab_size)
     check(
-        tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
+        file,
+        tensors,
+        rows,
+        config,
+        ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1,
     )
     return Source(
         config=config,

@@ -104,7 +104,7 @@ def open_directory(folder: Path) -> Source:
         is_buffer = BUFFERS.fullmatch(name) is not None
         return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
-    check(tensors, rows, config, ignored)
+    check(folder, tensors, rows, config, ignored)
     tensors.check_dtypes(name for name in tensors.shapes if not ignored(name))
     return Source(
         config=config,

@@ -49,6 +49,7 @@ class Source(NamedTuple):
 
 
 def check(
+    where: Path,
     tensors: Tensors,
     rows: tuple[Row, ...],
     config: ModelConfig,
@@ -56,7 +57,8 @@ def check(
 ) -> None:
     """Compares the names and shapes of a checkpoint with its table, before data is read.
 
-    Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
+    Raises a ValueError that names the file or folder `where`, and lists all missing, unmapped and
+    mis-shaped tensors.
     """
     wanted = {name: shape for row in rows for name, shape in expected(row, config)}
     found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
@@ -74,8 +76,8 @@ def check(
         problems.append(f"mis-shaped {shorten(misshaped)}")
     if problems:
         raise ValueError(
-            f"the checkpoint's tensors do not match its config: {'; '.join(problems)}. Is the "
-            "download complete, and the config the one it was saved with?"
+            f"{where}: the checkpoint's tensors do not match its config: {'; '.join(problems)}. Is "
+            "the download complete, and the config the one it was saved with?"
         )
 
 

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cola_jax.partial import partial_file, partial_folder
 from cola_jax.storage import check_apart, check_writable
 
 
@@ -30,25 +30,18 @@ def check_destination(destination: Path, *sources: Path) -> None:
 
 
 @contextlib.contextmanager
-def building(destination: Path) -> Iterator[Path]:
-    """Yields a path beside the destination to write a file or directory at.
+def building(destination: Path, folder: bool = True) -> Iterator[Path]:
+    """Yields an empty folder or file beside the destination, and moves it there at the end.
 
-    It is moved to the destination at the end; after an error, nothing is left of it.
+    After an error, nothing is left of it.
     """
     place = absolute(destination)
-    created = [folder for folder in place.parents if not folder.exists()]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
-            yield Path(folder) / place.name
-            check_destination(destination)  # another process may have been faster
-            if place.is_dir():
-                place.rmdir()
-            (Path(folder) / place.name).rename(place)
-    finally:
-        for folder in created:
-            with contextlib.suppress(OSError):  # not empty if the export succeeded
-                folder.rmdir()
+    with partial_folder(place) if folder else partial_file(place) as partial:
+        yield partial
+        check_destination(destination)  # another process may have been faster
+        if place.is_dir():
+            place.rmdir()
+        partial.rename(place)
 
 
 def absolute(destination: Path) -> Path:

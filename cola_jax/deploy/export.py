@@ -22,6 +22,7 @@ from cola_jax.deploy.adapter import check_replication, write_adapter
 from cola_jax.deploy.destination import absolute, building, check_destination
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
+from cola_jax.messages import shown
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, validate
 
@@ -48,7 +49,8 @@ def read_path(text: str, num_layers: int) -> tuple[int, ...]:
     path = read_json(Path(text)).get("path")
     if not isinstance(path, str):
         raise ValueError(
-            f"{text} has no path: the field path must be a text such as 0-5,7-29, it is {path!r}."
+            f"{text} has no path: the field path must be a text such as 0-5,7-29, it is "
+            f"{shown(path)}."
         )
     return parse_path(path, num_layers)
 
@@ -122,7 +124,6 @@ def export_shared(
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()
     with building(destination) as folder:
-        folder.mkdir()
         if not on_hub:
             write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
         write_adapter(folder, within, base.config, name, origin["revision"])
@@ -143,8 +144,8 @@ def write_checkpoint(
     folder: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Writes layers of a checkpoint, and its tokenizer, into a new directory."""
-    folder.mkdir()
+    """Writes layers of a checkpoint, and its tokenizer, into a new or empty directory."""
+    folder.mkdir(exist_ok=True)
     copy_tokenizer(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
     tokens = special_tokens(directory, metadata)
     (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")

@@ -34,7 +34,7 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
     path = validate(path, layers)
     check_places(path, architecture, layers)
     placed = list(place_tensors(source, reader, path))
-    with building(destination) as file:
+    with building(destination, folder=False) as file:
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
         writer.data_alignment = reader.alignment

@@ -1,24 +1,50 @@
 """A menu on disk, as `cola menu` writes it: its paths, and the rule that chooses between them."""
 
 import dataclasses
-import io
-import zipfile
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from etils import epath
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
+from cola_jax.deploy.array_file import read_arrays
 from cola_jax.deploy.menu import Path
 from cola_jax.deploy.prompt_state import prompt_states
 from cola_jax.deploy.rules import CONFIDENCE, Signals, most_confident, vote
 from cola_jax.deploy.selector import Selector
 from cola_jax.json_text import parse_object
+from cola_jax.messages import printed, shown
 from cola_jax.params import Model
 from cola_jax.path import parse_path
 from cola_jax.prompts import Prompts
+from cola_jax.schema import validated
 
 MENU, SELECTOR = "menu.json", "selector.npz"
 RULES = ("vote", *CONFIDENCE, "selector")
+REPAIR = "make the menu again with `cola menu`"
+
+
+class Content(BaseModel):
+    """What the file of a menu says, besides what it is for people."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    model: str  # identity of the checkpoint
+    paths: list[str] = Field(min_length=2)
+    rule: str
+    sign: Literal[1, -1] | None
+    state_layer: int = Field(ge=0)
+
+    @field_validator("rule")
+    @classmethod
+    def known(cls, rule: str) -> str:
+        """Refuses rules that there are not."""
+        if rule not in RULES:
+            raise ValueError(f"{shown(rule)} is not one of {', '.join(RULES)}")
+        return rule
+
+
+CONTENT = TypeAdapter(Content)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,47 +88,44 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     if not file.exists():
         raise ValueError(f"{directory} has no {MENU}: make it with `cola menu`.")
     try:
-        content = parse_object(file.read_bytes(), str(file))
+        content = validated(CONTENT, parse_object(file.read_bytes(), str(file)), str(file))
+        check_model(content, file, model)
+        paths = tuple(read_path(text, file, num_layers) for text in content.paths)
+        if content.state_layer > num_layers:
+            raise ValueError(
+                f"{file}: state_layer is {content.state_layer}, but the model has {num_layers} "
+                "layers."
+            )
     except ValueError as error:
         raise ValueError(f"{error} Make it again with `cola menu`.") from None
+    selector = None
+    if content.rule == "selector":
+        selector = load_selector(file.parent / SELECTOR, len(paths))
+    sign = 1 if content.sign is None else content.sign
+    return MenuFile(paths, content.rule, sign, selector, content.state_layer)
+
+
+def check_model(content: Content, file: epath.Path, model: str) -> None:
+    """Raises ValueError for a menu of another checkpoint."""
+    if content.model != model:
+        raise ValueError(
+            f"{file} is a menu of the checkpoint {printed(content.model)}, but this one is {model}."
+        )
+
+
+def read_path(text: str, file: epath.Path, num_layers: int) -> Path:
+    """Reads a path of a menu; ValueError names the file."""
     try:
-        paths, rule = content["paths"], content["rule"]
-        sign, depth, made_for = content["sign"], content["state_layer"], content["model"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} lacks {error}: make it again with `cola menu`.") from None
-    if made_for != model:
-        raise ValueError(
-            f"{file} is a menu of the checkpoint {made_for}, but this one is {model}: make a menu "
-            "for this model."
-        )
-    if rule not in RULES or sign not in (None, 1, -1) or not is_count(depth, num_layers):
-        raise ValueError(
-            f"{file} has the rule {rule!r}, the sign {sign!r}, the state layer {depth!r}: a rule "
-            f"is one of {', '.join(RULES)}, a sign 1, -1 or null, a state layer 0 to {num_layers}."
-        )
-    if not isinstance(paths, list) or not all(isinstance(text, str) for text in paths):
-        raise ValueError(f"{file}: paths must be a list of texts.")
-    parsed = tuple(parse_path(text, num_layers) for text in paths)
-    if len(parsed) < 2:
-        raise ValueError(f"{file} has {len(parsed)} paths, of which there is nothing to choose.")
-    selector = load_selector(file.parent / SELECTOR, len(parsed)) if rule == "selector" else None
-    return MenuFile(parsed, rule, 1 if sign is None else sign, selector, depth)
-
-
-def is_count(value: Any, most: int) -> bool:
-    """Whether a value is a whole number from 0 to `most`."""
-    return type(value) is int and 0 <= value <= most
+        return parse_path(text, num_layers)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def load_selector(file: epath.Path, paths: int) -> Selector:
     """Reads a selector's arrays; ValueError where they are not those of a menu of so many paths."""
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-            selector = Selector(*(arrays[name] for name in Selector._fields))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} cannot be read ({error}): make the menu again.") from None
+    selector = Selector(*read_arrays(file, Selector._fields, REPAIR))
     width = selector.mean.shape[0] if selector.mean.ndim == 1 else -1
     shapes = tuple(array.shape for array in selector)
-    if shapes != ((width,), (width,), (width, paths), (paths,)):
-        raise ValueError(f"{file} has arrays of other shapes than its menu: make the menu again.")
+    if shapes != ((width,), (width,), (width, paths), (paths,)) or not selector.scale.all():
+        raise ValueError(f"{file} has other arrays than those of its menu: {REPAIR}.")
     return selector

@@ -30,5 +30,5 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
             "Export with --format hf."
         )
     text = mergekit_config(path, model)
-    with building(destination) as file:
+    with building(destination, folder=False) as file:
         file.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.convert.local_files import read_json
+from cola_jax.messages import shown
 from cola_jax.path import format_path, parse_path
 
 
@@ -80,7 +81,7 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEff
 def text(value: Any) -> str:
     """Returns a text as one line; raises TypeError for anything else."""
     if not isinstance(value, str):
-        raise TypeError(f"task must be a text, got {value!r}")
+        raise TypeError(f"task must be a text, got {shown(value)}")
     return " ".join(value.split())
 
 

@@ -1,6 +1,5 @@
 """The memory budget: how large the buffers of a batch are, and how they are read and written."""
 
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,6 @@ from jaxtyping import Array, Float, Int, Shaped
 from cola_jax.config import ModelConfig
 from cola_jax.messages import shown
 
-SHARE = 0.5  # of an accelerator's free memory, by default
-HOST_SHARE = 0.25  # of a machine's memory, which its programs and the weights need as well
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
 FEWEST_SLOTS = 2
@@ -158,24 +155,6 @@ def default_rows(backend: str, tokens: int) -> int:
     A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best.
     """
     return max(1, round(144 / tokens)) if backend == "cpu" else 16
-
-
-def default_budget(device: Any) -> int:
-    """Returns the bytes that buffers may take on a device: a share of what is free there."""
-    if device.platform == "cpu":
-        return int(HOST_SHARE * device_memory(device))
-    return int(SHARE * (device_memory(device) - device.memory_stats()["bytes_in_use"]))
-
-
-def device_memory(device: Any) -> int:
-    """Returns the bytes of a device's memory; those of a machine, over its CPU devices."""
-    if device.platform == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return memory // len(jax.local_devices(backend="cpu"))
-    stats: Any = device.memory_stats()
-    if not stats or "bytes_limit" not in stats:
-        raise ValueError(f"{device} does not report its memory: give a memory budget in bytes.")
-    return stats["bytes_limit"]
 
 
 def parse_share(text: str) -> float | None:

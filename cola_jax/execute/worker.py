@@ -12,8 +12,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute import placement
+from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.forward import Launch
-from cola_jax.execute.memory import Memory, default_budget, stored_as
+from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
 from cola_jax.params import Model
@@ -153,8 +154,8 @@ class WorkerOptions(TypedDict, total=False):
 
     dtype: that of the activations; the weights' own by default.
     memory_budget: bytes for states, KV caches and other buffers on each device, beside the weights;
-      by default half of what is free on an accelerator, a quarter of a machine's memory on a CPU,
-      of which a run takes no more than it can use.
+      by default half of what the weights leave of an accelerator's or a machine's memory, of which
+      a run takes no more than it can use.
     rows: R, the states that run a layer together; by default chosen for the backend.
     metrics: counts evaluations and what they cost.
     progress: shows a bar; by default in a notebook or on a terminal.
@@ -180,8 +181,11 @@ class Workers:
         self.config, self.threads = model.config, threads
         budget, dtype = options.get("memory_budget"), options.get("dtype")
         dtype = jnp.dtype(dtype or model.embedding.dtype)
+        if budget is None:
+            weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+            budget = default_budget(devices.flat[0], weights // devices.shape[1])
         self.memory = Memory(
-            default_budget(devices.flat[0]) if budget is None else budget,
+            budget,
             sharing=threads,
             itemsize=dtype.itemsize,
             backend=devices.flat[0].platform,

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.report.details import model_name, short_digest
-from cola_jax.report.statistics import Difference, is_null
+from cola_jax.report.statistics import Difference, is_null, list_lengths
 from cola_jax.report.summary import check_search
+from cola_jax.report.text import line
 from cola_jax.runs.directory import RunDirectory
 
 MOST = 6  # runs whose colours are told apart
@@ -49,14 +50,16 @@ def run_names(runs: Sequence[RunDirectory]) -> list[str]:
     """Names each run by as many of the last parts of its directory as tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-count:]) for one in parts]
+        names = [line("/".join(one[-count:])) for one in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(run.directory) for run in runs]
+    return [f"{number}: {line(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
 def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
     """Compares each run but the first with the first, on the questions that both have done."""
+    if len(runs) < 2:
+        return []
     results = [question_results(run, num_layers) for run in runs]
     first, compared = results[0], []
     for other in results[1:]:
@@ -72,8 +75,6 @@ def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool
     questions = run.questions(["question", "baseline", "best"])
     graded = ~is_null(questions["baseline"])
     found = ~is_null(questions["best"])
-    shorter = [
-        best is not None and len(best) < num_layers for best in questions["best"].to_pylist()
-    ]
-    rows = zip(questions["question"].to_pylist(), found.tolist(), shorter, strict=True)
+    shorter = found & (list_lengths(questions["best"]) < num_layers)
+    rows = zip(questions["question"].to_pylist(), found.tolist(), shorter.tolist(), strict=True)
     return {name: (f, s) for (name, f, s), known in zip(rows, graded, strict=True) if known}

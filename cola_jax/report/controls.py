@@ -5,8 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cola_jax.report.statistics import Net, Share, is_false, is_null, is_true, mean
+from cola_jax.report.statistics import Net, Share, is_false, is_null, is_true, list_lengths
+
+AGAIN = ["again", "baseline", "baseline_answer", "variant_answers", "gold", "best", "robust"]
+AGAIN += ["controls"]  # the columns of questions that say what was asked again
+NONE = -1  # no option
 
 
 def compare_controls(questions: pa.Table, lengths: np.ndarray, num_layers: int) -> dict[str, Any]:
@@ -53,10 +58,11 @@ class AskedAgain:
 
 def summarise_again(questions: pa.Table, num_layers: int) -> AskedAgain | None:
     """Summarises what was asked again, over the questions whose baseline is graded."""
+    asked = questions.filter(pc.field("again").is_valid() & pc.field("baseline").is_valid())
     rows = [
         AgainRow.of(row, num_layers)
-        for row in questions.to_pylist()
-        if row["again"] is not None and row["baseline"] is not None
+        for batch in asked.select(AGAIN).to_batches()
+        for row in batch.to_pylist()
     ]
     if not rows:
         return None
@@ -132,21 +138,31 @@ class Controls(NamedTuple):
 
 def count_controls(questions: pa.Table, num_layers: int) -> Controls:
     """Counts what the control searches of each question reached."""
-    rows = [row or [] for row in questions["controls"].to_pylist()]
-    nearest = questions["closest"].to_pylist()
+    question, searches = control_searches(questions)
+    found = ~is_null(searches["best"])
+    saved = np.where(found, np.maximum(num_layers - list_lengths(searches["best"]), 0), 0)
+    nearest = questions["closest"].fill_null(NONE).to_numpy()[question]
+    near = searches["target"].to_numpy() == nearest
 
-    def saved(control: dict[str, Any]) -> int:
-        return 0 if control["best"] is None else max(0, num_layers - len(control["best"]))
+    def count(some: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(some, weights, minlength=questions.num_rows)
 
-    closest = [
-        [one for one in row if one["target"] == near]
-        for row, near in zip(rows, nearest, strict=True)
-    ]
+    targets = count(question)
+    new = searches["evaluations"].to_numpy() - searches["shared"].to_numpy()
+    with np.errstate(invalid="ignore"):  # NaN for a question without a search
+        mean_saved = count(question, saved) / targets
     return Controls(
-        targets=np.array([len(row) for row in rows], int),
-        hits=np.array([sum(one["best"] is not None for one in row) for row in rows], int),
-        saved=np.array([mean(np.array([saved(one) for one in row])) for row in rows], float),
-        has_closest=np.array([bool(near) for near in closest], bool),
-        closest=np.array([bool(near) and near[0]["best"] is not None for near in closest], bool),
-        evaluations=sum(one["evaluations"] - one["shared"] for row in rows for one in row),
+        targets=targets,
+        hits=count(question[found]),
+        saved=mean_saved,
+        has_closest=count(question[near]) > 0,
+        closest=count(question[near & found]) > 0,
+        evaluations=int(new.sum()),
     )
+
+
+def control_searches(questions: pa.Table) -> tuple[np.ndarray, pa.Table]:
+    """Returns the control searches of all questions, and the question [S] of each."""
+    lists = questions["controls"].combine_chunks()
+    question = np.repeat(np.arange(len(lists)), list_lengths(questions["controls"]))
+    return question, pa.Table.from_struct_array(lists.flatten())

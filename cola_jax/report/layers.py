@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.report.controls import control_searches
 from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
 
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
 CONTROLS = {RETAINED: "control of C→C", CORRECTED: "control of W→C"}
 SHORTEST = (0.05, 0.1, 0.2, 1.0)  # shares of the correct paths
-ROWS = 1 << 16  # processed at once, which bounds the memory that millions of paths take
+ROWS, CELLS = 1 << 16, 1 << 21  # paths, and paths times layers, that are counted at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,9 +93,10 @@ def layer_counts(
     paths: pa.ChunkedArray, num_layers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields, for some paths at a time, the runs of each layer [n, L] and its first position."""
+    rows = max(1, min(ROWS, CELLS // num_layers))
     for chunk in paths.chunks:
-        for start in range(0, len(chunk), ROWS):
-            batch = chunk.slice(start, ROWS)
+        for start in range(0, len(chunk), rows):
+            batch = chunk.slice(start, rows)
             lengths = batch.value_lengths().to_numpy()
             row = np.repeat(np.arange(len(batch)), lengths)
             position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -118,9 +120,8 @@ def best_paths(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 def control_paths(questions: pa.Table) -> pa.ChunkedArray:
     """Returns the shortest path of every control search that found one."""
-    rows = [control["best"] for row in questions["controls"].to_pylist() for control in row or []]
-    kept = [row for row in rows if row is not None]
-    return pa.chunked_array([pa.array(kept, questions["best"].type)])
+    _, searches = control_searches(questions)
+    return searches["best"].drop_null()
 
 
 def reaches(
@@ -132,7 +133,7 @@ def reaches(
     top = max(top, num_layers)
     for name, flag in ((RETAINED, is_true), (CORRECTED, is_false)):
         some = questions.filter(pa.array(flag(questions["baseline"])))
-        searches = sum(len(row or []) for row in some["controls"].to_pylist())
+        searches = int(list_lengths(some["controls"]).sum())
         for label, count in ((name, some.num_rows), (CONTROLS[name], searches)):
             lengths = np.bincount(list_lengths(paths[label]), minlength=top + 1)
             groups[label] = Reach(count, np.cumsum(lengths) / max(count, 1))

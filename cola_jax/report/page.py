@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
 from cola_jax.report.compare import changes, run_names
-from cola_jax.report.details import model_name, run_details, task_name
+from cola_jax.report.details import entries, model_name, run_details, task_name
 from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
@@ -26,7 +26,8 @@ from cola_jax.report.table import (
     summary_caption,
     summary_rows,
 )
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 
 BAR_WIDTH = 120  # of the drawing of an interval
 INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it
@@ -52,11 +53,13 @@ def write_page(
     which `report.html` calls `report_files`. Raises OSError where a file cannot be written.
     """
     target = epath.Path(file)
-    questions = gather_questions(runs)
+    questions = gather_questions(runs, summaries)
     chunks = questions.chunks
     beside = questions.characters > INLINE
     folder = target.parent / f"{target.stem}_files"
-    token = hashlib.sha256("".join(map("".join, chunks)).encode()).hexdigest()[:16]
+    token = hashlib.sha256()
+    for chunk in chunks:
+        token.update("".join(chunk).encode())
     names = run_names(runs)
     data = {
         "runs": names,
@@ -65,12 +68,12 @@ def write_page(
         "decodes": summaries[0].decodes,
         "figures": figures_of(list(zip(names, runs, summaries, strict=True))),
         "questions": questions.listed,
-        "token": token,
+        "token": token.hexdigest()[:16],
         "files": [f"{folder.name}/{chunk_name(i)}" for i in range(len(chunks))] if beside else [],
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     # before the page that loads them
-    write_chunks(folder, token, chunks if beside else [])
+    write_chunks(folder, data["token"], chunks if beside else [])
     content = render(
         "page.html",
         SCRIPTS,
@@ -78,7 +81,7 @@ def write_page(
         chunks=[] if beside else [Markup(f"[{','.join(chunk)}]") for chunk in chunks],
         **page_values(runs, summaries, names),
     )
-    write_whole(target, content.encode())
+    write_whole(target, content)
 
 
 def page_values(
@@ -109,8 +112,8 @@ def run_settings(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Lists the settings of a run and those of its strategy."""
     settings, starts = manifest["settings"], manifest["starts"]
     preset = (settings.get("preset") or {}).items()
-    own = [(name.replace("_", " "), str(value)) for name, value in preset]
-    return run_details(settings, starts[-1], len(starts)) + own
+    own = {name.replace("_", " "): value for name, value in preset}
+    return run_details(settings, starts[-1], len(starts)) + entries(own)
 
 
 def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row]]]]:
@@ -165,26 +168,23 @@ def asset(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def render(template: str, scripts: Sequence[str], **values: Any) -> str:
+def render(template: str, scripts: Sequence[str], **values: Any) -> bytes:
     """Renders a page whose security policy allows its own script and style, and no others.
 
     Scripts that this one adds are those beside the page; markup in a text of a run could add none.
     """
     script = '"use strict";\n(() => {\n' + "".join(asset(name) for name in scripts) + "})();\n"
     style = asset("page.css")
-    return (
+    policy = (
+        f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
+        f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
+    )
+    content = (
         templates()
         .get_template(template)
-        .render(
-            script=Markup(script),
-            style=Markup(style),
-            policy=(
-                f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
-                f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
-            ),
-            **values,
-        )
+        .render(script=Markup(script), style=Markup(style), policy=policy, **values)
     )
+    return content.encode(errors="replace")  # a name of a file may not be UTF-8
 
 
 def digest(content: str) -> str:

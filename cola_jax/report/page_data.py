@@ -15,6 +15,7 @@ from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
 
 NEVER = np.iinfo(np.int32).max  # evaluations or layers until what does not happen
+QUESTIONS = ["question", "baseline", "best", "controls"]  # the columns that are read
 COLUMNS = ["question", "path", "length", "verdict", "node", "target", "control"]
 
 EVERY, RIGHT, WRONG = "all questions", "correct before", "wrong before"  # questions
@@ -53,7 +54,7 @@ def rounded(value: Any) -> Any:
 
 def run_figures(run: RunDirectory, summary: Summary) -> dict[str, Rows]:
     """Computes the rows of every figure for one run."""
-    questions, rows = run.questions(), run.evaluations(COLUMNS)
+    questions, rows = run.questions(QUESTIONS), run.evaluations(COLUMNS)
     gold, control = searches_of(questions, rows)
     own = rows.filter(pa.array(~is_true(rows["control"])))
     groups = {name: paths for name, paths in best_paths(questions).items() if len(paths)}

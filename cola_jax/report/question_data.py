@@ -9,41 +9,39 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
-from cola_jax.runs.directory import RunDirectory, read_parts
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.report.summary import Summary
+from cola_jax.report.text import shorten
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.reuse import by_question
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
 MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
-MAX_ANSWER = 200  # characters of an answer
+MAX_ANSWER = 200  # characters of an answer, an id or an edit
+MAX_QUESTION = 20_000  # characters of a question or an option
 
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
 COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
+ASKED = ["question", "text", "options", "gold", "best", "confirmed"]  # the columns of questions
+ASKED += ["baseline", "baseline_answer", "control", "control_reached"]
 
 
 def question_entries(
-    run: RunDirectory, budget: int
+    run: RunDirectory, summary: Summary, budget: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields for each question its entry in the list and its details, one part at a time.
 
     The list has about `budget` characters of the questions' texts.
     """
-    done = run.questions(["question"]).num_rows
-    listed = limit(budget, done, MIN_LISTED, MAX_LISTED)
-    files = run.parts("evaluations")  # listed once, as an unfinished run adds parts
-    texts = sum(
-        table["text"].length() - table["text"].null_count
-        for table in (read_parts([file], EVALUATIONS, ["text"]) for file in files)
-    )
-    shown = limit(TEXT_BUDGET, texts, MIN_TEXT, MAX_TEXT)
-    for file in files:
-        questions = read_parts([run.directory / "questions" / file.name], QUESTIONS, None)
-        paths: dict[str, list[dict[str, Any]]] = {}
-        for row in evaluation_rows(read_parts([file], EVALUATIONS, COLUMNS)):
-            paths.setdefault(row["question"], []).append(row)
+    listed = limit(budget, summary.done, MIN_LISTED, MAX_LISTED)
+    shown = limit(TEXT_BUDGET, summary.completions, MIN_TEXT, MAX_TEXT)
+    for file in run.parts("evaluations"):
+        questions = run.questions(ASKED, [run.directory / "questions" / file.name])
+        tables = by_question(run.evaluations(COLUMNS, [file]))
         for question in questions.to_pylist():
-            rows = paths.get(question["question"], [])
+            own = tables.get(question["question"])
+            rows = [] if own is None else evaluation_rows(own)
             yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
 
 
@@ -129,9 +127,9 @@ def detail_entry(
         if row["text"] is not None:
             path.append(completions.setdefault(completion_key(row), len(completions)))
     return {
-        "id": question["question"],
-        "text": question["text"],
-        "options": question["options"],
+        "id": shorten(question["question"], MAX_ANSWER),
+        "text": shorten(question["text"] or "", MAX_QUESTION),
+        "options": [shorten(one or "", MAX_QUESTION) for one in question["options"] or ()],
         "gold": question["gold"],
         "baseline": question["baseline_answer"],
         "control": question["control"],
@@ -160,7 +158,7 @@ def path_entry(row: dict[str, Any], marks: list[bool]) -> list[Any]:
         row["answer"],
         row["node"],
         row["parent"],
-        row["edit"],
+        row["edit"] and shorten(row["edit"], MAX_ANSWER),
         marks.index(True) if any(marks) else None,
         row["target"] if row["control"] else None,
     ]
@@ -177,11 +175,3 @@ def completion_entry(
     """Makes the entry of one completion: the answer found, the text, how it ended."""
     shown = None if answer is None else shorten(answer, MAX_ANSWER)
     return [shown, shorten(text, limit), finish, int(truncated), num_tokens]
-
-
-def shorten(text: str, limit: int) -> str:
-    """Removes the middle of a long text, as the answer is often at the end."""
-    if len(text) <= limit:
-        return text
-    head, tail = limit // 3, limit - limit // 3
-    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"

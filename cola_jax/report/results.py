@@ -1,6 +1,5 @@
 """`results.json`: the results of a run in the shape of lm-evaluation-harness's own files."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +8,12 @@ from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cola_jax.json_text import readable_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 from cola_jax.tasks.names import NAMES
 
 RESULTS = "results.json"
@@ -43,14 +44,14 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         }
         results, samples = {task: metrics(task, found)}, summary.done
     else:
-        original = identity(int(start["num_layers"]))
+        original = identity(start["num_layers"])
         results, samples = {}, 0
         for one in path_results(run):
             label = task if one.path == original else f"{task} {format_path(one.path)}"
             entry = metrics(label, {name: one.correct})
             results[label] = entry | {"layers,none": len(one.path)}
             samples = max(samples, one.not_finite.n)
-    shots = len((settings.get("prompt") or {}).get("shots", ()))
+    shots = len((settings.get("prompt") or {}).get("shots") or ())
     return {
         "results": results,
         "group_subtasks": {},
@@ -64,8 +65,8 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         "n-samples": {
             label: {"original": settings["questions"], "effective": samples} for label in results
         },
-        "config": {"model": "cola", "model_args": f"checkpoint={start['model']}"},
-        "model_name": start["model"],
+        "config": {"model": "cola", "model_args": f"checkpoint={start.get('model')}"},
+        "model_name": start.get("model"),
         "cola_jax": {"settings": settings, "versions": start.get("versions")},
         "date": start.get("date"),
     }
@@ -89,7 +90,7 @@ def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
 def write_results(run: RunDirectory, summary: Summary | None = None) -> dict[str, Any]:
     """Writes `results.json` into the run directory, and returns what it holds."""
     results = results_json(run, summary)
-    content = json.dumps(results, indent=2, allow_nan=False, default=str) + "\n"
+    content = readable_json(results, default=str, allow_nan=False) + "\n"
     write_whole(epath.Path(run.directory) / RESULTS, content.encode())
     return results
 

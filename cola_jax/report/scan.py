@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from etils import epath
 from scipy.stats import t
 
 from cola_jax.deploy.scan import Block, Path, block_of
@@ -14,6 +15,7 @@ from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import LEVEL, Difference, Share
 from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.part_checks import check_nodes
 
 COLUMNS = ["question", "node", "verdict", "margin"]
 
@@ -86,14 +88,28 @@ def summarise_scan(run: RunDirectory) -> ScanSummary:
     settings = manifest["settings"]
     if settings.get("command") != "scan":
         raise ValueError(f"{run.directory} was made by {settings.get('command')!r}, not by a scan.")
+    num_layers = manifest["starts"][-1]["num_layers"]
     paths = [tuple(path) for path in settings["paths"]]
-    ids, verdict, margin = read_map(run.evaluations(COLUMNS), len(paths))
+    check_blocks(run.directory, paths, num_layers)
+    rows = run.evaluations(COLUMNS)
+    check_nodes(run.directory, rows["node"].to_numpy(), len(paths))
+    ids, verdict, margin = read_map(rows, len(paths))
     if len(ids) < 2:
         raise ValueError(
             f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
         )
-    num_layers = int(manifest["starts"][-1]["num_layers"])
     return summarise_map(paths, ids, verdict, margin, num_layers)
+
+
+def check_blocks(directory: epath.PathLike, paths: list[Path], num_layers: int) -> None:
+    """Raises ValueError for paths other than the identity path and those of blocks, each once."""
+    plain = identity(num_layers)
+    others = [path for path in paths if path != plain]
+    are_blocks = all(block_of(path, num_layers).path(num_layers) == path for path in others)
+    if not are_blocks or len(others) != len(paths) - 1 or len(set(others)) < len(others):
+        raise ValueError(
+            f"{directory} is no scan of {num_layers} layers: its paths are not those of blocks."
+        )
 
 
 def summarise_map(

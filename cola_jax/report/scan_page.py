@@ -10,7 +10,8 @@ from cola_jax.report.page import render
 from cola_jax.report.page_data import rounded
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.scan_table import HEAD, scan_caption, scan_rows
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.storage import write_whole
 
 SCRIPTS = ("dom.js", "charts.js", "figure.js", "scan.js")
 BLOCK = ("kind", "start", "stop", "layers", "correct")
@@ -38,7 +39,7 @@ def write_scan_page(run: RunDirectory, summary: ScanSummary, file: epath.PathLik
     )
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, content.encode())
+    write_whole(target, content)
 
 
 def map_data(summary: ScanSummary) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from scipy.stats import binomtest, norm
 
 LEVEL = 0.95
 RESAMPLES = 10_000  # of the questions, for a bootstrap interval
+DRAWN = 1 << 20  # questions drawn at once for them, which bounds the memory
 Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
@@ -91,9 +93,7 @@ class Net:
         difference = np.asarray(gold, float) - controls
         if not difference.size:
             return cls(math.nan, (math.nan, math.nan), 0)
-        random = np.random.default_rng(0)
-        index = random.integers(0, difference.size, (RESAMPLES, difference.size))
-        means = difference[index].mean(axis=1)
+        means = np.concatenate(list(resampled_means(difference)))
         low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return cls(float(difference.mean()), (float(low), float(high)), int(difference.size))
 
@@ -102,6 +102,16 @@ class Net:
         """Compares whether gold was reached [n] with how many of a question's targets were [n]."""
         net = cls.of(gold, hits / targets)
         return dataclasses.replace(net, p=exchange_test(gold, hits, targets))
+
+
+def resampled_means(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the means of values drawn with replacement, some of the resamples at a time."""
+    random = np.random.default_rng(0)
+    at_once = max(1, DRAWN // values.size)
+    for first in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - first)
+        # the same draws however many are made at once
+        yield values[random.integers(0, values.size, (count, values.size))].mean(axis=1)
 
 
 def exchange_test(gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> float:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from etils import epath
 
-from cola_jax.report.controls import AskedAgain, compare_controls, summarise_again
+from cola_jax.report.controls import AGAIN, AskedAgain, compare_controls, summarise_again
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.statistics import (
     Difference,
@@ -24,8 +25,12 @@ from cola_jax.report.statistics import (
     mean,
     tree_shape,
 )
-from cola_jax.runs.directory import RunDirectory, read_parts
-from cola_jax.runs.schema import EVALUATIONS
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.part_checks import check_nodes
+from cola_jax.runs.part_files import join
+
+COLUMNS = ["question", "options", "metadata", "confirmed", "control", "control_reached", "answers"]
+COLUMNS += ["closest", *AGAIN]  # the columns of questions that a summary is made of
 
 
 class Level(NamedTuple):
@@ -79,6 +84,7 @@ class Summary:
     options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
     not_finite: Share
+    completions: int  # decoded, those of control searches too
     truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
     tokens: float  # decoded per evaluation
     duplicates: Share  # evaluations of a path that its question already had
@@ -114,12 +120,13 @@ def summarise(run: RunDirectory) -> Summary:
     """
     manifest = run.manifest()
     check_search(run, manifest["settings"])
-    num_layers = int(manifest["starts"][-1]["num_layers"])
-    questions = run.questions()
+    num_layers = manifest["starts"][-1]["num_layers"]
+    questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
+    completions = rows.num_rows - rows["truncated"].null_count
     layers = summarise_layers(questions, rows, num_layers)
     rows = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
@@ -129,8 +136,9 @@ def summarise(run: RunDirectory) -> Summary:
         open=scorer_flag(manifest, "open"),
         decodes=decodes,
         done=questions.num_rows,
-        planned=int(manifest["settings"]["questions"]),
+        planned=manifest["settings"]["questions"],
         num_layers=num_layers,
+        completions=completions,
         answers=distinct_answers(questions, rows, decodes),
         **results,
         **summarise_evaluations(rows),
@@ -139,7 +147,7 @@ def summarise(run: RunDirectory) -> Summary:
 
 def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
     """Returns a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
-    return bool(manifest["starts"][-1].get("scorer", {}).get(name))
+    return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
 
 
 def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
@@ -162,12 +170,13 @@ def read_evaluations(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
 
     Reads one part at a time, as the token ids of a whole run may exceed the memory.
     """
-    tables = []
-    for files in ([], *([file] for file in run.parts("evaluations"))):
-        part = read_parts(files, EVALUATIONS, [*columns, "tokens"])
+
+    def counted(files: list[epath.Path]) -> pa.Table:
+        part = run.evaluations([*columns, "tokens"], files)
         counts = pc.call_function("list_value_length", [part["tokens"]])
-        tables.append(part.drop_columns("tokens").append_column("num_tokens", counts))
-    return pa.concat_tables(tables)
+        return part.drop_columns("tokens").append_column("num_tokens", counts)
+
+    return join([counted([])], (counted([file]) for file in run.parts("evaluations")))
 
 
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def count_levels(
         present = {level for level in levels if level is not None}
         if len(present) < 2:
             continue
-        for level in sorted(present, key=lambda x: (int(x) if x.isdecimal() else math.inf, x)):
+        for level in sorted(present, key=lambda x: (float(x) if x.isdecimal() else math.inf, x)):
             mask = graded & np.array([x == level for x in levels])
             yield Level(name, level, Share.of(correct[mask]), Share.of(found[mask]))
 
@@ -268,6 +277,7 @@ def path_results(run: RunDirectory) -> list[PathResult]:
         raise ValueError(f"{run.directory} has no question done yet: let the evaluation run first.")
     paths = [tuple(path) for path in settings["paths"]]
     node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()
+    check_nodes(run.directory, node, len(paths))
     graded, finite = ~is_null(rows["verdict"]), is_true(rows["finite"])
 
     def count(mask: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:

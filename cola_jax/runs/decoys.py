@@ -31,7 +31,7 @@ class Answers:
         run = RunDirectory(directory)
         manifest = run.manifest()
         settings, start = manifest["settings"], manifest["starts"][-1]
-        if settings.get("command") != "evaluate" or not start.get("scorer", {}).get("decodes"):
+        if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
             raise ValueError(
                 f"{directory} does not hold decoded answers of given paths: make it with `cola "
                 "evaluate --scorer generation`."

@@ -22,8 +22,7 @@ class Devices:
     """Devices that split the weights of one copy, by heads and MLP width."""
     memory_budget: str | None = None
     """Memory for states and caches on each device beside the weights, such as 2GB or 50%; by
-    default half of what is free on an accelerator, and at most a quarter of a machine's memory on a
-    CPU."""
+    default half of what the weights leave, of which a run takes no more than it can use."""
     rows: int | None = None
     """States that run a layer together; chosen for the backend by default."""
 
@@ -47,7 +46,8 @@ class Devices:
         """The memory budget in bytes; a share is one of a device's memory."""
         if self.memory_budget is None:
             return None
-        from cola_jax.execute.memory import device_memory, parse_bytes, parse_share
+        from cola_jax.execute.device_memory import device_memory
+        from cola_jax.execute.memory import parse_bytes, parse_share
 
         share = parse_share(self.memory_budget)
         if share is None:

@@ -6,12 +6,10 @@ is written again under the same number.
 """
 
 import contextlib
-import dataclasses
+import functools
 import itertools
-import json
-import math
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,45 +20,20 @@ import yaml
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.json_text import parse_object
+from cola_jax.json_text import readable_json
+from cola_jax.messages import shown
+from cola_jax.runs.growth import check_same
+from cola_jax.runs.manifest import parse_manifest
+from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
-from cola_jax.storage import check_links
+from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.storage import check_links, matching, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 KINDS = ("evaluations", "questions")
+LOCK = re.compile(r"\.shard-([0-9]{1,9})-of-([0-9]{1,9})\.lock")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """Every `count`-th question, from `index` on."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Reads `0/4`, the first of four; ValueError for other text."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-        if not match or int(match[1]) >= int(match[2]):
-            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @property
-    def prefix(self) -> str:
-        """What the names of its part files begin with."""
-        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
-
-    def overlaps(self, other: "Shard") -> bool:
-        """Whether two shards, of the same or of different counts, may share a question."""
-        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
-
-
-WHOLE = Shard(0, 1)
 
 
 def held(file: epath.Path) -> bool:
@@ -81,6 +54,7 @@ class RunDirectory:
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
         self.shard = shard
+        self.free = self.free_names()
 
     def open(
         self,
@@ -113,6 +87,7 @@ class RunDirectory:
             if flags is not None:
                 content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
                 write_whole(self.directory / CONFIG, content.encode())
+        self.free = self.free_names()
         return {row["question"] for row in self.questions(["question"]).to_pylist()}
 
     def set_aside(self) -> None:
@@ -135,7 +110,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Removes all evaluations."""
         for kind in (*reversed(KINDS), UNFINISHED):
-            for file in (self.directory / kind).glob("*.parquet"):
+            for file in matching(self.directory / kind, "*.parquet"):
                 file.unlink()
 
     def tidy(self, questions: int) -> None:
@@ -147,9 +122,9 @@ class RunDirectory:
     def locks(self) -> "list[tuple[Shard, epath.Path]]":
         """Lists the shards that some process has filled, each with the file that it locks."""
         found = []
-        for file in sorted(self.directory.glob(".shard-*.lock")):
-            index, count = map(int, file.name.split(".")[1].split("-")[1::2])
-            found.append((Shard(index, count), file))
+        for file in matching(self.directory, ".shard-*.lock"):
+            if match := LOCK.fullmatch(file.name):
+                found.append((Shard(int(match[1]), int(match[2])), file))
         return found
 
     def recorded(self, name: str) -> Any:
@@ -169,21 +144,24 @@ class RunDirectory:
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
-        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
-        right = [row for row in rows if row["best"] is not None]
-        controls = [control for row in rows for control in row["controls"] or []]
-        metrics.add(
-            earlier=sum(row["evaluations"] for row in rows)
-            + sum(control["evaluations"] - control["shared"] for control in controls),
-            corrected=sum(row["baseline"] is False for row in right),
-            shortened=sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
-        )
+        table = self.questions(["evaluations", "baseline", "best", "controls"])
+        for batch in table.to_batches():
+            rows = batch.to_pylist()
+            right = [row for row in rows if row["best"] is not None]
+            kept = [row for row in right if row["baseline"]]
+            controls = [control for row in rows for control in row["controls"] or []]
+            metrics.add(
+                earlier=sum(row["evaluations"] for row in rows)
+                + sum(control["evaluations"] - control["shared"] for control in controls),
+                corrected=sum(row["baseline"] is False for row in right),
+                shortened=sum(len(row["best"]) < num_layers for row in kept),
+            )
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the manifest and makes the folders; OSError says what to do."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            content = (json.dumps(manifest, indent=2) + "\n").encode()
+            content = (readable_json(manifest) + "\n").encode()
             write_whole(self.directory / MANIFEST, content)
             for kind in KINDS:
                 (self.directory / kind).mkdir(exist_ok=True)
@@ -260,16 +238,13 @@ class RunDirectory:
         if not file.exists():
             raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
-        kinds = {"settings": dict, "starts": list}
         try:
-            manifest = parse_object(file.read_bytes(), "its content")
-            if any(not isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
-                raise ValueError("it has no settings or starts")
+            return parse_manifest(file.read_bytes())
         except ValueError as error:
+            problem = str(error).rstrip(".")
             raise ValueError(
-                f"{file} is damaged ({error}): start again in another directory."
+                f"{file} is damaged ({problem}): restore it, or start again in another directory."
             ) from None
-        return manifest
 
     def write_part(
         self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
@@ -278,9 +253,7 @@ class RunDirectory:
 
         OSError says what to do where the disk is full.
         """
-        done = {file.name for file in self.parts("questions")}
-        names = (f"{self.shard.prefix}{number:05d}.parquet" for number in itertools.count())
-        name = next(name for name in names if name not in done)
+        name = next(self.free)
         # otherwise an interruption between the two below would pair new evaluations with old
         # questions
         (self.directory / "questions" / name).unlink(missing_ok=True)
@@ -295,7 +268,8 @@ class RunDirectory:
     ) -> None:
         """Writes rows to a file of the run, whole; OSError says what to do."""
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+        pq.write_table(table, sink, write_page_checksum=True)
         try:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, sink.getvalue().to_pybytes())
@@ -305,94 +279,55 @@ class RunDirectory:
                 "make room, and re-run the same command to resume."
             ) from error
 
+    def free_names(self) -> Iterator[str]:
+        """Yields the names of parts that this shard lacks; lists the parts once, at the first."""
+        done = {file.name for file in self.parts("questions")}
+        for number in itertools.count():
+            name = f"{self.shard.prefix}{number:05d}.parquet"
+            if name not in done:
+                yield name
+
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
-        files = [{f.name for f in (self.directory / k).glob("part-*.parquet")} for k in KINDS]
+        files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
         return [self.directory / kind / name for name in sorted(set.intersection(*files))]
 
-    def questions(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads the questions that are done."""
-        return read_parts(self.parts("questions"), QUESTIONS, columns)
+    def questions(
+        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+    ) -> pa.Table:
+        """Reads the questions that are done, or those of some part files."""
+        files = self.parts("questions") if files is None else files
+        table = read_parts(files, QUESTIONS, columns, self.num_layers)
+        check_once(self.directory, table)
+        return table
 
-    def evaluations(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads the evaluations of the questions that are done."""
-        return read_parts(self.parts("evaluations"), EVALUATIONS, columns)
+    def evaluations(
+        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+    ) -> pa.Table:
+        """Reads the evaluations of the questions that are done, or those of some part files."""
+        files = self.parts("evaluations") if files is None else files
+        return read_parts(files, EVALUATIONS, columns, self.num_layers)
+
+    @functools.cached_property
+    def num_layers(self) -> int | None:
+        """The model's layers, as the last start recorded them; None where it did not."""
+        return self.manifest()["starts"][-1].get("num_layers")
+
+
+def check_once(directory: epath.Path, questions: pa.Table) -> None:
+    """Raises ValueError where a question is in two rows, as where a part file was copied."""
+    if "question" not in questions.column_names:
+        return
+    names = questions["question"].to_pylist()
+    if len(set(names)) < len(names):
+        name = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(
+            f"{directory} has the question {shown(name)} twice: remove one of the part files that "
+            "have it."
+        )
 
 
 def unwritable(directory: epath.Path, error: OSError) -> OSError:
     """Says what to do about a directory that cannot be made or written."""
     why = error.strerror or error
     return OSError(f"the run directory {directory} cannot be written ({why}): choose another.")
-
-
-def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises ValueError that names every setting in which a run and this command differ."""
-    differences = [
-        f"{name}: {was!r} there, {now!r} here"
-        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
-    ]
-    if differences:
-        raise other_settings(directory, differences)
-
-
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
-    """Returns the error for a directory that was created with different settings."""
-    return ValueError(
-        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-        "another directory, or repeat the old settings to resume it."
-    )
-
-
-def differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """Lists dotted names with both values where two nested configurations differ."""
-    found = []
-    for name in sorted(set(old) | set(new)):
-        was, now = old.get(name), new.get(name)
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += differing(was, now, f"{prefix}{name}.")
-        elif was != now:
-            found.append((f"{prefix}{name}", was, now))
-    return found
-
-
-def write_whole(file: epath.Path, content: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one, never half of it.
-
-    ValueError for a directory, pipe or device in its place, which would be replaced. OSError where
-    it cannot be written; nothing is left then.
-    """
-    if os.path.exists(file) and not os.path.isfile(file):  # epath takes a pipe for a file
-        raise ValueError(f"{file} is a directory, pipe or device, not a file: give another place.")
-    partial = file.parent / f".{file.name}.partial"
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if error.filename is not None:
-            error.filename = str(file)
-        raise
-
-
-def read_parts(
-    files: Sequence[epath.Path], schema: pa.Schema, columns: Sequence[str] | None
-) -> pa.Table:
-    """Reads part files into one table; ValueError names a damaged one."""
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
-    return pa.concat_tables([schema.empty_table(), *(read_part(file, schema) for file in files)])
-
-
-def read_part(
-    file: epath.Path, schema: pa.Schema, what: str = "questions are evaluated"
-) -> pa.Table:
-    """Reads one file of rows; ValueError where it is damaged says what happens without it."""
-    try:
-        return pq.read_table(pa.BufferReader(file.read_bytes()), schema=schema)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): remove it, and its {what} again."
-        ) from error

@@ -6,12 +6,12 @@ search of its own, which takes from the run what that has evaluated.
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
-from cola_jax.runs.directory import differing, other_settings
+from cola_jax.messages import shown
 
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
@@ -87,7 +87,7 @@ def describe(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 "not all of them"
             )
         else:
-            found[name] = f"{flag_of(name)}: {before!r} there, {after!r} here"
+            found[name] = f"{flag_of(name)}: {shown(before)} there, {shown(after)} here"
     return list(found.values())
 
 
@@ -106,3 +106,35 @@ def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
         both = isinstance(value, dict) and isinstance(out.get(name), dict)
         out[name] = merged(out[name], value) if both else value
     return out
+
+
+def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError that names every setting in which a run and this command differ."""
+    differences = [
+        f"{name}: {shown(was)} there, {shown(now)} here"
+        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
+    ]
+    if differences:
+        raise other_settings(directory, differences)
+
+
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
+    """Returns the error for a directory that was created with different settings."""
+    return ValueError(
+        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+        "another directory, or repeat the old settings to resume it."
+    )
+
+
+def differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Lists dotted names with both values where two nested configurations differ."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += differing(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append((f"{prefix}{name}", was, now))
+    return found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cola_jax.messages import first_line, shown
 
 if TYPE_CHECKING:
-    from cola_jax.runs.directory import Shard
+    from cola_jax.runs.shard import Shard
 
 ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")  # of a host and its port
 LARGEST_PORT = 65535
@@ -74,7 +74,7 @@ class Hosts:
         there are none, and on a host of a TPU slice without --distributed: it would wait for the
         others silently.
         """
-        from cola_jax.runs.directory import WHOLE, Shard
+        from cola_jax.runs.shard import WHOLE, Shard
 
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from cola_jax.execute.metrics import COUNTER, Metrics
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, read_part
-from cola_jax.runs.reuse import Indexed, rows_by_question, stored_rows, stored_verdict
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
+from cola_jax.runs.part_files import read_part
+from cola_jax.runs.reuse import StoredRows, stored_rows, stored_verdict
 from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.storage import matching
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
@@ -43,18 +45,22 @@ class Journal:
         self.folder = run.directory / UNFINISHED
         self.lock = threading.Lock()
         self.rows: dict[str, list[dict[str, Any]]] = {}  # of each question, not written yet
-        self.files: dict[Any, set[str]] = {}  # the questions of each file that are not done
-        self.tables: list[Indexed] = []
+        self.left: dict[Any, set[str]] = {}  # the questions of each file that are not done
+        self.files: dict[str, list[Any]] = defaultdict(list)  # those of each question
+        self.stored = StoredRows()
         self.read: dict[str, dict[int, dict[Path, Verdicts]]] = defaultdict(dict)
         self.written = -math.inf  # the first evaluations are written at once
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
-        for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
-            table = read_part(file, SCHEMA, "evaluations are made")
-            index = rows_by_question(table, names)
-            self.files[file] = set(table["question"].to_pylist())
-            if index:
-                self.tables.append((table, index))
+        for file in matching(self.folder, "*.parquet"):
+            table = read_part(file, SCHEMA, run.num_layers, "evaluations are made")
+            self.note(file, self.stored.add(table, names))
+
+    def note(self, file: Any, questions: set[str]) -> None:
+        """Notes a file, which is removed once its questions are done."""
+        self.left[file] = questions
+        for name in questions:
+            self.files[name].append(file)
 
     def known(self, one: Encoded, variant: int, scorer: Scorer) -> dict[Path, Verdicts]:
         """Returns the verdict [1] of each path that was evaluated of a question in a variant.
@@ -68,18 +74,16 @@ class Journal:
 
         read = self.read[one.question.id]
         if variant not in read:
-            rows = stored_rows(self.tables, one.question.id, serves)
+            rows = stored_rows(self.stored.of(one.question.id), serves)
             read[variant] = {path: stored_verdict(row, one, scorer) for path, row in rows.items()}
         return read[variant]
 
     def confirmed(self, one: Encoded) -> dict[Path, bool]:
         """Returns the paths of a question that the reference was run on, and what it found."""
-        own = [
-            table.take(index.get(one.question.id, np.zeros(0, int))) for table, index in self.tables
-        ]
-        rows = (row for table in own for row in table.to_pylist())
         return {
-            tuple(row["path"]): row["confirmed"] for row in rows if row["confirmed"] is not None
+            tuple(row["path"]): row["confirmed"]
+            for row in self.stored.of(one.question.id)
+            if row["confirmed"] is not None
         }
 
     def evaluator(
@@ -117,7 +121,7 @@ class Journal:
         rows, self.rows = self.rows, {}
         file = self.folder / f"{self.run.shard.prefix}{uuid.uuid4().hex}.parquet"
         self.run.write_rows(file, SCHEMA, itertools.chain(*rows.values()))
-        self.files[file] = set(rows)
+        self.note(file, set(rows))
 
     def finish(self, questions: Sequence[str]) -> None:
         """Forgets questions that are done, and removes files that have no others."""
@@ -125,11 +129,12 @@ class Journal:
             for name in questions:
                 self.rows.pop(name, None)
                 self.read.pop(name, None)
-            for file, unfinished in list(self.files.items()):
-                unfinished.difference_update(questions)
-                if not unfinished:
-                    file.unlink(missing_ok=True)
-                    del self.files[file]
+                self.stored.forget(name)
+                for file in self.files.pop(name, ()):
+                    self.left[file].remove(name)
+                    if not self.left[file]:
+                        file.unlink(missing_ok=True)
+                        del self.left[file]
 
 
 class ResumedEvaluator(BatchEvaluator):

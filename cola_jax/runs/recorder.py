@@ -16,10 +16,11 @@ from cola_jax.execute.inputs import bucket
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.batches import Batches
-from cola_jax.runs.directory import WHOLE, RunDirectory
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import continues
 from cola_jax.runs.journal import Journal
 from cola_jax.runs.schema import evaluation_rows, question_row
+from cola_jax.runs.shard import WHOLE
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts

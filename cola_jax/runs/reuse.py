@@ -1,23 +1,49 @@
 """`Reuse`: evaluations that earlier runs stored, so that a search does not repeat them."""
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
-from cola_jax.runs.directory import RunDirectory, differing
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.growth import differing
+from cola_jax.runs.part_checks import check_nodes
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import Scorer, most_options
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
-Indexed = tuple[pa.Table, dict[str, np.ndarray]]  # evaluations, and the rows of each question
 # What an evaluation depends on, beside its question, prompt and path
 SAME = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens")
+
+
+class StoredRows:
+    """The evaluations of questions in the tables of earlier runs or starts."""
+
+    def __init__(self):
+        self.tables: dict[str, list[pa.Table]] = defaultdict(list)  # of each question
+
+    def add(self, table: pa.Table, names: Set[str]) -> set[str]:
+        """Adds the rows of a table that are of some questions; returns all questions it has."""
+        tables = by_question(table)
+        for name in names & tables.keys():
+            self.tables[name].append(tables[name])
+        return set(tables)
+
+    def of(self, question: str) -> Iterator[dict[str, Any]]:
+        """Yields the rows of a question."""
+        for table in self.tables.get(question, ()):
+            yield from table.to_pylist()
+
+    def forget(self, question: str) -> None:
+        """Lets go of a question, and of tables that have no other."""
+        self.tables.pop(question, None)
 
 
 class Reuse:
@@ -33,7 +59,7 @@ class Reuse:
         """Reads runs; ValueError where one cannot serve questions, naming the difference."""
         self.scorer = scorer
         asked = {one.question.id: identity_of(one) for one in encoded}
-        self.tables: list[Indexed] = []
+        self.stored = StoredRows()
         for directory in directories:
             run = RunDirectory(directory)
             check_same_model(directory, run.manifest()["settings"], settings)
@@ -48,8 +74,7 @@ class Reuse:
                     f"{directory} has none of these questions in the same words: its "
                     f"{len(stored)} questions or their prompts are others."
                 )
-            table = run.evaluations()
-            self.tables.append((table, rows_by_question(table, shared)))
+            self.stored.add(run.evaluations(), shared)
 
     def verdicts(self, batch: Sequence[Encoded], positions: int) -> tuple[np.ndarray, Verdicts]:
         """Returns the paths [B, C, P] known of a batch, STOP-padded, and their verdicts [B, C]."""
@@ -66,20 +91,20 @@ class Reuse:
 
     def of_question(self, one: Encoded, positions: int) -> dict[tuple[int, ...], dict[str, Any]]:
         """Returns the stored evaluation of each path of a question, that for gold if there is."""
-        return stored_rows(self.tables, one.question.id, lambda row: len(row["path"]) <= positions)
+        rows = self.stored.of(one.question.id)
+        return stored_rows(rows, lambda row: len(row["path"]) <= positions)
 
 
 def stored_rows(
-    tables: Sequence[Indexed], question: str, serves: Callable[[dict[str, Any]], bool]
+    rows: Iterable[dict[str, Any]], serves: Callable[[dict[str, Any]], bool]
 ) -> dict[tuple[int, ...], dict[str, Any]]:
     """Returns the graded row of each path of a question that serves, that for gold if there is."""
     found: dict[tuple[int, ...], dict[str, Any]] = {}
-    for table, index in tables:
-        for row in table.take(index.get(question, np.zeros(0, int))).to_pylist():
-            path = tuple(row["path"])
-            graded = row["grade"] != Grade.UNGRADED.value
-            if graded and serves(row) and (path not in found or not row["control"]):
-                found[path] = row
+    for row in rows:
+        path = tuple(row["path"])
+        graded = row["grade"] != Grade.UNGRADED.value
+        if graded and serves(row) and (path not in found or not row["control"]):
+            found[path] = row
     return found
 
 
@@ -118,8 +143,15 @@ def stored_verdicts(
     """Reads the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
     at = {one.question.id: i for i, one in enumerate(encoded)}
     out = Verdicts.empty((len(encoded), paths), most_options(encoded))
-    for row in run.evaluations().to_pylist():
-        i = at[row["question"]]
+    rows = run.evaluations()
+    check_nodes(run.directory, rows["node"].to_numpy(), paths)
+    for row in rows.to_pylist():
+        i = at.get(row["question"])
+        if i is None:
+            raise ValueError(
+                f"{run.directory} has evaluations of {shown(row['question'])}, which is none of "
+                "its questions: remove the part file that has them."
+            )
         one = stored_verdict(row, encoded[i], scorer)
         out.put((i, slice(row["node"], row["node"] + 1)), one)
     return out
@@ -135,14 +167,20 @@ def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, A
     before, now = ({name: each.get(name) for name in SAME} for each in (old, new))
     found = differing(before, now)
     if found:
-        listed = "; ".join(f"{name}: {was!r} there, {is_!r} here" for name, was, is_ in found)
+        listed = "; ".join(
+            f"{name}: {shown(was)} there, {shown(is_)} here" for name, was, is_ in found
+        )
         raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
 
 
-def rows_by_question(table: pa.Table, names: set[str]) -> dict[str, np.ndarray]:
-    """Returns the rows of each of some questions."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for i, name in enumerate(table["question"].to_pylist()):
-        if name in names:
-            rows[name].append(i)
-    return {name: np.array(index) for name, index in rows.items()}
+def by_question(table: pa.Table) -> dict[str, pa.Table]:
+    """Divides the rows of a table by their question; those of one keep their order."""
+    question = table["question"].fill_null("").combine_chunks().dictionary_encode()
+    number = question.indices.to_numpy()
+    rows = table.take(np.argsort(number, kind="stable"))
+    bounds = itertools.pairwise([0, *np.cumsum(np.bincount(number)).tolist()])
+    names = question.dictionary.to_pylist()
+    return {
+        name: rows.slice(start, end - start)
+        for name, (start, end) in zip(names, bounds, strict=True)
+    }

@@ -10,11 +10,12 @@ from etils import epath
 from cola_jax.convert.peers.drllm import drllm_results
 from cola_jax.convert.peers.polar import polar_samples
 from cola_jax.convert.peers.searched import Searched
+from cola_jax.messages import shown
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
-from cola_jax.storage import check_file
+from cola_jax.storage import check_file, write_whole
 
 
 def read_run(run: RunDirectory) -> list[Searched]:
@@ -27,22 +28,26 @@ def read_run(run: RunDirectory) -> list[Searched]:
     """
     start = last_start(run)
     answered_in_text = bool((start.get("scorer") or {}).get("open"))
-    plain = identity(int(start["num_layers"]))
-    return [searched(labels, plain, answered_in_text) for labels in read_labels(run)]
+    plain = identity(start["num_layers"])
+    every = read_labels(run)
+    for labels in every:
+        if labels.gold is None or not labels.options:
+            raise ValueError(
+                f"{run.directory}: question {shown(labels.question)} has no correct answer, as "
+                "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
+            )
+    return [searched(labels, labels.gold or 0, plain, answered_in_text) for labels in every]
 
 
-def searched(labels: Labels, plain: tuple[int, ...], answered_in_text: bool) -> Searched:
+def searched(
+    labels: Labels, correct: int, plain: tuple[int, ...], answered_in_text: bool
+) -> Searched:
     """Converts the labels of one question; `plain` is the identity path."""
-    if labels.gold is None or not labels.options:
-        raise ValueError(
-            f"question {labels.question} has no correct answer, as those of `cola generate`: "
-            "give a run of `cola search` or `cola evaluate`."
-        )
-    text, gold = labels.text, labels.options[labels.gold]
+    text, gold = labels.text, labels.options[correct]
     if not answered_in_text:
         lettered = zip(LETTERS, labels.options, strict=False)
         text = "\n".join([text, *(f"{letter}. {option}" for letter, option in lettered)])
-        gold = LETTERS[labels.gold]
+        gold = LETTERS[correct]
     verdicts = dict(zip(labels.paths, labels.right.tolist(), strict=True))
     return Searched(
         question=text,
@@ -75,7 +80,7 @@ def write_drllm(run: RunDirectory, file: Path) -> str:
     start, settings = last_start(run), run.manifest()["settings"]
     results = drllm_results(
         questions,
-        int(start["num_layers"]),
+        start["num_layers"],
         model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
         dataset=PurePath(str(start.get("task", "unknown"))).name,
         simulations=settings.get("simulations") or len(settings.get("paths") or ()),

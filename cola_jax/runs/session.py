@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,24 +15,26 @@ from jax.sharding import Mesh
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.convert import cache
+from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
-from cola_jax.execute.memory import Memory, default_budget
+from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
-from cola_jax.params import Model
+from cola_jax.params import Model, shapes
 from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
 from cola_jax.runs.batches import Batches
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import continues
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.journal import Journal, ResumedEvaluator
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
+from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
 from cola_jax.scoring.scorer import BatchEvaluator
@@ -238,11 +241,19 @@ class Session:
 
     def check_search(self, settings: Settings) -> None:
         """Raises ValueError where searches that run together need too much memory."""
-        devices = jax.local_devices()
         options = max(len(one.question.options) for one in self.encoded)
         together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
-        budget = self.run_config.devices.budget or default_budget(devices[0])
-        check_memory(settings, self.num_layers, together, budget)
+        check_memory(settings, self.num_layers, together, self.budget)
+
+    @property
+    def budget(self) -> int:
+        """The bytes that buffers may take on each device, as its workers will have it."""
+        devices = self.run_config.devices
+        if devices.budget is not None:
+            return devices.budget
+        sizes = (math.prod(shape) for shape in shapes(self.config).values())
+        weights = sum(sizes) * jnp.dtype(self.settings["dtype"]).itemsize
+        return default_budget(jax.local_devices()[0], weights // devices.tensor)
 
     def ordered(
         self, directory: str, rules: InfluenceRules, metrics: Metrics | None

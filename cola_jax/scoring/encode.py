@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cola_jax.messages import shown
 from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
@@ -77,8 +78,8 @@ def encode_answers(
     for answer, tokens in zip(answers, continuations, strict=True):
         if not tokens:
             raise ValueError(
-                f"question {question.id}: the option {answer!r} adds no token to its prompt, so "
-                "it cannot be scored."
+                f"question {question.id}: the option {shown(answer)} adds no token to its prompt, "
+                "so it cannot be scored."
             )
     row, option = pack(ids, continuations)
     return Encoded(question, row, option, hash_of(prompt))

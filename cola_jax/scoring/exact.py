@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.execute.decoder import Stop
+from cola_jax.messages import shown
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import GOLD, TIE
@@ -84,7 +85,8 @@ class Exact(OpenScorer):
         if whole[: len(prompt)] != prompt:
             raise ValueError(
                 f"question {question.id}: the tokenizer joins the end of its prompt and the answer "
-                f"{answer!r}: let the prompt end without a blank, or use the scorer `generation`."
+                f"{shown(answer)}: let the prompt end without a blank, or use the scorer "
+                "`generation`."
             )
         return whole[len(prompt) :]
 
@@ -146,7 +148,7 @@ def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> N
     for answer in answers:
         if stop.found(answer) is not None:
             raise ValueError(
-                f"question {question.id}: the answer {answer!r} contains a stop string, so no "
+                f"question {question.id}: the answer {shown(answer)} contains a stop string, so no "
                 "decoding gives it: leave it out, or use another format."
             )
 

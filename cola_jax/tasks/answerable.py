@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cola_jax.messages import shown
 from cola_jax.question import Question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.scoring.generation import Generation
@@ -31,13 +32,14 @@ def check_answerable(questions: Sequence[Question], scorer: Generation, tokenize
         found = find_answer(text[: scorer.stop.found(text)], rule, False).text
         if stated is None or found is None or found.strip(AROUND) != stated.strip(AROUND):
             raise ValueError(
-                f"question {question.id}: no completion can give the answer {gold!r}, of which the "
-                f"rule {rule!r} finds {found!r}: change the answer, or give another rule or format."
+                f"question {question.id}: no completion can give the answer {shown(gold)}, of "
+                f"which the rule {rule!r} finds {shown(found)}: change the answer, or give another "
+                "rule or format."
             )
         size = len(tokenizer(gold, add_special_tokens=False).input_ids)
         # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
         if size > 2 * scorer.max_new_tokens:
             raise ValueError(
-                f"question {question.id}: the answer {gold[:60]!r} has {size} tokens, but at most "
+                f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
                 f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
             )

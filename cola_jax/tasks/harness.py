@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from cola_jax.messages import first_line
+from cola_jax.messages import first_line, shown
 from cola_jax.question import Question
 from cola_jax.scoring.likelihood import DELIMITER
 
@@ -124,8 +124,8 @@ class HarnessTask:
             if not isinstance(gold, int) or not 0 <= gold < len(choices):
                 raise ValueError(
                     f"{self.name}, row {id.rpartition('/')[2]} has the answer "
-                    f"{self.task.doc_to_target(row)!r}, which is not one of its {len(choices)} "
-                    "choices: it cannot be searched."
+                    f"{shown(self.task.doc_to_target(row))}, which is not one of its "
+                    f"{len(choices)} choices: it cannot be searched."
                 )
             known = ((DELIMITER, delimiter),)
             yield Question(id, text, tuple(choices), gold, metadata=known)

@@ -7,7 +7,6 @@ none, and raises ValueError for a row that does not match the schema.
 import ast
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from cola_jax.json_text import parse_object
+from cola_jax.messages import shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 
@@ -32,6 +32,7 @@ MATH_SUBJECTS = (  # the configs of EleutherAI/hendrycks_math
 )
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
 LONGEST_LINE = 10_000_000  # characters of a row
+LONGEST_ID = 250  # characters
 MAX_METADATA = 10_000  # characters of DART-Math's query_metadata; bounds the cost of parsing it
 
 
@@ -48,10 +49,10 @@ def read_arc(row: Fields, default_id: str | None) -> Question:
     labels = get_strings("choices.label", choices["label"])
     text, key = get_string(row, "question"), get_string(row, "answerKey")
     if len(options) != len(labels) or len(set(labels)) != len(labels):
-        raise ValueError(f"there are {len(options)} options, but their labels are {labels}.")
+        raise ValueError(f"there are {len(options)} options, but their labels are {shown(labels)}.")
     check_count(options)
     if key not in labels:
-        raise ValueError(f"the answer {key!r} is not among the labels {labels}.")
+        raise ValueError(f"the answer {shown(key)} is not among the labels {shown(labels)}.")
     return Question(get_id(row, "id", ""), text, tuple(options), labels.index(key))
 
 
@@ -81,7 +82,7 @@ def answer_index(answer: Any, count: int) -> int:
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < count:
         raise ValueError(
             f"the field 'answer' must be an index 0..{count - 1} or a letter A-{letters[-1]}, got "
-            f"{answer!r}."
+            f"{shown(answer)}."
         )
     return answer
 
@@ -133,7 +134,7 @@ def math_level(level: Any) -> str | None:
         return None
     match = re.fullmatch(r"(?:level\s*)?([1-5?])", str(level).strip(), re.IGNORECASE)
     if not match:
-        raise ValueError(f"the field 'level' must be 1 to 5, or Level ?, got {level!r}.")
+        raise ValueError(f"the field 'level' must be 1 to 5, or Level ?, got {shown(level)}.")
     return None if match[1] == "?" else match[1]
 
 
@@ -148,7 +149,7 @@ def read_dart(row: Fields, default_id: str | None) -> Question:
     if gold is None:
         raise ValueError("the field 'gt_ans' is missing: the row has no answer.")
     if not isinstance(gold, str | int | float) or isinstance(gold, bool):
-        raise ValueError(f"the field 'gt_ans' must be a string or a number, got {gold!r}.")
+        raise ValueError(f"the field 'gt_ans' must be a string or a number, got {shown(gold)}.")
     query = query_metadata(row.get("query_metadata"))
     rate = row.get("pass_rate")
     metadata = metadata_of(
@@ -169,21 +170,21 @@ def query_metadata(value: Any) -> Fields:
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise ValueError(
-                f"the field 'query_metadata' must be a dict or the text of one, got {value[:60]!r}."
+                f"the field 'query_metadata' must be a dict or the text of one, got {shown(value)}."
             ) from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"the field 'query_metadata' must be a dict, got {value!r}.")
+        raise ValueError(f"the field 'query_metadata' must be a dict, got {shown(value)}.")
     return value
 
 
 def fail_rate(pass_rate: Any) -> float:
     """Returns 1 - pass_rate."""
     if isinstance(pass_rate, bool) or not isinstance(pass_rate, int | float):
-        raise ValueError(f"the field 'pass_rate' must be a number, got {pass_rate!r}.")
+        raise ValueError(f"the field 'pass_rate' must be a number, got {shown(pass_rate)}.")
     if not 0 <= pass_rate <= 1:
-        raise ValueError(f"the field 'pass_rate' must be between 0 and 1, got {pass_rate}.")
+        raise ValueError(f"the field 'pass_rate' must be between 0 and 1, got {shown(pass_rate)}.")
     return 1 - pass_rate
 
 
@@ -210,7 +211,7 @@ def read_plain(row: Fields, default_id: str | None) -> Question:
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         if not math.isfinite(answer):
-            raise ValueError(f"the field 'answer' must be a finite number, got {answer}.")
+            raise ValueError(f"the field 'answer' must be a finite number, got {shown(answer)}.")
         answer = str(answer)
     gold = get_string({"answer": answer}, "answer")
     solution = row.get("solution")
@@ -231,7 +232,7 @@ def get_string(row: Fields, *names: str) -> str:
     if name is None:
         raise ValueError(f"the field {' or '.join(map(repr, names))} is missing.")
     if not isinstance(row[name], str) or not row[name].strip():
-        raise ValueError(f"the field {name!r} must be a nonempty string, got {row[name]!r}.")
+        raise ValueError(f"the field {name!r} must be a nonempty string, got {shown(row[name])}.")
     return row[name]
 
 
@@ -241,17 +242,23 @@ def get_strings(name: str, values: Any, *, allow_blank: bool = False) -> list[st
         isinstance(x, str) and (allow_blank or x.strip()) for x in values
     ):
         kind = "strings" if allow_blank else "nonempty strings"
-        raise ValueError(f"the field {name!r} must be a list of {kind}, got {values!r}.")
+        raise ValueError(f"the field {name!r} must be a list of {kind}, got {shown(values)}.")
     return values
 
 
 def get_id(row: Fields, name: str, default: str) -> str:
-    """Returns the row's own id, or the default if it has none."""
-    if row.get(name) is None:
+    """Returns the row's own id, or the default if it has none; messages show it as it is."""
+    value = row.get(name)
+    if value is None:
         return default
-    if not isinstance(row[name], str | int) or not str(row[name]).strip():
-        raise ValueError(f"the field {name!r} must be a string or a number, got {row[name]!r}.")
-    return str(row[name])
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"the field {name!r} must be a string or a number, got {shown(value)}.")
+    if len(str(value)) > LONGEST_ID or not str(value).isprintable():
+        raise ValueError(
+            f"the field {name!r} must have at most {LONGEST_ID} characters, and no line breaks, "
+            f"got {shown(value)}."
+        )
+    return str(value)
 
 
 def text_id(*texts: str) -> str:
@@ -275,20 +282,6 @@ def read_lines(file: str) -> Iterator[tuple[int, dict]]:
                         "is not a row."
                     )
                 if line.strip():
-                    yield number, parse_line(file, number, line)
+                    yield number, parse_object(line, f"{file}:{number}")
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
-
-
-def parse_line(file: str, number: int, line: str) -> dict:
-    """Parses one line; raises ValueError if it is not a JSON object."""
-    row = parse_object(line, f"{file}:{number}")
-    if "\\u" in line:  # JSON can encode lone surrogates, which no tokenizer accepts
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{file}:{number}: {error.object[error.start]!r} is half a character (a lone "
-                "surrogate): write the row's text as UTF-8."
-            ) from None
-    return row

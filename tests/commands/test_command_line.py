@@ -76,15 +76,15 @@ def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
         ("limt: 3", r"run\.yaml: `cola search` has no flag limt \(did you mean limit\?\)"),
         ("rules: {max-skp: 3}", r"no flag rules\.max-skp \(did you mean rules\.max-skip\?\)"),
         ("limit: {a: 1}", r"has no flag limit\.a"),
-        ("limit: [[1]]", r"limit: \[\[1\]\] is not a value of it"),
-        ("seed: [1, 2]", r"seed: \[1, 2\] is not a value of it"),
+        ("limit: [[1]]", r"limit: \[\['1'\]\] is not a value of it"),
+        ("seed: [1, 2]", r"seed: \['1', '2'\] is not a value of it"),
         ("seed: true", r"seed: True is not a value of it"),
         ("seed: many", r"run\.yaml: seed: 'many' is not a whole number"),
         ("chat: maybe", r"run\.yaml: chat: 'maybe' is neither true nor false"),
         ("preset: bset", r"preset: 'bset' is not one of .*\(did you mean best\?\)"),
         ("- a", r"must map names of flags to values"),
         ("a: [", r"run\.yaml is not YAML"),
-        (None, r"run\.yaml cannot be read \(No such file"),
+        (None, r"run\.yaml cannot be read: No such file"),
     ],
 )
 def test_a_file_of_flags_that_does_not_fit_is_refused(tmp_path, text, message):

@@ -8,8 +8,9 @@ from cola_jax.cli import parse
 from cola_jax.commands import verbosity
 from cola_jax.commands.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 

@@ -26,6 +26,16 @@ def test_report_of_one_run(runs: list[str]):
     assert {"report.html", "report.md", "results.json"} <= {x.name for x in Path(runs[0]).iterdir()}
 
 
+def test_report_of_names_with_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    name = "[/b][bold]:smile:"
+    runs = [str(make_run(tmp_path / one / name, *PARTS).directory) for one in "ab"]
+    page = tmp_path / name / "report.html"
+    main(["report", *runs, "--page", str(page)])
+    shown = capsys.readouterr()
+    assert f"a/{name}/run" in shown.out
+    assert f"report: {page}, and" in shown.err
+
+
 def test_report_of_several_runs(
     runs: list[str],
     tmp_path: Path,

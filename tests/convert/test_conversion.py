@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import sys
 from pathlib import Path
 
@@ -212,6 +213,19 @@ def test_convert_raises_os_error_for_an_unwritable_destination(source, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         convert(str(source), tmp_path / "file" / "made")
+
+
+def test_convert_raises_os_error_where_weights_cannot_be_written(source, tmp_path, capfd):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))  # bytes of a file
+    try:
+        (source / "tokenizer.json").unlink(missing_ok=True)
+        with pytest.raises(OSError, match=r"^\[Errno 27\] File too large$"):
+            convert(str(source), tmp_path / "made")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+    assert not capfd.readouterr().err  # Orbax logs the error as well
 
 
 def test_digest_depends_on_the_weights_alone(pair, source, tmp_path):

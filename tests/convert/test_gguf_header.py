@@ -8,35 +8,10 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from cola_jax.convert.gguf_header import ARRAY, STRING, read_header
+from tests.convert.gguf_bytes import array, field, gguf, tensor, text
 from tests.convert.gguf_writer import finish
 
 UINT8, UINT32 = 0, 4
-
-
-def text(value):
-    return struct.pack("<Q", len(value)) + value
-
-
-def field(name, kind, value):
-    return text(name) + struct.pack("<I", kind) + value
-
-
-def array(kind, length, value=b""):
-    return struct.pack("<IQ", kind, length) + value
-
-
-def tensor(name=b"x", shape=(8,), kind=0, offset=0):
-    numbers = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-    return text(name) + numbers
-
-
-def gguf(fields=(), tensors=(), data=b"", version=3, counts=None):
-    """Writes a file by hand; `counts` of tensors and fields may differ from what follows."""
-    tensor_count, field_count = counts or (len(tensors), len(fields))
-    head = b"GGUF" + struct.pack("<IQQ", version, tensor_count, field_count)
-    head += b"".join((*fields, *tensors))
-    return head + bytes(-len(head) % 32) + data
-
 
 DATA = bytes(64)
 DAMAGED = {

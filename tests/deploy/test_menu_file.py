@@ -39,13 +39,13 @@ def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"model": "other"}, "a menu of the checkpoint other, but this one is digest"),
-        ({"rule": "guess"}, "has the rule 'guess'"),
-        ({"sign": 2}, "the sign 2"),
-        ({"state_layer": True}, "the state layer True"),
+        ({"rule": "guess"}, "rule: 'guess' is not one of vote"),
+        ({"sign": 2}, "sign: Input should be 1 or -1, got 2"),
+        ({"state_layer": True}, "state_layer: Input should be a valid integer, got True"),
         ({"paths": ["0-9", "0"]}, "names layer 9"),
-        ({"paths": ["0-4"]}, "nothing to choose"),
-        ({"paths": "0-4"}, "a list of texts"),
-        ({"rule": "selector"}, "selector.npz cannot be read"),
+        ({"paths": ["0-4"]}, "paths: List should have at least 2 items"),
+        ({"paths": "0-4"}, "paths: Input should be a valid list, got '0-4'"),
+        ({"rule": "selector"}, "selector.npz is damaged"),
     ],
 )
 def test_what_is_no_menu_is_refused(tmp_path: Path, changed: dict, message: str) -> None:
@@ -59,7 +59,7 @@ def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
     for text, message in (
         ("{", "is not JSON"),
         ("[]", "a JSON object belongs here"),
-        ('{"paths": []}', "lacks 'rule'"),
+        ('{"paths": []}', "menu.json: model: Field required"),
     ):
         (tmp_path / "menu.json").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -69,5 +69,5 @@ def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
 def test_selectors_of_another_menu_are_refused(tmp_path: Path) -> None:
     shapes = {"mean": 3, "scale": 3, "weights": (3, 4), "bias": 4}
     np.savez(tmp_path / "selector.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
-    with pytest.raises(ValueError, match="other shapes than its menu"):
+    with pytest.raises(ValueError, match="other arrays than those of its menu"):
         load_menu(write(tmp_path, rule="selector"), "digest", 5)

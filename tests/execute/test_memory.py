@@ -1,8 +1,5 @@
 """The memory budget, sizes as text, and buffers that hold what was written in any form."""
 
-import os
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +11,6 @@ from cola_jax.execute.memory import (
     Sizes,
     choose_decode_sizes,
     choose_sizes,
-    default_budget,
     format_bytes,
     get,
     parse_bytes,
@@ -116,19 +112,6 @@ def test_tiles_need_a_row(config, rows):
     ):
         with pytest.raises(ValueError, match=f"a tile has 1 to 512 rows, not {rows}"):
             choose()
-
-
-def device(platform, **stats):
-    return SimpleNamespace(platform=platform, memory_stats=lambda: stats)
-
-
-def test_default_budget_is_a_share_of_free_memory():
-    assert default_budget(device("gpu", bytes_limit=1000, bytes_in_use=600)) == 200
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    devices = jax.local_devices()
-    assert 0 < len(devices) * default_budget(devices[0]) < machine / 2
-    with pytest.raises(ValueError, match="does not report its memory: give a memory budget"):
-        default_budget(device("tpu"))
 
 
 # Text

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from cola_jax.report import chunks
+from cola_jax.report import chunks, summarise
 from cola_jax.report.chunks import gather_questions, script_json, write_chunks
 from tests.report.conftest import NASTY, PARTS, make_run
 
@@ -18,7 +18,7 @@ def test_script_json_cannot_end_its_element_or_line():
 def test_gather_questions_says_where_details_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(chunks, "CHUNK", 700)
     runs = [make_run(tmp_path / name, *PARTS[:count]) for name, count in (("a", 2), ("b", 1))]
-    questions = gather_questions(runs)
+    questions = gather_questions(runs, [summarise(run) for run in runs])
     assert [one["run"] for one in questions.listed] == [0] * 5 + [1] * 2
     assert len(questions.chunks) > 2
     for one in questions.listed:

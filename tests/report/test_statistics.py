@@ -4,7 +4,15 @@ import math
 import numpy as np
 import pytest
 
+from cola_jax.report import statistics
 from cola_jax.report.statistics import Difference, Net, Share, exchange_test
+
+
+def test_net_does_not_depend_on_what_is_drawn_at_once(monkeypatch):
+    gold, controls = np.arange(7) % 2, np.arange(7) / 3
+    whole = Net.of(gold, controls)
+    monkeypatch.setattr(statistics, "DRAWN", 7 * 4096)
+    assert Net.of(gold, controls) == whole
 
 
 def test_share_interval_is_wilson():

@@ -121,8 +121,8 @@ def test_summarise_single_evaluations(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"command": "evaluate"}, "use paths_table"),
-        ({"command": "generate"}, "made by 'generate'"),
+        ({"command": "evaluate", "paths": [[0]]}, "use paths_table"),
+        ({"command": "generate", "paths": [[0]]}, "made by 'generate'"),
         ({}, "has no question done yet"),
     ],
 )

@@ -8,7 +8,9 @@ import pytest
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.runs.directory import RunDirectory, Shard, differing, write_whole
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.shard import Shard
+from cola_jax.storage import write_whole
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
 HERE = {"device": "cpu"}
@@ -17,11 +19,15 @@ HERE = {"device": "cpu"}
 def rows(*ids):
     """The rows of a part: two evaluations for each question."""
     evaluations = [
-        {"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5, "node": n}
+        {
+            **{"question": i, "path": [0, n], "length": 2, "verdict": True, "margin": 0.5},
+            **{"answer": 0, "finite": True, "node": n},
+        }
         for i in ids
         for n in range(2)
     ]
-    return evaluations, [{"question": i, "text": "?", "evaluations": 2} for i in ids]
+    question = {"text": "?", "options": [], "prompt_hash": "x", "evaluations": 2}
+    return evaluations, [{"question": i} | question for i in ids]
 
 
 @pytest.fixture
@@ -47,6 +53,33 @@ def test_write_part_keeps_the_order(run):
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
 
 
+def test_parts_are_listed_once_however_many_are_written(run, monkeypatch):
+    run.write_part(*rows("a"))
+    run.open(SETTINGS, HERE)
+    listed = []
+    monkeypatch.setattr(run, "parts", lambda kind: listed.append(kind) or parts(kind))
+    parts = RunDirectory(run.directory).parts
+    for i in "bcd":
+        run.write_part(*rows(i))
+    assert listed == ["questions"]
+    assert column(run.questions()) == ["a", "b", "c", "d"]
+
+
+def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
+    run = RunDirectory(tmp_path / "run [1] *?")
+    run.open(SETTINGS, HERE)
+    run.write_part(*rows("a"))
+    run.write_part(*rows("b"))
+    assert run.open(SETTINGS, HERE) == {"a", "b"}
+    with run.locked(), pytest.raises(ValueError, match="another process is filling"):
+        RunDirectory(run.directory).locked().__enter__()
+    run.set_aside()
+    assert run.questions().num_rows == 0
+    assert len(list((run.directory / "unfinished").iterdir())) == 2
+    run.discard()
+    assert not list((run.directory / "unfinished").iterdir())
+
+
 def test_open_names_other_settings(run):
     other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
     with pytest.raises(ValueError, match="created with different settings") as error:
@@ -63,11 +96,14 @@ def test_open_names_other_settings(run):
     run.open(SETTINGS | {"paths": [(0,)]}, HERE)  # a tuple is a list in JSON
 
 
-def test_differing_compares_nested_settings():
-    assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
-        ("a.b.c", 1, 0),
-        ("e", 1, None),
-    ]
+def test_manifest_has_a_path_on_one_line_and_is_read_where_it_has_more(tmp_path):
+    settings = SETTINGS | {"paths": [(0, 1, 2), (0, 2)]}
+    run = RunDirectory(tmp_path / "run")
+    run.open(settings, HERE)
+    file = run.directory / "run.json"
+    assert "      [0, 1, 2],\n      [0, 2]\n" in file.read_text()
+    file.write_text(json.dumps(run.manifest(), indent=2))  # as earlier versions wrote it
+    assert run.open(settings, HERE) == set()
 
 
 def test_open_refuses_a_directory_of_other_files(tmp_path):
@@ -200,12 +236,6 @@ def test_shards_write_parts_of_their_own(tmp_path):
     starts = runs[0].manifest()["starts"]
     assert [start["metrics"] for start in starts] == [{"evaluations": 2}] * 2
     assert runs[0].open(SETTINGS, {}) == {"a", "b", "c", "d"}
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
-def test_shard_refuses_other_text(text):
-    with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
-        Shard.parse(text)
 
 
 def test_open_accepts_what_an_early_interruption_leaves(tmp_path):

@@ -9,9 +9,11 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import UNFINISHED, RunDirectory, Shard, read_part
-from cola_jax.runs.growth import continues, flag_of
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
+from cola_jax.runs.growth import continues, differing, flag_of
+from cola_jax.runs.part_files import read_part
 from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.shard import Shard
 from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.search.presets import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -256,3 +258,10 @@ def test_flags_are_those_of_the_command_line():
     assert flag_of("preset.max_length") == "--rules.max-length"
     assert flag_of("max_new_tokens") == "--max-new-tokens"
     assert flag_of("strategy") == "--preset"
+
+
+def test_differing_compares_nested_settings():
+    assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
+        ("a.b.c", 1, 0),
+        ("e", 1, None),
+    ]

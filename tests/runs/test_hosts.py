@@ -5,9 +5,10 @@ import socket
 import pytest
 
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import WHOLE, RunDirectory, Shard
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.tasks.task import TaskConfig
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end

@@ -13,8 +13,9 @@ from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 def evaluation(path: list[int], verdict: bool | None, control: bool = False) -> dict[str, Any]:
     return {
-        "question": "a", "path": path, "verdict": verdict, "margin": 0.5, "control": control
-    }  # fmt: skip
+        **{"question": "a", "path": path, "length": len(path), "verdict": verdict, "margin": 0.5},
+        **{"answer": 0, "finite": True, "node": 0, "control": control},
+    }
 
 
 def write(folder: Any, evaluations: list[dict[str, Any]], questions: list[dict[str, Any]]) -> Any:
@@ -25,11 +26,12 @@ def write(folder: Any, evaluations: list[dict[str, Any]], questions: list[dict[s
         (folder / kind).mkdir(parents=True)
         table = pa.Table.from_pylist(rows, schema=schema)
         pq.write_table(table, folder / kind / "part-00000.parquet")
-    (folder / MANIFEST).write_text('{"settings": {}, "starts": []}')
+    (folder / MANIFEST).write_text('{"settings": {}, "starts": [{}]}')
     return RunDirectory(folder)
 
 
 QUESTION = {"question": "a", "text": "1 + 1", "options": [], "prompt_hash": "x", "metadata": []}
+ASKED = {"variant_answers": [0, 0], "baseline_answer": 0}
 ROWS = [
     evaluation([0, 1, 2], False),
     evaluation([0, 1, 1, 2], True),
@@ -52,7 +54,7 @@ def test_held_paths_are_right_in_all_variants(tmp_path: Any) -> None:
         {"node": 1, "path": [0, 1, 1, 2], "holds": [True, True]},
         {"node": 2, "path": [0, 2], "holds": [True, False]},
     ]
-    (labels,) = read_labels(write(tmp_path, ROWS, [QUESTION | {"again": again}]))
+    (labels,) = read_labels(write(tmp_path, ROWS, [QUESTION | ASKED | {"again": again}]))
     assert labels.held == [(0, 1, 1, 2)]
 
 

@@ -81,7 +81,7 @@ def test_runs_without_what_is_written_are_refused(tmp_path: Path) -> None:
         write_drllm(wrong, tmp_path / "results.json")
     completed: Any = question("q1", gold=None, options=[])
     run = make_run(tmp_path / "completed", (E1, [completed]))
-    with pytest.raises(ValueError, match="question q1 has no correct answer"):
+    with pytest.raises(ValueError, match="question 'q1' has no correct answer"):
         write_polar(run, tmp_path / "samples.json")
     assert not (tmp_path / "results.json").exists()
     assert not (tmp_path / "samples.json").exists()

@@ -1,22 +1,16 @@
 """Files written elsewhere: JSON and YAML, read field by field, so that errors name the place."""
 
 import dataclasses
-import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
-
-from cola_jax import json_text
+from cola_jax import json_text, yaml_text
 from cola_jax.messages import shown
 
 Path = tuple[int, ...]
 MOST_PATHS = 1_000_000  # of a file
 MOST_LAYERS = 10_000  # of a path, whatever the model
-MOST_YAML = 4_000_000  # characters; its parser is slow, and a merge of that size is none
-MOST_BRACKETS = 100  # open at once; the parser takes quadratic time in them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,39 +104,14 @@ class Field:
         return list(dict.fromkeys(entry.path() for entry in self.items()))
 
 
-def read_text(file: FilePath) -> str:
-    """Reads a text file; ValueError where it cannot be read or is not text."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
-
-
 def parse_json(file: FilePath, text: str) -> Field:
     """Parses the JSON `text` of a file; ValueError where it is not JSON, or nested too deeply."""
     return Field(file, "", json_text.parse_json(text, str(file), finite=False))
 
 
 def parse_yaml(file: FilePath, text: str) -> Field:
-    """Parses the YAML `text` of a file, in which all scalars stay text: no tag makes an object.
-
-    Raises ValueError where it is not YAML, nested too deeply, or larger than any merge.
-    """
-    if len(text) > MOST_YAML:
-        raise ValueError(
-            f"{file} has {len(text)} characters of YAML, but at most {MOST_YAML} are read."
-        )
-    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
-    try:
-        if max(itertools.accumulate(steps), default=0) > MOST_BRACKETS:
-            raise RecursionError
-        return Field(file, "", yaml.load(text, Loader=yaml.BaseLoader))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())}).") from None
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deeply to be a file of paths.") from None
+    """Parses the YAML `text` of a file; ValueError where it cannot be read."""
+    return Field(file, "", yaml_text.parse_yaml(text, str(file)))
 
 
 def check_count(file: FilePath, paths: int) -> None:

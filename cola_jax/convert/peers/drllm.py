@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from cola_jax.convert.peers.document import Field, Path, check_count, parse_json, read_text
+from cola_jax.convert.peers.document import Field, Path, check_count, parse_json
 from cola_jax.convert.peers.searched import Searched, check_searched, shortest_first
+from cola_jax.storage import read_text
 
 # The lists read; entry i of each is about question i.
 LISTS = (

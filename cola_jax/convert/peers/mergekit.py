@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from cola_jax.convert.peers.document import MOST_LAYERS, Field, Path, parse_yaml, read_text, shown
+from cola_jax.convert.peers.document import MOST_LAYERS, Field, Path, parse_yaml
+from cola_jax.messages import shown
 from cola_jax.path import STOP, Ids, ascending_ranges, format_path
+from cola_jax.storage import read_text
 
 DTYPES = ("float32", "bfloat16", "float16")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # what all versions of YAML read as decimal

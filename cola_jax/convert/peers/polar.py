@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from cola_jax.convert.peers.document import Field, Path, check_count, parse_json, read_text
+from cola_jax.convert.peers.document import Field, Path, check_count, parse_json
 from cola_jax.convert.peers.searched import Searched, check_searched
+from cola_jax.storage import read_text
 
 VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
 LAYERS = "num_layers"  # ours: readers of the format look at the samples alone

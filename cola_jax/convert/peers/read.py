@@ -10,7 +10,6 @@ from cola_jax.convert.peers.document import (
     check_layers,
     parse_json,
     parse_yaml,
-    read_text,
 )
 from cola_jax.convert.peers.drllm import drllm_searched, is_drllm
 from cola_jax.convert.peers.mergekit import merge_path
@@ -18,6 +17,7 @@ from cola_jax.convert.peers.polar import is_polar, polar_searched
 from cola_jax.convert.peers.rys import BARE, MARK, is_rys, rys_lines, rys_paths
 from cola_jax.convert.peers.searched import Searched
 from cola_jax.path import parse_path
+from cola_jax.storage import read_text
 
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
 MOST_CHARACTERS = 100_000  # of a line

@@ -19,8 +19,8 @@ from cola_jax.convert.peers.document import (
     check_count,
     check_layers,
     parse_json,
-    read_text,
 )
+from cola_jax.storage import read_text
 
 ID = r"\s*[0-9]{1,9}\s*"
 PAIR = rf"{ID},{ID}"

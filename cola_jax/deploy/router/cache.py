@@ -1,13 +1,15 @@
 """`FeatureCache`: features of examples in part files, computed once."""
 
 import io
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
 
-from cola_jax.runs.directory import write_whole
+from cola_jax.deploy.array_file import open_array
+from cola_jax.storage import write_whole
+
+REPAIR = "remove it, and it is computed again"
 
 
 class FeatureCache:
@@ -31,7 +33,10 @@ class FeatureCache:
                 content = io.BytesIO()
                 np.save(content, compute(rows).astype(np.float16))
                 write_whole(file, content.getvalue())
-            self.arrays.append(open_array(file))
+            array = open_array(file, REPAIR)
+            if array.dtype != np.float16 or array.ndim < 2 or len(array) != len(rows):
+                raise ValueError(f"{file} has other features than those of its part: {REPAIR}.")
+            self.arrays.append(array)
 
     @property
     def longest(self) -> int:
@@ -45,15 +50,3 @@ class FeatureCache:
             row = self.arrays[number][i]
             out[b, : len(row)] = row
         return out
-
-
-def open_array(file: epath.Path) -> np.ndarray:
-    """Maps a local file into memory; reads a remote one. ValueError where it is damaged."""
-    try:
-        if "://" in os.fspath(file):
-            return np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-        return np.load(os.fspath(file), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): remove it, and it is computed again."
-        ) from error

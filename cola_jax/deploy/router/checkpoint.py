@@ -4,9 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +13,68 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.typing import DTypeLike
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from cola_jax import orbax_errors
 from cola_jax.checkpoint import absolute, this_host_only
-from cola_jax.deploy.router.designs import Design, LayerDesign, SegmentDesign
+from cola_jax.config import LIMIT, MOST_LAYERS
+from cola_jax.deploy.router.designs import (
+    Design,
+    DesignName,
+    LayerDesign,
+    SegmentDesign,
+    make_design,
+)
 from cola_jax.json_text import parse_object
+from cola_jax.messages import printed, shown
 from cola_jax.params import Model, shapes
-from cola_jax.runs.directory import check_same, write_whole
+from cola_jax.runs.growth import check_same
+from cola_jax.schema import validated
+from cola_jax.storage import write_whole
 
 LAYOUT = 1  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"
 WEIGHTS = "weights"
 TRAINING = "training"  # the folder of training states
-DESIGNS = {design.name: design for design in (LayerDesign, SegmentDesign)}
+FIELDS = ConfigDict(strict=True)
+DESIGNS = {design.name: TypeAdapter(design) for design in (LayerDesign, SegmentDesign)}
+Size = Annotated[int, Field(ge=1, lt=LIMIT)]
+
+
+class Prints(BaseModel):
+    """What identifies the weights of a model in either dtype."""
+
+    model_config = FIELDS
+
+    bfloat16: str
+    float16: str
+
+
+class ModelRecord(BaseModel):
+    """The model that a router is for."""
+
+    model_config = FIELDS
+
+    name: str
+    identity: str | None
+    num_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    width: Size
+    fingerprint: Prints
+
+
+class Record(BaseModel):
+    """What is recorded of a router."""
+
+    model_config = FIELDS
+
+    layout: int
+    model: ModelRecord
+    design: DesignName
+    network: dict[str, int]
+    settings: dict[str, Any]
+
+
+RECORDED = TypeAdapter(Record)
 
 
 def fingerprint(model: Model) -> dict[str, str]:
@@ -60,8 +109,8 @@ def describe(record: Mapping[str, Any]) -> str:
     """Names a model in an error, by what is known of it."""
     prints = record["fingerprint"]
     return (
-        f"{record['name']} ({record['num_layers']} layers of width {record['width']}, weights "
-        f"{prints['bfloat16']})"
+        f"{printed(record['name'])} ({record['num_layers']} layers of width {record['width']}, "
+        f"weights {printed(prints['bfloat16'])})"
     )
 
 
@@ -125,31 +174,38 @@ def read_record(directory: epath.PathLike) -> dict[str, Any]:
     file = absolute(directory) / RECORD
     if not file.exists():
         raise ValueError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
-    try:
-        record = parse_object(file.read_bytes(), str(file))
-        layout = record["layout"]
-        if layout == LAYOUT:
-            design_of(record)
-            describe(record["model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}).") from error
-    if layout != LAYOUT:
+    record = parse_object(file.read_bytes(), str(file))
+    layout = record.get("layout")
+    if type(layout) is int and layout != LAYOUT:
         raise ValueError(
-            f"{directory} has layout {layout}, but this version reads {LAYOUT}: train the router "
-            "again, or use the version of cola-jax that wrote it."
+            f"{directory} has layout {shown(layout)}, but this version reads {LAYOUT}: train the "
+            "router again, or use the version of cola-jax that wrote it."
         )
+    try:
+        validated(RECORDED, record, str(file))
+        check_design(record, str(file))
+    except ValueError as error:
+        raise ValueError(f"{error} Train the router again with `cola distill`.") from None
     return record
 
 
-def design_of(record: Mapping[str, Any]) -> Design:
+def check_design(record: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError where the network is not one for the model."""
+    design, model = design_of(record, where), record["model"]
+    if (design.num_layers, design.width) != (model["num_layers"], model["width"]):
+        raise ValueError(f"{where}: network is for a model of another size than model.")
+    make_design(design.name, design.num_layers, design.width, record["network"].get("early_layers"))
+
+
+def design_of(record: Mapping[str, Any], where: str = RECORD) -> Design:
     """Makes the design that a record names."""
-    return DESIGNS[record["design"]](**record["network"])
+    network = json.dumps(record["network"])
+    return validated(DESIGNS[record["design"]], network, f"{where}: network", json=True)
 
 
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes the weights of a trained router."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_errors.writing(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(directory) / WEIGHTS, params, force=True)
 
 
@@ -164,7 +220,7 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(design.init, jax.random.key(0)),
     )
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    orbax_errors.quieten()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         try:
             return checkpointer.restore(folder, abstract)

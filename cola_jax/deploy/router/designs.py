@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from cola_jax.config import STRICT
 from cola_jax.deploy.router.features import WINDOWS, states_after, windows_along
 from cola_jax.deploy.router.layer_router import LayerRouter, class_weights, decide, focal_loss
 from cola_jax.deploy.router.segment_router import SegmentRouter, best_paths, segment_loss
@@ -30,6 +31,8 @@ DesignName = Literal["drllm", "polar"]
 @dataclasses.dataclass(frozen=True)
 class Design(abc.ABC):
     """A kind of router for models of L layers and width D; hashable, so that it can be static."""
+
+    __pydantic_config__ = STRICT
 
     num_layers: int
     width: int

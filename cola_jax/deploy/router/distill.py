@@ -30,10 +30,11 @@ from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.prompts import Prompts
-from cola_jax.runs.directory import RunDirectory, write_whole
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.session import Session
 from cola_jax.scoring.evaluator import default_batch_size
+from cola_jax.storage import write_whole
 
 FEATURES = "features"  # the folder of features
 METRICS = "metrics.json"

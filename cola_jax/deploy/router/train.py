@@ -1,7 +1,6 @@
 """Training of a router: AdamW over examples in an order that the seed alone decides, resumable."""
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from etils import epath
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from cola_jax import orbax_errors
 from cola_jax.checkpoint import absolute
 from cola_jax.deploy.router.designs import Batch, Design
 
@@ -152,14 +152,15 @@ class Trainer:
                 report(step + 1, loss)
                 due = (step + 1) % save_every == 0 or time.monotonic() - saved > SECONDS
                 if due or step + 1 == self.steps:
-                    manager.save(step + 1, args=ocp.args.StandardSave(state))
+                    with orbax_errors.writing():
+                        manager.save(step + 1, args=ocp.args.StandardSave(state))
                     saved = time.monotonic()
         return state
 
 
 def saved_states(directory: epath.PathLike) -> ocp.CheckpointManager:
     """Opens the folder of training states, of which the newest two are kept."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs each step
+    orbax_errors.quieten()
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager(absolute(directory), options=options)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from cola_jax.convert.peers import document
-from cola_jax.convert.peers.document import Field, check_count, check_layers, parse_json, read_text
+from cola_jax.convert.peers.document import Field, check_count, check_layers, parse_json
+from cola_jax.storage import read_text
 
 
 def field(value):

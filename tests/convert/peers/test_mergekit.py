@@ -86,7 +86,7 @@ def test_read_mergekit_gives_the_order_of_layers(tmp_path):
         ("[20, 30]", "[30, 30]", "start < end"),
         ("[20, 30]", "[-1, 30]", r"layer_range\[0\] is '-1': an integer from 0 up"),
         ("[20, 30]", "[010, 30]", "'010': an integer"),  # octal in YAML 1.1
-        ("[20, 30]", "[true, 30]", "'true': an integer"),
+        ("[20, 30]", "[true, 30]", "True: text belongs"),
         ("[20, 30]", "[0, 999999999]", "at most 10000 layers"),
         ("[20, 30]", "[0, 9999999999]", "an integer from 0 up"),
         ("[20, 30]", "[0, 9990]", r"slices\[1\] is .*at most 10000 layers"),
@@ -103,8 +103,8 @@ def test_read_mergekit_gives_the_order_of_layers(tmp_path):
         ("slices:", "modules: {text: {models: 1}}\nbase_model:", "models is .*no path expresses"),
         ("slices:", "slices", "is not YAML"),
         pytest.param("[20, 30]", "[" * 5000, "nested too deeply", id="deep"),
-        ("[20, 30]", "!!python/object/apply:os.system [exit]", "a range is"),
-        ("[20, 30]", "*unknown", "is not YAML"),
+        ("[20, 30]", "!!python/object/apply:os.system [exit]", "the tag .*is not read"),
+        ("[20, 30]", "*unknown", "refers to no text"),
     ],
 )
 def test_read_mergekit_refuses(tmp_path, old, new, message):
@@ -120,17 +120,10 @@ def test_read_mergekit_refuses_what_is_no_merge(tmp_path):
         ("", "the file is None: a mapping"),
         ("[1, 2]", "a mapping belongs here"),
         ("merge_method: passthrough\nslices: []", "'slices' is empty"),
-        ("#" * 4_000_001, "at most 4000000"),
+        ("#" * 500_001, "at most 500,000"),
     ]:
         with pytest.raises(ValueError, match=message):
             read(tmp_path, text)
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n"
-        for a, b in zip("abcdefghijklmnopqrstuvw", "bcdefghijklmnopqrstuvwx", strict=True)
-    )
-    with pytest.raises(ValueError, match="no path expresses") as refused:
-        read(tmp_path, SLICES + bomb)
-    assert len(str(refused.value)) < 600
     (tmp_path / "merge.yml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not UTF-8 text"):
         read_mergekit(tmp_path / "merge.yml")

@@ -1,0 +1,146 @@
+"""Checks of part files, which may come from elsewhere, before they are used."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from etils import epath
+
+from cola_jax.config import MOST_LAYERS
+from cola_jax.messages import shown
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.verdicts import NO_ANSWER
+
+# Values that a file may claim: a byte holds several where they repeat, but not so many
+FEW_VALUES, VALUES_OF_BYTE = 1_000_000, 250
+NEVER_NULL = {
+    *("question", "path", "length", "margin", "answer", "finite", "node"),  # of evaluations
+    *("options", "prompt_hash", "evaluations", "metadata.name", "metadata.value"),  # of questions
+    *("again.path", "again.holds", "controls.again.path", "controls.again.holds"),
+    *("controls.target", "controls.evaluations", "controls.shared"),
+}
+PATHS = {"path", "best", "robust", "front"}
+LEAST = dict.fromkeys(("answer", "baseline_answer", "variant_answers"), NO_ANSWER)  # others 0
+TEXTS = {  # what a column may say
+    "finish": {"stop", "length", "not finite"},
+    "grade": {grade.value for grade in Grade},
+}
+COMPLETED = ("text", "tokens", "truncated", "logprob")  # are there where `finish` is
+ASKED_AGAIN = ("variant_answers", "baseline_answer")  # are there where `again` is
+
+
+def check_nodes(directory: epath.PathLike, nodes: np.ndarray, paths: int) -> None:
+    """Raises ValueError for evaluations of more paths than the settings of a run name."""
+    if len(nodes) and nodes.max() >= paths:
+        raise ValueError(
+            f"{directory} has evaluations of {nodes.max() + 1} paths, but its settings name "
+            f"{paths}: its files are of several runs, so evaluate the paths again."
+        )
+
+
+def check_size(metadata: pq.FileMetaData, size: int) -> None:
+    """Raises ValueError where a file claims more values than one of its size can have."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    values = sum(one.column(i).num_values for one in groups for i in range(one.num_columns))
+    if values > max(FEW_VALUES, VALUES_OF_BYTE * size):
+        raise ValueError(f"it claims {values:,} values in {size:,} bytes")
+
+
+def check_table(table: pa.Table, num_layers: int | None) -> None:
+    """Raises ValueError for values that no run writes."""
+    if {"variant", "confirmed"} <= set(table.column_names):
+        # of the journal, in which what was confirmed is a path alone
+        check_columns(table.select(["question", "path"]), num_layers)
+        table = table.filter(pc.field("confirmed").is_null())
+    check_columns(table, num_layers)
+    check_rows(table)
+
+
+def check_columns(table: pa.Table, num_layers: int | None) -> None:
+    """Raises ValueError for a column that has values which it cannot have, or lacks some."""
+    for name in table.column_names:
+        for chunk in table[name].chunks:
+            check_values(name, chunk, num_layers)
+    # evaluations have a text only where something was decoded
+    if {"text", "options"} <= set(table.column_names) and table["text"].null_count:
+        raise ValueError("a row has no text")
+
+
+def check_values(name: str, values: pa.Array, num_layers: int | None) -> None:
+    """Checks the values of a column, and of what it holds, whose names follow after a dot."""
+    kind, last = values.type, name.rpartition(".")[2]
+    if values.null_count and name in NEVER_NULL:
+        raise ValueError(f"a row has no {name}")
+    if pa.types.is_list(kind):
+        items = values.flatten()
+        if items.null_count:
+            raise ValueError(f"a row's {name} has an empty entry")
+        if nonempty(name, kind) and 0 in values.value_lengths().to_pylist():
+            raise ValueError(f"a row's {name} has no entries")
+        check_values(name, items, num_layers)
+    elif pa.types.is_struct(kind):
+        for field, column in zip(kind, values.flatten(), strict=True):
+            check_values(f"{name}.{field.name}", column, num_layers)
+    elif pa.types.is_integer(kind) and len(values) > values.null_count:
+        check_range(name, values, *limits(last, num_layers))
+    elif last in TEXTS and (others := set(values.unique().to_pylist()) - {None, *TEXTS[last]}):
+        raise ValueError(f"a row's {name} is {shown(others.pop())}")
+
+
+def nonempty(name: str, kind: pa.ListType) -> bool:
+    """Whether a list has entries wherever it is there: paths have layers."""
+    last = name.rpartition(".")[2]
+    return last == "again" or (last in PATHS and pa.types.is_integer(kind.value_type))
+
+
+def limits(name: str, num_layers: int | None) -> tuple[int, int | None]:
+    """Returns the least and the largest number that a column of integers may have."""
+    if name in PATHS:
+        return 0, (MOST_LAYERS if num_layers is None else num_layers) - 1
+    return LEAST.get(name, 0), None
+
+
+def check_range(name: str, values: pa.Array, least: int, most: int | None) -> None:
+    """Raises ValueError for numbers that are too small or too large."""
+    found = compute("min_max", values).as_py()
+    if found["min"] < least:
+        raise ValueError(f"a row's {name} is {found['min']}, less than {least}")
+    if most is not None and found["max"] > most:
+        raise ValueError(f"a row's {name} has layer {found['max']}, but the last one is {most}")
+
+
+def check_rows(table: pa.Table) -> None:
+    """Raises ValueError for columns that contradict each other."""
+    rules = [
+        ("path", "length", lambda path, length: compute("not_equal", sizes(path), length)),
+        ("options", "gold", lambda options, gold: compute("less_equal", sizes(options), gold)),
+        ("text", "finish", alone),
+        *(("finish", name, alone) for name in COMPLETED),
+        *(("again", name, alone) for name in ASKED_AGAIN),
+    ]
+    for first, second, wrong in rules:
+        if not {first, second} <= set(table.column_names):
+            continue
+        if compute("any", wrong(table[first], table[second])).as_py():
+            raise ValueError(f"a row's {first} and {second} contradict each other")
+    if "node" in table.column_names and table.num_rows:
+        largest = compute("max", table["node"]).as_py()
+        if largest is not None and largest >= table.num_rows:
+            raise ValueError(f"a row's node is {largest}, beyond all evaluations")
+
+
+def alone(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns where a column has a value and another does not."""
+    return compute("and", values.is_valid(), others.is_null())
+
+
+def sizes(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the numbers of entries of lists."""
+    return compute("list_value_length", lists)
+
+
+def compute(name: str, *columns: Any) -> Any:
+    """Calls a function of Arrow; pyright does not know those that it makes on import."""
+    return pc.call_function(name, list(columns))
