@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -32,6 +33,7 @@ WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
 ZARR = ".zarray"  # the shape and dtype of a weight, beside its values
 DTYPES = ("float32", "bfloat16", "float16")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 LONGEST_METADATA = 4 * 2**20  # bytes
 
 
@@ -173,7 +175,18 @@ def check_metadata(metadata: dict[str, Any]) -> None:
         raise ValueError(
             f"sums and config have different weights: {shorten([printed(x) for x in others])}"
         )
+    check_origin(metadata["origin"])
     check_tokens(metadata)
+
+
+def check_origin(origin: dict[str, Any]) -> None:
+    """Raises ValueError for what is no name of the Hub: exports write such a name into code."""
+    if not isinstance(origin.get("kind"), str):
+        raise ValueError(f"origin must have a kind, got {shown(origin)}")
+    names = (origin.get("name"), origin.get("revision"))
+    named = all(isinstance(one, str) and HUB_NAME.fullmatch(one) for one in names)
+    if origin["kind"] == "hub" and not named:
+        raise ValueError(f"origin must be a name and a revision of the Hub, got {shown(origin)}")
 
 
 def check_tokens(metadata: dict[str, Any]) -> None:

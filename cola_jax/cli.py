@@ -1,7 +1,6 @@
 """The command `cola`: parses its command line, and reports errors."""
 
 import contextlib
-import errno
 import io
 import os
 import sys
@@ -38,7 +37,7 @@ from cola_jax.commands.static import Static
 from cola_jax.commands.tasks import Tasks
 from cola_jax.commands.usage import UsageError, check
 from cola_jax.commands.verbosity import log
-from cola_jax.messages import did_you_mean, shown
+from cola_jax.messages import did_you_mean, of_system, one_line
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
@@ -180,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_input_error(error):
             raise
         log.debug("traceback:", exc_info=error)
-        message = Text.assemble(("error: ", "bold red"), message_of(error))
+        said = of_system(error) if isinstance(error, OSError) else str(error)
+        message = Text.assemble(("error: ", "bold red"), one_line(said))
         verbosity.alerts().print(message, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
 
@@ -193,15 +193,6 @@ def run(arguments: Sequence[str]) -> None:
         verbosity.choose(verbose=shared.verbose, quiet=shared.quiet)
         verbosity.log_start(command)
     command.run()
-
-
-def message_of(error: Exception) -> str:
-    """Returns the text of an error; where a disk is full, with what to do about it."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return str(error)
-    place = error.filename2 or error.filename
-    where = f" at {shown(place)}" if place else ""
-    return f"no space is left{where}: make room, and start the same command again."
 
 
 def is_input_error(error: Exception) -> bool:

@@ -46,6 +46,7 @@ def gather(path: Int[Array, " P"], source: Int[Array, " P"]) -> Int[Array, " P"]
     return jnp.where(inside, path[jnp.clip(source, 0, path.shape[0] - 1)], STOP)
 
 
+MOST_KNOWN = 1000  # random paths in a row
 SKIP, REPEAT, MOVE = 0, 1, 2
 KINDS = ("skip", "repeat", "move")
 
@@ -145,7 +146,8 @@ def random_paths(
     """Draws distinct paths of 1..edits random edits of the identity, never the identity itself.
 
     The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
-    drawn evenly. Raises ValueError where so few paths exist that `count` are not found.
+    drawn evenly. Raises ValueError where so few paths exist that `count` are not found: where a
+    thousand in a row were known.
     """
     limit = 2 * num_layers if max_length is None else max_length
     if limit < num_layers or seed < 0:
@@ -156,15 +158,15 @@ def random_paths(
     generator = np.random.default_rng(seed)
     fitting = FittingEdits(edit_table(limit), 1, limit)
     found: dict[tuple[int, ...], None] = {}
-    for _ in range(100 * count + 100):
-        if len(found) == count:
-            break
+    known = 0  # since the last new one
+    while len(found) < count and known < MOST_KNOWN:
         path = identity(num_layers)
         for _ in range(generator.integers(1, edits + 1)):
             edit = random_edit(len(path), fitting, generator)
             path = path if edit is None else edited(path, edit)
-        if path != identity(num_layers):
-            found[path] = None
+        known += 1
+        if path != identity(num_layers) and path not in found:
+            found[path], known = None, 0
     if len(found) < count:
         raise ValueError(
             f"only {len(found)} of {count} distinct random paths were found for {num_layers} "

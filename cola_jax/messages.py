@@ -1,11 +1,14 @@
 """Parts of messages: the errors of other libraries, near names, and plurals."""
 
 import difflib
+import errno
+import os
 import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 300  # characters of another library's error that are worth reading
+LONGEST_LINE = 2000  # characters of an error in all
 
 
 def first_line(error: BaseException) -> str:
@@ -29,6 +32,26 @@ def shown(value: Any) -> str:
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
     return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
+
+
+def one_line(text: str) -> str:
+    """Writes a message as one line of a terminal, whatever names and values are in it."""
+    if len(text) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def of_system(error: OSError) -> str:
+    """Writes an error of the operating system, with the file that it is about."""
+    file = error.filename2 or error.filename
+    place = None if file is None else printed(os.fspath(file))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {place}" if place else ""
+        return f"no space is left{where}: make room, and start the same command again."
+    if error.strerror is None or place is None:
+        return str(error)
+    return f"{place}: {error.strerror}. Give another place, or look at its permissions."
 
 
 def shorten(names: list[str], limit: int = 4) -> str:

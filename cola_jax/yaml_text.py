@@ -56,11 +56,11 @@ def problem_of(error: yaml.YAMLError) -> str:
 class Values:
     """Makes values of the events of a parser."""
 
-    def __init__(self, where: str, events: Iterator[yaml.Event]):
+    def __init__(self, where: str, events: Iterator[Any]):
         self.where, self.events = where, events
         self.texts: dict[str, Any] = {}  # that may be referred to
 
-    def error(self, event: yaml.Event, problem: str) -> ValueError:
+    def error(self, event: Any, problem: str) -> ValueError:
         """Returns the error that something stands in a line."""
         return ValueError(f"{self.where}, line {event.start_mark.line + 1}: {problem}.")
 

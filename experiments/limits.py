@@ -39,6 +39,8 @@ class Limits:
     """Questions."""
     simulations: int = 20
     """Simulations of a question."""
+    batch_size: int | None = None
+    """Questions of a batch, which is a part file; as the command has it by default."""
     every: int = 1000
     """Questions of a line of the table."""
 
@@ -50,6 +52,8 @@ def main(settings: Limits) -> None:
     run = settings.out / "run"
     search = ["search", "--model", str(settings.out / "model"), "--task", str(task)]
     search += ["--simulations", str(settings.simulations), "--output", str(run)]
+    if settings.batch_size is not None:
+        search += ["--batch-size", str(settings.batch_size)]
     rows, begun, before, done = [], time.perf_counter(), 0, 0
     with cola(search) as process:
         while process.poll() is None:
@@ -72,7 +76,7 @@ def main(settings: Limits) -> None:
     for name, command in (("report", ["report", str(run)]), ("resume", search)):
         seconds, peak = measured(command)
         rows.append((name, f"{seconds:.1f} s", f"{peak / 1e6:,.0f}"))
-    print("\n".join(table(("command", "time", "peak MB"), rows)))
+    print("\n".join(table(("command", "CPU time", "peak MB"), rows)))
 
 
 def make_model(settings: Limits) -> None:
@@ -115,14 +119,13 @@ def cola(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def measured(arguments: list[str]) -> tuple[float, float]:
-    """Runs a command; returns its seconds and its peak memory in bytes."""
-    begun = time.perf_counter()
+    """Runs a command; returns its seconds of CPU and its peak memory in bytes."""
     process = cola(arguments)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(process.returncode)
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def count(run: Path) -> int:

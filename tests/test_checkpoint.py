@@ -54,6 +54,9 @@ def mesh_of(data, tensor):
     return jax.make_mesh((data, tensor), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
+HUB = {"kind": "hub", "name": "someone/tiny", "revision": "0123abc"}
+
+
 def test_load_restores_what_save_wrote(tmp_path):
     rope = Rope(theta=1e4, llama3=(8.0, 1.0, 4.0, 64))
     sizes = {"vocab_size": 11, "num_layers": 3, "width": 8, "num_heads": 2, "num_kv_heads": 1}
@@ -273,6 +276,9 @@ def test_load_refuses_a_config_that_cannot_be(copy, changes, message):
         *({name: 3} for name in ("config", "dtype", "digest", "files", "sums", "origin")),
         *({"dtype": "int8"}, {"files": {"a": -1}}, {"files": {"a": "1"}}, {"sums": {}}),
         *({"layout": "1"}, {"layout": None}, {"layout": True}),
+        *({"origin": one} for one in ({}, {"kind": "hub"}, {"kind": "hub", "name": "a/b"})),
+        *({"origin": HUB | {"name": name}} for name in ('a"); import os', "a/b\nlicense: x", 3)),
+        {"origin": HUB | {"revision": "main\n"}},
     ],
 )
 def test_read_metadata_checks_types(copy, changes):

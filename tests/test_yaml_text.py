@@ -23,7 +23,7 @@ def test_yaml_is_read_as_text_and_booleans() -> None:
     assert parse_yaml("", "file") is None
 
 
-@pytest.mark.parametrize("loader", {yaml_text.LOADER, yaml.BaseLoader})
+@pytest.mark.parametrize("loader", dict.fromkeys((yaml_text.LOADER, yaml.BaseLoader)))
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -13,7 +13,8 @@ from cola_jax.commands.report import print_json
 from cola_jax.commands.values import Dtype
 from cola_jax.commands.verbosity import log_devices
 from cola_jax.messages import nearest
-from cola_jax.runs.devices import Devices
+from cola_jax.runs.devices import Devices, choose_dtype
+from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
     from cola_jax.params import Model
@@ -67,17 +68,17 @@ class Benchmark:
 
     def load(self) -> "Model":
         """Checks the flags, and loads or makes the model on the devices of one copy."""
-        import jax
-
         from cola_jax import load
         from cola_jax.execute.random_model import SHAPES, random_model
 
         for name in ("tokens", "paths", "reads", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+        if self.out is not None:
+            check_file(self.out)
         log_devices()
         mesh = self.devices.mesh(self.devices.data or 1)
-        dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        dtype = choose_dtype(self.dtype, "bfloat16")
         if self.model in SHAPES:
             return random_model(SHAPES[self.model], dtype, mesh)
         if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
@@ -88,8 +89,14 @@ class Benchmark:
     def write(self, results: dict[str, Any], **flags: Any) -> None:
         """Writes the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
+            from etils import epath
+
+            from cola_jax.storage import write_whole
+
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
-            self.out.write_text(json.dumps({"command": command, **results}, indent=1) + "\n")
+            content = json.dumps({"command": command, **results}, indent=1) + "\n"
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(epath.Path(self.out), content.encode())
 
 
 def ratio_table(results: dict[str, Any]) -> Table:

@@ -40,7 +40,7 @@ class Cache:
         ]
         for entry in chosen:
             cache.remove(entry)
-            console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True, markup=False)
+            console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
         if self.clear:
             cache.forget()
         if self.clear or self.remove:

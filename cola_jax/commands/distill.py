@@ -129,4 +129,4 @@ def show(distilled: "Distilled") -> None:
     from cola_jax.deploy.router.summary import lines
 
     for line in lines(distilled):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)

@@ -1,6 +1,7 @@
 """`cola export`."""
 
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +11,7 @@ from tyro.conf import arg
 from cola_jax.commands.flags import checkpoint_of, console
 from cola_jax.commands.values import Model
 from cola_jax.commands.verbosity import errors
+from cola_jax.storage import check_apart
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
@@ -58,8 +60,10 @@ class Export:
         )
 
     def check_flags(self) -> None:
-        """Raises ValueError for a missing file, and for flags that the format has no use for."""
-        if self.path.endswith(".json") and not Path(self.path).is_file():
+        """Raises ValueError for unfit places, and for flags that the format has no use for."""
+        if os.path.exists(self.model):
+            check_apart(self.out, self.model)
+        if self.path.endswith(".json") and not os.path.isfile(self.path):
             raise ValueError(f"--path {self.path}: there is no such file.")
         if self.format == "hf" and self.source is not None:
             raise ValueError("--source is for --format mergekit and gguf: leave it out.")
@@ -133,6 +137,7 @@ class Export:
 
 def size(out: Path) -> int:
     """Returns the bytes of a file, or of all files below a directory."""
-    from cola_jax.deploy.destination import folder_bytes
+    from cola_jax.deploy.destination import absolute, folder_bytes
 
+    out = absolute(out)
     return folder_bytes(out) if out.is_dir() else out.stat().st_size

@@ -15,6 +15,7 @@ from cola_jax.commands.verbosity import console as console
 from cola_jax.commands.verbosity import errors, log, log_devices
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
+from cola_jax.storage import check_writable
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 MOST_PATHS = 100_000
+MOST_LAYERS = 10_000  # of a path, whatever the model
 TOO_MANY = f"more than a run takes, which are {MOST_PATHS:,}: divide them over several runs."
 
 
@@ -146,12 +148,16 @@ def check_task(task: str) -> None:
 
 
 def check_output(directory: str) -> None:
-    """Raises UsageError where the directory of a run would lie at a file, or below one."""
+    """Raises UsageError where the directory of a run would lie at a file, or below one.
+
+    OSError where it cannot be written.
+    """
     if "://" in directory:
         return
     for place in (Path(directory), *Path(directory).parents):
         if place.is_file():
             raise UsageError(f"--output {directory}: {place} is a file: give a directory.")
+    check_writable(directory)
 
 
 def write_config(directory: Any, command: Any) -> None:
@@ -190,6 +196,10 @@ class PathFlags:
 
         if self.random < 0:
             raise ValueError(f"the number of random paths must be at least 0, it is {self.random}.")
+        if self.max_length is not None and not 1 <= self.max_length <= MOST_LAYERS:
+            raise ValueError(
+                f"a longest path of {self.max_length} layers is none: give 1 to {MOST_LAYERS:,}."
+            )
         if self.max_length is not None and not (self.paths or self.paths_file or self.random):
             raise ValueError(
                 f"a longest path of {self.max_length} layers limits nothing without paths: give "

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from cola_jax.commands.flags import console, errors
 from cola_jax.json_text import readable_json
+from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
     from cola_jax.report.summary import Summary
@@ -41,6 +42,8 @@ class Report:
     def run(self) -> None:
         if not self.run_directories:
             raise ValueError("no run directory is given: name what `cola search` made.")
+        if self.page is not None:
+            check_page(self.page)
         self.export()
         if len(self.run_directories) == 1:
             self.show(self.run_directories[0])
@@ -52,15 +55,19 @@ class Report:
         if self.polar is None and self.drllm is None:
             return
         from cola_jax.runs.directory import RunDirectory
-        from cola_jax.runs.searched import write_drllm, write_polar
+        from cola_jax.runs.searched import check_new, write_drllm, write_polar
 
         directory, *others = self.run_directories
         if others:
             raise ValueError("--polar and --drllm are of one run: give one run directory.")
+        if self.polar == self.drllm:
+            raise ValueError(f"--polar and --drllm are both {self.polar}: give a file for each.")
+        for file in filter(None, (self.polar, self.drllm)):  # before any is written
+            check_new(file)
         run = RunDirectory(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
-                console.print(write(run, file), soft_wrap=True, markup=False)
+                console.print(write(run, file), soft_wrap=True)
 
     def show(self, directory: str) -> dict[str, Any]:
         """Prints the table of a run, writes its page, and returns the results but of a scan."""
@@ -98,7 +105,7 @@ class Report:
             print_json(results)
         else:
             for name, summary in zip(report.run_names(runs), summaries, strict=True):
-                console.print(name, style="bold", markup=False)
+                console.print(name, style="bold")
                 console.print(report.summary_table(summary))
         self.write(runs, summaries, self.page or Path("report.html"))
 
@@ -132,6 +139,13 @@ class Report:
         errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
         write_scan_page(run, summary, page)
         errors.print(f"report: {page}", soft_wrap=True)
+
+
+def check_page(page: Path) -> None:
+    """Raises ValueError for a page that would replace what is none, OSError where none can be."""
+    check_file(page)
+    if page.suffix not in (".html", ".htm"):
+        raise ValueError(f"--page {page} is an HTML page: give a name that ends in .html.")
 
 
 def print_json(value: Any) -> None:

@@ -31,6 +31,8 @@ class Scan:
         num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)
         session = self.flags.prepare(command=self)
+        if session.settings["questions"] < 2:
+            raise ValueError("a map needs 2 or more questions, there is 1: raise --limit.")
         run_with_progress(
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
             searches=False,

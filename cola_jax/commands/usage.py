@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.commands.flag_table import Flag
 from cola_jax.messages import did_you_mean, shown
-from cola_jax.storage import check_url
+from cola_jax.storage import check_place
 
-PLACES = ("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET")  # values that may be URLs of storage
+PLACES = (  # values that name files or folders, or may do so
+    *("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET", "VARIANT"),
+    *("SOURCE", "DESTINATION", "RUN_DIRECTORIES"),
+)
 
 
 class UsageError(ValueError):
@@ -28,6 +31,7 @@ def check(name: str, arguments: Sequence[str], flags: Iterable[Flag]) -> None:
                 why = f": {flag.name} takes no value" if flag is not None and flag.switch else ""
                 raise UsageError(f"`cola {name}` takes no argument {word!r}{why}.")
             given.add(places[0].name)
+            check_value(places[0], word, places[0].name)
             if not places[0].many:
                 del places[0]
             continue
@@ -56,13 +60,25 @@ def take_values(flag: Flag, spelling: str, values: list[str] | None, left: list[
         after = f", but {left[0]} follows it" if left else ""
         raise UsageError(f"{spelling} needs a value, {flag.metavar}{after}.")
     for value in values:
-        try:
-            check_text(value)
-            if flag.metavar in PLACES:
-                check_url(value)
-            flag.read(value)
-        except ValueError as error:
-            raise UsageError(f"{spelling}: {error}") from None
+        check_value(flag, value, spelling)
+
+
+def check_value(flag: Flag, value: str, spelling: str) -> None:
+    """Raises UsageError for a value that is not one of a flag."""
+    try:
+        check_text(value)
+        for place in places_of(flag, value):
+            check_place(place)
+        flag.read(value)
+    except ValueError as error:
+        raise UsageError(f"{spelling}: {error}") from None
+
+
+def places_of(flag: Flag, value: str) -> list[str]:
+    """Returns what may be a file or a folder in the value of a flag; tasks have commas between."""
+    if flag.metavar not in PLACES:
+        return []
+    return value.split(",") if flag.metavar == "TASK" else [value]
 
 
 def check_text(value: str) -> None:

@@ -18,14 +18,17 @@ from rich.text import Text
 
 from cola_jax import progress_bar
 from cola_jax.commands.command_line import values_of
+from cola_jax.messages import one_line
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 log = logging.getLogger("cola_jax")
-console = Console()  # results
-errors = Console(stderr=True)  # progress, and what else is not a result
+# text as it is: a name may hold what rich takes for markup, such as [/b], or for an emoji
+LITERAL: dict[str, Any] = {"markup": False, "emoji": False}
+console = Console(**LITERAL)  # results
+errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a result
 
 
 class ToConsole(logging.Handler):
@@ -33,7 +36,8 @@ class ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         shown = errors if record.levelno < logging.WARNING else alerts()
-        text = Text(self.format(record))
+        said = self.format(record)  # details may take several lines
+        text = Text(said if record.levelno < logging.INFO else one_line(said))
         if record.levelno >= logging.WARNING:
             text = Text.assemble(("warning: ", "bold yellow"), text)
         elif record.levelno < logging.INFO:
@@ -46,7 +50,7 @@ HANDLER = ToConsole()
 
 def alerts() -> Console:
     """Returns where warnings and errors are printed."""
-    return Console(stderr=True) if errors.quiet else errors
+    return Console(stderr=True, **LITERAL) if errors.quiet else errors
 
 
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:

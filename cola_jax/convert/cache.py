@@ -136,7 +136,7 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     text = os.fspath(source)
     if "://" in text:
         return text
-    local = Path(text).expanduser()
+    local = Path(os.path.expanduser(text))
     if (local / checkpoint.METADATA).exists():
         return text
     if local.is_dir() and not (local / "config.json").exists():
@@ -159,7 +159,7 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
 def find_on_hub(text: str) -> HubModel:
     """Resolves ID or ID@REVISION, once in a process; raises ValueError for what is neither."""
     name, _, revision = text.partition("@")
-    local = Path(text).expanduser()
+    local = Path(os.path.expanduser(text))
     if not HUB_ID.fullmatch(name):
         raise ValueError(
             f"{text} is no model: there is no such directory or .gguf file{nearest(local)}, and it "

@@ -1,6 +1,7 @@
 """Converts a model of another format into a directory that `cola_jax.load` restores."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from cola_jax.convert.gguf import open_gguf
 from cola_jax.convert.hub import open_hub, resolve
 from cola_jax.convert.huggingface import open_directory
 from cola_jax.convert.table import Source, stack
+from cola_jax.messages import printed
 from cola_jax.params import shapes
 from cola_jax.partial import partial_folder
+from cola_jax.storage import check_apart, check_writable
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
 DTYPES = checkpoint.DTYPES
@@ -53,6 +56,8 @@ def convert(
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     destination = Path(destination)
+    if os.path.exists(os.path.expanduser(source)):
+        check_apart(destination, source)
     check_destination(destination, overwrite)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -80,7 +85,11 @@ def convert_opened(
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises ValueError if the destination exists; only a checkpoint can be overwritten."""
+    """Raises ValueError if the destination exists; only a checkpoint can be overwritten.
+
+    OSError where it cannot be written.
+    """
+    check_writable(destination)
     if not destination.exists():
         return
     if not overwrite:
@@ -91,11 +100,17 @@ def check_destination(destination: Path, overwrite: bool) -> None:
             f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
             "or choose another destination."
         )
+    folders = {one.name for one in destination.iterdir() if one.is_dir()}
+    if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
+        raise ValueError(
+            f"{destination} holds {printed(others[0])} beside the checkpoint, which would go: move "
+            "it elsewhere, or choose another destination."
+        )
 
 
 def open_source(source: str, revision: str | None) -> Source:
     """Opens a GGUF file, a local directory or a Hub id."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".gguf" or path.is_dir():
         if revision is not None:
             raise ValueError(f"--revision is for Hub ids, but {source} is a local path.")

@@ -1,24 +1,23 @@
 """Destinations of exports: refused before any work, and complete or absent afterwards."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from cola_jax.partial import partial_file, partial_folder
+from cola_jax.storage import check_apart, check_writable
 
 
 def check_destination(destination: Path, *sources: Path) -> None:
     """Raises ValueError for a destination that has contents, or that lies inside a source."""
     if re.match(r"\w\w+:/", str(destination)):
         raise ValueError(f"{destination} is a URL: an export is written to a local path.")
-    place = destination.expanduser().resolve()
+    place = absolute(destination)
+    check_writable(place)
     for source in sources:
-        inside = source.expanduser().resolve()
-        if place == inside or inside in place.parents:
-            raise ValueError(
-                f"{destination} is inside the source {source}: choose a destination elsewhere."
-            )
+        check_apart(destination, source)
     if not place.exists():
         return
     if not place.is_dir():
@@ -36,13 +35,18 @@ def building(destination: Path, folder: bool = True) -> Iterator[Path]:
 
     After an error, nothing is left of it.
     """
-    place = destination.expanduser().resolve()
+    place = absolute(destination)
     with partial_folder(place) if folder else partial_file(place) as partial:
         yield partial
         check_destination(destination)  # another process may have been faster
         if place.is_dir():
             place.rmdir()
         partial.rename(place)
+
+
+def absolute(destination: Path) -> Path:
+    """Returns where a destination is, with links followed."""
+    return Path(os.path.realpath(os.path.expanduser(destination)))
 
 
 def folder_bytes(folder: Path) -> int:

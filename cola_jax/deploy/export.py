@@ -19,7 +19,7 @@ from cola_jax.convert.local_files import read_json
 from cola_jax.convert.table import Row, expected
 from cola_jax.convert.unstacked import unstack
 from cola_jax.deploy.adapter import check_replication, write_adapter
-from cola_jax.deploy.destination import building, check_destination
+from cola_jax.deploy.destination import absolute, building, check_destination
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.messages import shown
@@ -120,7 +120,7 @@ def export_shared(
     base = select(config, layers, metadata["dtype"])
     within = tuple(layers.index(layer) for layer in card.path)
     check_replication(base.config, within, format_path(card.path))
-    name = origin["name"] if on_hub else str(destination.expanduser().resolve() / BASE)
+    name = origin["name"] if on_hub else str(absolute(destination) / BASE)
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()
     with building(destination) as folder:

@@ -31,7 +31,7 @@ from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.runs.devices import default_dtype
+from cola_jax.runs.devices import choose_dtype
 from cola_jax.scoring.evaluator import THREADS, default_batch_size
 from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 
@@ -69,7 +69,7 @@ class ColaLM(TemplateLM):
         self.tokenizer = checkpoint.load_tokenizer(directory)
         if given.add_bos_token is not None:
             self.tokenizer.add_bos_token = given.add_bos_token
-        dtype = given.dtype or default_dtype(metadata["dtype"])
+        dtype = choose_dtype(given.dtype, metadata["dtype"])
         mesh = given.devices.mesh(EVERY_DEVICE)
         self.model = cache.load(given.checkpoint, dtype=dtype, mesh=mesh)
         self.workers = Workers(

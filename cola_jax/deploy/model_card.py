@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from cola_jax.convert.local_files import read_json
 from cola_jax.path import format_path, parse_path_of
+from cola_jax.report.text import literal
 from cola_jax.schema import validated
 
 
@@ -42,10 +43,11 @@ class ReportedEffect:
     def markdown(self) -> str:
         """Returns the effect as a table."""
         low, high = self.interval
+        cell = literal(self.task).replace("|", "\\|")
         return (
             "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
             "|---|---|---|---|---|---|\n"
-            f"| {' '.join(self.task.split())} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
+            f"| {cell} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
             f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
         )
 
@@ -96,15 +98,15 @@ class Card:
 
     @property
     def name(self) -> str:
-        """The original's name; of a local one, without the folders above it."""
+        """The original's name, for Markdown; of a local one, without the folders above it."""
         name = str(self.origin.get("name", "a pretrained model"))
-        return name if self.origin.get("kind") == "hub" else Path(name).name
+        return literal(name if self.origin.get("kind") == "hub" else Path(name).name)
 
     def front_matter(self) -> str:
         """Returns what the Hub reads."""
         lines = ["---", f"library_name: {'transformers' if self.base is None else 'peft'}"]
         if self.origin.get("kind") == "hub":
-            lines.append(f"base_model: {self.name}")
+            lines.append(f"base_model: {self.origin['name']}")
         return "\n".join([*lines, "tags:", "- chain-of-layers", "---"])
 
     def summary(self) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
+MOST_GENERATIONS = 100_000
+MOST_OFFSPRING = 10_000  # of a generation
 Fitness = Literal["accuracy", "margin", "likelihood"]
 
 
@@ -44,6 +46,11 @@ class StaticSettings:
         for name in ("generations", "offspring", "first", "finalists"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+        for name, most in (("generations", MOST_GENERATIONS), ("offspring", MOST_OFFSPRING)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, it is {getattr(self, name):,}.")
+        if self.seed < 0:
+            raise ValueError(f"the seed must be 0 or more, it is {self.seed}.")
         longest = num_layers if self.max_layers is None else self.max_layers
         shortest = max(1, longest // 2) if self.min_layers is None else self.min_layers
         if not 1 <= shortest <= longest <= 2 * num_layers:

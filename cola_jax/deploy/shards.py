@@ -1,15 +1,19 @@
 """Writes tensors as safetensors files of a bounded size, holding one file's at a time."""
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from cola_jax.convert.huggingface import INDEX
 
 SHARD_BYTES = 2 * 2**30
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def plan_shards(sizes: Mapping[str, int], limit: int | None = None) -> dict[str, str]:
@@ -64,6 +68,14 @@ def save(folder: Path, name: str | None, tensors: dict[str, np.ndarray]) -> None
 
 
 def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file that whoever may read its directory can read."""
-    save_file(tensors, file, metadata={"format": "pt"})  # pt: readers demand it
+    """Writes a safetensors file that whoever may read its directory can read.
+
+    OSError where it cannot be written, for which safetensors has an error of its own.
+    """
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})  # pt: readers demand it
+    except SafetensorError as error:
+        if not (found := SYSTEM_ERROR.search(str(error))):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
     file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it

@@ -71,7 +71,7 @@ def evolve(
 
     Returns:
       The paths that were evaluated on all questions, best first. The identity path is the first
-      parent where its length is allowed.
+      parent where its length is allowed. Ends early where a generation finds no path that is new.
     """
     lengths, everything = settings.lengths(num_layers), np.arange(len(golds))
     random = np.random.default_rng(settings.seed)
@@ -90,14 +90,15 @@ def evolve(
         best = max(found.values(), key=rank, default=None)
         base = parent if best is None else best.path
         paths = offspring(base, num_layers, settings, tried, random)
+        if not paths:
+            break  # nor would another generation find what is new
         tried.update(paths)
         for size, survivors in step_sizes(settings, len(golds)):
             some = np.sort(random.permutation(len(golds))[:size])
             fitness = score(evaluate(paths, some), golds[some], settings.fitness)
             kept = sorted(range(len(paths)), key=lambda i: fitness[i], reverse=True)
             paths = [paths[i] for i in kept[:survivors]]
-        if paths:
-            complete(paths)
+        complete(paths)
     return sorted(found.values(), key=rank, reverse=True)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cola_jax.report.question_data import question_entries
 from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
+from cola_jax.storage import matching, write_whole
 
 CHUNK = 256_000  # characters of a chunk, about
 LIST_BUDGET = 1_000_000  # characters of the questions' texts in the list of a page
@@ -57,11 +57,10 @@ def script_json(value: Any) -> Markup:
 
 def write_chunks(folder: epath.Path, token: str, chunks: Sequence[Chunk]) -> None:
     """Writes each chunk as a script into the folder beside a page, and removes older ones."""
-    if folder.exists():
-        for file in folder.glob("questions-*.js"):
-            file.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    for file in matching(folder, "questions-*.js"):
+        file.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
     if not chunks:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import numpy as np
 from cola_jax.report.details import model_name, short_digest
 from cola_jax.report.statistics import Difference, is_null, list_lengths
 from cola_jax.report.summary import check_search
+from cola_jax.report.text import line
 from cola_jax.runs.directory import RunDirectory
 
 MOST = 6  # runs whose colours are told apart
@@ -49,10 +50,10 @@ def run_names(runs: Sequence[RunDirectory]) -> list[str]:
     """Names each run by as many of the last parts of its directory as tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-count:]) for one in parts]
+        names = [line("/".join(one[-count:])) for one in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(run.directory) for run in runs]
+    return [f"{number}: {line(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
 def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:

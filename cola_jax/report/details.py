@@ -1,25 +1,28 @@
 """What a page says about a run: the model, the task, and the settings that made it."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from cola_jax.messages import count
+from cola_jax.report.text import MAX_NAME, line, shorten
 from cola_jax.search.presets import PRESETS
 
 DIGEST_DIGITS = 12
+MAX_VALUE = 2000  # characters of a setting
 
 
 def model_name(start: dict[str, Any]) -> str:
     """Returns the name of the model: a Hub id, or the last part of a local path."""
     origin = start.get("origin") or {}
     name = str(origin.get("name") or start.get("model") or "unknown model")
-    return name if origin.get("kind") == "hub" else PurePath(name).name
+    return line(name if origin.get("kind") == "hub" else PurePath(name).name)
 
 
 def task_name(start: dict[str, Any]) -> str:
     """Returns the name of the task: its own, or the last part of a local path."""
-    return PurePath(str(start.get("task", "unknown task"))).name
+    return line(PurePath(str(start.get("task", "unknown task"))).name)
 
 
 def run_details(
@@ -52,7 +55,12 @@ def run_details(
         "starts": starts if starts > 1 else None,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-    return [(name, str(value)) for name, value in details.items() if value not in (None, "")]
+    return entries({name: value for name, value in details.items() if value not in (None, "")})
+
+
+def entries(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lists names and values as texts that are not too long to be read."""
+    return [(shorten(name, MAX_NAME), shorten(str(one), MAX_VALUE)) for name, one in values.items()]
 
 
 def search_details(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from etils import epath
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_caption, summary_rows
+from cola_jax.report.text import literal
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.storage import write_whole
 
@@ -17,19 +18,22 @@ def write_markdown(
     """Writes the results of search runs as Markdown; OSError where it cannot be written."""
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, "\n".join(map(markdown, runs, summaries)).encode())
+    write_whole(target, "\n".join(map(markdown, runs, summaries)).encode(errors="replace"))
 
 
 def markdown(run: RunDirectory, summary: Summary) -> str:
     """Formats the results of a search run, and what made it."""
     manifest = run.manifest()
     settings, starts = manifest["settings"], manifest["starts"]
-    lines = [f"# {model_name(starts[-1])} on {task_name(starts[-1])}", "", summary_caption(summary)]
+    model, task = literal(model_name(starts[-1])), literal(task_name(starts[-1]))
+    lines = [f"# {model} on {task}", "", summary_caption(summary)]
     for heading, rows in summary_rows(summary):
         lines += ["", f"## {heading}", ""]
-        cells = [(row.label, row.value, row.interval, row.n) for row in rows]
+        cells = [(literal(row.label), literal(row.value), row.interval, row.n) for row in rows]
         lines += table(("", "value", "95 % interval", "n"), cells)
-    lines += ["", "## Run", "", *table(("", ""), run_details(settings, starts[-1], len(starts)))]
+    details = run_details(settings, starts[-1], len(starts))
+    cells = [(literal(name), literal(value)) for name, value in details]
+    lines += ["", "## Run", "", *table(("", ""), cells)]
     return "\n".join(lines) + "\n"
 
 

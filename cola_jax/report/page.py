@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
 from cola_jax.report.compare import changes, run_names
-from cola_jax.report.details import model_name, run_details, task_name
+from cola_jax.report.details import entries, model_name, run_details, task_name
 from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
@@ -81,7 +81,7 @@ def write_page(
         chunks=[] if beside else [Markup(f"[{','.join(chunk)}]") for chunk in chunks],
         **page_values(runs, summaries, names),
     )
-    write_whole(target, content.encode())
+    write_whole(target, content)
 
 
 def page_values(
@@ -112,8 +112,8 @@ def run_settings(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Lists the settings of a run and those of its strategy."""
     settings, starts = manifest["settings"], manifest["starts"]
     preset = (settings.get("preset") or {}).items()
-    own = [(name.replace("_", " "), str(value)) for name, value in preset]
-    return run_details(settings, starts[-1], len(starts)) + own
+    own = {name.replace("_", " "): value for name, value in preset}
+    return run_details(settings, starts[-1], len(starts)) + entries(own)
 
 
 def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row]]]]:
@@ -168,26 +168,23 @@ def asset(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def render(template: str, scripts: Sequence[str], **values: Any) -> str:
+def render(template: str, scripts: Sequence[str], **values: Any) -> bytes:
     """Renders a page whose security policy allows its own script and style, and no others.
 
     Scripts that this one adds are those beside the page; markup in a text of a run could add none.
     """
     script = '"use strict";\n(() => {\n' + "".join(asset(name) for name in scripts) + "})();\n"
     style = asset("page.css")
-    return (
+    policy = (
+        f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
+        f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
+    )
+    content = (
         templates()
         .get_template(template)
-        .render(
-            script=Markup(script),
-            style=Markup(style),
-            policy=(
-                f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
-                f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
-            ),
-            **values,
-        )
+        .render(script=Markup(script), style=Markup(style), policy=policy, **values)
     )
+    return content.encode(errors="replace")  # a name of a file may not be UTF-8
 
 
 def digest(content: str) -> str:

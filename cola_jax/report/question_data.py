@@ -10,13 +10,15 @@ import pyarrow as pa
 
 from cola_jax.report.statistics import list_lengths
 from cola_jax.report.summary import Summary
+from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.reuse import by_question
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
 MIN_TEXT, MAX_TEXT = 200, 4000  # of a completion, within the budget
-MAX_ANSWER = 200  # characters of an answer
+MAX_ANSWER = 200  # characters of an answer, an id or an edit
+MAX_QUESTION = 20_000  # characters of a question or an option
 
 COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
@@ -125,9 +127,9 @@ def detail_entry(
         if row["text"] is not None:
             path.append(completions.setdefault(completion_key(row), len(completions)))
     return {
-        "id": question["question"],
-        "text": question["text"],
-        "options": question["options"],
+        "id": shorten(question["question"], MAX_ANSWER),
+        "text": shorten(question["text"] or "", MAX_QUESTION),
+        "options": [shorten(one or "", MAX_QUESTION) for one in question["options"] or ()],
         "gold": question["gold"],
         "baseline": question["baseline_answer"],
         "control": question["control"],
@@ -156,7 +158,7 @@ def path_entry(row: dict[str, Any], marks: list[bool]) -> list[Any]:
         row["answer"],
         row["node"],
         row["parent"],
-        row["edit"],
+        row["edit"] and shorten(row["edit"], MAX_ANSWER),
         marks.index(True) if any(marks) else None,
         row["target"] if row["control"] else None,
     ]
@@ -173,11 +175,3 @@ def completion_entry(
     """Makes the entry of one completion: the answer found, the text, how it ended."""
     shown = None if answer is None else shorten(answer, MAX_ANSWER)
     return [shown, shorten(text, limit), finish, int(truncated), num_tokens]
-
-
-def shorten(text: str, limit: int) -> str:
-    """Removes the middle of a long text, as the answer is often at the end."""
-    if len(text) <= limit:
-        return text
-    head, tail = limit // 3, limit - limit // 3
-    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"

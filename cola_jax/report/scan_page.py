@@ -39,7 +39,7 @@ def write_scan_page(run: RunDirectory, summary: ScanSummary, file: epath.PathLik
     )
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, content.encode())
+    write_whole(target, content)
 
 
 def map_data(summary: ScanSummary) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from cola_jax.path import format_path, identity
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.statistics import Difference, Net, Share
 from cola_jax.report.summary import AskedAgain, PathResult, Summary, path_results, scorer_flag
+from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
 
 NO_VALUE = "–"
+MAX_LEVEL = 100  # characters
 
 
 class Row(NamedTuple):
@@ -88,7 +90,7 @@ def level_rows(summary: Summary) -> list[Row]:
     """Lists the shares before and after by level."""
     rows = []
     for name, value, before, after in summary.levels:
-        level = f"{name.replace('_', ' ')} {value}"
+        level = shorten(f"{name.replace('_', ' ')} {value}", MAX_LEVEL)
         rows.append(share_row(f"{level}: correct before", before))
         rows.append(share_row(f"{level}: correct after", after))
     return rows

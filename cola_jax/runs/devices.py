@@ -107,11 +107,15 @@ class Devices:
         return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def default_dtype(stored: str) -> str:
-    """Returns the dtype of weights and activations where none is asked for.
+def choose_dtype(asked: str | None, stored: str) -> str:
+    """Returns the dtype of weights and activations: that which is asked for, if any.
 
-    That is the stored one, but float32 on a CPU, where bfloat16 is faster only with matrix units.
+    By default it is the stored one, but float32 on a CPU, where bfloat16 is faster only with matrix
+    units. Raises ValueError for float16 on a CPU, whose products XLA cannot sum in float32 there.
     """
     import jax
 
-    return "float32" if jax.default_backend() == "cpu" else stored
+    cpu = jax.default_backend() == "cpu"
+    if asked == "float16" and cpu:
+        raise ValueError("a CPU does not run float16: give --dtype float32 or bfloat16.")
+    return asked or ("float32" if cpu else stored)

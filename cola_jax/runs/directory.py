@@ -27,7 +27,7 @@ from cola_jax.runs.manifest import parse_manifest
 from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.shard import WHOLE, Shard
-from cola_jax.storage import check_links, write_whole
+from cola_jax.storage import check_links, matching, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
@@ -110,7 +110,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Removes all evaluations."""
         for kind in (*reversed(KINDS), UNFINISHED):
-            for file in (self.directory / kind).glob("*.parquet"):
+            for file in matching(self.directory / kind, "*.parquet"):
                 file.unlink()
 
     def tidy(self, questions: int) -> None:
@@ -122,7 +122,7 @@ class RunDirectory:
     def locks(self) -> "list[tuple[Shard, epath.Path]]":
         """Lists the shards that some process has filled, each with the file that it locks."""
         found = []
-        for file in sorted(self.directory.glob(".shard-*.lock")):
+        for file in matching(self.directory, ".shard-*.lock"):
             if match := LOCK.fullmatch(file.name):
                 found.append((Shard(int(match[1]), int(match[2])), file))
         return found
@@ -289,7 +289,7 @@ class RunDirectory:
 
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
-        files = [{f.name for f in (self.directory / k).glob("part-*.parquet")} for k in KINDS]
+        files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
         return [self.directory / kind / name for name in sorted(set.intersection(*files))]
 
     def questions(
@@ -334,4 +334,5 @@ def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) 
 
 def unwritable(directory: epath.Path, error: OSError) -> OSError:
     """Says what to do about a directory that cannot be made or written."""
-    return OSError(f"the run directory {directory} cannot be written ({error}): choose another.")
+    why = error.strerror or error
+    return OSError(f"the run directory {directory} cannot be written ({why}): choose another.")

@@ -23,7 +23,6 @@ FLAGS = {
     "prompt.hash": "--task",
     "prompt": "--format",
     "grader": "the version of math-verify",
-    "command": "the command",
 }
 
 
@@ -46,8 +45,13 @@ def continues(
     """
     was: dict[str, Any] = {k: v for k, v in old.items() if k not in FORGOTTEN}
     now: dict[str, Any] = json.loads(json.dumps(new))  # as JSON has it
+    if was.get("command") != now.get("command"):
+        raise ValueError(
+            f"{directory} was made by `cola {was.get('command')}`, not by `cola "
+            f"{now.get('command')}`: choose another directory."
+        )
     further = False
-    if of_first is not None and was.get("command") == now.get("command"):
+    if of_first is not None:
         count = was.get("questions")
         if isinstance(count, int) and count < now["questions"]:
             now = merged(now, json.loads(json.dumps(of_first(count)))) | {"questions": count}

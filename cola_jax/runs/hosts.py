@@ -10,14 +10,21 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cola_jax.messages import first_line, shown
+
 if TYPE_CHECKING:
     from cola_jax.runs.shard import Shard
 
+ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")  # of a host and its port
+LARGEST_PORT = 65535
+MOST_HOSTS = 10_000
+LONGEST_WAIT = 7 * 24 * 3600  # seconds
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
 
@@ -43,16 +50,29 @@ class Hosts:
             raise ValueError(
                 "--coordinator, --num-hosts and --host belong together, and to --distributed."
             )
-        if self.num_hosts is not None and not 0 <= (self.host or 0) < self.num_hosts:
-            raise ValueError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
-        if self.wait < 1:
-            raise ValueError(f"wait must be at least 1 second, it is {self.wait}.")
+        if self.coordinator is not None:
+            port = ADDRESS.fullmatch(self.coordinator)
+            if not port or not 0 < int(port[1]) <= LARGEST_PORT:
+                raise ValueError(
+                    f"the coordinator {shown(self.coordinator)} is not HOST:PORT, such as "
+                    "10.0.0.1:1234."
+                )
+        if self.num_hosts is not None:
+            if not 1 <= self.num_hosts <= MOST_HOSTS:
+                raise ValueError(
+                    f"the number of hosts must be 1 to {MOST_HOSTS}, it is {self.num_hosts}."
+                )
+            if not 0 <= (self.host or 0) < self.num_hosts:
+                raise ValueError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
+        if not 1 <= self.wait <= LONGEST_WAIT:
+            raise ValueError(f"wait must be 1 to {LONGEST_WAIT} seconds, it is {self.wait}.")
 
     def join(self) -> "Shard":
         """Connects to the other hosts, before anything else uses JAX; returns this host's shard.
 
-        Ends the process with a message where they do not connect in time. Raises ValueError on a
-        host of a TPU slice without --distributed: it would wait for the others silently.
+        Ends the process with a message where they do not connect in time. Raises ValueError where
+        there are none, and on a host of a TPU slice without --distributed: it would wait for the
+        others silently.
         """
         from cola_jax.runs.shard import WHOLE, Shard
 
@@ -69,16 +89,22 @@ class Hosts:
         # otherwise a SIGTERM would be swallowed for good
         jax.config.update("jax_enable_preemption_service", False)
         with self.timeout("connect"):
-            jax.distributed.initialize(
-                self.coordinator,
-                self.num_hosts,
-                self.host,
-                # a given index needs no detection, which would also divide the host's devices
-                cluster_detection_method="deactivate" if self.coordinator else None,
-                # longer than our own timeout: JAX would end the process without a reason
-                initialization_timeout=self.wait + 60,
-                shutdown_timeout_seconds=10,
-            )
+            try:
+                jax.distributed.initialize(
+                    self.coordinator,
+                    self.num_hosts,
+                    self.host,
+                    # a given index needs no detection, which would also divide the host's devices
+                    cluster_detection_method="deactivate" if self.coordinator else None,
+                    # longer than our own timeout: JAX would end the process without a reason
+                    initialization_timeout=self.wait + 60,
+                    shutdown_timeout_seconds=10,
+                )
+            except Exception as error:  # its types differ with what JAX takes the cluster for
+                raise ValueError(
+                    f"no hosts to connect to were found ({first_line(error)}): give --coordinator, "
+                    "--num-hosts and --host, or leave --distributed out on a single host."
+                ) from error
             return Shard(jax.process_index(), jax.process_count())
 
     def agree(self, shard: "Shard", settings: Mapping[str, Any], *, together: bool) -> None:

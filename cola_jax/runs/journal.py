@@ -26,6 +26,7 @@ from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.storage import matching
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself
@@ -51,7 +52,7 @@ class Journal:
         self.written = -math.inf  # the first evaluations are written at once
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
         names = {one.question.id for one in encoded}
-        for file in sorted(self.folder.glob("*.parquet")) if self.folder.exists() else []:
+        for file in matching(self.folder, "*.parquet"):
             table = read_part(file, SCHEMA, run.num_layers, "evaluations are made")
             self.note(file, self.stored.add(table, names))
 

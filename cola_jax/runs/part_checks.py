@@ -21,9 +21,8 @@ NEVER_NULL = {
 }
 ALWAYS = {"verdict", "target", "gold", "baseline", "best"}  # columns that are never missing
 PATHS = {"path", "best", "robust", "front"}
-LEAST: dict[str, int] = dict.fromkeys(
-    ("answer", "baseline_answer", "variant_answers"), NO_ANSWER
-)  # others 0
+# The least number of a column, 0 of others
+LEAST: dict[str, int] = dict.fromkeys(("answer", "baseline_answer", "variant_answers"), NO_ANSWER)
 TEXTS = {  # what a column may say
     "finish": {"stop", "length", "not finite"},
     "grade": {grade.value for grade in Grade},

@@ -127,13 +127,14 @@ def recording(
     session.check_budget(bucket(longest))
     run = RunDirectory(directory)
     settings = session.settings | recorded
+    environment = session.environment | {"devices": session.num_devices}  # or they do not fit
 
     def check(old: Mapping[str, Any]) -> bool:
         continues(directory, old, settings)
         return True  # no question is done before all are, and the journal reads what was evaluated
 
     with run.locked():
-        run.open(settings, session.environment | {"devices": session.num_devices}, check)
+        run.open(settings, environment, check)
         recorder = Recorder(session, run, longest, metrics)
         try:
             yield recorder

@@ -15,7 +15,7 @@ from cola_jax.path import identity
 from cola_jax.question import LETTERS
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
-from cola_jax.storage import write_whole
+from cola_jax.storage import check_file, write_whole
 
 
 def read_run(run: RunDirectory) -> list[Searched]:
@@ -109,7 +109,11 @@ def counted(questions: Sequence[Searched]) -> str:
 
 
 def check_new(file: Path) -> None:
-    """Raises ValueError where a file exists, as the data of others cannot be searched again."""
+    """Raises ValueError where a file exists, as the data of others cannot be searched again.
+
+    OSError where it cannot be written.
+    """
+    check_file(file)
     if file.exists():
         raise ValueError(f"{file} exists already: remove it, or choose another file.")
 

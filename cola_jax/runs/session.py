@@ -26,7 +26,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
 from cola_jax.runs.batches import Batches
 from cola_jax.runs.decoys import Answers
-from cola_jax.runs.devices import Devices, default_dtype
+from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import continues
 from cola_jax.runs.hosts import Hosts
@@ -113,7 +113,7 @@ class Session:
             check_vocabulary(asked, config)
         settings = {
             "model": checkpoint.identity(saved),
-            "dtype": run_config.dtype or default_dtype(saved["dtype"]),
+            "dtype": choose_dtype(run_config.dtype, saved["dtype"]),
             "questions": len(prepared.encoded),
             **prepared.settings(),
         }
@@ -310,6 +310,7 @@ class Session:
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         run = RunDirectory(directory, config.shard)
         metrics = Metrics() if metrics is None else metrics
+        environment = self.environment | {"devices": self.num_devices}  # or they do not fit
         with run.locked():
             batches = Batches.of(self.scorer, self.encoded, self.variants, workload, self.first)
 
@@ -319,7 +320,6 @@ class Session:
                     run.discard()  # what all prompts begin with is known from two on
                 return further
 
-            environment = self.environment | {"devices": self.num_devices}
             done = run.open(settings, environment, check)
             left = [i for i, one in enumerate(self.encoded) if one.question.id not in done]
             run.count_earlier(metrics, self.num_layers)

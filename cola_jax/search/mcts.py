@@ -136,7 +136,8 @@ def draw_child(
     known = (path_hash(paths)[:, None] == tree.hashes) & (jnp.arange(len(tree.hashes)) < tree.size)
     allowed &= ~known.any(axis=1)
     if rules.max_runs is not None:
-        allowed &= most_runs(paths, num_layers) <= rules.max_runs
+        most = min(rules.max_runs, path.shape[0])  # a larger one may exceed 32 bits
+        allowed &= most_runs(paths, num_layers) <= most
 
     kind_key, edit_key = jax.random.split(key)
     kinds = np.unique(table.kind)

@@ -2,7 +2,7 @@
 
 import math
 
-from cola_jax.execute.memory import format_bytes
+from cola_jax.execute.memory import capacity, format_bytes
 from cola_jax.search.presets import Settings, TreeRules
 
 EDIT = 64  # bytes of an edit: four integers, and what says whether it fits
@@ -16,6 +16,8 @@ def check_memory(settings: Settings, num_layers: int, searches: int, budget: int
     The message names the flag to lower, and the largest value that fits.
     """
     positions = settings.positions(num_layers)
+    if isinstance(settings.preset, TreeRules):
+        searches = capacity(searches)  # with those that round up the batch
     edits, needed = edits_at(settings, positions), bytes_of_edits(settings, positions)
     if searches * needed > budget:
         each = budget / searches

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
 MOVE = 4  # places that a block may move where a space has moves and the rules have none
+MOST_EDITS = 100  # of a path that is drawn
+MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
+MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
 Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
 
 
@@ -20,6 +23,7 @@ class Rules:
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
     counts: ClassVar[tuple[str, ...]] = ("max_move_block",)  # fields that are at least 1
+    limits: ClassVar[Mapping[str, int]] = {}  # the largest values of some
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -42,6 +46,9 @@ class Rules:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}.")
+        for name, largest in self.limits.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest}, it is {getattr(self, name)}.")
         if not 0 <= self.min_length <= self.max_length or self.max_length <= 0:
             raise ValueError(
                 "min_length must be at least 0 and max_length at least that and above 0 (both in "
@@ -158,6 +165,7 @@ class RandomRules(WalkRules):
 
     name = "random"
     counts = (*Rules.counts, "edits")
+    limits: ClassVar[Mapping[str, int]] = {"edits": MOST_EDITS}
 
     edits: int = 3  # the most edits of a path
 
@@ -185,6 +193,7 @@ class BeamRules(WalkRules):
 
     name = "beam"
     counts = (*Rules.counts, "width", "children")
+    limits: ClassVar[Mapping[str, int]] = {"width": MOST_CHILDREN, "children": MOST_CHILDREN}
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each path in a round
@@ -201,6 +210,7 @@ class EvolutionRules(WalkRules):
 
     name = "evolution"
     counts = (*Rules.counts, "offspring", "mutations")
+    limits: ClassVar[Mapping[str, int]] = {"offspring": MOST_CHILDREN, "mutations": MOST_EDITS}
 
     offspring: int = 16  # children of the best path in each generation
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
@@ -259,6 +269,10 @@ class Settings:
                 "simulations and leaves must be at least 1, they are "
                 f"{self.simulations} and {self.leaves}."
             )
+        if self.leaves > MOST_LEAVES:
+            raise ValueError(f"leaves must be at most {MOST_LEAVES:,}, they are {self.leaves:,}.")
+        if self.seed < 0:
+            raise ValueError(f"the seed must be 0 or more, it is {self.seed}.")
 
     def searches(self, options: int) -> int:
         """Returns the most searches of a question with so many options, its controls included."""

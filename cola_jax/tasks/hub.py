@@ -47,7 +47,7 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         name = hub if config is None else f"{hub} {config}"
         raise ValueError(
-            f"{name} (split {split}) could not be loaded ({first_line(error)}). Without a network, "
+            f"{name} (split {split}) could not be loaded: {first_line(error)}. Without a network, "
             "give a JSONL file of the same fields as the task."
         ) from error
 

@@ -52,7 +52,8 @@ def canonical(task: str) -> tuple[str, str | None]:
 
 def nearest(task: str, others: Sequence[str] = ()) -> str:
     """Returns a hint at the task of the most similar name, ours, a file or another, if any."""
-    beside = Path(task).parent.glob(f"*{Path(task).suffix}") if Path(task).suffix else ()
+    suffix = Path(task).suffix
+    beside = Path(task).parent.glob("*") if suffix else ()
     subjects = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS]
-    known = NAMES, [str(file) for file in beside], [*subjects, *others]
+    known = NAMES, [str(file) for file in beside if file.suffix == suffix], [*subjects, *others]
     return next((hint for some in known if (hint := did_you_mean(task, some))), "")

@@ -32,6 +32,7 @@ MATH_SUBJECTS = (  # the configs of EleutherAI/hendrycks_math
 )
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
 LONGEST_ID = 250  # characters
+LONGEST_LINE = 10_000_000  # characters of a row
 MAX_METADATA = 10_000  # characters of DART-Math's query_metadata; bounds the cost of parsing it
 
 
@@ -274,7 +275,12 @@ def read_lines(file: str) -> Iterator[tuple[int, dict]]:
     """Yields the rows of a JSONL file and their line numbers; blank lines are skipped."""
     with epath.Path(file).open("r", encoding="utf-8") as lines:
         try:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), ""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(
+                        f"{file}:{number}: the line has more than {LONGEST_LINE:,} characters, and "
+                        "is not a row."
+                    )
                 if line.strip():
                     yield number, parse_object(line, f"{file}:{number}")
         except UnicodeDecodeError as error:

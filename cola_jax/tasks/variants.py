@@ -105,7 +105,7 @@ def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
             f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in "
             f"it{did_you_mean(name, NAMES)}."
         )
-    template = read_text(name).rstrip("\n")
+    template = read_text(name).replace("\r\n", "\n").rstrip("\n")
     if FIELD not in template:
         raise ValueError(f"the template {name} does not say {FIELD}, where the question belongs.")
     return {}, lambda question: worded(question, template)

@@ -35,6 +35,7 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
         (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--tensor", "3"], "does not divide"),
+        (["--out", "."], ". is a directory: give a file."),
     ],
 )
 def test_benchmark_refuses_bad_input(arguments, message, capsys):

@@ -47,6 +47,14 @@ def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):
     assert "model: someone/tiny" in (tmp_path / "two.yaml").read_text()
 
 
+def test_export_takes_any_name(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    export(tiny_checkpoint, "0-4", "~/one.yaml", "--format", "mergekit")
+    export(tiny_checkpoint, "0-4", "~no such user", "--format", "mergekit", "--source", "x")
+    assert {file.name for file in tmp_path.iterdir()} == {"one.yaml", "~no such user"}
+
+
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
     source = tmp_path / "tiny.gguf"
     write(source, tiny_llama(), "Q4_0")
@@ -85,3 +93,6 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
     ):
         assert message in refused(capsys, tiny_checkpoint, *arguments)
     assert {entry.name for entry in tmp_path.iterdir()} == {"full"}
+    for inside in (tiny_checkpoint, tiny_checkpoint / "new.yaml"):
+        flags = (tiny_checkpoint, "0-4", inside, "--format", "mergekit")
+        assert "choose a destination elsewhere" in refused(capsys, *flags)

@@ -37,6 +37,8 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
         ({"random": -3}, "at least 0, it is -3"),
         ({"max_length": 3}, "3 layers limits nothing without paths"),
         ({"max_length": 3, "random": 2}, "max_length must be at least that"),
+        ({"max_length": 0, "random": 2}, "of 0 layers is none: give 1 to 10,000"),
+        ({"max_length": 2**62, "paths": ("(0-4)x999999999999",)}, "is none: give 1 to 10,000"),
     ],
 )
 def test_collect_refuses(fields, message):

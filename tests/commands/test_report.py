@@ -26,6 +26,16 @@ def test_report_of_one_run(runs: list[str]):
     assert {"report.html", "report.md", "results.json"} <= {x.name for x in Path(runs[0]).iterdir()}
 
 
+def test_report_of_names_with_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    name = "[/b][bold]:smile:"
+    runs = [str(make_run(tmp_path / one / name, *PARTS).directory) for one in "ab"]
+    page = tmp_path / name / "report.html"
+    main(["report", *runs, "--page", str(page)])
+    shown = capsys.readouterr()
+    assert f"a/{name}/run" in shown.out
+    assert f"report: {page}, and" in shown.err
+
+
 def test_report_of_several_runs(
     runs: list[str],
     tmp_path: Path,
@@ -58,3 +68,25 @@ def test_report_refuses_runs_of_different_models(
 def test_report_names_what_is_missing(runs: list[str], capsys: pytest.CaptureFixture[str]):
     assert "`cola report` needs RUN_DIRECTORIES" in refused(capsys)
     assert "of one run" in refused(capsys, *runs, "--polar", "x.json")
+
+
+def test_report_writes_both_files_or_none(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    new, there = str(tmp_path / "new.json"), tmp_path / "there.json"
+    there.write_text("mine")
+    both = ["--polar", new, "--drllm"]
+    assert "there.json exists already" in refused(capsys, runs[0], *both, str(there))
+    assert "give a file for each" in refused(capsys, runs[0], *both, new)
+    assert not Path(new).exists()
+
+
+@pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])
+def test_report_replaces_nothing_but_pages(
+    runs: list[str], tmp_path: Path, page: str, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "questions.jsonl").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    error = refused(capsys, runs[0], "--page", str(tmp_path / page))
+    assert any(why in error for why in ("ends in .html", "is not a directory", "is a directory"))
+    assert sorted(tmp_path.rglob("*")) == before

@@ -31,3 +31,6 @@ def test_scan_maps_every_block(
     with pytest.raises(SystemExit):
         main(["scan", *common, "--longest-block", "6"])
     assert "give 1 to 5" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["scan", *common, "--limit", "1"])
+    assert "a map needs 2 or more questions, there is 1" in capsys.readouterr().err

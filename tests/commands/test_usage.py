@@ -47,6 +47,12 @@ GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
         (["search", *GIVEN, "--task", "mmlu_anatomy", "--subject", "law"], "has one subject"),
         (["search", *GIVEN, "--verbose", "--quiet"], "--verbose and --quiet say the opposite"),
         (["search", *GIVEN, "--config", "nothing.yaml"], "nothing.yaml cannot be read (No such"),
+        (["search", *GIVEN, "--config", "/dev/zero"], "--config: /dev/zero is a pipe or device"),
+        (["search", *GIVEN, "--config", "a\0b"], "--config: a value cannot have a null character."),
+        (["search", *GIVEN, "--task", "a,/dev/zero"], "--task: /dev/zero is a pipe or device"),
+        (["convert", "/dev/zero", "o"], "SOURCE: /dev/zero is a pipe or device"),
+        (["convert", "a", "gs://b\0c"], "DESTINATION: a value cannot have a null character."),
+        (["report", "x" * 300], "RUN_DIRECTORIES: 'xxx"),
         (
             ["scan", *GIVEN, "--task", "arc_easy,gsm8k"],
             "takes one task, not 2 (arc_easy and gsm8k)",

@@ -98,6 +98,15 @@ def test_convert_refuses_an_existing_destination(source, tmp_path):
     assert contents(made) == {"thesis.txt": b"years of work"}
 
 
+@pytest.mark.parametrize("place", ["source", "source/made", "."])
+def test_convert_refuses_a_destination_inside_or_around_its_source(source, tmp_path, place):
+    (tmp_path / "cola.json").write_text("{}")  # as an older checkpoint has, which would go
+    (source / "cola.json").write_text("{}")
+    with pytest.raises(ValueError, match="choose a destination elsewhere"):
+        convert(str(source), tmp_path / place, overwrite=True)
+    assert (source / "config.json").exists()
+
+
 def test_overwrite_replaces_the_whole_destination(source, tmp_path):
     made = tmp_path / "made"
     first = convert(str(source), made)
@@ -147,6 +156,14 @@ def test_interrupted_convert_leaves_nothing(source, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(str(source), tmp_path / "made", on_progress=interrupt)
     assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+
+
+def test_overwrite_spares_what_lies_in_a_checkpoint(source, tmp_path):
+    convert(str(source), tmp_path / "made")
+    (tmp_path / "made" / "run").mkdir()
+    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would go"):
+        convert(str(source), tmp_path / "made", overwrite=True)
+    assert (tmp_path / "made" / "run").exists()
 
 
 def test_failed_replacement_keeps_the_old_destination(source, tmp_path, monkeypatch):

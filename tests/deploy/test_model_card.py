@@ -5,8 +5,10 @@ import json
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from cola_jax.deploy.model_card import Card, ReportedEffect, read_effect
+from tests.report.hostile import TEXTS
 
 EFFECT = {
     "task": "arc-easy, 300 held-out questions",
@@ -54,6 +56,19 @@ def test_card_omits_what_is_not_known():
     assert "base_model" not in text
     assert "# tiny, path" in text
     assert "/home/someone" not in text
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_text_is_markup(text):
+    def kinds(text):
+        effect = dataclasses.replace(ReportedEffect(**EFFECT), task=text)
+        card = dataclasses.replace(CARD, origin={"kind": "directory", "name": text}, effect=effect)
+        reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+        tokens = reader.parse(card.markdown())
+        inline = {one.type for token in tokens for one in token.children or ()}
+        return [token.type for token in tokens], inline - {"text_special"}
+
+    assert kinds(text) == kinds("plain")
 
 
 def test_read_effect_reads_the_field_of_a_results_file(write):

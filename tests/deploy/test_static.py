@@ -56,6 +56,13 @@ def test_evolution_within_a_budget() -> None:
     assert tuple(range(LAYERS)) in [one.path for one in evolve(World(), GOLDS, LAYERS, plain)]
 
 
+def test_evolution_ends_where_no_path_is_new() -> None:
+    settings = StaticSettings(generations=100_000, max_layers=1)
+    found = evolve(World(), GOLDS, 2, settings)
+    assert {candidate.path for candidate in found} <= {(0,), (1,)}
+    assert found
+
+
 def test_selection_steps() -> None:
     assert step_sizes(StaticSettings(first=16, offspring=16), 400) == [(16, 4), (64, 1)]
     assert step_sizes(StaticSettings(first=16, offspring=64), 400) == [(16, 16), (64, 4), (256, 1)]

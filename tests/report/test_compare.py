@@ -36,6 +36,10 @@ def test_run_names_tell_runs_apart():
     assert names("runs/a", "runs/b") == ["a", "b"]
     assert names("x/run", "y/run", "y/other") == ["x/run", "y/run", "y/other"]
     assert names("runs/a") == ["a"]
+    # what would turn or end the lines of numbers is not shown, and tells no runs apart
+    assert names("x/\u202ea\nb") == ["\ufffda\ufffdb"]
+    assert names("x/\u202e", "y/\u202d") == ["x/\ufffd", "y/\ufffd"]
+    assert names("\u202e", "\u202d") == ["1: \ufffd", "2: \ufffd"]
 
 
 def test_changes_are_paired_over_common_questions(tmp_path: Path):

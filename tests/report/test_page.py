@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cola_jax.report import page as page_module
-from cola_jax.report import summarise, write_page
+from cola_jax.report import scan_page, summarise, write_page
 from cola_jax.report.page import SCRIPTS, asset
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
@@ -40,7 +41,9 @@ from tests.report.conftest import (
     named,
     question,
 )
+from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
 
+ASSETS = Path(page_module.__file__).parent / "assets"
 PageOf = Callable[..., str]
 
 
@@ -111,8 +114,47 @@ def test_page_is_self_contained(run: RunDirectory, page_of: PageOf, tmp_path: Pa
 
 
 def test_scripts_never_set_markup():
-    for name in SCRIPTS:
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|\.write\(|\beval\b", asset(name))
+    names = {*SCRIPTS, *scan_page.SCRIPTS}
+    assert names == {file.name for file in ASSETS.glob("*.js")}
+    ways = r"innerHTML|outerHTML|insertAdjacent|\.write\(|\beval\b|\bFunction\("
+    ways += "|setHTML|srcdoc|DOMParser|createContextualFragment"
+    for name in names:
+        assert not re.search(ways, asset(name))
+
+
+class Markup(HTMLParser):
+    """Lists the elements of a page, with their attributes."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.elements: list[Any] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        self.elements.append((tag, [name for name, _ in attrs]))
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("make", [letters_part, decoded_part])
+def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: Any, text: str):
+    scorer = "letter" if make is letters_part else "generation"
+
+    def page(text: str, name: str) -> str:
+        settings = settings_of(text) | {"scorer": scorer}
+        return page_of(make_run(tmp_path / name, make([text]), start=start_of(text), **settings))
+
+    plain, hostile = Markup(page("plain", "a")), Markup(content := page(text, "b"))
+    assert hostile.elements == plain.elements
+    [listed] = embedded(content)["questions"]
+    [details] = embedded(content, "chunk-0")
+    assert listed["id"] == listed["text"] == details["id"] == details["text"] == text
+    assert details["options"][0] == text
+
+
+def test_page_of_half_a_character(tmp_path: Path, page_of: PageOf):
+    start = START | {"device": "a\ud800b", "task": "\udcff"}
+    page = page_of(make_run(tmp_path, *PARTS, start=start))
+    assert "<dd>a?b</dd>" in page
 
 
 def test_page_escapes_all_text(tmp_path: Path, page_of: PageOf):
@@ -270,7 +312,9 @@ def test_scripts_in_node():
     const use = usesOf(parsePath("0-1,3,2,2"));
     console.log(JSON.stringify([
       ticksOf(0, 1, 4), ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),
-      use.counts, [...use.moved], csvOf(["a", "b"], [["x,\\"y\\"", 0.5], ["=1+1", null]])]));
+      use.counts, [...use.moved], csvOf(["a", "b"], [["x,\\"y\\"", 0.5], ["=1+1", null]]),
+      ["+1", "-1", "@x", "\\t=1", "＝1", "x", -1].map((one) => csvOf(["c"], [[one]])),
+      fitted("W→C: 12 paths", 330), fitted("x".repeat(99) + "end", 75)]));
     """
     run = subprocess.run(["node", "-e", source], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == [
@@ -281,4 +325,7 @@ def test_scripts_in_node():
         [1, 1, 2, 1],
         [2],
         'a,b\n"x,""y""",0.5\n\'=1+1,\n',
+        [f"c\n{one}\n" for one in ("'+1", "'-1", "'@x", "'\t=1", "'＝1", "x", "-1")],
+        "W→C: 12 paths",
+        "xxx…xxxend",
     ]

@@ -13,7 +13,6 @@ from cola_jax.report.question_data import (
     limit,
     path_texts,
     question_entries,
-    shorten,
 )
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
@@ -109,9 +108,19 @@ def test_texts_are_shortened_to_their_budget(tmp_path: Path, monkeypatch: pytest
         assert "4,800 characters left out" in answer
 
 
-def test_shorten_removes_the_middle():
-    assert shorten("a" * 9, 9) == "a" * 9
-    assert shorten("abc" + "-" * 1000 + "defghi", 9) == "abc […1,000 characters left out…] defghi"
+def test_texts_of_a_megabyte_are_shortened(tmp_path: Path):
+    long = "x" * 10**6
+    rows = [row | {"question": long, "edit": long} for row in E2]
+    [one], [shown] = entries(
+        make_run(tmp_path, (rows, [Q2 | {"question": long, "text": long, "options": [long, "b"]}]))
+    )
+    assert one["id"] == long  # which a link has to name
+    assert len(one["text"]) == 300
+    edits = [path[6] for path in shown["paths"][1:]]
+    for text, most in ((shown["id"], 300), (shown["text"], 21_000), (shown["options"][0], 21_000)):
+        assert "characters left out" in text
+        assert len(text) < most
+    assert all(len(edit) < 300 for edit in edits)
 
 
 def test_path_texts_write_ids_and_ranges():

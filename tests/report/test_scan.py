@@ -1,15 +1,20 @@
 """The map of a scan: cells, what is best, CSV and page."""
 
 import csv
+import html
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cola_jax.deploy.scan import Block, scan_paths
 from cola_jax.report.scan import ScanSummary, summarise_map
-from cola_jax.report.scan_page import map_data
+from cola_jax.report.scan_page import map_data, write_scan_page
 from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
+from tests.report.conftest import make_run
+from tests.report.hostile import TEXTS, settings_of, start_of
 
 LAYERS = 4
 PATHS = scan_paths(LAYERS)
@@ -80,3 +85,15 @@ def test_table_names_the_best_blocks(summary: ScanSummary) -> None:
     table = scan_table(summary)
     assert table.row_count == 4
     assert "repeat 1" in list(table.columns[1].cells)
+
+
+def test_no_text_adds_markup_to_a_page(tmp_path: Path, summary: ScanSummary) -> None:
+    def elements(text: str, name: str) -> list[str]:
+        settings = settings_of(text) | {"command": "scan"}
+        run = make_run(tmp_path / name, start=start_of(text), **settings)
+        write_scan_page(run, summary, tmp_path / f"{name}.html")
+        page = (tmp_path / f"{name}.html").read_text()
+        assert text == "plain" or html.escape(TEXTS["image"]) in page
+        return re.findall(r"<[a-z/!][^ >]*", page)
+
+    assert elements(" ".join(TEXTS.values()), "hostile") == elements("plain", "plain")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.runs.devices import Devices, default_dtype
+from cola_jax.runs.devices import Devices, choose_dtype
 
 
 def test_mesh_uses_every_device_by_default():
@@ -42,7 +42,11 @@ def test_devices_refuse_a_budget_that_is_not_a_size():
         Devices(memory_budget="much")
 
 
-def test_default_dtype_is_float32_on_a_cpu_alone(monkeypatch):
-    assert default_dtype("bfloat16") == "float32"
+def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
+    assert choose_dtype(None, "bfloat16") == "float32"
+    assert choose_dtype("bfloat16", "float32") == "bfloat16"
+    with pytest.raises(ValueError, match="a CPU does not run float16"):
+        choose_dtype("float16", "float16")
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    assert default_dtype("bfloat16") == "bfloat16"
+    assert choose_dtype(None, "bfloat16") == "bfloat16"
+    assert choose_dtype("float16", "bfloat16") == "float16"

@@ -1,13 +1,16 @@
 """The run directory: what it refuses, what damage it notices, and what an interruption leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.shard import Shard
+from cola_jax.storage import write_whole
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
 HERE = {"device": "cpu"}
@@ -60,6 +63,21 @@ def test_parts_are_listed_once_however_many_are_written(run, monkeypatch):
         run.write_part(*rows(i))
     assert listed == ["questions"]
     assert column(run.questions()) == ["a", "b", "c", "d"]
+
+
+def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
+    run = RunDirectory(tmp_path / "run [1] *?")
+    run.open(SETTINGS, HERE)
+    run.write_part(*rows("a"))
+    run.write_part(*rows("b"))
+    assert run.open(SETTINGS, HERE) == {"a", "b"}
+    with run.locked(), pytest.raises(ValueError, match="another process is filling"):
+        RunDirectory(run.directory).locked().__enter__()
+    run.set_aside()
+    assert run.questions().num_rows == 0
+    assert len(list((run.directory / "unfinished").iterdir())) == 2
+    run.discard()
+    assert not list((run.directory / "unfinished").iterdir())
 
 
 def test_open_names_other_settings(run):
@@ -264,3 +282,22 @@ def test_full_disk_says_what_to_do_and_keeps_what_is_written(run, monkeypatch):
             run.write_part(*rows("b"))
     run.write_part(*rows("b"))
     assert column(run.questions()) == ["a", "b"]
+
+
+def test_write_whole_replaces_nothing_but_files_and_leaves_nothing(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device"):
+            write_whole(epath.Path(tmp_path / name), b"")
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_whole(epath.Path(tmp_path / "missing" / "x"), b"")
+    assert caught.value.filename == str(tmp_path / "missing" / "x")
+
+    def fail(self, target):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_whole(epath.Path(tmp_path / "x"), b"some")
+    assert {file.name for file in tmp_path.iterdir()} == {"pipe", "folder"}

@@ -85,6 +85,11 @@ def test_join_refuses_one_host_of_a_slice(monkeypatch):
     assert Hosts().join() == WHOLE
 
 
+def test_join_says_where_there_are_no_hosts():
+    with pytest.raises(ValueError, match=r"^no hosts to connect to were found \(.*or leave --dist"):
+        Hosts(distributed=True).join()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -95,7 +100,16 @@ def test_join_refuses_one_host_of_a_slice(monkeypatch):
             {"distributed": True, "coordinator": "a:1", "num_hosts": 2, "host": 2},
             "host 2 is not one of 0 to 1",
         ),
-        ({"wait": 0}, "at least 1 second"),
+        *(
+            ({"distributed": True, "coordinator": c, "num_hosts": 2, "host": 0}, "is not HOST:PORT")
+            for c in ("", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a b:1", "http://a:1")
+        ),
+        (
+            {"distributed": True, "coordinator": "a:1", "num_hosts": 2**31, "host": 0},
+            "must be 1 to 10000, it is 2147483648",
+        ),
+        ({"wait": 0}, "wait must be 1 to 604800 seconds, it is 0"),
+        ({"wait": 2**62}, "wait must be 1 to 604800 seconds"),
     ],
 )
 def test_hosts_refuse_flags_that_contradict_each_other(fields, message):

@@ -279,7 +279,7 @@ def test_other_settings_of_a_search_are_refused(search, name):
     out, other = str(search.run.directory), dataclasses.replace(SEARCH, **{name: 5})
     with pytest.raises(ValueError, match=f"--{name}: {getattr(SEARCH, name)} there, 5 here"):
         jobs.fill(search.session, out, other)
-    with pytest.raises(ValueError, match="the command: 'search' there, 'evaluate' here"):
+    with pytest.raises(ValueError, match="was made by `cola search`, not by `cola evaluate`"):
         jobs.fill(search.session, out, EVALUATE)
 
 

@@ -13,6 +13,7 @@ from cola_jax.search.mcts import (
     NOTHING,
     back_up_wave,
     draw,
+    draw_child,
     edit_weights,
     select_wave,
     ucb,
@@ -126,6 +127,16 @@ def test_select_wave_keeps_each_budget():
     trees, nodes = select(trees, 0, 25)  # a search that has ended
     assert nodes.tolist() == [[NOTHING] * 20] * 2
     assert trees.size.tolist() == [4, 25]
+
+
+def test_draw_child_takes_any_number_of_runs():
+    drawn = [
+        draw_child(
+            a_tree(LAYERS, 2), jnp.int32(ROOT), jax.random.key(0), TreeRules(max_runs=most), LAYERS
+        )[0]
+        for most in (None, 2**62)
+    ]
+    assert drawn[0].tolist() == drawn[1].tolist()
 
 
 def test_entries_are_drawn_in_proportion_to_their_weights():

@@ -20,27 +20,33 @@ def settings(preset: str = "best", **changes: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("preset", "name", "value"),
+    ("preset", "name", "value", "others"),
     [
-        ("best", "max_length", 1e5),
-        ("random", "max_length", 1e7),
-        ("best", "simulations", 10**9),
-        ("beam", "leaves", 10**9),
+        ("best", "max_length", 1e5, {}),
+        ("random", "max_length", 1e7, {}),
+        ("best", "simulations", 10**9, {}),
+        ("beam", "leaves", 10_000, {"max_length": 100.0}),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_largest_that_does(
-    preset: str, name: str, value: float
+    preset: str, name: str, value: float, others: dict[str, float]
 ) -> None:
     flag = "rules.max-length" if name == "max_length" else name
     with pytest.raises(ValueError, match=f"--{flag} .* give at most") as error:
-        check_memory(settings(preset, **{name: value}), 30, 32, GB)
+        check_memory(settings(preset, **others, **{name: value}), 30, 32, GB)
     found = re.search(r"at most ([\d.,]+),", str(error.value))
     assert found is not None
     largest = type(value)(found[1].replace(",", ""))
     assert 0 < largest < value
-    check_memory(settings(preset, **{name: largest}), 30, 32, GB)
+    check_memory(settings(preset, **others, **{name: largest}), 30, 32, GB)
     with pytest.raises(ValueError, match="give at most"):
-        check_memory(settings(preset, **{name: type(value)(largest * 1.05)}), 30, 32, GB)
+        check_memory(settings(preset, **others, **{name: type(value)(largest * 1.05)}), 30, 32, GB)
+
+
+def test_trees_that_round_up_a_batch_count() -> None:
+    long = settings("best", max_length=1000.0)  # eight edits at each of 5000 positions
+    with pytest.raises(ValueError, match=r"8 searches together would take 19\.2GB"):
+        check_memory(long, 5, 2, 6 * GB)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -111,3 +111,17 @@ def test_a_space_keeps_the_sizes_of_its_rules():
 def test_a_space_needs_its_kinds_of_edits():
     with pytest.raises(ValueError, match=r"space repeat needs max_repeat above 0"):
         TreeRules(max_repeat=0).within("repeat")
+
+
+def test_settings_refuse_waves_that_never_end_and_seeds_below_zero():
+    with pytest.raises(ValueError, match="leaves must be at most 10,000, they are 10,001"):
+        Settings(TreeRules(), simulations=4, leaves=10_001, seed=0)
+    with pytest.raises(ValueError, match="seed must be 0 or more, it is -1"):
+        Settings(TreeRules(), simulations=4, leaves=2, seed=-1)
+
+
+@pytest.mark.parametrize("name", ["random", "beam", "evolution"])
+def test_walks_refuse_rounds_that_never_end(name):
+    for field in PRESETS[name].limits:
+        with pytest.raises(ValueError, match=f"{field} must be at most 10*, it is 1001"):
+            dataclasses.replace(PRESETS[name], **{field: 1001})

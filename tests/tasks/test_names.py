@@ -44,6 +44,7 @@ def test_nearest_knows_the_files_beside(tmp_path):
     (tmp_path / "task.jsonl").touch()
     assert "task.jsonl?)" in nearest(str(tmp_path / "tsk.jsonl"))
     assert nearest(str(tmp_path / "other.txt")) == ""
+    assert nearest(str(tmp_path / "tsk.j**")) == ""
 
 
 def test_kind_of_names_the_nearest():

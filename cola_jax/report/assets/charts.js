@@ -14,6 +14,15 @@ function ticksOf(low, high, count, integer) {
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toFixed(10)));
 }
 
+// Removes the middle of a text that is wider than `width` pixels, as SVG does not wrap; `each` is the
+// width of a character.
+function fitted(text, width, each = 7.5) {
+  const most = Math.max(8, Math.floor(width / each));
+  if (text.length <= most) return text;
+  const head = Math.floor(most / 3);
+  return `${text.slice(0, head)}…${text.slice(head + 1 - most)}`;
+}
+
 // An <svg> with axes; returns it with the scales. `x` and `y` have label, low, high, format; `x` may
 // have names of its own for numbers.
 function axesPanel({ title, x, y, width, height = 260, right = 14 }) {
@@ -22,7 +31,7 @@ function axesPanel({ title, x, y, width, height = 260, right = 14 }) {
   const scaleX = (value) => EDGE.left + (plotWidth * (value - x.low)) / (x.high - x.low || 1);
   const scaleY = (value) => EDGE.top + plotHeight * (1 - (value - y.low) / (y.high - y.low || 1));
   const base = EDGE.top + plotHeight;
-  svg.append(shape("text", { class: "title", x: 0, y: 12 }, title));
+  svg.append(shape("text", { class: "title", x: 0, y: 12 }, fitted(title, width, 8)));
   for (const tick of ticksOf(y.low, y.high, 4, y.integer)) {
     const at = scaleY(tick);
     svg.append(

@@ -66,7 +66,7 @@ function csvOf(columns, rows) {
   const cell = (value) => {
     let text = value === null ? "" : String(value);
     // a spreadsheet would take such a text as a formula
-    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+    if (typeof value === "string" && /^[=+\-@＝＋－＠\t\r\n]/.test(text)) text = `'${text}`;
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";

@@ -118,7 +118,7 @@ function drawTransitions() {
         bars: data.runs.map((run) => {
           const own = rows.filter((row) => row.run === run && row.paths === paths);
           return {
-            label: many ? `${run} · ` : "",
+            label: many ? run : "",
             n: own[0]?.n ?? 0,
             colour: many ? colourOf(run) : null,
             noun: paths === "all paths tried" ? "evaluations" : "questions",

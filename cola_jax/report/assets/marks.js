@@ -9,11 +9,12 @@ function barsPanel({ title, bars, width }) {
   svg.append(shape("text", { class: "title", x: 0, y: 12 }, title));
   bars.forEach((bar, i) => {
     const y = top + i * pitch;
+    const about = `${grouped(bar.n)} ${bar.noun}`;
     svg.append(
       shape(
         "text",
         { class: "tick", x: 0, y: y + 12, style: bar.colour ? { fill: bar.colour } : {} },
-        `${bar.label}${grouped(bar.n)} ${bar.noun}`,
+        (bar.label ? `${fitted(bar.label, width - 7.5 * (about.length + 3))} · ` : "") + about,
       ),
     );
     let x = 0;
@@ -26,7 +27,7 @@ function barsPanel({ title, bars, width }) {
         width: Math.max(0, size - 1.5),
         height: thick,
       });
-      explain(rect, `${bar.label}${segment.name}`, [
+      explain(rect, bar.label ? `${bar.label} · ${segment.name}` : segment.name, [
         [`${grouped(segment.count)} of ${grouped(bar.n)}, ${percent(segment.share)}`],
       ]);
       svg.append(rect);
@@ -77,7 +78,7 @@ function columnsPanel({ title, x, y, stacks, reference, width }) {
 // Cells shaded from nothing to the full colour. `values` are [rows][columns], null for no cell.
 function heatPanel({ title, rows, values, columns, colour, format, describe, width }) {
   const narrow = width < 560;
-  const label = narrow ? 0 : Math.min(width / 3, 12 + 6.5 * Math.max(...rows.map((row) => row.length)));
+  const label = narrow ? 0 : Math.min(width / 3, 12 + 7.5 * Math.max(...rows.map((row) => row.length)));
   const pitch = narrow ? 36 : 21;
   const [top, cell] = [24, (width - label) / columns];
   const height = top + rows.length * pitch + 20;
@@ -89,7 +90,8 @@ function heatPanel({ title, rows, values, columns, colour, format, describe, wid
   );
   rows.forEach((row, i) => {
     const y = top + i * pitch;
-    svg.append(shape("text", { class: "tick", x: 0, y: y + (narrow ? 11 : 14) }, row));
+    const name = fitted(row, narrow ? width : label);
+    svg.append(shape("text", { class: "tick", x: 0, y: y + (narrow ? 11 : 14) }, name));
     values[i].forEach((value, j) => {
       const rect = shape("rect", {
         class: "cell",

@@ -168,9 +168,10 @@ function fillQuestion(body, entry, question) {
   const choices = names.map(([label, each]) => choice(label, each, () => show(PATHS)));
   choices[0].hidden = searches.size < 2;
   rest.addEventListener("click", () => show(Infinity));
-  const link = element("a", { href: hashOf(entry) }, "link");
+  const hash = hashOf(entry);
+  const link = hash ? [" · ", element("a", { href: hash }, "link")] : [];
   body.replaceChildren(
-    element("p", { class: "note" }, `${question.id}${confirmed} · `, link),
+    element("p", { class: "note" }, element("bdi", { class: "id" }, question.id), confirmed, ...link),
     element("p", { class: "prompt" }, question.text),
     element(
       "ul",

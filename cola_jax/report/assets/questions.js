@@ -1,6 +1,7 @@
 // The list of questions. Details come in chunks, from within the page or from the files beside it.
 
 const LISTED = 100; // questions at once, to keep long lists responsive
+const LINKED = 2000; // characters of an id that has a link
 const browser = document.getElementById("browser");
 const list = document.getElementById("questions");
 const [more, found] = [browser.querySelector(".more"), browser.querySelector("[role=status]")];
@@ -63,7 +64,8 @@ function questionItem(question) {
   );
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) openQuestion(details, question);
-    if (details.open) history.replaceState(null, "", hashOf(question));
+    const hash = details.open && hashOf(question);
+    if (hash) history.replaceState(null, "", hash);
   });
   items.set(keyOf(question), details);
   return details;
@@ -81,8 +83,10 @@ async function openQuestion(details, question) {
   }
 }
 
-// A link to a question: #question=ID, and its run where there are several.
+// A link to a question: #question=ID, and its run where there are several; null for a long id,
+// whose address would take a browser seconds.
 function hashOf(question) {
+  if (question.id.length > LINKED) return null;
   const run = many ? `&run=${encodeURIComponent(data.runs[question.run])}` : "";
   return `#question=${encodeURIComponent(question.id)}${run}`;
 }
@@ -149,7 +153,7 @@ function showMore() {
 
 function update() {
   const query = search.value.trim().toLowerCase();
-  const run = running ? data.runs.indexOf(running.value) : -1;
+  const run = running ? running.selectedIndex - 1 : -1; // the first are all runs
   matches = data.questions
     .filter(
       (one) => kinds[kind](one) && (run < 0 || one.run === run) && (!query || textOf(one).includes(query)),

@@ -1,0 +1,101 @@
+"""Texts that would do harm in a page, in Markdown or in a spreadsheet, and runs that have them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests.report.conftest import (
+    START,
+    WHOLE,
+    decoded,
+    evaluation,
+    named,
+    question,
+)
+
+AWAY = "http://away.invalid"  # what a page must never load from
+RUNS = "window.pwned=1"
+TEXTS = {
+    "script end": f"</script><script>{RUNS}</script>",
+    "script in a comment": "<!--<script>",
+    "image": f"<img src=x onerror={RUNS}>",
+    "image from elsewhere": f"<img src={AWAY}/a.png><svg onload={RUNS}>",
+    "style end": f"</style><style>*{{background:url({AWAY}/b.png)}}</style>",
+    "title end": f"</title></textarea></noscript><iframe srcdoc='<script>{RUNS}</script>'>",
+    "attribute": f'" onmouseover="{RUNS}" style=\'background:url({AWAY}/c.png)\' x="',
+    "base": f"<base href={AWAY}/><meta http-equiv=refresh content='0;url={AWAY}'>",
+    "script URL": f"javascript:{RUNS}",
+    "CDATA": "]]>]]&gt;<![CDATA[<?php",
+    "entities": "&lt;img src=x&gt;&#60;b&#62;&amp",
+    "quotes": "'\"`\\ \\\\u003cb> \\x3c ${" + RUNS + "} */ //",
+    "templates": "{{ 7 * 7 }}{% raw %}{# x #}<%= 7 %>",
+    "separators": "a\u2028b\u2029c\x85d\r\ne\tf",
+    "control": "\x00\x01\x08\x1b[31m\x7f\ufeff\ufffe",
+    "directions": "\u202e\u2067\u200fdesrever\u2069\u2069",
+    "prototype": "__proto__",
+    "constructor": "constructor",
+    "parent folder": "../../etc/passwd",
+    "URL": f"%00%2F%zz&run=x#question=y+z?{AWAY}",
+    "link": f"[x](javascript:{RUNS}) ![y]({AWAY}/d.png) <{AWAY}> | **b** `c` # d",
+    "formula": f'=HYPERLINK("{AWAY}";"x")',
+    "formula with a sign": "@SUM(1+1)*cmd|' /C calc'!A0",
+    "marks": "Z" + "\u0335\u0317" * 60,
+    "blank": " ",
+    "rich": "[/b][red]:smile:[link=x]",
+}
+MEGABYTE = 10**6
+LONG = {
+    "one word": "W" * MEGABYTE,
+    "words": "W <b>" * (MEGABYTE // 5),
+    "lines": "<\n" * (MEGABYTE // 2),
+    "wide": "\u202e字" * (MEGABYTE // 2),
+}
+
+
+def letters_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
+    """Makes a part whose questions have each text as their id, text, option and edit."""
+    rows, questions = [], []
+    for text in texts:
+        questions.append(
+            question(
+                text, text=text, options=[text, "b", text], best=(0, 1, 1, 2, 3), control=2,
+                control_reached=True, metadata=named(**{f"{TEXTS['image']}_level": text}),
+            )
+        )  # fmt: skip
+        rows += [
+            evaluation(text, 0, WHOLE, 1, False),
+            evaluation(text, 1, (0, 1, 1, 2, 3), 0, True, edit=text),
+            evaluation(text, 2, (0, 3), 2, False, edit=text),
+            evaluation(text, 1, (0, 2), 2, True, edit=text, target=2, control=True),
+        ]
+    return rows, questions
+
+
+def decoded_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
+    """Makes a part whose completions and answers are each text."""
+    rows, questions = [], []
+    for text in texts:
+        questions.append(question(text, text=text, options=[text, text], best=(0, 3)))
+        for node, path in enumerate([WHOLE, (0, 3)]):
+            row = decoded(text, node, path, text, bool(node))
+            rows.append(row | {"text": text, "edit": text, "finish": text[:99]})
+    return rows, questions
+
+
+def start_of(text: str) -> dict[str, Any]:
+    """Makes what a run records of its start, all of it this text."""
+    return START | {
+        "origin": {"kind": "hub", "name": text, "revision": text},
+        "versions": {text: text},
+        **dict.fromkeys(("model", "task", "split", "device", "date", "command"), text),
+    }
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """Makes settings that are this text where they may be any."""
+    names = ("model", "task", "max_new_tokens", "grader", "decoys", "dtype", "seed", "strategy")
+    return {
+        "preset": {text: text},
+        "variants": [text, text],
+        "prompt": {"format": {"name": text}, "shots": []},
+        **dict.fromkeys(names, text),
+    }
