@@ -1,15 +1,22 @@
 """Loads a tokenizer and tries it, so that a broken one fails where it is converted."""
 
+import functools
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from cola_jax.json_text import parse_json
 from cola_jax.messages import first_line, shown
+from cola_jax.template_worker import EXCEEDED
 
 LARGEST = {"tokenizer.json": 2**28}  # bytes; that of Gemma 3 has 33 million
 LARGEST_OTHER = 10 * 2**20
+TEMPLATE_WORKER = Path(__file__).with_name("template_worker.py")
+TEMPLATE_MEMORY, TEMPLATE_SECONDS = 2**29, 2  # bytes of a process, and of the processor
+TEMPLATE_WAIT = 60.0  # seconds, where the system has no limit of the processor's
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
-MESSAGE = [{"role": "user", "content": SENTENCE}]
 REPAIR = (
     "Repair it or download it again; without tokenizer files a local model converts, and then runs "
     "on token ids alone."
@@ -98,12 +105,22 @@ def try_tokenizer(tokenizer: Any, name: str, vocab_size: int) -> None:
 
 def try_chat_template(tokenizer: Any, name: str) -> None:
     """Raises ValueError unless the chat template, where there is one, can write one message."""
-    if not tokenizer.chat_template:
-        return
+    if tokenizer.chat_template:
+        check_template(tokenizer, name)
+        write_chat(tokenizer, SENTENCE, name)
+
+
+def write_chat(tokenizer: Any, text: str, name: str, **arguments: Any) -> str:
+    """Writes a user's message with the chat template, up to the model's turn.
+
+    Raises ValueError, whatever the template raises; `name` says which in errors.
+    """
     try:
-        text = tokenizer.apply_chat_template(MESSAGE, tokenize=False, add_generation_prompt=True)
-        if not isinstance(text, str):
-            raise TypeError(f"it writes {shown(text)}")
+        written = tokenizer.apply_chat_template(
+            message(text), tokenize=False, add_generation_prompt=True, **arguments
+        )
+        if not isinstance(written, str):
+            raise TypeError(f"it writes {shown(written)}")
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # jinja raises many types, and templates their own
@@ -112,3 +129,46 @@ def try_chat_template(tokenizer: Any, name: str) -> None:
             f"({first_line(error)}). Repair chat_template, or remove it: prompts are then plain "
             "text."
         ) from None
+    return written
+
+
+def message(text: str) -> list[dict[str, str]]:
+    """Makes the conversation of one message by the user."""
+    return [{"role": "user", "content": text}]
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Raises ValueError for a chat template that takes too long for a message, or fills memory.
+
+    A template is a program: what it does with other messages is not bounded.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    tokens = getattr(tokenizer, "special_tokens_map", {})
+    if isinstance(template, str) and exceeds(template, json.dumps(tokens, default=str)):
+        raise ValueError(
+            f"{name} has a chat template that takes more than {TEMPLATE_SECONDS} s or "
+            f"{TEMPLATE_MEMORY / 1e6:,.0f} MB to write one user message. Repair chat_template, or "
+            "remove it: prompts are then plain text."
+        )
+
+
+@functools.lru_cache
+def exceeds(template: str, tokens: str) -> bool:
+    """Whether a template, with the special tokens as JSON, exceeds time or memory in a process."""
+    given = {"messages": message(SENTENCE), "add_generation_prompt": True, "template": template}
+    try:
+        done = subprocess.run(
+            # -P: modules in the script's folder must not shadow those that it imports
+            [sys.executable, "-P", TEMPLATE_WORKER, str(TEMPLATE_MEMORY), str(TEMPLATE_SECONDS)],
+            input=json.dumps(json.loads(tokens) | given).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=TEMPLATE_WAIT,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:  # no process can be started here
+        return False
+    return done.returncode < 0 or done.returncode == EXCEEDED

@@ -1,10 +1,12 @@
 """Broken tokenizers and chat templates, each refused in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from cola_jax.tokenizer_trial import load_folder, try_tokenizer
+from cola_jax import template_worker, tokenizer_trial
+from cola_jax.tokenizer_trial import check_template, load_folder, try_tokenizer
 from tests import tiny
 
 CONFIG, FAST = "tokenizer_config.json", "tokenizer.json"
@@ -80,6 +82,39 @@ def test_load_folder_refuses_settings(folder, changes, message):
 def test_try_chat_template_refuses(folder, template):
     (folder / "chat_template.jinja").write_text(template)
     assert "has a chat template that cannot write one user message" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10**10 }}",
+        "{% generation %}{{ '%100000000000d' % 1 }}{% endgeneration %}",
+    ],
+)
+def test_check_template_refuses_what_has_no_bound(folder, template, monkeypatch):
+    monkeypatch.setattr(tokenizer_trial, "TEMPLATE_SECONDS", 1)
+    (folder / "chat_template.jinja").write_text(template)
+    assert "takes more than 1 s or 537 MB to write one user message" in refused(folder)
+
+
+def test_check_template_leaves_other_errors_to_transformers(folder, monkeypatch):
+    tokenizer = load_folder(folder, "model-7")
+    for template in ("{% for m in messages %}", "{{ 1 / 0 }}", "{{ bos_token }}"):
+        tokenizer.chat_template = template
+        check_template(tokenizer, "model-7")
+    for template in ({"a": "{{ x }}", "b": "{{ y }}"}, 3, [{"a": 1}]):
+        tokenizer.chat_template = template
+        check_template(tokenizer, "model-7")
+    monkeypatch.setattr(tokenizer_trial.sys, "executable", str(folder / "missing"))
+    assert not tokenizer_trial.exceeds("{{ 'x' * 10**11 }}", "{}")
+
+
+def test_template_worker_is_no_part_of_the_package():
+    """It must start without JAX."""
+    source = Path(template_worker.__file__).read_text()
+    assert "import cola_jax" not in source
+    assert "from cola_jax" not in source
 
 
 def test_try_tokenizer_refuses_that_of_another_model(folder):
