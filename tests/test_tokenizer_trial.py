@@ -98,6 +98,13 @@ def test_check_template_refuses_what_has_no_bound(folder, template, monkeypatch)
     assert "takes more than 1 s or 537 MB to write one user message" in refused(folder)
 
 
+def test_check_template_tries_the_default_of_several(folder):
+    tokenizer = load_folder(folder, "model-7")
+    tokenizer.chat_template = {"tools": "{{ x }}", "default": "{{ 'x' * 10**10 }}"}
+    with pytest.raises(ValueError, match="to write one user message"):
+        check_template(tokenizer, "model-7")
+
+
 def test_check_template_leaves_other_errors_to_transformers(folder, monkeypatch):
     tokenizer = load_folder(folder, "model-7")
     for template in ("{% for m in messages %}", "{{ 1 / 0 }}", "{{ bos_token }}"):
