@@ -14,7 +14,7 @@ from cola_jax.template_worker import EXCEEDED
 LARGEST = {"tokenizer.json": 2**28}  # bytes; that of Gemma 3 has 33 million
 LARGEST_OTHER = 10 * 2**20
 TEMPLATE_WORKER = Path(__file__).with_name("template_worker.py")
-TEMPLATE_MEMORY, TEMPLATE_SECONDS = 2**29, 2  # bytes of a process, and of the processor
+TEMPLATE_MEMORY, TEMPLATE_SECONDS = 500_000_000, 2  # bytes of a process, and of the processor
 TEMPLATE_WAIT = 60.0  # seconds, where the system has no limit of the processor's
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 REPAIR = (
