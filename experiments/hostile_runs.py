@@ -25,8 +25,7 @@ from tests.report.hostile import (
 FILE = "[red]:smile:<img src=x onerror=window.pwned=1>&\"'#%2F?{{7}}\u202e\u2028"
 EVERY = " ".join(TEXTS.values())
 PARTS = {"letter": letters_part, "generation": decoded_part}
-# of the same number of tokens, or more programs are compiled than questions asked
-SEARCHED = ("script end", "image", "quotes", "link", "prototype", "separators", "directions")
+SEARCHED = ("script end", "image", "quotes", "link", "prototype", "URL")  # ids that tasks may have
 
 
 def make_pages(folder: Path) -> Iterator[tuple[str, Path]]:

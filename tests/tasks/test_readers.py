@@ -150,10 +150,7 @@ BROKEN_ROWS = {
     "dart with an empty answer": (changed(DART, gt_ans=""), "has no answer"),
     "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
     "metadata too deep": (changed(DART, query_metadata="[" * 9000), "dict or the text of one"),
-    "metadata too long": (
-        changed(DART, query_metadata="{}".ljust(10_001)),
-        "dict or the text of one",
-    ),
+    "metadata too long": (changed(DART, query_metadata="{}".ljust(10_001)), "dict or the text"),
     "metadata a number": (changed(DART, query_metadata="5"), "'query_metadata' must be a dict"),
     "rate of 2": (changed(DART, pass_rate=2), "between 0 and 1, got 2"),
     "rate a string": (changed(DART, pass_rate="half"), "must be a number"),
