@@ -32,7 +32,7 @@ OWN_JSON = {
     "convert/cache.py", "json_text.py", "runs/growth.py", "scoring/grade_worker.py",
     "template_worker.py", "tokenizer_trial.py",
 }  # fmt: skip
-# names of the package's own modules, and of two that write logs
+# import modules by a name: the package's own, and two that write logs
 IMPORTERS = {"__init__.py", "deploy/router/tracking.py"}
 
 
