@@ -37,7 +37,7 @@ from cola_jax.commands.static import Static
 from cola_jax.commands.tasks import Tasks
 from cola_jax.commands.usage import UsageError, check
 from cola_jax.commands.verbosity import log
-from cola_jax.messages import did_you_mean, of_system, one_line
+from cola_jax.messages import did_you_mean, of_system, one_line, shown
 from cola_jax.search.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
@@ -104,6 +104,8 @@ def command_of(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     if first in ("--help", "-h", "help"):
         print_commands(DESCRIPTION, COMMANDS)
         sys.exit(0)
+    if first == "--version":
+        raise UsageError(f"--version takes nothing after it, not {shown(rest[0])}.")
     if first.startswith("-"):
         near = did_you_mean(first, ("--help", "--version", "--print-completion"))
         raise UsageError(f"{first} needs a command before it{near}: `cola --help` lists them.")

@@ -41,7 +41,7 @@ def test_pages_show_every_command():
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_of_the_pages_parse(line, monkeypatch):
-    monkeypatch.setattr("cola_jax.commands.usage.check_url", lambda text: None)  # needs gcsfs
+    monkeypatch.setattr("cola_jax.commands.usage.check_place", lambda text: None)  # needs gcsfs
     arguments = shlex.split(line)[1:]
     if "--config" in arguments:  # a file of the user's
         place = arguments.index("--config")

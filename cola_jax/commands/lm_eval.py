@@ -3,8 +3,11 @@
 import dataclasses
 import importlib.util
 import sys
+import traceback
+from pathlib import Path
 
 from cola_jax.commands.signals import keeping
+from cola_jax.messages import first_line
 
 UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
@@ -32,5 +35,17 @@ class LmEval:
         try:
             with keeping(UNKEPT):
                 cli_evaluate()
+        except ValueError as error:
+            if not about_arguments(error):
+                raise
+            raise ValueError(f"lm-evaluation-harness: {first_line(error)}.") from error
         finally:
             sys.argv = given
+
+
+def about_arguments(error: ValueError) -> bool:
+    """Whether an error was raised where the harness checks its command line."""
+    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return file.parts[-2:] in (("lm_eval", "evaluator.py"), ("lm_eval", "__main__.py")) or (
+        file.parts[-3:-1] in (("lm_eval", "_cli"), ("lm_eval", "config"))
+    )

@@ -295,9 +295,13 @@ class RunDirectory:
     def questions(
         self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
     ) -> pa.Table:
-        """Reads the questions that are done, or those of some part files."""
-        files = self.parts("questions") if files is None else files
-        table = read_parts(files, QUESTIONS, columns, self.num_layers)
+        """Reads the questions that are done, or those of some part files.
+
+        ValueError where a question is twice among all, which takes too long for each part.
+        """
+        if files is not None:
+            return read_parts(files, QUESTIONS, columns, self.num_layers)
+        table = read_parts(self.parts("questions"), QUESTIONS, columns, self.num_layers)
         check_once(self.directory, table, self.recorded("questions"))
         return table
 

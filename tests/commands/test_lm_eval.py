@@ -76,3 +76,14 @@ def test_lm_eval_reports_bad_model_arguments(tiny_checkpoint, task, capsys):
         main(["lm-eval", "--model", "cola", "--model_args", given, "--tasks", task])
     error = capsys.readouterr().err.splitlines()
     assert "error: path '0-1,9' names layer 9, but the model has layers 0..4." in error
+
+
+def test_lm_eval_says_what_the_harness_refuses_in_one_line(tiny_checkpoint, task, capsys):
+    model = ["--model", "cola", "--model_args", f"checkpoint={tiny_checkpoint}"]
+    for tasks, message in ((["--tasks", "nosuch"], "nosuch"), ([], "No tasks specified")):
+        with pytest.raises(SystemExit) as end:
+            main(["lm-eval", *model, *tasks])
+        assert end.value.code == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: lm-evaluation-harness: ")
+        assert message in error

@@ -32,7 +32,8 @@ def make_run(
     run = RunDirectory(directory / "run")
     if settings.get("scorer") in SCORERS:
         start = start | {"scorer": SCORERS[settings["scorer"]]}
-    run.open(SETTINGS | settings, start)
+    asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
+    run.open(SETTINGS | {"questions": asked} | settings, start)
     for evaluations, questions in parts:
         run.write_part(evaluations, [counted(one, evaluations) for one in questions])
     return run

@@ -77,7 +77,7 @@ def decoded_part(texts: Iterable[str]) -> tuple[list[Any], list[Any]]:
         questions.append(question(text, text=text, options=[text, text], best=(0, 3)))
         for node, path in enumerate([WHOLE, (0, 3)]):
             row = decoded(text, node, path, text, bool(node))
-            rows.append(row | {"text": text, "edit": text, "finish": text[:99]})
+            rows.append(row | {"text": text, "edit": text})
     return rows, questions
 
 
@@ -92,10 +92,10 @@ def start_of(text: str) -> dict[str, Any]:
 
 def settings_of(text: str) -> dict[str, Any]:
     """Makes settings that are this text where they may be any."""
-    names = ("model", "task", "max_new_tokens", "grader", "decoys", "dtype", "seed", "strategy")
+    names = ("model", "task", "grader", "decoys", "dtype", "strategy")
     return {
         "preset": {text: text},
-        "variants": [text, text],
+        "variants": {text: text},
         "prompt": {"format": {"name": text}, "shots": []},
         **dict.fromkeys(names, text),
     }

@@ -35,12 +35,6 @@ def test_long_texts_are_shortened(tmp_path: Path):
     assert max(map(len, content.splitlines())) < 5000
 
 
-def test_half_a_character_is_replaced(tmp_path: Path):
-    run = make_run(tmp_path, *PARTS, start=START | {"device": "a\ud800b"})
-    write_markdown([run], [summarise(run)], tmp_path / "report.md")
-    assert "| device | a?b |" in (tmp_path / "report.md").read_text()
-
-
 @pytest.mark.parametrize("name", ["model", "task"])
 def test_title_keeps_its_line(tmp_path: Path, name: str):
     start = START | {"origin": {}, name: "a\u202e\n# b"}

@@ -151,12 +151,6 @@ def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: An
     assert details["options"][0] == text
 
 
-def test_page_of_half_a_character(tmp_path: Path, page_of: PageOf):
-    start = START | {"device": "a\ud800b", "task": "\udcff"}
-    page = page_of(make_run(tmp_path, *PARTS, start=start))
-    assert "<dd>a?b</dd>" in page
-
-
 def test_page_escapes_all_text(tmp_path: Path, page_of: PageOf):
     nasty = f"{NASTY}\u2028\u2029"
     rows = [e | {"question": nasty, "edit": nasty} for e in E2]

@@ -89,7 +89,7 @@ def test_table_names_the_best_blocks(summary: ScanSummary) -> None:
 
 def test_no_text_adds_markup_to_a_page(tmp_path: Path, summary: ScanSummary) -> None:
     def elements(text: str, name: str) -> list[str]:
-        settings = settings_of(text) | {"command": "scan"}
+        settings = settings_of(text) | {"command": "scan", "paths": [[0]]}
         run = make_run(tmp_path / name, start=start_of(text), **settings)
         write_scan_page(run, summary, tmp_path / f"{name}.html")
         page = (tmp_path / f"{name}.html").read_text()
