@@ -138,11 +138,7 @@ def open_gguf(file: Path) -> Source:
     rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
     check_tokenizer(file, metadata, config.vocab_size)
     check(
-        file,
-        tensors,
-        rows,
-        config,
-        ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1,
+        tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
     )
     return Source(
         config=config,
@@ -221,7 +217,7 @@ class GgufTensors:
     """The tensors of a GGUF file by name, as float32."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
-        self.file, self.tensors = file, tensors
+        self.place, self.tensors = file, tensors
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
         if unsupported:
@@ -233,9 +229,9 @@ class GgufTensors:
     def read(self, name: str) -> np.ndarray:
         """Dequantises one tensor."""
         kind, shape, start, nbytes = self.tensors[name]
-        raw = np.fromfile(self.file, np.uint8, nbytes, offset=start)
+        raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
         if raw.size != nbytes:
-            raise ValueError(f"{self.file} was changed while it was read: start again.")
+            raise ValueError(f"{self.place} was changed while it was read: start again.")
         return dequantize(raw, kind).reshape(shape)
 
 
