@@ -18,8 +18,9 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     Args:
       text: UTF-8 where it is bytes.
       where: names the file, and the line of one, in errors.
-      finite: refuses numbers that JSON does not have (NaN, infinity), integers beyond 64 bits, and
-        half characters (lone surrogates), which cannot be written again.
+      finite: refuses numbers that JSON does not have (NaN, infinity), integers beyond 64 bits,
+        half characters (lone surrogates), which cannot be written again, and names that an object
+        gives two values.
 
     Returns:
       Dictionaries, lists, text, numbers, booleans and None.
@@ -43,7 +44,16 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
             raise ValueError(f"{where}: the number {shown(digits)} is out of range.")
         return value
 
-    hooks = {"parse_constant": constant, "parse_int": integer, "parse_float": number}
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            name = next((name for name, value in pairs if value != values[name]), None)
+            if name is not None:
+                raise ValueError(f"{where}: {shown(name)} is given two values: give it one.")
+        return values
+
+    hooks: dict[str, Any] = {"parse_constant": constant, "parse_int": integer}
+    hooks |= {"parse_float": number, "object_pairs_hook": unique}
     try:
         value = json.loads(text, **(hooks if finite else {}))
     except json.JSONDecodeError as error:

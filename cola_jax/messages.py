@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 300  # characters of another library's error that are worth reading
+LONGEST_NAME = 80  # characters of a name that is shown as it is
 LONGEST_LINE = 2000  # characters of an error in all
 
 
@@ -31,7 +32,7 @@ def shown(value: Any) -> str:
 
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
-    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= LONGEST_NAME and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:
@@ -62,8 +63,11 @@ def shorten(names: list[str], limit: int = 4) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Returns the most similar of the known names, or the shortest that begins with this one.
 
-    Case, hyphens and underscores do not matter. None where no name is similar.
+    Case, hyphens and underscores do not matter. None where no name is similar, and for a text that
+    is no name, which takes seconds to compare.
     """
+    if len(name) > LONGEST_NAME:
+        return None
     forms: dict[str, str] = {}
     for one in known:
         forms.setdefault(plain(one), one)

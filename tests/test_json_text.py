@@ -13,6 +13,7 @@ def test_json_is_read() -> None:
     text = '{"a": [1, -2.5, 1e300, true, null, "\\u00e9"], "b": {"c": -9223372036854775808}}'
     parsed = {"a": [1, -2.5, 1e300, True, None, "é"], "b": {"c": -(2**63)}}
     assert parse_object(text, "file") == parse_object(text.encode(), "file") == parsed
+    assert parse_object('{"a": [1], "a": [1]}', "file") == {"a": [1]}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ def test_json_is_read() -> None:
         ("[NaN]", "file: NaN is not a number that JSON has"),
         ("-Infinity", "file: -Infinity is not a number that JSON has"),
         (b"\xff", "file: this is not UTF-8 text"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "file: 'c' is given two values"),
+        ('{"a": "\\ud800"}', r"file: '\\ud800' is half a character"),
     ],
 )
 def test_other_text_gives_one_line(text: str | bytes, message: str) -> None:

@@ -28,6 +28,7 @@ def test_first_line_has_no_stop_and_is_never_empty():
         ("--MAX_SKP", "max-skip"),
         ("max", "max-skip"),  # the shortest that begins so
         ("zzz", None),
+        ("s" * 10**6, None),
         ("", None),
     ],
 )

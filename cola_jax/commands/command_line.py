@@ -110,9 +110,9 @@ def read_config(file: str) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values of nested mappings under their dotted names."""
+    """Yields the values of nested mappings, empty ones too, under their dotted names."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -139,7 +139,7 @@ def as_arguments(
 
 def words_of(flag: Flag, value: Any) -> Iterator[str]:
     """Yields a flag and its value as a command line has them; ValueError for an unfit value."""
-    if value is None or value == []:
+    if value is None or (value == [] and flag.many):
         return
     if flag.switch:
         if not isinstance(value, bool):

@@ -34,6 +34,8 @@ TOKENIZER_KEYS = {
     "ggml.padding_token_id": "pad_token_id",
     "ggml.add_space_prefix": "add_prefix_space",
 }
+# What transformers does by default; SmolLM splits digits, which its merges do not join either
+SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
 WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
@@ -138,11 +140,7 @@ def open_gguf(file: Path) -> Source:
     rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
     check_tokenizer(file, metadata, config.vocab_size)
     check(
-        file,
-        tensors,
-        rows,
-        config,
-        ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1,
+        tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
     )
     return Source(
         config=config,
@@ -221,7 +219,7 @@ class GgufTensors:
     """The tensors of a GGUF file by name, as float32."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
-        self.file, self.tensors = file, tensors
+        self.place, self.tensors = file, tensors
         self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
         unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
         if unsupported:
@@ -233,9 +231,9 @@ class GgufTensors:
     def read(self, name: str) -> np.ndarray:
         """Dequantises one tensor."""
         kind, shape, start, nbytes = self.tensors[name]
-        raw = np.fromfile(self.file, np.uint8, nbytes, offset=start)
+        raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
         if raw.size != nbytes:
-            raise ValueError(f"{self.file} was changed while it was read: start again.")
+            raise ValueError(f"{self.place} was changed while it was read: start again.")
         return dequantize(raw, kind).reshape(shape)
 
 
@@ -252,6 +250,7 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
     if "ggml.tokens" not in fields:
         return
     vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
+    check_split(file, vocabulary)
     try:
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -275,6 +274,19 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     tokenizer.chat_template = fields.get("chat_template")
     tokenizer.save_pretrained(target)
+
+
+def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
+    """Raises ValueError where transformers would split texts otherwise than llama.cpp does."""
+    from transformers.integrations.gguf import gguf_tokenizer_mapping
+
+    name, known = vocabulary.get("pre_tokenizer_type"), SPLIT_AS_GPT2
+    known = (*known, *getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", (name,)))
+    if vocabulary.get("tokenizer_type") == "gpt2" and name not in known:
+        raise ValueError(
+            f"{file} splits texts as {shown(name)} (tokenizer.ggml.pre), which transformers does "
+            "not know: its tokens would be others. Convert the model from its safetensors instead."
+        )
 
 
 def add_ends(backend: Any, first: str | None, last: str | None) -> None:

@@ -12,6 +12,7 @@ from cola_jax.schema import validated
 PREFIX = "tokenizer."
 TOKENS = f"{PREFIX}ggml.tokens"
 Id = Annotated[int, Field(ge=0)]
+Kind = Annotated[int, Field(ge=0, le=6)]  # of a token: normal, control, byte and others
 Texts = Annotated[list[str], FailFast()]  # one error, not one for each of 200,000 tokens
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
 
@@ -30,7 +31,7 @@ class Vocabulary(BaseModel):
     tokens: Texts = Field(alias=TOKENS, min_length=1)
     pre: str = key("ggml.pre")
     scores: Numbers = key("ggml.scores")
-    token_type: Annotated[list[int], FailFast()] = key("ggml.token_type")
+    token_type: Annotated[list[Kind], FailFast()] = key("ggml.token_type")
     merges: Texts = key("ggml.merges")
     bos: Id = key("ggml.bos_token_id")
     eos: Id = key("ggml.eos_token_id")

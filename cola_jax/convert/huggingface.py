@@ -104,7 +104,7 @@ def open_directory(folder: Path) -> Source:
         is_buffer = BUFFERS.fullmatch(name) is not None
         return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
-    check(folder, tensors, rows, config, ignored)
+    check(tensors, rows, config, ignored)
     tensors.check_dtypes(name for name in tensors.shapes if not ignored(name))
     return Source(
         config=config,
@@ -143,6 +143,7 @@ class SafetensorsFiles:
     """The tensors of one or more safetensors files, by name."""
 
     def __init__(self, folder: Path):
+        self.place = folder
         self.files = {file.name: open_file(file) for file in weight_files(folder)}
         self.home: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}

@@ -29,6 +29,9 @@ class Tensors(Protocol):
     """The tensors of a checkpoint by name; their shapes are known before any data is read."""
 
     @property
+    def place(self) -> Path: ...  # the file or folder, for errors
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> np.ndarray:
@@ -49,7 +52,6 @@ class Source(NamedTuple):
 
 
 def check(
-    where: Path,
     tensors: Tensors,
     rows: tuple[Row, ...],
     config: ModelConfig,
@@ -57,8 +59,7 @@ def check(
 ) -> None:
     """Compares the names and shapes of a checkpoint with its table, before data is read.
 
-    Raises a ValueError that names the file or folder `where`, and lists all missing, unmapped and
-    mis-shaped tensors.
+    Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
     """
     wanted = {name: shape for row in rows for name, shape in expected(row, config)}
     found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
@@ -76,8 +77,9 @@ def check(
         problems.append(f"mis-shaped {shorten(misshaped)}")
     if problems:
         raise ValueError(
-            f"{where}: the checkpoint's tensors do not match its config: {'; '.join(problems)}. Is "
-            "the download complete, and the config the one it was saved with?"
+            f"{tensors.place}: the checkpoint's tensors do not match its config: "
+            f"{'; '.join(problems)}. Is the download complete, and the config the one it was saved "
+            "with?"
         )
 
 
@@ -142,8 +144,8 @@ def stack(
                 target[...] = values + row.offset if row.offset else values
             if not np.isfinite(target).all():
                 raise ValueError(
-                    f"tensor {name} has values that are not finite in {dtype}: the file is "
-                    "damaged, or needs another --dtype."
+                    f"{tensors.place}: tensor {name} has values that are not finite in {dtype}: "
+                    "the file is damaged, or needs another --dtype."
                 )
             on_progress(target.nbytes)
         yield row.ours, array

@@ -28,7 +28,7 @@ def read_run(run: RunDirectory) -> list[Searched]:
     """
     start = last_start(run)
     answered_in_text = bool((start.get("scorer") or {}).get("open"))
-    plain = identity(start["num_layers"])
+    plain = identity(layers_of(run))
     every = read_labels(run)
     for labels in every:
         if labels.gold is None or not labels.options:
@@ -65,7 +65,7 @@ def write_polar(run: RunDirectory, file: Path) -> str:
     """
     check_new(file)
     questions = read_run(run)
-    write_json(file, polar_samples(questions, last_start(run)["num_layers"]))
+    write_json(file, polar_samples(questions, layers_of(run)))
     paths = sum(len(one.paths) for one in questions)
     return f"PoLar: {file}, {counted(questions)} with {paths} paths"
 
@@ -80,7 +80,7 @@ def write_drllm(run: RunDirectory, file: Path) -> str:
     start, settings = last_start(run), run.manifest()["settings"]
     results = drllm_results(
         questions,
-        start["num_layers"],
+        layers_of(run),
         model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
         dataset=PurePath(str(start.get("task", "unknown"))).name,
         simulations=settings.get("simulations") or len(settings.get("paths") or ()),
@@ -101,6 +101,16 @@ def write_drllm(run: RunDirectory, file: Path) -> str:
 def last_start(run: RunDirectory) -> dict[str, Any]:
     """Returns what a run recorded of its last start."""
     return run.manifest()["starts"][-1]
+
+
+def layers_of(run: RunDirectory) -> int:
+    """Returns the number of layers of a run's model."""
+    if run.num_layers is None:
+        raise ValueError(
+            f"{run.directory} does not say how many layers its model has: give a run of `cola "
+            "search` or `cola evaluate`."
+        )
+    return run.num_layers
 
 
 def counted(questions: Sequence[Searched]) -> str:

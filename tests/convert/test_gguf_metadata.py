@@ -25,6 +25,11 @@ GOOD = {
         ("ggml.tokens", ["a", "b", "ab", "a"], "token 'a' is listed twice"),
         ("ggml.tokens", list("abcdef"), "6 tokens, but the model embeds 5"),
         ("ggml.token_type", [1], "1 token_type for 4 tokens"),
+        (
+            "ggml.token_type",
+            [1, 1, 1, 7],
+            r"token_type\.3: Input should be less than or equal to 6",
+        ),
         ("ggml.scores", [0.0, float("nan")], "finite number"),
         ("ggml.merges", ["a c"], "merge 'a c' needs 'c', which is not a token"),
         ("ggml.merges", ["b a"], "merge 'b a' needs 'ba', which is not a token"),

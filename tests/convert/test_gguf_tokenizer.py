@@ -31,6 +31,16 @@ def test_convert_records_stop_and_padding_tokens(tmp_path, llama):
     assert cola_jax.load(tmp_path / "made").pad_token == 2
 
 
+def test_write_tokenizer_refuses_an_unknown_split(tmp_path, llama):
+    def add(writer):
+        add_byte_level(writer)
+        writer.kv_data[0]["tokenizer.ggml.pre"].value = "someones"
+
+    write(tmp_path / "tiny.gguf", llama, metadata=[add])
+    with pytest.raises(ValueError, match=r"tiny\.gguf splits texts as 'someones'"):
+        open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
+
+
 @pytest.mark.parametrize(
     ("add", "flags"),
     [

@@ -103,6 +103,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "flags": Kind(
             functools.partial(mutate_yaml, flags),
             reading(folder / "flags.yaml", lambda file: parse(["search", "--config", str(file)])),
+            quick=25,
         ),
         "static": of_value(STATIC, reading(folder / "static.json", read_static), "static.json"),
     }

@@ -18,7 +18,7 @@ class Kind:
     mutate: Callable[[int], Any]  # returns what the files hold
     read: Callable[[Any], object]  # writes and reads them, as a command does
     names: str = ""  # what the message of a refusal has to say, such as the name of the file
-    quick: int = 100  # examples in the test suite
+    quick: int = 50  # examples in the test suite
 
     def try_seed(self, seed: int) -> str | None:
         """Reads the mutation of a seed; returns the message of the refusal, None without one."""

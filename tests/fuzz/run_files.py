@@ -69,7 +69,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
             getattr(readers, example.reader)(copy)
 
     return {
-        kind: Kind(lambda seed, kind=kind: mutate(kind, seed), read, "fuzzed", quick=30)
+        kind: Kind(lambda seed, kind=kind: mutate(kind, seed), read, "fuzzed", quick=15)
         for kind in NAMES
     }
 
