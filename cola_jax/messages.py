@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 300  # characters of another library's error that are worth reading
-LONGEST_NAME = 80  # characters of a name that is shown as it is
+LONGEST_COMPARED = 1000  # characters of a name, or a path, that is compared with others
 LONGEST_LINE = 2000  # characters of an error in all
 
 
@@ -32,7 +32,7 @@ def shown(value: Any) -> str:
 
 def printed(name: str) -> str:
     """Writes a name for an error message: as it is, unless it is long or has other than text."""
-    return name if 0 < len(name) <= LONGEST_NAME and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:
@@ -66,7 +66,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     Case, hyphens and underscores do not matter. None where no name is similar, and for a text that
     is no name, which takes seconds to compare.
     """
-    if len(name) > LONGEST_NAME:
+    if len(name) > LONGEST_COMPARED:
         return None
     forms: dict[str, str] = {}
     for one in known:
