@@ -1,4 +1,4 @@
-"""Reading the programs that XLA compiles for a TPU: loop bodies, cycles, copies of weights."""
+"""Reading the programs that XLA compiles: loop bodies, cycles, kernels, copies of weights."""
 
 import dataclasses
 import json
@@ -23,6 +23,7 @@ class Instruction:
     op: str
     calls: str | None
     body: str | None
+    target: str | None  # of a custom call
     notes: dict[str, Any]
 
     @property
@@ -66,9 +67,11 @@ def instruction(name: str, rest: str) -> Instruction:
     if at >= 0 and rest[at + 15] == "{":
         notes = json.JSONDecoder().raw_decode(rest[at + 15 :])[0]
     head = rest if at < 0 else rest[:at]
-    called = {key: re.search(rf"{key}=%([^\s,]+)", head) for key in ("calls", "body")}
-    names = {key: match[1] if match else None for key, match in called.items()}
-    return Instruction(name, shape, op[0] if op else "", names["calls"], names["body"], notes)
+    patterns = {"calls": r"calls=%([^\s,]+)", "body": r"body=%([^\s,]+)"}
+    patterns |= {"target": r'custom_call_target="([^"]*)"'}
+    found = {key: re.search(pattern, head) for key, pattern in patterns.items()}
+    named = {key: match[1] if match else None for key, match in found.items()}
+    return Instruction(name, shape, op[0] if op else "", notes=notes, **named)
 
 
 def shape_end(text: str) -> int:
@@ -82,9 +85,14 @@ def shape_end(text: str) -> int:
 
 
 def longest_body(program: Computations) -> str:
-    """Returns the loop body with the most cycles, that of the tiles."""
+    """Returns the loop body with the most cycles, or instructions without: that of the tiles."""
     bodies = [i.body for rows in program.values() for i in rows if i.body]
-    return max(bodies, key=lambda name: sum(i.cycles for i in program[name]))
+    return max(bodies, key=lambda name: (sum(i.cycles for i in program[name]), len(program[name])))
+
+
+def kernels(program: Computations, computation: str) -> list[Instruction]:
+    """Lists what a GPU starts a kernel for."""
+    return [one for one in program[computation] if one.op not in FREE]
 
 
 def weight_copies(
@@ -107,6 +115,29 @@ def weight_copies(
             if dtype == kind and names:
                 found.append((names[0], f"{dtype}{list(dims)}", staged))
                 break
+    return found
+
+
+def weight_reads(
+    program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
+) -> dict[str, int]:
+    """Sums the bytes that kernels write which read a weight, and are no matrix products.
+
+    Keys are the names of these kernels. Unlike `weight_copies` this finds weights that are joined.
+    """
+    found = {}
+    for one in kernels(program, computation):
+        if one.calls is None or contains(program, one.calls, PRODUCTS):
+            continue
+        read = [each for each in program[one.calls] if each.op == "parameter"]
+        if any(
+            dtype == kind and any(covers(dims, form) for w in weights.values() for form in forms(w))
+            for each in read
+            for dtype, dims, _ in each.arrays()
+        ):
+            found[one.name] = sum(
+                2 * math.prod(dims) for dtype, dims, _ in one.arrays() if dtype == kind
+            )
     return found
 
 

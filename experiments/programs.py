@@ -1,0 +1,188 @@
+"""The device programs with shapes for arguments, for compilers of devices that are not here."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.layout import Format
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.forward import Context, Launch, forward
+from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
+from cola_jax.execute.plan import Tiles
+from cola_jax.execute.random_model import layer_flops
+from cola_jax.execute.reference import path_readings
+from cola_jax.execute.worker import CALL
+from cola_jax.model import View
+from cola_jax.params import Layer, Model, assemble, shapes, sharding
+from cola_jax.prompts import Prompts
+
+QUESTIONS, READS, OUTPUTS = 64, 16, 1024
+DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
+
+
+class Sizes(NamedTuple):
+    """What the programs are compiled for, beside a model."""
+
+    tokens: int  # of a prompt, T
+    rows: int  # states of a tile, R
+    slots: int  # state slots, S
+
+
+class Program(NamedTuple):
+    """A lowered program, and what one of its tiles takes."""
+
+    lowered: Any
+    layers: Layer
+    flops: float
+    tokens: int  # whose states are read and written
+    cached: int = 0  # bytes of the KV cache that are read or written
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of a layer's matrices, of one device's part."""
+        leaves = {one.name: getattr(self.layers, one.name) for one in dataclasses.fields(Layer)}
+        return {
+            name: shard_shape(leaf)[1:]
+            for name, leaf in leaves.items()
+            if leaf is not None and leaf.ndim > 2
+        }
+
+    def least_bytes(self, make: "Abstract") -> float:
+        """Counts what one device must read and write: weights and states once, and the cache."""
+        states = 2 * 2 * self.tokens * make.config.width
+        return 2 * sum(map(math.prod, self.weights().values())) + states + self.cached / make.tensor
+
+
+def shard_shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape of one device's part."""
+    place: Any = leaf.sharding
+    inner: Any = place.sharding if isinstance(place, Format) else place
+    return inner.shard_shape(leaf.shape)
+
+
+class Abstract:
+    """Shapes and shardings of the programs' arguments on devices that are split by tensor."""
+
+    def __init__(self, config: ModelConfig, devices: np.ndarray):
+        self.config, self.devices, self.tensor = config, devices, devices.size
+        axes = ("data", "tensor")
+        self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
+        self.worker = worker_mesh(devices)
+        self.platform = devices.flat[0].platform
+
+    def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
+        """An array that every device holds whole."""
+        whole = NamedSharding(self.worker, PartitionSpec())
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    def buffer(self, *shape: int, split: int) -> Any:
+        """A buffer, split over the devices along one axis as `Worker.buffer` does."""
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split_along(self.devices, split))
+
+    def blocks(self, tokens: int) -> KVBlocks:
+        """The KV blocks of a decoder."""
+        config = self.config
+        shape = (DECODE_SLOTS * POSITIONS + 1, config.num_kv_heads, tokens, config.head_dim)
+        k, v = (self.buffer(*shape, split=1) for _ in range(2))
+        return KVBlocks(k=k, v=v)
+
+    def weight(self, name: str, shape: tuple[int, ...], ordered: bool) -> Any:
+        """A weight, split over `tensor`, in the memory order of a worker."""
+        spec = getattr(sharding(name, shape, self.mesh), "spec")  # noqa: B009
+        place: Any = NamedSharding(self.worker, spec)
+        if ordered and self.platform == "tpu" and name in ("q", "k", "v"):
+            place = Format(TPU_ORDER, place)
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+
+    def model(self, ordered: bool = True) -> Model:
+        """All weights; `ordered` as a worker holds them."""
+        every = shapes(self.config).items()
+        weights = {name: self.weight(name, shape, ordered) for name, shape in every}
+        return assemble(self.config, weights)
+
+    def layers(self) -> Layer:
+        """The weights of a call of `forward`, as a worker gives them."""
+        return self.model().layers
+
+    def view(self, rows: int, tokens: int) -> View:
+        """The view of prompts, or of decode slots."""
+        angles = self.array(1, rows, tokens, self.config.head_dim // 2, dtype=jnp.float32)
+        place = self.array(rows, tokens)
+        return View(positions=place, branch=place, cos=angles, sin=angles)
+
+    def launch(self, layers: Layer, rows: int, *, block: bool, prompt_block: bool) -> Launch:
+        """A call of `forward`, with the tile columns that it has."""
+        tile, count = self.array(CALL, rows), self.array()
+        blocks = tile if block else None, tile if prompt_block else None
+        return Launch(layers, Tiles(self.array(CALL), tile, tile, tile, *blocks), count, count)
+
+
+def lower_prefill(make: Abstract, sizes: Sizes, *, cache: bool, last: bool) -> Program:
+    """Lowers tiles of prompts, with or without a KV cache.
+
+    Without a cache these are the tiles of `run_paths`, with one those of `generate`. The last layer
+    of a path is run at the positions read, which in `generate` is the end of the prompt.
+    """
+    config, (tokens, rows, slots) = make.config, sizes
+    layers = make.layers()
+    launch = make.launch(layers, rows, block=cache, prompt_block=False)
+    count = DECODE_SLOTS + 2 * rows if cache else slots
+    states = make.buffer(count + 1, tokens, config.width, split=2)
+    context, flops = Context(make.view(QUESTIONS, tokens)), layer_flops(config, tokens)
+    kv = config.num_kv_heads * config.head_dim
+    if last:
+        reads = 1 if cache else READS
+        context = context._replace(source=states, read=make.array(QUESTIONS, reads))
+        states = make.buffer(OUTPUTS + 1, READS, config.width, split=2)
+        if cache:
+            states = make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16)
+        flops = layer_flops(config, reads) + 4.0 * (tokens - reads) * config.width * kv
+    blocks = make.blocks(tokens) if cache else None
+    lowered = forward.lower(config, launch, states, blocks, context)
+    written = 4 * rows * tokens * kv if cache else 0
+    return Program(lowered, layers, rows * flops, rows * tokens, written)
+
+
+def lower_decode(make: Abstract, sizes: Sizes) -> Program:
+    """Lowers a decode step."""
+    config, tokens, rows = make.config, sizes.tokens, DECODE_ROWS
+    layers = make.layers()
+    counts = make.array(DECODE_SLOTS + 1)
+    lowered = forward.lower(
+        config,
+        make.launch(layers, rows, block=True, prompt_block=True),
+        make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16),
+        make.blocks(DECODED),
+        Context(make.view(DECODE_SLOTS + 1, 1), past=Past(make.blocks(tokens), counts, counts)),
+        reach=DECODED,
+    )
+    past = rows * (tokens + DECODED) * config.num_kv_heads * config.head_dim  # of keys, or values
+    return Program(lowered, layers, rows * layer_flops(config, 1), rows, 4 * past)
+
+
+def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:
+    """Lowers `vmap` over `run_path`, which gathers weights for every path."""
+    config, tokens = make.config, sizes.tokens
+    row, read_at = make.array(1, tokens), make.array(1, READS)
+    prompts = Prompts(ids=row, positions=row, branch=row, read=read_at, targets=read_at)
+    model = make.model(ordered=False)
+
+    def run(model: Model, prompts: Prompts, padded: jax.Array):
+        return jax.vmap(lambda path: path_readings(model, prompts, path))(padded)
+
+    lowered = jax.jit(run).lower(model, prompts, make.array(paths, config.num_layers))
+    return Program(lowered, model.layers, paths * layer_flops(config, tokens), paths * tokens)
+
+
+PROGRAMS = {
+    "forward": lambda make, sizes: lower_prefill(make, sizes, cache=False, last=False),
+    "forward, last layer": lambda make, sizes: lower_prefill(make, sizes, cache=False, last=True),
+    "prefill": lambda make, sizes: lower_prefill(make, sizes, cache=True, last=False),
+    "prefill, last layer": lambda make, sizes: lower_prefill(make, sizes, cache=True, last=True),
+    "decode step": lower_decode,
+}
