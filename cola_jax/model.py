@@ -1,6 +1,7 @@
 """The model as pure functions: `embed`, `block` and `unembed`, and the `View` that blocks share."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from cola_jax.moe import ACTIVATIONS, mixture, product
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
+Kernel = Literal["cudnn"] | None  # of attention; None: a product, a softmax and a product
 Attention = Callable[[Array], Array]  # from queries [B, T, N, H] to what they attend to, mixed
 
 
@@ -95,10 +97,15 @@ def attend(
 
 
 def attention_over(
-    k: Float[Array, "B S K H"], v: Float[Array, "B S K H"], mask: Bool[Array, "B T S"]
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T S"],
+    kernel: Kernel = None,
 ) -> Attention:
     """Returns grouped-query attention over these keys and values; softmax in float32."""
-    return lambda q: jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    return lambda q: jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], implementation=kernel
+    )
 
 
 def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:

@@ -18,7 +18,7 @@ from cola_jax.execute.plan import Tiles
 from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
-from cola_jax.model import View
+from cola_jax.model import Kernel, View
 from cola_jax.params import Layer, Model, assemble, shapes, sharding
 from cola_jax.prompts import Prompts
 
@@ -74,6 +74,7 @@ class Abstract:
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
+        self.kernel: Kernel = "cudnn" if self.platform == "gpu" else None  # as `choose_attention`
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """An array that every device holds whole."""
@@ -106,8 +107,9 @@ class Abstract:
         return assemble(self.config, weights)
 
     def layers(self) -> Layer:
-        """The weights of a call of `forward`, as a worker gives them."""
-        return self.model().layers
+        """The weights of a call of `forward`, as a worker gives them: on a GPU, of one layer."""
+        layers = self.model().layers
+        return layers if self.platform == "tpu" else jax.tree.map(one_layer, layers)
 
     def view(self, rows: int, tokens: int) -> View:
         """The view of prompts, or of decode slots."""
@@ -120,6 +122,11 @@ class Abstract:
         tile, count = self.array(CALL, rows), self.array()
         blocks = tile if block else None, tile if prompt_block else None
         return Launch(layers, Tiles(self.array(CALL), tile, tile, tile, *blocks), count, count)
+
+
+def one_layer(leaf: Any) -> Any:
+    """Returns the shape of a stack of one layer."""
+    return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
 
 
 def lower_prefill(make: Abstract, sizes: Sizes, *, cache: bool, last: bool) -> Program:
@@ -143,7 +150,7 @@ def lower_prefill(make: Abstract, sizes: Sizes, *, cache: bool, last: bool) -> P
             states = make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16)
         flops = layer_flops(config, reads) + 4.0 * (tokens - reads) * config.width * kv
     blocks = make.blocks(tokens) if cache else None
-    lowered = forward.lower(config, launch, states, blocks, context)
+    lowered = forward.lower(config, launch, states, blocks, context, kernel=make.kernel)
     written = 4 * rows * tokens * kv if cache else 0
     return Program(lowered, layers, rows * flops, rows * tokens, written)
 

@@ -151,8 +151,10 @@ class Driver:
         self, launch: Launch, cache: KVBlocks | None, prefix: KVBlocks | None = None
     ) -> KVBlocks | None:
         """Dispatches tiles of layers that are not the last of their paths."""
-        context = Context(self.views, prefix=prefix)
-        self.slots, cache = forward(self.worker.config, launch, self.slots, cache, context)
+        worker, context = self.worker, Context(self.views, prefix=prefix)
+        self.slots, cache = forward(
+            worker.config, launch, self.slots, cache, context, kernel=worker.kernel
+        )
         return cache
 
     def last(
@@ -163,8 +165,9 @@ class Driver:
         prefix: KVBlocks | None = None,
     ) -> tuple[jax.Array, KVBlocks | None]:
         """Dispatches tiles of last layers."""
+        worker = self.worker
         context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
-        return forward(self.worker.config, launch, outputs, cache, context)
+        return forward(worker.config, launch, outputs, cache, context, kernel=worker.kernel)
 
     def no_tiles(
         self, rows: int, cache: KVBlocks | None = None, prefix: KVBlocks | None = None

@@ -17,6 +17,7 @@ from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import (
+    Kernel,
     View,
     at,
     at_view,
@@ -63,7 +64,11 @@ class Context(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "reach"), donate_argnames=("states", "cache")
+    jax.jit,
+    static_argnames=("config", "reach", "kernel"),
+    donate_argnames=("states", "cache"),
+    # joining q, k and v, or gate and up, into one product would copy their weights for every tile
+    compiler_options={"xla_gpu_dot_merger_threshold_mb": 0},
 )
 def forward(
     config: ModelConfig,
@@ -73,11 +78,13 @@ def forward(
     context: Context,
     *,
     reach: int = 0,
+    kernel: Kernel = None,
 ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
     """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
 
     A buffer of one token a slot has no token axis. `reach` bounds the decoded tokens that are
-    attended to, so that a short text does not pay for a long one.
+    attended to, so that a short text does not pay for a long one. `kernel` is that of attention
+    over prompts.
     """
     tiles, past = launch.tiles, context.past
 
@@ -98,7 +105,7 @@ def forward(
             mask = visible(config, here, layer.window)
             if context.prefix is not None:
                 k, v, mask = after_prefix(context.prefix, tile, k, v, mask, here, layer.window)
-            attention = attention_over(k, v, at(mask, read))
+            attention = attention_over(k, v, at(mask, read), kernel)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
         else:
             assert cache is not None

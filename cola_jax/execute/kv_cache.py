@@ -70,12 +70,10 @@ class Past(NamedTuple):
         def write(
             buffer: Shaped[Array, "M K X H"], values: Float[Array, "R 1 K H"]
         ) -> Shaped[Array, "M K X H"]:
-            values = as_stored(buffer, values)
-            for row in range(len(values)):
-                token = values[row].transpose(1, 0, 2)[None]  # [1, K, 1, H]
-                start = (block[row], 0, nth[row], 0)
-                buffer = jax.lax.dynamic_update_slice(buffer, token, start)
-            return buffer
+            values = as_stored(buffer, values)[:, 0]
+            return jax.lax.platform_dependent(
+                buffer, values, block, nth, cuda=put_tokens_at_once, default=put_tokens_by_rows
+            )
 
         return KVBlocks(k=write(cache.k, k), v=write(cache.v, v))
 
@@ -94,6 +92,19 @@ class Past(NamedTuple):
         in_prompt = (prompt < length[:, None]) & (now - prompt < window)
         in_decoded = (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
         return attention_over_parts(parts, (in_prompt, in_decoded))
+
+
+def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
+    """Writes the token of each row [R, K, H] in one operation, as `memory.put_at_once`."""
+    return buffer.at[block, :, nth].set(values, mode="promise_in_bounds")
+
+
+def put_tokens_by_rows(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
+    """Writes them row by row, as `memory.put_by_rows`."""
+    for row in range(len(values)):
+        start = (block[row], 0, nth[row], 0)
+        buffer = jax.lax.dynamic_update_slice(buffer, values[row][None, :, None], start)
+    return buffer
 
 
 def attention_over_parts(

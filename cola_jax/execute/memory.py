@@ -234,8 +234,18 @@ def get(
 def put(
     buffer: Shaped[Array, " S *X"], values: Float[Array, " R *X"], rows: Int[Array, " R"]
 ) -> Shaped[Array, " S *X"]:
-    """Writes rows one by one: updates in place, where a scatter may copy the buffer."""
+    """Writes rows, in place where the buffer is donated."""
     values = as_stored(buffer, values)
+    return jax.lax.platform_dependent(buffer, values, rows, cuda=put_at_once, default=put_by_rows)
+
+
+def put_at_once(buffer: Array, values: Array, rows: Array) -> Array:
+    """Writes rows in one operation: on a GPU each costs a kernel."""
+    return buffer.at[rows].set(values, mode="promise_in_bounds")
+
+
+def put_by_rows(buffer: Array, values: Array, rows: Array) -> Array:
+    """Writes rows one by one: elsewhere than on a GPU, a scatter may copy the buffer."""
     for row in range(len(values)):
         buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], rows[row], 0)
     return buffer

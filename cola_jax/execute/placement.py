@@ -67,20 +67,3 @@ def in_tpu_order(layers: Layer) -> Layer:
             for name, leaf in (("q", layers.q), ("k", layers.k), ("v", layers.v))
         }
     )
-
-
-def layer_by_layer(layers: Layer) -> list[Layer] | None:
-    """Views a stack on a CPU as stacks of one layer, which share its memory; None elsewhere.
-
-    A CPU copies a layer that it slices out of the stack inside a loop, so there each run of tiles
-    is a call with its own layer's arrays.
-    """
-    leaf = layers.q
-    (device, *others) = leaf.devices()
-    if device.platform != "cpu" or others:
-        return None
-    views = jax.tree.map(np.asarray, layers)
-    return [
-        jax.tree.map(lambda leaf, i=i: jax.device_put(leaf[i : i + 1], device), views)
-        for i in range(leaf.shape[0])
-    ]

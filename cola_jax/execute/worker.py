@@ -14,10 +14,12 @@ from jax.typing import DTypeLike
 from cola_jax.execute import placement
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.forward import Launch
+from cola_jax.execute.kernels import choose_attention
+from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
-from cola_jax.params import Model
+from cola_jax.params import Layer, Model
 from cola_jax.progress_bar import metrics_bar
 
 Batch = TypeVar("Batch")
@@ -59,11 +61,14 @@ class Worker:
         self.device, self.devices = devices.flat[0], devices
         self.sharding = placement.replicated(devices)
         model = jax.tree.map(lambda leaf: placement.local(leaf, devices), model)
+        self.layers: list[Layer] | None = None
         if self.device.platform == "tpu":
             model = model.replace(layers=placement.in_tpu_order(model.layers))
+        else:
+            self.layers = list(layers_of(model.layers))
         self.model, self.config = model, model.config
-        self.layers = placement.layer_by_layer(model.layers)
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
+        self.kernel = choose_attention(self.device, self.config, dtype)
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
