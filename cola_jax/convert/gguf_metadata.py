@@ -13,7 +13,8 @@ PREFIX = "tokenizer."
 TOKENS = f"{PREFIX}ggml.tokens"
 Id = Annotated[int, Field(ge=0)]
 Kind = Annotated[int, Field(ge=0, le=6)]  # of a token: normal, control, byte and others
-Texts = Annotated[list[str], FailFast()]  # one error, not one for each of 200,000 tokens
+Text = Annotated[str, Field(max_length=10_000)]  # transformers tries every split of a token
+Texts = Annotated[list[Text], FailFast()]  # one error, not one for each of 200,000 tokens
 Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
 
 
@@ -32,7 +33,7 @@ class Vocabulary(BaseModel):
     pre: str = key("ggml.pre")
     scores: Numbers = key("ggml.scores")
     token_type: Annotated[list[Kind], FailFast()] = key("ggml.token_type")
-    merges: Texts = key("ggml.merges")
+    merges: Annotated[list[str], FailFast()] = key("ggml.merges")
     bos: Id = key("ggml.bos_token_id")
     eos: Id = key("ggml.eos_token_id")
     unknown: Id = key("ggml.unknown_token_id")

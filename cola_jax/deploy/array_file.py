@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import TypeVar
@@ -50,6 +51,7 @@ def read_arrays(file: epath.Path, names: tuple[str, ...], repair: str) -> list[n
 def careful(file: epath.Path, repair: str, read: Callable[[], T]) -> T:
     """Calls a function that reads a file; raises ValueError for whatever it raises."""
     try:
-        return read()
+        with warnings.catch_warnings(action="error"):  # of a header that numpy has to repair
+            return read()
     except Exception as error:  # numpy and zipfile raise a dozen types
         raise ValueError(f"{file} is damaged ({first_line(error)}): {repair}.") from error

@@ -11,6 +11,7 @@ from etils import epath
 from scipy.stats import t
 
 from cola_jax.deploy.scan import Block, Path, block_of
+from cola_jax.messages import shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import LEVEL, Difference, Share
@@ -86,8 +87,8 @@ def summarise_scan(run: RunDirectory) -> ScanSummary:
     """
     manifest = run.manifest()
     settings = manifest["settings"]
-    if settings.get("command") != "scan":
-        raise ValueError(f"{run.directory} was made by {settings.get('command')!r}, not by a scan.")
+    if (command := settings.get("command")) != "scan":
+        raise ValueError(f"{run.directory} was made by {shown(command)}, not by a scan.")
     num_layers = manifest["starts"][-1]["num_layers"]
     paths = [tuple(path) for path in settings["paths"]]
     check_blocks(run.directory, paths, num_layers)

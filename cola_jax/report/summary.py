@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
+from cola_jax.messages import shown
 from cola_jax.report.controls import AGAIN, AskedAgain, compare_controls, summarise_again
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.statistics import (
@@ -162,7 +163,7 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
         )
     if command != "search":
         raise ValueError(
-            f"{run.directory} was made by {command!r}, not by a search: give a directory that "
+            f"{run.directory} was made by {shown(command)}, not by a search: give a directory that "
             "`cola search` made."
         )
 
@@ -269,10 +270,10 @@ def path_results(run: RunDirectory) -> list[PathResult]:
     Raises ValueError for a run that is not of `evaluate` or has no question done yet.
     """
     settings = run.manifest()["settings"]
-    if settings.get("command") != "evaluate":
+    if (command := settings.get("command")) != "evaluate":
         raise ValueError(
-            f"{run.directory} was made by {settings.get('command')!r}, not by an evaluation of "
-            "given paths: use summarise for a search."
+            f"{run.directory} was made by {shown(command)}, not by an evaluation of given paths: "
+            "use summarise for a search."
         )
     rows = read_evaluations(run, ["question", "node", "verdict", "margin", "finite", "truncated"])
     if not rows.num_rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from cola_jax.messages import shown
+from cola_jax.messages import printed, shown
 
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
@@ -47,7 +47,7 @@ def continues(
     now: dict[str, Any] = json.loads(json.dumps(new))  # as JSON has it
     if was.get("command") != now.get("command"):
         raise ValueError(
-            f"{directory} was made by `cola {was.get('command')}`, not by `cola "
+            f"{directory} was made by `cola {printed(str(was.get('command')))}`, not by `cola "
             f"{now.get('command')}`: choose another directory."
         )
     further = False

@@ -81,6 +81,7 @@ def check_names(names: Collection[str], wanted: Collection[str]) -> None:
 
 def check_table(table: pa.Table, num_layers: int | None) -> None:
     """Raises ValueError for values that no run writes."""
+    table.validate(full=True)  # texts that are not UTF-8, lists that end before they begin
     if {"variant", "confirmed"} <= set(table.column_names):
         # of the journal, in which what was confirmed is a path alone
         check_columns(table.select(["question", "path"]), num_layers)

@@ -22,6 +22,7 @@ GOOD = {
         ("ggml.tokens", [], "at least 1 item"),
         ("ggml.tokens", "abc", "should be a valid list, got 'abc'"),
         ("ggml.tokens", ["a", 1], r"tokens\.1: .*should be a valid string, got 1"),
+        ("ggml.tokens", ["a", 10_001 * "b"], r"tokens\.1: .*at most 10000 characters"),
         ("ggml.tokens", ["a", "b", "ab", "a"], "token 'a' is listed twice"),
         ("ggml.tokens", list("abcdef"), "6 tokens, but the model embeds 5"),
         ("ggml.token_type", [1], "1 token_type for 4 tokens"),
