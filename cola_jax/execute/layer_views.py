@@ -13,7 +13,7 @@ import jax
 
 from cola_jax.params import Layer
 
-VIEWED = 2**20  # bytes of a layer's array; smaller ones are copied
+VIEWED = 2**16  # bytes of a layer's array; smaller ones are copied
 ALIGNED = 256  # bytes, as a GPU allocates
 
 
@@ -62,7 +62,7 @@ class Part:
 def layers_of(layers: Layer) -> Iterator[Layer]:
     """Yields each layer of a stack as a stack of one, on the same devices.
 
-    Arrays of a megabyte or more share the stack's memory, so that no second copy of the weights is
+    All but small arrays share the stack's memory, so that no second copy of the weights is
     ever made; a device that does not have them in order gets copies.
     """
     for index in range(layers.q.shape[0]):

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.kv_cache import Allocator, KVBlocks, Past, Row, attention_over_parts
+from cola_jax.execute.kv_cache import (
+    Allocator,
+    KVBlocks,
+    Past,
+    Row,
+    attention_over_parts,
+    put_tokens_at_once,
+    put_tokens_by_rows,
+)
 from cola_jax.execute.memory import stored_as
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import attention_over
@@ -54,6 +62,15 @@ def test_past_writes_the_last_token_of_each_row():
         expected[block, :, token] = k[row, 0]
     np.testing.assert_array_equal(cache.k, expected)
     assert (np.asarray(cache.v) != 0).sum() == R * K * H
+
+
+@pytest.mark.parametrize("write", [put_tokens_at_once, put_tokens_by_rows])
+def test_tokens_are_written_alike_on_every_device(write):
+    buffer, values = jnp.zeros((BLOCKS, K, 6, H)), normal(2, K, H)
+    written = write(buffer, values, jnp.array([3, 1]), jnp.array([5, 0]))
+    expected = np.zeros(buffer.shape)
+    expected[3, :, 5], expected[1, :, 0] = values
+    np.testing.assert_array_equal(written, expected)
 
 
 @pytest.mark.parametrize("window", [FULL, 4])

@@ -15,6 +15,8 @@ from cola_jax.execute.memory import (
     get,
     parse_bytes,
     put,
+    put_at_once,
+    put_by_rows,
     stored_as,
 )
 
@@ -145,6 +147,15 @@ def test_get_returns_what_put_wrote(dtype, platform):
     assert read.dtype == values.dtype
     expected = jnp.concatenate([values, jnp.zeros((1, 3), dtype)])
     np.testing.assert_array_equal(read.astype(jnp.float32), expected.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("write", [put_at_once, put_by_rows])
+def test_rows_are_written_alike_on_every_device(write):
+    buffer, values = jnp.zeros((4, 2, 3)), jnp.arange(1.0, 13).reshape(2, 2, 3)
+    expected = np.zeros(buffer.shape)
+    expected[[3, 1]] = values
+    written = jax.jit(write, donate_argnums=0)(buffer, values, jnp.array([3, 1]))
+    np.testing.assert_array_equal(written, expected)
 
 
 def test_stored_as_spares_a_cpu_conversions_of_a_buffer():

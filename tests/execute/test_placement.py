@@ -10,7 +10,6 @@ import cola_jax
 from cola_jax.execute import placement
 from cola_jax.execute.reference import run_reference
 from cola_jax.prompts import Prompts
-from tests import oracle
 from tests.execute import batches
 
 
@@ -54,22 +53,6 @@ def test_local_shares_the_shards_of_a_place(found, data, tensor):
 def test_local_refuses_devices_without_the_model(found):
     with pytest.raises(ValueError, match="load it with the mesh that it runs on"):
         placement.local(found.ours.embedding, np.array(jax.devices()[1:2]))
-
-
-def test_layer_by_layer_shares_memory_on_a_cpu(found):
-    layers = found.ours.layers
-    parts = placement.layer_by_layer(layers)
-    assert len(parts) == oracle.LAYERS
-    for i, part in enumerate(parts):
-        for one, whole in zip(jax.tree.leaves(part), jax.tree.leaves(layers), strict=True):
-            np.testing.assert_array_equal(one, whole[i : i + 1])
-    size = layers.down.nbytes // oracle.LAYERS
-    begin = layers.down.unsafe_buffer_pointer()
-    assert [part.down.unsafe_buffer_pointer() - begin for part in parts] == [
-        i * size for i in range(oracle.LAYERS)
-    ]
-    split = cola_jax.load(found.checkpoint, mesh=batches.mesh(1, 2))
-    assert placement.layer_by_layer(split.layers) is None
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -31,6 +31,33 @@ ENTRY %main (a: bf16[2049,128,3072]) -> bf16[2049,128,3072] {
   ROOT %r = bf16[2049,128,3072]{2,1,0} get-tuple-element(%loop), index=1
 }
 """
+GPU_PROGRAM = """
+%fused_concatenate (p: bf16[3072,24,128], k: bf16[1,3072,8,128]) -> bf16[3072,5120] {
+  %p = bf16[3072,24,128]{2,1,0} parameter(0)
+  %k = bf16[1,3072,8,128]{3,2,1,0} parameter(1)
+  ROOT %joined = bf16[3072,5120]{1,0} concatenate(%p, %k, %k)
+}
+
+%gemm_fusion (h: bf16[2048,3072], p: bf16[1,3072,8192]) -> bf16[2048,8192] {
+  %h = bf16[2048,3072]{1,0} parameter(0)
+  %p.1 = bf16[1,3072,8192]{2,1,0} parameter(1)
+  ROOT %dot = bf16[2048,8192]{1,0} dot(%h, %p.1)
+}
+
+%body (arg: (s32[], bf16[2049,128,3072])) -> (s32[], bf16[2049,128,3072]) {
+  %arg = (s32[], bf16[2049,128,3072]{2,1,0}) parameter(0)
+  %join = bf16[3072,5120]{1,0} fusion(%arg), kind=kInput, calls=%fused_concatenate
+  %attention = (bf16[16,24,128,128]{3,1,2,0}, u8[0]{0}) custom-call(%arg), custom_call_target="__cudnn$fmhaScaleBiasSoftmax", api_version=API_VERSION_STATUS_RETURNING
+  %product = bf16[2048,8192]{1,0} fusion(%arg), kind=kCustom, calls=%gemm_fusion
+  ROOT %out = (s32[], bf16[2049,128,3072]{2,1,0}) tuple(%arg)
+}
+
+ENTRY %main (a: bf16[2049,128,3072]) -> bf16[2049,128,3072] {
+  %a = bf16[2049,128,3072]{2,1,0} parameter(0)
+  %loop = (s32[], bf16[2049,128,3072]{2,1,0}) while(%a), condition=%cond, body=%body
+  ROOT %r = bf16[2049,128,3072]{2,1,0} get-tuple-element(%loop), index=1
+}
+"""  # noqa: E501
 NOTE = r'backend_config={"window_config":{"estimated_cycles":"\1"}}'
 PROGRAM = re.sub(r"CYCLES\((\d+)\)", NOTE, PROGRAM)  # as the compiler writes them
 WEIGHTS = {"q": (3072, 24, 128), "k": (3072, 8, 128), "gate": (3072, 8192)}
@@ -53,3 +80,11 @@ def test_parse_reads_cycles_shapes_and_bodies():
     (loop,) = (one for one in program["main"] if one.op == "while")
     assert [dims for _, dims, _ in loop.arrays()] == [(), (2049, 128, 3072)]
     assert loop.body == "body"
+
+
+def test_weight_reads_finds_joined_weights():
+    program = hlo.parse(GPU_PROGRAM)
+    body = hlo.longest_body(program)
+    assert [one.name for one in hlo.kernels(program, body)] == ["join", "attention", "product"]
+    assert hlo.weight_reads(program, body, WEIGHTS, "bf16") == {"join": 2 * 3072 * 5120}
+    assert program[body][2].target == "__cudnn$fmhaScaleBiasSoftmax"

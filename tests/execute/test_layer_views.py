@@ -1,0 +1,63 @@
+"""Layers of a stack: arrays of their own in the stack's memory."""
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.execute.layer_views import layers_of, view
+from tests.execute import batches
+
+LAYERS = 4
+
+
+def stack(*shape, dtype="float32"):
+    return jnp.arange(LAYERS * np.prod(shape)).reshape(LAYERS, *shape).astype(dtype)
+
+
+def offsets(parts, whole):
+    """The places of arrays, in bytes from that of another."""
+    return [part.unsafe_buffer_pointer() - whole.unsafe_buffer_pointer() for part in parts]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_view_shares_memory(dtype):
+    whole = stack(128, 512, dtype=dtype)
+    parts = [view(whole, i) for i in range(LAYERS)]
+    assert offsets(parts, whole) == [i * whole.nbytes // LAYERS for i in range(LAYERS)]
+    for i, part in enumerate(parts):
+        assert part.dtype == whole.dtype
+        np.testing.assert_array_equal(part, whole[i : i + 1])
+
+
+@pytest.mark.parametrize("shape", [(3,), (127, 509)])
+def test_view_copies_what_is_small_or_not_aligned(shape):
+    whole = stack(*shape)
+    parts = [view(whole, i) for i in range(LAYERS)]
+    assert offsets(parts[1:], whole) != [i * whole.nbytes // LAYERS for i in range(1, LAYERS)]
+    for i, part in enumerate(parts):
+        np.testing.assert_array_equal(part, whole[i : i + 1])
+
+
+def test_view_holds_the_memory_of_a_deleted_stack():
+    whole = stack(128, 512)
+    expected, parts = np.array(whole), [view(whole, i) for i in range(LAYERS)]
+    whole.delete()
+    del whole
+    gc.collect()
+    others = [jnp.zeros((LAYERS, 128, 512)) for _ in range(4)]  # would take the memory
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+    del others
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_layers_of_a_model_are_where_it_is(pair, tensor):
+    model = cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(1, tensor))
+    layers = model.layers
+    for i, part in enumerate(layers_of(layers)):
+        for one, whole in zip(jax.tree.leaves(part), jax.tree.leaves(layers), strict=True):
+            assert one.devices() == whole.devices()
+            np.testing.assert_array_equal(one, whole[i : i + 1])
