@@ -173,7 +173,9 @@ def test_run_path_refuses_visible_padding_without_a_mask(model):
         jax.eval_shape(lambda x: cola_jax.run_path(model, x, PATH), ids)
 
 
-@pytest.mark.parametrize("variant", ["llama-gqa", "qwen2-window", "qwen2-moe"])
+@pytest.mark.parametrize(
+    "variant", ["llama-gqa", pytest.param("qwen2-window", marks=pytest.mark.slow), "qwen2-moe"]
+)
 def test_run_path_differentiates_over_a_whole_model(pair, variant):
     """Each weight's gradient agrees with finite differences, and is 0 for layers not run."""
     model, ids, path = pair(variant).ours, oracle.random_ids(2), pad_path((0, 3, 3), 5)

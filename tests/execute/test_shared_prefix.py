@@ -67,7 +67,13 @@ def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("variant", "blocks"), [("qwen2-window", 16), ("gemma3", None), ("gemma3", 16), ("olmoe", None)]
+    ("variant", "blocks"),
+    [
+        ("qwen2-window", 16),
+        pytest.param("gemma3", None, marks=pytest.mark.slow),
+        ("gemma3", 16),
+        ("olmoe", None),
+    ],
 )
 def test_shared_prefix_matches_reference(
     pair: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, variant: str, blocks: int | None

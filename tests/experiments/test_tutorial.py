@@ -13,6 +13,7 @@ from tests import tiny
 NOTEBOOK = Path(__file__).parents[2] / "experiments" / "tutorial.ipynb"
 
 
+@pytest.mark.slow
 def test_tutorial_runs(
     tiny_checkpoint: Path,
     tmp_path: Path,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import MODULES
 
-MANY = int(os.environ.get("COLA_FUZZ", "2000"))
+MANY = int(os.environ.get("COLA_FUZZ", "3000"))
 CORPUS = json.loads((Path(__file__).parent / "corpus.json").read_text())
 
 

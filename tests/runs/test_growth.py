@@ -82,7 +82,12 @@ def prepare(checkpoint, task_of):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("letter-strict", marks=pytest.mark.slow), "variants", "generation"]
+    "name",
+    [
+        pytest.param("letter-strict", marks=pytest.mark.slow),
+        pytest.param("variants", marks=pytest.mark.slow),
+        "generation",
+    ],
 )
 def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
     whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
@@ -101,6 +106,7 @@ def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name
         )
 
 
+@pytest.mark.slow
 def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, monkeypatch):
     whole = prepare("variants", 6).search(str(tmp_path / "whole"), of(8), robust=True)
     # one question at a time
@@ -123,6 +129,7 @@ def test_extended_evaluation_has_the_rows_of_an_unbroken_one(prepare, tmp_path, 
     assert metrics.evaluations == 7 * len(PATHS) + 1
 
 
+@pytest.mark.slow
 def test_killed_extension_has_the_rows_of_an_unbroken_one(
     prepare, task_of, start, tmp_path, checkpoint
 ):

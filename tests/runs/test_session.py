@@ -141,7 +141,13 @@ def generate(make_case, sums):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("search", 3), ("evaluate", 1), ("decode", 3), ("generate", 4)]
+    ("name", "files"),
+    [
+        ("search", 3),
+        ("evaluate", 1),
+        pytest.param("decode", 3, marks=pytest.mark.slow),
+        ("generate", 4),
+    ],
 )
 def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name, files):
     case, out = request.getfixturevalue(name), str(tmp_path / "run")
@@ -391,6 +397,7 @@ def test_other_shots_are_refused(sums, tmp_path):
         run.open(sessions[1].settings, {})
 
 
+@pytest.mark.slow
 def test_exact_agrees_with_decoding(sums, decode, tmp_path):
     exact = open_session(sums, scorer="exact", max_new_tokens=None)
     read = by_path(jobs.fill(exact, str(tmp_path / "exact"), EVALUATE))
@@ -561,7 +568,10 @@ def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_pa
 
 @pytest.mark.parametrize(
     "settings",
-    [{"variants": ("chat", "instruction")}, {"scorer": "letter", "variants": ("order",)}],
+    [
+        {"variants": ("chat", "instruction")},
+        pytest.param({"scorer": "letter", "variants": ("order",)}, marks=pytest.mark.slow),
+    ],
 )
 def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, settings):
     session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)

@@ -250,7 +250,9 @@ BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
     [
         ("ended", BARE),
         pytest.param("boxed", BOXED, marks=pytest.mark.slow),
-        ("closed", dataclasses.replace(BOXED, reply="<ANSWER>}")),
+        pytest.param(
+            "closed", dataclasses.replace(BOXED, reply="<ANSWER>}"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):

@@ -84,7 +84,7 @@ def tasks(tmp_path, library):
     return library(**{name: fields | data for name, fields in every.items()})
 
 
-@pytest.mark.parametrize("name", ["numbers", "aliases"])
+@pytest.mark.parametrize("name", [pytest.param("numbers", marks=pytest.mark.slow), "aliases"])
 def test_grades_are_those_of_the_harness(tasks, name):
     right = 0
     for text in TEXTS:

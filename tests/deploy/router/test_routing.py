@@ -13,7 +13,7 @@ from cola_jax.scoring.encode import pack
 ROWS = [[5, 9, 2, 7, 11], list(range(3, 43)), [8, 1, 6, 6, 2, 9, 30]]
 
 
-@pytest.mark.parametrize("name", ["drllm", "polar"])
+@pytest.mark.parametrize("name", ["drllm", pytest.param("polar", marks=pytest.mark.slow)])
 def test_paths_of_a_row_do_not_depend_on_the_batch(name, pair):
     model = pair("llama-gqa").ours
     design = make_design(name, model.config.num_layers, model.config.width)
