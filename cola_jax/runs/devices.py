@@ -3,6 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from cola_jax.runs.nvidia import check_driver, cuda_packages, driver_version
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
@@ -57,9 +59,15 @@ class Devices:
         return int(share * device_memory(jax.local_devices()[0]))
 
     def check_backend(self) -> None:
-        """Lets JAX run on the kind of device asked for; ValueError where it cannot."""
+        """Lets JAX run on the kind of device asked for; ValueError where it cannot.
+
+        Also where nobody asked, but JAX is installed for a GPU that it cannot use.
+        """
         import jax
 
+        chosen = self.device == "cpu" or jax.config.jax_platforms  # by the user
+        if not chosen and jax.default_backend() == "cpu":
+            check_driver(driver_version(), cuda_packages())
         if self.device is None:
             return
         wanted = "gpu" if self.device == "cuda" else self.device
@@ -67,7 +75,7 @@ class Devices:
             jax.config.update("jax_platforms", "cpu")
         found = jax.default_backend()
         if found != wanted:
-            install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda]", "cpu": "cola-jax"}
+            install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
             raise ValueError(
                 f"the device asked for is {self.device}, but JAX runs on {found} here: install "
                 f"{install[wanted]}, and look at JAX_PLATFORMS and at who else holds the devices."

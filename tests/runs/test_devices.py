@@ -21,7 +21,7 @@ def test_mesh_uses_every_device_by_default():
         ({"data": 4, "tensor": 4}, "needs 16 devices, this host has 8"),
         ({"data": 7}, "data 7 is more than the 5 questions"),
         ({"device": "tpu"}, "device asked for is tpu, but JAX runs on cpu here"),
-        ({"device": "gpu"}, r"install cola-jax\[cuda\]"),
+        ({"device": "gpu"}, r"install cola-jax\[cuda13\]"),
     ],
 )
 def test_mesh_refuses_devices_that_are_not_there(fields, message):
