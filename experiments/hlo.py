@@ -24,6 +24,7 @@ class Instruction:
     calls: str | None
     body: str | None
     target: str | None  # of a custom call
+    operands: tuple[str, ...]
     notes: dict[str, Any]
 
     @property
@@ -71,7 +72,9 @@ def instruction(name: str, rest: str) -> Instruction:
     patterns |= {"target": r'custom_call_target="([^"]*)"'}
     found = {key: re.search(pattern, head) for key, pattern in patterns.items()}
     named = {key: match[1] if match else None for key, match in found.items()}
-    return Instruction(name, shape, op[0] if op else "", notes=notes, **named)
+    given = re.match(r"[\w-]+\(([^)]*)\)", head)
+    operands = tuple(re.findall(r"%([^\s,)]+)", given[1])) if given else ()
+    return Instruction(name, shape, op[0] if op else "", operands=operands, notes=notes, **named)
 
 
 def shape_end(text: str) -> int:
@@ -121,24 +124,37 @@ def weight_copies(
 def weight_reads(
     program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
 ) -> dict[str, int]:
-    """Sums the bytes that kernels write which read a weight, and are no matrix products.
+    """Sums the bytes that kernels of a loop write which read a weight, and are no products.
 
-    Keys are the names of these kernels. Unlike `weight_copies` this finds weights that are joined.
+    Keys are the names of these kernels. Unlike `weight_copies` this follows the weights from what
+    the loop is given, a stack of each, and so finds those that are joined.
     """
-    found = {}
-    for one in kernels(program, computation):
-        if one.calls is None or contains(program, one.calls, PRODUCTS):
-            continue
-        read = [each for each in program[one.calls] if each.op == "parameter"]
-        if any(
-            dtype == kind and any(covers(dims, form) for w in weights.values() for form in forms(w))
-            for each in read
-            for dtype, dims, _ in each.arrays()
-        ):
-            found[one.name] = sum(
-                2 * math.prod(dims) for dtype, dims, _ in one.arrays() if dtype == kind
-            )
+    found: dict[str, int] = {}
+    stacks: set[str] = set()
+    for one in program[computation]:
+        if one.op == "get-tuple-element":
+            if any(
+                dtype == kind and dims[1:] == shape
+                for dtype, dims, _ in one.arrays()
+                for shape in weights.values()
+            ):
+                stacks.add(one.name)
+        elif not stacks.isdisjoint(one.operands):
+            if one.op == "bitcast":
+                stacks.add(one.name)
+            elif one.op not in FREE and not is_product(program, one):
+                sizes = [math.prod(dims) for dtype, dims, _ in one.arrays() if dtype == kind]
+                found[one.name] = 2 * sum(sizes)
     return found
+
+
+def is_product(program: Computations, one: Instruction) -> bool:
+    """Whether an instruction is a matrix product, by itself, fused or by a library."""
+    return (
+        one.op in PRODUCTS
+        or bool(one.target and ("gemm" in one.target or "matmul" in one.target))
+        or bool(one.calls and contains(program, one.calls, PRODUCTS))
+    )
 
 
 def contains(program: Computations, computation: str, ops: set[str]) -> bool:

@@ -44,12 +44,23 @@ GPU_PROGRAM = """
   ROOT %dot = bf16[2048,8192]{1,0} dot(%h, %p.1)
 }
 
-%body (arg: (s32[], bf16[2049,128,3072])) -> (s32[], bf16[2049,128,3072]) {
-  %arg = (s32[], bf16[2049,128,3072]{2,1,0}) parameter(0)
-  %join = bf16[3072,5120]{1,0} fusion(%arg), kind=kInput, calls=%fused_concatenate
-  %attention = (bf16[16,24,128,128]{3,1,2,0}, u8[0]{0}) custom-call(%arg), custom_call_target="__cudnn$fmhaScaleBiasSoftmax", api_version=API_VERSION_STATUS_RETURNING
-  %product = bf16[2048,8192]{1,0} fusion(%arg), kind=kCustom, calls=%gemm_fusion
-  ROOT %out = (s32[], bf16[2049,128,3072]{2,1,0}) tuple(%arg)
+%fused_multiply (h: bf16[2048,8192]) -> bf16[2048,8192] {
+  %h = bf16[2048,8192]{1,0} parameter(0)
+  ROOT %twice = bf16[2048,8192]{1,0} multiply(%h, %h)
+}
+
+%body (arg: (s32[], bf16[1,3072,24,128], bf16[1,3072,8,128], bf16[1,3072,8192])) -> (s32[]) {
+  %arg = (s32[], bf16[1,3072,24,128]{3,2,1,0}, bf16[1,3072,8,128]{3,2,1,0}, bf16[1,3072,8192]{2,1,0}) parameter(0)
+  %q = bf16[1,3072,24,128]{3,2,1,0} get-tuple-element(%arg), index=1
+  %k = bf16[1,3072,8,128]{3,2,1,0} get-tuple-element(%arg), index=2
+  %gate = bf16[1,3072,8192]{2,1,0} get-tuple-element(%arg), index=3
+  %flat = bf16[3072,24,128]{2,1,0} bitcast(%q)
+  %join = bf16[3072,5120]{1,0} fusion(%flat, %k), kind=kInput, calls=%fused_concatenate
+  %attention = (bf16[16,24,128,128]{3,1,2,0}, u8[0]{0}) custom-call(%join), custom_call_target="__cudnn$fmhaScaleBiasSoftmax", api_version=API_VERSION_STATUS_RETURNING
+  %product = bf16[2048,8192]{1,0} fusion(%join, %gate), kind=kCustom, calls=%gemm_fusion
+  %library = (bf16[2048,8192]{1,0}, s8[4194304]{0}) custom-call(%join, %gate), custom_call_target="__cublas$lt$matmul"
+  %twice = bf16[2048,8192]{1,0} fusion(%product), kind=kLoop, calls=%fused_multiply
+  ROOT %out = (s32[]) tuple(%arg)
 }
 
 ENTRY %main (a: bf16[2049,128,3072]) -> bf16[2049,128,3072] {
@@ -85,6 +96,7 @@ def test_parse_reads_cycles_shapes_and_bodies():
 def test_weight_reads_finds_joined_weights():
     program = hlo.parse(GPU_PROGRAM)
     body = hlo.longest_body(program)
-    assert [one.name for one in hlo.kernels(program, body)] == ["join", "attention", "product"]
+    names = [one.name for one in hlo.kernels(program, body)]
+    assert names == ["join", "attention", "product", "library", "twice"]
     assert hlo.weight_reads(program, body, WEIGHTS, "bf16") == {"join": 2 * 3072 * 5120}
-    assert program[body][2].target == "__cudnn$fmhaScaleBiasSoftmax"
+    assert program[body][6].target == "__cudnn$fmhaScaleBiasSoftmax"
