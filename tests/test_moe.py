@@ -163,6 +163,7 @@ def test_mixture_gradient_matches_differences(pair, variant):
     assert_matches(of_x, towards * np.float32(1e-3), lambda step: (layer, x + step))
 
 
+@pytest.mark.slow
 def test_run_path_batches_and_differentiates_experts(pair):
     """`run_path` promises both `vmap` over paths and `grad`, experts or not."""
     model, ids = pair("qwen2-moe").ours, oracle.random_ids(2)

@@ -6,6 +6,7 @@ is written again under the same number.
 """
 
 import contextlib
+import errno
 import functools
 import itertools
 import re
@@ -274,9 +275,15 @@ class RunDirectory:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, sink.getvalue().to_pybytes())
         except OSError as error:
+            if not self.directory.exists():
+                raise OSError(
+                    f"the run {self.directory} was moved or removed while it was being written: "
+                    "move it back, or start the same command again."
+                ) from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise OSError(
-                f"the run {self.directory} cannot be written ({error}): what it has is kept; "
-                "make room, and re-run the same command to resume."
+                f"the run {self.directory} cannot be written ({error}): what it has is kept. "
+                f"{'Make room' if full else 'Make it writable'}, and start the same command again."
             ) from error
 
     def free_names(self) -> Iterator[str]:

@@ -16,11 +16,11 @@ def test_menu_of_a_search(
     task = tiny.write_questions(tmp_path / "task.jsonl", 20)
     common = ["--model", str(tiny_checkpoint), "--task", str(task), "--limit", "12"]
     parts = ["--held-out", "8"]
-    search = ["search", *common, "--simulations", "8", "--leaves", "4", "--control", "none"]
+    search = ["search", *common, "--simulations", "6", "--leaves", "6", "--control", "none"]
     main([*search, *parts, "--out", str(tmp_path / "run")])
     out = tmp_path / "menu"
     command = ["menu", *common, *parts, "--out", str(out), "--runs"]
-    main([*command, str(tmp_path / "run"), "--size", "3", "--candidates", "6"])
+    main([*command, str(tmp_path / "run"), "--size", "3", "--candidates", "4"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "is right (needs the answer)" in shown
     menu = json.loads((out / "menu.json").read_text())

@@ -22,6 +22,7 @@ def results(tmp_path_factory):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_benchmark_compares_every_baseline(results):
     assert list(results["over_run_paths"]) == [
         "run_path, path by path",
@@ -35,6 +36,7 @@ def test_benchmark_compares_every_baseline(results):
     assert component_table(results).row_count == 1 + len(results["layer"]["layer_over"]) + 3
 
 
+@pytest.mark.slow
 def test_grow_measures_every_quantity(results):
     growing = {point["grows"] for point in results["growth"]}
     assert growing == {"paths", "questions", "tokens", "depth"}

@@ -1,7 +1,9 @@
 """The run directory: what it refuses, what damage it notices, and what an interruption leaves."""
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -270,18 +272,32 @@ def test_starts_are_those_of_the_shard(run):
     assert run.starts() == [{"shard": "0/1"}]
 
 
-def test_full_disk_says_what_to_do_and_keeps_what_is_written(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "text", "message"),
+    [
+        (errno.ENOSPC, "No space left on device", r"No space left.*Make room, and start"),
+        (errno.EROFS, "Read-only file system", r"Read-only.*Make it writable, and start"),
+    ],
+)
+def test_place_that_takes_no_more_keeps_what_is_written(run, monkeypatch, number, text, message):
     run.write_part(*rows("a"))
 
-    def full(file, content):
-        raise OSError(28, "No space left on device")
+    def fail(file, content):
+        raise OSError(number, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cola_jax.runs.directory.write_whole", full)
-        with pytest.raises(OSError, match=r"/run cannot be .*No space left.*make room, and re-run"):
+        patch.setattr("cola_jax.runs.directory.write_whole", fail)
+        with pytest.raises(OSError, match=f"/run cannot be .*{message}"):
             run.write_part(*rows("b"))
     run.write_part(*rows("b"))
     assert column(run.questions()) == ["a", "b"]
+
+
+def test_directory_that_is_removed_says_so(run):
+    run.write_part(*rows("a"))
+    shutil.rmtree(run.directory)
+    with pytest.raises(OSError, match="was moved or removed while it was being written"):
+        run.write_part(*rows("b"))
 
 
 def test_write_whole_replaces_nothing_but_files_and_leaves_nothing(tmp_path, monkeypatch):

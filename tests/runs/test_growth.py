@@ -117,7 +117,8 @@ def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_pat
     assert rows(run) == rows(whole)
 
 
-@pytest.mark.parametrize("name", ["options", pytest.param("exact", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["options", "exact"])
 def test_extended_evaluation_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
     whole = prepare(name, 7).evaluate(str(tmp_path / "whole"), PATHS)
     metrics = Metrics()

@@ -146,7 +146,7 @@ def generate(make_case, sums):
         ("search", 3),
         ("evaluate", 1),
         pytest.param("decode", 3, marks=pytest.mark.slow),
-        ("generate", 4),
+        pytest.param("generate", 4, marks=pytest.mark.slow),
     ],
 )
 def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name, files):
@@ -457,6 +457,7 @@ def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch)
         assert question["baseline"] is baselines[question["question"]]
 
 
+@pytest.mark.slow
 def test_evaluations_expected_have_those_asked_again(checkpoint, task, tmp_path):
     config = TaskConfig(task, variants=("chat", "instruction"))
     session = Session.prepare(checkpoint, config.prepare, ONE)
