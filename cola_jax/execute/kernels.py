@@ -14,19 +14,25 @@ log = logging.getLogger(__name__)
 HALF = ("bfloat16", "float16")
 
 
-def choose_attention(device: Any, config: ModelConfig, dtype: Any) -> Kernel:
+def choose_attention(device: Any, config: ModelConfig, dtype: Any, split: int) -> Kernel:
     """Chooses the kernel of attention over prompts: cuDNN's on a GPU that has it.
 
-    A kernel is tried before it is used. Where it fails, a line says so.
+    A kernel is tried before it is used. Where it cannot be, a line says so.
+
+    Args:
+      device: one of those that run a layer together, `split` in number.
+      dtype: of the activations.
     """
     dtype = jnp.dtype(dtype)
     if device.platform != "gpu" or dtype.name not in HALF:  # cuDNN fuses no float32
         return None
     try:
+        if config.num_kv_heads % split:
+            raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
         jax.block_until_ready(run_attention(config, dtype, device))
     except Exception as error:  # of JAX, XLA or cuDNN, each with types of its own
         log.warning(
-            "attention is not fused on %s (%s): the scores of each head, 4 bytes for every two "
+            "attention is not fused on %s (%s): the scores of each head, 4 bytes for each pair of "
             "tokens of a prompt, are written to memory and read.",
             device.device_kind,
             first_line(error),

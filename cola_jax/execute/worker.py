@@ -19,7 +19,7 @@ from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
-from cola_jax.params import Layer, Model
+from cola_jax.params import Model
 from cola_jax.progress_bar import metrics_bar
 
 Batch = TypeVar("Batch")
@@ -61,19 +61,19 @@ class Worker:
         self.device, self.devices = devices.flat[0], devices
         self.sharding = placement.replicated(devices)
         model = jax.tree.map(lambda leaf: placement.local(leaf, devices), model)
-        self.layers: list[Layer] | None = None
-        if self.device.platform == "tpu":
+        platform, split = self.device.platform, devices.size
+        if platform == "tpu":
             model = model.replace(layers=placement.in_tpu_order(model.layers))
-        else:
-            self.layers = list(layers_of(model.layers))
         self.model, self.config = model, model.config
+        # several devices of a CPU are there to test what a TPU runs, which slices the stack
+        whole = platform == "tpu" or (platform == "cpu" and split > 1)
+        self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel = choose_attention(self.device, self.config, dtype)
+        self.kernel = choose_attention(self.device, self.config, dtype, split)
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
-        cpu = self.device.platform == "cpu"
-        self.decoding = threading.Lock() if cpu else contextlib.nullcontext()
+        self.decoding = threading.Lock() if platform == "cpu" else contextlib.nullcontext()
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
