@@ -45,7 +45,7 @@ class Part:
     that it needs it no more, with the place and the size of the part.
     """
 
-    def __init__(self, stack: jax.Array, index: int):
+    def __init__(self, stack: Any, index: int):
         self.device = stack.__dlpack_device__()
         self.capsule: Any = stack.__dlpack__()
         tensor = DLTensor.from_address(pointer_of(self.capsule, b"dltensor"))
@@ -77,10 +77,13 @@ def part_of(leaf: jax.Array, index: int) -> jax.Array:
     return jax.make_array_from_single_device_arrays((1, *leaf.shape[1:]), leaf.sharding, parts)
 
 
-def view(stack: jax.Array, index: int) -> jax.Array:
-    """Views a part of what one device holds, or copies it where it is small or not in order."""
-    layout, size = stack.format.layout, stack.nbytes // stack.shape[0]
-    in_order = layout is not None and tuple(layout.major_to_minor) == tuple(range(stack.ndim))
+def view(stack: Any, index: int) -> jax.Array:
+    """Views a part of what one device holds, or copies it where it is small or not in order.
+
+    `stack` is a jax.Array, whose type stubs lack what is asked of it.
+    """
+    size = stack.nbytes // stack.shape[0]
+    in_order = tuple(stack.format.layout.major_to_minor) == tuple(range(stack.ndim))
     if not in_order or size < VIEWED or size % ALIGNED:
         return stack[index : index + 1]
     return jax.dlpack.from_dlpack(Part(stack, index))

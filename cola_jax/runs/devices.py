@@ -1,7 +1,7 @@
 """Which devices a session uses, as a mesh with axes `data` and `tensor`, and how much of them."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cola_jax.runs.nvidia import check_driver, cuda_packages, driver_version
 
@@ -65,7 +65,8 @@ class Devices:
         """
         import jax
 
-        chosen = self.device == "cpu" or jax.config.jax_platforms  # by the user
+        config: Any = jax.config  # whose type stubs lack some names
+        chosen = self.device == "cpu" or config.jax_platforms  # by the user
         if not chosen and jax.default_backend() == "cpu":
             check_driver(driver_version(), cuda_packages())
         if self.device is None:
