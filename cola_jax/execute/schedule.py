@@ -4,7 +4,7 @@
 `decode_tiles` orders one decode step of rows that each follow their own path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -237,20 +237,25 @@ class Trie:
 class PrefixBlocks:
     """The KV blocks of a prefix that all questions share, one for each state on some paths."""
 
-    def __init__(self, paths: np.ndarray):
-        """Numbers the states of the prefix on paths [n, P], padded with STOP and all different."""
+    def __init__(self, paths: np.ndarray, number: Mapping[bytes, int], padding: int):
+        """Finds the states of the prefix on paths [n, P], padded with STOP and all different.
+
+        Args:
+          number: the block of each state, by the layers that lead to it, as `beginnings` has them.
+          padding: the block that padding reads, and roots, which have no keys.
+        """
         rows = as_rows(np.concatenate([np.zeros((len(paths), 1), paths.dtype), paths], axis=1))
-        self.nodes = Nodes(rows[lexicographic(rows)])
-        inner = self.nodes.depth > 0
-        self.count = int(inner.sum())
-        # roots have no keys; the block after the last, which padding reads, is the last number
-        self.block = np.where(inner, np.cumsum(inner) - 1, self.count)
-        self.block = np.append(self.block, self.count).astype(np.int32)
+        order = lexicographic(rows)
+        self.nodes, self.padding = Nodes(rows[order]), padding
+        self.block = np.full(len(self.nodes.slot) + 1, padding, np.int32)
+        for path, grid in zip(paths[order], self.nodes.grid, strict=True):
+            own = beginnings(path)
+            self.block[grid[1 : 1 + len(own)]] = [number[one] for one in own]
         self.row = {row[1:].tobytes(): i for i, row in enumerate(self.nodes.rows)}
 
     def of(self, nodes: Nodes) -> np.ndarray:
         """Returns the block that each node of paths of questions reads, and padding last."""
-        out = np.full(len(nodes.slot) + 1, self.count, np.int32)
+        out = np.full(len(nodes.slot) + 1, self.padding, np.int32)
         rows = widen(nodes.rows, max(nodes.rows.shape[1], self.nodes.rows.shape[1]), 0)
         own = [self.row.get(row[1:].tobytes(), NONE) for row in rows]
         known = np.flatnonzero(np.array(own) != NONE)
@@ -260,6 +265,13 @@ class PrefixBlocks:
         inside = nodes.inside[known, :width]
         out[mine[inside]] = self.block[theirs[inside]]
         return out
+
+
+def beginnings(path: np.ndarray) -> list[bytes]:
+    """Returns the layers that lead to each state of a path, padded with STOP, as bytes."""
+    length = int((path != STOP).sum())
+    layers = path.astype(np.int32).tobytes()
+    return [layers[: 4 * n] for n in range(1, length + 1)]
 
 
 def as_rows(paths: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A token sees no later ones, so the states of a common prefix are the same for all questions on the
 same path. They are run for one of them, and their keys and values are kept in KV blocks, one for
-each state of the prefix; the questions run the tokens after it, which attend to these blocks.
+each state of the prefix; the questions run the tokens after it, which attend to these blocks. The
+blocks stay from batch to batch as long as these begin with the same tokens.
 """
 
 import jax
@@ -13,7 +14,7 @@ from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
 from cola_jax.execute.kv_cache import Admission, KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power
 from cola_jax.execute.plan import Chunk
-from cola_jax.execute.schedule import PrefixBlocks
+from cola_jax.execute.schedule import PrefixBlocks, beginnings
 from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, Readings
@@ -34,6 +35,7 @@ def path_evaluator(
         blocks = blocks_within(worker, size, workload)
         if blocks >= workload.positions and fits(worker, prompts, size):
             return SharedPrefixEvaluator(worker, prompts, workload, size, blocks)
+    worker.take(None)  # whole prompts take all of the budget
     return PathEvaluator(worker, prompts, workload)
 
 
@@ -114,6 +116,28 @@ def blocks_within(worker: Worker, size: int, workload: Workload) -> int:
     return min(floor_power(max(0, most)), ceil_power(workload.wave * workload.positions))
 
 
+class PrefixStore:
+    """Keys and values of a prefix, and the blocks of the states that it was run in."""
+
+    def __init__(self, cache: KVBlocks):
+        self.cache, self.size = cache, len(cache.k) - 1
+        self.number: dict[bytes, int] = {}  # of each state's block, by the layers that lead to it
+
+    def admit(self, paths: np.ndarray) -> np.ndarray:
+        """Assigns blocks to the states on paths [n, P], and returns those that are to be run.
+
+        Where the blocks do not suffice, the states of all other paths lose theirs.
+        """
+        every = [beginnings(path) for path in paths]
+        if len(self.number.keys() | {one for own in every for one in own}) > self.size:
+            self.number.clear()
+        new = [own[-1] not in self.number for own in every]
+        for own in every:
+            for one in own:
+                self.number.setdefault(one, len(self.number))
+        return paths[new]
+
+
 class SharedPrefixEvaluator:
     """Runs waves of paths of prompts that begin alike; as `PathEvaluator`."""
 
@@ -123,9 +147,12 @@ class SharedPrefixEvaluator:
         """Takes the prompts of a batch, the tokens that they share, and M."""
         self.worker, self.size, self.blocks = worker, size, blocks
         config, memory = worker.config, worker.memory
-        shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
-        k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
-        self.cache = KVBlocks(k=k, v=v)
+        self.key = np.asarray(prompts.ids)[0, :size].tobytes(), size, blocks
+        self.store = worker.take(self.key)
+        if self.store is None:
+            shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
+            k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
+            self.store = PrefixStore(KVBlocks(k=k, v=v))
         self.rows = choose_sizes(config, size, 1, memory).rows
         self.slots = self.rows * (WAITING + 1)
         self.driver = Driver(worker, *first_tokens(prompts, size), self.slots)
@@ -136,7 +163,7 @@ class SharedPrefixEvaluator:
             workload,
             memory=beside_blocks(worker),
             tokens=tokens_after(prompts, size),
-            prefix=self.cache,
+            prefix=self.store.cache,
         )
         self.together = self.rest.together
         self.compile()
@@ -184,32 +211,36 @@ class SharedPrefixEvaluator:
     def prefix(self, paths: np.ndarray) -> tuple[Prefix, list[Pending]]:
         """Dispatches the prefix on paths [n, P]; returns where its keys and values will be."""
         paths = paths[paths[:, 0] != STOP]
-        blocks = PrefixBlocks(paths)
-        block = np.append(blocks.block[:-1], self.blocks).astype(np.int32)
-        block[block == blocks.count] = self.blocks  # of roots, which have none
-        # what the last layers return is not needed: row 1 takes what padding writes, row 0 the rest
-        admission = Admission(blocks.nodes, block, np.zeros(len(paths), np.int32), 1)
-        pending = []
-        for chunk, cost in admission.chunks(self.slots, self.rows):
-            self.worker.metrics.add(cost=cost._replace(useful=0))
-            pending.append(self.worker.dispatch(lambda chunk=chunk: self.run(chunk)))
-        return Prefix(blocks, self.cache), pending
+        new, pending = self.store.admit(paths), []
+        try:
+            if len(new):
+                states = PrefixBlocks(new, self.store.number, self.blocks)
+                # the last layers' results are not needed: row 1 takes what padding writes
+                admission = Admission(states.nodes, states.block, np.zeros(len(new), np.int32), 1)
+                for chunk, cost in admission.chunks(self.slots, self.rows):
+                    self.worker.metrics.add(cost=cost._replace(useful=0))
+                    pending.append(self.worker.dispatch(lambda chunk=chunk: self.run(chunk)))
+        except BaseException:
+            self.store.number.clear()  # what was to be run may not have been
+            raise
+        blocks = PrefixBlocks(paths, self.store.number, self.blocks)
+        return Prefix(blocks, self.store.cache), pending
 
     def run(self, chunk: Chunk) -> jax.Array:
         """Dispatches a chunk of the prefix; returns what can be waited for."""
-        self.outputs, cache = self.driver.run(chunk, self.outputs, self.cache)
+        self.outputs, cache = self.driver.run(chunk, self.outputs, self.store.cache)
         self.keep(cache)
         return self.outputs[:1, :1, :1]
 
     def compile(self) -> None:
         """Compiles what runs the prefix."""
-        launch = self.driver.no_tiles(self.rows, self.cache)
+        launch = self.driver.no_tiles(self.rows, self.store.cache)
 
         def inner() -> None:
-            self.keep(self.driver.inner(launch, self.cache))
+            self.keep(self.driver.inner(launch, self.store.cache))
 
         def last() -> None:
-            self.outputs, cache = self.driver.last(launch, self.outputs, self.cache)
+            self.outputs, cache = self.driver.last(launch, self.outputs, self.store.cache)
             self.keep(cache)
 
         self.worker.compile(inner, last, lambda: self.run(empty_chunk(self.rows)))
@@ -217,13 +248,14 @@ class SharedPrefixEvaluator:
     def keep(self, cache: KVBlocks | None) -> None:
         """Keeps the blocks that a program returned: it took those from before."""
         assert cache is not None
-        self.cache = cache
+        self.store.cache = cache
 
     def close(self) -> None:
-        """Gives the buffers back to the worker."""
+        """Gives the buffers back to the worker, and leaves the prefix for its next batch."""
         self.rest.close()
         self.driver.close()
-        self.worker.give_back(*self.cache, self.outputs)
+        self.worker.give_back(self.outputs)
+        self.worker.leave(self.key, self.store)
 
 
 def first_tokens(prompts: Prompts, size: int) -> tuple[Prompts, np.ndarray]:

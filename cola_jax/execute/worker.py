@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import jax
@@ -77,6 +77,7 @@ class Worker:
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
+        self.left: list[tuple[Hashable, Any]] = []
 
     def compile(self, *programs: Callable[[], Any]) -> None:
         """Calls functions that run a program each on nothing, so that it is compiled.
@@ -152,6 +153,18 @@ class Worker:
         with self.lock:
             for buffer in buffers:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
+
+    def leave(self, key: Hashable, result: Any) -> None:
+        """Keeps what a batch computed for the next one that asks for the same key."""
+        with self.lock:
+            self.left.append((key, result))
+
+    def take(self, key: Hashable) -> Any | None:
+        """Takes what an earlier batch left under a key; where it left other things, drops them."""
+        with self.lock:
+            found = [result for other, result in self.left if other == key]
+            self.left = [(key, result) for result in found[1:]]
+        return found[0] if found else None
 
 
 class WorkerOptions(TypedDict, total=False):

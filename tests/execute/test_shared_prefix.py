@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -103,6 +104,44 @@ def test_shared_prefix_runs_fewer_tokens(pair: Callable[[str], Any]) -> None:
     assert shared.cost.useful == whole.cost.useful
     own = whole.cost.unique + whole.cost.last
     assert own < shared.cost.unique + shared.cost.last <= own * 5 / 4 + 6
+
+
+@pytest.mark.parametrize("blocks", [None, 40])
+def test_batches_that_begin_alike_run_the_prefix_once(
+    pair: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, blocks: int | None
+) -> None:
+    """What was run before decides what is run again, and no bit of the readings."""
+    model, metrics = pair("qwen2-window").ours, Metrics()
+    whole, waves = prompts(), [same_paths(2), same_paths(2, seed=1), same_paths(2)]
+    parts = [jax.tree.map(lambda x, i=i: np.asarray(x)[i : i + 2], whole) for i in (0, 2)]
+    workload = Workload(6, POSITIONS, same=True, prefix=SHARED)
+    if blocks is not None:
+        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: blocks)
+
+    def evaluate(worker: Any, part: Prompts, paths: np.ndarray) -> tuple[Any, int]:
+        before, run = metrics.cost, path_evaluator(worker, part, workload)
+        assert isinstance(run, SharedPrefixEvaluator)
+        readings = run(paths)
+        run.close()
+        return readings, metrics.cost.unique + metrics.cost.last - before.unique - before.last
+
+    def together(worker: Any, _: object) -> list:
+        return [evaluate(worker, part, paths) for part in parts for paths in waves]
+
+    ((_, got),) = Workers(model, metrics=metrics).map(together, [0])
+    alone = []
+    for part in parts:
+        for paths in waves:
+            workers = Workers(model, metrics=metrics)
+            ((_, one),) = workers.map(lambda w, _, x=(part, paths): evaluate(w, *x), [0])
+            alone.append(one)
+    for (mine, _), (theirs, _) in zip(got, alone, strict=True):
+        for name in ("logprob", "token", "rival"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+    ran, whole_cost = ([layers for _, layers in some] for some in (got, alone))
+    assert ran[0] == whole_cost[0]
+    if blocks is None:  # the first two waves fit, and all is there from the third on
+        assert all(a < b for a, b in zip(ran[2:], whole_cost[2:], strict=True))
 
 
 def test_prefix_is_shared_where_it_pays(pair: Callable[[str], Any]) -> None:
