@@ -1,6 +1,7 @@
 """A run that is continued with more questions or evaluations has the rows of an unbroken one."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -170,11 +171,19 @@ def test_nothing_written_is_evaluated_again(prepare, tmp_path, monkeypatch):
 
 def test_confirmed_paths_are_not_confirmed_again(prepare, tmp_path, monkeypatch):
     session, out = prepare("options", 4), str(tmp_path / "run")
+    ask, asked, one_is = ReadingEvaluator.confirm, [], threading.Event()
+
+    def confirm_one(self, paths, verdicts):
+        confirmed = ask(self, paths, verdicts)
+        one_is.set()
+        return confirmed
 
     def fail(*arguments):
+        assert one_is.wait(60)  # the batch that ends first may have nothing to confirm
         raise RuntimeError("no room")
 
     with monkeypatch.context() as patch:
+        patch.setattr(ReadingEvaluator, "confirm", confirm_one)
         patch.setattr(RunDirectory, "write_part", fail)
         with pytest.raises(RuntimeError, match="no room"):
             session.search(out, of(4))
@@ -182,7 +191,6 @@ def test_confirmed_paths_are_not_confirmed_again(prepare, tmp_path, monkeypatch)
     held = [row for file in unfinished for row in read_part(file, journal.SCHEMA).to_pylist()]
     held = {row["question"]: row["confirmed"] for row in held if row["confirmed"] is not None}
     assert held
-    ask, asked = ReadingEvaluator.confirm, []
 
     def confirm(self, paths, verdicts):
         asked.extend(self.batch[b].question.id for b in np.flatnonzero(paths[:, 0] != STOP))
