@@ -148,11 +148,12 @@ class SharedPrefixEvaluator:
         self.worker, self.size, self.blocks = worker, size, blocks
         config, memory = worker.config, worker.memory
         self.key = np.asarray(prompts.ids)[0, :size].tobytes(), size, blocks
-        self.store = worker.take(self.key)
-        if self.store is None:
+        store: PrefixStore | None = worker.take(self.key)
+        if store is None:
             shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
             k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
-            self.store = PrefixStore(KVBlocks(k=k, v=v))
+            store = PrefixStore(KVBlocks(k=k, v=v))
+        self.store = store
         self.rows = choose_sizes(config, size, 1, memory).rows
         self.slots = self.rows * (WAITING + 1)
         self.driver = Driver(worker, *first_tokens(prompts, size), self.slots)
