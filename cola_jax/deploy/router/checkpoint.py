@@ -140,7 +140,10 @@ def check_model(directory: epath.PathLike, record: Mapping[str, Any], model: Mod
 def refuse_foreign(directory: epath.PathLike) -> None:
     """Raises ValueError for a directory that holds something else than a router."""
     folder = absolute(directory)
-    if folder.exists() and not (folder / RECORD).exists() and any(folder.iterdir()):
+    if not folder.exists() or (folder / RECORD).exists():
+        return
+    # a hidden file may be a record that was not written to its end
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a router: choose another directory.")
 
 

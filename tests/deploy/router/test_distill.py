@@ -13,7 +13,7 @@ import pytest
 import cola_jax
 from cola_jax.cli import main
 from cola_jax.deploy.router import load_router, tracking
-from cola_jax.deploy.router.checkpoint import fingerprint, read_record
+from cola_jax.deploy.router.checkpoint import fingerprint, read_record, refuse_foreign
 from cola_jax.deploy.router.designs import make_design
 from cola_jax.deploy.router.distill import DistillConfig, distill
 from cola_jax.deploy.router.train import TrainingConfig
@@ -154,3 +154,11 @@ def test_cola_distill_refuses_other_questions_and_directories(setting, tmp_path,
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes").touch()
     assert "exists and is not a router" in fail()
+
+
+def test_a_directory_with_an_unfinished_record_is_no_other(tmp_path):
+    (tmp_path / ".router.json.partial").write_text("{")
+    refuse_foreign(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="exists and is not a router"):
+        refuse_foreign(tmp_path)
