@@ -43,11 +43,16 @@ def one_line(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk is full, or a quota used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def of_system(error: OSError) -> str:
     """Writes an error of the operating system, with the file that it is about."""
     file = error.filename2 or error.filename
     place = None if file is None else printed(os.fspath(file))
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         where = f" at {place}" if place else ""
         return f"no space is left{where}: make room, and start the same command again."
     if error.strerror is None or place is None:

@@ -51,7 +51,7 @@ class GpuCompile:
 
 
 def devices() -> np.ndarray:
-    """Returns the H100 that programs are compiled for; ValueError without its compiler."""
+    """Returns the H100 that programs are compiled for; ends the process without its compiler."""
     try:
         topology = topologies.get_topology_desc(
             platform="cuda",
@@ -96,10 +96,8 @@ def main(settings: GpuCompile) -> None:
     for model in settings.models:
         make = Abstract(SHAPES[model], card)
         for name in settings.programs:
+            program = PROGRAMS[name](make, Sizes(settings.tokens, settings.rows, settings.slots))
             for products in settings.products:
-                program = PROGRAMS[name](
-                    make, Sizes(settings.tokens, settings.rows, settings.slots)
-                )
                 results = read(program, make, PRODUCTS[products])
                 rows.append({"model": model, "program": name, "products": products, **results})
                 print(json.dumps(rows[-1]), flush=True)

@@ -14,7 +14,7 @@ from cola_jax.commands.values import Dtype
 from cola_jax.commands.verbosity import log_devices
 from cola_jax.messages import nearest
 from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.storage import check_file
+from cola_jax.storage import check_file, write_whole
 
 if TYPE_CHECKING:
     from cola_jax.params import Model
@@ -90,8 +90,6 @@ class Benchmark:
         """Writes the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
             from etils import epath
-
-            from cola_jax.storage import write_whole
 
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
             content = json.dumps({"command": command, **results}, indent=1) + "\n"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 MOST_PATHS = 100_000
-MOST_LAYERS = 10_000  # of a path, whatever the model
 TOO_MANY = f"more than a run takes, which are {MOST_PATHS:,}: divide them over several runs."
 
 
@@ -190,6 +189,7 @@ class PathFlags:
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Reads all paths asked for, each once, in order; ValueError for one that is malformed."""
+        from cola_jax.convert.peers.document import MOST_LAYERS
         from cola_jax.convert.peers.read import read_paths
         from cola_jax.edits import random_paths
         from cola_jax.path import parse_path

@@ -6,7 +6,6 @@ is written again under the same number.
 """
 
 import contextlib
-import errno
 import functools
 import itertools
 import re
@@ -22,7 +21,7 @@ from etils import epath
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.json_text import readable_json
-from cola_jax.messages import shown
+from cola_jax.messages import is_full, shown
 from cola_jax.runs.growth import check_same
 from cola_jax.runs.manifest import parse_manifest
 from cola_jax.runs.part_files import read_parts
@@ -280,10 +279,10 @@ class RunDirectory:
                     f"the run {self.directory} was moved or removed while it was being written: "
                     "move it back, or start the same command again."
                 ) from error
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            repair = "Make room" if is_full(error) else "Make it writable"
             raise OSError(
                 f"the run {self.directory} cannot be written ({error}): what it has is kept. "
-                f"{'Make room' if full else 'Make it writable'}, and start the same command again."
+                f"{repair}, and start the same command again."
             ) from error
 
     def free_names(self) -> Iterator[str]:
