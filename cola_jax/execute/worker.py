@@ -19,6 +19,7 @@ from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
+from cola_jax.model import Kernel
 from cola_jax.params import Model
 from cola_jax.progress_bar import metrics_bar
 
@@ -54,6 +55,7 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
+        kernel: Kernel,
         metrics: Metrics,
         stopped: threading.Event,
     ):
@@ -69,7 +71,7 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel = choose_attention(self.device, self.config, dtype, split)
+        self.kernel = kernel  # of attention over prompts
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
@@ -211,8 +213,10 @@ class Workers:
         )
         self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.progress = options.get("progress")
+        kernel = choose_attention(devices.flat[0], model.config, dtype, devices.shape[1])
         self.workers = [
-            Worker(model, row, self.memory, dtype, self.metrics, self.stopped) for row in devices
+            Worker(model, row, self.memory, dtype, kernel, self.metrics, self.stopped)
+            for row in devices
         ]
 
     @property

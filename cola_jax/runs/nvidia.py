@@ -1,5 +1,6 @@
 """Whether the NVIDIA driver of a machine is new enough for the CUDA packages that are installed."""
 
+import functools
 import importlib.util
 import logging
 import re
@@ -11,7 +12,8 @@ LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks
 log = logging.getLogger(__name__)
 
 
-def check_driver(driver: int | None, installed: list[int]) -> None:
+@functools.cache  # so that a process warns once, however often devices are asked for
+def check_driver(driver: int | None, installed: tuple[int, ...]) -> None:
     """Says why JAX finds no GPU on a machine that has one.
 
     Args:
@@ -48,6 +50,6 @@ def driver_version() -> int | None:
     return int(found[1]) if found else None
 
 
-def cuda_packages() -> list[int]:
+def cuda_packages() -> tuple[int, ...]:
     """Returns the versions of CUDA that JAX has packages for."""
-    return [cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin")]
+    return tuple(cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin"))
