@@ -198,7 +198,7 @@ class PathFlags:
             raise ValueError(f"the number of random paths must be at least 0, it is {self.random}.")
         if self.max_length is not None and not 1 <= self.max_length <= MOST_LAYERS:
             raise ValueError(
-                f"a longest path of {self.max_length} layers is none: give 1 to {MOST_LAYERS:,}."
+                f"the longest path must have 1 to {MOST_LAYERS:,} layers, not {self.max_length:,}."
             )
         if self.max_length is not None and not (self.paths or self.paths_file or self.random):
             raise ValueError(

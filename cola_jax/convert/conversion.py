@@ -103,8 +103,8 @@ def check_destination(destination: Path, overwrite: bool) -> None:
     folders = {one.name for one in destination.iterdir() if one.is_dir()}
     if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
         raise ValueError(
-            f"{destination} holds {printed(others[0])} beside the checkpoint, which would go: move "
-            "it elsewhere, or choose another destination."
+            f"{destination} holds {printed(others[0])} beside the checkpoint, which would be "
+            "removed: move it elsewhere, or choose another destination."
         )
 
 

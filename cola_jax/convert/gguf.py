@@ -285,7 +285,7 @@ def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
     if vocabulary.get("tokenizer_type") == "gpt2" and name not in known:
         raise ValueError(
             f"{file} splits texts as {shown(name)} (tokenizer.ggml.pre), which transformers does "
-            "not know: its tokens would be others. Convert the model from its safetensors instead."
+            "not know: its tokens would differ. Convert the model from its safetensors instead."
         )
 
 

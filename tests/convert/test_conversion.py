@@ -161,7 +161,7 @@ def test_interrupted_convert_leaves_nothing(source, tmp_path):
 def test_overwrite_spares_what_lies_in_a_checkpoint(source, tmp_path):
     convert(str(source), tmp_path / "made")
     (tmp_path / "made" / "run").mkdir()
-    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would go"):
+    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would be removed"):
         convert(str(source), tmp_path / "made", overwrite=True)
     assert (tmp_path / "made" / "run").exists()
 
