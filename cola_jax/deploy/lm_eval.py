@@ -32,7 +32,8 @@ from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.evaluator import THREADS, default_batch_size
+from cola_jax.scoring.batches import default_batch_size
+from cola_jax.scoring.evaluator import THREADS
 from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation

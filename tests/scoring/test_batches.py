@@ -3,8 +3,8 @@
 import pytest
 
 from cola_jax.execute.evaluator import Workload
-from cola_jax.runs.batches import Batches
 from cola_jax.runs.session import Session
+from cola_jax.scoring.batches import Batches
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -25,7 +25,8 @@ def session(checkpoint, tmp_path_factory):
 def batches_of(session, count, workload=SAME):
     encoded = session.encoded[:count]
     variants = [variant.take(slice(count)) for variant in session.variants]
-    return Batches.of(session.scorer, encoded, variants, workload, encoded)
+    asked = (encoded, *(variant.encoded for variant in variants))
+    return Batches.of(asked, workload, encoded)
 
 
 def test_keys_depend_on_no_later_question(session):
