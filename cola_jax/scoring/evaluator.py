@@ -187,14 +187,14 @@ class ModelEvaluator:
         function: Callable[[BatchEvaluator, np.ndarray], Result],
         workload: Workload,
         batches: Sequence[np.ndarray] | None = None,
-        prefixes: Sequence[int] = (),
+        prefixes: Sequence[int] | None = None,
         evaluations: int = 0,
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Yields the indices of each batch with what a function makes of it, as they finish.
 
         The function takes the evaluator of a batch and the indices of its questions. `batches` are
         chosen here when None. `prefixes` are, for each question, the tokens to run once for its
-        batch, all of which have as many.
+        batch, all of which have as many; none where only `batches` are given.
         `evaluations` are those to expect, where the metrics do not say it yet.
         """
         with self.scorer:
@@ -211,7 +211,7 @@ class ModelEvaluator:
 
             def run(worker: Worker, some: np.ndarray) -> Result:
                 batch = [self.encoded[i] for i in some]
-                work = workload._replace(prefix=prefixes[some[0]])
+                work = workload._replace(prefix=0 if prefixes is None else prefixes[some[0]])
                 with self.scorer.evaluator(worker, batch, work) as evaluate:
                     return function(evaluate, some)
 
