@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
+from cola_jax.execute.trie import PrefixBlocks
 from cola_jax.model import Attention, Kernel, attention_over
 from cola_jax.path import STOP
 
@@ -281,24 +282,31 @@ class Admission:
     slot_of: np.ndarray  # of each row of the nodes
     padding_slot: int
 
-    def chunks(self, slots: int, tile: int) -> list[tuple[Chunk, Cost]]:
-        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots."""
-        out = []
+    def chunks(
+        self, slots: int, tile: int, prefix: PrefixBlocks | None = None
+    ) -> list[tuple[Chunk, Cost]]:
+        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots.
+
+        With `prefix`, the blocks of what the prompts continue, tiles name these as well.
+        """
+        out, every = [], np.arange(len(self.slot_of))
+        before = None if prefix is None else prefix.of(self.nodes, every)
         most = paths_at_once(slots, tile)
         for start in range(0, len(self.slot_of), most):
-            some = np.arange(start, min(start + most, len(self.slot_of)))
+            some = every[start : start + most]
             chunk, cost = Schedule(self.nodes, some, slots, tile).chunk()
             targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
             last = chunk.last._replace(target=targets[chunk.last.target].astype(np.int32))
             chunk = chunk._replace(
-                tiles=self.with_blocks(chunk.tiles),
-                last=self.with_blocks(last),
+                tiles=self.with_blocks(chunk.tiles, before),
+                last=self.with_blocks(last, before),
                 paths=some[chunk.paths],
             )
             out.append((chunk, cost))
         return out
 
-    def with_blocks(self, tiles: Tiles) -> Tiles:
-        """Adds the block of each state that tiles compute."""
+    def with_blocks(self, tiles: Tiles, before: np.ndarray | None) -> Tiles:
+        """Adds the block of each state that tiles compute, and that of what it continues."""
         assert tiles.state is not None
-        return tiles._replace(block=self.block[tiles.state])
+        prompt_block = None if before is None else before[tiles.state]
+        return tiles._replace(block=self.block[tiles.state], prompt_block=prompt_block)

@@ -6,30 +6,25 @@ each state of the prefix; the questions run the tokens after it, which attend to
 batches of a worker that begin with the same tokens use the same blocks.
 """
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from cola_jax.execute.common_prefix import tokens_after, without
 from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload, empty_chunk
-from cola_jax.execute.inputs import bucket, buckets, cut, no_readings
+from cola_jax.execute.inputs import buckets, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, default_rows, floor_power
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.trie import PrefixTrie
-from cola_jax.execute.worker import Pending, Shared, Worker
+from cola_jax.execute.trie import PrefixBlocks, PrefixTrie
+from cola_jax.execute.worker import Shared, Worker
 from cola_jax.path import STOP
-from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts, Readings
+from cola_jax.prompts import PROMPT, Prompts, Readings
 
-# Tokens of a prefix: two questions that happen to begin with the same word have the same one.
-MULTIPLE = 8
-LEAST_TOKENS = 8  # of a bucket: what follows a prefix may be short
-LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
-# The states of a prefix that are run, over those of one question's tokens. Where each question has
-# paths of its own, that is what questions do not have in common: 0.74 of the states of 8 questions'
-# searches (SmolLM2, ARC-Easy), 0.70 of 24.
-FRESH = 0.75
 MOST_STATES = (4096, 1024)  # elsewhere, and on a CPU, where paths differ
 
 
@@ -37,20 +32,21 @@ def path_evaluator(
     worker: Worker, prompts: Prompts, workload: Workload
 ) -> "PathEvaluator | SharedPrefixEvaluator":
     """Makes what runs paths of a batch: a common prefix once, where it fits."""
-    if workload.prefix and fits(worker, prompts, workload):
-        return SharedPrefixEvaluator(worker, prompts, workload)
+    if workload.prefix:
+        after = tokens_after(prompts, workload.prefix)
+        width, memory = max(reads for _, reads in buckets(prompts)), beside_blocks(worker)
+        if fits(worker, workload, lambda: choose_sizes(worker.config, after, width, memory)):
+            return SharedPrefixEvaluator(worker, prompts, workload)
     worker.share_nothing()  # whole prompts take all of the budget
     return PathEvaluator(worker, prompts, workload)
 
 
-def fits(worker: Worker, prompts: Prompts, workload: Workload) -> bool:
-    """Whether a path's states of the prefix fit, and beside them what follows it."""
-    size = workload.prefix
+def fits(worker: Worker, workload: Workload, choose: Callable[[], Any]) -> bool:
+    """Whether a path's states of the prefix fit, and beside them what `choose` chooses sizes of."""
     if blocks_within(worker, workload) <= workload.positions:
         return False
-    width = max(reads for _, reads in buckets(prompts))
     try:
-        choose_sizes(worker.config, tokens_after(prompts, size), width, beside_blocks(worker))
+        choose()
     except ValueError:
         return False
     return True
@@ -72,67 +68,11 @@ def blocks_within(worker: Worker, workload: Workload) -> int:
     return min(floor_power(max(0, most)), ceil_power(needed))
 
 
-def common_prefix(prompts: Prompts) -> int:
-    """Counts the tokens with which all prompts begin, before the first that is read."""
-    columns = np.asarray(prompts.branch) == PROMPT
-    same = columns.all(axis=0)
-    for name in ("ids", "positions"):
-        values = np.asarray(getattr(prompts, name))
-        same &= (values == values[:1]).all(axis=0)
-    same &= np.asarray(prompts.positions)[0] == np.arange(len(same))
-    return min(first_read(prompts), int(np.argmin(np.append(same, False))))
-
-
-def first_read(prompts: Prompts) -> int:
-    """Returns the first token that is read: where nothing is, the last of the shortest prompt."""
-    if prompts.read is None:
-        return int((np.asarray(prompts.branch) != PADDING).sum(axis=1).min()) - 1
-    read = np.asarray(prompts.read)
-    return int(np.where(read == NO_READ, prompts.ids.shape[1], read).min())
-
-
-def pays(size: int, whole: int, after: int, fresh: float) -> bool:
-    """Whether a prefix pays: each prompt runs `after` tokens, and a share of it, for `whole`."""
-    return whole / (after + size * fresh) > LEAST_GAIN
-
-
-def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[tuple[int, int]]:
-    """Returns, for each prompt, the tokens of a common prefix to run once, and T after them.
-
-    What the first two prompts have in common is a prefix, and so is what the first one and another
-    of the `first` have in common that begins with none of those found so far. So what a prompt
-    shares depends on no later one. A prompt shares none, (0, 0), where it begins otherwise, or
-    where that would gain little: `fresh` is the share of the prefix's states run for each prompt.
-    """
-
-    def of(*rows: int) -> Prompts:
-        return jax.tree.map(lambda x: np.asarray(x)[list(rows)], prompts)
-
-    whole = [tokens for tokens, _ in buckets(prompts)]
-    common = [common_prefix(of(0, i)) // MULTIPLE * MULTIPLE for i in range(len(whole))]
-    sizes = [0]
-    for size in common[1:first]:
-        if size and not any(0 < other <= size for other in sizes):
-            sizes.append(size)
-    shared = [max(size for size in sizes if size <= most) for most in common]
-    after = [tokens_after(of(i), size) for i, size in enumerate(shared)]
-    return [
-        (size, t) if size and pays(size, all_tokens, t, fresh) else (0, 0)
-        for size, t, all_tokens in zip(shared, after, whole, strict=True)
-    ]
-
-
-def tokens_after(prompts: Prompts, size: int) -> int:
-    """Returns T of the tokens that follow the first `size`."""
-    longest = int((np.asarray(prompts.branch) != PADDING).sum(axis=1).max())
-    return bucket(longest - size, LEAST_TOKENS)
-
-
 class SharedPrefix:
     """A prefix on a worker: its states on the paths that were asked for last.
 
-    Who runs something after it holds the lock from `run` until that is dispatched: the next one to
-    run other paths may write to the same blocks.
+    What runs after it is dispatched before the context of `planned` ends: whoever plans other paths
+    then may write to the same blocks.
     """
 
     def __init__(self, worker: Worker, ids: np.ndarray, blocks: int):
@@ -159,19 +99,21 @@ class SharedPrefix:
         blocks = blocks_within(worker, workload)
         return worker.share((ids.tobytes(), blocks), lambda: cls(worker, ids, blocks))
 
-    def run(self, paths: np.ndarray) -> tuple[Prefix, Pending]:
-        """Dispatches the states on paths [n, P] that are not there yet, of one group.
+    @contextlib.contextmanager
+    def planned(self, paths: np.ndarray) -> Iterator[tuple[PrefixBlocks, Callable[[], jax.Array]]]:
+        """Plans the states on paths [n, P] that are not there yet, of one group.
 
-        Returns where all their keys and values will be, and what can be waited for.
+        Yields the blocks of all their states, and what dispatches those that are planned, which is
+        to be called before the context ends.
         """
-        try:
-            tiles, embedded, blocks, cost = self.trie.plan_prefix(paths)
-            self.worker.metrics.add(cost=cost)
-            pending = self.worker.dispatch(lambda: self.fill(embedded, tiles))
-        except BaseException:
-            self.trie = PrefixTrie(self.blocks, self.rows)  # what is planned may not be run
-            raise
-        return Prefix(blocks, self.cache), pending
+        with self.lock:
+            try:
+                tiles, embedded, blocks, cost = self.trie.plan_prefix(paths)
+                self.worker.metrics.add(cost=cost)
+                yield blocks, lambda: self.fill(embedded, tiles)
+            except BaseException:
+                self.trie = PrefixTrie(self.blocks, self.rows)  # what is planned may not be run
+                raise
 
     def fill(self, embedded: np.ndarray, tiles: list[Tiles]) -> jax.Array:
         """Dispatches tiles, after the embedded prefix; returns what can be waited for."""
@@ -199,6 +141,15 @@ class SharedPrefix:
                 first, used = i, 1 + int(length[i])
         if len(paths):
             yield np.arange(first, len(paths))
+
+    def room(self, paths: Sequence[np.ndarray]) -> int:
+        """Counts the paths [P], from the first on, whose states fit together; at least one."""
+        states: set[bytes] = set()
+        for i, path in enumerate(paths):
+            states |= {path[: n + 1].tobytes() for n in range(len(path))}
+            if i and len(states) >= self.blocks:
+                return i
+        return len(paths)
 
 
 class SharedPrefixEvaluator:
@@ -246,9 +197,9 @@ class SharedPrefixEvaluator:
         nth = np.arange(len(question)) - np.searchsorted(question, question)  # of its question
         some = np.full((len(paths), int(nth.max()) + 1, paths.shape[-1]), STOP, paths.dtype)
         some[question, nth] = paths[entries]
-        with self.prefix.lock:
-            prefix, filled = self.prefix.run(distinct)
-            dispatched = self.rest.dispatch(some, prefix)
+        with self.prefix.planned(distinct) as (blocks, fill):
+            filled = self.worker.dispatch(fill)
+            dispatched = self.rest.dispatch(some, Prefix(blocks, self.prefix.cache))
         readings = self.rest.collect(some, dispatched)
         filled.get()
         for name in ("logprob", "token", "rival", "finite"):
@@ -265,17 +216,3 @@ def as_prompt(ids: np.ndarray) -> tuple[Prompts, np.ndarray]:
     positions = np.arange(len(ids), dtype=np.int32)[None]
     prefix = Prompts(ids=ids[None], positions=positions, branch=np.full_like(positions, PROMPT))
     return prefix, positions[:, -1:]
-
-
-def without(prompts: Prompts, size: int) -> Prompts:
-    """Returns prompts without their first tokens; their positions stay as they are."""
-    tokens = tokens_after(prompts, size)
-    read = np.asarray(prompts.read)
-    rest = Prompts(
-        ids=np.asarray(prompts.ids)[:, size:],
-        positions=np.asarray(prompts.positions)[:, size:],
-        branch=np.asarray(prompts.branch)[:, size:],
-        read=np.where(read == NO_READ, NO_READ, read - size),
-        targets=np.asarray(prompts.targets),
-    )
-    return cut(rest, tokens, read.shape[1])

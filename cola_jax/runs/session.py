@@ -35,7 +35,7 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.batches import Batches, default_batch_size
+from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.memory import check_memory
@@ -313,7 +313,7 @@ class Session:
         environment = self.environment | {"devices": self.num_devices}  # or they do not fit
         with run.locked():
             asked = (self.encoded, *(variant.encoded for variant in self.variants))
-            batches = Batches.of(asked, workload, self.first)
+            batches = question_batches(asked, workload, self.first)
 
             def check(old: Mapping[str, Any]) -> bool:
                 further = continues(run.directory, old, settings, self.of_first)
@@ -335,7 +335,7 @@ class Session:
                 batch = [self.encoded[i] for i in some]
                 return work(journal.evaluator(evaluate, batch), some)
 
-            cut = batches.cut(left, self.batch_size(len(left)))
+            cut = batches.cut(left, largest=self.batch_size(len(left)))
             with contextlib.ExitStack() as stack:
                 stack.callback(journal.flush)  # however the run ends
                 for variant in self.variants:

@@ -1,4 +1,4 @@
-"""The batches of an evaluation: questions of the same shapes, whose rows depend on no other one.
+"""The batches of questions: of the same shapes, so that rows depend on no other question.
 
 What is computed for a question has the same last bit whichever questions share its batch: they
 agree in all that decides a shape, and shapes are those of a full batch. So a run can be continued
@@ -6,13 +6,11 @@ with more questions, in other batches, and has the rows of one that began with a
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from cola_jax.execute.evaluator import Workload, cut_batches
-from cola_jax.execute.shared_prefix import FRESH, shared_by_each
+from cola_jax.execute.common_prefix import FRESH, Batches
+from cola_jax.execute.evaluator import Workload
 from cola_jax.prompts import Prompts
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.scorer import prompt_buckets
@@ -20,39 +18,19 @@ from cola_jax.scoring.scorer import prompt_buckets
 FIRST = 32  # questions that decide what common prefixes there are
 
 
-class Batches(NamedTuple):
-    """What decides how questions are put into batches."""
+def question_batches(
+    asked: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
+) -> Batches:
+    """Finds what decides how questions are put into batches.
 
-    keys: list[tuple[int, ...]]  # of each question; a batch has one key
-    prefixes: list[int]  # tokens of each question that are run once for its batch
-
-    @classmethod
-    def of(
-        cls, asked: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
-    ) -> "Batches":
-        """Finds the keys of questions.
-
-        Args:
-          asked: the questions, and the same ones in every other way in which they are asked.
-          first: the first questions of all, which decide what common prefixes there are.
-        """
-        flat = [sum(each, ()) for each in zip(*map(prompt_buckets, asked), strict=True)]
-        both = Prompts.stack([one.prompts for one in (*first[:FIRST], *asked[0])])
-        count, fresh = len(first[:FIRST]), 1 / default_batch_size() if workload.same else FRESH
-        shared = shared_by_each(both, count, fresh)[count:]
-        # the whole prompt's tokens decide no shape where only those after a prefix are run
-        keys = [
-            (size, after, *key[1:]) if size else (0, *key)
-            for key, (size, after) in zip(flat, shared, strict=True)
-        ]
-        return cls(keys, [size for size, _ in shared])
-
-    def cut(self, left: Sequence[int], size: int, parts: int = 1) -> list[np.ndarray]:
-        """Cuts the questions `left` into batches of at most `size`, and at least `parts`."""
-        if not left:
-            return []
-        index = np.array(left)
-        return [index[some] for some in cut_batches([self.keys[i] for i in left], parts, size)]
+    Args:
+      asked: the questions, and the same ones in every other way in which they are asked.
+      first: the first questions of all, in each of which a common prefix may end.
+    """
+    keys = [sum(each, ()) for each in zip(*map(prompt_buckets, asked), strict=True)]
+    both = [one.prompts for one in (*first[:FIRST], *asked[0])]
+    fresh = 1 / default_batch_size() if workload.same else FRESH
+    return Batches.of(Prompts.stack(both), keys, fresh, before=len(both) - len(keys))
 
 
 def default_batch_size() -> int:

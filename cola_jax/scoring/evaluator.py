@@ -13,7 +13,7 @@ from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
-from cola_jax.scoring.batches import Batches, default_batch_size
+from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.scorer import BatchEvaluator, Evaluate, Scorer, most_options
 from cola_jax.scoring.verdicts import Verdicts
@@ -204,9 +204,9 @@ class ModelEvaluator:
                 self.model.config, workers.memory, self.encoded, workload.positions
             )
             if batches is None:
-                found = Batches.of([self.encoded], workload, self.encoded)
+                found = question_batches([self.encoded], workload, self.encoded)
                 every = range(len(self.encoded))
-                batches = found.cut(every, self.batch_size, workers.batches_at_once)
+                batches = found.cut(every, workers.batches_at_once, self.batch_size)
                 prefixes = found.prefixes
 
             def run(worker: Worker, some: np.ndarray) -> Result:

@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 from cola_jax.execute import shared_prefix
+from cola_jax.execute.common_prefix import common_prefix, shared_by_each
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.metrics import Metrics, compilations
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.shared_prefix import (
-    SharedPrefixEvaluator,
-    common_prefix,
-    path_evaluator,
-    shared_by_each,
-)
+from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts

@@ -4,7 +4,7 @@ import pytest
 
 from cola_jax.execute.evaluator import Workload
 from cola_jax.runs.session import Session
-from cola_jax.scoring.batches import Batches
+from cola_jax.scoring.batches import question_batches
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -26,7 +26,7 @@ def batches_of(session, count, workload=SAME):
     encoded = session.encoded[:count]
     variants = [variant.take(slice(count)) for variant in session.variants]
     asked = (encoded, *(variant.encoded for variant in variants))
-    return Batches.of(asked, workload, encoded)
+    return question_batches(asked, workload, encoded)
 
 
 def test_keys_depend_on_no_later_question(session):
@@ -46,10 +46,10 @@ def test_prefix_is_that_of_all_questions(session):
 def test_batches_are_of_one_key(session):
     batches = batches_of(session, 10)
     left = [0, 2, 3, 5, 6, 7, 9]
-    cut = batches.cut(left, 3)
+    cut = batches.cut(left, largest=3)
     assert sorted(i for some in cut for i in some.tolist()) == left
     for some in cut:
         assert len(some) <= 3
         assert len({batches.keys[i] for i in some}) == 1
         assert len({batches.prefixes[i] for i in some}) == 1
-    assert batches.cut([], 3) == []
+    assert batches.cut([]) == []
