@@ -103,7 +103,7 @@ def option_baselines(session: Session) -> dict[str, Baseline]:
         )
     model = same_model(session)
     return {
-        f"transformers, a row an option, {logits}": OptionRows(model, session.scorer, all_logits)
+        f"transformers, {logits}": OptionRows(model, session.scorer, all_logits)
         for logits, all_logits in (("all logits", True), ("logits where read", False))
     }
 
