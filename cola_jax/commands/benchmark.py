@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 NO_TASK = TaskConfig("")
+# flags that change nothing with a task, and without one
+OF_PATHS = {"tokens", "paths", "reads", "variants"}
 OF_TASK = {"simulations", *(flag.name.removeprefix("--") for flag in flags_of(TaskConfig))}
 LEAVES = 16  # of a wave, as `cola search` has them by default
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths; or,
-    with a task, that of a search, in which what prompts begin with is run once, against the same
-    search with whole prompts."""
+    """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths; with
+    --task instead that of a search over its questions, which runs once what their prompts have in
+    common, against the same search with whole prompts."""
 
     model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
     """A model as every command takes it, or a named shape with random weights: smollm2-135m,
@@ -50,8 +52,8 @@ class Benchmark:
     """Number of times each program is timed, in turns."""
     task: OmitArgPrefixes[TaskConfig] = NO_TASK
     simulations: int = 32
-    """Evaluations per question of the search over a task, beyond the baseline. Its control search
-    counts as `cola search` runs it; shortest paths are not run again in float32."""
+    """Evaluations per question of the search over a task, beyond the baseline, and again for its
+    control; without the confirmation of paths in float32."""
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
@@ -133,13 +135,13 @@ class Benchmark:
         if self.out is not None:
             check_file(self.out)
         usual = dict(values_of(Benchmark()))
-        for name, value in values_of(self):
-            if value == usual.get(name):
-                continue
-            if self.task.task and name in ("tokens", "paths", "reads", "variants"):
-                raise ValueError(f"--{name} changes nothing with a task: leave it out.")
-            if not self.task.task and name in OF_TASK:
-                raise ValueError(f"--{name} changes nothing without a task: give --task as well.")
+        given = {name for name, value in values_of(self) if value != usual.get(name)}
+        if self.task.task:
+            unread, advice = given & OF_PATHS, "with a task: leave it out"
+        else:
+            unread, advice = given & OF_TASK, "without a task: give --task as well"
+        if unread:
+            raise ValueError(f"--{min(unread)} changes nothing {advice}.")
 
     def write(self, results: dict[str, Any], **flags: Any) -> None:
         """Writes the measurements with the flags that made them, if a file was given."""
