@@ -12,6 +12,7 @@ from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts
 
 # Tokens of a prefix: two questions that happen to begin with the same word have the same one.
 MULTIPLE = 8
+LEAST_SHARED = 32  # a shorter prefix saves less than smaller batches cost
 LEAST_TOKENS = 8  # of a bucket: what follows a prefix may be short
 LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # The states of a prefix that are run, over those of one question's tokens. Where each question has
@@ -99,7 +100,7 @@ def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[tuple[int
     common = [common_prefix(of(0, i)) // MULTIPLE * MULTIPLE for i in range(len(whole))]
     sizes = [0]
     for size in common[1:first]:
-        if size and not any(0 < other <= size for other in sizes):
+        if size >= LEAST_SHARED and not any(0 < other <= size for other in sizes):
             sizes.append(size)
     shared = [max(size for size in sizes if size <= most) for most in common]
     after = [tokens_after(of(i), size) for i, size in enumerate(shared)]

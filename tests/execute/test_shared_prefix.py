@@ -202,17 +202,18 @@ def test_prefix_is_shared_where_it_pays() -> None:
     assert common_prefix(prompts()) == SHARED
     assert shares(prompts()) == [SHARED // 8 * 8] * 4
     assert shares(prompts(), fresh=1.0)[1:] == [0] * 3  # as many tokens either way
-    assert shares(prompts(shared=7)) == [0] * 4
+    assert shares(prompts(shared=31)) == [0] * 4
     assert shares(prompts(count=1)) == [0]
     assert common_prefix(Prompts.stack([batches.packed(seed) for seed in range(3)])) == 0
     early = prompts()
     early = early.replace(read=np.asarray(early.read).copy())
     np.asarray(early.read)[0, 0] = 5  # read within the prefix
     assert common_prefix(early) == 5
-    other = np.asarray(prompts().ids).copy()
-    other[2, 34:] += 1  # after 34 tokens, where the first two begin with more of the same
-    other[3, 20:] += 1
-    assert shares(prompts().replace(ids=other), fresh=0.1) == [32, 32, 32, 16]
+    long = prompts(shared=77)
+    other = np.asarray(long.ids).copy()
+    other[2, 74:] += 1  # after 74 tokens, where the first two begin with more of the same
+    other[3, 40:] += 1
+    assert shares(long.replace(ids=other), fresh=0.1) == [72, 72, 72, 40]
 
 
 def test_a_small_budget_runs_whole_prompts(pair: Callable[[str], Any]) -> None:
