@@ -11,6 +11,7 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.forward import Context, Launch, forward
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
@@ -74,6 +75,8 @@ class Abstract:
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
+        mesh = self.worker if self.tensor > 1 else None
+        self.decode_kernel = DecodeKernel(mesh) if self.platform == "tpu" else None
         self.kernel: Kernel = "cudnn" if self.platform == "gpu" else None  # as `choose_attention`
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
@@ -167,6 +170,7 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
         make.blocks(DECODED),
         Context(make.view(DECODE_SLOTS + 1, 1), past=Past(make.blocks(tokens), counts, counts)),
         reach=DECODED,
+        decode_kernel=make.decode_kernel,
     )
     past = rows * (tokens + DECODED) * config.num_kv_heads * config.head_dim  # of keys, or values
     return Program(lowered, layers, rows * layer_flops(config, 1), rows, 4 * past)

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import LANES, DecodeKernel, Rows, span
 from cola_jax.messages import first_line
 from cola_jax.model import Kernel, attention_over
+from cola_jax.params import FULL
 
 log = logging.getLogger(__name__)
 HALF = ("bfloat16", "float16")
@@ -27,8 +29,7 @@ def choose_attention(device: Any, config: ModelConfig, dtype: Any, split: int) -
     if device.platform != "gpu" or dtype.name not in HALF:  # cuDNN fuses no float32
         return None
     try:
-        if config.num_kv_heads % split:
-            raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+        check_split(config, split)
         jax.block_until_ready(run_attention(config, dtype, device))
     except Exception as error:  # of JAX, XLA or cuDNN, each with types of its own
         log.warning(
@@ -49,3 +50,54 @@ def run_attention(config: ModelConfig, dtype: Any, device: Any, tokens: int = 64
     )
     mask = jnp.ones((1, tokens, tokens), bool, device=device)
     return jax.jit(lambda q, k, mask: attention_over(k, k, mask, "cudnn")(q))(q, k, mask)
+
+
+def choose_decode_kernel(
+    device: Any, config: ModelConfig, dtype: Any, split: int
+) -> DecodeKernel | None:
+    """Chooses how decode steps attend: by our own kernel on a TPU that runs it.
+
+    It is tried as the other; the arguments are the same.
+    """
+    if device.platform != "tpu":
+        return None
+    kernel = DecodeKernel()
+    try:
+        check_split(config, split)
+        if config.head_dim % LANES:
+            # XLA lays such blocks out with another axis last, and would copy all of them
+            raise ValueError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
+        jax.block_until_ready(run_decode_kernel(kernel, config, jnp.dtype(dtype), device, split))
+    except Exception as error:  # of JAX, XLA or Mosaic
+        log.warning(
+            "decode steps gather keys and values on %s (%s): those that a row attends to are "
+            "copied before they are read.",
+            device.device_kind,
+            first_line(error),
+        )
+        return None
+    return kernel
+
+
+def check_split(config: ModelConfig, split: int) -> None:
+    """Raises ValueError where devices cannot share the heads of a kernel."""
+    if config.num_kv_heads % split:
+        raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+
+
+def run_decode_kernel(
+    kernel: DecodeKernel, config: ModelConfig, dtype: Any, device: Any, split: int
+) -> Any:
+    """Runs a decode step's attention for two rows of zeros, with one device's part of the heads."""
+    queries, groups = config.num_heads // split, config.num_kv_heads // split
+    tokens = span(groups * config.head_dim * dtype.itemsize)  # the most that are on the chip
+
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros((*shape, config.head_dim), dtype, device=device)
+
+    rows = Rows(*(jnp.array(x, device=device) for x in ([0, 0], [0, 1], [9, 1], [0, 3], [FULL])))
+    token, blocks = zeros(2, 1, groups), zeros(3, groups, tokens)
+    run = jax.jit(kernel, static_argnums=5)
+    return run(
+        rows, zeros(2, 1, queries), (token, token), (blocks, blocks), (blocks, blocks), tokens
+    )

@@ -15,13 +15,13 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from cola_jax.execute.decode_attention import MASKED, DecodeKernel, Rows
 from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
 from cola_jax.model import Attention
 from cola_jax.path import STOP
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
 
 
@@ -92,6 +92,25 @@ class Past(NamedTuple):
         in_prompt = (prompt < length[:, None]) & (now - prompt < window)
         in_decoded = (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
         return attention_over_parts(parts, (in_prompt, in_decoded))
+
+    def attend(
+        self,
+        kernel: DecodeKernel,
+        cache: KVBlocks,
+        tile: Tiles,
+        window: Int[Array, ""],
+        reach: int,
+        qkv: tuple[Float[Array, "R 1 N H"], Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
+    ) -> tuple[Float[Array, "R 1 N H"], KVBlocks]:
+        """Writes each row's last token and attends to it and those before, by a kernel."""
+        assert self.prompt is not None
+        assert tile.block is not None
+        assert tile.prompt_block is not None
+        length, decoded = (jnp.asarray(x)[tile.question] for x in (self.length, self.decoded))
+        rows = Rows(tile.prompt_block, tile.block, length, decoded - 1, window[None])
+        q, *token = qkv
+        mixed, k, v = kernel(rows, q, (token[0], token[1]), self.prompt, cache, reach)
+        return mixed, KVBlocks(k=k, v=v)
 
 
 def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
