@@ -2,9 +2,11 @@
 
 import logging
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cola_jax.execute import kernels
@@ -13,8 +15,21 @@ from cola_jax.execute.kernels import choose_attention, choose_decode_kernel
 from cola_jax.execute.random_model import SHAPES
 
 CONFIG = SHAPES["llama-3.2-3b"]
-TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
-GPU = types.SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")
+
+
+class Device(NamedTuple):
+    platform: str
+    device_kind: str
+
+
+GPU, TPU = Device("gpu", "NVIDIA H100"), Device("tpu", "TPU v5 lite")
+
+
+@pytest.fixture(autouse=True)
+def untried():
+    choose_decode_kernel.cache_clear()
+    yield
+    choose_decode_kernel.cache_clear()
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cpu", "bfloat16"), ("gpu", "float32")])
@@ -52,7 +67,7 @@ def test_attention_that_fails_its_trial_falls_back_with_one_line(caplog):
 
 
 def test_decode_steps_use_the_kernel_where_its_trial_runs(monkeypatch, caplog):
-    monkeypatch.setattr(kernels, "run_decode_kernel", lambda *_: jnp.zeros(3))
+    monkeypatch.setattr(kernels, "run_decode_kernel", lambda *_: (np.zeros(3),) * 2)
     assert choose_decode_kernel(TPU, CONFIG, "bfloat16", 8) == DecodeKernel()
     assert choose_decode_kernel(GPU, CONFIG, "bfloat16", 1) is None
     assert not caplog.text
@@ -81,9 +96,13 @@ def test_decode_steps_gather_where_the_kernel_does_not_run(
     assert "\n" not in record.getMessage()
 
 
-def test_trial_of_the_decode_kernel_mixes_zeros():
-    out, *_ = kernels.run_decode_kernel(
+def test_trial_of_the_decode_kernel_compares_it_with_plain_attention(monkeypatch, caplog):
+    mixed, plain = kernels.run_decode_kernel(
         DecodeKernel(interpret=True), CONFIG, jnp.dtype("float32"), jax.devices()[0], 4
     )
-    assert out.shape == (2, 1, CONFIG.num_heads // 4, CONFIG.head_dim)
-    assert not out.any()
+    assert mixed.shape == (2, 1, CONFIG.num_heads // 4, CONFIG.head_dim)
+    np.testing.assert_allclose(mixed, plain, atol=1e-5)
+    assert np.abs(plain).max() > 0.5
+    monkeypatch.setattr(kernels, "run_decode_kernel", lambda *_: (mixed, 2 * plain))
+    assert choose_decode_kernel(TPU, CONFIG, "bfloat16", 4) is None
+    assert "(its trial differs from plain attention)" in caplog.text
