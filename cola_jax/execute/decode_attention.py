@@ -122,7 +122,7 @@ def call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
 
     def nearest(i: Any, seen: tuple[Any, Any], size: int) -> Any:
         """The span to read in a step; one that stays the same is not read again."""
-        return jnp.clip(i, *seen_spans(seen, size))
+        return 0 if steps == 1 else jnp.clip(i, *seen_spans(seen, size))
 
     a_row, a_token = (spec(size, lambda rows, r, i: (r, 0)) for size in (queries, 1))
     of_prompt = spec(
