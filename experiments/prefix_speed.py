@@ -14,8 +14,7 @@ import numpy as np
 import tyro
 
 from cola_jax.edits import random_paths
-from cola_jax.execute import shared_prefix
-from cola_jax.execute.shared_prefix import common_prefix
+from cola_jax.execute import common_prefix
 from cola_jax.prompts import Prompts
 from cola_jax.report.markdown import table
 from cola_jax.runs.session import Session
@@ -45,8 +44,8 @@ def main(settings: PrefixSpeed) -> None:
     margins = {}
     for _ in range(settings.rounds + 1):
         for shared in (True, False):
-            gain = shared_prefix.LEAST_GAIN if shared else float("inf")
-            with mock.patch.object(shared_prefix, "LEAST_GAIN", gain):
+            gain = common_prefix.LEAST_GAIN if shared else float("inf")
+            with mock.patch.object(common_prefix, "LEAST_GAIN", gain):
                 begun = time.perf_counter()
                 margins[shared] = evaluate(paths).margin
                 seconds[shared].append(time.perf_counter() - begun)
@@ -55,7 +54,7 @@ def main(settings: PrefixSpeed) -> None:
     prompts = Prompts.stack([one.prompts for one in session.encoded])
     rows = [
         ("tokens of the longest prompt", str(max(t for t, _ in prompt_buckets(session.encoded)))),
-        ("tokens in common", str(common_prefix(prompts))),
+        ("tokens in common", str(common_prefix.common_prefix(prompts))),
         ("evaluations a second, whole prompts", f"{speed[False]:.1f}"),
         ("evaluations a second, prefix once", f"{speed[True]:.1f}"),
         ("ratio", f"{speed[True] / speed[False]:.2f}"),

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.decode_attention import DecodeKernel
-from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.kv_cache import KVBlocks, Past, attention_after
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import (
@@ -104,10 +104,17 @@ def forward(
         read = None if context.read is None else context.read[tile.question]
         k, v = keys_values(config, layer, h, here)
         if past is None:
-            mask = visible(config, here, layer.window)
-            if context.prefix is not None:
-                k, v, mask = after_prefix(context.prefix, tile, k, v, mask, here, layer.window)
-            attention = attention_over(k, v, at(mask, read), kernel)
+            mask = at(visible(config, here, layer.window), read)
+            if context.prefix is None:
+                attention = attention_over(k, v, mask, kernel)
+            else:
+                assert tile.prompt_block is not None
+                size = context.prefix.k.shape[2]
+                before = context.prefix.take(tile.prompt_block, size)
+                seen = at(here.positions[:, :, None] - jnp.arange(size) < layer.window, read)
+                attention = attention_after(before, seen, k, v, mask, kernel)
+                if cache is not None:
+                    k, v = before.followed_by(k, v)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
         elif decode_kernel is None:
             assert cache is not None
@@ -127,28 +134,6 @@ def forward(
         return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
 
     return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
-
-
-def after_prefix(
-    prefix: KVBlocks,
-    tile: Tiles,
-    k: Float[Array, "R T K H"],
-    v: Float[Array, "R T K H"],
-    mask: Bool[Array, "R T T"],
-    here: View,
-    window: Int[Array, ""],
-) -> tuple[Float[Array, "R X K H"], Float[Array, "R X K H"], Bool[Array, "R T X"]]:
-    """Puts the keys and values of a prefix in front of those of the rows, X = prefix + T tokens."""
-    assert tile.prompt_block is not None
-    size = prefix.k.shape[2]
-    blocks = prefix.take(tile.prompt_block, size)
-    before = [x.transpose(0, 2, 1, 3).astype(k.dtype) for x in blocks]
-    seen = here.positions[:, :, None] - jnp.arange(size) < window
-    return (
-        jnp.concatenate([before[0], k], axis=1),
-        jnp.concatenate([before[1], v], axis=1),
-        jnp.concatenate([seen, mask], axis=2),
-    )
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")

@@ -101,11 +101,13 @@ def choose_decode_sizes(
     max_new_tokens: int,
     wanted: int = 1,
     fixed: bool = False,
+    prefix: int = 0,
 ) -> DecodeSizes:
     """Chooses the sizes of a decoder.
 
     Args:
-      tokens: T of the prompts; `positions`: layers of the longest path.
+      tokens: T of the prompts, of which the first `prefix` are run elsewhere; `positions`: layers
+        of the longest path.
       wanted: the most rows that there will be at a time.
       fixed: whether the logits of a row may not depend on how many rows there are.
 
@@ -115,10 +117,10 @@ def choose_decode_sizes(
     budget = memory.budget // sharing
     positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
     cpu = backend == "cpu"
-    prefill_rows = default_rows(backend, tokens) if rows is None else rows
+    prefill_rows = default_rows(backend, tokens - prefix) if rows is None else rows
     decode_rows = DECODE_ROWS[cpu] if rows is None else rows
     check_rows(prefill_rows)
-    state = tokens * config.width * itemsize
+    state = (tokens - prefix) * config.width * itemsize
     kept = -(-max_new_tokens // MULTIPLE[cpu]) * MULTIPLE[cpu]
     block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
     logits = LOGITS * 4 * config.vocab_size

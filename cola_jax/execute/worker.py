@@ -1,6 +1,7 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
 import contextlib
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -82,7 +83,8 @@ class Worker:
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
-        self.left: list[tuple[Hashable, Any]] = []
+        self.sharing = threading.Lock()
+        self.shared: list[Shared] = []
 
     def compile(self, *programs: Callable[[], Any]) -> None:
         """Calls functions that run a program each on nothing, so that it is compiled.
@@ -159,17 +161,42 @@ class Worker:
             for buffer in buffers:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
-    def leave(self, key: Hashable, result: Any) -> None:
-        """Keeps what a batch computed for the next one that asks for the same key."""
-        with self.lock:
-            self.left.append((key, result))
+    def share(self, key: Hashable, make: Callable[[], Any]) -> "Shared":
+        """Returns what all batches use that ask for the same key; the first of them makes it.
 
-    def take(self, key: Hashable) -> Any | None:
-        """Takes what an earlier batch left under a key; where it left other things, drops them."""
-        with self.lock:
-            found = [result for other, result in self.left if other == key]
-            self.left = [(key, result) for result in found[1:]]
-        return found[0] if found else None
+        It stays for the next batch that asks for the key, until one asks for another.
+        """
+        with self.sharing:
+            self.drop(key)
+            same = [one for one in self.shared if one.key == key]
+            if not same:
+                same = [Shared(key, make())]
+                self.shared += same
+            same[0].users += 1
+            return same[0]
+
+    def share_nothing(self) -> None:
+        """Drops what no batch uses now: the next one needs the memory."""
+        with self.sharing:
+            self.drop(None)
+
+    def drop(self, key: Hashable) -> None:
+        """Drops what no batch uses, of other keys."""
+        self.shared = [one for one in self.shared if one.users or one.key == key]
+
+    def leave(self, shared: "Shared") -> None:
+        """Says that a batch uses it no more."""
+        with self.sharing:
+            shared.users -= 1
+
+
+@dataclasses.dataclass(eq=False)
+class Shared:
+    """What several batches of a worker use at the same time."""
+
+    key: Hashable
+    value: Any
+    users: int = 0
 
 
 class WorkerOptions(TypedDict, total=False):
