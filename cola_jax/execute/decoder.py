@@ -144,7 +144,7 @@ class Decoder:
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
         ends = enlarge(self.lengths - size - 1, count)[:, None]
         self.driver = Driver(worker, inputs, ends, sizes.slots)
-        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, max_new_tokens))
+        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, sizes.kept))
         states = np.zeros((sizes.decode_slots + 1, config.width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
@@ -218,7 +218,7 @@ class Decoder:
         allocator, worker = self.allocator, self.worker
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.asked for row in rows]
-        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.limit)
+        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept)
         past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
         launches, slots = self.plan(active), self.sampled(rows)
 
@@ -229,7 +229,13 @@ class Decoder:
             context = Context(views, past=past._replace(prompt=self.prompt))
             for launch in launches:
                 self.states, cache = forward(
-                    worker.config, launch, self.states, self.decoded, context, reach=reach
+                    worker.config,
+                    launch,
+                    self.states,
+                    self.decoded,
+                    context,
+                    reach=reach,
+                    decode_kernel=worker.decode_kernel,
                 )
                 assert cache is not None
                 self.decoded = cache

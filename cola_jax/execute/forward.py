@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past, attention_after
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
@@ -65,7 +66,7 @@ class Context(NamedTuple):
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "reach", "kernel"),
+    static_argnames=("config", "reach", "kernel", "decode_kernel"),
     donate_argnames=("states", "cache"),
     # joining q, k and v, or gate and up, into one product would copy their weights for every tile
     compiler_options={"xla_gpu_dot_merger_threshold_mb": 0},
@@ -79,12 +80,13 @@ def forward(
     *,
     reach: int = 0,
     kernel: Kernel = None,
+    decode_kernel: DecodeKernel | None = None,
 ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
     """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
 
     A buffer of one token a slot has no token axis. `reach` bounds the decoded tokens that are
     attended to, so that a short text does not pay for a long one. `kernel` is that of attention
-    over prompts.
+    over prompts, `decode_kernel` that of attention to the cache.
     """
     tiles, past = launch.tiles, context.past
 
@@ -114,10 +116,20 @@ def forward(
                 if cache is not None:
                     k, v = before.followed_by(k, v)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
-        else:
+        elif decode_kernel is None:
             assert cache is not None
             cache = past.write(cache, k, v, tile)
             attention = past.attention(cache, tile, layer.window, reach)
+        else:
+            assert cache is not None
+            decode = functools.partial(past.attend, decode_kernel, cache, tile, layer.window, reach)
+
+            def attention_in_place(q: Array) -> Array:
+                nonlocal cache  # the kernel writes keys and values as well
+                mixed, cache = decode((q, k, v))
+                return mixed
+
+            attention = attention_in_place
         h = attend(config, layer, at(h, read), at_view(here, read), attention)
         return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
 

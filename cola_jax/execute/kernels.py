@@ -1,12 +1,17 @@
 """Which of a device's own kernels programs use, beside what XLA makes of plain operations."""
 
+import functools
 import logging
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import LANES, DecodeKernel, span
+from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.plan import Tiles
 from cola_jax.messages import first_line
 from cola_jax.model import Kernel, attention_over
 
@@ -27,8 +32,7 @@ def choose_attention(device: Any, config: ModelConfig, dtype: Any, split: int) -
     if device.platform != "gpu" or dtype.name not in HALF:  # cuDNN fuses no float32
         return None
     try:
-        if config.num_kv_heads % split:
-            raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+        check_split(config, split)
         jax.block_until_ready(run_attention(config, dtype, device))
     except Exception as error:  # of JAX, XLA or cuDNN, each with types of its own
         log.warning(
@@ -49,3 +53,82 @@ def run_attention(config: ModelConfig, dtype: Any, device: Any, tokens: int = 64
     )
     mask = jnp.ones((1, tokens, tokens), bool, device=device)
     return jax.jit(lambda q, k, mask: attention_over(k, k, mask, "cudnn")(q))(q, k, mask)
+
+
+@functools.cache
+def choose_decode_kernel(
+    device: Any, config: ModelConfig, dtype: Any, split: int
+) -> DecodeKernel | None:
+    """Chooses how decode steps attend: by our own kernel on a TPU that runs it.
+
+    It is tried as the other, once; the arguments are the same.
+    """
+    if device.platform != "tpu":
+        return None
+    kernel = DecodeKernel()
+    try:
+        check_split(config, split)
+        if config.head_dim % LANES:
+            # XLA lays such blocks out with another axis last, and would copy all of them
+            raise ValueError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
+        mixed, plain = run_decode_kernel(kernel, config, jnp.dtype(dtype), device, split)
+        if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
+            raise ValueError("its trial differs from plain attention")
+    except Exception as error:  # of JAX, XLA or Mosaic
+        log.warning(
+            "decode steps gather keys and values on %s (%s): those that a row attends to are "
+            "copied before they are read.",
+            device.device_kind,
+            first_line(error),
+        )
+        return None
+    return kernel
+
+
+def check_split(config: ModelConfig, split: int) -> None:
+    """Raises ValueError where devices cannot share the heads of a kernel."""
+    if config.num_kv_heads % split:
+        raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+
+
+def run_decode_kernel(
+    kernel: DecodeKernel, config: ModelConfig, dtype: Any, device: Any, split: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attends with two rows to random tokens, with one device's part of the heads.
+
+    Returns:
+      What the rows attend to by the kernel, and by plain operations.
+    """
+    queries, groups = config.num_heads // split, config.num_kv_heads // split
+    tokens = span(groups * config.head_dim * dtype.itemsize)  # the most that are on the chip
+    keys = iter(jax.random.split(jax.random.key(0), 7))
+
+    def normal(*shape: int) -> jax.Array:
+        values = jax.random.normal(next(keys), (*shape, config.head_dim))
+        return jax.device_put(values.astype(dtype), device)
+
+    row, ends = (jax.device_put(np.array(x, np.int32), device) for x in ([0, 1], [tokens, 9]))
+    tile = Tiles(jnp.int32(0), row, row, row, block=row, prompt_block=row)
+    prompt, own = (
+        KVBlocks(k=normal(3, groups, 2 * tokens), v=normal(3, groups, 2 * tokens)) for _ in range(2)
+    )
+    past, window = Past(prompt, ends, ends), jnp.int32(tokens)
+    q, k, v = (normal(2, 1, heads) for heads in (queries, groups, groups))
+
+    run = jax.jit(attend_both_ways, static_argnums=0)
+    return jax.device_get(run(kernel, past, own, tile, window, (q, k, v)))
+
+
+def attend_both_ways(
+    kernel: DecodeKernel,
+    past: Past,
+    own: KVBlocks,
+    tile: Tiles,
+    window: jax.Array,
+    qkv: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what rows attend to by the kernel, and by plain operations."""
+    (q, k, v), reach = qkv, own.k.shape[2]
+    plain = past.attention(past.write(own, k, v, tile), tile, window, reach)
+    mixed, _ = past.attend(kernel, own, tile, window, reach, qkv)
+    return mixed.astype(jnp.float32), plain(q).astype(jnp.float32)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from cola_jax.execute.decode_attention import MASKED, DecodeKernel, Rows
 from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
@@ -22,7 +23,6 @@ from cola_jax.execute.trie import PrefixBlocks
 from cola_jax.model import Attention, Kernel, attention_over
 from cola_jax.path import STOP
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
 
 
@@ -109,6 +109,25 @@ class Past(NamedTuple):
         masks = in_prompt[:, None], in_decoded[:, None]
         finite = [part.without_stale(mask) for part, mask in zip(parts, masks, strict=True)]
         return attention_over_parts(finite, masks)
+
+    def attend(
+        self,
+        kernel: DecodeKernel,
+        cache: KVBlocks,
+        tile: Tiles,
+        window: Int[Array, ""],
+        reach: int,
+        qkv: tuple[Float[Array, "R 1 N H"], Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
+    ) -> tuple[Float[Array, "R 1 N H"], KVBlocks]:
+        """Writes each row's last token and attends to it and those before, by a kernel."""
+        assert self.prompt is not None
+        assert tile.block is not None
+        assert tile.prompt_block is not None
+        length, decoded = (jnp.asarray(x)[tile.question] for x in (self.length, self.decoded))
+        rows = Rows(tile.prompt_block, tile.block, length, decoded - 1, window[None])
+        q, *token = qkv
+        mixed, k, v = kernel(rows, q, (token[0], token[1]), self.prompt, cache, reach)
+        return mixed, KVBlocks(k=k, v=v)
 
 
 def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:

@@ -13,9 +13,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute import placement
+from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.forward import Launch
-from cola_jax.execute.kernels import choose_attention
+from cola_jax.execute.kernels import choose_attention, choose_decode_kernel
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
@@ -57,6 +58,7 @@ class Worker:
         memory: Memory,
         dtype: Any,
         kernel: Kernel,
+        decode_kernel: DecodeKernel | None,
         metrics: Metrics,
         stopped: threading.Event,
     ):
@@ -73,6 +75,7 @@ class Worker:
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
         self.kernel = kernel  # of attention over prompts
+        self.decode_kernel = decode_kernel and decode_kernel.on(devices)
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
@@ -240,9 +243,10 @@ class Workers:
         )
         self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.progress = options.get("progress")
-        kernel = choose_attention(devices.flat[0], model.config, dtype, devices.shape[1])
+        on = devices.flat[0], model.config, dtype, devices.shape[1]
+        kernels = choose_attention(*on), choose_decode_kernel(*on)
         self.workers = [
-            Worker(model, row, self.memory, dtype, kernel, self.metrics, self.stopped)
+            Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices
         ]
 
