@@ -116,6 +116,7 @@ class Metrics:
     corrected: int = 0  # questions wrong before and right after, earlier starts included
     shortened: int = 0  # questions still right on fewer layers, likewise
     cost: Cost = dataclasses.field(default_factory=Cost)
+    prefix_layers: int = 0  # layers run, of `cost`, on what prompts have in common
     planning: float = 0.0  # seconds
     tokens: int = 0  # decoded
     decode_layers: int = 0  # layers run for one token of one row
@@ -162,13 +163,15 @@ class Metrics:
         wall = sum(clock.wall for clock in self.clocks)
         busy = sum(clock.busy for clock in self.clocks)
         run = cost.unique + cost.last
+        own = run - self.prefix_layers
         return {
             "evaluations": evaluations,
             "seconds": round(seconds, 3),
             "evaluations_per_second": round(evaluations / seconds, 3),
-            # layers of all paths in full over layers run
-            "prefix_sharing": round(cost.useful / run, 3) if run else None,
+            # layers of all paths in full over layers run, on the prompts' own tokens
+            "prefix_sharing": round(cost.useful / own, 3) if own else None,
             "layer_evaluations": run,
+            "common_prefix_share": round(self.prefix_layers / run, 4) if run else None,
             "hit_share": round(cost.hits / (cost.hits + run), 4) if run else None,
             "padding_share": round(1 - run / cost.rows, 4) if cost.rows else None,
             "evicted": cost.evicted,

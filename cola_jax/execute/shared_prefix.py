@@ -109,7 +109,7 @@ class SharedPrefix:
         with self.lock:
             try:
                 tiles, embedded, blocks, cost = self.trie.plan_prefix(paths)
-                self.worker.metrics.add(cost=cost)
+                self.worker.metrics.add(cost=cost, prefix_layers=cost.unique)
                 yield blocks, lambda: self.fill(embedded, tiles)
             except BaseException:
                 self.trie = PrefixTrie(self.blocks, self.rows)  # what is planned may not be run

@@ -108,14 +108,15 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
         run(counted.clocks[-1], time, events)
     cost = Cost(useful=100, unique=30, last=10, rows=50, hits=10, evicted=3)
     counted.add(evaluations=20, cost=cost, planning=0.25, tokens=40)
-    counted.add(decode_layers=30, decode_rows=40)
+    counted.add(decode_layers=30, decode_rows=40, prefix_layers=8)
     report = counted.report()
     assert report == {
         "evaluations": 20,
         "seconds": 8.0,
         "evaluations_per_second": 2.5,
-        "prefix_sharing": 2.5,
+        "prefix_sharing": 3.125,  # of 32 layers on the prompts' own tokens
         "layer_evaluations": 40,
+        "common_prefix_share": 0.2,
         "hit_share": 0.2,
         "padding_share": 0.2,
         "evicted": 3,
