@@ -16,15 +16,18 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptAttention, flat
 from cola_jax.model import (
     Kernel,
     View,
+    add,
     at,
     at_view,
     attend,
     attention_over,
     embed,
     keys_values,
+    queries,
     view,
     visible,
 )
@@ -78,7 +81,7 @@ def forward(
     context: Context,
     *,
     reach: int = 0,
-    kernel: Kernel = None,
+    kernel: Kernel | PromptAttention = None,
 ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
     """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
 
@@ -87,6 +90,12 @@ def forward(
     over prompts.
     """
     tiles, past = launch.tiles, context.past
+    own = kernel if isinstance(kernel, PromptAttention) else None
+    tokens = context.views.positions.shape[1]
+    reads = tokens if context.read is None else context.read.shape[1]
+    if past is not None or context.prefix is not None or not (own and own.serves(reads, tokens)):
+        own = None
+    layers = launch.layers if own is None else flat(launch.layers)
 
     def step(
         i: Count, carry: tuple[Shaped[Array, "S *T D"], KVBlocks | None]
@@ -96,16 +105,26 @@ def forward(
         if past is not None:  # slots are rows of the view too: reading one column is enough
             tile = tile._replace(target=tile.source, question=tile.source)
         here = of_questions(context.views, tile.question)
-        layer = layer_at(config, launch.layers, tile.layer)
+        layer = layer_at(config, layers, tile.layer)
         h = get(states if context.source is None else context.source, tile.source)
         h = h[:, None] if h.ndim == 2 else h
         read = None if context.read is None else context.read[tile.question]
-        k, v = keys_values(config, layer, h, here)
+        k, v = keys_values(config, layer, h, here, rotated=own is None)
+        if own is not None:
+            h, there = at(h, read), at_view(here, read)
+            q = queries(config, layer, h, there, rotated=False)
+            rotations = tuple((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, here))
+            mask = at(visible(config, here, layer.window), read)
+            attended, kept = own(q, k, v, mask, rotations, keep=cache is not None)
+            if cache is not None:
+                cache = cache.write_prompts(*(x.transpose(0, 2, 1, 3) for x in kept), tile)
+            h = add(config, layer, h, attended)
+            return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
         if past is None:
             mask = visible(config, here, layer.window)
             if context.prefix is not None:
                 k, v, mask = after_prefix(context.prefix, tile, k, v, mask, here, layer.window)
-            attention = attention_over(k, v, at(mask, read), kernel)
+            attention = attention_over(k, v, at(mask, read), None if isinstance(kernel, PromptAttention) else kernel)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
         else:
             assert cache is not None
