@@ -71,8 +71,8 @@ def keys_values(
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Returns what a layer lets later tokens see of the state of each row, keys rotated."""
     x = norm(config, h, layer.attention_norm)
-    k = clip(config, norm(config, heads(config, x, layer.k, layer.k_bias), layer.k_norm))
-    v = clip(config, heads(config, x, layer.v, layer.v_bias))
+    k = clip(config, norm(config, project_heads(config, x, layer.k, layer.k_bias), layer.k_norm))
+    v = clip(config, project_heads(config, x, layer.v, layer.v_bias))
     return rotate(k, view.cos[layer.rope], view.sin[layer.rope]) if rotated else k, v
 
 
@@ -81,12 +81,12 @@ def queries(
 ) -> Float[Array, "B T N H"]:
     """Returns the queries of the state of each row, rotated."""
     x = norm(config, h, layer.attention_norm)
-    q = clip(config, norm(config, heads(config, x, layer.q, layer.q_bias), layer.q_norm))
+    q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
     q = rotate(q, view.cos[layer.rope], view.sin[layer.rope]) if rotated else q
     return config.query_scale * q
 
 
-def heads(
+def project_heads(
     config: ModelConfig, x: Float[Array, "B T D"], weight: Array | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
     """Projects to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
@@ -105,10 +105,10 @@ def attend(
     attention: Attention,
 ) -> Float[Array, "B T D"]:
     """Applies one layer to states, given the attention over the tokens that they see."""
-    return add(config, layer, h, attention(queries(config, layer, h, view)))
+    return add_attended(config, layer, h, attention(queries(config, layer, h, view)))
 
 
-def add(
+def add_attended(
     config: ModelConfig,
     layer: Layer,
     h: Float[Array, "B T D"],

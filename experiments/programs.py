@@ -12,13 +12,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.forward import Context, Launch, forward
+from cola_jax.execute.kernels import KERNELS, kernel_of
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
-from cola_jax.model import Kernel, View
+from cola_jax.model import View
 from cola_jax.params import Layer, Model, assemble, shapes, sharding
 from cola_jax.prompts import Prompts
 
@@ -74,7 +75,8 @@ class Abstract:
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
-        self.kernel: Kernel = "cudnn" if self.platform == "gpu" else None  # as `choose_attention`
+        choice = KERNELS[self.platform][0]  # as `choose_attention` for these models
+        self.kernel = kernel_of(choice, devices)
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """An array that every device holds whole."""

@@ -16,18 +16,16 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.prompt_attention import PromptAttention, flat
+from cola_jax.execute.prompt_attention import PromptAttention, block_by_rows, by_rows
 from cola_jax.model import (
     Kernel,
     View,
-    add,
     at,
     at_view,
     attend,
     attention_over,
     embed,
     keys_values,
-    queries,
     view,
     visible,
 )
@@ -90,12 +88,10 @@ def forward(
     over prompts.
     """
     tiles, past = launch.tiles, context.past
-    own = kernel if isinstance(kernel, PromptAttention) else None
-    tokens = context.views.positions.shape[1]
-    reads = tokens if context.read is None else context.read.shape[1]
-    if past is not None or context.prefix is not None or not (own and own.serves(reads, tokens)):
-        own = None
-    layers = launch.layers if own is None else flat(launch.layers)
+    layers = launch.layers
+    if isinstance(kernel, PromptAttention):
+        kernel = kernel if for_prompts(kernel, context) else None
+        layers = layers if kernel is None else by_rows(layers)
 
     def step(
         i: Count, carry: tuple[Shaped[Array, "S *T D"], KVBlocks | None]
@@ -109,22 +105,18 @@ def forward(
         h = get(states if context.source is None else context.source, tile.source)
         h = h[:, None] if h.ndim == 2 else h
         read = None if context.read is None else context.read[tile.question]
-        k, v = keys_values(config, layer, h, here, rotated=own is None)
-        if own is not None:
-            h, there = at(h, read), at_view(here, read)
-            q = queries(config, layer, h, there, rotated=False)
-            rotations = tuple((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, here))
-            mask = at(visible(config, here, layer.window), read)
-            attended, kept = own(q, k, v, mask, rotations, keep=cache is not None)
-            if cache is not None:
-                cache = cache.write_prompts(*(x.transpose(0, 2, 1, 3) for x in kept), tile)
-            h = add(config, layer, h, attended)
+        if isinstance(kernel, PromptAttention):
+            keep = cache is not None
+            h, kept = block_by_rows(config, layer, h, here, read, kernel, keep)
+            if cache is not None and kept is not None:
+                cache = cache.write_prompts(*kept, tile)
             return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
+        k, v = keys_values(config, layer, h, here)
         if past is None:
             mask = visible(config, here, layer.window)
             if context.prefix is not None:
                 k, v, mask = after_prefix(context.prefix, tile, k, v, mask, here, layer.window)
-            attention = attention_over(k, v, at(mask, read), None if isinstance(kernel, PromptAttention) else kernel)
+            attention = attention_over(k, v, at(mask, read), kernel)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
         else:
             assert cache is not None
@@ -134,6 +126,13 @@ def forward(
         return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
 
     return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
+
+
+def for_prompts(kernel: PromptAttention, context: Context) -> bool:
+    """Whether the kernel serves what these tiles attend to: their own prompts, and no more."""
+    tokens = context.views.positions.shape[1]
+    reads = tokens if context.read is None else context.read.shape[1]
+    return context.past is None and context.prefix is None and kernel.serves(reads, tokens)
 
 
 def after_prefix(

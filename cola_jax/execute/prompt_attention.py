@@ -1,8 +1,8 @@
 """Attention over the prompts of a tile as one TPU kernel, which also rotates queries and keys.
 
-What XLA makes of `model.attend` on a TPU keeps tokens in the axis that varies fastest, as its
-products of queries and keys want them, and so slows the products with the weights of q, k and v to
-half. Here these give rows of [N H], as the MLP's do, and the kernel takes heads out of a row.
+What XLA makes of attention on a TPU wants queries and keys with tokens in the axis that varies
+fastest, and so the products with the weights of q, k and v run at half of their rate. For the
+kernel these products give rows [N H], as those of the MLP do, and it takes the heads out of a row.
 """
 
 import functools
@@ -13,32 +13,33 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from cola_jax.config import ModelConfig
+from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
 from cola_jax.params import Layer
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-LANES, SUBLANES = 128, 16  # that a head, and the tokens of a block, are multiples of
-BLOCK = 128  # tokens whose queries are attended at a time
-MOST_TOKENS = 2048  # seen by a query: their scores are on the chip at the same time
-MOST_BYTES = 6 * 2**20  # of blocks of q, k, v and results, twice each
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+LANES, SUBLANES = 128, 16  # a head's width and a prompt's tokens are multiples of
+BLOCK = 128  # tokens that attend at a time
+MOST_TOKENS = 2048  # that they see: the scores of all lie on the chip
+MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
 
-Table = Float[Array, "R _ h"]  # cosines or sines
-Rotation = tuple[Table, Table]
+Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
+KeysValues = tuple[Float[Array, "R T K H"], Float[Array, "R T K H"]]
 
 
 class PromptAttention(NamedTuple):
-    """The kernel, on one device or with heads split over those of a mesh."""
+    """The kernel on one device, or with heads split over those of a mesh."""
 
     mesh: Mesh | None = None
-    interpret: bool = False  # on a CPU, for tests
+    interpret: bool = False  # as plain operations, where there is no TPU
 
-    def serves(self, queries: int, keys: int) -> bool:
-        """Whether prompts of these tokens can be cut into blocks that fit a chip."""
-        if self.interpret:
-            return True
-        whole = queries % SUBLANES == 0 and keys % SUBLANES == 0
-        return whole and keys <= MOST_TOKENS and (queries % BLOCK == 0 or queries < 2 * BLOCK)
+    def serves(self, reads: int, tokens: int) -> bool:
+        """Whether `reads` positions of prompts of so many tokens can be cut into blocks."""
+        whole = reads % SUBLANES == 0 and tokens % SUBLANES == 0
+        fits = tokens <= MOST_TOKENS and (reads % BLOCK == 0 or reads < 2 * BLOCK)
+        return self.interpret or (whole and fits)
 
     def __call__(
         self,
@@ -48,87 +49,124 @@ class PromptAttention(NamedTuple):
         mask: Bool[Array, "R Q S"],
         rotations: tuple[Rotation, Rotation],
         keep: bool = False,
-    ) -> tuple[Float[Array, "R Q N H"], tuple[Array, Array]]:
-        """Rotates queries and keys and attends; softmax in float32.
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues | None]:
+        """Rotates queries and keys, each by their own angles, and attends; softmax in float32.
 
-        Returns what the queries attend to, mixed. With `keep` the keys, rotated, and the values
-        come back in the order of a KV cache, [R, K, S, H].
+        With `keep`, also returns the rotated keys and the values; in memory heads come first, as in
+        a KV cache.
         """
-        rows, width = q.shape[0], q.shape[-1]
-        flat = [x.reshape(*x.shape[:2], -1) for x in (q, k, v)]
-        run = functools.partial(attend, width=width, keep=keep, interpret=self.interpret)
+        options = {"width": q.shape[-1], "keep": keep, "interpret": self.interpret}
+        run: Any = functools.partial(call_kernel, **options)
         if self.mesh is not None:
-            heads, all_of = PartitionSpec(None, None, "tensor"), PartitionSpec()
-            blocks = PartitionSpec(None, "tensor")
+            whole, rows = PartitionSpec(), PartitionSpec(None, None, "tensor")
+            results = [rows, *[PartitionSpec(None, "tensor")] * 2 * keep]
+            places = (rows, rows, rows, whole, whole)
             run = jax.shard_map(
-                run,
-                mesh=self.mesh,
-                in_specs=(heads, heads, heads, all_of, all_of),
-                out_specs=(heads, blocks, blocks) if keep else (heads,),
-                check_vma=False,
+                run, mesh=self.mesh, in_specs=places, out_specs=results, check_vma=False
             )
+        flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
         mixed, *kept = run(*flat, mask.astype(jnp.int8), rotations)
-        return mixed.reshape(rows, *q.shape[1:]), kept
+        if not keep:
+            return mixed.reshape(q.shape), None
+        keys, values = (x.transpose(0, 2, 1, 3) for x in kept)
+        return mixed.reshape(q.shape), (keys, values)
 
 
-def flat(layers: Layer) -> Layer:
-    """Views the matrices of q, k, v and o as [L, N H, D]; on a TPU they lie so in memory.
+def by_rows(layers: Layer) -> Layer:
+    """Views q, k, v and o of a stack as matrices [L, N H, D], which they are in a TPU's memory.
 
-    A view of the stack: of a layer's slice it would be a copy.
+    Of a layer's slice it would not be a view but a copy.
     """
 
-    def rows(x: Array) -> Array:
+    def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
-    q, k, v = (rows(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
-    return layers.replace(q=q, k=k, v=v, o=rows(layers.o))
+    q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
+    return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
 
 
-def attend(
+def block_by_rows(
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "R T D"],
+    view: View,
+    read: Int[Array, "R Q"] | None,
+    kernel: PromptAttention,
+    keep: bool,
+) -> tuple[Float[Array, "R _ D"], KeysValues | None]:
+    """Applies one layer, a slice of `by_rows`, as `model.block` does.
+
+    With `keep`, also returns its keys and values.
+    """
+    k, v = keys_values(config, layer, h, view, rotated=False)
+    mask = at(visible(config, view, layer.window), read)
+    h, there = at(h, read), at_view(view, read)
+    q = queries(config, layer, h, there, rotated=False)
+    ours, theirs = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, view))
+    attended, kept = kernel(q, k, v, mask, (ours, theirs), keep)
+    return add_attended(config, layer, h, attended), kept
+
+
+def call_kernel(
     q: Float[Array, "R Q NH"],
     k: Float[Array, "R S KH"],
     v: Float[Array, "R S KH"],
-    mask: Array,
+    mask: Int[Array, "R Q S"],
     rotations: tuple[Rotation, Rotation],
     *,
     width: int,
     keep: bool,
     interpret: bool,
 ) -> list[Array]:
-    """Calls the kernel on one device, for blocks of some tokens and some key/value heads."""
-    (rows, queries, _), keys, kv_heads = q.shape, k.shape[1], k.shape[2] // width
-    group = q.shape[2] // k.shape[2]
-    tokens = BLOCK if queries % BLOCK == 0 else queries
-    bytes_of_head = 4 * width * q.dtype.itemsize * (group * tokens + (1 + keep) * keys)
-    some = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
-    heads = max(n for n in some if n == 1 or n * bytes_of_head <= MOST_BYTES)
+    """Calls the kernel on one device for blocks of some tokens and some key/value heads."""
+    (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
+    kv_heads, group = lanes // width, q.shape[2] // lanes
+    reading = BLOCK if reads % BLOCK == 0 else reads
+    bytes_of_head = 4 * q.dtype.itemsize * width * (group * reading + (1 + keep) * tokens)
+    parts = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
+    heads = max(n for n in parts if n == 1 or n * bytes_of_head <= MOST_BYTES)
 
-    def block(tokens: int, lanes: int, of_queries: bool, of_heads: bool) -> pl.BlockSpec:
-        def index(row: Any, head: Any, place: Any) -> tuple[Any, ...]:
-            return row, place if of_queries else 0, head if of_heads else 0
+    def of_reads(lanes: int, split: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec((1, reading, lanes), lambda r, head, i: (r, i, head if split else 0))
 
-        return pl.BlockSpec((1, tokens, lanes), index)
+    def of_tokens(lanes: int, split: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec((1, tokens, lanes), lambda r, head, _: (r, 0, head if split else 0))
 
-    mixed = block(tokens, heads * group * width, True, True)
-    whole = block(keys, heads * width, False, True)
-    kept = pl.BlockSpec((1, heads, keys, width), lambda row, head, _: (row, head, 0, 0))
-    cache = jax.ShapeDtypeStruct((rows, kv_heads, keys, width), k.dtype)
-    tables = [block(tokens, width // 2, True, False)] * 2 + [block(keys, width // 2, False, False)] * 2
+    mixed, seen = of_reads(heads * group * width, split=True), of_tokens(heads * width, split=True)
+    angles = [*[of_reads(width // 2)] * 2, *[of_tokens(width // 2)] * 2]
+    kept = pl.BlockSpec((1, heads, tokens, width), lambda r, head, _: (r, head, 0, 0))
+    cache = jax.ShapeDtypeStruct((rows, kv_heads, tokens, width), k.dtype)
     return pl.pallas_call(
-        functools.partial(attend_block, width=width, heads=heads),
-        grid=(rows, kv_heads // heads, queries // tokens),
-        in_specs=[mixed, whole, whole, block(tokens, keys, True, False), *tables],
-        out_specs=[mixed, kept, kept] if keep else [mixed],
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), *([cache] * 2 if keep else [])],
+        functools.partial(kernel, width=width, heads=heads),
+        grid=(rows, kv_heads // heads, reads // reading),
+        in_specs=[mixed, seen, seen, of_reads(tokens), *angles],
+        out_specs=[mixed, *[kept] * 2 * keep],
+        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), *[cache] * 2 * keep],
+        # on chips of two cores, each takes some rows or heads
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
         interpret=interpret,
     )(q, k, v, mask, *rotations[0], *rotations[1])
 
 
-def attend_block(q, k, v, mask, q_cos, q_sin, k_cos, k_sin, out, *kept, width: int, heads: int):
-    """The kernel: a block of queries of some heads, and all the keys that these see."""
-    tokens, group = q.shape[1], q.shape[2] // k.shape[2]
+def kernel(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    q_cos: Any,
+    q_sin: Any,
+    k_cos: Any,
+    k_sin: Any,
+    out: Any,
+    *kept: Any,
+    width: int,
+    heads: int,
+) -> None:
+    """Attends with a block of tokens and heads to all tokens that they may see."""
+    reads, group = q.shape[1], q.shape[2] // k.shape[2]
     bias = jnp.where(mask[0].astype(jnp.int32) != 0, 0.0, MASKED)
-    bias = jnp.concatenate([bias] * group)
     of_queries = both_halves(q_cos[0] * width**-0.5, q_sin[0] * width**-0.5)
     of_keys = both_halves(k_cos[0], k_sin[0])
 
@@ -137,32 +175,33 @@ def attend_block(q, k, v, mask, q_cos, q_sin, k_cos, k_sin, out, *kept, width: i
 
     for head in range(heads):
         own = range(head * group, (head + 1) * group)
-        queries = jnp.concatenate([rotate(q[0, :, lanes(n)], of_queries) for n in own])
-        keys, values = rotate(k[0, :, lanes(head)], of_keys), v[0, :, lanes(head)]
-        scores = product(queries, keys, 1) + bias
+        # the queries of all heads that share a key: taller products
+        turned = jnp.concatenate([rotate_head(q[0, :, lanes(n)], of_queries) for n in own])
+        keys, values = rotate_head(k[0, :, lanes(head)], of_keys), v[0, :, lanes(head)]
+        scores = contract(turned, keys, 1)
+        scores = (scores.reshape(group, *bias.shape) + bias).reshape(scores.shape)
         weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
-        total = jnp.sum(weights, axis=1, keepdims=True)
-        mixed = (product(weights.astype(values.dtype), values, 0) / total).astype(out.dtype)
+        share = 1 / jnp.sum(weights, axis=1, keepdims=True)
+        mixed = (contract(weights.astype(values.dtype), values, 0) * share).astype(out.dtype)
         for i, n in enumerate(own):
-            out[0, :, lanes(n)] = mixed[i * tokens : (i + 1) * tokens]
+            out[0, :, lanes(n)] = mixed[i * reads : (i + 1) * reads]
         if kept:
             kept[0][0, head], kept[1][0, head] = keys, values
 
 
 def both_halves(cos: Array, sin: Array) -> tuple[Array, Array]:
-    """Returns the factors of a head's elements, and those of the other half's."""
+    """Returns what each element of a head is multiplied by, and its partner in the other half."""
     return jnp.concatenate([cos, cos], axis=1), jnp.concatenate([-sin, sin], axis=1)
 
 
-def rotate(x: Array, factors: tuple[Array, Array]) -> Array:
-    """Rotates a head's halves, as `model.rotate` does, in float32."""
+def rotate_head(x: Array, factors: tuple[Array, Array]) -> Array:
+    """Rotates the halves of one head, as `model.rotate` does of all, in float32."""
     wide = x.astype(jnp.float32)
-    other = pltpu.roll(wide, x.shape[1] // 2, 1)
-    return (wide * factors[0] + other * factors[1]).astype(x.dtype)
+    partner = pltpu.roll(wide, x.shape[1] // 2, 1)
+    return (wide * factors[0] + partner * factors[1]).astype(x.dtype)
 
 
-def product(x: Array, y: Array, axis: int) -> Array:
-    """Multiplies matrices over the last axis of x and one of y, with sums in float32."""
-    return jax.lax.dot_general(
-        x, y, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32
-    )
+def contract(x: Array, y: Array, axis: int) -> Array:
+    """Multiplies over the last axis of x and one of y, with sums in float32."""
+    axes = ((1,), (axis,)), ((), ())
+    return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)

@@ -14,12 +14,11 @@ from jax.typing import DTypeLike
 from cola_jax.execute import placement
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.forward import Launch
-from cola_jax.execute.kernels import choose_attention
+from cola_jax.execute.kernels import Choice, choose_attention, kernel_of
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
-from cola_jax.model import Kernel
 from cola_jax.params import Model
 from cola_jax.progress_bar import metrics_bar
 
@@ -55,7 +54,7 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
-        kernel: Kernel,
+        kernel: Choice,
         metrics: Metrics,
         stopped: threading.Event,
     ):
@@ -71,7 +70,7 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel = kernel  # of attention over prompts
+        self.kernel = kernel_of(kernel, devices)  # of attention over prompts
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
