@@ -90,7 +90,7 @@ def forward(
     tiles, past = launch.tiles, context.past
     layers = launch.layers
     if isinstance(kernel, PromptAttention):
-        kernel = kernel if for_prompts(kernel, context) else None
+        kernel = kernel if for_prompts(config, kernel, context) else None
         layers = layers if kernel is None else by_rows(layers)
 
     def step(
@@ -128,11 +128,12 @@ def forward(
     return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
 
 
-def for_prompts(kernel: PromptAttention, context: Context) -> bool:
+def for_prompts(config: ModelConfig, kernel: PromptAttention, context: Context) -> bool:
     """Whether the kernel serves what these tiles attend to: their own prompts, and no more."""
     tokens = context.views.positions.shape[1]
     reads = tokens if context.read is None else context.read.shape[1]
-    return context.past is None and context.prefix is None and kernel.serves(reads, tokens)
+    alone = context.past is None and context.prefix is None
+    return alone and kernel.serves(config.num_heads // config.num_kv_heads, reads, tokens)
 
 
 def after_prefix(

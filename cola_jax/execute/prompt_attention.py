@@ -22,7 +22,7 @@ from cola_jax.params import Layer
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 LANES, SUBLANES = 128, 16  # a head's width and a prompt's tokens are multiples of
 BLOCK = 128  # tokens that attend at a time
-MOST_TOKENS = 2048  # that they see: the scores of all lie on the chip
+MOST_SCORES = 2**20  # of the heads that share a key, for a block: all are on the chip
 MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
 
 Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
@@ -35,11 +35,13 @@ class PromptAttention(NamedTuple):
     mesh: Mesh | None = None
     interpret: bool = False  # as plain operations, where there is no TPU
 
-    def serves(self, reads: int, tokens: int) -> bool:
-        """Whether `reads` positions of prompts of so many tokens can be cut into blocks."""
+    def serves(self, group: int, reads: int, tokens: int) -> bool:
+        """Whether prompts of so many tokens, of which `reads` attend, fit a chip in whole blocks.
+
+        `group` query heads share a key.
+        """
         whole = reads % SUBLANES == 0 and tokens % SUBLANES == 0
-        fits = tokens <= MOST_TOKENS and (reads % BLOCK == 0 or reads < 2 * BLOCK)
-        return self.interpret or (whole and fits)
+        return self.interpret or (whole and group * block_of(reads) * tokens <= MOST_SCORES)
 
     def __call__(
         self,
@@ -59,7 +61,7 @@ class PromptAttention(NamedTuple):
         run: Any = functools.partial(call_kernel, **options)
         if self.mesh is not None:
             whole, rows = PartitionSpec(), PartitionSpec(None, None, "tensor")
-            results = [rows, *[PartitionSpec(None, "tensor")] * 2 * keep]
+            results = (rows, *[PartitionSpec(None, "tensor")] * 2 * keep)
             places = (rows, rows, rows, whole, whole)
             run = jax.shard_map(
                 run, mesh=self.mesh, in_specs=places, out_specs=results, check_vma=False
@@ -107,6 +109,11 @@ def block_by_rows(
     return add_attended(config, layer, h, attended), kept
 
 
+def block_of(reads: int) -> int:
+    """Returns how many tokens attend at a time."""
+    return BLOCK if reads % BLOCK == 0 else reads
+
+
 def call_kernel(
     q: Float[Array, "R Q NH"],
     k: Float[Array, "R S KH"],
@@ -117,11 +124,11 @@ def call_kernel(
     width: int,
     keep: bool,
     interpret: bool,
-) -> list[Array]:
+) -> tuple[Array, ...]:
     """Calls the kernel on one device for blocks of some tokens and some key/value heads."""
     (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
     kv_heads, group = lanes // width, q.shape[2] // lanes
-    reading = BLOCK if reads % BLOCK == 0 else reads
+    reading = block_of(reads)
     bytes_of_head = 4 * q.dtype.itemsize * width * (group * reading + (1 + keep) * tokens)
     parts = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
     heads = max(n for n in parts if n == 1 or n * bytes_of_head <= MOST_BYTES)
@@ -136,7 +143,7 @@ def call_kernel(
     angles = [*[of_reads(width // 2)] * 2, *[of_tokens(width // 2)] * 2]
     kept = pl.BlockSpec((1, heads, tokens, width), lambda r, head, _: (r, head, 0, 0))
     cache = jax.ShapeDtypeStruct((rows, kv_heads, tokens, width), k.dtype)
-    return pl.pallas_call(
+    run = pl.pallas_call(
         functools.partial(kernel, width=width, heads=heads),
         grid=(rows, kv_heads // heads, reads // reading),
         in_specs=[mixed, seen, seen, of_reads(tokens), *angles],
@@ -147,7 +154,9 @@ def call_kernel(
             dimension_semantics=("parallel", "parallel", "arbitrary")
         ),
         interpret=interpret,
-    )(q, k, v, mask, *rotations[0], *rotations[1])
+        name="prompt_attention",
+    )
+    return tuple(run(q, k, v, mask, *rotations[0], *rotations[1]))
 
 
 def kernel(
