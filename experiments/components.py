@@ -11,7 +11,7 @@ import numpy as np
 from cola_jax.edits import random_paths
 from cola_jax.execute.benchmark import Paths, Program, Wave, random_prompts, time_in_turns
 from cola_jax.execute.reference import path_readings
-from cola_jax.execute.schedule import Trie
+from cola_jax.execute.trie import Trie
 from cola_jax.execute.worker import Worker
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model, layer_at

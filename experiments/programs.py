@@ -11,11 +11,13 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.forward import Context, Launch, forward
-from cola_jax.execute.kernels import KERNELS, kernel_of
 from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
@@ -35,6 +37,13 @@ class Sizes(NamedTuple):
     slots: int  # state slots, S
 
 
+class Unseen(NamedTuple):
+    """What one of our own kernels does in a tile, for all devices: the compiler counts nothing."""
+
+    flops: float = 0
+    moved: float = 0  # bytes
+
+
 class Program(NamedTuple):
     """A lowered program, and what one of its tiles takes."""
 
@@ -43,6 +52,7 @@ class Program(NamedTuple):
     flops: float
     tokens: int  # whose states are read and written
     cached: int = 0  # bytes of the KV cache that are read or written
+    unseen: Unseen = Unseen()
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of a layer's matrices, of one device's part."""
@@ -75,8 +85,10 @@ class Abstract:
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
-        choice = KERNELS[self.platform][0]  # as `choose_attention` for these models
-        self.kernel = kernel_of(choice, devices)
+        mesh = self.worker if self.tensor > 1 else None
+        self.decode_kernel = DecodeKernel(mesh) if self.platform == "tpu" else None
+        # as `choose_attention` for these models
+        self.kernel = PromptKernel(mesh) if self.platform == "tpu" else "cudnn"
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """An array that every device holds whole."""
@@ -169,9 +181,16 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
         make.blocks(DECODED),
         Context(make.view(DECODE_SLOTS + 1, 1), past=Past(make.blocks(tokens), counts, counts)),
         reach=DECODED,
+        decode_kernel=make.decode_kernel,
     )
-    past = rows * (tokens + DECODED) * config.num_kv_heads * config.head_dim  # of keys, or values
-    return Program(lowered, layers, rows * layer_flops(config, 1), rows, 4 * past)
+    kv, heads = (n * config.head_dim for n in (config.num_kv_heads, config.num_heads))
+    past = 4 * rows * (tokens + DECODED) * kv
+    unseen = Unseen()
+    if make.decode_kernel is not None:
+        # beside the past, queries and what they attend to, the new token, and the tile it is in
+        moved = past + 4 * rows * heads + 4 * rows * (1 + WRITTEN) * kv
+        unseen = Unseen(4.0 * rows * (tokens + DECODED) * heads, moved)
+    return Program(lowered, layers, rows * layer_flops(config, 1), rows, past, unseen)
 
 
 def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:

@@ -1,16 +1,28 @@
-"""Baselines with transformers: a random Llama whose layers are permuted along paths."""
+"""Baselines with transformers, whose layers are permuted along paths."""
 
 import contextlib
-import copy
-from collections.abc import Iterator
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import transformers
 
 from cola_jax.config import ModelConfig
+from cola_jax.convert import cache
+from cola_jax.deploy.export import export
 from cola_jax.execute.benchmark import Paths, Program
+from cola_jax.path import identity
+from cola_jax.prompts import PROMPT, Readings
+from cola_jax.runs.search_benchmark import Baseline, Pair
+from cola_jax.runs.session import Session
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.verdicts import Verdicts
+from tests.oracle import rebuilt, with_cache
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random_llama(config: ModelConfig, dtype: str) -> Any:
@@ -26,7 +38,7 @@ def random_llama(config: ModelConfig, dtype: str) -> Any:
         max_position_embeddings=config.context,
         tie_word_embeddings=config.tied,
     )
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(DEVICE):
         model = transformers.LlamaForCausalLM._from_config(theirs, dtype=getattr(torch, dtype))
     return model.eval()
 
@@ -34,24 +46,10 @@ def random_llama(config: ModelConfig, dtype: str) -> Any:
 @contextlib.contextmanager
 def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
     """Rebuilds a model along a path, each position with a KV cache of its own."""
-    layers = model.model.layers
-    blocks = [with_cache(layers[layer], position) for position, layer in enumerate(path)]
-    model.model.layers = torch.nn.ModuleList(blocks)
-    model.config.num_hidden_layers = len(path)
-    try:
+    with rebuilt(model, path):
+        blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
+        model.model.layers = torch.nn.ModuleList(blocks)
         yield
-    finally:
-        model.model.layers = layers
-        model.config.num_hidden_layers = len(layers)
-
-
-def with_cache(block: Any, position: int) -> Any:
-    """Copies a block, sharing its weights, so that it uses the KV cache of a position."""
-    block = copy.copy(block)
-    block._modules = dict(block._modules)
-    block.self_attn = copy.copy(block.self_attn)
-    block.self_attn.layer_idx = position
-    return block
 
 
 def forward_baseline(model: Any, ids: np.ndarray, paths: Paths) -> Program:
@@ -90,3 +88,89 @@ def generate_exactly(model: Any, batch: Any, tokens: int) -> None:
         do_sample=False,
         pad_token_id=0,
     )
+
+
+def option_baselines(session: Session) -> dict[str, Baseline]:
+    """Evaluates pairs as lm-evaluation-harness does: path by path, with a row for each option.
+
+    The harness computes the logits of all tokens; the second program those of the tokens that are
+    read, and before them, alone. Raises ValueError for a scorer that decodes.
+    """
+    if session.scorer.decodes:
+        raise ValueError(
+            f"the scorer {session.scorer.name} decodes answers: compare with transformers by one "
+            "that reads the model, such as options."
+        )
+    model = same_model(session)
+    return {
+        f"transformers, {logits}": OptionRows(model, session.scorer, all_logits)
+        for logits, all_logits in (("all logits", True), ("logits where read", False))
+    }
+
+
+def same_model(session: Session) -> Any:
+    """Loads the weights of a session into transformers, by way of an export."""
+    checkpoint = cache.find(session.source)
+    with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+        place = Path(folder) / "model"
+        export(checkpoint, identity(session.num_layers), place, command="experiments.benchmark")
+        dtype = getattr(torch, session.settings["dtype"])
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+    return model.to(DEVICE).eval()
+
+
+class Rows(NamedTuple):
+    """The options of a question as rows of a batch, and where these are read."""
+
+    ids: np.ndarray  # [J, T], right-padded
+    row: np.ndarray  # [Q]
+    column: np.ndarray  # [Q]
+
+
+def rows_of(encoded: Encoded) -> Rows:
+    """Writes the prompt once for each option, but once for all that the same tokens precede."""
+    ids, branch = np.asarray(encoded.prompts.ids), np.asarray(encoded.prompts.branch)
+    prompt, options = ids[branch == PROMPT], int(encoded.option.max()) + 1
+    each = [(*prompt, *ids[branch == 1 + j]) for j in range(options)]
+    distinct = list(dict.fromkeys(each))
+    padded = np.zeros((len(distinct), max(map(len, distinct))), np.int64)
+    for row, tokens in zip(padded, distinct, strict=True):
+        row[: len(tokens)] = tokens
+    column = np.asarray(encoded.prompts.positions)[np.asarray(encoded.prompts.read)]
+    return Rows(padded, np.array([distinct.index(each[j]) for j in encoded.option]), column)
+
+
+class OptionRows:
+    """Evaluates pairs one after the other, with a row for each option of the question."""
+
+    def __init__(self, model: Any, scorer: Scorer, all_logits: bool):
+        self.model, self.scorer, self.all_logits = model, scorer, all_logits
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Verdicts]:
+        with torch.inference_mode():
+            return [self.verdict(pair.encoded, pair.path) for pair in pairs]
+
+    def verdict(self, encoded: Encoded, path: tuple[int, ...]) -> Verdicts:
+        """Evaluates a question on a path."""
+        rows = rows_of(encoded)
+        first = 0 if self.all_logits else int(rows.column.min())
+        ids = torch.as_tensor(rows.ids, device=self.model.device)
+        with rebuilt(self.model, path):
+            # padding is on the right, so that a causal model needs no mask of it
+            out = self.model(ids, use_cache=False, logits_to_keep=ids.shape[1] - first)
+        logprobs = torch.log_softmax(out.logits, -1, dtype=torch.float32)
+        read = logprobs[rows.row, rows.column - first]
+        targets = torch.as_tensor(np.asarray(encoded.prompts.targets), device=read.device)
+        return self.scorer.verdicts(readings(read, targets.long()), encoded).take(0)
+
+
+def readings(logprobs: torch.Tensor, targets: torch.Tensor) -> Readings:
+    """Returns what scorers take, of log-probabilities [Q, V] on one path."""
+    (best, second), token = logprobs.topk(2).values.T, logprobs.argmax(-1)
+    each = {
+        "logprob": logprobs.gather(-1, targets[:, None])[:, 0],
+        "token": token,
+        "rival": torch.where(token == targets, second, best),
+        "finite": logprobs.isfinite().all(),
+    }
+    return Readings(**{name: value.cpu().numpy()[None] for name, value in each.items()})

@@ -24,15 +24,18 @@ from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_choo
 from cola_jax.deploy.menu_file import load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
+from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.decoder import Decoder, Stop, rows_of
-from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
 from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
+from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.evaluator import THREADS, default_batch_size
+from cola_jax.scoring.batches import default_batch_size
+from cola_jax.scoring.evaluator import THREADS
 from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
@@ -79,6 +82,8 @@ class ColaLM(TemplateLM):
             dtype=dtype,
             progress=False,  # the harness shows its own
         )
+        # whether each prompt is run along the same paths
+        self.same = given.router is None and (menu is None or menu.selector is None)
         self.choose_paths = path_chooser(given, path, self.model, menu)
         # a rule other than the selector compares what all paths of a menu make of a prompt
         self.menu = None if menu is None or menu.selector is not None else menu
@@ -235,21 +240,23 @@ class ColaLM(TemplateLM):
 
     def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
         """Runs rows along their paths; yields the readings [Q] of each, as they finish."""
-        keys = row_buckets([row.prompts for row in rows])
-        for tokens, reads in sorted(set(keys), reverse=True):
+        asked = [row.prompts for row in rows]
+        for tokens, reads in sorted(set(row_buckets(asked)), reverse=True):
             choose_sizes(self.model.config, tokens, reads, self.workers.memory)
         size = self.arguments.batch_size or default_batch_size()
+        found = self.batches(asked, size)
 
         def run(worker: Worker, batch: np.ndarray) -> Readings:
             prompts = Prompts.stack([rows[i].prompts for i in batch])
             check_prompts(self.model, prompts)
             paths = self.padded_paths([rows[i].context for i in batch])
-            evaluate = PathEvaluator(worker, prompts, Workload(*paths.shape[1:]))
+            workload = Workload(*paths.shape[1:], same=self.same, prefix=found.prefixes[batch[0]])
+            evaluate = path_evaluator(worker, prompts, workload)
             readings = evaluate(paths)
             evaluate.close()
             return readings
 
-        for batch, readings in self.map(run, keys, size):
+        for batch, readings in self.map(run, found, size):
             for b, i in enumerate(batch):
                 own = jax.tree.map(lambda x, b=b: x[b], readings)
                 yield rows[i], self.chosen(rows[i], own)
@@ -267,13 +274,14 @@ class ColaLM(TemplateLM):
         stop, stops = self.stop(settings)
         cpu = jax.default_backend() == "cpu"
         size = self.arguments.batch_size or MOST_DECODE_SLOTS[cpu]
+        found = self.batches(prompts, size)
 
         def run(worker: Worker, batch: np.ndarray) -> list[list[Row]]:
             some = [prompts[i] for i in batch]
             stacked = Prompts.stack(some)
             check_prompts(self.model, stacked)
             paths = self.padded_paths(some)
-            workload = Workload(*paths.shape[1:])
+            workload = Workload(*paths.shape[1:], same=self.same, prefix=found.prefixes[batch[0]])
             decoder = Decoder(
                 worker, stacked, workload, max_new_tokens=settings.max_gen_toks, stop=stop
             )
@@ -283,7 +291,7 @@ class ColaLM(TemplateLM):
             each = paths.shape[1]
             return [rows[first : first + each] for first in range(0, len(rows), each)]
 
-        for batch, decoded in self.map(run, row_buckets(prompts), size):
+        for batch, decoded in self.map(run, found, size):
             for i, rows in zip(batch, decoded, strict=True):
                 texts = [
                     cut_text(self.tokenizer.decode(row.tokens, skip_special_tokens=True), stops)
@@ -309,14 +317,20 @@ class ColaLM(TemplateLM):
             paths = [[path] for path in self.paths_of(Prompts.stack(prompts))]
         return pad_paths(paths, len(prompts), self.model.config.num_layers)
 
+    def batches(self, rows: Sequence[Prompts], size: int) -> Batches:
+        """Finds which rows, of batches of `size`, share buckets and what they begin with."""
+        keys = row_buckets(rows)
+        return Batches.of(Prompts.stack(rows), keys, 1 / size if self.same else FRESH)
+
     def map(
         self,
         run: Callable[[Worker, np.ndarray], Result],
-        keys: Sequence[tuple[int, int]],
+        found: Batches,
         size: int,
     ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Maps a function over batches of rows of one bucket, the longest first."""
-        yield from self.workers.map(run, cut_batches(keys, self.workers.batches_at_once, size))
+        """Maps a function over batches of rows of one key, the longest first."""
+        every = range(len(found.keys))
+        yield from self.workers.map(run, found.cut(every, self.workers.batches_at_once, size))
 
 
 def row_buckets(rows: Sequence[Prompts]) -> list[tuple[int, int]]:

@@ -59,12 +59,14 @@ class Timing:
         return {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def time_in_turns(programs: Sequence[Program], rounds: int) -> dict[str, Timing]:
-    """Runs every program once to warm up, then all of them in each round.
+def time_in_turns(
+    programs: Sequence[Program], rounds: int, *, warm_up: bool = True
+) -> dict[str, Timing]:
+    """Runs every program once unless they are warm already, then all of them in each round.
 
     Programs of one round are compared, so that a machine that slows down slows down all of them.
     """
-    for program in programs:
+    for program in programs if warm_up else ():
         jax.block_until_ready(program.run())
     seconds: dict[str, list[float]] = {program.name: [] for program in programs}
     for _ in range(rounds):

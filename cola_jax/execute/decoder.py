@@ -1,6 +1,8 @@
 """A decoder: rows of one token bucket on one worker, decoded step by step until all have ended."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections import deque
@@ -10,14 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from cola_jax.execute.common_prefix import tokens_after, without
 from cola_jax.execute.evaluator import Driver, Workload, enlarge
 from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
 from cola_jax.execute.inputs import bucket, buckets, cut
 from cola_jax.execute.kv_cache import Allocator, KVBlocks, Past, Row
 from cola_jax.execute.memory import capacity, choose_decode_sizes
 from cola_jax.execute.readouts import Sample, greedy_sample
+from cola_jax.execute.shared_prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.worker import Pending, Worker
-from cola_jax.path import STOP
+from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import PROMPT, Prompts
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
@@ -112,26 +116,35 @@ class Decoder:
         stop: Stop,
     ):
         """Takes plain prompts, padded to the bucket of the longest; `workload` bounds the paths."""
-        tokens, _ = map(max, zip(*buckets(prompts), strict=True))
-        prompts, config = cut(prompts, tokens, 0), worker.config
-        sizes = choose_decode_sizes(
-            config,
-            tokens,
-            worker.memory,
+        choose = functools.partial(
+            choose_decode_sizes,
+            worker.config,
             positions=workload.positions,
             max_new_tokens=max_new_tokens,
             wanted=workload.wave * len(prompts.ids),
             fixed=workload.fixed,
         )
+        tokens, _ = map(max, zip(*buckets(prompts), strict=True))
+        self.lengths = (np.asarray(prompts.branch) == PROMPT).sum(axis=1).astype(np.int32)
+        size, memory, self.shared = workload.prefix, beside_blocks(worker), None
+        after = size + tokens_after(prompts, size)
+        if size and fits(worker, workload, lambda: choose(after, memory, prefix=size)):
+            sizes = choose(after, memory, prefix=size)
+            self.shared = SharedPrefix.of(worker, prompts, workload)
+            tokens, prompts = after, without(prompts, size)
+        else:
+            sizes = choose(tokens, worker.memory)
+            worker.share_nothing()  # whole prompts take all of the budget
+            size, prompts = 0, cut(prompts, tokens, 0)
+        config = worker.config
         self.worker, self.sizes = worker, sizes
         self.stop, self.limit = stop, max_new_tokens
-        self.lengths = (np.asarray(prompts.branch) == PROMPT).sum(axis=1).astype(np.int32)
         self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions)
         count = capacity(len(prompts.ids))
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
-        ends = enlarge(self.lengths - 1, count)[:, None]
+        ends = enlarge(self.lengths - size - 1, count)[:, None]
         self.driver = Driver(worker, inputs, ends, sizes.slots)
-        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, max_new_tokens))
+        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, sizes.kept))
         states = np.zeros((sizes.decode_slots + 1, config.width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
@@ -159,7 +172,10 @@ class Decoder:
 
     def advance(self, waiting: deque[Row]) -> tuple[list[Row], Pending] | None:
         """Dispatches what comes next: the prefill of new rows, or a step of those admitted."""
-        room = self.allocator.room(list(itertools.islice(waiting, self.sizes.decode_slots)))
+        soon = list(itertools.islice(waiting, self.sizes.decode_slots))
+        room = self.allocator.room(soon)
+        if room and self.shared is not None:
+            room = self.shared.value.room([row.path for row in soon[:room]])
         admitted = [row for row in self.allocator.row if row is not None]
         # few new rows fill their tiles badly, so they wait for more slots to be free
         enough = min(len(waiting), max(1, self.sizes.decode_slots // 4))
@@ -170,29 +186,39 @@ class Decoder:
 
     def prefill(self, rows: list[Row]) -> tuple[list[Row], Pending]:
         """Admits rows, runs their prompts, and chooses the first token of each."""
-        begun = time.perf_counter()
         admission = self.allocator.admit(rows, self.lengths)
-        chunks = admission.chunks(self.sizes.slots, self.sizes.rows)
-        for _, cost in chunks:
-            self.worker.metrics.add(cost=cost)
-        self.worker.metrics.add(planning=time.perf_counter() - begun)
         slots = self.sampled(rows)
+        with self.prefix_of(rows) as (blocks, fill):
+            begun = time.perf_counter()
+            chunks = admission.chunks(self.sizes.slots, self.sizes.rows, blocks)
+            for _, cost in chunks:
+                self.worker.metrics.add(cost=cost)
+            self.worker.metrics.add(planning=time.perf_counter() - begun)
 
-        def program() -> Sample:
-            for chunk, _ in chunks:
-                self.states, cache = self.driver.run(chunk, self.states, self.prompt)
-                assert cache is not None
-                self.prompt = cache
-            return self.sample(slots)
+            def program() -> Sample:
+                fill()
+                prefix = None if self.shared is None else self.shared.value.cache
+                for chunk, _ in chunks:
+                    self.states, cache = self.driver.run(chunk, self.states, self.prompt, prefix)
+                    assert cache is not None
+                    self.prompt = cache
+                return self.sample(slots)
 
-        return rows, self.worker.dispatch(program)
+            return rows, self.worker.dispatch(program)
+
+    def prefix_of(self, rows: Sequence[Row]) -> contextlib.AbstractContextManager[Any]:
+        """Plans the shared prefix on the paths of rows; see `SharedPrefix.planned`."""
+        if self.shared is None:
+            return contextlib.nullcontext((None, lambda: None))
+        paths = [pad_path(row.path.tolist(), self.sizes.positions) for row in rows]
+        return self.shared.value.planned(np.unique(paths, axis=0))
 
     def step(self, rows: list[Row]) -> tuple[list[Row], Pending]:
         """Runs every layer of each row's path for the token it decoded last, and chooses one."""
         allocator, worker = self.allocator, self.worker
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.asked for row in rows]
-        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.limit)
+        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept)
         past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
         launches, slots = self.plan(active), self.sampled(rows)
 
@@ -203,7 +229,13 @@ class Decoder:
             context = Context(views, past=past._replace(prompt=self.prompt))
             for launch in launches:
                 self.states, cache = forward(
-                    worker.config, launch, self.states, self.decoded, context, reach=reach
+                    worker.config,
+                    launch,
+                    self.states,
+                    self.decoded,
+                    context,
+                    reach=reach,
+                    decode_kernel=worker.decode_kernel,
                 )
                 assert cache is not None
                 self.decoded = cache
@@ -274,6 +306,8 @@ class Decoder:
         """Gives the buffers back to the worker."""
         self.driver.close()
         self.worker.give_back(*self.prompt, *self.decoded)
+        if self.shared is not None:
+            self.worker.leave(self.shared)
 
 
 def rows_of(paths: np.ndarray) -> list[Row]:

@@ -16,8 +16,8 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Chunk, Tiles, pad_rows
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.schedule import PrefixBlocks, Trie
-from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.execute.trie import PrefixBlocks, Trie
+from cola_jax.execute.worker import Pending, Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, PromptsLike, Readings
@@ -38,7 +38,7 @@ class Workload(NamedTuple):
     # Whether what is computed for a question may not depend, to the last bit, on the others of its
     # batch: shapes are then those of a full batch.
     fixed: bool = False
-    prefix: int | None = None  # tokens of the common prefix that is run once; chosen when None
+    prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
 
 
 def run_paths(
@@ -135,17 +135,26 @@ class Driver:
 
         `prefix` has the keys and values of what all prompts begin with, and these continue.
         """
-        worker = self.worker
-        embedded = pad_rows(chunk.embedded.astype(np.int32), len(self.ids))
-        count = np.int32(len(chunk.embedded))
-        self.slots = embed_prompts(
-            worker.model, self.slots, self.ids, *worker.put((embedded, count)), dtype=worker.dtype
-        )
-        for launch in worker.launches(chunk.tiles):
-            cache = self.inner(launch, cache, prefix)
-        for launch in worker.launches(chunk.last):
+        cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
+        for launch in self.worker.launches(chunk.last):
             outputs, cache = self.last(launch, outputs, cache, prefix)
         return outputs, cache
+
+    def fill(
+        self,
+        embedded: np.ndarray,
+        tiles: Tiles,
+        cache: KVBlocks | None = None,
+        prefix: KVBlocks | None = None,
+    ) -> KVBlocks | None:
+        """Dispatches embeddings and tiles, which fill slots; returns the cache."""
+        worker = self.worker
+        pairs = pad_rows(embedded.astype(np.int32), len(self.ids))
+        args = worker.put((pairs, np.int32(len(embedded))))
+        self.slots = embed_prompts(worker.model, self.slots, self.ids, *args, dtype=worker.dtype)
+        for launch in worker.launches(tiles):
+            cache = self.inner(launch, cache, prefix)
+        return cache
 
     def inner(
         self, launch: Launch, cache: KVBlocks | None, prefix: KVBlocks | None = None
@@ -195,6 +204,9 @@ class Prefix(NamedTuple):
     cache: KVBlocks
 
 
+Dispatched = list[tuple[np.ndarray, Pending]]  # numbers of paths of a wave, and their readouts
+
+
 class PathEvaluator:
     """Runs waves of paths of prompts, padded to the bucket of the longest, and reads the model.
 
@@ -238,11 +250,12 @@ class PathEvaluator:
         self.outputs = worker.buffer(shape, worker.dtype, split=2)
         self.compile(prefix)
 
-    def __call__(self, paths: np.ndarray, prefix: "Prefix | None" = None) -> Readings:
-        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy.
+    def __call__(self, paths: np.ndarray) -> Readings:
+        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
+        return self.collect(paths, self.dispatch(paths))
 
-        `prefix` is what all prompts continue, run on the same paths.
-        """
+    def dispatch(self, paths: np.ndarray, prefix: "Prefix | None" = None) -> "Dispatched":
+        """Dispatches a wave [B, C, P]; `prefix` is what all prompts continue, on the same paths."""
         question, candidate = np.nonzero(paths[:, :, 0] != STOP)
         rows = np.concatenate([question[:, None], paths[question, candidate]], axis=1)
         begun = time.perf_counter()
@@ -256,10 +269,14 @@ class PathEvaluator:
             )
             for chunk, queries in zip(chunks, asked, strict=True)
         ]
+        return [(chunk.paths, one) for chunk, one in zip(chunks, pending, strict=True)]
+
+    def collect(self, paths: np.ndarray, dispatched: "Dispatched") -> Readings:
+        """Waits for the wave that was dispatched; returns Readings [B, C, Q] as numpy."""
+        question, candidate = np.nonzero(paths[:, :, 0] != STOP)
         out = no_readings(paths, self.reads)
-        for chunk, readouts in zip(chunks, pending, strict=True):
-            some = chunk.paths
-            self.read_positions.collect(readouts.get(), question[some], candidate[some], out)
+        for some, pending in dispatched:
+            self.read_positions.collect(pending.get(), question[some], candidate[some], out)
             self.worker.metrics.add(evaluations=len(some))
         return out
 

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.decode_attention import DecodeKernel
+from cola_jax.execute.kv_cache import KVBlocks, Past, attention_after
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
-from cola_jax.execute.prompt_attention import PromptAttention, block_by_rows, by_rows
+from cola_jax.execute.prompt_attention import PromptKernel, block_by_rows, by_rows
 from cola_jax.model import (
     Kernel,
     View,
@@ -66,7 +67,7 @@ class Context(NamedTuple):
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "reach", "kernel"),
+    static_argnames=("config", "reach", "kernel", "decode_kernel"),
     donate_argnames=("states", "cache"),
     # joining q, k and v, or gate and up, into one product would copy their weights for every tile
     compiler_options={"xla_gpu_dot_merger_threshold_mb": 0},
@@ -79,17 +80,18 @@ def forward(
     context: Context,
     *,
     reach: int = 0,
-    kernel: Kernel | PromptAttention = None,
+    kernel: Kernel | PromptKernel = None,
+    decode_kernel: DecodeKernel | None = None,
 ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
     """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
 
     A buffer of one token a slot has no token axis. `reach` bounds the decoded tokens that are
     attended to, so that a short text does not pay for a long one. `kernel` is that of attention
-    over prompts.
+    over prompts, `decode_kernel` that of attention to the cache.
     """
     tiles, past = launch.tiles, context.past
     layers = launch.layers
-    if isinstance(kernel, PromptAttention):
+    if isinstance(kernel, PromptKernel):
         kernel = kernel if for_prompts(config, kernel, context) else None
         layers = layers if kernel is None else by_rows(layers)
 
@@ -105,7 +107,7 @@ def forward(
         h = get(states if context.source is None else context.source, tile.source)
         h = h[:, None] if h.ndim == 2 else h
         read = None if context.read is None else context.read[tile.question]
-        if isinstance(kernel, PromptAttention):
+        if isinstance(kernel, PromptKernel):
             keep = cache is not None
             h, kept = block_by_rows(config, layer, h, here, read, kernel, keep)
             if cache is not None and kept is not None:
@@ -113,49 +115,44 @@ def forward(
             return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
         k, v = keys_values(config, layer, h, here)
         if past is None:
-            mask = visible(config, here, layer.window)
-            if context.prefix is not None:
-                k, v, mask = after_prefix(context.prefix, tile, k, v, mask, here, layer.window)
-            attention = attention_over(k, v, at(mask, read), kernel)
+            mask = at(visible(config, here, layer.window), read)
+            if context.prefix is None:
+                attention = attention_over(k, v, mask, kernel)
+            else:
+                assert tile.prompt_block is not None
+                size = context.prefix.k.shape[2]
+                before = context.prefix.take(tile.prompt_block, size)
+                seen = at(here.positions[:, :, None] - jnp.arange(size) < layer.window, read)
+                attention = attention_after(before, seen, k, v, mask, kernel)
+                if cache is not None:
+                    k, v = before.followed_by(k, v)
             cache = None if cache is None else cache.write_prompts(k, v, tile)
-        else:
+        elif decode_kernel is None:
             assert cache is not None
             cache = past.write(cache, k, v, tile)
             attention = past.attention(cache, tile, layer.window, reach)
+        else:
+            assert cache is not None
+            decode = functools.partial(past.attend, decode_kernel, cache, tile, layer.window, reach)
+
+            def attention_in_place(q: Array) -> Array:
+                nonlocal cache  # the kernel writes keys and values as well
+                mixed, cache = decode((q, k, v))
+                return mixed
+
+            attention = attention_in_place
         h = attend(config, layer, at(h, read), at_view(here, read), attention)
         return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
 
     return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
 
 
-def for_prompts(config: ModelConfig, kernel: PromptAttention, context: Context) -> bool:
+def for_prompts(config: ModelConfig, kernel: PromptKernel, context: Context) -> bool:
     """Whether the kernel serves what these tiles attend to: their own prompts, and no more."""
     tokens = context.views.positions.shape[1]
     reads = tokens if context.read is None else context.read.shape[1]
     alone = context.past is None and context.prefix is None
     return alone and kernel.serves(config.num_heads // config.num_kv_heads, reads, tokens)
-
-
-def after_prefix(
-    prefix: KVBlocks,
-    tile: Tiles,
-    k: Float[Array, "R T K H"],
-    v: Float[Array, "R T K H"],
-    mask: Bool[Array, "R T T"],
-    here: View,
-    window: Int[Array, ""],
-) -> tuple[Float[Array, "R X K H"], Float[Array, "R X K H"], Bool[Array, "R T X"]]:
-    """Puts the keys and values of a prefix in front of those of the rows, X = prefix + T tokens."""
-    assert tile.prompt_block is not None
-    size = prefix.k.shape[2]
-    blocks = prefix.take(tile.prompt_block, size)
-    before = [x.transpose(0, 2, 1, 3).astype(k.dtype) for x in blocks]
-    seen = here.positions[:, :, None] - jnp.arange(size) < window
-    return (
-        jnp.concatenate([before[0], k], axis=1),
-        jnp.concatenate([before[1], v], axis=1),
-        jnp.concatenate([seen, mask], axis=2),
-    )
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")

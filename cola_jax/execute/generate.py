@@ -4,8 +4,9 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.decoder import Decoder, Stop, rows_of
-from cola_jax.execute.evaluator import Workload, cut_batches, take
+from cola_jax.execute.evaluator import Workload, take
 from cola_jax.execute.inputs import (
     Paths,
     buckets,
@@ -114,18 +115,21 @@ def generate(
         positions=longest,
         max_new_tokens=max_new_tokens,
     )
-    workload = Workload(padded.shape[1], longest)
+    same = bool((padded == padded[:1]).all())
+    workload = Workload(padded.shape[1], longest, same)
+    found = Batches.of(prompts, keys, 1 / len(keys) if same else FRESH)
 
     def run(worker: Worker, some: np.ndarray) -> Generated:
+        work = workload._replace(prefix=found.prefixes[some[0]])
         decoder = Decoder(
-            worker, take(prompts, some), workload, max_new_tokens=max_new_tokens, stop=stop
+            worker, take(prompts, some), work, max_new_tokens=max_new_tokens, stop=stop
         )
         decoding = rows_of(padded[some])
         decoder.decode(decoding)
         decoder.close()
         return collect(decoding, padded[some], max_new_tokens)
 
-    batches = cut_batches(keys, len(workers.workers))
+    batches = found.cut(range(len(keys)), len(workers.workers))
     for some, generated in workers.map(run, batches, count_paths(padded)):
         for whole, part in zip(out, generated, strict=True):
             whole[some] = part

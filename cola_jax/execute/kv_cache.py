@@ -15,13 +15,14 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from cola_jax.execute.decode_attention import MASKED, DecodeKernel, Rows
 from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
-from cola_jax.model import Attention
+from cola_jax.execute.trie import PrefixBlocks
+from cola_jax.model import Attention, Kernel, attention_over
 from cola_jax.path import STOP
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
 
 
@@ -47,6 +48,20 @@ class KVBlocks(NamedTuple):
         """Takes the first tokens of some blocks."""
         part = slice(None), slice(tokens)
         return KVBlocks(k=get(self.k, block, *part), v=get(self.v, block, *part))
+
+    def followed_by(
+        self, k: Float[Array, "M T K H"], v: Float[Array, "M T K H"]
+    ) -> tuple[Float[Array, "M _ K H"], Float[Array, "M _ K H"]]:
+        """Puts keys and values in front of those of T more tokens, in the order of these."""
+        before = [x.transpose(0, 2, 1, 3).astype(k.dtype) for x in self]
+        return jnp.concatenate([before[0], k], axis=1), jnp.concatenate([before[1], v], axis=1)
+
+    def without_stale(self, seen: Bool[Array, "M 1 X"]) -> "KVBlocks":
+        """Replaces values that are not seen: left over from others, they may be NaN.
+
+        Their share is zero, but 0 * NaN is NaN.
+        """
+        return KVBlocks(k=self.k, v=jnp.where(seen[:, :, :, None], self.v, 0))
 
 
 class Past(NamedTuple):
@@ -91,7 +106,28 @@ class Past(NamedTuple):
         now = (length + nth)[:, None]
         in_prompt = (prompt < length[:, None]) & (now - prompt < window)
         in_decoded = (decoded <= nth[:, None]) & (nth[:, None] - decoded < window)
-        return attention_over_parts(parts, (in_prompt, in_decoded))
+        masks = in_prompt[:, None], in_decoded[:, None]
+        finite = [part.without_stale(mask) for part, mask in zip(parts, masks, strict=True)]
+        return attention_over_parts(finite, masks)
+
+    def attend(
+        self,
+        kernel: DecodeKernel,
+        cache: KVBlocks,
+        tile: Tiles,
+        window: Int[Array, ""],
+        reach: int,
+        qkv: tuple[Float[Array, "R 1 N H"], Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
+    ) -> tuple[Float[Array, "R 1 N H"], KVBlocks]:
+        """Writes each row's last token and attends to it and those before, by a kernel."""
+        assert self.prompt is not None
+        assert tile.block is not None
+        assert tile.prompt_block is not None
+        length, decoded = (jnp.asarray(x)[tile.question] for x in (self.length, self.decoded))
+        rows = Rows(tile.prompt_block, tile.block, length, decoded - 1, window[None])
+        q, *token = qkv
+        mixed, k, v = kernel(rows, q, (token[0], token[1]), self.prompt, cache, reach)
+        return mixed, KVBlocks(k=k, v=v)
 
 
 def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
@@ -107,19 +143,35 @@ def put_tokens_by_rows(buffer: Array, values: Array, block: Array, nth: Array) -
     return buffer
 
 
-def attention_over_parts(
-    parts: Sequence[KVBlocks], masks: Sequence[Bool[Array, "R _"]]
+def attention_after(
+    before: KVBlocks,
+    seen: Bool[Array, "R T P"],
+    k: Float[Array, "R S K H"],
+    v: Float[Array, "R S K H"],
+    mask: Bool[Array, "R T S"],
+    kernel: Kernel,
 ) -> Attention:
-    """Attends with one token a row to parts of its past, as `model.attention_over` to all of it.
+    """Attends to the P tokens of a prefix that are seen, and to S more."""
+    if kernel is not None:
+        masks = jnp.concatenate([seen, mask], axis=2)
+        return attention_over(*before.followed_by(k, v), masks, kernel)
+    own = KVBlocks(k=k.transpose(0, 2, 1, 3), v=v.transpose(0, 2, 1, 3))
+    return attention_over_parts((before, own), (seen, mask))
+
+
+def attention_over_parts(
+    parts: Sequence[KVBlocks], masks: Sequence[Bool[Array, "R T _"]]
+) -> Attention:
+    """Attends to parts of what is seen, as `model.attention_over` to all of it.
 
     The parts stay where they are: joining them would copy all keys and values.
     """
 
-    def attention(q: Float[Array, "R 1 N H"]) -> Float[Array, "R 1 N H"]:
-        rows, _, heads, width = q.shape
-        grouped = q.reshape(rows, parts[0].k.shape[1], -1, width)
+    def attention(q: Float[Array, "R T N H"]) -> Float[Array, "R T N H"]:
+        rows, tokens, heads, width = q.shape
+        grouped = q.reshape(rows, tokens, parts[0].k.shape[1], -1, width)
         scores = [
-            jnp.einsum("rkgh,rkxh->rkgx", grouped, part.k, preferred_element_type=jnp.float32)
+            jnp.einsum("rtkgh,rkxh->rkgtx", grouped, part.k, preferred_element_type=jnp.float32)
             for part in parts
         ]
         masked = [
@@ -128,16 +180,11 @@ def attention_over_parts(
         ]
         shares = jax.nn.softmax(jnp.concatenate(masked, axis=-1), axis=-1).astype(q.dtype)
         shares = jnp.split(shares, [parts[0].k.shape[2]], axis=-1)
-        # stale masked slots may hold NaN, and 0 * NaN is NaN
-        values = [
-            jnp.where(mask[:, None, :, None], part.v, 0)
-            for part, mask in zip(parts, masks, strict=True)
-        ]
         mixed = [
-            jnp.einsum("rkgx,rkxh->rkgh", share, value)
-            for share, value in zip(shares, values, strict=True)
+            jnp.einsum("rkgtx,rkxh->rtkgh", share, part.v)
+            for share, part in zip(shares, parts, strict=True)
         ]
-        return jnp.asarray(sum(mixed)).reshape(rows, 1, heads, width)
+        return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
 
     return attention
 
@@ -254,24 +301,31 @@ class Admission:
     slot_of: np.ndarray  # of each row of the nodes
     padding_slot: int
 
-    def chunks(self, slots: int, tile: int) -> list[tuple[Chunk, Cost]]:
-        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots."""
-        out = []
+    def chunks(
+        self, slots: int, tile: int, prefix: PrefixBlocks | None = None
+    ) -> list[tuple[Chunk, Cost]]:
+        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots.
+
+        With `prefix`, the blocks of what the prompts continue, tiles name these as well.
+        """
+        out, every = [], np.arange(len(self.slot_of))
+        before = None if prefix is None else prefix.of(self.nodes, every)
         most = paths_at_once(slots, tile)
         for start in range(0, len(self.slot_of), most):
-            some = np.arange(start, min(start + most, len(self.slot_of)))
+            some = every[start : start + most]
             chunk, cost = Schedule(self.nodes, some, slots, tile).chunk()
             targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
             last = chunk.last._replace(target=targets[chunk.last.target].astype(np.int32))
             chunk = chunk._replace(
-                tiles=self.with_blocks(chunk.tiles),
-                last=self.with_blocks(last),
+                tiles=self.with_blocks(chunk.tiles, before),
+                last=self.with_blocks(last, before),
                 paths=some[chunk.paths],
             )
             out.append((chunk, cost))
         return out
 
-    def with_blocks(self, tiles: Tiles) -> Tiles:
-        """Adds the block of each state that tiles compute."""
+    def with_blocks(self, tiles: Tiles, before: np.ndarray | None) -> Tiles:
+        """Adds the block of each state that tiles compute, and that of what it continues."""
         assert tiles.state is not None
-        return tiles._replace(block=self.block[tiles.state])
+        prompt_block = None if before is None else before[tiles.state]
+        return tiles._replace(block=self.block[tiles.state], prompt_block=prompt_block)

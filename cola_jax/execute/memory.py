@@ -17,6 +17,8 @@ FEWEST_POSITIONS, MOST_POSITIONS = 8, 256  # unembedded at a time
 MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
 MOST_DECODE_SLOTS = (256, 64)
 DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
+WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
+MULTIPLE = (WRITTEN, 1)  # of the tokens of a decoded block
 MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
 FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
@@ -87,6 +89,7 @@ class DecodeSizes(NamedTuple):
     rows: int  # R of prefill
     decode_rows: int  # R of a decode step
     unembedded: int  # U, rows unembedded at a time
+    kept: int  # X, the most decoded tokens of a row, rounded up
 
 
 def choose_decode_sizes(
@@ -98,11 +101,13 @@ def choose_decode_sizes(
     max_new_tokens: int,
     wanted: int = 1,
     fixed: bool = False,
+    prefix: int = 0,
 ) -> DecodeSizes:
     """Chooses the sizes of a decoder.
 
     Args:
-      tokens: T of the prompts; `positions`: layers of the longest path.
+      tokens: T of the prompts, of which the first `prefix` are run elsewhere; `positions`: layers
+        of the longest path.
       wanted: the most rows that there will be at a time.
       fixed: whether the logits of a row may not depend on how many rows there are.
 
@@ -112,11 +117,12 @@ def choose_decode_sizes(
     budget = memory.budget // sharing
     positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
     cpu = backend == "cpu"
-    prefill_rows = default_rows(backend, tokens) if rows is None else rows
+    prefill_rows = default_rows(backend, tokens - prefix) if rows is None else rows
     decode_rows = DECODE_ROWS[cpu] if rows is None else rows
     check_rows(prefill_rows)
-    state = tokens * config.width * itemsize
-    block = 2 * config.num_kv_heads * config.head_dim * (tokens + max_new_tokens) * itemsize
+    state = (tokens - prefix) * config.width * itemsize
+    kept = -(-max_new_tokens // MULTIPLE[cpu]) * MULTIPLE[cpu]
+    block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
     logits = LOGITS * 4 * config.vocab_size
     slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
@@ -140,6 +146,7 @@ def choose_decode_sizes(
         unembedded=MOST_DECODE_POSITIONS[cpu]
         if fixed
         else min(MOST_DECODE_POSITIONS[cpu], ceil_power(decode_slots)),
+        kept=kept,
     )
 
 

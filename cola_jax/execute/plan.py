@@ -114,6 +114,7 @@ class Nodes:
         if held is not None:
             has_slot = held != NONE
             self.slot[self.grid[has_slot]] = held[has_slot]
+        self.pinned = np.zeros(len(path), bool)  # which keep their slots even if nothing reads them
 
 
 def lexicographic(rows: np.ndarray) -> np.ndarray:

@@ -5,22 +5,25 @@ fastest, and so the products with the weights of q, k and v run at half of their
 kernel these products give rows [N H], as those of the MLP do, and it takes the heads out of a row.
 """
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import MASKED
+from cola_jax.execute.placement import worker_mesh
 from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
 from cola_jax.params import Layer
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
-LANES, SUBLANES = 128, 16  # a head's width and a prompt's tokens are multiples of
+SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it
 BLOCK = 128  # tokens that attend at a time
 MOST_SCORES = 2**20  # of the heads that share a key, for a block: all are on the chip
 MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
@@ -29,11 +32,17 @@ Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and si
 KeysValues = tuple[Float[Array, "R T K H"], Float[Array, "R T K H"]]
 
 
-class PromptAttention(NamedTuple):
-    """The kernel on one device, or with heads split over those of a mesh."""
+@dataclasses.dataclass(frozen=True)
+class PromptKernel:
+    """The kernel on the devices of a worker, which split the heads."""
 
-    mesh: Mesh | None = None
-    interpret: bool = False  # as plain operations, where there is no TPU
+    mesh: Mesh | None = None  # of several devices
+    interpret: bool = False  # without a TPU, for tests
+
+    def on(self, devices: np.ndarray) -> "PromptKernel":
+        """Returns the kernel for a worker's devices."""
+        mesh = worker_mesh(devices) if devices.size > 1 else None
+        return dataclasses.replace(self, mesh=mesh)
 
     def serves(self, group: int, reads: int, tokens: int) -> bool:
         """Whether prompts of so many tokens, of which `reads` attend, fit a chip in whole blocks.
@@ -93,7 +102,7 @@ def block_by_rows(
     h: Float[Array, "R T D"],
     view: View,
     read: Int[Array, "R Q"] | None,
-    kernel: PromptAttention,
+    kernel: PromptKernel,
     keep: bool,
 ) -> tuple[Float[Array, "R _ D"], KeysValues | None]:
     """Applies one layer, a slice of `by_rows`, as `model.block` does.

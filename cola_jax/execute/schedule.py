@@ -4,11 +4,11 @@
 `decode_tiles` orders one decode step of rows that each follow their own path.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, lexicographic, pack
+from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, pack
 from cola_jax.path import STOP
 
 
@@ -51,7 +51,8 @@ class Schedule:
         free = np.ones(slots, bool)
         free[nodes.slot[held]] = False
         self.free = np.flatnonzero(free).astype(np.int32)
-        self.idle = [held[self.readers[held] == 0]]  # held and not needed: may be evicted
+        # held and not needed: may be evicted
+        self.idle = [held[(self.readers[held] == 0) & ~nodes.pinned[held]]]
         self.num_idle = len(self.idle[0])
         self.evicted = 0
         # states that can be computed at once, since their parents are held
@@ -152,6 +153,7 @@ class Schedule:
 
     def release(self, some: np.ndarray) -> None:
         """Marks states as no longer needed; they are kept until their slots are needed."""
+        some = some[~self.nodes.pinned[some]]
         if len(some):
             self.idle.append(some)
             self.num_idle += len(some)
@@ -184,104 +186,6 @@ def paths_at_once(slots: int, rows: int) -> int:
     a whole tile keeps padding low.
     """
     return slots - (rows if slots > 2 * rows else 1)
-
-
-class Trie:
-    """The prefixes of all paths of a batch, and the slots that hold their states.
-
-    The states of earlier waves keep their slots until others need them. Those on the fewest paths
-    are evicted first, and recomputed when a path needs them again.
-    """
-
-    def __init__(self, slots: int, rows: int, outputs: int):
-        """Plans for S slots, tiles of R rows, and at most `outputs` paths in a chunk."""
-        if slots < 2:
-            raise ValueError(f"a path needs 2 slots, there are {slots}.")
-        self.slots, self.rows = slots, rows
-        self.width = min(outputs, paths_at_once(slots, rows))
-        self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1
-        self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
-
-    def plan(
-        self, paths: np.ndarray, blocks: "PrefixBlocks | None" = None
-    ) -> tuple[list[Chunk], Cost]:
-        """Plans the wave of paths [n, 1 + P], each a question and layers padded with STOP.
-
-        With `blocks`, tiles name the KV block of the prefix that all questions share. Returns the
-        chunks in the order in which they must run, and what they cost.
-        """
-        wave = as_rows(paths)
-        known, width = len(self.paths), max(self.paths.shape[1], wave.shape[1])
-        rows = np.concatenate([widen(self.paths, width, 0), widen(wave, width, 0)])
-        held = np.full(rows.shape, NONE, np.int32)
-        held[:known] = widen(self.held, width, NONE)
-        order = lexicographic(rows)
-        nodes = Nodes(rows[order], held[order])
-        # neighbours in this order share the longest prefixes, so chunks are cut along it
-        new = np.flatnonzero(order >= known)
-        block = None if blocks is None else blocks.of(nodes)
-        chunks, cost = [], Cost()
-        for start in range(0, len(new), self.width):
-            some = new[start : start + self.width]
-            chunk, spent = Schedule(nodes, some, self.slots, self.rows).chunk()
-            if block is not None:
-                tiles, last = (each._replace(prompt_block=block[each.state]) for each in chunk[1:3])
-                chunk = chunk._replace(tiles=tiles, last=last)
-            chunks.append(chunk._replace(paths=order[some][chunk.paths] - known))
-            cost += spent
-        self.paths = nodes.rows
-        self.held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
-        return chunks, cost
-
-
-class PrefixBlocks:
-    """The KV blocks of a prefix that all questions share, one for each state on some paths."""
-
-    def __init__(self, paths: np.ndarray, number: Mapping[bytes, int], padding: int):
-        """Finds the states of the prefix on paths [n, P], padded with STOP and all different.
-
-        Args:
-          number: the block of each state, by the layers that lead to it, as `beginnings` has them.
-          padding: the block that padding reads, and roots, which have no keys.
-        """
-        rows = as_rows(np.concatenate([np.zeros((len(paths), 1), paths.dtype), paths], axis=1))
-        order = lexicographic(rows)
-        self.nodes, self.padding = Nodes(rows[order]), padding
-        self.block = np.full(len(self.nodes.slot) + 1, padding, np.int32)
-        for path, grid in zip(paths[order], self.nodes.grid, strict=True):
-            own = beginnings(path)
-            self.block[grid[1 : 1 + len(own)]] = [number[one] for one in own]
-        self.row = {row[1:].tobytes(): i for i, row in enumerate(self.nodes.rows)}
-
-    def of(self, nodes: Nodes) -> np.ndarray:
-        """Returns the block that each node of paths of questions reads, and padding last."""
-        out = np.full(len(nodes.slot) + 1, self.padding, np.int32)
-        rows = widen(nodes.rows, max(nodes.rows.shape[1], self.nodes.rows.shape[1]), 0)
-        own = [self.row.get(row[1:].tobytes(), NONE) for row in rows]
-        known = np.flatnonzero(np.array(own) != NONE)
-        width = min(nodes.grid.shape[1], self.nodes.grid.shape[1])
-        mine = nodes.grid[known, :width]
-        theirs = self.nodes.grid[np.array(own)[known], :width]
-        inside = nodes.inside[known, :width]
-        out[mine[inside]] = self.block[theirs[inside]]
-        return out
-
-
-def beginnings(path: np.ndarray) -> list[bytes]:
-    """Returns the layers that lead to each state of a path, padded with STOP, as bytes."""
-    length = int((path != STOP).sum())
-    layers = path.astype(np.int32).tobytes()
-    return [layers[: 4 * n] for n in range(1, length + 1)]
-
-
-def as_rows(paths: np.ndarray) -> np.ndarray:
-    """Writes paths [n, 1 + P], each a question and layers, with 0 for STOP, as uint16."""
-    return (paths - np.where(np.arange(paths.shape[1]) > 0, STOP, 0)).astype(np.uint16)
-
-
-def widen(rows: np.ndarray, width: int, fill: int) -> np.ndarray:
-    """Pads the columns of [n, w] to [n, width]."""
-    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=fill)
 
 
 def decode_tiles(

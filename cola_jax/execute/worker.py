@@ -1,6 +1,7 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
 import contextlib
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -12,13 +13,16 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute import placement
+from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.forward import Launch
-from cola_jax.execute.kernels import Choice, choose_attention, kernel_of
+from cola_jax.execute.kernels import choose_attention, choose_decode_kernel
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel
+from cola_jax.model import Kernel
 from cola_jax.params import Model
 from cola_jax.progress_bar import metrics_bar
 
@@ -54,7 +58,8 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
-        kernel: Choice,
+        kernel: Kernel | PromptKernel,
+        decode_kernel: DecodeKernel | None,
         metrics: Metrics,
         stopped: threading.Event,
     ):
@@ -70,7 +75,9 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel = kernel_of(kernel, devices)  # of attention over prompts
+        # of attention over prompts
+        self.kernel = kernel.on(devices) if isinstance(kernel, PromptKernel) else kernel
+        self.decode_kernel = decode_kernel and decode_kernel.on(devices)
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice
         # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
@@ -78,7 +85,8 @@ class Worker:
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
-        self.left: list[tuple[Hashable, Any]] = []
+        self.sharing = threading.Lock()
+        self.shared: list[Shared] = []
 
     def compile(self, *programs: Callable[[], Any]) -> None:
         """Calls functions that run a program each on nothing, so that it is compiled.
@@ -155,17 +163,42 @@ class Worker:
             for buffer in buffers:
                 self.spare.setdefault((buffer.shape, str(buffer.dtype)), []).append(buffer)
 
-    def leave(self, key: Hashable, result: Any) -> None:
-        """Keeps what a batch computed for the next one that asks for the same key."""
-        with self.lock:
-            self.left.append((key, result))
+    def share(self, key: Hashable, make: Callable[[], Any]) -> "Shared":
+        """Returns what all batches use that ask for the same key; the first of them makes it.
 
-    def take(self, key: Hashable) -> Any | None:
-        """Takes what an earlier batch left under a key; where it left other things, drops them."""
-        with self.lock:
-            found = [result for other, result in self.left if other == key]
-            self.left = [(key, result) for result in found[1:]]
-        return found[0] if found else None
+        It stays for the next batch that asks for the key, until one asks for another.
+        """
+        with self.sharing:
+            self.drop(key)
+            same = [one for one in self.shared if one.key == key]
+            if not same:
+                same = [Shared(key, make())]
+                self.shared += same
+            same[0].users += 1
+            return same[0]
+
+    def share_nothing(self) -> None:
+        """Drops what no batch uses now: the next one needs the memory."""
+        with self.sharing:
+            self.drop(None)
+
+    def drop(self, key: Hashable) -> None:
+        """Drops what no batch uses, of other keys."""
+        self.shared = [one for one in self.shared if one.users or one.key == key]
+
+    def leave(self, shared: "Shared") -> None:
+        """Says that a batch uses it no more."""
+        with self.sharing:
+            shared.users -= 1
+
+
+@dataclasses.dataclass(eq=False)
+class Shared:
+    """What several batches of a worker use at the same time."""
+
+    key: Hashable
+    value: Any
+    users: int = 0
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -212,9 +245,10 @@ class Workers:
         )
         self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.progress = options.get("progress")
-        kernel = choose_attention(devices.flat[0], model.config, dtype, devices.shape[1])
+        on = devices.flat[0], model.config, dtype, devices.shape[1]
+        kernels = choose_attention(*on), choose_decode_kernel(*on)
         self.workers = [
-            Worker(model, row, self.memory, dtype, kernel, self.metrics, self.stopped)
+            Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices
         ]
 

@@ -15,12 +15,12 @@ from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import bucket
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, pad_path
-from cola_jax.runs.batches import Batches
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import continues
 from cola_jax.runs.journal import Journal
 from cola_jax.runs.schema import evaluation_rows, question_row
 from cola_jax.runs.shard import WHOLE
+from cola_jax.scoring.batches import question_batches
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts
@@ -76,7 +76,7 @@ class Recorder:
         workload = Workload(wave, self.positions, same=True, fixed=True)
         if self.evaluator is None:  # the weights load when they are first needed
             self.evaluator = session.evaluator(self.metrics)
-            self.batches = Batches.of(session.scorer, session.encoded, (), workload, session.first)
+            self.batches = question_batches([session.encoded], workload, session.first)
 
         def run(evaluate: BatchEvaluator, some: np.ndarray) -> Verdicts:
             paths = np.full((len(some), wave, self.positions), STOP, np.int32)
@@ -86,7 +86,7 @@ class Recorder:
             batch = [session.encoded[i] for i in some]
             return self.journal.evaluator(evaluate, batch)(paths)
 
-        cut = self.batches.cut(list(missing), session.batch_size(len(missing)))
+        cut = self.batches.cut(list(missing), largest=session.batch_size(len(missing)))
         prefixes = self.batches.prefixes
         for some, verdicts in self.evaluator.map(run, workload, cut, prefixes):
             for b, i in enumerate(some):

@@ -24,7 +24,6 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model, shapes
 from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
-from cola_jax.runs.batches import Batches
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.runs.directory import RunDirectory
@@ -36,7 +35,8 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size
+from cola_jax.scoring.batches import default_batch_size, question_batches
+from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.memory import check_memory
 from cola_jax.search.presets import InfluenceRules, Settings
@@ -312,7 +312,8 @@ class Session:
         metrics = Metrics() if metrics is None else metrics
         environment = self.environment | {"devices": self.num_devices}  # or they do not fit
         with run.locked():
-            batches = Batches.of(self.scorer, self.encoded, self.variants, workload, self.first)
+            asked = (self.encoded, *(variant.encoded for variant in self.variants))
+            batches = question_batches(asked, workload, self.first)
 
             def check(old: Mapping[str, Any]) -> bool:
                 further = continues(run.directory, old, settings, self.of_first)
@@ -334,7 +335,7 @@ class Session:
                 batch = [self.encoded[i] for i in some]
                 return work(journal.evaluator(evaluate, batch), some)
 
-            cut = batches.cut(left, self.batch_size(len(left)))
+            cut = batches.cut(left, largest=self.batch_size(len(left)))
             with contextlib.ExitStack() as stack:
                 stack.callback(journal.flush)  # however the run ends
                 for variant in self.variants:

@@ -5,26 +5,21 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
-import jax
 import numpy as np
 
-from cola_jax.execute.evaluator import Workload, cut_batches
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
+from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.encode import Encoded
-from cola_jax.scoring.scorer import BatchEvaluator, Evaluate, Scorer, most_options, prompt_buckets
+from cola_jax.scoring.scorer import BatchEvaluator, Evaluate, Scorer, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
 Result = TypeVar("Result")
 THREADS = 2  # batches that share a worker: the host works for one while devices run the other
-
-
-def default_batch_size() -> int:
-    """Returns the most questions of a batch: few on a CPU, where large batches save nothing."""
-    return 8 if jax.default_backend() == "cpu" else 64
 
 
 def evaluator(
@@ -198,8 +193,8 @@ class ModelEvaluator:
         """Yields the indices of each batch with what a function makes of it, as they finish.
 
         The function takes the evaluator of a batch and the indices of its questions. `batches` are
-        those of `self.batches()` when None. `prefixes` are, for each question, the tokens to run
-        once for its batch, all of which have as many; chosen for each batch when None.
+        chosen here when None. `prefixes` are, for each question, the tokens to run once for its
+        batch, all of which have as many; none where only `batches` are given.
         `evaluations` are those to expect, where the metrics do not say it yet.
         """
         with self.scorer:
@@ -209,17 +204,15 @@ class ModelEvaluator:
                 self.model.config, workers.memory, self.encoded, workload.positions
             )
             if batches is None:
-                batches = self.batches(workers.batches_at_once)
+                found = question_batches([self.encoded], workload, self.encoded)
+                every = range(len(self.encoded))
+                batches = found.cut(every, workers.batches_at_once, self.batch_size)
+                prefixes = found.prefixes
 
             def run(worker: Worker, some: np.ndarray) -> Result:
                 batch = [self.encoded[i] for i in some]
-                prefix = workload.prefix if prefixes is None else prefixes[some[0]]
-                work = workload._replace(prefix=prefix)
+                work = workload._replace(prefix=0 if prefixes is None else prefixes[some[0]])
                 with self.scorer.evaluator(worker, batch, work) as evaluate:
                     return function(evaluate, some)
 
             yield from workers.map(run, batches, evaluations)
-
-    def batches(self, at_once: int) -> list[np.ndarray]:
-        """Cuts the questions into batches of one bucket, enough of them to keep workers busy."""
-        return cut_batches(prompt_buckets(self.encoded), at_once, self.batch_size)

@@ -7,6 +7,7 @@ import pytest
 from cola_jax.cli import main
 from cola_jax.commands.benchmark import ratio_table
 from cola_jax.execute import benchmark, random_model
+from tests import tiny
 
 TINY = random_model.llama(4, 32, 4, 2, 48, 97)
 FLAGS = ["--tokens", "16", "--paths", "4", "--reads", "2", "--rounds", "1"]
@@ -28,9 +29,29 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
     assert printed.keys() == results.keys() - {"command"}
 
 
+def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
+    task, file = tiny.write_questions(tmp_path / "task.jsonl", 3), tmp_path / "results.json"
+    flags = ["--task", str(task), "--limit", "2", "--simulations", "3", "--rounds", "1"]
+    main(["benchmark", "--model", str(tiny_checkpoint), "--output", str(file), *flags])
+    results = json.loads(file.read_text())
+    assert results["command"]["task"]["limit"] == results["questions"] == 2
+    assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
+    assert results["evaluations_per_second"]["search"] > 0
+    shown = capsys.readouterr().out
+    assert f"2 questions of up to {results['tokens']} tokens" in " ".join(shown.split())
+    main(["benchmark", "--model", str(tiny_checkpoint), "--json", *flags])
+    assert json.loads(capsys.readouterr().out).keys() == results.keys() - {"command"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--task", "arithmetic"], "smollm2-135m is a shape with random weights"),
+        (["--task", "arithmetik"], "arithmetik"),
+        (["--task", "arc_easy,gsm8k"], "`cola benchmark` takes one task, not 2"),
+        (["--task", "arithmetic", "--paths", "8"], "--paths changes nothing with a task"),
+        (["--task", "arithmetic", "--simulations", "0"], "simulations must be at least 1"),
+        (["--num-fewshot", "5"], "--num-fewshot changes nothing without a task: give --task"),
         (["--model", "gpt 5"], "gpt 5 is no model: there is no such directory"),
         (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),

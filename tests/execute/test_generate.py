@@ -10,9 +10,10 @@ import pytest
 
 import cola_jax
 from cola_jax.edits import random_paths
+from cola_jax.execute import common_prefix, shared_prefix
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.path import STOP, pad_path
-from cola_jax.prompts import PADDING
+from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 from tests.execute import batches
 
@@ -134,6 +135,47 @@ def test_generate_matches_transformers(pair, variant):
     for c, path in enumerate(PATHS[:4]):
         theirs = oracle.decode(found.theirs, ids, path, NEW)
         np.testing.assert_array_equal(out.tokens[0, c], theirs[0])
+
+
+def alike(*lengths: int, shared: int = 37) -> Prompts:
+    """Prompts that begin with the same tokens and go on for these lengths."""
+    prompts = batches.plain(*(shared + length for length in lengths))
+    ids = np.asarray(prompts.ids).copy()
+    ids[:, :shared] = oracle.random_ids(1, shared, 99)[0]
+    return prompts.replace(ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("variant", "devices", "states"),
+    [
+        ("qwen2-window", (1, 1), None),
+        ("gemma3", (1, 1), 16),  # few blocks: rows are admitted in several groups
+        pytest.param("qwen2-moe-window", (2, 4), None, marks=pytest.mark.slow),
+        ("qwen2-window", (1, 2), 32),
+    ],
+)
+def test_prompts_that_begin_alike_share_what_they_have_in_common(
+    pair, monkeypatch, variant, devices, states
+):
+    found, prompts = pair(variant), alike(9, 2, 5, 11)
+    if states is not None:
+        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: states)
+    model = found.ours
+    if devices != (1, 1):
+        model = cola_jax.load(found.checkpoint, mesh=batches.mesh(*devices))
+    paths = pad([random_paths(oracle.LAYERS, 3, seed) for seed in range(4)])
+    for some in (paths, np.tile(paths[:1], (4, 1, 1))):  # its own for each, and the same
+        shared, whole = cola_jax.Metrics(), cola_jax.Metrics()
+        out = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=shared)
+        with monkeypatch.context() as patch:
+            patch.setattr(common_prefix, "LEAST_GAIN", np.inf)
+            expected = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=whole)
+        assert_greedy(found.ours, prompts, some, out)
+        np.testing.assert_array_equal(out.tokens, expected.tokens)
+        np.testing.assert_allclose(out.logprob, expected.logprob, atol=1e-4)
+        # states of the prefix are run beside those of the prompts' own tokens, which are as many
+        assert shared.cost.useful == whole.cost.useful
+        assert shared.cost.unique > whole.cost.unique
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])

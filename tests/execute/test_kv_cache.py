@@ -99,7 +99,7 @@ def test_past_attends_to_prompt_and_decoded_tokens(window):
 def test_attention_over_parts_of_nothing_is_finite():
     """A padding row sees no token."""
     parts = [KVBlocks(k=normal(R, K, x, H), v=normal(R, K, x, H)) for x in (4, 2)]
-    masks = [jnp.zeros((R, x), bool) for x in (4, 2)]
+    masks = [jnp.zeros((R, 1, x), bool) for x in (4, 2)]
     out = attention_over_parts(parts, masks)(normal(R, 1, K * G, H))
     assert np.isfinite(out).all()
 

@@ -90,11 +90,19 @@ def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):
     fixed = {"positions": 8, "max_new_tokens": 4}
     few = choose_decode_sizes(config, 32, memory(10**9), wanted=5, **fixed)
     assert few == DecodeSizes(
-        decode_slots=8, positions=8, blocks=64, slots=16, rows=4, decode_rows=16, unembedded=8
+        decode_slots=8,
+        positions=8,
+        blocks=64,
+        slots=16,
+        rows=4,
+        decode_rows=16,
+        unembedded=8,
+        kept=4,
     )
     assert choose_decode_sizes(config, 32, memory(10**9), wanted=999, **fixed).decode_slots == 64
     wide = choose_decode_sizes(config, 32, memory(10**9, backend="tpu"), wanted=999, **fixed)
     assert (wide.decode_slots, wide.decode_rows, wide.unembedded) == (256, 64, 64)
+    assert wide.kept == 16  # tokens that a TPU's kernel writes together
 
 
 def test_choose_decode_sizes_names_a_budget_that_is_enough(config):

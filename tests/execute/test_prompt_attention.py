@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import prompt_attention, worker
-from cola_jax.execute.prompt_attention import PromptAttention
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import llama
 from cola_jax.execute.reference import run_reference
 from cola_jax.model import at, at_view, rotate, view, visible
@@ -19,7 +19,7 @@ from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 from tests.execute import batches
 
-KERNEL = PromptAttention(interpret=True)
+KERNEL = PromptKernel(interpret=True)
 
 
 def prompts_of(generator, rows, tokens):
@@ -80,21 +80,21 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
     ],
 )
 def test_kernel_serves_whole_blocks(group, reads, tokens, served):
-    assert PromptAttention().serves(group, reads, tokens) == served
+    assert PromptKernel().serves(group, reads, tokens) == served
 
 
 @pytest.fixture
 def forced(monkeypatch):
     """Makes workers use the kernel, and lists what it was called for."""
     calls = []
-    call = PromptAttention.__call__
+    call = PromptKernel.__call__
 
     def counted(self, q, *rest):
         calls.append((q.shape[1], self.mesh is not None, rest[-1]))
         return call(self, q, *rest)
 
-    monkeypatch.setattr(worker, "choose_attention", lambda *_: "pallas")
-    monkeypatch.setattr(PromptAttention, "__call__", counted)
+    monkeypatch.setattr(worker, "choose_attention", lambda *_: KERNEL)
+    monkeypatch.setattr(PromptKernel, "__call__", counted)
     return calls
 
 

@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 from cola_jax.execute import shared_prefix
+from cola_jax.execute.common_prefix import common_prefix, shared_by_each
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.metrics import Metrics, compilations
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.shared_prefix import (
-    SharedPrefixEvaluator,
-    common_prefix,
-    path_evaluator,
-    prefix_to_share,
-)
+from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
@@ -50,10 +46,15 @@ def same_paths(count: int, each: int = 6, seed: int = 0) -> np.ndarray:
     return np.array([[pad_path(path, POSITIONS) for path in rows]] * count)
 
 
+def own_paths(count: int, seed: int) -> np.ndarray:
+    rows = batches.paths_of(count, 3, seed)
+    return np.array([[pad_path(path, POSITIONS) for path in some] for some in rows])
+
+
 def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> tuple[Any, list]:
     """Runs waves with one evaluator, which compile nothing; returns it and the readings."""
     workers = Workers(model, **options)
-    workload = Workload(waves[0].shape[1], POSITIONS, same=True)
+    workload = Workload(waves[0].shape[1], POSITIONS, same=True, prefix=SHARED)
 
     def each(worker: Any, _: object) -> tuple[Any, list]:
         evaluate = path_evaluator(worker, batch, workload)
@@ -88,7 +89,8 @@ def test_shared_prefix_matches_reference(
     waves[1][2, 3] = STOP  # an entry that is no path
     evaluate, readings = run(model, batch, waves)
     assert isinstance(evaluate, SharedPrefixEvaluator)
-    assert (len(evaluate.groups(np.unique(waves[0][0], axis=0))) > 1) == (blocks is not None)
+    groups = list(evaluate.prefix.groups(np.unique(waves[0][0], axis=0)))
+    assert (len(groups) > 1) == (blocks is not None)
     for paths, got in zip(waves, readings, strict=True):
         batches.assert_agree(got, run_reference(model, batch, paths))
 
@@ -144,21 +146,74 @@ def test_batches_that_begin_alike_run_the_prefix_once(
         assert all(a < b for a, b in zip(ran[2:], whole_cost[2:], strict=True))
 
 
-def test_prefix_is_shared_where_it_pays(pair: Callable[[str], Any]) -> None:
+def test_states_are_kept_while_others_come_and_go(pair: Callable[[str], Any]) -> None:
+    """Each question has paths of its own; with few blocks, states make room for those of others."""
+    model, batch = pair("qwen2-window").ours, prompts()
+    waves = [own_paths(4, seed) for seed in range(5)]
+    waves.append(waves[0])
+    workload = Workload(3, POSITIONS, prefix=SHARED)
+    budget = 40_000_000
+    ran = []
+    for most in (1024, 32):
+        metrics = Metrics()
+
+        def each(worker: Any, _: object, most: int = most) -> list:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(shared_prefix, "MOST_STATES", (most, most))
+                evaluate = path_evaluator(worker, batch, workload)
+            assert isinstance(evaluate, SharedPrefixEvaluator)
+            assert evaluate.prefix.blocks == most
+            return [evaluate(paths) for paths in waves]
+
+        ((_, got),) = Workers(model, metrics=metrics, memory_budget=budget).map(each, [0])
+        for paths, readings in zip(waves, got, strict=True):
+            batches.assert_agree(readings, run_reference(model, batch, paths))
+        ran.append(metrics.cost.unique)
+    assert ran[0] < ran[1]
+
+
+def test_batches_at_the_same_time_share_a_prefix(pair: Callable[[str], Any]) -> None:
+    model = pair("qwen2-window").ours
+    parts = [jax.tree.map(lambda x, i=i: np.asarray(x)[i:], prompts()) for i in (0, 1, 2)] * 2
+    workload = Workload(3, POSITIONS, prefix=SHARED)
+
+    def waves(part: int) -> list[np.ndarray]:
+        count = len(parts[part].ids)
+        return [own_paths(count, 10 * part + seed) for seed in range(4)]
+
+    def run(worker: Any, part: int) -> tuple[Any, list]:
+        evaluate = path_evaluator(worker, parts[part], workload)
+        assert isinstance(evaluate, SharedPrefixEvaluator)
+        readings = [evaluate(paths) for paths in waves(part)]
+        evaluate.close()
+        return evaluate.prefix, readings
+
+    got = dict(Workers(model, threads=2).map(run, range(len(parts))))
+    assert len({id(prefix) for prefix, _ in got.values()}) == 1
+    for part, (_, readings) in got.items():
+        for paths, one in zip(waves(part), readings, strict=True):
+            batches.assert_agree(one, run_reference(model, parts[part], paths))
+
+
+def test_prefix_is_shared_where_it_pays() -> None:
+    def shares(batch: Prompts, fresh: float = 0.25) -> list[int]:
+        return [size for size, _ in shared_by_each(batch, len(batch.ids), fresh)]
+
     assert common_prefix(prompts()) == SHARED
-    assert prefix_to_share(prompts()) == SHARED
-    assert prefix_to_share(prompts(shared=2)) == 0
-    assert prefix_to_share(prompts(count=1)) == 0
-    short = Prompts.stack([batches.packed(seed) for seed in range(3)])
-    assert common_prefix(short) == 0
+    assert shares(prompts()) == [SHARED // 8 * 8] * 4
+    assert shares(prompts(), fresh=1.0)[1:] == [0] * 3  # as many tokens either way
+    assert shares(prompts(shared=31)) == [0] * 4
+    assert shares(prompts(count=1)) == [0]
+    assert common_prefix(Prompts.stack([batches.packed(seed) for seed in range(3)])) == 0
     early = prompts()
     early = early.replace(read=np.asarray(early.read).copy())
     np.asarray(early.read)[0, 0] = 5  # read within the prefix
     assert common_prefix(early) == 5
-    model, batch = pair("qwen2-window").ours, prompts()
-    workers = Workers(model)
-    made = list(workers.map(lambda w, _: path_evaluator(w, batch, Workload(6, POSITIONS)), [0]))
-    assert isinstance(made[0][1], PathEvaluator)  # each question has paths of its own
+    long = prompts(shared=77)
+    other = np.asarray(long.ids).copy()
+    other[2, 74:] += 1  # after 74 tokens, where the first two begin with more of the same
+    other[3, 40:] += 1
+    assert shares(long.replace(ids=other), fresh=0.1) == [72, 72, 72, 40]
 
 
 def test_a_small_budget_runs_whole_prompts(pair: Callable[[str], Any]) -> None:

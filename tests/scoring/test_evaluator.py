@@ -47,7 +47,6 @@ def together(model, words, questions):
 def test_evaluator_keeps_order_of_questions(model, words, questions, together):
     evaluate, verdicts, _ = together
     assert evaluate.questions == questions
-    assert len(evaluate.batches(2)) > 2
     assert verdicts.scores.shape == (6, 10, 5)
     for b, question in enumerate(questions):
         alone = cola_jax.evaluate(model, [question], PATHS, scorer=Options(words)).verdicts
@@ -61,7 +60,6 @@ def test_evaluator_keeps_order_of_questions(model, words, questions, together):
 def test_evaluator_batch_size_changes_rounding_only(model, words, questions, together):
     _, verdicts, _ = together
     evaluate = cola_jax.evaluator(model, questions, Options(words), batch_size=1)
-    assert len(evaluate.batches(1)) == len(questions)
     again = evaluate([PATHS] * len(questions))
     np.testing.assert_allclose(again.margin, verdicts.margin, rtol=1e-4, atol=1e-4)
     sure = np.abs(verdicts.margin) > 1e-3

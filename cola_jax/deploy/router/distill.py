@@ -33,7 +33,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.session import Session
-from cola_jax.scoring.evaluator import default_batch_size
+from cola_jax.scoring.batches import default_batch_size
 from cola_jax.storage import write_whole
 
 FEATURES = "features"  # the folder of features

@@ -1,0 +1,255 @@
+"""A TPU kernel for decode steps: attention that reads the KV cache where it lies.
+
+Without it, XLA gathers the blocks of a tile's rows before it multiplies, writes the token of each
+row by an operation of its own, and reads blocks to their ends. JAX's own paged kernels take one
+list of pages for each row, filled from the first token to the last; here a row reads a prompt's
+block that others share, filled in part, and then its own, within a window that varies by layer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
+
+from cola_jax.execute.memory import WRITTEN, floor_power
+from cola_jax.execute.placement import worker_mesh
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+SPAN_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
+LANES = 128  # of a TPU's tiles: a head's width is a multiple of it
+
+Pair = tuple[Array, Array]  # keys and values
+
+
+class Rows(NamedTuple):
+    """What the kernel must know of each row before it reads: scalars, one a row."""
+
+    prompt_block: Int[Array, " R"]
+    block: Int[Array, " R"]
+    length: Int[Array, " R"]  # tokens of its prompt
+    nth: Int[Array, " R"]  # decoded tokens before this one
+    window: Int[Array, " 1"]  # of the layer
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeKernel:
+    """The kernel on the devices of a worker, which split the heads."""
+
+    mesh: Mesh | None = None  # of several devices
+    interpret: bool = False  # without a TPU, for tests
+
+    def on(self, devices: np.ndarray) -> "DecodeKernel":
+        """Returns the kernel for a worker's devices."""
+        mesh = worker_mesh(devices) if devices.size > 1 else None
+        return dataclasses.replace(self, mesh=mesh)
+
+    def __call__(
+        self,
+        rows: Rows,
+        q: Float[Array, "R 1 N H"],
+        token: Pair,
+        prompt: Pair,
+        own: Pair,
+        reach: int,
+    ) -> tuple[Float[Array, "R 1 N H"], Array, Array]:
+        """Attends to blocks, and writes the keys and values of the token [R, 1, K, H] to them."""
+        run = functools.partial(decode_attention, reach=reach, interpret=self.interpret)
+        if self.mesh is not None:
+            heads = PartitionSpec(None, "tensor")
+            run = jax.shard_map(
+                run,
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), heads, heads, heads, heads),
+                out_specs=heads,
+                check_vma=False,
+            )
+        k, v = token
+        mixed, k, v = run(rows, q[:, 0], (k[:, 0], v[:, 0]), prompt, own)
+        return mixed[:, None], k, v
+
+
+def decode_attention(
+    rows: Rows,
+    q: Float[Array, "R N H"],
+    token: tuple[Float[Array, "R K H"], Float[Array, "R K H"]],
+    prompt: tuple[Float[Array, "M K T H"], Float[Array, "M K T H"]],
+    own: tuple[Float[Array, "M K X H"], Float[Array, "M K X H"]],
+    *,
+    reach: int,
+    interpret: bool = False,
+) -> tuple[Float[Array, "R N H"], Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]]:
+    """Attends with a token of each row to its prompt and to what it decoded, and to itself.
+
+    Args:
+      token: its keys and values, which are written to the row's own block.
+      reach: bounds the decoded tokens, that one included.
+
+    Returns:
+      What the queries attend to, mixed, and the row's own blocks, updated in place.
+    """
+    count, heads, width = q.shape
+    groups = own[0].shape[1]
+    q = q.reshape(count, groups, heads // groups, width)
+    run = call(q, prompt, own, reach, interpret)
+    out, k, v = run(*rows, q, *(x[:, :, None] for x in token), *prompt, *own)
+    return out.reshape(count, heads, width), k, v
+
+
+def call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
+    """Builds the call of the kernel for these shapes: rows by steps, a span of each part a step."""
+    count, groups, queries, width = q.shape
+    most = span(groups * width * own[0].dtype.itemsize)
+    tokens = prompt[0].shape[2]
+    spans = min(most, tokens), min(most, reach)
+    steps = max(pl.cdiv(tokens, spans[0]), pl.cdiv(reach, spans[1]))
+
+    def spec(tokens: int, index: Callable[..., tuple[Any, Any]]) -> pl.BlockSpec:
+        """Which part of an array a step takes: a block, and the place of these tokens in it."""
+
+        def of_step(r: Any, i: Any, *scalars: Any) -> tuple[Any, ...]:
+            block, place = index(Rows(*scalars), r, i)
+            return block, 0, place, 0
+
+        return pl.BlockSpec((1, groups, tokens, width), of_step)
+
+    def nearest(i: Any, seen: tuple[Any, Any], size: int) -> Any:
+        """The span to read in a step; one that stays the same is not read again."""
+        return 0 if steps == 1 else jnp.clip(i, *seen_spans(seen, size))
+
+    a_row, a_token = (spec(size, lambda rows, r, i: (r, 0)) for size in (queries, 1))
+    of_prompt = spec(
+        spans[0],
+        lambda rows, r, i: (rows.prompt_block[r], nearest(i, seen_prompt(rows, r), spans[0])),
+    )
+    of_own = spec(
+        spans[1], lambda rows, r, i: (rows.block[r], nearest(i, seen_own(rows, r), spans[1]))
+    )
+    written = spec(WRITTEN, lambda rows, r, i: (rows.block[r], jax.lax.div(rows.nth[r], WRITTEN)))
+    like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *own)]
+    state = (groups, queries, 1), (groups, queries, 1), (groups, queries, width)
+    return pl.pallas_call(
+        functools.partial(kernel, spans=spans, scale=width**-0.5),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(Rows._fields),
+            grid=(count, steps),
+            in_specs=[a_row, a_token, a_token, of_prompt, of_prompt, of_own, of_own],
+            out_specs=[a_row, written, written],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in state],
+        ),
+        out_shape=like,
+        input_output_aliases={10: 1, 11: 2},  # a row's own blocks
+        interpret=interpret,
+        # a chip of two cores gives each half of the rows
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        name="decode_attention",
+    )
+
+
+def span(token: int) -> int:
+    """Chooses how many tokens are read at a time, given the bytes of a token's keys."""
+    return max(WRITTEN, floor_power(SPAN_BYTES // token))
+
+
+def seen_prompt(rows: Rows, r: Any) -> tuple[Any, Any]:
+    """Returns the first token of a prompt that a row sees, and the one after the last."""
+    now = rows.length[r] + rows.nth[r]
+    return jnp.maximum(now - rows.window[0] + 1, 0), rows.length[r]
+
+
+def seen_own(rows: Rows, r: Any) -> tuple[Any, Any]:
+    """Returns the same of its own block, the new token included."""
+    return jnp.maximum(rows.nth[r] - rows.window[0] + 1, 0), rows.nth[r] + 1
+
+
+def seen_spans(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
+    """Returns the first and the last span with a token that is seen; the last alone for none."""
+    first, end = seen
+    last = jax.lax.div(end - 1, size)
+    return jnp.minimum(jax.lax.div(first, size), last), last
+
+
+def kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
+    """Attends to one span of the prompt and one of the decoded tokens of a row."""
+    rows = Rows(*refs[:5])
+    q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[5:]
+    r, i = pl.program_id(0), pl.program_id(1)
+    top, total, mixed = state
+
+    @pl.when(i == 0)
+    def _():
+        top[...] = jnp.full(top.shape, MASKED, top.dtype)
+        total[...] = jnp.zeros(total.shape, total.dtype)
+        mixed[...] = jnp.zeros(mixed.shape, mixed.dtype)
+
+    seen = seen_prompt(rows, r)
+    first, last = seen_spans(seen, spans[0])
+
+    @pl.when((i >= first) & (i <= last) & (seen[0] < seen[1]))
+    def _():
+        attend(state, q[0], prompt_k[0], prompt_v[0], seen, i * spans[0], scale)
+
+    seen = seen_own(rows, r)
+    first, last = seen_spans(seen, spans[1])
+
+    @pl.when((i >= first) & (i <= last))
+    def _():
+        nth = rows.nth[r] - i * spans[1]
+        k, v = insert(own_k[0], k_new[0], nth), insert(own_v[0], v_new[0], nth)
+        attend(state, q[0], k, v, seen, i * spans[1], scale)
+
+    @pl.when(i == last)
+    def _():
+        nth = rows.nth[r] - i * spans[1]
+        start = pl.multiple_of(jax.lax.div(nth, WRITTEN) * WRITTEN, WRITTEN)
+        for put, blocks, token in ((put_k, own_k, k_new), (put_v, own_v, v_new)):
+            put[0] = insert(blocks[0, :, pl.ds(start, WRITTEN)], token[0], nth - start)
+
+    @pl.when(i == pl.num_programs(1) - 1)
+    def _():
+        out[0] = (mixed[...] / total[...]).astype(out.dtype)
+
+
+def attend(
+    state: list[Any],
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: tuple[Any, Any],
+    start: Any,
+    scale: float,
+) -> None:
+    """Adds a span of tokens to a softmax, in float32."""
+    top, total, mixed = state
+    batch = ((0,), (0,))
+    scores = jax.lax.dot_general(q, k, (((2,), (2,)), batch), preferred_element_type=jnp.float32)
+    scores = jnp.where(inside(scores.shape, 2, start, seen), scores * scale, MASKED)
+    peak = jnp.maximum(top[...], scores.max(axis=-1, keepdims=True))
+    shares, before = jnp.exp(scores - peak), jnp.exp(top[...] - peak)
+    # stale masked tokens may hold NaN, and 0 * NaN is NaN
+    v = jnp.where(inside(v.shape, 1, start, seen), v, 0)
+    now = jax.lax.dot_general(
+        shares.astype(v.dtype), v, (((2,), (1,)), batch), preferred_element_type=jnp.float32
+    )
+    top[...] = peak
+    total[...] = total[...] * before + shares.sum(axis=-1, keepdims=True)
+    mixed[...] = mixed[...] * before + now
+
+
+def insert(tokens: Array, token: Array, nth: Any) -> Array:
+    """Puts a token [K, 1, H] in the place of the nth [K, X, H]."""
+    place = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+    return jnp.where(place == nth, token, tokens)
+
+
+def inside(shape: tuple[int, ...], axis: int, start: Any, seen: tuple[Any, Any]) -> Array:
+    """Says which tokens, along an axis, are seen."""
+    place = start + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return (place >= seen[0]) & (place < seen[1])

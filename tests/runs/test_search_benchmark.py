@@ -1,0 +1,104 @@
+"""The benchmark of a search: all programs evaluate the same, or nothing is timed."""
+
+import numpy as np
+import pytest
+
+from cola_jax.runs import search_benchmark as module
+from cola_jax.runs.search_benchmark import SEARCH, WHOLE, Searches, benchmark_search
+from cola_jax.runs.session import Session
+from cola_jax.scoring.batches import question_batches
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.search.presets import DEFAULT, PRESETS, Settings
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
+
+SETTINGS = Settings(PRESETS[DEFAULT], simulations=4, leaves=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def session(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    lines = tiny.write_questions(folder / "all.jsonl", 9).read_text().splitlines(keepends=True)
+    (folder / "task.jsonl").write_text("".join(lines[:5]))
+    (folder / "shots.jsonl").write_text("".join(lines[5:]))
+    shots = {"shots": 4, "shots_file": str(folder / "shots.jsonl")}
+    return Session.prepare(checkpoint, TaskConfig(str(folder / "task.jsonl"), **shots).prepare)
+
+
+@pytest.fixture
+def shared(session, monkeypatch):
+    """Lets a search run the shots once, as where all questions run the same paths."""
+    workload = SETTINGS.workload(session.num_layers)._replace(same=True)
+    encoded = session.encoded
+    batches = question_batches([encoded], workload, encoded)
+    assert any(batches.prefixes)
+    monkeypatch.setattr(module, "question_batches", lambda *_: batches)
+    return batches
+
+
+def key(pair):
+    return pair.encoded.question.id, pair.path
+
+
+def repeat(pairs):
+    """A baseline that knows the verdicts."""
+    return [pair.verdict for pair in pairs]
+
+
+def mistaken(pairs):
+    """A baseline whose last score is wrong."""
+    verdicts = repeat(pairs)
+    return [*verdicts[:-1], verdicts[-1]._replace(scores=verdicts[-1].scores * 1.1)]
+
+
+def test_benchmark_search_compares_every_program(session, shared):
+    results = benchmark_search(
+        session, SETTINGS, rounds=2, pairs=3, baselines=lambda _: {"repeat": repeat}
+    )
+    assert list(results["seconds"]) == [SEARCH, WHOLE, "repeat"]
+    assert all(len(seconds) == 2 for seconds in results["seconds"].values())
+    assert set(results["over_search"]) == set(results["agreement"]) == {WHOLE, "repeat"}
+    assert results["shared_tokens"] == max(shared.prefixes)
+    assert results["evaluations"]["repeat"] == 3
+    assert results["agreement"]["repeat"] == {"compared": 3, "difference": 0, "answers": 0}
+    whole = results["agreement"][WHOLE]
+    assert whole["compared"] >= len(session.encoded)  # at least the identity path of each
+    assert whole["difference"] < 1e-5
+
+
+def test_benchmark_search_times_nothing_that_disagrees(session, monkeypatch):
+    monkeypatch.setattr(module, "time_in_turns", lambda *_, **__: pytest.fail("was timed"))
+    with pytest.raises(ValueError, match=r"mistaken: the scores of question q\d on path .* differ"):
+        benchmark_search(session, SETTINGS, baselines=lambda _: {"mistaken": mistaken})
+
+
+def test_run_lists_each_path_once_and_reuses_nothing(session, shared):
+    searches = Searches(session, SETTINGS)
+    first = searches.run(searches.batches)
+    cost = searches.evaluator.workers.metrics.cost
+    again = searches.run(searches.batches)
+    assert searches.evaluator.workers.metrics.cost.unique == 2 * cost.unique
+    assert len(set(map(key, first))) == len(first)
+    assert searches.evaluator.workers.metrics.evaluations == 2 * len(first)
+    for one, other in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
+        assert key(one) == key(other)
+        np.testing.assert_array_equal(one.verdict.scores, other.verdict.scores)
+
+
+def test_programs_leave_out_what_is_the_same(session):
+    searches = Searches(session, SETTINGS)
+    searches.batches = searches.whole
+    assert list(searches.programs()) == [SEARCH]
+
+
+def test_difference_is_relative_to_the_largest_score():
+    one = Verdicts.of_scores(np.array([-20.0, -4.0]), 0)
+    padded = one._replace(scores=np.float32([-20, -4.2, np.nan]))
+    assert module.difference(one, padded) == pytest.approx(0.01)
+    small = one._replace(scores=np.float32([-0.2, -0.1]))
+    assert module.difference(small, one._replace(scores=np.float32([-0.2, -0.4]))) == (
+        pytest.approx(0.3)
+    )
+    broken = one._replace(finite=np.False_)
+    assert module.difference(one, broken) == np.inf
+    assert module.difference(broken, broken) == 0
