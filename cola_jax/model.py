@@ -67,13 +67,34 @@ def block(
 
 
 def keys_values(
-    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Returns what a layer lets later tokens see of the state of each row, keys rotated."""
     x = norm(config, h, layer.attention_norm)
-    k = clip(config, norm(config, project("btd,dkh->btkh", x, layer.k, layer.k_bias), layer.k_norm))
-    v = clip(config, project("btd,dkh->btkh", x, layer.v, layer.v_bias))
-    return rotate(k, view.cos[layer.rope], view.sin[layer.rope]), v
+    k = clip(config, norm(config, project_heads(config, x, layer.k, layer.k_bias), layer.k_norm))
+    v = clip(config, project_heads(config, x, layer.v, layer.v_bias))
+    return rotate(k, view.cos[layer.rope], view.sin[layer.rope]) if rotated else k, v
+
+
+def queries(
+    config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
+) -> Float[Array, "B T N H"]:
+    """Returns the queries of the state of each row, rotated."""
+    x = norm(config, h, layer.attention_norm)
+    q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
+    q = rotate(q, view.cos[layer.rope], view.sin[layer.rope]) if rotated else q
+    return config.query_scale * q
+
+
+def project_heads(
+    config: ModelConfig, x: Float[Array, "B T D"], weight: Array | None, bias: Array | None
+) -> Float[Array, "B T _ H"]:
+    """Projects to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
+    assert weight is not None
+    if weight.ndim == 3:
+        return project("btd,dnh->btnh", x, weight, bias)
+    y = project("btd,fd->btf", x, weight, None if bias is None else bias.reshape(-1))
+    return y.reshape(*x.shape[:2], -1, config.head_dim)
 
 
 def attend(
@@ -83,14 +104,24 @@ def attend(
     view: View,
     attention: Attention,
 ) -> Float[Array, "B T D"]:
-    """Applies one layer to states, given the attention over the tokens that they see.
+    """Applies one layer to states, given the attention over the tokens that they see."""
+    return add_attended(config, layer, h, attention(queries(config, layer, h, view)))
+
+
+def add_attended(
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "B T D"],
+    attended: Float[Array, "B T N H"],
+) -> Float[Array, "B T D"]:
+    """Adds to states what a layer attends to, then its MLP.
 
     What attention and MLP read, and what they add, is normalised where the family has the norm.
     """
-    x = norm(config, h, layer.attention_norm)
-    q = clip(config, norm(config, project("btd,dnh->btnh", x, layer.q, layer.q_bias), layer.q_norm))
-    q = config.query_scale * rotate(q, view.cos[layer.rope], view.sin[layer.rope])
-    mixed = project("btnh,nhd->btd", attention(q), layer.o, layer.o_bias)
+    if layer.o.ndim == 3:
+        mixed = project("btnh,nhd->btd", attended, layer.o, layer.o_bias)
+    else:
+        mixed = project("btf,fd->btd", attended.reshape(*h.shape[:2], -1), layer.o, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
     return h + norm(config, mixed, layer.mlp_post_norm)

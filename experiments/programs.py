@@ -17,10 +17,11 @@ from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
-from cola_jax.model import Kernel, View
+from cola_jax.model import View
 from cola_jax.params import Layer, Model, assemble, shapes, sharding
 from cola_jax.prompts import Prompts
 
@@ -86,7 +87,8 @@ class Abstract:
         self.platform = devices.flat[0].platform
         mesh = self.worker if self.tensor > 1 else None
         self.decode_kernel = DecodeKernel(mesh) if self.platform == "tpu" else None
-        self.kernel: Kernel = "cudnn" if self.platform == "gpu" else None  # as `choose_attention`
+        # as `choose_attention` for these models
+        self.kernel = PromptKernel(mesh) if self.platform == "tpu" else "cudnn"
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """An array that every device holds whole."""

@@ -17,6 +17,7 @@ from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past, attention_after
 from cola_jax.execute.memory import get, put
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel, block_by_rows, by_rows
 from cola_jax.model import (
     Kernel,
     View,
@@ -79,7 +80,7 @@ def forward(
     context: Context,
     *,
     reach: int = 0,
-    kernel: Kernel = None,
+    kernel: Kernel | PromptKernel = None,
     decode_kernel: DecodeKernel | None = None,
 ) -> tuple[Shaped[Array, "S *T D"], KVBlocks | None]:
     """Runs tiles: each reads its slots, runs its layer, and writes its slots and KV blocks.
@@ -89,6 +90,10 @@ def forward(
     over prompts, `decode_kernel` that of attention to the cache.
     """
     tiles, past = launch.tiles, context.past
+    layers = launch.layers
+    if isinstance(kernel, PromptKernel):
+        kernel = kernel if for_prompts(config, kernel, context) else None
+        layers = layers if kernel is None else by_rows(layers)
 
     def step(
         i: Count, carry: tuple[Shaped[Array, "S *T D"], KVBlocks | None]
@@ -98,10 +103,16 @@ def forward(
         if past is not None:  # slots are rows of the view too: reading one column is enough
             tile = tile._replace(target=tile.source, question=tile.source)
         here = of_questions(context.views, tile.question)
-        layer = layer_at(config, launch.layers, tile.layer)
+        layer = layer_at(config, layers, tile.layer)
         h = get(states if context.source is None else context.source, tile.source)
         h = h[:, None] if h.ndim == 2 else h
         read = None if context.read is None else context.read[tile.question]
+        if isinstance(kernel, PromptKernel):
+            keep = cache is not None
+            h, kept = block_by_rows(config, layer, h, here, read, kernel, keep)
+            if cache is not None and kept is not None:
+                cache = cache.write_prompts(*kept, tile)
+            return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
         k, v = keys_values(config, layer, h, here)
         if past is None:
             mask = at(visible(config, here, layer.window), read)
@@ -134,6 +145,14 @@ def forward(
         return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
 
     return jax.lax.fori_loop(launch.first, launch.end, step, (states, cache))
+
+
+def for_prompts(config: ModelConfig, kernel: PromptKernel, context: Context) -> bool:
+    """Whether the kernel serves what these tiles attend to: their own prompts, and no more."""
+    tokens = context.views.positions.shape[1]
+    reads = tokens if context.read is None else context.read.shape[1]
+    alone = context.past is None and context.prefix is None
+    return alone and kernel.serves(config.num_heads // config.num_kv_heads, reads, tokens)
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")

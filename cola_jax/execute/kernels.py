@@ -12,15 +12,18 @@ from cola_jax.config import ModelConfig
 from cola_jax.execute.decode_attention import LANES, DecodeKernel, span
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.messages import first_line
-from cola_jax.model import Kernel, attention_over
+from cola_jax.model import Kernel, attention_over, rotate
 
 log = logging.getLogger(__name__)
 HALF = ("bfloat16", "float16")
 
 
-def choose_attention(device: Any, config: ModelConfig, dtype: Any, split: int) -> Kernel:
-    """Chooses the kernel of attention over prompts: cuDNN's on a GPU that has it.
+def choose_attention(
+    device: Any, config: ModelConfig, dtype: Any, split: int
+) -> Kernel | PromptKernel:
+    """Chooses the kernel of attention over prompts: cuDNN's on a GPU that has it, ours on a TPU.
 
     A kernel is tried before it is used. Where it cannot be, a line says so.
 
@@ -29,6 +32,8 @@ def choose_attention(device: Any, config: ModelConfig, dtype: Any, split: int) -
       dtype: of the activations.
     """
     dtype = jnp.dtype(dtype)
+    if device.platform == "tpu":
+        return choose_prompt_kernel(device, config, dtype, split)
     if device.platform != "gpu" or dtype.name not in HALF:  # cuDNN fuses no float32
         return None
     try:
@@ -53,6 +58,60 @@ def run_attention(config: ModelConfig, dtype: Any, device: Any, tokens: int = 64
     )
     mask = jnp.ones((1, tokens, tokens), bool, device=device)
     return jax.jit(lambda q, k, mask: attention_over(k, k, mask, "cudnn")(q))(q, k, mask)
+
+
+@functools.cache
+def choose_prompt_kernel(
+    device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
+) -> PromptKernel | None:
+    """Chooses our own kernel on a TPU that runs it; it multiplies float32 in bfloat16."""
+    if dtype.name != "bfloat16":
+        return None
+    kernel = PromptKernel()
+    try:
+        check_split(config, split)
+        if config.head_dim % LANES:  # more of its time goes into heads that are half a tile
+            raise ValueError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
+        mixed, plain = run_prompt_kernel(kernel, config, dtype, device, split)
+        if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
+            raise ValueError("its trial differs from plain attention")
+    except Exception as error:  # of JAX, XLA or Mosaic
+        log.warning(
+            "attention is not fused on %s (%s): the products with the weights of queries, keys and "
+            "values take twice as long.",
+            device.device_kind,
+            first_line(error),
+        )
+        return None
+    return kernel
+
+
+def run_prompt_kernel(
+    kernel: PromptKernel, config: ModelConfig, dtype: Any, device: Any, split: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attends over a prompt of random tokens, with one device's part of the heads.
+
+    Returns:
+      What its tokens attend to by the kernel, and by plain operations.
+    """
+    tokens, keys = 128, iter(jax.random.split(jax.random.key(0), 4))
+
+    def normal(*shape: int) -> jax.Array:
+        return jax.device_put(jax.random.normal(next(keys), (1, tokens, *shape)), device)
+
+    heads, groups = config.num_heads // split, config.num_kv_heads // split
+    q, k, v = (normal(n, config.head_dim).astype(dtype) for n in (heads, groups, groups))
+    angles = normal(config.head_dim // 2)
+    mask = jax.device_put(np.tril(np.ones((1, tokens, tokens), bool)), device)
+
+    @jax.jit
+    def both_ways(q, k, v, mask, angles):
+        rotation = jnp.cos(angles), jnp.sin(angles)
+        mixed, _ = kernel(q, k, v, mask, (rotation, rotation))
+        plain = attention_over(rotate(k, *rotation), v, mask)(rotate(q, *rotation))
+        return mixed.astype(jnp.float32), plain.astype(jnp.float32)
+
+    return jax.device_get(both_ways(q, k, v, mask, angles))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory, stored_as
 from cola_jax.execute.metrics import COUNTER, Clock, Metrics
 from cola_jax.execute.plan import Tiles
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.model import Kernel
 from cola_jax.params import Model
 from cola_jax.progress_bar import metrics_bar
@@ -57,7 +58,7 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
-        kernel: Kernel,
+        kernel: Kernel | PromptKernel,
         decode_kernel: DecodeKernel | None,
         metrics: Metrics,
         stopped: threading.Event,
@@ -74,7 +75,8 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        self.kernel = kernel  # of attention over prompts
+        # of attention over prompts
+        self.kernel = kernel.on(devices) if isinstance(kernel, PromptKernel) else kernel
         self.decode_kernel = decode_kernel and decode_kernel.on(devices)
         self.lock, self.stopped = threading.Lock(), stopped
         self.compiling = threading.Lock()  # so that threads do not compile the same program twice

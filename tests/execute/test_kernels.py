@@ -11,7 +11,8 @@ import pytest
 
 from cola_jax.execute import kernels
 from cola_jax.execute.decode_attention import DecodeKernel
-from cola_jax.execute.kernels import choose_attention, choose_decode_kernel
+from cola_jax.execute.kernels import choose_attention, choose_decode_kernel, choose_prompt_kernel
+from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import SHAPES
 
 CONFIG = SHAPES["llama-3.2-3b"]
@@ -27,14 +28,19 @@ GPU, TPU = Device("gpu", "NVIDIA H100"), Device("tpu", "TPU v5 lite")
 
 @pytest.fixture(autouse=True)
 def untried():
-    choose_decode_kernel.cache_clear()
+    choosers = choose_decode_kernel, choose_prompt_kernel
+    for choose in choosers:
+        choose.cache_clear()
     yield
-    choose_decode_kernel.cache_clear()
+    for choose in choosers:
+        choose.cache_clear()
 
 
-@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "bfloat16"), ("gpu", "float32")])
+@pytest.mark.parametrize(
+    ("platform", "dtype"), [("cpu", "bfloat16"), ("gpu", "float32"), ("tpu", "float16")]
+)
 def test_attention_is_plain_where_no_kernel_fits(platform, dtype, caplog):
-    device = types.SimpleNamespace(platform=platform, device_kind="any")
+    device = Device(platform, "any")
     assert choose_attention(device, CONFIG, dtype, 1) is None
     assert not caplog.text
 
@@ -64,6 +70,47 @@ def test_attention_that_fails_its_trial_falls_back_with_one_line(caplog):
     (record,) = caplog.records
     assert "attention is not fused on NVIDIA T4 (" in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+def test_attention_on_a_tpu_is_our_kernel_where_its_trial_runs(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "run_prompt_kernel", lambda *_: (np.zeros(3),) * 2)
+    assert choose_attention(TPU, CONFIG, "bfloat16", 8) == PromptKernel()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "reason"),
+    [
+        ("llama-3.2-3b", 16, "(16 devices do not divide 8 key/value heads)"),
+        ("llama-3.2-1b", 1, "(heads of 64 are not a multiple of 128 wide)"),
+        ("llama-3.2-3b", 1, "interpret"),  # JAX compiles such a kernel for no CPU
+    ],
+)
+def test_attention_on_a_tpu_is_plain_where_the_kernel_does_not_run(
+    name, split, reason, monkeypatch, caplog
+):
+    (device, *_), run = jax.devices(), kernels.run_prompt_kernel
+    monkeypatch.setattr(
+        kernels,
+        "run_prompt_kernel",
+        lambda kernel, config, dtype, _, split: run(kernel, config, dtype, device, split),
+    )
+    assert choose_attention(TPU, SHAPES[name], "bfloat16", split) is None
+    (record,) = caplog.records
+    assert reason in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_trial_of_the_prompt_kernel_compares_it_with_plain_attention(monkeypatch, caplog):
+    mixed, plain = kernels.run_prompt_kernel(
+        PromptKernel(interpret=True), CONFIG, jnp.dtype("float32"), jax.devices()[0], 4
+    )
+    assert mixed.shape == (1, 128, CONFIG.num_heads // 4, CONFIG.head_dim)
+    np.testing.assert_allclose(mixed, plain, atol=1e-5)
+    assert np.abs(plain).max() > 0.5
+    monkeypatch.setattr(kernels, "run_prompt_kernel", lambda *_: (mixed, 2 * plain))
+    assert choose_attention(TPU, CONFIG, "bfloat16", 4) is None
+    assert "(its trial differs from plain attention)" in caplog.text
 
 
 def test_decode_steps_use_the_kernel_where_its_trial_runs(monkeypatch, caplog):

@@ -1,0 +1,225 @@
+"""Attention over the prompts of a tile as one TPU kernel, which also rotates queries and keys.
+
+What XLA makes of attention on a TPU wants queries and keys with tokens in the axis that varies
+fastest, and so the products with the weights of q, k and v run at half of their rate. For the
+kernel these products give rows [N H], as those of the MLP do, and it takes the heads out of a row.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.decode_attention import MASKED
+from cola_jax.execute.placement import worker_mesh
+from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
+from cola_jax.params import Layer
+
+SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it
+BLOCK = 128  # tokens that attend at a time
+MOST_SCORES = 2**20  # of the heads that share a key, for a block: all are on the chip
+MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
+
+Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
+KeysValues = tuple[Float[Array, "R T K H"], Float[Array, "R T K H"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptKernel:
+    """The kernel on the devices of a worker, which split the heads."""
+
+    mesh: Mesh | None = None  # of several devices
+    interpret: bool = False  # without a TPU, for tests
+
+    def on(self, devices: np.ndarray) -> "PromptKernel":
+        """Returns the kernel for a worker's devices."""
+        mesh = worker_mesh(devices) if devices.size > 1 else None
+        return dataclasses.replace(self, mesh=mesh)
+
+    def serves(self, group: int, reads: int, tokens: int) -> bool:
+        """Whether prompts of so many tokens, of which `reads` attend, fit a chip in whole blocks.
+
+        `group` query heads share a key.
+        """
+        whole = reads % SUBLANES == 0 and tokens % SUBLANES == 0
+        return self.interpret or (whole and group * block_of(reads) * tokens <= MOST_SCORES)
+
+    def __call__(
+        self,
+        q: Float[Array, "R Q N H"],
+        k: Float[Array, "R S K H"],
+        v: Float[Array, "R S K H"],
+        mask: Bool[Array, "R Q S"],
+        rotations: tuple[Rotation, Rotation],
+        keep: bool = False,
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues | None]:
+        """Rotates queries and keys, each by their own angles, and attends; softmax in float32.
+
+        With `keep`, also returns the rotated keys and the values; in memory heads come first, as in
+        a KV cache.
+        """
+        options = {"width": q.shape[-1], "keep": keep, "interpret": self.interpret}
+        run: Any = functools.partial(call_kernel, **options)
+        if self.mesh is not None:
+            whole, rows = PartitionSpec(), PartitionSpec(None, None, "tensor")
+            results = (rows, *[PartitionSpec(None, "tensor")] * 2 * keep)
+            places = (rows, rows, rows, whole, whole)
+            run = jax.shard_map(
+                run, mesh=self.mesh, in_specs=places, out_specs=results, check_vma=False
+            )
+        flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+        mixed, *kept = run(*flat, mask.astype(jnp.int8), rotations)
+        if not keep:
+            return mixed.reshape(q.shape), None
+        keys, values = (x.transpose(0, 2, 1, 3) for x in kept)
+        return mixed.reshape(q.shape), (keys, values)
+
+
+def by_rows(layers: Layer) -> Layer:
+    """Views q, k, v and o of a stack as matrices [L, N H, D], which they are in a TPU's memory.
+
+    Of a layer's slice it would not be a view but a copy.
+    """
+
+    def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
+    return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
+
+
+def block_by_rows(
+    config: ModelConfig,
+    layer: Layer,
+    h: Float[Array, "R T D"],
+    view: View,
+    read: Int[Array, "R Q"] | None,
+    kernel: PromptKernel,
+    keep: bool,
+) -> tuple[Float[Array, "R _ D"], KeysValues | None]:
+    """Applies one layer, a slice of `by_rows`, as `model.block` does.
+
+    With `keep`, also returns its keys and values.
+    """
+    k, v = keys_values(config, layer, h, view, rotated=False)
+    mask = at(visible(config, view, layer.window), read)
+    h, there = at(h, read), at_view(view, read)
+    q = queries(config, layer, h, there, rotated=False)
+    ours, theirs = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, view))
+    attended, kept = kernel(q, k, v, mask, (ours, theirs), keep)
+    return add_attended(config, layer, h, attended), kept
+
+
+def block_of(reads: int) -> int:
+    """Returns how many tokens attend at a time."""
+    return BLOCK if reads % BLOCK == 0 else reads
+
+
+def call_kernel(
+    q: Float[Array, "R Q NH"],
+    k: Float[Array, "R S KH"],
+    v: Float[Array, "R S KH"],
+    mask: Int[Array, "R Q S"],
+    rotations: tuple[Rotation, Rotation],
+    *,
+    width: int,
+    keep: bool,
+    interpret: bool,
+) -> tuple[Array, ...]:
+    """Calls the kernel on one device for blocks of some tokens and some key/value heads."""
+    (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
+    kv_heads, group = lanes // width, q.shape[2] // lanes
+    reading = block_of(reads)
+    bytes_of_head = 4 * q.dtype.itemsize * width * (group * reading + (1 + keep) * tokens)
+    parts = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
+    heads = max(n for n in parts if n == 1 or n * bytes_of_head <= MOST_BYTES)
+
+    def of_reads(lanes: int, split: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec((1, reading, lanes), lambda r, head, i: (r, i, head if split else 0))
+
+    def of_tokens(lanes: int, split: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec((1, tokens, lanes), lambda r, head, _: (r, 0, head if split else 0))
+
+    mixed, seen = of_reads(heads * group * width, split=True), of_tokens(heads * width, split=True)
+    angles = [*[of_reads(width // 2)] * 2, *[of_tokens(width // 2)] * 2]
+    kept = pl.BlockSpec((1, heads, tokens, width), lambda r, head, _: (r, head, 0, 0))
+    cache = jax.ShapeDtypeStruct((rows, kv_heads, tokens, width), k.dtype)
+    run = pl.pallas_call(
+        functools.partial(kernel, width=width, heads=heads),
+        grid=(rows, kv_heads // heads, reads // reading),
+        in_specs=[mixed, seen, seen, of_reads(tokens), *angles],
+        out_specs=[mixed, *[kept] * 2 * keep],
+        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), *[cache] * 2 * keep],
+        # on chips of two cores, each takes some rows or heads
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="prompt_attention",
+    )
+    return tuple(run(q, k, v, mask, *rotations[0], *rotations[1]))
+
+
+def kernel(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    q_cos: Any,
+    q_sin: Any,
+    k_cos: Any,
+    k_sin: Any,
+    out: Any,
+    *kept: Any,
+    width: int,
+    heads: int,
+) -> None:
+    """Attends with a block of tokens and heads to all tokens that they may see."""
+    reads, group = q.shape[1], q.shape[2] // k.shape[2]
+    bias = jnp.where(mask[0].astype(jnp.int32) != 0, 0.0, MASKED)
+    of_queries = both_halves(q_cos[0] * width**-0.5, q_sin[0] * width**-0.5)
+    of_keys = both_halves(k_cos[0], k_sin[0])
+
+    def lanes(n: int) -> slice:
+        return slice(n * width, (n + 1) * width)
+
+    for head in range(heads):
+        own = range(head * group, (head + 1) * group)
+        # the queries of all heads that share a key: taller products
+        turned = jnp.concatenate([rotate_head(q[0, :, lanes(n)], of_queries) for n in own])
+        keys, values = rotate_head(k[0, :, lanes(head)], of_keys), v[0, :, lanes(head)]
+        scores = contract(turned, keys, 1)
+        scores = (scores.reshape(group, *bias.shape) + bias).reshape(scores.shape)
+        weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
+        share = 1 / jnp.sum(weights, axis=1, keepdims=True)
+        mixed = (contract(weights.astype(values.dtype), values, 0) * share).astype(out.dtype)
+        for i, n in enumerate(own):
+            out[0, :, lanes(n)] = mixed[i * reads : (i + 1) * reads]
+        if kept:
+            kept[0][0, head], kept[1][0, head] = keys, values
+
+
+def both_halves(cos: Array, sin: Array) -> tuple[Array, Array]:
+    """Returns what each element of a head is multiplied by, and its partner in the other half."""
+    return jnp.concatenate([cos, cos], axis=1), jnp.concatenate([-sin, sin], axis=1)
+
+
+def rotate_head(x: Array, factors: tuple[Array, Array]) -> Array:
+    """Rotates the halves of one head, as `model.rotate` does of all, in float32."""
+    wide = x.astype(jnp.float32)
+    partner = pltpu.roll(wide, x.shape[1] // 2, 1)
+    return (wide * factors[0] + partner * factors[1]).astype(x.dtype)
+
+
+def contract(x: Array, y: Array, axis: int) -> Array:
+    """Multiplies over the last axis of x and one of y, with sums in float32."""
+    axes = ((1,), (axis,)), ((), ())
+    return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
