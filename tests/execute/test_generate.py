@@ -148,10 +148,10 @@ def alike(*lengths: int, shared: int = 37) -> Prompts:
 @pytest.mark.parametrize(
     ("variant", "devices", "states"),
     [
-        ("qwen2-window", (1, 1), None),
+        pytest.param("qwen2-window", (1, 1), None, marks=pytest.mark.slow),
         ("gemma3", (1, 1), 16),  # few blocks: rows are admitted in several groups
         pytest.param("qwen2-moe-window", (2, 4), None, marks=pytest.mark.slow),
-        ("qwen2-window", (1, 2), 32),
+        pytest.param("qwen2-window", (1, 2), 32, marks=pytest.mark.slow),
     ],
 )
 def test_prompts_that_begin_alike_share_what_they_have_in_common(
