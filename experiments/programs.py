@@ -27,6 +27,7 @@ from cola_jax.prompts import Prompts
 
 QUESTIONS, READS, OUTPUTS = 64, 16, 1024
 DECODE_ROWS, DECODE_SLOTS, POSITIONS, DECODED = 64, 128, 32, 64
+PREFIX, STATES = 512, 1024  # tokens that prompts have in common, and their states
 
 
 class Sizes(NamedTuple):
@@ -99,10 +100,10 @@ class Abstract:
         """A buffer, split over the devices along one axis as `Worker.buffer` does."""
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split_along(self.devices, split))
 
-    def blocks(self, tokens: int) -> KVBlocks:
-        """The KV blocks of a decoder."""
+    def blocks(self, tokens: int, count: int = DECODE_SLOTS * POSITIONS) -> KVBlocks:
+        """KV blocks, as many as a decoder has."""
         config = self.config
-        shape = (DECODE_SLOTS * POSITIONS + 1, config.num_kv_heads, tokens, config.head_dim)
+        shape = (count + 1, config.num_kv_heads, tokens, config.head_dim)
         k, v = (self.buffer(*shape, split=1) for _ in range(2))
         return KVBlocks(k=k, v=v)
 
@@ -143,15 +144,18 @@ def one_layer(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
 
 
-def lower_prefill(make: Abstract, sizes: Sizes, *, cache: bool, last: bool) -> Program:
+def lower_prefill(
+    make: Abstract, sizes: Sizes, *, cache: bool = False, last: bool = False, prefix: int = 0
+) -> Program:
     """Lowers tiles of prompts, with or without a KV cache.
 
     Without a cache these are the tiles of `run_paths`, with one those of `generate`. The last layer
-    of a path is run at the positions read, which in `generate` is the end of the prompt.
+    of a path is run at the positions read, which in `generate` is the end of the prompt. With
+    `prefix`, prompts continue so many tokens, whose keys and values are in blocks.
     """
     config, (tokens, rows, slots) = make.config, sizes
     layers = make.layers()
-    launch = make.launch(layers, rows, block=cache, prompt_block=False)
+    launch = make.launch(layers, rows, block=cache, prompt_block=bool(prefix))
     count = DECODE_SLOTS + 2 * rows if cache else slots
     states = make.buffer(count + 1, tokens, config.width, split=2)
     context, flops = Context(make.view(QUESTIONS, tokens)), layer_flops(config, tokens)
@@ -163,10 +167,13 @@ def lower_prefill(make: Abstract, sizes: Sizes, *, cache: bool, last: bool) -> P
         if cache:
             states = make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16)
         flops = layer_flops(config, reads) + 4.0 * (tokens - reads) * config.width * kv
+    if prefix:
+        context = context._replace(prefix=make.blocks(prefix, STATES))
+        flops += 4.0 * tokens * prefix * config.num_heads * config.head_dim
     blocks = make.blocks(tokens) if cache else None
     lowered = forward.lower(config, launch, states, blocks, context, kernel=make.kernel)
-    written = 4 * rows * tokens * kv if cache else 0
-    return Program(lowered, layers, rows * flops, rows * tokens, written)
+    cached = 4 * rows * (tokens * cache + prefix) * kv
+    return Program(lowered, layers, rows * flops, rows * tokens, cached)
 
 
 def lower_decode(make: Abstract, sizes: Sizes) -> Program:
@@ -208,9 +215,10 @@ def lower_vmap(make: Abstract, sizes: Sizes, paths: int) -> Program:
 
 
 PROGRAMS = {
-    "forward": lambda make, sizes: lower_prefill(make, sizes, cache=False, last=False),
-    "forward, last layer": lambda make, sizes: lower_prefill(make, sizes, cache=False, last=True),
-    "prefill": lambda make, sizes: lower_prefill(make, sizes, cache=True, last=False),
+    "forward": lower_prefill,
+    "forward, last layer": lambda make, sizes: lower_prefill(make, sizes, last=True),
+    "forward, after a prefix": lambda make, sizes: lower_prefill(make, sizes, prefix=PREFIX),
+    "prefill": lambda make, sizes: lower_prefill(make, sizes, cache=True),
     "prefill, last layer": lambda make, sizes: lower_prefill(make, sizes, cache=True, last=True),
     "decode step": lower_decode,
 }

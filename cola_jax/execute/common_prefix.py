@@ -12,11 +12,12 @@ from cola_jax.prompts import NO_READ, PADDING, PROMPT, Prompts
 
 # Tokens of a prefix: two questions that happen to begin with the same word have the same one.
 MULTIPLE = 8
+TILE = 16  # tokens of an accelerator's tiles, of which a prefix and what follows it are a multiple
 LEAST_SHARED = 32  # a shorter prefix saves less than smaller batches cost
 LEAST_TOKENS = 8  # of a bucket: what follows a prefix may be short
 LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # The states of a prefix that are run, over those of the questions' own tokens, where each question
-# has paths of its own: 0.74 in the searches of 8 questions (SmolLM2, ARC-Easy), 0.70 in `cola demo`.
+# has paths of its own: 0.74 in searches of 8 questions (SmolLM2, ARC-Easy), 0.70 in `cola demo`.
 FRESH = 0.75
 
 
@@ -96,7 +97,8 @@ def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[tuple[int
         return jax.tree.map(lambda x: np.asarray(x)[list(rows)], prompts)
 
     whole = [tokens for tokens, _ in buckets(prompts)]
-    common = [common_prefix(of(0, i)) // MULTIPLE * MULTIPLE for i in range(len(whole))]
+    multiple = max(MULTIPLE, tile())
+    common = [common_prefix(of(0, i)) // multiple * multiple for i in range(len(whole))]
     sizes = [0]
     for size in common[1:first]:
         if size >= LEAST_SHARED and not any(0 < other <= size for other in sizes):
@@ -112,7 +114,12 @@ def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[tuple[int
 def tokens_after(prompts: Prompts, size: int) -> int:
     """Returns T of the tokens that follow the first `size`."""
     longest = int((np.asarray(prompts.branch) != PADDING).sum(axis=1).max())
-    return bucket(longest - size, LEAST_TOKENS)
+    return -(-bucket(longest - size, LEAST_TOKENS) // tile()) * tile()
+
+
+def tile() -> int:
+    """Returns the tokens of which T is a multiple."""
+    return 1 if jax.default_backend() == "cpu" else TILE
 
 
 def without(prompts: Prompts, size: int) -> Prompts:

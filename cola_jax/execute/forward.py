@@ -107,22 +107,20 @@ def forward(
         h = get(states if context.source is None else context.source, tile.source)
         h = h[:, None] if h.ndim == 2 else h
         read = None if context.read is None else context.read[tile.question]
+        before = None if context.prefix is None else context.prefix.of_tile(tile)
         if isinstance(kernel, PromptKernel):
             keep = cache is not None
-            h, kept = block_by_rows(config, layer, h, here, read, kernel, keep)
+            h, kept = block_by_rows(config, layer, h, here, read, kernel, keep, before)
             if cache is not None and kept is not None:
                 cache = cache.write_prompts(*kept, tile)
             return put(states, h[:, 0] if states.ndim == 2 else h, tile.target), cache
         k, v = keys_values(config, layer, h, here)
         if past is None:
             mask = at(visible(config, here, layer.window), read)
-            if context.prefix is None:
+            if before is None:
                 attention = attention_over(k, v, mask, kernel)
             else:
-                assert tile.prompt_block is not None
-                size = context.prefix.k.shape[2]
-                before = context.prefix.take(tile.prompt_block, size)
-                seen = at(here.positions[:, :, None] - jnp.arange(size) < layer.window, read)
+                seen = at(before.seen_from(here.positions, layer.window), read)
                 attention = attention_after(before, seen, k, v, mask, kernel)
                 if cache is not None:
                     k, v = before.followed_by(k, v)
@@ -148,11 +146,12 @@ def forward(
 
 
 def for_prompts(config: ModelConfig, kernel: PromptKernel, context: Context) -> bool:
-    """Whether the kernel serves what these tiles attend to: their own prompts, and no more."""
+    """Whether the kernel serves what these tiles attend to, which is prompts."""
     tokens = context.views.positions.shape[1]
     reads = tokens if context.read is None else context.read.shape[1]
-    alone = context.past is None and context.prefix is None
-    return alone and kernel.serves(config.num_heads // config.num_kv_heads, reads, tokens)
+    tokens += 0 if context.prefix is None else context.prefix.k.shape[2]
+    group = config.num_heads // config.num_kv_heads
+    return context.past is None and kernel.serves(group, reads, tokens)
 
 
 @functools.partial(jax.jit, static_argnames="dtype", donate_argnames="slots")

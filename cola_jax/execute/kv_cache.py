@@ -49,6 +49,17 @@ class KVBlocks(NamedTuple):
         part = slice(None), slice(tokens)
         return KVBlocks(k=get(self.k, block, *part), v=get(self.v, block, *part))
 
+    def of_tile(self, tile: Tiles) -> "KVBlocks":
+        """Takes the blocks of what the prompts of a tile continue."""
+        assert tile.prompt_block is not None
+        return self.take(tile.prompt_block, self.k.shape[2])
+
+    def seen_from(
+        self, positions: Int[Array, "M T"], window: Int[Array, ""]
+    ) -> Bool[Array, "M T X"]:
+        """Says which of X tokens, the first of a prompt, those at later positions see."""
+        return positions[:, :, None] - jnp.arange(self.k.shape[2]) < window
+
     def followed_by(
         self, k: Float[Array, "M T K H"], v: Float[Array, "M T K H"]
     ) -> tuple[Float[Array, "M _ K H"], Float[Array, "M _ K H"]]:

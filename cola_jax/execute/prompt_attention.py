@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.decode_attention import MASKED
+from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.placement import worker_mesh
 from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
 from cola_jax.params import Layer
@@ -29,7 +30,7 @@ MOST_SCORES = 2**20  # of the heads that share a key, for a block: all are on th
 MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
 
 Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
-KeysValues = tuple[Float[Array, "R T K H"], Float[Array, "R T K H"]]
+KeysValues = tuple[Float[Array, "R S K H"], Float[Array, "R S K H"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +105,32 @@ def block_by_rows(
     read: Int[Array, "R Q"] | None,
     kernel: PromptKernel,
     keep: bool,
+    before: KVBlocks | None = None,
 ) -> tuple[Float[Array, "R _ D"], KeysValues | None]:
     """Applies one layer, a slice of `by_rows`, as `model.block` does.
 
-    With `keep`, also returns its keys and values.
+    With `before`, prompts continue what has these keys and values. With `keep`, also returns keys
+    and values, of both.
     """
     k, v = keys_values(config, layer, h, view, rotated=False)
     mask = at(visible(config, view, layer.window), read)
     h, there = at(h, read), at_view(view, read)
     q = queries(config, layer, h, there, rotated=False)
     ours, theirs = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, view))
+    if before is not None:
+        seen = at(before.seen_from(view.positions, layer.window), read)
+        k, v = before.followed_by(k, v)
+        mask, theirs = jnp.concatenate([seen, mask], axis=2), after_rotated(before, theirs)
     attended, kept = kernel(q, k, v, mask, (ours, theirs), keep)
     return add_attended(config, layer, h, attended), kept
+
+
+def after_rotated(before: KVBlocks, rotation: Rotation) -> Rotation:
+    """Puts angles of 0 in front of others, for keys that are rotated already."""
+    cos, sin = rotation
+    shape = cos.shape[0], before.k.shape[2], cos.shape[2]
+    none = jnp.ones(shape, cos.dtype), jnp.zeros(shape, sin.dtype)
+    return jnp.concatenate([none[0], cos], axis=1), jnp.concatenate([none[1], sin], axis=1)
 
 
 def block_of(reads: int) -> int:

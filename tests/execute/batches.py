@@ -38,6 +38,25 @@ def packed(seed: int) -> Prompts:
     return Prompts(ids=ids, positions=positions, branch=branch, read=read, targets=targets)
 
 
+def alike(shared: int, count: int = 4) -> Prompts:
+    """Makes questions with packed continuations that begin with the same tokens."""
+    rows = []
+    for seed in range(count):
+        row = packed(seed)
+        ids = np.concatenate([oracle.random_ids(1, shared, 99)[0], np.asarray(row.ids)])
+        ids[shared] = seed  # the questions differ from here on
+        rows.append(
+            Prompts(
+                ids=ids,
+                positions=np.concatenate([np.arange(shared), shared + np.asarray(row.positions)]),
+                branch=np.concatenate([np.zeros(shared, int), np.asarray(row.branch)]),
+                read=np.asarray(row.read) + shared,
+                targets=np.asarray(row.targets),
+            )
+        )
+    return Prompts.stack(rows)
+
+
 def plain(*lengths: int) -> Prompts:
     """Makes prompts of these lengths, padded on the right."""
     rows = []

@@ -1,6 +1,7 @@
 """The TPU kernel of attention over prompts, interpreted: alone, and in the programs that use it."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,13 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import prompt_attention, worker
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import llama
 from cola_jax.execute.reference import run_reference
+from cola_jax.execute.shared_prefix import path_evaluator
+from cola_jax.execute.worker import Workers
 from cola_jax.model import at, at_view, rotate, view, visible
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
@@ -83,6 +88,15 @@ def test_kernel_serves_whole_blocks(group, reads, tokens, served):
     assert PromptKernel().serves(group, reads, tokens) == served
 
 
+class Call(NamedTuple):
+    """A call of the kernel in a program."""
+
+    reads: int
+    tokens: int
+    split: bool
+    keep: bool
+
+
 @pytest.fixture
 def forced(monkeypatch):
     """Makes workers use the kernel, and lists what it was called for."""
@@ -90,7 +104,9 @@ def forced(monkeypatch):
     call = PromptKernel.__call__
 
     def counted(self, q, *rest):
-        calls.append((q.shape[1], self.mesh is not None, rest[-1]))
+        keys, (_, (angles, _)) = rest[0], rest[3]
+        assert keys.shape[1] == angles.shape[1]
+        calls.append(Call(q.shape[1], keys.shape[1], self.mesh is not None, rest[-1]))
         return call(self, q, *rest)
 
     monkeypatch.setattr(worker, "choose_attention", lambda *_: KERNEL)
@@ -119,16 +135,42 @@ def test_run_paths_with_the_kernel_matches_reference(pair, forced, variant, data
         model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     readings = cola_jax.run_paths(model, prompts, paths)
     batches.assert_agree(readings, run_reference(found.ours, prompts, paths))
-    assert {split for _, split, _ in forced} == {tensor > 1}
-    assert len({reads for reads, _, _ in forced}) > 1  # whole prompts, and the positions read
+    assert {call.split for call in forced} == {tensor > 1}
+    assert len({call.reads for call in forced}) > 1  # whole prompts, and the positions read
 
 
-def test_generate_with_the_kernel_writes_the_same_cache(pair, forced):
+@pytest.mark.parametrize(
+    ("variant", "tensor"), [("qwen2-window", 1), pytest.param("gemma3", 2, marks=pytest.mark.slow)]
+)
+def test_prompts_continue_what_they_share_with_the_kernel(pair, forced, variant, tensor):
+    found, prompts, size = pair(variant), batches.alike(40), 40
+    model, paths = found.ours, pad_paths(batches.paths_of(4, 3, 0), 4, oracle.LAYERS)
+    if tensor > 1:
+        model = cola_jax.load(found.checkpoint, mesh=batches.mesh(1, tensor))
+    workload = Workload(*paths.shape[1:], prefix=size)
+
+    def run(on, _):
+        evaluate = path_evaluator(on, prompts, workload)
+        readings = evaluate(paths)
+        evaluate.close()
+        return readings
+
+    ((_, readings),) = Workers(model).map(run, [0])
+    batches.assert_agree(readings, run_reference(found.ours, prompts, paths))
+    own = np.asarray(prompts.ids).shape[1] - size
+    assert {call.tokens > size + own / 2 for call in forced if not call.keep} == {True}
+
+
+@pytest.mark.parametrize("common", [0, 40])
+def test_generate_with_the_kernel_writes_the_same_cache(pair, forced, common):
     found = pair("qwen2-window")
-    prompts = batches.plain(12, 7, 9)
+    prompts = batches.plain(common + 12, common + 7, common + 9)
+    ids = np.asarray(prompts.ids).copy()
+    ids[:, :common] = ids[0, :common]
+    prompts = prompts.replace(ids=ids)
     paths = batches.paths_of(3, 2, 0)
     ours = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)
-    assert any(keep for _, _, keep in forced)
+    assert {call.tokens > call.reads for call in forced if call.reads > 1} == {False, common > 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "choose_attention", lambda *_: None)
         expected = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)

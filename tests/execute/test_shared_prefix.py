@@ -16,29 +16,9 @@ from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
-from tests import oracle
 from tests.execute import batches
 
 SHARED, POSITIONS = 37, 12
-
-
-def prompts(shared: int = SHARED, count: int = 4) -> Prompts:
-    """Makes questions with packed continuations that begin with the same tokens."""
-    rows = []
-    for seed in range(count):
-        row = batches.packed(seed)
-        ids = np.concatenate([oracle.random_ids(1, shared, 99)[0], np.asarray(row.ids)])
-        ids[shared] = seed  # the questions differ from here on
-        rows.append(
-            Prompts(
-                ids=ids,
-                positions=np.concatenate([np.arange(shared), shared + np.asarray(row.positions)]),
-                branch=np.concatenate([np.zeros(shared, int), np.asarray(row.branch)]),
-                read=np.asarray(row.read) + shared,
-                targets=np.asarray(row.targets),
-            )
-        )
-    return Prompts.stack(rows)
 
 
 def same_paths(count: int, each: int = 6, seed: int = 0) -> np.ndarray:
@@ -83,7 +63,7 @@ def test_shared_prefix_matches_reference(
     """With few blocks the paths run in several groups; a second wave finds states of the first."""
     if blocks is not None:
         monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: blocks)
-    model, batch = pair(variant).ours, prompts()
+    model, batch = pair(variant).ours, batches.alike(SHARED)
     waves = [same_paths(4), same_paths(4, seed=1)]
     waves[1][:, 0] = waves[0][:, 0]
     waves[1][2, 3] = STOP  # an entry that is no path
@@ -96,7 +76,7 @@ def test_shared_prefix_matches_reference(
 
 
 def test_shared_prefix_runs_fewer_tokens(pair: Callable[[str], Any]) -> None:
-    model, batch, paths = pair("qwen2-window").ours, prompts(), same_paths(4)
+    model, batch, paths = pair("qwen2-window").ours, batches.alike(SHARED), same_paths(4)
     shared, whole = Metrics(), Metrics()
     run(model, batch, [paths], metrics=shared)
     workers = Workers(model, metrics=whole)
@@ -114,7 +94,7 @@ def test_batches_that_begin_alike_run_the_prefix_once(
 ) -> None:
     """What was run before decides what is run again, and no bit of the readings."""
     model, metrics = pair("qwen2-window").ours, Metrics()
-    whole, waves = prompts(), [same_paths(2), same_paths(2, seed=1), same_paths(2)]
+    whole, waves = batches.alike(SHARED), [same_paths(2), same_paths(2, seed=1), same_paths(2)]
     parts = [jax.tree.map(lambda x, i=i: np.asarray(x)[i : i + 2], whole) for i in (0, 2)]
     workload = Workload(6, POSITIONS, same=True, prefix=SHARED)
     if blocks is not None:
@@ -148,7 +128,7 @@ def test_batches_that_begin_alike_run_the_prefix_once(
 
 def test_states_are_kept_while_others_come_and_go(pair: Callable[[str], Any]) -> None:
     """Each question has paths of its own; with few blocks, states make room for those of others."""
-    model, batch = pair("qwen2-window").ours, prompts()
+    model, batch = pair("qwen2-window").ours, batches.alike(SHARED)
     waves = [own_paths(4, seed) for seed in range(5)]
     waves.append(waves[0])
     workload = Workload(3, POSITIONS, prefix=SHARED)
@@ -174,7 +154,9 @@ def test_states_are_kept_while_others_come_and_go(pair: Callable[[str], Any]) ->
 
 def test_batches_at_the_same_time_share_a_prefix(pair: Callable[[str], Any]) -> None:
     model = pair("qwen2-window").ours
-    parts = [jax.tree.map(lambda x, i=i: np.asarray(x)[i:], prompts()) for i in (0, 1, 2)] * 2
+    parts = [
+        jax.tree.map(lambda x, i=i: np.asarray(x)[i:], batches.alike(SHARED)) for i in (0, 1, 2)
+    ] * 2
     workload = Workload(3, POSITIONS, prefix=SHARED)
 
     def waves(part: int) -> list[np.ndarray]:
@@ -199,17 +181,17 @@ def test_prefix_is_shared_where_it_pays() -> None:
     def shares(batch: Prompts, fresh: float = 0.25) -> list[int]:
         return [size for size, _ in shared_by_each(batch, len(batch.ids), fresh)]
 
-    assert common_prefix(prompts()) == SHARED
-    assert shares(prompts()) == [SHARED // 8 * 8] * 4
-    assert shares(prompts(), fresh=1.0)[1:] == [0] * 3  # as many tokens either way
-    assert shares(prompts(shared=31)) == [0] * 4
-    assert shares(prompts(count=1)) == [0]
+    assert common_prefix(batches.alike(SHARED)) == SHARED
+    assert shares(batches.alike(SHARED)) == [SHARED // 8 * 8] * 4
+    assert shares(batches.alike(SHARED), fresh=1.0)[1:] == [0] * 3  # as many tokens either way
+    assert shares(batches.alike(31)) == [0] * 4
+    assert shares(batches.alike(SHARED, 1)) == [0]
     assert common_prefix(Prompts.stack([batches.packed(seed) for seed in range(3)])) == 0
-    early = prompts()
+    early = batches.alike(SHARED)
     early = early.replace(read=np.asarray(early.read).copy())
     np.asarray(early.read)[0, 0] = 5  # read within the prefix
     assert common_prefix(early) == 5
-    long = prompts(shared=77)
+    long = batches.alike(77)
     other = np.asarray(long.ids).copy()
     other[2, 74:] += 1  # after 74 tokens, where the first two begin with more of the same
     other[3, 40:] += 1
@@ -217,7 +199,7 @@ def test_prefix_is_shared_where_it_pays() -> None:
 
 
 def test_a_small_budget_runs_whole_prompts(pair: Callable[[str], Any]) -> None:
-    model, batch, paths = pair("qwen2-window").ours, prompts(), same_paths(4)
+    model, batch, paths = pair("qwen2-window").ours, batches.alike(SHARED), same_paths(4)
     budget = batches.least_budget(lambda **least: run(model, batch, [paths], **least))
     evaluate, (got,) = run(model, batch, [paths], memory_budget=budget)
     assert isinstance(evaluate, PathEvaluator)
