@@ -1,11 +1,11 @@
 from .config import ModelConfig
 from .convert.cache import load, load_tokenizer
 from .convert.conversion import convert
-from .execute.decoder import Stop
 from .execute.evaluator import run_paths
 from .execute.generate import Generated, generate
 from .execute.metrics import Metrics
 from .execute.reference import run_path
+from .execute.stop import Stop
 from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings

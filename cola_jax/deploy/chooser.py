@@ -10,8 +10,8 @@ from cola_jax.deploy.menu_file import MenuFile
 from cola_jax.deploy.model_args import ModelArguments
 from cola_jax.deploy.packing import PackedRow
 from cola_jax.deploy.rules import CONFIDENCE, Signals, signals
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE
-from cola_jax.execute.kv_cache import Row
 from cola_jax.params import Model
 from cola_jax.path import identity, parse_path, validate
 from cola_jax.prompts import Prompts, Readings

@@ -24,13 +24,14 @@ from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_choo
 from cola_jax.deploy.menu_file import load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.common_prefix import FRESH, Batches
-from cola_jax.execute.decoder import Decoder, Stop, rows_of
+from cola_jax.execute.decoder import Decoder, rows_of
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
-from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.shared_prefix import path_evaluator
+from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype

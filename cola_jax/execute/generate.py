@@ -4,8 +4,9 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.common_prefix import FRESH, Batches
-from cola_jax.execute.decoder import Decoder, Stop, rows_of
+from cola_jax.execute.decoder import Decoder, rows_of
 from cola_jax.execute.evaluator import Workload, take
 from cola_jax.execute.inputs import (
     Paths,
@@ -18,8 +19,8 @@ from cola_jax.execute.inputs import (
     prompts_for,
     tokenizer_of,
 )
-from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import choose_decode_sizes
+from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP

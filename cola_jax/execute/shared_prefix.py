@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from cola_jax.execute.common_prefix import tokens_after, without
-from cola_jax.execute.evaluator import Driver, PathEvaluator, Prefix, Workload, empty_chunk
+from cola_jax.execute.driver import Driver, empty_chunk
+from cola_jax.execute.evaluator import PathEvaluator, Prefix, Workload
 from cola_jax.execute.inputs import buckets, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, default_rows, floor_power

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Stop, rows_of
+from cola_jax.execute.allocator import Row
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.generate import check_limit
-from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.memory import Memory, choose_decode_sizes
+from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings

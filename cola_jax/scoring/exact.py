@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.execute.decoder import Stop
+from cola_jax.execute.stop import Stop
 from cola_jax.messages import shown
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Stop
-from cola_jax.execute.kv_cache import Row
+from cola_jax.execute.allocator import Row
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED
+from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts
 from cola_jax.scoring.encode import Encoded, check_length, encode_prompt

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.execute.decoder import NOT_FINITE, Stop
-from cola_jax.execute.kv_cache import Row
+from cola_jax.execute.allocator import Row
+from cola_jax.execute.decoder import NOT_FINITE
+from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts

@@ -8,8 +8,8 @@ pytest.importorskip("lm_eval")
 from cola_jax.deploy.chooser import choose_readings, choose_row
 from cola_jax.deploy.menu_file import MenuFile
 from cola_jax.deploy.packing import pack_requests
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED
-from cola_jax.execute.kv_cache import Row
 from cola_jax.prompts import Readings
 
 PATHS = ((0, 1), (0,), (1,))

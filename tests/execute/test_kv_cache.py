@@ -1,16 +1,12 @@
-"""The KV cache: blocks on the device, and who may read and write them when."""
+"""The KV cache: blocks on the device, how they are written and attended to."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cola_jax.execute.kv_cache import (
-    Allocator,
     KVBlocks,
     Past,
-    Row,
     attention_over_parts,
     put_tokens_at_once,
     put_tokens_by_rows,
@@ -19,16 +15,12 @@ from cola_jax.execute.memory import stored_as
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import attention_over
 from cola_jax.params import FULL
-from cola_jax.path import STOP
 
 BLOCKS, R, K, G, H = 5, 3, 2, 2, 4  # blocks, rows, key/value heads, queries of each, head width
 
 
 def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-# On the device
 
 
 def tile(question, block, prompt_block=None):
@@ -102,114 +94,3 @@ def test_attention_over_parts_of_nothing_is_finite():
     masks = [jnp.zeros((R, 1, x), bool) for x in (4, 2)]
     out = attention_over_parts(parts, masks)(normal(R, 1, K * G, H))
     assert np.isfinite(out).all()
-
-
-# On the host
-
-POSITIONS = 6
-
-
-def check_blocks(allocator, live):
-    """Checks that every slot and block is either free or where the live rows say."""
-    for pool, used in (
-        (allocator.slots, [row.slot for row in live]),
-        (
-            allocator.own_pool,
-            [b for row in live for b in allocator.own_block[row.slot, : len(row.path)]],
-        ),
-    ):
-        assert sorted([*pool.free.tolist(), *used]) == list(range(len(pool.free) + len(used)))
-    readers = np.zeros_like(allocator.readers)
-    for row in live:
-        np.add.at(readers, allocator.prompt_block[row.slot, : len(row.path)], 1)
-        assert (allocator.prompt_block[row.slot, len(row.path) :] == allocator.padding_block).all()
-        assert allocator.row[row.slot] is row
-    np.testing.assert_array_equal(readers, allocator.readers)
-    assert sorted(allocator.prompt_pool.free) == np.flatnonzero(readers[:-1] == 0).tolist()
-
-
-def prefill(admission, slots, tile, content, states):
-    """Runs the chunks of an admission on prefixes; `content` is that of blocks."""
-    held = {}
-    for chunk, cost in admission.chunks(slots, tile):
-        assert cost.last == len(chunk.paths)
-        for question, slot in chunk.embedded.tolist():
-            held[slot] = (question, ())
-        for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
-            columns = (tiles.layer, tiles.source, tiles.target, tiles.question, tiles.block)
-            for layer, *rows in zip(*(x.tolist() for x in columns), strict=True):
-                read = [held.get(source) for source in rows[0]]
-                for state, target, question, block in zip(read, *rows[1:], strict=True):
-                    if block == admission.block[-1]:  # padding
-                        assert target == (slots if target_of is held else admission.padding_slot)
-                        continue
-                    assert state[0] == question
-                    target_of[target] = content[block] = (question, (*state[1], layer))
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(
-                st.tuples(
-                    st.integers(0, 2),
-                    st.lists(st.integers(0, 2), min_size=1, max_size=POSITIONS),
-                ),
-                min_size=1,
-                max_size=6,
-            ),
-            st.randoms(use_true_random=False),
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(1, 3),
-)
-def test_allocator_keeps_blocks_of_live_rows(waves, tile):
-    """However rows come and go, each finds its own prefixes in its blocks until it leaves."""
-    allocator = Allocator(slots=5, blocks=4 * POSITIONS, positions=POSITIONS)
-    live, content, states = [], {}, {}
-    for waiting, random in waves:
-        rows = [Row(question, np.array(path)) for question, path in waiting]
-        rows = rows[: allocator.room(rows)]
-        if rows:
-            admission = allocator.admit(rows, lengths=np.array([4, 5, 6]))
-            prefill(admission, 5 + 2 * tile, tile, content, states)
-            live += rows
-        check_blocks(allocator, live)
-        for row in live:
-            end = (row.question, tuple(row.path.tolist()))
-            assert states[row.slot] == end
-            assert allocator.length[row.slot] == 4 + row.question
-            blocks = allocator.prompt_block[row.slot, : len(row.path)]
-            for depth, block in enumerate(blocks.tolist(), 1):
-                assert content[block] == (end[0], end[1][:depth])
-        for row in random.sample(live, random.randint(0, len(live))):
-            allocator.release(row)
-            live = [other for other in live if other is not row]
-        check_blocks(allocator, live)
-    for row in live:
-        allocator.release(row)
-    assert allocator.room([Row(0, np.zeros(POSITIONS, int))] * 9) == 4
-    assert (allocator.path == STOP).all()
-
-
-def test_allocator_shares_blocks_of_equal_prefixes():
-    """Of rows admitted together, on one question; equal paths share all."""
-    allocator = Allocator(slots=4, blocks=16, positions=4)
-    paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
-    rows = [Row(question, np.array(path)) for question, path in paths]
-    allocator.admit(rows, lengths=np.array([4, 4]))
-    first, second, other, equal = (allocator.prompt_block[row.slot, :3].tolist() for row in rows)
-    assert first == equal
-    assert first[:2] == second[:2]
-    assert first[2] != second[2]
-    assert not set(first + second) & set(other)
-    assert len(allocator.prompt_pool.free) == 16 - 4 - 3
-    assert len(allocator.own_pool.free) == 16 - 12
-
-
-@pytest.mark.parametrize(("slots", "blocks", "room"), [(9, 5, 2), (9, 6, 3), (2, 99, 2), (1, 1, 0)])
-def test_room_counts_rows_that_fit_without_sharing(slots, blocks, room):
-    rows = [Row(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
-    assert Allocator(slots, blocks, POSITIONS).room(rows) == room

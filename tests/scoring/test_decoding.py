@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import STOPPED, TRUNCATED
 from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.kv_cache import Row
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP
 from cola_jax.scoring import Completion, Completions, Exact, Generation, Grade

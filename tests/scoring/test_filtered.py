@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
-from cola_jax.execute.kv_cache import Row
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import DECOY, GOLD
 from cola_jax.scoring.filtered import FilteredGeneration

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
-from cola_jax.execute.kv_cache import Row
 from cola_jax.path import STOP
 from cola_jax.runs.schema import evaluation_rows, search_question_row
 from cola_jax.scoring import Exact, Generation, Grade, Grader
