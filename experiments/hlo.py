@@ -65,7 +65,7 @@ def instruction(name: str, rest: str) -> Instruction:
     op = re.match(r"[\w-]+", rest)
     at = rest.find("backend_config=")
     notes = {}
-    if at >= 0 and rest[at + 15] == "{":
+    if at >= 0 and rest[at + 15 : at + 17] == '{"':  # that of a Pallas kernel is no JSON
         notes = json.JSONDecoder().raw_decode(rest[at + 15 :])[0]
     head = rest if at < 0 else rest[:at]
     patterns = {"calls": r"calls=%([^\s,]+)", "body": r"body=%([^\s,]+)"}

@@ -11,8 +11,8 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.forward import Context, Launch, forward
+from cola_jax.execute.kernels import DECODE_KERNELS
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
@@ -87,7 +87,7 @@ class Abstract:
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
         mesh = self.worker if self.tensor > 1 else None
-        self.decode_kernel = DecodeKernel(mesh) if self.platform == "tpu" else None
+        self.decode_kernel = dataclasses.replace(DECODE_KERNELS[self.platform], mesh=mesh)
         # as `choose_attention` for these models
         self.kernel = PromptKernel(mesh) if self.platform == "tpu" else "cudnn"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
@@ -29,3 +30,17 @@ CHIPS = {
     "v5p": Chip("v5p:2x2x1", 459e12, 394e12, 2765e9, 1.751e9, cores=2),
     "v6e": Chip("v6e:2x2", 918e12, 918e12, 1640e9, 1.751e9),
 }
+
+
+def topology_of(chip: str) -> Any:
+    """Returns the devices that programs are compiled for; ends the process without a compiler."""
+    from jax.experimental import topologies
+
+    from cola_jax.messages import first_line
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    except (NotImplementedError, RuntimeError) as error:
+        raise SystemExit(
+            f"jax has no compiler for TPUs here ({first_line(error)}): pip install libtpu."
+        ) from None

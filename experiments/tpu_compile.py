@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.tpu_chips import CHIPS  # before jax is imported
+from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
 
 # isort: split
 import jax
 import numpy as np
 import tyro
-from jax.experimental import topologies
 
 from cola_jax.execute.random_model import SHAPES
 from experiments import hlo
@@ -100,7 +99,7 @@ def kernel_seconds(
 
 def results_of(settings: TpuCompile, name: str, chip: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields what became of each program of a model on a chip."""
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    topology = topology_of(chip)
     make = Abstract(SHAPES[name], np.array(topology.devices[: TENSOR[name]]))
     sizes = Sizes(settings.tokens, settings.rows, settings.slots)
     for program, lower in PROGRAMS.items():

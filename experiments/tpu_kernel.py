@@ -16,12 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.tpu_chips import CHIPS  # before jax is imported
+from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
 
 # isort: split
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from cola_jax.execute.prompt_attention import call_kernel
@@ -79,7 +78,7 @@ def cycles_of(chip: str, call: Call) -> int:
 
 def compile_kernel(chip: str, call: Call) -> None:
     """Compiles the kernel alone."""
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+    topology = topology_of(chip)
     place = SingleDeviceSharding(topology.devices[0])
 
     def array(*shape: int, dtype: str = "bfloat16") -> jax.ShapeDtypeStruct:

@@ -61,7 +61,7 @@ class DecodeKernel:
         reach: int,
     ) -> tuple[Float[Array, "R 1 N H"], Array, Array]:
         """Attends to blocks, and writes the keys and values of the token [R, 1, K, H] to them."""
-        run = functools.partial(decode_attention, reach=reach, interpret=self.interpret)
+        run = functools.partial(self.run, reach=reach)
         if self.mesh is not None:
             heads = PartitionSpec(None, "tensor")
             run = jax.shard_map(
@@ -74,6 +74,16 @@ class DecodeKernel:
         k, v = token
         mixed, k, v = run(rows, q[:, 0], (k[:, 0], v[:, 0]), prompt, own)
         return mixed[:, None], k, v
+
+    def check_width(self, width: int) -> None:
+        """Raises ValueError for heads of a width that the kernel does not take."""
+        if width % LANES:
+            # XLA lays such blocks out with another axis last, and would copy all of them
+            raise ValueError(f"heads of {width} are not a multiple of {LANES} wide")
+
+    def run(self, *arrays: Any, reach: int) -> tuple[Array, Array, Array]:
+        """Attends on one device."""
+        return decode_attention(*arrays, reach=reach, interpret=self.interpret)
 
 
 def decode_attention(

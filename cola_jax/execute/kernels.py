@@ -10,6 +10,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.decode_attention import LANES, DecodeKernel, span
+from cola_jax.execute.decode_attention_gpu import GpuDecodeKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.prompt_attention import PromptKernel
@@ -18,6 +19,7 @@ from cola_jax.model import Kernel, attention_over, rotate
 
 log = logging.getLogger(__name__)
 HALF = ("bfloat16", "float16")
+DECODE_KERNELS = {"tpu": DecodeKernel(), "gpu": GpuDecodeKernel()}
 
 
 def choose_attention(
@@ -118,18 +120,16 @@ def run_prompt_kernel(
 def choose_decode_kernel(
     device: Any, config: ModelConfig, dtype: Any, split: int
 ) -> DecodeKernel | None:
-    """Chooses how decode steps attend: by our own kernel on a TPU that runs it.
+    """Chooses how decode steps attend: by a kernel of our own on a TPU or GPU that runs it.
 
     It is tried as the other, once; the arguments are the same.
     """
-    if device.platform != "tpu":
+    if device.platform not in DECODE_KERNELS:
         return None
-    kernel = DecodeKernel()
+    kernel = DECODE_KERNELS[device.platform]
     try:
         check_split(config, split)
-        if config.head_dim % LANES:
-            # XLA lays such blocks out with another axis last, and would copy all of them
-            raise ValueError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
+        kernel.check_width(config.head_dim)
         mixed, plain = run_decode_kernel(kernel, config, jnp.dtype(dtype), device, split)
         if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
             raise ValueError("its trial differs from plain attention")

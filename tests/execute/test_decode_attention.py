@@ -8,21 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.execute import decode_attention, memory, worker
+from cola_jax.execute import decode_attention, decode_attention_gpu, memory, worker
 from cola_jax.execute.decode_attention import DecodeKernel
+from cola_jax.execute.decode_attention_gpu import GpuDecodeKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.plan import Tiles
 from cola_jax.params import FULL
 from tests.execute import batches
 
 R, BLOCKS, TOKENS, KEPT, H = 3, 5, 40, 48, 8  # rows, blocks, and tokens of a prompt and a text
-KERNEL = DecodeKernel(interpret=True)
+KERNELS = DecodeKernel(interpret=True), GpuDecodeKernel(interpret=True)
 
 
 @pytest.fixture(autouse=True)
 def few_tokens_at_a_time(monkeypatch):
     """Spans of 16 tokens, so that prompts and texts have several, and a part of one."""
     monkeypatch.setattr(decode_attention, "SPAN_BYTES", 1)
+    monkeypatch.setattr(decode_attention_gpu, "SPAN", 16)
 
 
 def normal(*shape, seed):
@@ -38,7 +40,7 @@ def blocks(used, ends, tokens, heads, seed):
     return KVBlocks(*map(jnp.asarray, arrays))
 
 
-def attend_both_ways(lengths, decoded, window, heads, queries, reach):
+def attend_both_ways(kernel, lengths, decoded, window, heads, queries, reach):
     """Returns what plain attention and the kernel mix, and the blocks after each."""
     prompt_block, block = jnp.array([4, 4, 1]), jnp.array([2, 0, 3])
     lengths = [lengths[0], lengths[0], lengths[1]]  # two rows share a prompt
@@ -52,21 +54,24 @@ def attend_both_ways(lengths, decoded, window, heads, queries, reach):
     k, v = (jnp.asarray(normal(R, 1, heads, H, seed=seed)) for seed in (21, 22))
     after = past.write(own, k, v, tile)
     plain = past.attention(after, tile, jnp.int32(window), reach)(q)
-    mixed, ours = past.attend(KERNEL, own, tile, jnp.int32(window), reach, (q, k, v))
+    mixed, ours = past.attend(kernel, own, tile, jnp.int32(window), reach, (q, k, v))
     return (plain, after), (mixed, ours)
 
 
 @settings(max_examples=15, deadline=None)
 @given(
+    kernel=st.sampled_from(KERNELS),
     lengths=st.tuples(*[st.integers(1, TOKENS)] * 2),
     decoded=st.tuples(*[st.integers(1, 32)] * R),
     window=st.one_of(st.just(FULL), st.integers(1, 50)),
     shape=st.sampled_from([(1, 1), (1, 4), (2, 3), (3, 1)]),
     reach=st.sampled_from([32, 48]),
 )
-def test_kernel_attends_and_writes_as_plain_operations(lengths, decoded, window, shape, reach):
+def test_kernels_attend_and_write_as_plain_operations(
+    kernel, lengths, decoded, window, shape, reach
+):
     """NaN in slots that no row has written is not seen."""
-    theirs, ours = attend_both_ways(lengths, decoded, window, *shape, reach)
+    theirs, ours = attend_both_ways(kernel, lengths, decoded, window, *shape, reach)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
     for got, expected in zip(ours[1], theirs[1], strict=True):
         np.testing.assert_array_equal(got, expected)
@@ -81,8 +86,12 @@ def test_kernel_reads_no_span_that_is_not_seen():
     assert asked == [[0, 0, 0, 0], [0, 1, 2, 2], [1, 1, 2, 2], [2, 2, 2, 2]]
 
 
-def test_kernel_lowers_for_a_tpu():
-    """With shapes that a TPU takes; interpreted it would not meet the rules of its compiler."""
+@pytest.mark.parametrize(
+    ("kernel", "platform", "call"),
+    [(DecodeKernel(), "tpu", "tpu_custom_call"), (GpuDecodeKernel(), "cuda", "gpu.triton")],
+)
+def test_kernels_lower_for_their_devices(kernel, platform, call):
+    """With shapes that these take; interpreted they would not meet the rules of their compilers."""
 
     def array(*shape, dtype="bfloat16"):
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -91,24 +100,23 @@ def test_kernel_lowers_for_a_tpu():
     token = array(R, 1, 8, 128)
     scalars = [array(R, dtype="int32")] * 4
     rows = decode_attention.Rows(*scalars, array(1, dtype="int32"))
-    traced = jax.jit(DecodeKernel(), static_argnums=5).trace(
+    traced = jax.jit(kernel, static_argnums=5).trace(
         rows, q, (token, token), (k, k), (own, own), 32
     )
-    text = traced.lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" in text
+    assert call in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 NEW = 20  # more than the kernel writes together
 
 
-@pytest.fixture
-def with_kernel(monkeypatch):
-    """Decodes by the kernel, as a TPU would."""
+@pytest.fixture(params=KERNELS, ids=["tpu", "gpu"])
+def with_kernel(monkeypatch, request):
+    """Decodes by the kernel, as a TPU or a GPU would."""
     calls = []
 
     def choose(*_):
         calls.append(1)
-        return KERNEL
+        return request.param
 
     monkeypatch.setattr(worker, "choose_decode_kernel", choose)
     monkeypatch.setattr(memory, "MULTIPLE", (memory.WRITTEN,) * 2)
@@ -121,11 +129,16 @@ def generate(model):
     return cola_jax.generate(model, batches.plain(12, 30), paths, max_new_tokens=NEW)
 
 
+@pytest.fixture
+def plain(pair, variant):
+    """What is decoded without a kernel."""
+    return generate(pair(variant).ours)
+
+
 @pytest.mark.parametrize(("variant", "data", "tensor"), [("gemma3", 1, 1), ("qwen2-window", 2, 2)])
-def test_generate_with_the_kernel_matches_without(pair, variant, data, tensor, request):
+@pytest.mark.usefixtures("plain", "with_kernel")  # in this order
+def test_generate_with_a_kernel_matches_without(pair, variant, data, tensor, plain):
     found = pair(variant)
-    plain = generate(found.ours)
-    request.getfixturevalue("with_kernel")
     out = generate(cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor)))
     np.testing.assert_array_equal(out.tokens, plain.tokens)
     np.testing.assert_allclose(out.logprob, plain.logprob, atol=1e-4)

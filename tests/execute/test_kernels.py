@@ -1,5 +1,6 @@
 """Which kernel of attention is chosen, and what is said where it cannot be used."""
 
+import dataclasses
 import logging
 import types
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import pytest
 
 from cola_jax.execute import kernels
 from cola_jax.execute.decode_attention import DecodeKernel
+from cola_jax.execute.decode_attention_gpu import GpuDecodeKernel
 from cola_jax.execute.kernels import choose_attention, choose_decode_kernel, choose_prompt_kernel
 from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import SHAPES
@@ -116,20 +118,23 @@ def test_trial_of_the_prompt_kernel_compares_it_with_plain_attention(monkeypatch
 def test_decode_steps_use_the_kernel_where_its_trial_runs(monkeypatch, caplog):
     monkeypatch.setattr(kernels, "run_decode_kernel", lambda *_: (np.zeros(3),) * 2)
     assert choose_decode_kernel(TPU, CONFIG, "bfloat16", 8) == DecodeKernel()
-    assert choose_decode_kernel(GPU, CONFIG, "bfloat16", 1) is None
+    assert choose_decode_kernel(GPU, CONFIG, "bfloat16", 8) == GpuDecodeKernel()
+    assert choose_decode_kernel(jax.devices()[0], CONFIG, "bfloat16", 1) is None
     assert not caplog.text
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "reason"),
+    ("kind", "name", "split", "reason"),
     [
-        ("llama-3.2-3b", 16, "(16 devices do not divide 8 key/value heads)"),
-        ("llama-3.2-1b", 1, "(heads of 64 are not a multiple of 128 wide)"),
-        ("llama-3.2-3b", 1, "interpret"),  # JAX compiles such a kernel for no CPU
+        (TPU, "llama-3.2-3b", 16, "(16 devices do not divide 8 key/value heads)"),
+        (GPU, "llama-3.2-3b", 16, "(16 devices do not divide 8 key/value heads)"),
+        (TPU, "llama-3.2-1b", 1, "(heads of 64 are not a multiple of 128 wide)"),
+        (GPU, "llama-3.2-3b", 1, "interpret"),
+        (TPU, "llama-3.2-3b", 1, "interpret"),  # JAX compiles such a kernel for no CPU
     ],
 )
 def test_decode_steps_gather_where_the_kernel_does_not_run(
-    name, split, reason, monkeypatch, caplog
+    kind, name, split, reason, monkeypatch, caplog
 ):
     (device, *_), run = jax.devices(), kernels.run_decode_kernel
     monkeypatch.setattr(
@@ -137,15 +142,23 @@ def test_decode_steps_gather_where_the_kernel_does_not_run(
         "run_decode_kernel",
         lambda kernel, config, dtype, _, split: run(kernel, config, dtype, device, split),
     )
-    assert choose_decode_kernel(TPU, SHAPES[name], "bfloat16", split) is None
+    assert choose_decode_kernel(kind, SHAPES[name], "bfloat16", split) is None
     (record,) = caplog.records
     assert reason in record.getMessage()
     assert "\n" not in record.getMessage()
 
 
-def test_trial_of_the_decode_kernel_compares_it_with_plain_attention(monkeypatch, caplog):
+@pytest.mark.parametrize("width", [8, 96])
+def test_a_gpu_takes_heads_of_a_power_of_two(width, caplog):
+    config = dataclasses.replace(CONFIG, head_dim=width)
+    assert choose_decode_kernel(GPU, config, "bfloat16", 1) is None
+    assert f"(heads of {width} are not a power of two wide, from 16 on)" in caplog.text
+
+
+@pytest.mark.parametrize("kernel", [DecodeKernel(interpret=True), GpuDecodeKernel(interpret=True)])
+def test_trial_of_the_decode_kernel_compares_it_with_plain_attention(kernel, monkeypatch, caplog):
     mixed, plain = kernels.run_decode_kernel(
-        DecodeKernel(interpret=True), CONFIG, jnp.dtype("float32"), jax.devices()[0], 4
+        kernel, CONFIG, jnp.dtype("float32"), jax.devices()[0], 4
     )
     assert mixed.shape == (2, 1, CONFIG.num_heads // 4, CONFIG.head_dim)
     np.testing.assert_allclose(mixed, plain, atol=1e-5)

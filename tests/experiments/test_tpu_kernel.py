@@ -1,6 +1,11 @@
 """The call of the prompt kernel in a compiled program, and what it must compute and move."""
 
+import importlib.util
+
+import pytest
+
 from experiments import hlo
+from experiments.tpu_chips import topology_of
 from experiments.tpu_kernel import Call, call_in
 
 PROGRAM = """
@@ -31,3 +36,11 @@ def test_call_counts_operations_and_bytes():
     assert call.flops() == 2 * 2 * 2 * (4 * 8 * 6)  # two products of multiplications and additions
     assert call.bytes() == 2 * 2 * (2 * 4 * 6 + 2 * 8 * 3)
     assert call._replace(kept=1).bytes() - call.bytes() == 2 * 2 * (2 * 8 * 3)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is not None, reason="there is a compiler for TPUs"
+)
+def test_compiling_without_a_compiler_says_what_to_install():
+    with pytest.raises(SystemExit, match=r"no compiler for TPUs here \(.*\): pip install libtpu"):
+        topology_of("v5e")
