@@ -40,8 +40,9 @@ def blocks(used, ends, tokens, heads, seed):
     return KVBlocks(*map(jnp.asarray, arrays))
 
 
-def attend_both_ways(kernel, lengths, decoded, window, heads, queries, reach):
+def attend_both_ways(kernel, lengths, decoded, window, shape, reach):
     """Returns what plain attention and the kernel mix, and the blocks after each."""
+    heads, queries = shape
     prompt_block, block = jnp.array([4, 4, 1]), jnp.array([2, 0, 3])
     lengths = [lengths[0], lengths[0], lengths[1]]  # two rows share a prompt
     written = [n - 1 for n in decoded]
@@ -71,7 +72,7 @@ def test_kernels_attend_and_write_as_plain_operations(
     kernel, lengths, decoded, window, shape, reach
 ):
     """NaN in slots that no row has written is not seen."""
-    theirs, ours = attend_both_ways(kernel, lengths, decoded, window, *shape, reach)
+    theirs, ours = attend_both_ways(kernel, lengths, decoded, window, shape, reach)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
     for got, expected in zip(ours[1], theirs[1], strict=True):
         np.testing.assert_array_equal(got, expected)
@@ -98,8 +99,8 @@ def test_kernels_lower_for_their_devices(kernel, platform, call):
 
     (k, own), q = (array(BLOCKS, 8, x, 128) for x in (TOKENS, KEPT)), array(R, 1, 24, 128)
     token = array(R, 1, 8, 128)
-    scalars = [array(R, dtype="int32")] * 4
-    rows = decode_attention.Rows(*scalars, array(1, dtype="int32"))
+    scalar = array(R, dtype="int32")
+    rows = decode_attention.Rows(scalar, scalar, scalar, scalar, array(1, dtype="int32"))
     traced = jax.jit(kernel, static_argnums=5).trace(
         rows, q, (token, token), (k, k), (own, own), 32
     )
