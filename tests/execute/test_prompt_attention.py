@@ -170,7 +170,8 @@ def test_generate_with_the_kernel_writes_the_same_cache(pair, forced, common):
     prompts = prompts.replace(ids=ids)
     paths = batches.paths_of(3, 2, 0)
     ours = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)
-    assert {call.tokens > call.reads for call in forced if call.reads > 1} == {False, common > 0}
+    # what is run for the prefix alone may have been compiled before
+    assert any(call.tokens > call.reads > 1 for call in forced) == (common > 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "choose_attention", lambda *_: None)
         expected = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)
