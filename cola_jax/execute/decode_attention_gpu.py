@@ -1,7 +1,8 @@
 """A GPU kernel for decode steps: attention that reads the KV cache where it lies.
 
 As on a TPU, JAX's own paged kernel does not fit: it takes one list of pages for each row, filled
-from the first token to the last, and knows no window.
+from the first token to the last, and knows no window. JAX 0.12 says that it will remove Pallas for
+Triton: where it is gone, the kernel's trial fails, and decode steps gather keys and values.
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Shaped
 
 from cola_jax.execute.decode_attention import (
@@ -43,6 +43,13 @@ class GpuDecodeKernel(DecodeKernel):
         """Attends on one device; each row reads what it sees, so nothing is bound by `reach`."""
         del reach
         return write_and_attend(*arrays, interpret=self.interpret)
+
+
+def triton() -> Any:
+    """Returns JAX's Pallas for Triton; ImportError where JAX has it no more."""
+    from jax.experimental.pallas import triton as module
+
+    return module
 
 
 def write_and_attend(
@@ -86,7 +93,7 @@ def call(q: Array, prompt: Pair, own: Pair, interpret: bool) -> Any:
         out_specs=heads,
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         interpret=interpret,
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=triton().CompilerParams(num_warps=4, num_stages=2),
         name="decode_attention",
     )
 
@@ -111,7 +118,7 @@ def attend(
     state: State, q: Array, k: Any, v: Any, block: Any, seen: tuple[Any, Any], scale: float
 ) -> State:
     """Adds the tokens of a block that are seen to a softmax, in float32."""
-    head, (first, end) = pl.program_id(1), seen
+    head, (first, end), plgpu = pl.program_id(1), seen, triton()
 
     def add(i: Any, state: State) -> State:
         top, total, mixed = state

@@ -89,7 +89,15 @@ def test_kernel_reads_no_span_that_is_not_seen():
 
 @pytest.mark.parametrize(
     ("kernel", "platform", "call"),
-    [(DecodeKernel(), "tpu", "tpu_custom_call"), (GpuDecodeKernel(), "cuda", "gpu.triton")],
+    [
+        (DecodeKernel(), "tpu", "tpu_custom_call"),
+        pytest.param(
+            *(GpuDecodeKernel(), "cuda", "gpu.triton"),
+            marks=pytest.mark.skipif(
+                jax.__version_info__ >= (0, 11), reason="later JAX lowers it where a GPU is"
+            ),
+        ),
+    ],
 )
 def test_kernels_lower_for_their_devices(kernel, platform, call):
     """With shapes that these take; interpreted they would not meet the rules of their compilers."""

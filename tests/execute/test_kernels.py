@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 import types
 from typing import NamedTuple
 
@@ -146,6 +147,16 @@ def test_decode_steps_gather_where_the_kernel_does_not_run(
     (record,) = caplog.records
     assert reason in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+def test_decode_steps_gather_on_a_gpu_without_pallas_for_triton(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    monkeypatch.delattr("jax.experimental.pallas.triton", raising=False)
+    run, device = kernels.run_decode_kernel, jax.devices()[0]
+    monkeypatch.setattr(kernels, "run_decode_kernel", lambda *a: run(*a[:3], device, a[4]))
+    assert choose_decode_kernel(GPU, CONFIG, "bfloat16", 4) is None
+    assert "decode steps gather keys and values" in caplog.text
+    assert "triton" in caplog.text
 
 
 @pytest.mark.parametrize("width", [8, 96])
