@@ -13,18 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
+from cola_jax.execute.device_kernel import MASKED, DeviceKernel
 from cola_jax.execute.memory import WRITTEN, floor_power
-from cola_jax.execute.placement import worker_mesh
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
 SPAN_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
-LANES = 128  # of a TPU's tiles: a head's width is a multiple of it
 
 Pair = tuple[Array, Array]  # keys and values
 
@@ -40,16 +37,11 @@ class Rows(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeKernel:
-    """The kernel on the devices of a worker, which split the heads."""
+class DecodeKernel(DeviceKernel):
+    """The kernel of decode steps.
 
-    mesh: Mesh | None = None  # of several devices
-    interpret: bool = False  # without a TPU, for tests
-
-    def on(self, devices: np.ndarray) -> "DecodeKernel":
-        """Returns the kernel for a worker's devices."""
-        mesh = worker_mesh(devices) if devices.size > 1 else None
-        return dataclasses.replace(self, mesh=mesh)
+    XLA lays blocks of narrower heads out with another axis last, and would copy all of them.
+    """
 
     def __call__(
         self,
@@ -74,12 +66,6 @@ class DecodeKernel:
         k, v = token
         mixed, k, v = run(rows, q[:, 0], (k[:, 0], v[:, 0]), prompt, own)
         return mixed[:, None], k, v
-
-    def check_width(self, width: int) -> None:
-        """Raises ValueError for heads of a width that the kernel does not take."""
-        if width % LANES:
-            # XLA lays such blocks out with another axis last, and would copy all of them
-            raise ValueError(f"heads of {width} are not a multiple of {LANES} wide")
 
     def run(self, *arrays: Any, reach: int) -> tuple[Array, Array, Array]:
         """Attends on one device."""

@@ -15,13 +15,13 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Shaped
 
 from cola_jax.execute.decode_attention import (
-    MASKED,
     DecodeKernel,
     Pair,
     Rows,
     seen_own,
     seen_prompt,
 )
+from cola_jax.execute.device_kernel import MASKED
 from cola_jax.execute.memory import ceil_power
 
 SPAN = 64  # tokens that are read at a time

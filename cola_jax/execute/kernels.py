@@ -2,21 +2,24 @@
 
 import functools
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.decode_attention import LANES, DecodeKernel, span
+from cola_jax.execute.decode_attention import DecodeKernel, span
 from cola_jax.execute.decode_attention_gpu import GpuDecodeKernel
+from cola_jax.execute.device_kernel import DeviceKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.messages import first_line
 from cola_jax.model import Kernel, attention_over, rotate
 
+Tried = TypeVar("Tried", bound=DeviceKernel)
 log = logging.getLogger(__name__)
 HALF = ("bfloat16", "float16")
 DECODE_KERNELS = {"tpu": DecodeKernel(), "gpu": GpuDecodeKernel()}
@@ -69,23 +72,13 @@ def choose_prompt_kernel(
     """Chooses our own kernel on a TPU that runs it; it multiplies float32 in bfloat16."""
     if dtype.name != "bfloat16":
         return None
-    kernel = PromptKernel()
-    try:
-        check_split(config, split)
-        if config.head_dim % LANES:  # more of its time goes into heads that are half a tile
-            raise ValueError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
-        mixed, plain = run_prompt_kernel(kernel, config, dtype, device, split)
-        if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
-            raise ValueError("its trial differs from plain attention")
-    except Exception as error:  # of JAX, XLA or Mosaic
-        log.warning(
-            "attention is not fused on %s (%s): the products with the weights of queries, keys and "
-            "values take twice as long.",
-            device.device_kind,
-            first_line(error),
-        )
-        return None
-    return kernel
+    return tried(
+        PromptKernel(),
+        run_prompt_kernel,
+        (device, config, dtype, split),
+        "attention is not fused on %s (%s): the products with the weights of queries, keys and "
+        "values take twice as long.",
+    )
 
 
 def run_prompt_kernel(
@@ -126,20 +119,37 @@ def choose_decode_kernel(
     """
     if device.platform not in DECODE_KERNELS:
         return None
-    kernel = DECODE_KERNELS[device.platform]
+    return tried(
+        DECODE_KERNELS[device.platform],
+        run_decode_kernel,
+        (device, config, jnp.dtype(dtype), split),
+        "decode steps gather keys and values on %s (%s): those that a row attends to are "
+        "copied before they are read.",
+    )
+
+
+def tried(
+    kernel: Tried,
+    run: Callable[..., tuple[np.ndarray, np.ndarray]],
+    on: tuple[Any, ModelConfig, jnp.dtype, int],
+    warning: str,
+) -> Tried | None:
+    """Returns a kernel of our own if it attends as plain operations do; else a line says so.
+
+    Args:
+      run: attends by the kernel and by plain operations, on a device.
+      on: the device, the model, the dtype of the activations, and how many devices split the heads.
+      warning: names the device and the reason.
+    """
+    device, config, dtype, split = on
     try:
         check_split(config, split)
         kernel.check_width(config.head_dim)
-        mixed, plain = run_decode_kernel(kernel, config, jnp.dtype(dtype), device, split)
+        mixed, plain = run(kernel, config, dtype, device, split)
         if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
             raise ValueError("its trial differs from plain attention")
     except Exception as error:  # of JAX, XLA or Mosaic
-        log.warning(
-            "decode steps gather keys and values on %s (%s): those that a row attends to are "
-            "copied before they are read.",
-            device.device_kind,
-            first_line(error),
-        )
+        log.warning(warning, device.device_kind, first_line(error))
         return None
     return kernel
 

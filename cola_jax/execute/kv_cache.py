@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.execute.decode_attention import MASKED, DecodeKernel, Rows
+from cola_jax.execute.decode_attention import DecodeKernel, Rows
+from cola_jax.execute.device_kernel import MASKED
 from cola_jax.execute.memory import as_stored, get, put
 from cola_jax.execute.plan import Tiles
 from cola_jax.model import Attention, Kernel, attention_over

@@ -11,16 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.decode_attention import MASKED
+from cola_jax.execute.device_kernel import MASKED, DeviceKernel
 from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.execute.placement import worker_mesh
 from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
 from cola_jax.params import Layer
 
@@ -34,16 +32,8 @@ KeysValues = tuple[Float[Array, "R S K H"], Float[Array, "R S K H"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptKernel:
-    """The kernel on the devices of a worker, which split the heads."""
-
-    mesh: Mesh | None = None  # of several devices
-    interpret: bool = False  # without a TPU, for tests
-
-    def on(self, devices: np.ndarray) -> "PromptKernel":
-        """Returns the kernel for a worker's devices."""
-        mesh = worker_mesh(devices) if devices.size > 1 else None
-        return dataclasses.replace(self, mesh=mesh)
+class PromptKernel(DeviceKernel):
+    """The kernel of prompts; narrower heads are half a tile, and gain nothing by it."""
 
     def serves(self, group: int, reads: int, tokens: int) -> bool:
         """Whether prompts of so many tokens, of which `reads` attend, fit a chip in whole blocks.
