@@ -1,0 +1,258 @@
+"""What searches find beyond the model's own preference among the answers that they look for.
+
+Gold is the model's second choice on most questions that it gets wrong, and is easier to reach for
+that alone. So the hypothesis that a search knows nothing of the truth is: which of a question's
+targets is gold is drawn by the model's preference, in proportion to exp(tau * score).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import poisson_binom
+
+from cola_jax.report.statistics import LEVEL
+
+DRAWS = 10_000  # of which target of each question is gold
+MOST_DRAWN = 20_000_000  # targets drawn in all, which bounds time and memory
+INFORMATIVE = 10  # questions below which no interval is given
+FAR = 100.0  # beta beyond which no weight is left to move
+LOWEST, HIGHEST = -30.0, 60.0  # tau, in standard deviations of the scores
+
+
+class Targets(NamedTuple):
+    """The answers that the searches of n questions looked for: gold first, then its controls."""
+
+    hits: np.ndarray  # [n, J] bool, whether a search reached the target
+    # [n, J], the score of the pretrained model's best answer minus that of the target, NaN for none
+    gaps: np.ndarray
+    weighted: bool = True  # whether the scores tell how likely a target is to be gold
+
+    def take(self, which: np.ndarray) -> "Targets":
+        """Selects questions."""
+        return self._replace(hits=self.hits[which], gaps=self.gaps[which])
+
+    def relabel(self, gold: np.ndarray) -> "Targets":
+        """Makes another target [n] of each question its gold."""
+        others = np.arange(self.gaps.shape[1]) != gold[:, None]
+        order = np.argsort(others, axis=1, kind="stable")
+        return self._replace(
+            hits=np.take_along_axis(self.hits, order, axis=1),
+            gaps=np.take_along_axis(self.gaps, order, axis=1),
+        )
+
+
+class Preference(NamedTuple):
+    """How strongly the model's scores tell which target is gold; 0 says that all are alike."""
+
+    tau: float  # per unit of score
+    error: float  # its standard error
+
+    @classmethod
+    def fit(cls, gaps: np.ndarray) -> "Preference":
+        """Fits where gold is among the targets of n questions, not what was reached.
+
+        A conditional logit with Jeffreys' prior, which keeps tau finite where gold is the first or
+        the last choice throughout.
+
+        Args:
+          gaps: [n, J], as in `Targets`.
+        """
+        there, values = ~np.isnan(gaps), np.nan_to_num(gaps)
+        count = there.sum(axis=1, keepdims=True)
+        middle = values.sum(axis=1, keepdims=True) / np.maximum(count, 1)
+        spread = math.sqrt(((values - middle) ** 2).sum(where=there) / max(count.sum(), 1))
+        if not spread > 0:
+            return cls(0.0, math.inf)
+
+        def loss(scaled: float) -> float:
+            weight = weights(gaps, scaled / spread)
+            information = variance(weight, values).sum()
+            return -np.log(floor(weight[:, 0])).sum() - np.log(floor(information)) / 2
+
+        found = minimize_scalar(loss, bounds=(LOWEST, HIGHEST), options={"xatol": 1e-4})
+        tau = float(found.x) / spread
+        return cls(tau, float(1 / np.sqrt(floor(variance(weights(gaps, tau), values).sum()))))
+
+
+UNWEIGHTED = Preference(0.0, 0.0)
+
+
+def floor(value: np.ndarray | float) -> np.ndarray:
+    """Replaces 0 by a number that has a logarithm."""
+    return np.maximum(value, 1e-300)
+
+
+def weights(gaps: np.ndarray, tau: float) -> np.ndarray:
+    """Returns the chance [n, J] of each target to be gold, 0 where there is none."""
+    logits = np.where(np.isnan(gaps), -np.inf, -tau * gaps)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the mean [n] of values [n, J] by weights."""
+    return (weight * values).sum(axis=1)
+
+
+def variance(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the variance [n] of values [n, J] by weights."""
+    return (weight * (values - mean(weight, values)[:, None]) ** 2).sum(axis=1)
+
+
+class Net(NamedTuple):
+    """What searches for gold reached beyond their control searches, and beyond preference.
+
+    The value is a mean over questions of gold's hit minus that of a control, -1 to 1, where a
+    question counts by the chance that gold is another of its targets.
+    """
+
+    value: float
+    interval: tuple[float, float]  # 95 %; NaN for fewer than `INFORMATIVE` questions that tell
+    p: float  # two-sided
+    n: int
+    reached: int  # questions on which gold was reached
+    expected: float  # the number of them by preference alone
+    informative: int  # questions of which some targets were reached, and others not
+    effective: float  # as many questions of equally likely targets would tell as much
+
+    @property
+    def undecided(self) -> bool:
+        """Whether preference alone decides which target is gold, so that nothing can be told."""
+        return self.effective < INFORMATIVE <= self.informative
+
+    @classmethod
+    def of(cls, targets: Targets, preference: Preference | None = None) -> "Net":
+        """Tests what was reached against gold drawn by a preference, the targets' own by default.
+
+        The interval inverts the test, over all effects that multiply the odds of targets reached.
+        """
+        return cls.of_values(targets.hits.astype(float), targets, preference)
+
+    @classmethod
+    def of_change(
+        cls, targets: Targets, before: np.ndarray, preference: Preference | None = None
+    ) -> "Net":
+        """Tests how much more was reached than hits [n, J] of other searches for the same."""
+        return cls.of_values(targets.hits.astype(float) - before, targets, preference)
+
+    @classmethod
+    def of_values(
+        cls, values: np.ndarray, targets: Targets, preference: Preference | None
+    ) -> "Net":
+        """Tests the sum of values [n, J] over the questions' gold targets."""
+        gaps = targets.gaps
+        compared = (~np.isnan(gaps)).sum(axis=1) > 1
+        values, gaps = values[compared], gaps[compared]
+        nothing = math.nan, math.nan
+        if not len(gaps):
+            return cls(math.nan, nothing, math.nan, 0, 0, 0.0, 0, 0.0)
+        if preference is None:
+            preference = Preference.fit(gaps) if targets.weighted else UNWEIGHTED
+        weight = weights(gaps, preference.tau)
+        there = ~np.isnan(gaps)
+        differ = np.ptp(np.where(there, values, values[:, :1]), axis=1) > 0
+        alone = (weight**2).sum(axis=1)
+        scale = float((1 - alone).sum())
+        known = Drawn(values, gaps, weight, targets.weighted)
+        net = cls(
+            value=known.observed / scale if scale > 0 else math.nan,
+            interval=nothing,
+            p=known.p(),
+            n=len(gaps),
+            reached=int(targets.hits[compared, 0].sum()),
+            expected=float(mean(weight, targets.hits[compared]).sum()),
+            informative=int(np.count_nonzero(differ)),
+            effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
+        )
+        if min(net.informative, net.effective) < INFORMATIVE:
+            return net
+        low, high = (bound / scale for bound in known.interval())
+        return net._replace(interval=(max(-1.0, low), min(1.0, high)))
+
+
+
+class Drawn:
+    """The sum of a value over n questions' gold targets, where gold is drawn.
+
+    Weights are multiplied by exp(beta * value), so beta = 0 is the hypothesis, and larger ones are
+    searches that reach gold more often than its controls.
+
+    What values have in common with the gaps is taken out of them first. The sum then hardly depends
+    on tau, so its distribution is right although tau was fitted on the same questions, and varies
+    less.
+    """
+
+    def __init__(self, values: np.ndarray, gaps: np.ndarray, weight: np.ndarray, weighted: bool):
+        """Takes values [n, J], with their gaps and weights."""
+        self.exact = not weighted and bool(np.isin(values, (0, 1)).all())
+        known = np.nan_to_num(gaps)
+        spread = variance(weight, known).sum() if weighted else 0.0
+        if spread > 0:
+            apart = known - mean(weight, known)[:, None]
+            values = values - (weight * values * apart).sum() / spread * known
+        apart = values - mean(weight, values)[:, None]
+        self.observed = float(apart[:, 0].sum())
+        self.reached = int(values[:, 0].sum()) if self.exact else 0
+        order = np.argsort(np.where(weight > 0, apart, np.inf), axis=1)
+        self.values, self.apart, self.weight = (
+            np.take_along_axis(each, order, axis=1) for each in (values, apart, weight)
+        )
+        if not self.exact:
+            draws = min(DRAWS, max(1000, MOST_DRAWN // len(values)))
+            self.uniform = np.random.default_rng(0).random((draws, len(values)), np.float32)
+
+    def raised(self, beta: float) -> np.ndarray:
+        """Returns the weights [n, J] at beta."""
+        with np.errstate(divide="ignore"):
+            logits = np.log(self.weight) + beta * self.apart
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return raised / raised.sum(axis=1, keepdims=True)
+
+    def tails(self, beta: float = 0.0) -> tuple[float, float]:
+        """Returns the chances of a sum of at least, and of at most, the observed one."""
+        weight = self.raised(beta)
+        if self.exact:
+            count = poisson_binom(mean(weight, self.values).clip(0, 1))
+            return float(count.sf(self.reached - 1)), float(count.cdf(self.reached))
+        steps = (np.diff(self.apart, axis=1) * (self.weight[:, 1:] > 0)).astype(np.float32)
+        sums = np.full(len(self.uniform), self.apart[:, 0].sum(), np.float32)
+        # the same draws at every beta, so that the tails are monotone
+        bounds = np.cumsum(weight, axis=1).astype(np.float32)
+        for j in range(steps.shape[1]):
+            sums += (self.uniform > bounds[:, j]).astype(np.float32) @ steps[:, j]
+        slack = 1e-5 * float(np.abs(steps).sum())  # of rounding
+        high = int(np.count_nonzero(sums >= self.observed - slack))
+        low = int(np.count_nonzero(sums <= self.observed + slack))
+        return (high + 1) / (len(sums) + 1), (low + 1) / (len(sums) + 1)
+
+    def p(self) -> float:
+        """Returns the two-sided p-value: twice the smaller tail."""
+        return min(1.0, 2 * min(self.tails()))
+
+    def interval(self) -> tuple[float, float]:
+        """Returns the expected sums between which each tail is at least half of 5 %."""
+        least = (1 - LEVEL) / 2
+        low = self.bound(lambda beta: self.tails(beta)[0] - least, -1)
+        high = self.bound(lambda beta: self.tails(beta)[1] - least, 1)
+        return self.effect(low), self.effect(high)
+
+    def bound(self, tail: Callable[[float], float], sign: int) -> float:
+        """Finds the beta at which a tail that falls towards `sign` is used up."""
+        step = sign / variance(self.weight, self.apart).sum() ** 0.5
+        inside, outside = 0.0, step
+        if tail(0.0) < 0:
+            inside, outside = -step, 0.0
+            while tail(inside) < 0 and abs(inside) < FAR:
+                inside, outside = 2 * inside, inside
+        while tail(outside) > 0 and abs(outside) < FAR:
+            inside, outside = outside, 2 * outside
+        if tail(inside) < 0 or tail(outside) > 0:
+            return outside  # nothing lies beyond
+        return float(brentq(tail, inside, outside, xtol=0.01 * abs(step)))
+
+    def effect(self, beta: float) -> float:
+        """Returns the expected sum at beta."""
+        return float(mean(self.raised(beta), self.apart).sum())
