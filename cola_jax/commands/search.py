@@ -39,9 +39,9 @@ class Search:
     """Random seed, combined with the question's id."""
     early_stop: bool = False
     """End a question's search at its first improvement."""
-    control: Control = "one"
-    """Wrong options for which every question is searched as well, to tell skill from luck: all that
-    are neither correct nor the model's own answer, one of them, or none."""
+    control: Control = "all"
+    """Wrong options for which a question answered wrongly is searched as well, to tell skill from
+    luck: all, one of them beside the model's own answer, or none."""
     decoys: str | None = None
     """Run of `cola evaluate --scorer generation` over the same questions, with all layers and with
     random paths: the wrong answer of an open question is then one that the model gave there, as

@@ -102,7 +102,7 @@ class BatchSearch:
             asked = [encoded.question for encoded in batch]
             outcomes = confirmed(resumed, search_batch(resumed, asked, layers, self.settings))
             assert robust.asked.all(), "a search begins with the identity path"
-            return with_robust(outcomes, robust.plain)
+            return with_robust(outcomes, robust.plain, robust.plain_scores)
 
 
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:

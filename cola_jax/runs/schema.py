@@ -2,13 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
-from cola_jax.search.controls import closest_target, control_targets
-from cola_jax.search.outcome import Outcome
+from cola_jax.search.outcome import ROOT, Outcome
 
 PATH = pa.list_(pa.int16())
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
@@ -70,11 +68,11 @@ QUESTIONS = pa.schema(
         "best": PATH,  # the shortest correct path, null where there is none
         "confirmed": pa.bool_(),  # whether it is right in float32 too
         "front": pa.list_(PATH),  # the Pareto front of (verdict, length)
-        "control": pa.int16(),  # a fixed wrong option, null where there is none
-        "control_reached": pa.bool_(),  # whether the search for gold came across it
+        # of every option on the identity path, first as asked first, then in each other variant
+        "baseline_scores": pa.list_(pa.list_(pa.float32())),
         "answers": pa.int16(),  # distinct options answered
-        "controls": pa.list_(CONTROL),  # searches of the same question for wrong options
-        "closest": pa.int16(),  # of those options, the one the pretrained model scores as gold
+        # searches of the same question for wrong options; that for the baseline's answer keeps it
+        "controls": pa.list_(CONTROL),
         # the rest is of searches whose paths were asked again in V other variants, null for others
         "robust": PATH,  # the shortest path asked again that is right in all variants
         "again": AGAIN,  # whether paths hold in each other variant, the identity path first
@@ -175,19 +173,17 @@ def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str,
 def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
     """Makes the row that sums up the searches of one question."""
     best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
-    question, plain = outcome.question, int(answers[0])
-    one = next(iter(control_targets(question, [plain], "one")), None)
+    plain, options = int(answers[0]), len(outcome.question.options)
+    scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
     return question_row(encoded, outcome.evaluations) | {
         "baseline": outcome.baseline,
         "baseline_answer": plain if again is None or again.first is None else again.first,
         "best": None if best is None else outcome.paths[best],
         "confirmed": outcome.confirmed,
         "front": [outcome.paths[i] for i in outcome.front],
-        "control": one,
-        "control_reached": None if one is None else bool(np.any(answers == one)),
+        "baseline_scores": scores.tolist(),
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
         "controls": control_rows(outcome),
-        "closest": closest_target(question, plain, outcome.verdicts.scores[0]),
         **again_columns(outcome),
         "variant_answers": None if outcome.again is None else outcome.again.plain,
     }

@@ -36,8 +36,9 @@ class RobustEvaluator(BatchEvaluator):
         rows = [encoded for batch in batches for encoded in batch]
         self.inner = scorer.evaluator(worker, rows, workload)
         self.together = max(1, self.inner.together // len(places))
-        # [B, V], the answers of the first path evaluated of each question
+        # [B, V], the answers to the first path evaluated of each question, and its scores
         self.plain = np.full((len(self.batch), len(places)), NO_ANSWER)
+        self.plain_scores: list[np.ndarray] = [np.zeros(0)] * len(self.batch)  # [V, J] of each
         self.asked = np.zeros(len(self.batch), bool)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
@@ -55,6 +56,9 @@ class RobustEvaluator(BatchEvaluator):
             ]
             for v, (one, place) in enumerate(zip(each, places, strict=True)):
                 answers[b, present, v] = options_at(one.answer, place)
+            if len(present) and not self.asked[b]:
+                scores = [one.scores[0, place] for one, place in zip(each, places, strict=True)]
+                self.plain_scores[b] = np.stack(scores)
             own = answers[b, present]
             agreed = np.where((own == own[:, :1]).all(axis=1), own[:, 0], NO_ANSWER)
             robust = Verdicts.of_scores(

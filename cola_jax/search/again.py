@@ -76,6 +76,7 @@ def with_again(
             columns(outcome),
             np.stack([each.answer[b] for each in verdicts]),
             [each[b] for each in places],
+            [each.scores[b] for each in verdicts],
         )
         for b, outcome in enumerate(outcomes)
     ]
@@ -86,32 +87,40 @@ def attach(
     column: dict[tuple[int, ...], int],
     answers: np.ndarray,
     places: Sequence[Sequence[int]],
+    scores: Sequence[np.ndarray],
 ) -> Outcome:
-    """Adds what was answered [V, C] again to the searches of one question."""
+    """Adds what was answered [V, C] again, with scores [C, J], to the searches of one question."""
     nodes = nodes_to_ask(outcome)
+    root = column[outcome.paths[ROOT]]
+    own = outcome.verdicts.scores[ROOT]
     asked = [column[outcome.paths[i]] for i in nodes]
     targets = np.array([place[outcome.target] for place in places])
     plain = [
         list(place).index(answer) if answer in place else -1
-        for place, answer in zip(places, answers[:, column[outcome.paths[ROOT]]], strict=True)
+        for place, answer in zip(places, answers[:, root], strict=True)
     ]
-    again = Again(nodes, (answers[:, asked] == targets[:, None]).T, plain)
-    controls = tuple(attach(one, column, answers, places) for one in outcome.controls)
+    there = [row[root, list(place)] for row, place in zip(scores, places, strict=True)]
+    known = np.stack([own[: len(outcome.question.options)], *there])
+    again = Again(nodes, (answers[:, asked] == targets[:, None]).T, plain, known)
+    controls = tuple(attach(one, column, answers, places, scores) for one in outcome.controls)
     return dataclasses.replace(outcome, again=again, controls=controls)
 
 
-def with_robust(outcomes: Sequence[Outcome], plain: np.ndarray) -> list[Outcome]:
+def with_robust(
+    outcomes: Sequence[Outcome], plain: np.ndarray, scores: Sequence[np.ndarray]
+) -> list[Outcome]:
     """Adds what is known of a search for paths that are right in all variants.
 
-    `plain` [B, 1 + V] are the pretrained model's answers in each variant, as options.
+    `plain` [B, 1 + V] are the pretrained model's answers in each variant, as options, and `scores`
+    [1 + V, J] of each question its scores of them.
     """
 
-    def known(outcome: Outcome, answers: np.ndarray) -> Outcome:
+    def known(outcome: Outcome, answers: np.ndarray, each: np.ndarray) -> Outcome:
         nodes = nodes_to_ask(outcome)
         holds = np.repeat(outcome.verdicts.verdict[nodes][:, None], len(answers) - 1, axis=1)
         holds[0] = answers[1:] == outcome.target
-        controls = tuple(known(one, answers) for one in outcome.controls)
-        again = Again(nodes, holds, answers[1:].tolist(), first=int(answers[0]))
+        controls = tuple(known(one, answers, each) for one in outcome.controls)
+        again = Again(nodes, holds, answers[1:].tolist(), each, first=int(answers[0]))
         return dataclasses.replace(outcome, again=again, controls=controls)
 
-    return [known(outcome, plain[b]) for b, outcome in enumerate(outcomes)]
+    return [known(outcome, plain[b], scores[b]) for b, outcome in enumerate(outcomes)]

@@ -1,13 +1,12 @@
-"""Control searches: which wrong answers a search is also run for, to tell skill from luck.
+"""Control searches: which other answers a search is also run for, to tell skill from luck.
 
 With enough perturbed networks some path gives any answer. What a search for gold finds beyond what
-the same search finds for a wrong answer is what the model's layers know.
+the same search finds for a wrong answer is what the model's layers know. And what a search saves on
+a right answer is what they know beyond what the same search saves on a wrong one.
 """
 
 import hashlib
 from collections.abc import Collection, Sequence
-
-import numpy as np
 
 from cola_jax.question import Question
 from cola_jax.search.presets import Control
@@ -21,29 +20,25 @@ def without_control(questions: Sequence[Question], control: Control) -> list[str
 
 
 def control_targets(question: Question, given: Collection[int], control: Control) -> list[int]:
-    """Returns the wrong options that a question is searched for as well, in order.
+    """Returns the options that a question is searched for beside gold, in order.
 
-    A control must start where a wrong question starts: with an option that the pretrained model
-    does not give. So neither gold nor any of `given`, the model's own answers, is among them.
+    None where the pretrained model gives gold in any way the question is asked: a search for gold
+    then only keeps its answer. Elsewhere the wrong options that it gives in none, since such a
+    search must start where that for gold starts; and after them, where options are offered, the
+    wrong one that it gives in all, which that search only keeps.
 
     Args:
-      control: every such option, one of them by a hash of the question's id, or none.
+      given: the model's own answers.
+      control: every wrong option that is not given, one of them by a hash of the question's id, or
+        nothing at all.
     """
-    others = [j for j in range(len(question.options)) if j != question.answer and j not in given]
-    if control == "none" or not others:
+    if control == "none" or question.answer in given:
         return []
-    if control == "all":
-        return others
-    digest = hashlib.sha256(f"control {question.id}".encode()).digest()
-    return [others[int.from_bytes(digest[:8], "little") % len(others)]]
-
-
-def closest_target(question: Question, answer: int, scores: np.ndarray) -> int | None:
-    """Returns the control target whose score [J] is closest to gold's in the pretrained model.
-
-    Gold is often the model's second choice, which alone makes it easier to reach. None where no
-    wrong option is left, or the model's scores are not finite.
-    """
-    others = control_targets(question, [answer], "all")
-    gaps = np.abs(np.asarray(scores, np.float64)[others] - scores[question.answer])
-    return others[int(gaps.argmin())] if len(gaps) and np.isfinite(gaps).all() else None
+    options = range(len(question.options))
+    others = [j for j in options if j != question.answer and j not in given]
+    if control == "one" and others:
+        digest = hashlib.sha256(f"control {question.id}".encode()).digest()
+        others = [others[int.from_bytes(digest[:8], "little") % len(others)]]
+    own = set(given)
+    kept = len(own) == 1 and own <= set(options) and not question.open
+    return [*others, *own] if kept else others

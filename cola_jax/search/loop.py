@@ -27,7 +27,7 @@ def search(
     leaves: int = 16,
     seed: int = 0,
     early_stop: bool = False,
-    control: Control = "one",
+    control: Control = "all",
     num_layers: int | None = None,
 ) -> Outcomes:
     """Searches paths for every question.
@@ -44,8 +44,9 @@ def search(
         depends on neither the other questions nor their order.
       early_stop: end a question's search once a wrong answer is right, or a right one needs fewer
         layers.
-      control: wrong options for which each question is searched as well, to tell skill from luck:
-        `all` that are neither gold nor the model's own answer, `one` of them, or `none`.
+      control: wrong options for which a question that the model gets wrong is searched as well, to
+        tell skill from luck: `all` that are not its answer, `one` of them, both with a search for
+        its own answer, or `none`.
       num_layers: L; needed where `evaluate` is a function of your own.
 
     Returns:

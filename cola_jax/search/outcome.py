@@ -41,7 +41,8 @@ class Again(NamedTuple):
     nodes: list[int]  # the evaluations asked about, the baseline first
     holds: np.ndarray  # [n, V], whether each gives the target there too
     plain: list[int]  # [V], the pretrained model's answers there, as options of the question
-    first: int | None = None  # its answer in the first variant, where verdicts are of all
+    scores: np.ndarray  # [1 + V, J], its scores of the options, as first asked and there
+    first: int | None = None  # its answer as first asked, where verdicts are of all variants
 
 
 @dataclasses.dataclass(frozen=True)

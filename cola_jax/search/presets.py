@@ -14,7 +14,7 @@ MOVE = 4  # places that a block may move where a space has moves and the rules h
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
-Control = Literal["all", "one", "none"]  # wrong options that a question is searched for as well
+Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Settings:
     leaves: int
     seed: int
     early_stop: bool = False
-    control: Control = "one"
+    control: Control = "all"
 
     def __post_init__(self):
         if self.simulations < 1 or self.leaves < 1:
@@ -276,8 +276,8 @@ class Settings:
 
     def searches(self, options: int) -> int:
         """Returns the most searches of a question with so many options, its controls included."""
-        controls = {"none": 0, "one": min(1, options - 1), "all": options - 1}
-        return 1 + max(0, controls[self.control])
+        most = {"none": 1, "one": 3, "all": options}[self.control]
+        return max(1, min(most, options))
 
     def positions(self, num_layers: int) -> int:
         """Returns P, the layers of the longest path allowed; the identity path is always run."""
