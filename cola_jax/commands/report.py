@@ -15,6 +15,7 @@ from cola_jax.json_text import readable_json
 from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
+    from cola_jax.report.preference import Preference
     from cola_jax.report.summary import Summary
     from cola_jax.runs.directory import RunDirectory
 
@@ -36,6 +37,12 @@ class Report:
     """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
     drllm: Path | None = None
     """Where to write the right paths of each question as a result file of Dr.LLM."""
+    null: bool = False
+    """Print instead what the tests say where there is nothing to find: gold is drawn anew among the
+    answers that were searched for; and the smallest effect that the run would show."""
+    preference: Path | None = None
+    """The results.json of another search with the same model, whose preference for gold among the
+    answers searched for is used, where a run has few questions; fitted to each run by default."""
     json: bool = False
     """Print the results as JSON, as results.json has them."""
 
@@ -44,6 +51,9 @@ class Report:
             raise ValueError("no run directory is given: name what `cola search` made.")
         if self.page is not None:
             check_page(self.page)
+        if self.null:
+            self.show_null()
+            return
         self.export()
         if len(self.run_directories) == 1:
             self.show(self.run_directories[0])
@@ -69,6 +79,32 @@ class Report:
             if file is not None:
                 console.print(write(run, file), soft_wrap=True)
 
+    def show_null(self) -> None:
+        """Prints what a search without anything to find gives."""
+        from cola_jax.report.null import DRAWS, null, null_table
+        from cola_jax.report.summary import check_search, ways_of
+        from cola_jax.runs.directory import RunDirectory
+
+        directory, *others = self.run_directories
+        if others:
+            raise ValueError("--null is of one run: give one run directory.")
+        run = RunDirectory(directory)
+        check_search(run, run.manifest()["settings"])
+        ways = ways_of(run)
+        nulls = {name: null(ways.targets(name)[1], self.given(), DRAWS) for name in ways.names}
+        if self.json:
+            from cola_jax.report.results import number_or_none
+
+            print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
+        else:
+            console.print(null_table(nulls))
+
+    def given(self) -> "Preference | None":
+        """Reads the preference of another run, if one is named."""
+        from cola_jax.report.results import read_preference
+
+        return None if self.preference is None else read_preference(self.preference)
+
     def show(self, directory: str) -> dict[str, Any]:
         """Prints the table of a run, writes its page, and returns the results but of a scan."""
         from cola_jax import report
@@ -81,7 +117,7 @@ class Report:
             return {}
         if command == "evaluate" and self.page is not None:
             raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
-        summary = None if command == "evaluate" else report.summarise(run)
+        summary = None if command == "evaluate" else report.summarise(run, self.given())
         results = report.write_results(run, summary)
         if self.json:
             print_json(results)
@@ -99,7 +135,8 @@ class Report:
 
         runs = [RunDirectory(directory) for directory in self.run_directories]
         report.check_runs(runs)
-        summaries = [report.summarise(run) for run in runs]
+        preference = self.given()
+        summaries = [report.summarise(run, preference) for run in runs]
         results = list(map(report.write_results, runs, summaries))
         if self.json:
             print_json(results)

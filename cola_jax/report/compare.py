@@ -1,14 +1,18 @@
 """Several runs in one report: which may stand beside each other, their names and differences."""
 
+import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 
+from cola_jax.report.controls import Ways
 from cola_jax.report.details import model_name, short_digest
-from cola_jax.report.statistics import Difference, is_null, list_lengths
-from cola_jax.report.summary import check_search
+from cola_jax.report.preference import Net, Targets
+from cola_jax.report.statistics import Difference, holm, is_null, list_lengths
+from cola_jax.report.summary import check_search, ways_of
+from cola_jax.report.table import LABELS, Row, format_p, net_row
 from cola_jax.report.text import line
 from cola_jax.runs.directory import RunDirectory
 
@@ -20,6 +24,18 @@ class Change(NamedTuple):
 
     after: Difference  # correct on some path
     shortened: Difference  # correct on fewer layers than the model has
+    nets: dict[str, Net]  # W→C beyond control, by what both runs count as right
+    p: dict[str, float]  # of them, corrected for their number and that of the runs compared
+
+    @property
+    def rows(self) -> list[Row]:
+        """Lists the differences of what is beyond control."""
+        rows = []
+        for name, net in self.nets.items():
+            row = net_row(LABELS[name], net)
+            p = "" if net.undecided else f"; p {format_p(self.p[name])}"
+            rows.append(row._replace(interval=f"{row.interval}{p}".removeprefix("; ")))
+        return rows
 
 
 def check_runs(runs: Sequence[RunDirectory]) -> None:
@@ -61,13 +77,37 @@ def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
     if len(runs) < 2:
         return []
     results = [question_results(run, num_layers) for run in runs]
+    every = [ways_of(run) for run in runs]
+    nets = [net_changes(every[0], other) for other in every[1:]]
+    corrected = iter(holm([math.nan if n.undecided else n.p for one in nets for n in one.values()]))
     first, compared = results[0], []
-    for other in results[1:]:
+    for other, net in zip(results[1:], nets, strict=True):
         common = [name for name in first if name in other]
         pairs = np.array([[first[name], other[name]] for name in common], bool)
         pairs = pairs.reshape(len(common), 2, 2)
-        compared.append(Change(*(Difference.of(pairs[:, 1, k], pairs[:, 0, k]) for k in (0, 1))))
+        after, shortened = (Difference.of(pairs[:, 1, k], pairs[:, 0, k]) for k in (0, 1))
+        compared.append(Change(after, shortened, net, {name: next(corrected) for name in net}))
     return compared
+
+
+def net_changes(first: Ways, other: Ways) -> dict[str, Net]:
+    """Compares what two runs reach beyond control, on the targets of the questions of both."""
+    return {
+        name: net_change(first.targets(name), other.targets(name))
+        for name in first.names
+        if name in other.names
+    }
+
+
+def net_change(first: tuple[list[str], Targets], other: tuple[list[str], Targets]) -> Net:
+    """Tests how much more a run reaches beyond control than the first one."""
+    place = {name: i for i, name in enumerate(first[0])}
+    common = [(place[name], i) for i, name in enumerate(other[0]) if name in place]
+    before, after = np.array(common, int).reshape(-1, 2).T
+    mine, others = first[1].take(before), other[1].take(after)
+    width = min(mine.gaps.shape[1], others.gaps.shape[1])  # the rest is of other questions
+    hits, gaps = others.hits[:, :width], others.gaps[:, :width] + 0 * mine.gaps[:, :width]
+    return Net.of_change(Targets(hits, gaps, others.weighted), mine.hits[:, :width])
 
 
 def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool, bool]]:

@@ -1,168 +1,250 @@
-"""What searches find beyond their control searches, and what holds when they ask again."""
+"""What searches find beyond their control searches, once and in all variants of their questions."""
 
-import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cola_jax.report.statistics import Net, Share, is_false, is_null, is_true, list_lengths
+from cola_jax.report.kept import Kept
+from cola_jax.report.preference import Excess, Net, Preference, Targets
+from cola_jax.report.statistics import Share, list_lengths
 
-AGAIN = ["again", "baseline", "baseline_answer", "variant_answers", "gold", "best", "robust"]
-AGAIN += ["controls"]  # the columns of questions that say what was asked again
-NONE = -1  # no option
+COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
+COLUMNS += ["variant_answers", "best", "robust", "again", "controls"]
+ONCE, AGAIN, ROBUST = "once", "asked again", "robust"
 
 
-def compare_controls(questions: pa.Table, lengths: np.ndarray, num_layers: int) -> dict[str, Any]:
-    """Computes the fields of a summary that compare searches with their controls.
+class Search(NamedTuple):
+    """What one search found; layers are None where it found no such path."""
 
-    `lengths` [n] are the layers of each question's shortest correct path, L where there is none.
+    best: int | None  # layers of the shortest path to its target
+    held: bool | None  # whether that path gives the target in all variants, None if not asked again
+    robust: int | None  # layers of the shortest path that gives the target in all variants
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Search":
+        """Reads the search for gold of a question's row, or a control search."""
+        held = [all(one["holds"]) for one in row["again"] or () if one["path"] == row["best"]]
+        best, robust = (None if row[n] is None else len(row[n]) for n in ("best", "robust"))
+        return cls(best, held[0] if held else None, robust)
+
+
+class Asked(NamedTuple):
+    """A question that was searched, whose baseline is graded."""
+
+    id: str
+    gold: int
+    answers: list[int]  # the model's, as first asked and in each other variant
+    scores: np.ndarray  # [1 + V, J], its scores of the options, likewise
+    searches: dict[int, Search]  # by target
+
+    @property
+    def before(self) -> str:
+        """Whether the model is `right` or `wrong` in all variants, or `mixed`."""
+        right = [answer == self.gold for answer in self.answers]
+        return "right" if all(right) else "mixed" if any(right) else "wrong"
+
+    @property
+    def own(self) -> Search | None:
+        """The search for the one answer that the model gives in all variants."""
+        return self.searches.get(self.answers[0]) if len(set(self.answers)) == 1 else None
+
+    @property
+    def controls(self) -> list[Search]:
+        """The searches for wrong answers that the model gives in no variant."""
+        given = {self.gold, *self.answers}
+        return [one for target, one in self.searches.items() if target not in given]
+
+    def first(self) -> "Asked":
+        """Leaves out the other variants."""
+        return self._replace(answers=self.answers[:1], scores=self.scores[:1])
+
+    def targets(self) -> list[int]:
+        """Lists the options in order, gold first."""
+        return [self.gold, *(j for j in range(self.scores.shape[1]) if j != self.gold)]
+
+
+def read_asked(questions: pa.Table) -> list[Asked]:
+    """Reads the questions whose baseline is graded."""
+    rows = questions.filter(pc.field("baseline").is_valid()).select(COLUMNS)
+    return [asked(row) for batch in rows.to_batches() for row in batch.to_pylist()]
+
+
+def asked(row: dict[str, Any]) -> Asked:
+    """Reads a question's row."""
+    searches = {one["target"]: Search.of(one) for one in row["controls"] or ()}
+    answers = [row["baseline_answer"], *(row["variant_answers"] or ())]
+    options = len(row["options"] or ())
+    scores = np.array(row["baseline_scores"] or (), float).reshape(-1, options)
+    if len(scores) != len(answers):  # of an older run, or of a metric without options
+        scores = np.full((len(answers), options), np.nan)
+    gold = 0 if row["gold"] is None else row["gold"]
+    return Asked(row["question"], gold, answers, scores, {gold: Search.of(row)} | searches)
+
+
+def targets_of(
+    some: Iterable[Asked], hit: Callable[[Search], bool | None], *, weighted: bool
+) -> tuple[list[str], Targets]:
+    """Collects the targets of questions that are wrong in all variants and have a control.
+
+    Returns:
+      The ids of the questions, and what their searches reached. Without weights scores are not
+      used, else a question whose scores are not finite is left out.
     """
-    correct, wrong = is_true(questions["baseline"]), is_false(questions["baseline"])
-    found = ~is_null(questions["best"])
-    controls = count_controls(questions, num_layers)
-    searched, closest = wrong & (controls.targets > 0), wrong & controls.has_closest
-    retained = correct & (controls.targets > 0)
+    ids, hits, gaps = [], [], []
+    for one in some:
+        if one.before != "wrong" or not one.controls:
+            continue
+        order = one.targets()
+        score = one.scores.mean(axis=0)[order] if weighted else np.zeros(len(order))
+        if not np.isfinite(score).all():
+            continue
+        given = np.array([j in one.answers or j not in one.searches for j in order])
+        ids.append(one.id)
+        gaps.append(np.where(given, np.nan, score.max() - score))
+        hits.append([j in one.searches and bool(hit(one.searches[j])) for j in order])
+    return ids, Targets(padded(hits, False), padded(gaps, np.nan), weighted)
+
+
+def padded(rows: Sequence[Sequence[Any] | np.ndarray], fill: Any) -> np.ndarray:
+    """Stacks rows of different lengths."""
+    out = np.full((len(rows), max(map(len, rows), default=1)), fill)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+HITS: dict[str, Callable[[Search], bool | None]] = {
+    ONCE: lambda one: one.best is not None,
+    AGAIN: lambda one: one.held,
+    ROBUST: lambda one: one.robust is not None,
+}
+
+
+class Ways(NamedTuple):
+    """The questions of a run, and the ways of counting what was found that it allows."""
+
+    asked: list[Asked]
+    names: tuple[str, ...]
+    weighted: bool  # whether the model scores the options that are searched for
+
+    @classmethod
+    def of(cls, questions: pa.Table, *, open: bool, robust: bool) -> "Ways":
+        """Reads the questions of a run; `robust` where it searched in all variants at once."""
+        every = read_asked(questions)
+        variants = any(len(one.answers) > 1 for one in every)
+        names = (ROBUST,) if robust else (ONCE, AGAIN, ROBUST) if variants else (ONCE,)
+        return cls(every, names, not open)
+
+    def targets(self, name: str) -> tuple[list[str], Targets]:
+        """Collects what was reached, counted in one of the ways."""
+        some = [one.first() for one in self.asked] if name == ONCE else self.asked
+        return targets_of(some, HITS[name], weighted=self.weighted)
+
+    def kept(self, name: str, num_layers: int) -> Kept:
+        """Compares the layers saved on right and on wrong answers that are kept."""
+        rows = []
+        for one in self.asked:
+            each = one.first() if name == ONCE else one
+            if each.own is None or each.before == "mixed":
+                continue
+            score = np.sort(each.scores.mean(axis=0))
+            length = each.own.best if name == ONCE else each.own.robust
+            saved = max(0, num_layers - (length or num_layers))
+            if len(score) > 1 and np.isfinite(score).all():
+                rows.append((saved, each.before == "right", score[-1] - score[-2]))
+        saved, right, margin = np.array(rows, float).reshape(-1, 3).T
+        return Kept.of(saved, right > 0, margin)
+
+
+def compare_controls(ways: Ways, num_layers: int, preference: Preference | None) -> dict[str, Any]:
+    """Computes the fields of a summary that compare searches with their controls."""
+    first = [one.first() for one in ways.asked] if ONCE in ways.names else ways.asked
+    wrong = [one for one in first if one.before == "wrong"]
+    hits = [one.best is not None for each in wrong for one in each.controls]
+    nets, curves, fitted = {}, {}, preference
+    for name in ways.names:
+        _, targets = ways.targets(name)
+        if preference is None and name == ways.names[0] and ways.weighted:
+            fitted = Preference.fit(targets.gaps)
+        nets[name] = Net.of(targets, preference)
+        if ways.weighted:
+            curves[name] = Excess.of(targets)
+    kept = {name: ways.kept(name, num_layers) for name in ways.names if name != AGAIN}
     return {
-        "control": Share(int(controls.hits[searched].sum()), int(controls.targets[searched].sum())),
-        "without_control": int(np.count_nonzero(wrong & (controls.targets == 0))),
-        "net": Net.of_hits(found[searched], controls.hits[searched], controls.targets[searched]),
-        "net_closest": Net.of_hits(
-            found[closest], controls.closest[closest], np.ones(np.count_nonzero(closest))
-        ),
-        "net_saved": Net.of(
-            np.maximum(num_layers - lengths[retained], 0), controls.saved[retained]
-        ),
-        "control_evaluations": controls.evaluations,
+        "preference": fitted if ways.weighted else None,
+        "control": Share.of(np.array(hits, bool)),
+        "without_control": sum(not one.controls for one in wrong),
+        "nets": nets,
+        "curves": curves,
+        "kept": kept if ways.weighted else {},
+        "again": summarise_again(ways, num_layers) if set(ways.names) - {ONCE} else None,
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class AskedAgain:
+class AskedAgain(NamedTuple):
     """What the paths that searches found answered in the other variants of their questions.
 
-    Robust is what is right in all variants. A control target counts where the pretrained model
-    gives it in none of them.
+    Robust is what is right in all variants.
     """
 
     agreement: Share  # answers of the pretrained model in another variant: as in the first
-    held: Share  # best paths of W→C that are right in all variants
+    held: Share  # best paths of questions wrong in all variants: right in all
     held_control: Share  # best paths of their control searches that give the target in all
     before: Share  # right in all variants before
     corrected: Share  # wrong in all variants before: right in all on one path
-    net: Net  # of `corrected`, beyond the control searches
+    mixed: Share  # right in some variants before: right in all on one path
     shortened: Share  # right in all variants before: also on fewer layers
-    net_saved: Net  # layers saved on those beyond the control searches
 
 
-def summarise_again(questions: pa.Table, num_layers: int) -> AskedAgain | None:
-    """Summarises what was asked again, over the questions whose baseline is graded."""
-    asked = questions.filter(pc.field("again").is_valid() & pc.field("baseline").is_valid())
-    rows = [
-        AgainRow.of(row, num_layers)
-        for batch in asked.select(AGAIN).to_batches()
-        for row in batch.to_pylist()
-    ]
-    if not rows:
-        return None
-    wrong = [row for row in rows if row.before == "wrong"]
-    right = [row for row in rows if row.before == "right"]
-    compared, kept = ([row for row in some if row.controls] for some in (wrong, right))
-    hits = [sum(saved is not None for saved in row.controls) for row in compared]
+def summarise_again(ways: Ways, num_layers: int) -> AskedAgain:
+    """Summarises what was asked again."""
+    groups: dict[str, list[Asked]] = {"right": [], "wrong": [], "mixed": []}
+    for one in ways.asked:
+        groups[one.before].append(one)
+    own = {name: [one.searches[one.gold] for one in some] for name, some in groups.items()}
+    controls = [other for one in groups["wrong"] for other in one.controls]
+
+    def held(some: Iterable[Search]) -> Share:
+        return Share.of(np.array([one.held for one in some if one.held is not None], bool))
+
+    def robust(some: Iterable[Search]) -> Share:
+        return Share.of(np.array([one.robust is not None for one in some], bool))
+
+    agrees = [other == one.answers[0] for one in ways.asked for other in one.answers[1:]]
     return AskedAgain(
-        agreement=Share.of(np.array([same for row in rows for same in row.agrees], bool)),
-        held=Share.of(np.array([row.held for row in rows if row.held is not None], bool)),
-        held_control=Share.of(np.array([h for row in rows for h in row.controls_held], bool)),
-        before=Share(len(right), len(rows)),
-        corrected=Share.of(np.array([row.saved is not None for row in wrong], bool)),
-        net=Net.of_hits(
-            np.array([row.saved is not None for row in compared], bool),
-            np.array(hits),
-            np.array([len(row.controls) for row in compared]),
-        ),
-        shortened=Share.of(np.array([(row.saved or 0) > 0 for row in right], bool)),
-        net_saved=Net.of(
-            np.array([max(0, row.saved or 0) for row in kept]),
-            np.array([np.mean([max(0, saved or 0) for saved in row.controls]) for row in kept]),
+        agreement=Share.of(np.array(agrees, bool)),
+        held=held(own["wrong"]),
+        held_control=held(controls),
+        before=Share(len(groups["right"]), len(ways.asked)),
+        corrected=robust(own["wrong"]),
+        mixed=robust(own["mixed"]),
+        shortened=Share.of(
+            np.array([(one.robust or num_layers) < num_layers for one in own["right"]], bool)
         ),
     )
 
 
-class AgainRow(NamedTuple):
-    """What was asked again of one question; layers saved are None where no path is robust."""
-
-    before: str  # right or wrong in all variants, or mixed
-    agrees: list[bool]  # the pretrained model's answers in the other variants: as in the first
-    held: bool | None  # of W→C: whether the best path is right in all variants
-    controls_held: list[bool]  # the same of each control search that found a path
-    saved: int | None  # by the shortest robust path
-    controls: list[int | None]  # the same of each control that the model gives in no variant
-
-    @classmethod
-    def of(cls, row: dict[str, Any], num_layers: int) -> "AgainRow":
-        """Reads a question's row."""
-        first, *others = row["baseline_answer"], *row["variant_answers"]
-        plain = [first == row["gold"], *row["again"][0]["holds"]]
-        wrong, controls = not row["baseline"], row["controls"] or ()
-
-        def saved(one: dict[str, Any]) -> int | None:
-            return None if one["robust"] is None else num_layers - len(one["robust"])
-
-        def held(one: dict[str, Any]) -> list[bool]:
-            again = [asked for asked in one["again"] or () if asked["path"] == one["best"]]
-            return [all(asked["holds"]) for asked in again[:1]]
-
-        return cls(
-            before="right" if all(plain) else "mixed" if any(plain) else "wrong",
-            agrees=[answer == first for answer in others],
-            held=next(iter(held(row)), None) if wrong else None,
-            controls_held=[h for one in controls for h in held(one)] if wrong else [],
-            saved=saved(row),
-            controls=[
-                saved(one) for one in controls if one["target"] not in row["variant_answers"]
-            ],
-        )
-
-
-class Controls(NamedTuple):
-    """The control searches of n questions."""
-
-    targets: np.ndarray  # [n], wrong answers searched for
-    hits: np.ndarray  # [n], of them: reached
-    saved: np.ndarray  # [n], layers saved by the shortest path to them, mean
-    has_closest: np.ndarray  # [n], whether the one that the model scores as gold is among them
-    closest: np.ndarray  # [n], whether that one was reached
-    evaluations: int  # that no other search of a question had made
-
-
-def count_controls(questions: pa.Table, num_layers: int) -> Controls:
-    """Counts what the control searches of each question reached."""
-    question, searches = control_searches(questions)
-    found = ~is_null(searches["best"])
-    saved = np.where(found, np.maximum(num_layers - list_lengths(searches["best"]), 0), 0)
-    nearest = questions["closest"].fill_null(NONE).to_numpy()[question]
-    near = searches["target"].to_numpy() == nearest
-
-    def count(some: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return np.bincount(some, weights, minlength=questions.num_rows)
-
-    targets = count(question)
-    new = searches["evaluations"].to_numpy() - searches["shared"].to_numpy()
-    with np.errstate(invalid="ignore"):  # NaN for a question without a search
-        mean_saved = count(question, saved) / targets
-    return Controls(
-        targets=targets,
-        hits=count(question[found]),
-        saved=mean_saved,
-        has_closest=count(question[near]) > 0,
-        closest=count(question[near & found]) > 0,
-        evaluations=int(new.sum()),
-    )
+def control_evaluations(questions: pa.Table) -> int:
+    """Counts the evaluations of control searches that no other search of a question had made."""
+    _, searches = control_searches(questions)
+    return int((searches["evaluations"].to_numpy() - searches["shared"].to_numpy()).sum())
 
 
 def control_searches(questions: pa.Table) -> tuple[np.ndarray, pa.Table]:
-    """Returns the control searches of all questions, and the question [S] of each."""
+    """Returns the control searches of all questions, and the question [S] of each.
+
+    Those for the model's own answer are among them; see `keeps`.
+    """
     lists = questions["controls"].combine_chunks()
     question = np.repeat(np.arange(len(lists)), list_lengths(questions["controls"]))
     return question, pa.Table.from_struct_array(lists.flatten())
+
+
+def keeps(questions: pa.Table) -> np.ndarray:
+    """Says of each control search [S] whether it looks for the answer that the model gives."""
+    question, searches = control_searches(questions)
+    own = questions["baseline_answer"].fill_null(-1).to_numpy()[question]
+    return searches["target"].to_numpy() == own

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cola_jax.report.controls import control_searches
+from cola_jax.report.controls import control_searches, keeps
 from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
 
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
+# what is compared with each: the model's own wrong answers, kept, and wrong answers reached
 CONTROLS = {RETAINED: "control of C→C", CORRECTED: "control of W→C"}
 SHORTEST = (0.05, 0.1, 0.2, 1.0)  # shares of the correct paths
 ROWS, CELLS = 1 << 16, 1 << 21  # paths, and paths times layers, that are counted at once
@@ -114,14 +116,15 @@ def best_paths(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
     groups = {}
     for name, mask in masks.items():
         groups[name] = questions["best"].filter(pa.array(mask & found))
-        groups[CONTROLS[name]] = control_paths(questions.filter(pa.array(mask)))
+        groups[CONTROLS[name]] = control_paths(questions, name).drop_null()
     return groups
 
 
-def control_paths(questions: pa.Table) -> pa.ChunkedArray:
-    """Returns the shortest path of every control search that found one."""
-    _, searches = control_searches(questions)
-    return searches["best"].drop_null()
+def control_paths(questions: pa.Table, group: str) -> pa.ChunkedArray:
+    """Returns the shortest path of every control search of a group, null where there is none."""
+    graded = questions.filter(pc.field("baseline").is_valid())
+    _, searches = control_searches(graded)
+    return searches["best"].filter(pa.array(keeps(graded) == (group == RETAINED)))
 
 
 def reaches(
@@ -133,8 +136,8 @@ def reaches(
     top = max(top, num_layers)
     for name, flag in ((RETAINED, is_true), (CORRECTED, is_false)):
         some = questions.filter(pa.array(flag(questions["baseline"])))
-        searches = int(list_lengths(some["controls"]).sum())
-        for label, count in ((name, some.num_rows), (CONTROLS[name], searches)):
+        others = len(control_paths(questions, name))
+        for label, count in ((name, some.num_rows), (CONTROLS[name], others)):
             lengths = np.bincount(list_lengths(paths[label]), minlength=top + 1)
             groups[label] = Reach(count, np.cumsum(lengths) / max(count, 1))
     return groups

@@ -18,6 +18,7 @@ from cola_jax.report.details import entries, model_name, run_details, task_name
 from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
+    LABELS,
     Row,
     format_interval,
     format_points,
@@ -144,7 +145,7 @@ def headline_rows(summary: Summary) -> list[Row]:
         share_row("correct on some path", summary.after),
         share_row("W→C", summary.corrected),
         share_row("control of W→C", summary.control, "control"),
-        net_row("W→C minus control", summary.net),
+        net_row(LABELS[next(iter(summary.nets))], summary.net),
         share_row("C→C on fewer layers", summary.shortened),
     ]
 
@@ -194,9 +195,20 @@ def digest(content: str) -> str:
 
 def control_conclusion(summary: Summary) -> str:
     """States in words what the control leaves of the W→C rate."""
-    low, high = summary.net.interval
-    if math.isnan(low):
+    net = summary.net
+    low, high = net.interval
+    if not net.n:
         return "No question that was wrong before has a control, so there is nothing to compare."
+    if net.undecided:
+        return (
+            "Here the model's preference alone nearly decides which answer is the correct one, so "
+            "nothing can be told."
+        )
+    if math.isnan(low):
+        return (
+            f"Here {net.reached} of {net.n} correct answers were reached where {net.expected:.1f} "
+            "are expected, and too few questions tell a difference for an interval."
+        )
     if low > 0:
         return "Here the whole interval of the difference lies above 0."
     if high < 0:

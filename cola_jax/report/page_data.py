@@ -15,7 +15,13 @@ from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
 
 NEVER = np.iinfo(np.int32).max  # evaluations or layers until what does not happen
-QUESTIONS = ["question", "baseline", "best", "controls"]  # the columns that are read
+QUESTIONS = [
+    "question",
+    "baseline",
+    "baseline_answer",
+    "best",
+    "controls",
+]  # the columns that are read
 COLUMNS = ["question", "path", "length", "verdict", "node", "target", "control"]
 
 EVERY, RIGHT, WRONG = "all questions", "correct before", "wrong before"  # questions
@@ -108,7 +114,8 @@ def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[Searches, Searches
             evaluations=int(node.max(initial=0)),
         )
 
-    return select(~control), select(control)
+    own = questions["baseline_answer"].fill_null(-1).to_numpy()[question] == target
+    return select(~control), select(control & ~own)
 
 
 def places(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:

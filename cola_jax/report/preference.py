@@ -7,11 +7,12 @@ targets is gold is drawn by the model's preference, in proportion to exp(tau * s
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import poisson_binom
+from scipy.special import expit
+from scipy.stats import poisson_binom, t
 
 from cola_jax.report.statistics import LEVEL
 
@@ -19,6 +20,7 @@ DRAWS = 10_000  # of which target of each question is gold
 MOST_DRAWN = 20_000_000  # targets drawn in all, which bounds time and memory
 INFORMATIVE = 10  # questions below which no interval is given
 FAR = 100.0  # beta beyond which no weight is left to move
+PRIOR, STEPS = 0.04, 25  # of a curve: the precision of its coefficients, and Newton steps
 LOWEST, HIGHEST = -30.0, 60.0  # tau, in standard deviations of the scores
 
 
@@ -92,6 +94,11 @@ def weights(gaps: np.ndarray, tau: float) -> np.ndarray:
     return raised / raised.sum(axis=1, keepdims=True)
 
 
+def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Says of each question whether all its targets have the value of gold, [n]."""
+    return (~there | (values == values[:, :1])).all(axis=1)
+
+
 def mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns the mean [n] of values [n, J] by weights."""
     return (weight * values).sum(axis=1)
@@ -124,28 +131,35 @@ class Net(NamedTuple):
         return self.effective < INFORMATIVE <= self.informative
 
     @classmethod
-    def of(cls, targets: Targets, preference: Preference | None = None) -> "Net":
+    def of(
+        cls, targets: Targets, preference: Preference | None = None, *, interval: bool = True
+    ) -> "Net":
         """Tests what was reached against gold drawn by a preference, the targets' own by default.
 
         The interval inverts the test, over all effects that multiply the odds of targets reached.
         """
-        return cls.of_values(targets.hits.astype(float), targets, preference)
+        return cls.of_values(targets.hits, targets, preference, interval=interval)
 
     @classmethod
     def of_change(
         cls, targets: Targets, before: np.ndarray, preference: Preference | None = None
     ) -> "Net":
         """Tests how much more was reached than hits [n, J] of other searches for the same."""
-        return cls.of_values(targets.hits.astype(float) - before, targets, preference)
+        return cls.of_values(targets.hits - before.astype(float), targets, preference)
 
     @classmethod
     def of_values(
-        cls, values: np.ndarray, targets: Targets, preference: Preference | None
+        cls,
+        values: np.ndarray,
+        targets: Targets,
+        preference: Preference | None,
+        *,
+        interval: bool = True,
     ) -> "Net":
         """Tests the sum of values [n, J] over the questions' gold targets."""
         gaps = targets.gaps
         compared = (~np.isnan(gaps)).sum(axis=1) > 1
-        values, gaps = values[compared], gaps[compared]
+        values, gaps = values[compared].astype(float), gaps[compared]
         nothing = math.nan, math.nan
         if not len(gaps):
             return cls(math.nan, nothing, math.nan, 0, 0, 0.0, 0, 0.0)
@@ -153,7 +167,7 @@ class Net(NamedTuple):
             preference = Preference.fit(gaps) if targets.weighted else UNWEIGHTED
         weight = weights(gaps, preference.tau)
         there = ~np.isnan(gaps)
-        differ = np.ptp(np.where(there, values, values[:, :1]), axis=1) > 0
+        differ = ~alike(values, there)
         alone = (weight**2).sum(axis=1)
         scale = float((1 - alone).sum())
         known = Drawn(values, gaps, weight, targets.weighted)
@@ -167,11 +181,10 @@ class Net(NamedTuple):
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
         )
-        if min(net.informative, net.effective) < INFORMATIVE:
+        if not interval or min(net.informative, net.effective) < INFORMATIVE:
             return net
         low, high = (bound / scale for bound in known.interval())
         return net._replace(interval=(max(-1.0, low), min(1.0, high)))
-
 
 
 class Drawn:
@@ -251,8 +264,56 @@ class Drawn:
             inside, outside = outside, 2 * outside
         if tail(inside) < 0 or tail(outside) > 0:
             return outside  # nothing lies beyond
-        return float(brentq(tail, inside, outside, xtol=0.01 * abs(step)))
+        return cast(float, brentq(tail, inside, outside, xtol=0.01 * abs(step)))
 
     def effect(self, beta: float) -> float:
         """Returns the expected sum at beta."""
         return float(mean(self.raised(beta), self.apart).sum())
+
+
+class Excess(NamedTuple):
+    """How often gold is reached beyond what the distance to it explains: the second way.
+
+    A curve of how often control searches reach their target, by its gap to the model's answer, says
+    how often gold would be. That assumes that of two answers with the same gap the search reaches
+    either as easily, where `Net` assumes that either is as likely to be gold.
+    """
+
+    value: float  # mean over questions, -1 to 1
+    interval: tuple[float, float]  # 95 %, jackknife; NaN below `INFORMATIVE` questions that tell
+    n: int
+
+    @classmethod
+    def of(cls, targets: Targets) -> "Excess":
+        """Fits a logistic curve to control searches, and compares gold with it at its own gap."""
+        there = ~np.isnan(targets.gaps)
+        n, nothing = len(there), (math.nan, math.nan)
+        control = there & (np.arange(there.shape[1]) > 0)
+        if not control.any():
+            return cls(math.nan, nothing, 0)
+        spread = float(targets.gaps[there].std()) or 1.0
+        gaps = np.nan_to_num(targets.gaps) / spread
+        design = np.stack([np.ones_like(gaps), gaps], axis=-1)
+        beta, hessian = np.zeros(2), PRIOR * np.eye(2)
+        score = np.zeros((n, 2))
+        for _ in range(STEPS):
+            chance = expit(design @ beta)
+            score = np.einsum("nj,njk->nk", (targets.hits - chance) * control, design)
+            weight = chance * (1 - chance) * control
+            hessian = np.einsum("nj,njk,njl->kl", weight, design, design) + PRIOR * np.eye(2)
+            beta = beta + np.linalg.solve(hessian, score.sum(axis=0) - PRIOR * beta)
+
+        def excess(betas: np.ndarray) -> np.ndarray:
+            return targets.hits[:, 0] - expit(betas @ design[:, 0].T)  # [..., n]
+
+        value = float(excess(beta).mean())
+        if np.count_nonzero(~alike(targets.hits, there)) < INFORMATIVE:
+            return cls(value, nothing, n)
+        # one Newton step from the fit to all questions leaves out each of them
+        without = beta - np.linalg.solve(hessian, score.T).T
+        sums = np.array([excess(each).sum() for each in without])
+        own = targets.hits[:, 0] - expit(np.einsum("nk,nk->n", without, design[:, 0]))
+        means = (sums - own) / (n - 1)
+        error = math.sqrt((n - 1) / n * float(((means - means.mean()) ** 2).sum()))
+        reach = float(t.ppf((1 + LEVEL) / 2, n - 1)) * error
+        return cls(value, (max(-1.0, value - reach), min(1.0, value + reach)), n)

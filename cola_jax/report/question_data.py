@@ -24,7 +24,7 @@ COMPLETION = ("answer_text", "text", "finish", "truncated", "tokens")
 SHOWN = ("question", "path", "length", "verdict", "margin", "answer", "node", "parent", "edit")
 COLUMNS = (*SHOWN, "target", "control", *COMPLETION)
 ASKED = ["question", "text", "options", "gold", "best", "confirmed"]  # the columns of questions
-ASKED += ["baseline", "baseline_answer", "control", "control_reached"]
+ASKED += ["baseline", "baseline_answer", "controls"]
 
 
 def question_entries(
@@ -132,8 +132,11 @@ def detail_entry(
         "options": [shorten(one or "", MAX_QUESTION) for one in question["options"] or ()],
         "gold": question["gold"],
         "baseline": question["baseline_answer"],
-        "control": question["control"],
-        "control_reached": question["control_reached"],
+        "controls": [
+            [one["target"], one["best"] is not None]
+            for one in question["controls"] or ()
+            if one["target"] != question["baseline_answer"]
+        ],
         "confirmed": question["confirmed"],
         "paths": paths,
         "completions": [completion_entry(*key, limit=limit) for key in completions],

@@ -8,15 +8,17 @@ from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.json_text import readable_json
+from cola_jax.json_text import parse_object, readable_json
 from cola_jax.path import format_path, identity
-from cola_jax.report.statistics import Share
+from cola_jax.report.preference import Preference
+from cola_jax.report.statistics import Share, holm
 from cola_jax.report.summary import Summary, path_results, summarise
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.storage import write_whole
 from cola_jax.tasks.names import NAMES
 
 RESULTS = "results.json"
+BETTER = {"acc", "acc_norm", "exact_match", "net"}  # when higher
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
@@ -37,12 +39,16 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         summary = summarise(run) if summary is None else summary
         found = {
             name: summary.before,
-            "found_among_paths": summary.after,
+            "found_among_paths_upper_bound": summary.after,
             "corrected": summary.corrected,
             "corrected_control": summary.control,
             "kept_on_fewer_layers": summary.shortened,
         }
+        if summary.again is not None:
+            found["robust"] = summary.again.corrected
         results, samples = {task: metrics(task, found)}, summary.done
+        if summary.net.n and not summary.net.undecided:
+            results[task]["net,none"] = summary.net.value
     else:
         original = identity(start["num_layers"])
         results, samples = {}, 0
@@ -51,6 +57,7 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
             entry = metrics(label, {name: one.correct})
             results[label] = entry | {"layers,none": len(one.path)}
             samples = max(samples, one.not_finite.n)
+    effects = {} if summary is None else {"effects": number_or_none(effects_of(summary))}
     shots = len((settings.get("prompt") or {}).get("shots") or ())
     return {
         "results": results,
@@ -59,7 +66,11 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         "versions": dict.fromkeys(results, 1),
         "n-shot": dict.fromkeys(results, shots),
         "higher_is_better": {
-            label: {metric.partition(",")[0]: True for metric in entry if "," in metric}
+            label: {
+                metric: True
+                for metric in dict.fromkeys(key.partition(",")[0] for key in entry if "," in key)
+                if metric in BETTER
+            }
             for label, entry in results.items()
         },
         "n-samples": {
@@ -67,9 +78,57 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         },
         "config": {"model": "cola", "model_args": f"checkpoint={start.get('model')}"},
         "model_name": start.get("model"),
-        "cola_jax": {"settings": settings, "versions": start.get("versions")},
+        "cola_jax": {"settings": settings, "versions": start.get("versions"), **effects},
         "date": start.get("date"),
     }
+
+
+def effects_of(summary: Summary) -> dict[str, Any]:
+    """Returns what a search reached beyond its controls and kept, with intervals and p-values.
+
+    `p_holm` is corrected for the number of p-values here; shares and effects are 0 to 1.
+    """
+    tested = {f"net {name}": net.p for name, net in summary.nets.items() if not net.undecided}
+    tested |= {f"kept {name}": kept.p for name, kept in summary.kept.items()}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {
+        "preference": summary.preference and summary.preference._asdict(),
+        "net": {
+            name: net._asdict()
+            | {"undecided": net.undecided, "p_holm": corrected.get(f"net {name}")}
+            for name, net in summary.nets.items()
+        },
+        "by_distance": {name: curve._asdict() for name, curve in summary.curves.items()},
+        "layers_kept": {
+            name: kept._asdict() | {"p_holm": corrected[f"kept {name}"]}
+            for name, kept in summary.kept.items()
+        },
+    }
+
+
+def number_or_none(value: Any) -> Any:
+    """Replaces NaN in a tree of values by None, as JSON has none."""
+    if isinstance(value, dict):
+        return {name: number_or_none(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(number_or_none, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_preference(file: epath.PathLike) -> Preference:
+    """Reads the model's preference for gold from the results of another run.
+
+    Raises ValueError for a file that has none, and OSError for one that cannot be read.
+    """
+    results = parse_object(epath.Path(file).read_bytes(), str(file))
+    try:
+        found = results["cola_jax"]["effects"]["preference"]
+        return Preference(float(found["tau"]), float(found["error"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{file} has no preference: give the results.json of a search whose questions offer "
+            "options."
+        ) from None
 
 
 def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:

@@ -1,40 +1,21 @@
 """`ScanSummary`: what skipping and repeating each block does, corrected for having many blocks."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from etils import epath
-from scipy.stats import t
 
 from cola_jax.deploy.scan import Block, Path, block_of
 from cola_jax.messages import shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
-from cola_jax.report.statistics import LEVEL, Difference, Share
+from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.part_checks import check_counts, check_nodes
 
 COLUMNS = ["question", "node", "verdict", "margin"]
-
-
-class Mean(NamedTuple):
-    """A mean over questions with its 95 % interval."""
-
-    value: float
-    interval: tuple[float, float]
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Mean":
-        """Takes a mean and Student's interval; NaN for fewer than two values."""
-        if len(values) < 2:
-            return cls(math.nan, (math.nan, math.nan))
-        reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-        middle = float(values.mean())
-        return cls(middle, (middle - float(reach), middle + float(reach)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,15 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 LEVEL = 0.95
-RESAMPLES = 10_000  # of the questions, for a bootstrap interval
-DRAWN = 1 << 20  # questions drawn at once for them, which bounds the memory
 Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
@@ -75,64 +74,30 @@ class Difference:
         return max(-1.0, middle - reach), min(1.0, middle + reach)
 
 
-@dataclasses.dataclass(frozen=True)
-class Net:
-    """What a search for gold reached beyond its control searches, a mean over n questions.
-
-    Each question is compared with the mean over its own control searches.
-    """
+class Mean(NamedTuple):
+    """A mean over questions with its 95 % interval."""
 
     value: float
-    interval: tuple[float, float]  # 95 %, bootstrap over questions; NaN where n is 0
-    n: int
-    p: float = math.nan  # see `exchange_test`
+    interval: tuple[float, float]
 
     @classmethod
-    def of(cls, gold: np.ndarray, controls: np.ndarray) -> "Net":
-        """Compares values [n] for gold with the means [n] over a question's controls."""
-        difference = np.asarray(gold, float) - controls
-        if not difference.size:
-            return cls(math.nan, (math.nan, math.nan), 0)
-        means = np.concatenate(list(resampled_means(difference)))
-        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return cls(float(difference.mean()), (float(low), float(high)), int(difference.size))
-
-    @classmethod
-    def of_hits(cls, gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> "Net":
-        """Compares whether gold was reached [n] with how many of a question's targets were [n]."""
-        net = cls.of(gold, hits / targets)
-        return dataclasses.replace(net, p=exchange_test(gold, hits, targets))
+    def of(cls, values: np.ndarray) -> "Mean":
+        """Takes a mean and Student's interval, which is NaN for fewer than two values."""
+        if len(values) < 2:
+            return cls(mean(values), (math.nan, math.nan))
+        reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        middle = float(values.mean())
+        return cls(middle, (middle - float(reach), middle + float(reach)))
 
 
-def resampled_means(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the means of values drawn with replacement, some of the resamples at a time."""
-    random = np.random.default_rng(0)
-    at_once = max(1, DRAWN // values.size)
-    for first in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - first)
-        # the same draws however many are made at once
-        yield values[random.integers(0, values.size, (count, values.size))].mean(axis=1)
-
-
-def exchange_test(gold: np.ndarray, hits: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the p-value of the hypothesis that gold is reached like any of its wrong targets.
-
-    Then any of a question's targets, gold among them, could be the one called gold, so gold is
-    reached with the share of all of them that were. The p-value is the exact chance that gold is
-    reached on as many questions as it was, or more; NaN for no questions.
-
-    Args:
-      gold: [n], whether gold was reached.
-      hits: [n], how many wrong targets were reached.
-      targets: [n], how many wrong targets were searched for.
-    """
-    if not len(gold):
-        return math.nan
-    chance = np.ones(1)  # of each number of questions on which gold is reached
-    # counted as numbers: of two booleans the sum would be one
-    for share in (gold.astype(int) + hits.astype(int)) / (1 + targets):
-        chance = np.convolve(chance, [1 - share, share])
-    return float(chance[int(np.count_nonzero(gold)) :].sum().clip(0, 1))
+def holm(values: Sequence[float]) -> list[float]:
+    """Corrects the p-values of one table for their number; NaN stays and does not count."""
+    known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
+    corrected, largest = list(values), 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = largest
+    return corrected
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 from etils import epath
 
 from cola_jax.messages import shown
-from cola_jax.report.controls import AGAIN, AskedAgain, compare_controls, summarise_again
+from cola_jax.report.controls import COLUMNS as ASKED
+from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
+from cola_jax.report.controls import control_evaluations as evaluations_of_controls
+from cola_jax.report.kept import Kept
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
+from cola_jax.report.preference import Excess, Net, Preference
 from cola_jax.report.statistics import (
-    Difference,
-    Net,
     Share,
     TreeShape,
     count_distinct,
@@ -31,8 +33,7 @@ from cola_jax.runs.part_checks import check_counts, check_nodes
 from cola_jax.runs.part_files import join
 
 # The columns of questions that a summary is made of
-COLUMNS = ["question", "options", "metadata", "evaluations", "confirmed", "control"]
-COLUMNS += ["control_reached", "answers", "closest", *AGAIN]
+COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
 
 
 class Level(NamedTuple):
@@ -63,16 +64,15 @@ class Summary:
     after: Share  # correct on some path
     shortened: Share  # of those correct before: correct on fewer layers too
     corrected: Share  # of those wrong before: correct on some path (W→C)
-    # The control: searches of the same questions for wrong answers other than the baseline's.
+    # The control: searches of the same questions for wrong answers other than the model's own.
     control: Share  # of those among the questions wrong before: reached their target
     without_control: int  # of the questions wrong before: have no wrong answer to search for
-    net: Net  # W→C minus control
-    net_closest: Net  # the same of the wrong answer that the model scores as gold alone
-    net_saved: Net  # layers saved on C→C minus those that a control search saves
-    # A fixed wrong answer, and whether the search for gold came across it; `net_on_the_way` pairs
-    # it with W→C. It flatters the search, which after its first hit stays near gold.
-    on_the_way: Share
-    net_on_the_way: Difference
+    preference: Preference | None  # of the model for gold among the targets; None for open ones
+    # W→C beyond the control searches and that preference, by what counts as right: `once`, where
+    # other variants were asked `asked again` (the best path in all) and `robust` (any path in all)
+    nets: dict[str, Net]
+    curves: dict[str, Excess]  # the same by how far targets are from the model's answer
+    kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
     levels: tuple[Level, ...]  # of all metadata that take more than one level
 
@@ -105,6 +105,11 @@ class Summary:
     unsolved: Share  # of all questions: correct on no path
 
     @property
+    def net(self) -> Net:
+        """W→C beyond its control; of a search in all variants at once, of what is right in all."""
+        return self.nets[ONCE if ONCE in self.nets else ROBUST]
+
+    @property
     def answer_noun(self) -> str:
         """What the questions' answers are called."""
         return "answer" if self.open else "option"
@@ -115,10 +120,14 @@ class Summary:
         return self.evaluations / self.done
 
 
-def summarise(run: RunDirectory) -> Summary:
+def summarise(run: RunDirectory, preference: Preference | None = None) -> Summary:
     """Summarises the results of a search run so far.
 
     Raises ValueError for a run that is not a search or has no question done yet.
+
+    Args:
+      run: the directory of a search.
+      preference: of another run of the model; by default fitted to this one.
     """
     manifest = run.manifest()
     check_search(run, manifest["settings"])
@@ -134,6 +143,7 @@ def summarise(run: RunDirectory) -> Summary:
     rows = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
     results = summarise_questions(questions, num_layers) | layers
+    results |= compare_controls(ways_of(run, questions), num_layers, preference)
     return Summary(
         directory=str(run.directory),
         open=scorer_flag(manifest, "open"),
@@ -143,9 +153,18 @@ def summarise(run: RunDirectory) -> Summary:
         num_layers=num_layers,
         completions=completions,
         answers=distinct_answers(questions, rows, decodes),
+        control_evaluations=evaluations_of_controls(questions),
         **results,
         **summarise_evaluations(rows),
     )
+
+
+def ways_of(run: RunDirectory, questions: pa.Table | None = None) -> Ways:
+    """Reads what the searches of a run reached, from its questions if they are at hand."""
+    manifest = run.manifest()
+    questions = run.questions(ASKED) if questions is None else questions
+    robust = bool(manifest["settings"].get("robust"))
+    return Ways.of(questions, open=scorer_flag(manifest, "open"), robust=robust)
 
 
 def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
@@ -189,8 +208,6 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
     best = questions["best"]
     found = ~is_null(best)
     lengths = np.where(found, list_lengths(best), num_layers)
-    passed = is_true(questions["control_reached"])
-    compared = ~is_null(questions["control"]) & wrong
     groups = {RETAINED: correct & found, CORRECTED: wrong & found}
     return {
         "excluded": int(np.count_nonzero(~graded)),
@@ -198,10 +215,6 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
         "after": Share.of(found[graded]),
         "shortened": Share.of(lengths[correct] < num_layers),
         "corrected": Share.of(found[wrong]),
-        "on_the_way": Share.of(passed[compared]),
-        "net_on_the_way": Difference.of(found[compared], passed[compared]),
-        **compare_controls(questions, lengths, num_layers),
-        "again": summarise_again(questions, num_layers),
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
         "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
         "length": mean(lengths[graded]),

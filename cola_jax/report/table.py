@@ -8,9 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cola_jax.path import format_path, identity
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST, AskedAgain
+from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
-from cola_jax.report.statistics import Difference, Net, Share
-from cola_jax.report.summary import AskedAgain, PathResult, Summary, path_results, scorer_flag
+from cola_jax.report.preference import Excess, Net
+from cola_jax.report.statistics import Share, holm
+from cola_jax.report.summary import PathResult, Summary, path_results, scorer_flag
 from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
 
@@ -33,7 +36,9 @@ def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, lis
     """Lists the rows of a summary by heading; not the whole of them for a terminal."""
     groups = [
         ("Answers", answer_rows(summary)),
+        ("Beyond control", net_rows(summary)),
         ("Asked again", again_rows(summary.again)),
+        ("Layers kept", kept_rows(summary)),
         ("By level", level_rows(summary)),
         ("Depth", length_rows(summary)),
         ("Search", search_rows(summary)),
@@ -52,16 +57,12 @@ def answer_rows(summary: Summary) -> list[Row]:
         share_row(
             f"control: searched for a wrong {summary.answer_noun}", summary.control, "control"
         ),
-        net_row("W→C minus control, in points", summary.net),
-        Row("p, were the correct one like any", format_p(summary.net.p), role="control"),
-        net_row("W→C minus the closest control", summary.net_closest),
-        difference_row("W→C minus a control met on the way", summary.net_on_the_way),
-        share_row("C→C: still correct on fewer layers", summary.shortened),
+        share_row("C→C, descriptive: correct on fewer layers", summary.shortened),
         share_row("identity path stays the best", summary.unchanged),
         share_row("W→W: correct on no path", summary.unsolved),
         share_row(f"best path {confirmed}", summary.confirmed),
     ]
-    if summary.without_control and summary.net.n:
+    if summary.without_control and summary.control.n:
         count = f"{summary.without_control:,}"
         rows.append(Row("wrong before, without a control: left out of it", count))
     if summary.excluded:
@@ -75,14 +76,12 @@ def again_rows(again: AskedAgain | None) -> list[Row]:
         return []
     return [
         share_row("model's answer in a variant is the same", again.agreement),
-        share_row("best path of W→C right in all variants", again.held),
-        share_row("best path of its control, likewise", again.held_control, "control"),
         share_row("correct in all variants before", again.before),
         share_row("robust W→C: wrong in all, then right", again.corrected),
-        net_row("robust W→C minus control, in points", again.net),
-        Row("p, were the correct one like any", format_p(again.net.p), role="control"),
+        share_row("its best path right in all variants", again.held),
+        share_row("best path of its control, likewise", again.held_control, "control"),
+        share_row("mixed: right in some, then in all", again.mixed),
         share_row("robust C→C: on fewer layers", again.shortened),
-        saved_row("layers saved on it minus control", again.net_saved),
     ]
 
 
@@ -102,16 +101,74 @@ def share_row(label: str, share: Share, role: str = "") -> Row:
     return Row(label, format_percent(share.value), interval, f"{share.n:,}", role, share)
 
 
-def difference_row(label: str, difference: Difference) -> Row:
-    """Makes the row of a difference between a share and its control."""
-    interval = format_interval(difference.interval, signed=True)
-    return Row(label, format_points(difference.value), interval, f"{difference.n:,}", "control")
+LABELS = {
+    ONCE: "W→C minus control",
+    AGAIN: "best path right in all, minus control",
+    ROBUST: "robust W→C minus control",
+}
+
+
+def net_rows(summary: Summary) -> list[Row]:
+    """Lists what was reached beyond the control searches, and what was kept of right answers."""
+    if not any(net.n for net in summary.nets.values()):
+        return []
+    rows = []
+    p = corrected_p(summary)
+    for name, net in summary.nets.items():
+        rows.append(net_row(LABELS[name], net))
+        if not net.undecided:
+            rows.append(Row("p; corrected (Holm)", p[name], role="control"))
+        if (curve := summary.curves.get(name)) is not None:
+            rows.append(curve_row("by distance to the model's answer", curve))
+    if summary.preference is not None:
+        value = f"{summary.preference.tau:.2f} ± {summary.preference.error:.2f}"
+        rows.append(Row("preference for gold among targets, tau", value))
+    return rows
+
+
+def corrected_p(summary: Summary) -> dict[str, str]:
+    """Formats the p-values of a summary, each also as corrected for their number, by row."""
+    values = {name: math.nan if net.undecided else net.p for name, net in summary.nets.items()}
+    values |= {f"kept {name}": kept.p for name, kept in summary.kept.items()}
+    each = zip(values.items(), holm(list(values.values())), strict=True)
+    return {name: f"{format_p(p)}; {format_p(least)}" for (name, p), least in each}
+
+
+def kept_rows(summary: Summary) -> list[Row]:
+    """Lists the layers saved where the model's answer is kept, whether right or wrong."""
+    rows, p = [], corrected_p(summary)
+    for name, kept in summary.kept.items():
+        where = "" if name == ONCE else " in all variants"
+        rows += [
+            Row(f"saved on right answers{where}", format_mean(kept.right), n=f"{kept.n_right:,}"),
+            Row(
+                "on the model's own wrong answers",
+                format_mean(kept.wrong),
+                n=f"{kept.n_wrong:,}",
+                role="control",
+            ),
+            kept_row("right minus wrong, at equal margin", kept),
+            Row("p; corrected (Holm)", p[f"kept {name}"], role="control"),
+        ]
+    return rows
 
 
 def net_row(label: str, net: Net) -> Row:
-    """Makes the row of what a search reached beyond its controls."""
+    """Makes the row of what a search reached beyond its controls, in points, or as counts."""
+    n = f"{net.n:,}"
+    if net.undecided:
+        return Row(label, "cannot be told from preference", "", n, "control")
+    if math.isnan(net.interval[0]) and net.n:
+        return Row(label, f"{net.reached}; {net.expected:.1f} expected", "", n, "control")
     interval = format_interval(net.interval, signed=True)
-    return Row(label, format_points(net.value), interval, f"{net.n:,}", "control")
+    return Row(label, format_points(net.value), interval, n, "control")
+
+
+def curve_row(label: str, curve: Excess) -> Row:
+    """Makes the row of what was reached beyond what the distance to gold explains."""
+    interval = format_interval(curve.interval, signed=True)
+    value = format_points(curve.value) if interval else NO_VALUE
+    return Row(label, value, interval, f"{curve.n:,}", "control")
 
 
 def format_p(p: float) -> str:
@@ -124,7 +181,6 @@ def length_rows(summary: Summary) -> list[Row]:
     return [
         Row("layers before", f"{summary.num_layers}"),
         Row("layers after, mean over questions", format_mean(summary.length)),
-        saved_row("layers saved on C→C minus control", summary.net_saved),
         *depth_rows(summary),
     ]
 
@@ -167,13 +223,13 @@ def use_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def saved_row(label: str, net: Net) -> Row:
-    """Makes the row of layers saved beyond a control."""
-    if math.isnan(net.value):
-        return Row(label, NO_VALUE, "", "0", "control")
-    low, high = (f"{bound:+.1f}".replace("-", "−") for bound in net.interval)
-    value = f"{net.value:+.1f}".replace("-", "−")
-    return Row(label, value, f"{low} to {high}", f"{net.n:,}", "control")
+def kept_row(label: str, kept: Kept) -> Row:
+    """Makes the row of layers saved on right answers beyond those saved on wrong ones."""
+    n = f"{kept.n_right + kept.n_wrong:,}"
+    if math.isnan(kept.interval[0]):
+        return Row(label, NO_VALUE, "", n, "control")
+    value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (kept.difference, *kept.interval))
+    return Row(label, value, f"{low} to {high}", n, "control")
 
 
 def search_rows(summary: Summary) -> list[Row]:
@@ -181,10 +237,10 @@ def search_rows(summary: Summary) -> list[Row]:
     tree = summary.tree
     return [
         *distinct_answer_rows(summary),
-        Row("evaluations", f"{summary.evaluations:,}"),
+        Row("evaluations without control searches", f"{summary.evaluations:,}"),
         Row(
-            f"added by the control ({control_cost(summary)})",
-            f"{summary.control_evaluations:,}",
+            f"with them ({control_cost(summary)})",
+            f"{summary.evaluations + summary.control_evaluations:,}",
             role="control",
         ),
         Row("evaluations per question, mean", format_mean(summary.per_question)),
@@ -228,17 +284,28 @@ def summary_caption(summary: Summary) -> str:
     progress = f"{summary.done:,} of {summary.planned:,} questions"
     unfinished = "" if summary.done == summary.planned else " (unfinished)"
     parts = [
-        f"{summary.evaluations:,} evaluations on {progress}{unfinished}. Intervals: 95 %, Wilson; "
-        "of differences paired over questions, and bootstrapped where a control is searched for. "
-        f"Control: the same search for an {summary.answer_noun} that is neither correct nor the "
-        "model's own; only what exceeds it is evidence of skill. p: the chance of W→C as high as "
-        "this if the correct one were any of those searched for."
+        f"{summary.evaluations:,} evaluations on {progress}{unfinished}. Intervals: 95 %; all "
+        f"tests are two-sided. Control: the same search for an {summary.answer_noun} that is "
+        "neither correct nor the model's own.",
+        assumption(summary),
     ]
     if summary.ungraded.hits:
         parts.append("Ungraded: the grader failed; counts neither as correct nor as wrong.")
     if summary.decodes:
         parts.append("Truncated: the token limit ended the text before the answer was complete.")
     return " ".join(parts)
+
+
+def assumption(summary: Summary) -> str:
+    """Says what the figures beyond the control assume of a search that knows nothing."""
+    if summary.preference is None:
+        return "Minus control: against an answer given as often, either of which could be gold."
+    return (
+        "Minus control: which target of a question is gold is drawn by the model's preference, "
+        "exp(tau x score). By distance: of two answers as far from the model's own, either is "
+        "reached as easily. A search that knows something should be clear by both. C→C is "
+        "descriptive; compare layers kept on right and on wrong answers."
+    )
 
 
 def summary_table(summary: Summary) -> Table:

@@ -22,7 +22,7 @@ function answerOf(question, { answer, margin }, completion) {
   if (completion) return completion[0] === null ? "no answer found" : element("bdi", {}, completion[0]);
   if (!data.open) return letter(answer);
   if (margin === null) return "no answer";
-  return answer === question.gold ? "gold" : answer === question.control ? "control" : "other";
+  return answer === question.gold ? "gold" : question.controls.some(([target]) => target === answer) ? "control" : "other";
 }
 
 function ending([, , finish, truncated, tokens]) {
@@ -79,14 +79,15 @@ function pathItem(question, path, size) {
 }
 
 function optionItem(question, option, j) {
-  const { gold, baseline, control } = question;
-  const reached = question.control_reached ? "met on the way" : "not met on the way";
+  const { gold, baseline } = question;
+  const control = question.controls.find(([target]) => target === j);
+  const reached = control?.[1] ? "reached" : "not reached";
   const marks = [
     j === gold && !data.open ? ["gold", "correct answer"] : null,
     j === baseline ? ["baseline", "answered before"] : null,
-    j === control ? ["control", data.open ? reached : `control: ${reached}`] : null,
+    control ? ["control", data.open ? reached : `control: ${reached}`] : null,
   ].filter(Boolean);
-  const role = j === gold ? "correct answer" : j === control ? "control" : "no control";
+  const role = j === gold ? "correct answer" : control ? "control" : "no control";
   return element(
     "li",
     { class: j === gold ? "gold" : "" },

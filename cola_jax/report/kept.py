@@ -1,0 +1,55 @@
+"""Layers that a search saves while the model keeps its answer: on right answers and on wrong ones.
+
+A search for an answer that the model gives already only has to keep it, whether it is right or not.
+So what layers do for the truth is the difference between the two, at equal confidence, since a sure
+answer is kept on fewer layers.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata, t
+
+from cola_jax.report.preference import INFORMATIVE
+from cola_jax.report.statistics import LEVEL
+
+
+class Kept(NamedTuple):
+    """Layers saved on right answers minus those on wrong ones, over different questions."""
+
+    right: float  # mean over the questions answered right, without regard to confidence
+    wrong: float
+    n_right: int
+    n_wrong: int
+    difference: float  # at equal margins of the model's answer; NaN without both
+    interval: tuple[float, float]  # 95 %; NaN below ten right or ten wrong questions
+    p: float  # two-sided
+
+    @classmethod
+    def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "Kept":
+        """Regresses layers saved [n] on whether the answer is right [n] and on ranks of its margin.
+
+        The margin [n] is the answer's score minus that of the next one. Its rank enters with its
+        square. Errors are HC3, which allow the two groups different variances.
+        """
+        count = int(right.sum()), int((~right).sum())
+        means = [float(saved[some].mean()) if some.any() else math.nan for some in (right, ~right)]
+        nothing = cls(means[0], means[1], *count, math.nan, (math.nan, math.nan), math.nan)
+        if min(count) < 2:
+            return nothing
+        rank = (rankdata(margin) - (len(margin) + 1) / 2) / len(margin)
+        design = np.stack([right, np.ones(len(rank)), rank, rank**2], axis=1).astype(float)
+        inverse = np.linalg.pinv(design.T @ design)
+        beta = inverse @ design.T @ saved
+        nothing = nothing._replace(difference=float(beta[0]))
+        if min(count) < INFORMATIVE:
+            return nothing
+        leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
+        residual = (saved - design @ beta) / np.maximum(1 - leverage, 1e-9)
+        error = float(np.linalg.norm(inverse[0] @ (design * residual[:, None]).T))
+        degrees = len(saved) - design.shape[1]
+        reach = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
+        p = float(2 * t.sf(abs(beta[0]) / error, degrees)) if error > 0 else 1.0
+        low, high = float(beta[0]) - reach, float(beta[0]) + reach
+        return nothing._replace(interval=(low, high), p=p)

@@ -1,0 +1,124 @@
+"""What searches for any answer give where there is nothing to find, and what a run could show.
+
+Gold is drawn anew among the targets of each question, so the stored evaluations are all it takes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cola_jax.report.preference import UNWEIGHTED, Drawn, Net, Preference, Targets, weights
+from cola_jax.report.statistics import Mean, Share
+from cola_jax.report.table import format_percent, format_points
+
+DRAWS = 200  # of golds, for each rate
+REJECTED = 0.05
+SHOWN = 0.8  # how often an effect is to be shown
+FARTHEST = 6.0  # log-odds of reached targets at which no effect is looked for any more
+
+
+class Rate(NamedTuple):
+    """The figures of golds that are drawn: nothing to find."""
+
+    net: Mean  # effect, -1 to 1
+    rejected: Share  # of the draws: p of at most 5 %
+
+
+class Null(NamedTuple):
+    """What nothing gives in one way of counting, and what it takes to show something."""
+
+    n: int  # questions
+    at_random: Rate  # each target as likely
+    preferred: Rate  # by the model's preference
+    smallest: float  # effect that would be shown four times in five; NaN where none would
+    balance: Mean  # score of gold minus the mean of its controls', at the identity path
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the figures as a tree of numbers."""
+        return (
+            self._asdict()
+            | {
+                name: {"net": one.net._asdict(), "rejected": one.rejected.value}
+                for name, one in (("at_random", self.at_random), ("preferred", self.preferred))
+            }
+            | {"balance": self.balance._asdict()}
+        )
+
+
+def null(targets: Targets, preference: Preference | None, draws: int) -> Null:
+    """Draws gold anew, and repeats the test; the preference is the targets' own by default."""
+    random = np.random.default_rng(0)
+    if preference is None:
+        preference = Preference.fit(targets.gaps) if targets.weighted else UNWEIGHTED
+    weighted = weights(targets.gaps, preference.tau)
+    alike = weights(targets.gaps, 0.0)
+    controls = np.nanmean(targets.gaps[:, 1:], axis=1)
+    return Null(
+        n=len(targets.gaps),
+        at_random=rate(targets, alike, draws, random),
+        preferred=rate(targets, weighted, draws, random),
+        smallest=smallest(targets, weighted, draws, random),
+        balance=Mean.of(controls - targets.gaps[:, 0]),
+    )
+
+
+def rate(targets: Targets, weight: np.ndarray, draws: int, random: np.random.Generator) -> Rate:
+    """Tests golds drawn by weights [n, J]."""
+    nets = [Net.of(targets.relabel(draw(weight, random)), interval=False) for _ in range(draws)]
+    return Rate(
+        Mean.of(np.array([net.value for net in nets])),
+        Share.of(np.array([net.p <= REJECTED for net in nets])),
+    )
+
+
+def draw(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draws a target [n] of each question by weights [n, J]."""
+    bounds = np.cumsum(weight, axis=1)
+    return (random.random((len(weight), 1)) * bounds[:, -1:] > bounds).sum(axis=1)
+
+
+def smallest(
+    targets: Targets, weight: np.ndarray, draws: int, random: np.random.Generator
+) -> float:
+    """Finds the effect at which p is at most 5 % in four of five draws.
+
+    The odds of targets that were reached to be gold are raised until it is.
+    """
+    known = Drawn(targets.hits, targets.gaps, weight, weighted=False)
+    scale = float((1 - (weight**2).sum(axis=1)).sum())
+    low, high = 0.0, FARTHEST
+    for _ in range(6):
+        middle = (low + high) / 2
+        raised = weight * np.exp(middle * targets.hits)
+        shown = rate(targets, raised, draws, random).rejected.value
+        low, high = (low, middle) if shown >= SHOWN else (middle, high)
+    return known.effect(high) / scale if high < FARTHEST and scale > 0 else math.nan
+
+
+def null_table(nulls: dict[str, Null]) -> Table:
+    """Formats what nothing gives, with a column for each way of counting."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption="Gold is drawn anew among the answers that were searched for: what the tests say "
+        "where there is nothing to find. Effects are in points.",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for name in nulls:
+        table.add_column(name, justify="right")
+    rows = {
+        "questions": lambda one: f"{one.n:,}",
+        "gold at random: net effect": lambda one: format_points(one.at_random.net.value),
+        "p of at most 0.05": lambda one: format_percent(one.at_random.rejected.value),
+        "gold by preference: net effect": lambda one: format_points(one.preferred.net.value),
+        "p of at most 0.05 ": lambda one: format_percent(one.preferred.rejected.value),
+        "smallest effect shown 4 times in 5": lambda one: format_points(one.smallest),
+        "gold scored above its controls, nats": lambda one: f"{one.balance.value:+.2f}",
+        "95 % interval": lambda one: "{:+.2f} to {:+.2f}".format(*one.balance.interval),
+    }
+    for label, cell in rows.items():
+        table.add_row(label.strip(), *(cell(one) for one in nulls.values()))
+    return table
