@@ -77,9 +77,9 @@ def asked(row: dict[str, Any]) -> Asked:
     searches = {one["target"]: Search.of(one) for one in row["controls"] or ()}
     answers = [row["baseline_answer"], *(row["variant_answers"] or ())]
     options = len(row["options"] or ())
-    scores = np.array(row["baseline_scores"] or (), float).reshape(-1, options)
-    if len(scores) != len(answers):  # of an older run, or of a metric without options
-        scores = np.full((len(answers), options), np.nan)
+    scores = np.full((len(answers), options), np.nan)  # of an older run, or a metric of one's own
+    if [len(one) for one in row["baseline_scores"] or ()] == [options] * len(answers):
+        scores = np.array(row["baseline_scores"], float)
     gold = 0 if row["gold"] is None else row["gold"]
     return Asked(row["question"], gold, answers, scores, {gold: Search.of(row)} | searches)
 

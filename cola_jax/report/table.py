@@ -157,9 +157,9 @@ def net_row(label: str, net: Net) -> Row:
     """Makes the row of what a search reached beyond its controls, in points, or as counts."""
     n = f"{net.n:,}"
     if net.undecided:
-        return Row(label, "cannot be told from preference", "", n, "control")
+        return Row(f"{label}: cannot be told from preference", NO_VALUE, "", n, "control")
     if math.isnan(net.interval[0]) and net.n:
-        return Row(label, f"{net.reached}; {net.expected:.1f} expected", "", n, "control")
+        return Row(label, f"{net.reached}", f"{net.expected:.1f} expected", n, "control")
     interval = format_interval(net.interval, signed=True)
     return Row(label, format_points(net.value), interval, n, "control")
 

@@ -94,11 +94,14 @@ def truncated(text: str) -> dict[str, Any]:
 
 
 def question(name: str, **fields: Any) -> dict[str, Any]:
-    """Makes a question; its one control search does what the search for gold came across."""
-    if (control := fields.get("control")) is not None:
-        best = (0, 3) if fields.get("control_reached") else None
+    """Makes a question, with a search for the option `control` if that is given."""
+    control, reached = fields.pop("control", None), fields.pop("control_reached", False)
+    if control is not None:
+        best = (0, 3) if reached else None
         search = {"target": control, "best": best, "evaluations": 3, "shared": 2}
-        fields = {"controls": [search], "closest": control} | fields
+        fields = {"controls": [search]} | fields
+    options, answer = fields.get("options", "abc"), fields.get("baseline_answer", 1)
+    scores = [-1.0 if j == answer else -2.0 - j for j in range(len(options))]
     return {
         "question": name,
         "text": f"What is {name}?",
@@ -109,8 +112,7 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
         "best": None,
         "confirmed": None,
         "front": [],
-        "control": None,
-        "control_reached": None,
+        "baseline_scores": [scores],
         "answers": 2,
         "num_tokens": 5,
         "prompt_hash": "0",
@@ -130,10 +132,10 @@ def open_question(name: str, level: int, **fields: Any) -> dict[str, Any]:
     return question(name, **own | fields)
 
 
-# C→C on three layers, its control reached
+# C→C on three layers
 Q1 = question(
-    "q1", baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True, control=2,
-    control_reached=True, front=[(0, 1, 3), (0, 3)],
+    "q1", baseline=True, baseline_answer=0, best=(0, 1, 3), confirmed=True,
+    front=[(0, 1, 3), (0, 3)],
 )  # fmt: skip
 E1 = [
     evaluation("q1", 0, WHOLE, 0, True),

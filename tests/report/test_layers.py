@@ -67,12 +67,15 @@ def test_shortest_shares_have_at_least_one_path():
 
 
 def test_reach_counts_searches_by_depth():
-    controls = [[{"best": [0, 2]}, {"best": None}], [{"best": [0, 0, 1, 1, 2, 2]}], []]
+    own = [{"target": 1, "best": [0, 2]}]  # the model's own wrong answer, which is kept
+    controls = [[], [{"target": 2, "best": [0, 0, 1, 1, 2, 2]}, *own], own]
+    search = pa.struct({"target": pa.int16(), "best": pa.list_(pa.int16())})
     questions = pa.table(
         {
             "baseline": [True, False, False],
             "best": pa.array([[0, 1], None, [0, 1, 2, 2]], pa.list_(pa.int16())),
-            "controls": pa.array(controls, pa.list_(pa.struct({"best": pa.list_(pa.int16())}))),
+            "baseline_answer": [0, 1, 1],
+            "controls": pa.array(controls, pa.list_(search)),
         }
     )
     reach = reaches(questions, best_paths(questions), 3)
@@ -80,5 +83,5 @@ def test_reach_counts_searches_by_depth():
     assert reach[RETAINED].share.tolist() == [0, 0, 1, 1, 1, 1, 1]
     assert reach[CORRECTED].share.tolist() == [0, 0, 0, 0, 0.5, 0.5, 0.5]
     assert reach[CONTROLS[RETAINED]].searches == 2
-    assert reach[CONTROLS[RETAINED]].share.tolist() == [0, 0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert reach[CONTROLS[RETAINED]].share.tolist() == [0, 0, 1, 1, 1, 1, 1]
     assert reach[CONTROLS[CORRECTED]].share.tolist() == [0, 0, 0, 0, 0, 0, 1]

@@ -39,7 +39,7 @@ def test_question_entries_of_options(run: RunDirectory):
     assert [q["kind"] for q in listed] == ["C→C", "W→C", "W→W", "C→C", "W→C"]
     assert [q["best"] for q in listed] == [3, 5, None, 4, 3]
     assert [q["first"] for q in listed] == [0, 1, None, 0, 1]
-    assert [q["control_reached"] for q in details] == [True, False, True, None, None]
+    assert [q["controls"] for q in details] == [[], [[2, False]], [[2, True]], [], []]
     # text, verdict, margin, answer, node, parent, edit, shortest wrong or correct, control's target
     assert details[0]["paths"] == [
         ["0-3", 1, 1.0, 0, 0, None, None, None, None],

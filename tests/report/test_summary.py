@@ -7,7 +7,7 @@ import pytest
 
 from cola_jax.report import summarise
 from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
-from cola_jax.report.statistics import Difference, Share
+from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results
 from cola_jax.report.table import summary_table
 from cola_jax.runs.directory import RunDirectory
@@ -40,12 +40,9 @@ def test_summarise_shares(summary: Summary):
     assert summary.corrected == Share(2, 3)  # q2 and q5 of q2, q3 and q5
     assert summary.control == Share(1, 2)  # q3 of q2 and q3
     # q2 reached gold alone, q3 the control alone
-    assert (summary.net.value, summary.net.n, summary.net.p) == (0, 2, 0.75)
-    assert summary.net_closest == summary.net
-    assert (summary.net_saved.value, summary.net_saved.n) == (1 - 2, 1)  # of q1
-    assert summary.on_the_way == Share(1, 2)
-    assert summary.net_on_the_way == Difference(1, 1, 2)
-    assert summary.control_evaluations == 3
+    assert (summary.net.value, summary.net.n, summary.net.p) == (pytest.approx(0), 2, 1)
+    assert (summary.net.reached, summary.net.informative) == (1, 2)
+    assert summary.control_evaluations == 2
     assert summary.confirmed == Share(3, 4)
     assert summary.not_finite == Share(1, 13)
     assert summary.duplicates == Share(0, 13)
@@ -96,8 +93,8 @@ def test_summarise_counts_duplicates_from_rows(tmp_path: Path):
 def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
     summary = summarise(make_run(tmp_path, ONLY_RETAINED))
     assert (summary.before, summary.corrected) == (Share(1, 1), Share(0, 0))
-    assert (summary.control, summary.net_on_the_way) == (Share(0, 0), Difference(0, 0, 0))
-    assert summary.net.n == summary.net_closest.n == summary.net_saved.n == 0
+    assert summary.control == Share(0, 0)
+    assert summary.net.n == summary.kept["once"].n_wrong == 0
     assert math.isnan(summary.net.p)
     assert summary.depths[CORRECTED].paths == 0
     assert math.isnan(summary.depths[CORRECTED].layers)
@@ -151,7 +148,6 @@ def test_summarise_excludes_ungraded(open_summary: Summary):
     assert summary.shortened == Share(1, 1)
     assert summary.control == Share(0, 2)  # without g3
     assert (summary.net.value, summary.net.n) == (0.5, 2)
-    assert summary.net_on_the_way == Difference(1, 0, 2)
     assert summary.confirmed == Share(2, 3)
     assert summary.ungraded == Share(3, 11)
     assert summary.length == pytest.approx((3 + 5 + 4) / 3)
@@ -259,36 +255,44 @@ def asked_again(name: str, plain: list[int], searches: list[Any], **fields: Any)
     gold, *controls = [columns(*search) for search in searches]
     gold.pop("target")
     counts = {"evaluations": 2, "shared": 1}
+    scores = [[-1.0 if j == answer else -2.0 for j in range(3)] for answer in (1, *plain)]
     return question(
-        name, controls=[one | counts for one in controls], variant_answers=plain, **gold | fields
-    )
+        name, controls=[one | counts for one in controls], variant_answers=plain,
+        baseline_scores=scores, **gold | fields,
+    )  # fmt: skip
 
 
 def test_summarise_what_was_asked_again(tmp_path: Path):
     no, yes, half = [False, False], [True, True], [True, False]
     asked = [
         # wrong in all before, gold holds, the control does not
-        asked_again("a", [1, 1], [(0, (WHOLE, no), ((0, 1), yes)), (2, (WHOLE, no), ((0,), half))]),
+        asked_again("a", [1, 1], [(0, (WHOLE, no), ((0, 1), yes)), (2, (WHOLE, no), ((0,), half)),
+                                  (1, (WHOLE, yes), ((0, 1, 2), yes))]),
         # wrong in all before, gold does not hold, the control does
         asked_again("b", [1, 2], [(0, (WHOLE, no), ((0, 1), half)), (2, (WHOLE, no), ((0,), yes))]),
         # right in one variant before
         asked_again("c", [0, 1], [(0, (WHOLE, half), ((0, 1), yes)), (2, (WHOLE, no))]),
         # right in all before, and on two layers fewer
-        asked_again("d", [0, 0], [(0, (WHOLE, yes), ((0, 1), yes)), (2, (WHOLE, no), ((0,), yes))],
+        asked_again("d", [0, 0], [(0, (WHOLE, yes), ((0, 1), yes))],
                     baseline=True, baseline_answer=0),
     ]  # fmt: skip
     rows = [evaluation(row["question"], 0, WHOLE, 1, False) for row in asked]
-    again = summarise(make_run(tmp_path, (rows, asked))).again
+    summary = summarise(make_run(tmp_path, (rows, asked)))
+    again = summary.again
     assert again is not None
     assert again.agreement == Share(6, 8)
     assert again.before == Share(1, 4)
-    assert again.held == Share(2, 3)  # a and c of a, b and c
-    assert again.held_control == Share(1, 2)  # b of a and b
+    assert again.held == Share(1, 2)  # a of a and b
+    assert again.held_control == Share(0, 1)  # of a, as b's is the model's answer in a variant
     assert again.corrected == Share(1, 2)  # a of a and b
-    # b's control is the model's answer in a variant
-    assert (again.net.value, again.net.n) == (1.0, 1)
+    assert again.mixed == Share(1, 1)  # c
     assert again.shortened == Share(1, 1)
-    assert (again.net_saved.value, again.net_saved.n) == (2 - 3, 1)
+    robust = summary.nets["robust"]
+    assert (robust.value, robust.n, robust.reached) == (1.0, 1, 1)
+    # a and b of a, b and c, which has no control where its second answer is right
+    assert (summary.nets["once"].n, summary.nets["asked again"].n) == (3, 1)
+    kept = summary.kept["robust"]
+    assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
     text = printed(summary_table(summarise(make_run(tmp_path / "2", (rows, asked)))))
     assert "robust W→C minus control" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -38,7 +38,7 @@ def test_summary_table_lists_shares_and_controls(summary: Summary):
     at = next(i for i, line in enumerate(lines) if "W→C: wrong before" in line)
     assert re.search(r"66\.7 % +20\.8 to 93\.9 +3$", lines[at].rstrip())
     assert re.search(r"control.* 50\.0 % +9\.5 to 90\.5 +2$", lines[at + 1].rstrip())
-    assert re.search(r"minus control.* \+0\.0 ", lines[at + 2])
+    assert re.search(r"minus control +1 +1\.0 expected +2 ", "\n".join(lines))
     text = " ".join(" ".join(lines).split())
     assert "13 evaluations on 5 of 6 questions (unfinished)" in text
     assert "correct before (identity path) 40.0 %" in text

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
@@ -19,7 +18,6 @@ from cola_jax.runs.schema import (
     search_question_row,
 )
 from cola_jax.scoring import Completion, Encoded, Grade, Verdicts
-from cola_jax.search.controls import control_targets
 from cola_jax.search.outcome import Outcome
 
 QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
@@ -115,7 +113,7 @@ def test_question_row():
     assert row["metadata"] == [{"name": "math_level", "value": "3"}]
     assert (row["question"], row["gold"], row["evaluations"]) == ("q", 1, 9)
     assert (row["num_tokens"], row["prompt_hash"]) == (5, "abc")
-    assert row["best"] is row["baseline"] is row["control"] is None
+    assert row["best"] is row["baseline"] is row["controls"] is None
     prompt = dataclasses.replace(QUESTION, options=(), answer=0)
     assert question_row(encode(prompt), 1)["gold"] is None
 
@@ -146,27 +144,6 @@ def test_search_question_row_of_an_ungraded_baseline():
     assert row["best"] == (0, 2)
 
 
-@pytest.mark.parametrize("answered", [-1, 0, 1, 2, 3])
-def test_control_is_a_fixed_wrong_option_that_the_model_did_not_choose(answered):
-    finite = np.array([answered >= 0])
-    verdicts = verdicts_of(SCORES[:1], finite=finite, answer=np.array([answered]))
-    outcome = outcome_of(verdicts)
-    row = search_question_row(encode(QUESTION), outcome)
-    assert row["control"] in {0, 2, 3} - {answered}
-    assert [row["control"]] == control_targets(QUESTION, [answered], "one")
-    assert row["control_reached"] is False
-    reached = np.array([answered, row["control"]])
-    verdicts = verdicts_of(SCORES[:2], finite=np.array([*finite, True]), answer=reached)
-    assert search_question_row(encode(QUESTION), outcome_of(verdicts))["control_reached"] is True
-
-
-def test_control_is_none_where_no_option_is_left():
-    two = dataclasses.replace(QUESTION, options=("a", "b"), answer=0)
-    verdicts = verdicts_of(SCORES[:1, :2], 0, answer=np.array([1]))
-    row = search_question_row(encode(two), outcome_of(verdicts, two))
-    assert row["control"] is row["control_reached"] is None
-
-
 def test_rows_of_control_searches():
     verdicts = verdicts_of(SCORES)
     found, missed = (
@@ -186,7 +163,7 @@ def test_rows_of_control_searches():
         {"target": 0, "best": [0, 1, 2], "evaluations": 4, "shared": 4} | nothing,
         {"target": 3, "best": None, "evaluations": 3, "shared": 3} | nothing,
     ]
-    assert row["closest"] == 2  # the model says 0; gold scores -1, option 2 -3, option 3 -4
+    assert row["baseline_scores"] == [SCORES[0].tolist()]
     assert row["evaluations"] == 4
 
 

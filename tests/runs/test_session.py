@@ -188,19 +188,24 @@ def test_search_rows(search):
         right = [row["path"] for row in own if row["verdict"]]
         assert (question["best"] in right) if right else (question["best"] is None)
         assert question["answers"] == len({row["answer"] for row in own})
-        control = question["control"]
-        assert control not in (question["gold"], question["baseline_answer"])
-        assert question["control_reached"] == any(row["answer"] == control for row in own)
-        (searched,) = question["controls"]
-        other = [row for row in every if row["control"]]
-        assert {row["target"] for row in other} == {control} == {searched["target"]}
-        assert searched["evaluations"] == len(other) == 11
-        assert searched["shared"] == sum(row["reused"] for row in other) >= 1
-        assert all(row["verdict"] == (row["answer"] == control) for row in other)
+        if question["baseline"]:
+            assert question["controls"] == []
+            continue
+        own_answer = question["baseline_answer"]
+        assert question["baseline_scores"] == [own[0]["scores"]]
+        others = set(range(len(question["options"]))) - {question["gold"], own_answer}
+        assert [one["target"] for one in question["controls"]] == [*sorted(others), own_answer]
         known = {tuple(row["path"]): row["scores"] for row in own}
-        for row in other:
-            assert row["reused"] == (tuple(row["path"]) in known)
-            assert row["scores"] == known.get(tuple(row["path"]), row["scores"])
+        for searched in question["controls"]:
+            target = searched["target"]
+            other = [row for row in every if row["control"] and row["target"] == target]
+            assert searched["evaluations"] == len(other) == 11
+            assert searched["shared"] == sum(row["reused"] for row in other) >= 1
+            assert all(row["verdict"] == (row["answer"] == target) for row in other)
+            for row in other:
+                assert row["reused"] == (tuple(row["path"]) in known)
+                known.setdefault(tuple(row["path"]), row["scores"])
+                assert row["scores"] == known[tuple(row["path"])]
 
 
 def test_evaluate_rows(evaluate, search):

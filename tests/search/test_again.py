@@ -56,7 +56,7 @@ def test_no_more_are_asked_again_than_expected(evaluations):
 
 def test_search_without_a_right_path_asks_the_baseline_alone():
     never = formula(lambda b, path: 0)
-    (outcome,) = cola_jax.search(never, questions(1), **SETTINGS)
+    (outcome,) = cola_jax.search(never, questions(1), **SETTINGS | {"control": "none"})
     assert nodes_to_ask(outcome) == [0]
     assert rows_of(paths_to_ask([outcome], 12)) == [[identity(6)]]
 

@@ -252,20 +252,24 @@ def test_search_refuses_what_is_no_search():
 
 def test_control_searches_share_evaluations():
     ran = []
-    (outcome,) = cola_jax.search(formula(ran=ran), questions(1), control="all", **SIX)
+
+    def answer(b, path):
+        return (checksum_answer(b, path) + 1) % 4
+
+    (outcome,) = cola_jax.search(formula(answer, ran), questions(1), control="all", **SIX)
     paths = [path for _, path in ran]
-    answers = {path: checksum_answer(0, path) for path in paths}
+    answers = {path: answer(0, path) for path in paths}
     assert len(set(paths)) == len(paths)  # none is run twice
-    assert {one.target for one in outcome.controls} == {0, 1, 2, 3} - {1, answers[identity(6)]}
+    assert answers[identity(6)] == 2
+    assert [one.target for one in outcome.controls] == [0, 3, 2]  # gold is 1
     for one in (outcome, *outcome.controls):
         assert one.evaluations == 21
         right = [answers[path] == one.target for path in one.paths]
         assert one.verdicts.verdict.tolist() == right
         assert (one.verdicts.margin > 0).tolist() == right
-    assert not outcome.reused.any()
     run = sum(int((~one.reused).sum()) for one in (outcome, *outcome.controls))
     assert run == len(paths)
-    alone = cola_jax.search(formula(), questions(1), control="none", **SIX)
+    alone = cola_jax.search(formula(answer), questions(1), control="none", **SIX)
     assert same(alone[0], dataclasses.replace(outcome, controls=()))
 
 
@@ -284,11 +288,12 @@ def test_control_search_is_the_search_for_a_question_with_that_gold():
 
 
 def test_questions_without_control_go_without():
-    """Two options, of which the model gives the wrong one: none is left to search for."""
+    """Two options, of which the model gives the wrong one: none is left but its own."""
     asked = [Question("q", "?", ("a", "b"), 0), questions(1)[0]]
     first, second = cola_jax.search(formula(lambda b, path: 1 - b), asked, control="all", **SIX)
-    assert first.controls == ()
-    assert [control.target for control in second.controls] == [2, 3]  # gold is 1, the model says 0
+    assert [control.target for control in first.controls] == [1]
+    # gold is 1, the model says 0
+    assert [control.target for control in second.controls] == [2, 3, 0]
 
 
 # with a model

@@ -1,0 +1,125 @@
+"""What is beyond preference: exact tests, their level and power, and intervals."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Preference, Targets, weights
+
+TARGETS = 3
+
+
+def drawn(
+    n: int, tau: float, random: np.random.Generator, skill: float = 0.0, reach: float = 0.5
+) -> Targets:
+    """Draws n questions whose gold is drawn by preference, reached by distance and by skill.
+
+    What is preferred is reached more easily, so gold is, without any skill.
+    """
+    gaps = random.exponential(1.5, (n, TARGETS))
+    chance = 1 / (1 + np.exp(1.2 * gaps - 1.2 - 2 * (reach - 0.5)))
+    hits = random.random((n, TARGETS)) < chance
+    weight = weights(gaps, tau) * np.exp(skill * hits)
+    bounds = np.cumsum(weight, axis=1)
+    gold = (random.random((n, 1)) * bounds[:, -1:] > bounds).sum(axis=1)
+    return Targets(hits, gaps).relabel(gold)
+
+
+def rejected(count: int, **settings: float) -> float:
+    random = np.random.default_rng(int(10 * settings["tau"]) + 1)
+    tests = [
+        Net.of(drawn(random=random, **settings), interval=False).p <= 0.05  # type: ignore[arg-type]
+        for _ in range(count)
+    ]
+    return float(np.mean(tests))
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0, 2.0])
+def test_gold_by_preference_is_no_skill(tau: float):
+    assert rejected(200, n=60, tau=tau) <= 0.07
+
+
+def test_skill_is_found():
+    """The odds of a reached target to be gold are such that the effect is 24 points."""
+    many = Net.of(drawn(20_000, 0.5, np.random.default_rng(0), skill=1.25), interval=False)
+    assert many.value == pytest.approx(0.24, abs=0.02)
+    assert rejected(100, n=60, tau=0.5, skill=1.25) >= 0.7
+
+
+def test_the_test_of_like_targets_is_exact():
+    """Against all ways to call one of each question's targets gold."""
+    hits = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]], bool)
+    gaps = np.zeros((4, 4))
+    gaps[1, 3] = gaps[2, 2:] = np.nan
+    reached = [row[~np.isnan(gap)].tolist() for row, gap in zip(hits, gaps, strict=True)]
+    ways = [sum(way) for way in itertools.product(*reached)]
+    tails = np.mean([way >= 3 for way in ways]), np.mean([way <= 3 for way in ways])
+    net = Net.of(Targets(hits, gaps, weighted=False))
+    assert net.p == pytest.approx(2 * min(tails))
+    assert (net.reached, net.informative) == (3, 3)
+    assert net.expected == pytest.approx(1 / 4 + 2 / 3 + 1 / 2 + 1)
+    # a mean over pairs of targets, of which a question has as many as it has chances
+    scale = sum(1 - 1 / len(row) for row in reached)
+    assert net.value == pytest.approx((3 - net.expected) / scale)
+    assert math.isnan(net.interval[0])
+    drawn_p = Net.of(Targets(hits, gaps), UNWEIGHTED, interval=False)
+    assert drawn_p.p == pytest.approx(net.p, abs=0.02)
+
+
+def test_nothing_to_compare():
+    nothing = Net.of(Targets(np.zeros((2, 2), bool), np.array([[0, np.nan]] * 2)))
+    assert (nothing.n, nothing.reached) == (0, 0)
+    assert math.isnan(nothing.p)
+    assert not nothing.undecided
+    assert Excess.of(Targets(np.zeros((2, 2), bool), np.array([[0, np.nan]] * 2))).n == 0
+
+
+def test_preference_that_decides_says_so():
+    """Gold is always the first choice by far, so that whatever is reached tells nothing."""
+    gaps = np.tile([0.0, 9.0, 9.0], (40, 1))
+    hits = np.tile([True, False, False], (40, 1))
+    assert Net.of(Targets(hits, gaps)).undecided
+    assert not Net.of(Targets(hits, gaps), Preference(0.1, 0)).undecided
+
+
+def test_preference_is_found_again():
+    random = np.random.default_rng(0)
+    found = Preference.fit(drawn(2000, 1.0, random).gaps)
+    assert found.tau == pytest.approx(1, abs=3 * found.error)
+    assert found.error < 0.1
+
+
+def test_interval_inverts_the_test():
+    random = np.random.default_rng(3)
+    targets = drawn(50, 0.5, random, skill=1.25)
+    net = Net.of(targets)
+    low, high = net.interval
+    assert low < net.value < high
+    assert (net.p <= 0.05) == (low > 0 or high < 0)
+
+
+def test_change_between_runs_is_what_one_reaches_more():
+    random = np.random.default_rng(0)
+    targets = drawn(60, 0.5, random, skill=1.5)
+    same = Net.of_change(targets, targets.hits)
+    assert (same.value, same.p, same.informative) == (0, 1, 0)
+    blind = random.permuted(targets.hits, axis=1)  # reaches as many targets, none for its truth
+    assert Net.of_change(targets, blind).value > 0.1
+    assert Net.of_change(targets._replace(hits=blind), targets.hits).value < -0.1
+
+
+def test_curve_takes_distance_out():
+    """All targets are reached by their gap alone, and gold is the closest: no excess."""
+    random = np.random.default_rng(0)
+    gaps = np.sort(random.exponential(1.5, (4000, TARGETS)), axis=1)
+    hits = random.random(gaps.shape) < 1 / (1 + np.exp(1.2 * gaps - 1))
+    excess = Excess.of(Targets(hits, gaps))
+    assert excess.interval[0] < 0 < excess.interval[1]
+    assert excess.value == pytest.approx(0, abs=0.03)
+    better = hits.copy()
+    better[:, 0] |= random.random(len(hits)) < 0.5
+    assert Excess.of(Targets(better, gaps)).value == pytest.approx(
+        (better[:, 0] & ~hits[:, 0]).mean(), abs=0.03
+    )
