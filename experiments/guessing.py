@@ -21,7 +21,8 @@ import tyro
 import cola_jax
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.report.statistics import Net
+from cola_jax.report.preference import Net, Targets
+from cola_jax.report.statistics import Mean
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.exact import EncodedAnswer
@@ -96,11 +97,12 @@ def main(settings: Guessing) -> None:
     rows = []
     for n in BUDGETS:
         gold, decoy = (1 - (1 - chances) ** n).T
-        net = Net.of(gold, decoy)
+        net = Mean.of(gold - decoy)
         rows.append(["sampling", f"{n}", f"{100 * gold.mean():.1f} %", points(net)])
     for n in BUDGETS:
         gold, decoy = (guessed(golds, answers, n)[compared] for answers in (golds, decoys))
-        net = Net.of_hits(gold, decoy, np.ones(len(gold)))
+        hits = np.stack([gold, decoy], axis=1)
+        net = Net.of(Targets(hits, np.zeros(hits.shape), weighted=False))
         rows.append(["frequent", f"{n}", f"{100 * gold.mean():.1f} %", points(net)])
     show(["strategy", "guesses", f"W→C of {compared.sum()}", "net of control, points"], rows)
 

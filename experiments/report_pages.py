@@ -79,10 +79,8 @@ def make_question(
         "best": best,
         "confirmed": None if best is None else True,
         "front": [] if best is None else [best],
-        "control": 2,
-        "control_reached": any(row["answer"] == 2 for row in own),
+        "baseline_scores": [[-1.0 if j == plain else -2.0 - j for j in range(4)]],
         "controls": [{"target": 2, "best": other, "evaluations": sizes.paths, "shared": 8}],
-        "closest": 2,
         "answers": len({row["answer"] for row in own}),
         "evaluations": len(own),
     }

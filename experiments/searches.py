@@ -21,7 +21,7 @@ class Searches:
     """Evaluations of a question, beyond the baseline."""
     leaves: int = 16
     """Evaluations of a question in a wave."""
-    control: Control = "one"
+    control: Control = "all"
     """Wrong answers that are searched for as well."""
     decoys: str | None = None
     """Run with the model's answers on other paths, of which open questions get their decoys."""

@@ -9,14 +9,20 @@ to resume.
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.report.statistics import Net, mean
+from cola_jax.report.compare import net_change
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Search, Ways
+from cola_jax.report.kept import Kept
+from cola_jax.report.preference import Excess, Net, Targets
+from cola_jax.report.results import number_or_none
+from cola_jax.report.statistics import holm, mean
+from cola_jax.report.summary import ways_of
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
@@ -27,9 +33,11 @@ from experiments.paper.results import points, show
 from experiments.searches import Searches
 
 HEAD = (
-    "strategy", "evaluations", "W→C", "net, points", "robust, net", "layers saved on C→C, net",
-    "robust, net", "first hit", "layers a question", "run in all", "layers run", "sharing",
+    "strategy", "evaluations", "W→C", "net, points", "by distance", "best path again, net",
+    "robust, net", "layers kept, right minus wrong", "first hit of gold, of controls",
+    "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
+CHANGES = ("strategy", "evaluations", "net, points", "best path again, net", "robust, net")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +53,12 @@ class Strategies(Searches):
     """Run directories whose evaluations are not run again, and so not counted as run."""
 
 
-class Search(NamedTuple):
+class Found(NamedTuple):
     """The search of a question for one target, with one seed."""
 
     paths: list[tuple[int, ...]]
-    hits: dict[int, int]  # layers of each path that gives the target, by number of the evaluation
-    robust: dict[int, int]  # of those that give it in all variants
-    plain: list[bool]  # whether the pretrained model gives it, in each variant
+    hits: dict[int, tuple[int, float]]  # layers and -margin of paths that give the target, by node
+    holds: dict[int, bool]  # whether each that was asked again gives it in all variants
 
 
 def rules_of(text: str) -> Rules:
@@ -62,88 +69,81 @@ def rules_of(text: str) -> Rules:
     return dataclasses.replace(rules, **{key: json.loads(one) for key, one in values.items()})
 
 
-def searches(run: RunDirectory) -> dict[str, list[Search]]:
-    """Reads the searches of every question, that for gold first."""
-    paths: dict[tuple[str, int], dict[int, tuple[int, ...]]] = defaultdict(dict)
-    right: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-    columns = ["question", "target", "node", "verdict", "path"]
-    for row in run.evaluations(columns).to_pylist():
-        key = row["question"], row["target"]
-        paths[key][row["node"]] = tuple(row["path"])
+def searches(run: RunDirectory) -> dict[tuple[str, int], Found]:
+    """Reads the searches of every question, by its id and their target."""
+    found: dict[tuple[str, int], Found] = defaultdict(lambda: Found([], {}, {}))
+    rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
+    for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
+        one = found[row["question"], row["target"]]
+        one.paths.append(tuple(row["path"]))
         if row["verdict"]:
-            right[key][row["node"]] = len(row["path"])
+            one.hits[row["node"]] = len(row["path"]), -row["margin"]
+    for row in run.questions(["question", "gold", "again", "controls"]).to_pylist():
+        for each in (row, *(row["controls"] or ())):
+            holds = found[row["question"], each.get("target", row["gold"])].holds
+            holds |= {one["node"]: all(one["holds"]) for one in each["again"] or ()}
+    return dict(found)
 
-    def search(name: str, target: int, one: dict[str, Any], baseline: bool) -> Search:
-        hits, again = right[name, target], one["again"] or []
-        held = {a["node"]: len(a["path"]) for a in again if all(a["holds"]) and a["node"] in hits}
-        ordered = [path for _, path in sorted(paths[name, target].items())]
-        return Search(ordered, hits, held, [baseline, *(again[0]["holds"] if again else [])])
 
-    return {
-        row["question"]: [
-            search(row["question"], row["gold"], row, bool(row["baseline"])),
-            *(search(row["question"], c["target"], c, False) for c in row["controls"] or []),
+class Seed(NamedTuple):
+    """What a strategy found with one seed."""
+
+    ways: Ways
+    found: dict[tuple[str, int], Found]
+
+    def within(self, size: int) -> Ways:
+        """Counts the first evaluations of each search, the baseline included."""
+
+        def cut(one: Found) -> Search:
+            hits = {node: hit for node, hit in one.hits.items() if node < size}
+            best = min(hits, key=lambda node: hits[node], default=None)
+            robust = [hit[0] for node, hit in hits.items() if one.holds.get(node)]
+            held = None if best is None else one.holds.get(best)
+            layers = None if best is None else hits[best][0]
+            return Search(layers, held, min(robust, default=None))
+
+        asked = [
+            one._replace(searches={j: cut(self.found[one.id, j]) for j in one.searches})
+            for one in self.ways.asked
         ]
-        for row in run.questions().to_pylist()
-    }
+        return self.ways._replace(asked=asked)
 
 
-# The searches of a question with one seed, that for gold first; and with each seed
-Seeds = Sequence[list[Search]]
+class Measured(NamedTuple):
+    """What a strategy reaches within a number of evaluations, seeds averaged."""
+
+    targets: dict[str, tuple[list[str], Targets]]  # ids, and hits [n, J] as shares of the seeds
+    kept: Kept
 
 
-def effect(found: Iterable[Seeds], size: int, *, robust: bool) -> Net:
-    """W→C beyond control within the first evaluations, over questions wrong (in all variants).
+def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
+    """Measures a strategy; intervals are over questions, of which seeds are averaged."""
+    every = [seed.within(size) for seed in seeds]
+    targets = {}
+    for name in every[0].names:
+        each = [ways.targets(name) for ways in every]
+        (ids, first), hits = each[0], np.mean([one.hits for _, one in each], axis=0)
+        targets[name] = ids, first._replace(hits=hits if len(each) > 1 else first.hits)
+    return Measured(targets, every[0].kept(ONCE, num_layers))
 
-    Several seeds of a question are averaged first: intervals are over questions.
+
+def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
+    """Evaluations to the first hit of gold and of the controls of wrong questions, `size` if none.
+
+    Of each kind, [n].
     """
-    reached = [
-        [[min(one.robust if robust else one.hits, default=size) < size for one in each]
-         for each in fair]
-        for seeds in found
-        if (fair := [wrong_before(each, robust=robust) for each in seeds]) and all(fair)
-    ]  # fmt: skip
-    if any(len(seeds) > 1 for seeds in reached):
-        gold = [np.mean([own for own, *_ in seeds]) for seeds in reached]
-        controls = [np.mean([np.mean(rest) for _, *rest in seeds]) for seeds in reached]
-        return Net.of(np.array(gold), np.array(controls))
-    single = [each for (each,) in reached]
-    return Net.of_hits(
-        np.array([own for own, *_ in single], bool),
-        np.array([sum(rest) for _, *rest in single]),
-        np.array([len(rest) for _, *rest in single]),
-    )
-
-
-def wrong_before(each: list[Search], *, robust: bool) -> list[Search]:
-    """Returns the searches whose target the model does not give, or none to compare."""
-    own, *controls = each
-    fair = [one for one in controls if not (robust and any(one.plain))]
-    right = any(own.plain) if robust else own.plain[0]
-    return [] if right or not fair else [own, *fair]
-
-
-def saved(found: Iterable[Seeds], size: int, layers: int, *, robust: bool) -> Net:
-    """Layers saved on questions right before (in all variants), beyond control."""
-
-    def best(one: Search) -> int:
-        lengths = one.robust if robust else one.hits
-        return max(0, layers - min((n for i, n in lengths.items() if i < size), default=layers))
-
     gold, controls = [], []
-    for seeds in found:
-        kept = [
-            [best(one) for one in (own, *rest)]
-            for own, *rest in seeds
-            if all(own.plain if robust else own.plain[:1]) and rest
-        ]
-        if kept:
-            gold.append(np.mean([own for own, *_ in kept]))
-            controls.append(np.mean([np.mean(rest) for _, *rest in kept]))
-    return Net.of(np.array(gold), np.array(controls))
+    for seed in seeds:
+        for one in (each.first() for each in seed.ways.asked):
+            if one.before == "wrong":
+                for target in one.searches:
+                    first = min(seed.found[one.id, target].hits, default=size)
+                    if target not in one.answers:
+                        (gold if target == one.gold else controls).append(min(first, size))
+    return [np.array(gold), np.array(controls)]
 
 
-def layers_run(searches: Iterable[Search], size: int) -> float:
+def layers_run(searches: Iterable[Found], size: int) -> float:
     """Layers that the first evaluations of a search for gold need, mean: each prefix runs once."""
     prefixes = [
         {path[:n] for path in one.paths[:size] for n in range(1, len(path) + 1)} for one in searches
@@ -151,31 +151,57 @@ def layers_run(searches: Iterable[Search], size: int) -> float:
     return mean(np.array([len(every) for every in prefixes]))
 
 
-def compare(
-    settings: Strategies, session: Session, name: str
-) -> tuple[list[list[str]], list[dict[str, Any]]]:
-    """Searches with one strategy, and returns the rows of the table and their values."""
-    found: dict[str, list[list[Search]]] = defaultdict(list)
-    metrics: list[dict[str, Any]] = []
+class Row(NamedTuple):
+    """A strategy at a number of evaluations."""
+
+    strategy: str
+    evaluations: int
+    measured: Measured
+    nets: dict[str, Net]
+    curve: Excess | None
+    cells: tuple[str, ...]  # W→C, and what it cost
+
+    @classmethod
+    def of(
+        cls, name: str, size: int, seeds: Sequence[Seed], num_layers: int, cost: Sequence[str]
+    ) -> "Row":
+        """Measures a strategy at a number of evaluations."""
+        measured = measure(seeds, size, num_layers)
+        nets = {way: Net.of(targets) for way, (_, targets) in measured.targets.items()}
+        _, once = measured.targets[ONCE]
+        curve = Excess.of(once) if once.weighted and len(seeds) == 1 else None
+        gold, controls = first_hits(seeds, size)
+        own = [seed.found[one.id, one.gold] for seed in seeds for one in seed.ways.asked]
+        first = f"{mean(gold):.1f}, {mean(controls):.1f}"
+        run = f"{layers_run(own, size):,.0f}"
+        corrected = f"{100 * mean(gold < size):.0f} %"
+        return cls(name, size - 1, measured, nets, curve, (corrected, first, run, *cost))
+
+    def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:
+        """Formats the row, with p-values as corrected for the table."""
+        nets = [
+            points(self.nets[way], p[self.strategy, self.evaluations, way])
+            if way in self.nets else "–"
+            for way in (ONCE, AGAIN, ROBUST)
+        ]  # fmt: skip
+        corrected, *cost = self.cells
+        curve = "–" if self.curve is None else points(self.curve)
+        kept = layers_of(self.measured.kept)
+        return [f"`{self.strategy}`", str(self.evaluations), corrected, nets[0], curve, *nets[1:],
+                kept, *cost]  # fmt: skip
+
+
+def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
+    """Searches with one strategy, and measures it at each number of evaluations."""
+    seeds, metrics = [], []
     for seed in settings.seeds:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
         reuse = [one for one in settings.reuse if one != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
-        for question, each in searches(run).items():
-            found[question].append(each)
+        seeds.append(Seed(ways_of(run), searches(run)))
         metrics += [start["metrics"] for start in run.starts() if "metrics" in start]
-    groups = list(found.values())
-    own = [one for seeds in groups for one, *_ in seeds]
-    wrong = [one for one in own if not one.plain[0]]
-    rows, values = [], []
+    rows = []
     for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
-        once, again = (effect(groups, size, robust=robust) for robust in (False, True))
-        less, still = (
-            saved(groups, size, session.num_layers, robust=robust) for robust in (False, True)
-        )
-        first = np.array([min(one.hits, default=size) for one in wrong])
-        reached = mean(first < size)
-        run_layers = layers_run(own, size)
         cost = [""] * 3
         if size - 1 == settings.evaluations:  # of the whole search, control searches included
             cost = [
@@ -183,24 +209,55 @@ def compare(
                 f"{sum(one['layer_evaluations'] for one in metrics):,}",
                 f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
             ]
-        rows.append(
-            [f"`{name}`", str(size - 1), f"{100 * reached:.0f} %", points(once), points(again),
-             layers_of(less), layers_of(still), f"{mean(first):.1f}", f"{run_layers:,.0f}", *cost]
-        )  # fmt: skip
-        values.append(
-            {"strategy": name, "evaluations": size - 1, "layers": run_layers, "corrected": reached,
-             "net": once, "robust": again, "saved": less, "saved_robust": still}
-        )  # fmt: skip
-    return rows, values
+        rows.append(Row.of(name, size, seeds, session.num_layers, cost))
+    return rows
+
+
+def changes(rows: Sequence[Row]) -> list[list[str]]:
+    """Compares every strategy with the first one at equal numbers of evaluations."""
+    first, lines = rows[0].strategy, []
+    nets: dict[tuple[str, int, str], Net] = {}
+    before = {row.evaluations: row.measured for row in rows if row.strategy == first}
+    others = [row for row in rows if row.strategy != first]
+    for row in others:
+        for way, targets in row.measured.targets.items():
+            known = before[row.evaluations].targets[way]
+            nets[row.strategy, row.evaluations, way] = net_change(known, targets)
+    p = corrected(nets)
+    for row in others:
+        keys = [(row.strategy, row.evaluations, way) for way in (ONCE, AGAIN, ROBUST)]
+        cells = [points(nets[key], p[key]) if key in nets else "–" for key in keys]
+        lines.append([f"`{row.strategy}` minus `{first}`", str(row.evaluations), *cells])
+    return lines
+
+
+def corrected(nets: Mapping[tuple[str, int, str], Net]) -> dict[tuple[str, int, str], float]:
+    """Corrects the p-values of a table by Holm's method."""
+    return dict(zip(nets, holm([net.p for net in nets.values()]), strict=True))
 
 
 def main(settings: Strategies) -> None:
     session = settings.prepare()
-    compared = [compare(settings, session, name) for name in settings.strategies]
-    show(HEAD, [row for rows, _ in compared for row in rows])
-    values = [value for _, values in compared for value in values]
+    rows = [row for name in settings.strategies for row in compare(settings, session, name)]
+    p = corrected(
+        {(row.strategy, row.evaluations, way): net for row in rows for way, net in row.nets.items()}
+    )
+    show(HEAD, [row.line(p) for row in rows])
+    if len(settings.strategies) > 1:
+        print()
+        show(CHANGES, changes(rows))
+    values = [
+        {
+            "strategy": row.strategy,
+            "evaluations": row.evaluations,
+            "net": {way: net._asdict() for way, net in row.nets.items()},
+            "by_distance": row.curve and row.curve._asdict(),
+            "kept": row.measured.kept._asdict(),
+        }
+        for row in rows
+    ]
     file = epath.Path(settings.out) / "strategies.json"
-    file.write_text(json.dumps(values, default=dataclasses.asdict, indent=1) + "\n")
+    file.write_text(json.dumps(number_or_none(values), indent=1) + "\n")
 
 
 if __name__ == "__main__":

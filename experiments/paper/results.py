@@ -1,12 +1,15 @@
 """Reads finished searches for the tables and figures of the paper, and prints Markdown."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, LayerUse
 from cola_jax.report.markdown import table
 from cola_jax.report.page import model_name, task_name
-from cola_jax.report.statistics import Net
+from cola_jax.report.preference import Excess, Net
+from cola_jax.report.statistics import Mean
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.table import format_interval, format_mean, format_p, format_points
 from cola_jax.runs.directory import RunDirectory
@@ -48,20 +51,31 @@ def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print("\n".join(table(tuple(head), [tuple(row) for row in rows])))
 
 
-def points(net: Net) -> str:
-    """Formats a difference in points with its interval and p-value."""
-    if not net.n:
+def points(net: Net | Excess | Mean, corrected: float | None = None) -> str:
+    """Formats a difference in points with its interval and p-value, also as corrected.
+
+    Where too few questions tell a difference, formats what was reached and what is expected.
+    """
+    if math.isnan(net.value):
         return "–"
-    p = "" if net.p != net.p else f", p = {format_p(net.p)}".replace("= <", "< ")
-    return f"{format_points(net.value)} ({format_interval(net.interval, signed=True)}{p})"
+    if isinstance(net, Net) and net.undecided:
+        return "cannot be told from preference"
+    p = ""
+    if isinstance(net, Net):
+        p = f"p = {format_p(net.p)}".replace("= <", "< ")
+        p += "" if corrected is None else f", corrected {format_p(corrected)}"
+        if math.isnan(net.interval[0]):
+            return f"{net.reached} of {net.n}, {net.expected:.1f} expected ({p})"
+    cells = [format_interval(net.interval, signed=True), p]
+    return f"{format_points(net.value)} ({', '.join(filter(None, cells))})"
 
 
-def layers(net: Net) -> str:
-    """Formats a difference in layers with its interval."""
-    if not net.n:
+def layers(kept: Kept) -> str:
+    """Formats a difference in layers with its interval and p-value."""
+    if math.isnan(kept.interval[0]):
         return "–"
-    low, high = net.interval
-    return f"{net.value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+    value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (kept.difference, *kept.interval))
+    return f"{value} ({low} to {high}, p = {format_p(kept.p)})"
 
 
 def depth(one: Depth) -> str:

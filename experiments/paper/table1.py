@@ -11,8 +11,8 @@ from typing import get_args
 import tyro
 from etils import epath
 
-from cola_jax.report.controls import AskedAgain
-from cola_jax.report.statistics import Net
+from cola_jax.report.controls import ONCE, ROBUST
+from cola_jax.report.summary import Summary
 from cola_jax.report.table import format_percent
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import PresetName, Space
@@ -21,7 +21,7 @@ from experiments.searches import Searches
 
 HEAD = (
     "space", "correct before", "after", "W→C", "net", "asked again: robust W→C", "net",
-    "layers saved on C→C, net", "searched for: robust W→C", "net", "layers saved, net",
+    "layers kept, right minus wrong", "searched for: robust W→C", "net", "layers kept",
 )  # fmt: skip
 
 
@@ -41,22 +41,24 @@ class Table1(Searches):
 
 def row(space: str, once: Result, robust: Result | None) -> list[str]:
     """Formats the row of a space."""
-    one, again = once.summary, once.summary.again
+    one = once.summary
     cells = [
         space, format_percent(one.before.value), format_percent(one.after.value),
         format_percent(one.corrected.value), points(one.net),
     ]  # fmt: skip
-    cells += robust_cells(again, one.net_saved)
-    searched = None if robust is None else robust.summary.again
-    return cells + robust_cells(searched, None if searched is None else searched.net_saved)
+    return cells + robust_cells(one, ONCE) + robust_cells(robust and robust.summary, ROBUST)
 
 
-def robust_cells(again: AskedAgain | None, saved: Net | None) -> list[str]:
-    """Formats what is right in all variants, and layers saved; dashes for what was not asked."""
-    shares = (
-        ["–"] * 2 if again is None else [format_percent(again.corrected.value), points(again.net)]
-    )
-    return [*shares, "–" if saved is None else layers(saved)]
+def robust_cells(summary: Summary | None, kept: str) -> list[str]:
+    """Formats what is right in all variants, and layers kept; dashes for what was not asked."""
+    if summary is None or summary.again is None:
+        return ["–"] * 3
+    layers_kept = layers(summary.kept[kept]) if kept in summary.kept else "–"
+    return [
+        format_percent(summary.again.corrected.value),
+        points(summary.nets[ROBUST]),
+        layers_kept,
+    ]
 
 
 def main(settings: Table1) -> None:
