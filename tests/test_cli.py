@@ -75,7 +75,7 @@ def test_search_writes_a_report(common, tmp_path, capsys):
     assert "correct before" in said.out
     assert "report:" in said.err
     (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
-    assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths,none"}
+    assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
     (tmp_path / "run" / "report.html").unlink()
     cli.main(["report", str(tmp_path / "run"), "--page", str(tmp_path / "page.html")])

@@ -141,9 +141,12 @@ class Report:
         if self.json:
             print_json(results)
         else:
-            for name, summary in zip(report.run_names(runs), summaries, strict=True):
+            names = report.run_names(runs)
+            for name, summary in zip(names, summaries, strict=True):
                 console.print(name, style="bold")
                 console.print(report.summary_table(summary))
+            changes = report.changes(runs, summaries[0].num_layers)
+            console.print(report.changes_table(names, changes))
         self.write(runs, summaries, self.page or Path("report.html"))
 
     def write(

@@ -6,13 +6,23 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
 from cola_jax.report.controls import Ways
 from cola_jax.report.details import model_name, short_digest
 from cola_jax.report.preference import Net, Targets
 from cola_jax.report.statistics import Difference, holm, is_null, list_lengths
 from cola_jax.report.summary import check_search, ways_of
-from cola_jax.report.table import LABELS, Row, format_p, net_row
+from cola_jax.report.table import (
+    LABELS,
+    Row,
+    format_interval,
+    format_p,
+    format_points,
+    net_row,
+)
 from cola_jax.report.text import line
 from cola_jax.runs.directory import RunDirectory
 
@@ -88,6 +98,23 @@ def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
         after, shortened = (Difference.of(pairs[:, 1, k], pairs[:, 0, k]) for k in (0, 1))
         compared.append(Change(after, shortened, net, {name: next(corrected) for name in net}))
     return compared
+
+
+def changes_table(names: Sequence[str], every: Sequence[Change]) -> Table:
+    """Formats what each run but the first finds more than the first one."""
+    table = Table(box=SIMPLE_HEAD, title=f"against {names[0]}", title_justify="left")
+    table.add_column("")
+    for name in ("difference", "95 % interval; p (Holm)", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, change in zip(names[1:], every, strict=True):
+        for label, one in (("on some path", change.after), ("on fewer layers", change.shortened)):
+            interval = format_interval(one.interval, signed=True)
+            cells = format_points(one.value), interval, f"{one.n:,}"
+            table.add_row(Text(f"{name}: correct {label}"), *cells)
+        for row in change.rows:
+            table.add_row(Text(f"{name}: {row.label}"), row.value, row.interval, row.n)
+        table.add_section()
+    return table
 
 
 def net_changes(first: Ways, other: Ways) -> dict[str, Net]:

@@ -46,6 +46,8 @@ def test_report_of_several_runs(
     main(["report", *runs])
     shown = capsys.readouterr().out
     assert shown.count("correct before (identity path)") == 2
+    assert "against a/run" in shown
+    assert "b/run: W→C minus control" in shown
     assert "a/run" in shown
     assert "b/run" in shown
     assert (tmp_path / "report.html").exists()
@@ -54,6 +56,31 @@ def test_report_of_several_runs(
     main(["report", *runs, "--json", "--page", str(tmp_path / "x" / "page.html")])
     assert len(json.loads(capsys.readouterr().out)) == 2
     assert (tmp_path / "x" / "page.html").exists()
+
+
+def test_report_of_what_nothing_gives(runs: list[str], capsys: pytest.CaptureFixture[str]):
+    main(["report", runs[0], "--null"])
+    assert "gold by preference: net effect" in " ".join(capsys.readouterr().out.split())
+    assert not (Path(runs[0]) / "report.html").exists()
+    main(["report", runs[0], "--null", "--json"])
+    assert json.loads(capsys.readouterr().out)["once"]["n"] == 2
+    assert "--null is of one run" in refused(capsys, *runs, "--null")
+
+
+def test_report_with_the_preference_of_another_run(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    main(["report", runs[0]])
+    file = Path(runs[0]) / "results.json"
+    known = json.loads(file.read_text())
+    known["cola_jax"]["effects"]["preference"] = {"tau": 1.25, "error": 0.5}
+    file.write_text(json.dumps(known))
+    capsys.readouterr()
+    main(["report", runs[1], "--preference", str(file)])
+    assert "1.25 ± 0.50" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("{}")
+    error = refused(capsys, runs[1], "--preference", str(tmp_path / "other.json"))
+    assert "has no preference: give the results.json of a search" in error
 
 
 def test_report_refuses_runs_of_different_models(

@@ -51,3 +51,15 @@ def test_changes_are_paired_over_common_questions(tmp_path: Path):
     assert (change.after.first_only, change.after.second_only, change.after.n) == (0, 1, 2)
     assert (change.shortened.first_only, change.shortened.second_only) == (0, 1)
     assert changes([first], 4) == []
+
+
+def test_changes_of_what_is_beyond_control(tmp_path: Path):
+    """The second run reaches gold of one question more, and no control."""
+    alike = Q2 | {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # gold and its control
+    lost = alike | {"best": None, "confirmed": None}
+    first = make_run(tmp_path / "a", (E1 + E2, [Q1, lost]))
+    second = make_run(tmp_path / "b", (E1 + E2 + E5, [Q1, alike, Q5]))
+    [change] = changes([first, second], 4)
+    net = change.nets["once"]
+    assert (net.value, net.n, net.informative) == (1.0, 1, 1)
+    assert change.p["once"] == net.p

@@ -6,25 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Preference, Targets, weights
-
-TARGETS = 3
-
-
-def drawn(
-    n: int, tau: float, random: np.random.Generator, skill: float = 0.0, reach: float = 0.5
-) -> Targets:
-    """Draws n questions whose gold is drawn by preference, reached by distance and by skill.
-
-    What is preferred is reached more easily, so gold is, without any skill.
-    """
-    gaps = random.exponential(1.5, (n, TARGETS))
-    chance = 1 / (1 + np.exp(1.2 * gaps - 1.2 - 2 * (reach - 0.5)))
-    hits = random.random((n, TARGETS)) < chance
-    weight = weights(gaps, tau) * np.exp(skill * hits)
-    bounds = np.cumsum(weight, axis=1)
-    gold = (random.random((n, 1)) * bounds[:, -1:] > bounds).sum(axis=1)
-    return Targets(hits, gaps).relabel(gold)
+from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Preference, Targets
+from experiments.calibration import TARGETS, drawn
 
 
 def rejected(count: int, **settings: float) -> float:

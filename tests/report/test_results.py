@@ -17,6 +17,15 @@ def test_results_of_a_search(tmp_path):
     assert entry["acc,none"] == 0.5
     assert entry["acc_stderr,none"] == math.sqrt(0.5 * 0.5 / 1)
     assert results["n-samples"][task]["effective"] == 2
+    upper = "found_among_paths_upper_bound"
+    assert f"{upper},none" in entry
+    assert results["higher_is_better"][task] == {"acc": True, "net": True}
+    effects = results["cola_jax"]["effects"]
+    assert effects["net"]["once"]["n"] == 1  # q2
+    assert effects["net"]["once"]["interval"] == [None, None]
+    assert effects["net"]["once"]["p_holm"] == effects["net"]["once"]["p"] == 1
+    assert effects["layers_kept"]["once"]["n_right"] == 1
+    assert effects["preference"].keys() == {"tau", "error"}
     assert "|acc" in make_table(results).replace(" ", "")
     assert (run.directory / "results.json").exists()
 

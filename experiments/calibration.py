@@ -1,0 +1,254 @@
+"""How often the figures of a report are wrong where the truth is known.
+
+`python -m experiments.calibration` draws questions with and without an effect, and prints how often
+each test rejects and each interval holds the truth. With `--run RUN`, a search for all options
+(`--control all --variants ...`), gold is also drawn anew over what was found there: nothing is left
+to find, and no figure should be clear of zero. `--tables` picks some of the tables.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
+
+import numpy as np
+import tyro
+
+from cola_jax.report.controls import ROBUST, Asked, Ways
+from cola_jax.report.kept import Kept
+from cola_jax.report.null import draw
+from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Targets, weights
+from cola_jax.report.statistics import Difference, Mean, Share
+from cola_jax.report.summary import ways_of
+from cola_jax.runs.directory import RunDirectory
+from experiments.paper.results import points, show
+
+SIZES = (12, 25, 50, 100)  # questions
+TAUS = (0.0, 1.0, 2.0)
+TARGETS = 3  # that a question is searched for
+MANY = 200_000  # questions that give the truth
+SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
+P = 0.05
+Table = Literal["level", "coverage", "power", "others", "run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Draw questions with a known truth, and repeat the figures of a report."""
+
+    run: str | None = None
+    """Run directory of a search for all options."""
+    replicates: int = 300
+    """Draws of each row."""
+    tables: tuple[Table, ...] = get_args(Table)
+
+
+def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -> Targets:
+    """Draws n questions whose gold is drawn by preference, and reached by distance.
+
+    What is preferred is reached more easily, and so is gold, without any skill. With some, a target
+    that is reached is more likely to be gold.
+    """
+    gaps = random.exponential(1.5, (n, TARGETS))
+    hits = random.random((n, TARGETS)) < 1 / (1 + np.exp(1.2 * gaps - 1.2))
+    return Targets(hits, gaps).relabel(draw(weights(gaps, tau) * np.exp(skill * hits), random))
+
+
+def share(mask: list[bool]) -> str:
+    """Formats a share of replicates."""
+    return f"{100 * np.mean(mask):.1f} %"
+
+
+def level(settings: Calibration) -> Iterator[list[str]]:
+    """Rejections where there is nothing to find, by questions and preference."""
+    for n in SIZES:
+        for tau in TAUS:
+            random = np.random.default_rng(1)
+            nets = [
+                Net.of(drawn(n, tau, random), interval=False) for _ in range(settings.replicates)
+            ]
+            known = [net for net in nets if not net.undecided]
+            yield [
+                f"{n}", f"{tau:g}", f"{100 * np.mean([net.value for net in nets]):+.1f}",
+                share([net.p <= P for net in nets]), share([net.p <= P for net in known]),
+                share([net.undecided for net in nets]),
+            ]  # fmt: skip
+
+
+def power(settings: Calibration) -> Iterator[list[str]]:
+    """Rejections where there is an effect."""
+    for effect, skill in SKILLS.items():
+        for tau in (0.0, 0.5, 1.0):
+            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), interval=False).value
+            cells = []
+            for n in SIZES:
+                random = np.random.default_rng(2)
+                tests = [
+                    Net.of(drawn(n, tau, random, skill), interval=False).p <= P
+                    for _ in range(settings.replicates)
+                ]
+                cells.append(share(tests))
+            yield [f"{effect}", f"{tau:g}", f"{100 * truth:+.1f}", *cells]
+
+
+def held(
+    make: Callable[[np.random.Generator], tuple[float, float]], truth: float, replicates: int
+) -> str:
+    """Says how often an interval holds the truth, of those that are given."""
+    random = np.random.default_rng(3)
+    given = [(low, high) for low, high in (make(random) for _ in range(replicates)) if low == low]
+    if not given:
+        return "none given"
+    inside = np.mean([low <= truth <= high for low, high in given])
+    missing = replicates - len(given)
+    return f"{100 * inside:.1f} %" + (f" (of {len(given)})" if missing else "")
+
+
+def coverage(settings: Calibration) -> Iterator[list[str]]:
+    """How often intervals hold the truth."""
+    count = settings.replicates
+
+    def row(
+        name: str, truth: float, make: Callable[[int, np.random.Generator], tuple[float, float]]
+    ) -> list[str]:
+        return [name, f"{truth:+.3f}"] + [
+            held(lambda random, n=n: make(n, random), truth, count) for n in SIZES
+        ]
+
+    for tau in (0.0, 0.5, 1.0):
+        for effect, skill in {0: 0.0, **SKILLS}.items():
+            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), interval=False).value
+            yield row(
+                f"net, tau {tau:g}, {effect} points", truth,
+                lambda n, random, t=tau, s=skill: Net.of(drawn(n, t, random, s)).interval,
+            )  # fmt: skip
+    for skill in (0.0, SKILLS[24]):
+        many = drawn(MANY, 0.0, np.random.default_rng(0), skill)
+        yield row(
+            "net, unweighted", Net.of(many, UNWEIGHTED, interval=False).value,
+            lambda n, random, skill=skill: Net.of(
+                drawn(n, 0.0, random, skill)._replace(weighted=False)
+            ).interval,
+        )  # fmt: skip
+        yield row(
+            "by distance", Excess.of(many).value,
+            lambda n, random, skill=skill: Excess.of(drawn(n, 0.0, random, skill)).interval,
+        )  # fmt: skip
+    for effect in (0.0, 2.0):
+        yield row(
+            "layers kept", effect, lambda n, random, e=effect: kept(n, random, e).interval
+        )  # fmt: skip
+    yield row("mean", 1.5, lambda n, random: Mean.of(random.exponential(1.5, n)).interval)
+    yield row("share", 0.8, lambda n, random: Share.of(random.random(n) < 0.8).interval)
+    yield row(
+        "difference of paired shares", 0.2,
+        lambda n, random: Difference.of(random.random(n) < 0.6, random.random(n) < 0.4).interval,
+    )  # fmt: skip
+
+
+def kept(n: int, random: np.random.Generator, effect: float) -> Kept:
+    """Draws layers that are kept: sure answers are right more often, and kept on fewer layers."""
+    margin = random.exponential(1.0, n)
+    right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
+    saved = np.rint(3 + 2 * np.minimum(margin, 2) + effect * right + random.normal(0, 1.5, n))
+    return Kept.of(saved.clip(0), right, margin)
+
+
+def others(settings: Calibration) -> Iterator[list[str]]:
+    """Rejections of what is no net effect."""
+    random = np.random.default_rng(4)
+    for n in SIZES:
+        every = [kept(n, random, 0.0) for _ in range(settings.replicates)]
+        tested = [one for one in every if one.p == one.p]
+        cell = share([one.p <= P for one in tested]) if tested else "none given"
+        yield ["layers kept, same confidence", f"{n}", f"{len(tested)}", cell]
+
+
+def relabelled(settings: Calibration) -> Iterator[list[str]]:
+    """What a run gives where gold is another of the options that were searched for."""
+    assert settings.run is not None
+    run = RunDirectory(settings.run)
+    ways, layers = ways_of(run), run.manifest()["starts"][-1]["num_layers"]
+    random, count = np.random.default_rng(5), settings.replicates
+    for name in ways.names:
+        _, targets = ways.targets(name)
+        second = Net.of(targets.relabel(np.nanargmin(targets.gaps, axis=1)))
+        yield ["second choice called gold", name, f"{second.n}", "1", points(second), "", ""]
+        for tau in TAUS:
+            weight = weights(targets.gaps, tau)
+            nets = [
+                Net.of(targets.relabel(draw(weight, random)), interval=False) for _ in range(count)
+            ]
+            yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
+    whole = [one for one in ways.asked if set(range(one.scores.shape[1])) <= set(one.searches)]
+    for name in ways.names:
+        nets, kepts = [], []
+        for _ in range(count):
+            golds = [one._replace(gold=int(random.integers(one.scores.shape[1]))) for one in whole]
+            again = ways._replace(asked=golds)
+            nets.append(Net.of(again.targets(name)[1], interval=False))
+            kepts.append(again.kept(ROBUST if name == ROBUST else ways.names[0], layers))
+        yield ["gold at random, mixed variants", name, f"{len(whole)}", *summed(nets)]
+        if name in (ways.names[0], ROBUST):
+            yield ["layers kept, gold at random", name, f"{len(whole)}", *summed_kept(kepts)]
+    for name in dict.fromkeys((ways.names[0], ROBUST)):
+        if name in ways.names:
+            own = [own_as_gold(ways, whole, random).kept(name, layers) for _ in range(count)]
+            yield [
+                "layers kept, own wrong answer as gold",
+                name,
+                f"{len(whole)}",
+                *summed_kept(own),
+            ]
+
+
+def own_as_gold(ways: Ways, whole: list[Asked], random: np.random.Generator) -> Ways:
+    """Calls the model's own wrong answer gold on a random half of the questions."""
+    half = random.random(len(whole)) < 0.5
+    asked = [
+        one._replace(gold=one.answers[0]) if own else one
+        for one, own in zip(whole, half, strict=True)
+    ]
+    return ways._replace(asked=asked)
+
+
+def summed(nets: list[Net]) -> list[str]:
+    """Formats the effects of many draws."""
+    undecided = share([net.undecided for net in nets])
+    value = Mean.of(np.array([net.value for net in nets]))
+    return [f"{len(nets)}", points(value), share([net.p <= P for net in nets]), undecided]
+
+
+def summed_kept(every: list[Kept]) -> list[str]:
+    """Formats the layers kept of many draws."""
+    tested = [one for one in every if one.p == one.p]
+    value = Mean.of(np.array([one.difference for one in tested]))
+    cells = f"{value.value:+.2f} layers ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"
+    return [f"{len(tested)}", cells, share([one.p <= P for one in tested]), ""]
+
+
+TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str]]] = {
+    "level": (
+        level,
+        ["questions", "tau", "net, mean", "p <= 0.05", "of those decided", "undecided"],
+    ),
+    "power": (power, ["points", "tau", "true effect", *(f"n = {n}" for n in SIZES)]),
+    "coverage": (coverage, ["interval", "truth", *(f"n = {n}" for n in SIZES)]),
+    "others": (others, ["figure", "questions", "tested", "p <= 0.05"]),
+    "run": (
+        relabelled,
+        ["gold", "counted", "questions", "draws", "effect", "p <= 0.05", "undecided"],
+    ),
+}
+
+
+def main(settings: Calibration) -> None:
+    for name in settings.tables:
+        if name == "run" and settings.run is None:
+            continue
+        make, head = TABLES[name]
+        print(f"\n{make.__doc__}\n")
+        show(head, make(settings))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Calibration, description=__doc__))

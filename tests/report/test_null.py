@@ -1,0 +1,29 @@
+"""What searches for any answer give, and what a run could show."""
+
+import numpy as np
+import pytest
+
+from cola_jax.report.null import draw, null
+from cola_jax.report.preference import Net
+from experiments.calibration import drawn
+
+
+def test_nothing_is_found_in_golds_that_are_drawn():
+    """Though gold is reached far more often than its controls, by skill."""
+    targets = drawn(60, 0.5, np.random.default_rng(0), skill=2.5)
+    assert Net.of(targets, interval=False).p < 0.01
+    found = null(targets, None, 60)
+    assert found.n == 60
+    for rate in (found.at_random, found.preferred):
+        assert abs(rate.net.value) < 0.05
+        assert rate.rejected.value <= 0.12
+    assert 0.1 < found.smallest < 0.4
+    gaps = targets.gaps
+    assert found.balance.value == pytest.approx((gaps[:, 1:].mean(axis=1) - gaps[:, 0]).mean())
+
+
+def test_draw_follows_the_weights():
+    weight = np.tile([0.5, 0.2, 0.3], (20_000, 1))
+    counts = np.bincount(draw(weight, np.random.default_rng(0)), minlength=3) / len(weight)
+    np.testing.assert_allclose(counts, [0.5, 0.2, 0.3], atol=0.02)
+    assert draw(np.array([[0.0, 1.0, 0.0]]), np.random.default_rng(0)).tolist() == [1]
