@@ -63,9 +63,7 @@ def level(settings: Calibration) -> Iterator[list[str]]:
     for n in SIZES:
         for tau in TAUS:
             random = np.random.default_rng(1)
-            nets = [
-                Net.of(drawn(n, tau, random), interval=False) for _ in range(settings.replicates)
-            ]
+            nets = [Net.of(drawn(n, tau, random), quick=True) for _ in range(settings.replicates)]
             known = [net for net in nets if not net.undecided]
             yield [
                 f"{n}", f"{tau:g}", f"{100 * np.mean([net.value for net in nets]):+.1f}",
@@ -78,12 +76,12 @@ def power(settings: Calibration) -> Iterator[list[str]]:
     """Rejections where there is an effect."""
     for effect, skill in SKILLS.items():
         for tau in (0.0, 0.5, 1.0):
-            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), interval=False).value
+            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), quick=True).value
             cells = []
             for n in SIZES:
                 random = np.random.default_rng(2)
                 tests = [
-                    Net.of(drawn(n, tau, random, skill), interval=False).p <= P
+                    Net.of(drawn(n, tau, random, skill), quick=True).p <= P
                     for _ in range(settings.replicates)
                 ]
                 cells.append(share(tests))
@@ -116,7 +114,7 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
 
     for tau in (0.0, 0.5, 1.0):
         for effect, skill in {0: 0.0, **SKILLS}.items():
-            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), interval=False).value
+            truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), quick=True).value
             yield row(
                 f"net, tau {tau:g}, {effect} points", truth,
                 lambda n, random, t=tau, s=skill: Net.of(drawn(n, t, random, s)).interval,
@@ -124,7 +122,7 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
     for skill in (0.0, SKILLS[24]):
         many = drawn(MANY, 0.0, np.random.default_rng(0), skill)
         yield row(
-            "net, unweighted", Net.of(many, UNWEIGHTED, interval=False).value,
+            "net, unweighted", Net.of(many, UNWEIGHTED, quick=True).value,
             lambda n, random, skill=skill: Net.of(
                 drawn(n, 0.0, random, skill)._replace(weighted=False)
             ).interval,
@@ -175,9 +173,7 @@ def relabelled(settings: Calibration) -> Iterator[list[str]]:
         yield ["second choice called gold", name, f"{second.n}", "1", points(second), "", ""]
         for tau in TAUS:
             weight = weights(targets.gaps, tau)
-            nets = [
-                Net.of(targets.relabel(draw(weight, random)), interval=False) for _ in range(count)
-            ]
+            nets = [Net.of(targets.relabel(draw(weight, random)), quick=True) for _ in range(count)]
             yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
     whole = [one for one in ways.asked if set(range(one.scores.shape[1])) <= set(one.searches)]
     for name in ways.names:
@@ -185,7 +181,7 @@ def relabelled(settings: Calibration) -> Iterator[list[str]]:
         for _ in range(count):
             golds = [one._replace(gold=int(random.integers(one.scores.shape[1]))) for one in whole]
             again = ways._replace(asked=golds)
-            nets.append(Net.of(again.targets(name)[1], interval=False))
+            nets.append(Net.of(again.targets(name)[1], quick=True))
             kepts.append(again.kept(ROBUST if name == ROBUST else ways.names[0], layers))
         yield ["gold at random, mixed variants", name, f"{len(whole)}", *summed(nets)]
         if name in (ways.names[0], ROBUST):

@@ -67,7 +67,7 @@ def null(targets: Targets, preference: Preference | None, draws: int) -> Null:
 
 def rate(targets: Targets, weight: np.ndarray, draws: int, random: np.random.Generator) -> Rate:
     """Tests golds drawn by weights [n, J]."""
-    nets = [Net.of(targets.relabel(draw(weight, random)), interval=False) for _ in range(draws)]
+    nets = [Net.of(targets.relabel(draw(weight, random)), quick=True) for _ in range(draws)]
     return Rate(
         Mean.of(np.array([net.value for net in nets])),
         Share.of(np.array([net.p <= REJECTED for net in nets])),

@@ -132,13 +132,14 @@ class Net(NamedTuple):
 
     @classmethod
     def of(
-        cls, targets: Targets, preference: Preference | None = None, *, interval: bool = True
+        cls, targets: Targets, preference: Preference | None = None, *, quick: bool = False
     ) -> "Net":
         """Tests what was reached against gold drawn by a preference, the targets' own by default.
 
         The interval inverts the test, over all effects that multiply the odds of targets reached.
+        What is `quick` has none, and a p-value of fewer draws.
         """
-        return cls.of_values(targets.hits, targets, preference, interval=interval)
+        return cls.of_values(targets.hits, targets, preference, quick=quick)
 
     @classmethod
     def of_change(
@@ -154,7 +155,7 @@ class Net(NamedTuple):
         targets: Targets,
         preference: Preference | None,
         *,
-        interval: bool = True,
+        quick: bool = False,
     ) -> "Net":
         """Tests the sum of values [n, J] over the questions' gold targets."""
         gaps = targets.gaps
@@ -170,7 +171,8 @@ class Net(NamedTuple):
         differ = ~alike(values, there)
         alone = (weight**2).sum(axis=1)
         scale = float((1 - alone).sum())
-        known = Drawn(values, gaps, weight, targets.weighted)
+        draws = DRAWS // 5 if quick else DRAWS
+        known = Drawn(values, gaps, weight, weighted=targets.weighted, draws=draws)
         net = cls(
             value=known.observed / scale if scale > 0 else math.nan,
             interval=nothing,
@@ -181,7 +183,7 @@ class Net(NamedTuple):
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
         )
-        if not interval or min(net.informative, net.effective) < INFORMATIVE:
+        if quick or min(net.informative, net.effective) < INFORMATIVE:
             return net
         low, high = (bound / scale for bound in known.interval())
         return net._replace(interval=(max(-1.0, low), min(1.0, high)))
@@ -198,7 +200,15 @@ class Drawn:
     less.
     """
 
-    def __init__(self, values: np.ndarray, gaps: np.ndarray, weight: np.ndarray, weighted: bool):
+    def __init__(
+        self,
+        values: np.ndarray,
+        gaps: np.ndarray,
+        weight: np.ndarray,
+        *,
+        weighted: bool,
+        draws: int = DRAWS,
+    ):
         """Takes values [n, J], with their gaps and weights."""
         self.exact = not weighted and bool(np.isin(values, (0, 1)).all())
         known = np.nan_to_num(gaps)
@@ -214,7 +224,7 @@ class Drawn:
             np.take_along_axis(each, order, axis=1) for each in (values, apart, weight)
         )
         if not self.exact:
-            draws = min(DRAWS, max(1000, MOST_DRAWN // len(values)))
+            draws = min(draws, max(1000, MOST_DRAWN // len(values)))
             self.uniform = np.random.default_rng(0).random((draws, len(values)), np.float32)
 
     def raised(self, beta: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from experiments.calibration import drawn
 def test_nothing_is_found_in_golds_that_are_drawn():
     """Though gold is reached far more often than its controls, by skill."""
     targets = drawn(60, 0.5, np.random.default_rng(0), skill=2.5)
-    assert Net.of(targets, interval=False).p < 0.01
+    assert Net.of(targets, quick=True).p < 0.01
     found = null(targets, None, 60)
     assert found.n == 60
     for rate in (found.at_random, found.preferred):

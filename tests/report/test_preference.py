@@ -13,7 +13,7 @@ from experiments.calibration import TARGETS, drawn
 def rejected(count: int, **settings: float) -> float:
     random = np.random.default_rng(int(10 * settings["tau"]) + 1)
     tests = [
-        Net.of(drawn(random=random, **settings), interval=False).p <= 0.05  # type: ignore[arg-type]
+        Net.of(drawn(random=random, **settings), quick=True).p <= 0.05  # type: ignore[arg-type]
         for _ in range(count)
     ]
     return float(np.mean(tests))
@@ -26,7 +26,7 @@ def test_gold_by_preference_is_no_skill(tau: float):
 
 def test_skill_is_found():
     """The odds of a reached target to be gold are such that the effect is 24 points."""
-    many = Net.of(drawn(20_000, 0.5, np.random.default_rng(0), skill=1.25), interval=False)
+    many = Net.of(drawn(20_000, 0.5, np.random.default_rng(0), skill=1.25), quick=True)
     assert many.value == pytest.approx(0.24, abs=0.02)
     assert rejected(100, n=60, tau=0.5, skill=1.25) >= 0.7
 
@@ -47,7 +47,7 @@ def test_the_test_of_like_targets_is_exact():
     scale = sum(1 - 1 / len(row) for row in reached)
     assert net.value == pytest.approx((3 - net.expected) / scale)
     assert math.isnan(net.interval[0])
-    drawn_p = Net.of(Targets(hits, gaps), UNWEIGHTED, interval=False)
+    drawn_p = Net.of(Targets(hits, gaps), UNWEIGHTED)
     assert drawn_p.p == pytest.approx(net.p, abs=0.02)
 
 
