@@ -54,10 +54,8 @@ def answer_rows(summary: Summary) -> list[Row]:
         share_row("correct before (identity path)", summary.before),
         share_row("correct after (on some path)", summary.after),
         share_row("W→C: wrong before, correct after", summary.corrected),
-        share_row(
-            f"control: searched for a wrong {summary.answer_noun}", summary.control, "control"
-        ),
-        share_row("C→C, descriptive: correct on fewer layers", summary.shortened),
+        share_row(f"control: reached a wrong {summary.answer_noun}", summary.control, "control"),
+        share_row("C→C, descriptive: on fewer layers", summary.shortened),
         share_row("identity path stays the best", summary.unchanged),
         share_row("W→W: correct on no path", summary.unsolved),
         share_row(f"best path {confirmed}", summary.confirmed),
@@ -75,7 +73,7 @@ def again_rows(again: AskedAgain | None) -> list[Row]:
     if again is None:
         return []
     return [
-        share_row("model's answer in a variant is the same", again.agreement),
+        share_row("model's answer in a variant: the same", again.agreement),
         share_row("correct in all variants before", again.before),
         share_row("robust W→C: wrong in all, then right", again.corrected),
         share_row("its best path right in all variants", again.held),
@@ -103,7 +101,7 @@ def share_row(label: str, share: Share, role: str = "") -> Row:
 
 LABELS = {
     ONCE: "W→C minus control",
-    AGAIN: "best path right in all, minus control",
+    AGAIN: "best path, all ways, minus control",
     ROBUST: "robust W→C minus control",
 }
 
@@ -117,30 +115,40 @@ def net_rows(summary: Summary) -> list[Row]:
     for name, net in summary.nets.items():
         rows.append(net_row(LABELS[name], net))
         if not net.undecided:
-            rows.append(Row("p; corrected (Holm)", p[name], role="control"))
+            rows.append(p_row(*p[name]))
         if (curve := summary.curves.get(name)) is not None:
             rows.append(curve_row("by distance to the model's answer", curve))
     if summary.preference is not None:
         value = f"{summary.preference.tau:.2f} ± {summary.preference.error:.2f}"
-        rows.append(Row("preference for gold among targets, tau", value))
+        rows.append(Row("the model's preference for gold, tau", value))
     return rows
 
 
-def corrected_p(summary: Summary) -> dict[str, str]:
-    """Formats the p-values of a summary, each also as corrected for their number, by row."""
+def corrected_p(summary: Summary) -> dict[str, tuple[float, float]]:
+    """Returns the p-values of a summary, each also as corrected for their number, by row."""
     values = {name: math.nan if net.undecided else net.p for name, net in summary.nets.items()}
     values |= {f"kept {name}": kept.p for name, kept in summary.kept.items()}
-    each = zip(values.items(), holm(list(values.values())), strict=True)
-    return {name: f"{format_p(p)}; {format_p(least)}" for (name, p), least in each}
+    pairs = zip(values.values(), holm(list(values.values())), strict=True)
+    return dict(zip(values, pairs, strict=True))
+
+
+def p_row(p: float, corrected: float) -> Row:
+    """Makes the row of a p-value, also as corrected for all of its table."""
+    by_holm = "" if math.isnan(p) else f"Holm: {format_p(corrected)}"
+    return Row("p, two-sided", format_p(p), by_holm, role="control")
 
 
 def kept_rows(summary: Summary) -> list[Row]:
     """Lists the layers saved where the model's answer is kept, whether right or wrong."""
     rows, p = [], corrected_p(summary)
     for name, kept in summary.kept.items():
-        where = "" if name == ONCE else " in all variants"
+        where = "" if name == ONCE else ", all ways"
         rows += [
-            Row(f"saved on right answers{where}", format_mean(kept.right), n=f"{kept.n_right:,}"),
+            Row(
+                f"saved on right answers{where}",
+                format_mean(kept.right),
+                n=f"{kept.n_right:,}",
+            ),
             Row(
                 "on the model's own wrong answers",
                 format_mean(kept.wrong),
@@ -148,7 +156,7 @@ def kept_rows(summary: Summary) -> list[Row]:
                 role="control",
             ),
             kept_row("right minus wrong, at equal margin", kept),
-            Row("p; corrected (Holm)", p[f"kept {name}"], role="control"),
+            p_row(*p[f"kept {name}"]),
         ]
     return rows
 

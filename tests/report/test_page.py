@@ -287,7 +287,7 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     data = embedded(page)
     assert (data["open"], data["decodes"]) == (True, decodes)
     prose = without_scripts(page)
-    assert "control: searched for a wrong answer" in prose
+    assert "control: reached a wrong answer" in prose
     assert re.search(r"reached\s+their\s+wrong\s+answer", prose)
     assert not re.search(r"\boptions?\b", prose)
     completions = [bool(one["completions"]) for one in embedded(page, "chunk-0")]

@@ -70,7 +70,7 @@ def test_summary_table_of_completions(open_summary: Summary):
     text = printed(summary_table(open_summary))
     assert max(map(len, text.splitlines())) <= 80
     text = " ".join(text.split())
-    assert "control: searched for a wrong answer" in text
+    assert "control: reached a wrong answer" in text
     assert "option" not in text
     assert "questions excluded, ungraded before 1" in text
     assert re.search(r"evaluations ungraded 27\.3 % \S+ to \S+ 11 ", text)
