@@ -25,7 +25,7 @@ from experiments.paper.results import points, show
 SIZES = (12, 25, 50, 100)  # questions
 TAUS = (0.0, 1.0, 2.0)
 TARGETS = 3  # that a question is searched for
-MANY = 200_000  # questions that give the truth
+MANY = 50_000  # questions that give the truth
 SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
 P = 0.05
 Table = Literal["level", "coverage", "power", "others", "run"]
