@@ -142,6 +142,8 @@ def kept_rows(summary: Summary) -> list[Row]:
     """Lists the layers saved where the model's answer is kept, whether right or wrong."""
     rows, p = [], corrected_p(summary)
     for name, kept in summary.kept.items():
+        if not kept.n_wrong:  # no search for such an answer
+            continue
         where = "" if name == ONCE else ", all ways"
         rows += [
             Row(
