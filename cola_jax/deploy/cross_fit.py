@@ -27,7 +27,7 @@ class Known(NamedTuple):
 
     def take(self, rows: np.ndarray, menu: Sequence[int]) -> "Known":
         """Returns some questions (a mask [n]), on a menu of some of the paths."""
-        some = np.ix_(rows, menu)
+        some = np.ix_(rows, np.asarray(menu))
         return Known(self.right[some], Signals(*(x[some] for x in self.told)), self.states[rows])
 
 
@@ -59,7 +59,7 @@ def right_by_rule(rules: Rules, known: Known) -> dict[str, np.ndarray]:
     """Returns whether the path that each rule chooses is right [n]; and whether some path is."""
     each = np.arange(len(known.right))
     right = {name: known.right[each, index] for name, index in rules.choose(known).items()}
-    return right | {SOME: known.right.any(axis=1)}
+    return right | {SOME: np.asarray(known.right.any(axis=1))}
 
 
 def folds_of(ids: Sequence[str]) -> np.ndarray:
