@@ -40,7 +40,7 @@ from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.memory import check_memory
 from cola_jax.search.presets import InfluenceRules, Settings
-from cola_jax.tasks.task import Prepared, task_digest
+from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
 FIRST = 32  # questions on which the influence of layers is measured
@@ -277,7 +277,11 @@ class Session:
         metrics: Metrics | None = None,
         command: str = "evaluate",
     ) -> RunDirectory:
-        """Evaluates the same paths on every question that the run directory does not have yet."""
+        """Evaluates the same paths on every question that the run directory does not have yet.
+
+        Raises ValueError for variants, in which nothing would be asked.
+        """
+        refuse_variants(command, [variant.name for variant in self.variants])
 
         def work(evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
             batch = [self.encoded[i] for i in some]

@@ -211,6 +211,15 @@ class TaskConfig:
         return Prepared(encoded, scorer, record, variants, held_out)
 
 
+def refuse_variants(command: str, names: Sequence[str]) -> None:
+    """Raises ValueError for variants of a command that asks each question in one way."""
+    if names:
+        raise ValueError(
+            f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
+            "leave out --variants, or use `cola search`, which asks again what it finds."
+        )
+
+
 def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:
     """Returns the SHA-256 over what decides the prompts and over the prompts themselves."""
     # shots are part of the prompts, so their words are covered too

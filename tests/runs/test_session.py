@@ -474,6 +474,8 @@ def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_p
     session = Session.prepare(checkpoint, config.prepare, ONE)
     run = session.search(str(tmp_path / "run"), SEARCH)
     assert set(run.manifest()["settings"]["variants"]) == {"chat", "instruction"}
+    with pytest.raises(ValueError, match="variants are chat, instruction: leave out"):
+        session.evaluate(str(tmp_path / "evaluate"), PATHS)
     # the search itself is that without variants
     assert rows(run)[1] == rows(search.run)[1]
     model = session.model
