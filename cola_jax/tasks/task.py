@@ -88,6 +88,8 @@ class TaskConfig:
     multiple choice, and what a task of lm-evaluation-harness says."""
     shots_file: str | None = None
     """JSONL file of the questions shown, instead of the task's training split."""
+    shots_seed: int = 0
+    """Random seed of the questions shown by the arithmetic task."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
