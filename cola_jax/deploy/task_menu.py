@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from cola_jax.deploy.selector import Selector
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity
+from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
 from cola_jax.runs.reuse import stored_verdicts
@@ -32,6 +34,7 @@ from cola_jax.runs.reuse import stored_verdicts
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
+log = logging.getLogger(__name__)
 NAMED = 5  # questions named in a message
 
 
@@ -167,9 +170,16 @@ def known(
 
 
 def labels_for(directory: str, session: "Session") -> list[Labels]:
-    """Reads the labels of a run; ValueError where they cannot serve a session."""
+    """Reads the labels of a run; ValueError where they cannot serve a session.
+
+    Its paths are tried again, so another dtype, scorer or prompt is only told.
+    """
     run = RunDirectory(directory)
     run.check_model(session.settings["model"])
+    here = asked_here(session.settings, session.encoded)
+    allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
+    if told := check_comparable(asked_by_run(run), here, allowed):
+        log.info("the paths of %s are tried under other settings: %s", directory, "; ".join(told))
     labels, held = read_labels(run), {one.question.id for one in session.others}
     both = [label.question for label in labels if label.question in held]
     if both:

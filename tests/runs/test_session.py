@@ -556,14 +556,14 @@ def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_pa
     out = str(tmp_path / "run")
     before = str(search.run.directory)
     session = Session.prepare(checkpoint, TaskConfig(task, chat=True).prepare, ONE)
-    with pytest.raises(ValueError, match="none of these questions in the same words"):
+    with pytest.raises(ValueError, match="do not belong together, they differ in chat: None and"):
         session.search(out, SEARCH, reuse=[before])
     session = Session.prepare(checkpoint, TaskConfig(task, scorer="letter").prepare, ONE)
-    with pytest.raises(ValueError, match="scorer: 'options' there, 'letter' here"):
+    with pytest.raises(ValueError, match="scorer: 'options' and 'letter'"):
         session.search(out, SEARCH, reuse=[before])
     config = dataclasses.replace(ONE, dtype="bfloat16")
     session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
-    with pytest.raises(ValueError, match="dtype: 'float32' there, 'bfloat16' here"):
+    with pytest.raises(ValueError, match="dtype: 'float32' and 'bfloat16'"):
         session.search(out, SEARCH, reuse=[before])
     with pytest.raises(ValueError, match="is not a run directory"):
         session.search(out, SEARCH, reuse=[str(tmp_path)])
