@@ -64,8 +64,6 @@ class Reuse:
         for directory in directories:
             run = RunDirectory(directory)
             told = check_comparable(asked_by_run(run), here, Content._fields)
-            if told:
-                log.info("%s is reused only where nothing differs: %s", directory, "; ".join(told))
             asked_there = run.questions(ASKED)
             rows = asked_there.to_pylist()
             stored = {
@@ -73,11 +71,14 @@ class Reuse:
                 for row in rows
             }
             shared = {name for name in stored if stored[name] == asked.get(name)}
+            detail = f" ({'; '.join(told)})" if told else ""
             if not shared:
                 raise ValueError(
                     f"{directory} has none of these questions in the same words: its "
-                    f"{len(stored)} questions or their prompts are others."
+                    f"{len(stored)} questions or their prompts are others{detail}."
                 )
+            if told:
+                log.info("%s is reused where nothing differs%s", directory, detail)
             evaluations = run.evaluations()
             check_counts(directory, asked_there, evaluations)
             self.stored.add(evaluations, shared)

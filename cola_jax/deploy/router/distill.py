@@ -186,11 +186,11 @@ def read_examples(session: Session, run: str, design: Design, config: DistillCon
     there = RunDirectory(run)
     labels = read_labels(there)
     there.check_model(session.settings["model"])
-    question = match(labels, session.encoded, run)
     here = asked_here(session.settings, session.encoded)
     allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
     if told := check_comparable(asked_by_run(there), here, allowed):
         log.info("%s was made with other settings: %s", run, "; ".join(told))
+    question = match(labels, session.encoded, run)
     return make_examples(labels, question, design.target, config.labels, config.validation)
 
 
