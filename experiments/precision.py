@@ -17,6 +17,7 @@ from cola_jax.path import identity
 from cola_jax.report.layers import CORRECTED, RETAINED
 from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_interval, format_percent
+from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks.task import TaskConfig
@@ -84,6 +85,8 @@ def main(settings: Precision) -> None:
 
     config = RunConfig(dtype="bfloat16")
     session = Session.prepare(settings.model, settings.task.prepare, config, decoys=settings.decoys)
+    here = asked_here(session.settings, session.encoded)
+    check_comparable(asked_by_run(run), here, allowed=("dtype",))  # dtype is what is compared
     asked = [one.question for one in session.encoded if one.question.id in by_question]
     paths = [
         chosen_paths(by_question[q.id], best[q.id], settings.paths, seed)

@@ -115,7 +115,7 @@ class Benchmark:
         from cola_jax.runs.session import RunConfig, Session
 
         self.check()
-        check_one_task("benchmark", self.task.task)
+        check_one_task("benchmark", self.task)
         check_task(self.task.task)
         if self.model in SHAPES:
             raise ValueError(

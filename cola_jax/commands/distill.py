@@ -68,7 +68,7 @@ class Distill:
     """Print the figures as JSON, as metrics.json has them."""
 
     def run(self) -> None:
-        check_one_task("distill", self.task.task)
+        check_one_task("distill", self.task)
         check_output(self.out)
         check_task(self.task.task)
         from cola_jax.deploy.router.designs import make_design

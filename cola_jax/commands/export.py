@@ -10,7 +10,8 @@ from tyro.conf import arg
 
 from cola_jax.commands.flags import checkpoint_of, console
 from cola_jax.commands.values import Model
-from cola_jax.commands.verbosity import errors
+from cola_jax.commands.verbosity import errors, log
+from cola_jax.messages import shown
 from cola_jax.storage import check_apart
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Export:
     """JSON file with the measured effect of the path, for the model card."""
 
     def run(self) -> None:
-        from cola_jax.checkpoint import read_metadata
+        from cola_jax.checkpoint import identity, read_metadata
         from cola_jax.config import ModelConfig
         from cola_jax.deploy.export import read_path
         from cola_jax.path import format_path
@@ -46,6 +47,7 @@ class Export:
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
         config = ModelConfig.from_json(metadata["config"])
+        self.check_measured(identity(metadata))
         path = read_path(self.path, config.num_layers)
         if self.format == "hf":
             self.write_hf(directory, path, config.num_layers)
@@ -78,6 +80,24 @@ class Export:
             )
         if self.format == "mergekit" and self.share:
             raise ValueError("--share is for --format hf: a mergekit recipe holds no weights.")
+
+    def check_measured(self, model: str) -> None:
+        """Names the checkpoint that a path was found on where it is another than this one.
+
+        Raises ValueError for an effect that was measured on another.
+        """
+        from cola_jax.convert.local_files import read_json
+
+        files = [("--path", self.path)] * self.path.endswith(".json")
+        files += [("--effect", str(self.effect))] * (self.effect is not None)
+        for flag, file in files:
+            there = read_json(Path(file)).get("model")
+            if there in (None, model):
+                continue
+            said = f"{flag} {file} is of another checkpoint ({shown(there)}, here it is {model})"
+            if flag == "--effect":
+                raise ValueError(f"{said}: measure the path on this one.")
+            log.warning("%s: what the path does to this one is not known.", said)
 
     def command(self) -> str:
         """Returns the command line of this export."""

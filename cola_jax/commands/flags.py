@@ -16,7 +16,7 @@ from cola_jax.commands.verbosity import errors, log, log_devices
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.storage import check_writable
-from cola_jax.tasks.task import TaskConfig
+from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
     from cola_jax.runs.directory import RunDirectory
@@ -126,9 +126,10 @@ def task_names(task: str) -> list[str]:
     return [name.strip() for name in task.split(",") if name.strip()]
 
 
-def check_one_task(command: str, task: str) -> None:
-    """Raises UsageError where several tasks are given to a command that takes one."""
-    names = task_names(task)
+def check_one_task(command: str, task: TaskConfig) -> None:
+    """Raises ValueError for several tasks, and for variants, of a command that takes neither."""
+    refuse_variants(command, task.variants)
+    names = task_names(task.task)
     if len(names) > 1:
         raise UsageError(
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "

@@ -31,7 +31,7 @@ class Menu:
     """Print the menu and its figures as JSON, as menu.json has them."""
 
     def run(self) -> None:
-        check_one_task("menu", self.flags.task.task)
+        check_one_task("menu", self.flags.task)
         import io
 
         import numpy as np

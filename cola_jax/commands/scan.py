@@ -26,7 +26,7 @@ class Scan:
     def run(self) -> None:
         from cola_jax.deploy.scan import scan_paths
 
-        check_one_task("scan", self.flags.task.task)
+        check_one_task("scan", self.flags.task)
         self.flags.check()
         num_layers = num_layers_of(self.flags.model)
         paths = scan_paths(num_layers, self.longest_block)

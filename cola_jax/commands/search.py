@@ -14,6 +14,7 @@ from cola_jax.commands.flags import (
 from cola_jax.commands.report import show_results
 from cola_jax.commands.verbosity import log
 from cola_jax.search.presets import DEFAULT, PRESETS, Control, PresetName, Rules, Settings, Space
+from cola_jax.tasks.task import refuse_variants
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -95,6 +96,7 @@ class Evaluate:
     def run(self) -> None:
         from cola_jax.path import identity
 
+        refuse_variants("evaluate", self.flags.task.variants)
         self.flags.check()
         num_layers = num_layers_of(self.flags.model)
         paths = self.path_flags.collect(num_layers) or [identity(num_layers)]

@@ -21,7 +21,7 @@ class Static:
     """Print the path and its figures as JSON, as static.json has them."""
 
     def run(self) -> None:
-        check_one_task("static", self.flags.task.task)
+        check_one_task("static", self.flags.task)
         from etils import epath
 
         from cola_jax.deploy.task_path import find_path

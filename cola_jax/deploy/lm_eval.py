@@ -68,6 +68,8 @@ class ColaLM(TemplateLM):
         if given.menu is not None:
             identity = checkpoint.identity(metadata)
             menu = load_menu(given.menu, identity, metadata["config"]["num_layers"])
+            if menu.rule == "single":
+                path, menu = menu.paths[0], None
         self.arguments, self.metadata, self.directory = given, metadata, directory
         self._max_length = read_length(given, metadata["config"]["context"])
         self.tokenizer = checkpoint.load_tokenizer(directory)

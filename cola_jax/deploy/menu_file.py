@@ -20,7 +20,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.schema import validated
 
 MENU, SELECTOR = "menu.json", "selector.npz"
-RULES = ("vote", *CONFIDENCE, "selector")
+RULES = ("single", "vote", *CONFIDENCE, "selector")
 REPAIR = "make the menu again with `cola menu`"
 
 
@@ -33,6 +33,7 @@ class Content(BaseModel):
     paths: list[str] = Field(min_length=2)
     rule: str
     sign: Literal[1, -1] | None
+    single: int = Field(0, ge=0)  # the path of the rule `single`
     state_layer: int = Field(ge=0)
 
     @field_validator("rule")
@@ -49,7 +50,10 @@ CONTENT = TypeAdapter(Content)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MenuFile:
-    """Paths of a menu, the first that of the pretrained model, and its rule."""
+    """Paths of a menu, the first that of the pretrained model, and its rule.
+
+    A menu of the rule `single` is that path alone.
+    """
 
     paths: tuple[Path, ...]
     rule: str
@@ -96,8 +100,12 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
                 f"{file}: state_layer is {content.state_layer}, but the model has {num_layers} "
                 "layers."
             )
+        if content.single >= len(paths):
+            raise ValueError(f"{file}: single is {content.single}, of {len(paths)} paths.")
     except ValueError as error:
         raise ValueError(f"{error} Make it again with `cola menu`.") from None
+    if content.rule == "single":
+        paths = (paths[content.single],)
     selector = None
     if content.rule == "selector":
         selector = load_selector(file.parent / SELECTOR, len(paths))

@@ -75,6 +75,10 @@ class MenuSettings:
     """Layers run before the selector reads the prompt's hidden state; half of the model's by
     default."""
 
+    def longest(self, num_layers: int) -> int:
+        """Returns the most layers that a path runs."""
+        return 2 * num_layers if self.max_layers is None else self.max_layers
+
     def check(self, num_layers: int) -> None:
         """Raises ValueError for settings that no menu has."""
         if self.size < 2:

@@ -1,6 +1,8 @@
 """`find_menu`: from finished runs to a menu, and what its rules make of held-out questions."""
 
 import dataclasses
+import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,13 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
+from cola_jax.deploy.cross_fit import (
+    FOLDS,
+    SOME,
+    Known,
+    cross_fit,
+    fit_rules,
+    folds_of,
+    right_by_rule,
+)
 from cola_jax.deploy.menu import Path, greedy_cover, prefix_layers
 from cola_jax.deploy.prompt_state import prompt_states
-from cola_jax.deploy.rules import CONFIDENCE, Signals, fit_sign, most_confident, signals, vote
-from cola_jax.deploy.selector import Selector, fit_selector
+from cola_jax.deploy.rules import signals
+from cola_jax.deploy.selector import Selector
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity
+from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
 from cola_jax.runs.reuse import stored_verdicts
@@ -22,6 +34,7 @@ from cola_jax.runs.reuse import stored_verdicts
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
+log = logging.getLogger(__name__)
 NAMED = 5  # questions named in a message
 
 
@@ -31,7 +44,7 @@ class Choice:
 
     rule: str
     sign: int | None  # of a confidence, fitted on training questions
-    trained: np.ndarray  # [m] bool, right on training questions, on which it was fitted
+    trained: np.ndarray  # [m] bool, right on training questions, each by a fit without its fold
     right: np.ndarray  # [n] bool, on held-out questions
     layers: float  # run for a prompt, mean
 
@@ -41,15 +54,16 @@ class TaskMenu:
     """A menu, and whether its paths and rules answered the held-out questions."""
 
     paths: tuple[Path, ...]
-    training: np.ndarray  # [m, k] bool
-    held_out: np.ndarray  # [n, k]
-    choices: tuple[Choice, ...]
+    plain: Choice  # the pretrained model
+    choices: tuple[Choice, ...]  # the simplest rule first
+    some: Choice  # some path of the menu, which needs the answer
+    single: int  # the path of the rule `single`
     selector: Selector
     state_layer: int
 
     @property
     def chosen(self) -> Choice:
-        """The rule that is right most often on training questions."""
+        """The rule that is right most often on training questions; of equals the simplest."""
         return max(self.choices, key=lambda choice: choice.trained.mean())
 
 
@@ -62,6 +76,9 @@ def find_menu(
     metrics: Metrics | None = None,
 ) -> TaskMenu:
     """Chooses a menu on the training questions, fits its rules there, and measures them elsewhere.
+
+    A rule is chosen by cross-fitting: for each fold of the training questions the candidates, the
+    menu and the rules are made from the other folds.
 
     Args:
       session: with held-out questions, and a scorer that tells what a path answered.
@@ -82,34 +99,87 @@ def find_menu(
             "chooses by: use `generation`."
         )
     labels = [label for run in runs for label in labels_for(run, session)]
-    paths = candidates(labels, layers, settings)
+    best = candidates(labels, layers, settings)
+    if len(best) == 1:
+        raise ValueError(
+            f"the runs have no correct path of at most {settings.longest(layers)} layers but the "
+            "identity: search more questions, or allow more layers."
+        )
+    ids = [one.question.id for one in session.encoded]
+    if len(ids) < 2:
+        raise ValueError("a menu needs 2 or more training questions, there is 1: raise --limit.")
+    folds = folds_of(ids)
+    fold = dict(zip(ids, folds.tolist(), strict=True))
+    # what is chosen for each fold, by the questions that are not in it
+    parts = [[one for one in labels if fold.get(one.question) != f] for f in range(FOLDS)]
+    lists = [best, *(candidates(part, layers, settings) for part in parts)]
+    rows = [np.full(len(ids), True), *(folds != f for f in range(FOLDS))]
     folder = epath.Path(out)
+    paths = list(dict.fromkeys(itertools.chain(*lists)))
     tried = screen.evaluate(str(folder / "candidates"), paths, metrics)
     right = stored_verdicts(tried, screen.encoded, screen.scorer, len(paths)).verdict
-    menu = [paths[i] for i in greedy_cover(right, list(map(len, paths)), settings.size)]
-    both = [
-        stored_verdicts(
-            one.evaluate(str(folder / name), menu, metrics), one.encoded, one.scorer, len(menu)
-        )
-        for one, name in ((session, "training"), (held_out, "held-out"))
+    menus = [
+        cover(right[some], paths, own, settings.size) for some, own in zip(rows, lists, strict=True)
     ]
+    used = list(dict.fromkeys(itertools.chain(*menus)))
+    menu = menus[0]
     depth = layers // 2 if settings.state_layer is None else settings.state_layer
-    states = [
-        prompt_states(session.model, [each.prompts for each in one.encoded], depth)
-        for one in (session, held_out)
-    ]
-    selector = fit_selector(states[0], both[0].verdict)
-    choices = (
-        *confidence_choices(menu, [signals(one) for one in both], [one.verdict for one in both]),
-        selector_choice(menu, selector, states, [one.verdict for one in both], depth),
+    training, held = (
+        known(one, str(folder / name), asked, depth, metrics)
+        for one, name, asked in ((session, "training", used), (held_out, "held-out", menu))
     )
-    return TaskMenu(tuple(menu), both[0].verdict, both[1].verdict, choices, selector, depth)
+    rules = fit_rules(training.take(rows[0], range(len(menu))))
+    trained = cross_fit(training, folds, [[used.index(p) for p in one] for one in menus[1:]])
+    measured, chosen = right_by_rule(rules, held), rules.choose(held)
+
+    def choice(rule: str, cost: float, sign: int | None = None) -> Choice:
+        return Choice(rule, sign, trained[rule], measured[rule], cost)
+
+    start, every = tuple(range(depth)), float(prefix_layers(menu))
+    after = np.array([prefix_layers([start, path]) for path in menu])  # layers with the state's
+    return TaskMenu(
+        paths=tuple(menu),
+        plain=Choice("", None, training.right[:, 0], held.right[:, 0], float(layers)),
+        choices=(
+            choice("single", float(len(menu[rules.single]))),
+            choice("vote", every),
+            *(choice(name, every, sign) for name, sign in rules.signs.items()),
+            choice("selector", float(after[chosen["selector"]].mean())),
+        ),
+        some=choice(SOME, every),
+        single=rules.single,
+        selector=rules.selector,
+        state_layer=depth,
+    )
+
+
+def cover(right: np.ndarray, paths: Sequence[Path], own: Sequence[Path], size: int) -> list[Path]:
+    """Chooses a menu among candidates `own`, where right [n, C] is of all paths."""
+    columns = right[:, [paths.index(path) for path in own]]
+    return [own[i] for i in greedy_cover(columns, list(map(len, own)), size)]
+
+
+def known(
+    session: "Session", out: str, paths: Sequence[Path], depth: int, metrics: Metrics | None
+) -> Known:
+    """Evaluates paths on the questions of a session, and reads the states of its prompts."""
+    run = session.evaluate(out, paths, metrics)
+    verdicts = stored_verdicts(run, session.encoded, session.scorer, len(paths))
+    states = prompt_states(session.model, [one.prompts for one in session.encoded], depth)
+    return Known(verdicts.verdict, signals(verdicts), states)
 
 
 def labels_for(directory: str, session: "Session") -> list[Labels]:
-    """Reads the labels of a run; ValueError where they cannot serve a session."""
+    """Reads the labels of a run; ValueError where they cannot serve a session.
+
+    Its paths are tried again, so another dtype, scorer or prompt is only told.
+    """
     run = RunDirectory(directory)
     run.check_model(session.settings["model"])
+    here = asked_here(session.settings, session.encoded)
+    allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
+    if told := check_comparable(asked_by_run(run), here, allowed):
+        log.info("the paths of %s are tried under other settings: %s", directory, "; ".join(told))
     labels, held = read_labels(run), {one.question.id for one in session.others}
     both = [label.question for label in labels if label.question in held]
     if both:
@@ -125,57 +195,11 @@ def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings
     """Returns the identity path, and the paths that were right on most questions of the runs.
 
     Where questions were asked in several variants, right is what held in all. Of equals the shorter
-    is first. Raises ValueError where no other path was right anywhere.
+    is first.
     """
-    longest = 2 * num_layers if settings.max_layers is None else settings.max_layers
+    longest = settings.longest(num_layers)
     counts = Counter(path for label in labels for path in label.held if len(path) <= longest)
     plain = identity(num_layers)
     counts.pop(plain, None)
-    if not counts:
-        raise ValueError(
-            f"the runs have no correct path of at most {longest} layers but the identity: search "
-            "more questions, or allow more layers."
-        )
     best = sorted(counts, key=lambda path: (-counts[path], len(path), path))
     return [plain, *best[: settings.candidates]]
-
-
-def confidence_choices(
-    menu: Sequence[Path], told: Sequence[Signals], right: Sequence[np.ndarray]
-) -> list[Choice]:
-    """Applies the majority vote, and each confidence with the sign that suits training questions.
-
-    All paths of the menu run for them, and share the states of common prefixes.
-    """
-    cost = prefix_layers(menu)
-    choices = [Choice("vote", None, *picked(right, [vote(one.answer) for one in told]), cost)]
-    for name in CONFIDENCE:
-        values = [getattr(one, name) for one in told]
-        sign = fit_sign(values[0], right[0])
-        index = [most_confident(each, sign) for each in values]
-        choices.append(Choice(name, sign, *picked(right, index), cost))
-    return choices
-
-
-def selector_choice(
-    menu: Sequence[Path],
-    selector: Selector,
-    states: Sequence[np.ndarray],
-    right: Sequence[np.ndarray],
-    depth: int,
-) -> Choice:
-    """Applies the selector; one path runs, from where it leaves the layers of the state."""
-    index = [selector.choose(one) for one in states]
-    start = tuple(range(depth))
-    costs = np.array([prefix_layers([start, path]) for path in menu])
-    return Choice("selector", None, *picked(right, index), float(costs[index[1]].mean()))
-
-
-def picked(
-    right: Sequence[np.ndarray], index: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Takes for each question whether the chosen path is right, on training and held-out ones."""
-    first, second = (
-        each[np.arange(len(each)), chosen] for each, chosen in zip(right, index, strict=True)
-    )
-    return first, second

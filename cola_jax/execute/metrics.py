@@ -122,6 +122,7 @@ class Metrics:
     decode_layers: int = 0  # layers run for one token of one row
     decode_rows: int = 0  # rows of the tiles of those, padding included
     clocks: list[Clock] = dataclasses.field(default_factory=list)
+    collapsed: bool = False  # whether a warning has said that all answers are alike
 
     def __post_init__(self):
         self.lock = threading.Lock()

@@ -21,7 +21,8 @@ def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.
     If a path has no effect, the difference that it makes on a question has either sign as likely.
     The signs of whole questions are flipped, so that paths stay as dependent as they are. The
     statistic of a path is the sum of its differences over the root of the sum of their squares,
-    which no flip changes; its p-value is how often the largest of all reaches it.
+    which no flip changes; its p-value is how often the largest of all, of either sign, reaches it:
+    two-sided.
 
     Args:
       differences: [n, C], each path minus the one that it is compared with, on n questions.
@@ -32,11 +33,11 @@ def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.
     scaled = differences / np.where(norm > 0, norm, 1)
     random = np.random.default_rng(seed)
     reached = np.ones(differences.shape[1])
-    observed = scaled.sum(axis=0)
+    observed = np.abs(scaled.sum(axis=0))
     for first in range(0, flips, AT_ONCE):
         size = min(AT_ONCE, flips - first)
         signs = random.integers(0, 2, (size, len(differences))) * 2.0 - 1
-        largest = np.sort((signs @ scaled).max(axis=1))
+        largest = np.sort(np.abs(signs @ scaled).max(axis=1))
         # rounding must not tell equal sums apart
         reached += size - np.searchsorted(largest, observed - 1e-9)
     return reached / (flips + 1)

@@ -24,6 +24,7 @@ from cola_jax.report.table import (
     net_row,
 )
 from cola_jax.report.text import line
+from cola_jax.runs.comparable import asked_by_run, check_comparable
 from cola_jax.runs.directory import RunDirectory
 
 MOST = 6  # runs whose colours are told apart
@@ -49,7 +50,7 @@ class Change(NamedTuple):
 
 
 def check_runs(runs: Sequence[RunDirectory]) -> None:
-    """Raises ValueError unless the runs are searches of one model."""
+    """Raises ValueError unless the runs are searches of one model, asked the same alike."""
     if len(runs) > MOST:
         raise ValueError(f"a report compares at most {MOST} runs, not {len(runs)}: give fewer.")
     directories = [str(run.directory) for run in runs]
@@ -70,6 +71,9 @@ def check_runs(runs: Sequence[RunDirectory]) -> None:
                 f"a report compares runs of one model, but {names[0]} and {names[1]}: give the "
                 "runs of each model to a report of their own."
             )
+    compared = asked_by_run(runs[0])
+    for run in runs[1:]:
+        check_comparable(compared, asked_by_run(run))
 
 
 def run_names(runs: Sequence[RunDirectory]) -> list[str]:

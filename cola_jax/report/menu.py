@@ -6,36 +6,22 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.deploy.menu import prefix_layers
-from cola_jax.deploy.task_menu import TaskMenu
+from cola_jax.deploy.task_menu import Choice, TaskMenu
 from cola_jax.path import format_path
 from cola_jax.report.effect import Effect
 from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_mean, format_percent
 
 
-def menu_rows(menu: TaskMenu) -> list[tuple[str, float, Any, Any]]:
-    """Lists name, layers a prompt, and right answers on training and held-out questions."""
-    plain = len(menu.paths[0])
-    rows: list[tuple[str, float, Any, Any]] = [
-        ("pretrained model", float(plain), menu.training[:, 0], menu.held_out[:, 0])
-    ]
-    best = int(menu.training.mean(axis=0).argmax())
-    rows.append(
-        (
-            "the path that is best in training",
-            float(len(menu.paths[best])),
-            menu.training[:, best],
-            menu.held_out[:, best],
-        )
-    )
+def menu_rows(menu: TaskMenu) -> list[tuple[str, Choice]]:
+    """Lists the pretrained model, every rule, and what needs the answer, each with its name."""
+    rows = [("pretrained model", menu.plain)]
     for choice in menu.choices:
         sign = "" if choice.sign is None else {1: ", highest", -1: ", lowest"}[choice.sign]
-        rows.append((f"{choice.rule}{sign}", choice.layers, choice.trained, choice.right))
-    every = float(prefix_layers(menu.paths))
+        path = f": {format_path(menu.paths[menu.single])}" if choice.rule == "single" else ""
+        rows.append((f"{choice.rule}{sign}{path}", choice))
     name = f"some path of {len(menu.paths)} is right (needs the answer)"
-    rows.append((name, every, menu.training.any(axis=1), menu.held_out.any(axis=1)))
-    return rows
+    return [*rows, (name, menu.some)]
 
 
 def menu_table(menu: TaskMenu) -> Table:
@@ -44,14 +30,12 @@ def menu_table(menu: TaskMenu) -> Table:
     table.add_column("rule")
     for name in ("layers", "training", "held out", "points more", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
-    before = menu.held_out[:, 0]
-    for name, layers, trained, right in menu_rows(menu):
-        cells = Effect.of(right, before).cells()
-        cells = [cells[0], "", ""] if right is before else cells
-        chosen = name.startswith(menu.chosen.rule)
-        trained_share = format_percent(Share.of(trained).value)
-        style = "bold" if chosen else None
-        table.add_row(name, format_mean(layers), trained_share, *cells, style=style)
+    for name, choice in menu_rows(menu):
+        cells = Effect.of(choice.right, menu.plain.right).cells()
+        cells = [cells[0], "", ""] if choice is menu.plain else cells
+        trained = format_percent(Share.of(choice.trained).value)
+        style = "bold" if choice is menu.chosen else None
+        table.add_row(name, format_mean(choice.layers), trained, *cells, style=style)
     return table
 
 
@@ -59,24 +43,30 @@ def menu_caption(menu: TaskMenu) -> str:
     """Explains the columns, and lists the paths."""
     paths = "; ".join(format_path(path) for path in menu.paths)
     return (
-        f"Menu: {paths}. Layers are run for a prompt, prefixes shared; all rules but the selector "
-        f"run every path. Chosen and fitted on {len(menu.training):,} training questions; what "
-        f"counts is the difference on {len(menu.held_out):,} held-out ones, paired with the "
-        "pretrained model. The rule that is best in training is in bold."
+        f"Menu: {paths}. Layers are run for a prompt, prefixes shared; all rules but single and "
+        f"the selector run every path. Chosen on {len(menu.plain.trained):,} training questions, "
+        "each fifth answered by paths and rules made from the other four; what counts is the "
+        f"difference on {len(menu.plain.right):,} held-out ones, paired with the pretrained model. "
+        "The rule that is best in training is in bold."
     )
 
 
 def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
     """Writes the paths, the rule that is best in training, and the effect of every rule."""
-    before = menu.held_out[:, 0]
     content = {
         "paths": [format_path(path) for path in menu.paths],
         "rule": menu.chosen.rule,
         "sign": menu.chosen.sign,
+        "single": menu.single,
         "state_layer": menu.state_layer,
         "effects": [
-            {"rule": name, "layers": layers, "held_out": Effect.of(right, before).to_json()}
-            for name, layers, _, right in menu_rows(menu)
+            {
+                "rule": name,
+                "layers": choice.layers,
+                "cross_fitted": Share.of(choice.trained).value,
+                "held_out": Effect.of(choice.right, menu.plain.right).to_json(),
+            }
+            for name, choice in menu_rows(menu)
         ],
         **metadata,
     }

@@ -26,7 +26,7 @@ class Cell:
     path: Path
     correct: Share
     difference: Difference  # of correct answers
-    p: float  # corrected for the number of blocks; one-sided
+    p: float  # corrected for the number of blocks; two-sided
     margin: Mean  # difference of margins
     p_margin: float
 
@@ -136,7 +136,9 @@ def summarise_map(
 
 
 def read_map(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Arranges evaluations: ids of n questions, verdicts [n, C] and margins [n, C]."""
+    """Arranges evaluations: sorted ids of n questions, verdicts [n, C] and margins [n, C]."""
+    # the signs of questions are drawn in order, which must not depend on that of part files
+    rows = rows.sort_by("question")
     question = rows["question"].combine_chunks().dictionary_encode()
     ids = question.dictionary.to_pylist()
     at = question.indices.to_numpy(), rows["node"].to_numpy()

@@ -79,10 +79,10 @@ def scan_caption(summary: ScanSummary) -> str:
     return (
         f"{len(summary.cells):,} blocks on {summary.questions:,} questions. Changes are in points "
         "of accuracy, or in nats for the margin, paired over questions; a skip is kept if no fewer "
-        "questions are right. p: the chance that the best of all blocks "
-        "would reach this if none had an effect. A block chosen on one half of the questions "
-        f"({chosen}), measured on the other: {format_points(summary.elsewhere.value)} points "
-        f"({format_interval(summary.elsewhere.interval, signed=True)}); by margin, "
+        "questions are right. p, two-sided: the chance that the largest change of all blocks, up "
+        "or down, would reach this if none had an effect. A block chosen on one half of the "
+        f"questions ({chosen}), measured on the other: {format_points(summary.elsewhere.value)} "
+        f"points ({format_interval(summary.elsewhere.interval, signed=True)}); by margin, "
         f"{signed(summary.elsewhere_margin.value)} ({low} to {high})."
     )
 

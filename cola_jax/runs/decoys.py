@@ -44,7 +44,7 @@ class Answers:
                 f"{directory} needs the model's own answer and those on other paths: add "
                 f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
             )
-        self.directory = directory
+        self.directory, self.run = directory, run
         self.own: dict[str, str | None] = {}  # the pretrained model's, by question
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)  # of wrong answers
         self.right: Counter[str] = Counter()  # paths that gave gold

@@ -6,26 +6,27 @@ with a larger budget reads the evaluations of the smaller one in the same way.
 """
 
 import itertools
+import logging
 import math
 import threading
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cola_jax.execute.metrics import COUNTER, Metrics
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import STOP, identity, pad_path, unpad_path
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.part_files import read_part
 from cola_jax.runs.reuse import StoredRows, stored_rows, stored_verdict
 from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.storage import matching
 
 Path = tuple[int, ...]
@@ -33,7 +34,10 @@ SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for th
 SCHEMA = SCHEMA.append(pa.field("confirmed", pa.bool_()))  # by the reference; null for evaluations
 SECONDS = 4.0  # between two files
 PIECE = 8.0  # seconds that one call of an evaluator should take
+COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and how many tell
 KEPT = 0.8  # of what an evaluation took before, where it takes less: the next may take more again
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -51,6 +55,7 @@ class Journal:
         self.read: dict[str, dict[int, dict[Path, Verdicts]]] = defaultdict(dict)
         self.written = -math.inf  # the first evaluations are written at once
         self.seconds: dict[int, float] = {}  # that an evaluation takes, in each variant
+        self.plain: dict[str, tuple[int, int]] = {}  # the pretrained model's answers, and gold
         names = {one.question.id for one in encoded}
         for file in matching(self.folder, "*.parquet"):
             table = read_part(file, SCHEMA, run.num_layers, "evaluations are made")
@@ -97,6 +102,15 @@ class Journal:
         """Wraps the evaluator of a batch, whose questions are asked in a variant."""
         return ResumedEvaluator(self, evaluate, batch, variant, always_first)
 
+    def note_plain(self, answers: Mapping[str, tuple[int, int]], scorer: Scorer) -> None:
+        """Notes answers of the pretrained model with gold; warns once where they are all alike."""
+        with self.lock:
+            self.plain.update(answers)
+            problem = None if self.metrics.collapsed else collapse(list(self.plain.values()))
+            if problem:
+                self.metrics.collapsed = True  # once for all runs of a command
+                log.warning("by the scorer %s, %s", scorer.name, problem)
+
     def add(self, one: Encoded, rows: Iterable[dict[str, Any]]) -> None:
         """Takes rows of a question, to be written soon."""
         with self.lock:
@@ -137,6 +151,26 @@ class Journal:
                         del self.left[file]
 
 
+def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
+    """Says where the options chosen, each with gold, are nearly all in one place and gold is not.
+
+    Fewer than `ENOUGH` questions tell nothing, nor does no answer.
+    """
+    chosen = Counter(answer for answer, _ in answers if answer != NO_ANSWER)
+    if len(answers) < ENOUGH or not chosen:
+        return None
+    (place, count), *_ = chosen.most_common(1)
+    gold = Counter(gold for _, gold in answers)
+    limit = BALANCED * len(answers)
+    if count < COLLAPSED * len(answers) or gold.most_common(1)[0][1] > limit:
+        return None
+    return (
+        f"the pretrained model answers {chr(ord('A') + place)}, whatever is asked: to {count} of "
+        f"{len(answers)} questions, where it is right for {gold[place]}. What paths change may be "
+        "this preference alone: try another --scorer, such as options, --format or --num-fewshot."
+    )
+
+
 class ResumedEvaluator(BatchEvaluator):
     """Evaluates what the journal does not have, in calls of a few seconds, and adds it there."""
 
@@ -175,7 +209,21 @@ class ResumedEvaluator(BatchEvaluator):
         )
         while waves:
             self.evaluate(paths, self.next_call(waves), out)
+        self.note_plain(paths, out)
         return out
+
+    def note_plain(self, paths: np.ndarray, verdicts: Verdicts) -> None:
+        """Notes the answers on the identity path, of questions of multiple choice as they are."""
+        layers = self.journal.run.num_layers
+        if self.variant or self.scorer.open or layers is None or layers > paths.shape[2]:
+            return
+        plain = pad_path(identity(layers), paths.shape[2])
+        answers = {
+            self.batch[b].question.id: (int(verdicts.answer[b, c]), self.batch[b].question.answer)
+            for b, c in np.argwhere((paths == plain).all(axis=2)).tolist()
+        }
+        if answers:
+            self.journal.note_plain(answers, self.scorer)
 
     def next_call(self, waves: deque[list[tuple[int, int]]]) -> list[tuple[int, int]]:
         """Takes the questions and columns to evaluate in one call off the front of waves.

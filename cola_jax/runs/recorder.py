@@ -24,6 +24,7 @@ from cola_jax.scoring.batches import question_batches
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import refuse_variants
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -116,8 +117,9 @@ def recording(
     """Opens a run, and writes to it what its recorder evaluates, however that ends.
 
     `recorded` decides, with the session's own settings, whether a run can be resumed. Raises
-    ValueError for a run with other settings, a budget that is too small, and shards.
+    ValueError for a run with other settings, a budget that is too small, variants, and shards.
     """
+    refuse_variants(recorded["command"], [variant.name for variant in session.variants])
     if session.run_config.shard != WHOLE or session.run_config.hosts.distributed:
         raise ValueError(
             "one path is sought for all questions, so they cannot be divided: leave out --shard "

@@ -1,6 +1,7 @@
 """`Reuse`: evaluations that earlier runs stored, so that a search does not repeat them."""
 
 import itertools
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -11,8 +12,8 @@ import pyarrow as pa
 
 from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
+from cola_jax.runs.comparable import Content, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.growth import differing
 from cola_jax.runs.part_checks import check_counts, check_nodes
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
@@ -20,8 +21,7 @@ from cola_jax.scoring.scorer import Scorer, most_options
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 ASKED = ["question", "prompt_hash", "options", "gold", "evaluations"]  # columns of questions
-# What an evaluation depends on, beside its question, prompt and path
-SAME = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens")
+log = logging.getLogger(__name__)
 
 
 class StoredRows:
@@ -58,12 +58,12 @@ class Reuse:
         scorer: Scorer,
     ):
         """Reads runs; ValueError where one cannot serve questions, naming the difference."""
-        self.scorer = scorer
+        self.scorer, here = scorer, asked_here(settings, encoded)
         asked = {one.question.id: identity_of(one) for one in encoded}
         self.stored = StoredRows()
         for directory in directories:
             run = RunDirectory(directory)
-            check_same_model(directory, run.manifest()["settings"], settings)
+            told = check_comparable(asked_by_run(run), here, Content._fields)
             asked_there = run.questions(ASKED)
             rows = asked_there.to_pylist()
             stored = {
@@ -71,11 +71,14 @@ class Reuse:
                 for row in rows
             }
             shared = {name for name in stored if stored[name] == asked.get(name)}
+            detail = f" ({'; '.join(told)})" if told else ""
             if not shared:
                 raise ValueError(
                     f"{directory} has none of these questions in the same words: its "
-                    f"{len(stored)} questions or their prompts are others."
+                    f"{len(stored)} questions or their prompts are others{detail}."
                 )
+            if told:
+                log.info("%s is reused where nothing differs%s", directory, detail)
             evaluations = run.evaluations()
             check_counts(directory, asked_there, evaluations)
             self.stored.add(evaluations, shared)
@@ -164,17 +167,6 @@ def stored_verdicts(
 def identity_of(one: Encoded) -> tuple[str, tuple[str, ...], int]:
     """Returns what makes a question the same to the model."""
     return one.prompt_hash, one.question.options, one.question.answer
-
-
-def check_same_model(directory: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises ValueError that names what differs between a run's evaluations and these."""
-    before, now = ({name: each.get(name) for name in SAME} for each in (old, new))
-    found = differing(before, now)
-    if found:
-        listed = "; ".join(
-            f"{name}: {shown(was)} there, {shown(is_)} here" for name, was, is_ in found
-        )
-        raise ValueError(f"the evaluations of {directory} cannot be reused ({listed}).")
 
 
 def by_question(table: pa.Table) -> dict[str, pa.Table]:

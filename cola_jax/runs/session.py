@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.params import Model, shapes
 from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
+from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.runs.directory import RunDirectory
@@ -40,9 +42,10 @@ from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.search.memory import check_memory
 from cola_jax.search.presets import InfluenceRules, Settings
-from cola_jax.tasks.task import Prepared, task_digest
+from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
+log = logging.getLogger(__name__)
 FIRST = 32  # questions on which the influence of layers is measured
 
 
@@ -99,6 +102,7 @@ class Session:
         run_config.devices.check_backend()
         directory = cache.find(model)
         saved = checkpoint.read_metadata(directory)
+        answers = None
         if decoys is not None:
             answers = Answers(decoys, checkpoint.identity(saved))
             prepare = functools.partial(prepare, decoy=answers.decoy)
@@ -117,6 +121,12 @@ class Session:
             "questions": len(prepared.encoded),
             **prepared.settings(),
         }
+        if answers is not None:
+            here = asked_here(settings, prepared.encoded)
+            if told := check_comparable(asked_by_run(answers.run), here, (*ANY_SCORER, "options")):
+                log.info(
+                    "the answers of %s are those of other settings: %s", decoys, "; ".join(told)
+                )
         shard = run_config.shard
         some = slice(shard.index, None, shard.count)
         own = prepared.encoded[some]
@@ -277,7 +287,11 @@ class Session:
         metrics: Metrics | None = None,
         command: str = "evaluate",
     ) -> RunDirectory:
-        """Evaluates the same paths on every question that the run directory does not have yet."""
+        """Evaluates the same paths on every question that the run directory does not have yet.
+
+        Raises ValueError for variants, in which nothing would be asked.
+        """
+        refuse_variants(command, [variant.name for variant in self.variants])
 
         def work(evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
             batch = [self.encoded[i] for i in some]

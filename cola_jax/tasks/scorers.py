@@ -42,10 +42,11 @@ def harness_scorer(config: "TaskConfig", kind: str, tokenizer: Any, common: dict
     """Makes the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
     fitting = "generation" if kind == HARNESS_OPEN else "options or options-norm"
     scorer = choose_scorer(config, fitting.split()[0], open=kind == HARNESS_OPEN)
-    if config.chat or config.format or config.shots_file or scorer.name not in fitting.split():
+    own = config.chat or config.format or config.shots_file or config.shots_seed
+    if own or scorer.name not in fitting.split():
         raise ValueError(
             f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
-            f"--format and --shots-file, and use the scorer {fitting}."
+            f"--format, --shots-file and --shots-seed, and use the scorer {fitting}."
         )
     prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
     record: dict[str, Any] = {"scorer": scorer.name, "chat": None, "prompt": prompt}
@@ -163,5 +164,5 @@ def shots_of_task(config: "TaskConfig", default: int, asked: Asked) -> Shots:
         level=config.level,
         subject=config.subject,
         hub=None if config.task in SOURCE else config.hub,
-        seed=config.task_seed,
+        seed=config.shots_seed,
     )

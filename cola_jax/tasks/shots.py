@@ -91,10 +91,15 @@ def load_shots(
 
     Raises:
       ValueError: for a JSONL task without a file of shots, a file with other fields than the
-        task's, or too few shots.
+        task's, a seed that draws nothing, or too few shots.
     """
     if count < 0:
         raise ValueError(f"the number of shots must be at least 0, got {count}.")
+    if seed and (task != ARITHMETIC or shots_file is not None or count == 0):
+        raise ValueError(
+            f"the shots seed {seed} draws shots of the arithmetic task alone: leave out "
+            "--shots-seed, or ask for shots of arithmetic without a file."
+        )
     if count == 0:
         if shots_file is not None:
             raise ValueError(

@@ -88,6 +88,8 @@ class TaskConfig:
     multiple choice, and what a task of lm-evaluation-harness says."""
     shots_file: str | None = None
     """JSONL file of the questions shown, instead of the task's training split."""
+    shots_seed: int = 0
+    """Random seed of the questions shown by the arithmetic task."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
@@ -209,6 +211,15 @@ class TaskConfig:
             record["decoys"] = "answers on other paths"
         held_out = [scorer.encode(question) for question in others]
         return Prepared(encoded, scorer, record, variants, held_out)
+
+
+def refuse_variants(command: str, names: Sequence[str]) -> None:
+    """Raises ValueError for variants of a command that asks each question in one way."""
+    if names:
+        raise ValueError(
+            f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
+            "leave out --variants, or use `cola search`, which asks again what it finds."
+        )
 
 
 def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:

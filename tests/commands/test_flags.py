@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cola_jax.cli import parse
+from cola_jax.cli import main, parse
 from cola_jax.commands import verbosity
 from cola_jax.commands.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.runs.devices import Devices
@@ -13,6 +13,18 @@ from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
+
+
+@pytest.mark.parametrize("command", ["scan", "static", "menu", "evaluate"])
+def test_variants_are_refused_where_nothing_is_asked_again(command, tmp_path, capsys):
+    flags = ["--model", "none", "--task", "arithmetic", "--variants", "chat", "shots"]
+    runs = ["--runs", "run"] if command == "menu" else []
+    with pytest.raises(SystemExit):
+        main([command, *flags, *runs, "--out", str(tmp_path / "out")])
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"`cola {command}` asks each question in one way" in error
+    assert "chat, shots: leave out --variants, or use `cola search`" in error
+    assert "loading" not in error
 
 
 def test_collect_takes_each_path_once_and_in_order(tmp_path):

@@ -32,6 +32,7 @@ def test_menu_of_a_search(
     assert json.loads(capsys.readouterr().out) == menu
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")} == before
     effects = {one["rule"].split(",")[0]: one for one in menu["effects"]}
+    assert any(name.startswith("single") for name in effects)
     assert {"vote", "logprob", "entropy", "certainty", "selector"} < set(effects)
     assert effects["pretrained model"]["held_out"]["difference"] == 0
     with np.load(out / "selector.npz", allow_pickle=False) as selector:

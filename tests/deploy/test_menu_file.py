@@ -31,6 +31,8 @@ def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
     assert menu.paths == ((0, 1, 2, 3, 4), (0, 2, 3, 4))
     assert menu.choose(told).tolist() == [0, 1]  # the lowest entropy
     assert load_menu(write(tmp_path, rule="vote"), "digest", 5).choose(told).tolist() == [0, 0]
+    single = load_menu(write(tmp_path, rule="single", single=1), "digest", 5)
+    assert single.paths == ((0, 2, 3, 4),)
     certain = load_menu(write(tmp_path, rule="certainty", sign=1), "digest", 5)
     assert certain.choose(told).tolist() == [1, 0]
 
@@ -39,8 +41,9 @@ def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"model": "other"}, "a menu of the checkpoint other, but this one is digest"),
-        ({"rule": "guess"}, "rule: 'guess' is not one of vote"),
+        ({"rule": "guess"}, "rule: 'guess' is not one of single, vote"),
         ({"sign": 2}, "sign: Input should be 1 or -1, got 2"),
+        ({"single": 2}, "single is 2, of 2 paths"),
         ({"state_layer": True}, "state_layer: Input should be a valid integer, got True"),
         ({"paths": ["0-9", "0"]}, "names layer 9"),
         ({"paths": ["0-4"]}, "paths: List should have at least 2 items"),

@@ -9,7 +9,8 @@ from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 
 def test_flip_test_of_one_path_is_the_sign_test() -> None:
     differences = np.array([[1]] * 8 + [[-1]] * 2 + [[0]] * 5)
-    assert flip_test(differences)[0] == pytest.approx(binom.sf(7, 10, 0.5), abs=0.01)
+    p = flip_test(np.hstack([differences, -differences]))
+    assert p == pytest.approx(2 * binom.sf(7, 10, 0.5), abs=0.01)  # of either sign
 
 
 def test_flip_test_corrects_for_the_number_of_paths() -> None:

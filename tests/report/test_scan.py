@@ -1,16 +1,18 @@
 """The map of a scan: cells, what is best, CSV and page."""
 
 import csv
+import dataclasses
 import html
 import io
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cola_jax.deploy.scan import Block, scan_paths
-from cola_jax.report.scan import ScanSummary, summarise_map
+from cola_jax.report.scan import ScanSummary, read_map, summarise_map
 from cola_jax.report.scan_page import map_data, write_scan_page
 from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
 from tests.report.conftest import make_run
@@ -55,6 +57,25 @@ def test_random_verdicts_do_not_stand_out() -> None:
     assert significant <= 2
     assert np.mean(gains) > 0.05  # by luck
     assert abs(np.mean(elsewhere)) < 0.05
+
+
+def test_map_does_not_depend_on_the_order_of_rows() -> None:
+    random = np.random.default_rng(0)
+    nodes = np.tile(np.arange(len(PATHS)), 60)
+    verdict, margin = random.random(nodes.size) < 0.4, random.normal(size=nodes.size)
+    rows = pa.table(
+        {
+            "question": np.repeat(IDS, len(PATHS)),
+            "node": nodes,
+            "verdict": verdict,
+            "margin": margin,
+        }
+    )
+    shuffled = rows.take(random.permutation(nodes.size))
+    one, other = (
+        summarise_map(PATHS, *read_map(each, len(PATHS)), LAYERS) for each in (rows, shuffled)
+    )
+    assert dataclasses.asdict(one) == dataclasses.asdict(other)
 
 
 def test_map_data_has_every_cell_and_the_best(summary: ScanSummary) -> None:

@@ -479,6 +479,8 @@ def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_p
     session = Session.prepare(checkpoint, config.prepare, ONE)
     run = session.search(str(tmp_path / "run"), SEARCH)
     assert set(run.manifest()["settings"]["variants"]) == {"chat", "instruction"}
+    with pytest.raises(ValueError, match="variants are chat, instruction: leave out"):
+        session.evaluate(str(tmp_path / "evaluate"), PATHS)
     # the search itself is that without variants
     assert rows(run)[1] == rows(search.run)[1]
     model = session.model
@@ -559,14 +561,14 @@ def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_pa
     out = str(tmp_path / "run")
     before = str(search.run.directory)
     session = Session.prepare(checkpoint, TaskConfig(task, chat=True).prepare, ONE)
-    with pytest.raises(ValueError, match="none of these questions in the same words"):
+    with pytest.raises(ValueError, match="do not belong together, they differ in chat: None and"):
         session.search(out, SEARCH, reuse=[before])
     session = Session.prepare(checkpoint, TaskConfig(task, scorer="letter").prepare, ONE)
-    with pytest.raises(ValueError, match="scorer: 'options' there, 'letter' here"):
+    with pytest.raises(ValueError, match="scorer: 'options' and 'letter'"):
         session.search(out, SEARCH, reuse=[before])
     config = dataclasses.replace(ONE, dtype="bfloat16")
     session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
-    with pytest.raises(ValueError, match="dtype: 'float32' there, 'bfloat16' here"):
+    with pytest.raises(ValueError, match="dtype: 'float32' and 'bfloat16'"):
         session.search(out, SEARCH, reuse=[before])
     with pytest.raises(ValueError, match="is not a run directory"):
         session.search(out, SEARCH, reuse=[str(tmp_path)])

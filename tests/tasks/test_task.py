@@ -78,6 +78,7 @@ def test_prepare_records_prompts(prepare):
     others = {
         "shots": {"shots": 1},
         "seed": {"task_seed": 1},
+        "shots seed": {"shots_seed": 1},
         "level": {"level": 1},
         "limit": {"limit": 4},
         "chat": {"chat": True},
@@ -97,6 +98,19 @@ def test_prepare_records_prompts(prepare):
     assert len(digests) == len(others)
     again = prepare("arithmetic", limit=5, scorer="generation", max_new_tokens=3, level=2)
     assert again.settings() == record
+
+
+def test_each_seed_draws_its_own_questions(prepare):
+    """Prompts of another task seed after the same shots are those of other questions alone."""
+    limits = {"limit": 5, "level": 2, "context": 2000}
+    plain, asked, shown = (
+        prepare("arithmetic", **limits, **seed)
+        for seed in ({}, {"task_seed": 1}, {"shots_seed": 1})
+    )
+    questions = [[one.question.id for one in each.encoded] for each in (plain, asked, shown)]
+    shots = [each.record["prompt"]["shots"] for each in (plain, asked, shown)]
+    assert questions[0] == questions[2] != questions[1]
+    assert shots[0] == shots[1] != shots[2]
 
 
 def test_prepare_shows_shots_of_file(prepare, folder):
@@ -152,6 +166,8 @@ ONLY_GENERATION = "{} is a setting of the scorer `generation`"
         ("arc", {"split": "trian"}, "has no split, but split is 'trian'"),
         ("arc", {"hub": "somewhere"}, "has no hub, but hub is 'somewhere'"),
         ("arc", {"task_seed": 5}, "the seed 5 applies to the arithmetic task only"),
+        ("arc", {"shots_seed": 5}, "shots seed 5 draws shots of the arithmetic task alone"),
+        ("arithmetic", {"shots": 0, "shots_seed": 5}, "the shots seed 5 draws shots"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("gsm8k", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"rule": "number"}, ONLY_GENERATION.format("rule")),

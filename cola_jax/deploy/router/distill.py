@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -30,12 +31,14 @@ from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.prompts import Prompts
+from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.session import Session
 from cola_jax.scoring.batches import default_batch_size
 from cola_jax.storage import write_whole
 
+log = logging.getLogger(__name__)
 FEATURES = "features"  # the folder of features
 METRICS = "metrics.json"
 TRACKING = "tracking"  # the folder of what a tracker writes
@@ -183,6 +186,10 @@ def read_examples(session: Session, run: str, design: Design, config: DistillCon
     there = RunDirectory(run)
     labels = read_labels(there)
     there.check_model(session.settings["model"])
+    here = asked_here(session.settings, session.encoded)
+    allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
+    if told := check_comparable(asked_by_run(there), here, allowed):
+        log.info("%s was made with other settings: %s", run, "; ".join(told))
     question = match(labels, session.encoded, run)
     return make_examples(labels, question, design.target, config.labels, config.validation)
 
