@@ -13,7 +13,17 @@ from typing import Literal, get_args
 import numpy as np
 import tyro
 
-from cola_jax.report.controls import ROBUST, Asked, Ways
+from cola_jax.deploy.cross_fit import (
+    FOLDS,
+    SOME,
+    Known,
+    cross_fit,
+    fit_rules,
+    folds_of,
+    right_by_rule,
+)
+from cola_jax.deploy.rules import Signals
+from cola_jax.report.controls import ROBUST, Case, Ways
 from cola_jax.report.kept import Kept
 from cola_jax.report.null import draw
 from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Targets, weights
@@ -28,7 +38,8 @@ TARGETS = 3  # that a question is searched for
 MANY = 50_000  # questions that give the truth
 SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
 P = 0.05
-Table = Literal["level", "coverage", "power", "others", "run"]
+MENU, FEATURES = 5, 64  # paths of a menu, and features of a prompt
+Table = Literal["level", "coverage", "power", "others", "menus", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +208,29 @@ def relabelled(settings: Calibration) -> Iterator[list[str]]:
             ]
 
 
-def own_as_gold(ways: Ways, whole: list[Asked], random: np.random.Generator) -> Ways:
+def menus(settings: Calibration) -> Iterator[list[str]]:
+    """What the rules of a menu gain over the first path where features are noise."""
+    for n in (100, 300):
+        gains, fitted, chosen = [], [], []
+        for seed in range(min(settings.replicates, 60)):
+            random = np.random.default_rng(seed)
+            right = random.random((n, MENU)) < 0.5
+            told = Signals(
+                right.astype(object), *(random.normal(size=right.shape) for _ in range(3))
+            )
+            known = Known(right, told, random.normal(size=(n, FEATURES)))
+            crossed = cross_fit(known, folds_of([str(i) for i in range(n)]), [range(MENU)] * FOLDS)
+            own = right_by_rule(fit_rules(known), known)
+            crossed.pop(SOME)
+            before = right[:, 0].mean()
+            gains.append(crossed["selector"].mean() - before)
+            fitted.append(own["selector"].mean() - before)
+            chosen.append(max(crossed, key=lambda rule: crossed[rule].mean()) == "selector")
+        yield [f"{n}", points(Mean.of(np.array(fitted))), points(Mean.of(np.array(gains))),
+               share(chosen)]  # fmt: skip
+
+
+def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> Ways:
     """Calls the model's own wrong answer gold on a random half of the questions."""
     half = random.random(len(whole)) < 0.5
     asked = [
@@ -230,6 +263,10 @@ TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str
     "power": (power, ["points", "tau", "true effect", *(f"n = {n}" for n in SIZES)]),
     "coverage": (coverage, ["interval", "truth", *(f"n = {n}" for n in SIZES)]),
     "others": (others, ["figure", "questions", "tested", "p <= 0.05"]),
+    "menus": (
+        menus,
+        ["questions", "selector, on its own questions", "cross-fitted", "selector chosen"],
+    ),
     "run": (
         relabelled,
         ["gold", "counted", "questions", "draws", "effect", "p <= 0.05", "undecided"],

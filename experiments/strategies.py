@@ -17,7 +17,7 @@ import tyro
 from etils import epath
 
 from cola_jax.report.compare import net_change
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Search, Ways
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways
 from cola_jax.report.kept import Kept
 from cola_jax.report.preference import Excess, Net, Targets
 from cola_jax.report.results import number_or_none
@@ -53,7 +53,7 @@ class Strategies(Searches):
     """Run directories whose evaluations are not run again, and so not counted as run."""
 
 
-class Found(NamedTuple):
+class Hits(NamedTuple):
     """The search of a question for one target, with one seed."""
 
     paths: list[tuple[int, ...]]
@@ -69,9 +69,9 @@ def rules_of(text: str) -> Rules:
     return dataclasses.replace(rules, **{key: json.loads(one) for key, one in values.items()})
 
 
-def searches(run: RunDirectory) -> dict[tuple[str, int], Found]:
+def searches(run: RunDirectory) -> dict[tuple[str, int], Hits]:
     """Reads the searches of every question, by its id and their target."""
-    found: dict[tuple[str, int], Found] = defaultdict(lambda: Found([], {}, {}))
+    found: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
     for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
         one = found[row["question"], row["target"]]
@@ -89,18 +89,18 @@ class Seed(NamedTuple):
     """What a strategy found with one seed."""
 
     ways: Ways
-    found: dict[tuple[str, int], Found]
+    found: dict[tuple[str, int], Hits]
 
     def within(self, size: int) -> Ways:
         """Counts the first evaluations of each search, the baseline included."""
 
-        def cut(one: Found) -> Search:
+        def cut(one: Hits) -> Reached:
             hits = {node: hit for node, hit in one.hits.items() if node < size}
             best = min(hits, key=lambda node: hits[node], default=None)
             robust = [hit[0] for node, hit in hits.items() if one.holds.get(node)]
             held = None if best is None else one.holds.get(best)
             layers = None if best is None else hits[best][0]
-            return Search(layers, held, min(robust, default=None))
+            return Reached(layers, held, min(robust, default=None))
 
         asked = [
             one._replace(searches={j: cut(self.found[one.id, j]) for j in one.searches})
@@ -143,7 +143,7 @@ def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
     return [np.array(gold), np.array(controls)]
 
 
-def layers_run(searches: Iterable[Found], size: int) -> float:
+def layers_run(searches: Iterable[Hits], size: int) -> float:
     """Layers that the first evaluations of a search for gold need, mean: each prefix runs once."""
     prefixes = [
         {path[:n] for path in one.paths[:size] for n in range(1, len(path) + 1)} for one in searches

@@ -31,7 +31,7 @@ class Known(NamedTuple):
         return Known(self.right[some], Signals(*(x[some] for x in self.told)), self.states[rows])
 
 
-class Rules(NamedTuple):
+class FittedRules(NamedTuple):
     """Fitted rules."""
 
     single: int  # the path that is right most often
@@ -46,16 +46,16 @@ class Rules(NamedTuple):
         return chosen | {"selector": self.selector.choose(known.states)}
 
 
-def fit_rules(known: Known) -> Rules:
+def fit_rules(known: Known) -> FittedRules:
     """Fits all rules to training questions."""
-    return Rules(
+    return FittedRules(
         single=int(known.right.mean(axis=0).argmax()),
         signs={name: fit_sign(getattr(known.told, name), known.right) for name in CONFIDENCE},
         selector=fit_selector(known.states, known.right),
     )
 
 
-def right_by_rule(rules: Rules, known: Known) -> dict[str, np.ndarray]:
+def right_by_rule(rules: FittedRules, known: Known) -> dict[str, np.ndarray]:
     """Returns whether the path that each rule chooses is right [n]; and whether some path is."""
     each = np.arange(len(known.right))
     right = {name: known.right[each, index] for name, index in rules.choose(known).items()}

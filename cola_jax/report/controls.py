@@ -16,7 +16,7 @@ COLUMNS += ["variant_answers", "best", "robust", "again", "controls"]
 ONCE, AGAIN, ROBUST = "once", "asked again", "robust"
 
 
-class Search(NamedTuple):
+class Reached(NamedTuple):
     """What one search found; layers are None where it found no such path."""
 
     best: int | None  # layers of the shortest path to its target
@@ -24,21 +24,21 @@ class Search(NamedTuple):
     robust: int | None  # layers of the shortest path that gives the target in all variants
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "Search":
+    def of(cls, row: dict[str, Any]) -> "Reached":
         """Reads the search for gold of a question's row, or a control search."""
         held = [all(one["holds"]) for one in row["again"] or () if one["path"] == row["best"]]
         best, robust = (None if row[n] is None else len(row[n]) for n in ("best", "robust"))
         return cls(best, held[0] if held else None, robust)
 
 
-class Asked(NamedTuple):
+class Case(NamedTuple):
     """A question that was searched, whose baseline is graded."""
 
     id: str
     gold: int
     answers: list[int]  # the model's, as first asked and in each other variant
     scores: np.ndarray  # [1 + V, J], its scores of the options, likewise
-    searches: dict[int, Search]  # by target
+    searches: dict[int, Reached]  # by target
 
     @property
     def before(self) -> str:
@@ -47,17 +47,17 @@ class Asked(NamedTuple):
         return "right" if all(right) else "mixed" if any(right) else "wrong"
 
     @property
-    def own(self) -> Search | None:
+    def own(self) -> Reached | None:
         """The search for the one answer that the model gives in all variants."""
         return self.searches.get(self.answers[0]) if len(set(self.answers)) == 1 else None
 
     @property
-    def controls(self) -> list[Search]:
+    def controls(self) -> list[Reached]:
         """The searches for wrong answers that the model gives in no variant."""
         given = {self.gold, *self.answers}
         return [one for target, one in self.searches.items() if target not in given]
 
-    def first(self) -> "Asked":
+    def first(self) -> "Case":
         """Leaves out the other variants."""
         return self._replace(answers=self.answers[:1], scores=self.scores[:1])
 
@@ -66,26 +66,26 @@ class Asked(NamedTuple):
         return [self.gold, *(j for j in range(self.scores.shape[1]) if j != self.gold)]
 
 
-def read_asked(questions: pa.Table) -> list[Asked]:
+def read_asked(questions: pa.Table) -> list[Case]:
     """Reads the questions whose baseline is graded."""
     rows = questions.filter(pc.field("baseline").is_valid()).select(COLUMNS)
     return [asked(row) for batch in rows.to_batches() for row in batch.to_pylist()]
 
 
-def asked(row: dict[str, Any]) -> Asked:
+def asked(row: dict[str, Any]) -> Case:
     """Reads a question's row."""
-    searches = {one["target"]: Search.of(one) for one in row["controls"] or ()}
+    searches = {one["target"]: Reached.of(one) for one in row["controls"] or ()}
     answers = [row["baseline_answer"], *(row["variant_answers"] or ())]
     options = len(row["options"] or ())
     scores = np.full((len(answers), options), np.nan)  # of an older run, or a metric of one's own
     if [len(one) for one in row["baseline_scores"] or ()] == [options] * len(answers):
         scores = np.array(row["baseline_scores"], float)
     gold = 0 if row["gold"] is None else row["gold"]
-    return Asked(row["question"], gold, answers, scores, {gold: Search.of(row)} | searches)
+    return Case(row["question"], gold, answers, scores, {gold: Reached.of(row)} | searches)
 
 
 def targets_of(
-    some: Iterable[Asked], hit: Callable[[Search], bool | None], *, weighted: bool
+    some: Iterable[Case], hit: Callable[[Reached], bool | None], *, weighted: bool
 ) -> tuple[list[str], Targets]:
     """Collects the targets of questions that are wrong in all variants and have a control.
 
@@ -116,7 +116,7 @@ def padded(rows: Sequence[Sequence[Any] | np.ndarray], fill: Any) -> np.ndarray:
     return out
 
 
-HITS: dict[str, Callable[[Search], bool | None]] = {
+HITS: dict[str, Callable[[Reached], bool | None]] = {
     ONCE: lambda one: one.best is not None,
     AGAIN: lambda one: one.held,
     ROBUST: lambda one: one.robust is not None,
@@ -126,7 +126,7 @@ HITS: dict[str, Callable[[Search], bool | None]] = {
 class Ways(NamedTuple):
     """The questions of a run, and the ways of counting what was found that it allows."""
 
-    asked: list[Asked]
+    asked: list[Case]
     names: tuple[str, ...]
     weighted: bool  # whether the model scores the options that are searched for
 
@@ -201,16 +201,16 @@ class AskedAgain(NamedTuple):
 
 def summarise_again(ways: Ways, num_layers: int) -> AskedAgain:
     """Summarises what was asked again."""
-    groups: dict[str, list[Asked]] = {"right": [], "wrong": [], "mixed": []}
+    groups: dict[str, list[Case]] = {"right": [], "wrong": [], "mixed": []}
     for one in ways.asked:
         groups[one.before].append(one)
     own = {name: [one.searches[one.gold] for one in some] for name, some in groups.items()}
     controls = [other for one in groups["wrong"] for other in one.controls]
 
-    def held(some: Iterable[Search]) -> Share:
+    def held(some: Iterable[Reached]) -> Share:
         return Share.of(np.array([one.held for one in some if one.held is not None], bool))
 
-    def robust(some: Iterable[Search]) -> Share:
+    def robust(some: Iterable[Reached]) -> Share:
         return Share.of(np.array([one.robust is not None for one in some], bool))
 
     agrees = [other == one.answers[0] for one in ways.asked for other in one.answers[1:]]

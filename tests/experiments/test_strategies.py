@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Asked, Search, Ways
+from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Case, Reached, Ways
 from cola_jax.report.preference import Net
-from experiments.strategies import Found, Seed, first_hits, layers_run, measure
+from experiments.strategies import Hits, Seed, first_hits, layers_run, measure
 
 BASE = (0, 1, 2, 3)
 GOLD, OWN, OTHER = 0, 1, 2
-NONE = Search(None, None, None)
+NONE = Reached(None, None, None)
 
 
 def found(hits=(), holds=()):
     """A search of four evaluations; a hit runs as many layers as it was not late."""
     every = {node: (4 - node, -1.0) for node in hits}
-    return Found([BASE] * 4, every, {n: n in holds for n in every})
+    return Hits([BASE] * 4, every, {n: n in holds for n in every})
 
 
 def seed(*questions, answers=(OWN, OWN)):
@@ -24,7 +24,7 @@ def seed(*questions, answers=(OWN, OWN)):
     for i, each in enumerate(questions):
         scores = np.array([[-2.0, -1.0, -2.0]] * 2)
         targets = dict.fromkeys((GOLD, OTHER, OWN)[: len(each)], NONE)
-        asked.append(Asked(f"q{i}", GOLD, list(answers), scores, targets))
+        asked.append(Case(f"q{i}", GOLD, list(answers), scores, targets))
         searches |= {(f"q{i}", target): one for target, one in zip(targets, each, strict=True)}
     return Seed(Ways(asked, (ONCE, AGAIN, ROBUST), True), searches)
 
@@ -78,7 +78,7 @@ def test_first_hits_of_gold_and_of_controls():
 
 
 def test_layers_are_run_once_for_each_prefix():
-    one = Found([BASE, (0, 1, 3), (0, 1, 3, 3)], {}, {})
+    one = Hits([BASE, (0, 1, 3), (0, 1, 3, 3)], {}, {})
     assert layers_run([one], 1) == 4
     assert layers_run([one], 2) == 5
     assert layers_run([one], 3) == 6
