@@ -52,7 +52,7 @@ class Benchmark:
     """Number of times each program is timed, in turns."""
     task: OmitArgPrefixes[TaskConfig] = NO_TASK
     simulations: int = 32
-    """Evaluations per question of the search over a task, beyond the baseline, and again for its
+    """Evaluations per question of the search over a task, beyond the baseline, and again for each
     control; without the confirmation of paths in float32."""
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
