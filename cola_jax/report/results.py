@@ -11,7 +11,7 @@ from rich.table import Table
 from cola_jax.json_text import parse_object, readable_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
-from cola_jax.report.statistics import Share, holm
+from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.storage import write_whole
@@ -88,19 +88,16 @@ def effects_of(summary: Summary) -> dict[str, Any]:
 
     `p_holm` is corrected for the number of p-values here; shares and effects are 0 to 1.
     """
-    tested = {f"net {name}": net.p for name, net in summary.nets.items() if not net.undecided}
-    tested |= {f"kept {name}": kept.p for name, kept in summary.kept.items()}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    p = summary.p_values
     return {
         "preference": summary.preference and summary.preference._asdict(),
         "net": {
-            name: net._asdict()
-            | {"undecided": net.undecided, "p_holm": corrected.get(f"net {name}")}
+            name: net._asdict() | {"undecided": net.undecided, "p_holm": p[name][1]}
             for name, net in summary.nets.items()
         },
         "by_distance": {name: curve._asdict() for name, curve in summary.curves.items()},
         "layers_kept": {
-            name: kept._asdict() | {"p_holm": corrected[f"kept {name}"]}
+            name: kept._asdict() | {"p_holm": p[f"kept {name}"][1]}
             for name, kept in summary.kept.items()
         },
     }

@@ -21,6 +21,7 @@ from cola_jax.report.statistics import (
     Share,
     TreeShape,
     count_distinct,
+    holm,
     is_false,
     is_null,
     is_true,
@@ -108,6 +109,14 @@ class Summary:
     def net(self) -> Net:
         """W→C beyond its control; of a search in all variants at once, of what is right in all."""
         return self.nets[ONCE if ONCE in self.nets else ROBUST]
+
+    @property
+    def p_values(self) -> dict[str, tuple[float, float]]:
+        """P-values of `nets` by name and of `kept` by `kept NAME`, as such and after Holm."""
+        values = {name: math.nan if net.undecided else net.p for name, net in self.nets.items()}
+        values |= {f"kept {name}": kept.p for name, kept in self.kept.items()}
+        corrected = holm(list(values.values()))
+        return {name: (values[name], p) for name, p in zip(values, corrected, strict=True)}
 
     @property
     def answer_noun(self) -> str:

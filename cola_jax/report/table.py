@@ -12,7 +12,7 @@ from cola_jax.report.controls import AGAIN, ONCE, ROBUST, AskedAgain
 from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.preference import Excess, Net
-from cola_jax.report.statistics import Share, holm
+from cola_jax.report.statistics import Share
 from cola_jax.report.summary import PathResult, Summary, path_results, scorer_flag
 from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
@@ -110,8 +110,7 @@ def net_rows(summary: Summary) -> list[Row]:
     """Lists what was reached beyond the control searches, and what was kept of right answers."""
     if not any(net.n for net in summary.nets.values()):
         return []
-    rows = []
-    p = corrected_p(summary)
+    rows, p = [], summary.p_values
     for name, net in summary.nets.items():
         rows.append(net_row(LABELS[name], net))
         if not net.undecided:
@@ -124,14 +123,6 @@ def net_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def corrected_p(summary: Summary) -> dict[str, tuple[float, float]]:
-    """Returns the p-values of a summary, each also as corrected for their number, by row."""
-    values = {name: math.nan if net.undecided else net.p for name, net in summary.nets.items()}
-    values |= {f"kept {name}": kept.p for name, kept in summary.kept.items()}
-    pairs = zip(values.values(), holm(list(values.values())), strict=True)
-    return dict(zip(values, pairs, strict=True))
-
-
 def p_row(p: float, corrected: float) -> Row:
     """Makes the row of a p-value, also as corrected for all of its table."""
     by_holm = "" if math.isnan(p) else f"Holm: {format_p(corrected)}"
@@ -140,7 +131,7 @@ def p_row(p: float, corrected: float) -> Row:
 
 def kept_rows(summary: Summary) -> list[Row]:
     """Lists the layers saved where the model's answer is kept, whether right or wrong."""
-    rows, p = [], corrected_p(summary)
+    rows, p = [], summary.p_values
     for name, kept in summary.kept.items():
         if not kept.n_wrong:  # no search for such an answer
             continue
