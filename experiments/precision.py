@@ -52,13 +52,17 @@ def chosen_paths(
 
 
 def held(questions: list[dict[str, Any]]) -> list[list[str]]:
-    """Counts the best paths that hold in float32, in all variants, and in both."""
+    """Counts the best paths that hold in float32, and in all variants.
+
+    The latter of questions that were right, or wrong, in all variants before.
+    """
     rows = []
     for name, before in ((RETAINED, True), (CORRECTED, False)):
         some = [q for q in questions if q["baseline"] is before and q["best"] is not None]
         kept = np.array([bool(q["confirmed"]) for q in some], bool)
-        again = np.array([holds_again(q) for q in some], bool)
-        for label, mask in (("float32", kept), ("all variants", again), ("both", kept & again)):
+        alike = [q for q in some if q["again"] and set(q["again"][0]["holds"]) <= {before}]
+        again = np.array([holds_again(q) for q in alike], bool)
+        for label, mask in (("float32", kept), ("all variants", again)):
             rows.append([f"best paths of {name}: right in {label}", *cells(Share.of(mask))])
     return rows
 
