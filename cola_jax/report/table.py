@@ -36,7 +36,10 @@ def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, lis
     """Lists the rows of a summary by heading; not the whole of them for a terminal."""
     groups = [
         ("Answers", answer_rows(summary)),
-        ("Beyond control", net_rows(summary)),
+        (
+            "Against an answer given as often" if summary.open else "Beyond control",
+            net_rows(summary),
+        ),
         ("Asked again", again_rows(summary.again)),
         ("Layers kept", kept_rows(summary)),
         ("By level", level_rows(summary)),
