@@ -1,4 +1,4 @@
-"""Reading the programs that XLA compiles: loop bodies, cycles, kernels, copies of weights."""
+"""Reading the programs that XLA compiles: loop bodies, cycles, kernels, copies of large arrays."""
 
 import dataclasses
 import json
@@ -12,6 +12,8 @@ ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 # operations that only name existing arrays
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 PRODUCTS = {"dot", "convolution"}
+UPDATES = {"dynamic-update-slice", "scatter"}  # in place
+LARGE = 2**25  # elements: more than what a tile computes has, for the models compiled here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Instruction:
     body: str | None
     target: str | None  # of a custom call
     operands: tuple[str, ...]
+    in_place: bool  # of a custom call
     notes: dict[str, Any]
 
     @property
@@ -39,6 +42,10 @@ class Instruction:
             (kind, tuple(int(n) for n in dims.split(",") if n), "S(1)" in layout)
             for kind, dims, layout in ARRAY.findall(self.shape)
         ]
+
+    def elements(self) -> int:
+        """Counts the elements of the largest result in memory."""
+        return max((math.prod(dims) for _, dims, staged in self.arrays() if not staged), default=0)
 
 
 Computations = dict[str, list[Instruction]]
@@ -74,7 +81,8 @@ def instruction(name: str, rest: str) -> Instruction:
     named = {key: match[1] if match else None for key, match in found.items()}
     given = re.match(r"[\w-]+\(([^)]*)\)", head)
     operands = tuple(re.findall(r"%([^\s,)]+)", given[1])) if given else ()
-    return Instruction(name, shape, op[0] if op else "", operands=operands, notes=notes, **named)
+    parts = {"operands": operands, "in_place": "output_to_operand_aliasing" in head, "notes": notes}
+    return Instruction(name, shape, op[0] if op else "", **parts, **named)
 
 
 def shape_end(text: str) -> int:
@@ -96,6 +104,31 @@ def longest_body(program: Computations) -> str:
 def kernels(program: Computations, computation: str) -> list[Instruction]:
     """Lists what a GPU starts a kernel for."""
     return [one for one in program[computation] if one.op not in FREE]
+
+
+def large_copies(text: str) -> list[str]:
+    """Lists the results in memory that hold at least half of a large argument.
+
+    These are slot buffers, KV blocks and stacks of weights. What updates its argument in place is
+    left out.
+    """
+    program = parse(text)
+    entry = re.findall(r"^ENTRY %?(\S+)", text, re.MULTILINE)[0]
+    arguments = [one.elements() for one in program[entry] if one.op == "parameter"]
+    least = min((size for size in arguments if size >= LARGE), default=math.inf) / 2
+    inner = {one.calls for rows in program.values() for one in rows}
+    return [
+        f"{one.op} {one.shape.split('{')[0]}"
+        for name, rows in program.items()
+        for one in rows
+        if name not in inner
+        and one.op not in FREE
+        and not one.op.endswith("-start")
+        and not one.in_place
+        and one.op not in UPDATES
+        and not (one.calls and contains(program, one.calls, UPDATES))
+        and one.elements() >= least
+    ]
 
 
 def weight_copies(

@@ -1,5 +1,6 @@
 """The memory budget: how large the buffers of a batch are, and how they are read and written."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -234,8 +235,24 @@ def get(
     buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
 ) -> Float[Array, " R *Y"]:
     """Takes rows, or a part of each, as the floats that were written."""
-    values = buffer[rows, *part]
+    values = jax.lax.platform_dependent(
+        buffer,
+        rows,
+        tpu=functools.partial(get_by_rows, part=part),
+        default=functools.partial(get_at_once, part=part),
+    )
     return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
+
+
+def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Reads rows in one operation."""
+    return buffer[rows, *part]
+
+
+def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Reads rows one by one: for a gather, libtpu 0.0.42 and 0.0.50 copy the whole buffer."""
+    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False) for row in rows]
+    return jnp.stack([row[part] for row in taken])
 
 
 def put(
