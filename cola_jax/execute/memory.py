@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
@@ -250,9 +251,13 @@ def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Arr
 
 
 def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows one by one: for a gather, libtpu 0.0.42 and 0.0.50 copy the whole buffer."""
-    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False) for row in rows]
-    return jnp.stack([row[part] for row in taken])
+    """Reads rows one by one: for a gather, libtpu 0.0.42 and 0.0.50 copy the whole buffer.
+
+    Without the constraint, it is copied to the order in which values are used.
+    """
+    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
+    values = jnp.stack(taken)
+    return with_layout_constraint(values, Layout(tuple(range(values.ndim))))
 
 
 def put(
