@@ -43,10 +43,6 @@ class Instruction:
             for kind, dims, layout in ARRAY.findall(self.shape)
         ]
 
-    def elements(self) -> int:
-        """Counts the elements of the largest result in memory."""
-        return max((math.prod(dims) for _, dims, staged in self.arrays() if not staged), default=0)
-
 
 Computations = dict[str, list[Instruction]]
 
@@ -107,28 +103,36 @@ def kernels(program: Computations, computation: str) -> list[Instruction]:
 
 
 def large_copies(text: str) -> list[str]:
-    """Lists the results in memory that hold at least half of a large argument.
+    """Lists the results in memory that hold a large argument: at least half, or a part of all rows.
 
-    These are slot buffers, KV blocks and stacks of weights. What updates its argument in place is
-    left out.
+    Arguments are slot buffers, KV blocks and stacks of weights. Updates in place are left out.
     """
     program = parse(text)
     entry = re.findall(r"^ENTRY %?(\S+)", text, re.MULTILINE)[0]
-    arguments = [one.elements() for one in program[entry] if one.op == "parameter"]
-    least = min((size for size in arguments if size >= LARGE), default=math.inf) / 2
-    inner = {one.calls for rows in program.values() for one in rows}
-    return [
-        f"{one.op} {one.shape.split('{')[0]}"
-        for name, rows in program.items()
-        for one in rows
-        if name not in inner
-        and one.op not in FREE
-        and not one.op.endswith("-start")
-        and not one.in_place
-        and one.op not in UPDATES
-        and not (one.calls and contains(program, one.calls, UPDATES))
-        and one.elements() >= least
+    arguments = [
+        dims
+        for one in program[entry]
+        if one.op == "parameter"
+        for _, dims, _ in one.arrays()
+        if math.prod(dims) >= LARGE
     ]
+    fused = {one.calls for rows in program.values() for one in rows}
+    return [
+        f"{one.op} {kind}{list(dims)}"
+        for name, rows in program.items()
+        if name not in fused
+        for one in rows
+        if one.op not in FREE | UPDATES and not one.op.endswith("-start") and not one.in_place
+        if not (one.calls and contains(program, one.calls, UPDATES))
+        for kind, dims, staged in one.arrays()
+        if not staged and any(holds(dims, argument) for argument in arguments)
+    ]
+
+
+def holds(dims: tuple[int, ...], argument: tuple[int, ...]) -> bool:
+    """Whether a result of these dimensions is at least half of an argument, or part of all rows."""
+    least = 64 if dims[:1] == argument[:1] else 2
+    return least * math.prod(dims) >= math.prod(argument)
 
 
 def weight_copies(

@@ -22,6 +22,8 @@ DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
 WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
 MULTIPLE = (WRITTEN, 1)  # of the tokens of a decoded block
 MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
+MOST_GATHERED = 2**19  # bytes of a row for which no libtpu from 0.0.42 copies the buffer
+LANES = 128  # of a TPU, in an array's last axis
 FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 
@@ -236,12 +238,9 @@ def get(
     buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
 ) -> Float[Array, " R *Y"]:
     """Takes rows, or a part of each, as the floats that were written."""
-    values = jax.lax.platform_dependent(
-        buffer,
-        rows,
-        tpu=functools.partial(get_by_rows, part=part),
-        default=functools.partial(get_at_once, part=part),
-    )
+    at_once, by_rows = (functools.partial(f, part=part) for f in (get_at_once, get_by_rows))
+    on_tpu = by_rows if buffer.nbytes > MOST_GATHERED * len(buffer) else at_once
+    values = jax.lax.platform_dependent(buffer, rows, tpu=on_tpu, default=at_once)
     return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
 
 
@@ -251,12 +250,15 @@ def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Arr
 
 
 def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows one by one: for a gather, libtpu 0.0.42 and 0.0.50 copy the whole buffer.
+    """Reads rows one by one: a TPU's compiler may split the buffer to gather large rows.
 
-    Without the constraint, it is copied to the order in which values are used.
+    Where no axis is padded, values keep the order of the buffer; in the order in which they are
+    used, the whole buffer would be copied to it.
     """
     taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
     values = jnp.stack(taken)
+    if values.shape[-1] % LANES:
+        return values
     return with_layout_constraint(values, Layout(tuple(range(values.ndim))))
 
 
