@@ -108,10 +108,10 @@ def large_copies(text: str) -> list[str]:
     Arguments are slot buffers, KV blocks and stacks of weights. Updates in place are left out.
     """
     program = parse(text)
-    entry = re.findall(r"^ENTRY %?(\S+)", text, re.MULTILINE)[0]
+    *_, entry = program.values()
     arguments = [
         dims
-        for one in program[entry]
+        for one in entry
         if one.op == "parameter"
         for _, dims, _ in one.arrays()
         if math.prod(dims) >= LARGE
