@@ -77,8 +77,10 @@ def instruction(name: str, rest: str) -> Instruction:
     named = {key: match[1] if match else None for key, match in found.items()}
     given = re.match(r"[\w-]+\(([^)]*)\)", head)
     operands = tuple(re.findall(r"%([^\s,)]+)", given[1])) if given else ()
-    parts = {"operands": operands, "in_place": "output_to_operand_aliasing" in head, "notes": notes}
-    return Instruction(name, shape, op[0] if op else "", **parts, **named)
+    in_place = "output_to_operand_aliasing" in head
+    return Instruction(
+        name, shape, op[0] if op else "", operands=operands, in_place=in_place, notes=notes, **named
+    )
 
 
 def shape_end(text: str) -> int:
