@@ -22,7 +22,7 @@ DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
 WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
 MULTIPLE = (WRITTEN, 1)  # of the tokens of a decoded block
 MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
-MOST_GATHERED = 2**19  # bytes of a row for which no libtpu from 0.0.42 copies the buffer
+MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
 LANES = 128  # of a TPU, in an array's last axis
 FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
@@ -250,10 +250,10 @@ def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Arr
 
 
 def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows one by one: a TPU's compiler may split the buffer to gather large rows.
+    """Reads rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
 
-    Where no axis is padded, values keep the order of the buffer; in the order in which they are
-    used, the whole buffer would be copied to it.
+    The constraint keeps it from copying the buffer to the order of axes in which the values are
+    used. Arrays of other widths than whole lanes have an order of their own in memory.
     """
     taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
     values = jnp.stack(taken)
