@@ -1,4 +1,4 @@
-"""Reading the programs that XLA compiles: loop bodies, cycles, kernels, copies of weights."""
+"""Reading the programs that XLA compiles: loop bodies, cycles, kernels, copies of large arrays."""
 
 import dataclasses
 import json
@@ -12,6 +12,8 @@ ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 # operations that only name existing arrays
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call"}
 PRODUCTS = {"dot", "convolution"}
+UPDATES = {"dynamic-update-slice", "scatter"}  # in place
+LARGE = 2**25  # elements: more than what a tile computes has, for the models compiled here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Instruction:
     body: str | None
     target: str | None  # of a custom call
     operands: tuple[str, ...]
+    in_place: bool  # of a custom call
     notes: dict[str, Any]
 
     @property
@@ -74,7 +77,10 @@ def instruction(name: str, rest: str) -> Instruction:
     named = {key: match[1] if match else None for key, match in found.items()}
     given = re.match(r"[\w-]+\(([^)]*)\)", head)
     operands = tuple(re.findall(r"%([^\s,)]+)", given[1])) if given else ()
-    return Instruction(name, shape, op[0] if op else "", operands=operands, notes=notes, **named)
+    in_place = "output_to_operand_aliasing" in head
+    return Instruction(
+        name, shape, op[0] if op else "", operands=operands, in_place=in_place, notes=notes, **named
+    )
 
 
 def shape_end(text: str) -> int:
@@ -96,6 +102,39 @@ def longest_body(program: Computations) -> str:
 def kernels(program: Computations, computation: str) -> list[Instruction]:
     """Lists what a GPU starts a kernel for."""
     return [one for one in program[computation] if one.op not in FREE]
+
+
+def large_copies(text: str) -> list[str]:
+    """Lists the results in memory that hold a large argument: at least half, or a part of all rows.
+
+    Arguments are slot buffers, KV blocks and stacks of weights. Updates in place are left out.
+    """
+    program = parse(text)
+    *_, entry = program.values()
+    arguments = [
+        dims
+        for one in entry
+        if one.op == "parameter"
+        for _, dims, _ in one.arrays()
+        if math.prod(dims) >= LARGE
+    ]
+    fused = {one.calls for rows in program.values() for one in rows}
+    return [
+        f"{one.op} {kind}{list(dims)}"
+        for name, rows in program.items()
+        if name not in fused
+        for one in rows
+        if one.op not in FREE | UPDATES and not one.op.endswith("-start") and not one.in_place
+        if not (one.calls and contains(program, one.calls, UPDATES))
+        for kind, dims, staged in one.arrays()
+        if not staged and any(holds(dims, argument) for argument in arguments)
+    ]
+
+
+def holds(dims: tuple[int, ...], argument: tuple[int, ...]) -> bool:
+    """Whether a result of these dimensions is at least half of an argument, or part of all rows."""
+    least = 64 if dims[:1] == argument[:1] else 2
+    return least * math.prod(dims) >= math.prod(argument)
 
 
 def weight_copies(

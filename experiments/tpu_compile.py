@@ -1,19 +1,21 @@
 """Compiles the device programs for TPUs on a machine that has none, and reads the results.
 
 `pip install libtpu`, then `python -m experiments.tpu_compile`. Once libtpu is installed, everything
-else needs JAX_PLATFORMS=cpu, so a virtual environment of its own is best.
+else needs JAX_PLATFORMS=cpu, so a virtual environment of its own is best. Exits with status 1 where
+a program of ours copies a weight, or a whole slot buffer or cache.
 """
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
 
 # isort: split
-import jax
 import numpy as np
 import tyro
 
@@ -23,6 +25,7 @@ from experiments.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
 from experiments.tpu_kernel import call_in, cycles_of
 
 TENSOR = {"llama-3.2-3b": 1, "llama-3-8b": 4}
+VMAP = "vmap"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class TpuCompile:
     """TPUs to compile for."""
     models: tuple[str, ...] = tuple(TENSOR)
     """Named shapes to compile."""
+    programs: tuple[str, ...] = (*PROGRAMS, VMAP)
+    """Programs to compile; `vmap` is over `run_path`, for comparison."""
     tokens: int = 128
     """Tokens of a prompt, T."""
     rows: int = 16
@@ -40,16 +45,17 @@ class TpuCompile:
     slots: int = 2048
     """State slots, S."""
     paths: int = 4
-    """Paths of the `vmap` over `run_path` that is shown for comparison."""
+    """Paths of the `vmap`."""
     out: Path | None = None
     """JSON file for the table."""
 
 
 def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
-    """Compiles a program, and reads its memory, cost and copies of weights, per device."""
+    """Compiles a program, and reads its memory, cost and copies of large arrays, per device."""
     chip, compiled = CHIPS[name], program.lowered.compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    parsed = hlo.parse(compiled.as_text())
+    text = compiled.as_text()
+    parsed = hlo.parse(text)
     body = hlo.longest_body(parsed)
     copies = hlo.weight_copies(parsed, body, program.weights(), "bf16")
     flops, moved = program.flops / make.tensor, program.least_bytes(make)
@@ -78,6 +84,7 @@ def read(program: Program, make: Abstract, name: str) -> dict[str, Any]:
         ),
         "cycles_over_roofline": cycles / roofline,
         "copied_in_memory": sorted({name for name, _, staged in copies if not staged}),
+        "whole_copies": hlo.large_copies(text),
         "staged_on_chip": sorted({name for name, _, staged in copies if staged}),
     }
 
@@ -98,18 +105,22 @@ def kernel_seconds(
 
 
 def results_of(settings: TpuCompile, name: str, chip: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields what became of each program of a model on a chip."""
+    """Yields the results of each program of a model on a chip."""
     topology = topology_of(chip)
     make = Abstract(SHAPES[name], np.array(topology.devices[: TENSOR[name]]))
     sizes = Sizes(settings.tokens, settings.rows, settings.slots)
-    for program, lower in PROGRAMS.items():
-        yield program, read(lower(make, sizes), make, chip)
-    results = read(lower_vmap(make, sizes, settings.paths), make, chip)
-    # its copies are gathers, which the compiler's times do not cover
-    yield "vmap", {name: x for name, x in results.items() if "roofline" not in name}
+    for program in settings.programs:
+        if program == VMAP:
+            results = read(lower_vmap(make, sizes, settings.paths), make, chip)
+            # its copies are gathers, which the compiler's times do not cover
+            yield program, {name: x for name, x in results.items() if "roofline" not in name}
+        else:
+            yield program, read(PROGRAMS[program](make, sizes), make, chip)
 
 
 def main(settings: TpuCompile) -> None:
+    versions = {name: version(name) for name in ("jax", "libtpu")}
+    print(json.dumps(versions), flush=True)
     rows: list[dict[str, Any]] = []
     for name in settings.models:
         for chip in settings.chips:
@@ -117,8 +128,10 @@ def main(settings: TpuCompile) -> None:
                 rows.append({"model": name, "chip": chip, "program": program, **results})
                 print(json.dumps(rows[-1]), flush=True)
     if settings.out is not None:
-        versions = {"jax": jax.__version__, "tokens": settings.tokens, "rows": settings.rows}
-        settings.out.write_text(json.dumps({**versions, "table": rows}, indent=1) + "\n")
+        sizes = {"tokens": settings.tokens, "rows": settings.rows, "slots": settings.slots}
+        settings.out.write_text(json.dumps({**versions, **sizes, "table": rows}, indent=1) + "\n")
+    ours = [row for row in rows if row["program"] != VMAP]
+    sys.exit(any(row["copied_in_memory"] or row["whole_copies"] for row in ours))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The memory budget: how large the buffers of a batch are, and how they are read and written."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
@@ -20,6 +22,8 @@ DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
 WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
 MULTIPLE = (WRITTEN, 1)  # of the tokens of a decoded block
 MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
+MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
+LANES = 128  # of a TPU, in an array's last axis
 FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
 
 
@@ -234,8 +238,28 @@ def get(
     buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
 ) -> Float[Array, " R *Y"]:
     """Takes rows, or a part of each, as the floats that were written."""
-    values = buffer[rows, *part]
+    at_once, by_rows = (functools.partial(f, part=part) for f in (get_at_once, get_by_rows))
+    on_tpu = by_rows if buffer.nbytes > MOST_GATHERED * len(buffer) else at_once
+    values = jax.lax.platform_dependent(buffer, rows, tpu=on_tpu, default=at_once)
     return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
+
+
+def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Reads rows in one operation."""
+    return buffer[rows, *part]
+
+
+def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
+    """Reads rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
+
+    The constraint keeps it from copying the buffer to the order of axes in which the values are
+    used. Arrays of other widths than whole lanes have an order of their own in memory.
+    """
+    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
+    values = jnp.stack(taken)
+    if values.shape[-1] % LANES:
+        return values
+    return with_layout_constraint(values, Layout(tuple(range(values.ndim))))
 
 
 def put(

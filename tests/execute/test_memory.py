@@ -1,11 +1,14 @@
 """The memory budget, sizes as text, and buffers that hold what was written in any form."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cola_jax.execute.memory import (
+    MOST_GATHERED,
     DecodeSizes,
     Memory,
     Sizes,
@@ -13,6 +16,8 @@ from cola_jax.execute.memory import (
     choose_sizes,
     format_bytes,
     get,
+    get_at_once,
+    get_by_rows,
     parse_bytes,
     put,
     put_at_once,
@@ -164,6 +169,27 @@ def test_rows_are_written_alike_on_every_device(write):
     expected[[3, 1]] = values
     written = jax.jit(write, donate_argnums=0)(buffer, values, jnp.array([3, 1]))
     np.testing.assert_array_equal(written, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (4, 2, 6, 128)])
+@pytest.mark.parametrize("part", [(), (slice(None), slice(2))])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_rows_are_read_alike_on_every_device(shape, part, platform):
+    dtype, rows = stored_as("bfloat16", platform), jnp.array([3, 0, 3])
+    buffer = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    by_rows = jax.jit(functools.partial(get_by_rows, part=part))(buffer, rows)
+    np.testing.assert_array_equal(by_rows, get_at_once(buffer, rows, part))
+    assert by_rows.dtype == dtype
+
+
+def test_get_gathers_small_rows_alone_on_a_tpu():
+    def lowered(width):
+        buffer = jax.ShapeDtypeStruct((3, width), "bfloat16")
+        taken = jax.jit(get).trace(buffer, jnp.array([2, 0]))
+        return taken.lower(lowering_platforms=("tpu",)).as_text()
+
+    assert "gather" in lowered(MOST_GATHERED // 2)
+    assert "gather" not in lowered(MOST_GATHERED)
 
 
 def test_stored_as_spares_a_cpu_conversions_of_a_buffer():

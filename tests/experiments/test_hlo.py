@@ -1,4 +1,4 @@
-"""Reading compiled programs: which copies of weights are found, and what is not a copy."""
+"""Reading compiled programs: which copies are found, and what is not a copy."""
 
 import re
 
@@ -16,8 +16,18 @@ PROGRAM = """
   ROOT %dot = bf16[16,128,8192]{2,1,0} convolution(%one, %one)
 }
 
+%fused_update (p: bf16[2049,128,3072], h: bf16[1,128,3072]) -> bf16[2049,128,3072] {
+  %p.2 = bf16[2049,128,3072]{2,1,0} parameter(0)
+  %h = bf16[1,128,3072]{2,1,0} parameter(1)
+  ROOT %put = bf16[2049,128,3072]{2,1,0} dynamic-update-slice(%p.2, %h)
+}
+
 %body (arg: (s32[], bf16[2049,128,3072])) -> (s32[], bf16[2049,128,3072]) {
   %arg = (s32[], bf16[2049,128,3072]{2,1,0}) parameter(0)
+  %split = bf16[2049,128,256]{2,1,0} slice(%arg)
+  %turned = bf16[3072,128,2049]{2,1,0} copy(%arg)
+  %updated = bf16[2049,128,3072]{2,1,0} fusion(%arg, %act), kind=kLoop, calls=%fused_update
+  %kernel = bf16[2049,128,3072]{2,1,0} custom-call(%arg), custom_call_target="tpu_custom_call", output_to_operand_aliasing={{}: (0, {})}
   %copy.q = bf16[3072,3072]{1,0:T(8,128)} fusion(%arg), kind=kLoop, calls=%fused_slice, CYCLES(100)
   %stage.k = bf16[1,3072,8,128]{3,2,1,0:T(8,128)S(1)} copy(%arg)
   %gate = bf16[16,128,8192]{2,1,0} fusion(%arg), kind=kOutput, calls=%fused_product, CYCLES(2000)
@@ -30,7 +40,7 @@ ENTRY %main (a: bf16[2049,128,3072]) -> bf16[2049,128,3072] {
   %loop = (s32[], bf16[2049,128,3072]{2,1,0}) while(%a), condition=%cond, body=%body
   ROOT %r = bf16[2049,128,3072]{2,1,0} get-tuple-element(%loop), index=1
 }
-"""
+"""  # noqa: E501
 GPU_PROGRAM = """
 %fused_concatenate (p: bf16[3072,24,128], k: bf16[1,3072,8,128]) -> bf16[3072,5120] {
   %p = bf16[3072,24,128]{2,1,0} parameter(0)
@@ -83,6 +93,11 @@ def test_weight_copies_finds_copies_but_not_fused_reads():
         ("k", "bf16[1, 3072, 8, 128]", True),
     ]
     assert hlo.weight_copies(program, body, WEIGHTS, "f32") == []
+
+
+def test_large_copies_finds_splits_and_other_orders_but_not_updates():
+    copies = ["slice bf16[2049, 128, 256]", "copy bf16[3072, 128, 2049]"]
+    assert hlo.large_copies(PROGRAM) == copies
 
 
 def test_parse_reads_cycles_shapes_and_bodies():
