@@ -37,6 +37,7 @@ HEAD = (
     "robust, net", "layers kept, right minus wrong", "first hit of gold, of controls",
     "layers a question", "run in all", "layers run", "sharing",
 )  # fmt: skip
+KEPT = "kept"
 CHANGES = ("strategy", "evaluations", "net, points", "best path again, net", "robust, net")
 
 
@@ -186,7 +187,7 @@ class Row(NamedTuple):
         ]  # fmt: skip
         corrected, *cost = self.cells
         curve = "–" if self.curve is None else points(self.curve)
-        kept = layers_of(self.measured.kept)
+        kept = layers_of(self.measured.kept, p[self.strategy, self.evaluations, KEPT])
         return [f"`{self.strategy}`", str(self.evaluations), corrected, nets[0], curve, *nets[1:],
                 kept, *cost]  # fmt: skip
 
@@ -231,7 +232,9 @@ def changes(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def corrected(nets: Mapping[tuple[str, int, str], Net]) -> dict[tuple[str, int, str], float]:
+def corrected(
+    nets: Mapping[tuple[str, int, str], Net | Kept],
+) -> dict[tuple[str, int, str], float]:
     """Corrects the p-values of a table by Holm's method."""
     return dict(zip(nets, holm([net.p for net in nets.values()]), strict=True))
 
@@ -240,7 +243,11 @@ def main(settings: Strategies) -> None:
     session = settings.prepare()
     rows = [row for name in settings.strategies for row in compare(settings, session, name)]
     p = corrected(
-        {(row.strategy, row.evaluations, way): net for row in rows for way, net in row.nets.items()}
+        {
+            (row.strategy, row.evaluations, way): one
+            for row in rows
+            for way, one in (row.nets | {KEPT: row.measured.kept}).items()
+        }
     )
     show(HEAD, [row.line(p) for row in rows])
     if len(settings.strategies) > 1:

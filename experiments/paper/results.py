@@ -70,12 +70,13 @@ def points(net: Net | Excess | Mean, corrected: float | None = None) -> str:
     return f"{format_points(net.value)} ({', '.join(filter(None, cells))})"
 
 
-def layers(kept: Kept) -> str:
-    """Formats a difference in layers with its interval and p-value."""
+def layers(kept: Kept, corrected: float | None = None) -> str:
+    """Formats a difference in layers with its interval and p-value, also as corrected."""
     if math.isnan(kept.interval[0]):
         return "–"
     value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (kept.difference, *kept.interval))
-    return f"{value} ({low} to {high}, p = {format_p(kept.p)})"
+    by_holm = "" if corrected is None else f", corrected {format_p(corrected)}"
+    return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm})"
 
 
 def depth(one: Depth) -> str:
