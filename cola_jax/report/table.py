@@ -18,6 +18,7 @@ from cola_jax.report.text import shorten
 from cola_jax.runs.directory import RunDirectory
 
 NO_VALUE = "–"
+UNDECIDED = "undecided"
 MAX_LEVEL = 100  # characters
 
 
@@ -65,7 +66,9 @@ def answer_rows(summary: Summary) -> list[Row]:
     ]
     if summary.without_control and summary.control.n:
         count = f"{summary.without_control:,}"
-        rows.append(Row("wrong before, without a control: left out of it", count))
+        rows.append(Row("wrong before, without a control", count))
+    if summary.unscored:
+        rows.append(Row("without finite scores: not in net figures", f"{summary.unscored:,}"))
     if summary.excluded:
         rows.append(Row("questions excluded, ungraded before", f"{summary.excluded:,}"))
     return rows
@@ -110,26 +113,24 @@ LABELS = {
 
 
 def net_rows(summary: Summary) -> list[Row]:
-    """Lists what was reached beyond the control searches, and what was kept of right answers."""
+    """Lists what was reached beyond the control searches."""
     if not any(net.n for net in summary.nets.values()):
         return []
     rows, p = [], summary.p_values
     for name, net in summary.nets.items():
-        rows.append(net_row(LABELS[name], net))
-        if not net.undecided:
-            rows.append(p_row(*p[name]))
+        rows += [net_row(LABELS[name], net), p_row(name, *p[name])]
         if (curve := summary.curves.get(name)) is not None:
-            rows.append(curve_row("by distance to the model's answer", curve))
+            rows.append(curve_row(f"by distance: {name}", curve))
     if summary.preference is not None:
         value = f"{summary.preference.tau:.2f} ± {summary.preference.error:.2f}"
         rows.append(Row("the model's preference for gold, tau", value))
     return rows
 
 
-def p_row(p: float, corrected: float) -> Row:
+def p_row(name: str, p: float, corrected: float) -> Row:
     """Makes the row of a p-value, also as corrected for all of its table."""
     by_holm = "" if math.isnan(p) else f"Holm: {format_p(corrected)}"
-    return Row("p, two-sided", format_p(p), by_holm, role="control")
+    return Row(f"p, two-sided: {name}", format_p(p), by_holm, role="control")
 
 
 def kept_rows(summary: Summary) -> list[Row]:
@@ -146,13 +147,13 @@ def kept_rows(summary: Summary) -> list[Row]:
                 n=f"{kept.n_right:,}",
             ),
             Row(
-                "on the model's own wrong answers",
+                f"on own wrong answers{where}",
                 format_mean(kept.wrong),
                 n=f"{kept.n_wrong:,}",
                 role="control",
             ),
-            kept_row("right minus wrong, at equal margin", kept),
-            p_row(*p[f"kept {name}"]),
+            kept_row(f"difference at equal margin{where}", kept),
+            p_row(f"kept{where}", *p[f"kept {name}"]),
         ]
     return rows
 
@@ -161,7 +162,7 @@ def net_row(label: str, net: Net) -> Row:
     """Makes the row of what a search reached beyond its controls, in points, or as counts."""
     n = f"{net.n:,}"
     if net.undecided:
-        return Row(f"{label}: cannot be told from preference", NO_VALUE, "", n, "control")
+        return Row(label, UNDECIDED, "", n, "control")
     if math.isnan(net.interval[0]) and net.n:
         return Row(label, f"{net.reached}", f"{net.expected:.1f} expected", n, "control")
     interval = format_interval(net.interval, signed=True)
@@ -232,8 +233,13 @@ def kept_row(label: str, kept: Kept) -> Row:
     n = f"{kept.n_right + kept.n_wrong:,}"
     if math.isnan(kept.interval[0]):
         return Row(label, NO_VALUE, "", n, "control")
-    value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (kept.difference, *kept.interval))
+    value, low, high = map(format_signed, (kept.difference, *kept.interval))
     return Row(label, value, f"{low} to {high}", n, "control")
+
+
+def format_signed(value: float) -> str:
+    """Formats a difference with its sign."""
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def search_rows(summary: Summary) -> list[Row]:
@@ -304,7 +310,9 @@ def assumption(summary: Summary) -> str:
     """Says what the figures beyond the control assume of a search that knows nothing."""
     if summary.preference is None:
         return "Minus control: against an answer given as often, either of which could be gold."
+    undecided = any(net.undecided for net in summary.nets.values())
     return (
+        f"{'Undecided: cannot be told from preference. ' if undecided else ''}"
         "Minus control: which target of a question is gold is drawn by the model's preference, "
         "exp(tau x score). By distance: of two answers as far from the model's own, either is "
         "reached as easily. A search that knows something should be clear by both. C→C is "
@@ -397,7 +405,7 @@ def format_percent(value: float) -> str:
 
 def format_points(value: float) -> str:
     """Formats a difference of shares in percentage points, with its sign."""
-    return NO_VALUE if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+    return NO_VALUE if math.isnan(value) else format_signed(100 * value)
 
 
 def format_mean(value: float, decimals: int = 1) -> str:

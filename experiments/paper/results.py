@@ -11,7 +11,13 @@ from cola_jax.report.page import model_name, task_name
 from cola_jax.report.preference import Excess, Net
 from cola_jax.report.statistics import Mean
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.table import format_interval, format_mean, format_p, format_points
+from cola_jax.report.table import (
+    format_interval,
+    format_mean,
+    format_p,
+    format_points,
+    format_signed,
+)
 from cola_jax.runs.directory import RunDirectory
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
@@ -74,7 +80,7 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
     """Formats a difference in layers with its interval and p-value, also as corrected."""
     if math.isnan(kept.interval[0]):
         return "–"
-    value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (kept.difference, *kept.interval))
+    value, low, high = map(format_signed, (kept.difference, *kept.interval))
     by_holm = "" if corrected is None else f", corrected {format_p(corrected)}"
     return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm})"
 
