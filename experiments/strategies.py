@@ -8,6 +8,7 @@ to resume.
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from cola_jax.report.preference import Excess, Net, Targets
 from cola_jax.report.results import number_or_none
 from cola_jax.report.statistics import holm, mean
 from cola_jax.report.summary import ways_of
+from cola_jax.report.table import format_percent
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.search.again import budgets
@@ -118,7 +120,7 @@ class Measured(NamedTuple):
 
 
 def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
-    """Measures a strategy; intervals are over questions, of which seeds are averaged."""
+    """Measures a strategy; hits of seeds are averaged, layers kept are those of the first."""
     every = [seed.within(size) for seed in seeds]
     targets = {}
     for name in every[0].names:
@@ -175,7 +177,7 @@ class Row(NamedTuple):
         own = [seed.found[one.id, one.gold] for seed in seeds for one in seed.ways.asked]
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
-        corrected = f"{100 * mean(gold < size):.0f} %"
+        corrected = format_percent(mean(gold < size))
         return cls(name, size - 1, measured, nets, curve, (corrected, first, run, *cost))
 
     def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:
@@ -236,7 +238,10 @@ def corrected(
     nets: Mapping[tuple[str, int, str], Net | Kept],
 ) -> dict[tuple[str, int, str], float]:
     """Corrects the p-values of a table by Holm's method."""
-    return dict(zip(nets, holm([net.p for net in nets.values()]), strict=True))
+    values = [
+        math.nan if isinstance(net, Net) and net.undecided else net.p for net in nets.values()
+    ]
+    return dict(zip(nets, holm(values), strict=True))
 
 
 def main(settings: Strategies) -> None:

@@ -88,22 +88,32 @@ class Report:
         directory, *others = self.run_directories
         if others:
             raise ValueError("--null is of one run: give one run directory.")
+        if self.page or self.polar or self.drllm:
+            raise ValueError("--null writes no file: leave out --page, --polar and --drllm.")
         run = RunDirectory(directory)
         check_search(run, run.manifest()["settings"])
-        ways = ways_of(run)
-        nulls = {name: null(ways.targets(name)[1], self.given(), DRAWS) for name in ways.names}
+        ways, preference = ways_of(run), self.given(run)
+        every = {name: ways.targets(name)[1] for name in ways.names}
+        if not any(len(targets.hits) for targets in every.values()):
+            raise ValueError(
+                f"{directory} has no wrong question that was searched for other options: search "
+                "with --control all."
+            )
+        nulls = {name: null(targets, preference, DRAWS) for name, targets in every.items()}
         if self.json:
             from cola_jax.report.results import number_or_none
 
             print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
         else:
-            console.print(null_table(nulls))
+            console.print(null_table(nulls, weighted=ways.weighted))
 
-    def given(self) -> "Preference | None":
-        """Reads the preference of another run, if one is named."""
+    def given(self, run: "RunDirectory") -> "Preference | None":
+        """Reads the preference of another run for this one, if one is named."""
         from cola_jax.report.results import read_preference
 
-        return None if self.preference is None else read_preference(self.preference)
+        if self.preference is None:
+            return None
+        return read_preference(self.preference, run.manifest()["settings"])
 
     def show(self, directory: str) -> dict[str, Any]:
         """Prints the table of a run, writes its page, and returns the results but of a scan."""
@@ -112,12 +122,14 @@ class Report:
 
         run = RunDirectory(directory)
         command = run.manifest()["settings"].get("command")
+        if command != "search" and self.preference is not None:
+            raise ValueError("--preference belongs to searches: leave it out.")
         if command == "scan":
             self.show_scan(run)
             return {}
         if command == "evaluate" and self.page is not None:
             raise ValueError("--page belongs to a search or a scan: an evaluation has no page.")
-        summary = None if command == "evaluate" else report.summarise(run, self.given())
+        summary = None if command == "evaluate" else report.summarise(run, self.given(run))
         results = report.write_results(run, summary)
         if self.json:
             print_json(results)
@@ -135,17 +147,19 @@ class Report:
 
         runs = [RunDirectory(directory) for directory in self.run_directories]
         report.check_runs(runs)
-        preference = self.given()
+        preference = self.given(runs[0])
         summaries = [report.summarise(run, preference) for run in runs]
         results = list(map(report.write_results, runs, summaries))
+        names = report.run_names(runs)
+        changes = report.changes(runs, summaries[0].num_layers, preference)
         if self.json:
+            for result, change in zip(results[1:], changes, strict=True):
+                result["against"] = {"run": names[0], **change.to_json()}
             print_json(results)
         else:
-            names = report.run_names(runs)
             for name, summary in zip(names, summaries, strict=True):
                 console.print(name, style="bold")
                 console.print(report.summary_table(summary))
-            changes = report.changes(runs, summaries[0].num_layers)
             console.print(report.changes_table(names, changes))
         self.write(runs, summaries, self.page or Path("report.html"))
 

@@ -1,9 +1,9 @@
 """Several runs in one report: which may stand beside each other, their names and differences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -12,16 +12,17 @@ from rich.text import Text
 
 from cola_jax.report.controls import Ways
 from cola_jax.report.details import model_name, short_digest
-from cola_jax.report.preference import Net, Targets
+from cola_jax.report.preference import Net, Preference, Targets
+from cola_jax.report.results import number_or_none
 from cola_jax.report.statistics import Difference, holm, is_null, list_lengths
 from cola_jax.report.summary import check_search, ways_of
 from cola_jax.report.table import (
     LABELS,
+    UNDECIDED,
     Row,
     format_interval,
     format_p,
     format_points,
-    net_row,
 )
 from cola_jax.report.text import line
 from cola_jax.runs.comparable import asked_by_run, check_comparable
@@ -38,14 +39,25 @@ class Change(NamedTuple):
     nets: dict[str, Net]  # W→C beyond control, by what both runs count as right
     p: dict[str, float]  # of them, corrected for their number and that of the runs compared
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the net differences as a tree of numbers."""
+        kept = ("value", "interval", "p", "n", "informative")
+        return number_or_none(
+            {
+                name: {field: getattr(net, field) for field in kept} | {"p_holm": self.p[name]}
+                for name, net in self.nets.items()
+            }
+        )
+
     @property
     def rows(self) -> list[Row]:
         """Lists the differences of what is beyond control."""
         rows = []
         for name, net in self.nets.items():
-            row = net_row(LABELS[name], net)
-            p = "" if net.undecided else f"; p {format_p(self.p[name])}"
-            rows.append(row._replace(interval=f"{row.interval}{p}".removeprefix("; ")))
+            value = UNDECIDED if net.undecided else format_points(net.value)
+            interval = format_interval(net.interval, signed=True) or "too few differ"
+            p = "" if math.isnan(self.p[name]) else f"; p {format_p(self.p[name])}"
+            rows.append(Row(LABELS[name], value, f"{interval}{p}", f"{net.n:,}"))
         return rows
 
 
@@ -71,9 +83,28 @@ def check_runs(runs: Sequence[RunDirectory]) -> None:
                 f"a report compares runs of one model, but {names[0]} and {names[1]}: give the "
                 "runs of each model to a report of their own."
             )
+    check_ways(directories, [manifest["settings"] for manifest in manifests])
     compared = asked_by_run(runs[0])
     for run in runs[1:]:
         check_comparable(compared, asked_by_run(run))
+
+
+def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError unless what counts as right is the same in all runs."""
+    first, *others = (
+        (one, bool(each.get("robust")), sorted(each.get("variants") or ()))
+        for one, each in zip(directories, settings, strict=True)
+    )
+    for other in others:
+        for name, there, here in (
+            ("--robust", first[1], other[1]),
+            ("--variants", first[2], other[2]),
+        ):
+            if there != here:
+                raise ValueError(
+                    f"{first[0]} and {other[0]} do not belong together, they differ in {name}: "
+                    f"{there} and {here}: give searches of the same kind."
+                )
 
 
 def run_names(runs: Sequence[RunDirectory]) -> list[str]:
@@ -86,13 +117,18 @@ def run_names(runs: Sequence[RunDirectory]) -> list[str]:
     return [f"{number}: {line(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
-def changes(runs: Sequence[RunDirectory], num_layers: int) -> list[Change]:
-    """Compares each run but the first with the first, on the questions that both have done."""
+def changes(
+    runs: Sequence[RunDirectory], num_layers: int, preference: Preference | None = None
+) -> list[Change]:
+    """Compares each run but the first with the first, on the questions that both have done.
+
+    The preference is of another run of the model; by default fitted to each comparison.
+    """
     if len(runs) < 2:
         return []
     results = [question_results(run, num_layers) for run in runs]
     every = [ways_of(run) for run in runs]
-    nets = [net_changes(every[0], other) for other in every[1:]]
+    nets = [net_changes(every[0], other, preference) for other in every[1:]]
     corrected = iter(holm([math.nan if n.undecided else n.p for one in nets for n in one.values()]))
     first, compared = results[0], []
     for other, net in zip(results[1:], nets, strict=True):
@@ -121,16 +157,20 @@ def changes_table(names: Sequence[str], every: Sequence[Change]) -> Table:
     return table
 
 
-def net_changes(first: Ways, other: Ways) -> dict[str, Net]:
+def net_changes(first: Ways, other: Ways, preference: Preference | None) -> dict[str, Net]:
     """Compares what two runs reach beyond control, on the targets of the questions of both."""
     return {
-        name: net_change(first.targets(name), other.targets(name))
+        name: net_change(first.targets(name), other.targets(name), preference)
         for name in first.names
         if name in other.names
     }
 
 
-def net_change(first: tuple[list[str], Targets], other: tuple[list[str], Targets]) -> Net:
+def net_change(
+    first: tuple[list[str], Targets],
+    other: tuple[list[str], Targets],
+    preference: Preference | None = None,
+) -> Net:
     """Tests how much more a run reaches beyond control than the first one."""
     place = {name: i for i, name in enumerate(first[0])}
     common = [(place[name], i) for i, name in enumerate(other[0]) if name in place]
@@ -138,7 +178,8 @@ def net_change(first: tuple[list[str], Targets], other: tuple[list[str], Targets
     mine, others = first[1].take(before), other[1].take(after)
     width = min(mine.gaps.shape[1], others.gaps.shape[1])  # the rest is of other questions
     hits, gaps = others.hits[:, :width], others.gaps[:, :width] + 0 * mine.gaps[:, :width]
-    return Net.of_change(Targets(hits, gaps, others.weighted), mine.hits[:, :width])
+    targets = Targets(hits, gaps, others.weighted)
+    return Net.of_change(targets, mine.hits[:, :width], preference)
 
 
 def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool, bool]]:

@@ -173,14 +173,19 @@ def compare_controls(ways: Ways, num_layers: int, preference: Preference | None)
         if ways.weighted:
             curves[name] = Excess.of(targets)
     kept = {name: ways.kept(name, num_layers) for name in ways.names if name != AGAIN}
+    compared = nets[ways.names[0]].n
+    again = summarise_again(ways, num_layers) if set(ways.names) - {ONCE} else None
     return {
-        "preference": fitted if ways.weighted else None,
+        "preference": fitted if ways.weighted and compared else None,
+        "unscored": sum(bool(one.controls) for one in wrong) - compared,
+        # a search in all variants at once makes nothing right of what is right in some
+        **({"corrected": again.corrected} if again and ONCE not in ways.names else {}),
         "control": Share.of(np.array(hits, bool)),
         "without_control": sum(not one.controls for one in wrong),
         "nets": nets,
         "curves": curves,
         "kept": kept if ways.weighted else {},
-        "again": summarise_again(ways, num_layers) if set(ways.names) - {ONCE} else None,
+        "again": again,
     }
 
 

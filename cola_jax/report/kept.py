@@ -22,7 +22,7 @@ class Kept(NamedTuple):
     wrong: float
     n_right: int
     n_wrong: int
-    difference: float  # at equal margins of the model's answer; NaN without both
+    difference: float  # at equal margins of the model's answer; NaN without both, or all alike
     interval: tuple[float, float]  # 95 %; NaN below ten right or ten wrong questions
     p: float  # two-sided
 
@@ -30,21 +30,21 @@ class Kept(NamedTuple):
     def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "Kept":
         """Regresses layers saved [n] on whether the answer is right [n] and on ranks of its margin.
 
-        The margin [n] is the answer's score minus that of the next one. Its rank enters with its
+        The margin [n] is the best score minus the next one. Its rank enters with its
         square. Errors are HC3, which allow the two groups different variances.
         """
         count = int(right.sum()), int((~right).sum())
         means = [float(saved[some].mean()) if some.any() else math.nan for some in (right, ~right)]
-        nothing = cls(means[0], means[1], *count, math.nan, (math.nan, math.nan), math.nan)
-        if min(count) < 2:
-            return nothing
+        without = cls(means[0], means[1], *count, math.nan, (math.nan, math.nan), math.nan)
+        if min(count) < 2 or np.ptp(saved) == 0:
+            return without
         rank = (rankdata(margin) - (len(margin) + 1) / 2) / len(margin)
         design = np.stack([right, np.ones(len(rank)), rank, rank**2], axis=1).astype(float)
         inverse = np.linalg.pinv(design.T @ design)
         beta = inverse @ design.T @ saved
-        nothing = nothing._replace(difference=float(beta[0]))
+        without = without._replace(difference=float(beta[0]))
         if min(count) < INFORMATIVE:
-            return nothing
+            return without
         leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
         residual = (saved - design @ beta) / np.maximum(1 - leverage, 1e-9)
         error = float(np.linalg.norm(inverse[0] @ (design * residual[:, None]).T))
@@ -52,4 +52,4 @@ class Kept(NamedTuple):
         reach = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
         p = float(2 * t.sf(abs(beta[0]) / error, degrees)) if error > 0 else 1.0
         low, high = float(beta[0]) - reach, float(beta[0]) + reach
-        return nothing._replace(interval=(low, high), p=p)
+        return without._replace(interval=(low, high), p=p)

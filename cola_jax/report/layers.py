@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cola_jax.report.controls import control_searches, keeps
 from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
@@ -122,9 +121,9 @@ def best_paths(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 def control_paths(questions: pa.Table, group: str) -> pa.ChunkedArray:
     """Returns the shortest path of every control search of a group, null where there is none."""
-    graded = questions.filter(pc.field("baseline").is_valid())
-    _, searches = control_searches(graded)
-    return searches["best"].filter(pa.array(keeps(graded) == (group == RETAINED)))
+    wrong = questions.filter(pa.array(is_false(questions["baseline"])))
+    _, searches = control_searches(wrong)
+    return searches["best"].filter(pa.array(keeps(wrong) == (group == RETAINED)))
 
 
 def reaches(

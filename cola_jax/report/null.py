@@ -4,6 +4,7 @@ Gold is drawn anew among the targets of each question, so the stored evaluations
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from cola_jax.report.preference import UNWEIGHTED, Drawn, Net, Preference, Targets, weights
 from cola_jax.report.statistics import Mean, Share
-from cola_jax.report.table import format_percent, format_points
+from cola_jax.report.table import NO_VALUE, format_percent, format_points
 
 DRAWS = 200  # of golds, for each rate
 REJECTED = 0.05
@@ -51,23 +52,30 @@ class Null(NamedTuple):
 def null(targets: Targets, preference: Preference | None, draws: int) -> Null:
     """Draws gold anew, and repeats the test; the preference is the targets' own by default."""
     random = np.random.default_rng(0)
-    if preference is None:
-        preference = Preference.fit(targets.gaps) if targets.weighted else UNWEIGHTED
-    weighted = weights(targets.gaps, preference.tau)
+    own = Preference.fit(targets.gaps) if targets.weighted else UNWEIGHTED
+    weighted = weights(targets.gaps, (preference or own).tau)
     alike = weights(targets.gaps, 0.0)
     controls = np.nanmean(targets.gaps[:, 1:], axis=1)
     return Null(
         n=len(targets.gaps),
-        at_random=rate(targets, alike, draws, random),
-        preferred=rate(targets, weighted, draws, random),
-        smallest=smallest(targets, weighted, draws, random),
+        at_random=rate(targets, alike, preference, draws, random),
+        preferred=rate(targets, weighted, preference, draws, random),
+        smallest=smallest(targets, weighted, preference, draws, random),
         balance=Mean.of(controls - targets.gaps[:, 0]),
     )
 
 
-def rate(targets: Targets, weight: np.ndarray, draws: int, random: np.random.Generator) -> Rate:
-    """Tests golds drawn by weights [n, J]."""
-    nets = [Net.of(targets.relabel(draw(weight, random)), quick=True) for _ in range(draws)]
+def rate(
+    targets: Targets,
+    weight: np.ndarray,
+    preference: Preference | None,
+    draws: int,
+    random: np.random.Generator,
+) -> Rate:
+    """Tests golds drawn by weights [n, J], as a report with this preference does."""
+    nets = [
+        Net.of(targets.relabel(draw(weight, random)), preference, quick=True) for _ in range(draws)
+    ]
     return Rate(
         Mean.of(np.array([net.value for net in nets])),
         Share.of(np.array([net.p <= REJECTED for net in nets])),
@@ -81,7 +89,11 @@ def draw(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def smallest(
-    targets: Targets, weight: np.ndarray, draws: int, random: np.random.Generator
+    targets: Targets,
+    weight: np.ndarray,
+    preference: Preference | None,
+    draws: int,
+    random: np.random.Generator,
 ) -> float:
     """Finds the effect at which p is at most 5 % in four of five draws.
 
@@ -93,12 +105,12 @@ def smallest(
     for _ in range(6):
         middle = (low + high) / 2
         raised = weight * np.exp(middle * targets.hits)
-        shown = rate(targets, raised, draws, random).rejected.value
+        shown = rate(targets, raised, preference, draws, random).rejected.value
         low, high = (low, middle) if shown >= SHOWN else (middle, high)
     return known.effect(high) / scale if high < FARTHEST and scale > 0 else math.nan
 
 
-def null_table(nulls: dict[str, Null]) -> Table:
+def null_table(nulls: dict[str, Null], *, weighted: bool) -> Table:
     """Formats what nothing gives, with a column for each way of counting."""
     table = Table(
         box=SIMPLE_HEAD,
@@ -109,16 +121,19 @@ def null_table(nulls: dict[str, Null]) -> Table:
     table.add_column("")
     for name in nulls:
         table.add_column(name, justify="right")
-    rows = {
-        "questions": lambda one: f"{one.n:,}",
-        "gold at random: net effect": lambda one: format_points(one.at_random.net.value),
-        "p of at most 0.05": lambda one: format_percent(one.at_random.rejected.value),
-        "gold by preference: net effect": lambda one: format_points(one.preferred.net.value),
-        "p of at most 0.05 ": lambda one: format_percent(one.preferred.rejected.value),
-        "smallest effect shown 4 times in 5": lambda one: format_points(one.smallest),
-        "gold scored above its controls, nats": lambda one: f"{one.balance.value:+.2f}",
-        "95 % interval": lambda one: "{:+.2f} to {:+.2f}".format(*one.balance.interval),
-    }
-    for label, cell in rows.items():
-        table.add_row(label.strip(), *(cell(one) for one in nulls.values()))
+    rows: list[tuple[str, Callable[[Null], str]]] = [
+        ("questions", lambda one: f"{one.n:,}"),
+        ("gold at random: net effect", lambda one: format_points(one.at_random.net.value)),
+        ("p of at most 0.05", lambda one: format_percent(one.at_random.rejected.value)),
+        ("gold by preference: net effect", lambda one: format_points(one.preferred.net.value)),
+        ("p of at most 0.05", lambda one: format_percent(one.preferred.rejected.value)),
+        ("smallest effect shown 4 times in 5", lambda one: format_points(one.smallest)),
+    ]
+    if weighted:
+        rows += [
+            ("gold's score minus its controls'", lambda one: f"{one.balance.value:+.2f}"),
+            ("95 % interval", lambda one: "{:+.2f} to {:+.2f}".format(*one.balance.interval)),
+        ]
+    for label, cell in rows:
+        table.add_row(label, *(cell(one) if one.n else NO_VALUE for one in nulls.values()))
     return table

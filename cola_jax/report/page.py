@@ -197,6 +197,8 @@ def control_conclusion(summary: Summary) -> str:
     """States in words what the control leaves of the W→C rate."""
     net = summary.net
     low, high = net.interval
+    if not net.n and summary.unscored:
+        return "The scores of the pretrained model, which the comparison needs, are not stored."
     if not net.n:
         return "No question that was wrong before has a control, so there is nothing to compare."
     if net.undecided:

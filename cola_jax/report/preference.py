@@ -17,7 +17,7 @@ from scipy.stats import poisson_binom, t
 from cola_jax.report.statistics import LEVEL
 
 DRAWS = 10_000  # of which target of each question is gold
-MOST_DRAWN = 20_000_000  # targets drawn in all, which bounds time and memory
+MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory
 INFORMATIVE = 10  # questions below which no interval is given
 FAR = 100.0  # beta beyond which no weight is left to move
 PRIOR, STEPS = 0.04, 25  # of a curve: the precision of its coefficients, and Newton steps
@@ -71,12 +71,17 @@ class Preference(NamedTuple):
 
         def loss(scaled: float) -> float:
             weight = weights(gaps, scaled / spread)
-            information = variance(weight, values).sum()
+            information = weighted_variance(weight, values).sum()
             return -np.log(floor(weight[:, 0])).sum() - np.log(floor(information)) / 2
 
-        found = minimize_scalar(loss, bounds=(LOWEST, HIGHEST), options={"xatol": 1e-4})
+        grid = np.arange(LOWEST, HIGHEST + 1)
+        best = float(grid[np.argmin([loss(scaled) for scaled in grid])])
+        around = max(LOWEST, best - 1), min(HIGHEST, best + 1)
+        found = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
         tau = float(found.x) / spread
-        return cls(tau, float(1 / np.sqrt(floor(variance(weights(gaps, tau), values).sum()))))
+        return cls(
+            tau, float(1 / np.sqrt(floor(weighted_variance(weights(gaps, tau), values).sum())))
+        )
 
 
 UNWEIGHTED = Preference(0.0, 0.0)
@@ -99,14 +104,14 @@ def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
     return (~there | (values == values[:, :1])).all(axis=1)
 
 
-def mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+def weighted_mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns the mean [n] of values [n, J] by weights."""
     return (weight * values).sum(axis=1)
 
 
-def variance(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+def weighted_variance(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns the variance [n] of values [n, J] by weights."""
-    return (weight * (values - mean(weight, values)[:, None]) ** 2).sum(axis=1)
+    return (weight * (values - weighted_mean(weight, values)[:, None]) ** 2).sum(axis=1)
 
 
 class Net(NamedTuple):
@@ -116,11 +121,11 @@ class Net(NamedTuple):
     question counts by the chance that gold is another of its targets.
     """
 
-    value: float
+    value: float  # what hits and gaps have in common is taken out, which at a fitted tau is nothing
     interval: tuple[float, float]  # 95 %; NaN for fewer than `INFORMATIVE` questions that tell
     p: float  # two-sided
     n: int
-    reached: int  # questions on which gold was reached
+    reached: int  # questions on which gold was reached, of the second run in a comparison
     expected: float  # the number of them by preference alone
     informative: int  # questions of which some targets were reached, and others not
     effective: float  # as many questions of equally likely targets would tell as much
@@ -137,7 +142,7 @@ class Net(NamedTuple):
         """Tests what was reached against gold drawn by a preference, the targets' own by default.
 
         The interval inverts the test, over all effects that multiply the odds of targets reached.
-        What is `quick` has none, and a p-value of fewer draws.
+        With `quick`, no interval is computed, and fewer draws are made.
         """
         return cls.of_values(targets.hits, targets, preference, quick=quick)
 
@@ -179,7 +184,7 @@ class Net(NamedTuple):
             p=known.p(),
             n=len(gaps),
             reached=int(targets.hits[compared, 0].sum()),
-            expected=float(mean(weight, targets.hits[compared]).sum()),
+            expected=float(weighted_mean(weight, targets.hits[compared]).sum()),
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
         )
@@ -212,11 +217,11 @@ class Drawn:
         """Takes values [n, J], with their gaps and weights."""
         self.exact = not weighted and bool(np.isin(values, (0, 1)).all())
         known = np.nan_to_num(gaps)
-        spread = variance(weight, known).sum() if weighted else 0.0
+        spread = weighted_variance(weight, known).sum() if weighted else 0.0
         if spread > 0:
-            apart = known - mean(weight, known)[:, None]
+            apart = known - weighted_mean(weight, known)[:, None]
             values = values - (weight * values * apart).sum() / spread * known
-        apart = values - mean(weight, values)[:, None]
+        apart = values - weighted_mean(weight, values)[:, None]
         self.observed = float(apart[:, 0].sum())
         self.reached = int(values[:, 0].sum()) if self.exact else 0
         order = np.argsort(np.where(weight > 0, apart, np.inf), axis=1)
@@ -238,7 +243,7 @@ class Drawn:
         """Returns the chances of a sum of at least, and of at most, the observed one."""
         weight = self.raised(beta)
         if self.exact:
-            count = poisson_binom(mean(weight, self.values).clip(0, 1))
+            count = poisson_binom(weighted_mean(weight, self.values).clip(0, 1))
             return float(count.sf(self.reached - 1)), float(count.cdf(self.reached))
         steps = (np.diff(self.apart, axis=1) * (self.weight[:, 1:] > 0)).astype(np.float32)
         sums = np.full(len(self.uniform), self.apart[:, 0].sum(), np.float32)
@@ -264,7 +269,7 @@ class Drawn:
 
     def bound(self, tail: Callable[[float], float], sign: int) -> float:
         """Finds the beta at which a tail that falls towards `sign` is used up."""
-        step = sign / variance(self.weight, self.apart).sum() ** 0.5
+        step = sign / weighted_variance(self.weight, self.apart).sum() ** 0.5
         inside, outside = 0.0, step
         if tail(0.0) < 0:
             inside, outside = -step, 0.0
@@ -278,7 +283,7 @@ class Drawn:
 
     def effect(self, beta: float) -> float:
         """Returns the expected sum at beta."""
-        return float(mean(self.raised(beta), self.apart).sum())
+        return float(weighted_mean(self.raised(beta), self.apart).sum())
 
 
 class Excess(NamedTuple):

@@ -13,6 +13,7 @@ from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
+from cola_jax.runs.comparable import differences
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.storage import write_whole
 from cola_jax.tasks.names import NAMES
@@ -47,7 +48,7 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         if summary.again is not None:
             found["robust"] = summary.again.corrected
         results, samples = {task: metrics(task, found)}, summary.done
-        if summary.net.n and not summary.net.undecided:
+        if not math.isnan(summary.net.interval[0]):
             results[task]["net,none"] = summary.net.value
     else:
         original = identity(start["num_layers"])
@@ -112,20 +113,28 @@ def number_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_preference(file: epath.PathLike) -> Preference:
+def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:
     """Reads the model's preference for gold from the results of another run.
 
-    Raises ValueError for a file that has none, and OSError for one that cannot be read.
+    Raises ValueError for a file that has none, or that of a run that was asked otherwise than one
+    of these settings, and OSError for a file that cannot be read.
     """
     results = parse_object(epath.Path(file).read_bytes(), str(file))
     try:
+        there = dict(results["cola_jax"]["settings"])
         found = results["cola_jax"]["effects"]["preference"]
-        return Preference(float(found["tau"]), float(found["error"]))
+        preference = Preference(float(found["tau"]), float(found["error"]))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{file} has no preference: give the results.json of a search whose questions offer "
             "options."
         ) from None
+    if told := differences(there, settings):
+        raise ValueError(
+            f"{file} is of a run that differs in {'; '.join(told.values())}: give the results of "
+            "one that asks the same model alike."
+        )
+    return preference
 
 
 def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
@@ -158,10 +167,11 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
     for results in every:
         for label, entry in results["results"].items():
-            names = [name for name in entry if f"{name.partition(',')[0]}_stderr,none" in entry]
+            errors = {name: f"{name.partition(',')[0]}_stderr,none" for name in entry}
+            names = [name for name in entry if errors[name] in entry or name == "net,none"]
             for name in names:
                 metric = name.partition(",")[0]
-                error = entry[f"{metric}_stderr,none"]
+                error = entry.get(errors[name], "")
                 table.add_row(
                     label,
                     str(results["n-samples"][label]["effective"]),

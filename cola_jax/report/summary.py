@@ -64,10 +64,11 @@ class Summary:
     before: Share  # correct on the identity path
     after: Share  # correct on some path
     shortened: Share  # of those correct before: correct on fewer layers too
-    corrected: Share  # of those wrong before: correct on some path (W→C)
+    corrected: Share  # of those wrong before (in all variants, of a search in all): W→C
     # The control: searches of the same questions for wrong answers other than the model's own.
-    control: Share  # of those among the questions wrong before: reached their target
+    control: Share  # of those searches on the questions wrong before: reached their target
     without_control: int  # of the questions wrong before: have no wrong answer to search for
+    unscored: int  # of those that have: without finite scores of the pretrained model
     preference: Preference | None  # of the model for gold among the targets; None for open ones
     # W→C beyond the control searches and that preference, by what counts as right: `once`, where
     # other variants were asked `asked again` (the best path in all) and `robust` (any path in all)
@@ -101,7 +102,7 @@ class Summary:
     depths: dict[str, Depth]  # of the shortest correct paths, by group
     reach: dict[str, Reach]  # by group
     shortest: tuple[Depth, ...]  # of the shortest 5, 10, 20 and 100 % of all correct evaluations
-    shortest_control: tuple[Depth, ...]  # of those of control searches that gave their target
+    shortest_control: tuple[Depth, ...]  # of those of control searches, kept answers included
     unchanged: Share  # of all questions: correct before, and on no fewer layers
     unsolved: Share  # of all questions: correct on no path
 

@@ -133,7 +133,9 @@ function fillQuestion(body, entry, question) {
   const searches = new Map([
     ["search for the correct answer", null],
     ...targets.map((target) => [
-      `control search for ${data.open ? "a wrong answer" : letter(target)}`,
+      target === question.baseline
+        ? "search for the model's own answer"
+        : `control search for ${data.open ? "a wrong answer" : letter(target)}`,
       target,
     ]),
   ]);
