@@ -26,7 +26,7 @@ from cola_jax.deploy.rules import Signals
 from cola_jax.report.controls import ROBUST, Case, Ways
 from cola_jax.report.kept import Kept
 from cola_jax.report.null import draw
-from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Targets, weights
+from cola_jax.report.preference import Excess, Net, Targets, weights
 from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.report.summary import ways_of
 from cola_jax.runs.directory import RunDirectory
@@ -133,7 +133,7 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
     for skill in (0.0, SKILLS[24]):
         many = drawn(MANY, 0.0, np.random.default_rng(0), skill)
         yield row(
-            "net, unweighted", Net.of(many, UNWEIGHTED, quick=True).value,
+            "net, unweighted", Net.of(many._replace(weighted=False), quick=True).value,
             lambda n, random, skill=skill: Net.of(
                 drawn(n, 0.0, random, skill)._replace(weighted=False)
             ).interval,

@@ -74,9 +74,9 @@ class Preference(NamedTuple):
             information = weighted_variance(weight, values).sum()
             return -np.log(floor(weight[:, 0])).sum() - np.log(floor(information)) / 2
 
-        grid = np.arange(LOWEST, HIGHEST + 1)
+        grid = np.arange(LOWEST, HIGHEST + 1, 3)
         best = float(grid[np.argmin([loss(scaled) for scaled in grid])])
-        around = max(LOWEST, best - 1), min(HIGHEST, best + 1)
+        around = max(LOWEST, best - 3), min(HIGHEST, best + 3)
         found = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
         tau = float(found.x) / spread
         return cls(

@@ -1,8 +1,8 @@
 """Control searches: which other answers a search is also run for, to tell skill from luck.
 
-With enough perturbed networks some path gives any answer, and any answer is kept on fewer layers. So
-hits of gold are compared with those of wrong answers that the model does not give, and layers saved
-on right answers with those saved on the model's own wrong answers.
+With enough perturbed networks some path gives any answer, and any answer is kept on fewer layers.
+So hits of gold are compared with those of wrong answers that the model does not give, and layers
+saved on right answers with those saved on the model's own wrong answers.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,22 @@ def test_check_runs_refuses_what_is_no_search(run: RunDirectory, evaluated: RunD
         check_runs([run, RunDirectory(run.directory)])
     with pytest.raises(ValueError, match=f"at most {MOST} runs"):
         check_runs([run] * (MOST + 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"robust": True}, "--robust: False and True"),
+        ({"variants": {"chat": "1"}}, "--variants: [] and ['chat']"),
+    ],
+)
+def test_check_runs_refuses_another_way_of_counting(
+    tmp_path: Path, settings: dict[str, Any], told: str
+):
+    one, other = make_run(tmp_path / "a", *PARTS), make_run(tmp_path / "b", *PARTS, **settings)
+    with pytest.raises(ValueError, match="do not belong together") as error:
+        check_runs([one, other])
+    assert told in str(error.value)
 
 
 def test_run_names_tell_runs_apart():
@@ -63,3 +81,6 @@ def test_changes_of_what_is_beyond_control(tmp_path: Path):
     net = change.nets["once"]
     assert (net.value, net.n, net.informative) == (1.0, 1, 1)
     assert change.p["once"] == net.p
+    row = next(row for row in change.rows if row.label == "W→C minus control")
+    assert (row.value, row.interval) == ("+100.0", "too few differ; p 1.000")
+    json.dumps(change.to_json(), allow_nan=False)

@@ -33,10 +33,13 @@ def test_an_effect_is_found():
 
 def test_few_questions_have_no_interval():
     right = np.arange(30) < 9
-    few = Kept.of(np.ones(30), right, np.arange(30.0))
-    assert (few.n_right, few.n_wrong, few.right, few.wrong) == (9, 21, 1, 1)
-    assert few.difference == pytest.approx(0)
+    few = Kept.of(2.0 * right, right, np.arange(30.0))
+    assert (few.n_right, few.n_wrong, few.right, few.wrong) == (9, 21, 2, 0)
+    assert few.difference == pytest.approx(2)
     assert math.isnan(few.interval[0])
+    same = Kept.of(np.full(40, 3.0), np.arange(40) < 20, np.arange(40.0))  # nothing differs
+    assert (same.right, same.wrong) == (3, 3)
+    assert math.isnan(same.p)
     none = Kept.of(np.ones(3), np.ones(3, bool), np.ones(3))
     assert math.isnan(none.wrong)
     assert math.isnan(none.difference)

@@ -36,6 +36,7 @@ from tests.report.conftest import (
     Q3,
     START,
     UNGRADED,
+    WHOLE,
     evaluation,
     make_run,
     named,
@@ -249,6 +250,24 @@ def test_page_does_not_depend_on_the_working_directory(
     monkeypatch.chdir(tmp_path)
     page_module.templates.cache_clear()
     assert page_of(run).startswith("<!DOCTYPE html>")
+
+
+def test_rows_of_different_ways_stand_apart(tmp_path: Path):
+    """A search in all variants at once has no row of what is found once."""
+    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1, "robust": None}
+    again = [{"node": 0, "path": WHOLE, "holds": [False]}]
+    asked = Q2 | {
+        "controls": [search | {"again": again}], "again": again, "variant_answers": [1],
+        "baseline_scores": [[-2.0, -1.0, -3.0]] * 2,
+    }  # fmt: skip
+    runs = [
+        summarise(make_run(tmp_path / name, (E2, [asked]), **settings))
+        for name, settings in (("once", {}), ("all", {"robust": True}))
+    ]
+    groups = dict(page_module.compared_rows(runs))
+    labels = {one.label: (one.value, other.value) for one, other in groups["Beyond control"]}
+    assert labels["p, two-sided: once"] == ("1.000", "")
+    assert labels["p, two-sided: robust"][0] == labels["p, two-sided: robust"][1] != ""
 
 
 @pytest.mark.parametrize(

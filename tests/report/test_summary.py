@@ -14,11 +14,13 @@ from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
     E1,
     E2,
+    E3,
     ONE_EVALUATION,
     ONLY_RETAINED,
     ONLY_WRONG,
     Q1,
     Q2,
+    Q3,
     SCORERS,
     UNGRADED,
     WHOLE,
@@ -98,6 +100,17 @@ def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
     assert math.isnan(summary.net.p)
     assert summary.depths[CORRECTED].paths == 0
     assert math.isnan(summary.depths[CORRECTED].layers)
+
+
+def test_summarise_without_scores(tmp_path: Path):
+    """Of an older run, or of a model whose logits are not finite."""
+    unscored = [
+        {**one, "baseline_scores": scores} for one, scores in ((Q2, None), (Q3, [[0, 1, math.nan]]))
+    ]
+    summary = summarise(make_run(tmp_path, (E2 + E3, unscored)))
+    assert (summary.control, summary.unscored) == (Share(1, 2), 2)
+    assert (summary.net.n, summary.preference) == (0, None)
+    assert "without finite scores" in printed(summary_table(summary))
 
 
 def test_summarise_without_correct_paths(tmp_path: Path):
