@@ -69,7 +69,7 @@ def points(net: Net | Excess | Mean, corrected: float | None = None) -> str:
     p = ""
     if isinstance(net, Net):
         p = f"p = {format_p(net.p)}".replace("= <", "< ")
-        p += "" if corrected is None else f", corrected {format_p(corrected)}"
+        p += by_holm(corrected)
         if math.isnan(net.interval[0]):
             return f"{net.reached} of {net.n}, {net.expected:.1f} expected ({p})"
     cells = [format_interval(net.interval, signed=True), p]
@@ -81,8 +81,12 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
     if math.isnan(kept.interval[0]):
         return "–"
     value, low, high = map(format_signed, (kept.difference, *kept.interval))
-    by_holm = "" if corrected is None else f", corrected {format_p(corrected)}"
-    return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm})"
+    return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm(corrected)})"
+
+
+def by_holm(corrected: float | None) -> str:
+    """Formats a corrected p-value, unless it is 1."""
+    return "" if corrected is None or corrected > 0.999 else f", corrected {format_p(corrected)}"
 
 
 def depth(one: Depth) -> str:
