@@ -48,8 +48,8 @@ class Calibration:
 
     run: str | None = None
     """Run directory of a search for all options."""
-    replicates: int = 300
-    """Draws of each row."""
+    replicates: int = 1000
+    """Draws of each row; of intervals at most 300."""
     tables: tuple[Table, ...] = get_args(Table)
 
 
@@ -70,17 +70,15 @@ def share(mask: list[bool]) -> str:
 
 
 def level(settings: Calibration) -> Iterator[list[str]]:
-    """Rejections where there is nothing to find, by questions and preference."""
-    for n in SIZES:
-        for tau in TAUS:
+    """Rejections where there is nothing to find, and effects that are undecided."""
+    for tau in TAUS:
+        cells = []
+        for n in SIZES:
             random = np.random.default_rng(1)
             nets = [Net.of(drawn(n, tau, random), quick=True) for _ in range(settings.replicates)]
-            known = [net for net in nets if not net.undecided]
-            yield [
-                f"{n}", f"{tau:g}", f"{100 * np.mean([net.value for net in nets]):+.1f}",
-                share([net.p <= P for net in nets]), share([net.p <= P for net in known]),
-                share([net.undecided for net in nets]),
-            ]  # fmt: skip
+            undecided = [net.undecided for net in nets]
+            cells.append(f"{share([net.p <= P for net in nets])} ({share(undecided)})")
+        yield [f"{tau:g}", *cells]
 
 
 def power(settings: Calibration) -> Iterator[list[str]]:
@@ -114,7 +112,7 @@ def held(
 
 def coverage(settings: Calibration) -> Iterator[list[str]]:
     """How often intervals hold the truth."""
-    count = settings.replicates
+    count = min(settings.replicates, 300)
 
     def row(
         name: str, truth: float, make: Callable[[int, np.random.Generator], tuple[float, float]]
@@ -256,10 +254,7 @@ def summed_kept(every: list[Kept]) -> list[str]:
 
 
 TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str]]] = {
-    "level": (
-        level,
-        ["questions", "tau", "net, mean", "p <= 0.05", "of those decided", "undecided"],
-    ),
+    "level": (level, ["tau", *(f"n = {n}" for n in SIZES)]),
     "power": (power, ["points", "tau", "true effect", *(f"n = {n}" for n in SIZES)]),
     "coverage": (coverage, ["interval", "truth", *(f"n = {n}" for n in SIZES)]),
     "others": (others, ["figure", "questions", "tested", "p <= 0.05"]),
