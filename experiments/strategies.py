@@ -229,7 +229,7 @@ def changes(rows: Sequence[Row]) -> list[list[str]]:
     p = corrected(nets)
     for row in others:
         keys = [(row.strategy, row.evaluations, way) for way in (ONCE, AGAIN, ROBUST)]
-        cells = [points(nets[key], p[key]) if key in nets else "–" for key in keys]
+        cells = [points(nets[key], p[key], counts=False) if key in nets else "–" for key in keys]
         lines.append([f"`{row.strategy}` minus `{first}`", str(row.evaluations), *cells])
     return lines
 

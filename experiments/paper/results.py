@@ -57,10 +57,11 @@ def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print("\n".join(table(tuple(head), [tuple(row) for row in rows])))
 
 
-def points(net: Net | Excess | Mean, corrected: float | None = None) -> str:
+def points(net: Net | Excess | Mean, corrected: float | None = None, *, counts: bool = True) -> str:
     """Formats a difference in points with its interval and p-value, also as corrected.
 
-    Where too few questions tell a difference, formats what was reached and what is expected.
+    Where too few questions tell a difference, formats what was reached and what is expected, unless
+    those are no `counts`, as in a comparison of two runs.
     """
     if math.isnan(net.value):
         return "–"
@@ -70,6 +71,8 @@ def points(net: Net | Excess | Mean, corrected: float | None = None) -> str:
     if isinstance(net, Net):
         p = f"p = {format_p(net.p)}".replace("= <", "< ")
         p += by_holm(corrected)
+        if math.isnan(net.interval[0]) and not counts:
+            return f"{format_points(net.value)} (too few differ, {p})"
         if math.isnan(net.interval[0]):
             return f"{net.reached} of {net.n}, {net.expected:.1f} expected ({p})"
     cells = [format_interval(net.interval, signed=True), p]
