@@ -8,7 +8,6 @@ to resume.
 
 import dataclasses
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from cola_jax.search.again import budgets
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import Rules
 from experiments.paper.results import layers as layers_of
-from experiments.paper.results import points, show
+from experiments.paper.results import p_of, points, show
 from experiments.searches import Searches
 
 HEAD = (
@@ -238,10 +237,7 @@ def corrected(
     nets: Mapping[tuple[str, int, str], Net | Kept],
 ) -> dict[tuple[str, int, str], float]:
     """Corrects the p-values of a table by Holm's method."""
-    values = [
-        math.nan if isinstance(net, Net) and net.undecided else net.p for net in nets.values()
-    ]
-    return dict(zip(nets, holm(values), strict=True))
+    return dict(zip(nets, holm(list(map(p_of, nets.values()))), strict=True))
 
 
 def main(settings: Strategies) -> None:

@@ -87,6 +87,13 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
     return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm(corrected)})"
 
 
+def p_of(one: Net | Kept | None) -> float:
+    """Returns the p-value that a table corrects for, NaN for none."""
+    if one is None or (isinstance(one, Net) and one.undecided):
+        return math.nan
+    return one.p
+
+
 def by_holm(corrected: float | None) -> str:
     """Formats a corrected p-value, unless it is 1."""
     return "" if corrected is None or corrected > 0.999 else f", corrected {format_p(corrected)}"

@@ -6,17 +6,21 @@
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
 import tyro
 from etils import epath
 
 from cola_jax.report.controls import ONCE, ROBUST
+from cola_jax.report.kept import Kept
+from cola_jax.report.preference import Net
+from cola_jax.report.statistics import holm
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import format_percent
 from cola_jax.search.loop import resolve
 from cola_jax.search.presets import PresetName, Space
-from experiments.paper.results import Result, layers, points, read, show
+from experiments.paper.results import Result, layers, p_of, points, read, show
 from experiments.searches import Searches
 
 HEAD = (
@@ -39,31 +43,45 @@ class Table1(Searches):
     """Also search for paths that are right in all variants."""
 
 
-def row(space: str, once: Result, robust: Result | None) -> list[str]:
-    """Formats the row of a space."""
-    one = once.summary
-    cells = [
-        space, format_percent(one.before.value), format_percent(one.after.value),
-        format_percent(one.corrected.value), points(one.net),
-    ]  # fmt: skip
-    return cells + robust_cells(one, ONCE) + robust_cells(robust and robust.summary, ROBUST)
+def rows_of(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
+    """Formats a row for each space, of what was asked again and of what was searched for."""
+    every = [figures(once.summary, robust and robust.summary) for _, once, robust in searched]
+    p = iter(holm([p_of(one) for figures in every for one in figures]))
+    rows = []
+    for (space, once, robust), found in zip(searched, every, strict=True):
+        net, again, kept, net_robust, kept_robust = (cell(one, next(p)) for one in found)
+        one = once.summary
+        shares = [one.before, one.after, one.corrected]
+        held = [
+            "–" if run is None or run.summary.again is None
+            else format_percent(run.summary.again.corrected.value)
+            for run in (once, robust)
+        ]  # fmt: skip
+        rows.append(
+            [space, *(format_percent(share.value) for share in shares), net, held[0], again, kept,
+             held[1], net_robust, kept_robust]
+        )  # fmt: skip
+    return rows
 
 
-def robust_cells(summary: Summary | None, kept: str) -> list[str]:
-    """Formats what is right in all variants, and layers kept; dashes for what was not asked."""
-    if summary is None or summary.again is None:
-        return ["–"] * 3
-    layers_kept = layers(summary.kept[kept]) if kept in summary.kept else "–"
+def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
+    """Lists the figures of a space that have a p-value."""
     return [
-        format_percent(summary.again.corrected.value),
-        points(summary.nets[ROBUST]),
-        layers_kept,
-    ]
+        once.net, once.nets.get(ROBUST), once.kept.get(ONCE),
+        robust and robust.nets.get(ROBUST), robust and robust.kept.get(ROBUST),
+    ]  # fmt: skip
+
+
+def cell(one: Net | Kept | None, corrected: float) -> str:
+    """Formats a figure, a dash for none."""
+    if one is None:
+        return "–"
+    return layers(one, corrected) if isinstance(one, Kept) else points(one, corrected)
 
 
 def main(settings: Table1) -> None:
     session = settings.prepare()
-    rows = []
+    searched = []
     for space in settings.spaces:
         search = settings.settings(resolve(settings.preset).within(space))
         folder = epath.Path(settings.out)
@@ -71,8 +89,8 @@ def main(settings: Table1) -> None:
         if settings.robust and settings.task.variants:
             runs.append(session.search(str(folder / f"{space}-robust"), search, robust=True))
         once, *robust = read(str(run.directory) for run in runs)
-        rows.append(row(space, once, robust[0] if robust else None))
-    show(HEAD, rows)
+        searched.append((space, once, robust[0] if robust else None))
+    show(HEAD, rows_of(searched))
 
 
 if __name__ == "__main__":
