@@ -152,7 +152,7 @@ def kept_rows(summary: Summary) -> list[Row]:
                 n=f"{kept.n_wrong:,}",
                 role="control",
             ),
-            kept_row(f"difference at equal margin{where}", kept),
+            kept_row(f"difference, equal margin{where}", kept),
             p_row(f"kept{where}", *p[f"kept {name}"]),
         ]
     return rows
