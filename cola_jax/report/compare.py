@@ -90,19 +90,20 @@ def check_runs(runs: Sequence[RunDirectory]) -> None:
 
 
 def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError unless what counts as right is the same in all runs."""
-    first, *others = (
-        (one, bool(each.get("robust")), sorted(each.get("variants") or ()))
-        for one, each in zip(directories, settings, strict=True)
-    )
-    for other in others:
-        for name, there, here in (
-            ("--robust", first[1], other[1]),
-            ("--variants", first[2], other[2]),
-        ):
+    """Raises ValueError unless what counts as right is the same in all runs.
+
+    A run that asked in no variant is compared in what is found once.
+    """
+    robust = [bool(each.get("robust")) for each in settings]
+    variants = [sorted(each.get("variants") or ()) for each in settings]
+    for i, other in enumerate(directories):
+        differ = [("--robust", robust[0], robust[i])]
+        if variants[0] and variants[i]:
+            differ.append(("--variants", variants[0], variants[i]))
+        for name, there, here in differ:
             if there != here:
                 raise ValueError(
-                    f"{first[0]} and {other[0]} do not belong together, they differ in {name}: "
+                    f"{directories[0]} and {other} do not belong together, they differ in {name}: "
                     f"{there} and {here}: give searches of the same kind."
                 )
 

@@ -35,13 +35,14 @@ def test_check_runs_refuses_what_is_no_search(run: RunDirectory, evaluated: RunD
     ("settings", "told"),
     [
         ({"robust": True}, "--robust: False and True"),
-        ({"variants": {"chat": "1"}}, "--variants: [] and ['chat']"),
+        ({"variants": {"chat": "1"}}, "--variants: ['shots'] and ['chat']"),
     ],
 )
 def test_check_runs_refuses_another_way_of_counting(
     tmp_path: Path, settings: dict[str, Any], told: str
 ):
-    one, other = make_run(tmp_path / "a", *PARTS), make_run(tmp_path / "b", *PARTS, **settings)
+    one = make_run(tmp_path / "a", *PARTS, variants={"shots": "1"})
+    other = make_run(tmp_path / "b", *PARTS, **settings)
     with pytest.raises(ValueError, match="do not belong together") as error:
         check_runs([one, other])
     assert told in str(error.value)
