@@ -97,7 +97,7 @@ def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]
     robust = [bool(each.get("robust")) for each in settings]
     variants = [sorted(each.get("variants") or ()) for each in settings]
     for i, other in enumerate(directories):
-        differ = [("--robust", robust[0], robust[i])]
+        differ: list[tuple[str, Any, Any]] = [("--robust", robust[0], robust[i])]
         if variants[0] and variants[i]:
             differ.append(("--variants", variants[0], variants[i]))
         for name, there, here in differ:
