@@ -14,7 +14,7 @@ from cola_jax.report.controls import Ways
 from cola_jax.report.details import model_name, short_digest
 from cola_jax.report.preference import Net, Preference, Targets
 from cola_jax.report.results import number_or_none
-from cola_jax.report.statistics import Difference, holm, is_null, list_lengths
+from cola_jax.report.statistics import Difference, holm
 from cola_jax.report.summary import check_search, ways_of
 from cola_jax.report.table import (
     LABELS,
@@ -127,8 +127,8 @@ def changes(
     """
     if len(runs) < 2:
         return []
-    results = [question_results(run, num_layers) for run in runs]
     every = [ways_of(run) for run in runs]
+    results = [question_results(ways, num_layers) for ways in every]
     nets = [net_changes(every[0], other, preference) for other in every[1:]]
     corrected = iter(holm([math.nan if n.undecided else n.p for one in nets for n in one.values()]))
     first, compared = results[0], []
@@ -180,14 +180,13 @@ def net_change(
     width = min(mine.gaps.shape[1], others.gaps.shape[1])  # the rest is of other questions
     hits, gaps = others.hits[:, :width], others.gaps[:, :width] + 0 * mine.gaps[:, :width]
     targets = Targets(hits, gaps, others.weighted)
-    return Net.of_change(targets, mine.hits[:, :width], preference)
+    return Net.of(targets, preference, before=mine.hits[:, :width])
 
 
-def question_results(run: RunDirectory, num_layers: int) -> dict[str, tuple[bool, bool]]:
+def question_results(ways: Ways, num_layers: int) -> dict[str, tuple[bool, bool]]:
     """Says of each question whose baseline is graded: correct on some path, and on fewer layers."""
-    questions = run.questions(["question", "baseline", "best"])
-    graded = ~is_null(questions["baseline"])
-    found = ~is_null(questions["best"])
-    shorter = found & (list_lengths(questions["best"]) < num_layers)
-    rows = zip(questions["question"].to_pylist(), found.tolist(), shorter.tolist(), strict=True)
-    return {name: (f, s) for (name, f, s), known in zip(rows, graded, strict=True) if known}
+    best = {one.id: one.searches[one.gold].best for one in ways.asked}
+    return {
+        name: (layers is not None, layers is not None and layers < num_layers)
+        for name, layers in best.items()
+    }

@@ -164,19 +164,15 @@ def compare_controls(ways: Ways, num_layers: int, preference: Preference | None)
     first = [one.first() for one in ways.asked] if ONCE in ways.names else ways.asked
     wrong = [one for one in first if one.before == "wrong"]
     hits = [one.best is not None for each in wrong for one in each.controls]
-    nets, curves, fitted = {}, {}, preference
-    for name in ways.names:
-        _, targets = ways.targets(name)
-        if preference is None and name == ways.names[0] and ways.weighted:
-            fitted = Preference.fit(targets.gaps)
-        nets[name] = Net.of(targets, preference)
-        if ways.weighted:
-            curves[name] = Excess.of(targets)
+    targets = {name: ways.targets(name)[1] for name in ways.names}
+    fitted = {name: preference or one.preference() for name, one in targets.items()}
+    nets = {name: Net.of(one, fitted[name]) for name, one in targets.items()}
+    curves = {name: Excess.of(one) for name, one in targets.items()} if ways.weighted else {}
     kept = {name: ways.kept(name, num_layers) for name in ways.names if name != AGAIN}
     compared = nets[ways.names[0]].n
     again = summarise_again(ways, num_layers) if set(ways.names) - {ONCE} else None
     return {
-        "preference": fitted if ways.weighted and compared else None,
+        "preference": fitted[ways.names[0]] if ways.weighted and compared else None,
         "unscored": sum(bool(one.controls) for one in wrong) - compared,
         # a search in all variants at once makes nothing right of what is right in some
         **({"corrected": again.corrected} if again and ONCE not in ways.names else {}),
@@ -241,15 +237,8 @@ def control_evaluations(questions: pa.Table) -> int:
 def control_searches(questions: pa.Table) -> tuple[np.ndarray, pa.Table]:
     """Returns the control searches of all questions, and the question [S] of each.
 
-    Those for the model's own answer are among them; see `keeps`.
+    Those for the model's own answer are among them.
     """
     lists = questions["controls"].combine_chunks()
     question = np.repeat(np.arange(len(lists)), list_lengths(questions["controls"]))
     return question, pa.Table.from_struct_array(lists.flatten())
-
-
-def keeps(questions: pa.Table) -> np.ndarray:
-    """Says of each control search [S] whether it looks for the answer that the model gives."""
-    question, searches = control_searches(questions)
-    own = questions["baseline_answer"].fill_null(-1).to_numpy()[question]
-    return searches["target"].to_numpy() == own

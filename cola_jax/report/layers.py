@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.report.controls import control_searches, keeps
+from cola_jax.report.controls import control_searches
 from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
 
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
@@ -122,8 +122,10 @@ def best_paths(questions: pa.Table) -> dict[str, pa.ChunkedArray]:
 def control_paths(questions: pa.Table, group: str) -> pa.ChunkedArray:
     """Returns the shortest path of every control search of a group, null where there is none."""
     wrong = questions.filter(pa.array(is_false(questions["baseline"])))
-    _, searches = control_searches(wrong)
-    return searches["best"].filter(pa.array(keeps(wrong) == (group == RETAINED)))
+    question, searches = control_searches(wrong)
+    own = wrong["baseline_answer"].fill_null(-1).to_numpy()[question]
+    kept = searches["target"].to_numpy() == own
+    return searches["best"].filter(pa.array(kept == (group == RETAINED)))
 
 
 def reaches(

@@ -11,7 +11,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.report.preference import UNWEIGHTED, Drawn, Net, Preference, Targets, weights
+from cola_jax.report.preference import Net, Preference, Targets, weights
 from cola_jax.report.statistics import Mean, Share
 from cola_jax.report.table import NO_VALUE, format_percent, format_points
 
@@ -52,8 +52,7 @@ class Null(NamedTuple):
 def null(targets: Targets, preference: Preference | None, draws: int) -> Null:
     """Draws gold anew, and repeats the test; the preference is the targets' own by default."""
     random = np.random.default_rng(0)
-    own = Preference.fit(targets.gaps) if targets.weighted else UNWEIGHTED
-    weighted = weights(targets.gaps, (preference or own).tau)
+    weighted = weights(targets.gaps, (preference or targets.preference()).tau)
     alike = weights(targets.gaps, 0.0)
     controls = np.nanmean(targets.gaps[:, 1:], axis=1)
     return Null(
@@ -99,15 +98,16 @@ def smallest(
 
     The odds of targets that were reached to be gold are raised until it is.
     """
-    known = Drawn(targets.hits, targets.gaps, weight, weighted=False)
-    scale = float((1 - (weight**2).sum(axis=1)).sum())
-    low, high = 0.0, FARTHEST
+    low, high, effect = 0.0, FARTHEST, math.nan
     for _ in range(6):
         middle = (low + high) / 2
         raised = weight * np.exp(middle * targets.hits)
-        shown = rate(targets, raised, preference, draws, random).rejected.value
-        low, high = (low, middle) if shown >= SHOWN else (middle, high)
-    return known.effect(high) / scale if high < FARTHEST and scale > 0 else math.nan
+        found = rate(targets, raised, preference, draws, random)
+        if found.rejected.value >= SHOWN:
+            high, effect = middle, found.net.value  # as a report would print it
+        else:
+            low = middle
+    return effect
 
 
 def null_table(nulls: dict[str, Null], *, weighted: bool) -> Table:

@@ -36,6 +36,10 @@ class Targets(NamedTuple):
         """Selects questions."""
         return self._replace(hits=self.hits[which], gaps=self.gaps[which])
 
+    def preference(self) -> "Preference":
+        """Fits the preference for gold among these targets; none without weights."""
+        return Preference.fit(self.gaps) if self.weighted else UNWEIGHTED
+
     def relabel(self, gold: np.ndarray) -> "Targets":
         """Makes another target [n] of each question its gold."""
         others = np.arange(self.gaps.shape[1]) != gold[:, None]
@@ -137,40 +141,33 @@ class Net(NamedTuple):
 
     @classmethod
     def of(
-        cls, targets: Targets, preference: Preference | None = None, *, quick: bool = False
+        cls,
+        targets: Targets,
+        preference: Preference | None = None,
+        *,
+        before: np.ndarray | None = None,
+        quick: bool = False,
     ) -> "Net":
         """Tests what was reached against gold drawn by a preference, the targets' own by default.
 
         The interval inverts the test, over all effects that multiply the odds of targets reached.
-        With `quick`, no interval is computed, and fewer draws are made.
+
+        Args:
+          targets: of n questions.
+          preference: of another run of the model.
+          before: [n, J], hits of other searches for the same: then what is tested is the change.
+          quick: compute no interval, and make fewer draws.
         """
-        return cls.of_values(targets.hits, targets, preference, quick=quick)
-
-    @classmethod
-    def of_change(
-        cls, targets: Targets, before: np.ndarray, preference: Preference | None = None
-    ) -> "Net":
-        """Tests how much more was reached than hits [n, J] of other searches for the same."""
-        return cls.of_values(targets.hits - before.astype(float), targets, preference)
-
-    @classmethod
-    def of_values(
-        cls,
-        values: np.ndarray,
-        targets: Targets,
-        preference: Preference | None,
-        *,
-        quick: bool = False,
-    ) -> "Net":
-        """Tests the sum of values [n, J] over the questions' gold targets."""
-        gaps = targets.gaps
-        compared = (~np.isnan(gaps)).sum(axis=1) > 1
-        values, gaps = values[compared].astype(float), gaps[compared]
+        compared = (~np.isnan(targets.gaps)).sum(axis=1) > 1
+        targets = targets.take(compared)
+        gaps, values = targets.gaps, targets.hits.astype(float)
+        if before is not None:
+            values = values - before[compared]
         nothing = math.nan, math.nan
         if not len(gaps):
             return cls(math.nan, nothing, math.nan, 0, 0, 0.0, 0, 0.0)
         if preference is None:
-            preference = Preference.fit(gaps) if targets.weighted else UNWEIGHTED
+            preference = targets.preference()
         weight = weights(gaps, preference.tau)
         there = ~np.isnan(gaps)
         differ = ~alike(values, there)
@@ -183,8 +180,8 @@ class Net(NamedTuple):
             interval=nothing,
             p=known.p(),
             n=len(gaps),
-            reached=int(targets.hits[compared, 0].sum()),
-            expected=float(weighted_mean(weight, targets.hits[compared]).sum()),
+            reached=int(targets.hits[:, 0].sum()),
+            expected=float(weighted_mean(weight, targets.hits).sum()),
             informative=int(np.count_nonzero(differ)),
             effective=float(((1 - alone) / (1 - 1 / there.sum(axis=1))).sum()),
         )

@@ -86,11 +86,11 @@ def test_interval_inverts_the_test():
 def test_change_between_runs_is_what_one_reaches_more():
     random = np.random.default_rng(0)
     targets = drawn(60, 0.5, random, skill=1.5)
-    same = Net.of_change(targets, targets.hits)
+    same = Net.of(targets, before=targets.hits)
     assert (same.value, same.p, same.informative) == (0, 1, 0)
     blind = random.permuted(targets.hits, axis=1)  # reaches as many targets, none for its truth
-    assert Net.of_change(targets, blind).value > 0.1
-    assert Net.of_change(targets._replace(hits=blind), targets.hits).value < -0.1
+    assert Net.of(targets, before=blind).value > 0.1
+    assert Net.of(targets._replace(hits=blind), before=targets.hits).value < -0.1
 
 
 def test_curve_takes_distance_out():
