@@ -9,6 +9,7 @@ from etils import epath
 from cola_jax.cli import main
 from cola_jax.convert import convert
 from cola_jax.report import summarise, write_markdown, write_page, write_results
+from cola_jax.report.compare import changes
 from cola_jax.runs.directory import RunDirectory
 from tests import tiny
 from tests.report.conftest import make_run
@@ -50,7 +51,7 @@ def make_pages(folder: Path) -> Iterator[tuple[str, Path]]:
 def write_all(runs: Sequence[RunDirectory], page: epath.Path) -> Path:
     """Writes what `cola report` writes."""
     summaries = [summarise(run) for run in runs]
-    write_page(runs, summaries, page)
+    write_page(runs, summaries, page, changes(runs, summaries[0].num_layers))
     write_markdown(runs, summaries, page.with_suffix(".md"))
     for run, summary in zip(runs, summaries, strict=True):
         write_results(run, summary)

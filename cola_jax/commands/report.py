@@ -15,6 +15,7 @@ from cola_jax.json_text import readable_json
 from cola_jax.storage import check_file
 
 if TYPE_CHECKING:
+    from cola_jax.report.compare import Change
     from cola_jax.report.preference import Preference
     from cola_jax.report.summary import Summary
     from cola_jax.runs.directory import RunDirectory
@@ -161,17 +162,21 @@ class Report:
                 console.print(name, style="bold")
                 console.print(report.summary_table(summary))
             console.print(report.changes_table(names, changes))
-        self.write(runs, summaries, self.page or Path("report.html"))
+        self.write(runs, summaries, self.page or Path("report.html"), changes)
 
     def write(
-        self, runs: "Sequence[RunDirectory]", summaries: "Sequence[Summary]", page: epath.PathLike
+        self,
+        runs: "Sequence[RunDirectory]",
+        summaries: "Sequence[Summary]",
+        page: epath.PathLike,
+        compared: "Sequence[Change]" = (),
     ) -> None:
         """Writes the page and its Markdown, and says where they are."""
         from cola_jax import report
 
         page = epath.Path(page)
         markdown = page.with_suffix(".md")
-        report.write_page(runs, summaries, page)
+        report.write_page(runs, summaries, page, compared)
         report.write_markdown(runs, summaries, markdown)
         errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
 

@@ -13,7 +13,7 @@ from etils import epath
 from markupsafe import Markup
 
 from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
-from cola_jax.report.compare import changes, run_names
+from cola_jax.report.compare import Change, run_names
 from cola_jax.report.details import entries, model_name, run_details, task_name
 from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
@@ -46,9 +46,14 @@ SCRIPTS = (
 
 
 def write_page(
-    runs: Sequence[RunDirectory], summaries: Sequence[Summary], file: epath.PathLike
+    runs: Sequence[RunDirectory],
+    summaries: Sequence[Summary],
+    file: epath.PathLike,
+    compared: Sequence[Change] = (),
 ) -> None:
     """Writes the report of one search run, or of several of one model, as an HTML page.
+
+    Of several, `compared` are the others with the first.
 
     The page needs no network. The paths of many questions are in a folder of scripts beside it,
     which `report.html` calls `report_files`. Raises OSError where a file cannot be written.
@@ -80,13 +85,16 @@ def write_page(
         SCRIPTS,
         data=script_json(data),
         chunks=[] if beside else [Markup(f"[{','.join(chunk)}]") for chunk in chunks],
-        **page_values(runs, summaries, names),
+        **page_values(runs, summaries, names, compared),
     )
     write_whole(target, content)
 
 
 def page_values(
-    runs: Sequence[RunDirectory], summaries: Sequence[Summary], names: Sequence[str]
+    runs: Sequence[RunDirectory],
+    summaries: Sequence[Summary],
+    names: Sequence[str],
+    compared: Sequence[Change],
 ) -> dict[str, Any]:
     """Returns what the template shows of the runs."""
     manifests = [run.manifest() for run in runs]
@@ -99,7 +107,7 @@ def page_values(
         "summary": summaries[0],
         "groups": summary_rows(summaries[0]) if len(runs) == 1 else compared_rows(summaries),
         "headlines": list(map(headline_rows, summaries)),
-        "changes": changes(runs, summaries[0].num_layers),
+        "changes": compared,
         "captions": list(dict.fromkeys(map(summary_caption, summaries))),
         "settings": [run_settings(manifest) for manifest in manifests],
         "interval_bar": interval_bar,

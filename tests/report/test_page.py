@@ -14,6 +14,7 @@ import pytest
 
 from cola_jax.report import page as page_module
 from cola_jax.report import scan_page, summarise, write_page
+from cola_jax.report.compare import changes
 from cola_jax.report.page import SCRIPTS, asset
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
@@ -54,7 +55,8 @@ def page_of(tmp_path: Path) -> PageOf:
 
     def write(*runs: RunDirectory) -> str:
         file = tmp_path / "pages" / "report.html"
-        write_page(runs, [summarise(run) for run in runs], file)
+        summaries = [summarise(run) for run in runs]
+        write_page(runs, summaries, file, changes(runs, summaries[0].num_layers))
         return file.read_text()
 
     return write
