@@ -25,7 +25,7 @@ from cola_jax.deploy.cross_fit import (
 from cola_jax.deploy.rules import Signals
 from cola_jax.report.controls import ROBUST, Case, Ways
 from cola_jax.report.kept import Kept
-from cola_jax.report.null import draw
+from cola_jax.report.null import draw_golds
 from cola_jax.report.preference import Excess, Net, Targets, weights
 from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.report.summary import ways_of
@@ -39,7 +39,7 @@ MANY = 50_000  # questions that give the truth
 SKILLS = {10: 0.49, 24: 1.25}  # log-odds of a reached target to be gold, by points of effect
 P = 0.05
 MENU, FEATURES = 5, 64  # paths of a menu, and features of a prompt
-Table = Literal["level", "coverage", "power", "others", "menus", "run"]
+Table = Literal["level", "coverage", "power", "kept", "menus", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,12 @@ def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -
     """
     gaps = random.exponential(1.5, (n, TARGETS))
     hits = random.random((n, TARGETS)) < 1 / (1 + np.exp(1.2 * gaps - 1.2))
-    return Targets(hits, gaps).relabel(draw(weights(gaps, tau) * np.exp(skill * hits), random))
+    return Targets(hits, gaps).relabel(
+        draw_golds(weights(gaps, tau) * np.exp(skill * hits), random)
+    )
 
 
-def share(mask: list[bool]) -> str:
+def percent(mask: list[bool]) -> str:
     """Formats a share of replicates."""
     return f"{100 * np.mean(mask):.1f} %"
 
@@ -77,7 +79,7 @@ def level(settings: Calibration) -> Iterator[list[str]]:
             random = np.random.default_rng(1)
             nets = [Net.of(drawn(n, tau, random), quick=True) for _ in range(settings.replicates)]
             undecided = [net.undecided for net in nets]
-            cells.append(f"{share([net.p <= P for net in nets])} ({share(undecided)})")
+            cells.append(f"{percent([net.p <= P for net in nets])} ({percent(undecided)})")
         yield [f"{tau:g}", *cells]
 
 
@@ -93,11 +95,11 @@ def power(settings: Calibration) -> Iterator[list[str]]:
                     Net.of(drawn(n, tau, random, skill), quick=True).p <= P
                     for _ in range(settings.replicates)
                 ]
-                cells.append(share(tests))
+                cells.append(percent(tests))
             yield [f"{effect}", f"{tau:g}", f"{100 * truth:+.1f}", *cells]
 
 
-def held(
+def covered(
     make: Callable[[np.random.Generator], tuple[float, float]], truth: float, replicates: int
 ) -> str:
     """Says how often an interval holds the truth, of those that are given."""
@@ -118,7 +120,7 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
         name: str, truth: float, make: Callable[[int, np.random.Generator], tuple[float, float]]
     ) -> list[str]:
         return [name, f"{truth:+.3f}"] + [
-            held(lambda random, n=n: make(n, random), truth, count) for n in SIZES
+            covered(lambda random, n=n: make(n, random), truth, count) for n in SIZES
         ]
 
     for tau in (0.0, 0.5, 1.0):
@@ -160,17 +162,17 @@ def kept(n: int, random: np.random.Generator, effect: float) -> Kept:
     return Kept.of(saved.clip(0), right, margin)
 
 
-def others(settings: Calibration) -> Iterator[list[str]]:
+def kept_level(settings: Calibration) -> Iterator[list[str]]:
     """Rejections of what is no net effect."""
     random = np.random.default_rng(4)
     for n in SIZES:
         every = [kept(n, random, 0.0) for _ in range(settings.replicates)]
         tested = [one for one in every if one.p == one.p]
-        cell = share([one.p <= P for one in tested]) if tested else "none given"
+        cell = percent([one.p <= P for one in tested]) if tested else "none given"
         yield ["layers kept, same confidence", f"{n}", f"{len(tested)}", cell]
 
 
-def relabelled(settings: Calibration) -> Iterator[list[str]]:
+def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """What a run gives where gold is another of the options that were searched for."""
     assert settings.run is not None
     run = RunDirectory(settings.run)
@@ -182,7 +184,10 @@ def relabelled(settings: Calibration) -> Iterator[list[str]]:
         yield ["second choice called gold", name, f"{second.n}", "1", points(second), "", ""]
         for tau in TAUS:
             weight = weights(targets.gaps, tau)
-            nets = [Net.of(targets.relabel(draw(weight, random)), quick=True) for _ in range(count)]
+            nets = [
+                Net.of(targets.relabel(draw_golds(weight, random)), quick=True)
+                for _ in range(count)
+            ]
             yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
     whole = [one for one in ways.asked if set(range(one.scores.shape[1])) <= set(one.searches)]
     for name in ways.names:
@@ -225,7 +230,7 @@ def menus(settings: Calibration) -> Iterator[list[str]]:
             fitted.append(own["selector"].mean() - before)
             chosen.append(max(crossed, key=lambda rule: crossed[rule].mean()) == "selector")
         yield [f"{n}", points(Mean.of(np.array(fitted))), points(Mean.of(np.array(gains))),
-               share(chosen)]  # fmt: skip
+               percent(chosen)]  # fmt: skip
 
 
 def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> Ways:
@@ -240,9 +245,9 @@ def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> W
 
 def summed(nets: list[Net]) -> list[str]:
     """Formats the effects of many draws."""
-    undecided = share([net.undecided for net in nets])
+    undecided = percent([net.undecided for net in nets])
     value = Mean.of(np.array([net.value for net in nets]))
-    return [f"{len(nets)}", points(value), share([net.p <= P for net in nets]), undecided]
+    return [f"{len(nets)}", points(value), percent([net.p <= P for net in nets]), undecided]
 
 
 def summed_kept(every: list[Kept]) -> list[str]:
@@ -250,20 +255,20 @@ def summed_kept(every: list[Kept]) -> list[str]:
     tested = [one for one in every if one.p == one.p]
     value = Mean.of(np.array([one.difference for one in tested]))
     cells = f"{value.value:+.2f} layers ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"
-    return [f"{len(tested)}", cells, share([one.p <= P for one in tested]), ""]
+    return [f"{len(tested)}", cells, percent([one.p <= P for one in tested]), ""]
 
 
 TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str]]] = {
     "level": (level, ["tau", *(f"n = {n}" for n in SIZES)]),
     "power": (power, ["points", "tau", "true effect", *(f"n = {n}" for n in SIZES)]),
     "coverage": (coverage, ["interval", "truth", *(f"n = {n}" for n in SIZES)]),
-    "others": (others, ["figure", "questions", "tested", "p <= 0.05"]),
+    "kept": (kept_level, ["figure", "questions", "tested", "p <= 0.05"]),
     "menus": (
         menus,
         ["questions", "selector, on its own questions", "cross-fitted", "selector chosen"],
     ),
     "run": (
-        relabelled,
+        relabelled_run,
         ["gold", "counted", "questions", "draws", "effect", "p <= 0.05", "undecided"],
     ),
 }

@@ -73,7 +73,8 @@ def rate(
 ) -> Rate:
     """Tests golds drawn by weights [n, J], as a report with this preference does."""
     nets = [
-        Net.of(targets.relabel(draw(weight, random)), preference, quick=True) for _ in range(draws)
+        Net.of(targets.relabel(draw_golds(weight, random)), preference, quick=True)
+        for _ in range(draws)
     ]
     return Rate(
         Mean.of(np.array([net.value for net in nets])),
@@ -81,7 +82,7 @@ def rate(
     )
 
 
-def draw(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def draw_golds(weight: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draws a target [n] of each question by weights [n, J]."""
     bounds = np.cumsum(weight, axis=1)
     return (random.random((len(weight), 1)) * bounds[:, -1:] > bounds).sum(axis=1)

@@ -14,7 +14,7 @@ ASKED = ("format", "shots")  # how a question is asked, beside `chat`
 ANY_SCORER = (*DECIDE[1:], *ASKED, "prompt")
 
 
-class Content(NamedTuple):
+class Wording(NamedTuple):
     """A question as it was asked."""
 
     text: str
@@ -28,14 +28,14 @@ class Asked(NamedTuple):
 
     name: str
     settings: Mapping[str, Any]
-    questions: Mapping[str, Content]  # by id
+    questions: Mapping[str, Wording]  # by id
 
 
 def asked_by_run(run: RunDirectory) -> Asked:
     """Reads what a run asked."""
     rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
     questions = {
-        row["question"]: content(row["text"], row["options"], row["gold"], row["prompt_hash"])
+        row["question"]: wording(row["text"], row["options"], row["gold"], row["prompt_hash"])
         for row in rows
     }
     return Asked(str(run.directory), run.manifest()["settings"], questions)
@@ -44,7 +44,7 @@ def asked_by_run(run: RunDirectory) -> Asked:
 def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
     """Returns what a command asks."""
     questions = {
-        one.question.id: content(
+        one.question.id: wording(
             one.question.text, one.question.options, one.question.answer, one.prompt_hash
         )
         for one in encoded
@@ -52,10 +52,10 @@ def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked
     return Asked("this command", settings, questions)
 
 
-def content(text: str, options: Sequence[str], gold: int | None, prompt: str) -> Content:
+def wording(text: str, options: Sequence[str], gold: int | None, prompt: str) -> Wording:
     """Makes the content of a question; open questions without options have no gold."""
     answer = None if gold is None or not options else options[gold]
-    return Content(text, tuple(options), answer, prompt)
+    return Wording(text, tuple(options), answer, prompt)
 
 
 def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) -> list[str]:
@@ -66,7 +66,7 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
     """
     found = differences(one.settings, other.settings)
     both = [name for name in one.questions if name in other.questions]
-    for field in Content._fields:
+    for field in Wording._fields:
         pairs = [
             (getattr(one.questions[q], field), getattr(other.questions[q], field), q) for q in both
         ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cola_jax.messages import shown
 from cola_jax.path import STOP, pad_path
-from cola_jax.runs.comparable import Content, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.comparable import Wording, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.part_checks import check_counts, check_nodes
 from cola_jax.scoring.encode import Encoded
@@ -63,7 +63,7 @@ class Reuse:
         self.stored = StoredRows()
         for directory in directories:
             run = RunDirectory(directory)
-            told = check_comparable(asked_by_run(run), here, Content._fields)
+            told = check_comparable(asked_by_run(run), here, Wording._fields)
             asked_there = run.questions(ASKED)
             rows = asked_there.to_pylist()
             stored = {

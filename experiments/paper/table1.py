@@ -43,13 +43,13 @@ class Table1(Searches):
     """Also search for paths that are right in all variants."""
 
 
-def rows_of(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
+def table_rows(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
     """Formats a row for each space, of what was asked again and of what was searched for."""
     every = [figures(once.summary, robust and robust.summary) for _, once, robust in searched]
     p = iter(holm([p_of(one) for figures in every for one in figures]))
     rows = []
     for (space, once, robust), found in zip(searched, every, strict=True):
-        net, again, kept, net_robust, kept_robust = (cell(one, next(p)) for one in found)
+        net, again, kept, net_robust, kept_robust = (figure_cell(one, next(p)) for one in found)
         one = once.summary
         shares = [one.before, one.after, one.corrected]
         held = [
@@ -72,7 +72,7 @@ def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
     ]  # fmt: skip
 
 
-def cell(one: Net | Kept | None, corrected: float) -> str:
+def figure_cell(one: Net | Kept | None, corrected: float) -> str:
     """Formats a figure, a dash for none."""
     if one is None:
         return "–"
@@ -90,7 +90,7 @@ def main(settings: Table1) -> None:
             runs.append(session.search(str(folder / f"{space}-robust"), search, robust=True))
         once, *robust = read(str(run.directory) for run in runs)
         searched.append((space, once, robust[0] if robust else None))
-    show(HEAD, rows_of(searched))
+    show(HEAD, table_rows(searched))
 
 
 if __name__ == "__main__":

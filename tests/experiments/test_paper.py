@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from experiments.paper.results import read
-from experiments.paper.table1 import HEAD, rows_of
+from experiments.paper.table1 import HEAD, table_rows
 from tests.report.conftest import PARTS, make_run
 
 
@@ -39,6 +39,6 @@ def test_figures_print_tables_with_controls(run, capsys, number, cells):
 
 def test_table_of_spaces_has_a_cell_for_every_column(run):
     (result,) = read([run])
-    once, both = rows_of([("skip", result, None), ("repeat", result, result)])
+    once, both = table_rows([("skip", result, None), ("repeat", result, result)])
     assert len(once) == len(both) == len(HEAD)
     assert once[:4] == ["skip", "40.0 %", "80.0 %", "66.7 %"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.report.null import draw, null
+from cola_jax.report.null import draw_golds, null
 from cola_jax.report.preference import Net
 from experiments.calibration import drawn
 
@@ -22,8 +22,8 @@ def test_nothing_is_found_in_golds_that_are_drawn():
     assert found.balance.value == pytest.approx((gaps[:, 1:].mean(axis=1) - gaps[:, 0]).mean())
 
 
-def test_draw_follows_the_weights():
+def test_draws_follow_the_weights():
     weight = np.tile([0.5, 0.2, 0.3], (20_000, 1))
-    counts = np.bincount(draw(weight, np.random.default_rng(0)), minlength=3) / len(weight)
+    counts = np.bincount(draw_golds(weight, np.random.default_rng(0)), minlength=3) / len(weight)
     np.testing.assert_allclose(counts, [0.5, 0.2, 0.3], atol=0.02)
-    assert draw(np.array([[0.0, 1.0, 0.0]]), np.random.default_rng(0)).tolist() == [1]
+    assert draw_golds(np.array([[0.0, 1.0, 0.0]]), np.random.default_rng(0)).tolist() == [1]
