@@ -1,11 +1,11 @@
 from .config import ModelConfig
-from .convert.cache import load, load_tokenizer
-from .convert.conversion import convert
 from .execute.evaluator import run_paths
 from .execute.generate import Generated, generate
 from .execute.metrics import Metrics
 from .execute.reference import run_path
 from .execute.stop import Stop
+from .formats.cache import load, load_tokenizer
+from .formats.conversion import convert
 from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
@@ -13,8 +13,8 @@ from .question import Question
 from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
-from .search.loop import search
-from .search.outcome import Outcome, Outcomes
+from .strategies.loop import search
+from .strategies.outcome import Outcome, Outcomes
 
 __version__: str
 

@@ -21,8 +21,8 @@ from jax.typing import DTypeLike
 
 from cola_jax import orbax_errors
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, first_line, printed, shorten, shown
 from cola_jax.json_text import parse_object
-from cola_jax.messages import first_line, printed, shorten, shown
 from cola_jax.params import Model, assemble, shapes, sharding
 from cola_jax.storage import check_links
 from cola_jax.tokenizer_trial import load_folder
@@ -37,7 +37,7 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 LONGEST_METADATA = 4 * 2**20  # bytes
 
 
-class DamagedError(ValueError):
+class DamagedError(InputError):
     """A checkpoint is damaged or incomplete."""
 
 
@@ -123,7 +123,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     """Reads a checkpoint's metadata; raises ValueError if the directory is not a checkpoint."""
     directory = absolute(directory)
     if not directory.is_dir():
-        raise ValueError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
+        raise InputError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
     check_links(directory)
     file = directory / METADATA
     if file.exists() and not is_file(file):
@@ -134,10 +134,10 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
             if (directory / "config.json").exists()
             else "it is not a cola-jax checkpoint, or its conversion did not finish."
         )
-        raise ValueError(f"{directory} has no {METADATA}: {hint}")
+        raise InputError(f"{directory} has no {METADATA}: {hint}")
     try:
         if (size := file.stat().length) > LONGEST_METADATA:
-            raise ValueError(f"it has {size:,} bytes, more than {LONGEST_METADATA:,}")
+            raise InputError(f"it has {size:,} bytes, more than {LONGEST_METADATA:,}")
         metadata = parse_object(file.read_bytes(), str(file))
         layout = metadata.get("layout")
         if layout == LAYOUT:
@@ -148,7 +148,7 @@ def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
     if type(layout) is not int:
         raise DamagedError(f"{file} is damaged (it has no layout): convert the model again.")
     if layout != LAYOUT:
-        raise ValueError(
+        raise InputError(
             f"{directory} has layout {layout}, but this version reads {LAYOUT}: convert the model "
             "again, or use the version of cola-jax that wrote it."
         )
@@ -160,19 +160,19 @@ def check_metadata(metadata: dict[str, Any]) -> None:
     kinds = {"config": dict, "dtype": str, "digest": str, "files": dict, "sums": dict}
     for name, kind in (kinds | {"origin": dict}).items():
         if not isinstance(metadata.get(name), kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, got {shown(metadata.get(name))}")
+            raise InputError(f"{name} must be a {kind.__name__}, got {shown(metadata.get(name))}")
     config = ModelConfig.from_json(metadata["config"])
     if metadata["dtype"] not in DTYPES:
-        raise ValueError(
+        raise InputError(
             f"dtype must be one of {', '.join(DTYPES)}, got {shown(metadata['dtype'])}"
         )
     for name in ("files", "sums"):
         wrong = [k for k, v in metadata[name].items() if type(v) is not int or v < 0]
         if wrong:
-            raise ValueError(f"{name} of {printed(wrong[0])} must be a number of 0 or more")
+            raise InputError(f"{name} of {printed(wrong[0])} must be a number of 0 or more")
     if set(metadata["sums"]) != set(shapes(config)):
         others = sorted(set(metadata["sums"]) ^ set(shapes(config)))
-        raise ValueError(
+        raise InputError(
             f"sums and config have different weights: {shorten([printed(x) for x in others])}"
         )
     check_origin(metadata["origin"])
@@ -182,20 +182,20 @@ def check_metadata(metadata: dict[str, Any]) -> None:
 def check_origin(origin: dict[str, Any]) -> None:
     """Raises ValueError for what is no name of the Hub: exports write such a name into code."""
     if not isinstance(origin.get("kind"), str):
-        raise ValueError(f"origin must have a kind, got {shown(origin)}")
+        raise InputError(f"origin must have a kind, got {shown(origin)}")
     names = (origin.get("name"), origin.get("revision"))
     named = all(isinstance(one, str) and HUB_NAME.fullmatch(one) for one in names)
     if origin["kind"] == "hub" and not named:
-        raise ValueError(f"origin must be a name and a revision of the Hub, got {shown(origin)}")
+        raise InputError(f"origin must be a name and a revision of the Hub, got {shown(origin)}")
 
 
 def check_tokens(metadata: dict[str, Any]) -> None:
     """Raises ValueError unless the stop tokens and the padding token are token ids."""
     stops, pad = metadata.get("stop_tokens", []), metadata.get("pad_token")
     if not isinstance(stops, list) or any(type(i) is not int or i < 0 for i in stops):
-        raise ValueError(f"stop_tokens must be a list of token ids, got {shown(stops)}")
+        raise InputError(f"stop_tokens must be a list of token ids, got {shown(stops)}")
     if pad is not None and (type(pad) is not int or pad < 0):
-        raise ValueError(f"pad_token must be a token id or null, got {shown(pad)}")
+        raise InputError(f"pad_token must be a token id or null, got {shown(pad)}")
 
 
 def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
         end = load_tokenizer(directory).eos_token_id
         ids = [] if end is None else [end]
     if not ids:
-        raise ValueError(
+        raise InputError(
             f"{directory} has no token that ends a generation, and neither has its tokenizer: "
             "convert the model again from a source whose generation_config.json has eos_token_id."
         )
@@ -390,12 +390,12 @@ def load_tokenizer(directory: epath.PathLike) -> Any:
     """
     folder = absolute(directory) / TOKENIZER
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise ValueError(
+        raise InputError(
             f"{directory} has no tokenizer: its source had none that could be converted."
         )
     with tempfile.TemporaryDirectory() as local:  # transformers does not read storage URLs
         for file in folder.iterdir():
             if not is_file(file):
-                raise ValueError(f"{file} is a directory, pipe or device: convert the model again.")
+                raise InputError(f"{file} is a directory, pipe or device: convert the model again.")
             (epath.Path(local) / file.name).write_bytes(file.read_bytes())
         return load_folder(Path(local), str(directory))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 
 MOST_LAYERS = 10_000
 MOST_EXPERTS = 100_000  # of all layers together
@@ -21,14 +21,14 @@ STRICT = {"strict": True, "extra": "forbid"}  # how pydantic reads the classes b
 def check_size(name: str, value: int, least: int = 1, limit: int = LIMIT) -> None:
     """Raises ValueError unless a size is `least` to `limit - 1`."""
     if not least <= value < limit:
-        raise ValueError(f"{name} must be {least:,} to {limit - 1:,}, got {shown(value)}.")
+        raise InputError(f"{name} must be {least:,} to {limit - 1:,}, got {shown(value)}.")
 
 
 def check_positive(name: str, *values: float, limit: float = LARGEST) -> None:
     """Raises ValueError unless values are positive and fit float32; NaN does not."""
     for value in values:
         if not SMALLEST <= value <= limit:
-            raise ValueError(f"{name} must be {SMALLEST} to {limit}, got {shown(value)}.")
+            raise InputError(f"{name} must be {SMALLEST} to {limit}, got {shown(value)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rope:
         check_positive("divisors of a rope", *(self.divisors or ()))
         check_positive("llama3 of a rope", *(self.llama3 or ()))
         if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
-            raise ValueError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
+            raise InputError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
 
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Returns the inverse frequencies [head_dim / 2] in float32, radians per position.
@@ -113,12 +113,12 @@ class ModelConfig:
         for name in ("mlp_width", "experts", "experts_per_token", "expert_width"):
             check_size(name, getattr(self, name), least=0)
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise InputError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads: "
                 "the first must be a multiple of the second."
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, got {self.head_dim}.")
+            raise InputError(f"head_dim must be even, got {self.head_dim}.")
         self.check_numbers()
         self.check_layers()
         self.check_experts()
@@ -131,9 +131,9 @@ class ModelConfig:
         if self.clip_qkv is not None:
             check_positive("clip_qkv", self.clip_qkv)
         if self.norm_offset is not None and not abs(self.norm_offset) <= LARGEST:
-            raise ValueError(f"norm_offset must be finite, got {shown(self.norm_offset)}.")
+            raise InputError(f"norm_offset must be finite, got {shown(self.norm_offset)}.")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(
+            raise InputError(
                 f"activation must be {' or '.join(ACTIVATIONS)}, got {shown(self.activation)}."
             )
 
@@ -141,17 +141,17 @@ class ModelConfig:
         """Raises ValueError where what is given for each layer does not fit them."""
         for name in ("layer_ropes", "windows"):
             if len(getattr(self, name)) != self.num_layers:
-                raise ValueError(
+                raise InputError(
                     f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
                 )
         for window in self.windows:
             if window is not None:
                 check_size("a layer's window", window)
         if any(not 0 <= rope < len(self.ropes) for rope in self.layer_ropes):
-            raise ValueError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
+            raise InputError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
         for rope in self.ropes:
             if rope.divisors is not None and len(rope.divisors) != self.head_dim // 2:
-                raise ValueError(
+                raise InputError(
                     f"a rope has {len(rope.divisors)} divisors for heads of {self.head_dim}: "
                     "one for two dimensions belongs there."
                 )
@@ -160,15 +160,15 @@ class ModelConfig:
         """Raises ValueError for layers without MLP and experts, and for experts that do not fit."""
         check_size("experts of all layers", self.experts * self.num_layers, 0, MOST_EXPERTS + 1)
         if not (self.experts or self.mlp_width):
-            raise ValueError("a layer must have an MLP or experts: mlp_width and experts are 0.")
+            raise InputError("a layer must have an MLP or experts: mlp_width and experts are 0.")
         if self.mlp_bias and not self.mlp_width:
-            raise ValueError("mlp_bias needs an MLP, but mlp_width is 0.")
+            raise InputError("mlp_bias needs an MLP, but mlp_width is 0.")
         if self.experts and not (self.experts_per_token and self.expert_width):
-            raise ValueError(
+            raise InputError(
                 f"{self.experts} experts need experts_per_token and expert_width above 0."
             )
         if self.experts_per_token > self.experts:
-            raise ValueError(
+            raise InputError(
                 f"a token cannot use {self.experts_per_token} of {self.experts} experts."
             )
 

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from cola_jax.errors import InputError
 from cola_jax.path import STOP, Ids, identity
 
 Scalar = Int[ArrayLike, ""]
@@ -85,7 +86,7 @@ def edit_table(
     places = [s for s in range(-move, move + 1) if s]
     shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in places]
     if not shapes:
-        raise ValueError("no edit is allowed: give skip, repeat (with times) or move above 0.")
+        raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
     rows = np.array(
         [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)],
         np.int32,
@@ -151,7 +152,7 @@ def random_paths(
     """
     limit = 2 * num_layers if max_length is None else max_length
     if limit < num_layers or seed < 0:
-        raise ValueError(
+        raise InputError(
             f"random paths start from all {num_layers} layers, so max_length must be at least "
             f"that, and the seed 0 or more: they are {limit} and {seed}."
         )
@@ -168,7 +169,7 @@ def random_paths(
         if path != identity(num_layers) and path not in found:
             found[path], known = None, 0
     if len(found) < count:
-        raise ValueError(
+        raise InputError(
             f"only {len(found)} of {count} distinct random paths were found for {num_layers} "
             f"layers with at most {edits} edits: ask for fewer."
         )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 
 DIGITS = 19  # of an integer that has 64 bits
 
@@ -30,18 +30,18 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
     """
 
     def constant(name: str) -> float:
-        raise ValueError(f"{where}: {name} is not a number that JSON has: write null.")
+        raise InputError(f"{where}: {name} is not a number that JSON has: write null.")
 
     def integer(digits: str) -> int:
         count = len(digits.lstrip("-"))
         if count > DIGITS:
-            raise ValueError(f"{where}: an integer of {count:,} digits is out of range.")
+            raise InputError(f"{where}: an integer of {count:,} digits is out of range.")
         return int(digits)
 
     def number(digits: str) -> float:
         value = float(digits)
         if value in (float("inf"), -float("inf")):
-            raise ValueError(f"{where}: the number {shown(digits)} is out of range.")
+            raise InputError(f"{where}: the number {shown(digits)} is out of range.")
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         if len(values) < len(pairs):
             name = next((name for name, value in pairs if value != values[name]), None)
             if name is not None:
-                raise ValueError(f"{where}: {shown(name)} is given two values: give it one.")
+                raise InputError(f"{where}: {shown(name)} is given two values: give it one.")
         return values
 
     hooks: dict[str, Any] = {"parse_constant": constant, "parse_int": integer}
@@ -58,15 +58,15 @@ def parse_json(text: str | bytes, where: str, *, finite: bool = True) -> Any:
         value = json.loads(text, **(hooks if finite else {}))
     except json.JSONDecodeError as error:
         line = f" in line {error.lineno}" if error.lineno > 1 else ""
-        raise ValueError(f"{where}: this is not JSON ({error.msg}{line}).") from None
+        raise InputError(f"{where}: this is not JSON ({error.msg}{line}).") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: this is not UTF-8 text ({error}).") from None
+        raise InputError(f"{where}: this is not UTF-8 text ({error}).") from None
     except RecursionError:
-        raise ValueError(f"{where}: this is nested too deeply to be read.") from None
+        raise InputError(f"{where}: this is nested too deeply to be read.") from None
     except ValueError as error:
         if str(error).startswith(where):
             raise
-        raise ValueError(f"{where} cannot be read as JSON ({error}).") from None
+        raise InputError(f"{where} cannot be read as JSON ({error}).") from None
     escaped = "\\u" in text if isinstance(text, str) else b"\\u" in text
     if finite and escaped:
         check_characters(value, where)
@@ -78,7 +78,7 @@ def check_characters(value: Any, where: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{where}: {error.object[error.start]!r} is half a character (a lone surrogate): write "
             "the text as UTF-8."
         ) from None
@@ -95,7 +95,7 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """
     value = parse_json(text, where)
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: a JSON object belongs here, not {shown(value)}.")
+        raise InputError(f"{where}: a JSON object belongs here, not {shown(value)}.")
     return value
 
 

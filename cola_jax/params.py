@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
 REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
@@ -235,7 +236,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     unknown = set(mesh.axis_names) - {"data", "tensor"}
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"the mesh has axes {sorted(unknown)}, but weights are placed over 'data' and "
             "'tensor' only: make the mesh with those axis names."
         )
@@ -244,7 +245,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
     for size, axis in itertools.zip_longest(shape, specs()[name]):  # what no spec names is whole
         splits = axis == "tensor" and ways > 1
         if splits and size % ways and name not in REPLICABLE:
-            raise ValueError(
+            raise InputError(
                 f"weight {name} of shape {shape} cannot be split over {ways} devices: choose a "
                 f"'tensor' axis that divides {size}."
             )

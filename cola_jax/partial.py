@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from cola_jax.errors import InputError
+
 
 @contextlib.contextmanager
 def partial_folder(destination: Path) -> Iterator[Path]:
@@ -60,7 +62,7 @@ def claim(partial: Path, folder: bool, destination: Path) -> int:
             descriptor = os.open(partial, os.O_RDONLY)
             if not lock(descriptor):
                 os.close(descriptor)
-                raise ValueError(
+                raise InputError(
                     f"{destination} is being written by another process: wait for it, or choose "
                     "another destination."
                 )

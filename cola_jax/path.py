@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 
 Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path after its last layer
@@ -40,7 +40,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
         times = int(group["times"]) if group else 1
         block = [layer for item in body.split(",") for layer in parse_item(item, text, num_layers)]
         if len(layers) + len(block) * times > limit:
-            raise ValueError(
+            raise InputError(
                 f"path {shown(text)} runs more than {limit} layers: shorten it, or allow more "
                 "with a larger maximum length."
             )
@@ -53,7 +53,7 @@ def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> t
     try:
         return parse_path(text, num_layers)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {error}") from None
 
 
 def parts(text: str) -> Iterator[str]:
@@ -70,18 +70,18 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
     """Reads one id or one ascending range of the path `text`."""
     match = ITEM.fullmatch(item)
     if not match:
-        raise ValueError(
+        raise InputError(
             f"path {shown(text)} has {shown(item)} where a layer id, a range like 0-5 or a "
             "group like (6-7)x2 belongs."
         )
     first = int(match["first"])
     last = first if match["last"] is None else int(match["last"])
     if last < first:
-        raise ValueError(
+        raise InputError(
             f"path {shown(text)} has the range {item}, which runs backwards: use {last}-{first}."
         )
     if last >= num_layers:
-        raise ValueError(
+        raise InputError(
             f"path {shown(text)} names layer {last}, but the model has layers 0..{num_layers - 1}."
         )
     return range(first, last + 1)
@@ -155,14 +155,14 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
     while path and path[-1] == STOP:
         path.pop()
     if not path:
-        raise ValueError("a path needs at least one layer, this one has none.")
+        raise InputError("a path needs at least one layer, this one has none.")
     bad = sorted({layer for layer in path if not 0 <= layer < num_layers})
     if bad:
-        raise ValueError(
+        raise InputError(
             f"path has layer ids {bad}, but the model has layers 0..{num_layers - 1}: {path}"
         )
     if max_length is not None and len(path) > max_length:
-        raise ValueError(
+        raise InputError(
             f"path has {len(path)} layers, but at most {max_length} are allowed: {path}"
         )
     return tuple(path)
@@ -171,7 +171,7 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
 def pad_path(path: Ids, positions: int) -> np.ndarray:
     """Returns the path as int32 [positions], STOP after its end; ValueError when it is longer."""
     if len(path) > positions:
-        raise ValueError(
+        raise InputError(
             f"path has {len(path)} layers but only {positions} positions; pass "
             f"positions={len(path)} (one recompile)."
         )

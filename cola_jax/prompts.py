@@ -11,6 +11,8 @@ from flax import struct
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from cola_jax.errors import InputError
+
 PADDING = -1  # the branch of a padding token
 NO_READ = -1  # pads the read positions
 PROMPT = 0  # the branch of a token that every continuation of its row sees
@@ -73,9 +75,9 @@ class Prompts(struct.PyTreeNode):
         given = {key: value for key, value in encoding.items() if value is not None}
         unknown = sorted(given.keys() - {*USED, *IGNORED})
         if unknown:
-            raise ValueError(f"a tokenizer's output has {unknown}, which would be lost: omit them.")
+            raise InputError(f"a tokenizer's output has {unknown}, which would be lost: omit them.")
         if "input_ids" not in given:
-            raise ValueError(f"a tokenizer's output has input_ids, this one has {sorted(given)}.")
+            raise InputError(f"a tokenizer's output has input_ids, this one has {sorted(given)}.")
         arrays = {key: as_integers(key, given[key]) for key in USED if key in given}
         ids, mask = arrays["input_ids"], arrays.get("attention_mask")
         traced = any(isinstance(array, jax.core.Tracer) for array in arrays.values())
@@ -104,7 +106,7 @@ class Prompts(struct.PyTreeNode):
           ValueError: where some rows have read positions and targets and others have none.
         """
         if len({row.read is None for row in rows} | {row.targets is None for row in rows}) > 1:
-            raise ValueError("either all rows have read positions and targets, or none has.")
+            raise InputError("either all rows have read positions and targets, or none has.")
         tokens = max(np.shape(row.ids)[0] for row in rows)
         reads = max(0 if row.read is None else np.shape(row.read)[0] for row in rows)
 
@@ -135,11 +137,11 @@ def as_integers(name: str, value: Any) -> Any:
     try:
         array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"the rows of {name} differ in length: tokenize with padding=True."
         ) from None
     if array.ndim != 2 or array.dtype.kind not in "iub":
-        raise ValueError(
+        raise InputError(
             f"{name} is {array.dtype} of shape {array.shape}, but must be integers [B, T]: "
             "tokenize a list of texts."
         )
@@ -161,7 +163,7 @@ def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
         if suspect.all():
             suspect = padded.sum(axis=1) == 2
         if suspect.any():
-            raise ValueError(
+            raise InputError(
                 f"row {int(suspect.argmax())} {edge} with the pad token {pad_token}, but has no "
                 "attention mask: pass all that the tokenizer returns, or Prompts.plain(ids) if "
                 "these tokens belong to the text."
@@ -171,16 +173,16 @@ def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises ValueError for an attention mask that does not select one run of tokens a row."""
     if mask.shape != shape:
-        raise ValueError(f"attention_mask has shape {mask.shape}, but input_ids have {shape}.")
+        raise InputError(f"attention_mask has shape {mask.shape}, but input_ids have {shape}.")
     if not np.isin(mask, (0, 1)).all():
-        raise ValueError(
+        raise InputError(
             f"attention_mask holds {np.setdiff1d(mask, (0, 1)).tolist()}, but must be 1 at "
             "tokens and 0 at padding."
         )
     if not mask.any(axis=1).all():
-        raise ValueError(f"row {int(mask.any(axis=1).argmin())} of attention_mask has no token.")
+        raise InputError(f"row {int(mask.any(axis=1).argmin())} of attention_mask has no token.")
     if (split := is_split(mask == 1)).any():
-        raise ValueError(
+        raise InputError(
             f"row {int(split.argmax())} of attention_mask has a 0 between two tokens: pad at the "
             "beginning or at the end of a row."
         )
@@ -194,7 +196,7 @@ def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa:
 def check_positions(given: np.ndarray, positions: Any, mask: np.ndarray) -> None:
     """Raises ValueError for position ids other than those that the attention mask implies."""
     if given.shape != positions.shape or ((given != positions) & (mask == 1)).any():
-        raise ValueError(
+        raise InputError(
             "position_ids are not 0, 1, 2 and so on from the first token of each row: leave them "
             "out, or give Prompts with these positions to run_path."
         )

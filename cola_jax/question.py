@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import re
 
+from cola_jax.errors import InputError
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
@@ -61,10 +63,10 @@ def open_question(
 ) -> Question:
     """Makes an open question; raises ValueError if the text or the answer is blank."""
     if not text.strip():
-        raise ValueError(f"question {id} is empty.")
+        raise InputError(f"question {id} is empty.")
     gold = gold.strip()
     if not gold:
-        raise ValueError(f"question {id} has no answer: the gold answer is empty.")
+        raise InputError(f"question {id} has no answer: the gold answer is empty.")
     decoy = decoy_of(id, gold)
     options = (gold,) if decoy is None else (gold, decoy)
     return Question(id, text, options, 0, open=True, solution=solution, metadata=metadata)

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 
 T = TypeVar("T")
 
@@ -30,4 +30,4 @@ def validated(schema: TypeAdapter[T], value: Any, where: str, *, json: bool = Fa
     place = ".".join(str(part) for part in first["loc"])
     rule = first["msg"].removeprefix("Value error, ").rstrip(".")
     got = "" if first["type"] in ("missing", "value_error") else f", got {shown(first['input'])}"
-    raise ValueError(f"{where}: {f'{place}: ' if place else ''}{rule}{got}.")
+    raise InputError(f"{where}: {f'{place}: ' if place else ''}{rule}{got}.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from etils import epath
 
-from cola_jax.messages import printed
+from cola_jax.errors import InputError, printed
 
 LARGEST_TEXT = 2**30  # bytes
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
@@ -25,23 +25,23 @@ def check_url(text: str) -> None:
         return
     if scheme not in PACKAGES:
         known = ", ".join(f"{one}://" for one in PACKAGES)
-        raise ValueError(f"{text} is in no storage that can be used: {known}, or a local path.")
+        raise InputError(f"{text} is in no storage that can be used: {known}, or a local path.")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
-        raise ValueError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+        raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
 
 
 def read_text(file: str | os.PathLike[str]) -> str:
     """Reads a text file; ValueError where it cannot be read, is not text, or has gigabytes."""
     try:
         if (size := os.path.getsize(file)) > LARGEST_TEXT:
-            raise ValueError(
+            raise InputError(
                 f"{file} has {size:,} bytes, and at most {LARGEST_TEXT:,} are read: give another."
             )
         return Path(file).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+        raise InputError(f"{file} is not UTF-8 text ({error}).") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
 def check_place(text: str) -> None:
@@ -58,11 +58,11 @@ def check_place(text: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"{printed(text)} cannot be used ({error.strerror}): give another."
         ) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise ValueError(f"{text} is a pipe or device: give a file or a directory.")
+        raise InputError(f"{text} is a pipe or device: give a file or a directory.")
 
 
 def check_writable(file: str | os.PathLike[str]) -> None:
@@ -86,7 +86,7 @@ def check_file(file: str | os.PathLike[str]) -> None:
     """Raises OSError where a file cannot be written, ValueError for a directory."""
     check_writable(file)
     if os.path.isdir(file):
-        raise ValueError(f"{file} is a directory: give a file.")
+        raise InputError(f"{file} is a directory: give a file.")
 
 
 def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
@@ -94,7 +94,7 @@ def check_apart(destination: str | os.PathLike[str], source: str | os.PathLike[s
     place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
     if place.is_relative_to(other) or other.is_relative_to(place):
         where = "inside" if place.is_relative_to(other) else "around"
-        raise ValueError(
+        raise InputError(
             f"{destination} is {where} the source {source}: choose a destination elsewhere."
         )
 
@@ -125,7 +125,7 @@ def check_links(folder: str | os.PathLike[str]) -> None:
     inside = os.path.realpath(folder)
     for link in links(inside):
         if not Path(os.path.realpath(link)).is_relative_to(inside):
-            raise ValueError(
+            raise InputError(
                 f"{link} is a symbolic link out of {folder}, which is not followed: replace it by "
                 "what it leads to."
             )
@@ -148,7 +148,7 @@ def write_whole(file: "epath.Path", content: bytes) -> None:
     it cannot be written; nothing is left then.
     """
     if os.path.exists(file) and not os.path.isfile(file):  # epath takes a pipe for a file
-        raise ValueError(f"{file} is a directory, pipe or device, not a file: give another place.")
+        raise InputError(f"{file} is a directory, pipe or device, not a file: give another place.")
     partial = file.parent / f".{file.name}.partial"
     try:
         partial.write_bytes(content)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cola_jax.errors import InputError, first_line, shown
 from cola_jax.json_text import parse_json
-from cola_jax.messages import first_line, shown
 from cola_jax.template_worker import EXCEEDED
 
 LARGEST = {"tokenizer.json": 2**28}  # bytes; that of Gemma 3 has 33 million
@@ -36,7 +36,7 @@ def load_folder(folder: Path, name: str) -> Any:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # also PanicException, which is no Exception
-        raise ValueError(
+        raise InputError(
             f"{name} has a tokenizer that cannot be loaded ({first_line(error)}). {REPAIR}"
         ) from None
 
@@ -46,7 +46,7 @@ def check_files(folder: Path, name: str) -> None:
     for file in folder.iterdir():
         limit, size = LARGEST.get(file.name, LARGEST_OTHER), file.stat().st_size
         if file.suffix == ".json" and size > limit:
-            raise ValueError(
+            raise InputError(
                 f"{name}: {file.name} has {size:,} bytes, and {limit:,} are the most that it may "
                 f"have. {REPAIR}"
             )
@@ -56,14 +56,14 @@ def check_files(folder: Path, name: str) -> None:
         # not finite: transformers writes 10**30 for a length without limit
         settings = parse_json((folder / file).read_bytes(), f"{name}: {file}", finite=False)
         if not isinstance(settings, dict):
-            raise ValueError(f"{name}: {file} must be an object, got {shown(settings)}. {REPAIR}")
+            raise InputError(f"{name}: {file} must be an object, got {shown(settings)}. {REPAIR}")
         check_settings(settings, name, file)
 
 
 def check_settings(settings: dict[str, Any], name: str, file: str) -> None:
     """Raises ValueError for settings that transformers would run as code or fail on late."""
     if settings.get("auto_map"):
-        raise ValueError(
+        raise InputError(
             f"{name}: {file} has auto_map, which asks to run the code of the model's author. "
             "No such code is run: save the tokenizer in the format of transformers' own classes "
             "(tokenizer.json), and remove auto_map."
@@ -71,7 +71,7 @@ def check_settings(settings: dict[str, Any], name: str, file: str) -> None:
     for key, kinds in {"tokenizer_class": str, "model_max_length": (int, float)}.items():
         value = settings.get(key)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise ValueError(
+            raise InputError(
                 f"{name}: {key} of {file} must be a {'text' if kinds is str else 'number'}, got "
                 f"{shown(value)}. {REPAIR}"
             )
@@ -89,14 +89,14 @@ def try_tokenizer(tokenizer: Any, name: str, vocab_size: int) -> None:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
-        raise ValueError(
+        raise InputError(
             f"{name} has a tokenizer that cannot encode a sentence and decode it "
             f"({first_line(error)}). {REPAIR}"
         ) from None
     if not isinstance(decoded, str) or any(type(i) is not int for i in (*ids, *special) if i):
-        raise ValueError(f"{name} has a tokenizer that makes no token ids of a sentence. {REPAIR}")
+        raise InputError(f"{name} has a tokenizer that makes no token ids of a sentence. {REPAIR}")
     if too_large := [i for i in ids if i >= vocab_size]:
-        raise ValueError(
+        raise InputError(
             f"{name} has the tokenizer of another model: it encodes a sentence with token id "
             f"{max(too_large)}, but the model embeds {vocab_size}. {REPAIR}"
         )
@@ -124,7 +124,7 @@ def write_chat(tokenizer: Any, text: str, name: str, **arguments: Any) -> str:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # jinja raises many types, and templates their own
-        raise ValueError(
+        raise InputError(
             f"{name} has a chat template that cannot write one user message "
             f"({first_line(error)}). Repair chat_template, or remove it: prompts are then plain "
             "text."
@@ -147,7 +147,7 @@ def check_template(tokenizer: Any, name: str) -> None:
         template = template.get("default")
     tokens = getattr(tokenizer, "special_tokens_map", {})
     if isinstance(template, str) and exceeds(template, json.dumps(tokens, default=str)):
-        raise ValueError(
+        raise InputError(
             f"{name} has a chat template that takes more than {TEMPLATE_SECONDS} s or "
             f"{TEMPLATE_MEMORY / 1e6:,.0f} MB to write one user message. Repair chat_template, or "
             "remove it: prompts are then plain text."

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from cola_jax.messages import first_line, shown
+from cola_jax.errors import InputError, first_line, shown
 
 LARGEST = 500_000  # characters; the parser is slow, and no merge or file of flags has as many
 DEEPEST = 100  # lists and mappings within each other; the parser takes quadratic time in them
@@ -32,18 +32,18 @@ def parse_yaml(text: str, where: str) -> Any:
         millions.
     """
     if len(text) > LARGEST:
-        raise ValueError(
+        raise InputError(
             f"{where} has {len(text):,} characters of YAML, but at most {LARGEST:,} are read."
         )
     steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
     if max(itertools.accumulate(steps), default=0) > DEEPEST:
-        raise ValueError(f"{where} is nested too deeply to be read.")
+        raise InputError(f"{where} is nested too deeply to be read.")
     try:
         return Values(where, yaml.parse(text, LOADER)).document()
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML ({problem_of(error)}).") from None
+        raise InputError(f"{where} is not YAML ({problem_of(error)}).") from None
     except OverflowError as error:  # of an escape such as \UFFFFFFFF
-        raise ValueError(f"{where} is not YAML ({first_line(error)}).") from None
+        raise InputError(f"{where} is not YAML ({first_line(error)}).") from None
 
 
 def problem_of(error: yaml.YAMLError) -> str:
@@ -60,9 +60,9 @@ class Values:
         self.where, self.events = where, events
         self.texts: dict[str, Any] = {}  # that may be referred to
 
-    def error(self, event: Any, problem: str) -> ValueError:
+    def error(self, event: Any, problem: str) -> InputError:
         """Returns the error that something stands in a line."""
-        return ValueError(f"{self.where}, line {event.start_mark.line + 1}: {problem}.")
+        return InputError(f"{self.where}, line {event.start_mark.line + 1}: {problem}.")
 
     def document(self) -> Any:
         """Returns the value of the only document, None where there is none."""
@@ -86,7 +86,7 @@ class Values:
         if event.tag is not None:
             raise self.error(event, f"the tag {shown(event.tag)} is not read: leave it out")
         if depth > DEEPEST:
-            raise ValueError(f"{self.where} is nested too deeply to be read.")
+            raise InputError(f"{self.where} is nested too deeply to be read.")
         if isinstance(event, yaml.SequenceStartEvent):
             return list(self.entries(depth))
         if isinstance(event, yaml.MappingStartEvent):

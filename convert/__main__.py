@@ -2,7 +2,7 @@
 
 import sys
 
-from cola_jax.cli import main
+from cola_jax.cli.main import main
 
 if __name__ == "__main__":
     main(["convert", *sys.argv[1:]])

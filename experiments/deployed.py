@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.commands.flags import Dtype, RunFlags
+from cola_jax.cli.flags import Dtype, RunFlags
 from cola_jax.deploy.router.designs import make_design
 from cola_jax.deploy.router.distill import DistillConfig, distill
 from cola_jax.deploy.scan import scan_paths
@@ -32,7 +32,7 @@ from cola_jax.report.table import format_mean
 from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.search.presets import PRESETS, Settings
+from cola_jax.strategies.presets import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
 from experiments.routers import DESIGNS
 

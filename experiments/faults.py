@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from cola_jax.cli import main as cola
+from cola_jax.cli.main import main as cola
 from experiments.outputs import outputs, same_output, with_output
 
 WHOLE, CRASHED, SMALL = "whole", "crash", "small"  # of equal lengths, which files of Orbax have

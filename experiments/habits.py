@@ -146,7 +146,7 @@ def make_environment(settings: Habits, folder: Path) -> dict[str, str]:
     """Returns the environment of the commands: without a network, with a cache of their own."""
     (folder / "bin").mkdir()
     cola = folder / "bin" / "cola"
-    cola.write_text(f"#!{sys.executable}\nfrom cola_jax.cli import main\nmain()\n")
+    cola.write_text(f"#!{sys.executable}\nfrom cola_jax.cli.main import main\nmain()\n")
     cola.chmod(0o755)
     return os.environ | {
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",

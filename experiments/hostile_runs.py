@@ -6,8 +6,8 @@ from pathlib import Path
 
 from etils import epath
 
-from cola_jax.cli import main
-from cola_jax.convert import convert
+from cola_jax.cli.main import main
+from cola_jax.formats.conversion import convert
 from cola_jax.report import summarise, write_markdown, write_page, write_results
 from cola_jax.report.compare import changes
 from cola_jax.runs.directory import RunDirectory

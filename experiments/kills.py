@@ -131,7 +131,7 @@ def noted(log: str, *arguments: str) -> None:
 
     A conversion, which makes none, is noted as a call of none.
     """
-    from cola_jax.cli import main
+    from cola_jax.cli.main import main
     from cola_jax.runs.journal import ResumedEvaluator
 
     evaluate = ResumedEvaluator.evaluate

@@ -113,7 +113,7 @@ def make_task(settings: Limits) -> Path:
 
 def cola(arguments: list[str]) -> subprocess.Popen[bytes]:
     """Starts a command; what it prints is thrown away."""
-    code = "from cola_jax.cli import main; main()"
+    code = "from cola_jax.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments, "--quiet"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cola_jax
-from cola_jax.convert import convert
+from cola_jax.formats.conversion import convert
 from cola_jax.path import pad_path
 from tests import oracle
 

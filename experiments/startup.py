@@ -20,7 +20,7 @@ from cola_jax.report.markdown import table
 # the first evaluations are counted here, in every version; the command is that of the arguments
 PROBE = """
 import sys
-from cola_jax.cli import main
+from cola_jax.cli.main import main
 
 def watch():
     from cola_jax.execute.metrics import Metrics

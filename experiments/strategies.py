@@ -26,9 +26,9 @@ from cola_jax.report.summary import ways_of
 from cola_jax.report.table import format_percent
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
-from cola_jax.search.again import budgets
-from cola_jax.search.loop import resolve
-from cola_jax.search.presets import Rules
+from cola_jax.strategies.again import budgets
+from cola_jax.strategies.loop import resolve
+from cola_jax.strategies.presets import Rules
 from experiments.paper.results import layers as layers_of
 from experiments.paper.results import p_of, points, show
 from experiments.searches import Searches

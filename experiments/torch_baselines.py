@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert import cache
 from cola_jax.deploy.export import export
 from cola_jax.execute.benchmark import Paths, Program
+from cola_jax.formats import cache
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
 from cola_jax.runs.search_benchmark import Baseline, Pair

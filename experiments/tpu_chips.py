@@ -36,7 +36,7 @@ def topology_of(chip: str) -> Any:
     """Returns the devices that programs are compiled for; ends the process without a compiler."""
     from jax.experimental import topologies
 
-    from cola_jax.messages import first_line
+    from cola_jax.errors import first_line
 
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)

@@ -14,8 +14,8 @@ import torch
 import transformers
 from torch import nn
 
-from cola_jax.convert.conversion import convert, open_source
-from cola_jax.convert.table import stack
+from cola_jax.formats.conversion import convert, open_source
+from cola_jax.formats.table import stack
 from cola_jax.params import Model, assemble
 
 transformers.utils.logging.disable_progress_bar()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import cola_jax
-from cola_jax.convert.conversion import convert
-from cola_jax.search.loop import search
+from cola_jax.formats.conversion import convert
+from cola_jax.strategies.loop import search
 
 PACKAGES = {"convert": convert, "search": search}  # which can be called as well
 SECTIONS = ("Args:", "Returns:", "Raises:")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.cli import COMMANDS, parse
+from cola_jax.cli.main import COMMANDS, parse
 from cola_jax.scoring import encode_answers
 from tests import tiny
 
@@ -17,11 +17,11 @@ PAGES = tuple(
     ROOT / page
     for page in (
         *("README.md", "convert/README.md", "cola_jax/tasks/README.md"),
-        *("cola_jax/search/README.md", "experiments/README.md"),
+        *("cola_jax/strategies/README.md", "experiments/README.md"),
         *("experiments/scaling.md", "experiments/speed.md", "cola_jax/deploy/README.md"),
         *("cola_jax/deploy/export.md", "cola_jax/deploy/lm_eval.md"),
-        *("cola_jax/deploy/router/README.md", "cola_jax/convert/peers/README.md"),
-        *("cola_jax/commands/README.md", "cola_jax/runs/README.md"),
+        *("cola_jax/deploy/router/README.md", "cola_jax/formats/peers/README.md"),
+        *("cola_jax/cli/README.md", "cola_jax/runs/README.md"),
     )
 )
 
@@ -41,7 +41,7 @@ def test_pages_show_every_command():
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_of_the_pages_parse(line, monkeypatch):
-    monkeypatch.setattr("cola_jax.commands.usage.check_place", lambda text: None)  # needs gcsfs
+    monkeypatch.setattr("cola_jax.cli.usage.check_place", lambda text: None)  # needs gcsfs
     arguments = shlex.split(line)[1:]
     if "--config" in arguments:  # a file of the user's
         place = arguments.index("--config")

@@ -15,7 +15,7 @@ import pytest
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.checkpoint import load_tokenizer
-from cola_jax.cli import main
+from cola_jax.cli.main import main
 from cola_jax.tasks.hub import load_hub
 from tests import tiny
 
@@ -29,7 +29,7 @@ NETWORK = {"urllib", "requests", "http", "socket", "aiohttp", "httpx", "ftplib",
 HUB = {"huggingface_hub", "datasets"}
 # parse what the package wrote itself: all else goes through json_text
 OWN_JSON = {
-    "convert/cache.py", "json_text.py", "runs/growth.py", "scoring/grade_worker.py",
+    "formats/cache.py", "json_text.py", "runs/growth.py", "scoring/grade_worker.py",
     "template_worker.py", "tokenizer_trial.py",
 }  # fmt: skip
 # import modules by a name: the package's own, and two that write logs
@@ -139,7 +139,7 @@ def test_the_network_is_used_in_few_places() -> None:
     files = dict(trees())
     assert not {name for name, tree in files.items() if imported(tree) & NETWORK}
     hub = {name for name, tree in files.items() if imported(tree) & HUB}
-    assert hub == {"convert/hub.py", "tasks/hub.py"}
+    assert hub == {"formats/hub.py", "tasks/hub.py"}
 
 
 def test_commands_on_local_files_use_no_network(

@@ -28,7 +28,7 @@ def test_wheel_holds_every_file_of_the_package(names):
     for suffix in ("*.py", "*.jsonl", "*.html", "*.css", "*.js"):
         for file in (ROOT / "cola_jax").rglob(suffix):
             assert file.relative_to(ROOT).as_posix() in names
-    assert "cola_jax/commands/demo.jsonl" in names
+    assert "cola_jax/cli/demo.jsonl" in names
     assert "cola_jax-0.1.0.dist-info/licenses/LICENSE" in names
     assert "cola_jax-0.1.0.dist-info/entry_points.txt" in names
 

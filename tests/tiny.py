@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from cola_jax.convert import convert
+from cola_jax.formats.conversion import convert
 from cola_jax.question import Question
 from tests.oracle import randomise
 

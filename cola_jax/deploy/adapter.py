@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert.hf_config import FAMILIES, model_type_of
 from cola_jax.deploy.shards import save_tensors
+from cola_jax.errors import InputError
+from cola_jax.formats.hf_config import FAMILIES, model_type_of
 from cola_jax.path import ascending_ranges
 
 MODULE = "q_proj"  # of the first layer; which one does not matter, but PEFT wants one
@@ -35,7 +36,7 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
         reason = f"the layer at place {wrong[0]} of the path is of another kind than that place"
     else:
         return
-    raise ValueError(
+    raise InputError(
         f"path {text} cannot be shared by PEFT's layer_replication: models of type "
         f"{model_type} look up a layer's kind of attention by its place in config.layer_types, "
         f"which PEFT leaves as it is, and {reason}. Export without --share."

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from etils import epath
 
-from cola_jax.messages import first_line
+from cola_jax.errors import InputError, first_line
 
 T = TypeVar("T")
 
@@ -38,11 +38,11 @@ def read_arrays(file: epath.Path, names: tuple[str, ...], repair: str) -> list[n
         content = io.BytesIO(file.read_bytes())
         with zipfile.ZipFile(content) as archive:
             if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                raise ValueError("it is compressed, which no command writes")
+                raise InputError("it is compressed, which no command writes")
         with np.load(content, allow_pickle=False) as arrays:
             found = [arrays[name] for name in names]
         if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in found):
-            raise ValueError("it has other values than finite numbers")
+            raise InputError("it has other values than finite numbers")
         return found
 
     return careful(file, repair, read)
@@ -54,4 +54,4 @@ def careful(file: epath.Path, repair: str, read: Callable[[], T]) -> T:
         with warnings.catch_warnings(action="error"):  # of a header that numpy has to repair
             return read()
     except Exception as error:  # numpy and zipfile raise a dozen types
-        raise ValueError(f"{file} is damaged ({first_line(error)}): {repair}.") from error
+        raise InputError(f"{file} is damaged ({first_line(error)}): {repair}.") from error

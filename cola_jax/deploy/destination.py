@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cola_jax.errors import InputError
 from cola_jax.partial import partial_file, partial_folder
 from cola_jax.storage import check_apart, check_writable
 
@@ -13,7 +14,7 @@ from cola_jax.storage import check_apart, check_writable
 def check_destination(destination: Path, *sources: Path) -> None:
     """Raises ValueError for a destination that has contents, or that lies inside a source."""
     if re.match(r"\w\w+:/", str(destination)):
-        raise ValueError(f"{destination} is a URL: an export is written to a local path.")
+        raise InputError(f"{destination} is a URL: an export is written to a local path.")
     place = absolute(destination)
     check_writable(place)
     for source in sources:
@@ -21,9 +22,9 @@ def check_destination(destination: Path, *sources: Path) -> None:
     if not place.exists():
         return
     if not place.is_dir():
-        raise ValueError(f"{destination} exists already: remove it, or choose another destination.")
+        raise InputError(f"{destination} exists already: remove it, or choose another destination.")
     if any(place.iterdir()):
-        raise ValueError(
+        raise InputError(
             f"{destination} exists already and is not empty: remove it, or choose another "
             "destination."
         )

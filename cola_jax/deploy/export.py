@@ -13,16 +13,16 @@ from etils import epath
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.convert.hf_config import select_layers, write_config
-from cola_jax.convert.huggingface import GENERATION, read_config
-from cola_jax.convert.local_files import read_json
-from cola_jax.convert.table import Row, expected
-from cola_jax.convert.unstacked import unstack
 from cola_jax.deploy.adapter import check_replication, write_adapter
 from cola_jax.deploy.destination import absolute, building, check_destination
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
+from cola_jax.formats.hf_config import select_layers, write_config
+from cola_jax.formats.huggingface import GENERATION, read_config
+from cola_jax.formats.local_files import read_json
+from cola_jax.formats.table import Row, expected
+from cola_jax.formats.unstacked import unstack
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, parse_path_of, validate
 
@@ -48,7 +48,7 @@ def read_path(text: str, num_layers: int) -> tuple[int, ...]:
         return parse_path(text, num_layers)
     path = read_json(Path(text)).get("path")
     if not isinstance(path, str):
-        raise ValueError(
+        raise InputError(
             f"{text} has no path: the field path must be a text such as 0-5,7-29, it is "
             f"{shown(path)}."
         )
@@ -109,7 +109,7 @@ def export_shared(
     layers that the path runs, each once, in the folder `base` beside the adapter.
     """
     if len(set(card.path)) == len(card.path):
-        raise ValueError(
+        raise InputError(
             f"path {format_path(card.path)} runs no layer twice, so there is nothing to share: "
             "export without --share."
         )

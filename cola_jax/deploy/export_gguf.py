@@ -8,8 +8,9 @@ from typing import Any
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert.gguf import GEMMA3_27B, read_file
 from cola_jax.deploy.destination import building, check_destination
+from cola_jax.errors import InputError
+from cola_jax.formats.gguf import GEMMA3_27B, read_file
 from cola_jax.path import format_path, validate
 
 # llama.cpp treats the layers of these alike, whatever their place
@@ -54,7 +55,7 @@ def check_same_model(source: Path, config: ModelConfig) -> None:
     }
     wanted = {"layers": config.num_layers, "width": config.width, "vocabulary": config.vocab_size}
     if found != wanted:
-        raise ValueError(
+        raise InputError(
             f"{source} is another model than the checkpoint: it has {found}, and the checkpoint "
             f"{wanted}."
         )
@@ -69,17 +70,17 @@ def value(reader: GGUFReader, key: str) -> Any:
 def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> None:
     """Raises ValueError for an architecture that is not known to be safe, or a part of a model."""
     if architecture not in (*UNIFORM, *PERIODS):
-        raise ValueError(
+        raise InputError(
             f"{source} has architecture {architecture!r}, whose layers llama.cpp may treat by "
             f"their place. Supported: {', '.join((*UNIFORM, *PERIODS))}."
         )
     if (value(reader, "split.count") or 1) > 1:
-        raise ValueError(
+        raise InputError(
             f"{source} is one of several files of a model: join them with "
             "`llama-gguf-split --merge` first."
         )
     if type(value(reader, f"{architecture}.block_count")) is not int:
-        raise ValueError(f"{source} has no {architecture}.block_count: it is not a whole model.")
+        raise InputError(f"{source} has no {architecture}.block_count: it is not a whole model.")
 
 
 def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
@@ -89,13 +90,13 @@ def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
         return
     for place, layer in enumerate(path):
         if (layer % period == period - 1) != (place % period == period - 1):
-            raise ValueError(
+            raise InputError(
                 f"path {format_path(path)} cannot be written as GGUF: in {architecture} files "
                 f"every {period}th layer has full attention and the others a window, by their "
                 f"place, but layer {layer} would run at place {place}. Export with --format hf."
             )
     if (layers == GEMMA3_27B) != (len(path) == GEMMA3_27B):
-        raise ValueError(
+        raise InputError(
             f"path {format_path(path)} cannot be written as GGUF: llama.cpp scales the queries of "
             f"{architecture} files of {GEMMA3_27B} layers differently, and the original has "
             f"{layers}. Export with --format hf."
@@ -152,6 +153,6 @@ def place_tensors(
             yield tensor.name, tensor
     for place, layer in enumerate(path):
         if layer not in layers:
-            raise ValueError(f"{source} has no tensors of layer {layer}: it is not a whole model.")
+            raise InputError(f"{source} has no tensors of layer {layer}: it is not a whole model.")
         for name, tensor in layers[layer]:
             yield f"blk.{place}.{name}", tensor

@@ -19,11 +19,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from cola_jax import checkpoint
-from cola_jax.convert import cache
 from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_chooser, read_path
 from cola_jax.deploy.menu_file import load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
+from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.decoder import Decoder, rows_of
@@ -33,6 +33,7 @@ from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
 from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, Workers
+from cola_jax.formats import cache
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
 from cola_jax.scoring.batches import default_batch_size
@@ -233,12 +234,12 @@ class ColaLM(TemplateLM):
         """
         room = self.max_length - settings.max_gen_toks
         if room < 1:
-            raise ValueError(
+            raise InputError(
                 f"max_gen_toks {settings.max_gen_toks} leaves no room for a prompt in a length of "
                 f"{self.max_length}: ask for fewer, or raise max_length."
             )
         if not (ids := self.encode(text, self.tokenizer.bos_token)):
-            raise ValueError("a prompt is empty: there is nothing to complete.")
+            raise InputError("a prompt is empty: there is nothing to complete.")
         return plain_row(ids[-room:])
 
     def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
@@ -344,7 +345,7 @@ def row_buckets(rows: Sequence[Prompts]) -> list[tuple[int, int]]:
 def read_length(given: ModelArguments, context: int) -> int:
     """Reads the most tokens that go into the model; ValueError where its context is shorter."""
     if given.max_length is not None and given.max_length > context:
-        raise ValueError(f"max_length is {given.max_length}, but the model's context is {context}.")
+        raise InputError(f"max_length is {given.max_length}, but the model's context is {context}.")
     return given.max_length or context
 
 

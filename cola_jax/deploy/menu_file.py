@@ -12,8 +12,8 @@ from cola_jax.deploy.menu import Path
 from cola_jax.deploy.prompt_state import prompt_states
 from cola_jax.deploy.rules import CONFIDENCE, Signals, most_confident, vote
 from cola_jax.deploy.selector import Selector
+from cola_jax.errors import InputError, printed, shown
 from cola_jax.json_text import parse_object
-from cola_jax.messages import printed, shown
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
@@ -41,7 +41,7 @@ class Content(BaseModel):
     def known(cls, rule: str) -> str:
         """Refuses rules that there are not."""
         if rule not in RULES:
-            raise ValueError(f"{shown(rule)} is not one of {', '.join(RULES)}")
+            raise InputError(f"{shown(rule)} is not one of {', '.join(RULES)}")
         return rule
 
 
@@ -90,20 +90,20 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     """
     file = epath.Path(directory) / MENU
     if not file.exists():
-        raise ValueError(f"{directory} has no {MENU}: make it with `cola menu`.")
+        raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
     try:
         content = validated(CONTENT, parse_object(file.read_bytes(), str(file)), str(file))
         check_model(content, file, model)
         paths = tuple(parse_path_of(file, text, num_layers) for text in content.paths)
         if content.state_layer > num_layers:
-            raise ValueError(
+            raise InputError(
                 f"{file}: state_layer is {content.state_layer}, but the model has {num_layers} "
                 "layers."
             )
         if content.single >= len(paths):
-            raise ValueError(f"{file}: single is {content.single}, of {len(paths)} paths.")
+            raise InputError(f"{file}: single is {content.single}, of {len(paths)} paths.")
     except ValueError as error:
-        raise ValueError(f"{error} Make it again with `cola menu`.") from None
+        raise InputError(f"{error} Make it again with `cola menu`.") from None
     if content.rule == "single":
         paths = (paths[content.single],)
     selector = None
@@ -116,7 +116,7 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
 def check_model(content: Content, file: epath.Path, model: str) -> None:
     """Raises ValueError for a menu of another checkpoint."""
     if content.model != model:
-        raise ValueError(
+        raise InputError(
             f"{file} is a menu of the checkpoint {printed(content.model)}, but this one is {model}."
         )
 
@@ -127,5 +127,5 @@ def load_selector(file: epath.Path, paths: int) -> Selector:
     width = selector.mean.shape[0] if selector.mean.ndim == 1 else -1
     shapes = tuple(array.shape for array in selector)
     if shapes != ((width,), (width,), (width, paths), (paths,)) or not selector.scale.all():
-        raise ValueError(f"{file} has other arrays than those of its menu: {REPAIR}.")
+        raise InputError(f"{file} has other arrays than those of its menu: {REPAIR}.")
     return selector

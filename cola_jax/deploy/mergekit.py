@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cola_jax.config import ModelConfig
-from cola_jax.convert.peers.mergekit import mergekit_config
 from cola_jax.deploy.destination import building, check_destination
+from cola_jax.errors import InputError
+from cola_jax.formats.peers.mergekit import mergekit_config
 from cola_jax.path import format_path
 
 
@@ -24,7 +25,7 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
     """
     check_destination(destination)
     if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
-        raise ValueError(
+        raise InputError(
             f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of this "
             "model differ in window or rotary embedding, which mergekit does not move with them. "
             "Export with --format hf."

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cola_jax.messages import did_you_mean
+from cola_jax.errors import InputError, did_you_mean
 from cola_jax.runs.devices import Devices
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,13 +36,13 @@ class ModelArguments:
         named = [n for n in ("path", "router", "menu") if getattr(self, n) is not None]
         if len(named) > 1:
             both = " and ".join(f"{name} {getattr(self, name)!r}" for name in named)
-            raise ValueError(f"{both} both name the paths: give one.")
+            raise InputError(f"{both} both name the paths: give one.")
         if self.dtype not in (None, *DTYPES):
-            raise ValueError(f"dtype is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
+            raise InputError(f"dtype is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
         for name in ("batch_size", "max_length", "max_gen_toks"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, it is {value}.")
+                raise InputError(f"{name} must be at least 1, it is {value}.")
         _ = self.devices
 
     @property
@@ -54,7 +54,7 @@ class ModelArguments:
         """Raises ValueError for a device other than JAX's backend, which the harness cannot set."""
         wanted = str(self.device).split(":")[0].replace("cuda", "gpu")
         if self.device not in GIVEN_BY_HARNESS and wanted != backend:
-            raise ValueError(
+            raise InputError(
                 f"the device asked for is {self.device!r}, but JAX runs on {backend} here: leave "
                 "the device out, and set JAX_PLATFORMS."
             )
@@ -67,17 +67,17 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
     """
     for name in given:
         if name not in READERS:
-            raise ValueError(
+            raise InputError(
                 f"the model cola takes no argument {name!r}{did_you_mean(name, READERS)}: it takes "
                 f"{', '.join(READERS)}."
             )
     given = dict(given)
     named = given.pop("pretrained", None)  # what the harness's own models call it
     if named is not None and given.get("checkpoint") is not None:
-        raise ValueError("checkpoint and pretrained both name the model: give one.")
+        raise InputError("checkpoint and pretrained both name the model: give one.")
     given["checkpoint"] = given.get("checkpoint") or named
     if given["checkpoint"] is None:
-        raise ValueError(
+        raise InputError(
             "the model cola needs checkpoint=MODEL: a Hub id, a local Hugging Face directory, a "
             ".gguf file, or a checkpoint that `cola convert` made."
         )
@@ -89,7 +89,7 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
 def read_text(name: str, value: Any) -> str:
     """Reads a text, which the harness may have taken for a number."""
     if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a text, it is {value!r}.")
+        raise InputError(f"{name} must be a text, it is {value!r}.")
     return str(value)
 
 
@@ -97,7 +97,7 @@ def read_path(name: str, value: Any) -> str | tuple[int, ...]:
     """Reads a path: its text, with + for a comma, or a list of layer ids."""
     if isinstance(value, list | tuple):
         if not all(type(layer) is int for layer in value):
-            raise ValueError(f"{name} must list layer ids, it is {value!r}.")
+            raise InputError(f"{name} must list layer ids, it is {value!r}.")
         return tuple(value)
     return read_text(name, value).replace("+", ",")
 
@@ -107,7 +107,7 @@ def read_count(name: str, value: Any) -> int | None:
     try:
         return int(str(value))
     except ValueError:
-        raise ValueError(f"{name} must be a whole number, it is {value!r}.") from None
+        raise InputError(f"{name} must be a whole number, it is {value!r}.") from None
 
 
 def read_batch_size(name: str, value: Any) -> int | None:
@@ -121,7 +121,7 @@ def read_batch_size(name: str, value: Any) -> int | None:
 def read_flag(name: str, value: Any) -> bool:
     """Reads true or false."""
     if str(value).lower() not in ("true", "false"):
-        raise ValueError(f"{name} must be True or False, it is {value!r}.")
+        raise InputError(f"{name} must be True or False, it is {value!r}.")
     return str(value).lower() == "true"
 
 
@@ -158,7 +158,7 @@ def split_arguments(text: str) -> dict[str, str]:
         elif name is not None:
             given[name] += f",{part}"
         elif part.strip():
-            raise ValueError(f"model_args have {part!r} where name=value belongs.")
+            raise InputError(f"model_args have {part!r} where name=value belongs.")
     return {name: value.strip(" ,\"'") for name, value in given.items()}
 
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
-from cola_jax.convert.local_files import read_json
+from cola_jax.errors import InputError
+from cola_jax.formats.local_files import read_json
 from cola_jax.path import format_path, parse_path_of
 from cola_jax.report.text import literal
 from cola_jax.schema import validated
@@ -30,12 +31,12 @@ class ReportedEffect:
     def __post_init__(self):
         low, high = self.interval
         if not (0 <= self.before <= 1 and 0 <= self.after <= 1 and self.n >= 1):
-            raise ValueError(
+            raise InputError(
                 f"accuracies are shares of at least one question, got before {self.before}, after "
                 f"{self.after}, n {self.n}."
             )
         if abs(self.after - self.before - self.difference) > 1e-3 or not low <= high:
-            raise ValueError(
+            raise InputError(
                 f"the difference {self.difference} [{low}, {high}] does not fit {self.before} "
                 f"before and {self.after} after."
             )
@@ -62,7 +63,7 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEff
     if isinstance(values.get("path"), str):
         measured = parse_path_of(file, values["path"], num_layers)
         if measured != tuple(path):
-            raise ValueError(
+            raise InputError(
                 f"{file} measures path {format_path(measured)}, but the path to export is "
                 f"{format_path(path)}."
             )
@@ -71,7 +72,7 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEff
         return validated(TypeAdapter(ReportedEffect), found, str(file), json=True)
     except ValueError as error:
         names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
-        raise ValueError(
+        raise InputError(
             f"{error} A measured effect has the fields {names}, in the file itself or in its field "
             "effect."
         ) from None

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring.encode import pack
 
@@ -63,14 +64,14 @@ def pack_requests(
 def check_pair(context: Sequence[int], continuation: Sequence[int], max_length: int) -> None:
     """Raises ValueError for a request that cannot be scored."""
     if not context:
-        raise ValueError("a request has no context token, after which its continuation is scored.")
+        raise InputError("a request has no context token, after which its continuation is scored.")
     if not continuation:
-        raise ValueError(
+        raise InputError(
             "a request's continuation adds no token to its context, so it cannot be scored: look "
             "for an empty answer in the task's rows."
         )
     if len(continuation) > max_length:
-        raise ValueError(
+        raise InputError(
             f"a request's continuation has {len(continuation)} tokens, but at most {max_length} "
             "go into the model: raise max_length, or use a model with a longer context."
         )

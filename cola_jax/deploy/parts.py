@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cola_jax.errors import InputError
+
 
 def ranked(ids: Sequence[str]) -> list[int]:
     """Orders questions by a hash of their ids."""
@@ -18,7 +20,7 @@ def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarra
     """
     count = round(len(ids) * share) if 0 < share < 1 else 0
     if not 0 < count < len(ids):
-        raise ValueError(
+        raise InputError(
             f"a validation share of {share} of {len(ids)} questions leaves one part empty: give a "
             "share between 0 and 1, and more questions."
         )

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from cola_jax.errors import InputError
 from cola_jax.path import identity
 
 Kind = Literal["skip", "repeat"]
@@ -29,7 +30,7 @@ def blocks(num_layers: int, longest: int | None = None) -> list[Block]:
     """
     longest = num_layers if longest is None else longest
     if not 1 <= longest <= num_layers:
-        raise ValueError(
+        raise InputError(
             f"blocks of up to {longest} layers cannot be scanned: the model has {num_layers}, so "
             f"give 1 to {num_layers}."
         )

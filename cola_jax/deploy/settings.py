@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
+from cola_jax.errors import InputError
+
 MOST_GENERATIONS = 100_000
 MOST_OFFSPRING = 10_000  # of a generation
 Fitness = Literal["accuracy", "margin", "likelihood"]
@@ -45,16 +47,16 @@ class StaticSettings:
         """Returns the lengths allowed; ValueError for settings that allow none."""
         for name in ("generations", "offspring", "first", "finalists"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         for name, most in (("generations", MOST_GENERATIONS), ("offspring", MOST_OFFSPRING)):
             if getattr(self, name) > most:
-                raise ValueError(f"{name} must be at most {most:,}, it is {getattr(self, name):,}.")
+                raise InputError(f"{name} must be at most {most:,}, it is {getattr(self, name):,}.")
         if self.seed < 0:
-            raise ValueError(f"the seed must be 0 or more, it is {self.seed}.")
+            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
         longest = num_layers if self.max_layers is None else self.max_layers
         shortest = max(1, longest // 2) if self.min_layers is None else self.min_layers
         if not 1 <= shortest <= longest <= 2 * num_layers:
-            raise ValueError(
+            raise InputError(
                 f"paths of {shortest} to {longest} layers cannot be searched: give at least 1, at "
                 f"most {2 * num_layers} (twice the model's), and no minimum above the maximum."
             )
@@ -82,16 +84,16 @@ class MenuSettings:
     def check(self, num_layers: int) -> None:
         """Raises ValueError for settings that no menu has."""
         if self.size < 2:
-            raise ValueError(f"a menu of {self.size} leaves nothing to choose: give 2 or more.")
+            raise InputError(f"a menu of {self.size} leaves nothing to choose: give 2 or more.")
         if self.candidates < 1:
-            raise ValueError(f"candidates must be at least 1, it is {self.candidates}.")
+            raise InputError(f"candidates must be at least 1, it is {self.candidates}.")
         if self.max_layers is not None and self.max_layers < num_layers:
-            raise ValueError(
+            raise InputError(
                 f"a menu begins with the identity path, whose {num_layers} layers are more than "
                 f"{self.max_layers}: allow as many."
             )
         if self.state_layer is not None and not 0 <= self.state_layer <= num_layers:
-            raise ValueError(
+            raise InputError(
                 f"the state after {self.state_layer} layers cannot be read: the model has "
                 f"{num_layers}."
             )

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from cola_jax.convert.huggingface import INDEX
+from cola_jax.formats.huggingface import INDEX
 
 SHARD_BYTES = 2 * 2**30
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")

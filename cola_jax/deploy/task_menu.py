@@ -24,6 +24,7 @@ from cola_jax.deploy.prompt_state import prompt_states
 from cola_jax.deploy.rules import signals
 from cola_jax.deploy.selector import Selector
 from cola_jax.deploy.settings import MenuSettings
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity
 from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
@@ -94,20 +95,20 @@ def find_menu(
     held_out, layers = session.held_out, session.num_layers
     settings.check(layers)
     if session.scorer.open and not session.scorer.decodes:
-        raise ValueError(
+        raise InputError(
             f"the scorer {session.scorer.name!r} does not tell what a path answered, which a menu "
             "chooses by: use `generation`."
         )
     labels = [label for run in runs for label in labels_for(run, session)]
     best = candidates(labels, layers, settings)
     if len(best) == 1:
-        raise ValueError(
+        raise InputError(
             f"the runs have no correct path of at most {settings.longest(layers)} layers but the "
             "identity: search more questions, or allow more layers."
         )
     ids = [one.question.id for one in session.encoded]
     if len(ids) < 2:
-        raise ValueError("a menu needs 2 or more training questions, there is 1: raise --limit.")
+        raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
     folds = folds_of(ids)
     fold = dict(zip(ids, folds.tolist(), strict=True))
     # what is chosen for each fold, by the questions that are not in it
@@ -184,7 +185,7 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
     both = [label.question for label in labels if label.question in held]
     if both:
         named = ", ".join(both[:NAMED]) + (", ..." if len(both) > NAMED else "")
-        raise ValueError(
+        raise InputError(
             f"{directory} has {len(both)} of the held-out questions ({named}): give runs of "
             "training questions (the same --limit, --held-out and --held-out-seed)."
         )

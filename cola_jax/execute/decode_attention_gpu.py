@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Shaped
 
+from cola_jax.errors import InputError
 from cola_jax.execute.decode_attention import (
     DecodeKernel,
     Pair,
@@ -37,7 +38,7 @@ class GpuDecodeKernel(DecodeKernel):
     def check_width(self, width: int) -> None:
         """Raises ValueError for heads of a width that the kernel does not take."""
         if width != ceil_power(width) or width < FEWEST_QUERIES:
-            raise ValueError(f"heads of {width} are not a power of two wide, from 16 on")
+            raise InputError(f"heads of {width} are not a power of two wide, from 16 on")
 
     def run(self, *arrays: Any, reach: int) -> tuple[Array, Array, Array]:
         """Attends on one device; each row reads what it sees, so nothing is bound by `reach`."""

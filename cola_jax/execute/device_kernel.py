@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from cola_jax.errors import InputError
 from cola_jax.execute.placement import worker_mesh
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
@@ -28,4 +29,4 @@ class DeviceKernel:
     def check_width(self, width: int) -> None:
         """Raises ValueError for heads of a width that the kernel does not take."""
         if width % LANES:
-            raise ValueError(f"heads of {width} are not a multiple of {LANES} wide")
+            raise InputError(f"heads of {width} are not a multiple of {LANES} wide")

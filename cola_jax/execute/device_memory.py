@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from cola_jax.errors import InputError
+
 SHARE = 0.5  # of what is free, by default
 GROUPS = Path("/sys/fs/cgroup")  # limits of containers and services on Linux
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -32,7 +34,7 @@ def device_memory(device: Any) -> int:
         return min([machine, *group_limits()]) // len(jax.local_devices(backend="cpu"))
     stats: Any = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
-        raise ValueError(f"{device} does not report its memory: give a memory budget in bytes.")
+        raise InputError(f"{device} does not report its memory: give a memory budget in bytes.")
     return stats["bytes_limit"]
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.decoder import Decoder, rows_of
@@ -159,19 +160,19 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
     plain = Prompts(*(np.asarray(x) for x in (plain.ids, plain.positions, plain.branch)))
     branch, context, vocab = np.asarray(plain.branch), model.config.context, model.config.vocab_size
     if ((branch != PROMPT) & (branch != PADDING)).any():
-        raise ValueError("prompts have continuations packed after them: decode plain prompts.")
+        raise InputError("prompts have continuations packed after them: decode plain prompts.")
     lengths = (branch == PROMPT).sum(axis=1)
     if not lengths.all():
-        raise ValueError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
+        raise InputError(f"prompt {int(np.argmin(lengths))} has no tokens: there is no last one.")
     moved = ((branch == PROMPT) & (plain.positions != np.arange(branch.shape[1]))).any(axis=1)
     if moved.any():
-        raise ValueError(
+        raise InputError(
             f"the positions of prompt {int(moved.argmax())} are not 0, 1, 2 and so on: decoding "
             "continues them, so give a prompt from its beginning, without padding before it."
         )
     check_limit(int(lengths.max()), max_new_tokens, context)
     if stop.tokens and max(stop.tokens) >= vocab:
-        raise ValueError(
+        raise InputError(
             f"stop tokens are {list(stop.tokens)}, but the model's vocabulary is 0..{vocab - 1}."
         )
     return plain
@@ -180,9 +181,9 @@ def check_plain(model: Model, prompts: PromptsLike, max_new_tokens: int, stop: S
 def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
     """Raises ValueError where the longest prompt and the new tokens exceed the context."""
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, it is {max_new_tokens}.")
+        raise InputError(f"max_new_tokens must be at least 1, it is {max_new_tokens}.")
     if longest + max_new_tokens > context:
-        raise ValueError(
+        raise InputError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
             f"context of {context}: ask for at most {max(context - longest, 0)}, or shorten it."
         )

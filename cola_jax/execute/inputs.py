@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from cola_jax.checkpoint import load_tokenizer
+from cola_jax.errors import InputError
 from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_path, parse_path, validate
@@ -42,10 +43,10 @@ def prompts_for(model: Model, prompts: PromptsLike) -> Prompts:
 def tokenized(model: Model, texts: list[str]) -> Prompts:
     """Tokenizes texts as the model's own tokenizer does, padded on the right."""
     if model.checkpoint is None:
-        raise ValueError("this model was not loaded from a checkpoint with a tokenizer: give ids.")
+        raise InputError("this model was not loaded from a checkpoint with a tokenizer: give ids.")
     rows = tokenizer_of(model.checkpoint)(texts)["input_ids"]
     if empty := [i for i, row in enumerate(rows) if not row]:
-        raise ValueError(f"prompt {empty[0]} has no tokens: give a text.")
+        raise InputError(f"prompt {empty[0]} has no tokens: give a text.")
     return Prompts.stack([Prompts.plain(np.array(row, np.int32)) for row in rows])
 
 
@@ -66,7 +67,7 @@ def as_prompts(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     ids: Any = prompts.ids if isinstance(prompts, Prompts) else prompts
     shape = np.shape(ids)
     if len(shape) != 2:
-        raise ValueError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
+        raise InputError(f"ids have shape {shape}, but a batch is [B, T]: add a batch axis.")
     if isinstance(prompts, Prompts):
         return prompts
     check_unpadded(ids, pad_token)
@@ -101,7 +102,7 @@ def check_prompts(model: Model, prompts: Prompts, *, either_side: bool = False) 
     check_padding(prompts, either_side)
     check_reads(prompts)
     if positions.size and positions.max() >= context:
-        raise ValueError(
+        raise InputError(
             f"a prompt has {positions.max() + 1} tokens, but the model's context is {context}: "
             "shorten it."
         )
@@ -111,7 +112,7 @@ def check_tokens(what: str, ids: ArrayLike, vocab: int) -> None:
     """Raises ValueError for ids outside the vocabulary; `what` names them in the message."""
     ids = np.asarray(ids)
     if ids.size and (ids.min() < 0 or ids.max() >= vocab):
-        raise ValueError(
+        raise InputError(
             f"{what} run from {ids.min()} to {ids.max()}, but the model's vocabulary is "
             f"0..{vocab - 1}: use the model's own tokenizer."
         )
@@ -121,9 +122,9 @@ def check_padding(prompts: Prompts, either_side: bool) -> None:
     """Raises ValueError for padding between tokens, and before them unless on `either_side`."""
     tokens = np.asarray(prompts.branch) != PADDING
     if is_split(tokens).any():
-        raise ValueError("prompts have padding between two tokens: pad at one end of a row.")
+        raise InputError("prompts have padding between two tokens: pad at one end of a row.")
     if not either_side and (tokens.argmax(axis=1) > 0).any():
-        raise ValueError("prompts have padding before a token: rows are padded on the right.")
+        raise InputError("prompts have padding before a token: rows are padded on the right.")
 
 
 def check_reads(prompts: Prompts) -> None:
@@ -134,7 +135,7 @@ def check_reads(prompts: Prompts) -> None:
     inside = (read >= 0) & (read < padding.shape[1])
     at_token = inside & ~np.take_along_axis(padding, np.where(inside, read, 0), axis=1)
     if not (at_token | (read == NO_READ)).all():
-        raise ValueError(
+        raise InputError(
             f"prompts are read at {read.tolist()}, but have {(~padding).sum(axis=1).tolist()} "
             f"tokens: read at indices of tokens, or at {NO_READ} for padding."
         )
@@ -144,9 +145,9 @@ def path_ids(path: Path, num_layers: int) -> np.ndarray:
     """Returns one path as an integer array [P]; ValueError for other shapes and fractions."""
     ids = np.asarray(parse_path(path, num_layers) if isinstance(path, str) else path)
     if ids.ndim != 1:
-        raise ValueError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
+        raise InputError(f"path has shape {ids.shape}, but must be [P]: `run_paths` takes several.")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
+        raise InputError(f"path holds {ids.dtype}, but layer ids are whole numbers: {ids.tolist()}")
     return ids
 
 
@@ -173,7 +174,7 @@ def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
     if isinstance(given, np.ndarray | jax.Array):
         padded = np.asarray(given)
         if padded.ndim != 3 or not np.issubdtype(padded.dtype, np.integer):
-            raise ValueError(
+            raise InputError(
                 f"paths are {padded.dtype} of shape {padded.shape}, but must be ids [B, C, P]."
             )
         rows = [[c.tolist() for c in row if (c != STOP).any()] for row in padded]
@@ -182,7 +183,7 @@ def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
         rows = [[path_ids(path, num_layers).tolist() for path in row] for row in each]
         padded = None
     if len(rows) != questions:
-        raise ValueError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
+        raise InputError(f"there are paths for {len(rows)} questions, but {questions} prompts.")
     checked = [[validate(path, num_layers) for path in row] for row in rows]
     if padded is not None:
         return padded.astype(np.int32)
@@ -252,7 +253,7 @@ def check_batch(model: Model, prompts: PromptsLike, paths: Paths) -> tuple[Promp
     """Checks the arguments of `run_paths`; returns them as numpy, the paths [B, C, P]."""
     batch = jax.tree.map(np.asarray, prompts_for(model, prompts))
     if (batch.read is None) != (batch.targets is None):
-        raise ValueError(
+        raise InputError(
             "run_paths reads the model at positions: give prompts both `read` and `targets`, or "
             "neither to read each token from those before it."
         )
@@ -266,9 +267,9 @@ def next_tokens(prompts: Prompts) -> Prompts:
     """Reads prompts [B, T] at each token but the last, and asks about the one after it."""
     ids, branch = np.asarray(prompts.ids), np.asarray(prompts.branch)
     if (branch > 0).any():
-        raise ValueError("prompts with continuations do not say what is read: give `read`.")
+        raise InputError("prompts with continuations do not say what is read: give `read`.")
     if not (branch[:, 1:] == 0).any(axis=1).all():
-        raise ValueError("a prompt of one token has none after it to ask about: give a longer one.")
+        raise InputError("a prompt of one token has none after it to ask about: give a longer one.")
     read = np.broadcast_to(np.arange(ids.shape[1] - 1, dtype=np.int32), ids[:, 1:].shape)
     inside = branch[:, 1:] != PADDING
     targets = np.where(inside, ids[:, 1:], 0)

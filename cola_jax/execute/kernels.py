@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, first_line
 from cola_jax.execute.decode_attention import DecodeKernel, span
 from cola_jax.execute.decode_attention_gpu import GpuDecodeKernel
 from cola_jax.execute.device_kernel import DeviceKernel
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.prompt_attention import PromptKernel
-from cola_jax.messages import first_line
 from cola_jax.model import Kernel, attention_over, rotate
 
 Tried = TypeVar("Tried", bound=DeviceKernel)
@@ -147,7 +147,7 @@ def tried(
         kernel.check_width(config.head_dim)
         mixed, plain = run(kernel, config, dtype, device, split)
         if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
-            raise ValueError("its trial differs from plain attention")
+            raise InputError("its trial differs from plain attention")
     except Exception as error:  # of JAX, XLA or Mosaic
         log.warning(warning, device.device_kind, first_line(error))
         return None
@@ -157,7 +157,7 @@ def tried(
 def check_split(config: ModelConfig, split: int) -> None:
     """Raises ValueError where devices cannot share the heads of a kernel."""
     if config.num_kv_heads % split:
-        raise ValueError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+        raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
 
 
 def run_decode_kernel(

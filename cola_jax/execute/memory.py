@@ -10,7 +10,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
@@ -70,7 +70,7 @@ def choose_sizes(
     # one more slot and one more output take what padding rows write
     least = (FEWEST_SLOTS + 1) * state + 2 * output + FEWEST_POSITIONS * logits
     if budget < least:
-        raise ValueError(
+        raise InputError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to run paths of "
             f"{tokens} tokens: give at least {format_bytes(sharing * least)}."
         )
@@ -132,7 +132,7 @@ def choose_decode_sizes(
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
     spare = (2 * prefill_rows + 1) * state + (decode_rows + 1) * block + logits
     if budget < slot + spare:
-        raise ValueError(
+        raise InputError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "
             f"{max_new_tokens} tokens after {tokens} on {positions} layers: give at least "
             f"{format_bytes(sharing * (slot + spare))}."
@@ -157,7 +157,7 @@ def choose_decode_sizes(
 def check_rows(rows: int) -> None:
     """Raises ValueError for tiles without rows, and those that take minutes to compile."""
     if not 1 <= rows <= MOST_ROWS:
-        raise ValueError(f"a tile has 1 to {MOST_ROWS} rows, not {rows:,}.")
+        raise InputError(f"a tile has 1 to {MOST_ROWS} rows, not {rows:,}.")
 
 
 def default_rows(backend: str, tokens: int) -> int:
@@ -178,7 +178,7 @@ def parse_share(text: str) -> float | None:
     if not percent or rest:
         return None
     if not 0 < share <= 1:
-        raise ValueError(f"a share of {shown(text)} is out of range: give one up to 100%.")
+        raise InputError(f"a share of {shown(text)} is out of range: give one up to 100%.")
     return share
 
 
@@ -192,11 +192,11 @@ def parse_bytes(text: str) -> int:
     try:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
-        raise ValueError(
+        raise InputError(
             f"{shown(text)} is not a size: write it as 2GB, 512MiB, 1500000000 or 50%."
         ) from None
     if not 0 < size < 2**63:
-        raise ValueError(f"a size of {shown(text)} is out of range.")
+        raise InputError(f"a size of {shown(text)} is out of range.")
     return int(size)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from cola_jax.errors import InputError
 from cola_jax.params import Layer, Model
 
 TPU_ORDER = Layout((0, 2, 3, 1))  # of [L, D, N, H], the axis that varies slowest first
@@ -45,7 +46,7 @@ def local(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
     shards = {shard.device: shard.data for shard in leaf.addressable_shards}
     missing = [device for device in devices.flat if device not in shards]
     if missing:
-        raise ValueError(f"the model is not on {missing}: load it with the mesh that it runs on.")
+        raise InputError(f"the model is not on {missing}: load it with the mesh that it runs on.")
     if devices.size == 1:
         return shards[devices.flat[0]]
     spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else PartitionSpec()

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cola_jax.errors import InputError
+
 MARGIN = 8  # tokens decoded ahead of where a stop string may begin, for their neighbours' sake
 
 
@@ -22,11 +24,11 @@ class Stop:
 
     def __post_init__(self):
         if not all(isinstance(token, int) and token >= 0 for token in self.tokens):
-            raise ValueError(f"stop tokens are ids from 0 up, they are {list(self.tokens)}.")
+            raise InputError(f"stop tokens are ids from 0 up, they are {list(self.tokens)}.")
         if "" in self.strings:
-            raise ValueError("an empty stop string would end every text at once: leave it out.")
+            raise InputError("an empty stop string would end every text at once: leave it out.")
         if (self.strings or self.rule) and self.tokenizer is None:
-            raise ValueError("stop strings and rules are about text: give the tokenizer as well.")
+            raise InputError("stop strings and rules are about text: give the tokenizer as well.")
 
     def reached(self, ids: Sequence[int]) -> bool:
         """Says whether the last of the decoded tokens ends the text.
@@ -75,7 +77,7 @@ class Stop:
           The text, special tokens included.
         """
         if self.tokenizer is None:
-            raise ValueError("the tokens of a text need the tokenizer: give it to Stop.")
+            raise InputError("the tokens of a text need the tokenizer: give it to Stop.")
         return self.tokenizer.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, paths_at_once
 from cola_jax.path import STOP
@@ -17,7 +18,7 @@ class Trie:
     def __init__(self, slots: int, rows: int, outputs: int):
         """Plans for S slots, tiles of R rows, and at most `outputs` paths in a chunk."""
         if slots < 2:
-            raise ValueError(f"a path needs 2 slots, there are {slots}.")
+            raise InputError(f"a path needs 2 slots, there are {slots}.")
         self.slots, self.rows = slots, rows
         self.width = min(outputs, paths_at_once(slots, rows))
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1

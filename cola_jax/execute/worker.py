@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from cola_jax.errors import InputError
 from cola_jax.execute import placement
 from cola_jax.execute.decode_attention import DecodeKernel
 from cola_jax.execute.device_memory import default_budget
@@ -260,7 +261,7 @@ class Workers:
     def check_count(self, questions: int) -> None:
         """Raises ValueError where a worker would have no question."""
         if questions < len(self.workers):
-            raise ValueError(
+            raise InputError(
                 f"there are {questions} questions for {len(self.workers)} places on the 'data' "
                 "axis of the mesh, and each runs questions of its own: use fewer devices."
             )

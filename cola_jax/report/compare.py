@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cola_jax.errors import InputError
 from cola_jax.report.controls import Ways
 from cola_jax.report.details import model_name, short_digest
 from cola_jax.report.preference import Net, Preference, Targets
@@ -64,10 +65,10 @@ class Change(NamedTuple):
 def check_runs(runs: Sequence[RunDirectory]) -> None:
     """Raises ValueError unless the runs are searches of one model, asked the same alike."""
     if len(runs) > MOST:
-        raise ValueError(f"a report compares at most {MOST} runs, not {len(runs)}: give fewer.")
+        raise InputError(f"a report compares at most {MOST} runs, not {len(runs)}: give fewer.")
     directories = [str(run.directory) for run in runs]
     if twice := next((one for one in directories if directories.count(one) > 1), None):
-        raise ValueError(f"{twice} is given twice: give each run once.")
+        raise InputError(f"{twice} is given twice: give each run once.")
     manifests = [run.manifest() for run in runs]
     for run, manifest in zip(runs, manifests, strict=True):
         check_search(run, manifest["settings"])
@@ -79,7 +80,7 @@ def check_runs(runs: Sequence[RunDirectory]) -> None:
                 f"{where} is of {model_name(one['starts'][-1])} {short_digest(digest)}".strip()
                 for where, one, digest in ((*first, there), (directory, manifest, here))
             ]
-            raise ValueError(
+            raise InputError(
                 f"a report compares runs of one model, but {names[0]} and {names[1]}: give the "
                 "runs of each model to a report of their own."
             )
@@ -102,7 +103,7 @@ def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]
             differ.append(("--variants", variants[0], variants[i]))
         for name, there, here in differ:
             if there != here:
-                raise ValueError(
+                raise InputError(
                     f"{directories[0]} and {other} do not belong together, they differ in {name}: "
                     f"{there} and {here}: give searches of the same kind."
                 )

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cola_jax.messages import count
+from cola_jax.errors import count
 from cola_jax.report.text import MAX_NAME, line, shorten
-from cola_jax.search.presets import PRESETS
+from cola_jax.strategies.presets import PRESETS
 
 DIGEST_DIGITS = 12
 MAX_VALUE = 2000  # characters of a setting

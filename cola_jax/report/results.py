@@ -8,6 +8,7 @@ from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cola_jax.errors import InputError
 from cola_jax.json_text import parse_object, readable_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
@@ -125,12 +126,12 @@ def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Prefer
         found = results["cola_jax"]["effects"]["preference"]
         preference = Preference(float(found["tau"]), float(found["error"]))
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
+        raise InputError(
             f"{file} has no preference: give the results.json of a search whose questions offer "
             "options."
         ) from None
     if told := differences(there, settings):
-        raise ValueError(
+        raise InputError(
             f"{file} is of a run that differs in {'; '.join(told.values())}: give the results of "
             "one that asks the same model alike."
         )

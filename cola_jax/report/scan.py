@@ -8,7 +8,7 @@ import pyarrow as pa
 from etils import epath
 
 from cola_jax.deploy.scan import Block, Path, block_of
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import Difference, Mean, Share
@@ -69,7 +69,7 @@ def summarise_scan(run: RunDirectory) -> ScanSummary:
     manifest = run.manifest()
     settings = manifest["settings"]
     if (command := settings.get("command")) != "scan":
-        raise ValueError(f"{run.directory} was made by {shown(command)}, not by a scan.")
+        raise InputError(f"{run.directory} was made by {shown(command)}, not by a scan.")
     num_layers = manifest["starts"][-1]["num_layers"]
     paths = [tuple(path) for path in settings["paths"]]
     check_blocks(run.directory, paths, num_layers)
@@ -78,7 +78,7 @@ def summarise_scan(run: RunDirectory) -> ScanSummary:
     check_nodes(run.directory, rows["node"].to_numpy(), len(paths))
     ids, verdict, margin = read_map(rows, len(paths))
     if len(ids) < 2:
-        raise ValueError(
+        raise InputError(
             f"{run.directory} has {len(ids)} questions done, but a map needs 2 or more: let it run."
         )
     return summarise_map(paths, ids, verdict, margin, num_layers)
@@ -90,7 +90,7 @@ def check_blocks(directory: epath.PathLike, paths: list[Path], num_layers: int) 
     others = [path for path in paths if path != plain]
     are_blocks = all(block_of(path, num_layers).path(num_layers) == path for path in others)
     if not are_blocks or len(others) != len(paths) - 1 or len(set(others)) < len(others):
-        raise ValueError(
+        raise InputError(
             f"{directory} is no scan of {num_layers} layers: its paths are not those of blocks."
         )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.report.controls import COLUMNS as ASKED
 from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
 from cola_jax.report.controls import control_evaluations as evaluations_of_controls
@@ -144,7 +144,7 @@ def summarise(run: RunDirectory, preference: Preference | None = None) -> Summar
     num_layers = manifest["starts"][-1]["num_layers"]
     questions = run.questions(COLUMNS)
     if not questions.num_rows:
-        raise ValueError(f"{run.directory} has no question done yet: let the search run first.")
+        raise InputError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
     check_counts(run.directory, questions, rows)
@@ -186,12 +186,12 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
     """Raises ValueError for a run that is not a search."""
     command = settings.get("command")
     if command == "evaluate":
-        raise ValueError(
+        raise InputError(
             f"{run.directory} holds an evaluation of given paths, not a search: use paths_table "
             "for it, or give a directory that `cola search` made."
         )
     if command != "search":
-        raise ValueError(
+        raise InputError(
             f"{run.directory} was made by {shown(command)}, not by a search: give a directory that "
             "`cola search` made."
         )
@@ -294,13 +294,13 @@ def path_results(run: RunDirectory) -> list[PathResult]:
     """
     settings = run.manifest()["settings"]
     if (command := settings.get("command")) != "evaluate":
-        raise ValueError(
+        raise InputError(
             f"{run.directory} was made by {shown(command)}, not by an evaluation of given paths: "
             "use summarise for a search."
         )
     rows = read_evaluations(run, ["question", "node", "verdict", "margin", "finite", "truncated"])
     if not rows.num_rows:
-        raise ValueError(f"{run.directory} has no question done yet: let the evaluation run first.")
+        raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
     check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
     paths = [tuple(path) for path in settings["paths"]]
     node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()

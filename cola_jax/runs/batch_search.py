@@ -5,17 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
 from cola_jax.runs.journal import ResumedEvaluator
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.robust import RobustEvaluator
-from cola_jax.search.again import most_asked, paths_to_ask, with_again, with_robust
-from cola_jax.search.evaluations import Evaluations
-from cola_jax.search.loop import confirmed, search_batch
-from cola_jax.search.outcome import Outcome
-from cola_jax.search.presets import Settings
+from cola_jax.strategies.again import most_asked, paths_to_ask, with_again, with_robust
+from cola_jax.strategies.evaluations import Evaluations
+from cola_jax.strategies.loop import confirmed, search_batch
+from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.presets import Settings
 from cola_jax.tasks.variants import Variant
 
 
@@ -108,13 +109,13 @@ class BatchSearch:
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
     """Raises ValueError where a robust search cannot be made."""
     if not variants:
-        raise ValueError(
+        raise InputError(
             "a robust search needs another way to ask each question: give variants, such as chat."
         )
     if scorer.decodes:
-        raise ValueError(
+        raise InputError(
             f"the scorer {scorer.name!r} decodes answers, which a robust search does not: leave it "
             "out, and what the search finds is asked again in the variants."
         )
     if reuse:
-        raise ValueError("a robust search evaluates all variants: it can reuse no other run.")
+        raise InputError("a robust search evaluates all variants: it can reuse no other run.")

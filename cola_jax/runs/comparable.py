@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import differing
 from cola_jax.scoring.encode import Encoded
@@ -77,7 +77,7 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
             such = f"{field} of {len(pairs)} of {len(both)} common questions, such as {shown(name)}"
             found[field] = f"{such}: {shown(was)} and {shown(now)}"
     if refused := [text for name, text in found.items() if name not in allowed]:
-        raise ValueError(
+        raise InputError(
             f"{one.name} and {other.name} do not belong together, they differ in "
             f"{'; '.join(refused)}: give results of one model, with the same questions asked alike."
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.errors import InputError
 from cola_jax.path import identity
 from cola_jax.question import INTEGER, Question, decoy_of
 from cola_jax.runs.directory import RunDirectory
@@ -32,7 +33,7 @@ class Answers:
         manifest = run.manifest()
         settings, start = manifest["settings"], manifest["starts"][-1]
         if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
-            raise ValueError(
+            raise InputError(
                 f"{directory} does not hold decoded answers of given paths: make it with `cola "
                 "evaluate --scorer generation`."
             )
@@ -40,7 +41,7 @@ class Answers:
             run.check_model(model)
         paths, plain = [tuple(path) for path in settings["paths"]], identity(start["num_layers"])
         if plain not in paths or len(paths) < 2:
-            raise ValueError(
+            raise InputError(
                 f"{directory} needs the model's own answer and those on other paths: add "
                 f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
             )
@@ -70,7 +71,7 @@ class Answers:
         for a question that the run does not have.
         """
         if question.id not in self.own:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id} is not among those answered in {self.directory}: answer "
                 "the same questions there."
             )

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
+from cola_jax.errors import InputError
 from cola_jax.runs.nvidia import check_driver, cuda_packages, driver_version
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Devices:
         for name in ("data", "tensor"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, it is {value}.")
+                raise InputError(f"{name} must be at least 1, it is {value}.")
         if self.memory_budget is not None:
             from cola_jax.execute.memory import parse_bytes, parse_share
 
@@ -77,7 +78,7 @@ class Devices:
         found = jax.default_backend()
         if found != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
-            raise ValueError(
+            raise InputError(
                 f"the device asked for is {self.device}, but JAX runs on {found} here: install "
                 f"{install[wanted]}, and look at JAX_PLATFORMS and at who else holds the devices."
             )
@@ -95,18 +96,18 @@ class Devices:
         self.check_backend()
         devices = jax.local_devices()
         if self.tensor > len(devices) or (self.data is None and len(devices) % self.tensor):
-            raise ValueError(
+            raise InputError(
                 f"tensor {self.tensor} does not divide the {len(devices)} devices of this host: "
                 "choose another, or give data as well."
             )
         data = min(len(devices) // self.tensor, questions) if self.data is None else self.data
         if data * self.tensor > len(devices):
-            raise ValueError(
+            raise InputError(
                 f"data {data} times tensor {self.tensor} needs {data * self.tensor} devices, this "
                 f"host has {len(devices)}: {[str(device) for device in devices]}."
             )
         if data > questions:
-            raise ValueError(
+            raise InputError(
                 f"data {data} is more than the {questions} questions to run: each copy of the "
                 "model runs questions of its own."
             )
@@ -126,5 +127,5 @@ def choose_dtype(asked: str | None, stored: str) -> str:
 
     cpu = jax.default_backend() == "cpu"
     if asked == "float16" and cpu:
-        raise ValueError("a CPU does not run float16: give --dtype float32 or bfloat16.")
+        raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
     return asked or ("float32" if cpu else stored)

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import yaml
 from etils import epath
 
+from cola_jax.errors import InputError, is_full, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.json_text import readable_json
-from cola_jax.messages import is_full, shown
 from cola_jax.runs.growth import check_same
 from cola_jax.runs.manifest import parse_manifest
 from cola_jax.runs.part_files import read_parts
@@ -97,7 +97,7 @@ class RunDirectory:
         remaining questions are done.
         """
         if others := [shard for shard, file in self.locks() if shard != self.shard and held(file)]:
-            raise ValueError(
+            raise InputError(
                 f"another process is filling {self.directory} with shard {others[0]}: wait for it "
                 "before the run is continued with more evaluations."
             )
@@ -137,7 +137,7 @@ class RunDirectory:
         """Raises ValueError unless this is a run, of the checkpoint with this identity."""
         there = self.manifest()["settings"].get("model")
         if there != model:
-            raise ValueError(
+            raise InputError(
                 f"{self.directory} is a run of another checkpoint ({there}, here it is {model}): "
                 "give a run of this one."
             )
@@ -187,7 +187,7 @@ class RunDirectory:
             return
         # hidden files are what a start that was killed early leaves
         if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
-            raise ValueError(
+            raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
 
@@ -206,7 +206,7 @@ class RunDirectory:
             with self.exclusive():  # looking at the others and locking are one step
                 for shard, file in self.locks():
                     if self.shard.overlaps(shard) and held(file):
-                        raise ValueError(
+                        raise InputError(
                             f"another process is filling {self.directory} with shard {shard}: wait "
                             "for it, or choose another directory."
                         )
@@ -224,7 +224,7 @@ class RunDirectory:
             self.directory.mkdir(parents=True, exist_ok=True)
             held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=60)
         except filelock.Timeout:
-            raise ValueError(
+            raise InputError(
                 f"another process has held {self.directory} for a minute: is it stopped?"
             ) from None
         except OSError as error:
@@ -236,13 +236,13 @@ class RunDirectory:
         """Reads the manifest; ValueError where the directory is not a run."""
         file = self.directory / MANIFEST
         if not file.exists():
-            raise ValueError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
         try:
             return parse_manifest(file.read_bytes())
         except ValueError as error:
             problem = str(error).rstrip(".")
-            raise ValueError(
+            raise InputError(
                 f"{file} is damaged ({problem}): restore it, or start again in another directory."
             ) from None
 
@@ -327,7 +327,7 @@ class RunDirectory:
 def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) -> None:
     """Raises ValueError where a question is in two rows, or there are more than a run asks."""
     if planned is not None and questions.num_rows > planned:
-        raise ValueError(
+        raise InputError(
             f"{directory} has {questions.num_rows} questions, but its {MANIFEST} says {planned}: "
             "restore that file, or remove part files of other runs."
         )
@@ -336,7 +336,7 @@ def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) 
     names = questions["question"].to_pylist()
     if len(set(names)) < len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
-        raise ValueError(
+        raise InputError(
             f"{directory} has the question {shown(name)} twice: remove one of the part files that "
             "have it."
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from cola_jax.messages import printed, shown
+from cola_jax.errors import InputError, printed, shown
 
 FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
@@ -46,7 +46,7 @@ def continues(
     was: dict[str, Any] = {k: v for k, v in old.items() if k not in FORGOTTEN}
     now: dict[str, Any] = json.loads(json.dumps(new))  # as JSON has it
     if was.get("command") != now.get("command"):
-        raise ValueError(
+        raise InputError(
             f"{directory} was made by `cola {printed(str(was.get('command')))}`, not by `cola "
             f"{now.get('command')}`: choose another directory."
         )
@@ -118,9 +118,9 @@ def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, 
         raise other_settings(directory, differences)
 
 
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> ValueError:
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
     """Returns the error for a directory that was created with different settings."""
-    return ValueError(
+    return InputError(
         f"{directory} was created with different settings ({'; '.join(differences)}): choose "
         "another directory, or repeat the old settings to resume it."
     )

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cola_jax.messages import first_line, shown
+from cola_jax.errors import InputError, first_line, shown
 
 if TYPE_CHECKING:
     from cola_jax.runs.shard import Shard
@@ -47,25 +47,25 @@ class Hosts:
     def __post_init__(self):
         given = [self.coordinator is not None, self.num_hosts is not None, self.host is not None]
         if any(given) and not (all(given) and self.distributed):
-            raise ValueError(
+            raise InputError(
                 "--coordinator, --num-hosts and --host belong together, and to --distributed."
             )
         if self.coordinator is not None:
             port = ADDRESS.fullmatch(self.coordinator)
             if not port or not 0 < int(port[1]) <= LARGEST_PORT:
-                raise ValueError(
+                raise InputError(
                     f"the coordinator {shown(self.coordinator)} is not HOST:PORT, such as "
                     "10.0.0.1:1234."
                 )
         if self.num_hosts is not None:
             if not 1 <= self.num_hosts <= MOST_HOSTS:
-                raise ValueError(
+                raise InputError(
                     f"the number of hosts must be 1 to {MOST_HOSTS}, it is {self.num_hosts}."
                 )
             if not 0 <= (self.host or 0) < self.num_hosts:
-                raise ValueError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
+                raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
         if not 1 <= self.wait <= LONGEST_WAIT:
-            raise ValueError(f"wait must be 1 to {LONGEST_WAIT} seconds, it is {self.wait}.")
+            raise InputError(f"wait must be 1 to {LONGEST_WAIT} seconds, it is {self.wait}.")
 
     def join(self) -> "Shard":
         """Connects to the other hosts, before anything else uses JAX; returns this host's shard.
@@ -79,7 +79,7 @@ class Hosts:
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
             if workers > 1 and "TPU_PROCESS_BOUNDS" not in os.environ:
-                raise ValueError(
+                raise InputError(
                     f"this is one of {workers} hosts of a TPU slice: start the same command with "
                     "--distributed on all of them."
                 )
@@ -101,7 +101,7 @@ class Hosts:
                     shutdown_timeout_seconds=10,
                 )
             except Exception as error:  # its types differ with what JAX takes the cluster for
-                raise ValueError(
+                raise InputError(
                     f"no hosts to connect to were found ({first_line(error)}): give --coordinator, "
                     "--num-hosts and --host, or leave --distributed out on a single host."
                 ) from error
@@ -134,7 +134,7 @@ class Hosts:
             clear_backends()
         differing = [i for i, other in enumerate(every) if (other != every[0]).any()]
         if differing:
-            raise ValueError(
+            raise InputError(
                 f"hosts {differing} have different settings than host 0 (the checkpoint, the task "
                 f"or a flag differs); this is host {shard.index}: start all with the same command "
                 "and files."

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.part_checks import check_counts
 
@@ -61,7 +62,7 @@ def read_labels(run: RunDirectory) -> list[Labels]:
             rows[row["question"]].setdefault(tuple(row["path"]), row)
     questions = asked.to_pylist()
     if not questions:
-        raise ValueError(f"{run.directory} has no question done yet: let the run finish first.")
+        raise InputError(f"{run.directory} has no question done yet: let the run finish first.")
     return [labels_of(question, rows[question["question"]]) for question in questions]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from cola_jax.config import MOST_LAYERS
+from cola_jax.errors import InputError
 from cola_jax.json_text import parse_object
 from cola_jax.schema import validated
 
@@ -110,12 +111,12 @@ class Manifest(BaseModel):
         """Refuses a manifest without what its command records, and paths of other models."""
         settings, layers = self.settings, self.starts[-1].num_layers
         if settings.command in COMMANDS and None in (layers, settings.questions):
-            raise ValueError("it does not say how many layers the model has, or how many questions")
+            raise InputError("it does not say how many layers the model has, or how many questions")
         if settings.command in OF_PATHS and not settings.paths:
-            raise ValueError("it names no paths")
+            raise InputError("it names no paths")
         largest = max((max(path) for path in settings.paths or ()), default=0)
         if layers is not None and largest >= layers:
-            raise ValueError(f"it has a path of layer {largest}, but the model has {layers} layers")
+            raise InputError(f"it has a path of layer {largest}, but the model has {layers} layers")
         return self
 
 

@@ -6,6 +6,8 @@ import logging
 import re
 from pathlib import Path
 
+from cola_jax.errors import InputError
+
 DRIVER = Path("/proc/driver/nvidia/version")
 LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks for on Linux
 
@@ -35,7 +37,7 @@ def check_driver(driver: int | None, installed: tuple[int, ...]) -> None:
         )
     elif not set(installed) & set(fitting):
         (cuda, *_) = installed
-        raise ValueError(
+        raise InputError(
             f"the NVIDIA driver {driver} is too old for the packages of cola-jax[cuda{cuda}], "
             f"which need {LEAST[cuda]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
         )

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from etils import epath
 
 from cola_jax.config import MOST_LAYERS
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import NO_ANSWER
 
@@ -34,7 +34,7 @@ ASKED_AGAIN = ("variant_answers", "baseline_answer")  # are there where `again` 
 def check_nodes(directory: epath.PathLike, nodes: np.ndarray, paths: int) -> None:
     """Raises ValueError for evaluations of more paths than the settings of a run name."""
     if len(nodes) and nodes.max() >= paths:
-        raise ValueError(
+        raise InputError(
             f"{directory} has evaluations of {nodes.max() + 1} paths, but its settings name "
             f"{paths}: its files are of several runs, so evaluate the paths again."
         )
@@ -54,7 +54,7 @@ def check_counts(directory: epath.PathLike, questions: pa.Table, evaluations: pa
     counted = dict(zip(*columns, strict=True))
     for name in there | counted:
         if there.get(name, 0) != counted.get(name, 0):
-            raise ValueError(
+            raise InputError(
                 f"{directory} has {there.get(name, 0)} evaluations of question {shown(name)}, but "
                 f"counts {counted.get(name, 0)}: remove the part files that have it, of both "
                 "kinds, and it is evaluated again."
@@ -67,16 +67,16 @@ def check_size(rows: int, size: int) -> None:
     A row has a margin of four bytes, but a few bytes can stand for millions of equal values.
     """
     if rows > size:
-        raise ValueError(f"it claims {rows:,} rows in {size:,} bytes")
+        raise InputError(f"it claims {rows:,} rows in {size:,} bytes")
 
 
 def check_names(names: Collection[str], wanted: Collection[str]) -> None:
     """Raises ValueError for a column that is there twice, or missing though all runs have it."""
     if len(set(names)) < len(names):
-        raise ValueError("it has a column twice")
+        raise InputError("it has a column twice")
     needed = (ALWAYS | NEVER_NULL).intersection(wanted)
     if missing := sorted(needed.difference(names)):
-        raise ValueError(f"it has no column {missing[0]}")
+        raise InputError(f"it has no column {missing[0]}")
 
 
 def check_table(table: pa.Table, num_layers: int | None) -> None:
@@ -97,20 +97,20 @@ def check_columns(table: pa.Table, num_layers: int | None) -> None:
             check_values(name, chunk, num_layers)
     # evaluations have a text only where something was decoded
     if {"text", "options"} <= set(table.column_names) and table["text"].null_count:
-        raise ValueError("a row has no text")
+        raise InputError("a row has no text")
 
 
 def check_values(name: str, values: pa.Array, num_layers: int | None) -> None:
     """Checks the values of a column, and of what it holds, whose names follow after a dot."""
     kind, last = values.type, name.rpartition(".")[2]
     if values.null_count and name in NEVER_NULL:
-        raise ValueError(f"a row has no {name}")
+        raise InputError(f"a row has no {name}")
     if pa.types.is_list(kind):
         items = values.flatten()
         if items.null_count:
-            raise ValueError(f"a row's {name} has an empty entry")
+            raise InputError(f"a row's {name} has an empty entry")
         if nonempty(name, kind) and compute("min", values.value_lengths()).as_py() == 0:
-            raise ValueError(f"a row's {name} has no entries")
+            raise InputError(f"a row's {name} has no entries")
         check_values(name, items, num_layers)
     elif pa.types.is_struct(kind):
         for field, column in zip(kind, values.flatten(), strict=True):
@@ -118,7 +118,7 @@ def check_values(name: str, values: pa.Array, num_layers: int | None) -> None:
     elif pa.types.is_integer(kind) and len(values) > values.null_count:
         check_range(name, values, *limits(last, num_layers))
     elif last in TEXTS and (others := set(values.unique().to_pylist()) - {None, *TEXTS[last]}):
-        raise ValueError(f"a row's {name} is {shown(others.pop())}")
+        raise InputError(f"a row's {name} is {shown(others.pop())}")
 
 
 def nonempty(name: str, kind: pa.ListType) -> bool:
@@ -138,9 +138,9 @@ def check_range(name: str, values: pa.Array, least: int, most: int | None) -> No
     """Raises ValueError for numbers that are too small or too large."""
     found = compute("min_max", values).as_py()
     if found["min"] < least:
-        raise ValueError(f"a row's {name} is {found['min']}, less than {least}")
+        raise InputError(f"a row's {name} is {found['min']}, less than {least}")
     if most is not None and found["max"] > most:
-        raise ValueError(f"a row's {name} has layer {found['max']}, but the last one is {most}")
+        raise InputError(f"a row's {name} has layer {found['max']}, but the last one is {most}")
 
 
 def check_rows(table: pa.Table) -> None:
@@ -156,11 +156,11 @@ def check_rows(table: pa.Table) -> None:
         if not {first, second} <= set(table.column_names):
             continue
         if compute("any", wrong(table[first], table[second])).as_py():
-            raise ValueError(f"a row's {first} and {second} contradict each other")
+            raise InputError(f"a row's {first} and {second} contradict each other")
     if "node" in table.column_names and table.num_rows:
         largest = compute("max", table["node"]).as_py()
         if largest is not None and largest >= table.num_rows:
-            raise ValueError(f"a row's node is {largest}, beyond all evaluations")
+            raise InputError(f"a row's node is {largest}, beyond all evaluations")
 
 
 def alone(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from cola_jax.messages import first_line
+from cola_jax.errors import InputError, first_line
 from cola_jax.runs.part_checks import check_names, check_size, check_table
 
 TOGETHER = 64  # tables that are joined at once
@@ -58,7 +58,7 @@ def read_part(
         check_table(table, num_layers)
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{file} is damaged ({first_line(error)}): remove it, and its {what} again."
         ) from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import bucket
 from cola_jax.execute.metrics import Metrics
@@ -121,7 +122,7 @@ def recording(
     """
     refuse_variants(recorded["command"], [variant.name for variant in session.variants])
     if session.run_config.shard != WHOLE or session.run_config.hosts.distributed:
-        raise ValueError(
+        raise InputError(
             "one path is sought for all questions, so they cannot be divided: leave out --shard "
             "and --distributed."
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.path import STOP, pad_path
 from cola_jax.runs.comparable import Wording, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
@@ -73,7 +73,7 @@ class Reuse:
             shared = {name for name in stored if stored[name] == asked.get(name)}
             detail = f" ({'; '.join(told)})" if told else ""
             if not shared:
-                raise ValueError(
+                raise InputError(
                     f"{directory} has none of these questions in the same words: its "
                     f"{len(stored)} questions or their prompts are others{detail}."
                 )
@@ -155,7 +155,7 @@ def stored_verdicts(
     for row in rows.to_pylist():
         i = at.get(row["question"])
         if i is None:
-            raise ValueError(
+            raise InputError(
                 f"{run.directory} has evaluations of {shown(row['question'])}, which is none of "
                 "its questions: remove the part file that has them."
             )

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
-from cola_jax.search.outcome import ROOT, Outcome
+from cola_jax.strategies.outcome import ROOT, Outcome
 
 PATH = pa.list_(pa.int16())
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.benchmark import Program, machine, time_in_turns
 from cola_jax.execute.common_prefix import Batches
 from cola_jax.execute.metrics import Metrics
@@ -16,9 +17,9 @@ from cola_jax.scoring import Encoded
 from cola_jax.scoring.batches import question_batches
 from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.search.loop import search_batch
-from cola_jax.search.outcome import Outcome
-from cola_jax.search.presets import Settings
+from cola_jax.strategies.loop import search_batch
+from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.presets import Settings
 
 SEARCH, WHOLE = "search", "search, whole prompts"
 # largest difference of two scores, over the largest score of the path or 1
@@ -175,7 +176,7 @@ def compare(
         errors.append(difference(one.verdict, other.verdict))
         differ += int(one.verdict.answer != other.verdict.answer)
         if not errors[-1] <= limit:
-            raise ValueError(
+            raise InputError(
                 f"{name}: the scores of question {one.encoded.question.id} on path "
                 f"{format_path(one.path)} differ by {errors[-1]:.1e}, and by at most {limit:.0e} "
                 "would be rounding: nothing was timed. Please report this with the command."

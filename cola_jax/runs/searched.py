@@ -7,10 +7,10 @@ from typing import Any
 
 from etils import epath
 
-from cola_jax.convert.peers.drllm import drllm_results
-from cola_jax.convert.peers.polar import polar_samples
-from cola_jax.convert.peers.searched import Searched
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
+from cola_jax.formats.peers.drllm import drllm_results
+from cola_jax.formats.peers.polar import polar_samples
+from cola_jax.formats.peers.searched import Searched
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
 from cola_jax.runs.directory import RunDirectory
@@ -32,7 +32,7 @@ def read_run(run: RunDirectory) -> list[Searched]:
     every = read_labels(run)
     for labels in every:
         if labels.gold is None or not labels.options:
-            raise ValueError(
+            raise InputError(
                 f"{run.directory}: question {shown(labels.question)} has no correct answer, as "
                 "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
             )
@@ -87,7 +87,7 @@ def write_drllm(run: RunDirectory, file: Path) -> str:
     )
     kept = len(results["questions"])
     if not kept:
-        raise ValueError(
+        raise InputError(
             f"{run.directory} has no question with a right path that Dr.LLM's labels express: in "
             "order, no layer more than twice."
         )
@@ -106,7 +106,7 @@ def last_start(run: RunDirectory) -> dict[str, Any]:
 def layers_of(run: RunDirectory) -> int:
     """Returns the number of layers of a run's model."""
     if run.num_layers is None:
-        raise ValueError(
+        raise InputError(
             f"{run.directory} does not say how many layers its model has: give a run of `cola "
             "search` or `cola evaluate`."
         )
@@ -125,7 +125,7 @@ def check_new(file: Path) -> None:
     """
     check_file(file)
     if file.exists():
-        raise ValueError(f"{file} exists already: remove it, or choose another file.")
+        raise InputError(f"{file} exists already: remove it, or choose another file.")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.convert import cache
+from cola_jax.errors import InputError
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
+from cola_jax.formats import cache
 from cola_jax.params import Model, shapes
 from cola_jax.prompts import Prompts
 from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
@@ -40,8 +41,8 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
-from cola_jax.search.memory import check_memory
-from cola_jax.search.presets import InfluenceRules, Settings
+from cola_jax.strategies.memory import check_memory
+from cola_jax.strategies.presets import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
@@ -61,7 +62,7 @@ class RunConfig:
 
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"a batch needs at least 1 question, not {self.batch_size}.")
+            raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Session:
         some = slice(shard.index, None, shard.count)
         own = prepared.encoded[some]
         if not own:
-            raise ValueError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
+            raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
         environment = {
             "model": str(model),
             "origin": saved["origin"],
@@ -167,7 +168,7 @@ class Session:
         Raises ValueError where none are held out.
         """
         if not self.others:
-            raise ValueError(
+            raise InputError(
                 "no questions are held out: give --held-out or --held-out-from, on which what the "
                 "others taught is measured."
             )

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import re
 
+from cola_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -17,7 +19,7 @@ class Shard:
         """Reads `0/4`, the first of four; ValueError for other text."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if not match or int(match[1]) >= int(match[2]):
-            raise ValueError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
+            raise InputError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, cast
 
+from cola_jax.errors import InputError
+
 # boxed: the first complete \boxed{...}; hashes: the number after the first ####; number: the
 # last number; minerva: between "Final Answer: The final answer is" and ". I hope it is correct";
 # line: the first line.
@@ -39,7 +41,7 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
 def check_rule(rule: str) -> Rule:
     """Returns the rule of that name; ValueError for one that does not exist."""
     if rule not in RULES:
-        raise ValueError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
+        raise InputError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
     return cast(Rule, rule)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
@@ -152,12 +153,12 @@ class Completions(DecodingScorer):
         text = render_chat(self.tokenizer, question.text) if self.chat else question.text
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         if not encoded.num_tokens:
-            raise ValueError(f"prompt {question.id} is empty: there is nothing to complete.")
+            raise InputError(f"prompt {question.id} is empty: there is nothing to complete.")
         if self.context is not None:
             try:
                 check_limit(encoded.num_tokens, self.max_new_tokens, self.context)
             except ValueError as error:
-                raise ValueError(f"prompt {question.id}: {error}") from None
+                raise InputError(f"prompt {question.id}: {error}") from None
         return encoded
 
     def record(self) -> dict[str, Any]:

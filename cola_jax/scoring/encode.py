@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
@@ -78,7 +78,7 @@ def encode_answers(
     continuations = [whole[len(ids) :] for whole in wholes]
     for answer, tokens in zip(answers, continuations, strict=True):
         if not tokens:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: the option {shown(answer)} adds no token to its prompt, "
                 "so it cannot be scored."
             )
@@ -98,7 +98,7 @@ def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
     """Tokenizes a prompt; ValueError where the tokenizer ends it with its EOS token."""
     ids = tokenizer(prompt, add_special_tokens=special).input_ids
     if special and ids and ids[-1] == tokenizer.eos_token_id:
-        raise ValueError(
+        raise InputError(
             "the tokenizer ends every text with its EOS token, after which no answer can be "
             "scored: turn add_eos_token off in the checkpoint's tokenizer_config.json."
         )
@@ -141,7 +141,7 @@ def render_chat(tokenizer: Any, text: str) -> str:
 def check_chat(tokenizer: Any, chat: bool) -> None:
     """Raises ValueError where a chat template is to be used that is missing, or without bounds."""
     if chat and not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
+        raise InputError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
     if chat:
         check_template(tokenizer, "the tokenizer")
 
@@ -151,7 +151,7 @@ def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
     longest = int(np.asarray(encoded.prompts.positions).max()) + 1
     if context is not None and longest + more > context:
         new = f" and {more} new ones" if more else ""
-        raise ValueError(
+        raise InputError(
             f"question {encoded.question.id} has {longest} tokens{new}, but the model's context is "
             f"{context}: leave it out, use fewer shots, or a model with a longer context."
         )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
@@ -48,7 +49,7 @@ def evaluator(
       ValueError: for questions that the scorer cannot ask; and as `run_paths`, where it is called.
     """
     if not questions:
-        raise ValueError("there are no questions to evaluate.")
+        raise InputError("there are no questions to evaluate.")
     if isinstance(scorer, str):
         scorer = named_scorer(model, scorer)
     encoded = [scorer.encode(question) for question in questions]
@@ -62,12 +63,12 @@ def named_scorer(model: Model, name: str) -> Scorer:
     chosen = scorer_class(name)
     if chosen.open:
         names = ", ".join(name for name, one in SCORERS.items() if not one.open)
-        raise ValueError(
+        raise InputError(
             f"the scorer {name!r} needs a format as well, so that a name does not do: make it, or "
             f"give one of {names}."
         )
     if model.checkpoint is None:
-        raise ValueError("this model was not loaded from a checkpoint with a tokenizer.")
+        raise InputError("this model was not loaded from a checkpoint with a tokenizer.")
     make: Any = chosen
     return make(tokenizer_of(model.checkpoint), context=model.config.context)
 
@@ -130,11 +131,11 @@ def evaluate(
     """
     if isinstance(model, Model):
         if scorer is None:
-            raise ValueError("give a scorer as well: it decides how a model is asked.")
+            raise InputError("give a scorer as well: it decides how a model is asked.")
         model = evaluator(model, questions, scorer, **options)
     layers = model.num_layers if isinstance(model, ModelEvaluator) else num_layers
     if layers is None:
-        raise ValueError("a function of your own does not tell the layers: give num_layers.")
+        raise InputError("a function of your own does not tell the layers: give num_layers.")
     padded = pad_paths(paths, len(questions), layers)
     return Evaluation(list(questions), padded, model(padded))
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.stop import Stop
-from cola_jax.messages import shown
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import GOLD, TIE
@@ -56,7 +56,7 @@ class Exact(OpenScorer):
             for texts in (bare, answers)
         )
         if not all(alone):
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: an answer adds no token to its prompt, so it cannot be "
                 "scored."
             )
@@ -83,7 +83,7 @@ class Exact(OpenScorer):
         """
         whole = self.tokenizer(text + answer, add_special_tokens=not self.chat).input_ids
         if whole[: len(prompt)] != prompt:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: the tokenizer joins the end of its prompt and the answer "
                 f"{shown(answer)}: let the prompt end without a blank, or use the scorer "
                 "`generation`."
@@ -147,7 +147,7 @@ def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> N
     """Raises ValueError where decoding would end within an answer."""
     for answer in answers:
         if stop.found(answer) is not None:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: the answer {shown(answer)} contains a stop string, so no "
                 "decoding gives it: leave it out, or use another format."
             )

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED
 from cola_jax.execute.stop import Stop
@@ -52,7 +53,7 @@ class FilteredGeneration(DecodingScorer):
         if max_new_tokens is not None:
             self.max_new_tokens = max_new_tokens
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, it is {self.max_new_tokens}.")
+            raise InputError(f"max_new_tokens must be at least 1, it is {self.max_new_tokens}.")
         end = tokenizer.eos_token  # a stop string as well, as in the harness's model `hf`
         strings = (*until, *([end] if end and end not in until else []))
         self.stop = Stop(tuple(stop_tokens), strings, tokenizer=tokenizer)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cola_jax.errors import InputError
+
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first wins
 SAMPLING = ("top_p", "top_k", "min_p", "typical_p")  # without effect on the likeliest token
 NEUTRAL = {
@@ -31,7 +33,7 @@ def read_gen_kwargs(given: Mapping[str, Any], max_gen_toks: int) -> GenerationSe
         if name in NEUTRAL and value == NEUTRAL[name]:
             continue
         if name not in ("until", "do_sample", "temperature", *LIMITS, *SAMPLING):
-            raise ValueError(
+            raise InputError(
                 f"generation asks for {name}={value!r}, but the model cola decodes the likeliest "
                 f"token up to `until` or {LIMITS[0]}: leave it out of generation_kwargs."
             )
@@ -46,7 +48,7 @@ def check_greedy(given: Mapping[str, Any]) -> None:
     sample, temperature = given.get("do_sample"), float(given.get("temperature", 0))
     if sample or (sample is None and temperature > 0):
         name = "do_sample" if sample else "temperature"
-        raise ValueError(
+        raise InputError(
             f"generation asks for {name}={given[name]!r}, but the model cola decodes greedily: "
             "give --gen_kwargs do_sample=False,temperature=0, or another task."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE
 from cola_jax.execute.stop import Stop
@@ -62,7 +63,7 @@ class OpenScorer(Scorer):
     def prompt(self, question: Question) -> str:
         """Writes a question's prompt; ValueError for a question that offers options."""
         if not question.open:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
             )
         text = self.format.ask(question, shots_of(self.shots, question))
@@ -97,7 +98,7 @@ class Generation(OpenScorer, DecodingScorer):
         super().__init__(tokenizer, format, **options)
         limit = format.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, it is {limit}.")
+            raise InputError(f"max_new_tokens must be at least 1, it is {limit}.")
         if grader is None:
             check_installed()
         self.max_new_tokens, self.grader = limit, grader

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cola_jax.errors import InputError
 from cola_jax.scoring.text_match import match_text
 
 WORKER = Path(__file__).with_name("grade_worker.py")
@@ -134,7 +135,7 @@ class Worker:
         )
         if self.exchange("", START_SECONDS) != "ready":
             self.kill()
-            raise ValueError(
+            raise InputError(
                 "math-verify does not start in a worker process: run `python -c 'import "
                 "math_verify'` to see why. Install it with pip install 'cola-jax[math]'."
             )
@@ -186,4 +187,4 @@ def check_installed() -> None:
     """Raises ValueError if math-verify or its LaTeX parser is not installed."""
     missing = [name for name in ("math_verify", "antlr4") if not importlib.util.find_spec(name)]
     if missing:
-        raise ValueError(f"grading needs {' and '.join(missing)}: pip install 'cola-jax[math]'.")
+        raise InputError(f"grading needs {' and '.join(missing)}: pip install 'cola-jax[math]'.")

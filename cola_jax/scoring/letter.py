@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.encode import (
@@ -46,7 +47,7 @@ class Letter(Scorer):
         """
         super().__init__(tokenizer, chat=chat, context=context)
         if shots and not harness:
-            raise ValueError(
+            raise InputError(
                 "the plain prompt of letters shows no shots: use the format `harness`, or 0 shots."
             )
         self.harness, self.shots = harness, shots
@@ -65,7 +66,7 @@ class Letter(Scorer):
         encoded = encode_answers(question, self.tokenizer, prompt, answers, special=not self.chat)
         if len(encoded.option) != len(answers):
             sizes = np.bincount(encoded.option).tolist()
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: letters are {sizes} tokens long here, but must be one "
                 "each: use the scorer `options`."
             )

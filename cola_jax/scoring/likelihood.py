@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_jax.errors import InputError
 from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.encode import (
@@ -43,7 +44,7 @@ class Options(Scorer):
         """
         super().__init__(tokenizer, chat=chat, context=context)
         if chat and shots:
-            raise ValueError(
+            raise InputError(
                 f"the scorer {self.name!r} shows no shots in a chat: drop --chat, or use 0 shots."
             )
         self.shots = shots
@@ -52,7 +53,7 @@ class Options(Scorer):
         """Encodes a question; ValueError for an open one, and for an option without text."""
         check_choice(question)
         if any(not option.strip() for option in question.options):
-            raise ValueError(
+            raise InputError(
                 f"question {question.id} has an empty option, whose text cannot be scored: use a "
                 "scorer of letters, or leave the question out."
             )
@@ -102,9 +103,9 @@ class OptionsNorm(Options):
 def check_choice(question: Question) -> None:
     """Raises ValueError for an open question, and for one without options."""
     if not question.options:
-        raise ValueError(f"question {question.id} has no options to choose from: give it some.")
+        raise InputError(f"question {question.id} has no options to choose from: give it some.")
     if question.open:
-        raise ValueError(
+        raise InputError(
             f"question {question.id} is open, it has no options to choose from: use the scorer "
             "`exact` or `generation`."
         )

@@ -1,6 +1,6 @@
 """The scorers by name."""
 
-from cola_jax.messages import did_you_mean
+from cola_jax.errors import InputError, did_you_mean
 from cola_jax.scoring.exact import Exact
 from cola_jax.scoring.generation import Generation
 from cola_jax.scoring.letter import Letter, StrictLetter
@@ -17,5 +17,5 @@ def scorer_class(name: str) -> type[Scorer]:
     """Returns the scorer of that name; ValueError with the list of names where there is none."""
     if name not in SCORERS:
         near = did_you_mean(name, SCORERS)
-        raise ValueError(f"scorer {name!r} is not one of {', '.join(SCORERS)}{near}.")
+        raise InputError(f"scorer {name!r} is not one of {', '.join(SCORERS)}{near}.")
     return SCORERS[name]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cola_jax.messages import shown
+from cola_jax.errors import InputError, shown
 from cola_jax.question import Question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.scoring.generation import Generation
@@ -31,7 +31,7 @@ def check_answerable(questions: Sequence[Question], scorer: Generation, tokenize
         text = REPLIES[rule].format(stated or "")
         found = find_answer(text[: scorer.stop.found(text)], rule, False).text
         if stated is None or found is None or found.strip(AROUND) != stated.strip(AROUND):
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: no completion can give the answer {shown(gold)}, of "
                 f"which the rule {rule!r} finds {shown(found)}: change the answer, or give another "
                 "rule or format."
@@ -39,7 +39,7 @@ def check_answerable(questions: Sequence[Question], scorer: Generation, tokenize
         size = len(tokenizer(gold, add_special_tokens=False).input_ids)
         # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
         if size > 2 * scorer.max_new_tokens:
-            raise ValueError(
+            raise InputError(
                 f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
                 f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
             )

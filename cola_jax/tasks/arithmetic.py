@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question, open_question
 
 DEFAULT_LIMIT = 100  # questions
@@ -70,12 +71,12 @@ def arithmetic(
     questions than there are.
     """
     if level is not None and level not in TABLE:
-        raise ValueError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
+        raise InputError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
     levels = [level] if level is not None else list(TABLE)
     size = sum(TABLE[each].size for each in levels)
     if limit > size:
         which = "the arithmetic task" if level is None else f"level {level} of the arithmetic task"
-        raise ValueError(
+        raise InputError(
             f"{which} has {size} distinct questions, but {limit} are wanted: lower the limit, or "
             "use a level with more digits."
         )

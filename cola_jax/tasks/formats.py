@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
 
@@ -48,7 +49,7 @@ class Format:
         reply = self.reply
         if self.shows_work:
             if not question.solution:
-                raise ValueError(
+                raise InputError(
                     f"question {question.id} has no worked solution to show in the format "
                     f"{self.name!r}: use shots that have one, or 0 shots."
                 )
@@ -64,7 +65,7 @@ class Format:
         part of the text. Raises ValueError for a format that shows its work.
         """
         if self.shows_work:
-            raise ValueError(
+            raise InputError(
                 f"the format {self.name!r} includes a worked solution, so no single completion is "
                 "the correct one: use the scorer `generation`, or another format."
             )
@@ -134,11 +135,11 @@ FORMATS = {  # by the kind of a task's rows; the first one is the default
 def format_of(kind: str, name: str | None = None) -> Format:
     """Returns the format of that name for a kind, or its default; ValueError if it has none."""
     if kind not in FORMATS:
-        raise ValueError(
+        raise InputError(
             f"{kind} questions are multiple choice: use the scorer `letter` or `options`."
         )
     for format in FORMATS[kind]:
         if name in (None, format.name):
             return format
     names = ", ".join(format.name for format in FORMATS[kind])
-    raise ValueError(f"{kind} questions have the formats {names}, not {name!r}.")
+    raise InputError(f"{kind} questions have the formats {names}, not {name!r}.")

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from cola_jax.messages import first_line, shown
+from cola_jax.errors import InputError, first_line, shown
 from cola_jax.question import Question
 from cola_jax.scoring.likelihood import DELIMITER
 
@@ -27,7 +27,7 @@ def is_open(name: str) -> bool:
     if kind is None:
         kind = load_task(name).task.OUTPUT_TYPE if "class" in config else "generate_until"
     if kind not in ("multiple_choice", "generate_until"):
-        raise ValueError(
+        raise InputError(
             f"{name} of lm-evaluation-harness is of the kind {kind}: its score is a likelihood, "
             "not right or wrong, so there is nothing to search for. Use `cola lm-eval` with a "
             "path, or a file of your own."
@@ -44,7 +44,7 @@ def load_task(name: str, hub: str | None = None) -> "HarnessTask":
     try:
         (task,) = manager().load(spec)["tasks"].values()
     except Exception as error:  # of its own, of `datasets` and of the HTTP library
-        raise ValueError(
+        raise InputError(
             f"{name} of lm-evaluation-harness could not be loaded: {first_line(error)}. Without a "
             "network, give a local copy of its data set (--hub)."
         ) from None
@@ -62,9 +62,9 @@ class HarnessTask:
                 raise self.refusal(f"{what}, so it")
         self.rows = task.eval_docs
 
-    def refusal(self, why: str) -> ValueError:
+    def refusal(self, why: str) -> InputError:
         """Returns the error that says why the task cannot be searched."""
-        return ValueError(
+        return InputError(
             f"{self.name} of lm-evaluation-harness {why} cannot be searched: use `cola lm-eval` "
             "with a path, or a file of your own."
         )
@@ -75,9 +75,9 @@ class HarnessTask:
         if wanted is None:
             return own or 0
         if wanted < 0:
-            raise ValueError(f"the number of shots must be at least 0, got {wanted}.")
+            raise InputError(f"the number of shots must be at least 0, got {wanted}.")
         if wanted and own == 0:
-            raise ValueError(
+            raise InputError(
                 f"{self.name} of lm-evaluation-harness fixes 0 shots, so {wanted} would not be "
                 "shown: leave the number of shots out."
             )
@@ -97,7 +97,7 @@ class HarnessTask:
                     row, count, gen_prefix=self.task.doc_to_prefix(row)
                 )
             except Exception as error:
-                raise ValueError(
+                raise InputError(
                     f"{self.name}, row {number}: lm-evaluation-harness makes no prompt with "
                     f"{count} shots of it: {first_line(error)}."
                 ) from error
@@ -122,7 +122,7 @@ class HarnessTask:
             if isinstance(gold, str):
                 gold = choices.index(gold) if gold in choices else None
             if not isinstance(gold, int) or not 0 <= gold < len(choices):
-                raise ValueError(
+                raise InputError(
                     f"{self.name}, row {id.rpartition('/')[2]} has the answer "
                     f"{shown(self.task.doc_to_target(row))}, which is not one of its "
                     f"{len(choices)} choices: it cannot be searched."

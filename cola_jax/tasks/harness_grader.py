@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cola_jax.messages import first_line
+from cola_jax.errors import InputError, first_line
 from cola_jax.question import Question, decoy_of
 from cola_jax.scoring.gen_kwargs import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.grader import Grade
@@ -42,7 +42,7 @@ class HarnessGrader:
         self.of, self.task = of, of.task
         filters = {one.name: one for one in self.task._filters}
         if filter is not None and filter not in filters:
-            raise ValueError(
+            raise InputError(
                 f"{of.name} of lm-evaluation-harness has the filters {', '.join(filters)}, not "
                 f"{filter!r}: give one of them as the rule."
             )
@@ -76,7 +76,7 @@ class HarnessGrader:
         try:
             return read_gen_kwargs(request.args[1], MAX_GEN_TOKS)
         except ValueError as error:
-            raise ValueError(f"{self.of.name} of lm-evaluation-harness: {error}") from None
+            raise InputError(f"{self.of.name} of lm-evaluation-harness: {error}") from None
 
     def check_grading(self) -> None:
         """Grades the first gold answer in a thread, as all answers are."""

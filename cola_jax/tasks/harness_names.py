@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cola_jax.messages import plain
+from cola_jax.errors import InputError, plain
 from cola_jax.tasks.hub import TASKS
 from cola_jax.tasks.names import ARITHMETIC, LIBRARY, nearest
 
@@ -60,7 +60,7 @@ def find(task: str) -> str | None:
     if (own := tasks.get(name) or tasks.get(plain(name))) is not None:
         return own
     if name in groups:
-        raise ValueError(
+        raise InputError(
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
             "with commas between them."
         )
@@ -78,7 +78,7 @@ def require(task: str) -> str:
     more = "a task of lm-evaluation-harness"
     if not known:
         more += " (for which: pip install 'cola-jax[lm-eval]')"
-    raise ValueError(
+    raise InputError(
         f"task {task!r} is neither one of {', '.join(TASKS)}, {ARITHMETIC}, nor an existing "
         f"JSONL file, nor {more}{nearest(task.removeprefix(LIBRARY), known)}."
     )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.tasks.shots import content
 
@@ -19,7 +20,7 @@ def split(
     nothing would be left for training, and for a text that is in both parts.
     """
     if not 0 <= held_out < len(questions):
-        raise ValueError(
+        raise InputError(
             f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
         )
     ranked = sorted(questions, key=lambda question: rank(question, seed))
@@ -41,7 +42,7 @@ def check_apart(train: Sequence[Question], held: Sequence[Question]) -> None:
     both = [one.id for one in held if one.id in ids or content(one) in texts]
     if both:
         named = ", ".join(both[:NAMED]) + (", ..." if len(both) > NAMED else "")
-        raise ValueError(
+        raise InputError(
             f"{len(both)} of {len(held)} held-out questions are training questions as well "
             f"({named}): give other files, or a split of one (--held-out)."
         )

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cola_jax.messages import first_line
+from cola_jax.errors import InputError, first_line
 from cola_jax.tasks.readers import MATH_SUBJECTS, Fields
 
 Row = tuple[str, str | None, Fields]  # location for messages, default id, fields
@@ -46,7 +46,7 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
         return datasets.load_dataset(hub, config, split=split)
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         name = hub if config is None else f"{hub} {config}"
-        raise ValueError(
+        raise InputError(
             f"{name} (split {split}) could not be loaded: {first_line(error)}. Without a network, "
             "give a JSONL file of the same fields as the task."
         ) from error

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from etils import epath
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.tasks import harness, harness_names, readers
 from cola_jax.tasks.hub import TASKS
@@ -63,7 +64,7 @@ def kind_of(task: str) -> str:
         return HARNESS_OPEN if harness.is_open(name) else HARNESS
     for number, row in read_lines(task):
         return kind_of_row(row, f"{task}:{number}")
-    raise ValueError(f"{task} yields no questions: it is empty.")
+    raise InputError(f"{task} yields no questions: it is empty.")
 
 
 def kind_of_row(row: Fields, where: str) -> str:
@@ -81,4 +82,4 @@ def kind_of_row(row: Fields, where: str) -> str:
     for name in ("prompt", "question"):
         if name in row:
             return name
-    raise ValueError(f"{where}: no kind of row has the fields {sorted(row)}: give {FIELDS}.")
+    raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {FIELDS}.")

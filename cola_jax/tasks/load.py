@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.tasks import harness, harness_names
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
@@ -77,7 +78,7 @@ def load_questions(
         wanted = {name: str(value) for name, value in wanted.items() if value is not None}
         questions = first(select(kind, source, rows, wanted), limit, beside)
     if not questions:
-        raise ValueError(f"{source} yields no questions (limit {limit}): there is nothing to do.")
+        raise InputError(f"{source} yields no questions (limit {limit}): there is nothing to do.")
     return questions
 
 
@@ -130,7 +131,7 @@ def select(
     if any_read and not any_selected:
         asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
         have = "; ".join(f"{name}: {', '.join(sorted(x)) or 'none'}" for name, x in present.items())
-        raise ValueError(f"{source} has no question with {asked}; it has {have}.")
+        raise InputError(f"{source} has no question with {asked}; it has {have}.")
 
 
 def read_rows(kind: str, rows: Iterable[Row]) -> Iterator[Question]:
@@ -143,10 +144,10 @@ def read_rows(kind: str, rows: Iterable[Row]) -> Iterator[Question]:
                 earlier, first = seen[question.id]
                 line = earlier.rpartition(":")[2]
                 if question == first:
-                    raise ValueError(f"the row repeats the question of line {line}: remove it.")
-                raise ValueError(f"the id {question.id!r} is already used in line {line}.")
+                    raise InputError(f"the row repeats the question of line {line}: remove it.")
+                raise InputError(f"the id {question.id!r} is already used in line {line}.")
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise InputError(f"{where}: {error}") from None
         if question.id not in seen:
             seen[question.id] = where, question
             yield question
@@ -155,9 +156,9 @@ def read_rows(kind: str, rows: Iterable[Row]) -> Iterator[Question]:
 def check_limit(task: str, limit: int | float | None) -> None:
     """Raises ValueError for a limit that is neither a number of questions nor a share of them."""
     if isinstance(limit, float) and not 0 < limit < 1:
-        raise ValueError(f"a limit of {limit} is neither a whole number nor a share below 1.")
+        raise InputError(f"a limit of {limit} is neither a whole number nor a share below 1.")
     if isinstance(limit, float) and task == ARITHMETIC:
-        raise ValueError(f"arithmetic has no number of questions of which {limit} is a share.")
+        raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
 
 
 def check_levels(task: str, **levels: int | None) -> None:
@@ -166,16 +167,16 @@ def check_levels(task: str, **levels: int | None) -> None:
         if level is None:
             continue
         if isinstance(level, bool) or level not in range(1, 6):
-            raise ValueError(f"{name} must be one of 1, 2, 3, 4, 5, got {level}.")
+            raise InputError(f"{name} must be one of 1, 2, 3, 4, 5, got {level}.")
         if task == ARITHMETIC:
             if name == "fail_rate_level":
-                raise ValueError("arithmetic has no fail-rate levels: use its level, 1 to 5.")
+                raise InputError("arithmetic has no fail-rate levels: use its level, 1 to 5.")
             continue
         metadata_name = "math_level" if name == "level" else name
         kind = KINDS.get(kind_of(task))
         if kind is None or metadata_name not in kind.levels:
             tasks = "math, math-500, dart-math and arithmetic" if name == "level" else "dart-math"
-            raise ValueError(f"{task} has no {name}: leave it out (tasks that have one: {tasks}).")
+            raise InputError(f"{task} has no {name}: leave it out (tasks that have one: {tasks}).")
 
 
 def check_source(
@@ -186,12 +187,12 @@ def check_source(
     ignored = {} if task in TASKS else {"split": split} if theirs else {"split": split, "hub": hub}
     for name, value in ignored.items():
         if value is not None:
-            raise ValueError(
+            raise InputError(
                 f"{task} has no {name}, but {name} is {value!r}: only {', '.join(TASKS)} have one."
             )
     if task != ARITHMETIC and seed:
-        raise ValueError(f"the seed {seed} applies to the arithmetic task only, not to {task}.")
+        raise InputError(f"the seed {seed} applies to the arithmetic task only, not to {task}.")
     if task == ARITHMETIC and subject is not None:
-        raise ValueError(f"arithmetic has no subject {subject!r}: use its level, 1 to 5.")
+        raise InputError(f"arithmetic has no subject {subject!r}: use its level, 1 to 5.")
     if theirs and subject is not None:
-        raise ValueError(f"{task} has no subject {subject!r}: leave it out.")
+        raise InputError(f"{task} has no subject {subject!r}: leave it out.")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cola_jax.messages import did_you_mean, plain
+from cola_jax.errors import did_you_mean, plain
 
 ARITHMETIC = "arithmetic"
 HUB = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "math", "math-500", "dart-math")

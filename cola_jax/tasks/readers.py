@@ -14,8 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.errors import InputError, shown
 from cola_jax.json_text import parse_object
-from cola_jax.messages import shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 
@@ -44,15 +44,15 @@ def read_arc(row: Fields, default_id: str | None) -> Question:
     require(row, "id", "question", "choices", "answerKey")
     choices = row["choices"]
     if not isinstance(choices, Mapping) or not {"text", "label"} <= set(choices):
-        raise ValueError("the field 'choices' must hold the lists 'text' and 'label'.")
+        raise InputError("the field 'choices' must hold the lists 'text' and 'label'.")
     options = get_strings("choices.text", choices["text"])
     labels = get_strings("choices.label", choices["label"])
     text, key = get_string(row, "question"), get_string(row, "answerKey")
     if len(options) != len(labels) or len(set(labels)) != len(labels):
-        raise ValueError(f"there are {len(options)} options, but their labels are {shown(labels)}.")
+        raise InputError(f"there are {len(options)} options, but their labels are {shown(labels)}.")
     check_count(options)
     if key not in labels:
-        raise ValueError(f"the answer {shown(key)} is not among the labels {shown(labels)}.")
+        raise InputError(f"the answer {shown(key)} is not among the labels {shown(labels)}.")
     return Question(get_id(row, "id", ""), text, tuple(options), labels.index(key))
 
 
@@ -80,7 +80,7 @@ def answer_index(answer: Any, count: int) -> int:
     if isinstance(answer, str) and len(answer) == 1 and answer in letters:
         return letters.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < count:
-        raise ValueError(
+        raise InputError(
             f"the field 'answer' must be an index 0..{count - 1} or a letter A-{letters[-1]}, got "
             f"{shown(answer)}."
         )
@@ -90,7 +90,7 @@ def answer_index(answer: Any, count: int) -> int:
 def check_count(options: list[str]) -> None:
     """Raises ValueError for fewer than two options, or for more than there are letters."""
     if not 2 <= len(options) <= len(LETTERS):
-        raise ValueError(
+        raise InputError(
             f"there are {len(options)} options, but a question has 2 to {len(LETTERS)}."
         )
 
@@ -100,7 +100,7 @@ def read_gsm8k(row: Fields, default_id: str | None) -> Question:
     text, answer = get_string(row, "question"), get_string(row, "answer")
     solution, mark, gold = answer.rpartition("####")
     if not mark:
-        raise ValueError("the field 'answer' must give its number after ####, but has no ####.")
+        raise InputError("the field 'answer' must give its number after ####, but has no ####.")
     solution = CALCULATOR.sub("", solution).strip()
     id = get_id(row, "id", default_id or text_id(text))
     return open_question(id, text, re.sub(r"[,$]", "", gold), solution)
@@ -116,11 +116,11 @@ def read_math(row: Fields, default_id: str | None) -> Question:
     if row.get("answer") is not None:
         gold = get_string(row, "answer")
     elif solution is None:
-        raise ValueError("the field 'answer' is missing, and so is a 'solution' with a boxed one.")
+        raise InputError("the field 'answer' is missing, and so is a 'solution' with a boxed one.")
     else:
         gold = last_box(solution)
     if gold is None:
-        raise ValueError("there is no answer: the field 'solution' has no complete \\boxed{...}.")
+        raise InputError("there is no answer: the field 'solution' has no complete \\boxed{...}.")
     id = get_id(row, "unique_id", get_id(row, "id", default_id or text_id(text)))
     metadata = metadata_of(
         math_level=math_level(row.get("level")), subject=row.get("subject") or row.get("type")
@@ -134,7 +134,7 @@ def math_level(level: Any) -> str | None:
         return None
     match = re.fullmatch(r"(?:level\s*)?([1-5?])", str(level).strip(), re.IGNORECASE)
     if not match:
-        raise ValueError(f"the field 'level' must be 1 to 5, or Level ?, got {shown(level)}.")
+        raise InputError(f"the field 'level' must be 1 to 5, or Level ?, got {shown(level)}.")
     return None if match[1] == "?" else match[1]
 
 
@@ -147,9 +147,9 @@ def read_dart(row: Fields, default_id: str | None) -> Question:
     text = get_string(row, "query")
     gold = row.get("gt_ans", row.get("answer"))
     if gold is None:
-        raise ValueError("the field 'gt_ans' is missing: the row has no answer.")
+        raise InputError("the field 'gt_ans' is missing: the row has no answer.")
     if not isinstance(gold, str | int | float) or isinstance(gold, bool):
-        raise ValueError(f"the field 'gt_ans' must be a string or a number, got {shown(gold)}.")
+        raise InputError(f"the field 'gt_ans' must be a string or a number, got {shown(gold)}.")
     query = query_metadata(row.get("query_metadata"))
     rate = row.get("pass_rate")
     metadata = metadata_of(
@@ -166,25 +166,25 @@ def query_metadata(value: Any) -> Fields:
     if isinstance(value, str):
         try:
             if len(value) > MAX_METADATA:
-                raise ValueError("too long")
+                raise InputError("too long")
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise ValueError(
+            raise InputError(
                 f"the field 'query_metadata' must be a dict or the text of one, got {shown(value)}."
             ) from None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"the field 'query_metadata' must be a dict, got {shown(value)}.")
+        raise InputError(f"the field 'query_metadata' must be a dict, got {shown(value)}.")
     return value
 
 
 def fail_rate(pass_rate: Any) -> float:
     """Returns 1 - pass_rate."""
     if isinstance(pass_rate, bool) or not isinstance(pass_rate, int | float):
-        raise ValueError(f"the field 'pass_rate' must be a number, got {shown(pass_rate)}.")
+        raise InputError(f"the field 'pass_rate' must be a number, got {shown(pass_rate)}.")
     if not 0 <= pass_rate <= 1:
-        raise ValueError(f"the field 'pass_rate' must be between 0 and 1, got {shown(pass_rate)}.")
+        raise InputError(f"the field 'pass_rate' must be between 0 and 1, got {shown(pass_rate)}.")
     return 1 - pass_rate
 
 
@@ -211,7 +211,7 @@ def read_plain(row: Fields, default_id: str | None) -> Question:
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         if not math.isfinite(answer):
-            raise ValueError(f"the field 'answer' must be a finite number, got {shown(answer)}.")
+            raise InputError(f"the field 'answer' must be a finite number, got {shown(answer)}.")
         answer = str(answer)
     gold = get_string({"answer": answer}, "answer")
     solution = row.get("solution")
@@ -223,16 +223,16 @@ def require(row: Fields, *names: str) -> None:
     """Raises ValueError if a field is missing or null."""
     for name in names:
         if row.get(name) is None:
-            raise ValueError(f"the field {name!r} is missing.")
+            raise InputError(f"the field {name!r} is missing.")
 
 
 def get_string(row: Fields, *names: str) -> str:
     """Returns the string in the first of the fields that the row has."""
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
-        raise ValueError(f"the field {' or '.join(map(repr, names))} is missing.")
+        raise InputError(f"the field {' or '.join(map(repr, names))} is missing.")
     if not isinstance(row[name], str) or not row[name].strip():
-        raise ValueError(f"the field {name!r} must be a nonempty string, got {shown(row[name])}.")
+        raise InputError(f"the field {name!r} must be a nonempty string, got {shown(row[name])}.")
     return row[name]
 
 
@@ -242,7 +242,7 @@ def get_strings(name: str, values: Any, *, allow_blank: bool = False) -> list[st
         isinstance(x, str) and (allow_blank or x.strip()) for x in values
     ):
         kind = "strings" if allow_blank else "nonempty strings"
-        raise ValueError(f"the field {name!r} must be a list of {kind}, got {shown(values)}.")
+        raise InputError(f"the field {name!r} must be a list of {kind}, got {shown(values)}.")
     return values
 
 
@@ -252,9 +252,9 @@ def get_id(row: Fields, name: str, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(f"the field {name!r} must be a string or a number, got {shown(value)}.")
+        raise InputError(f"the field {name!r} must be a string or a number, got {shown(value)}.")
     if len(str(value)) > LONGEST_ID or not str(value).isprintable():
-        raise ValueError(
+        raise InputError(
             f"the field {name!r} must have at most {LONGEST_ID} characters, and no line breaks, "
             f"got {shown(value)}."
         )
@@ -277,11 +277,11 @@ def read_lines(file: str) -> Iterator[tuple[int, dict]]:
         try:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), ""), 1):
                 if len(line) > LONGEST_LINE:
-                    raise ValueError(
+                    raise InputError(
                         f"{file}:{number}: the line has more than {LONGEST_LINE:,} characters, and "
                         "is not a row."
                     )
                 if line.strip():
                     yield number, parse_object(line, f"{file}:{number}")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 text ({error}).") from None
+            raise InputError(f"{file} is not UTF-8 text ({error}).") from None

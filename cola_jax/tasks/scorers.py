@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring import SCORERS, Generation, Options, Scorer, scorer_class
 from cola_jax.scoring.answer import check_rule
@@ -44,7 +45,7 @@ def harness_scorer(config: "TaskConfig", kind: str, tokenizer: Any, common: dict
     scorer = choose_scorer(config, fitting.split()[0], open=kind == HARNESS_OPEN)
     own = config.chat or config.format or config.shots_file or config.shots_seed
     if own or scorer.name not in fitting.split():
-        raise ValueError(
+        raise InputError(
             f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
             f"--format, --shots-file and --shots-seed, and use the scorer {fitting}."
         )
@@ -73,14 +74,14 @@ def choice_scorer(
     refuse_decoding(config)
     style = config.format or (usual_format if usual_format in scorer.formats else "plain")
     if style not in scorer.formats:
-        raise ValueError(
+        raise InputError(
             f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
             f"{style!r}: use another scorer or format."
         )
     record: dict[str, Any] = {"scorer": scorer.name, **chat_record(config)}
     shots = shots_of_task(config, 0, asked)
     if style == "plain" and shots and not issubclass(scorer, Options):
-        raise ValueError(
+        raise InputError(
             f"the plain prompt of the scorer {scorer.name!r} shows no shots: use the format "
             "`harness`, the scorer `options`, or 0 shots."
         )
@@ -131,7 +132,7 @@ def choose_scorer(config: "TaskConfig", default: str, *, open: bool) -> type[Sco
     if scorer.open != open:
         fitting = ", ".join(name for name, one in SCORERS.items() if one.open == open)
         asks = "asks open questions" if open else "is multiple choice"
-        raise ValueError(
+        raise InputError(
             f"{config.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."
         )
     return scorer
@@ -141,7 +142,7 @@ def refuse_decoding(config: "TaskConfig") -> None:
     """Raises ValueError for settings that only a scorer that decodes uses."""
     for name in ("max_new_tokens", "rule"):
         if getattr(config, name) is not None:
-            raise ValueError(f"{name} is a setting of the scorer `generation`: leave it out.")
+            raise InputError(f"{name} is a setting of the scorer `generation`: leave it out.")
 
 
 def chat_record(config: "TaskConfig") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.tasks.arithmetic import TABLE, arithmetic
 from cola_jax.tasks.harness import SEED
@@ -51,7 +52,7 @@ class Shots:
         shots = list(itertools.islice(others, self.count))
         if len(shots) < self.count:
             about = f" of the subject {subject}" if subject else ""
-            raise ValueError(
+            raise InputError(
                 f"{self.source} has {len(shots)} questions{about} to show before question "
                 f"{question.id}, but {self.count} shots are wanted: lower the number of shots, or "
                 "give a longer file of shots."
@@ -94,15 +95,15 @@ def load_shots(
         task's, a seed that draws nothing, or too few shots.
     """
     if count < 0:
-        raise ValueError(f"the number of shots must be at least 0, got {count}.")
+        raise InputError(f"the number of shots must be at least 0, got {count}.")
     if seed and (task != ARITHMETIC or shots_file is not None or count == 0):
-        raise ValueError(
+        raise InputError(
             f"the shots seed {seed} draws shots of the arithmetic task alone: leave out "
             "--shots-seed, or ask for shots of arithmetic without a file."
         )
     if count == 0:
         if shots_file is not None:
-            raise ValueError(
+            raise InputError(
                 f"the shots in {shots_file} would not be shown, since the number of shots is 0: "
                 "give the number of shots."
             )
@@ -176,7 +177,7 @@ def of_file(task: str, file: str) -> Iterator[Question]:
     """Yields the questions of a file of shots, in order."""
     kind = kind_of(file)
     if file in (*TASKS, ARITHMETIC) or not compatible(kind, kind_of(task)):
-        raise ValueError(
+        raise InputError(
             f"the shots in {file} are {kind} questions, but {task} asks {kind_of(task)} questions: "
             "give a JSONL file with the task's own fields."
         )
@@ -193,7 +194,7 @@ def of_generator(level: int | None, seed: int, limit: int) -> Iterator[Question]
 def of_split(task: str, subject: str | None, hub: str | None) -> Iterator[Question]:
     """Yields the questions of the split from which a task's shots are taken, in order."""
     if task not in TASKS:
-        raise ValueError(
+        raise InputError(
             f"{task} is a file of questions to ask, and has none to show: give a JSONL file of "
             "shots, or ask for 0 shots."
         )

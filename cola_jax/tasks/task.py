@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from cola_jax.errors import InputError
 from cola_jax.tasks.names import canonical
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class TaskConfig:
             return
         task, subject = canonical(self.task)
         if subject is not None and self.subject not in (None, subject):
-            raise ValueError(f"{self.task} has one subject, and {self.subject!r} is another.")
+            raise InputError(f"{self.task} has one subject, and {self.subject!r} is another.")
         object.__setattr__(self, "task", task)
         object.__setattr__(self, "subject", subject or self.subject)
 
@@ -144,7 +145,7 @@ class TaskConfig:
         if not self.held_out_from:
             return [questions]
         if kind_of(self.held_out_from) != kind_of(self.task):
-            raise ValueError(
+            raise InputError(
                 f"{self.held_out_from} asks {kind_of(self.held_out_from)} questions, {self.task} "
                 f"{kind_of(self.task)} questions: hold out questions of the same kind."
             )
@@ -163,11 +164,11 @@ class TaskConfig:
     def check_held_out(self) -> None:
         """Raises ValueError for settings of held-out questions where none are held out."""
         if self.held_out < 0:
-            raise ValueError(f"{self.held_out} questions cannot be held out: give at least 1.")
+            raise InputError(f"{self.held_out} questions cannot be held out: give at least 1.")
         if not self.held_out and self.held_out_from is None:
             for name, default in (("held_out_seed", 0), ("part", "train")):
                 if getattr(self, name) != default:
-                    raise ValueError(
+                    raise InputError(
                         f"{name} is {getattr(self, name)!r}, but no questions are held out: give "
                         "held_out or held_out_from."
                     )
@@ -196,7 +197,7 @@ class TaskConfig:
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
             if kind in CHOICE:
-                raise ValueError(f"{self.task} is multiple choice: its wrong options are given.")
+                raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
         if kind not in CHOICE:
             common["stop_tokens"] = stop_tokens()
@@ -216,7 +217,7 @@ class TaskConfig:
 def refuse_variants(command: str, names: Sequence[str]) -> None:
     """Raises ValueError for variants of a command that asks each question in one way."""
     if names:
-        raise ValueError(
+        raise InputError(
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
             "leave out --variants, or use `cola search`, which asks again what it finds."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cola_jax.messages import did_you_mean
+from cola_jax.errors import InputError, did_you_mean
 from cola_jax.question import Question
 from cola_jax.storage import read_text
 
@@ -61,7 +61,7 @@ def make_variants(
         cannot have, and one that asks as the task itself does.
     """
     if len(set(config.variants)) < len(config.variants):
-        raise ValueError(f"a variant is named twice in {', '.join(config.variants)}.")
+        raise InputError(f"a variant is named twice in {', '.join(config.variants)}.")
     return [make_variant(name, config, questions, encoded, make_scorer) for name in config.variants]
 
 
@@ -77,16 +77,16 @@ def make_variant(
     try:
         scorer, _ = make_scorer(dataclasses.replace(config, variants=(), **settings))
         if name == "order" and not scorer.lists_options:
-            raise ValueError(
+            raise InputError(
                 f"the prompt of the scorer {scorer.name!r} does not list the options: use a scorer "
                 "of letters."
             )
         asked = [change(question) for question in questions]
         ours = [scorer.encode(question) for question, _ in asked]
     except ValueError as error:
-        raise ValueError(f"the variant {name!r} cannot be made: {error}") from error
+        raise InputError(f"the variant {name!r} cannot be made: {error}") from error
     if all(same_prompt(one, other) for one, other in zip(ours, encoded, strict=True)):
-        raise ValueError(f"the variant {name!r} asks just as the task does: leave it out.")
+        raise InputError(f"the variant {name!r} asks just as the task does: leave it out.")
     return Variant(name, scorer, ours, [places for _, places in asked])
 
 
@@ -101,13 +101,13 @@ def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
     if name == "instruction":
         return {}, lambda question: worded(question, f"{INSTRUCTION}\n\n{FIELD}")
     if not Path(name).is_file():
-        raise ValueError(
+        raise InputError(
             f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in "
             f"it{did_you_mean(name, NAMES)}."
         )
     template = read_text(name).replace("\r\n", "\n").rstrip("\n")
     if FIELD not in template:
-        raise ValueError(f"the template {name} does not say {FIELD}, where the question belongs.")
+        raise InputError(f"the template {name} does not say {FIELD}, where the question belongs.")
     return {}, lambda question: worded(question, template)
 
 
@@ -137,7 +137,7 @@ def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
     """Turns the order of the options by a number of places that depends on the question's id."""
     count = len(question.options)
     if count < 2:
-        raise ValueError(f"question {question.id} has one option, which has no other order.")
+        raise InputError(f"question {question.id} has one option, which has no other order.")
     digest = hashlib.sha256(f"order {question.id}".encode()).digest()
     turn = 1 + digest[0] % (count - 1)
     places = tuple((j - turn) % count for j in range(count))

@@ -11,12 +11,12 @@ import transformers
 
 import cola_jax
 from cola_jax import checkpoint
-from cola_jax.convert.conversion import open_source
-from cola_jax.convert.hf_config import select_layers
-from cola_jax.convert.table import stack
 from cola_jax.deploy import shards
 from cola_jax.deploy.destination import check_destination
 from cola_jax.deploy.export import export, read_path, select, write_model
+from cola_jax.formats.conversion import open_source
+from cola_jax.formats.hf_config import select_layers
+from cola_jax.formats.table import stack
 from cola_jax.params import shapes
 from cola_jax.path import pad_path
 from tests import oracle

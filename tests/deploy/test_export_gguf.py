@@ -11,8 +11,8 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 import cola_jax
 from cola_jax.deploy.export_gguf import check_places, check_same_model, export_gguf, value
 from tests import oracle
-from tests.convert.gguf_writer import GEMMA_KEYS, add_byte_level, finish, tiny_gemma, tiny_llama
-from tests.convert.gguf_writer import write as write_gguf
+from tests.formats.gguf_writer import GEMMA_KEYS, add_byte_level, finish, tiny_gemma, tiny_llama
+from tests.formats.gguf_writer import write as write_gguf
 
 PATH = (0, 1, 1, 2, 0)
 

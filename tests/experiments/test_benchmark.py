@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cola_jax.commands.benchmark import Benchmark, ratio_table, table_of
+from cola_jax.cli.benchmark import Benchmark, ratio_table, table_of
 from cola_jax.execute import benchmark, random_model
 from cola_jax.question import Question
 from cola_jax.scoring.letter import Letter

@@ -7,15 +7,15 @@ from typing import Any
 
 import yaml
 
-from cola_jax.cli import parse
-from cola_jax.commands.command_line import values_of
-from cola_jax.commands.flags import PathFlags
-from cola_jax.convert.peers.drllm import drllm_results
-from cola_jax.convert.peers.mergekit import mergekit_config
-from cola_jax.convert.peers.polar import polar_samples
-from cola_jax.convert.peers.searched import Searched
+from cola_jax.cli.command_line import values_of
+from cola_jax.cli.flags import PathFlags
+from cola_jax.cli.main import parse
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
+from cola_jax.formats.peers.drllm import drllm_results
+from cola_jax.formats.peers.mergekit import mergekit_config
+from cola_jax.formats.peers.polar import polar_samples
+from cola_jax.formats.peers.searched import Searched
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_lines
 

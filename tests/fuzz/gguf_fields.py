@@ -10,13 +10,13 @@ from typing import Any
 
 from gguf import GGUFReader
 
-from cola_jax.convert.conversion import write_tokenizer
-from cola_jax.convert.gguf import open_gguf
-from cola_jax.convert.gguf_header import ARRAY, BOOL, SCALARS, STRING
-from cola_jax.convert.table import stack
-from tests.convert import gguf_writer
-from tests.convert.gguf_bytes import array, field, gguf, item, tensor
-from tests.convert.gguf_writer import GEMMA_KEYS, add_byte_level, add_sentencepiece
+from cola_jax.formats.conversion import write_tokenizer
+from cola_jax.formats.gguf import open_gguf
+from cola_jax.formats.gguf_header import ARRAY, BOOL, SCALARS, STRING
+from cola_jax.formats.table import stack
+from tests.formats import gguf_writer
+from tests.formats.gguf_bytes import array, field, gguf, item, tensor
+from tests.formats.gguf_writer import GEMMA_KEYS, add_byte_level, add_sentencepiece
 from tests.fuzz.kind import Kind
 
 NAMES = ("gguf fields",)

@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import cola_jax
+from cola_jax.errors import InputError
 
-PACKAGE = Path(cola_jax.__file__).parent
 LONGEST_MESSAGE = 1000
 
 
@@ -34,13 +32,8 @@ def outcome(read: Callable[[], object], names: str = "") -> str | None:
     try:
         read()
         return None
-    except (ValueError, OSError) as error:
-        refusal = error
-    trace, innermost = refusal.__traceback__, ""
-    while trace:  # to the line that raised it
-        innermost, trace = trace.tb_frame.f_code.co_filename, trace.tb_next
-    line = str(refusal)
-    assert Path(innermost).is_relative_to(PACKAGE), f"raised by {innermost}: {line}"
+    except (InputError, OSError) as error:
+        line = str(error)
     assert line, "no message"
     assert line.isprintable(), repr(line)
     assert len(line) < LONGEST_MESSAGE, line

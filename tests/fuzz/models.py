@@ -8,12 +8,12 @@ from pathlib import Path
 from etils import epath
 
 from cola_jax import checkpoint
-from cola_jax.convert.conversion import write_tokenizer
-from cola_jax.convert.gguf import open_gguf
-from cola_jax.convert.huggingface import open_directory
+from cola_jax.formats.conversion import write_tokenizer
+from cola_jax.formats.gguf import open_gguf
+from cola_jax.formats.huggingface import open_directory
 from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 from tests import oracle, tiny
-from tests.convert.gguf_writer import add_byte_level, tiny_llama, write
+from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_json_text
 

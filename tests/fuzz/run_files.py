@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cola_jax.commands.report import Report
+from cola_jax.cli.report import Report
 from cola_jax.deploy.router.designs import LayerDesign
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cola_jax import cli
-from cola_jax.cli import COMMANDS, parse, with_defaults
-from cola_jax.commands.flag_table import flags_of
+from cola_jax.cli.flag_table import flags_of
+from cola_jax.cli.main import COMMANDS, parse, with_defaults
+from cola_jax.errors import InputError
 
 ODD = (
     *("", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "-1e400", "9" * 25, "9" * 5000, "0x10"),
@@ -54,10 +54,8 @@ def refusal(arguments: list[str]) -> str:
     """What is said of arguments that cannot be run; "" of those that can."""
     try:
         parse(arguments)
-    except ValueError as error:
-        if cli.is_input_error(error):  # raised by this package
-            return str(error)
-        raise
+    except InputError as error:
+        return str(error)
     except SystemExit:
         pytest.fail("the parser ended the process instead of saying what is wrong")
     return ""

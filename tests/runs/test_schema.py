@@ -18,7 +18,7 @@ from cola_jax.runs.schema import (
     search_question_row,
 )
 from cola_jax.scoring import Completion, Encoded, Grade, Verdicts
-from cola_jax.search.outcome import Outcome
+from cola_jax.strategies.outcome import Outcome
 
 QUESTION = Question("q", "which?", ("a", "b", "c", "d"), 1, metadata=(("math_level", "3"),))
 PATHS = [(0, 1, 2), (0, 2), (0, 1, 1, 2), (1, 2)]

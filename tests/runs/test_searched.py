@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cola_jax.convert.peers.drllm import read_drllm
-from cola_jax.convert.peers.polar import read_polar
-from cola_jax.convert.peers.read import read_searched
-from cola_jax.convert.peers.searched import Searched
+from cola_jax.formats.peers.drllm import read_drllm
+from cola_jax.formats.peers.polar import read_polar
+from cola_jax.formats.peers.read import read_searched
+from cola_jax.formats.peers.searched import Searched
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.searched import read_run, write_drllm, write_polar
 from tests.report.conftest import (

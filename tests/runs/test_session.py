@@ -11,7 +11,7 @@ import pytest
 
 import cola_jax
 from cola_jax import checkpoint as checkpoints
-from cola_jax.commands.generate import Generate
+from cola_jax.cli.generate import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
@@ -19,7 +19,7 @@ from cola_jax.runs.directory import KINDS, RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grade, Grader
-from cola_jax.search.presets import PRESETS, Settings
+from cola_jax.strategies.presets import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs import jobs

@@ -14,7 +14,7 @@ from cola_jax.runs.schema import evaluation_rows, search_question_row
 from cola_jax.scoring import Exact, Generation, Grade, Grader
 from cola_jax.scoring.decoding import DECOY, GOLD
 from cola_jax.scoring.verdicts import NO_ANSWER
-from cola_jax.search.outcome import Outcome
+from cola_jax.strategies.outcome import Outcome
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT
 from tests import tiny

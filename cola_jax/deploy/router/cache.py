@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from cola_jax.deploy.array_file import open_array
+from cola_jax.errors import InputError
 from cola_jax.storage import write_whole
 
 REPAIR = "remove it, and it is computed again"
@@ -35,7 +36,7 @@ class FeatureCache:
                 write_whole(file, content.getvalue())
             array = open_array(file, REPAIR)
             if array.dtype != np.float16 or array.ndim < 2 or len(array) != len(rows):
-                raise ValueError(f"{file} has other features than those of its part: {REPAIR}.")
+                raise InputError(f"{file} has other features than those of its part: {REPAIR}.")
             self.arrays.append(array)
 
     @property

@@ -25,8 +25,8 @@ from cola_jax.deploy.router.designs import (
     SegmentDesign,
     make_design,
 )
+from cola_jax.errors import InputError, printed, shown
 from cola_jax.json_text import parse_object
-from cola_jax.messages import printed, shown
 from cola_jax.params import Model, shapes
 from cola_jax.runs.growth import check_same
 from cola_jax.schema import validated
@@ -130,7 +130,7 @@ def check_model(directory: epath.PathLike, record: Mapping[str, Any], model: Mod
     wanted, given = record["model"], describe_model(model, "the model given", None)
     dtype = "float16" if model.embedding.dtype == jnp.float16 else "bfloat16"
     if wanted["fingerprint"][dtype] != given["fingerprint"][dtype]:
-        raise ValueError(
+        raise InputError(
             f"the router {directory} was trained for {describe(wanted)}, not for "
             f"{describe(given)}: load that model, or train a router for this one with "
             "`cola distill`."
@@ -144,7 +144,7 @@ def refuse_foreign(directory: epath.PathLike) -> None:
         return
     # a hidden file may be a record that was not written to its end
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not a router: choose another directory.")
+        raise InputError(f"{folder} exists and is not a router: choose another directory.")
 
 
 def begin(directory: epath.PathLike, record: Mapping[str, Any]) -> None:
@@ -176,11 +176,11 @@ def read_record(directory: epath.PathLike) -> dict[str, Any]:
     """Reads the record of a router; ValueError where there is none, or it cannot be read."""
     file = absolute(directory) / RECORD
     if not file.exists():
-        raise ValueError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
+        raise InputError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
     record = parse_object(file.read_bytes(), str(file))
     layout = record.get("layout")
     if type(layout) is int and layout != LAYOUT:
-        raise ValueError(
+        raise InputError(
             f"{directory} has layout {shown(layout)}, but this version reads {LAYOUT}: train the "
             "router again, or use the version of cola-jax that wrote it."
         )
@@ -188,7 +188,7 @@ def read_record(directory: epath.PathLike) -> dict[str, Any]:
         validated(RECORDED, record, str(file))
         check_design(record, str(file))
     except ValueError as error:
-        raise ValueError(f"{error} Train the router again with `cola distill`.") from None
+        raise InputError(f"{error} Train the router again with `cola distill`.") from None
     return record
 
 
@@ -196,7 +196,7 @@ def check_design(record: Mapping[str, Any], where: str) -> None:
     """Raises ValueError where the network is not one for the model."""
     design, model = design_of(record, where), record["model"]
     if (design.num_layers, design.width) != (model["num_layers"], model["width"]):
-        raise ValueError(f"{where}: network is for a model of another size than model.")
+        raise InputError(f"{where}: network is for a model of another size than model.")
     make_design(design.name, design.num_layers, design.width, record["network"].get("early_layers"))
 
 
@@ -216,7 +216,7 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
     """Reads the weights of a router onto devices; ValueError where training did not finish."""
     folder = absolute(directory) / WEIGHTS
     if not folder.exists():
-        raise ValueError(
+        raise InputError(
             f"the training of {directory} did not finish: re-run the same command to resume it."
         )
     abstract = jax.tree.map(
@@ -228,6 +228,6 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
         try:
             return checkpointer.restore(folder, abstract)
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-            raise ValueError(
+            raise InputError(
                 f"the weights of {directory} could not be restored: train it again ({error})."
             ) from error

@@ -22,6 +22,7 @@ from cola_jax.deploy.router.targets import (
     path_of_counts,
     segment_target,
 )
+from cola_jax.errors import InputError
 from cola_jax.params import Model
 from cola_jax.prompts import PROMPT, Prompts
 
@@ -200,13 +201,13 @@ def make_design(name: str, num_layers: int, width: int, early_layers: int | None
     """
     if name == LayerDesign.name:
         if early_layers is not None:
-            raise ValueError("early layers are a setting of the design polar: leave them out.")
+            raise InputError("early layers are a setting of the design polar: leave them out.")
         return LayerDesign(num_layers, width)
     if name != SegmentDesign.name:
-        raise ValueError(f"the designs of routers are drllm and polar, not {name!r}.")
+        raise InputError(f"the designs of routers are drllm and polar, not {name!r}.")
     early = max(num_layers // 4, 1) if early_layers is None else early_layers
     if not 0 <= early <= num_layers:
-        raise ValueError(
+        raise InputError(
             f"the router would read the states after {early} layers, but the model has "
             f"{num_layers}."
         )

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from cola_jax.deploy.router.targets import Path
+from cola_jax.errors import InputError
 from cola_jax.runs.labels import Labels
 from cola_jax.scoring.encode import Encoded
 
@@ -47,7 +48,7 @@ def match(labels: Sequence[Labels], encoded: Sequence[Encoded], run: str) -> np.
     place = {one.question.id: i for i, one in enumerate(encoded)}
     for one in labels:
         if one.question not in place:
-            raise ValueError(
+            raise InputError(
                 f"{run} has the question {one.question}, but the task does not: give the task, the "
                 "limit and the other task flags of the run."
             )
@@ -67,7 +68,7 @@ def make_examples(
     has its shortest. Raises ValueError where nothing is left to train on, or to hold out.
     """
     if not 0 < validation < 1:
-        raise ValueError(f"the held-out share must lie between 0 and 1, it is {validation}.")
+        raise InputError(f"the held-out share must lie between 0 and 1, it is {validation}.")
     left_out = {"questions without a correct path": 0, "paths not expressible": 0}
     left_out |= {"questions without an expressible path": 0, "questions asked in both parts": 0}
     held_prompts = {one.prompt_hash for one in labels if is_held_out(one.question, validation)}
@@ -94,7 +95,7 @@ def assemble(rows: list[list], left_out: dict[str, int]) -> Examples:
     """Makes examples of rows (question, path, target, weight) to train on and to hold out."""
     for part, name in zip(rows, ("trained on", "held out"), strict=True):
         if not part:
-            raise ValueError(
+            raise InputError(
                 f"no question with a correct path is left to be {name} ({left_out}): search more "
                 "questions, or choose another --validation."
             )

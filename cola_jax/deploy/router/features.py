@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from cola_jax.errors import InputError
 from cola_jax.execute.inputs import as_prompts, bucket, padded_right
 from cola_jax.execute.memory import ceil_power
 from cola_jax.execute.reference import replicated
@@ -28,10 +29,10 @@ def prompt_alone(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
     branch = np.asarray(whole.branch)
     lengths = (branch == PROMPT).sum(axis=1)
     if not lengths.all():
-        raise ValueError(f"prompt {int(np.argmin(lengths))} has no tokens to route it by.")
+        raise InputError(f"prompt {int(np.argmin(lengths))} has no tokens to route it by.")
     keep = np.arange(int(lengths.max()))[None] < lengths[:, None]
     if not (branch[:, : keep.shape[1]] == PROMPT)[keep].all():
-        raise ValueError("a prompt has tokens after a continuation: prompts come first in a row.")
+        raise InputError("a prompt has tokens after a continuation: prompts come first in a row.")
 
     def take(values, fill):
         return np.where(keep, np.asarray(values)[:, : keep.shape[1]], fill).astype(np.int32)

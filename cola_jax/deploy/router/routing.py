@@ -11,6 +11,7 @@ from cola_jax.deploy.router.checkpoint import check_model, design_of, load_weigh
 from cola_jax.deploy.router.designs import Design
 from cola_jax.deploy.router.features import fill_up, length_buckets, on_devices, prompt_alone
 from cola_jax.deploy.router.targets import Path
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.execute.inputs import check_prompts
 from cola_jax.execute.reference import replicated
@@ -35,7 +36,7 @@ class Router:
         read, and for no beams. Compiles once for each bucket of T and of rows.
         """
         if beams < 1:
-            raise ValueError(f"at least 1 path is named, not {beams}.")
+            raise InputError(f"at least 1 path is named, not {beams}.")
         alone = prompt_alone(prompts, self.model.pad_token)
         check_prompts(self.model, alone)
         keys = [(tokens, 0) for tokens in length_buckets(alone)]

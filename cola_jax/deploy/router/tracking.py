@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 from etils import epath
 
+from cola_jax.errors import InputError
+
 TrackerName = Literal["tensorboard", "wandb"]
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
@@ -67,7 +69,7 @@ class WeightsAndBiases:
 def check_tracker(name: TrackerName | None) -> None:
     """Raises ValueError where the package of a tracker is not installed."""
     if name is not None and importlib.util.find_spec(MODULES[name]) is None:
-        raise ValueError(
+        raise InputError(
             f"--track {name} needs {MODULES[name]}: `pip install 'cola-jax[tracking]'`."
         )
 

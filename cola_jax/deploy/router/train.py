@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from cola_jax import orbax_errors
 from cola_jax.checkpoint import absolute
 from cola_jax.deploy.router.designs import Batch, Design
+from cola_jax.errors import InputError
 
 WARMUP = 0.08  # share of the steps
 SECONDS = 10.0  # between two saved states, at most
@@ -40,9 +41,9 @@ class TrainingConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         if not self.learning_rate > 0:
-            raise ValueError(f"the learning rate must be positive, it is {self.learning_rate}.")
+            raise InputError(f"the learning rate must be positive, it is {self.learning_rate}.")
 
     def steps(self, examples: int) -> int:
         """Counts the steps of all epochs."""
@@ -134,7 +135,7 @@ class Trainer:
         where a loss is not finite.
         """
         if save_every < 1:
-            raise ValueError(f"a state is saved every 1 or more steps, not {save_every}.")
+            raise InputError(f"a state is saved every 1 or more steps, not {save_every}.")
         with saved_states(directory) as manager:
             state = restore(manager, self.initial())
             first, saved = int(state.step), time.monotonic()
@@ -146,7 +147,7 @@ class Trainer:
                     self.seconds += time.perf_counter() - begun
                     self.timed += int((np.asarray(batch.weights) > 0).sum())
                 if not np.isfinite(loss):
-                    raise ValueError(
+                    raise InputError(
                         f"the loss of step {step} is {loss}: choose a lower learning rate."
                     )
                 report(step + 1, loss)

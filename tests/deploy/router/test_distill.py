@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.cli import main
+from cola_jax.cli.main import main
 from cola_jax.deploy.router import load_router, tracking
 from cola_jax.deploy.router.checkpoint import fingerprint, read_record, refuse_foreign
 from cola_jax.deploy.router.designs import make_design

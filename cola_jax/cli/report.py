@@ -1,0 +1,228 @@
+"""`cola report`."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etils import epath
+from tyro.conf import Positional
+
+from cola_jax.cli.flags import console, errors
+from cola_jax.errors import InputError
+from cola_jax.json_text import readable_json
+from cola_jax.storage import check_file
+
+if TYPE_CHECKING:
+    from cola_jax.report.compare import Change
+    from cola_jax.report.preference import Preference
+    from cola_jax.report.summary import Summary
+    from cola_jax.runs.directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Print what a run found, and write it as an HTML page that opens offline, and as Markdown.
+
+    Several searches of one model are compared on one page.
+    """
+
+    run_directories: Positional[tuple[str, ...]]
+    """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
+    page: Path | None = None
+    """Where to write the page of searches or of a scan, and beside it the same table as .md or
+    .csv; report.html in the run directory by default, in the current one for several runs. The
+    paths of many questions go to a folder beside the page, such as report_files."""
+    polar: Path | None = None
+    """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
+    drllm: Path | None = None
+    """Where to write the right paths of each question as a result file of Dr.LLM."""
+    null: bool = False
+    """Print instead what the tests say where there is nothing to find: gold is drawn anew among the
+    answers that were searched for; and the smallest effect that the run would show."""
+    preference: Path | None = None
+    """The results.json of another search with the same model, whose preference for gold among the
+    answers searched for is used, where a run has few questions; fitted to each run by default."""
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
+
+    def run(self) -> None:
+        if not self.run_directories:
+            raise InputError("no run directory is given: name what `cola search` made.")
+        if self.page is not None:
+            check_page(self.page)
+        if self.null:
+            self.show_null()
+            return
+        self.export()
+        if len(self.run_directories) == 1:
+            self.show(self.run_directories[0])
+        else:
+            self.compare()
+
+    def export(self) -> None:
+        """Writes the files of other projects that are asked for."""
+        if self.polar is None and self.drllm is None:
+            return
+        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.searched import check_new, write_drllm, write_polar
+
+        directory, *others = self.run_directories
+        if others:
+            raise InputError("--polar and --drllm are of one run: give one run directory.")
+        if self.polar == self.drllm:
+            raise InputError(f"--polar and --drllm are both {self.polar}: give a file for each.")
+        for file in filter(None, (self.polar, self.drllm)):  # before any is written
+            check_new(file)
+        run = RunDirectory(directory)
+        for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
+            if file is not None:
+                console.print(write(run, file), soft_wrap=True)
+
+    def show_null(self) -> None:
+        """Prints what a search without anything to find gives."""
+        from cola_jax.report.null import DRAWS, null, null_table
+        from cola_jax.report.summary import check_search, ways_of
+        from cola_jax.runs.directory import RunDirectory
+
+        directory, *others = self.run_directories
+        if others:
+            raise InputError("--null is of one run: give one run directory.")
+        if self.page or self.polar or self.drllm:
+            raise InputError("--null writes no file: leave out --page, --polar and --drllm.")
+        run = RunDirectory(directory)
+        check_search(run, run.manifest()["settings"])
+        ways, preference = ways_of(run), self.given(run)
+        every = {name: ways.targets(name)[1] for name in ways.names}
+        if not any(len(targets.hits) for targets in every.values()):
+            raise InputError(
+                f"{directory} has no wrong question that was searched for other options: search "
+                "with --control all."
+            )
+        nulls = {name: null(targets, preference, DRAWS) for name, targets in every.items()}
+        if self.json:
+            from cola_jax.report.results import number_or_none
+
+            print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
+        else:
+            console.print(null_table(nulls, weighted=ways.weighted))
+
+    def given(self, run: "RunDirectory") -> "Preference | None":
+        """Reads the preference of another run for this one, if one is named."""
+        from cola_jax.report.results import read_preference
+
+        if self.preference is None:
+            return None
+        return read_preference(self.preference, run.manifest()["settings"])
+
+    def show(self, directory: str) -> dict[str, Any]:
+        """Prints the table of a run, writes its page, and returns the results but of a scan."""
+        from cola_jax import report
+        from cola_jax.runs.directory import RunDirectory
+
+        run = RunDirectory(directory)
+        command = run.manifest()["settings"].get("command")
+        if command != "search" and self.preference is not None:
+            raise InputError("--preference belongs to searches: leave it out.")
+        if command == "scan":
+            self.show_scan(run)
+            return {}
+        if command == "evaluate" and self.page is not None:
+            raise InputError("--page belongs to a search or a scan: an evaluation has no page.")
+        summary = None if command == "evaluate" else report.summarise(run, self.given(run))
+        results = report.write_results(run, summary)
+        if self.json:
+            print_json(results)
+        else:
+            table = report.paths_table(run) if summary is None else report.summary_table(summary)
+            console.print(table)
+        if summary is not None:
+            self.write([run], [summary], self.page or run.directory / "report.html")
+        return results
+
+    def compare(self) -> None:
+        """Prints the table of each of several searches, and writes one page about all."""
+        from cola_jax import report
+        from cola_jax.runs.directory import RunDirectory
+
+        runs = [RunDirectory(directory) for directory in self.run_directories]
+        report.check_runs(runs)
+        preference = self.given(runs[0])
+        summaries = [report.summarise(run, preference) for run in runs]
+        results = list(map(report.write_results, runs, summaries))
+        names = report.run_names(runs)
+        changes = report.changes(runs, summaries[0].num_layers, preference)
+        if self.json:
+            for result, change in zip(results[1:], changes, strict=True):
+                result["against"] = {"run": names[0], **change.to_json()}
+            print_json(results)
+        else:
+            for name, summary in zip(names, summaries, strict=True):
+                console.print(name, style="bold")
+                console.print(report.summary_table(summary))
+            console.print(report.changes_table(names, changes))
+        self.write(runs, summaries, self.page or Path("report.html"), changes)
+
+    def write(
+        self,
+        runs: "Sequence[RunDirectory]",
+        summaries: "Sequence[Summary]",
+        page: epath.PathLike,
+        compared: "Sequence[Change]" = (),
+    ) -> None:
+        """Writes the page and its Markdown, and says where they are."""
+        from cola_jax import report
+
+        page = epath.Path(page)
+        markdown = page.with_suffix(".md")
+        report.write_page(runs, summaries, page, compared)
+        report.write_markdown(runs, summaries, markdown)
+        errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
+
+    def show_scan(self, run: "RunDirectory") -> None:
+        """Prints the best blocks of a scan, and writes the map as CSV and as a page."""
+        from cola_jax.report.scan import summarise_scan
+        from cola_jax.report.scan_page import write_scan_page
+        from cola_jax.report.scan_table import scan_csv, scan_table
+        from cola_jax.storage import write_whole
+
+        summary = summarise_scan(run)
+        if self.json:
+            print_json(list(csv.DictReader(io.StringIO(scan_csv(summary)))))
+        else:
+            console.print(scan_table(summary))
+        page = epath.Path(self.page or run.directory / "report.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(page.with_suffix(".csv"), scan_csv(summary).encode())
+        errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
+        write_scan_page(run, summary, page)
+        errors.print(f"report: {page}", soft_wrap=True)
+
+
+def check_page(page: Path) -> None:
+    """Raises ValueError for a page that would replace what is none, OSError where none can be."""
+    check_file(page)
+    if page.suffix not in (".html", ".htm"):
+        raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on standard output."""
+    print(readable_json(value, default=str, allow_nan=False))
+
+
+def show_results(directories: Sequence[str], as_json: bool) -> None:
+    """Shows the results of one run, or those of several tasks and one table over all of them."""
+    from cola_jax import report
+    from cola_jax.runs.directory import RunDirectory
+
+    if len(directories) == 1:
+        Report((directories[0],), json=as_json).run()
+        return
+    if as_json:
+        print_json([report.write_results(RunDirectory(directory)) for directory in directories])
+        return
+    every = [Report((one,)).show(one) for one in directories]
+    console.print(report.tasks_table(every))

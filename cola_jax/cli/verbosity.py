@@ -1,0 +1,113 @@
+"""What is said on standard error: more with --verbose, only warnings and errors with --quiet.
+
+Commands log to the logger `cola_jax`: info is what is said by default, debug is for --verbose.
+Progress is shown on `errors`, which --quiet silences.
+"""
+
+import functools
+import logging
+import os
+import platform
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from cola_jax import progress_bar
+from cola_jax.cli.command_line import values_of
+from cola_jax.errors import one_line
+
+PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
+COMPILED = "/jax/core/compile/backend_compile_duration"
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+log = logging.getLogger("cola_jax")
+# text as it is: a name may hold what rich takes for markup, such as [/b], or for an emoji
+LITERAL: dict[str, Any] = {"markup": False, "emoji": False}
+console = Console(**LITERAL)  # results
+errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a result
+
+
+class ToConsole(logging.Handler):
+    """Prints messages where they do not disturb a progress bar; warnings are never silenced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        shown = errors if record.levelno < logging.WARNING else alerts()
+        said = self.format(record)  # details may take several lines
+        text = Text(said if record.levelno < logging.INFO else one_line(said))
+        if record.levelno >= logging.WARNING:
+            text = Text.assemble(("warning: ", "bold yellow"), text)
+        elif record.levelno < logging.INFO:
+            text.stylize("dim")
+        shown.print(text, soft_wrap=True, highlight=False)
+
+
+HANDLER = ToConsole()
+
+
+def alerts() -> Console:
+    """Returns where warnings and errors are printed."""
+    return Console(stderr=True, **LITERAL) if errors.quiet else errors
+
+
+def choose(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Chooses what is printed on standard error from now on."""
+    errors.quiet = quiet
+    progress_bar.hidden = quiet
+    log.handlers = [HANDLER]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def log_start(command: Any) -> None:
+    """Logs the versions of what runs, and the command's flags, where that is asked for."""
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    found = [f"{name} {installed(name)}" for name in PACKAGES]
+    log.debug("%s; Python %s", ", ".join(found), platform.python_version())
+    flags = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
+
+
+def installed(package: str) -> str:
+    """Returns the version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def log_devices() -> None:
+    """Logs the devices of this host and, from now on, each compilation; imports JAX."""
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    import jax
+
+    listen()
+    names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
+    log.debug("devices: %s", names)
+    log.debug("compiled programs are kept in %s", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+
+
+@functools.cache
+def listen() -> None:
+    """Lets JAX report each program that is compiled, or loaded from its cache on disk."""
+    from jax import monitoring
+
+    here = threading.local()  # JAX reports on the thread that compiles
+
+    def hear_event(event: str, **_: Any) -> None:
+        if event == CACHE_HIT:
+            here.hit = True
+
+    def hear_duration(event: str, duration_secs: float, **about: Any) -> None:
+        if event == COMPILED:
+            how = "loaded from the cache" if getattr(here, "hit", False) else "compiled"
+            here.hit = False
+            log.debug("%s: %s in %.2f s", about.get("fun_name", "a program"), how, duration_secs)
+
+    monitoring.register_event_listener(hear_event)
+    monitoring.register_event_duration_secs_listener(hear_duration)

@@ -1,0 +1,161 @@
+"""Errors of the input, and parts of their messages: values, near names, and plurals."""
+
+import contextlib
+import difflib
+import errno
+import os
+import reprlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# what a file that is not as they expect makes parsers raise; AssertionError is ours alone
+BUILTIN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+LIBRARIES = (
+    "jinja2",
+    "pyarrow",
+    "pydantic_core",
+    "safetensors",
+    "safetensors_rust",
+    "struct",
+    "yaml",
+)
+LONGEST = 300  # characters of another library's error that are worth reading
+LONGEST_COMPARED = 1000  # characters of a name, or a path, that is compared with others
+LONGEST_LINE = 2000  # characters of an error in all
+
+
+class InputError(ValueError):
+    """Something of the user's is wrong: `cola` shows the text in a line, without a traceback."""
+
+
+class UsageError(InputError):
+    """A command line that cannot be run; the command ends with status 2."""
+
+
+@contextlib.contextmanager
+def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
+    """Turn what a library raises in the body into an InputError that names the file.
+
+    Args:
+      what: the file, or what else is parsed.
+      action: what to do about it, a sentence to append.
+
+    Raises:
+      InputError: for whatever a broken file makes a parser raise. An InputError of the body that
+        names the file passes as it is, and others get its name in front.
+    """
+    name = printed(os.fspath(what))
+    try:
+        yield
+    except InputError as error:
+        if name in str(error):
+            raise
+        raise InputError(f"{name}: {error}") from error
+    except Exception as error:
+        if not is_of_parser(error):
+            raise
+        end = f" {action}" if action else ""
+        raise InputError(f"{name} cannot be read ({reason(error)}).{end}") from error
+
+
+def is_of_parser(error: Exception) -> bool:
+    """Whether a parser raises such errors for its input; tokenizers raises Exception itself."""
+    root = type(error).__module__.partition(".")[0]
+    return isinstance(error, BUILTIN) or root in LIBRARIES or type(error) is Exception
+
+
+def reason(error: Any) -> str:
+    """Return the first violation that pydantic found, with its place, or an error's first line."""
+    if not callable(getattr(error, "errors", None)):
+        return first_line(error)
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    rule = first["msg"].removeprefix("Value error, ").rstrip(".")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {shown(first['input'])}"
+    return f"{f'{place}: ' if place else ''}{rule}{got}"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or its type where it has none."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].rstrip(". ")
+    line = line if line.isprintable() else repr(line)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def shown(value: Any) -> str:
+    """Writes a value for an error message: short, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"
+
+
+def printed(name: str) -> str:
+    """Writes a name for an error message: as it is, unless it is long or has other than text."""
+    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
+
+
+def one_line(text: str) -> str:
+    """Writes a message as one line of a terminal, whatever names and values are in it."""
+    if len(text) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk is full, or a quota used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def of_system(error: OSError) -> str:
+    """Writes an error of the operating system, with the file that it is about."""
+    file = error.filename2 or error.filename
+    place = None if file is None else printed(os.fspath(file))
+    if is_full(error):
+        where = f" at {place}" if place else ""
+        return f"no space is left{where}: make room, and start the same command again."
+    if error.strerror is None or place is None:
+        return str(error)
+    return f"{place}: {error.strerror}. Give another place, or look at its permissions."
+
+
+def shorten(names: list[str], limit: int = 4) -> str:
+    """Joins names, and counts those beyond the limit instead of listing them."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" * (len(names) > limit))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the most similar of the known names, or the shortest that begins with this one.
+
+    Case, hyphens and underscores do not matter. None where no name is similar, and for a text that
+    is no name, which takes seconds to compare.
+    """
+    if len(name) > LONGEST_COMPARED:
+        return None
+    forms: dict[str, str] = {}
+    for one in known:
+        forms.setdefault(plain(one), one)
+    begin = sorted((form for form in forms if form.startswith(plain(name))), key=len)
+    near = begin[:1] if plain(name) else []
+    near = near or difflib.get_close_matches(plain(name), forms, 1)
+    return forms[near[0]] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the most similar of the known names, to append; "" where there is none."""
+    near = nearest(name, known)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def plain(name: str) -> str:
+    """Returns a name without what people write differently."""
+    return name.strip().lower().lstrip("-").replace("_", "-")
+
+
+def count(number: int, noun: str) -> str:
+    """Writes a number of things, such as 1 model or 2 models."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

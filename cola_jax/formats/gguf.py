@@ -1,0 +1,301 @@
+"""Reads GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
+
+from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, first_line, shown
+from cola_jax.formats.gguf_header import Tensor, read_header
+from cola_jax.formats.gguf_metadata import check_tokenizer
+from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.table import Row, Source, check
+
+TYPES = {
+    GGMLQuantizationType[name]
+    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
+}
+TOKENIZER_KEYS = {
+    "ggml.model": "tokenizer_type",
+    "ggml.pre": "pre_tokenizer_type",
+    "ggml.tokens": "tokens",
+    "ggml.scores": "scores",
+    "ggml.token_type": "token_type",
+    "ggml.merges": "merges",
+    "ggml.bos_token_id": "bos_token_id",
+    "ggml.eos_token_id": "eos_token_id",
+    "ggml.unknown_token_id": "unk_token_id",
+    "ggml.padding_token_id": "pad_token_id",
+    "ggml.add_space_prefix": "add_prefix_space",
+}
+# What transformers does by default; SmolLM splits digits, which its merges do not join either
+SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
+ROPE_DIVISORS = "rope_freqs.weight"
+WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
+STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+
+
+class Architecture(NamedTuple):
+    """How to read a `general.architecture`, whose name is also the prefix of its keys."""
+
+    model_type: str  # of the Hugging Face config that the keys are translated to
+    rows: tuple[Row, ...]  # without the head, which has one name in all architectures
+    keys: Mapping[str, str | None]  # to attributes of such a config; None for keys without one
+    finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # adds what no key holds
+
+
+COMMON = (
+    Row("embedding", "token_embd.weight", "V D -> V D"),
+    Row("v", "blk.{i}.attn_v.weight", "(K H) D -> D K H"),
+    Row("o", "blk.{i}.attn_output.weight", "D (N H) -> N H D"),
+    Row("gate", "blk.{i}.ffn_gate.weight", "F D -> D F"),
+    Row("up", "blk.{i}.ffn_up.weight", "F D -> D F"),
+    Row("down", "blk.{i}.ffn_down.weight", "D F -> F D"),
+)
+HEAD = Row("head", "output.weight", "V D -> D V")
+LLAMA = (
+    *COMMON,
+    # the two halves of each head are interleaved, for rope on adjacent pairs
+    Row("q", "blk.{i}.attn_q.weight", "(N h two) D -> D N (two h)"),
+    Row("k", "blk.{i}.attn_k.weight", "(K h two) D -> D K (two h)"),
+    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D"),
+    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D"),
+    Row("norm", "output_norm.weight", "D -> D"),
+)
+GEMMA3 = (
+    *COMMON,
+    Row("q", "blk.{i}.attn_q.weight", "(N H) D -> D N H"),
+    Row("k", "blk.{i}.attn_k.weight", "(K H) D -> D K H"),
+    # norms are stored with the 1 that the model adds to them
+    Row("q_norm", "blk.{i}.attn_q_norm.weight", "H -> H", -1.0),
+    Row("k_norm", "blk.{i}.attn_k_norm.weight", "H -> H", -1.0),
+    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D", -1.0),
+    Row("attention_post_norm", "blk.{i}.post_attention_norm.weight", "D -> D", -1.0),
+    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D", -1.0),
+    Row("mlp_post_norm", "blk.{i}.post_ffw_norm.weight", "D -> D", -1.0),
+    Row("norm", "output_norm.weight", "D -> D", -1.0),
+)
+
+KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": None,
+    "rope.dimension_count": None,
+    "attention.value_length": None,
+    "rope.scaling.type": None,
+    "rope.scaling.factor": None,
+    "rope.scaling.original_context_length": None,
+    "rope.scaling.finetuned": None,
+}
+GEMMA3_KEYS = {
+    **KEYS,
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base_swa": "rope_local_base_freq",
+}
+GEMMA3_27B = 62  # its number of layers, by which llama.cpp recognises it
+
+
+def scale_queries(config: ModelConfig) -> ModelConfig:
+    """Sets the query scale, which Gemma 3 files do not hold."""
+    if config.num_layers != GEMMA3_27B:
+        return dataclasses.replace(config, query_scale=1.0)
+    per_head = config.width // config.num_heads
+    return dataclasses.replace(config, query_scale=(config.head_dim / per_head) ** 0.5)
+
+
+ARCHITECTURES = {
+    "llama": Architecture("llama", LLAMA, KEYS),
+    "gemma3": Architecture("gemma3_text", GEMMA3, GEMMA3_KEYS, scale_queries),
+}
+
+
+def open_gguf(file: Path) -> Source:
+    """Opens a GGUF file.
+
+    Raises ValueError for architectures, keys and tensor types that are not supported, tensors
+    that do not match the metadata, and files that are damaged or truncated.
+    """
+    metadata, stored = read_header(file, (*WANTED, *(f"{name}." for name in ARCHITECTURES)))
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise InputError(
+            f"{file} has architecture {shown(name)}, which is not supported. Supported: "
+            f"{', '.join(ARCHITECTURES)}. Convert the model from its safetensors instead."
+        )
+    tensors = GgufTensors(file, stored)
+    config = gguf_config(file, metadata, tensors)
+    rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
+    check_tokenizer(file, metadata, config.vocab_size)
+    check(
+        tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
+    )
+    return Source(
+        config=config,
+        rows=rows,
+        tensors=tensors,
+        dtype=np.dtype(np.float32),  # the dtype of dequantised values
+        write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
+        origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
+        stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
+    )
+
+
+def read_file(file: Path) -> GGUFReader:
+    """Opens a file with the gguf package, which trusts the header: it is checked before."""
+    read_header(file, ())
+    try:
+        return GGUFReader(str(file))
+    except Exception as error:  # of half a dozen types
+        raise InputError(
+            f"{file} is damaged, or not read by this version of gguf ({first_line(error)}): "
+            "download it again."
+        ) from error
+
+
+def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
+    """Builds the config by translating the keys to a Hugging Face config and reading that."""
+    name = metadata["general.architecture"]
+    prefix, architecture = f"{name}.", ARCHITECTURES[name]
+    own = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+    if unknown := sorted(set(own) - set(architecture.keys)):
+        raise InputError(f"{file} has keys that are not handled: {[prefix + k for k in unknown]}.")
+    if "token_embd.weight" not in tensors.shapes:
+        raise InputError(f"{file} has no token_embd.weight: it is not a complete model.")
+    # missing keys become null, as a family's defaults do not apply to GGUF files
+    values = {hf: own.get(key) for key, hf in architecture.keys.items() if hf}
+    values |= {
+        "model_type": architecture.model_type,
+        "vocab_size": tensors.shapes["token_embd.weight"][0],
+        "tie_word_embeddings": "output.weight" not in tensors.shapes,
+    }
+    # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
+    eps = own.get("attention.layer_norm_rms_epsilon", 1e-5)
+    values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
+    scaling = own.get("rope.scaling.type", "none")
+    if scaling != "none":
+        values["rope_scaling"] = {"type": scaling, "factor": own.get("rope.scaling.factor", 1.0)}
+    try:
+        config = architecture.finish(read_config(values)[0])
+    except ValueError as error:
+        raise InputError(f"{file}: {in_keys_of(architecture, prefix, str(error))}") from None
+    head = config.head_dim
+    if any(own.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
+        raise InputError(
+            f"{file} rotates only a part of each head, or has values of another width than its "
+            f"heads ({head})."
+        )
+    if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
+        return config
+    count = math.prod(tensors.shapes[ROPE_DIVISORS])
+    if count != head // 2:
+        raise InputError(f"{file}: {ROPE_DIVISORS} has {count} values for heads of {head}.")
+    divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
+    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+    return dataclasses.replace(config, ropes=(rope,))
+
+
+def in_keys_of(architecture: Architecture, prefix: str, message: str) -> str:
+    """Says what is wrong with a Hugging Face config in terms of the keys of the file."""
+    message = message.removeprefix("config.json: ")
+    names = {hf: f"{prefix}{key}" for key, hf in architecture.keys.items() if hf}
+    name, _, rest = message.partition(" ")
+    return f"{names[name]} ({name}) {rest}" if name in names else message
+
+
+class GgufTensors:
+    """The tensors of a GGUF file by name, as float32."""
+
+    def __init__(self, file: Path, tensors: Mapping[str, Tensor]):
+        self.place, self.tensors = file, tensors
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
+        if unsupported:
+            raise InputError(
+                f"{file} has tensors of type {sorted(unsupported)}; "
+                f"{sorted(kind.name for kind in TYPES)} are supported."
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """Dequantises one tensor."""
+        kind, shape, start, nbytes = self.tensors[name]
+        raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
+        if raw.size != nbytes:
+            raise InputError(f"{self.place} was changed while it was read: start again.")
+        return dequantize(raw, kind).reshape(shape)
+
+
+def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
+    """Writes the tokenizer and its chat template in transformers' format, if the file has one.
+
+    `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
+    it is not a public interface, so a test compares the ids of the two.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
+
+    fields = {k.removeprefix("tokenizer."): v for k, v in metadata.items()}
+    if "ggml.tokens" not in fields:
+        return
+    vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
+    check_split(file, vocabulary)
+    try:
+        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # also PanicException, which is no Exception
+        raise InputError(
+            f"{file} has a tokenizer that cannot be rebuilt by transformers ({first_line(error)}): "
+            "convert the model from its safetensors instead."
+        ) from None
+    special = {
+        f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
+        for name in ("bos", "eos", "unk", "pad")
+        if f"{name}_token_id" in vocabulary
+    }
+    # llama.cpp adds BOS to a sentencepiece vocabulary by default
+    bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+    eos = fields.get("ggml.add_eos_token", False)
+    first = special.get("bos_token") if bos else None
+    last = special.get("eos_token") if eos else None
+    add_ends(backend, first, last)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.chat_template = fields.get("chat_template")
+    tokenizer.save_pretrained(target)
+
+
+def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
+    """Raises ValueError where transformers would split texts otherwise than llama.cpp does."""
+    from transformers.integrations.gguf import gguf_tokenizer_mapping
+
+    name, known = vocabulary.get("pre_tokenizer_type"), SPLIT_AS_GPT2
+    known = (*known, *getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", (name,)))
+    if vocabulary.get("tokenizer_type") == "gpt2" and name not in known:
+        raise InputError(
+            f"{file} splits texts as {shown(name)} (tokenizer.ggml.pre), which transformers does "
+            "not know: its tokens would differ. Convert the model from its safetensors instead."
+        )
+
+
+def add_ends(backend: Any, first: str | None, last: str | None) -> None:
+    """Makes the tokenizer put these tokens before and after every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    ends = [token for token in (first, last) if token is not None]
+    if ends:
+        backend.post_processor = TemplateProcessing(
+            single=[*ends[: first is not None], "$A", *ends[first is not None :]],
+            special_tokens=[(token, backend.token_to_id(token)) for token in ends],
+        )

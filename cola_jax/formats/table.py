@@ -1,0 +1,151 @@
+"""The conversion table: a row for each weight, the source that it reads, and the conversion."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from einops import rearrange
+
+from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, printed, shorten, shown
+from cola_jax.params import axis_sizes, shapes
+
+COUNTERS = {"{i}": "L", "{e}": "E"}  # placeholders in names for the layer and the expert
+
+
+class Row(NamedTuple):
+    """A weight: our field, their name, and both layouts as an einops pattern, theirs first."""
+
+    ours: str
+    theirs: str
+    pattern: str
+    offset: float = 0.0  # added to their values
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint by name; their shapes are known before any data is read."""
+
+    @property
+    def place(self) -> Path: ...  # the file or folder, for errors
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor; each name is read once, in any order."""
+        ...
+
+
+class Source(NamedTuple):
+    """A checkpoint opened for conversion, of which only names and shapes have been read."""
+
+    config: ModelConfig
+    rows: tuple[Row, ...]
+    tensors: Tensors
+    dtype: np.dtype  # of the converted weights, unless the caller asks for another
+    write_tokenizer: Callable[[Path], None]  # writes into an existing directory
+    origin: dict[str, Any]  # recorded in the metadata
+    stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
+
+
+def check(
+    tensors: Tensors,
+    rows: tuple[Row, ...],
+    config: ModelConfig,
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Compares the names and shapes of a checkpoint with its table, before data is read.
+
+    Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
+    """
+    wanted = {name: shape for row in rows for name, shape in expected(row, config)}
+    found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
+    problems = []
+    if missing := sorted(set(wanted) - set(found)):
+        problems.append(f"missing {shorten(missing)}")
+    if unmapped := sorted(set(found) - set(wanted)):
+        problems.append(f"unmapped {shorten([printed(name) for name in unmapped])}")
+    misshaped = [
+        f"{name} is {shown(tuple(found[name]))} and should be {wanted[name]}"
+        for name in sorted(set(wanted) & set(found))
+        if tuple(found[name]) != wanted[name]
+    ]
+    if misshaped:
+        problems.append(f"mis-shaped {shorten(misshaped)}")
+    if problems:
+        raise InputError(
+            f"{tensors.place}: the checkpoint's tensors do not match its config: "
+            f"{'; '.join(problems)}. Is the download complete, and the config the one it was saved "
+            "with?"
+        )
+
+
+def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the names and shapes of a row's tensors in the checkpoint."""
+    sizes = axis_sizes(config) | {"1": 1}
+    theirs = row.pattern.split(" -> ")[0]
+    shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
+    for place in places(row, config):
+        name = row.theirs
+        for counter, number in zip(counters(row), place, strict=True):
+            name = name.replace(counter, str(number))
+        yield name, shape
+
+
+def counters(row: Row) -> list[str]:
+    """Returns the placeholders in a row's name, one for each leading axis of our array."""
+    return [counter for counter in COUNTERS if counter in row.theirs]
+
+
+def places(row: Row, config: ModelConfig) -> Iterator[tuple[int, ...]]:
+    """Yields the index in our array of each of a row's tensors, in the order of `expected`."""
+    sizes = axis_sizes(config)
+    return np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters(row)))
+
+
+def split_axes(pattern: str) -> list[str]:
+    """Splits one side of an einops pattern into axes: `(N H) D` gives `N H` and `D`."""
+    axes, grouped = [], False
+    for part in pattern.replace("(", " ( ").replace(")", " ) ").split():
+        if part in "()":
+            grouped = part == "("
+            axes += [""] * grouped
+        elif grouped:
+            axes[-1] += f" {part}"
+        else:
+            axes.append(part)
+    return axes
+
+
+def stack(
+    tensors: Tensors,
+    rows: tuple[Row, ...],
+    config: ModelConfig,
+    dtype: np.dtype,
+    on_progress: Callable[[int], None] = lambda nbytes: None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields each weight under our field name, stacked over layers.
+
+    Reads one tensor at a time into a preallocated array, and starts a weight only when the
+    previous one has been consumed. `on_progress` receives the bytes converted since its last call.
+    Raises ValueError for a tensor with values that are not finite.
+    """
+    for row in rows:
+        array = np.empty(shapes(config)[row.ours], dtype)
+        letters = set(re.findall(r"\w+", row.pattern))
+        sizes = {x: size for x, size in axis_sizes(config).items() if x in letters}
+        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+            values = rearrange(tensors.read(name), row.pattern, **sizes)
+            target = array[place]  # a view
+            with np.errstate(over="ignore"):  # overflow in the new dtype is reported below
+                target[...] = values + row.offset if row.offset else values
+            if not np.isfinite(target).all():
+                raise InputError(
+                    f"{tensors.place}: tensor {name} has values that are not finite in {dtype}: "
+                    "the file is damaged, or needs another --dtype."
+                )
+            on_progress(target.nbytes)
+        yield row.ours, array

@@ -1,0 +1,88 @@
+"""Identities: digests of models, questions, prompts and paths, and whether two things belong.
+
+Whatever is valid by itself and does not belong together gives plausible wrong numbers. So every
+file that is written carries the digests that it rests on, and `check_belongs` is called wherever
+two meet.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cola_jax.errors import InputError, shown
+from cola_jax.question import Question
+
+SHOWN = 12  # characters of a digest in a message
+NAMED = 3  # questions named in a message
+
+
+def digest(*parts: Any) -> str:
+    """Return the SHA-256 of values that JSON has, in hexadecimal."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def question_digest(question: Question, *, ordered: bool = True) -> str:
+    """Return the digest of a question's text, options and gold answer.
+
+    Args:
+      ordered: whether the order of the options counts; it does not where parts of a task that must
+        have no question in common are compared.
+    """
+    gold = question.gold if question.options else None
+    options = question.options if ordered else sorted(question.options)
+    at = question.answer if ordered else None  # two options may have equal texts
+    return digest(question.text, options, gold, at)
+
+
+def path_digest(path: Sequence[int]) -> str:
+    """Return the digest of a path."""
+    return digest([int(layer) for layer in path])
+
+
+def set_digest(digests: Iterable[str]) -> str:
+    """Return the digest of a set of questions or prompts, in whatever order they are."""
+    return digest(sorted(digests))
+
+
+def check_belongs(
+    name: str, theirs: Mapping[str, Any], other: str, ours: Mapping[str, Any], action: str
+) -> None:
+    """Raise InputError where what both sides know differs, naming each difference.
+
+    Args:
+      name: of the file, for the message.
+      theirs: what the file rests on: digests and other values by name ("model", "path", "dtype"),
+        and under "questions" a mapping from ids to digests. None, or no entry, is not known.
+      other: what it meets, such as "this model".
+      ours: the same of that.
+      action: what to do about it: a clause in the imperative.
+    """
+    problems = [
+        difference(key, theirs[key], ours[key])
+        for key in theirs
+        if theirs[key] is not None and ours.get(key) is not None
+    ]
+    if problems := [problem for problem in problems if problem]:
+        raise InputError(
+            f"{name} does not belong to {other}: {'; '.join(problems)}. {action[0].upper()}"
+            f"{action[1:]}."
+        )
+
+
+def difference(name: str, theirs: Any, ours: Any) -> str:
+    """Describe how two values differ; "" where they do not."""
+    if isinstance(theirs, Mapping):
+        changed = [key for key, value in theirs.items() if ours.get(key, value) != value]
+        if not changed:
+            return ""
+        named = ", ".join(shown(key) for key in changed[:NAMED]) + ", ..." * (len(changed) > NAMED)
+        return f"{len(changed)} of {len(theirs)} {name} have changed ({named})"
+    return "" if theirs == ours else f"its {name} is {brief(theirs)}, here it is {brief(ours)}"
+
+
+def brief(value: Any) -> str:
+    """Write a value for a message, a digest as its beginning."""
+    text = value if isinstance(value, str) else shown(value)
+    return text if len(text) < 32 or not text.isalnum() else text[:SHOWN]

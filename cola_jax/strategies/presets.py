@@ -1,0 +1,357 @@
+"""Presets: everything that decides which paths a search evaluates, by name."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from cola_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from cola_jax.execute.evaluator import Workload
+    from cola_jax.strategies.strategies import Start, Strategy, Walk
+
+Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
+MOVE = 4  # places that a block may move where a space has moves and the rules have none
+MOST_EDITS = 100  # of a path that is drawn
+MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
+MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
+Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What all strategies have in common; recorded whole with every run."""
+
+    name: ClassVar[str]  # of the strategy, since two may have the same fields
+    counts: ClassVar[tuple[str, ...]] = ("max_move_block",)  # fields that are at least 1
+    limits: ClassVar[Mapping[str, int]] = {}  # the largest values of some
+
+    max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
+    max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
+    max_times: int = 4  # extra runs of a repeated block
+    max_move: int = 0  # places a block may move either way; 0 turns moves off
+    max_move_block: int = 1  # layers in the largest block moved
+    min_length: float = 0.25  # layers of the shortest path, in multiples of L, the model's
+    max_length: float = 2.0  # layers of the longest path, in multiples of L
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, it is {value}.")
+        for name in ("max_skip", "max_repeat", "max_times", "max_move"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, it is {getattr(self, name)}.")
+        if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
+            raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
+        for name in self.counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, it is {value}.")
+        for name, largest in self.limits.items():
+            if getattr(self, name) > largest:
+                raise InputError(f"{name} must be at most {largest}, it is {getattr(self, name)}.")
+        if not 0 <= self.min_length <= self.max_length or self.max_length <= 0:
+            raise InputError(
+                "min_length must be at least 0 and max_length at least that and above 0 (both in "
+                f"multiples of L), they are {self.min_length} and {self.max_length}."
+            )
+
+    def lengths(self, num_layers: int) -> tuple[int, int]:
+        """Returns the shortest and the longest path allowed, in layers."""
+        shortest = max(1, round(self.min_length * num_layers))
+        return shortest, max(shortest, int(self.max_length * num_layers))
+
+    @property
+    def largest_skip(self) -> int:
+        """The layers of the largest block that any edit skips."""
+        return self.max_skip
+
+    def within(self, space: "Space") -> "Rules":
+        """Allows the kinds of edits of a search space alone, with their sizes here.
+
+        Blocks that may move are as large as those that may be skipped, by default up to four
+        places. Raises ValueError where a kind that the space names is turned off.
+        """
+        parts = space.split("+")
+        sizes = {
+            "skip": ("max_skip", self.max_skip),
+            "repeat": ("max_repeat", self.max_repeat),
+            "move": ("max_move", self.max_move or MOVE),
+        }
+        for part in parts:
+            if not sizes[part][1]:
+                raise InputError(f"the space {space} needs {sizes[part][0]} above 0.")
+        limits = {field: size if part in parts else 0 for part, (field, size) in sizes.items()}
+        block = max(self.max_skip, self.max_move_block)
+        return dataclasses.replace(
+            self, **limits, max_move_block=block if "move" in parts else self.max_move_block
+        )
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        """Makes what proposes the paths of searches, each for a question of that id."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeRules(Rules):
+    """Monte Carlo tree search.
+
+    A node P is worth Q(P)/v(P) + exploration * sqrt(ln V / v(P)) - length_weight * |P|/L, where v
+    are the node's visits and V those of the whole tree (CoLa, section 3), or of its parent.
+    """
+
+    name = "tree"
+    counts = (*Rules.counts, "deep_block", "max_runs")
+
+    exploration: float = 2.0  # c, the weight of nodes visited rarely
+    length_weight: float = 0.1  # lambda, the weight of a path's length
+    length_penalty: float = 0.0  # subtracted from the reward, times |P|/L
+    reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic of the margin
+    widening: float = 2.0  # a node has at most this times visits ** widening_power children
+    widening_power: float = 0.5  # the exponent of the visits in that number
+    epsilon: float = 0.0  # how often a descent ends early, at each node, with a new child
+    visits: Literal["tree", "parent"] = "tree"  # of what V counts the visits
+    deep_block: int | None = None  # layers of the largest block edited below the root
+    max_runs: int | None = None  # how often a path may run a layer; any number by default
+    ordered: bool = False  # edit from left to right: never before the parent's last edit
+    block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
+    exits: int = 0  # the first paths tried lack the last 1, 2, ..., `exits` layers
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.exits < 0:
+            raise InputError(f"exits must be 0 or more, it is {self.exits}.")
+        if self.exits and not self.max_skip:
+            raise InputError(
+                f"{self.exits} early exits are skips, which max_skip = 0 turns off: give exits = 0."
+            )
+        if self.widening < 1:
+            raise InputError(f"widening must be at least 1, it is {self.widening}.")
+        if not 0 <= self.widening_power <= 1:
+            raise InputError(f"widening_power must be in 0..1, it is {self.widening_power}.")
+        if self.exploration < 0:
+            raise InputError(f"exploration must be 0 or more, it is {self.exploration}.")
+        if not -4 <= self.block_power <= 4:
+            raise InputError(f"block_power must be in -4..4, it is {self.block_power}.")
+        if not 0 <= self.epsilon <= 1:
+            raise InputError(f"epsilon must be in 0..1, it is {self.epsilon}.")
+
+    @property
+    def largest_skip(self) -> int:
+        return max(self.max_skip, self.exits)
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.strategies.strategies import TreeSearch
+
+        return TreeSearch(self, ids, num_layers, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkRules(Rules):
+    """A search without a tree: a generator of paths, see `cola_jax.strategies.baselines`."""
+
+    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
+        from cola_jax.strategies.strategies import Walks
+
+        return Walks(self.walk, self, ids, num_layers, settings)
+
+    def walk(self, start: "Start") -> "Walk":
+        """Makes the generator of one search."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomRules(WalkRules):
+    """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
+
+    name = "random"
+    counts = (*Rules.counts, "edits")
+    limits: ClassVar[Mapping[str, int]] = {"edits": MOST_EDITS}
+
+    edits: int = 3  # the most edits of a path
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import random
+
+        return random(start, self.edits)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnumerateRules(WalkRules):
+    """Every single edit of the identity path, in an order drawn for each question."""
+
+    name = "enumerate"
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import single_edits
+
+        return single_edits(start)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamRules(WalkRules):
+    """Beam search by margin: random edits of the best paths so far, in rounds."""
+
+    name = "beam"
+    counts = (*Rules.counts, "width", "children")
+    limits: ClassVar[Mapping[str, int]] = {"width": MOST_CHILDREN, "children": MOST_CHILDREN}
+
+    width: int = 4  # paths edited in a round
+    children: int = 4  # edits of each path in a round
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import beam
+
+        return beam(start, self.width, self.children)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionRules(WalkRules):
+    """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
+
+    name = "evolution"
+    counts = (*Rules.counts, "offspring", "mutations")
+    limits: ClassVar[Mapping[str, int]] = {"offspring": MOST_CHILDREN, "mutations": MOST_EDITS}
+
+    offspring: int = 16  # children of the best path in each generation
+    mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import evolution
+
+        return evolution(start, self.offspring, self.mutations)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitRules(WalkRules):
+    """Early exit: every prefix of the layers, the longest first."""
+
+    name = "early-exit"
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import prefixes
+
+        return prefixes(start)
+
+
+@dataclasses.dataclass(frozen=True)
+class InfluenceRules(WalkRules):
+    """Removes the layers of least block influence, one more in each path (ShortGPT)."""
+
+    name = "influence"
+
+    order: tuple[int, ...] = ()  # layers, that of least influence first; a run measures them
+
+    def walk(self, start: "Start") -> "Walk":
+        from cola_jax.strategies.baselines import without_least
+
+        if not self.order:
+            raise InputError(
+                "the order of the layers is not known: give `order`, the layers by their "
+                "cola_jax.execute.influence.block_influence."
+            )
+        return without_least(start, self.order)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a search, beside the model and the questions."""
+
+    preset: Rules
+    simulations: int
+    leaves: int
+    seed: int
+    early_stop: bool = False
+    control: Control = "all"
+
+    def __post_init__(self):
+        if self.simulations < 1 or self.leaves < 1:
+            raise InputError(
+                "simulations and leaves must be at least 1, they are "
+                f"{self.simulations} and {self.leaves}."
+            )
+        if self.leaves > MOST_LEAVES:
+            raise InputError(f"leaves must be at most {MOST_LEAVES:,}, they are {self.leaves:,}.")
+        if self.seed < 0:
+            raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
+
+    def searches(self, options: int) -> int:
+        """Returns the most searches of a question with so many options, its controls included."""
+        most = {"none": 1, "one": 3, "all": options}[self.control]
+        return max(1, min(most, options))
+
+    def positions(self, num_layers: int) -> int:
+        """Returns P, the layers of the longest path allowed; the identity path is always run."""
+        return max(num_layers, self.preset.lengths(num_layers)[1])
+
+    def workload(self, num_layers: int) -> "Workload":
+        """Returns what a batch of questions will be asked to run."""
+        from cola_jax.execute.evaluator import Workload
+
+        return Workload(self.leaves, self.positions(num_layers), fixed=True)
+
+
+# `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The
+# paper names neither a rule of expansion nor its cap on length: children widen with the root of
+# the visits, an edit's kind is drawn before the edit, and paths have a quarter to twice L layers.
+# `cola-paper` has the paper's lambda and epsilon; its c is not published and is ours.
+# `polar` is the released search of PoLar: one child a descent but for epsilon, single layers below
+# the root, no layer more than twice, and lengths of about 0.57 to 1.22 L (a table for each model
+# there). `drllm` is the search that Dr.LLM describes, with the chain that its code makes of it.
+# `best` is ours: a margin tells before the first hit, edits from left to right share most of a
+# parent's states, runs beyond a second one mostly break the model, and so do large blocks, which
+# are drawn less often.
+PresetName = Literal[
+    "best",
+    "cola",
+    "cola-paper",
+    "polar",
+    "drllm",
+    "random",
+    "enumerate",
+    "beam",
+    "greedy",
+    "evolution",
+    "early-exit",
+    "shortgpt",
+]
+DEFAULT: PresetName = "best"
+PRESETS: dict[str, Rules] = {
+    "best": TreeRules(
+        exploration=0.5, max_times=1, reward="margin", ordered=True, block_power=-1.0
+    ),
+    "cola": TreeRules(),
+    "cola-paper": TreeRules(length_weight=5.0, epsilon=0.1),
+    "polar": TreeRules(
+        exploration=2**0.5,
+        length_weight=5.0,
+        max_times=1,
+        widening=1.0,
+        widening_power=0.0,
+        epsilon=0.1,
+        deep_block=1,
+        max_runs=2,
+        min_length=0.57,
+        max_length=1.22,
+    ),
+    "drllm": TreeRules(
+        exploration=1.8,
+        length_weight=3.0,
+        max_skip=2,
+        max_repeat=1,
+        max_times=1,
+        widening=1.0,
+        widening_power=0.0,
+        epsilon=0.1,
+        visits="parent",
+        max_runs=2,
+    ),
+    "random": RandomRules(),
+    "enumerate": EnumerateRules(),
+    "beam": BeamRules(),
+    "greedy": BeamRules(width=1, children=16),
+    "evolution": EvolutionRules(),
+    "early-exit": ExitRules(min_length=0.0),
+    "shortgpt": InfluenceRules(min_length=0.0),
+}

@@ -1,0 +1,65 @@
+"""`cola benchmark`: the table, the file and the errors."""
+
+import json
+
+import pytest
+
+from cola_jax.cli.benchmark import ratio_table
+from cola_jax.cli.main import main
+from cola_jax.execute import benchmark, random_model
+from tests import tiny
+
+TINY = random_model.llama(4, 32, 4, 2, 48, 97)
+FLAGS = ["--tokens", "16", "--paths", "4", "--reads", "2", "--rounds", "1"]
+
+
+def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(random_model.SHAPES, "tiny", TINY)
+    monkeypatch.setattr(benchmark, "MATMUL_SIZE", 64)
+    file = tmp_path / "results.json"
+    main(["benchmark", "--model", "tiny", "--out", str(file), *FLAGS])
+    results = json.loads(file.read_text())
+    assert results["command"]["model"] == "tiny"
+    assert ratio_table(results).row_count == 6 + 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"run_paths, 4 paths of one question, T = 16 {chr(0x2502)}" in shown
+    assert "run_path, path by path, over run_paths" in shown
+    main(["benchmark", "--model", "tiny", "--json", *FLAGS])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == results.keys() - {"command"}
+
+
+def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
+    task, file = tiny.write_questions(tmp_path / "task.jsonl", 3), tmp_path / "results.json"
+    flags = ["--task", str(task), "--limit", "2", "--simulations", "3", "--rounds", "1"]
+    main(["benchmark", "--model", str(tiny_checkpoint), "--output", str(file), *flags])
+    results = json.loads(file.read_text())
+    assert results["command"]["task"]["limit"] == results["questions"] == 2
+    assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
+    assert results["evaluations_per_second"]["search"] > 0
+    shown = capsys.readouterr().out
+    assert f"2 questions of up to {results['tokens']} tokens" in " ".join(shown.split())
+    main(["benchmark", "--model", str(tiny_checkpoint), "--json", *flags])
+    assert json.loads(capsys.readouterr().out).keys() == results.keys() - {"command"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "arithmetic"], "smollm2-135m is a shape with random weights"),
+        (["--task", "arithmetik"], "arithmetik"),
+        (["--task", "arc_easy,gsm8k"], "`cola benchmark` takes one task, not 2"),
+        (["--task", "arithmetic", "--paths", "8"], "--paths changes nothing with a task"),
+        (["--task", "arithmetic", "--simulations", "0"], "simulations must be at least 1"),
+        (["--num-fewshot", "5"], "--num-fewshot changes nothing without a task: give --task"),
+        (["--model", "gpt 5"], "gpt 5 is not a model: no such directory"),
+        (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--tensor", "3"], "does not divide"),
+        (["--out", "."], ". is a directory: give a file."),
+    ],
+)
+def test_benchmark_refuses_bad_input(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", *arguments])
+    assert message in " ".join(capsys.readouterr().err.split())

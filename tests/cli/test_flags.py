@@ -1,0 +1,119 @@
+"""Flags that subcommands share: what they collect, and what they refuse."""
+
+import re
+
+import pytest
+
+from cola_jax.cli import verbosity
+from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
+from cola_jax.cli.main import main, parse
+from cola_jax.runs.devices import Devices
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
+
+
+@pytest.mark.parametrize("command", ["scan", "static", "menu", "evaluate"])
+def test_variants_are_refused_where_nothing_is_asked_again(command, tmp_path, capsys):
+    flags = ["--model", "none", "--task", "arithmetic", "--variants", "chat", "shots"]
+    runs = ["--runs", "run"] if command == "menu" else []
+    with pytest.raises(SystemExit):
+        main([command, *flags, *runs, "--out", str(tmp_path / "out")])
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"`cola {command}` asks each question in one way" in error
+    assert "chat, shots: leave out --variants, or use `cola search`" in error
+    assert "loading" not in error
+
+
+def test_collect_takes_each_path_once_and_in_order(tmp_path):
+    file = tmp_path / "paths.txt"
+    file.write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
+    paths = PathFlags(("0,(1-2)x2,3-4", "0-4"), file).collect(5)
+    assert paths == [(0, 1, 2, 1, 2, 3, 4), (0, 1, 2, 3, 4), (0, 2, 4)]
+    assert PathFlags().collect(5) == []
+    drawn = PathFlags(("0-4",), random=4, seed=1).collect(5)
+    assert (len(drawn), drawn[0]) == (5, (0, 1, 2, 3, 4))
+    assert drawn == PathFlags(("0-4",), random=4, seed=1).collect(5)
+    assert drawn != PathFlags(("0-4",), random=4, seed=2).collect(5)
+    assert max(map(len, PathFlags(random=20, max_length=6).collect(5))) <= 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"paths": ("0-9",)}, "layers 0..4"),
+        ({"paths": ("(0-4)x3",)}, "more than 10 layers"),
+        ({"paths": ("0-4",), "max_length": 4}, "more than 4 layers"),
+        ({"random": -3}, "at least 0, it is -3"),
+        ({"max_length": 3}, "3 layers limits nothing without paths"),
+        ({"max_length": 3, "random": 2}, "max_length must be at least that"),
+        ({"max_length": 0, "random": 2}, "must have 1 to 10,000 layers, not 0"),
+        (
+            {"max_length": 2**62, "paths": ("(0-4)x999999999999",)},
+            "must have 1 to 10,000 layers, not 4,611,686,018,427,387,904",
+        ),
+    ],
+)
+def test_collect_refuses(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PathFlags(**fields).collect(5)
+
+
+def test_collect_names_the_line_of_a_file(tmp_path):
+    file = tmp_path / "paths.txt"
+    file.write_text("0-4\n0-7\n")
+    with pytest.raises(ValueError, match=r"paths\.txt:2: "):
+        PathFlags(paths_file=file).collect(5)
+    file.write_bytes(b"0-4\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"paths\.txt is not UTF-8 text"):
+        PathFlags(paths_file=file).collect(5)
+
+
+def test_resolve_gives_the_configuration_of_a_session():
+    devices = Devices(data=2)
+    config = RunFlags("bfloat16", 4, devices, "1/3").resolve()
+    assert (config.dtype, config.batch_size, config.devices) == ("bfloat16", 4, devices)
+    assert config.shard == Shard(1, 3)
+    assert RunFlags().resolve().shard == WHOLE
+    assert RunFlags().resolve().batch_size is None
+    with pytest.raises(ValueError, match="give --shard or --distributed"):
+        RunFlags(shard="0/2", hosts=Hosts(distributed=True)).resolve()
+    with pytest.raises(ValueError, match="at least 1 question"):
+        RunFlags(batch_size=0).resolve()
+
+
+def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
+    task = TaskConfig(str(tiny.write_questions(tmp_path / "task.jsonl", 4)), limit=3)
+    session = TaskFlags(str(tiny_checkpoint), task, "unused").prepare()
+    assert len(session.encoded) == 3
+    assert session.environment["task"] == task.task
+    assert session.environment["task_config"]["limit"] == 3
+    assert session.environment["model"] == str(tiny_checkpoint)
+    missing = TaskFlags(str(tmp_path), task, "unused")
+    with pytest.raises(ValueError, match="is not a model: it has neither"):
+        missing.prepare()
+
+
+def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
+    verbosity.choose()
+    run = RunDirectory(tmp_path / "run")
+    run.open({}, {"shard": "0/1"})
+    assert run_with_progress(lambda metrics: run, searches=True) is run
+    assert capsys.readouterr().err == ""  # nothing was left to do
+
+    def work(metrics):
+        metrics.add(evaluations=7)
+        run.close(metrics.report())
+        return run
+
+    run_with_progress(work, searches=True)
+    assert capsys.readouterr().err.startswith("7 evaluations in ")
+
+
+def test_an_unknown_task_is_found_before_the_model_is_looked_for():
+    for command in (["evaluate"], ["search"], ["scan"], ["static"], ["menu", "--runs", "run"]):
+        given = [*command, "--model", "no/such-model", "--task", "arc_easi", "-o", "out"]
+        with pytest.raises(ValueError, match=r"arc_easi.*did you mean arc-easy"):
+            parse(given).run()

@@ -1,0 +1,329 @@
+"""The command line: what it makes, what it records, and one line for whatever is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cola_jax.cli import main as cli
+from cola_jax.runs.directory import RunDirectory
+from cola_jax.scoring import SCORERS
+from cola_jax.strategies.presets import PRESETS, TreeRules
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """Three questions."""
+    return tiny.write_questions(tmp_path_factory.mktemp("task") / "task.jsonl", 3)
+
+
+@pytest.fixture
+def common(tiny_checkpoint, task, tmp_path):
+    """The flags that every run needs."""
+    out = str(tmp_path / "run")
+    return ["--model", str(tiny_checkpoint), "--task", str(task), "--out", out]
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    monkeypatch.setattr(cli.Report, "show", lambda self, directory: None)
+
+
+SMALL = ["--simulations", "4", "--leaves", "2", "--data", "1"]
+
+
+def fails(capsys, *arguments):
+    """Runs a command that must fail, and returns the only line that it says why."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*map(str, arguments)])
+    error = capsys.readouterr().err
+    assert exit.value.code == 1
+    if error.startswith("loading "):  # what is said before it takes long
+        error = error.partition("\n")[2]
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+def changed(common, **fields):
+    """The common flags with other values."""
+    common = list(common)
+    for name, value in fields.items():
+        common[common.index(f"--{name}") + 1] = str(value)
+    return common
+
+
+def test_convert(tiny_checkpoint, tmp_path, capsys):
+    source = str(tiny_checkpoint.parent / "theirs")
+    cli.main(["convert", source, str(tmp_path / "made"), "--dtype", "bfloat16"])
+    assert "5 layers, width 32, bfloat16" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "made" / "cola.json").exists()
+    error = fails(capsys, "convert", source, tmp_path / "made")
+    assert "--overwrite" in error
+
+
+def test_search_writes_a_report(common, tmp_path, capsys):
+    cli.main(["search", *common, *SMALL])
+    said = capsys.readouterr()
+    assert "correct before" in said.out
+    assert "report:" in said.err
+    (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"].values()
+    assert entry.keys() >= {"acc,none", "acc_stderr,none", "found_among_paths_upper_bound,none"}
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+    (tmp_path / "run" / "report.html").unlink()
+    cli.main(["report", str(tmp_path / "run"), "--page", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").exists()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_evaluate(common, tmp_path, capsys):
+    (tmp_path / "paths.txt").write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
+    paths = ["--paths", "0-4", "0,(1-2)x2,3-4", "--paths-file", str(tmp_path / "paths.txt")]
+    cli.main(["evaluate", *common, *paths, "--random", "3", "--seed", "1", "--data", "1"])
+    recorded = RunDirectory(tmp_path / "run").manifest()["settings"]["paths"]
+    assert recorded[:3] == [[0, 1, 2, 3, 4], [0, 1, 2, 1, 2, 3, 4], [0, 2, 4]]
+    assert 5 <= len(recorded) <= 6  # each path once
+    assert RunDirectory(tmp_path / "run").evaluations().num_rows == 3 * len(recorded)
+    assert "0-4 (identity)" in capsys.readouterr().out
+
+
+def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
+    """A search is written for other projects, and their files are read again."""
+    search = ["--preset", "random", "--simulations", "30", "--leaves", "10", "--data", "1"]
+    cli.main(["search", *common, *search, "--control", "none"])
+    files = {name: str(tmp_path / f"{name}.json") for name in ("polar", "drllm")}
+    flags = [word for name, file in files.items() for word in (f"--{name}", file)]
+    cli.main(["report", str(tmp_path / "run"), *flags])
+    verdicts = verdicts_of(tmp_path / "run")
+    right = {path for (_, path), verdict in verdicts.items() if verdict}
+    for name, file in files.items():
+        out = str(tmp_path / name)
+        cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
+        replayed = verdicts_of(out)
+        both = verdicts.keys() & replayed.keys()
+        assert [replayed[key] for key in both] == [verdicts[key] for key in both]
+        paths = {path for _, path in replayed}
+        assert paths == {path for _, path in verdicts} if name == "polar" else paths <= right
+
+
+def verdicts_of(directory):
+    """Returns the verdict of each (question, path) of a run."""
+    rows = RunDirectory(directory).evaluations(["question", "path", "verdict"]).to_pylist()
+    return {(row["question"], tuple(row["path"])): row["verdict"] for row in rows}
+
+
+def test_rules_are_recorded(common, tmp_path, no_report):
+    flags = ["--preset", "cola", "--rules.max-repeat", "0", "--rules.length-penalty", "0.5"]
+    cli.main(["search", *common, *SMALL, *flags])
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["preset"]["max_repeat"] == 0
+    assert settings["preset"]["length_penalty"] == 0.5
+    assert settings["preset"]["max_skip"] == 4
+    assert (settings["simulations"], settings["leaves"]) == (4, 2)
+    edits = RunDirectory(tmp_path / "run").evaluations().column("edit").to_pylist()
+    assert {edit.split()[0] for edit in edits if edit} == {"skip"}
+
+
+def test_rules_start_from_the_preset(common, monkeypatch):
+    other = TreeRules(max_skip=1, widening=3.0)
+    monkeypatch.setitem(PRESETS, "other", other)
+    assert cli.chosen_preset(["search", "--preset=other"]) == "other"
+    assert cli.chosen_preset(["search", "--preset", "other"]) == "other"
+    assert cli.chosen_preset(["search", "--out", "x"]) is None
+    monkeypatch.setattr(cli, "chosen_preset", lambda arguments: "other")
+    command: Any = cli.parse(["search", *common, "--rules.max-move", "1"])
+    assert (command.rules.max_skip, command.rules.widening, command.rules.max_move) == (1, 3.0, 1)
+
+
+HELP = """
+import json, sys
+import cola_jax
+heavy = {"jax", "jaxlib", "flax", "numpy", "transformers", "pyarrow", "orbax", "torch", "datasets"}
+imported, codes = [sorted(heavy & set(sys.modules))], []
+from cola_jax.cli.main import main
+for arguments in ([], ["--help"], ["search", "--help"], ["evaluate", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        codes.append(end.code)
+    imported.append(sorted(heavy & set(sys.modules)))
+print(json.dumps([imported, codes]))
+"""
+
+
+def test_help_imports_no_jax():
+    """Neither does the package itself; `cola` alone prints the help."""
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    *said, last = done.stdout.splitlines()
+    assert json.loads(last) == [[[]] * 5, [0] * 4]
+    assert said.count("usage: cola COMMAND [FLAGS]") == 2
+    assert "\n".join(said).count("usage: cola search --model MODEL") == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--modle", "1"], "`cola search` has no flag --modle (did you mean --model?)."),
+        (["--preset", "coal"], "shortgpt (did you mean cola?)"),
+        (["--group", "4"], "--group"),
+        (["--scorer", "generate"], "(did you mean generation?)"),
+        (["--memory-budget", "lots"], "'lots' is not a size"),
+        (["--host", "1"], "belong together"),
+        (["--data", "0"], "data must be at least 1"),
+    ],
+)
+def test_parse_refuses(common, capsys, wrong, message):
+    assert message in refused(capsys, "search", *common, *wrong)
+
+
+def test_parse_lists_the_scorers(common, capsys):
+    error = refused(capsys, "search", *common, "--scorer", "mine")
+    assert all(name in error for name in SCORERS)
+
+
+def refused(capsys, *arguments):
+    """Parses a command line that must be refused, and returns the error on one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*arguments])
+    assert exit.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_bad_paths_are_named(common, tmp_path, capsys):
+    evaluate = ["evaluate", *common, "--paths"]
+    for path, message in [("0-9", "layers 0..4"), ("0,x", "0,x"), ("", "path")]:
+        assert message in fails(capsys, *evaluate, path)
+    (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
+    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
+    assert "paths.txt:2: " in error
+    (tmp_path / "paths.txt").write_text("[[1, 9]]")
+    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
+    assert "largest layer id of the file is 8, but the model has layers 0..4" in error
+    fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
+
+
+def test_bad_task_is_named(common, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')
+    task = tmp_path / "bad.jsonl"
+    assert "bad.jsonl:1: " in fails(capsys, "search", *changed(common, task=task))
+    (tmp_path / "empty.jsonl").write_text("")
+    task = tmp_path / "empty.jsonl"
+    assert "no questions" in fails(capsys, "search", *changed(common, task=task))
+    assert "no questions" in fails(capsys, "search", *common, "--limit", "0")
+    assert "neither one of" in fails(capsys, "search", *changed(common, task="arc-hard"))
+    assert "name too long" in refused(capsys, "search", *changed(common, task="x" * 300))
+    error = fails(capsys, "search", *common, "--scorer", "exact")
+    assert "the scorer 'exact' is not for: use options, options-norm" in error
+
+
+def test_bad_model_is_named(common, tmp_path, capsys):
+    model = tmp_path / "nothing"
+    assert "is not a model: there is no such" in fails(
+        capsys, "search", *changed(common, model=model)
+    )
+    error = fails(capsys, "evaluate", *changed(common, model="some/model"), "--random", 1)
+    assert "no file or directory 'some/model' here, HF_HUB_OFFLINE is set" in error
+
+
+def test_bad_destination_is_named(common, tmp_path, capsys, no_report):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert "is a file" in refused(capsys, "search", *changed(common, out=out))
+    refused(capsys, "search", *changed(common, out=tmp_path / ("x" * 300)))
+    cli.main(["search", *common, *SMALL])
+    error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")
+    assert "seed: 0 there, 4 here" in error
+    assert "--rules.max-skip: 4 there, 2 here" in error
+
+
+def test_bad_number_makes_no_directory(common, tmp_path, capsys):
+    for flag in ("--simulations", "--leaves", "--batch-size"):
+        assert "at least 1" in fails(capsys, "search", *common, flag, "0")
+    assert not (tmp_path / "run").exists()
+    assert "not a run directory" in fails(capsys, "report", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "tpu"], "device asked for is tpu, but JAX runs on cpu"),
+        (["--data", "4"], "data 4 is more than the 3 questions"),
+        (["--data", "5", "--tensor", "2"], "needs 10 devices, this host has 8"),
+        (["--tensor", "3"], "tensor 3 does not divide the 8 devices"),
+        (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
+        (["--shard", "3/3"], "shard '3/3' is not one of 0/N to N-1/N"),
+        (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
+        (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
+        (["--dtype", "fp16"], "a CPU does not run float16: give --dtype float32"),
+    ],
+)
+def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys, flags, message):
+    """Before anything is written."""
+    error = fails(capsys, "search", *common, "--simulations", "4", *flags)
+    assert re.search(message, " ".join(error.split()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
+    model = tmp_path / "a\nb\x1b[31m\u2028"
+    assert r"a\nb\x1b[31m\u2028 is not a model" in fails(
+        capsys, "search", *changed(common, model=model)
+    )
+
+
+def test_bug_shows_its_traceback(common, monkeypatch):
+    """A ValueError of another package is not about the input."""
+
+    def broken(*arguments, **keywords):
+        np.zeros(3).reshape(2, 2)
+
+    monkeypatch.setattr("cola_jax.runs.batch_search.search_batch", broken)
+    with pytest.raises(ValueError, match="cannot reshape"):
+        cli.main(["search", *common, *SMALL])
+
+
+def test_interrupt_says_how_to_resume(common, monkeypatch, capsys):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Search, "run", interrupt)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["search", *common])
+    assert end.value.code == 130
+    error = capsys.readouterr().err
+    assert error.startswith("\ninterrupted: what a run has written is kept. Start the same command")
+
+
+def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
+    """Their batches are others than those of one process, so scores may be rounded otherwise."""
+    cli.main(["search", *common, *SMALL])
+    apart = changed(common, out=tmp_path / "apart")
+    for shard in ("0/2", "1/2"):
+        cli.main(["search", *apart, *SMALL, "--shard", shard])
+    assert re.findall(r"(\d+) evaluations in", capsys.readouterr().err) == ["15", "10", "5"]
+    runs = [RunDirectory(tmp_path / name) for name in ("run", "apart")]
+    whole, both = ({(r["question"], r["node"]): r for r in evaluations(run)} for run in runs)
+    assert whole.keys() == both.keys()
+    for key, row in whole.items():
+        for name in ("path", "verdict", "answer", "wave", "parent", "edit"):
+            assert both[key][name] == row[name]
+        np.testing.assert_allclose(both[key]["scores"], row["scores"], rtol=1e-5)
+    starts = runs[1].manifest()["starts"]
+    assert sum(start["metrics"]["evaluations"] for start in starts) == len(whole)
+
+
+def evaluations(run):
+    return run.evaluations().to_pylist()

@@ -1,0 +1,90 @@
+"""`--verbose` and `--quiet`: what is said on standard error, beside results."""
+
+import json
+import logging
+import re
+
+import pytest
+
+from cola_jax.cli import verbosity
+from cola_jax.cli.flags import checkpoint_of
+from cola_jax.cli.main import main
+from tests import tiny
+
+
+@pytest.fixture
+def given(tiny_checkpoint, tmp_path):
+    task = tiny.write_questions(tmp_path / "task.jsonl", 3)
+    flags = ["--model", str(tiny_checkpoint), "--task", str(task), "--data", "1"]
+    return ["evaluate", *flags, "--output", str(tmp_path / "run")]
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    checkpoint_of.cache_clear()  # what is loaded is said once for each model
+    yield
+    verbosity.choose()
+
+
+def test_quiet_prints_results_alone(given, capsys):
+    main([*given, "--quiet", "--json"])
+    out, error = capsys.readouterr()
+    assert json.loads(out)["results"]
+    assert error == ""
+
+
+def test_quiet_prints_warnings_and_errors(given, capsys):
+    verbosity.choose(quiet=True)
+    verbosity.log.info("nothing")
+    verbosity.log.warning("a [bold] word")
+    assert capsys.readouterr().err == "warning: a [bold] word\n"
+    with pytest.raises(SystemExit) as end:
+        main([*given, "--quiet", "--paths", "0-9"])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: path '0-9' names layer 9")
+    assert error.count("\n") == 1
+
+
+def test_verbose_prints_what_helps_to_find_a_mistake(given, capsys):
+    main([*given, "--verbose"])
+    said = capsys.readouterr().err
+    for part in (
+        "cola-jax 0",
+        "; Python 3.",
+        "configuration:\n  model: ",
+        f"\nloading {given[2]}\n",
+        f"checkpoint: {given[2]}\n",
+        "devices: ",
+        "compiled programs are kept in ",
+        "3 evaluations in ",
+    ):
+        assert part in said
+    with pytest.raises(SystemExit):
+        main([*given, "-v", "--paths", "0-9"])
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last):" in said
+    assert said.splitlines()[-1].startswith("error: path '0-9'")
+
+
+def test_each_compilation_is_logged(capsys):
+    import jax
+
+    verbosity.choose(verbose=True)
+    verbosity.log_devices()
+    jax.jit(lambda x: x * 2 + 17).lower(1.0).compile()
+    said = capsys.readouterr().err
+    assert re.search(r": (compiled|loaded from the cache) in \d+\.\d\d s\n", said)
+    verbosity.choose()
+    verbosity.log_devices()
+    jax.jit(lambda x: x * 3 + 17).lower(1.0).compile()
+    assert capsys.readouterr().err == ""
+
+
+def test_normal_says_what_is_loaded_and_what_it_took(given, capsys):
+    main(given)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("loading ")
+    assert any(line.startswith("3 evaluations in ") for line in said)
+    assert not any(line.startswith(("devices", "configuration")) for line in said)
+    assert logging.getLogger("cola_jax").level == logging.INFO

@@ -1,0 +1,172 @@
+"""Hugging Face configs: what each family reads, its defaults, and what must be refused."""
+
+import json
+
+import pytest
+import transformers
+
+from cola_jax.formats.huggingface import FAMILIES, read_config
+from tests import oracle
+
+
+@pytest.fixture
+def values(pair):
+    """Returns a function that reads the config.json of a variant."""
+    return lambda variant: json.loads((pair(variant).folder / "config.json").read_text())
+
+
+def edited(values, **changes):
+    """Changes attributes of a config; `...` removes one."""
+    return {k: v for k, v in (values | changes).items() if v is not ...}
+
+
+def config_of(values, **changes):
+    return read_config(edited(values, **changes))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model_type": "gpt2"},
+            "model_type 'gpt2' is not supported. Supported: gemma3, gemma3_text, llama, mistral, "
+            "olmo2, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe",
+        ),
+        ({"model_type": ...}, "model_type None is not supported"),
+        ({"flux": 3}, "does not handle: flux = 3"),
+        ({"flux": 3, "hidden_act": "gelu"}, "flux = 3, hidden_act = 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn' is not supp"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope type 'dynamic' is not supported"),
+        (
+            {"rope_parameters": {"rope_type": "linear"}},
+            r"factor must be a positive number \(.*\), got",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "twist": 1}},
+            r"unknown attributes: \{'twist': 1\}",
+        ),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial rotary"),
+        ({"rope_scaling": "linear", "rope_parameters": ...}, "rope_scaling"),
+        ({"hidden_size": ...}, "hidden_size must be a positive integer, .*got None"),
+        ({"hidden_size": "32"}, "hidden_size must be a positive integer, .*got '32'"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers must be a positive integer, .*got 2.5"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
+        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 key/value heads"),
+    ],
+)
+def test_read_config_refuses_what_it_would_misread(values, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(values("llama-gqa"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        (
+            "qwen2-moe",
+            {"decoder_sparse_step": 2},
+            "decoder_sparse_step is 2 and .* all of one kind",
+        ),
+        ("qwen3-moe", {"mlp_only_layers": [0]}, r"mlp_only_layers \[0\], so some layers have exp"),
+        ("olmoe", {"num_experts_per_tok": 7}, "a token cannot use 7 of 6 experts"),
+        ("olmoe", {"clip_qkv": -1}, r"clip_qkv must be a positive number \(.*\), got -1"),
+        ("gemma3", {"hidden_activation": "relu"}, "hidden_activation must be gelu_pytorch_tanh"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not sup"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "does not handle: final_logit_softcapping"),
+        ("gemma3", {"sliding_window": None}, "sliding_attention, but there is no window"),
+        ("gemma3", {"rope_parameters": {"rope_theta": 1.0}}, r"has \['rope_theta'\], not kinds"),
+        ("gemma3", {"layer_types": ["full_attention"]}, "for each of 6 layers"),
+    ],
+)
+def test_read_config_refuses_in_each_family(values, variant, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(values(variant), **changes)
+
+
+JUNK = (None, True, -1, 0, 1.5, float("inf"), "x", [], ["x"], {}, {"x": 1})
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("llama-llama3-rope", "mistral-window", "qwen2-window"),
+        *("gemma3", "olmoe-clip", "qwen2-moe-window", "qwen3-moe-window"),
+    ],
+)
+def test_read_config_raises_only_value_errors(values, variant):
+    config = values(variant) | {"rope_scaling": None}
+    ropes = config["rope_parameters"]
+    cases = [(name, junk) for name in config for junk in JUNK]
+    cases += [("rope_parameters", ropes | {name: junk}) for name in ropes for junk in JUNK]
+    for name, junk in cases:
+        try:
+            read_config(config | {name: junk})
+        except ValueError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{name} = {junk!r}") from error
+
+
+def test_read_config_checks_qwen_layer_types(values):
+    qwen = values("qwen2-window")
+    for types, message in (
+        (["full_attention"] * 5, "for each of 6 layers"),
+        (["full_attention"] * 5 + ["chunked_attention"], "must name full_attention or sliding"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_of(qwen, layer_types=types)
+    qwen["layer_types"] = ["sliding_attention", "full_attention"] * 3
+    assert config_of(qwen).windows == (5, None, 5, None, 5, None)
+    with pytest.raises(ValueError, match="sliding_attention, but there is no window"):
+        config_of(qwen, use_sliding_window=False)
+    assert config_of(qwen, layer_types=...).windows == (None, None, None, 5, 5, 5)
+
+
+def test_read_config_gives_mistral_the_default_window_of_transformers(values):
+    mistral = values("mistral-window")
+    assert config_of(mistral, sliding_window=...).windows == (4096,) * 6
+    assert config_of(mistral, sliding_window=None).windows == (None,) * 6
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "llama-linear-rope", "llama-llama3-rope"])
+def test_read_config_reads_older_ropes(values, variant):
+    new = values(variant)
+    rope = dict(oracle.VARIANTS[variant][1].get("rope_parameters", {}))
+    theta = rope.pop("rope_theta", 10000.0)
+    ropes = {"rope_theta": theta, "rope_scaling": rope or None, "rope_parameters": ...}
+    old = edited(new, **ropes, torch_dtype="float32", dtype=...)
+    assert config_of(old) == config_of(new)
+    if rope:  # the oldest spelling
+        rope["type"] = rope.pop("rope_type")
+        assert config_of(old, rope_scaling=rope) == config_of(new)
+
+
+def test_read_config_reads_older_gemma_configs(values):
+    """As released: a pattern for the kinds of layers, and both thetas at the top level."""
+    new = values("gemma3")
+    config = config_of(new)
+    assert config.windows == (5, 5, None, 5, 5, None)
+    assert config.layer_ropes == (1, 1, 0, 1, 1, 0)
+    assert [rope.theta for rope in config.ropes] == [10000, 50]
+    removed = dict.fromkeys(("layer_types", "rope_parameters", "_sliding_window_pattern"), ...)
+    scaling = {"rope_type": "linear", "factor": 2.5}
+    ropes = {"rope_theta": 10000, "rope_scaling": scaling, "rope_local_base_freq": 50}
+    old = edited(new, **removed, **ropes, cache_implementation="hybrid")
+    assert config_of(old, sliding_window_pattern=3) == config
+    assert config_of(old).windows == (5, 5, 5, 5, 5, None)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gemma3"}))
+def test_read_config_has_the_defaults_of_transformers(family):
+    """A minimal config reads the same as with what transformers fills in."""
+    required = ("vocab_size", "hidden_size", "intermediate_size")
+    required += ("num_hidden_layers", "num_attention_heads")
+    minimal = {name: oracle.SIZES[name] for name in required}
+    # a multiple of the default number of kv heads
+    minimal |= {"num_attention_heads": 32, "hidden_size": 64}
+    whole = transformers.AutoConfig.for_model(family, **minimal).to_dict()
+    whole = {name: value for name, value in whole.items() if value is not None}
+    full = config_of({"num_key_value_heads": 32} | whole | {"model_type": family})
+    assert config_of({"model_type": family, **minimal}) == full

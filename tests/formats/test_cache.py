@@ -1,0 +1,168 @@
+"""Sources that are converted on first use: found again, rebuilt, listed and removed."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax import checkpoint
+from cola_jax.formats import cache
+from cola_jax.formats.hub import HubModel
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    cache.find_on_hub.cache_clear()
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Lists the folders that are converted into."""
+    made, convert = [], cache.convert_opened
+
+    def counted(source, folder, **arguments):
+        made.append(folder)
+        return convert(source, folder, **arguments)
+
+    monkeypatch.setattr(cache, "convert_opened", counted)
+    return made
+
+
+def test_find_leaves_a_checkpoint_where_it_is(pair, conversions):
+    directory = str(pair("llama-gqa").checkpoint)
+    assert cache.find(directory) == directory
+    assert cache.find("gs://bucket/model") == "gs://bucket/model"
+    assert conversions == []
+
+
+def test_load_converts_a_directory_once(pair, source, root, conversions):
+    model = cola_jax.load(str(source))
+    wanted = cola_jax.load(pair("llama-gqa").checkpoint)
+    np.testing.assert_array_equal(model.embedding, wanted.embedding)
+    assert cola_jax.load(source).config == wanted.config  # a Path
+    assert len(conversions) == 1
+    assert Path(cache.find(source)).parent == root
+
+
+def test_find_knows_a_source_by_its_contents(source, tmp_path, conversions):
+    first = cache.find(source)
+    moved = shutil.copytree(source, tmp_path / "moved")
+    (moved / "notes.txt").write_text("not read")
+    os.utime(moved / "config.json", (1, 1))
+    assert cache.find(moved) == first
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    assert cache.find(moved) != first
+    assert len(conversions) == 2
+
+
+def test_find_reads_an_unchanged_file_once(source, monkeypatch):
+    first = cache.find(source)
+    monkeypatch.setattr(cache, "file_digest", None)
+    assert cache.find(source) == first
+
+
+def test_find_reads_again_what_a_damaged_note_says(source, root):
+    first = cache.find(source)
+    for note in (root / "digests").iterdir():
+        note.write_text("{")
+    assert cache.find(source) == first
+
+
+def test_find_converts_a_hub_id_once_for_each_commit(source, conversions, monkeypatch):
+    commits = {"main": "a" * 40, "v2": "b" * 40}
+    monkeypatch.setattr(
+        cache, "resolve", lambda name, revision: HubModel(name, commits[revision or "main"])
+    )
+    monkeypatch.setattr(cache, "open_hub", lambda model: cache.open_local(source))
+    found = [cache.find(f"some/model{at}") for at in ("", "@main", "@v2", "")]
+    assert found[0] == found[1] == found[3] != found[2]
+    assert len(conversions) == 2
+
+
+def test_find_rebuilds_a_copy_that_lacks_files(source, conversions, capsys):
+    folder = Path(cache.find(source))
+    next(file for file in folder.glob("weights/**/*") if file.is_file()).unlink()
+    assert cache.find(source) == str(folder)
+    assert len(conversions) == 2
+    assert f"the cached model {folder} is converted again: " in capsys.readouterr().err
+
+
+def test_load_rebuilds_a_copy_with_a_changed_bit(source, conversions, capsys):
+    folder = Path(cache.find(source))
+    file = max((folder / "weights").rglob("*"), key=lambda one: one.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert cola_jax.load(source).config.num_layers
+    assert len(conversions) == 2
+    assert "is converted again" in capsys.readouterr().err
+
+
+def test_load_keeps_a_damaged_checkpoint_that_is_not_in_the_cache(pair, tmp_path):
+    own = shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "own")
+    next(file for file in own.glob("weights/**/*") if file.is_file()).unlink()
+    with pytest.raises(checkpoint.DamagedError, match="is incomplete or damaged"):
+        cola_jax.load(own)
+    assert own.exists()
+
+
+def test_find_leaves_nothing_after_a_failure(source, root):
+    (source / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        cache.find(source)
+    assert cache.entries() == []
+    assert not list(root.glob(".*"))
+
+
+def test_find_converts_once_for_two_threads(source, conversions):
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(cache.find(source))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(conversions) == len(set(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}/empty", r"is not a model: it has neither cola\.json, .* nor config\.json"),
+        (
+            "{}/modle",
+            r"is not a model: there is no such .*\(did you mean .*/model\?\), and it is not",
+        ),
+        ("{}/model.guf", r"is not a model: .*did you mean .*/model\.gguf\?"),
+        ("{}/modl.gguf", r"does not exist \(did you mean .*/model\.gguf\?\)\."),
+        ("a b", r"a b is not a model: no such directory or \.gguf file, and it is not a Hub"),
+        ("someone/other", r"no file or directory 'someone/other' here, HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_find_refuses_what_is_no_model(tmp_path, name, message):
+    for folder in ("empty", "model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "model.gguf").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        cache.find(name.format(tmp_path))
+
+
+def test_entries_list_what_can_be_removed(source, root):
+    folder = Path(cache.find(source))
+    (entry,) = cache.entries()
+    assert (entry.key, entry.source) == (folder.name, str(source.resolve()))
+    assert entry.revision is None
+    assert entry.bytes == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    (folder / "cola.json").write_text("{")
+    (damaged,) = cache.entries()
+    assert damaged.source == "damaged"
+    cache.remove(damaged)
+    cache.forget()
+    assert list(root.iterdir()) == []

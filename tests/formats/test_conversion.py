@@ -1,0 +1,259 @@
+"""Conversion: dtypes, metadata, and destinations that are complete or untouched."""
+
+import json
+import re
+import resource
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+
+import cola_jax
+from cola_jax.formats.conversion import convert
+from tests import tiny
+
+WEIGHTS = "model.safetensors"
+
+
+def contents(folder):
+    """Returns the bytes of every file in a folder, by relative path."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def save(tensors, folder):
+    """Replaces the weights of a source; returns the file's bytes."""
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    return (folder / WEIGHTS).read_bytes()
+
+
+def test_convert_returns_the_written_metadata(pair, source, tmp_path):
+    metadata = convert(str(source), tmp_path / "made")
+    assert json.loads((tmp_path / "made" / "cola.json").read_text()) == json.loads(
+        json.dumps(metadata)
+    )
+    assert metadata["origin"] == {"kind": "directory", "name": str(source), "revision": None}
+    assert metadata["dtype"] == "float32"
+    assert re.fullmatch(r"[0-9a-f]{64}", metadata["digest"])
+    again = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
+    assert again["digest"] == metadata["digest"]
+
+
+def test_convert_reports_progress_up_to_the_total(source, tmp_path):
+    calls = []
+    convert(
+        str(source), tmp_path / "made", on_progress=lambda done, total: calls.append([done, total])
+    )
+    parameters = sum(tensor.numel() for tensor in load_file(source / WEIGHTS).values())
+    assert calls[-1] == [4 * parameters, 4 * parameters]
+    assert calls == sorted(calls)
+    assert len(calls) > 6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_convert_rounds_as_torch_does(source, tmp_path, dtype):
+    assert convert(str(source), tmp_path / "made", dtype=dtype)["dtype"] == dtype
+    model = cola_jax.load(tmp_path / "made")
+    theirs = load_file(source / WEIGHTS)
+    assert model.embedding.dtype == jnp.dtype(dtype)
+    for ours, name, pattern in (
+        (model.layers.down[3], "model.layers.3.mlp.down_proj.weight", "D F -> F D"),
+        (model.embedding, "model.embed_tokens.weight", "V D -> V D"),
+    ):
+        rounded = theirs[name].to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(np.asarray(ours, np.float32), rearrange(rounded, pattern))
+
+
+def test_convert_keeps_the_dtype_of_the_source(source, tmp_path):
+    tensors = load_file(source / WEIGHTS)
+    halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save(halves, source)
+    assert convert(str(source), tmp_path / "made")["dtype"] == "bfloat16"
+    model = cola_jax.load(tmp_path / "made")
+    exact = halves["model.norm.weight"].float().numpy()
+    np.testing.assert_array_equal(np.asarray(model.norm, np.float32), exact)
+    wide = convert(str(source), tmp_path / "wide", dtype="float32")
+    assert wide["dtype"] == "float32"
+
+
+def test_convert_refuses_an_existing_destination(source, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="made exists already: pass --overwrite to replace it"):
+        convert(str(source), made)
+    assert contents(made) == {"thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize("place", ["source", "source/made", "."])
+def test_convert_refuses_a_destination_inside_or_around_its_source(source, tmp_path, place):
+    (tmp_path / "cola.json").write_text("{}")  # as an older checkpoint has, which would go
+    (source / "cola.json").write_text("{}")
+    with pytest.raises(ValueError, match="choose a destination elsewhere"):
+        convert(str(source), tmp_path / place, overwrite=True)
+    assert (source / "config.json").exists()
+
+
+def test_overwrite_replaces_the_whole_destination(source, tmp_path):
+    made = tmp_path / "made"
+    first = convert(str(source), made)
+    (made / "old.txt").write_text("left from before")
+    second = convert(str(source), made, dtype="bfloat16", overwrite=True)
+    assert not (made / "old.txt").exists()
+    assert second["digest"] != first["digest"]
+    assert cola_jax.load(made).embedding.dtype == jnp.bfloat16
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
+
+
+def test_overwrite_spares_other_directories(source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "draft.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not a cola-jax checkpoint and will not be overwrit"):
+        convert(str(source), tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "draft.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_failed_convert_leaves_everything_unchanged(source, tmp_path, overwrite):
+    made = tmp_path / "made"
+    if overwrite:
+        convert(str(source), made)
+    before = contents(tmp_path)
+    tensors = load_file(source / WEIGHTS)
+    tensors["model.layers.5.mlp.down_proj.weight"][3, 4] = float("nan")  # found halfway through
+    before["source/model.safetensors"] = save(tensors, source)
+    with pytest.raises(ValueError, match=r"layers\.5\.mlp\.down_proj\.weight.*not finite"):
+        convert(str(source), made, overwrite=overwrite)
+    assert contents(tmp_path) == before
+    expected = {"source", "made"} if overwrite else {"source"}
+    assert {entry.name for entry in tmp_path.iterdir()} == expected
+
+
+def test_failed_convert_removes_new_folders(source, tmp_path):
+    (source / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        convert(str(source), tmp_path / "a" / "b" / "made")
+    assert not (tmp_path / "a").exists()
+
+
+def test_interrupted_convert_leaves_nothing(source, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(source), tmp_path / "made", on_progress=interrupt)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+
+
+def test_overwrite_spares_what_lies_in_a_checkpoint(source, tmp_path):
+    convert(str(source), tmp_path / "made")
+    (tmp_path / "made" / "run").mkdir()
+    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would be removed"):
+        convert(str(source), tmp_path / "made", overwrite=True)
+    assert (tmp_path / "made" / "run").exists()
+
+
+def test_failed_replacement_keeps_the_old_destination(source, tmp_path, monkeypatch):
+    made = tmp_path / "made"
+    convert(str(source), made)
+    before = contents(made)
+    rename = Path.rename
+
+    def fail_for_the_new_one(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("disk on fire")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="disk on fire"):
+        convert(str(source), made, overwrite=True)
+    assert contents(made) == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
+
+
+def test_convert_refuses_overflow(source, tmp_path):
+    tensors = load_file(source / WEIGHTS)
+    tensors["model.norm.weight"][0] = 1e5
+    save(tensors, source)
+    with pytest.raises(
+        ValueError, match=r"model\.norm\.weight.*not finite in float16.*another --dt"
+    ):
+        convert(str(source), tmp_path / "made", dtype="float16")
+    convert(str(source), tmp_path / "made", dtype="bfloat16")
+
+
+def test_convert_refuses_invalid_arguments(source, tmp_path):
+    with pytest.raises(ValueError, match="dtype 'int8' is not one of float32, bfloat16, float16"):
+        convert(str(source), tmp_path / "made", dtype="int8")
+    with pytest.raises(ValueError, match="--revision is for Hub ids"):
+        convert(str(source), tmp_path / "made", revision="main")
+    for name in ("no such place", "a/b/c", "../up"):
+        with pytest.raises(
+            ValueError, match=r"is neither an existing directory, nor a \.gguf file"
+        ):
+            convert(name, tmp_path / "made")
+    with pytest.raises(ValueError, match=r"gone\.gguf does not exist"):
+        convert(str(tmp_path / "gone.gguf"), tmp_path / "made")
+
+
+def test_convert_raises_os_error_for_an_unwritable_destination(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        convert(str(source), tmp_path / "file" / "made")
+
+
+def test_convert_raises_os_error_where_weights_cannot_be_written(source, tmp_path, capfd):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))  # bytes of a file
+    try:
+        (source / "tokenizer.json").unlink(missing_ok=True)
+        with pytest.raises(OSError, match=r"^\[Errno 27\] File too large$"):
+            convert(str(source), tmp_path / "made")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+    assert not capfd.readouterr().err  # Orbax logs the error as well
+
+
+def test_digest_depends_on_the_weights_alone(pair, source, tmp_path):
+    """A single changed bit shows; other file names do not."""
+    (source / WEIGHTS).unlink()
+    pair("llama-gqa").theirs.save_pretrained(source, max_shard_size="40KB")
+    assert len(list(source.glob("*.safetensors"))) > 2
+    original = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())["digest"]
+    assert convert(str(source), tmp_path / "shards")["digest"] == original
+    tensors = {k: v for f in source.glob("*.safetensors") for k, v in load_file(f).items()}
+    (source / "model.safetensors.index.json").unlink()
+    tensors["model.norm.weight"][:1].mul_(1 + 2**-22)
+    save(tensors, source)
+    assert convert(str(source), tmp_path / "changed")["digest"] != original
+    assert np.isfinite(np.asarray(cola_jax.load(tmp_path / "changed").norm)).all()
+
+
+@pytest.mark.parametrize("token", [None, "</s>", "<pad>"])
+def test_convert_records_the_padding_token(tmp_path, token):
+    source, words = tiny.make_source(tmp_path / "source", layers=1), tiny.tokenizer()
+    if token is not None:
+        words.add_special_tokens({"pad_token": token})
+    words.save_pretrained(source)
+    assert words.pad_token_id == {None: None, "</s>": 1, "<pad>": len(words) - 1}[token]
+    assert convert(str(source), tmp_path / "made")["pad_token"] == words.pad_token_id
+    assert cola_jax.load(tmp_path / "made").pad_token == words.pad_token_id
+
+
+def test_convert_refuses_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
+    (source / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="has a tokenizer that cannot be loaded"):
+        convert(str(source), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    (source / "tokenizer.json").unlink()
+    assert convert(str(source), tmp_path / "made")["pad_token"] is None
+
+
+def test_convert_refuses_the_tokenizer_of_another_model(source, tmp_path):
+    tiny.tokenizer().save_pretrained(source)
+    with pytest.raises(ValueError, match=r"the tokenizer of another model.*model embeds 97\."):
+        convert(str(source), tmp_path / "made")

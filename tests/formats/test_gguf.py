@@ -1,0 +1,396 @@
+"""GGUF files as llama.cpp writes them, compared with transformers."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import cola_jax
+from cola_jax import checkpoint
+from cola_jax.config import ModelConfig, Rope
+from cola_jax.formats.conversion import convert, open_source
+from cola_jax.formats.gguf import GgufTensors, open_gguf, scale_queries
+from cola_jax.formats.gguf_header import read_header
+from cola_jax.formats.table import stack
+from cola_jax.params import assemble
+from cola_jax.path import pad_path
+from tests import oracle
+from tests.formats.gguf_writer import (
+    GEMMA_KEYS,
+    KINDS,
+    TEXTS,
+    finish,
+    permute,
+    set_parameters,
+    tiny_gemma,
+    tiny_llama,
+    unpermute,
+    write,
+)
+
+QUANTISED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
+LLAMA_PATHS = ((0, 1, 2), (2, 0, 0, 1))
+GEMMA_PATHS = (tuple(range(7)), (6, 5, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """A tiny Llama that no test changes."""
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """A tiny Gemma that no test changes."""
+    return tiny_gemma()
+
+
+def model_of(source):
+    """Converts a source without writing it to disk."""
+    opened = open_source(str(source), None)
+    weights = dict(stack(opened.tensors, opened.rows, opened.config, opened.dtype))
+    return assemble(opened.config, weights)
+
+
+def assert_parity(file, model, paths=LLAMA_PATHS):
+    ours, ids = model_of(file), oracle.random_ids(2)
+    for path in paths:
+        theirs = oracle.logits(model, ids, path)
+        logits = cola_jax.run_path(ours, ids, pad_path(path, max(map(len, paths))))
+        assert oracle.relative_error(logits, theirs) < oracle.TOLERANCE
+    return ours
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_open_gguf_dequantises_as_gguf_does(tmp_path, kind):
+    llama = tiny_llama(tie_word_embeddings=kind == "Q8_0")
+    exact = write(tmp_path / "tiny.gguf", llama, kind)
+    set_parameters(llama.model, exact)
+    ours = assert_parity(tmp_path / "tiny.gguf", llama.model)
+    assert (ours.head is None) == llama.model.config.tie_word_embeddings
+    assert ours.embedding.dtype == np.float32
+    assert ours.config.norm_eps == 1e-5
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_open_gguf_reads_gemma(tmp_path, linear):
+    ropes = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in KINDS[-2:]}
+    ropes["full_attention"] = {"rope_type": "default", "rope_theta": 1e6}
+    keys = dict(GEMMA_KEYS)
+    if linear:
+        ropes["full_attention"] |= {"rope_type": "linear", "factor": 2.5}
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
+    gemma = tiny_gemma(rope_parameters=ropes)
+    write(tmp_path / "tiny.gguf", gemma, keys=keys, architecture="gemma3")
+    assert_parity(tmp_path / "tiny.gguf", gemma.model, GEMMA_PATHS)
+
+
+def test_open_gguf_reads_the_same_gemma_as_open_directory(tmp_path, gemma):
+    gemma.model.save_pretrained(tmp_path / "theirs")
+    write(tmp_path / "tiny.gguf", gemma, keys=GEMMA_KEYS, architecture="gemma3")
+    one, other = model_of(tmp_path / "theirs"), model_of(tmp_path / "tiny.gguf")
+    assert one.config == other.config
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-7)  # 1 was added and subtracted
+
+
+def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
+    factors = [("rope_freqs.weight", np.ones(6, np.float32))]
+    for change, extra, message in (
+        ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
+        (
+            {"attention.head_count": None},
+            (),
+            r"head_count \(num_attention_heads\) must be a positive",
+        ),
+        ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
+        ({}, factors, r"unmapped rope_freqs\.weight"),
+    ):
+        file = tmp_path / "tiny.gguf"
+        write(file, gemma, keys=GEMMA_KEYS | change, extra=extra, architecture="gemma3")
+        with pytest.raises(ValueError, match=message):
+            open_gguf(file)
+
+
+def test_scale_queries_knows_the_27b():
+    """Its heads are 128 wide, and attention is scaled as for 5376 / 32 = 168."""
+    sizes = {"vocab_size": 9, "num_layers": 1, "width": 5376, "num_heads": 32, "num_kv_heads": 16}
+    sizes |= {"head_dim": 128, "mlp_width": 4, "context": 9, "norm_eps": 1e-6}
+    config = ModelConfig(**sizes, ropes=(Rope(1e4),), layer_ropes=(0,), windows=(None,), tied=True)
+    assert scale_queries(config).query_scale == 1
+    layers = {"num_layers": 62, "layer_ropes": (0,) * 62, "windows": (None,) * 62}
+    largest = dataclasses.replace(config, **layers)
+    assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
+
+
+def test_unpermute_inverts_permute():
+    weights = np.arange(8 * 3.0).reshape(8, 3)
+    np.testing.assert_array_equal(unpermute(permute(weights, 2), 2), weights)
+
+
+def test_open_gguf_reads_the_head_width(tmp_path):
+    llama = tiny_llama(head_dim=12)
+    keys = {"attention.key_length": 12, "attention.value_length": 12}
+    write(tmp_path / "tiny.gguf", llama, keys=keys)
+    assert_parity(tmp_path / "tiny.gguf", llama.model)
+
+
+def llama3_factors(rope, head_dim):
+    """`rope_freqs.weight` as llama.cpp's convert_hf_to_gguf.py generates it."""
+    frequencies = 1.0 / rope["rope_theta"] ** (
+        np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+    )
+    factor, low, high = (rope[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = rope["original_max_position_embeddings"]
+    factors = []
+    for wavelength in 2 * np.pi / frequencies:
+        if wavelength < original / high:
+            factors.append(1)
+        elif wavelength > original / low:
+            factors.append(factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)
+
+
+def test_open_gguf_reads_llama3_rope_factors(tmp_path):
+    llama = tiny_llama(rope_parameters=oracle.LLAMA3)
+    factors = llama3_factors(oracle.LLAMA3, 8)
+    assert factors[0] == 1
+    assert 1 < factors[1] < 8
+    assert factors[3] == 8
+    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors)])
+    assert_parity(tmp_path / "tiny.gguf", llama.model)
+
+
+def test_open_gguf_reads_linear_rope(tmp_path):
+    llama = tiny_llama(rope_parameters=oracle.LINEAR)
+    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
+    write(tmp_path / "tiny.gguf", llama, keys=keys)
+    assert_parity(tmp_path / "tiny.gguf", llama.model)
+
+
+def test_open_gguf_combines_linear_rope_and_factors(tmp_path, llama):
+    """llama.cpp applies both if a file has both."""
+    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}
+    extra = [("rope_freqs.weight", np.array([1, 2, 4, 8], np.float32))]
+    write(tmp_path / "tiny.gguf", llama, keys=keys, extra=extra)
+    frequencies = open_gguf(tmp_path / "tiny.gguf").config.ropes[0].frequencies(8)
+    plain = 10000.0 ** (-np.arange(0, 8, 2) / 8)
+    np.testing.assert_allclose(frequencies, plain / 2 / [1, 2, 4, 8], rtol=1e-6)
+
+
+def blocks_q4_k(raw):
+    """Dequantises as `dequantize_row_q4_K` of ggml-quants.c, block by block."""
+    out = []
+    for block in raw.reshape(-1, 144):
+        d, dmin = block[:4].view(np.float16).astype(np.float32)
+        scales, qs = block[4:16].astype(int), block[16:]
+        for j in range(8):
+            if j < 4:
+                scale, low = scales[j] & 63, scales[j + 4] & 63
+            else:
+                scale = (scales[j + 4] & 0xF) | ((scales[j - 4] >> 6) << 4)
+                low = (scales[j + 4] >> 4) | ((scales[j] >> 6) << 4)
+            bytes_ = qs[32 * (j // 2) : 32 * (j // 2) + 32]
+            nibbles = bytes_ & 0xF if j % 2 == 0 else bytes_ >> 4
+            out.append(d * np.float32(scale) * nibbles - dmin * np.float32(low))
+    return np.concatenate(out)
+
+
+def blocks_q6_k(raw):
+    """Dequantises as `dequantize_row_q6_K` of ggml-quants.c, value by value."""
+    out = []
+    for block in raw.reshape(-1, 210):
+        ql, qh = block[:128].astype(int), block[128:192].astype(int)
+        scales, d = block[192:208].view(np.int8), block[208:].view(np.float16)[0]
+        y = np.zeros(256, np.float32)
+        for n in range(2):
+            low, high, scale = ql[64 * n :], qh[32 * n :], scales[8 * n :]
+            for i in range(32):
+                quants = (
+                    (low[i] & 0xF) | ((high[i] & 3) << 4),
+                    (low[i + 32] & 0xF) | (((high[i] >> 2) & 3) << 4),
+                    (low[i] >> 4) | (((high[i] >> 4) & 3) << 4),
+                    (low[i + 32] >> 4) | (((high[i] >> 6) & 3) << 4),
+                )
+                for part, q in enumerate(quants):
+                    weight = np.float32(d) * np.float32(scale[i // 16 + 2 * part])
+                    y[128 * n + 32 * part + i] = weight * np.float32(q - 32)
+        out.append(y)
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "halves", "reference"),
+    [("Q4_K", 144, (0, 2), blocks_q4_k), ("Q6_K", 210, (208,), blocks_q6_k)],
+)
+def test_read_dequantises_as_ggml_does(tmp_path, kind, size, halves, reference):
+    generator = np.random.default_rng(0)
+    raw = generator.integers(0, 256, (3, 2, size), np.uint8)  # three rows of two blocks
+    for start in halves:  # random bits would make scales that are not finite
+        scale = generator.normal(size=(3, 2, 1)).astype(np.float16)
+        raw[..., start : start + 2] = scale.view(np.uint8)
+    writer = GGUFWriter(tmp_path / "blocks.gguf", "llama")
+    writer.add_tensor("x", raw.reshape(3, -1), raw_dtype=GGMLQuantizationType[kind])
+    finish(writer)
+    file = tmp_path / "blocks.gguf"
+    tensors = GgufTensors(file, read_header(file, ()).tensors)
+    assert tensors.shapes["x"] == (3, 512)
+    values = tensors.read("x")
+    np.testing.assert_allclose(values, reference(raw).reshape(3, 512), rtol=1e-6, atol=1e-4)
+
+
+def test_convert_writes_a_gguf_file(tmp_path, llama):
+    """Without a tokenizer, which is optional."""
+    write(tmp_path / "tiny.gguf", llama)
+    metadata = convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
+    name = str(tmp_path / "tiny.gguf")
+    assert metadata["origin"] == {"kind": "gguf", "name": name, "revision": None}
+    assert metadata["pad_token"] is None
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        cola_jax.load_tokenizer(tmp_path / "made")
+    loaded, ours = cola_jax.load(tmp_path / "made"), model_of(tmp_path / "tiny.gguf")
+    assert loaded.config == ours.config
+    jax.tree.map(np.testing.assert_array_equal, loaded, ours)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, llama):
+    """The bytes of an intact file."""
+    file = tmp_path_factory.mktemp("whole") / "tiny.gguf"
+    write(file, llama)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.005, 0.02, 0.5, 0.999])
+def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
+    file = tmp_path / "short.gguf"
+    file.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(
+        ValueError, match=r"short\.gguf is (not a GGUF file|empty|damaged or trunc)"
+    ):
+        open_gguf(file)
+
+
+@pytest.mark.parametrize("head", [b"", b"GGUF"])
+def test_open_gguf_refuses_garbage(tmp_path, head):
+    file = tmp_path / "garbage.gguf"
+    file.write_bytes(head + np.random.default_rng(0).bytes(4096))
+    with pytest.raises(ValueError, match=r"is not a GGUF file|is damaged|has GGUF version"):
+        open_gguf(file)
+
+
+def test_open_gguf_refuses_a_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.gguf does not exist"):
+        open_gguf(tmp_path / "none.gguf")
+
+
+def test_open_gguf_refuses_another_architecture(tmp_path, llama):
+    write(tmp_path / "other.gguf", llama, architecture="gemma2")
+    message = r"architecture 'gemma2', .*Supported: llama, gemma3\..*safetensors instead"
+    with pytest.raises(ValueError, match=message):
+        open_gguf(tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"expert_count": 8}, r"keys that are not handled: \['llama\.expert_count'\]"),
+        ({"attention.sliding_window": 4}, r"llama\.attention\.sliding_window"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope type 'yarn'"),
+        ({"rope.dimension_count": 4}, "rotates only a part of each head"),
+        ({"attention.value_length": 16}, r"values of another width than its heads \(8\)"),
+        ({"attention.head_count": None}, r"head_count \(num_attention_heads\) must be a positive"),
+        ({"block_count": 4}, r"missing blk\.3\.attn_k\.weight"),
+        ({"block_count": 2}, r"unmapped blk\.2\.attn_k\.weight"),
+        (
+            {"feed_forward_length": 32},
+            r"blk\.0\.ffn_down\.weight is \(32, 64\) and should be \(32, 32",
+        ),
+    ],
+)
+def test_open_gguf_refuses_keys_that_it_would_misread(tmp_path, llama, keys, message):
+    write(tmp_path / "tiny.gguf", llama, keys=keys)
+    with pytest.raises(ValueError, match=message):
+        open_gguf(tmp_path / "tiny.gguf")
+
+
+def test_open_gguf_refuses_other_tensors(tmp_path, llama):
+    bias = [("blk.0.attn_q.bias", np.zeros(32, np.float32))]
+    write(tmp_path / "bias.gguf", llama, extra=bias)
+    with pytest.raises(ValueError, match=r"unmapped blk\.0\.attn_q\.bias"):
+        open_gguf(tmp_path / "bias.gguf")
+    factors = [("rope_freqs.weight", np.ones(7, np.float32))]
+    write(tmp_path / "rope.gguf", llama, extra=factors)
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight has 7 values for heads of 8"):
+        open_gguf(tmp_path / "rope.gguf")
+    without = {name: x for name, x in llama.tensors.items() if "embed" not in name}
+    write(tmp_path / "part.gguf", llama._replace(tensors=without))
+    with pytest.raises(ValueError, match=r"has no token_embd\.weight: it is not a complete model"):
+        open_gguf(tmp_path / "part.gguf")
+
+
+def test_open_gguf_refuses_other_tensor_types(tmp_path, llama):
+    write(tmp_path / "tiny.gguf", llama, "Q5_1")
+    with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"):
+        open_gguf(tmp_path / "tiny.gguf")
+
+
+FOLDER = os.environ.get("COLA_TEST_MODELS")
+MODELS = {  # file, and the paths of oracle that run through it
+    "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
+    "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
+}
+MORE_TEXTS = (
+    *("1234567890 3.14159 1,000,000", "안녕하세요 мир שלום", "a\u0301 ﬁ\u200b\r\n"),
+    "<start_of_turn>user\nHi<end_of_turn>\n",
+)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def real(request, tmp_path_factory):
+    """A real model's file, and what it was converted to."""
+    if not FOLDER or not (Path(FOLDER) / request.param).exists():
+        pytest.skip(f"set COLA_TEST_MODELS to a folder with {request.param}")
+    made = tmp_path_factory.mktemp("real") / "made"
+    convert(str(Path(FOLDER) / request.param), made)
+    return request.param, made
+
+
+@pytest.mark.slow
+def test_convert_real_files_matches_transformers(real):
+    pytest.importorskip("accelerate")  # transformers wants it for GGUF files
+    file, made = real
+    ours, tokenizer = cola_jax.load(made), cola_jax.load_tokenizer(made)
+    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=file, dtype=torch.float32)
+    ids = np.array([tokenizer("The capital of France is Paris, and that of Japan is").input_ids])
+    for name, path in MODELS[file].items():
+        expected = oracle.logits(theirs, ids, path)
+        assert oracle.relative_error(cola_jax.run_path(ours, ids, path), expected) < 1e-4, name
+
+
+@pytest.mark.slow
+def test_write_tokenizer_of_real_files_matches_transformers(real):
+    file, made = real
+    ours = cola_jax.load_tokenizer(made)
+    theirs = AutoTokenizer.from_pretrained(FOLDER, gguf_file=file)
+    for text in (*TEXTS, *MORE_TEXTS):
+        assert ours(text).input_ids == theirs(text).input_ids, text
+    assert checkpoint.stop_tokens(made) == (theirs.eos_token_id,)
+    assert ours.chat_template == theirs.chat_template
+    if theirs.chat_template is None:
+        return
+    chat = [{"role": "user", "content": "What is 12 * 12?"}]
+    for prompt in (True, False):
+        options = {"tokenize": False, "add_generation_prompt": prompt}
+        assert ours.apply_chat_template(chat, **options) == theirs.apply_chat_template(
+            chat, **options
+        )

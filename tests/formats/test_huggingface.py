@@ -1,0 +1,318 @@
+"""Hugging Face directories: what is read, and everything that must be refused."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import cola_jax
+from cola_jax.checkpoint import stop_tokens
+from cola_jax.formats.conversion import convert
+from cola_jax.formats.huggingface import INDEX, open_directory, read_stop_tokens
+from tests import oracle
+
+WEIGHTS = "model.safetensors"
+
+
+def edit_config(folder, **changes):
+    """Changes a config; `...` removes an attribute."""
+    file = folder / "config.json"
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def test_open_directory_refuses_a_missing_shard(pair, tmp_path):
+    pair("llama-gqa").theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    open_directory(tmp_path / "shards")
+    next((tmp_path / "shards").glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"lacks \[model-00.*complete the download"):
+        open_directory(tmp_path / "shards")
+
+
+def test_open_directory_names_all_wrong_tensors_at_once(source):
+    def change(tensors):
+        del tensors["model.layers.2.mlp.up_proj.weight"]
+        tensors["model.layers.0.self_attn.q_norm.weight"] = torch.ones(8)
+        tensors["model.layers.4.self_attn.k_proj.weight"] = torch.ones(8, 32)
+
+    edit_tensors(source, change)
+    with pytest.raises(ValueError, match="do not match its config") as raised:
+        open_directory(source)
+    message = str(raised.value)
+    assert "missing model.layers.2.mlp.up_proj.weight" in message
+    assert "unmapped model.layers.0.self_attn.q_norm.weight" in message
+    shapes = "model.layers.4.self_attn.k_proj.weight is (8, 32) and should be (16, 32)"
+    assert f"mis-shaped {shapes}" in message
+
+
+def test_open_directory_shortens_long_lists_of_tensors(source):
+    edit_config(source, num_hidden_layers=8)
+    with pytest.raises(ValueError, match=r"missing .* and 14 more\."):
+        open_directory(source)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        ("olmoe", {"num_experts": 5}, r"unmapped model\.layers\.0\.mlp\.experts\.5\.down_proj"),
+        ("olmoe", {"num_experts": 7}, r"missing model\.layers\.0\.mlp\.experts\.6\.down_proj"),
+        ("olmo2", {"head_dim": 12}, r"mis-shaped .*k_norm\.weight"),
+        ("llama-gqa", {"flux": 3}, "does not handle: flux = 3"),
+    ],
+)
+def test_open_directory_refuses_another_config(pair, tmp_path, variant, changes, message):
+    source = shutil.copytree(pair(variant).folder, tmp_path / "source")
+    edit_config(source, **changes)
+    with pytest.raises(ValueError, match=message):
+        open_directory(source)
+
+
+def test_open_directory_ignores_buffers_of_old_checkpoints(source):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_tensors(source, lambda tensors: tensors.update({name: torch.ones(4)}))
+    open_directory(source)
+
+
+def multimodal(folder):
+    """Writes a tiny multimodal Gemma 3; returns the model."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}
+    config = transformers.Gemma3Config(
+        text_config={**text, "model_type": "gemma3_text"},
+        vision_config={**vision, "model_type": "siglip_vision_model"},
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    oracle.randomise(model.float().eval(), 0)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_convert_reads_the_text_part_of_multimodal_gemma(tmp_path):
+    theirs = multimodal(tmp_path / "theirs")
+    tensors = load_file(tmp_path / "theirs" / WEIGHTS)
+    assert "language_model.model.norm.weight" in tensors
+    assert any(name.startswith("vision_tower.") for name in tensors)
+    convert(str(tmp_path / "theirs"), tmp_path / "ours")
+    ids = oracle.random_ids(2)
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.from_numpy(ids).long(), use_cache=False).logits.numpy()
+    ours = cola_jax.run_path(cola_jax.load(tmp_path / "ours"), ids, range(oracle.LAYERS))
+    assert oracle.relative_error(ours, logits) < oracle.TOLERANCE
+    edit_tensors(
+        tmp_path / "theirs", lambda tensors: tensors.update({"audio.weight": torch.ones(1)})
+    )
+    with pytest.raises(ValueError, match=r"unmapped audio\.weight"):
+        open_directory(tmp_path / "theirs")
+
+
+def test_convert_accepts_a_stored_tied_head(pair, tmp_path):
+    source = shutil.copytree(pair("llama-gqa-tied").folder, tmp_path / "tied")
+
+    def store_head(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    edit_tensors(source, store_head)
+    plain = json.loads((pair("llama-gqa-tied").checkpoint / "cola.json").read_text())
+    assert convert(str(source), tmp_path / "stored")["digest"] == plain["digest"]
+    edit_tensors(source, lambda tensors: tensors["lm_head.weight"][3].mul_(1.001))
+    with pytest.raises(ValueError, match=r"says tie_word_embeddings, but lm_head\.weight differs"):
+        open_directory(source)
+
+
+def test_open_directory_requires_an_untied_head(source):
+    edit_tensors(source, lambda tensors: tensors.pop("lm_head.weight"))
+    with pytest.raises(ValueError, match=r"missing lm_head\.weight"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_pickled_weights(source):
+    torch.save(load_file(source / WEIGHTS), source / "pytorch_model.bin")
+    (source / WEIGHTS).unlink()
+    with pytest.raises(
+        ValueError, match=r"only pickled weights \['pytorch_model\.bin'\].*can run code"
+    ):
+        open_directory(source)
+    (source / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="no safetensors files"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_shards_without_an_index(source):
+    (source / WEIGHTS).rename(source / "model-00001-of-00002.safetensors")
+    with pytest.raises(
+        ValueError, match=r"neither model\.safetensors nor model\.safetensors\.index"
+    ):
+        open_directory(source)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_open_directory_refuses_truncated_weights(source, keep):
+    whole = (source / WEIGHTS).read_bytes()
+    (source / WEIGHTS).write_bytes(whole[:keep])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or incomplete.*downlo"):
+        open_directory(source)
+
+
+def test_convert_refuses_integer_weights(source, tmp_path):
+    def quantise(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 32, dtype=torch.int8)
+
+    edit_tensors(source, quantise)
+    with pytest.raises(ValueError, match=r"up_proj\.weight is stored as I8.*dequantised first"):
+        convert(str(source), tmp_path / "made")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])
+def test_open_directory_refuses_broken_json(source, text):
+    for name in ("config.json", "model.safetensors.index.json"):
+        before = (source / name).read_bytes() if (source / name).exists() else None
+        (source / name).write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=f"{name}: (this is not|a JSON object)"):
+            open_directory(source)
+        (source / name).unlink() if before is None else (source / name).write_bytes(before)
+    for index in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {}}):
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=r"no weight_map|do not match its config"):
+            open_directory(source)
+
+
+def test_open_directory_refuses_another_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"has no config\.json: it is not a Hugging Face model"):
+        open_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**6}, r"num_hidden_layers must be .* at most 10,000, got 1000000"),
+        ({"num_hidden_layers": 10**18}, r"num_hidden_layers must be .* at most 10,000"),
+        ({"num_hidden_layers": 6.0}, r"num_hidden_layers must be a positive integer.*got 6\.0"),
+        ({"num_attention_heads": 0}, r"num_attention_heads must be .*got 0"),
+        ({"num_attention_heads": True}, r"num_attention_heads must be .*got True"),
+        ({"num_attention_heads": 3}, "3 query heads cannot share 2 key/value heads"),
+        ({"vocab_size": 2**31}, r"vocab_size must be .*at most 2,147,483,647, got 2147483648"),
+        ({"head_dim": 7}, "head_dim must be even, got 7"),
+        ({"rms_norm_eps": 1e300}, r"rms_norm_eps must be a positive number .*got 1e\+300"),
+        ({"rms_norm_eps": 2}, r"norm_eps must be 1e-30 to 1\.0, got 2"),
+        ({"rope_scaling": []}, r"rope_scaling must be an object, got \[\]"),
+        ({"rope_parameters": {"rope_type": {}}}, r"rope type \{\} is not supported"),
+        ({"rope_parameters": {"rope_theta": -1}}, r"rope_theta must be .*got -1"),
+        ({"hidden_act": "relu"}, "does not handle: hidden_act = 'relu'"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+        ({"model_type": "x" * 10_000}, r"model_type 'xxx.*\.\.\..*' is not supported"),
+        ({"auto_map": {"AutoModel": "a.B"}}, "does not handle: auto_map"),
+        ({f"a{i}": 1 for i in range(999)}, "does not handle: a0 = 1.* and 995 more"),
+    ],
+)
+def test_open_directory_bounds_the_config(source, changes, message):
+    edit_config(source, **changes)
+    with pytest.raises(ValueError, match=message) as raised:
+        open_directory(source)
+    assert str(raised.value).startswith(f"{source / 'config.json'}: ")
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", INDEX, WEIGHTS, "tokenizer.json"]
+)
+def test_convert_refuses_pipes_and_directories(source, tmp_path, name):
+    (source / name).unlink(missing_ok=True)
+    for make in (os.mkfifo, os.mkdir):
+        make(source / name)
+        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device, not a file"):
+            convert(str(source), tmp_path / "made")
+        (source / name).unlink() if make is os.mkfifo else (source / name).rmdir()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "a\nb"])
+def test_open_directory_refuses_weights_elsewhere(source, name):
+    (source / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="which is not a file of that directory"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_a_header_that_is_too_long(source):
+    whole = (source / WEIGHTS).read_bytes()
+    (source / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(ValueError, match="its header would have 4,611,686,018,427,387,904 bytes"):
+        open_directory(source)
+
+
+def test_open_directory_refuses_json_of_any_size(source):
+    with (source / "config.json").open("ab") as file:
+        file.truncate(2**31)
+    with pytest.raises(ValueError, match="has 2,147,483,648 bytes, and 10,485,760 are the most"):
+        open_directory(source)
+
+
+def make_tokenizer():
+    vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 3, "<|end|>": 4}
+    backend = Tokenizer(models.BPE(vocabulary, [("a", "b")]))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+
+
+def test_convert_copies_the_tokenizer(source, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}!"
+    tokenizer.save_pretrained(source)
+    (source / "secret.txt").write_text("not ours")
+    convert(str(source), tmp_path / "made")
+    copied = cola_jax.load_tokenizer(tmp_path / "made")
+    assert copied("ab cab").input_ids == tokenizer("ab cab").input_ids
+    chat = [{"role": "user", "content": "ab"}]
+    assert copied.apply_chat_template(chat, tokenize=False) == "ab!"
+    assert not list((tmp_path / "made").rglob("secret.txt"))
+
+
+def test_read_stop_tokens_takes_the_first_that_has_any(source):
+    """The generation config, then the config, then its text part."""
+    generation = source / "generation_config.json"
+    for ids, expected in ((7, (7,)), ([9, 2, 9], (2, 9)), (0, (0,))):
+        generation.write_text(json.dumps({"eos_token_id": ids}))
+        assert open_directory(source).stop_tokens == expected
+    for ids in ({}, {"eos_token_id": None}, {"eos_token_id": []}):
+        generation.write_text(json.dumps(ids))
+        edit_config(source, eos_token_id=[5, 3])
+        assert open_directory(source).stop_tokens == (3, 5)
+        edit_config(source, eos_token_id=...)
+        assert open_directory(source).stop_tokens == ()
+    generation.unlink()
+    edit_config(source, eos_token_id=6)
+    assert open_directory(source).stop_tokens == (6,)
+    assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([9, 2, 9], (2, 9)), (None, (4,))])
+def test_convert_records_stop_tokens(source, tmp_path, ids, expected):
+    """Without any, those of the tokenizer count."""
+    make_tokenizer().save_pretrained(source)
+    edit_config(source, eos_token_id=...)
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    convert(str(source), tmp_path / "made")
+    assert stop_tokens(tmp_path / "made") == expected
+
+
+@pytest.mark.parametrize("ids", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])
+def test_open_directory_refuses_stop_tokens_that_are_not_ids(source, ids):
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(
+        ValueError, match=r"eos_token_id of generation_config\.json must be a token"
+    ):
+        open_directory(source)
+    (source / "generation_config.json").unlink()
+    edit_config(source, eos_token_id=ids)
+    with pytest.raises(ValueError, match=r"eos_token_id of config\.json must be a token id or"):
+        open_directory(source)

@@ -1,0 +1,116 @@
+"""Asking again: which paths are asked, and what is read from the answers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.path import STOP, identity
+from cola_jax.scoring import Verdicts
+from cola_jax.strategies.again import (
+    MOST,
+    budgets,
+    most_asked,
+    nodes_to_ask,
+    paths_to_ask,
+    with_again,
+)
+from tests.strategies.formula import GOLD, checksum, formula, questions
+
+SETTINGS = {"evaluations": 20, "leaves": 7, "num_layers": 6, "control": "all"}
+
+
+def searched():
+    return cola_jax.search(formula(), questions(3), **SETTINGS)
+
+
+def rows_of(paths):
+    return [
+        [tuple(path[path != STOP].tolist()) for path in row if path[0] != STOP] for row in paths
+    ]
+
+
+def test_shortest_and_surest_paths_are_asked_again():
+    for outcome in searched():
+        for one in (outcome, *outcome.controls):
+            first, *others = nodes_to_ask(one)
+            best = one.shortest_correct
+            assert first == 0
+            assert best is None or best in (first, *others)
+            right = set(np.flatnonzero(one.verdicts.verdict).tolist())
+            assert set(others) <= right
+            assert len({*others, best} - {None, 0}) in (len(right - {0}), MOST, MOST - 1)
+            assert len(others) <= MOST
+            asked = [one.verdicts.margin[i] for i in others if i != best]
+            left = [one.verdicts.margin[i] for i in right - {first, *others}]
+            assert min(asked, default=np.inf) >= max(left, default=-np.inf)
+
+
+@pytest.mark.parametrize("evaluations", [1, 3, 20, 60])
+def test_no_more_are_asked_again_than_expected(evaluations):
+    settings = SETTINGS | {"evaluations": evaluations, "control": "none"}
+    for outcome in cola_jax.search(formula(lambda b, path: GOLD), questions(3), **settings):
+        assert 1 <= len(nodes_to_ask(outcome)) <= most_asked(outcome.evaluations)
+
+
+def test_search_without_a_right_path_asks_the_baseline_alone():
+    never = formula(lambda b, path: 0)
+    (outcome,) = cola_jax.search(never, questions(1), **SETTINGS | {"control": "none"})
+    assert nodes_to_ask(outcome) == [0]
+    assert rows_of(paths_to_ask([outcome], 12)) == [[identity(6)]]
+
+
+def test_with_again_reads_each_searchs_target():
+    """Two variants, the second with its options turned by one place."""
+    outcomes = searched()
+    paths = paths_to_ask(outcomes, 12)
+
+    def says(variant, b, path):
+        return checksum(variant, b, *path) % 4
+
+    def ask(variant, turn):
+        answer = np.full(paths.shape[:2], -1)
+        for b, row in enumerate(rows_of(paths)):
+            answer[b, : len(row)] = [(says(variant, b, path) + turn) % 4 for path in row]
+        return Verdicts.empty(paths.shape[:2], 4)._replace(answer=answer)
+
+    places = [[(0, 1, 2, 3)] * 3, [(1, 2, 3, 0)] * 3]
+    asked = with_again(outcomes, [ask("x", 0), ask("y", 1)], places)
+    for b, outcome in enumerate(asked):
+        assert outcome.again.plain == [says(v, b, identity(6)) for v in "xy"]
+        for one in (outcome, *outcome.controls):
+            nodes, holds = one.again[:2]
+            assert nodes == nodes_to_ask(one)
+            expected = [[says(v, b, one.paths[i]) == one.target for v in "xy"] for i in nodes]
+            assert holds.tolist() == expected
+            right = [
+                i for i, held in zip(nodes, expected, strict=True)
+                if all(held) and one.verdicts.verdict[i]
+            ]  # fmt: skip
+            shortest = min((len(one.paths[i]) for i in right), default=None)
+            assert (one.robust is None) == (shortest is None)
+            assert shortest is None or len(one.paths[one.robust]) == shortest
+            assert one.robust_baseline == (all(expected[0]) and one.verdicts.verdict[0])
+    assert any(one.robust is not None for o in asked for one in (o, *o.controls))
+    assert any(one.robust is None for o in asked for one in (o, *o.controls))
+
+
+def test_nothing_is_robust_without_variants():
+    (outcome,) = cola_jax.search(formula(lambda b, path: GOLD), questions(1), **SETTINGS)
+    assert outcome.robust is outcome.robust_baseline is None
+    assert dataclasses.replace(outcome).again is None
+
+
+def test_smaller_budgets_are_asked_about():
+    """What would have been asked after 25 and 50 evaluations is asked too."""
+    settings = SETTINGS | {"evaluations": 70, "control": "none"}
+    (outcome,) = cola_jax.search(formula(), questions(1), **settings)
+    asked = nodes_to_ask(outcome)
+    assert budgets(71) == [26, 51]
+    assert budgets(26) == []
+    for size in (26, 51, 71):
+        right = np.flatnonzero(outcome.verdicts.verdict[:size])
+        shortest = outcome.lengths[right].min()
+        assert any(i in asked and outcome.lengths[i] == shortest for i in right)
+        assert right[outcome.verdicts.margin[right].argmax()] in asked

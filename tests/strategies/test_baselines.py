@@ -1,0 +1,172 @@
+"""Searches without a tree: what each proposes, and that all obey the same rules."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.edits import SKIP, edited
+from cola_jax.path import STOP, identity
+from cola_jax.scoring import Verdicts
+from cola_jax.strategies.presets import PRESETS, BeamRules, EnumerateRules, InfluenceRules
+from tests.strategies.formula import GOLD, checksum, formula, questions
+
+BASELINES = ["random", "enumerate", "beam", "greedy", "evolution", "early-exit"]
+ORDER = (5, 2, 7, 0, 1, 3, 4, 6)
+SETTINGS = {"evaluations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baseline_proposes_legal_paths_each_once(name):
+    ran = []
+    rules = dataclasses.replace(PRESETS[name], max_length=1.5)
+    outcomes = cola_jax.search(formula(ran=ran), questions(3), strategy=rules, **SETTINGS)
+    for b, outcome in enumerate(outcomes):
+        if name == "greedy":  # ends where it has tried every edit of its best
+            assert outcome.evaluations > 30
+        else:
+            assert outcome.evaluations == (8 if name == "early-exit" else 41)
+        assert len(set(outcome.paths)) == outcome.evaluations
+        assert [path for i, path in ran if i == b] == outcome.paths
+        assert all(1 <= len(path) <= 12 and set(path) <= set(range(8)) for path in outcome.paths)
+        assert np.bincount(outcome.wave).max() <= 7
+        for node in range(1, outcome.evaluations):
+            parent = outcome.paths[outcome.parent[node]]
+            if outcome.describe_edit(node) is not None:
+                assert edited(parent, outcome.edits[node]) == outcome.paths[node]
+    again = cola_jax.search(formula(), questions(3)[1:], strategy=rules, **SETTINGS)
+    by_question = [outcome.paths for outcome in outcomes]
+    if name in ("random", "enumerate", "early-exit"):  # the others depend on the formula's b
+        assert [outcome.paths for outcome in again] == by_question[1:]
+    assert name == "early-exit" or by_question[0] != by_question[1]
+
+
+def test_early_exit_runs_prefixes():
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy="early-exit", **SETTINGS)
+    assert outcome.paths == [tuple(range(n)) for n in range(8, 0, -1)]
+
+
+def test_enumerate_runs_every_single_edit():
+    rules = EnumerateRules(max_skip=1, max_repeat=1, max_times=1)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    one = identity(8)
+    skips = [one[:i] + one[i + 1 :] for i in range(8)]
+    repeats = [one[: i + 1] + one[i:] for i in range(8)]
+    assert outcome.paths[0] == one
+    assert sorted(outcome.paths[1:]) == sorted(skips + repeats)  # then it ends
+
+
+def test_random_draws_the_number_of_edits_evenly():
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy="random", **SETTINGS)
+    single = [outcome.describe_edit(i) is not None for i in range(1, 41)]
+    assert 5 < sum(single) < 30
+    assert not outcome.parent[1:].any()
+
+
+def climb(paths):
+    """A margin that grows with each layer skipped of the first four."""
+    present = paths[..., 0] != STOP
+    first = ((paths >= 0) & (paths < 4)).sum(axis=-1)
+    scores = np.zeros((*present.shape, 2))
+    scores[..., GOLD] = -2.5 - first
+    return Verdicts.of_scores(scores, GOLD, present)
+
+
+@pytest.mark.parametrize("name", ["beam", "greedy", "evolution"])
+def test_searches_by_margin_climb(name):
+    rules = dataclasses.replace(PRESETS[name], max_repeat=0, max_skip=1, min_length=0.0)
+    (outcome,) = cola_jax.search(
+        climb, questions(1), strategy=rules, **SETTINGS | {"evaluations": 150}
+    )
+    assert not outcome.baseline
+    assert outcome.verdicts.margin.max() == -2.5  # none of the first four layers is left
+
+
+def test_beam_edits_the_best():
+    rules = BeamRules(width=1, children=5)
+    scores = formula(lambda b, path: GOLD)
+    (outcome,) = cola_jax.search(scores, questions(1), strategy=rules, **SETTINGS)
+    margins = outcome.verdicts.margin
+    for start in range(1, 41, 5):
+        before = int(np.argmax(margins[:start]))
+        assert set(outcome.parent[start : start + 5].tolist()) == {before}
+
+
+def test_shortgpt_removes_the_least_influential_layers():
+    rules = InfluenceRules(order=ORDER, min_length=0.5)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    assert outcome.paths == [
+        identity(8),
+        (0, 1, 2, 3, 4, 6, 7),
+        (0, 1, 3, 4, 6, 7),
+        (0, 1, 3, 4, 6),
+        (1, 3, 4, 6),
+    ]
+
+
+def test_shortgpt_needs_the_order_of_the_layers():
+    with pytest.raises(ValueError, match=r"give `order`.*block_influence"):
+        cola_jax.search(formula(), questions(1), strategy="shortgpt", **SETTINGS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_searches(name):
+    """Also where the answers are the least friendly: every path is wrong, not finite or tied."""
+
+    def wrong(paths):
+        return Verdicts.empty(paths.shape[:2], 4)
+
+    evaluations = 12
+    settings = SETTINGS | {"evaluations": evaluations, "control": "all"}
+    for evaluate in (wrong, formula()):
+        strategy = InfluenceRules(order=ORDER, min_length=0.0) if name == "shortgpt" else name
+        outcomes = cola_jax.search(evaluate, questions(2), strategy=strategy, **settings)
+        for outcome in outcomes:
+            few = name in ("early-exit", "shortgpt")
+            assert outcome.evaluations == (8 if few else 13)
+            assert len(outcome.controls) >= 2
+
+
+def test_polar_runs_no_layer_more_than_twice():
+    settings = SETTINGS | {"num_layers": 12}
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy="polar", **settings)
+    runs = [max(np.bincount(path)) for path in outcome.paths]
+    assert max(runs) == 2
+    deep = outcome.parent[1:] > 0
+    assert deep.sum() > 20  # one child a descent
+    assert (outcome.edits[1:][deep][:, 2] == 1).all()
+    assert (outcome.edits[1:, 2] > 1).any()
+    assert all(len(path) <= 14 for path in outcome.paths)
+
+
+def test_depth_budget_below_all_layers_is_reached():
+    rules = dataclasses.replace(PRESETS["cola"], max_length=0.5, max_repeat=0)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    assert (outcome.lengths <= 4).sum() > 5
+    assert outcome.lengths.max() == 8  # the identity path alone
+    assert all(len(outcome.paths[p]) > 4 or len(path) <= 4 for path, p in zip(
+        outcome.paths[1:], outcome.parent[1:], strict=True))  # fmt: skip
+
+
+def test_ordered_edits_never_lie_before_the_parents():
+    rules = dataclasses.replace(PRESETS["cola"], ordered=True)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    starts = outcome.edits[:, 1]
+    deep = np.flatnonzero(outcome.parent > 0)
+    assert len(deep) > 5
+    assert (starts[deep] >= starts[outcome.parent[deep]]).all()
+
+
+def test_early_exits_are_tried_first():
+    """The last of them drops a larger block than any other edit may."""
+    rules = dataclasses.replace(PRESETS["best"], exits=5)
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    assert outcome.paths[1:6] == [identity(8)[: 8 - k] for k in range(1, 6)]
+    assert not outcome.parent[1:6].any()
+    kind, _, k, _ = outcome.edits.T
+    assert np.flatnonzero((kind == SKIP) & (k > rules.max_skip)).tolist() == [5]
+
+
+def test_checksum_is_spread():
+    assert {checksum(i) % 4 for i in range(40)} == {0, 1, 2, 3}

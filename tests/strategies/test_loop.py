@@ -1,0 +1,358 @@
+"""`search`: with a function in the model's place, and with a tiny real model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.edits import KINDS, Edit, apply_edit
+from cola_jax.path import STOP, identity, pad_path
+from cola_jax.prompts import Prompts
+from cola_jax.question import Question
+from cola_jax.scoring import Completion, Grade, Options, Verdicts
+from cola_jax.strategies.mcts import ROOT
+from cola_jax.strategies.presets import PRESETS, TreeRules
+from tests import tiny
+from tests.strategies.formula import checksum, checksum_answer, formula, questions
+
+COLA = PRESETS["cola"]
+SIX = {"evaluations": 20, "leaves": 7, "num_layers": 6}  # one compilation serves many tests
+
+
+def same(a, b):
+    """Whether two outcomes are equal to the last bit."""
+    arrays = [(*o.verdicts, o.wave, o.parent, o.edits) for o in (a, b)]
+    equal = all(
+        x.tolist() == y.tolist() if x.dtype == object else x.tobytes() == y.tobytes()
+        for x, y in zip(*arrays, strict=True)
+    )
+    return equal and a.paths == b.paths and a.confirmed == b.confirmed
+
+
+@pytest.fixture(scope="module")
+def legal():
+    """A search by rules of its own, and what it ran."""
+    ran = []
+    rules = dataclasses.replace(COLA, min_length=0.5, max_length=1.5, max_move=2)
+    outcomes = cola_jax.search(
+        formula(ran=ran),
+        questions(3),
+        evaluations=60,
+        leaves=8,
+        strategy=rules,
+        control="none",
+        num_layers=8,
+    )
+    return outcomes, ran
+
+
+def test_search_evaluates_legal_paths_each_once(legal):
+    outcomes, ran = legal
+    for b, outcome in enumerate(outcomes):
+        assert outcome.question == questions(3)[b]
+        assert outcome.paths[0] == identity(8)
+        assert outcome.evaluations == 61
+        assert len(set(outcome.paths)) == 61
+        assert [path for i, path in ran if i == b] == outcome.paths
+        assert all(4 <= len(path) <= 12 and set(path) <= set(range(8)) for path in outcome.paths)
+        assert (outcome.parent[1:] < np.arange(1, 61)).all()
+        assert (outcome.wave[1:] > outcome.wave[outcome.parent[1:]]).mean() > 0.5
+        assert {KINDS[kind] for kind in outcome.edits[1:, 0]} == set(KINDS)
+        answers = [checksum_answer(b, path) for path in outcome.paths]
+        np.testing.assert_array_equal(outcome.verdicts.answer, answers)
+        assert outcome.confirmed is None  # a function has nothing to confirm with
+
+
+def test_search_applies_edits_to_parents_paths(legal):
+    outcomes, _ = legal
+    apply = jax.jit(apply_edit)
+    for node in range(1, 61):
+        edit = Edit(*outcomes[0].edits[node])
+        parent = outcomes[0].paths[outcomes[0].parent[node]]
+        made = apply(jnp.asarray(pad_path(parent, 16)), edit)
+        assert tuple(i for i in made.tolist() if i != STOP) == outcomes[0].paths[node]
+
+
+def test_search_goes_wide_and_deep(outcomes):
+    for outcome in outcomes:
+        depth = [0]
+        for parent in outcome.parent[1:]:
+            depth.append(depth[parent] + 1)
+        children = np.bincount(outcome.parent[1:], minlength=101)
+        assert max(depth) > 1
+        assert (children > 1).sum() > 1
+        assert children[ROOT] < 60  # no mere list of edits of the identity
+
+
+GOLDEN = (
+    "012345 05 012222345 12345 0123434345 01345 0505 01234 1345 045 012012012345 01 01222222345 "
+    "0111112345 0123435 01111112345 0120120145 2345 2323232345 123 012343434345 "
+)
+
+
+def test_search_replays_golden_tree():
+    """The whole of one search, so that no change of the rules goes unnoticed."""
+    (outcome,) = cola_jax.search(formula(), questions(1), strategy="cola", seed=7, **SIX)
+    assert ["".join(map(str, path)) for path in outcome.paths] == GOLDEN.split()
+
+
+def by_id(asked):
+    """Makes an evaluate whose answers depend on the question's id, not on its place."""
+    return formula(lambda b, path: checksum(asked[b].id, *path) % 4)
+
+
+@pytest.fixture(scope="module")
+def together():
+    return cola_jax.search(by_id(questions(7)), questions(7), **SIX)
+
+
+@pytest.mark.parametrize(
+    "chosen", [[0], [4], [6, 2, 0], [5, 4, 3, 6, 1, 0, 2], [*range(6, -1, -1), 7, 8, 9]], ids=str
+)
+def test_search_depends_on_no_other_question(together, chosen):
+    """To the bit; the last has a batch of trees of another size, compiled by itself."""
+    asked = [questions(10)[i] for i in chosen]
+    outcomes = cola_jax.search(by_id(asked), asked, **SIX)
+    for i, outcome in zip(chosen, outcomes, strict=True):
+        assert outcome.question.id == f"q{i}"
+        assert i >= 7 or same(outcome, together[i])
+
+
+def test_search_depends_on_seed_and_id(together):
+    asked = questions(7)
+    renamed = [dataclasses.replace(question, id=f"other {question.id}") for question in asked]
+    for others in (
+        cola_jax.search(by_id(asked), asked, seed=1, **SIX),
+        cola_jax.search(by_id(asked), renamed, **SIX),
+    ):
+        for ours, other in zip(together, others, strict=True):
+            assert ours.paths != other.paths
+            assert ours.verdicts.margin[0] == other.verdicts.margin[0]  # the identity path
+    again = cola_jax.search(by_id(asked), asked, strategy=PRESETS["best"], **SIX)
+    assert all(map(same, together, again))
+    assert together[0].paths != together[1].paths
+
+
+ONE_SKIP = {
+    "evaluations": 50,
+    "leaves": 4,
+    "strategy": TreeRules(max_skip=1, max_repeat=0, min_length=0.0),
+}
+
+
+def test_search_takes_a_table_of_verdicts():
+    """Right is what a dictionary says; a path that it lacks raises."""
+    table = {(0, 1): 0, (0,): 0, (1,): 1}
+    evaluate = formula(lambda b, path: table[path])
+    (outcome,) = cola_jax.search(evaluate, questions(1), num_layers=2, **ONE_SKIP)
+    assert outcome.paths[outcome.shortest_correct] == (1,)
+    del table[0,]
+    with pytest.raises(KeyError):
+        cola_jax.search(evaluate, questions(1), num_layers=2, **ONE_SKIP)
+
+
+def test_search_ends_without_new_paths():
+    (outcome,) = cola_jax.search(formula(), questions(1), num_layers=2, **ONE_SKIP)
+    assert set(outcome.paths) == {(0, 1), (0,), (1,)}
+    outcomes = cola_jax.search(formula(), questions(2), num_layers=4, **ONE_SKIP)
+    for outcome in outcomes:  # every subset but the empty one
+        assert len(set(outcome.paths)) == outcome.evaluations == 15
+
+
+@pytest.mark.parametrize("leaves", [1, 7, 64])
+def test_search_meets_budget_exactly(leaves):
+    ran = []
+    settings = SIX | {"leaves": leaves, "control": "none"}
+    (outcome,) = cola_jax.search(formula(ran=ran), questions(1), **settings)
+    assert outcome.evaluations == len(ran) == 21
+    assert np.bincount(outcome.wave)[1:].max() <= leaves
+
+
+def test_search_uses_only_kinds_of_its_rules():
+    off = {"max_skip": 0, "max_repeat": 0, "max_move": 0}
+    for kind, field in enumerate(off):
+        rules = dataclasses.replace(COLA, **off | {field: 2})
+        (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SIX)
+        assert set(outcome.edits[1:, 0].tolist()) == {kind}
+        described = {outcome.describe_edit(i).split()[0] for i in range(1, outcome.evaluations)}
+        assert described == {KINDS[kind]}
+        grows = {len(path) - 6 for path in outcome.paths[1:]}
+        assert {0: max(grows) < 0, 1: min(grows) > 0, 2: grows == {0}}[kind]
+        if kind == 0:
+            assert all(list(path) == sorted(set(path)) for path in outcome.paths)
+
+
+ONE_LEAF = SIX | {"leaves": 1}
+
+
+def test_search_stops_early_at_first_improvement():
+    shorter_is_right = formula(lambda b, path: 1 if len(path) < 6 else 0)
+    (outcome,) = cola_jax.search(shorter_is_right, questions(1), early_stop=True, **ONE_LEAF)
+    assert not outcome.baseline
+    assert outcome.verdicts.verdict.any()
+    assert not outcome.verdicts.verdict[outcome.wave < outcome.wave.max()].any()
+    assert outcome.evaluations < 21
+    all_right = formula(lambda b, path: 1)  # fewer layers are an improvement, more are none
+    (outcome,) = cola_jax.search(all_right, questions(1), early_stop=True, **ONE_LEAF)
+    shorter = outcome.lengths < 6
+    assert shorter.any()
+    assert not shorter[outcome.wave < outcome.wave.max()].any()
+    (outcome,) = cola_jax.search(all_right, questions(1), **ONE_LEAF)
+    assert outcome.evaluations == 21
+
+
+def test_search_stops_early_for_each_question():
+    """A question that has ended leaves the others to go on."""
+    right_at_once = formula(lambda b, path: 1 if b == 0 or len(path) > 99 else 0)
+    ended, going = cola_jax.search(right_at_once, questions(2), early_stop=True, **ONE_LEAF)
+    assert ended.evaluations < going.evaluations == 21
+
+
+@pytest.mark.parametrize(
+    ("grade", "evaluations", "baseline"), [(Grade.WRONG, 2, False), (Grade.UNGRADED, 21, None)]
+)
+def test_ungraded_baseline_is_not_improved(grade, evaluations, baseline):
+    grades = [grade]  # of the first wave; all later paths are right
+
+    def evaluate(paths):
+        now = grades.pop() if grades else Grade.RIGHT
+        out = Verdicts.empty(paths.shape[:2], 2)
+        out.verdict[:] = now is Grade.RIGHT
+        out.completion.fill(Completion("7", "7", "stop", False, now, (1,), -1.0))
+        return out
+
+    (outcome,) = cola_jax.search(evaluate, questions(1), early_stop=True, **ONE_LEAF)
+    assert (outcome.evaluations, outcome.baseline) == (evaluations, baseline)
+
+
+def test_search_refuses_what_is_no_search():
+    asked = questions(2)
+    with pytest.raises(ValueError, match="no questions"):
+        cola_jax.search(formula(), [], num_layers=6)
+    with pytest.raises(ValueError, match="give num_layers"):
+        cola_jax.search(formula(), asked)
+    with pytest.raises(ValueError, match="'paper' is not one of best"):
+        cola_jax.search(formula(), asked, strategy="paper", num_layers=6)
+    for bad in ({"evaluations": 0}, {"leaves": 0}, {"evaluations": -1}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            cola_jax.search(formula(), asked, num_layers=6, **bad)
+
+
+def test_control_searches_share_evaluations():
+    ran = []
+
+    def answer(b, path):
+        return (checksum_answer(b, path) + 1) % 4
+
+    (outcome,) = cola_jax.search(formula(answer, ran), questions(1), control="all", **SIX)
+    paths = [path for _, path in ran]
+    answers = {path: answer(0, path) for path in paths}
+    assert len(set(paths)) == len(paths)  # none is run twice
+    assert answers[identity(6)] == 2
+    assert [one.target for one in outcome.controls] == [0, 3, 2]  # gold is 1
+    for one in (outcome, *outcome.controls):
+        assert one.evaluations == 21
+        right = [answers[path] == one.target for path in one.paths]
+        assert one.verdicts.verdict.tolist() == right
+        assert (one.verdicts.margin > 0).tolist() == right
+    run = sum(int((~one.reused).sum()) for one in (outcome, *outcome.controls))
+    assert run == len(paths)
+    alone = cola_jax.search(formula(answer), questions(1), control="none", **SIX)
+    assert same(alone[0], dataclasses.replace(outcome, controls=()))
+
+
+def test_control_search_is_the_search_for_a_question_with_that_gold():
+    """Same strategy, key and budget: only the target differs."""
+    (outcome,) = cola_jax.search(formula(), questions(1), control="all", **SIX)
+    for control in outcome.controls:
+        other = dataclasses.replace(questions(1)[0], answer=control.target)
+
+        def evaluate(paths, target=control.target):
+            return formula()(paths).of_target(np.full(paths.shape[:2], target))
+
+        (own,) = cola_jax.search(evaluate, [other], control="none", **SIX)
+        assert own.paths == control.paths
+        assert own.verdicts.verdict.tolist() == control.verdicts.verdict.tolist()
+
+
+def test_questions_without_control_go_without():
+    """Two options, of which the model gives the wrong one: none is left but its own."""
+    asked = [Question("q", "?", ("a", "b"), 0), questions(1)[0]]
+    first, second = cola_jax.search(formula(lambda b, path: 1 - b), asked, control="all", **SIX)
+    assert [control.target for control in first.controls] == [1]
+    # gold is 1, the model says 0
+    assert [control.target for control in second.controls] == [2, 3, 0]
+
+
+# with a model
+
+MODEL = {"evaluations": 16, "leaves": 4, "control": "none"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return cola_jax.load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_checkpoint):
+    return Options(cola_jax.load_tokenizer(tiny_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def searched(model, scorer):
+    """The outcomes of seven questions, and how many evaluations were counted."""
+    metrics, asked = cola_jax.Metrics(), tiny.questions(7)
+    evaluate = cola_jax.evaluator(model, asked, scorer, metrics=metrics)
+    return cola_jax.search(evaluate, asked, **MODEL), metrics.evaluations
+
+
+def test_search_of_model_counts_evaluations(searched):
+    outcomes, counted = searched
+    assert counted == sum(outcome.evaluations for outcome in outcomes) == 7 * 17
+
+
+@pytest.mark.parametrize("chosen", [[4], [6, 2, 0]], ids=str)
+def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, searched, chosen):
+    asked = [tiny.questions(7)[i] for i in chosen]
+    evaluate = cola_jax.evaluator(model, asked, scorer, batch_size=2)
+    for i, outcome in zip(chosen, cola_jax.search(evaluate, asked, **MODEL), strict=True):
+        expected = searched[0][i]
+        assert np.abs(expected.verdicts.margin).min() > 1e-4  # else rounding may turn a verdict
+        assert outcome.question == expected.question
+        assert outcome.paths == expected.paths
+        assert outcome.confirmed == expected.confirmed
+        np.testing.assert_array_equal(outcome.verdicts.verdict, expected.verdicts.verdict)
+        count = len(expected.question.options)
+        ours, theirs = (o.verdicts.scores[:, :count] for o in (outcome, expected))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
+
+
+def test_search_of_model_gives_each_path_its_verdict(model, scorer, searched):
+    """Not that of a neighbour."""
+    outcome = searched[0][2]
+    encoded = scorer.encode(outcome.question)
+    prompts = Prompts.stack([encoded.prompts])
+    readings = cola_jax.run_paths(model, prompts, [outcome.paths])
+    again = scorer.verdicts(jax.tree.map(lambda x: x[0], readings), encoded)
+    np.testing.assert_allclose(outcome.verdicts.margin, again.margin, rtol=1e-4, atol=1e-4)
+    assert len(np.unique(outcome.verdicts.margin)) > 10
+
+
+def test_search_of_model_is_confirmed_in_float32(searched):
+    right = [o for o in searched[0] if o.verdicts.verdict.any()]
+    assert right
+    assert all(outcome.confirmed is True for outcome in right)
+    assert all(o.confirmed is None for o in searched[0] if not o.verdicts.verdict.any())
+
+
+def test_search_refuses_other_questions_than_evaluators(model, scorer):
+    asked = tiny.questions(3)
+    evaluate = cola_jax.evaluator(model, asked, scorer)
+    other = dataclasses.replace(asked[2], answer=1)
+    for others in (asked[:2], asked[::-1], [*asked[:2], other]):
+        with pytest.raises(ValueError, match="not those that the evaluator was made for"):
+            cola_jax.search(evaluate, others, **MODEL)

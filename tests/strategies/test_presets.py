@@ -1,0 +1,127 @@
+"""Rules and settings of a search, and those that make none."""
+
+import dataclasses
+
+import pytest
+
+from cola_jax.edits import MOVE, REPEAT, SKIP
+from cola_jax.execute.evaluator import Workload
+from cola_jax.strategies.mcts import table_of
+from cola_jax.strategies.presets import (
+    PRESETS,
+    BeamRules,
+    EvolutionRules,
+    RandomRules,
+    Settings,
+    TreeRules,
+)
+
+LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"), 1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"max_skip": -1}, "max_skip must be 0 or more"),
+        ({"max_skip": 0, "max_repeat": 0}, "needs edits"),
+        ({"max_skip": 0, "max_times": 0}, "needs edits"),
+        ({"min_length": 2.5}, "min_length must be"),
+        ({"max_length": 0.2}, "max_length at least that"),
+        ({"min_length": 0.0, "max_length": 0.0}, "above 0"),
+        ({"max_move_block": 0}, "max_move_block must be"),
+        ({"widening_power": 1.5}, "widening_power must be"),
+        ({"epsilon": -0.1}, "epsilon must be"),
+        ({"max_runs": 0}, "max_runs must be"),
+        ({"widening": 0.5}, "widening must be"),
+        ({"exploration": -1.0}, "exploration must be"),
+        ({"block_power": 5.0}, "block_power must be"),
+        ({"exits": -1}, "exits must be 0 or more"),
+        ({"exits": 2, "max_skip": 0}, "2 early exits are skips"),
+    ],
+)
+def test_preset_refuses_rules_that_make_no_search(rules, message):
+    with pytest.raises(ValueError, match=message):
+        TreeRules(**rules)
+
+
+def test_lengths_are_multiples_of_the_model():
+    assert TreeRules(min_length=0.25, max_length=2.0).lengths(30) == (8, 60)
+    assert TreeRules(min_length=0.0, max_length=1.5).lengths(5) == (1, 7)
+
+
+@pytest.mark.parametrize("bad", [{"simulations": 0}, {"leaves": 0}, {"simulations": -1}], ids=str)
+def test_settings_refuse_counts_below_one(bad):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Settings(**{"preset": TreeRules(), "simulations": 4, "leaves": 2, "seed": 0} | bad)
+
+
+def test_workload_holds_wave_and_longest_path():
+    settings = Settings(TreeRules(max_length=1.5), 20, 7, 0, False)
+    assert settings.positions(5) == 7
+    assert settings.workload(5) == Workload(7, 7, fixed=True)
+
+
+def test_cola_is_the_paper_with_fixed_constants():
+    cola = PRESETS["cola"]
+    assert (cola.exploration, cola.length_weight, cola.length_penalty) == (2.0, 0.1, 0.0)
+    assert (cola.max_skip, cola.max_repeat, cola.max_times, cola.max_move) == (4, 4, 4, 0)
+    assert (cola.widening, cola.min_length, cola.max_length) == (2.0, 0.25, 2.0)
+
+
+def test_every_preset_is_recorded_as_itself():
+    recorded = {(rules.name, repr(dataclasses.asdict(rules))) for rules in PRESETS.values()}
+    assert len(recorded) == len(PRESETS)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(RandomRules, "edits"), (BeamRules, "width"), (BeamRules, "children"),
+     (EvolutionRules, "offspring"), (EvolutionRules, "mutations")],
+)  # fmt: skip
+def test_counts_of_rules_are_at_least_one(rules):
+    make, name = rules
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, it is 0"):
+        make(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("space", "kinds"),
+    [
+        ("skip", {SKIP}),
+        ("repeat", {REPEAT}),
+        ("skip+repeat", {SKIP, REPEAT}),
+        ("skip+repeat+move", {SKIP, REPEAT, MOVE}),
+    ],
+)
+def test_a_space_allows_its_kinds_of_edits(space, kinds):
+    rules = PRESETS["best"].within(space)
+    table = table_of(rules, 12)
+    assert set(table.kind.tolist()) == kinds
+    assert max(table.k[table.kind == kind].max() for kind in kinds) == 4
+    assert dataclasses.replace(rules, **LIMITS) == dataclasses.replace(PRESETS["best"], **LIMITS)
+
+
+def test_a_space_keeps_the_sizes_of_its_rules():
+    rules = TreeRules(max_skip=2, max_move=3, max_move_block=1)
+    assert rules.within("skip+repeat+move").max_move == 3
+    assert rules.within("skip+repeat+move").max_move_block == 2
+    assert rules.within("skip") == TreeRules(max_skip=2, max_repeat=0)
+
+
+def test_a_space_needs_its_kinds_of_edits():
+    with pytest.raises(ValueError, match=r"space repeat needs max_repeat above 0"):
+        TreeRules(max_repeat=0).within("repeat")
+
+
+def test_settings_refuse_waves_that_never_end_and_seeds_below_zero():
+    with pytest.raises(ValueError, match="leaves must be at most 10,000, they are 10,001"):
+        Settings(TreeRules(), simulations=4, leaves=10_001, seed=0)
+    with pytest.raises(ValueError, match="seed must be 0 or more, it is -1"):
+        Settings(TreeRules(), simulations=4, leaves=2, seed=-1)
+
+
+@pytest.mark.parametrize("name", ["random", "beam", "evolution"])
+def test_walks_refuse_rounds_that_never_end(name):
+    for field in PRESETS[name].limits:
+        with pytest.raises(ValueError, match=f"{field} must be at most 10*, it is 1001"):
+            dataclasses.replace(PRESETS[name], **{field: 1001})
