@@ -231,9 +231,7 @@ def test_bad_task_is_named(common, tmp_path, capsys):
 
 def test_bad_model_is_named(common, tmp_path, capsys):
     model = tmp_path / "nothing"
-    assert "is not a model: there is no such" in fails(
-        capsys, "search", *changed(common, model=model)
-    )
+    assert "is not a model: no such" in fails(capsys, "search", *changed(common, model=model))
     error = fails(capsys, "evaluate", *changed(common, model="some/model"), "--random", 1)
     assert "no file or directory 'some/model' here, HF_HUB_OFFLINE is set" in error
 

@@ -138,7 +138,7 @@ def test_find_converts_once_for_two_threads(source, conversions):
         ("{}/empty", r"is not a model: it has neither cola\.json, .* nor config\.json"),
         (
             "{}/modle",
-            r"is not a model: there is no such .*\(did you mean .*/model\?\), and it is not",
+            r"is not a model: no such .*\(did you mean .*/model\?\), and it is not",
         ),
         ("{}/model.guf", r"is not a model: .*did you mean .*/model\.gguf\?"),
         ("{}/modl.gguf", r"does not exist \(did you mean .*/model\.gguf\?\)\."),
