@@ -142,7 +142,7 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
         return text
     if local.is_dir() and not (local / "config.json").exists():
         raise InputError(
-            f"{text} is no model: it has neither {checkpoint.METADATA}, as `cola convert` writes, "
+            f"{text} is not a model: it has neither {checkpoint.METADATA}, as `cola convert` writes, "
             "nor config.json, as a Hugging Face model has."
         )
     if local.is_dir() or local.suffix == ".gguf":
