@@ -13,7 +13,7 @@ from .question import Question
 from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
-from .strategies.loop import search
+from .strategies.loop import confirm, search
 from .strategies.outcome import Outcome, Outcomes
 
 __version__: str
@@ -32,6 +32,7 @@ __all__ = [
     "Scorer",
     "Stop",
     "Verdicts",
+    "confirm",
     "convert",
     "evaluate",
     "evaluator",

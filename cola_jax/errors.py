@@ -50,7 +50,8 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
     except InputError as error:
         if name in str(error):
             raise
-        raise InputError(f"{name}: {error}") from error
+        end = f". {action}" if action else ""
+        raise InputError(f"{name}: {str(error).rstrip('.')}{end or '.'}") from error
     except Exception as error:
         if not is_of_parser(error):
             raise

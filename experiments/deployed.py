@@ -105,9 +105,8 @@ def single_ways(settings: Deployed, session: Session, final: Session) -> Iterato
     """Measures single paths on held-out questions."""
     found = single_paths(settings, session)
     paths = list(dict.fromkeys(found.values()))
-    held_out = final.held_out
-    run = held_out.evaluate(str(epath.Path(settings.out) / "held-out"), paths)
-    right = stored_verdicts(run, held_out.encoded, held_out.scorer, len(paths)).verdict
+    run = final.evaluate(str(epath.Path(settings.out) / "held-out"), paths, held_out=True)
+    right = stored_verdicts(run, final.held_out, len(paths)).verdict
     for name, path in found.items():
         yield Way(name, format_path(path), len(path), len(path), right[:, paths.index(path)])
 
@@ -129,8 +128,8 @@ def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[
 def router_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
     """Trains routers on the same search, and measures the paths that they name."""
     out, held_out = epath.Path(settings.out), final.held_out
-    prompts = Prompts.stack([one.prompts for one in held_out.encoded])
-    evaluate = ModelEvaluator(held_out.model, held_out.encoded, held_out.scorer)
+    prompts = Prompts.stack([one.prompts for one in held_out])
+    evaluate = ModelEvaluator(final.model, held_out, final.scorer)
     for name in DESIGNS:
         design = make_design(name, session.num_layers, session.config.width)
         folder = str(out / f"router-{name}")

@@ -132,17 +132,19 @@ def noted(log: str, *arguments: str) -> None:
     A conversion, which makes none, is noted as a call of none.
     """
     from cola_jax.cli.main import main
-    from cola_jax.runs.journal import ResumedEvaluator
+    from cola_jax.execute.inputs import count_paths
+    from cola_jax.scoring.evaluations import Evaluations
 
-    evaluate = ResumedEvaluator.evaluate
+    cut = Evaluations.cut
 
     def note(*values: Any) -> None:
         with open(log, "a") as file:
             file.write(" ".join(map(str, (time.time(), *values))) + "\n")
 
-    def noted_evaluate(self: ResumedEvaluator, paths: Any, some: Any, out: Any) -> None:
-        note(CALL, len(some))
-        evaluate(self, paths, some, out)
+    def noted_cut(self: Evaluations, missing: Any, positions: int) -> Any:
+        for wave in cut(self, missing, positions):
+            note(CALL, count_paths(wave))
+            yield wave
 
     def hear(event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILED and read(Path(log))[0]:
@@ -150,7 +152,7 @@ def noted(log: str, *arguments: str) -> None:
 
     if arguments[0] == "convert":
         note(CALL, 0)
-    ResumedEvaluator.evaluate = noted_evaluate
+    Evaluations.cut = noted_cut
     jax.monitoring.register_event_duration_secs_listener(hear)
     main(arguments)
 

@@ -40,12 +40,12 @@ class ReportPages:
         run = RunDirectory(self.output / "run")
         if not run.directory.exists():
             settings = {"command": "search", "questions": self.questions, "simulations": self.paths}
-            run.open(settings, START)
             random = np.random.default_rng(0)
-            for first in range(0, self.questions, 50):
-                names = [f"made-up-{i}" for i in range(first, min(first + 50, self.questions))]
-                made = [make_question(name, self, random) for name in names]
-                run.write_part([row for rows, _ in made for row in rows], [q for _, q in made])
+            with run.open(settings, START):
+                for first in range(0, self.questions, 50):
+                    names = [f"made-up-{i}" for i in range(first, min(first + 50, self.questions))]
+                    made = [make_question(name, self, random) for name in names]
+                    run.write([row for rows, _ in made for row in rows], [q for _, q in made])
         page = self.output / "report.html"
         started = time.perf_counter()
         write_page([run], [summarise(run)], page)

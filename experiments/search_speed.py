@@ -3,18 +3,23 @@
 `python -m experiments.search_speed --model CHECKPOINT --task TASK.jsonl --out FOLDER`
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
 from etils import epath
 
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.worker import Worker
+from cola_jax.prompts import Prompts
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
-from cola_jax.scoring.scorer import ReadingEvaluator
+from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring.scorer import Evaluate, score_readings
 from cola_jax.strategies.presets import PRESETS, Settings
 from cola_jax.tasks import TaskConfig
 from cola_jax.tasks.task import Prepared
@@ -38,17 +43,20 @@ class SearchSpeed:
     """Evaluations per question and wave."""
 
 
-class PathByPath(ReadingEvaluator):
-    """Evaluates paths one by one with the reference executor."""
-
-    def executor(self, workload: Workload) -> ReferenceEvaluator:
-        return ReferenceEvaluator(self.worker, self.prompts, metrics=self.worker.metrics)
+@contextlib.contextmanager
+def one_by_one(
+    scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
+) -> Iterator[Evaluate]:
+    """Evaluates paths one by one with the reference executor, as `Scorer.evaluator`."""
+    prompts = Prompts.stack([encoded.prompts for encoded in batch])
+    run = ReferenceEvaluator(worker, prompts, metrics=worker.metrics)
+    yield lambda paths: score_readings(scorer, batch, run(paths), paths)
 
 
 def path_by_path(task: TaskConfig, *arguments: Any, **keywords: Any) -> Prepared:
     """Prepares a task whose scorer evaluates path by path."""
     prepared = task.prepare(*arguments, **keywords)
-    setattr(prepared.scorer, "evaluator", functools.partial(PathByPath, prepared.scorer))  # noqa: B010
+    setattr(prepared.scorer, "evaluator", functools.partial(one_by_one, prepared.scorer))  # noqa: B010
     return prepared
 
 

@@ -110,7 +110,7 @@ def option_baselines(session: Session) -> dict[str, Baseline]:
 
 def same_model(session: Session) -> Any:
     """Loads the weights of a session into transformers, by way of an export."""
-    checkpoint = cache.find(session.source)
+    checkpoint = cache.find(session.handle.source)
     with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
         place = Path(folder) / "model"
         export(checkpoint, identity(session.num_layers), place, command="experiments.benchmark")

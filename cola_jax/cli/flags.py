@@ -114,7 +114,7 @@ class TaskFlags:
         for flags in self.each():
             session = flags.prepare(decoys, command)
             if made:
-                session = dataclasses.replace(session, whole=made[0][1])
+                session = dataclasses.replace(session, handle=made[0][1].handle)
             made.append((flags, session))
         return made
 

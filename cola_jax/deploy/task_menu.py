@@ -92,7 +92,8 @@ def find_menu(
       ValueError: for runs of another checkpoint or with held-out questions, and for a scorer that
         does not tell what a path answered.
     """
-    held_out, layers = session.held_out, session.num_layers
+    assert session.held_out, "it raises where there are none"
+    layers = session.num_layers
     settings.check(layers)
     if session.scorer.open and not session.scorer.decodes:
         raise InputError(
@@ -118,7 +119,7 @@ def find_menu(
     folder = epath.Path(out)
     paths = list(dict.fromkeys(itertools.chain(*lists)))
     tried = screen.evaluate(str(folder / "candidates"), paths, metrics)
-    right = stored_verdicts(tried, screen.encoded, screen.scorer, len(paths)).verdict
+    right = stored_verdicts(tried, screen.encoded, len(paths)).verdict
     menus = [
         cover(right[some], paths, own, settings.size) for some, own in zip(rows, lists, strict=True)
     ]
@@ -126,8 +127,8 @@ def find_menu(
     menu = menus[0]
     depth = layers // 2 if settings.state_layer is None else settings.state_layer
     training, held = (
-        known(one, str(folder / name), asked, depth, metrics)
-        for one, name, asked in ((session, "training", used), (held_out, "held-out", menu))
+        known(session, str(folder / name), asked, depth, metrics, held_out=name == "held-out")
+        for name, asked in (("training", used), ("held-out", menu))
     )
     rules = fit_rules(training.take(rows[0], range(len(menu))))
     trained = cross_fit(training, folds, [[used.index(p) for p in one] for one in menus[1:]])
@@ -161,12 +162,18 @@ def cover(right: np.ndarray, paths: Sequence[Path], own: Sequence[Path], size: i
 
 
 def known(
-    session: "Session", out: str, paths: Sequence[Path], depth: int, metrics: Metrics | None
+    session: "Session",
+    out: str,
+    paths: Sequence[Path],
+    depth: int,
+    metrics: Metrics | None,
+    held_out: bool,
 ) -> Known:
-    """Evaluates paths on the questions of a session, and reads the states of its prompts."""
-    run = session.evaluate(out, paths, metrics)
-    verdicts = stored_verdicts(run, session.encoded, session.scorer, len(paths))
-    states = prompt_states(session.model, [one.prompts for one in session.encoded], depth)
+    """Evaluates paths on questions of a session, and reads the states of their prompts."""
+    encoded = session.held_out if held_out else session.encoded
+    run = session.evaluate(out, paths, metrics, held_out=held_out)
+    verdicts = stored_verdicts(run, encoded, len(paths))
+    states = prompt_states(session.model, [one.prompts for one in encoded], depth)
     return Known(verdicts.verdict, signals(verdicts), states)
 
 

@@ -18,8 +18,7 @@ from cola_jax.deploy.static import (
     score,
 )
 from cola_jax.execute.metrics import Metrics
-from cola_jax.path import identity
-from cola_jax.runs.recorder import recording
+from cola_jax.path import STOP, identity, pad_path
 from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -74,23 +73,31 @@ def find_path(
     recorded = {"command": "static", "rules": dataclasses.asdict(settings)}
     metrics = Metrics() if metrics is None else metrics
     metrics.total = most_evaluations(settings, len(train)) + settings.finalists * (
-        len(rest) + len(held_out.encoded)
+        len(rest) + len(held_out)
     )
-    with recording(session, out, recorded, max(lengths.longest, layers), metrics) as evaluate:
+    longest = max(lengths.longest, layers)
+    with session.recording(out, recorded, longest, metrics) as evaluate:
 
-        def on_training(paths: Sequence[Path], some: np.ndarray) -> Verdicts:
-            return evaluate(paths, train[some])
+        def evaluate_on(paths: Sequence[Path], questions: np.ndarray) -> Verdicts:
+            wave = np.full((len(golds), len(paths), longest), STOP, np.int32)
+            wave[questions] = [pad_path(path, longest) for path in paths]
+            return evaluate(wave).take(questions)
 
-        candidates = evolve(on_training, golds[train], layers, settings)
+        candidates = evolve(
+            lambda paths, indices: evaluate_on(paths, train[indices]),
+            golds[train],
+            layers,
+            settings,
+        )
         paths = list(dict.fromkeys([plain, *finalists(candidates, settings.finalists)]))
-        verdicts = evaluate(paths)
+        verdicts = evaluate_on(paths, np.arange(len(golds)))
     fitness = score(verdicts.take(rest), golds[rest], settings.fitness)
     allowed = [i for i, path in enumerate(paths) if len(path) <= lengths.longest]
     front = [
         allowed[i] for i in pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     ]
-    run = held_out.evaluate(str(epath.Path(out) / HELD_OUT), paths, metrics)
-    right = stored_verdicts(run, held_out.encoded, held_out.scorer, len(paths)).verdict
+    run = session.evaluate(str(epath.Path(out) / HELD_OUT), paths, metrics, held_out=True)
+    right = stored_verdicts(run, held_out, len(paths)).verdict
     measured = [
         Measured(path, own[train], own[rest], right[:, i], i in front)
         for i, (path, own) in enumerate(zip(paths, verdicts.verdict.T, strict=True))

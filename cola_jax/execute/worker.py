@@ -230,6 +230,11 @@ class Workers:
         With two, the devices run the programs of one batch while the host plans and scores the
         other.
         """
+        if unknown := sorted(options.keys() - WorkerOptions.__annotations__.keys()):
+            raise TypeError(
+                f"unknown keyword {unknown[0]!r}: known are "
+                f"{', '.join(WorkerOptions.__annotations__)}."
+            )
         devices = placement.model_devices(model)
         self.config, self.threads = model.config, threads
         budget, dtype = options.get("memory_budget"), options.get("dtype")

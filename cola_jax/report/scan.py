@@ -13,7 +13,7 @@ from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_counts, check_nodes
+from cola_jax.runs.parts import check_counts, check_nodes
 
 COLUMNS = ["question", "node", "verdict", "margin"]
 

@@ -30,8 +30,7 @@ from cola_jax.report.statistics import (
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_counts, check_nodes
-from cola_jax.runs.part_files import join
+from cola_jax.runs.parts import check_counts, check_nodes, join
 
 # The columns of questions that a summary is made of
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]

@@ -2,59 +2,65 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
-from cola_jax.runs.journal import ResumedEvaluator
+from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.worker import Worker
+from cola_jax.path import identity, pad_path
+from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.robust import RobustEvaluator
-from cola_jax.strategies.again import most_asked, paths_to_ask, with_again, with_robust
-from cola_jax.strategies.evaluations import Evaluations
-from cola_jax.strategies.loop import confirmed, search_batch
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.robust import robust
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.strategies.again import (
+    most_asked,
+    paths_to_ask,
+    plain_answers,
+    with_again,
+    with_robust,
+)
+from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.presets import Settings
 from cola_jax.tasks.variants import Variant
 
-
-@dataclasses.dataclass(frozen=True)
-class Questions:
-    """What is searched: encoded questions, the other variants of each, and the model's layers."""
-
-    scorer: Scorer
-    encoded: Sequence[Encoded]
-    variants: Sequence[Variant]
-    num_layers: int
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSearch:
-    """A function from the evaluator of a batch to the rows of its searches."""
+    """A function from a batch of a session's questions to the rows of its searches."""
 
-    questions: Questions
+    session: "Session"
+    run: RunDirectory
     settings: Settings
-    stored: Reuse | None  # what earlier runs evaluated
+    stored: Reuse | None  # what other runs evaluated
     robust: bool  # right is what is right in all variants
+    metrics: Metrics
 
     @property
     def most_evaluations(self) -> int:
         """The most evaluations of a question: its control searches and its variants included."""
-        options = max(len(encoded.question.options) for encoded in self.questions.encoded)
+        options = max(len(encoded.question.options) for encoded in self.session.encoded)
         searches = self.settings.searches(options)
-        variants, size = len(self.questions.variants), self.settings.simulations
+        variants, size = len(self.session.variants), self.settings.simulations
         if self.robust:
             return (1 + variants) * (1 + size * searches)
         again = 1 + (most_asked(1 + size) - 1) * searches  # the baseline is asked once for all
         return 1 + size * searches + variants * again
 
-    def __call__(self, evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
-        """Searches the questions `some`, and returns their rows."""
-        batch = [self.questions.encoded[i] for i in some]
+    def __call__(self, worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
+        """Searches the questions of a batch, and returns their rows."""
+        batch = [self.session.encoded[i] for i in indices]
         find = self.find_robust if self.robust else self.find
-        outcomes = find(evaluate, batch, some)
+        outcomes = find(worker, batch, indices, workload)
         rows = list(zip(batch, outcomes, strict=True))
         improved = [outcome for outcome in outcomes if outcome.shortest_correct is not None]
         return Part(
@@ -65,49 +71,89 @@ class BatchSearch:
         )
 
     def find(
-        self, evaluate: ResumedEvaluator, batch: Sequence[Encoded], some: np.ndarray
+        self, worker: Worker, batch: Sequence[Encoded], indices: np.ndarray, workload: Workload
     ) -> Sequence[Outcome]:
         """Searches a batch, and asks what was found again in the other variants."""
-        settings, layers = self.settings, self.questions.num_layers
-        asked = [encoded.question for encoded in batch]
-        evaluations = Evaluations(evaluate, asked)
+        layers, scorer = self.session.num_layers, self.session.scorer
+        known = None
         if self.stored is not None:
-            evaluations.add(*self.stored.verdicts(batch, settings.positions(layers)))
-        outcomes = confirmed(evaluate, search_batch(evaluations, asked, layers, settings))
-        if not self.questions.variants:
+            known = [self.stored.known(one, self.settings.positions(layers)) for one in batch]
+        with scorer.evaluator(worker, batch, workload) as evaluate:
+            resumed = [self.run.known(encoded) for encoded in batch]
+            self.metrics.add(earlier=sum(map(len, resumed)))
+            evaluations = Evaluations(
+                evaluate,
+                [encoded.question for encoded in batch],
+                known=known,
+                resumed=resumed,
+                write=self.run.writer(batch),
+                call_size=scorer.call_size,
+            )
+            outcomes = search_batch(evaluations, layers, self.settings)
+        held = scorer.confirm(worker, batch, *paths_to_confirm(outcomes))
+        outcomes = with_confirmed(outcomes, held)
+        variants = self.session.variants
+        if not variants:
             return outcomes
-        evaluate.close()  # its memory serves for the variants
-        paths = paths_to_ask(outcomes, settings.positions(layers))
-        workload, verdicts, places = Workload(*paths.shape[1:], fixed=True), [], []
-        for v, variant in enumerate(self.questions.variants):
-            rows = [variant.encoded[i] for i in some]
-            ask = variant.scorer.evaluator(evaluate.worker, rows, workload)
-            with evaluate.journal.evaluator(ask, rows, 1 + v) as resumed:
-                verdicts.append(resumed(paths))
-            places.append([variant.places[i] for i in some])
-        return with_again(outcomes, verdicts, places)
+        paths = paths_to_ask(outcomes, self.settings.positions(layers))
+        said = [
+            self.ask(worker, variant, v, indices, paths) for v, variant in enumerate(variants, 1)
+        ]
+        places = [[variant.places[i] for i in indices] for variant in variants]
+        return with_again(outcomes, said, places)
+
+    def ask(
+        self, worker: Worker, variant: Variant, number: int, indices: np.ndarray, paths: np.ndarray
+    ) -> Verdicts:
+        """Evaluates paths [B, C, P] on the questions of a batch in another variant."""
+        batch = [variant.encoded[i] for i in indices]
+        workload = Workload(*paths.shape[1:], fixed=True)
+        with variant.scorer.evaluator(worker, batch, workload) as evaluate:
+            evaluations = Evaluations(
+                evaluate,
+                [encoded.question for encoded in batch],
+                resumed=[self.run.known(encoded, number) for encoded in batch],
+                write=self.run.writer(batch, number),
+                call_size=variant.scorer.call_size,
+            )
+            return evaluations(paths)
 
     def find_robust(
-        self, evaluate: ResumedEvaluator, batch: Sequence[Encoded], some: np.ndarray
+        self, worker: Worker, batch: Sequence[Encoded], indices: np.ndarray, workload: Workload
     ) -> Sequence[Outcome]:
         """Searches a batch for paths that are right in all variants of its questions."""
-        evaluate.close()  # its memory serves for all variants
-        variants, layers = self.questions.variants, self.questions.num_layers
-        batches = [batch, *([variant.encoded[i] for i in some] for variant in variants)]
+        variants, layers = self.session.variants, self.session.num_layers
+        batches = [batch, *([variant.encoded[i] for i in indices] for variant in variants)]
         options = [tuple(range(len(encoded.question.options))) for encoded in batch]
-        places = [options, *([variant.places[i] for i in some] for variant in variants)]
-        workload, scorer = self.settings.workload(layers), self.questions.scorer
-        robust = RobustEvaluator(scorer, evaluate.worker, batches, places, workload)
-        # the answers to the first path are needed in each variant, and are not stored
-        with evaluate.journal.evaluator(robust, batch, always_first=True) as resumed:
-            asked = [encoded.question for encoded in batch]
-            outcomes = confirmed(resumed, search_batch(resumed, asked, layers, self.settings))
-            assert robust.asked.all(), "a search begins with the identity path"
-            return with_robust(outcomes, robust.plain, robust.plain_scores)
+        places = [options, *([variant.places[i] for i in indices] for variant in variants)]
+        rows = [encoded for each in batches for encoded in each]
+        questions = [encoded.question for encoded in batch]
+        scorer, whole = self.session.scorer, workload._replace(prefix=0)
+        writers = [self.run.writer(each, v) for v, each in enumerate(batches)]
+        size = len(batch)
+
+        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
+            for v, writer in enumerate(writers):
+                own = slice(v * size, (v + 1) * size)
+                writer(paths[own], verdicts.take(own))
+
+        with scorer.evaluator(worker, rows, whole) as evaluate:
+            known = [self.run.known(one, v) for v, each in enumerate(batches) for one in each]
+            asked = [encoded.question for encoded in rows]
+            every = Evaluations(evaluate, asked, resumed=known, write=write)
+            root = pad_path(identity(layers), self.settings.positions(layers))
+            plain = every(np.tile(root, (len(rows), 1, 1)))
+            evaluations = Evaluations(robust(every, questions, places), questions)
+            answers = plain_answers(plain, places)
+            outcomes = search_batch(evaluations, layers, self.settings, answers)
+        paths, verdicts = paths_to_confirm(outcomes)
+        held = [scorer.confirm(worker, each, paths, verdicts) for each in batches]
+        agreed = [None if None in each else all(each) for each in zip(*held, strict=True)]
+        return with_robust(with_confirmed(outcomes, agreed), plain, places)
 
 
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
-    """Raises ValueError where a robust search cannot be made."""
+    """Raises InputError where a robust search cannot be made."""
     if not variants:
         raise InputError(
             "a robust search needs another way to ask each question: give variants, such as chat."

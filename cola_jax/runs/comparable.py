@@ -1,12 +1,14 @@
 """Whether stored results belong together: the same questions, asked of one model alike."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cola_jax.errors import InputError, shown
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.growth import differing
 from cola_jax.scoring.encode import Encoded
+
+if TYPE_CHECKING:
+    from cola_jax.runs.directory import RunDirectory
 
 DECIDE = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
 ASKED = ("format", "shots")  # how a question is asked, beside `chat`
@@ -31,7 +33,7 @@ class Asked(NamedTuple):
     questions: Mapping[str, Wording]  # by id
 
 
-def asked_by_run(run: RunDirectory) -> Asked:
+def asked_by_run(run: "RunDirectory") -> Asked:
     """Reads what a run asked."""
     rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
     questions = {

@@ -1,48 +1,48 @@
-"""The run directory: a manifest and numbered part files, so that an interrupted run can resume.
+"""The run directory: its settings, its starts, and numbered part files of rows.
 
-A part file is written whole and renamed into place, first its evaluations and then its questions;
-a question is done once its part is in both folders, so whatever an interruption leaves incomplete
-is written again under the same number.
+A part file is written whole, first its evaluations and then its questions; a question is done once
+its part is in both folders. Evaluations of questions that are not done are written wave by wave to
+a folder of their own, from which the next start takes them.
 """
 
 import contextlib
 import functools
-import itertools
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import filelock
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError, is_full, shown
+from cola_jax.errors import InputError, is_full, reading, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.json_text import readable_json
-from cola_jax.runs.growth import check_same
-from cola_jax.runs.manifest import parse_manifest
-from cola_jax.runs.part_files import read_parts
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.identity import digest
+from cola_jax.json_text import parse_object, readable_json
+from cola_jax.path import STOP, unpad_path
+from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
+from cola_jax.runs.growth import continues
+from cola_jax.runs.manifest import Manifest, Start
+from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
 from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.scoring import Encoded
+from cola_jax.scoring.evaluations import Write
+from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.storage import check_links, matching, write_whole
 
+Path = tuple[int, ...]
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
+STARTS = "starts"
 KINDS = ("evaluations", "questions")
-LOCK = re.compile(r"\.shard-([0-9]{1,9})-of-([0-9]{1,9})\.lock")
-UNFINISHED = "unfinished"  # evaluations of questions that are not done: see `Journal`
-
-
-def held(file: epath.Path) -> bool:
-    """Whether a process holds a lock."""
-    try:
-        with filelock.FileLock(str(file)).acquire(timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
+UNFINISHED = "unfinished"  # evaluations of questions that are not done
+# of those: the variant in which a question was asked, 0 or null as it is, and its `asked_digest`
+WAVES = EVALUATIONS.append(pa.field("variant", pa.int16())).append(pa.field("asked", pa.string()))
 
 
 class RunDirectory:
@@ -54,88 +54,276 @@ class RunDirectory:
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
         self.shard = shard
-        self.free = self.free_names()
+        self.done: set[str] = set()
+        self.tables: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, by question
+        self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
+        self.number = 0  # of the next part
 
+    @contextlib.contextmanager
     def open(
         self,
         settings: Mapping[str, Any],
         environment: Mapping[str, Any],
-        continues: "Callable[[Mapping[str, Any]], bool] | None" = None,
-    ) -> set[str]:
-        """Creates the directory or resumes it; returns the ids of the questions that are done.
+        here: Asked | None = None,
+        *,
+        again: bool = False,
+    ) -> "Iterator[RunDirectory]":
+        """Creates the directory, or opens it to go on.
 
-        `settings` decide the rows; `environment` (versions, device) is recorded for each start.
-        `continues` takes the settings that the run was created with: it raises ValueError where
-        they cannot be continued with these, and says whether every question has to be evaluated
-        further; settings must be the same when None. Raises ValueError also where the directory is
-        not a run; OSError where it cannot be written. The flags of the command, under the name
-        `flags`, go to a file of their own, with which `--config` starts it again.
+        Args:
+          settings: decide the rows; those of a run that is continued are the same, or ask for more
+            questions, simulations or paths.
+          environment: recorded of this start. The flags of the command, under the name `flags`, go
+            to a file of their own, with which `--config` starts it again.
+          here: what this command asks; a run that has its questions otherwise is refused.
+          again: no question is done before all are: what is done is taken as unfinished.
+
+        Yields the run, with `done`, the ids of the questions that are done. Raises InputError for
+        a directory that is not a run or has other settings, and while another process fills it;
+        OSError where it cannot be written.
         """
         self.refuse_foreign()
-        with self.exclusive():
-            starts = []
-            if (self.directory / MANIFEST).exists():
-                manifest = self.manifest()
-                starts = manifest["starts"]
-                if continues is None:
-                    check_same(self.directory, manifest["settings"], dict(settings))
-                elif continues(manifest["settings"]):
-                    self.set_aside()
-            start = dict(environment)
-            flags = start.pop("flags", None)
-            self.write_manifest({"settings": dict(settings), "starts": [*starts, start]})
-            if flags is not None:
-                content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
-                write_whole(self.directory / CONFIG, content.encode())
-        self.free = self.free_names()
-        return {row["question"] for row in self.questions(["question"]).to_pylist()}
+        settings = json.loads(json.dumps(settings))  # as JSON has it
+        with self.locked():
+            self.create(settings)
+            if self.mark is None:
+                raise InputError(
+                    f"{self.directory} was made by an earlier version: choose another directory."
+                )
+            old, begun = self.settings(), bool(self.starts())
+            further = continues(self.directory, old, settings)
+            if begun and here is not None:
+                check_comparable(asked_by_run(self), here)
+            if further or again:
+                self.set_aside()
+            self.record_start(settings, environment)
+            self.done = {row["question"] for row in self.questions(["question"]).to_pylist()}
+            self.number = len(self.parts("questions"))
+            self.load_waves()
+            yield self
+            self.tidy(settings.get("questions"))
+
+    def create(self, settings: Mapping[str, Any]) -> None:
+        """Writes the manifest where there is none; who comes second reads what the first wrote."""
+        file = self.directory / MANIFEST
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for folder in (*KINDS, STARTS):
+                (self.directory / folder).mkdir(exist_ok=True)
+            if not file.exists():
+                write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+
+    def record_start(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Writes a file of this start, and that with which `--config` starts it again."""
+        start = dict(environment)
+        flags = start.pop("flags", None)
+        self.start = start | {"settings": settings}
+        number = len(matching(self.directory / STARTS, "*.json"))
+        self.start_file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
+        write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
+        if flags is not None:
+            content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
+            write_whole(self.directory / CONFIG, content.encode())
+
+    def close(self, metrics: Mapping[str, Any]) -> None:
+        """Records what this start did."""
+        self.start["metrics"] = dict(metrics)
+        write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
 
     def set_aside(self) -> None:
         """Moves the evaluations of all questions to those of unfinished ones.
 
-        ValueError where another process is filling the run. Interrupted, it leaves a run whose
-        remaining questions are done.
+        Interrupted, it leaves a run whose remaining questions are done.
         """
-        if others := [shard for shard, file in self.locks() if shard != self.shard and held(file)]:
-            raise InputError(
-                f"another process is filling {self.directory} with shard {others[0]}: wait for it "
-                "before the run is continued with more evaluations."
-            )
         (self.directory / UNFINISHED).mkdir(exist_ok=True)
-        time = len(self.manifest()["starts"])  # so that each time has names of its own
         for file in self.parts("evaluations"):
-            file.replace(self.directory / UNFINISHED / f"{time}-{file.name}")
+            file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
             (self.directory / "questions" / file.name).unlink()
 
-    def discard(self) -> None:
-        """Removes all evaluations."""
-        for kind in (*reversed(KINDS), UNFINISHED):
-            for file in matching(self.directory / kind, "*.parquet"):
-                file.unlink()
+    def load_waves(self) -> None:
+        """Reads the evaluations of questions that are not done."""
+        layers, mark = self.num_layers, self.mark
+        for file in matching(self.directory / UNFINISHED, "*.parquet"):
+            tables = by_question(read_part(file, WAVES, layers, mark))
+            for name in tables.keys() - self.done:
+                self.tables[name].append(tables[name])
 
-    def tidy(self, questions: int) -> None:
+    def known(self, encoded: Encoded, variant: int = 0) -> dict[Path, Verdicts]:
+        """Returns the verdict [1] of each path that an earlier start evaluated of a question."""
+        own = asked_digest(encoded)
+        rows = [
+            row
+            for table in self.tables.get(encoded.question.id, ())
+            for row in table.to_pylist()
+            if (row["variant"] or 0) == variant and row["asked"] in (None, own)
+        ]
+        return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
+
+    def writer(self, batch: Sequence[Encoded], variant: int = 0) -> Write:
+        """Returns a function that writes the new evaluations of a batch, in a variant."""
+
+        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
+            rows = []
+            for b, encoded in enumerate(batch):
+                entries = np.flatnonzero(paths[b, :, 0] != STOP)
+                written = [unpad_path(path) for path in paths[b, entries]]
+                asked = {"variant": variant, "asked": asked_digest(encoded)}
+                own = evaluation_rows(encoded, written, verdicts.take((b, entries)))
+                rows += [row | asked for row in own]
+            file = self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet"
+            self.write_rows(file, WAVES, rows)
+            self.waves[batch[0].question.id].append(file)
+
+        return write
+
+    def write(
+        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
+    ) -> None:
+        """Writes the rows of questions that are done now; their waves are no longer needed.
+
+        OSError says what to do where the disk is full.
+        """
+        name = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}.parquet"
+        self.number += 1
+        self.write_rows(self.directory / "evaluations" / name, EVALUATIONS, evaluations)
+        self.write_rows(self.directory / "questions" / name, QUESTIONS, questions)
+        for row in questions:
+            self.tables.pop(row["question"], None)
+            for file in self.waves.pop(row["question"], ()):
+                file.unlink(missing_ok=True)
+
+    def write_rows(
+        self, file: epath.Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]
+    ) -> None:
+        """Writes rows to a file of the run, whole; OSError says what to do."""
+        content = write_part(schema, rows, self.mark or "")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, content)
+        except OSError as error:
+            if not self.directory.exists():
+                raise OSError(
+                    f"the run {self.directory} was moved or removed while it was being written: "
+                    "move it back, or start the same command again."
+                ) from error
+            repair = "Make room" if is_full(error) else "Make it writable"
+            raise OSError(
+                f"the run {self.directory} cannot be written ({error}): what it has is kept. "
+                f"{repair}, and start the same command again."
+            ) from error
+
+    def tidy(self, questions: int | None) -> None:
         """Removes the evaluations of unfinished questions where all of them are done."""
         folder = self.directory / UNFINISHED
         if folder.exists() and self.questions(["question"]).num_rows == questions:
             folder.rmtree()
 
-    def locks(self) -> "list[tuple[Shard, epath.Path]]":
-        """Lists the shards that some process has filled, each with the file that it locks."""
-        found = []
-        for file in matching(self.directory, ".shard-*.lock"):
-            if match := LOCK.fullmatch(file.name):
-                found.append((Shard(int(match[1]), int(match[2])), file))
-        return found
+    def refuse_foreign(self) -> None:
+        """Raises InputError where the directory has files, but not those of a run alone."""
+        check_links(self.directory)
+        if (self.directory / MANIFEST).exists() or not self.directory.exists():
+            return
+        # hidden files are what a start that was killed early leaves
+        if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
+            raise InputError(
+                f"{self.directory} is not empty and has no {MANIFEST}: choose another."
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from the questions of this shard; InputError where one has some.
+
+        The system drops the lock when its process ends, however it ends. Remote storage has no
+        lock.
+        """
+        if "://" in str(self.directory):
+            yield
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+        with contextlib.ExitStack() as stack:
+            own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
+            others = [file for file in matching(self.directory, ".shard-*.lock") if file != own]
+            for file in [own, *others]:
+                shard = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
+                if not self.shard.overlaps(shard):
+                    continue
+                try:
+                    held = filelock.FileLock(str(file)).acquire(timeout=0)
+                except filelock.Timeout:
+                    raise InputError(
+                        f"another process is filling {self.directory} with shard {shard}: wait "
+                        "for it, or choose another directory."
+                    ) from None
+                except OSError as error:
+                    raise unwritable(self.directory, error) from error
+                stack.enter_context(held)
+            yield
+
+    def read_json(self, file: epath.Path) -> dict[str, Any]:
+        """Reads a file of settings."""
+        with reading(file, "Restore it, or start again in another directory."):
+            return parse_object(file.read_bytes(), str(file))
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings of the last start, those of the first before it is recorded."""
+        return self.content()["settings"]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Returns what is recorded of each start of this shard, in order."""
+        starts = self.content()["starts"]
+        return [start for start in starts if start.get("shard") in (None, str(self.shard))]
+
+    def manifest(self) -> dict[str, Any]:
+        """Reads the settings and one or more starts, as {"settings": ..., "starts": [...]}.
+
+        InputError where the directory is not a run.
+        """
+        content = self.content()
+        if not content["starts"]:
+            raise InputError(
+                f"{self.directory} has no start recorded: start the command that made it again."
+            )
+        return content
+
+    def content(self) -> dict[str, Any]:
+        """Reads the same of a run that may have no start yet."""
+        file = self.directory / MANIFEST
+        if not file.exists():
+            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+        check_links(self.directory)
+        manifest = self.read_json(file)
+        files = matching(self.directory / STARTS, "*.json")
+        starts = [self.read_json(each) for each in files] or manifest.get("starts", [])
+        settings = manifest.get("settings")
+        for each, start in zip(files, starts, strict=False):
+            with reading(each):
+                Start.model_validate(start)
+            settings = start.pop("settings", settings)
+        content = {"settings": settings, "starts": starts}
+        with reading(file, "Restore it, or start again in another directory."):
+            Manifest.model_validate(content)
+        return content
+
+    @functools.cached_property
+    def mark(self) -> str | None:
+        """The digest of the first settings, which every part carries; None of earlier versions."""
+        manifest = self.read_json(self.directory / MANIFEST)
+        return None if "starts" in manifest else digest(manifest.get("settings"))
 
     def recorded(self, name: str) -> Any:
-        """Returns a setting that the run was created with; None for a new run."""
+        """Returns a setting of a run; None for a new one."""
         if not (self.directory / MANIFEST).exists():
             return None
-        return self.manifest()["settings"].get(name)
+        return self.settings().get(name)
 
     def check_model(self, model: str) -> None:
-        """Raises ValueError unless this is a run, of the checkpoint with this identity."""
-        there = self.manifest()["settings"].get("model")
+        """Raises InputError unless this is a run, of the checkpoint with this identity."""
+        there = self.settings().get("model")
         if there != model:
             raise InputError(
                 f"{self.directory} is a run of another checkpoint ({there}, here it is {model}): "
@@ -157,142 +345,6 @@ class RunDirectory:
                 shortened=sum(len(row["best"]) < num_layers for row in kept),
             )
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Writes the manifest and makes the folders; OSError says what to do."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            content = (readable_json(manifest) + "\n").encode()
-            write_whole(self.directory / MANIFEST, content)
-            for kind in KINDS:
-                (self.directory / kind).mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
-
-    def close(self, metrics: Mapping[str, Any]) -> None:
-        """Records the metrics of this shard's last start."""
-        with self.exclusive():
-            manifest = self.manifest()
-            self.starts(manifest)[-1]["metrics"] = dict(metrics)
-            self.write_manifest(manifest)
-
-    def starts(self, manifest: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Returns what is recorded of each start of this shard."""
-        manifest = self.manifest() if manifest is None else manifest
-        return [start for start in manifest["starts"] if start.get("shard") == str(self.shard)]
-
-    def refuse_foreign(self) -> None:
-        """Raises ValueError where the directory has files, but not those of a run alone."""
-        check_links(self.directory)
-        if (self.directory / MANIFEST).exists() or not self.directory.exists():
-            return
-        # hidden files are what a start that was killed early leaves
-        if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
-            raise InputError(
-                f"{self.directory} is not empty and has no {MANIFEST}: choose another."
-            )
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from the questions of this shard; ValueError where one has some.
-
-        The system drops the lock when its process ends, however it ends. Remote storage
-        has no lock.
-        """
-        self.refuse_foreign()
-        if "://" in str(self.directory):
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            with self.exclusive():  # looking at the others and locking are one step
-                for shard, file in self.locks():
-                    if self.shard.overlaps(shard) and held(file):
-                        raise InputError(
-                            f"another process is filling {self.directory} with shard {shard}: wait "
-                            "for it, or choose another directory."
-                        )
-                own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
-                stack.enter_context(filelock.FileLock(str(own)).acquire(timeout=0))
-            yield
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Locks the directory briefly, so that no two processes change the same file."""
-        if "://" in str(self.directory):
-            yield
-            return
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            held = filelock.FileLock(str(self.directory / ".lock")).acquire(timeout=60)
-        except filelock.Timeout:
-            raise InputError(
-                f"another process has held {self.directory} for a minute: is it stopped?"
-            ) from None
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
-        with held:
-            yield
-
-    def manifest(self) -> dict[str, Any]:
-        """Reads the manifest; ValueError where the directory is not a run."""
-        file = self.directory / MANIFEST
-        if not file.exists():
-            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
-        check_links(self.directory)
-        try:
-            return parse_manifest(file.read_bytes())
-        except ValueError as error:
-            problem = str(error).rstrip(".")
-            raise InputError(
-                f"{file} is damaged ({problem}): restore it, or start again in another directory."
-            ) from None
-
-    def write_part(
-        self, evaluations: Iterable[Mapping[str, Any]], questions: Iterable[Mapping[str, Any]]
-    ) -> None:
-        """Writes one part: the evaluations of some questions, then the questions themselves.
-
-        OSError says what to do where the disk is full.
-        """
-        name = next(self.free)
-        # otherwise an interruption between the two below would pair new evaluations with old
-        # questions
-        (self.directory / "questions" / name).unlink(missing_ok=True)
-        for kind, schema, rows in (
-            ("evaluations", EVALUATIONS, evaluations),
-            ("questions", QUESTIONS, questions),
-        ):
-            self.write_rows(self.directory / kind / name, schema, rows)
-
-    def write_rows(
-        self, file: epath.Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]
-    ) -> None:
-        """Writes rows to a file of the run, whole; OSError says what to do."""
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(list(rows), schema=schema)
-        pq.write_table(table, sink, write_page_checksum=True)
-        try:
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, sink.getvalue().to_pybytes())
-        except OSError as error:
-            if not self.directory.exists():
-                raise OSError(
-                    f"the run {self.directory} was moved or removed while it was being written: "
-                    "move it back, or start the same command again."
-                ) from error
-            repair = "Make room" if is_full(error) else "Make it writable"
-            raise OSError(
-                f"the run {self.directory} cannot be written ({error}): what it has is kept. "
-                f"{repair}, and start the same command again."
-            ) from error
-
-    def free_names(self) -> Iterator[str]:
-        """Yields the names of parts that this shard lacks; lists the parts once, at the first."""
-        done = {file.name for file in self.parts("questions")}
-        for number in itertools.count():
-            name = f"{self.shard.prefix}{number:05d}.parquet"
-            if name not in done:
-                yield name
-
     def parts(self, kind: str) -> list[epath.Path]:
         """Lists the part files of a kind in order, without those that lack the other kind."""
         files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
@@ -303,12 +355,12 @@ class RunDirectory:
     ) -> pa.Table:
         """Reads the questions that are done, or those of some part files.
 
-        ValueError where a question is twice among all, which takes too long for each part.
+        InputError where a question is twice among all, which takes too long for each part.
         """
-        if files is not None:
-            return read_parts(files, QUESTIONS, columns, self.num_layers)
-        table = read_parts(self.parts("questions"), QUESTIONS, columns, self.num_layers)
-        check_once(self.directory, table, self.recorded("questions"))
+        there = self.parts("questions") if files is None else files
+        table = read_parts(there, QUESTIONS, columns, self.num_layers, self.mark)
+        if files is None:
+            check_once(self.directory, table, self.recorded("questions"))
         return table
 
     def evaluations(
@@ -316,7 +368,7 @@ class RunDirectory:
     ) -> pa.Table:
         """Reads the evaluations of the questions that are done, or those of some part files."""
         files = self.parts("evaluations") if files is None else files
-        return read_parts(files, EVALUATIONS, columns, self.num_layers)
+        return read_parts(files, EVALUATIONS, columns, self.num_layers, self.mark)
 
     @functools.cached_property
     def num_layers(self) -> int | None:
@@ -324,12 +376,18 @@ class RunDirectory:
         return self.manifest()["starts"][-1].get("num_layers")
 
 
+def asked_digest(encoded: Encoded) -> str:
+    """Returns the digest of a question as it is asked, for its stored evaluations."""
+    question = encoded.question
+    return digest(question.text, question.options, question.answer, encoded.prompt_hash)[:16]
+
+
 def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) -> None:
-    """Raises ValueError where a question is in two rows, or there are more than a run asks."""
+    """Raises InputError where a question is in two rows, or there are more than a run asks."""
     if planned is not None and questions.num_rows > planned:
         raise InputError(
-            f"{directory} has {questions.num_rows} questions, but its {MANIFEST} says {planned}: "
-            "restore that file, or remove part files of other runs."
+            f"{directory} has {questions.num_rows} questions, but its settings say {planned}: "
+            "remove part files of other runs."
         )
     if "question" not in questions.column_names:
         return

@@ -4,16 +4,13 @@ More questions are evaluated beside those that are done. More evaluations of eac
 search of its own, which takes from the run what that has evaluated.
 """
 
-import copy
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
 from cola_jax.errors import InputError, printed, shown
 
-FORGOTTEN = ("batch_size",)  # what runs of earlier versions recorded, and nothing depends on
 PROMPTS = "other questions or prompts"  # for digests, which tell a reader nothing
 FLAGS = {
     "strategy": "--preset",
@@ -26,43 +23,62 @@ FLAGS = {
 }
 
 
-def continues(
-    directory: epath.PathLike,
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    of_first: Callable[[int], Mapping[str, Any]] | None = None,
-) -> bool:
+def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether each question of a run has to be evaluated further under new settings.
 
     Args:
       directory: that of the run, for messages.
-      old: the settings that it was created with.
-      new: those of this command.
-      of_first: the settings that depend on the questions, for the first so many; None where the
-        run may not grow.
+      old: the settings that it was last started with.
+      new: those of this command, as JSON has them.
 
-    Raises ValueError that names by its flag each setting that differs and cannot grow.
+    Raises InputError that names by its flag each setting that differs and cannot grow.
     """
-    was: dict[str, Any] = {k: v for k, v in old.items() if k not in FORGOTTEN}
-    now: dict[str, Any] = json.loads(json.dumps(new))  # as JSON has it
+    was, now = dict(old), dict(new)
     if was.get("command") != now.get("command"):
         raise InputError(
             f"{directory} was made by `cola {printed(str(was.get('command')))}`, not by `cola "
             f"{now.get('command')}`: choose another directory."
         )
     further = False
-    if of_first is not None:
-        count = was.get("questions")
-        if isinstance(count, int) and count < now["questions"]:
-            now = merged(now, json.loads(json.dumps(of_first(count)))) | {"questions": count}
-        if (was.get("simulations") or 0) < (now.get("simulations") or 0):
-            was["simulations"], further = now["simulations"], True
-        paths, wanted = ({tuple(path) for path in each.get("paths") or ()} for each in (was, now))
-        if paths < wanted:
-            was["paths"], further = now["paths"], True
+    count = was.get("questions")
+    if isinstance(count, int) and count < now.get("questions", 0):
+        # the questions that a run has are compared one by one
+        was, now = (without_digests(each) | {"questions": None} for each in (was, now))
+    if (was.get("simulations") or 0) < (now.get("simulations") or 0):
+        was["simulations"], further = now["simulations"], True
+    paths, wanted = ({tuple(path) for path in each.get("paths") or ()} for each in (was, now))
+    if paths < wanted:
+        was["paths"], further = now["paths"], True
     if differences := describe(was, now):
         raise other_settings(directory, differences)
     return further
+
+
+def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises InputError that names every setting in which a folder and this command differ."""
+    differences = [
+        f"{name}: {shown(was)} there, {shown(now)} here" for name, was, now in differing(old, new)
+    ]
+    if differences:
+        raise other_settings(directory, differences)
+
+
+def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
+    """Returns the error for a directory that was created with different settings."""
+    return InputError(
+        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
+        "another directory, or repeat the old settings to resume it."
+    )
+
+
+def without_digests(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings without what depends on which questions are asked."""
+    out = {name: value for name, value in settings.items() if name != "task"}
+    if isinstance(out.get("prompt"), dict):
+        out["prompt"] = {name: value for name, value in out["prompt"].items() if name != "hash"}
+    if isinstance(out.get("variants"), dict):
+        out["variants"] = dict.fromkeys(out["variants"])
+    return out
 
 
 def describe(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -97,33 +113,6 @@ def flag_of(name: str) -> str:
     if head == "preset":
         name = f"rules.{rest}"
     return FLAGS.get(name) or FLAGS.get(head) or f"--{name.replace('_', '-')}"
-
-
-def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings with others in their place, nested ones as well."""
-    out = copy.deepcopy(dict(settings))
-    for name, value in others.items():
-        both = isinstance(value, dict) and isinstance(out.get(name), dict)
-        out[name] = merged(out[name], value) if both else value
-    return out
-
-
-def check_same(directory: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises ValueError that names every setting in which a run and this command differ."""
-    differences = [
-        f"{name}: {shown(was)} there, {shown(now)} here"
-        for name, was, now in differing(old, json.loads(json.dumps(new)))  # as JSON has it
-    ]
-    if differences:
-        raise other_settings(directory, differences)
-
-
-def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
-    """Returns the error for a directory that was created with different settings."""
-    return InputError(
-        f"{directory} was created with different settings ({'; '.join(differences)}): choose "
-        "another directory, or repeat the old settings to resume it."
-    )
 
 
 def differing(

@@ -8,7 +8,7 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_counts
+from cola_jax.runs.parts import check_counts
 
 Path = tuple[int, ...]
 EVALUATION = ["question", "path", "verdict", "margin", "control"]

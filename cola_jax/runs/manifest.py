@@ -2,12 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cola_jax.config import MOST_LAYERS
 from cola_jax.errors import InputError
-from cola_jax.json_text import parse_object
-from cola_jax.schema import validated
 
 FIELDS = ConfigDict(strict=True)  # others may be there, such as those of a later version
 Count = Annotated[int, Field(ge=0)]
@@ -104,11 +102,13 @@ class Manifest(BaseModel):
     model_config = FIELDS
 
     settings: RunSettings
-    starts: list[Start] = Field(min_length=1)
+    starts: list[Start]
 
     @model_validator(mode="after")
     def is_whole(self) -> "Manifest":
         """Refuses a manifest without what its command records, and paths of other models."""
+        if not self.starts:
+            return self
         settings, layers = self.settings, self.starts[-1].num_layers
         if settings.command in COMMANDS and None in (layers, settings.questions):
             raise InputError("it does not say how many layers the model has, or how many questions")
@@ -118,13 +118,3 @@ class Manifest(BaseModel):
         if layers is not None and largest >= layers:
             raise InputError(f"it has a path of layer {largest}, but the model has {layers} layers")
         return self
-
-
-MANIFEST = TypeAdapter(Manifest)
-
-
-def parse_manifest(content: bytes) -> dict[str, Any]:
-    """Parses the content of `run.json`; ValueError says what is wrong."""
-    manifest = parse_object(content, "its content")
-    validated(MANIFEST, manifest, "its content")
-    return manifest

@@ -1,10 +1,14 @@
 """The rows of a run's part files: one for each evaluation, one for each question."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 from cola_jax.strategies.outcome import ROOT, Outcome
 
@@ -32,6 +36,7 @@ EVALUATIONS = pa.schema(
         "margin": pa.float32(),  # natural log-probability, per character for options-norm
         "answer": pa.int16(),  # the option chosen, -1 for none; gold is 0 of an open question
         "scores": pa.list_(pa.float32()),  # of every option, or of gold and decoy; may be NaN
+        "outside": pa.float32(),  # the best score outside the options: see `Verdicts`
         "finite": pa.bool_(),
         "node": pa.int32(),  # number of the evaluation within its question
         "wave": pa.int32(),  # the step of the search, 0 for the baseline
@@ -105,6 +110,7 @@ def evaluation_rows(
             "margin": float(verdicts.margin[i]),
             "answer": int(verdicts.answer[i]),
             "scores": verdicts.scores[i, :options].tolist(),
+            "outside": float(verdicts.outside[i]),
             "finite": bool(verdicts.finite[i]),
             "node": i,
             "wave": 0,
@@ -117,6 +123,35 @@ def evaluation_rows(
         }
         for i, path in enumerate(paths)
     ]
+
+
+def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
+    """Reads a row as the verdict [1] for gold that its scorer gave."""
+    decoded = row["finish"] is not None
+    completion = np.full(1, None, object)
+    if decoded:
+        completion[0] = Completion(
+            text=row["text"],
+            answer=row["answer_text"],
+            finish=row["finish"],
+            truncated=row["truncated"],
+            grade=None if row["grade"] is None else Grade(row["grade"]),
+            tokens=tuple(row["tokens"]),
+            logprob=row["logprob"],
+            entropy=math.nan if row["entropy"] is None else row["entropy"],
+            certainty=math.nan if row["certainty"] is None else row["certainty"],
+        )
+    outside = row["outside"]
+    if outside is None:  # of an earlier version, which did not have the column
+        outside = math.nan if decoded else -math.inf
+    verdicts = Verdicts.of_scores(
+        np.array([row["scores"]], np.float32),
+        encoded.question.answer,
+        np.array([row["finite"]]),
+        answer=np.array([row["answer"]]),
+        outside=np.array([outside]),
+    )
+    return verdicts._replace(completion=completion)
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:

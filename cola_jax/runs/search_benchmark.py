@@ -11,11 +11,13 @@ from cola_jax.errors import InputError
 from cola_jax.execute.benchmark import Program, machine, time_in_turns
 from cola_jax.execute.common_prefix import Batches
 from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.worker import Worker
 from cola_jax.path import format_path
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.batches import question_batches
-from cola_jax.scoring.scorer import BatchEvaluator, prompt_buckets
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.loop import search_batch
 from cola_jax.strategies.outcome import Outcome
@@ -53,7 +55,7 @@ class Searches:
         encoded = session.encoded
         self.batches = question_batches([encoded], self.workload, session.first)
         self.whole = Batches([*prompt_buckets(encoded)], [0] * len(encoded))
-        self.evaluator = session.evaluator(Metrics())
+        self.workers = session.workers(Metrics())
 
     def programs(self) -> dict[str, Callable[[], list[Pair]]]:
         """Returns the search of a run, and one of whole prompts where the run shares beginnings."""
@@ -64,18 +66,25 @@ class Searches:
 
     def run(self, batches: Batches) -> list[Pair]:
         """Searches all questions, without reusing anything of an earlier call."""
-        for worker in self.evaluator.workers.workers:
+        for worker in self.workers.workers:
             worker.share_nothing()
         count = len(self.session.encoded)
-        cut = batches.cut(range(count), largest=self.session.batch_size(count))
-        each = self.evaluator.map(self.search, self.workload, cut, batches.prefixes)
-        return [pair for _, pairs in each for pair in pairs]
 
-    def search(self, evaluate: BatchEvaluator, some: np.ndarray) -> list[Pair]:
+        def search(worker: Worker, indices: np.ndarray) -> list[Pair]:
+            return self.search(worker, indices, batches.prefixes[indices[0]])
+
+        cut = batches.cut(range(count), largest=self.session.batch_size(count))
+        with self.session.scorer:
+            return [pair for _, pairs in self.workers.map(search, cut) for pair in pairs]
+
+    def search(self, worker: Worker, indices: np.ndarray, prefix: int) -> list[Pair]:
         """Searches a batch of questions, and returns each path of a question once."""
-        batch = [self.session.encoded[i] for i in some]
-        asked = [encoded.question for encoded in batch]
-        outcomes = search_batch(evaluate, asked, self.session.num_layers, self.settings)
+        batch = [self.session.encoded[i] for i in indices]
+        questions = [encoded.question for encoded in batch]
+        workload = self.workload._replace(prefix=prefix)
+        with self.session.scorer.evaluator(worker, batch, workload) as evaluate:
+            evaluations = Evaluations(evaluate, questions)
+            outcomes = search_batch(evaluations, self.session.num_layers, self.settings)
         each = zip(batch, outcomes, strict=True)
         return [pair for encoded, outcome in each for pair in pairs_of(encoded, outcome)]
 

@@ -1,11 +1,12 @@
-"""A session: a model over the questions of a task, filling a run directory batch by batch."""
+"""A session: a model over the questions of a task, filling run directories batch by batch."""
 
 import contextlib
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,28 +20,29 @@ from cola_jax.errors import InputError
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
-from cola_jax.execute.inputs import check_tokens, pad_paths
+from cola_jax.execute.inputs import bucket, check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.worker import Worker, Workers
 from cola_jax.formats import cache
 from cola_jax.params import Model, shapes
+from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.runs.batch_search import BatchSearch, Questions, check_robust
+from cola_jax.runs.batch_search import BatchSearch, check_robust
 from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.growth import continues
 from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.journal import Journal, ResumedEvaluator
 from cola_jax.runs.machine import machine
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.batches import default_batch_size, question_batches
+from cola_jax.scoring.evaluations import Evaluations, Write
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
-from cola_jax.scoring.scorer import BatchEvaluator
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.memory import check_memory
 from cola_jax.strategies.presets import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
@@ -48,6 +50,12 @@ from cola_jax.tasks.variants import Variant
 
 log = logging.getLogger(__name__)
 FIRST = 32  # questions on which the influence of layers is measured
+WAVE = 32  # paths of a question that are evaluated, and written, at a time
+LEAST_WAVE = 8  # of a search over all questions: buffers are sized for so many paths
+COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and how many tell
+
+# makes the rows of a batch on a worker, from the indices of its questions
+Work = Callable[[Worker, np.ndarray, Workload], Part]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +73,32 @@ class RunConfig:
             raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
 
 
+class ModelHandle:
+    """A model that is loaded when it is first needed."""
+
+    def __init__(self, source: str):
+        """Reads the metadata of what `cola_jax.load` takes."""
+        self.source, self.directory = source, cache.find(source)
+        self.metadata = checkpoint.read_metadata(self.directory)
+        self.config = ModelConfig.from_json(self.metadata["config"])
+        self.loaded: Model | None = None
+
+    def load(self, dtype: str, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
+        """Loads the weights, once; the metrics, or a bar, show how far that is."""
+        if self.loaded is None:
+            if metrics is None:
+                self.loaded = cache.load(self.source, dtype=dtype, mesh=mesh)
+            else:
+                place = self.source, self.directory, dtype, mesh
+                self.loaded = cache.load_converted(*place, metrics.load)
+        return self.loaded
+
+
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A model, questions encoded for a scorer, and what is recorded about both."""
+    """A model, the questions of a task encoded for a scorer, and what they run on."""
 
-    source: str  # of the model, as `cola_jax.load` takes it
-    config: ModelConfig
+    handle: ModelHandle
     scorer: Scorer
     encoded: list[Encoded]  # of this shard
     others: list[Encoded]  # held-out questions of this shard
@@ -79,10 +107,6 @@ class Session:
     settings: dict[str, Any]  # with what a command adds, these decide the rows
     environment: dict[str, Any]
     run_config: RunConfig
-    # the settings that the first so many questions decide; None where a run may not grow
-    of_first: Callable[[int], dict[str, Any]] | None = None
-    whole: "Session | None" = None  # another session of the same model, whose weights it shares
-    loaded: list[Model] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def prepare(
@@ -97,21 +121,20 @@ class Session:
 
         `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
         it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other
-        paths, of which open questions get their decoys. Raises ValueError for whatever is wrong
+        paths, of which open questions get their decoys. Raises InputError for whatever is wrong
         with the model, the task, a prompt, the decoys or the devices.
         """
         run_config.devices.check_backend()
-        directory = cache.find(model)
-        saved = checkpoint.read_metadata(directory)
+        handle = ModelHandle(str(model))
+        saved, config = handle.metadata, handle.config
         answers = None
         if decoys is not None:
             answers = Answers(decoys, checkpoint.identity(saved))
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        config = ModelConfig.from_json(saved["config"])
         prepared = prepare(
-            checkpoint.load_tokenizer(directory),
+            checkpoint.load_tokenizer(handle.directory),
             context=config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(directory),
+            stop_tokens=lambda: checkpoint.stop_tokens(handle.directory),
         )
         ways = (variant.encoded for variant in prepared.variants)
         for asked in (prepared.encoded, prepared.held_out, *ways):
@@ -143,8 +166,7 @@ class Session:
             **(metadata or {}),
         }
         return cls(
-            source=str(model),
-            config=config,
+            handle=handle,
             scorer=prepared.scorer,
             encoded=own,
             others=list(prepared.held_out[some]),
@@ -153,8 +175,12 @@ class Session:
             settings=settings,
             environment=environment,
             run_config=run_config,
-            of_first=prepared.settings,
         )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's config."""
+        return self.handle.config
 
     @property
     def num_layers(self) -> int:
@@ -162,32 +188,18 @@ class Session:
         return self.config.num_layers
 
     @property
-    def held_out(self) -> "Session":
-        """The same session over its held-out questions, asked in one way; it shares the weights.
-
-        Raises ValueError where none are held out.
-        """
+    def held_out(self) -> list[Encoded]:
+        """The held-out questions; InputError where there are none."""
         if not self.others:
             raise InputError(
                 "no questions are held out: give --held-out or --held-out-from, on which what the "
                 "others taught is measured."
             )
-        asked = {"task": task_digest(self.others, self.scorer), "questions": len(self.others)}
-        return dataclasses.replace(
-            self,
-            encoded=self.others,
-            others=[],
-            variants=[],
-            settings=self.settings | asked,
-            of_first=None,
-            whole=self,
-        )
+        return self.others
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
-        if self.whole is not None:
-            return self.whole.mesh
         least = min(len(some) for some in (self.encoded, self.others) if some)
         return self.run_config.devices.mesh(least)
 
@@ -198,25 +210,8 @@ class Session:
 
     @property
     def model(self) -> Model:
-        """The weights; see `load`."""
-        return self.load(None)
-
-    def load(self, metrics: Metrics | None) -> Model:
-        """Loads the weights when first needed: after the run directory has been checked.
-
-        How far that is can be read in the metrics; without them, a bar shows it.
-        """
-        if self.whole is not None:
-            return self.whole.load(metrics)
-        if not self.loaded:
-            source, dtype, mesh = self.source, self.settings["dtype"], self.mesh
-            if metrics is None:
-                model = cache.load(source, dtype=dtype, mesh=mesh)
-            else:
-                found = cache.find(source)
-                model = cache.load_converted(source, found, dtype, mesh, metrics.load)
-            self.loaded.append(model)
-        return self.loaded[0]
+        """The weights, loaded when they are first needed."""
+        return self.handle.load(self.settings["dtype"], self.mesh)
 
     def search(
         self,
@@ -229,7 +224,7 @@ class Session:
         """Searches every question that the run directory does not have yet.
 
         What the run directories `reuse` have evaluated of the same questions is not run again. With
-        `robust`, a path is right where it is right in all variants. Raises ValueError for a robust
+        `robust`, a path is right where it is right in all variants. Raises InputError for a robust
         search without another variant, of a scorer that decodes, or that reuses other runs.
         """
         if robust:
@@ -241,17 +236,18 @@ class Session:
             settings = dataclasses.replace(
                 settings, preset=self.ordered(directory, settings.preset, metrics)
             )
-        stored = Reuse(reuse, self.settings, self.encoded, self.scorer) if reuse else None
-        questions = Questions(self.scorer, self.encoded, self.variants, self.num_layers)
-        search = BatchSearch(questions, settings, stored, robust)
+        stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
         strategy = {"strategy": settings.preset.name}
         recorded = {"command": "search", **strategy, **dataclasses.asdict(settings)}
         if robust:
             recorded["robust"] = True
-        return self.fill(directory, recorded, workload, search, metrics, search.most_evaluations)
+        with self.running(directory, recorded, workload, metrics) as (run, metrics):
+            work = BatchSearch(self, run, settings, stored, robust, metrics)
+            self.fill(run, self.encoded, workload, work, metrics, work.most_evaluations)
+        return run
 
     def check_search(self, settings: Settings) -> None:
-        """Raises ValueError where searches that run together need too much memory."""
+        """Raises InputError where searches that run together need too much memory."""
         options = max(len(one.question.options) for one in self.encoded)
         together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
         check_memory(settings, self.num_layers, together, self.budget)
@@ -277,7 +273,7 @@ class Session:
             before = run.recorded("preset") or {}  # a run of another strategy is refused, without
             return dataclasses.replace(rules, order=tuple(before.get("order", ())))
         prompts = Prompts.stack([one.prompts for one in self.first])
-        model = self.load(metrics)
+        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
         order = np.argsort(block_influence(model, prompts), kind="stable").tolist()
         return dataclasses.replace(rules, order=tuple(order))
 
@@ -287,95 +283,225 @@ class Session:
         paths: Sequence[tuple[int, ...]],
         metrics: Metrics | None = None,
         command: str = "evaluate",
+        held_out: bool = False,
     ) -> RunDirectory:
         """Evaluates the same paths on every question that the run directory does not have yet.
 
-        Raises ValueError for variants, in which nothing would be asked.
+        The questions are those of the session, or the held-out ones. Raises InputError for
+        variants, in which nothing would be asked.
         """
-        refuse_variants(command, [variant.name for variant in self.variants])
-
-        def work(evaluate: ResumedEvaluator, some: np.ndarray) -> Part:
-            batch = [self.encoded[i] for i in some]
-            verdicts = evaluate(np.tile(padded, (len(batch), 1, 1)))
-            rows = [
-                row
-                for b, encoded in enumerate(batch)
-                for row in evaluation_rows(encoded, list(paths), verdicts.take(b))
-            ]
-            return Part(rows, [question_row(encoded, len(paths)) for encoded in batch])
-
+        if not held_out:
+            refuse_variants(command, [variant.name for variant in self.variants])
+        questions = self.held_out if held_out else self.encoded
         padded = pad_all(paths)
-        recorded = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(len(paths), padded.shape[1], same=True, fixed=True)
-        return self.fill(directory, recorded, workload, work, metrics, len(paths))
+        waves = [padded[first : first + WAVE] for first in range(0, len(padded), WAVE)]
+        recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
+        workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True, fixed=True)
+
+        with self.running(directory, recorded, workload, metrics, held_out) as (run, metrics):
+
+            def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
+                batch = [questions[i] for i in indices]
+                # a single wave is what is written when the batch is done
+                write = run.writer(batch) if len(waves) > 1 or self.scorer.call_size else None
+                with self.evaluations(worker, run, batch, workload, write) as evaluations:
+                    for wave in waves:
+                        evaluations(np.tile(wave, (len(batch), 1, 1)))
+                    verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
+                rows = [
+                    row
+                    for b, encoded in enumerate(batch)
+                    for row in evaluation_rows(encoded, list(paths), verdicts.take(b))
+                ]
+                return Part(rows, [question_row(encoded, len(paths)) for encoded in batch])
+
+            self.fill(run, questions, workload, work, metrics, len(paths))
+        return run
+
+    @contextlib.contextmanager
+    def evaluations(
+        self,
+        worker: Worker,
+        run: RunDirectory,
+        batch: Sequence[Encoded],
+        workload: Workload,
+        write: Write | None,
+    ) -> Iterator[Evaluations]:
+        """Binds the scorer to a batch, beside what an earlier start evaluated of it."""
+        with self.scorer.evaluator(worker, batch, workload) as evaluate:
+            yield Evaluations(
+                evaluate,
+                [encoded.question for encoded in batch],
+                resumed=[run.known(encoded) for encoded in batch],
+                write=write,
+                call_size=self.scorer.call_size,
+            )
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        directory: str,
+        recorded: Mapping[str, Any],
+        workload: Workload,
+        metrics: Metrics | None,
+        held_out: bool = False,
+        again: bool = False,
+    ) -> Iterator[tuple[RunDirectory, Metrics]]:
+        """Opens a run of the questions, and records what this start did.
+
+        `recorded` decides, with the session's own settings, whether a run can be resumed.
+        """
+        questions = self.held_out if held_out else self.encoded
+        settings = self.settings | dict(recorded)
+        if held_out:
+            digest = task_digest(questions, self.scorer)
+            settings = settings | {"task": digest, "questions": len(questions)}
+            settings.pop("variants", None)
+        config, metrics = self.run_config, Metrics() if metrics is None else metrics
+        self.check_budget(workload.positions)
+        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
+        environment = self.environment | {"devices": self.num_devices}  # or they do not fit
+        here = asked_here(settings, questions)
+        with RunDirectory(directory, config.shard).open(
+            settings, environment, here, again=again
+        ) as run:
+            try:
+                yield run, metrics
+            finally:
+                run.close(metrics.report())
 
     def fill(
         self,
-        directory: str,
-        recorded: dict[str, Any],
+        run: RunDirectory,
+        questions: Sequence[Encoded],
         workload: Workload,
-        work: Callable[[ResumedEvaluator, np.ndarray], Part],
-        metrics: Metrics | None,
+        work: Work,
+        metrics: Metrics,
         each: int,
-    ) -> RunDirectory:
-        """Opens a run and writes the parts of the questions it lacks, `each` evaluations each."""
-        config = self.run_config
-        settings = self.settings | recorded
-        self.check_budget(workload.positions)
-        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
-        run = RunDirectory(directory, config.shard)
-        metrics = Metrics() if metrics is None else metrics
-        environment = self.environment | {"devices": self.num_devices}  # or they do not fit
-        with run.locked():
-            asked = (self.encoded, *(variant.encoded for variant in self.variants))
-            batches = question_batches(asked, workload, self.first)
+    ) -> None:
+        """Writes the rows of the questions that a run lacks, `each` evaluations each."""
+        left = [i for i, one in enumerate(questions) if one.question.id not in run.done]
+        run.count_earlier(metrics, self.num_layers)
+        before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
+        metrics.total = before + each * len(left)
+        if not left:
+            return
+        asked = [questions]
+        if questions is self.encoded:
+            asked += [variant.encoded for variant in self.variants]
+        batches = question_batches(asked, workload, self.first)
+        plain: dict[str, tuple[int, int]] = {}  # answers of the identity path, and gold
 
-            def check(old: Mapping[str, Any]) -> bool:
-                further = continues(run.directory, old, settings, self.of_first)
-                if old["questions"] == 1 < settings["questions"] and any(batches.prefixes):
-                    run.discard()  # what all prompts begin with is known from two on
-                return further
+        def run_batch(worker: Worker, indices: np.ndarray) -> Part:
+            prefix = batches.prefixes[indices[0]]
+            return work(worker, indices, workload._replace(prefix=prefix))
 
-            done = run.open(settings, environment, check)
-            left = [i for i, one in enumerate(self.encoded) if one.question.id not in done]
-            run.count_earlier(metrics, self.num_layers)
-            before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
-            metrics.total = before + each * len(left)
-            if not left:
-                run.tidy(settings["questions"])
-                return run
-            journal = Journal(run, [self.encoded[i] for i in left], metrics)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.scorer)
+            for variant in self.variants:
+                stack.enter_context(variant.scorer)
+            workers = self.workers(metrics)
+            workers.check_count(len(questions))
+            for _, rows in workers.map(
+                run_batch, batches.cut(left, largest=self.batch_size(len(left)))
+            ):
+                run.write(rows.evaluations, rows.questions)
+                metrics.add(corrected=rows.corrected, shortened=rows.shortened)
+                plain |= self.plain_answers(rows)
+                self.warn_of_collapse(plain, metrics)
 
-            def resumed(evaluate: BatchEvaluator, some: np.ndarray) -> Part:
-                batch = [self.encoded[i] for i in some]
-                return work(journal.evaluator(evaluate, batch), some)
-
-            cut = batches.cut(left, largest=self.batch_size(len(left)))
-            with contextlib.ExitStack() as stack:
-                stack.callback(journal.flush)  # however the run ends
-                for variant in self.variants:
-                    stack.enter_context(variant.scorer)
-                evaluator = self.evaluator(metrics)
-                for _, rows in evaluator.map(resumed, workload, cut, batches.prefixes):
-                    run.write_part(rows.evaluations, rows.questions)
-                    journal.finish([row["question"] for row in rows.questions])
-                    metrics.add(corrected=rows.corrected, shortened=rows.shortened)
-            run.tidy(settings["questions"])
-            run.close(metrics.report())
-        return run
-
-    def evaluator(self, metrics: Metrics) -> ModelEvaluator:
-        """Returns what evaluates paths of the questions, on the devices of this session."""
+    def workers(self, metrics: Metrics) -> Workers:
+        """Makes workers on the devices of this session."""
         devices = self.run_config.devices
-        return ModelEvaluator(
-            self.load(metrics),
-            self.encoded,
-            self.scorer,
+        return Workers(
+            self.handle.load(self.settings["dtype"], self.mesh, metrics),
+            threads=THREADS,
             memory_budget=devices.budget,
             rows=devices.rows,
             metrics=metrics,
             progress=False,  # whoever gave the metrics shows them
         )
+
+    @contextlib.contextmanager
+    def recording(
+        self,
+        directory: str,
+        recorded: Mapping[str, Any],
+        longest: int,
+        metrics: Metrics | None = None,
+    ) -> Iterator[Evaluations]:
+        """Opens a run, and yields a function from paths [B, C, P] of all questions to verdicts.
+
+        What a search over all questions asks for depends on what it was told, so it is resumed by
+        running it again: what an earlier start evaluated is known. Its questions are done together,
+        when the body ends.
+
+        Args:
+          recorded: as `running`.
+          longest: P, the layers of the longest path.
+        """
+        refuse_variants(recorded["command"], [variant.name for variant in self.variants])
+        if self.run_config.shard != WHOLE or self.run_config.hosts.distributed:
+            raise InputError(
+                "one path is sought for all questions, so they cannot be divided: leave out "
+                "--shard and --distributed."
+            )
+        workload = Workload(LEAST_WAVE, bucket(longest), same=True, fixed=True)
+        with self.running(directory, recorded, workload, metrics, again=True) as (run, metrics):
+            questions = [encoded.question for encoded in self.encoded]
+            resumed = [run.known(encoded) for encoded in self.encoded]
+            metrics.add(earlier=sum(map(len, resumed)))
+            evaluate = functools.partial(self.evaluate_all, metrics, [])
+            evaluations = Evaluations(
+                evaluate, questions, resumed=resumed, write=run.writer(self.encoded)
+            )
+            yield evaluations
+            rows, done = [], []
+            for b, encoded in enumerate(self.encoded):
+                if paths := list(evaluations.known[b]):
+                    verdicts = evaluations.of_question(b, paths)
+                    rows += evaluation_rows(encoded, paths, verdicts)
+                    done.append(question_row(encoded, len(paths)))
+            run.write(rows, done)
+
+    def evaluate_all(
+        self, metrics: Metrics, made: list[ModelEvaluator], paths: np.ndarray
+    ) -> Verdicts:
+        """Evaluates paths [B, C, P] of all questions; the weights load when they are needed."""
+        if not made:
+            devices = self.run_config.devices
+            made.append(
+                ModelEvaluator(
+                    self.handle.load(self.settings["dtype"], self.mesh, metrics),
+                    self.encoded,
+                    self.scorer,
+                    batch_size=self.batch_size(len(self.encoded)),
+                    memory_budget=devices.budget,
+                    rows=devices.rows,
+                    metrics=metrics,
+                    progress=False,
+                )
+            )
+        return made[0](paths)
+
+    def plain_answers(self, rows: Part) -> dict[str, tuple[int, int]]:
+        """Returns the answer of the identity path, and gold, of each question of a batch."""
+        if self.scorer.open:
+            return {}
+        gold = {row["question"]: row["gold"] for row in rows.questions}
+        plain = identity(self.num_layers)
+        return {
+            row["question"]: (row["answer"], gold[row["question"]])
+            for row in rows.evaluations
+            if row["path"] == plain
+        }
+
+    def warn_of_collapse(self, plain: Mapping[str, tuple[int, int]], metrics: Metrics) -> None:
+        """Warns once where the answers of the pretrained model are all alike."""
+        problem = None if metrics.collapsed else collapse(list(plain.values()))
+        if problem:
+            metrics.collapsed = True  # once for all runs of a command
+            log.warning("by the scorer %s, %s", self.scorer.name, problem)
 
     def batch_size(self, questions: int) -> int:
         """Returns the most questions of a batch: enough batches to keep all workers busy."""
@@ -384,7 +510,7 @@ class Session:
         return min(even, self.run_config.batch_size or default_batch_size())
 
     def check_budget(self, positions: int) -> None:
-        """Raises ValueError where a given budget is too small, before weights load."""
+        """Raises InputError where a given budget is too small, before weights load."""
         devices = self.run_config.devices
         if devices.budget is not None:
             memory = Memory(
@@ -399,13 +525,33 @@ class Session:
                 variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
 
 
+def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
+    """Says where the options chosen, each with gold, are nearly all in one place and gold is not.
+
+    Fewer than `ENOUGH` questions tell nothing, nor does no answer.
+    """
+    chosen = Counter(answer for answer, _ in answers if answer != NO_ANSWER)
+    if len(answers) < ENOUGH or not chosen:
+        return None
+    (place, count), *_ = chosen.most_common(1)
+    gold = Counter(gold for _, gold in answers)
+    limit = BALANCED * len(answers)
+    if count < COLLAPSED * len(answers) or gold.most_common(1)[0][1] > limit:
+        return None
+    return (
+        f"the pretrained model answers {chr(ord('A') + place)}, whatever is asked: to {count} of "
+        f"{len(answers)} questions, where it is right for {gold[place]}. What paths change may be "
+        "this preference alone: try another --scorer, such as options, --format or --num-fewshot."
+    )
+
+
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Pads paths [C, P] to the length of the longest, in a bucket."""
     return pad_paths([list(paths)], 1, 1 + max(map(max, paths)))[0]
 
 
 def check_vocabulary(encoded: Sequence[Encoded], config: ModelConfig) -> None:
-    """Raises ValueError for tokens that the model does not have."""
+    """Raises InputError for tokens that the model does not have."""
     for one in encoded:
         check_tokens("token ids", one.prompts.ids, config.vocab_size)
         if one.prompts.targets is not None:

@@ -1,8 +1,9 @@
 """Decoding scorers: what binds them to a batch, and `Completions`, which grades nothing."""
 
 import abc
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
 from cola_jax.scoring.encode import Encoded, encode_prompt, render_chat
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import BatchEvaluator, Scorer, most_options, prompt_buckets
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompt_buckets
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 
 GOLD, DECOY = 0, 1  # the options of an open question
+DECODED = 32  # answers decoded in one call, and then kept
 TIE = 1e-6  # the margin of a token that is as likely as its rival
 
 
@@ -34,6 +36,7 @@ class DecodingScorer(Scorer):
 
     open = True
     decodes = True
+    call_size = DECODED
     stop: Stop
     max_new_tokens: int
 
@@ -45,10 +48,45 @@ class DecodingScorer(Scorer):
         """Raises TypeError: answers are decoded, not read; see `row_verdicts`."""
         raise TypeError(f"the scorer {self.name!r} decodes answers and takes no readings.")
 
+    @contextlib.contextmanager
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
-    ) -> "DecodingEvaluator":
-        return DecodingEvaluator(self, worker, batch, workload)
+    ) -> Iterator[Evaluate]:
+        prompts = Prompts.stack([encoded.prompts for encoded in batch])
+        decoder = Decoder(
+            worker, prompts, workload, max_new_tokens=self.max_new_tokens, stop=self.stop
+        )
+
+        def evaluate(paths: np.ndarray) -> Verdicts:
+            rows = rows_of(paths)
+            with worker.decoding:
+                decoder.decode(rows)
+            verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
+            out = Verdicts.empty(paths.shape[:2], most_options(batch))
+            out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
+            return out
+
+        try:
+            yield evaluate
+        finally:
+            decoder.close()
+
+    def confirm(
+        self, worker: Worker, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+    ) -> list[bool | None]:
+        """Feeds what was decoded to the reference: each token must be the most likely again."""
+        out: list[bool | None] = [None] * len(paths)
+        decoded = [b for b in range(len(paths)) if paths[b, 0] != STOP]
+        if not decoded:
+            return out
+        forced = [after_prompt(batch[b], verdicts.completion[b]) for b in decoded]
+        run = ReferenceEvaluator(worker, Prompts.stack(forced), np.dtype(np.float32), "highest")
+        readings = run(paths[decoded][:, None])
+        for i, b in enumerate(decoded):
+            targets = np.asarray(forced[i].targets)
+            same = readings.token[i, 0, : len(targets)] == targets
+            out[b] = bool(same.all() and readings.finite[i, 0])
+        return out
 
     def check_memory(
         self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
@@ -66,69 +104,17 @@ class DecodingScorer(Scorer):
         return super().record() | {"max_new_tokens": self.max_new_tokens}
 
 
-class DecodingEvaluator(BatchEvaluator):
-    """Evaluates paths by decoding completions."""
-
-    scorer: DecodingScorer
-
-    def __init__(
-        self, scorer: DecodingScorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
-    ):
-        super().__init__(scorer, worker, batch)
-        self.decoder = Decoder(
-            worker,
-            self.prompts,
-            workload,
-            max_new_tokens=scorer.max_new_tokens,
-            stop=scorer.stop,
-        )
-        # a step takes hardly longer for some rows of its tile, but each has its own prompt to run
-        rows = self.decoder.sizes.decode_rows
-        prompts = rows * scorer.max_new_tokens // int(self.decoder.lengths.max())
-        self.together = max(1, min(rows // 4, prompts))
-        self.turn = worker.decoding
-
-    def __call__(self, paths: np.ndarray) -> Verdicts:
-        rows = rows_of(paths)
-        self.decoder.decode(rows)
-        verdicts = self.scorer.row_verdicts(
-            rows, [self.batch[row.question].question for row in rows]
-        )
-        out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
-        out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
-        return out
-
-    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
-        """Feeds what was decoded to the reference: each token must be the most likely again."""
-        right = [b for b in range(len(paths)) if paths[b, 0] != STOP]
-        out: list[bool | None] = [None] * len(paths)
-        if not right:
-            return out
-        forced = [self.forced(b, verdicts.completion[b]) for b in right]
-        run = ReferenceEvaluator(
-            self.worker, Prompts.stack(forced), np.dtype(np.float32), "highest"
-        )
-        readings = run(paths[right][:, None])
-        for i, b in enumerate(right):
-            targets = np.asarray(forced[i].targets)
-            same = readings.token[i, 0, : len(targets)] == targets
-            out[b] = bool(same.all() and readings.finite[i, 0])
-        return out
-
-    def forced(self, b: int, completion: Completion) -> Prompts:
-        """Puts what a path decoded after its prompt, read at every token of it."""
-        prompt = np.asarray(self.batch[b].prompts.ids).tolist()
-        ids = [*prompt, *completion.tokens]
-        return Prompts(
-            ids=np.array(ids[:-1], np.int32),
-            positions=np.arange(len(ids) - 1, dtype=np.int32),
-            branch=np.zeros(len(ids) - 1, np.int32),
-            read=np.arange(len(prompt) - 1, len(ids) - 1, dtype=np.int32),
-            targets=np.array(completion.tokens, np.int32),
-        )
-
-    def release(self) -> None:
-        self.decoder.close()
+def after_prompt(encoded: Encoded, completion: Completion) -> Prompts:
+    """Puts what a path decoded after its prompt, read at every token of it."""
+    prompt = np.asarray(encoded.prompts.ids).tolist()
+    ids = [*prompt, *completion.tokens]
+    return Prompts(
+        ids=np.array(ids[:-1], np.int32),
+        positions=np.arange(len(ids) - 1, dtype=np.int32),
+        branch=np.zeros(len(ids) - 1, np.int32),
+        read=np.arange(len(prompt) - 1, len(ids) - 1, dtype=np.int32),
+        targets=np.array(completion.tokens, np.int32),
+    )
 
 
 class Completions(DecodingScorer):
@@ -204,8 +190,7 @@ def completion_verdicts(
     # else the margin of a tie would have no sign
     nearest = np.maximum(np.array([closest(row) for row in rows], np.float32), TIE)
     scores = np.stack([np.where(hit, nearest, -nearest) for hit in (right, decoy)], axis=1)
-    rival = np.zeros(len(completions))
-    verdicts = Verdicts.of_scores(scores, GOLD, finite, answer=answer, rival=rival)
+    verdicts = Verdicts.of_scores(scores, GOLD, finite, answer=answer, outside=np.nan)
     column = np.full(len(completions), None, object)
     column[:] = completions
     return verdicts._replace(completion=column)

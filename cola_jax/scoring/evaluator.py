@@ -1,9 +1,9 @@
 """`evaluator`: a function from paths to verdicts; `evaluate`: what it makes of given paths."""
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, Unpack
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,11 +16,18 @@ from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.encode import Encoded
-from cola_jax.scoring.scorer import BatchEvaluator, Evaluate, Scorer, most_options
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
-Result = TypeVar("Result")
 THREADS = 2  # batches that share a worker: the host works for one while devices run the other
+OPEN = 4  # batches that share a worker where they stay open
+WAVE = 16  # paths of a question for which an open batch keeps states
+
+
+class EvaluatorOptions(WorkerOptions, total=False):
+    """Keywords of `evaluator`: the most questions of a batch, and those of `WorkerOptions`."""
+
+    batch_size: int | None
 
 
 def evaluator(
@@ -73,6 +80,14 @@ def named_scorer(model: Model, name: str) -> Scorer:
     return make(tokenizer_of(model.checkpoint), context=model.config.context)
 
 
+def layers_of(evaluate: Evaluate, num_layers: int | None) -> int:
+    """Returns L: the attribute `num_layers` of an evaluator of a model, or the argument."""
+    layers = getattr(evaluate, "num_layers", None) or num_layers
+    if layers is None:
+        raise InputError("a function of your own does not tell the layers: give num_layers.")
+    return layers
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The verdicts of paths on questions, as `evaluate` returns them."""
@@ -110,7 +125,7 @@ def evaluate(
     *,
     scorer: Scorer | str | None = None,
     num_layers: int | None = None,
-    **options: Any,
+    **options: Unpack[EvaluatorOptions],
 ) -> Evaluation:
     """Evaluates paths of questions.
 
@@ -133,15 +148,16 @@ def evaluate(
         if scorer is None:
             raise InputError("give a scorer as well: it decides how a model is asked.")
         model = evaluator(model, questions, scorer, **options)
-    layers = model.num_layers if isinstance(model, ModelEvaluator) else num_layers
-    if layers is None:
-        raise InputError("a function of your own does not tell the layers: give num_layers.")
-    padded = pad_paths(paths, len(questions), layers)
+    padded = pad_paths(paths, len(questions), layers_of(model, num_layers))
     return Evaluation(list(questions), padded, model(padded))
 
 
 class ModelEvaluator:
-    """Evaluates paths of encoded questions in batches, on all workers of a model."""
+    """A function from paths to verdicts of encoded questions, on all workers of a model.
+
+    Up to `OPEN` batches keep their buffers from call to call, and with them the states of paths
+    that begin alike; with more questions, each call starts afresh.
+    """
 
     def __init__(
         self,
@@ -154,66 +170,69 @@ class ModelEvaluator:
     ):
         """Takes what `evaluator` does, with the questions encoded."""
         self.model, self.encoded, self.scorer = model, list(encoded), scorer
+        self.questions = [each.question for each in self.encoded]
         self.num_layers = model.config.num_layers
-        self.options = options
         self.batch_size = batch_size or default_batch_size()
-
-    @functools.cached_property
-    def workers(self) -> Workers:
-        """The model's workers, made once: on a CPU each has a copy of the layers."""
-        return Workers(self.model, threads=THREADS, **self.options)
-
-    @property
-    def questions(self) -> list[Question]:
-        """The questions, in order."""
-        return [encoded.question for encoded in self.encoded]
+        keeps_open = len(self.encoded) <= OPEN * self.batch_size
+        self.workers = Workers(model, threads=OPEN if keeps_open else THREADS, **options)
+        self.workers.check_count(len(self.encoded))
+        self.keeps_open = keeps_open and len(self.workers.workers) == 1
+        self.stack, self.opened = contextlib.ExitStack(), dict[int, Evaluate]()
+        self.positions = 0  # layers of the longest path that batches were opened for
+        self.batches: list[np.ndarray] = []
 
     def __call__(self, paths: Paths) -> Verdicts:
         """Evaluates paths [B, C, P], STOP-padded, or for each question a list of paths."""
         padded = pad_paths(paths, len(self.encoded), self.num_layers)
         out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        same = bool((padded == padded[:1]).all())
-        workload = Workload(padded.shape[1], padded.shape[2], same)
-        count = count_paths(padded)
+        self.divide(padded)
 
-        def run(evaluate: BatchEvaluator, some: np.ndarray) -> Verdicts:
-            return evaluate(padded[some])
+        def run(worker: Worker, indices: np.ndarray) -> Verdicts:
+            with self.opening(worker, indices) as evaluate:
+                return evaluate(padded[indices])
 
-        for some, verdicts in self.map(run, workload, evaluations=count):
-            out.put((some,), verdicts)
+        with self.scorer:
+            total = count_paths(padded)
+            for indices, verdicts in self.workers.map(run, self.batches, total):
+                out.put((indices,), verdicts)
         return out
 
-    def map(
-        self,
-        function: Callable[[BatchEvaluator, np.ndarray], Result],
-        workload: Workload,
-        batches: Sequence[np.ndarray] | None = None,
-        prefixes: Sequence[int] | None = None,
-        evaluations: int = 0,
-    ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Yields the indices of each batch with what a function makes of it, as they finish.
+    def divide(self, paths: np.ndarray) -> None:
+        """Divides the questions into batches, at first and where paths are longer than before."""
+        if self.keeps_open and paths.shape[2] <= self.positions:
+            return
+        self.stack.close()
+        self.opened.clear()
+        self.positions = paths.shape[2]
+        self.scorer.check_memory(
+            self.model.config, self.workers.memory, self.encoded, self.positions
+        )
+        self.workload = workload = self.workload_of(paths)
+        found = question_batches([self.encoded], workload, self.encoded)
+        asked = np.flatnonzero((paths[:, :, 0] != STOP).any(axis=1)).tolist()
+        if self.keeps_open:
+            self.batches = found.cut(range(len(self.encoded)), 1, self.batch_size)
+        else:
+            self.batches = found.cut(asked, self.workers.batches_at_once, self.batch_size)
+        self.prefixes = found.prefixes
 
-        The function takes the evaluator of a batch and the indices of its questions. `batches` are
-        chosen here when None. `prefixes` are, for each question, the tokens to run once for its
-        batch, all of which have as many; none where only `batches` are given.
-        `evaluations` are those to expect, where the metrics do not say it yet.
-        """
-        with self.scorer:
-            workers = self.workers
-            workers.check_count(len(self.encoded))
-            self.scorer.check_memory(
-                self.model.config, workers.memory, self.encoded, workload.positions
-            )
-            if batches is None:
-                found = question_batches([self.encoded], workload, self.encoded)
-                every = range(len(self.encoded))
-                batches = found.cut(every, workers.batches_at_once, self.batch_size)
-                prefixes = found.prefixes
+    def workload_of(self, paths: np.ndarray) -> Workload:
+        """Returns what batches are opened for: this call, or any that may follow."""
+        if self.keeps_open:
+            return Workload(max(paths.shape[1], WAVE), paths.shape[2])
+        return Workload(*paths.shape[1:], same=bool((paths == paths[:1]).all()))
 
-            def run(worker: Worker, some: np.ndarray) -> Result:
-                batch = [self.encoded[i] for i in some]
-                work = workload._replace(prefix=0 if prefixes is None else prefixes[some[0]])
-                with self.scorer.evaluator(worker, batch, work) as evaluate:
-                    return function(evaluate, some)
-
-            yield from workers.map(run, batches, evaluations)
+    @contextlib.contextmanager
+    def opening(self, worker: Worker, indices: np.ndarray) -> Iterator[Evaluate]:
+        """Opens the evaluator of a batch, or takes one that is open."""
+        batch = [self.encoded[i] for i in indices]
+        workload = self.workload._replace(prefix=self.prefixes[indices[0]])
+        if not self.keeps_open:
+            with self.scorer.evaluator(worker, batch, workload) as evaluate:
+                yield evaluate
+            return
+        key = int(indices[0])
+        if key not in self.opened:
+            opened = self.scorer.evaluator(worker, batch, workload)
+            self.opened[key] = self.stack.enter_context(opened)
+        yield self.opened[key]

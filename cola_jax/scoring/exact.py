@@ -95,8 +95,8 @@ class Exact(OpenScorer):
         count = len(encoded.question.options)
         scores = np.stack([answer_margin(readings, encoded, j) for j in range(count)], axis=1)
         answer = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), NO_ANSWER)
-        finite, rival = np.asarray(readings.finite), np.zeros(len(scores))
-        return Verdicts.of_scores(scores, GOLD, finite, answer=answer, rival=rival)
+        finite = np.asarray(readings.finite)
+        return Verdicts.of_scores(scores, GOLD, finite, answer=answer, outside=np.nan)
 
 
 def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:

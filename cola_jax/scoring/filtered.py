@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED
@@ -66,9 +64,6 @@ class FilteredGeneration(DecodingScorer):
 
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
 
     def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
         """Grades the completions of rows against gold, and the wrong ones against the decoys."""

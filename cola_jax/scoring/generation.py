@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import NOT_FINITE
@@ -68,10 +66,6 @@ class OpenScorer(Scorer):
             )
         text = self.format.ask(question, shots_of(self.shots, question))
         return render_chat(self.tokenizer, text) if self.chat else text
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        # a score is the margin of an answer's own tokens, with no other answer to compare
-        return verdicts.of_target(target, rival=np.zeros(verdicts.finite.shape))
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"rule": self.rule}

@@ -83,26 +83,18 @@ class StrictLetter(Letter):
     """The most likely token of all, which must be the right letter."""
 
     name = "letter-strict"
-    retargets = False  # the best token that is no letter is not stored
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Compares the letter with the best other token of the vocabulary."""
         gold, finite = encoded.question.answer, np.asarray(readings.finite)
         logprob, token = np.asarray(readings.logprob), np.asarray(readings.token)
         chosen = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
-        answer = np.where(chosen.any(axis=1), chosen.argmax(axis=1), NO_ANSWER)
-        rival = np.where(finite, np.asarray(readings.rival)[:, gold], 0.0)
-        return Verdicts.of_scores(logprob, gold, finite, answer=answer, rival=rival)
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        """Reads verdicts as `Scorer.of_target`, against the best other letter.
-
-        Tokens that are no letters are not stored; where one of them was the answer, no margin is
-        above 0.
-        """
-        again = verdicts.of_target(target)
-        below = again.margin.clip(max=0)
-        return again._replace(margin=np.where(again.verdict, again.margin, below))
+        letter = chosen.argmax(axis=1)
+        answer = np.where(chosen.any(axis=1), letter, NO_ANSWER)
+        # the best token but the likeliest letter: exact for that letter, and it alone can be ahead
+        outside = np.take_along_axis(np.asarray(readings.rival), letter[:, None], axis=1)[:, 0]
+        outside = np.where(finite, outside, -np.inf)
+        return Verdicts.of_scores(logprob, gold, finite, answer=answer, outside=outside)
 
 
 def plain_prompt(question: Question) -> str:

@@ -2,16 +2,16 @@
 
 import abc
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.evaluator import PathEvaluator, ReferenceEvaluator, Workload
+from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import buckets
 from cola_jax.execute.memory import Memory, choose_sizes
-from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
+from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
@@ -30,7 +30,7 @@ class Scorer(abc.ABC):
     decodes: ClassVar[bool] = False  # decodes completions instead of reading the model
     formats: ClassVar[tuple[str, ...]] = ("plain",)  # prompts of multiple choice
     lists_options: ClassVar[bool] = False  # the prompt shows the options, in their order
-    retargets: ClassVar[bool] = True  # `of_target` gives all that `verdicts` does, to the bit
+    call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
         """Takes the model's tokenizer.
@@ -67,23 +67,39 @@ class Scorer(abc.ABC):
           Verdicts with fields [C].
         """
 
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        """Reads verdicts with another option as the target.
-
-        Returns:
-          Verdicts of the same shape: how close the paths came to giving that answer.
-        """
-        return verdicts.of_target(target)
-
+    @contextlib.contextmanager
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
-    ) -> "BatchEvaluator":
+    ) -> Iterator[Evaluate]:
         """Binds the scorer to a batch of questions on a worker, best of one token bucket.
 
-        Returns:
-          A function from paths [B, C, P] to Verdicts [B, C], to be used as a context.
+        Yields a function from paths [B, C, P] to Verdicts [B, C], which blocks.
         """
-        return ReadingEvaluator(self, worker, batch, workload)
+        prompts = Prompts.stack([encoded.prompts for encoded in batch])
+        run = path_evaluator(worker, prompts, workload)
+        try:
+            yield lambda paths: score_readings(self, batch, run(paths), paths)
+        finally:
+            run.close()
+
+    def confirm(
+        self, worker: Worker, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+    ) -> list[bool | None]:
+        """Runs one path [B, P] a question once more in float32 by the reference executor.
+
+        Args:
+          paths: STOP-padded; STOP alone where a question has no path.
+          verdicts: what the paths were given before, fields [B].
+
+        Returns:
+          Whether each is right; None without a path.
+        """
+        prompts = Prompts.stack([encoded.prompts for encoded in batch])
+        run = ReferenceEvaluator(worker, prompts, np.dtype(np.float32), "highest")
+        right = score_readings(self, batch, run(paths[:, None]), paths[:, None]).verdict[:, 0]
+        return [
+            None if path[0] == STOP else bool(hit) for path, hit in zip(paths, right, strict=True)
+        ]
 
     def check_memory(
         self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
@@ -108,97 +124,22 @@ class Scorer(abc.ABC):
         """Ends it."""
 
 
-class BatchEvaluator(contextlib.AbstractContextManager["BatchEvaluator"], abc.ABC):
-    """An evaluator: a scorer bound to a batch of questions on a worker."""
-
-    together = 1  # evaluations that take hardly longer than one
-    turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()  # held during a call
-
-    def __init__(self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded]):
-        self.scorer, self.worker, self.batch = scorer, worker, batch
-        self.prompts = Prompts.stack([encoded.prompts for encoded in batch])
-        self.closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    @abc.abstractmethod
-    def release(self) -> None:
-        """Gives the buffers back to the worker."""
-
-    def close(self) -> None:
-        """Ends the evaluator, so that its memory serves for others."""
-        if not self.closed:
-            self.closed = True
-            self.release()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @abc.abstractmethod
-    def __call__(self, paths: np.ndarray) -> Verdicts:
-        """Evaluates a wave of paths [B, C, P], STOP-padded; blocks; returns fields [B, C]."""
-
-    def of_target(self, verdicts: Verdicts, target: int | np.ndarray) -> Verdicts:
-        """Reads verdicts of an earlier call with another option as the target; as `Scorer`."""
-        return self.scorer.of_target(verdicts, target)
-
-    def given(self, question: int, plain: Verdicts) -> list[int]:
-        """Returns the answers of the identity path, `plain` [B, 1], in every variant asked."""
-        return [int(plain.answer[question, 0])]
-
-    @abc.abstractmethod
-    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
-        """Says whether one path [B, P] a question is right in float32 by the reference executor.
-
-        `verdicts` [B] are what it was given before. None where a question has no path.
-        """
-
-
-class ReadingEvaluator(BatchEvaluator):
-    """Evaluates paths by reading the model at positions of the prompts."""
-
-    def __init__(
-        self, scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
-    ):
-        super().__init__(scorer, worker, batch)
-        self.run = self.executor(workload)
-        self.together = self.run.together
-
-    def executor(
-        self, workload: Workload
-    ) -> PathEvaluator | SharedPrefixEvaluator | ReferenceEvaluator:
-        """Makes what runs the paths."""
-        return path_evaluator(self.worker, self.prompts, workload)
-
-    def __call__(self, paths: np.ndarray) -> Verdicts:
-        return self.score(self.run(paths), paths)
-
-    def score(self, readings: Readings, paths: np.ndarray) -> Verdicts:
-        """Scores the readings of every path that is one."""
-        out = Verdicts.empty(paths.shape[:2], most_options(self.batch))
-        for b, encoded in enumerate(self.batch):
-            present = np.flatnonzero(paths[b, :, 0] != STOP)
-            reads = len(encoded.option)
-            row = Readings(
-                logprob=readings.logprob[b, present, :reads],
-                token=readings.token[b, present, :reads],
-                rival=readings.rival[b, present, :reads],
-                finite=readings.finite[b, present],
-            )
-            out.put((b, present), self.scorer.verdicts(row, encoded))
-        return out
-
-    def confirm(self, paths: np.ndarray, verdicts: Verdicts) -> list[bool | None]:
-        run = ReferenceEvaluator(self.worker, self.prompts, np.dtype(np.float32), "highest")
-        again = self.score(run(paths[:, None]), paths[:, None]).verdict[:, 0]
-        return [
-            None if path[0] == STOP else bool(right)
-            for path, right in zip(paths, again, strict=True)
-        ]
-
-    def release(self) -> None:
-        self.run.close()
+def score_readings(
+    scorer: Scorer, batch: Sequence[Encoded], readings: Readings, paths: np.ndarray
+) -> Verdicts:
+    """Scores readings [B, C, Q] of every entry of paths [B, C, P] that is a path."""
+    out = Verdicts.empty(paths.shape[:2], most_options(batch))
+    for b, encoded in enumerate(batch):
+        present = np.flatnonzero(paths[b, :, 0] != STOP)
+        reads = len(encoded.option)
+        row = Readings(
+            logprob=readings.logprob[b, present, :reads],
+            token=readings.token[b, present, :reads],
+            rival=readings.rival[b, present, :reads],
+            finite=readings.finite[b, present],
+        )
+        out.put((b, present), scorer.verdicts(row, encoded))
+    return out
 
 
 def most_options(batch: Sequence[Encoded]) -> int:

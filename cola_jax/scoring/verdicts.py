@@ -34,6 +34,9 @@ class Verdicts(NamedTuple):
     margin: np.ndarray  # float32, score of gold minus its best rival's; -inf if not finite
     answer: np.ndarray  # int32, the option chosen, or NO_ANSWER
     scores: np.ndarray  # [..., J] float32, of every option or decoy; NaN for options not there
+    # float32, the best score outside the options: -inf where there is none, NaN where each option
+    # is judged alone, against 0
+    outside: np.ndarray
     finite: np.ndarray  # bool
     completion: np.ndarray  # of Completion where answers are decoded, else of None
 
@@ -61,6 +64,7 @@ class Verdicts(NamedTuple):
             margin=np.full(shape, -np.inf, np.float32),
             answer=np.full(shape, NO_ANSWER, np.int32),
             scores=np.full((*shape, options), np.nan, np.float32),
+            outside=np.full(shape, -np.inf, np.float32),
             finite=np.zeros(shape, bool),
             completion=np.full(shape, None, object),
         )
@@ -73,7 +77,7 @@ class Verdicts(NamedTuple):
         finite: np.ndarray | None = None,
         *,
         answer: np.ndarray | None = None,
-        rival: np.ndarray | None = None,
+        outside: float | np.ndarray = -np.inf,
     ) -> "Verdicts":
         """Makes verdicts of the scores of every option.
 
@@ -82,11 +86,12 @@ class Verdicts(NamedTuple):
           gold: the right option, or one for each entry of the leading axes.
           finite: whether the path was; where the scores are when None.
           answer: the option chosen; the first of the highest score when None.
-          rival: what gold's score is compared with; the best other option's when None.
+          outside: the best score outside the options, for each entry of the leading axes; NaN
+            where each option is judged alone, against 0.
 
         Returns:
           Verdicts with fields [...]: right where gold is the answer. The margin is gold's score
-          minus its rival's.
+          minus that of its best rival.
         """
         # as they are stored, so that verdicts read again from a run have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
@@ -95,8 +100,9 @@ class Verdicts(NamedTuple):
         known = np.where(finite[..., None], np.where(np.isnan(scores), -np.inf, scores), 0.0)
         gold = np.broadcast_to(np.asarray(gold), finite.shape)
         is_gold = np.arange(scores.shape[-1]) == gold[..., None]
-        if rival is None:
-            rival = np.where(is_gold, -np.inf, known).max(axis=-1)
+        outside = np.broadcast_to(np.asarray(outside, np.float32), finite.shape)
+        best_other = np.where(is_gold, -np.inf, known).max(axis=-1)
+        rival = np.where(np.isnan(outside), 0, np.maximum(best_other, outside))
         with np.errstate(invalid="ignore"):  # an option alone has no rival
             margin = np.where(is_gold, known, 0.0).sum(axis=-1) - rival
         answer = known.argmax(axis=-1) if answer is None else answer
@@ -105,6 +111,7 @@ class Verdicts(NamedTuple):
             margin=np.where(finite, margin, -np.inf).astype(np.float32),
             answer=np.where(finite, np.asarray(answer), NO_ANSWER).astype(np.int32),
             scores=np.where(finite[..., None], scores, np.nan).astype(np.float32),
+            outside=outside.copy(),
             finite=finite,
             completion=np.full(finite.shape, None, object),
         )
@@ -122,17 +129,18 @@ class Verdicts(NamedTuple):
         margin = np.asarray(margin)
         return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
 
-    def of_target(self, target: int | np.ndarray, *, rival: np.ndarray | None = None) -> "Verdicts":
+    def of_target(self, target: int | np.ndarray) -> "Verdicts":
         """Reads the same evaluations with another answer as the target.
 
         Args:
           target: the option that counts as right, or one for each entry of the leading axes.
-          rival: what the target's score is compared with; the best other option's when None.
 
         Returns:
           Verdicts of the same shape and answers: right where the target is the answer.
         """
-        again = self.of_scores(self.scores, target, self.finite, answer=self.answer, rival=rival)
+        again = self.of_scores(
+            self.scores, target, self.finite, answer=self.answer, outside=self.outside
+        )
         return again._replace(scores=self.scores, completion=self.completion)
 
     def put(self, index: tuple, verdicts: "Verdicts") -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_jax.path import STOP, pad_path
+from cola_jax.scoring.robust import options_at
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
 
@@ -107,20 +108,44 @@ def attach(
 
 
 def with_robust(
-    outcomes: Sequence[Outcome], plain: np.ndarray, scores: Sequence[np.ndarray]
+    outcomes: Sequence[Outcome],
+    plain: Verdicts,
+    places: Sequence[Sequence[Sequence[int]]],
 ) -> list[Outcome]:
     """Adds what is known of a search for paths that are right in all variants.
 
-    `plain` [B, 1 + V] are the pretrained model's answers in each variant, as options, and `scores`
-    [1 + V, J] of each question its scores of them.
+    Args:
+      plain: of the identity path, fields [V * B, 1], all questions in the first variant first.
+      places: where each option of the questions stands in each variant.
     """
 
-    def known(outcome: Outcome, answers: np.ndarray, each: np.ndarray) -> Outcome:
+    def known(outcome: Outcome, answers: list[int], scores: np.ndarray) -> Outcome:
         nodes = nodes_to_ask(outcome)
         holds = np.repeat(outcome.verdicts.verdict[nodes][:, None], len(answers) - 1, axis=1)
-        holds[0] = answers[1:] == outcome.target
-        controls = tuple(known(one, answers, each) for one in outcome.controls)
-        again = Again(nodes, holds, answers[1:].tolist(), each, first=int(answers[0]))
+        holds[0] = np.array(answers[1:]) == outcome.target
+        controls = tuple(known(control, answers, scores) for control in outcome.controls)
+        again = Again(nodes, holds, answers[1:], scores, first=answers[0])
         return dataclasses.replace(outcome, again=again, controls=controls)
 
-    return [known(outcome, plain[b], scores[b]) for b, outcome in enumerate(outcomes)]
+    size = len(outcomes)
+    answers = plain_answers(plain, places)
+    return [
+        known(
+            outcome,
+            answers[b],
+            np.stack([plain.scores[v * size + b, 0, list(p[b])] for v, p in enumerate(places)]),
+        )
+        for b, outcome in enumerate(outcomes)
+    ]
+
+
+def plain_answers(plain: Verdicts, places: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """Returns the answers to each question in each variant, as options; see `with_robust`."""
+    size = len(places[0])
+    return [
+        [
+            int(options_at(plain.answer[v * size + b], np.asarray(of_questions[b]))[0])
+            for v, of_questions in enumerate(places)
+        ]
+        for b in range(size)
+    ]

@@ -1,7 +1,7 @@
 """The loop that every strategy runs in, a wave of evaluations at a time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -9,21 +9,21 @@ from cola_jax.errors import InputError, did_you_mean
 from cola_jax.execute.inputs import bucket
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.question import Question
-from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.scorer import BatchEvaluator, Evaluate
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import ModelEvaluator, layers_of
+from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import control_targets
-from cola_jax.strategies.evaluations import Evaluations
 from cola_jax.strategies.outcome import History, Outcome, Outcomes, Proposals
 from cola_jax.strategies.presets import DEFAULT, PRESETS, Control, Rules, Settings
 
 
 def search(
-    evaluate: Evaluate | ModelEvaluator,
+    evaluate: Evaluate,
     questions: Sequence[Question],
     *,
-    strategy: str | Rules = DEFAULT,
-    evaluations: int = 100,
+    preset: str | Rules = DEFAULT,
+    simulations: int = 100,
     leaves: int = 16,
     seed: int = 0,
     early_stop: bool = False,
@@ -37,8 +37,9 @@ def search(
         [B, C, P], padded with STOP, to Verdicts with fields [B, C], such as `Verdicts.of_margins`
         makes of a number for each path.
       questions: those that `evaluate` knows, in the same order.
-      strategy: the rules of the search, or the name of a preset.
-      evaluations: per question beyond the baseline; fewer where a tree runs out of paths.
+      preset: the name of a strategy, or its rules.
+      simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
+        paths.
       leaves: C, evaluations per question and wave; larger waves use staler tree statistics.
       seed: combined with a question's id into the random key of its tree: what a question yields
         depends on neither the other questions nor their order.
@@ -50,33 +51,19 @@ def search(
       num_layers: L; needed where `evaluate` is a function of your own.
 
     Returns:
-      What was found for each question, a list that becomes a DataFrame with `to_pandas`. Paths of
-      a model's evaluator are confirmed by the reference executor in float32.
+      What was found for each question, a list that becomes a DataFrame with `to_pandas`.
 
     Raises:
-      ValueError: for no questions, other questions than the evaluator's, an unknown preset, counts
+      InputError: for no questions, other questions than the evaluator's, an unknown preset, counts
         below 1, or no `num_layers`; and as `evaluate` does.
     """
-    settings = Settings(resolve(strategy), evaluations, leaves, seed, early_stop, control)
+    settings = Settings(resolve(preset), simulations, leaves, seed, early_stop, control)
     if not questions:
         raise InputError("there are no questions to search.")
-    if not isinstance(evaluate, ModelEvaluator):
-        if num_layers is None:
-            raise InputError("a function of your own does not tell the layers: give num_layers.")
-        return Outcomes(search_batch(evaluate, questions, num_layers, settings))
-    if list(questions) != evaluate.questions:
+    if list(questions) != getattr(evaluate, "questions", list(questions)):
         raise InputError("the questions are not those that the evaluator was made for.")
-    layers = evaluate.num_layers
-
-    def run(batch: BatchEvaluator, some: np.ndarray) -> list[Outcome]:
-        outcomes = search_batch(batch, [questions[i] for i in some], layers, settings)
-        return confirmed(batch, outcomes)
-
-    found: dict[int, Outcome] = {}
-    most = sum(1 + evaluations * settings.searches(len(each.options)) for each in questions)
-    for some, outcomes in evaluate.map(run, settings.workload(layers), evaluations=most):
-        found |= dict(zip(some.tolist(), outcomes, strict=True))
-    return Outcomes(found[i] for i in range(len(questions)))
+    evaluations = Evaluations(evaluate, questions)
+    return Outcomes(search_batch(evaluations, layers_of(evaluate, num_layers), settings))
 
 
 def resolve(strategy: str | Rules) -> Rules:
@@ -90,26 +77,31 @@ def resolve(strategy: str | Rules) -> Rules:
 
 
 def search_batch(
-    evaluate: Evaluate | Evaluations,
-    questions: Sequence[Question],
+    evaluations: Evaluations,
     num_layers: int,
     settings: Settings,
+    answers: Sequence[Collection[int]] | None = None,
 ) -> list[Outcome]:
     """Searches a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: only what none has evaluated before is run.
-    `evaluate` is a function of paths, or what is known of the questions already.
+
+    Args:
+      evaluations: of the questions.
+      answers: of the pretrained model to each question, in every variant asked; that of the
+        identity path when None.
     """
-    known = isinstance(evaluate, Evaluations)
-    evaluations = evaluate if known else Evaluations(evaluate, questions)
+    questions = evaluations.questions
     root = pad_path(identity(num_layers), settings.positions(num_layers))
     question = np.arange(len(questions))
     target = np.array([each.answer for each in questions])
-    plain, before = evaluations(question, target, np.tile(root, (len(questions), 1, 1)))
+    plain, before = evaluations.of_searches(question, target, np.tile(root, (len(questions), 1, 1)))
+    if answers is None:
+        answers = [[int(answer)] for answer in plain.answer[:, 0]]
     controls = [
         (b, j)
         for b, each in enumerate(questions)
-        for j in control_targets(each, evaluations.given(b, plain), settings.control)
+        for j in control_targets(each, answers[b], settings.control)
     ]
     question = np.array([*question, *(b for b, _ in controls)])
     target = np.array([*target, *(j for _, j in controls)])
@@ -118,7 +110,7 @@ def search_batch(
     history = History(asked, target.tolist(), num_layers, settings.simulations + 1)
     proposals: Proposals | None = Proposals.root(root, len(asked))
     while proposals is not None:
-        verdicts, reused = evaluations(question, target, proposals.paths)
+        verdicts, reused = evaluations.of_searches(question, target, proposals.paths)
         if not history.waves:
             reused[: len(questions)] = before  # evaluated above, for them
         history.record(proposals, verdicts, reused)
@@ -138,19 +130,40 @@ def grouped(outcomes: Sequence[Outcome], controls: Sequence[int]) -> list[Outcom
     ]
 
 
-def confirmed(batch: BatchEvaluator, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Runs each shortest correct path once more in float32 by the reference executor.
-
-    That is not an evaluation of the search; the report counts it apart.
-    """
+def paths_to_confirm(outcomes: Sequence[Outcome]) -> tuple[np.ndarray, Verdicts]:
+    """Returns each shortest correct path [B, P], STOP alone where none is, and verdicts [B]."""
     best = [outcome.shortest_correct for outcome in outcomes]
-    found = [len(o.paths[i]) for o, i in zip(outcomes, best, strict=True) if i is not None]
-    width = bucket(max(found, default=1))  # since each width compiles
+    lengths = [len(o.paths[i]) for o, i in zip(outcomes, best, strict=True) if i is not None]
+    width = bucket(max(lengths, default=1))  # since each width compiles
     paths = np.full((len(outcomes), width), STOP, np.int32)
     verdicts = Verdicts.empty((len(outcomes),), max(o.verdicts.scores.shape[1] for o in outcomes))
     for b, (outcome, i) in enumerate(zip(outcomes, best, strict=True)):
         if i is not None:
             paths[b] = pad_path(outcome.paths[i], width)
             verdicts.put((b,), outcome.verdicts.take(i))
-    held = batch.confirm(paths, verdicts)
-    return [dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)]
+    return paths, verdicts
+
+
+def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> Outcomes:
+    """Adds to outcomes whether `paths_to_confirm` are right in float32 too."""
+    return Outcomes(
+        dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)
+    )
+
+
+def confirm(evaluate: ModelEvaluator, outcomes: Sequence[Outcome]) -> Outcomes:
+    """Runs each shortest correct path once more in float32 by the reference executor.
+
+    That is not an evaluation of the search.
+
+    Args:
+      evaluate: from `cola_jax.evaluator`, that of the search.
+      outcomes: of its questions, in order.
+
+    Returns:
+      The outcomes with `confirmed`.
+    """
+    paths, verdicts = paths_to_confirm(outcomes)
+    worker = evaluate.workers.workers[0]
+    held = evaluate.scorer.confirm(worker, evaluate.encoded, paths, verdicts)
+    return with_confirmed(outcomes, held)

@@ -31,5 +31,5 @@ def evaluate(paths: np.ndarray) -> cola_jax.Verdicts:
 
 
 questions = [cola_jax.Question(str(i), text) for i, text in enumerate(TEXTS)]
-outcomes = cola_jax.search(evaluate, questions, evaluations=50, num_layers=layers)
+outcomes = cola_jax.search(evaluate, questions, simulations=50, num_layers=layers)
 print(outcomes.to_pandas()[["question", "best", "length", "evaluations"]].to_string(index=False))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
+from cola_jax.runs.journal import Journal
 
 from cola_jax.cli.report import Report
 from cola_jax.deploy.router.designs import LayerDesign
@@ -19,7 +20,6 @@ from cola_jax.question import open_question
 from cola_jax.runs.decoys import Answers
 from cola_jax.runs.directory import MANIFEST, UNFINISHED, RunDirectory
 from cola_jax.runs.growth import continues
-from cola_jax.runs.journal import Journal
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.searched import write_drllm, write_polar

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cola_jax.runs.journal import SCHEMA
+
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.question import Question
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
-from cola_jax.runs.journal import SCHEMA
 from cola_jax.scoring import Encoded, Options
 from cola_jax.strategies.presets import PRESETS, Settings
 from tests import tiny

@@ -6,7 +6,7 @@ import pytest
 
 from cola_jax.runs import journal
 from cola_jax.runs.directory import UNFINISHED
-from cola_jax.runs.part_files import read_part
+from cola_jax.runs.parts import read_part
 
 
 def fail_after(calls: int, patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.growth import continues, differing, flag_of
-from cola_jax.runs.part_files import read_part
+from cola_jax.runs.parts import read_part
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.shard import Shard
 from cola_jax.scoring.scorer import ReadingEvaluator

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cola_jax.runs.journal import SCHEMA
 from etils import epath
 
-from cola_jax.runs.journal import SCHEMA
-from cola_jax.runs.part_checks import check_counts, check_nodes
-from cola_jax.runs.part_files import read_part
+from cola_jax.runs.parts import check_counts, check_nodes, read_part
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 PLAIN = [0, 1, 2]

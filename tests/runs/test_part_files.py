@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from cola_jax.runs.part_files import TOGETHER, join
+from cola_jax.runs.parts import TOGETHER, join
 
 
 def test_join_keeps_the_order_and_has_few_chunks():

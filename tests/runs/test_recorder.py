@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from cola_jax.runs.recorder import recording
 
 from cola_jax.execute.metrics import Metrics
 from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
-from cola_jax.runs.recorder import recording
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks.task import TaskConfig
 from tests.runs.interruption import fail_after, written

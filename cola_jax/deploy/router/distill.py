@@ -165,7 +165,7 @@ def distill(
         "dtype": session.settings["dtype"],
         **dataclasses.asdict(config.training),
     }
-    name = str(session.environment["origin"].get("name") or session.source)
+    name = str(session.environment["origin"].get("name") or session.handle.source)
     model = checkpoint.describe_model(session.model, name, session.settings["model"])
     checkpoint.begin(directory, checkpoint.make_record(model, design, settings))
     features = Features(session, design, examples, directory)
