@@ -50,9 +50,12 @@ def read_parts(
     """Reads columns of part files into one table; InputError as `read_part`."""
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
-    tables = (read_part(file, schema, num_layers, mark) for file in files)
-    every, joined = itertools.chain([schema.empty_table()], tables), []
-    # some at a time: what describes thousands of small tables takes most memory
+    return join([schema.empty_table()], (read_part(f, schema, num_layers, mark) for f in files))
+
+
+def join(*tables: Iterable[pa.Table]) -> pa.Table:
+    """Joins tables, some at a time: what describes thousands of small ones takes most memory."""
+    every, joined = itertools.chain(*tables), []
     while some := list(itertools.islice(every, TOGETHER)):
         joined.append(pa.concat_tables(some).combine_chunks())
     return pa.concat_tables(joined)

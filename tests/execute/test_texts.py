@@ -132,7 +132,7 @@ def test_evaluate_and_search_become_tables(model, tmp_path):
     frame = cola_jax.evaluate(model, questions, ["0-4", "0-2,4"], scorer="options").to_pandas()
     assert frame.path.tolist() == ["0-4", "0-2,4"] * 2
     evaluate = cola_jax.evaluator(model, questions, "options")
-    found = cola_jax.search(evaluate, questions, evaluations=4, control="none")
+    found = cola_jax.search(evaluate, questions, simulations=4, control="none")
     table = found.to_pandas()
     assert table.question.tolist() == [question.id for question in questions]
     assert table.evaluations.tolist() == [one.evaluations for one in found]

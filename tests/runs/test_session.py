@@ -367,7 +367,7 @@ def test_search_function_finds_what_the_session_does(decode):
     questions = [encoded.question for encoded in session.encoded[:2]]
     evaluate = cola_jax.evaluator(session.model, questions, session.scorer)
     outcomes = cola_jax.search(
-        evaluate, questions, strategy="cola", evaluations=10, leaves=4, seed=2
+        evaluate, questions, preset="cola", simulations=10, leaves=4, seed=2
     )
     for outcome in outcomes:
         own = [known[key] for key in known if key[0] == outcome.question.id]

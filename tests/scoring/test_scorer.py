@@ -44,7 +44,7 @@ def stories(count):
 def test_own_scorer_is_searched_and_evaluated(model, words):
     questions = stories(4)
     evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
-    outcomes = cola_jax.search(evaluate, questions, evaluations=8, leaves=4)
+    outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
     assert any(outcome.confirmed for outcome in outcomes)
     paths = outcomes[0].paths[:3]

@@ -18,7 +18,7 @@ from cola_jax.strategies.again import (
 )
 from tests.strategies.formula import GOLD, checksum, formula, questions
 
-SETTINGS = {"evaluations": 20, "leaves": 7, "num_layers": 6, "control": "all"}
+SETTINGS = {"simulations": 20, "leaves": 7, "num_layers": 6, "control": "all"}
 
 
 def searched():
@@ -49,7 +49,7 @@ def test_shortest_and_surest_paths_are_asked_again():
 
 @pytest.mark.parametrize("evaluations", [1, 3, 20, 60])
 def test_no_more_are_asked_again_than_expected(evaluations):
-    settings = SETTINGS | {"evaluations": evaluations, "control": "none"}
+    settings = SETTINGS | {"simulations": evaluations, "control": "none"}
     for outcome in cola_jax.search(formula(lambda b, path: GOLD), questions(3), **settings):
         assert 1 <= len(nodes_to_ask(outcome)) <= most_asked(outcome.evaluations)
 
@@ -104,7 +104,7 @@ def test_nothing_is_robust_without_variants():
 
 def test_smaller_budgets_are_asked_about():
     """What would have been asked after 25 and 50 evaluations is asked too."""
-    settings = SETTINGS | {"evaluations": 70, "control": "none"}
+    settings = SETTINGS | {"simulations": 70, "control": "none"}
     (outcome,) = cola_jax.search(formula(), questions(1), **settings)
     asked = nodes_to_ask(outcome)
     assert budgets(71) == [26, 51]

@@ -14,14 +14,14 @@ from tests.strategies.formula import GOLD, checksum, formula, questions
 
 BASELINES = ["random", "enumerate", "beam", "greedy", "evolution", "early-exit"]
 ORDER = (5, 2, 7, 0, 1, 3, 4, 6)
-SETTINGS = {"evaluations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
+SETTINGS = {"simulations": 40, "leaves": 7, "num_layers": 8, "control": "none"}
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baseline_proposes_legal_paths_each_once(name):
     ran = []
     rules = dataclasses.replace(PRESETS[name], max_length=1.5)
-    outcomes = cola_jax.search(formula(ran=ran), questions(3), strategy=rules, **SETTINGS)
+    outcomes = cola_jax.search(formula(ran=ran), questions(3), preset=rules, **SETTINGS)
     for b, outcome in enumerate(outcomes):
         if name == "greedy":  # ends where it has tried every edit of its best
             assert outcome.evaluations > 30
@@ -35,7 +35,7 @@ def test_baseline_proposes_legal_paths_each_once(name):
             parent = outcome.paths[outcome.parent[node]]
             if outcome.describe_edit(node) is not None:
                 assert edited(parent, outcome.edits[node]) == outcome.paths[node]
-    again = cola_jax.search(formula(), questions(3)[1:], strategy=rules, **SETTINGS)
+    again = cola_jax.search(formula(), questions(3)[1:], preset=rules, **SETTINGS)
     by_question = [outcome.paths for outcome in outcomes]
     if name in ("random", "enumerate", "early-exit"):  # the others depend on the formula's b
         assert [outcome.paths for outcome in again] == by_question[1:]
@@ -43,13 +43,13 @@ def test_baseline_proposes_legal_paths_each_once(name):
 
 
 def test_early_exit_runs_prefixes():
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy="early-exit", **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset="early-exit", **SETTINGS)
     assert outcome.paths == [tuple(range(n)) for n in range(8, 0, -1)]
 
 
 def test_enumerate_runs_every_single_edit():
     rules = EnumerateRules(max_skip=1, max_repeat=1, max_times=1)
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     one = identity(8)
     skips = [one[:i] + one[i + 1 :] for i in range(8)]
     repeats = [one[: i + 1] + one[i:] for i in range(8)]
@@ -58,7 +58,7 @@ def test_enumerate_runs_every_single_edit():
 
 
 def test_random_draws_the_number_of_edits_evenly():
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy="random", **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset="random", **SETTINGS)
     single = [outcome.describe_edit(i) is not None for i in range(1, 41)]
     assert 5 < sum(single) < 30
     assert not outcome.parent[1:].any()
@@ -77,7 +77,7 @@ def climb(paths):
 def test_searches_by_margin_climb(name):
     rules = dataclasses.replace(PRESETS[name], max_repeat=0, max_skip=1, min_length=0.0)
     (outcome,) = cola_jax.search(
-        climb, questions(1), strategy=rules, **SETTINGS | {"evaluations": 150}
+        climb, questions(1), preset=rules, **SETTINGS | {"simulations": 150}
     )
     assert not outcome.baseline
     assert outcome.verdicts.margin.max() == -2.5  # none of the first four layers is left
@@ -86,7 +86,7 @@ def test_searches_by_margin_climb(name):
 def test_beam_edits_the_best():
     rules = BeamRules(width=1, children=5)
     scores = formula(lambda b, path: GOLD)
-    (outcome,) = cola_jax.search(scores, questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(scores, questions(1), preset=rules, **SETTINGS)
     margins = outcome.verdicts.margin
     for start in range(1, 41, 5):
         before = int(np.argmax(margins[:start]))
@@ -95,7 +95,7 @@ def test_beam_edits_the_best():
 
 def test_shortgpt_removes_the_least_influential_layers():
     rules = InfluenceRules(order=ORDER, min_length=0.5)
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     assert outcome.paths == [
         identity(8),
         (0, 1, 2, 3, 4, 6, 7),
@@ -107,7 +107,7 @@ def test_shortgpt_removes_the_least_influential_layers():
 
 def test_shortgpt_needs_the_order_of_the_layers():
     with pytest.raises(ValueError, match=r"give `order`.*block_influence"):
-        cola_jax.search(formula(), questions(1), strategy="shortgpt", **SETTINGS)
+        cola_jax.search(formula(), questions(1), preset="shortgpt", **SETTINGS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -118,10 +118,10 @@ def test_every_preset_searches(name):
         return Verdicts.empty(paths.shape[:2], 4)
 
     evaluations = 12
-    settings = SETTINGS | {"evaluations": evaluations, "control": "all"}
+    settings = SETTINGS | {"simulations": evaluations, "control": "all"}
     for evaluate in (wrong, formula()):
         strategy = InfluenceRules(order=ORDER, min_length=0.0) if name == "shortgpt" else name
-        outcomes = cola_jax.search(evaluate, questions(2), strategy=strategy, **settings)
+        outcomes = cola_jax.search(evaluate, questions(2), preset=strategy, **settings)
         for outcome in outcomes:
             few = name in ("early-exit", "shortgpt")
             assert outcome.evaluations == (8 if few else 13)
@@ -130,7 +130,7 @@ def test_every_preset_searches(name):
 
 def test_polar_runs_no_layer_more_than_twice():
     settings = SETTINGS | {"num_layers": 12}
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy="polar", **settings)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset="polar", **settings)
     runs = [max(np.bincount(path)) for path in outcome.paths]
     assert max(runs) == 2
     deep = outcome.parent[1:] > 0
@@ -142,7 +142,7 @@ def test_polar_runs_no_layer_more_than_twice():
 
 def test_depth_budget_below_all_layers_is_reached():
     rules = dataclasses.replace(PRESETS["cola"], max_length=0.5, max_repeat=0)
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     assert (outcome.lengths <= 4).sum() > 5
     assert outcome.lengths.max() == 8  # the identity path alone
     assert all(len(outcome.paths[p]) > 4 or len(path) <= 4 for path, p in zip(
@@ -151,7 +151,7 @@ def test_depth_budget_below_all_layers_is_reached():
 
 def test_ordered_edits_never_lie_before_the_parents():
     rules = dataclasses.replace(PRESETS["cola"], ordered=True)
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     starts = outcome.edits[:, 1]
     deep = np.flatnonzero(outcome.parent > 0)
     assert len(deep) > 5
@@ -161,7 +161,7 @@ def test_ordered_edits_never_lie_before_the_parents():
 def test_early_exits_are_tried_first():
     """The last of them drops a larger block than any other edit may."""
     rules = dataclasses.replace(PRESETS["best"], exits=5)
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SETTINGS)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     assert outcome.paths[1:6] == [identity(8)[: 8 - k] for k in range(1, 6)]
     assert not outcome.parent[1:6].any()
     kind, _, k, _ = outcome.edits.T

@@ -19,7 +19,7 @@ from tests import tiny
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
 
 COLA = PRESETS["cola"]
-SIX = {"evaluations": 20, "leaves": 7, "num_layers": 6}  # one compilation serves many tests
+SIX = {"simulations": 20, "leaves": 7, "num_layers": 6}  # one compilation serves many tests
 
 
 def same(a, b):
@@ -40,9 +40,9 @@ def legal():
     outcomes = cola_jax.search(
         formula(ran=ran),
         questions(3),
-        evaluations=60,
+        simulations=60,
         leaves=8,
-        strategy=rules,
+        preset=rules,
         control="none",
         num_layers=8,
     )
@@ -95,7 +95,7 @@ GOLDEN = (
 
 def test_search_replays_golden_tree():
     """The whole of one search, so that no change of the rules goes unnoticed."""
-    (outcome,) = cola_jax.search(formula(), questions(1), strategy="cola", seed=7, **SIX)
+    (outcome,) = cola_jax.search(formula(), questions(1), preset="cola", seed=7, **SIX)
     assert ["".join(map(str, path)) for path in outcome.paths] == GOLDEN.split()
 
 
@@ -131,15 +131,15 @@ def test_search_depends_on_seed_and_id(together):
         for ours, other in zip(together, others, strict=True):
             assert ours.paths != other.paths
             assert ours.verdicts.margin[0] == other.verdicts.margin[0]  # the identity path
-    again = cola_jax.search(by_id(asked), asked, strategy=PRESETS["best"], **SIX)
+    again = cola_jax.search(by_id(asked), asked, preset=PRESETS["best"], **SIX)
     assert all(map(same, together, again))
     assert together[0].paths != together[1].paths
 
 
 ONE_SKIP = {
-    "evaluations": 50,
+    "simulations": 50,
     "leaves": 4,
-    "strategy": TreeRules(max_skip=1, max_repeat=0, min_length=0.0),
+    "preset": TreeRules(max_skip=1, max_repeat=0, min_length=0.0),
 }
 
 
@@ -175,7 +175,7 @@ def test_search_uses_only_kinds_of_its_rules():
     off = {"max_skip": 0, "max_repeat": 0, "max_move": 0}
     for kind, field in enumerate(off):
         rules = dataclasses.replace(COLA, **off | {field: 2})
-        (outcome,) = cola_jax.search(formula(), questions(1), strategy=rules, **SIX)
+        (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SIX)
         assert set(outcome.edits[1:, 0].tolist()) == {kind}
         described = {outcome.describe_edit(i).split()[0] for i in range(1, outcome.evaluations)}
         assert described == {KINDS[kind]}
@@ -235,8 +235,8 @@ def test_search_refuses_what_is_no_search():
     with pytest.raises(ValueError, match="give num_layers"):
         cola_jax.search(formula(), asked)
     with pytest.raises(ValueError, match="'paper' is not one of best"):
-        cola_jax.search(formula(), asked, strategy="paper", num_layers=6)
-    for bad in ({"evaluations": 0}, {"leaves": 0}, {"evaluations": -1}):
+        cola_jax.search(formula(), asked, preset="paper", num_layers=6)
+    for bad in ({"simulations": 0}, {"leaves": 0}, {"simulations": -1}):
         with pytest.raises(ValueError, match="must be at least 1"):
             cola_jax.search(formula(), asked, num_layers=6, **bad)
 
@@ -289,7 +289,7 @@ def test_questions_without_control_go_without():
 
 # with a model
 
-MODEL = {"evaluations": 16, "leaves": 4, "control": "none"}
+MODEL = {"simulations": 16, "leaves": 4, "control": "none"}
 
 
 @pytest.fixture(scope="module")
