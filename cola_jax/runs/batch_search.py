@@ -16,7 +16,7 @@ from cola_jax.strategies.again import most_asked, paths_to_ask, with_again, with
 from cola_jax.strategies.evaluations import Evaluations
 from cola_jax.strategies.loop import confirmed, search_batch
 from cola_jax.strategies.outcome import Outcome
-from cola_jax.strategies.presets import Settings
+from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.variants import Variant
 
 

@@ -42,7 +42,7 @@ from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.scorer import BatchEvaluator
 from cola_jax.strategies.memory import check_memory
-from cola_jax.strategies.presets import InfluenceRules, Settings
+from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 

@@ -19,7 +19,7 @@ from cola_jax.runs.directory import KINDS, RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grade, Grader
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs import jobs

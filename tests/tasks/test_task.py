@@ -9,7 +9,7 @@ import pytest
 from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.strategies.presets import Settings, TreeRules
+from cola_jax.strategies.rules import Settings, TreeRules
 from cola_jax.tasks.task import TaskConfig, task_digest
 from tests import tiny
 
