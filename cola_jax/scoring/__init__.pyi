@@ -5,7 +5,7 @@ from .generation import Generation, OpenScorer
 from .grader import Grade, Grader
 from .letter import Letter, StrictLetter
 from .likelihood import Options, OptionsNorm
-from .registry import SCORERS, scorer_class
+from .registry import SCORERS, ScorerName, scorer_class, scorer_names
 from .scorer import Evaluate, Scorer
 from .verdicts import Completion, Verdicts
 
@@ -25,8 +25,10 @@ __all__ = [
     "Options",
     "OptionsNorm",
     "Scorer",
+    "ScorerName",
     "StrictLetter",
     "Verdicts",
     "encode_answers",
     "scorer_class",
+    "scorer_names",
 ]

@@ -1,6 +1,6 @@
 """The list of tasks, with what can be chosen of each."""
 
-from cola_jax.scoring import SCORERS
+from cola_jax.scoring import scorer_names
 from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.hub import TASKS
 from cola_jax.tasks.kinds import CHOICE, DEFAULTS, USUAL
@@ -13,7 +13,7 @@ def catalogue() -> list[dict[str, str]]:
     for name in (*TASKS, ARITHMETIC, "FILE.jsonl"):
         task = TASKS.get(name)
         kind = "prompt" if name.endswith(".jsonl") else name if task is None else task.kind
-        scorers = [one for one, scorer in SCORERS.items() if scorer.open == (kind not in CHOICE)]
+        scorers = scorer_names(open=kind not in CHOICE)
         formats = [] if kind in CHOICE else list(FORMATS[kind])
         styles = [one.name for one in formats] or ["plain", "harness"]
         if kind in CHOICE:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError
 from cola_jax.question import Question
-from cola_jax.scoring import SCORERS, Generation, Options, Scorer, scorer_class
+from cola_jax.scoring import Generation, Options, Scorer, scorer_class, scorer_names
 from cola_jax.scoring.answer import check_rule
 from cola_jax.scoring.encode import TEMPLATE_ARGUMENTS
 from cola_jax.scoring.filtered import FilteredGeneration
@@ -130,7 +130,7 @@ def choose_scorer(config: "TaskConfig", default: str, *, open: bool) -> type[Sco
     """Returns the scorer asked for; ValueError for one of the other sort of questions."""
     scorer = scorer_class(config.scorer or default)
     if scorer.open != open:
-        fitting = ", ".join(name for name, one in SCORERS.items() if one.open == open)
+        fitting = ", ".join(scorer_names(open=open))
         asks = "asks open questions" if open else "is multiple choice"
         raise InputError(
             f"{config.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."

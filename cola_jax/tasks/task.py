@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from cola_jax.errors import InputError
+from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.names import canonical
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
     from cola_jax.tasks.variants import Variant
 
-ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
 Part = Literal["train", "held-out"]
 
 
