@@ -16,7 +16,7 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.checkpoint import load_tokenizer
 from cola_jax.cli.main import main
-from cola_jax.tasks.hub import load_hub
+from cola_jax.tasks.sources import load_hub
 from tests import tiny
 
 PACKAGE = Path(cola_jax.__file__).parent

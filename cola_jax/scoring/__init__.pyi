@@ -1,6 +1,7 @@
 from .decoding import Completions, DecodingScorer
-from .encode import Encoded, encode_answers
+from .encode import TEMPLATE_ARGUMENTS, Encoded, encode_answers
 from .exact import Exact
+from .filtered import FilteredGeneration
 from .generation import Generation, OpenScorer
 from .grader import Grade, Grader
 from .letter import Letter, StrictLetter
@@ -11,12 +12,14 @@ from .verdicts import Completion, Verdicts
 
 __all__ = [
     "SCORERS",
+    "TEMPLATE_ARGUMENTS",
     "Completion",
     "Completions",
     "DecodingScorer",
     "Encoded",
     "Evaluate",
     "Exact",
+    "FilteredGeneration",
     "Generation",
     "Grade",
     "Grader",

@@ -90,7 +90,7 @@ def boxes(text: str) -> Iterator[tuple[str | None, int | None]]:
 
 
 def bare_end(text: str, start: int, line_end: int) -> int | None:
-    """Return the end of a box without braces: a $ of the same line, or else a space; None for none."""
+    """Return the end of a box without braces, a $ of the same line or else a space; or None."""
     if start == len(text) or text[start] in "{}$" or text[start].isspace():
         return None
     if text[line_end : line_end + 1] == "$":
