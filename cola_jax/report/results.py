@@ -8,7 +8,7 @@ from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, one_line
 from cola_jax.json_text import parse_object, readable_json
 from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
@@ -174,7 +174,7 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
                 metric = name.partition(",")[0]
                 error = entry.get(errors[name], "")
                 table.add_row(
-                    label,
+                    one_line(label),
                     str(results["n-samples"][label]["effective"]),
                     metric,
                     f"{entry[name]:.4f}",

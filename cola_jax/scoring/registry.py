@@ -1,20 +1,20 @@
 """The scorers by name, each imported when it is first asked for: importing JAX takes seconds."""
 
-import importlib
 from typing import TYPE_CHECKING, Literal
 
+from cola_jax import scoring
 from cola_jax.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
 
-SCORERS = {  # by name, the module and the class
-    "options": ("likelihood", "Options"),
-    "options-norm": ("likelihood", "OptionsNorm"),
-    "letter": ("letter", "Letter"),
-    "letter-strict": ("letter", "StrictLetter"),
-    "exact": ("exact", "Exact"),
-    "generation": ("generation", "Generation"),
+SCORERS = {  # by name, the class
+    "options": "Options",
+    "options-norm": "OptionsNorm",
+    "letter": "Letter",
+    "letter-strict": "StrictLetter",
+    "exact": "Exact",
+    "generation": "Generation",
 }
 if TYPE_CHECKING:
     ScorerName = str
@@ -27,8 +27,7 @@ def scorer_class(name: str) -> "type[Scorer]":
     if name not in SCORERS:
         near = did_you_mean(name, SCORERS)
         raise InputError(f"scorer {name!r} is not one of {', '.join(SCORERS)}{near}.")
-    module, kind = SCORERS[name]
-    return getattr(importlib.import_module(f"cola_jax.scoring.{module}"), kind)
+    return getattr(scoring, SCORERS[name])
 
 
 def scorer_names(*, open: bool) -> list[str]:

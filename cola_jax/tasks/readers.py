@@ -95,8 +95,12 @@ def answer_index(name: str, answer: Any, labels: Sequence[str], values: Sequence
         answer = int(answer)
     text, count = str(answer).strip(), len(values)
     by_index = is_number(answer) and not labels[0].isdecimal()
-    if by_index and answer in range(count) and (answer not in values or values[answer] == answer):
-        return answer
+    if (
+        by_index
+        and answer in range(count)
+        and (answer not in values or values[int(answer)] == answer)
+    ):
+        return int(answer)
     ways = [
         [i for i, label in enumerate(labels) if label == text.upper()],
         [i for i, value in enumerate(values) if str(value).strip() == text],
@@ -192,7 +196,7 @@ def read_dart(row: Fields, default_id: str | None) -> Question:
     return open_question(id, text, str(gold), metadata=metadata)
 
 
-def query_metadata(value: Any) -> Fields:
+def query_metadata(value: Any) -> Mapping[str, Any]:
     """Read a dict or its repr, which is parsed as a literal and never evaluated."""
     if isinstance(value, str):
         try:
@@ -309,14 +313,14 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
     return next((name for name in OWN if name in names), None)
 
 
-def require(row: Fields, *names: str) -> None:
+def require(row: Mapping[str, Any], *names: str) -> None:
     """Raise InputError if a field is missing or null."""
     for name in names:
         if row.get(name) is None:
             raise InputError(f"the field {name!r} is missing.")
 
 
-def get_string(row: Fields, *names: str) -> str:
+def get_string(row: Mapping[str, Any], *names: str) -> str:
     """Return the string in the first of the fields that the row has."""
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
@@ -336,7 +340,7 @@ def get_strings(name: str, values: Any, *, allow_blank: bool = False) -> list[st
     return values
 
 
-def get_id(row: Fields, name: str, default: str) -> str:
+def get_id(row: Mapping[str, Any], name: str, default: str) -> str:
     """Return the row's own id, or the default if it has none; messages show it as it is."""
     value = row.get(name)
     if value is None:

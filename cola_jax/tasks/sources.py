@@ -12,7 +12,7 @@ from cola_jax.errors import InputError, first_line, printed, reading, shown
 from cola_jax.json_text import parse_object
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
-Source = str | Iterable[Mapping[str, Any]] | Any
+Source = Any
 Row = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
 LONGEST_LINE = 10_000_000  # characters of a row
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
