@@ -16,7 +16,7 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.checkpoint import load_tokenizer
 from cola_jax.cli.main import main
-from cola_jax.tasks.hub import load_hub
+from cola_jax.tasks.sources import load_hub
 from tests import tiny
 
 PACKAGE = Path(cola_jax.__file__).parent
@@ -139,7 +139,7 @@ def test_the_network_is_used_in_few_places() -> None:
     files = dict(trees())
     assert not {name for name, tree in files.items() if imported(tree) & NETWORK}
     hub = {name for name, tree in files.items() if imported(tree) & HUB}
-    assert hub == {"formats/hub.py", "tasks/hub.py"}
+    assert hub == {"formats/hub.py", "tasks/sources.py"}
 
 
 def test_commands_on_local_files_use_no_network(

@@ -16,6 +16,7 @@ from cola_jax.errors import InputError, UsageError
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.storage import check_writable
+from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
@@ -135,16 +136,6 @@ def check_one_task(command: str, task: TaskConfig) -> None:
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
             "and start the command once for each."
         )
-
-
-def check_task(task: str) -> None:
-    """Raises ValueError for a task that does not exist, before anything that takes seconds."""
-    from cola_jax.tasks import harness_names
-    from cola_jax.tasks.hub import TASKS
-    from cola_jax.tasks.names import ARITHMETIC
-
-    if not (task in (*TASKS, ARITHMETIC) or "://" in task or Path(task).is_file()):
-        harness_names.require(task)
 
 
 def check_output(directory: str) -> None:
