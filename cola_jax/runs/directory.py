@@ -21,13 +21,12 @@ from etils import epath
 
 from cola_jax.errors import InputError, is_full, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.json_text import readable_json
+from cola_jax.files import check_links, matching, read_bytes, readable_json, write_whole
 from cola_jax.runs.growth import check_same
 from cola_jax.runs.manifest import parse_manifest
 from cola_jax.runs.part_files import read_parts
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.shard import WHOLE, Shard
-from cola_jax.storage import check_links, matching, write_whole
 
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
@@ -239,7 +238,7 @@ class RunDirectory:
             raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
         try:
-            return parse_manifest(file.read_bytes())
+            return parse_manifest(read_bytes(file))
         except ValueError as error:
             problem = str(error).rstrip(".")
             raise InputError(

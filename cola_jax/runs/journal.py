@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.execute.metrics import COUNTER, Metrics
+from cola_jax.files import matching
 from cola_jax.path import STOP, identity, pad_path, unpad_path
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.part_files import read_part
@@ -27,7 +28,6 @@ from cola_jax.runs.schema import EVALUATIONS, evaluation_rows
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import BatchEvaluator, most_options
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
-from cola_jax.storage import matching
 
 Path = tuple[int, ...]
 SCHEMA = EVALUATIONS.append(pa.field("variant", pa.int16()))  # 0 or null for the question itself

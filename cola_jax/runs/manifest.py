@@ -5,9 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from cola_jax.config import MOST_LAYERS
-from cola_jax.errors import InputError
-from cola_jax.json_text import parse_object
-from cola_jax.schema import validated
+from cola_jax.errors import InputError, reading
+from cola_jax.files import parse_object
 
 FIELDS = ConfigDict(strict=True)  # others may be there, such as those of a later version
 Count = Annotated[int, Field(ge=0)]
@@ -126,5 +125,6 @@ MANIFEST = TypeAdapter(Manifest)
 def parse_manifest(content: bytes) -> dict[str, Any]:
     """Parses the content of `run.json`; ValueError says what is wrong."""
     manifest = parse_object(content, "its content")
-    validated(MANIFEST, manifest, "its content")
+    with reading("its content"):
+        MANIFEST.validate_python(manifest)
     return manifest

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from cola_jax.errors import InputError, shown
-from cola_jax.json_text import parse_object
+from cola_jax.files import parse_object
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 
