@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cola_jax.tokenizer_trial import try_tokenizer
-
 from cola_jax import checkpoint
 from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
