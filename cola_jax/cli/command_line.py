@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from cola_jax.cli.flag_table import Flag, name_of, omits
 from cola_jax.cli.usage import check_text
-from cola_jax.errors import InputError, UsageError, did_you_mean, printed, shown
+from cola_jax.errors import InputError, UsageError, did_you_mean, of_system, printed, shown
 from cola_jax.files import check_place, read_text
 
 CONFIG = "--config"
@@ -102,8 +102,10 @@ def read_config(file: str) -> dict[str, Any]:
 
     try:
         values = parse_yaml(read_text(file), file)
-    except ValueError as error:
+    except InputError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(of_system(error)) from None
     if not isinstance(values, dict):
         raise UsageError(f"{file} must map names of flags to values, such as limit: 100.")
     return dict(flatten(values))
