@@ -13,9 +13,9 @@ from cola_jax.cli.values import BatchSize, Dtype, Model, Output
 from cola_jax.cli.verbosity import console as console
 from cola_jax.cli.verbosity import errors, log, log_devices
 from cola_jax.errors import InputError, UsageError
+from cola_jax.files import check_writable
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.storage import check_writable
 from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
@@ -156,8 +156,8 @@ def write_config(directory: Any, command: Any) -> None:
     import yaml
     from etils import epath
 
+    from cola_jax.files import write_whole
     from cola_jax.runs.directory import CONFIG
-    from cola_jax.storage import write_whole
 
     content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
     write_whole(epath.Path(directory) / CONFIG, content.encode())

@@ -9,14 +9,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cola_jax.errors import InputError, one_line
-from cola_jax.json_text import parse_object, readable_json
+from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
 from cola_jax.runs.comparable import differences
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
 from cola_jax.tasks.registry import TASKS
 
 RESULTS = "results.json"
@@ -120,7 +119,7 @@ def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Prefer
     Raises ValueError for a file that has none, or that of a run that was asked otherwise than one
     of these settings, and OSError for a file that cannot be read.
     """
-    results = parse_object(epath.Path(file).read_bytes(), str(file))
+    results = read_json(file)
     try:
         there = dict(results["cola_jax"]["settings"])
         found = results["cola_jax"]["effects"]["preference"]

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from cola_jax.errors import InputError, first_line, printed, reading, shown
-from cola_jax.json_text import parse_object
+from cola_jax.files import parse_object
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any

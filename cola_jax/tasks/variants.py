@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, did_you_mean
+from cola_jax.files import read_text
 from cola_jax.question import Question
-from cola_jax.storage import read_text
 
 if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
