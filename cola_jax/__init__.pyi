@@ -15,6 +15,7 @@ from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
 from .strategies.loop import confirm, search
 from .strategies.outcome import Outcome, Outcomes
+from .tasks.load import load_questions
 
 __version__: str
 
@@ -39,6 +40,7 @@ __all__ = [
     "format_path",
     "generate",
     "load",
+    "load_questions",
     "load_tokenizer",
     "parse_path",
     "run_path",

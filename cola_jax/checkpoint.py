@@ -1,15 +1,16 @@
 """Checkpoints in our own layout: Orbax weights, the metadata in `cola.json`, and the tokenizer."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +19,69 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cola_jax import orbax_errors
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, first_line, printed, shorten, shown
-from cola_jax.json_text import parse_object
+from cola_jax.errors import InputError, first_line, reading
+from cola_jax.files import check_links, is_file, is_url, read_bytes, read_json
+from cola_jax.identity import digest
 from cola_jax.params import Model, assemble, shapes, sharding
-from cola_jax.storage import check_links
-from cola_jax.tokenizer_trial import load_folder
 
-LAYOUT = 1  # increased whenever a change makes checkpoints unreadable for older versions
+LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
-ZARR = ".zarray"  # the shape and dtype of a weight, beside its values
 DTYPES = ("float32", "bfloat16", "float16")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
-LONGEST_METADATA = 4 * 2**20  # bytes
+OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+PIECE = 1 << 20  # values of a weight that are summed at once
+Number = Annotated[int, Field(ge=0)]
+REPAIR = (
+    "Repair it or download it again; without tokenizer files a local model converts, and then runs "
+    "on token ids alone."
+)
 
 
 class DamagedError(InputError):
     """A checkpoint is damaged or incomplete."""
 
 
+class Origin(BaseModel):
+    """What a checkpoint was converted from."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: str
+    name: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def is_named(self) -> "Origin":
+        """Refuse an invalid Hub id: exports write it into code."""
+        names = (self.name or "", self.revision or "")
+        if self.kind == "hub" and not all(map(HUB_NAME.fullmatch, names)):
+            raise ValueError("it must be a name and a revision of the Hub")
+        return self
+
+
+class Metadata(BaseModel):
+    """The fields of `cola.json` that are read."""
+
+    model_config = ConfigDict(strict=True)
+
+    layout: Literal[2]
+    digest: str  # the identity of the model
+    config: dict[str, Any]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    sums: dict[str, Number]  # of the bits of each weight
+    tokenizer: dict[str, str]  # the SHA-256 of each file
+    origin: Origin
+    stop_tokens: list[Number] = []
+    pad_token: Number | None = None
+
+
 def save(
-    directory: epath.PathLike,
+    directory: str | os.PathLike[str],
     config: ModelConfig,
     weights: Iterable[tuple[str, np.ndarray]],
     origin: dict[str, Any],
@@ -50,159 +89,152 @@ def save(
     stop_tokens: Iterable[int] = (),
     pad_token: int | None = None,
 ) -> dict[str, Any]:
-    """Writes weights (field name and stacked array) one by one, then the metadata.
+    """Write weights (field name and stacked array) one by one, then the metadata.
 
     Each weight is an Orbax checkpoint of its own: Orbax holds two copies of what it saves at once,
-    so a generator of weights keeps memory at a few times the largest. Returns the metadata: layout,
-    config, dtype, the digest of the weights, what `load` checks them by, the ids of the tokens that
-    end a generation and of the padding token, origin, versions.
+    so a generator of weights keeps memory at a few times the largest. The tokenizer has to be in
+    the directory. Returns the metadata: what `Metadata` describes, and versions.
     """
-    directory = absolute(directory)
-    digests, sums, dtype = {}, {}, None
+    folder, sums, dtype = local(directory), {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         for name, array in weights:
-            with orbax_errors.writing():
+            with orbax_writing():
                 saved = ocp.args.PyTreeSave({name: array})
-                checkpointer.save(directory / WEIGHTS / name, args=saved)
-            digests[name] = digest(name, array)
-            sums[name] = bit_sum(array)
-            dtype = str(array.dtype)
-    metadata = {
+                checkpointer.save(folder / WEIGHTS / name, args=saved)
+            sums[name], dtype = bit_sum(array), str(array.dtype)
+    metadata: dict[str, Any] = {
         "layout": LAYOUT,
         "config": config.to_json(),
         "dtype": dtype,
-        "digest": hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest(),
-        "files": file_sizes(directory / WEIGHTS),
         "sums": sums,
+        "tokenizer": file_digests(folder / TOKENIZER),
         "stop_tokens": sorted(stop_tokens),
         "pad_token": pad_token,
         "origin": origin,
         "versions": {name: version(name) for name in ("cola-jax", "jax", "orbax-checkpoint")},
     }
-    (directory / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    metadata["digest"] = identity(metadata)
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return metadata
 
 
-def is_file(path: epath.Path) -> bool:
-    """Returns whether a path is a file; epath takes a local pipe or device for one."""
-    text = os.fspath(path)
-    return path.is_file() if "://" in text else os.path.isfile(text)
+def local(directory: str | os.PathLike[str]) -> Path:
+    """Make the path of a checkpoint absolute, as Orbax requires; InputError for a URL."""
+    if is_url(directory):
+        raise InputError(
+            f"{directory}: checkpoints on URLs are not supported yet: use a local directory."
+        )
+    return Path(os.path.abspath(os.path.expanduser(directory)))
 
 
 def absolute(directory: epath.PathLike) -> epath.Path:
-    """Makes a local path absolute, as Orbax requires; returns URLs unchanged."""
+    """Make a local path absolute, as Orbax requires; return URLs unchanged."""
     text = os.fspath(directory)
     return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
 
 
-def identity(metadata: dict[str, Any]) -> str:
-    """Identifies a model by the digests of its weights and of its config.
+@contextlib.contextmanager
+def orbax_writing() -> Iterator[None]:
+    """Let Orbax write in the body; OSError where a file cannot be, for which it has ValueError."""
+    quieten_orbax()
+    try:
+        yield
+    except ValueError as error:
+        if not (match := OS_ERROR.search(str(error))):
+            raise
+        code = int(match[1])
+        raise OSError(code, os.strerror(code)) from error
 
-    The same weights with another rope or window are another model.
+
+def quieten_orbax() -> None:
+    """Keep Orbax from logging its steps, and errors that it raises as well."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def identity(metadata: dict[str, Any]) -> str:
+    """Return the digest of a model: its weights in order, its config, and its tokenizer.
+
+    The same weights with another rope, window or vocabulary are another model.
     """
     config = ModelConfig.from_json(metadata["config"]).to_json()
-    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    return f"{metadata['digest']} {sha.hexdigest()[:16]}"
+    return digest(metadata["dtype"], metadata["sums"], config, metadata["tokenizer"])
 
 
-def digest(name: str, array: np.ndarray) -> str:
-    """Returns the SHA-256 of a weight's name, dtype, shape and values."""
-    sha = hashlib.sha256(f"{name} {array.dtype} {array.shape}\n".encode())
-    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return sha.hexdigest()
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a folder; nothing where there is no folder."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {file.name: hashlib.sha256(read_bytes(file)).hexdigest() for file in files}
+
+
+def hashed(bits: Any, positions: Any) -> Any:
+    """Hash each value with its position (uint32), by the finalizer of MurmurHash3."""
+    mixed = bits + positions * np.uint32(0x9E3779B1)
+    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
+    return mixed ^ (mixed >> 16)
 
 
 def bit_sum(array: np.ndarray) -> int:
-    """Returns the sum of an array's bit patterns, modulo 2**32; see `check_sum`."""
-    bits = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
-    return int(bits.sum(dtype=np.uint64) % 2**32)
+    """Return the sum of the hashes of an array's bit patterns and their places, modulo 2**32.
+
+    A changed bit shows, and so do layers or heads that are exchanged.
+    """
+    bits, total = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}"), 0
+    for start in range(0, bits.size, PIECE):
+        piece = bits[start : start + PIECE].astype(np.uint32)
+        positions = np.arange(start, start + piece.size, dtype=np.uint64).astype(np.uint32)
+        total += int(hashed(piece, positions).sum(dtype=np.uint64))
+    return total % 2**32
 
 
-def read_metadata(directory: epath.PathLike) -> dict[str, Any]:
-    """Reads a checkpoint's metadata; raises ValueError if the directory is not a checkpoint."""
-    directory = absolute(directory)
-    if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory: make a checkpoint with `cola convert`.")
-    check_links(directory)
-    file = directory / METADATA
-    if file.exists() and not is_file(file):
-        raise DamagedError(f"{file} is a directory, pipe or device: convert the model again.")
-    if not file.exists():
+@jax.jit
+def device_bit_sum(weight: jax.Array) -> jax.Array:
+    """Compute `bit_sum` of a weight on its own devices, for any sharding."""
+    bits = jax.lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
+    positions = jnp.zeros(weight.shape, jnp.uint32)
+    for axis in range(weight.ndim):
+        stride = np.uint32(math.prod(weight.shape[axis + 1 :]) % 2**32)
+        positions += jax.lax.broadcasted_iota(jnp.uint32, weight.shape, axis) * stride
+    return hashed(bits.astype(jnp.uint32), positions).sum(dtype=jnp.uint32)
+
+
+def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint's metadata; InputError if the directory is not a checkpoint."""
+    folder = local(directory)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a directory: make a checkpoint with `cola convert`.")
+    check_links(folder)
+    file = folder / METADATA
+    if not is_file(file):
         hint = (
-            f"it looks like a Hugging Face model: run `cola convert {directory} DESTINATION`."
-            if (directory / "config.json").exists()
+            f"it looks like a Hugging Face model: run `cola convert {folder} DESTINATION`."
+            if (folder / "config.json").exists()
             else "it is not a cola-jax checkpoint, or its conversion did not finish."
         )
-        raise InputError(f"{directory} has no {METADATA}: {hint}")
+        raise InputError(f"{folder} has no {METADATA}: {hint}")
     try:
-        if (size := file.stat().length) > LONGEST_METADATA:
-            raise InputError(f"it has {size:,} bytes, more than {LONGEST_METADATA:,}")
-        metadata = parse_object(file.read_bytes(), str(file))
+        metadata = read_json(file)
         layout = metadata.get("layout")
-        if layout == LAYOUT:
-            check_metadata(metadata)
-    except ValueError as error:
-        problem = str(error).removeprefix(f"{file}: ").rstrip(".")
-        raise DamagedError(f"{file} is damaged ({problem}): convert the model again.") from error
-    if type(layout) is not int:
-        raise DamagedError(f"{file} is damaged (it has no layout): convert the model again.")
-    if layout != LAYOUT:
-        raise InputError(
-            f"{directory} has layout {layout}, but this version reads {LAYOUT}: convert the model "
-            "again, or use the version of cola-jax that wrote it."
-        )
-    return metadata
+        if type(layout) is not int or layout == LAYOUT:
+            with reading(file):
+                Metadata.model_validate(metadata)
+                if identity(metadata) != metadata["digest"]:
+                    raise InputError("its digest is that of another model.")
+            return metadata
+    except InputError as error:
+        raise DamagedError(f"{error} It is damaged: convert the model again.") from error
+    raise InputError(
+        f"{folder} has layout {layout}, but this version reads {LAYOUT}: convert the model again, "
+        "or use the version of cola-jax that wrote it."
+    )
 
 
-def check_metadata(metadata: dict[str, Any]) -> None:
-    """Raises ValueError unless all parts of the metadata have the types that `save` writes."""
-    kinds = {"config": dict, "dtype": str, "digest": str, "files": dict, "sums": dict}
-    for name, kind in (kinds | {"origin": dict}).items():
-        if not isinstance(metadata.get(name), kind):
-            raise InputError(f"{name} must be a {kind.__name__}, got {shown(metadata.get(name))}")
-    config = ModelConfig.from_json(metadata["config"])
-    if metadata["dtype"] not in DTYPES:
-        raise InputError(
-            f"dtype must be one of {', '.join(DTYPES)}, got {shown(metadata['dtype'])}"
-        )
-    for name in ("files", "sums"):
-        wrong = [k for k, v in metadata[name].items() if type(v) is not int or v < 0]
-        if wrong:
-            raise InputError(f"{name} of {printed(wrong[0])} must be a number of 0 or more")
-    if set(metadata["sums"]) != set(shapes(config)):
-        others = sorted(set(metadata["sums"]) ^ set(shapes(config)))
-        raise InputError(
-            f"sums and config have different weights: {shorten([printed(x) for x in others])}"
-        )
-    check_origin(metadata["origin"])
-    check_tokens(metadata)
-
-
-def check_origin(origin: dict[str, Any]) -> None:
-    """Raises ValueError for what is no name of the Hub: exports write such a name into code."""
-    if not isinstance(origin.get("kind"), str):
-        raise InputError(f"origin must have a kind, got {shown(origin)}")
-    names = (origin.get("name"), origin.get("revision"))
-    named = all(isinstance(one, str) and HUB_NAME.fullmatch(one) for one in names)
-    if origin["kind"] == "hub" and not named:
-        raise InputError(f"origin must be a name and a revision of the Hub, got {shown(origin)}")
-
-
-def check_tokens(metadata: dict[str, Any]) -> None:
-    """Raises ValueError unless the stop tokens and the padding token are token ids."""
-    stops, pad = metadata.get("stop_tokens", []), metadata.get("pad_token")
-    if not isinstance(stops, list) or any(type(i) is not int or i < 0 for i in stops):
-        raise InputError(f"stop_tokens must be a list of token ids, got {shown(stops)}")
-    if pad is not None and (type(pad) is not int or pad < 0):
-        raise InputError(f"pad_token must be a token id or null, got {shown(pad)}")
-
-
-def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
-    """Returns the sorted ids of the tokens that end a generation.
+def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Return the sorted ids of the tokens that end a generation.
 
     Falls back to the tokenizer's end of sequence if the checkpoint has none, as older ones do.
-    Raises ValueError if there is neither.
+    InputError if there is neither.
     """
     ids = read_metadata(directory).get("stop_tokens")
     if not ids:
@@ -217,26 +249,25 @@ def stop_tokens(directory: epath.PathLike) -> tuple[int, ...]:
 
 
 def load(
-    directory: epath.PathLike,
+    directory: str | os.PathLike[str],
     *,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """Restores a converted model directly onto its devices.
+    """Restore a converted model directly onto its devices.
 
     Args:
-      directory: a checkpoint made by `cola convert`; a local path or a URL such as gs://.
+      directory: a checkpoint made by `cola convert`.
       dtype: of the parameters; that of the checkpoint if None.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
       on_progress: called with the bytes read so far and in all, after each weight.
 
     Raises:
-      ValueError: if the directory is not a checkpoint, is damaged or incomplete, or does not fit
+      InputError: if the directory is not a checkpoint, is damaged or incomplete, or does not fit
         the mesh.
     """
-    directory = absolute(directory)
     metadata = read_metadata(directory)
     kind = jnp.dtype(metadata["dtype"] if dtype is None else dtype)
     config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
@@ -251,28 +282,35 @@ def load(
 
 
 def restore_weights(
-    directory: epath.PathLike, metadata: dict[str, Any], mesh: Mesh | None = None
+    directory: str | os.PathLike[str], metadata: dict[str, Any], mesh: Mesh | None = None
 ) -> Iterator[tuple[str, jax.Array]]:
-    """Restores the weights one by one: field name and stacked array, in the dtype they are stored.
+    """Restore the weights one by one: field name and stacked array, in the dtype they are stored.
 
-    `metadata` is that of the checkpoint. Raises ValueError if the files are damaged or incomplete.
+    `metadata` is that of the checkpoint. InputError if the files are damaged or incomplete.
     """
-    directory = absolute(directory)
+    folder = local(directory) / WEIGHTS
     config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
-    check_files(directory / WEIGHTS, metadata["files"])
-    for name, shape in shapes(config).items():
-        check_stored(directory / WEIGHTS, name, shape, stored)
-    orbax_errors.quieten()
+    quieten_orbax()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         for name, shape in shapes(config).items():
             leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
-            weight = restore(checkpointer, directory / WEIGHTS, name, leaf)
-            check_sum(directory / WEIGHTS, name, weight, metadata["sums"][name])
+            try:
+                weight = checkpointer.restore(folder / name, {name: leaf})[name]
+            except Exception as error:  # Orbax and TensorStore raise many types for damaged files
+                raise DamagedError(
+                    f"{folder} is damaged, {name} could not be restored ({first_line(error)}): "
+                    "convert the model again."
+                ) from error
+            # without a checksum of the file, a damaged one may restore without an error
+            if int(device_bit_sum(weight)) != metadata["sums"][name]:
+                raise DamagedError(
+                    f"{folder} is damaged, {name} has changed: convert the model again."
+                )
             yield name, weight
 
 
 def this_host_only() -> ocp.options.MultiprocessingOptions:
-    """Lets each of several hosts restore on its own, without waiting for the others."""
+    """Let each of several hosts restore on its own, without waiting for the others."""
     me = jax.process_index()
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
@@ -281,121 +319,27 @@ def this_host_only() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def check(directory: epath.PathLike) -> None:
-    """Raises ValueError unless the directory is a checkpoint with all its files.
+def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
+    """Load the tokenizer that was converted with a model, as a transformers tokenizer.
 
-    The weights are not read, so a changed bit is found when they are loaded.
+    InputError if the checkpoint has none, or one that has changed since.
     """
-    metadata = read_metadata(directory)
-    check_files(absolute(directory) / WEIGHTS, metadata["files"])
-
-
-def file_sizes(directory: epath.Path) -> dict[str, int]:
-    """Returns the sizes of all files under a directory, by relative path."""
-    sizes = {}
-    for entry in sorted(directory.iterdir()):  # epath's glob does not recurse
-        if entry.is_dir():
-            below = file_sizes(entry)
-            sizes |= {f"{entry.name}/{name}": size for name, size in below.items()}
-        elif is_file(entry):  # a pipe would be waited for
-            sizes[entry.name] = entry.stat().length
-    return sizes
-
-
-def check_files(directory: epath.Path, sizes: dict[str, int]) -> None:
-    """Raises ValueError if files are missing or have another size.
-
-    Orbax reports most of these too, but in thousands of lines of traceback.
-    """
-    found = file_sizes(directory) if directory.is_dir() else {}
-    damaged = sorted(name for name, size in sizes.items() if found.get(name) != size)
-    if damaged:
-        raise DamagedError(
-            f"{directory} is incomplete or damaged ({len(damaged)} files are missing or have "
-            f"another size, such as {printed(damaged[0])}): convert the model again."
-        )
-
-
-def check_stored(directory: epath.Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raises ValueError unless a weight is stored in the shape and dtype of the metadata.
-
-    Asked for another, Orbax would make room for it before it looks at the file.
-    """
-    file = directory / name / name / ZARR
-    if not is_file(file) or file.stat().length > LONGEST_METADATA:
-        raise DamagedError(f"{file} is missing or damaged: convert the model again.")
-    try:
-        stored = parse_object(file.read_bytes(), str(file))
-    except ValueError as error:
-        raise DamagedError(f"{error} It is damaged: convert the model again.") from None
-    found, kind = stored.get("shape"), stored.get("dtype")
-    if found != list(shape) or kind not in (dtype.str, dtype.name):
-        raise DamagedError(
-            f"{directory} is damaged or of another model, {name} is stored as {shown(kind)} "
-            f"{shown(found)}, but {METADATA} says {dtype.name} {list(shape)}: convert the model "
-            "again."
-        )
-    chunks = stored.get("chunks")
-    if not isinstance(chunks, list) or not fits(chunks, shape):
-        raise DamagedError(
-            f"{file} is damaged, chunks is {shown(chunks)}: convert the model again."
-        )
-
-
-def fits(chunks: list[Any], shape: tuple[int, ...]) -> bool:
-    """Returns whether chunks of a weight are no larger than it."""
-    same = len(chunks) == len(shape)
-    return same and all(
-        type(chunk) is int and 1 <= chunk <= size for chunk, size in zip(chunks, shape, strict=True)
-    )
-
-
-@jax.jit
-def device_bit_sum(weight: jax.Array) -> jax.Array:
-    """Computes `bit_sum` of a weight on its own devices."""
-    bits = jax.lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
-    return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
-
-
-def check_sum(directory: epath.Path, name: str, weight: jax.Array, wanted: int | None) -> None:
-    """Raises ValueError if a weight has other bits than were saved.
-
-    Weights are stored without a checksum, so a damaged file may restore without an error. The sum
-    is computed on the weight's devices for any sharding, which a digest could not be.
-    """
-    if int(device_bit_sum(weight)) != wanted:
-        raise DamagedError(f"{directory} is damaged, {name} has changed: convert the model again.")
-
-
-def restore(
-    checkpointer: ocp.StandardCheckpointer,
-    directory: epath.Path,
-    name: str,
-    leaf: jax.ShapeDtypeStruct,
-) -> jax.Array:
-    """Reads one weight onto the sharding of `leaf`."""
-    try:
-        return checkpointer.restore(directory / name, {name: leaf})[name]
-    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-        raise DamagedError(
-            f"the weight {name} of {directory.parent} could not be restored "
-            f"({first_line(error)}): its files are damaged, convert the model again."
-        ) from error
-
-
-def load_tokenizer(directory: epath.PathLike) -> Any:
-    """Loads the tokenizer that was converted with a model, as a transformers tokenizer.
-
-    Raises ValueError if the checkpoint has none, or one that transformers cannot load.
-    """
-    folder = absolute(directory) / TOKENIZER
-    if not folder.is_dir() or not any(folder.iterdir()):
+    folder, wanted = local(directory) / TOKENIZER, read_metadata(directory)["tokenizer"]
+    if not wanted:
         raise InputError(
             f"{directory} has no tokenizer: its source had none that could be converted."
         )
-    with tempfile.TemporaryDirectory() as local:  # transformers does not read storage URLs
-        for file in folder.iterdir():
-            if not is_file(file):
-                raise InputError(f"{file} is a directory, pipe or device: convert the model again.")
-            (epath.Path(local) / file.name).write_bytes(file.read_bytes())
-        return load_folder(Path(local), str(directory))
+    if file_digests(folder) != wanted:
+        raise DamagedError(f"{folder} has changed since the conversion: convert the model again.")
+    return load_folder(folder, str(directory))
+
+
+def load_folder(folder: Path, name: str) -> Any:
+    """Load the tokenizer of a local folder with transformers; `name` says which in errors."""
+    from transformers import AutoTokenizer
+
+    with reading(f"the tokenizer of {name}", REPAIR):
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ImportError) as error:
+            raise ValueError(first_line(error)) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, reading, shown
 
 MOST_LAYERS = 10_000
 MOST_EXPERTS = 100_000  # of all layers together
@@ -195,9 +195,8 @@ class ModelConfig:
         Raises:
           ValueError: for unknown or missing fields, and values of other types or out of bounds.
         """
-        from cola_jax.schema import validated
-
-        return validated(json_schema(), json.dumps(fields), "model config", json=True)
+        with reading("the model config"):
+            return json_schema().validate_json(json.dumps(fields))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from cola_jax.errors import InputError
+from cola_jax.identity import random_of
 from cola_jax.path import STOP, Ids, identity
 
 Scalar = Int[ArrayLike, ""]
@@ -156,7 +157,7 @@ def random_paths(
             f"random paths start from all {num_layers} layers, so max_length must be at least "
             f"that, and the seed 0 or more: they are {limit} and {seed}."
         )
-    generator = np.random.default_rng(seed)
+    generator = random_of(seed)
     fitting = FittingEdits(edit_table(limit), 1, limit)
     found: dict[tuple[int, ...], None] = {}
     known = 0  # since the last new one

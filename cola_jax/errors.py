@@ -14,6 +14,7 @@ LIBRARIES = (
     "jinja2",
     "pyarrow",
     "pydantic_core",
+    "pyo3_runtime",  # whose PanicException is no Exception
     "safetensors",
     "safetensors_rust",
     "struct",
@@ -44,7 +45,8 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
       InputError: for whatever a broken file makes a parser raise. An InputError of the body that
         names the file passes as it is, and others get its name in front.
     """
-    name = printed(os.fspath(what))
+    name = os.fspath(what)
+    name = name if name.isprintable() and len(name) <= LONGEST else shown(name)
     try:
         yield
     except InputError as error:
@@ -52,15 +54,15 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
             raise
         end = f". {action}" if action else ""
         raise InputError(f"{name}: {str(error).rstrip('.')}{end or '.'}") from error
-    except Exception as error:
+    except BaseException as error:
         if not is_of_parser(error):
             raise
         end = f" {action}" if action else ""
         raise InputError(f"{name} cannot be read ({reason(error)}).{end}") from error
 
 
-def is_of_parser(error: Exception) -> bool:
-    """Whether a parser raises such errors for its input; tokenizers raises Exception itself."""
+def is_of_parser(error: BaseException) -> bool:
+    """Say whether a parser raises such errors for its input; tokenizers raises Exception itself."""
     root = type(error).__module__.partition(".")[0]
     return isinstance(error, BUILTIN) or root in LIBRARIES or type(error) is Exception
 
@@ -77,7 +79,7 @@ def reason(error: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type where it has none."""
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].rstrip(". ")
     line = line if line.isprintable() else repr(line)
@@ -85,7 +87,7 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: Any) -> str:
-    """Writes a value for an error message: short, however large or deep it is."""
+    """Write a value for an error message: short, however large or deep it is."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
     try:
@@ -95,25 +97,25 @@ def shown(value: Any) -> str:
 
 
 def printed(name: str) -> str:
-    """Writes a name for an error message: as it is, unless it is long or has other than text."""
+    """Write a name for an error message: as it is, unless it is long or has other than text."""
     return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:
-    """Writes a message as one line of a terminal, whatever names and values are in it."""
+    """Write a message as one line of a terminal, whatever names and values are in it."""
     if len(text) > LONGEST_LINE:
         half = LONGEST_LINE // 2
         text = f"{text[:half]} ... {text[-half:]}"
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk is full, or a quota used up."""
+    """Say whether a disk is full, or a quota used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def of_system(error: OSError) -> str:
-    """Writes an error of the operating system, with the file that it is about."""
+    """Write an error of the operating system, with the file that it is about."""
     file = error.filename2 or error.filename
     place = None if file is None else printed(os.fspath(file))
     if is_full(error):
@@ -125,12 +127,12 @@ def of_system(error: OSError) -> str:
 
 
 def shorten(names: list[str], limit: int = 4) -> str:
-    """Joins names, and counts those beyond the limit instead of listing them."""
+    """Join names, and count those beyond the limit instead of listing them."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" * (len(names) > limit))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the most similar of the known names, or the shortest that begins with this one.
+    """Return the most similar of the known names, or the shortest that begins with this one.
 
     Case, hyphens and underscores do not matter. None where no name is similar, and for a text that
     is no name, which takes seconds to compare.
@@ -138,8 +140,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     if len(name) > LONGEST_COMPARED:
         return None
     forms: dict[str, str] = {}
-    for one in known:
-        forms.setdefault(plain(one), one)
+    for other in known:
+        forms.setdefault(plain(other), other)
     begin = sorted((form for form in forms if form.startswith(plain(name))), key=len)
     near = begin[:1] if plain(name) else []
     near = near or difflib.get_close_matches(plain(name), forms, 1)
@@ -147,16 +149,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns a hint at the most similar of the known names, to append; "" where there is none."""
+    """Return a hint at the most similar of the known names, to append; "" where there is none."""
     near = nearest(name, known)
     return f" (did you mean {near}?)" if near else ""
 
 
 def plain(name: str) -> str:
-    """Returns a name without what people write differently."""
+    """Return a name without what people write differently."""
     return name.strip().lower().lstrip("-").replace("_", "-")
 
 
 def count(number: int, noun: str) -> str:
-    """Writes a number of things, such as 1 model or 2 models."""
+    """Write a number of things, such as 1 model or 2 models."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

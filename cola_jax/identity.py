@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cola_jax.errors import InputError, shown
 from cola_jax.question import Question
 
@@ -44,6 +46,17 @@ def path_digest(path: Sequence[int]) -> str:
 def set_digest(digests: Iterable[str]) -> str:
     """Return the digest of a set of questions or prompts, in whatever order they are."""
     return digest(sorted(digests))
+
+
+def random_of(*key: int | str) -> np.random.Generator:
+    """Return the random generator of a key, such as a seed and a question's id."""
+    parts = [part if isinstance(part, int) else stable_hash(part) for part in key]
+    return np.random.default_rng(parts)
+
+
+def stable_hash(text: str) -> int:
+    """Return 64 bits of a text's hash, the same on every machine and in every version."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def check_belongs(

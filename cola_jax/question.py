@@ -6,6 +6,7 @@ import re
 
 from cola_jax.errors import InputError
 
+DELIMITER = "delimiter"  # metadata of a question whose text is a whole prompt
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
@@ -86,3 +87,8 @@ def decoy_of(id: str, gold: str) -> str | None:
     if value >= 0 > value + offset:
         offset = -offset
     return str(value + offset)
+
+
+def content(question: Question) -> tuple[str, ...]:
+    """Return what makes two questions the same: the text, and the options in any order."""
+    return (question.text.strip(), *(() if question.open else sorted(question.options)))

@@ -32,7 +32,7 @@ from cola_jax.report.table import format_mean
 from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
 from experiments.routers import DESIGNS
 

@@ -20,7 +20,7 @@ from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import Evaluate, score_readings
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks import TaskConfig
 from cola_jax.tasks.task import Prepared
 

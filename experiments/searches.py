@@ -4,7 +4,7 @@ import dataclasses
 
 from cola_jax.cli.flags import Dtype, RunFlags, TaskFlags
 from cola_jax.runs.session import Session
-from cola_jax.strategies.presets import Control, Rules, Settings
+from cola_jax.strategies.rules import Control, Rules, Settings
 from cola_jax.tasks.task import TaskConfig
 
 

@@ -28,7 +28,7 @@ from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.session import Session
 from cola_jax.strategies.again import budgets
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.presets import Rules
+from cola_jax.strategies.rules import Rules
 from experiments.paper.results import layers as layers_of
 from experiments.paper.results import p_of, points, show
 from experiments.searches import Searches

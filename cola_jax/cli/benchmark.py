@@ -15,9 +15,9 @@ from cola_jax.cli.report import print_json
 from cola_jax.cli.values import Dtype
 from cola_jax.cli.verbosity import log_devices
 from cola_jax.errors import InputError, nearest
+from cola_jax.files import check_file, write_whole
 from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.storage import check_file, write_whole
-from cola_jax.strategies.presets import DEFAULT, PRESETS, Settings
+from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 from cola_jax.cli.flag_table import Flag, name_of, omits
 from cola_jax.cli.usage import check_text
-from cola_jax.errors import InputError, UsageError, did_you_mean, printed, shown
-from cola_jax.storage import check_place, read_text
+from cola_jax.errors import InputError, UsageError, did_you_mean, of_system, printed, shown
+from cola_jax.files import check_place, read_text
 
 CONFIG = "--config"
 # what users of lm-evaluation-harness, vLLM and Hugging Face call our flags
@@ -98,12 +98,14 @@ def read_config(file: str) -> dict[str, Any]:
 
     Raises UsageError for a file that is missing or holds anything else.
     """
-    from cola_jax.yaml_text import parse_yaml
+    from cola_jax.files import parse_yaml
 
     try:
         values = parse_yaml(read_text(file), file)
-    except ValueError as error:
+    except InputError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(of_system(error)) from None
     if not isinstance(values, dict):
         raise UsageError(f"{file} must map names of flags to values, such as limit: 100.")
     return dict(flatten(values))

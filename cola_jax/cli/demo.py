@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -148,9 +149,8 @@ def pip_command() -> list[str] | None:
 
 def check_digest(gguf: Path) -> None:
     """Raises ValueError unless the file is, byte for byte, the one that the demo was made with."""
-    from cola_jax.formats.cache import file_digest
-
-    digest = file_digest(gguf)
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
         raise InputError(
             f"the demo's model has SHA-256 {digest}, but it should have {GGUF_SHA256}: remove "

@@ -12,7 +12,7 @@ from cola_jax.cli.flags import checkpoint_of, console
 from cola_jax.cli.values import Model
 from cola_jax.cli.verbosity import errors, log
 from cola_jax.errors import InputError, shown
-from cola_jax.storage import check_apart
+from cola_jax.files import check_apart
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
@@ -86,7 +86,7 @@ class Export:
 
         Raises ValueError for an effect that was measured on another.
         """
-        from cola_jax.formats.local_files import read_json
+        from cola_jax.files import read_json
 
         files = [("--path", self.path)] * self.path.endswith(".json")
         files += [("--effect", str(self.effect))] * (self.effect is not None)

@@ -13,9 +13,10 @@ from cola_jax.cli.values import BatchSize, Dtype, Model, Output
 from cola_jax.cli.verbosity import console as console
 from cola_jax.cli.verbosity import errors, log, log_devices
 from cola_jax.errors import InputError, UsageError
+from cola_jax.files import check_writable
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.storage import check_writable
+from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
@@ -137,16 +138,6 @@ def check_one_task(command: str, task: TaskConfig) -> None:
         )
 
 
-def check_task(task: str) -> None:
-    """Raises ValueError for a task that does not exist, before anything that takes seconds."""
-    from cola_jax.tasks import harness_names
-    from cola_jax.tasks.hub import TASKS
-    from cola_jax.tasks.names import ARITHMETIC
-
-    if not (task in (*TASKS, ARITHMETIC) or "://" in task or Path(task).is_file()):
-        harness_names.require(task)
-
-
 def check_output(directory: str) -> None:
     """Raises UsageError where the directory of a run would lie at a file, or below one.
 
@@ -165,8 +156,8 @@ def write_config(directory: Any, command: Any) -> None:
     import yaml
     from etils import epath
 
+    from cola_jax.files import write_whole
     from cola_jax.runs.directory import CONFIG
-    from cola_jax.storage import write_whole
 
     content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
     write_whole(epath.Path(directory) / CONFIG, content.encode())

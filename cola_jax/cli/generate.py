@@ -109,7 +109,8 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     Raises ValueError where there are none, a row has no text, or an id occurs twice.
     """
     from cola_jax.question import Question
-    from cola_jax.tasks.readers import get_id, read_lines
+    from cola_jax.tasks.readers import get_id
+    from cola_jax.tasks.sources import read_lines
 
     texts = [(str(i), text) for i, text in enumerate(prompts)]
     if file is not None:

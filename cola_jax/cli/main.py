@@ -36,7 +36,7 @@ from cola_jax.cli.tasks import Tasks
 from cola_jax.cli.usage import check
 from cola_jax.cli.verbosity import log
 from cola_jax.errors import InputError, UsageError, did_you_mean, of_system, one_line, shown
-from cola_jax.strategies.presets import DEFAULT, PRESETS
+from cola_jax.strategies.rules import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."

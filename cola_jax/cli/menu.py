@@ -39,8 +39,8 @@ class Menu:
 
         from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
+        from cola_jax.files import write_whole
         from cola_jax.report.menu import menu_json, menu_table
-        from cola_jax.storage import write_whole
 
         session = screen = self.flags.prepare(command=self)
         if self.try_scorer is not None:

@@ -12,8 +12,7 @@ from tyro.conf import Positional
 
 from cola_jax.cli.flags import console, errors
 from cola_jax.errors import InputError
-from cola_jax.json_text import readable_json
-from cola_jax.storage import check_file
+from cola_jax.files import check_file, readable_json
 
 if TYPE_CHECKING:
     from cola_jax.report.compare import Change
@@ -183,10 +182,10 @@ class Report:
 
     def show_scan(self, run: "RunDirectory") -> None:
         """Prints the best blocks of a scan, and writes the map as CSV and as a page."""
+        from cola_jax.files import write_whole
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
-        from cola_jax.storage import write_whole
 
         summary = summarise_scan(run)
         if self.json:

@@ -13,7 +13,7 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.report import show_results
 from cola_jax.cli.verbosity import log
-from cola_jax.strategies.presets import (
+from cola_jax.strategies.rules import (
     DEFAULT,
     PRESETS,
     Control,

@@ -25,8 +25,8 @@ class Static:
         from etils import epath
 
         from cola_jax.deploy.task_path import find_path
+        from cola_jax.files import write_whole
         from cola_jax.report.static import static_json, static_table
-        from cola_jax.storage import write_whole
 
         session = self.flags.prepare(command=self)
         found = run_with_metrics(

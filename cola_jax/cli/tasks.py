@@ -20,7 +20,7 @@ class Tasks:
         from rich.text import Text
 
         from cola_jax.cli.report import print_json
-        from cola_jax.tasks.catalogue import catalogue
+        from cola_jax.tasks.registry import catalogue
 
         rows = catalogue()
         if self.json:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.cli.flag_table import Flag
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
-from cola_jax.storage import check_place
+from cola_jax.files import check_place
 
 PLACES = (  # values that name files or folders, or may do so
     *("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET", "VARIANT"),

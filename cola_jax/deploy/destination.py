@@ -2,18 +2,17 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cola_jax import files
 from cola_jax.errors import InputError
-from cola_jax.partial import partial_file, partial_folder
-from cola_jax.storage import check_apart, check_writable
+from cola_jax.files import check_apart, check_writable, is_url
 
 
 def check_destination(destination: Path, *sources: Path) -> None:
     """Raises ValueError for a destination that has contents, or that lies inside a source."""
-    if re.match(r"\w\w+:/", str(destination)):
+    if is_url(destination):
         raise InputError(f"{destination} is a URL: an export is written to a local path.")
     place = absolute(destination)
     check_writable(place)
@@ -32,17 +31,13 @@ def check_destination(destination: Path, *sources: Path) -> None:
 
 @contextlib.contextmanager
 def building(destination: Path, folder: bool = True) -> Iterator[Path]:
-    """Yields an empty folder or file beside the destination, and moves it there at the end.
+    """Yield an empty folder or file beside the destination, and move it there at the end.
 
     After an error, nothing is left of it.
     """
-    place = absolute(destination)
-    with partial_folder(place) if folder else partial_file(place) as partial:
+    with files.building(destination, folder=folder) as partial:
         yield partial
         check_destination(destination)  # another process may have been faster
-        if place.is_dir():
-            place.rmdir()
-        partial.rename(place)
 
 
 def absolute(destination: Path) -> Path:

@@ -18,11 +18,10 @@ from cola_jax.deploy.destination import absolute, building, check_destination
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.errors import InputError, shown
+from cola_jax.files import read_json
 from cola_jax.formats.hf_config import select_layers, write_config
 from cola_jax.formats.huggingface import GENERATION, read_config
-from cola_jax.formats.local_files import read_json
-from cola_jax.formats.table import Row, expected
-from cola_jax.formats.unstacked import unstack
+from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, parse_path_of, validate
 

@@ -12,12 +12,11 @@ from cola_jax.deploy.menu import Path
 from cola_jax.deploy.prompt_state import prompt_states
 from cola_jax.deploy.rules import CONFIDENCE, Signals, most_confident, vote
 from cola_jax.deploy.selector import Selector
-from cola_jax.errors import InputError, printed, shown
-from cola_jax.json_text import parse_object
+from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.files import read_json
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
-from cola_jax.schema import validated
 
 MENU, SELECTOR = "menu.json", "selector.npz"
 RULES = ("single", "vote", *CONFIDENCE, "selector")
@@ -92,7 +91,8 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     if not file.exists():
         raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
     try:
-        content = validated(CONTENT, parse_object(file.read_bytes(), str(file)), str(file))
+        with reading(file):
+            content = CONTENT.validate_python(read_json(file))
         check_model(content, file, model)
         paths = tuple(parse_path_of(file, text, num_layers) for text in content.paths)
         if content.state_layer > num_layers:

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
-from cola_jax.errors import InputError
-from cola_jax.formats.local_files import read_json
+from cola_jax.errors import InputError, reading
+from cola_jax.files import read_json
 from cola_jax.path import format_path, parse_path_of
 from cola_jax.report.text import literal
-from cola_jax.schema import validated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +66,10 @@ def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEff
                 f"{file} measures path {format_path(measured)}, but the path to export is "
                 f"{format_path(path)}."
             )
-    try:
-        found = json.dumps(values.get("effect", values))
-        return validated(TypeAdapter(ReportedEffect), found, str(file), json=True)
-    except ValueError as error:
-        names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
-        raise InputError(
-            f"{error} A measured effect has the fields {names}, in the file itself or in its field "
-            "effect."
-        ) from None
+    names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
+    rule = f"A measured effect has the fields {names}, in the file itself or in its field effect."
+    with reading(file, rule):
+        return TypeAdapter(ReportedEffect).validate_json(json.dumps(values.get("effect", values)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from cola_jax.errors import InputError, printed, shorten, shown
 # The forward pass of no supported family depends on these.
 HARMLESS = {
     *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype"),
-    *("_name_or_path", "_attn_implementation_autoset", "use_cache"),
-    *("initializer_range", "attention_dropout", "pretraining_tp", "transformers.js_config"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
+    *("use_cache", "initializer_range", "attention_dropout", "pretraining_tp"),
+    *("transformers.js_config", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("unk_token_id", "sep_token_id"),
     *("id2label", "label2id", "problem_type", "task_specific_params", "finetuning_task"),
     *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "tokenizer_class"),
     *("prefix", "is_llama_config", "unsloth_version", "unsloth_fixed", "cache_implementation"),
@@ -61,8 +61,7 @@ class Attributes:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
         if not SMALLEST <= number <= LARGEST:
             raise InputError(
-                f"config.json: {name} must be a positive number ({SMALLEST} to {LARGEST}), got "
-                f"{shown(value)}."
+                f"{name} must be a positive number ({SMALLEST} to {LARGEST}), got {shown(value)}."
             )
         return value
 
@@ -73,8 +72,7 @@ class Attributes:
             value = default
         if type(value) is not int or not 1 <= value < limit:
             raise InputError(
-                f"config.json: {name} must be a positive integer, at most {limit - 1:,}, got "
-                f"{shown(value)}."
+                f"{name} must be a positive integer, at most {limit - 1:,}, got {shown(value)}."
             )
         return value
 
@@ -90,19 +88,20 @@ class Attributes:
         """Returns an object, empty if missing or null; raises ValueError for anything else."""
         value = self.get(name)
         if value is not None and not isinstance(value, dict):
-            raise InputError(f"config.json: {name} must be an object, got {shown(value)}.")
+            raise InputError(f"{name} must be an object, got {shown(value)}.")
         return value or {}
 
     def boolean(self, name: str, default: bool) -> bool:
         """Returns a boolean; raises ValueError for anything else."""
         value = self.get(name, default)
         if not isinstance(value, bool):
-            raise InputError(f"config.json: {name} must be true or false, got {shown(value)}.")
+            raise InputError(f"{name} must be true or false, got {shown(value)}.")
         return value
 
     def refuse_unknown(self) -> None:
         """Raises ValueError for attributes that were not read and may matter."""
-        rest = set(self.values) - self.seen - HARMLESS
+        rest = {name for name in self.values if not name.startswith("_")}  # private to transformers
+        rest -= self.seen | HARMLESS
         wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
         unknown = rest - set(REQUIRED)
         if wrong or unknown:
@@ -110,7 +109,7 @@ class Attributes:
                 [f"{printed(k)} = {shown(self.values[k])}" for k in sorted(wrong | unknown)]
             )
             raise InputError(
-                f"config.json has attributes that this converter does not handle: {listed}. The "
+                f"it has attributes that this converter does not handle: {listed}. The "
                 "converted model could be silently wrong, so nothing was converted; "
                 "convert/README.md shows how to add support."
             )
@@ -126,11 +125,11 @@ def read_windows(
     layers = len(sliding)
     if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
         raise InputError(
-            f"config.json: layer_types must name full_attention or sliding_attention for each of "
+            f"layer_types must name full_attention or sliding_attention for each of "
             f"{layers} layers, got {shown(types)}."
         )
     if window is None and "sliding_attention" in types:
-        raise InputError("config.json: layer_types has sliding_attention, but there is no window.")
+        raise InputError("layer_types has sliding_attention, but there is no window.")
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
@@ -143,7 +142,7 @@ def read_rope(attributes: Attributes) -> Rope:
     older, kind = fields.get("type"), fields.get("rope_type")
     kind = "default" if kind is None and older is None else older if kind is None else kind
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError("config.json: a partial rotary embedding is not supported.")
+        raise InputError("a partial rotary embedding is not supported.")
     if kind == "default":
         rope = Rope(theta=theta)
     elif kind == "linear":
@@ -153,15 +152,12 @@ def read_rope(attributes: Attributes) -> Rope:
         low, high = (float(fields.number(f"{k}_freq_factor")) for k in ("low", "high"))
         original = fields.integer("original_max_position_embeddings")
         if not low < high:
-            raise InputError("config.json: low_freq_factor must be less than high_freq_factor.")
+            raise InputError("low_freq_factor must be less than high_freq_factor.")
         rope = Rope(theta=theta, llama3=(factor, low, high, original))
     else:
         raise InputError(
-            f"config.json: rope type {shown(kind)} is not supported. Supported: default, linear, "
-            "llama3."
+            f"rope type {shown(kind)} is not supported. Supported: default, linear, llama3."
         )
     if unknown := {k: v for k, v in fields.values.items() if k not in fields.seen}:
-        raise InputError(
-            f"config.json: rope type {kind!r} has unknown attributes: {shown(unknown)}."
-        )
+        raise InputError(f"rope type {kind!r} has unknown attributes: {shown(unknown)}.")
     return rope

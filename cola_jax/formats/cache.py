@@ -1,18 +1,14 @@
-"""The cache of converted models: a source is converted once, and found again by what it holds."""
+"""The cache of converted models: a source is converted once, and again when its files change."""
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -20,18 +16,18 @@ from jax.typing import DTypeLike
 from cola_jax import checkpoint
 from cola_jax.cache_directory import cache_directory
 from cola_jax.errors import InputError, nearest
+from cola_jax.files import hold, is_url, remove_partial
 from cola_jax.formats.conversion import convert_opened, open_local
 from cola_jax.formats.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.formats.huggingface import GENERATION, INDEX, TOKENIZER_FILES
 from cola_jax.formats.table import Source
+from cola_jax.identity import digest
 from cola_jax.params import Model
 from cola_jax.progress_bar import byte_bar
 
 Progress = Callable[[int, int], None]  # called with bytes done and in all
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names
-DIGESTS = "digests"  # the folder of what local sources held when they were last read
 NO_BAR = functools.partial(byte_bar, progress=False)
-PIECE = 1 << 24  # bytes of a file that are read at once
 READ = ("config.json", GENERATION, INDEX, *TOKENIZER_FILES)  # and the weights
 
 
@@ -73,9 +69,9 @@ def load(
     """Loads a model onto its devices, converting it first where that has not been done yet.
 
     Args:
-      source: a checkpoint made by `cola convert` (a local path or a URL such as gs://), a local
-        directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as ID@REVISION. All but
-        the first are converted once, into the cache that `cola cache` lists.
+      source: a checkpoint made by `cola convert`, a local directory in Hugging Face layout, a
+        `.gguf` file, or a Hub id, also as ID@REVISION. All but the first are converted once, into
+        the cache that `cola cache` lists.
       dtype: of the parameters; that of the checkpoint if None.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
@@ -135,25 +131,22 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     one that is damaged is replaced, with a line on stderr. Two processes convert one source once.
     """
     text = os.fspath(source)
-    if "://" in text:
-        return text
+    if is_url(text):
+        return str(checkpoint.local(text))  # refuses it
     local = Path(os.path.expanduser(text))
     if (local / checkpoint.METADATA).exists():
         return text
     if local.is_dir() and not (local / "config.json").exists():
         raise InputError(
-            f"{text} is not a model: it has neither {checkpoint.METADATA}, as `cola convert` writes, "
-            "nor config.json, as a Hugging Face model has."
+            f"{text} is not a model: it has neither {checkpoint.METADATA}, as `cola convert` "
+            "writes, nor config.json, as a Hugging Face model has."
         )
     if local.is_dir() or local.suffix == ".gguf":
         if not local.exists():
             raise InputError(f"{text} does not exist{similar_name(local)}.")
-        with bar("reading") as on_progress:
-            key = digest(local, on_progress)
-        return keep(key, lambda: open_local(local), bar)
+        return keep(stamp(local), lambda: open_local(local), bar)
     model = find_on_hub(text)
-    key = hashlib.sha256(f"{model.name}@{model.commit}".encode()).hexdigest()
-    return keep(key, lambda: open_hub(model), bar)
+    return keep(f"{model.name}@{model.commit}", lambda: open_hub(model), bar)
 
 
 @functools.cache
@@ -177,15 +170,15 @@ def similar_name(local: Path) -> str:
 
 
 def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
-    """Returns the folder of the cache with this key, converting the source into it if need be."""
-    folder = root() / f"{checkpoint.LAYOUT}-{key[:16]}"
+    """Return the folder of the cache with this key, converting the source into it if need be."""
+    folder = root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    with hold(folder.with_suffix(".lock")):
         if folder.exists():
             try:
-                checkpoint.check(folder)
+                checkpoint.read_metadata(folder)
                 return str(folder)
-            except ValueError as error:
+            except InputError as error:
                 say_rebuilt(str(folder), error)
                 shutil.rmtree(folder)
         with bar("converting") as on_progress:
@@ -198,66 +191,25 @@ def say_rebuilt(folder: str, error: Exception) -> None:
     print(f"the cached model {folder} is converted again: {error}", file=sys.stderr)
 
 
-def digest(local: Path, on_progress: Progress) -> str:
-    """Returns the SHA-256 of a local source: a .gguf file, or what is read of a directory.
+def stamp(local: Path) -> str:
+    """Return a digest of what tells whether a local source has changed, without reading it."""
+    stats = ((str(file.resolve()), file.stat()) for file in source_files(local))
+    return digest([[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats])
 
-    Files whose size and time of change are those of the last time are not read again.
-    """
-    files = [local] if local.is_file() else sorted(source_files(local))
-    stats = [(str(file.resolve()), *file_stat(file)) for file in files]
-    known = root() / DIGESTS / f"{hashlib.sha256(repr(stats).encode()).hexdigest()[:32]}.json"
-    if known.exists():
-        try:
-            return str(json.loads(known.read_text())["digest"])
-        except (ValueError, KeyError, TypeError):  # damaged: made again
-            known.unlink(missing_ok=True)
-    done, total = 0, sum(file.stat().st_size for file in files)
 
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        on_progress(done, total)
-
-    digests = [file_digest(file, count) for file in files]
+def source_files(local: Path) -> list[Path]:
+    """List what a conversion reads of a local source: a .gguf file, or files of a directory."""
     if local.is_file():
-        (found,) = digests
-    else:
-        parts = [f"{file.name} {one}" for file, one in zip(files, digests, strict=True)]
-        found = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    known.parent.mkdir(parents=True, exist_ok=True)
-    partial = known.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
-    partial.write_text(json.dumps({"source": str(local), "digest": found}))
-    partial.replace(known)
-    return found
-
-
-def file_digest(file: Path, on_read: Callable[[int], None] = lambda size: None) -> str:
-    """Returns the SHA-256 of a file; `on_read` is called with the bytes of each piece."""
-    sha = hashlib.sha256()
-    with file.open("rb") as opened:
-        while piece := opened.read(PIECE):
-            sha.update(piece)
-            on_read(len(piece))
-    return sha.hexdigest()
-
-
-def source_files(folder: Path) -> Iterator[Path]:
-    """Yields the files of a directory in Hugging Face layout that a conversion reads."""
-    yield from (folder / name for name in READ if (folder / name).is_file())
-    yield from (file for file in folder.glob("*.safetensors") if file.is_file())
-
-
-def file_stat(file: Path) -> tuple[int, int]:
-    """Returns a file's size and time of change."""
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+        return [local]
+    files = [*(local / name for name in READ), *sorted(local.glob("*.safetensors"))]
+    return [file for file in files if file.is_file()]
 
 
 def entries() -> list[Entry]:
     """Returns the models of the cache, the largest first."""
     found = []
     for folder in root().glob("*/"):
-        if folder.name == DIGESTS or folder.name.startswith("."):
+        if folder.name.startswith("."):
             continue
         try:
             metadata = checkpoint.read_metadata(folder)
@@ -269,14 +221,16 @@ def entries() -> list[Entry]:
 
 
 def remove(entry: Entry) -> None:
-    """Removes a model from the cache, once nobody converts it."""
+    """Remove a model from the cache, once nobody converts it."""
     lock = entry.folder.with_suffix(".lock")
-    with filelock.FileLock(lock):
+    with hold(lock):
         shutil.rmtree(entry.folder)
-    lock.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def forget() -> None:
-    """Removes what is remembered of local sources, and what interrupted conversions left."""
-    for folder in (root() / DIGESTS, *root().glob(".*.partial")):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove what conversions that were killed have left; those that go on keep theirs."""
+    for lock in root().glob("*.lock"):
+        with contextlib.suppress(InputError), hold(lock, "it is being converted"):
+            remove_partial(lock.with_suffix(""))
+            lock.unlink(missing_ok=True)

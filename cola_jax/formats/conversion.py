@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy
 import numpy as np
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError, printed
+from cola_jax.errors import InputError, printed, reading
+from cola_jax.files import building, check_apart, check_writable
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.hub import open_hub, resolve
 from cola_jax.formats.huggingface import open_directory
 from cola_jax.formats.table import Source, stack
 from cola_jax.params import shapes
-from cola_jax.partial import partial_folder
-from cola_jax.storage import check_apart, check_writable
-from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 
 DTYPES = checkpoint.DTYPES
+SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 
 
 def convert(
@@ -55,7 +53,8 @@ def convert(
 
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
-    destination = Path(destination)
+    destination = checkpoint.local(destination)
+    checkpoint.local(source)  # no URL
     if os.path.exists(os.path.expanduser(source)):
         check_apart(destination, source)
     check_destination(destination, overwrite)
@@ -77,11 +76,9 @@ def convert_opened(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Converts what `source` opens; see `convert`. An existing destination is replaced."""
-    with partial_folder(destination) as partial:
+    with building(destination) as partial:
         opened = source()
-        metadata = write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
-        replace(partial, destination)
-    return metadata
+        return write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
@@ -100,7 +97,7 @@ def check_destination(destination: Path, overwrite: bool) -> None:
             f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
             "or choose another destination."
         )
-    folders = {one.name for one in destination.iterdir() if one.is_dir()}
+    folders = {entry.name for entry in destination.iterdir() if entry.is_dir()}
     if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
         raise InputError(
             f"{destination} holds {printed(others[0])} beside the checkpoint, which would be "
@@ -157,21 +154,17 @@ def write_tokenizer(source: Source, folder: Path) -> int | None:
     source.write_tokenizer(folder)
     if not any(folder.iterdir()):
         return None
-    tokenizer = load_folder(folder, name)
+    tokenizer = checkpoint.load_folder(folder, name)
     try_tokenizer(tokenizer, name, source.config.vocab_size)
     return tokenizer.pad_token_id
 
 
-def replace(partial: Path, destination: Path) -> None:
-    """Moves the finished directory into place; an old one is kept until that has succeeded."""
-    old = destination.absolute().with_name(f".{destination.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if destination.exists():
-        destination.rename(old)
-    try:
-        partial.rename(destination)
-    except OSError:
-        if old.exists():
-            old.rename(destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def try_tokenizer(tokenizer: Any, name: str, vocab_size: int) -> None:
+    """Raise InputError for a tokenizer that fails on a sentence, or that of another model."""
+    with reading(f"the tokenizer of {name}", checkpoint.REPAIR):
+        largest = max(tokenizer(SENTENCE).input_ids, default=0)
+    if largest >= vocab_size:
+        raise InputError(
+            f"{name} has the tokenizer of another model: it encodes a sentence with token id "
+            f"{largest}, but the model embeds {vocab_size}. {checkpoint.REPAIR}"
+        )

@@ -36,9 +36,9 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
     """Reads a config of model_type `gemma3_text`; layers with a window have a rope of their own."""
     attributes.set_defaults(**DEFAULTS)
     if attributes.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-        raise InputError("config.json: hidden_activation must be gelu_pytorch_tanh.")
+        raise InputError("hidden_activation must be gelu_pytorch_tanh.")
     if attributes.get("use_bidirectional_attention"):
-        raise InputError("config.json: use_bidirectional_attention is not supported.")
+        raise InputError("use_bidirectional_attention is not supported.")
     bias = attributes.boolean("attention_bias", False)
     fields = llama.read_decoder(
         attributes, context=131072, kv_heads=4, ropes=read_ropes(attributes)
@@ -66,9 +66,7 @@ def read_ropes(attributes: Attributes) -> tuple[Rope, Rope]:
     """Reads the rope of layers with full attention, and that of layers with a window."""
     by_kind = attributes.mapping("rope_parameters")
     if unknown := set(by_kind) - {"full_attention", "sliding_attention"}:
-        raise InputError(
-            f"config.json: rope_parameters has {shown(sorted(unknown))}, not kinds of layer."
-        )
+        raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
     full = {
         "rope_theta": attributes.number("rope_theta", 1e6),
         "rope_scaling": attributes.get("rope_scaling"),

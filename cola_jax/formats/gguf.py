@@ -4,16 +4,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cola_jax.config import ModelConfig
-from cola_jax.errors import InputError, first_line, shown
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.gguf_metadata import check_tokenizer
 from cola_jax.formats.huggingface import read_config
 from cola_jax.formats.table import Row, Source, check
 
@@ -38,6 +38,7 @@ TOKENIZER_KEYS = {
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
 WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
+REPAIR = "Download it again, or convert the model from its safetensors."
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
@@ -138,7 +139,8 @@ def open_gguf(file: Path) -> Source:
     tensors = GgufTensors(file, stored)
     config = gguf_config(file, metadata, tensors)
     rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
-    check_tokenizer(file, metadata, config.vocab_size)
+    with reading(file, REPAIR):
+        check_tokenizer(metadata, config.vocab_size)
     check(
         tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
     )
@@ -154,15 +156,10 @@ def open_gguf(file: Path) -> Source:
 
 
 def read_file(file: Path) -> GGUFReader:
-    """Opens a file with the gguf package, which trusts the header: it is checked before."""
+    """Open a file with the gguf package, which trusts the header: it is checked before."""
     read_header(file, ())
-    try:
+    with reading(file, "It is damaged, or not read by this version of gguf: download it again."):
         return GGUFReader(str(file))
-    except Exception as error:  # of half a dozen types
-        raise InputError(
-            f"{file} is damaged, or not read by this version of gguf ({first_line(error)}): "
-            "download it again."
-        ) from error
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
@@ -187,10 +184,8 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     scaling = own.get("rope.scaling.type", "none")
     if scaling != "none":
         values["rope_scaling"] = {"type": scaling, "factor": own.get("rope.scaling.factor", 1.0)}
-    try:
+    with reading(file):
         config = architecture.finish(read_config(values)[0])
-    except ValueError as error:
-        raise InputError(f"{file}: {in_keys_of(architecture, prefix, str(error))}") from None
     head = config.head_dim
     if any(own.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
         raise InputError(
@@ -207,12 +202,62 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     return dataclasses.replace(config, ropes=(rope,))
 
 
-def in_keys_of(architecture: Architecture, prefix: str, message: str) -> str:
-    """Says what is wrong with a Hugging Face config in terms of the keys of the file."""
-    message = message.removeprefix("config.json: ")
-    names = {hf: f"{prefix}{key}" for key, hf in architecture.keys.items() if hf}
-    name, _, rest = message.partition(" ")
-    return f"{names[name]} ({name}) {rest}" if name in names else message
+def key(name: str) -> Any:
+    """Return a field that is read from a key of the file, None where that is missing."""
+    return Field(default=None, alias=f"tokenizer.{name}")
+
+
+Entries = Annotated[list[str], FailFast()]  # one error, not one for each of 200,000 tokens
+Id = Annotated[int, Field(ge=0)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Vocabulary(BaseModel):
+    """The tokenizer of a file; llama.cpp names the keys."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    kind: Literal["gpt2", "llama"] = Field(alias="tokenizer.ggml.model")
+    tokens: Entries = Field(alias="tokenizer.ggml.tokens", min_length=1)
+    pre: str = key("ggml.pre")
+    scores: Annotated[list[Score], FailFast()] = key("ggml.scores")
+    token_type: Annotated[list[Annotated[int, Field(ge=0, le=6)]], FailFast()] = key(
+        "ggml.token_type"
+    )
+    merges: Entries = key("ggml.merges")
+    bos: Id = key("ggml.bos_token_id")
+    eos: Id = key("ggml.eos_token_id")
+    unknown: Id = key("ggml.unknown_token_id")
+    padding: Id = key("ggml.padding_token_id")
+    space: bool = key("ggml.add_space_prefix")
+    add_bos: bool = key("ggml.add_bos_token")
+    add_eos: bool = key("ggml.add_eos_token")
+    chat_template: str = key("chat_template")
+
+    @model_validator(mode="after")
+    def is_whole(self) -> "Vocabulary":
+        """Refuse lists that contradict each other."""
+        tokens = len(self.tokens)
+        if len(set(self.tokens)) < tokens:
+            raise ValueError("a token is listed twice")
+        for name in ("scores", "token_type"):
+            if (values := getattr(self, name)) is not None and len(values) != tokens:
+                raise ValueError(f"{len(values):,} {name} for {tokens:,} tokens")
+        if self.merges is None and self.scores is None:
+            raise ValueError("it has neither merges nor scores")
+        return self
+
+
+def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
+    """Raise an error unless the metadata describe a tokenizer, or none, of a model of that size."""
+    for name, value in metadata.items():
+        is_id = name.startswith("tokenizer.") and name.endswith("_token_id")
+        if is_id and (type(value) is not int or not 0 <= value < vocab_size):
+            raise InputError(f"{name} must be a token id below {vocab_size}, got {shown(value)}.")
+    if "tokenizer.ggml.tokens" in metadata:
+        size = len(Vocabulary.model_validate(dict(metadata)).tokens)
+        if size > vocab_size:
+            raise InputError(f"it has {size:,} tokens, but the model embeds {vocab_size:,}.")
 
 
 class GgufTensors:
@@ -251,15 +296,8 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
         return
     vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
     check_split(file, vocabulary)
-    try:
+    with reading(f"the tokenizer of {file}", REPAIR):
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # also PanicException, which is no Exception
-        raise InputError(
-            f"{file} has a tokenizer that cannot be rebuilt by transformers ({first_line(error)}): "
-            "convert the model from its safetensors instead."
-        ) from None
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
         for name in ("bos", "eos", "unk", "pad")

@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cola_jax.errors import InputError, first_line
+from cola_jax.errors import InputError, first_line, reading
 from cola_jax.formats.huggingface import (
     GENERATION,
     INDEX,
     TOKENIZER_FILES,
     open_directory,
     read_config,
+    read_config_file,
 )
-from cola_jax.formats.local_files import read_json
 from cola_jax.formats.table import Source
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -54,7 +54,7 @@ def resolve(name: str, revision: str | None) -> HubModel:
             "spelling, or log in with `hf auth login` if it is private."
         ) from None
     except (errors.HFValidationError, errors.DisabledRepoError) as error:
-        raise InputError(f"{name} is no model of the Hub: {error}") from None
+        raise InputError(f"{name} is not a model of the Hub: {error}") from None
     except Exception as error:  # of the HTTP library, whose types change with its version
         return cached(name, revision, error)
     if found.sha is None:
@@ -94,7 +94,8 @@ def open_hub(model: HubModel) -> Source:
     a download that fails.
     """
     folder = download(model, ["config.json"])
-    read_config(read_json(folder / "config.json"))
+    with reading(f"the config.json of {model.name}"):
+        read_config(read_config_file(folder))
     files = ["config.json", GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
     source = open_directory(download(model, files))
     origin = {"kind": "hub", "name": model.name, "revision": model.commit}

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cola_jax.config import LIMIT, ModelConfig
-from cola_jax.errors import InputError, first_line, printed, shorten, shown
+from cola_jax.errors import InputError, printed, reading, shorten, shown
+from cola_jax.files import is_file, read_json
 from cola_jax.formats import gemma, llama, olmo, qwen
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.local_files import is_there, read_json
 from cola_jax.formats.table import Row, Source, check
 
 DTYPES = {
@@ -29,7 +29,6 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION = "generation_config.json"
-LONGEST_HEADER = 2**25  # bytes of a safetensors file; a tensor takes about a hundred
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -73,10 +72,17 @@ def family_of(values: Mapping[str, Any]) -> Family:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
-            f"config.json: model_type {shown(kind)} is not supported. Supported: "
+            f"model_type {shown(kind)} is not supported. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
     return FAMILIES[kind]
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """Read a model's `config.json`; InputError where it is missing."""
+    if not is_file(folder / "config.json"):
+        raise InputError(f"{folder} has no config.json: it is not a Hugging Face model.")
+    return read_json(folder / "config.json")
 
 
 def open_directory(folder: Path) -> Source:
@@ -85,12 +91,9 @@ def open_directory(folder: Path) -> Source:
     Raises ValueError if files are missing or damaged, tensors do not match the config, or the
     weights are pickled.
     """
-    values = read_json(folder / "config.json")
-    try:
+    values = read_config_file(folder)
+    with reading(folder / "config.json"):
         config, rows = read_config(values)
-    except ValueError as error:
-        problem = str(error).removeprefix("config.json").removeprefix(":").lstrip()
-        raise InputError(f"{folder / 'config.json'}: {problem}") from None
     tensors = SafetensorsFiles(folder)
     # multimodal models put a prefix before all names of the decoder
     embedding = next(row.theirs for row in rows if row.ours == "embedding")
@@ -123,7 +126,7 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     `generation_config.json` takes precedence over the config, and the config over its text part.
     Raises ValueError for an eos_token_id that is neither a token id nor a list of them.
     """
-    generation = read_json(folder / GENERATION) if is_there(folder / GENERATION) else {}
+    generation = read_json(folder / GENERATION) if is_file(folder / GENERATION) else {}
     text = config.get("text_config")
     parts = {GENERATION: generation, "config.json": config, "text_config": text or {}}
     for name, values in parts.items():
@@ -182,9 +185,9 @@ class SafetensorsFiles:
 
 def weight_files(folder: Path) -> list[Path]:
     """Lists the safetensors files of a model; raises ValueError if any is missing."""
-    if is_there(folder / INDEX):
+    if is_file(folder / INDEX):
         return indexed_files(folder)
-    if is_there(folder / "model.safetensors"):
+    if is_file(folder / "model.safetensors"):
         return [folder / "model.safetensors"]
     files = sorted(folder.glob("*.safetensors"))
     if files:
@@ -213,7 +216,7 @@ def indexed_files(folder: Path) -> list[Path]:
             f"{folder / INDEX} names {shown(outside[0])}, which is not a file of that directory: "
             "download it again."
         )
-    if missing := [printed(name) for name in names if not is_there(folder / name)]:
+    if missing := [printed(name) for name in names if not is_file(folder / name)]:
         raise InputError(
             f"{folder} lacks [{shorten(missing)}], which {INDEX} names: complete the download."
         )
@@ -221,23 +224,16 @@ def indexed_files(folder: Path) -> list[Path]:
 
 
 def open_file(file: Path) -> Any:
-    """Opens a safetensors file; raises ValueError if its header or length is wrong."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-        if length > LONGEST_HEADER:
-            raise InputError(f"its header would have {length:,} bytes")
+    """Open a safetensors file; InputError if its header or length is wrong."""
+    if not is_file(file):
+        raise InputError(f"{file} does not exist: complete the download.")
+    with reading(file, "It is damaged or incomplete: download it again."):
         return safe_open(str(file), framework="numpy")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{file} is damaged or incomplete ({first_line(error)}): download it again."
-        ) from error
 
 
 def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> None:
     """Raises ValueError if a stored head differs from the embedding that it is tied to."""
-    one, other = tensors.read(head), tensors.read(embedding)
-    if one.shape != other.shape or not np.array_equal(one, other):
+    if not np.array_equal(tensors.read(head), tensors.read(embedding)):
         raise InputError(
             f"config.json says tie_word_embeddings, but {head} differs from {embedding}: one of "
             "them is wrong."
@@ -247,5 +243,5 @@ def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> Non
 def copy_tokenizer(folder: Path, target: Path) -> None:
     """Copies the tokenizer files that the directory has."""
     for name in TOKENIZER_FILES:
-        if is_there(folder / name):
+        if is_file(folder / name):
             shutil.copyfile(folder / name, target / name)

@@ -48,7 +48,7 @@ def read_layer_windows(
     window = read_window(attributes)
     first = attributes.get("max_window_layers", 28)
     if window is not None and type(first) is not int:
-        raise InputError(f"config.json: max_window_layers must be a number, got {shown(first)}.")
+        raise InputError(f"max_window_layers must be a number, got {shown(first)}.")
     sliding = [window is not None and slides(i, first) for i in range(layers)]
     return read_windows(attributes, window, sliding)
 
@@ -74,7 +74,7 @@ def refuse_dense_layers(attributes: Attributes) -> None:
     step, dense = attributes.get("decoder_sparse_step", 1), attributes.get("mlp_only_layers")
     if step != 1 or dense:
         raise InputError(
-            f"config.json: decoder_sparse_step is {shown(step)} and mlp_only_layers "
+            f"decoder_sparse_step is {shown(step)} and mlp_only_layers "
             f"{shown(dense)}, so some layers have experts and others do not. Only models whose "
             "layers are all of one kind can be converted."
         )

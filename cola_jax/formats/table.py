@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -149,3 +149,26 @@ def stack(
                 )
             on_progress(target.nbytes)
         yield row.ours, array
+
+
+def unstack(
+    weights: Iterable[tuple[str, np.ndarray]],
+    rows: tuple[Row, ...],
+    config: ModelConfig,
+    path: Sequence[int],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the tensors of a checkpoint by their names there, one by one.
+
+    `weights` are ours, by field name, stacked over the layers of the original; `rows` and `config`
+    are those of the model to write, whose layer i is layer `path[i]` of the original. The inverse
+    of `stack`, in the dtype of `weights`.
+    """
+    table = {row.ours: row for row in rows}
+    for field, array in weights:
+        row = table[field]
+        theirs, ours = row.pattern.split(" -> ")
+        of_layers = "{i}" in row.theirs
+        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+            values = array[(path[place[0]], *place[1:])] if of_layers else array
+            values = rearrange(values, f"{ours} -> {theirs}")
+            yield name, np.ascontiguousarray(values - row.offset if row.offset else values)

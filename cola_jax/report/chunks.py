@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from etils import epath
 from markupsafe import Markup
 
+from cola_jax.files import matching, write_whole
 from cola_jax.report.question_data import question_entries
 from cola_jax.report.summary import Summary
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import matching, write_whole
 
 CHUNK = 256_000  # characters of a chunk, about
 LIST_BUDGET = 1_000_000  # characters of the questions' texts in the list of a page

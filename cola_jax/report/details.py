@@ -7,7 +7,7 @@ from typing import Any
 
 from cola_jax.errors import count
 from cola_jax.report.text import MAX_NAME, line, shorten
-from cola_jax.strategies.presets import PRESETS
+from cola_jax.strategies.rules import PRESETS
 
 DIGEST_DIGITS = 12
 MAX_VALUE = 2000  # characters of a setting

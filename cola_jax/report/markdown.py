@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from cola_jax.files import write_whole
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_caption, summary_rows
 from cola_jax.report.text import literal
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
 
 
 def write_markdown(

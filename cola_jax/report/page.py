@@ -12,6 +12,7 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
+from cola_jax.files import write_whole
 from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
 from cola_jax.report.compare import Change, run_names
 from cola_jax.report.details import entries, model_name, run_details, task_name
@@ -28,7 +29,6 @@ from cola_jax.report.table import (
     summary_rows,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
 
 BAR_WIDTH = 120  # of the drawing of an interval
 INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it

@@ -8,16 +8,15 @@ from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.errors import InputError
-from cola_jax.json_text import parse_object, readable_json
+from cola_jax.errors import InputError, one_line
+from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.preference import Preference
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary, path_results, summarise
 from cola_jax.runs.comparable import differences
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
-from cola_jax.tasks.names import NAMES
+from cola_jax.tasks.registry import TASKS
 
 RESULTS = "results.json"
 BETTER = {"acc", "acc_norm", "exact_match", "net"}  # when higher
@@ -34,7 +33,7 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
     manifest = run.manifest()
     settings, start = manifest["settings"], manifest["starts"][-1]
     task = str(start.get("task") or "task")
-    if task in NAMES:
+    if task in TASKS:
         task = task.replace("-", "_")  # as the harness names it
     name = METRICS.get(str(settings.get("scorer")), "acc")
     if settings.get("command") != "evaluate":
@@ -120,7 +119,7 @@ def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Prefer
     Raises ValueError for a file that has none, or that of a run that was asked otherwise than one
     of these settings, and OSError for a file that cannot be read.
     """
-    results = parse_object(epath.Path(file).read_bytes(), str(file))
+    results = read_json(file)
     try:
         there = dict(results["cola_jax"]["settings"])
         found = results["cola_jax"]["effects"]["preference"]
@@ -174,7 +173,7 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
                 metric = name.partition(",")[0]
                 error = entry.get(errors[name], "")
                 table.add_row(
-                    label,
+                    one_line(label),
                     str(results["n-samples"][label]["effective"]),
                     metric,
                     f"{entry[name]:.4f}",

@@ -4,6 +4,7 @@ from typing import Any
 
 from etils import epath
 
+from cola_jax.files import write_whole
 from cola_jax.report.chunks import script_json
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.page import render
@@ -11,7 +12,6 @@ from cola_jax.report.page_data import rounded
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.scan_table import HEAD, scan_caption, scan_rows
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.storage import write_whole
 
 SCRIPTS = ("dom.js", "charts.js", "figure.js", "scan.js")
 BLOCK = ("kind", "start", "stop", "layers", "correct")

@@ -27,7 +27,7 @@ from cola_jax.strategies.again import (
 )
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome
-from cola_jax.strategies.presets import Settings
+from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.variants import Variant
 
 if TYPE_CHECKING:

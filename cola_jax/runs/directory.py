@@ -21,8 +21,8 @@ from etils import epath
 
 from cola_jax.errors import InputError, is_full, reading, shown
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import check_links, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
-from cola_jax.json_text import parse_object, readable_json
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
 from cola_jax.runs.growth import continues
@@ -33,7 +33,6 @@ from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Write
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.storage import check_links, matching, write_whole
 
 Path = tuple[int, ...]
 MANIFEST = "run.json"
@@ -267,7 +266,7 @@ class RunDirectory:
     def read_json(self, file: epath.Path) -> dict[str, Any]:
         """Reads a file of settings."""
         with reading(file, "Restore it, or start again in another directory."):
-            return parse_object(file.read_bytes(), str(file))
+            return read_json(file)
 
     def settings(self) -> dict[str, Any]:
         """Returns the settings of the last start, those of the first before it is recorded."""

@@ -21,7 +21,7 @@ from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.loop import search_batch
 from cola_jax.strategies.outcome import Outcome
-from cola_jax.strategies.presets import Settings
+from cola_jax.strategies.rules import Settings
 
 SEARCH, WHOLE = "search", "search, whole prompts"
 # largest difference of two scores, over the largest score of the path or 1

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from cola_jax.errors import InputError, shown
+from cola_jax.files import check_file, write_whole
 from cola_jax.formats.peers.drllm import drllm_results
 from cola_jax.formats.peers.polar import polar_samples
 from cola_jax.formats.peers.searched import Searched
@@ -15,7 +16,6 @@ from cola_jax.path import identity
 from cola_jax.question import LETTERS
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
-from cola_jax.storage import check_file, write_whole
 
 
 def read_run(run: RunDirectory) -> list[Searched]:

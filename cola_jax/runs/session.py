@@ -44,7 +44,7 @@ from cola_jax.scoring.evaluations import Evaluations, Write
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.memory import check_memory
-from cola_jax.strategies.presets import InfluenceRules, Settings
+from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 

@@ -12,7 +12,8 @@ from cola_jax.errors import InputError
 Rule = Literal["boxed", "hashes", "number", "minerva", "line"]
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
-BARE = re.compile(r"[^\s{}$][^\n$]*(?=\$)|[^\s{}$]+")  # in a box without braces
+WORD = re.compile(r"[^\s{}$]+")
+LINE_END = re.compile(r"[\n$]|\Z")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
 HASHES = re.compile(r"#### (-?[0-9.,]*[0-9][0-9.,]*)")
 NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?|-?\$?\.[0-9]+")
@@ -56,49 +57,75 @@ def boxed(text: str, cut: bool) -> Answer:
 
 
 def last_box(text: str) -> str | None:
-    """Returns the content of the last complete box, or None if there is none."""
-    contents = [content for content, _ in boxes(text) if content]
-    return contents[-1] if contents else None
+    """Return the content of the last complete box, or None if there is none."""
+    last = None
+    for content, _ in boxes(text):
+        last = content or last
+    return last
 
 
 def boxes(text: str) -> Iterator[tuple[str | None, int | None]]:
-    r"""Yields the content and the end of each box; end None if the end of the text may have cut it.
+    r"""Yield the content and the end of each box; end None if the end of the text may have cut it.
 
-    A box without braces, as in $\boxed 5$, extends to the next $ or space.
+    A box without braces, as in $\boxed 5$, extends to the next $ or space. Time is linear in the
+    text: a model can go on opening boxes up to its token limit.
     """
     dollars = seen = 0
+    closing, last_dollar, line_end = closing_braces(text), text.rfind("$"), -1
+    inner: dict[int, slice] = {}  # the content of each box that was looked at, by its brace
     for box in BOX.finditer(text):
-        start, before = box.end(), text[seen : box.start()]
-        dollars, seen = dollars + before.count("$") - before.count(r"\$"), box.start()
+        start = box.end()
+        dollars += text.count("$", seen, box.start()) - text.count(r"\$", seen, box.start())
+        seen = box.start()
         if start < len(text) and text[start] == "{":
-            end = closing_brace(text, start)
-            yield (None, None) if end is None else (unwrap(text[start + 1 : end]), end)
-        elif bare := BARE.match(text, start):
+            end = closing.get(start)
+            yield (None, None) if end is None else (text[unwrap(text, start, closing, inner)], end)
+            continue
+        if line_end < start:
+            line_end = LINE_END.search(text, start).start()  # type: ignore[union-attr]
+        if bare := bare_end(text, start, line_end):
             # up to a space, unless the box is between dollars, the second of which may be missing
-            ended = bare.end() < len(text) and (not dollars % 2 or "$" in text[bare.end() :])
-            end = bare.end() if ended else None
-            yield bare[0].strip().rstrip(".,;"), end
+            ended = bare < len(text) and (not dollars % 2 or last_dollar >= bare)
+            yield text[start:bare].strip().rstrip(".,;"), bare if ended else None
 
 
-def closing_brace(text: str, start: int) -> int | None:
-    """Returns the index of the brace that closes the one at `start`, or None."""
-    depth = 0
-    for brace in BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return brace.start()
-    return None
+def bare_end(text: str, start: int, line_end: int) -> int | None:
+    """Return the end of a box without braces, a $ of the same line or else a space; or None."""
+    if start == len(text) or text[start] in "{}$" or text[start].isspace():
+        return None
+    if text[line_end : line_end + 1] == "$":
+        return line_end
+    return WORD.match(text, start).end()  # type: ignore[union-attr]
 
 
-def unwrap(content: str) -> str:
-    """Removes boxes around the whole content, and surrounding whitespace."""
-    content = content.strip()
-    while box := BOX.match(content):
-        if not content.startswith("{", box.end()):
+def closing_braces(text: str) -> dict[int, int]:
+    """Return the index of each brace that closes another, by the index of that other."""
+    closing, opened = {}, []
+    for brace in BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closing[opened.pop()] = brace.start()
+    return closing
+
+
+def unwrap(text: str, brace: int, closing: dict[int, int], inner: dict[int, slice]) -> slice:
+    """Return the content of a box without boxes around all of it, and surrounding whitespace."""
+    braces = [brace]
+    while True:
+        start, end = braces[-1] + 1, closing[braces[-1]]
+        if braces[-1] in inner:
+            content = inner[braces[-1]]
             break
-        if closing_brace(content, box.end()) != len(content) - 1:
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        content, box = slice(start, end), BOX.match(text, start, end)
+        if box is None or closing.get(box.end()) != end - 1:
             break
-        content = content[box.end() + 1 : -1].strip()
+        braces.append(box.end())
+    inner |= dict.fromkeys(braces, content)
     return content
 
 

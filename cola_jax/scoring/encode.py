@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
-from cola_jax.tokenizer_trial import check_template, write_chat
 
 # Llama's template prints today's date unless told one, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
@@ -135,15 +134,20 @@ def pack(
 
 def render_chat(tokenizer: Any, text: str) -> str:
     """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
-    return write_chat(tokenizer, text, "the tokenizer", **TEMPLATE_ARGUMENTS)
+    action = "Repair its chat_template, or remove it: prompts are then plain text."
+    with reading("the tokenizer's chat template", action):
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **TEMPLATE_ARGUMENTS,
+        )
 
 
 def check_chat(tokenizer: Any, chat: bool) -> None:
-    """Raises ValueError where a chat template is to be used that is missing, or without bounds."""
+    """Raises ValueError where a chat template is to be used that is missing."""
     if chat and not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
-    if chat:
-        check_template(tokenizer, "the tokenizer")
 
 
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:

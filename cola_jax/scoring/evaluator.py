@@ -16,6 +16,7 @@ from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.registry import scorer_class, scorer_names
 from cola_jax.scoring.scorer import Evaluate, Scorer, most_options
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -65,14 +66,11 @@ def evaluator(
 
 def named_scorer(model: Model, name: str) -> Scorer:
     """Makes a scorer of multiple choice with the model's own tokenizer; ValueError for others."""
-    from cola_jax.scoring.registry import SCORERS, scorer_class
-
     chosen = scorer_class(name)
     if chosen.open:
-        names = ", ".join(name for name, one in SCORERS.items() if not one.open)
         raise InputError(
             f"the scorer {name!r} needs a format as well, so that a name does not do: make it, or "
-            f"give one of {names}."
+            f"give one of {', '.join(scorer_names(open=False))}."
         )
     if model.checkpoint is None:
         raise InputError("this model was not loaded from a checkpoint with a tokenizer.")

@@ -6,7 +6,7 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.prompts import Readings
-from cola_jax.question import Question
+from cola_jax.question import DELIMITER, Question
 from cola_jax.scoring.encode import (
     Encoded,
     ShotSource,
@@ -17,8 +17,6 @@ from cola_jax.scoring.encode import (
 )
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Verdicts
-
-DELIMITER = "delimiter"  # metadata of a question whose text is a whole prompt
 
 
 class Options(Scorer):

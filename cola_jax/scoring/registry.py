@@ -1,21 +1,35 @@
-"""The scorers by name."""
+"""The scorers by name, each imported when it is first asked for: importing JAX takes seconds."""
 
+from typing import TYPE_CHECKING, Literal
+
+from cola_jax import scoring
 from cola_jax.errors import InputError, did_you_mean
-from cola_jax.scoring.exact import Exact
-from cola_jax.scoring.generation import Generation
-from cola_jax.scoring.letter import Letter, StrictLetter
-from cola_jax.scoring.likelihood import Options, OptionsNorm
-from cola_jax.scoring.scorer import Scorer
 
-SCORERS: dict[str, type[Scorer]] = {
-    scorer.name: scorer
-    for scorer in (Options, OptionsNorm, Letter, StrictLetter, Exact, Generation)
+if TYPE_CHECKING:
+    from cola_jax.scoring.scorer import Scorer
+
+SCORERS = {  # by name, the class
+    "options": "Options",
+    "options-norm": "OptionsNorm",
+    "letter": "Letter",
+    "letter-strict": "StrictLetter",
+    "exact": "Exact",
+    "generation": "Generation",
 }
+if TYPE_CHECKING:
+    ScorerName = str
+else:
+    ScorerName = Literal[tuple(SCORERS)]  # the choices of a flag
 
 
-def scorer_class(name: str) -> type[Scorer]:
-    """Returns the scorer of that name; ValueError with the list of names where there is none."""
+def scorer_class(name: str) -> "type[Scorer]":
+    """Return the scorer of that name; InputError with the list of names where there is none."""
     if name not in SCORERS:
         near = did_you_mean(name, SCORERS)
         raise InputError(f"scorer {name!r} is not one of {', '.join(SCORERS)}{near}.")
-    return SCORERS[name]
+    return getattr(scoring, SCORERS[name])
+
+
+def scorer_names(*, open: bool) -> list[str]:
+    """Return the names of the scorers of open questions, or of multiple choice."""
+    return [name for name in SCORERS if scorer_class(name).open == open]

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 from cola_jax.question import Question
-from cola_jax.strategies.presets import Control
+from cola_jax.strategies.rules import Control
 
 
 def without_control(questions: Sequence[Question], control: Control) -> list[str]:

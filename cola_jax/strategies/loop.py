@@ -14,8 +14,10 @@ from cola_jax.scoring.evaluator import ModelEvaluator, layers_of
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import control_targets
+from cola_jax.strategies.mcts import TreeSearch
 from cola_jax.strategies.outcome import History, Outcome, Outcomes, Proposals
-from cola_jax.strategies.presets import DEFAULT, PRESETS, Control, Rules, Settings
+from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, TreeRules
+from cola_jax.strategies.walks import Walks
 
 
 def search(
@@ -106,7 +108,8 @@ def search_batch(
     question = np.array([*question, *(b for b, _ in controls)])
     target = np.array([*target, *(j for _, j in controls)])
     asked = [questions[b] for b in question]
-    strategy = settings.preset.strategy([each.id for each in asked], num_layers, settings)
+    kind = TreeSearch if isinstance(settings.preset, TreeRules) else Walks
+    strategy = kind(settings, [each.id for each in asked], num_layers)
     history = History(asked, target.tolist(), num_layers, settings.simulations + 1)
     proposals: Proposals | None = Proposals.root(root, len(asked))
     while proposals is not None:

@@ -4,7 +4,7 @@ import math
 
 from cola_jax.errors import InputError
 from cola_jax.execute.memory import capacity, format_bytes
-from cola_jax.strategies.presets import Settings, TreeRules
+from cola_jax.strategies.rules import Settings, TreeRules
 
 EDIT = 64  # bytes of an edit: four integers, and what says whether it fits
 LAYER = 12  # bytes of a layer of an edited path, while all edits of a node are looked at

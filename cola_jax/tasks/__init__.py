@@ -1,4 +1,4 @@
-"""Tasks: questions from the Hub, a JSONL file or a generator, and how they are asked."""
+"""Tasks: questions from the Hub, a file, memory or a generator, and how they are asked."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
 from .formats import Format, format_of
-from .kinds import kind_of
 from .load import load_questions
+from .registry import kind_of
 from .shots import Shots, load_shots
 from .task import TaskConfig
 

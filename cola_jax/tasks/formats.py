@@ -1,15 +1,28 @@
-"""Formats: the prompt of an open question, and how its answer is extracted from the completion."""
+"""Formats: the prompt of an open question, and how a completion gives the answer."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, shown
 from cola_jax.question import Question
-from cola_jax.scoring.answer import Rule
+from cola_jax.scoring.answer import Rule, find_answer
+
+if TYPE_CHECKING:
+    from cola_jax.scoring import Generation
 
 # Placeholders of the gold answer and the worked solution in `Format.reply`. They are replaced by
 # str.replace, since str.format would take the braces of an answer for fields.
 ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
+REPLIES = {  # the completion in which a rule finds an answer
+    "boxed": "\\boxed{{{}}}",
+    "hashes": "#### {}",
+    "number": "{}",
+    "minerva": "Final Answer: The final answer is {}. I hope it is correct.",
+    "line": "{}\n",
+}
+NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
+AROUND = "$. \n"  # what does not matter around an answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +46,19 @@ class Format:
         return SOLUTION in self.reply
 
     def ask(self, question: Question, shots: Sequence[Question] = ()) -> str:
-        """Returns the prompt that the model continues; for a chat, the user's message.
+        """Return the prompt that the model continues; for a chat, the user's message.
 
-        Raises ValueError for a shot without a solution if the format shows solutions.
+        Raises InputError for a shot without a solution if the format shows solutions.
         """
-        shown = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
-        return self.instruction + self.between.join([*shown, self.opening(question)])
+        shots_shown = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
+        return self.instruction + self.between.join([*shots_shown, self.opening(question)])
 
     def opening(self, question: Question) -> str:
-        """Returns a question with the text before and after it."""
+        """Return a question with the text before and after it."""
         return self.before + question.text + self.after
 
     def answer(self, question: Question, answer: str) -> str:
-        """Returns what follows a question if that is its answer."""
+        """Return what follows a question if that is its answer."""
         reply = self.reply
         if self.shows_work:
             if not question.solution:
@@ -59,10 +72,10 @@ class Format:
         return reply.replace(ANSWER, answer)
 
     def completion(self, question: Question, answer: str, *, chat: bool = False) -> str:
-        """Returns the completion that gives that answer, with its stop string.
+        """Return the completion that gives that answer, with its stop string.
 
         A chat's reply has no leading space and ends with the template's own token, which is not
-        part of the text. Raises ValueError for a format that shows its work.
+        part of the text. Raises InputError for a format that shows its work.
         """
         if self.shows_work:
             raise InputError(
@@ -133,7 +146,7 @@ FORMATS = {  # by the kind of a task's rows; the first one is the default
 
 
 def format_of(kind: str, name: str | None = None) -> Format:
-    """Returns the format of that name for a kind, or its default; ValueError if it has none."""
+    """Return the format of that name for a kind, or its default; InputError if it has none."""
     if kind not in FORMATS:
         raise InputError(
             f"{kind} questions are multiple choice: use the scorer `letter` or `options`."
@@ -143,3 +156,29 @@ def format_of(kind: str, name: str | None = None) -> Format:
             return format
     names = ", ".join(format.name for format in FORMATS[kind])
     raise InputError(f"{kind} questions have the formats {names}, not {name!r}.")
+
+
+def check_answerable(questions: Sequence[Question], scorer: "Generation", tokenizer: Any) -> None:
+    """Raise InputError that names a question whose answer no completion can give.
+
+    Either the rule does not find it in the completion that states it, a stop string ends the
+    completion within it, or it is far longer than what is decoded.
+    """
+    for question in questions:
+        gold, rule = question.gold, scorer.rule
+        stated = gold if rule not in NUMBERS else find_answer(gold, "number", False).text
+        text = REPLIES[rule].format(stated or "")
+        answer = find_answer(text[: scorer.stop.found(text)], rule, False).text
+        if stated is None or answer is None or answer.strip(AROUND) != stated.strip(AROUND):
+            raise InputError(
+                f"question {question.id}: no completion can give the answer {shown(gold)}, of "
+                f"which the rule {rule!r} finds {shown(answer)}: change the answer, or give "
+                "another rule or format."
+            )
+        size = len(tokenizer(gold, add_special_tokens=False).input_ids)
+        # a model may give a text in fewer tokens than the tokenizer, but hardly in half of them
+        if size > 2 * scorer.max_new_tokens:
+            raise InputError(
+                f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
+                f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
+            )

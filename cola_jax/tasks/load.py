@@ -1,198 +1,246 @@
-"""`load_questions`: the questions of a task on the Hub, of a JSONL file, or of a generator."""
+"""`load_questions`: the questions of a task of the Hub, a file, memory or a generator."""
 
+import functools
+import hashlib
 import itertools
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
-from cola_jax.errors import InputError
-from cola_jax.question import Question
-from cola_jax.tasks import harness, harness_names
+from cola_jax.errors import InputError, count, shorten, shown
+from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.harness_grader import load_grader
-from cola_jax.tasks.hub import TASKS, Row, interleave, pool_rows, subject_configs, subset_rows
-from cola_jax.tasks.kinds import HARNESS, HARNESS_OPEN, KINDS, kind_of
-from cola_jax.tasks.names import ARITHMETIC, canonical
-from cola_jax.tasks.readers import read_lines
+from cola_jax.tasks.harness import harness_questions
+from cola_jax.tasks.readers import KINDS, rank_fail_rates
+from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
+from cola_jax.tasks.sources import (
+    Fields,
+    Row,
+    Source,
+    interleave,
+    pool_rows,
+    read_rows,
+    subject_configs,
+    subset_rows,
+)
+
+log = logging.getLogger(__name__)
+SELECTED = {  # options that select questions: the metadata that they compare
+    "level": "math_level",
+    "fail_rate_level": "fail_rate_level",
+    "subject": "subject",
+}
 
 
 def load_questions(
-    task: str,
+    source: Source,
     *,
-    split: str | None = None,
-    limit: int | float | None = None,
+    limit: int | float | str | None = None,
     beside: int = 0,
-    level: int | None = None,
-    fail_rate_level: int | None = None,
-    subject: str | None = None,
-    hub: str | None = None,
-    seed: int = 0,
-    num_fewshot: int | None = None,
-    rule: str | None = None,
+    **options: Unpack[Options],
 ) -> list[Question]:
-    """Loads the questions of a task.
+    """Load the questions of a task, of a file, or of rows in memory.
 
     Args:
-      task: one of `TASKS`, `arithmetic`, a JSONL file, whose first row determines its fields, or
-        a task of lm-evaluation-harness.
-      split: split of a Hub task; its usual evaluation split when None.
-      limit: keep the first so many questions, or a share of them between 0 and 1, rounded up;
+      source: one of `TASKS`; a JSONL, CSV or Parquet file, or a list of dicts, a DataFrame or a
+        `datasets.Dataset`, whose first row determines the fields of all; or a task of
+        lm-evaluation-harness.
+      limit: keep the first so many questions, or a share of them (0.1 or "10%"), rounded up;
         when None all, or 100 of arithmetic.
       beside: keep so many more.
-      level: 1 to 5, as assigned by MATH (also for DART-Math) or of arithmetic; all when None.
-      fail_rate_level: 1 to 5, for DART-Math: five levels of equal size, by a model's fail rate.
-      subject: of MMLU, MATH and DART-Math, as named in their rows.
-      hub: Hub id of the data set, or a local directory of the same layout. For DART-Math this is
-        the pool; the data set of the same name with the suffix `-query-info` is loaded as well.
-      seed: seed of arithmetic.
-      num_fewshot: shots in the prompts of a task of lm-evaluation-harness, which has them ready.
-      rule: filter of a task of lm-evaluation-harness that decodes its answers.
+      options: see `Options`; each task takes some of them.
 
     Returns:
       The questions, in order.
 
     Raises:
-      ValueError: for an unknown task, a missing split, a row that does not match the schema or
-        has no answer (naming file and line), a duplicate id, a level that does not exist, or if
-        there are no questions.
+      InputError: for an unknown task, an option that it does not take, a row that does not match
+        the schema or has no answer (naming file and line), a duplicate id, or if there are no
+        questions.
+      TypeError: for an option that does not exist.
     """
-    task, of_name = canonical(task)
-    subject = of_name or subject
-    check_levels(task, level=level, fail_rate_level=fail_rate_level)
-    check_source(task, split=split, hub=hub, seed=seed, subject=subject)
-    check_limit(task, limit)
-    kind = kind_of(task)
-    if kind == ARITHMETIC:
-        count = DEFAULT_LIMIT if limit is None else int(limit)
-        questions = arithmetic(level, count + beside, seed)
-        source = ARITHMETIC
-    elif kind in (HARNESS, HARNESS_OPEN):
-        source = harness_names.find(task) or task
-        if kind == HARNESS:
-            every = harness.load_task(source, hub).choices(num_fewshot)
-        else:
-            every = load_grader(source, hub, rule).questions(num_fewshot)
-        questions = first(every, limit, beside)
+    task, limit = find_task(source), read_limit(limit)
+    subject = canonical(source)[1] if isinstance(source, str) else None
+    check_options(task, options)
+    values: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    values |= {"subject": subject} if subject else {}
+    unused: dict[str, None] = {}  # names, in order
+    name = task.name
+    if name == ARITHMETIC:
+        if isinstance(limit, float):
+            raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
+        size = (DEFAULT_LIMIT if limit is None else limit) + beside
+        questions = arithmetic(values.get("level"), size, values.get("seed") or 0)
     else:
-        source, rows = open_task(task, split, hub, subject)
-        wanted = {"math_level": level, "fail_rate_level": fail_rate_level, "subject": subject}
-        wanted = {name: str(value) for name, value in wanted.items() if value is not None}
-        questions = first(select(kind, source, rows, wanted), limit, beside)
+        if task.of_library:
+            every = harness_questions(name, choice=task.choice, **values)
+        else:
+            name, rows = open_task(task, source, **only(values, "split", "hub", "subject"))
+            wanted = {SELECTED[key]: str(value) for key, value in only(values, *SELECTED).items()}
+            every = select(task.kind, name, rows, wanted, unused)
+        questions = first(every, limit, beside)
     if not questions:
-        raise InputError(f"{source} yields no questions (limit {limit}): there is nothing to do.")
+        raise InputError(f"{name} yields no questions (limit {limit}): there is nothing to do.")
+    if unused and not task.hub:
+        warn(f"{name}: not used are the fields {', '.join(map(shown, unused))}.")
+    check_options_differ(name, questions)
     return questions
 
 
+def read_limit(limit: int | float | str | None) -> int | float | None:
+    """Read a number of questions, or a share of them: 0.1 or 10%; InputError for anything else."""
+    value = limit
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            if text.endswith("%"):
+                value = None if float(text[:-1]) == 100 else float(text[:-1]) / 100
+            else:
+                value = int(text) if text.lstrip("+-").isdecimal() else float(text)
+        except ValueError:
+            value = math.nan
+    if isinstance(value, float) and not 0 < value < 1:
+        raise InputError(
+            f"a limit of {limit} is neither a whole number nor a share below 1, such as 0.1 or 10%."
+        )
+    return value
+
+
+def only(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the values with some names that are not None."""
+    return {name: values[name] for name in names if values.get(name) is not None}
+
+
 def first(questions: Iterable[Question], limit: int | float | None, beside: int) -> list[Question]:
-    """Takes the first so many questions, or that share of them, and so many beside."""
+    """Take the first `limit` questions, or that share of them, and so many beside."""
     if isinstance(limit, float):
         every = list(questions)
         return every[: math.ceil(limit * len(every)) + beside]
     return list(itertools.islice(questions, None if limit is None else max(0, limit) + beside))
 
 
+@functools.cache
+def warn(message: str) -> None:
+    """Warn once of a message."""
+    log.warning(message)
+
+
+def check_options_differ(name: str, questions: Sequence[Question]) -> None:
+    """Warn of questions whose gold answer is the text of an earlier option as well."""
+    same = [q.id for q in questions if not q.open and q.options.index(q.gold) != q.answer]
+    if same:
+        warn(
+            f"{name}: the gold answer of {count(len(same), 'question')} has the text of an earlier "
+            f"option ({shorten(same)}), which scorers by likelihood choose in its place."
+        )
+
+
 def open_task(
-    task: str, split: str | None, hub: str | None, subject: str | None = None
+    task: Task,
+    source: Source,
+    split: str | None = None,
+    hub: str | None = None,
+    subject: str | None = None,
 ) -> tuple[str, Iterator[Row]]:
-    """Returns the name of the source of a task's rows, and the rows.
+    """Return the name of the source of a task's rows, and the rows.
 
     Those of one subject of MMLU come from its own subset, where the data set has one.
     """
-    if task not in TASKS:
-        return task, ((f"{task}:{number}", None, row) for number, row in read_lines(task))
-    entry = TASKS[task]
-    split, hub = split or entry.split, hub or entry.hub
-    configs = entry.configs
-    if task == "mmlu" and subject is not None:
-        configs = subject_configs(hub, subject, entry.configs)
-    source = " ".join([hub, *(config for config in configs[:1] if config), split])
-    if entry.pool:
-        return source, pool_rows(hub, split)
+    if not task.hub:
+        return task.name, ((where, None, row) for where, row in read_rows(source))
+    split, hub, configs = split or task.split, hub or task.hub, task.configs
+    if task.kind == "mmlu" and subject is not None:
+        configs = subject_configs(hub, subject, configs)
+    name = " ".join([hub, *(config for config in configs[:1] if config), split])
+    if task.pool:
+        return name, pool_rows(hub, split)
     subsets = [subset_rows(hub, config, split) for config in configs]
-    return source, interleave(subsets, entry.interleave)
+    return name, interleave(subsets, task.interleave)
 
 
 def select(
     kind: str,
-    source: str,
+    name: str,
     rows: Iterable[Row],
     wanted: Mapping[str, str],
+    unused: dict[str, None] | None = None,
 ) -> Iterator[Question]:
-    """Reads rows, each question once, and yields those with the wanted metadata."""
+    """Read rows, each question once, and yield those with the wanted metadata.
+
+    Names of fields that are not used are added to `unused`.
+    """
     present: dict[str, set[str]] = {name: set() for name in wanted}
     any_read = any_selected = False
-    for question in KINDS[kind].rank(read_rows(kind, rows)):
+    questions = read_questions(kind, rows, {} if unused is None else unused)
+    for question in rank_fail_rates(questions) if kind == "dart" else questions:
         any_read = True
-        for name in wanted:
-            if value := question.get(name):
-                present[name].add(value)
-        if all(question.get(name) == value for name, value in wanted.items()):
+        for field in wanted:
+            if value := question.get(field):
+                present[field].add(value)
+        if all(question.get(field) == value for field, value in wanted.items()):
             any_selected = True
             yield question
     if any_read and not any_selected:
-        asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
-        have = "; ".join(f"{name}: {', '.join(sorted(x)) or 'none'}" for name, x in present.items())
-        raise InputError(f"{source} has no question with {asked}; it has {have}.")
+        want = ", ".join(f"{field} {value}" for field, value in wanted.items())
+        have = "; ".join(f"{key}: {', '.join(sorted(x)) or 'none'}" for key, x in present.items())
+        raise InputError(f"{name} has no question with {want}; it has {have}.")
 
 
-def read_rows(kind: str, rows: Iterable[Row]) -> Iterator[Question]:
-    """Reads rows, each question once."""
+def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> Iterator[Question]:
+    """Read rows, each question once: DART-Math has a row for each response to a query."""
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
+        fields = Fields(row)
         try:
-            question = KINDS[kind].read(row, default_id)
-            if question.id in seen and not KINDS[kind].repeats:
-                earlier, first = seen[question.id]
-                line = earlier.rpartition(":")[2]
-                if question == first:
-                    raise InputError(f"the row repeats the question of line {line}: remove it.")
-                raise InputError(f"the id {question.id!r} is already used in line {line}.")
+            question = KINDS[kind].read(fields, default_id)
+            if question.id in seen:
+                earlier, other = seen[question.id]
+                same = (question.text, question.gold) == (other.text, other.gold)
+                if same and kind == "dart":
+                    continue
+                if question == other:
+                    raise InputError(f"the row repeats the question of {earlier}: remove it.")
+                raise InputError(f"the id {question.id!r} is already used in {earlier}.")
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        if question.id not in seen:
-            seen[question.id] = where, question
-            yield question
+        unused |= dict.fromkeys(fields.unused)
+        seen[question.id] = where, question
+        yield question
 
 
-def check_limit(task: str, limit: int | float | None) -> None:
-    """Raises ValueError for a limit that is neither a number of questions nor a share of them."""
-    if isinstance(limit, float) and not 0 < limit < 1:
-        raise InputError(f"a limit of {limit} is neither a whole number nor a share below 1.")
-    if isinstance(limit, float) and task == ARITHMETIC:
-        raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
+def split(
+    questions: Sequence[Question], held_out: int, seed: int = 0
+) -> tuple[list[Question], list[Question]]:
+    """Split questions into those for training and `held_out` others, each part in order.
+
+    A hash of a question's text and the seed decides, so that the part of a question depends neither
+    on its place nor, but for the last of them, on the other questions. Raises InputError where
+    nothing would be left for training, and for a text that is in both parts.
+    """
+    if not 0 <= held_out < len(questions):
+        raise InputError(
+            f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
+        )
+    ranked = sorted(questions, key=lambda question: rank(question, seed))
+    chosen = {question.id for question in ranked[:held_out]}
+    train = [question for question in questions if question.id not in chosen]
+    held = [question for question in questions if question.id in chosen]
+    check_apart(train, held)
+    return train, held
 
 
-def check_levels(task: str, **levels: int | None) -> None:
-    """Raises ValueError for a level out of range, or one that the task does not have."""
-    for name, level in levels.items():
-        if level is None:
-            continue
-        if isinstance(level, bool) or level not in range(1, 6):
-            raise InputError(f"{name} must be one of 1, 2, 3, 4, 5, got {level}.")
-        if task == ARITHMETIC:
-            if name == "fail_rate_level":
-                raise InputError("arithmetic has no fail-rate levels: use its level, 1 to 5.")
-            continue
-        metadata_name = "math_level" if name == "level" else name
-        kind = KINDS.get(kind_of(task))
-        if kind is None or metadata_name not in kind.levels:
-            tasks = "math, math-500, dart-math and arithmetic" if name == "level" else "dart-math"
-            raise InputError(f"{task} has no {name}: leave it out (tasks that have one: {tasks}).")
+def rank(question: Question, seed: int) -> bytes:
+    """Return what decides whether a question is held out; equal for equal texts."""
+    return hashlib.sha256(f"held out {seed} {question.text}".encode()).digest()
 
 
-def check_source(
-    task: str, *, split: str | None, hub: str | None, seed: int, subject: str | None
-) -> None:
-    """Raises ValueError for an argument that the task would ignore."""
-    theirs = task not in (*TASKS, ARITHMETIC) and kind_of(task) in (HARNESS, HARNESS_OPEN)
-    ignored = {} if task in TASKS else {"split": split} if theirs else {"split": split, "hub": hub}
-    for name, value in ignored.items():
-        if value is not None:
-            raise InputError(
-                f"{task} has no {name}, but {name} is {value!r}: only {', '.join(TASKS)} have one."
-            )
-    if task != ARITHMETIC and seed:
-        raise InputError(f"the seed {seed} applies to the arithmetic task only, not to {task}.")
-    if task == ARITHMETIC and subject is not None:
-        raise InputError(f"arithmetic has no subject {subject!r}: use its level, 1 to 5.")
-    if theirs and subject is not None:
-        raise InputError(f"{task} has no subject {subject!r}: leave it out.")
+def check_apart(train: Sequence[Question], held: Sequence[Question]) -> None:
+    """Raise InputError that names held-out questions which are training questions as well."""
+    ids, texts = {question.id for question in train}, {content(question) for question in train}
+    both = [question.id for question in held if question.id in ids or content(question) in texts]
+    if both:
+        raise InputError(
+            f"{len(both)} of {len(held)} held-out questions are training questions as well "
+            f"({shorten(both)}): give other files, or a split of one (--held-out)."
+        )

@@ -4,12 +4,22 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
+from cola_jax import scoring
 from cola_jax.errors import InputError
-from cola_jax.tasks.names import canonical
+from cola_jax.scoring.answer import check_rule
+from cola_jax.scoring.registry import ScorerName
+from cola_jax.tasks.formats import FORMATS, check_answerable, format_of
+from cola_jax.tasks.harness import load_grader
+from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
+from cola_jax.tasks.readers import OWN
+from cola_jax.tasks.registry import DEFAULTS, USUAL, Task, canonical, find_task
+from cola_jax.tasks.shots import Shots, load_shots
+from cola_jax.tasks.variants import make_variants
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
@@ -17,7 +27,14 @@ if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
     from cola_jax.tasks.variants import Variant
 
-ScorerName = Literal["options", "options-norm", "letter", "letter-strict", "exact", "generation"]
+Sources: TypeAlias = "Sequence[Sequence[Question]]"  # the questions of each source, in order
+LIMIT = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N|SHARE",
+    instance_from_str=lambda texts: read_limit(texts[0]),
+    is_instance=lambda value: value is None or isinstance(value, int | float),
+    str_from_instance=lambda value: [str(value)],
+)
 Part = Literal["train", "held-out"]
 
 
@@ -32,14 +49,15 @@ class Prepared:
     held_out: "Sequence[Encoded]" = ()  # other questions, asked in the same way
 
     def settings(self, count: int | None = None) -> dict[str, Any]:
-        """Returns the record with digests of the first `count` questions, all when None."""
+        """Return the record with digests of the first `count` questions, all when None."""
         encoded = self.encoded[:count]
         out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
         if "prompt" in out:
             out["prompt"] = out["prompt"] | {"hash": prompt_hash(out["prompt"], encoded)}
         if self.variants:
-            each = {one.name: task_digest(one.encoded[:count], one.scorer) for one in self.variants}
-            out["variants"] = each
+            out["variants"] = {
+                each.name: task_digest(each.encoded[:count], each.scorer) for each in self.variants
+            }
         return out
 
 
@@ -49,18 +67,18 @@ class TaskConfig:
 
     task: Annotated[str, arg(aliases=["-t"])]
     """A task of the Hugging Face Hub (arc_easy, arc_challenge, mmlu, gsm8k, math, math_500,
-    dart_math), arithmetic (generated), a JSONL file with the fields of one of them or prompt and
-    answer, or any other task of lm-evaluation-harness (extra lm-eval) that chooses or decodes, such
-    as hellaswag or triviaqa; of a name that is ours as well, lm_eval:gsm8k is that library's own.
-    `cola search` and `cola evaluate` take several, such as arc_easy,gsm8k, each with a directory in
-    that of the run."""
+    dart_math), arithmetic (generated), a JSONL, CSV or Parquet file with the fields of one of them,
+    prompt and answer, or question, options and answer, or any other task of lm-evaluation-harness
+    (extra lm-eval) that chooses or decodes, such as hellaswag or triviaqa; of a name that is ours
+    as well, lm_eval:gsm8k is that library's own. `cola search` and `cola evaluate` take several,
+    such as arc_easy,gsm8k, each with a directory in that of the run."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
     """Hub id, or local directory of the same layout, to take the task's data set from instead."""
-    limit: Annotated[int | float | None, arg(aliases=["-l"], metavar="N|SHARE")] = None
-    """Number of questions, from the first, or a share of them, such as 0.1; all by default, 100 of
-    arithmetic."""
+    limit: Annotated[int | float | None, arg(aliases=["-l"]), LIMIT] = None
+    """Number of questions, from the first, or a share of them, such as 0.1 or 10%; all by default,
+    100 of arithmetic."""
     level: int | None = None
     """Difficulty of MATH, DART-Math or arithmetic, 1 to 5."""
     fail_rate_level: int | None = None
@@ -88,7 +106,7 @@ class TaskConfig:
     """Number of questions shown with their answers before each; by default the format's, none of
     multiple choice, and what a task of lm-evaluation-harness says."""
     shots_file: str | None = None
-    """JSONL file of the questions shown, instead of the task's training split."""
+    """File of the questions shown, instead of the task's training split."""
     shots_seed: int = 0
     """Random seed of the questions shown by the arithmetic task."""
     chat: bool = False
@@ -103,7 +121,7 @@ class TaskConfig:
     """Number of questions kept apart, beyond the limit, on which what the others taught is
     measured; a hash of its text decides whether a question is."""
     held_out_from: str | None = None
-    """JSONL file of the held-out questions, instead of some of the task's own; all of it, or the
+    """File of the held-out questions, instead of some of the task's own; all of it, or the
     first so many."""
     held_out_seed: int = 0
     """Random seed of which questions are held out."""
@@ -118,51 +136,47 @@ class TaskConfig:
             raise InputError(f"{self.task} has one subject, and {self.subject!r} is another.")
         object.__setattr__(self, "task", task)
         object.__setattr__(self, "subject", subject or self.subject)
+        object.__setattr__(self, "limit", read_limit(self.limit))
 
     def load(self) -> "tuple[list[Question], list[Question]]":
-        """Loads the questions for training and those held out; ValueError as `load_questions`."""
+        """Load the questions for training and those held out; InputError as `load_questions`."""
         return self.divide(self.load_sources())
 
     def load_sources(self) -> "list[list[Question]]":
-        """Loads the questions of the task, and those of a file of held-out ones, in order."""
-        from cola_jax.tasks.kinds import kind_of
-        from cola_jax.tasks.load import load_questions
-
+        """Load the questions of the task, and those of a file of held-out ones, in order."""
         self.check_held_out()
+        task = find_task(self.task)
         questions = load_questions(
             self.task,
-            split=self.split,
             limit=self.limit,
             beside=0 if self.held_out_from else self.held_out,
+            split=self.split,
+            hub=self.hub,
+            subject=self.subject,
             level=self.level,
             fail_rate_level=self.fail_rate_level,
-            subject=self.subject,
-            hub=self.hub,
-            seed=self.task_seed,
-            num_fewshot=self.shots,
-            rule=self.rule,
+            seed=self.task_seed or None,
+            num_fewshot=self.shots if task.of_library else None,
+            rule=self.rule if task.of_library else None,
         )
         if not self.held_out_from:
             return [questions]
-        if kind_of(self.held_out_from) != kind_of(self.task):
+        if (kind := find_task(self.held_out_from).kind) != task.kind:
             raise InputError(
-                f"{self.held_out_from} asks {kind_of(self.held_out_from)} questions, {self.task} "
-                f"{kind_of(self.task)} questions: hold out questions of the same kind."
+                f"{self.held_out_from} asks {kind} questions, {self.task} {task.kind} questions: "
+                "hold out questions of the same kind."
             )
         return [questions, load_questions(self.held_out_from, limit=self.held_out or None)]
 
     def divide(self, sources: "list[list[Question]]") -> "tuple[list[Question], list[Question]]":
-        """Divides what `load_sources` returns into questions for training and those held out."""
-        from cola_jax.tasks.held_out import check_apart, split
-
+        """Divide what `load_sources` returns into questions for training and those held out."""
         if len(sources) == 1:
             return split(sources[0], self.held_out, self.held_out_seed)
-        questions, held = sources
-        check_apart(questions, held)
-        return questions, held
+        check_apart(*sources)
+        return sources[0], sources[1]
 
     def check_held_out(self) -> None:
-        """Raises ValueError for settings of held-out questions where none are held out."""
+        """Raise InputError for settings of held-out questions where none are held out."""
         if self.held_out < 0:
             raise InputError(f"{self.held_out} questions cannot be held out: give at least 1.")
         if not self.held_out and self.held_out_from is None:
@@ -181,41 +195,181 @@ class TaskConfig:
         stop_tokens: Callable[[], Sequence[int]],
         decoy: "Callable[[Question], str | None] | None" = None,
     ) -> Prepared:
-        """Loads and encodes the questions.
+        """Load and encode the questions.
 
         `stop_tokens` is called for open questions alone: not every model names one. `decoy` chooses
-        the wrong answer that an open question is also searched for. Raises ValueError for whatever
+        the wrong answer that an open question is also searched for. Raises InputError for whatever
         is wrong with the task, a row, a prompt or these settings.
         """
-        from cola_jax.tasks.kinds import CHOICE, kind_of
-        from cola_jax.tasks.scorers import make_scorer
-        from cola_jax.tasks.variants import make_variants
-
-        kind, sources = kind_of(self.task), self.load_sources()
+        task, sources = find_task(self.task), self.load_sources()
         train, held = self.divide(sources)
         questions, others = (train, held) if self.part == "train" else (held, [])
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
-            if kind in CHOICE:
+            if task.choice:
                 raise InputError(f"{self.task} is multiple choice: its wrong options are given.")
             questions = [question.with_decoy(decoy(question)) for question in questions]
-        if kind not in CHOICE:
+        if not task.choice:
             common["stop_tokens"] = stop_tokens()
 
-        def make(config: TaskConfig) -> tuple["Scorer", dict[str, Any]]:
-            return make_scorer(config, kind, tokenizer, sources, common)
+        def make(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
+            config = dataclasses.replace(self, variants=(), **changes)
+            return make_scorer(config, task, tokenizer, sources, common)
 
-        scorer, record = make(self)
+        scorer, record = make()
         encoded = [scorer.encode(question) for question in questions]
-        variants = make_variants(self, questions, encoded, make)
+        shots = self.shots
+        if shots is None:
+            shots = format_of(task.kind, self.format).shots if task.kind in FORMATS else 0
+        variants = make_variants(
+            self.variants, questions, encoded, lambda **changes: make(**changes)[0], shots
+        )
         if decoy is not None:
             record["decoys"] = "answers on other paths"
         held_out = [scorer.encode(question) for question in others]
         return Prepared(encoded, scorer, record, variants, held_out)
 
 
+def make_scorer(
+    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
+) -> "tuple[Scorer, dict[str, Any]]":
+    """Make the scorer of a task, and what is recorded of it; `common` goes to any scorer.
+
+    Raises InputError for settings that do not fit the task, and for too few shots.
+    """
+    common = common | {"chat": config.chat}
+    if task.of_library:
+        return library_scorer(config, task, tokenizer, common)
+    if task.choice:
+        return choice_scorer(config, task, tokenizer, sources, common)
+    return open_scorer(config, task, tokenizer, sources, common)
+
+
+def library_scorer(
+    config: TaskConfig, task: Task, tokenizer: Any, common: dict[str, Any]
+) -> "tuple[Scorer, dict[str, Any]]":
+    """Make the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
+    fitting = ("options", "options-norm") if task.choice else ("generation",)
+    scorer = choose_scorer(config, task, fitting[0])
+    ignored = config.chat or config.format or config.shots_file or config.shots_seed
+    if ignored or scorer.name not in fitting:
+        raise InputError(
+            f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
+            "--format, --shots-file and --shots-seed, and use the scorer "
+            f"{' or '.join(fitting)}."
+        )
+    prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
+    record: dict[str, Any] = {"scorer": scorer.name, "chat": None, "prompt": prompt}
+    if task.choice:
+        refuse_decoding(config)
+        return scorer(tokenizer, **common), record
+    grader = load_grader(task.name, config.hub, config.rule)
+    made = scoring.FilteredGeneration(
+        tokenizer, grader, max_new_tokens=config.max_new_tokens, **common
+    )
+    prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
+    return made, record | made.record()
+
+
+def choice_scorer(
+    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
+) -> "tuple[Scorer, dict[str, Any]]":
+    """Make the scorer of multiple choice.
+
+    MMLU is asked as lm-evaluation-harness asks it, unless a scorer or a format is given.
+    """
+    usual_scorer, usual_format = DEFAULTS.get(task.kind, USUAL)
+    scorer = choose_scorer(config, task, usual_scorer)
+    refuse_decoding(config)
+    style = config.format or (usual_format if usual_format in scorer.formats else "plain")
+    if style not in scorer.formats:
+        raise InputError(
+            f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
+            f"{style!r}: use another scorer or format."
+        )
+    record: dict[str, Any] = {"scorer": scorer.name, **chat_record(config)}
+    shots = shots_of_task(config, task, 0, sources)
+    if style != "plain" or shots:
+        record["prompt"] = {"format": style, **shots.record(first_question(sources))}
+        common = common | {"shots": shots}
+    if style != "plain":
+        common = common | {"harness": True}
+    return scorer(tokenizer, **common), record
+
+
+def open_scorer(
+    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
+) -> "tuple[Scorer, dict[str, Any]]":
+    """Make the scorer of open questions."""
+    format = format_of(task.kind, config.format)
+    # the ways to give an answer are many where the format does not fix how it ends
+    many = format.shows_work or task.kind in OWN
+    scorer = choose_scorer(config, task, "generation" if many else "exact")
+    if config.rule is not None:
+        format = dataclasses.replace(format, extract=check_rule(config.rule))
+    shots = shots_of_task(config, task, format.shots, sources)
+    if scorer.decodes:
+        common = common | {"max_new_tokens": config.max_new_tokens}
+    else:
+        refuse_decoding(config)
+    make: Any = scorer
+    made = make(tokenizer, format, shots=shots, **common)
+    if task.kind in OWN and scorer.decodes:
+        check_answerable([each for questions in sources for each in questions], made, tokenizer)
+    prompt = {
+        "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
+        **shots.record(first_question(sources)),
+        "stop_tokens": [int(token) for token in common["stop_tokens"]],
+    }
+    record = {"scorer": scorer.name, **chat_record(config), "prompt": prompt}
+    return made, record | made.record()
+
+
+def choose_scorer(config: TaskConfig, task: Task, default: str) -> "type[Scorer]":
+    """Return the scorer of a task; InputError for one of the other sort of questions."""
+    scorer = scoring.scorer_class(config.scorer or default)
+    if scorer.open == task.choice:
+        fitting = ", ".join(scoring.scorer_names(open=not task.choice))
+        asks = "is multiple choice" if task.choice else "asks open questions"
+        raise InputError(
+            f"{config.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."
+        )
+    return scorer
+
+
+def refuse_decoding(config: TaskConfig) -> None:
+    """Raise InputError for settings that only a scorer that decodes uses."""
+    for name in ("max_new_tokens", "rule"):
+        if getattr(config, name) is not None:
+            raise InputError(f"{name} is a setting of the scorer `generation`: leave it out.")
+
+
+def chat_record(config: TaskConfig) -> dict[str, Any]:
+    """Return what is recorded about the chat template."""
+    return {"chat": dict(scoring.TEMPLATE_ARGUMENTS) if config.chat else None}
+
+
+def first_question(sources: Sources) -> "Question":
+    """Return the first question, whose shots do not depend on how many others are asked."""
+    return next(question for questions in sources for question in questions)
+
+
+def shots_of_task(config: TaskConfig, task: Task, default: int, sources: Sources) -> Shots:
+    """Load the questions shown before each."""
+    return load_shots(
+        config.task,
+        default if config.shots is None else config.shots,
+        shots_file=config.shots_file,
+        questions=sources,
+        level=config.level,
+        subject=config.subject,
+        hub=None if task.shots_of else config.hub,
+        seed=config.shots_seed,
+    )
+
+
 def refuse_variants(command: str, names: Sequence[str]) -> None:
-    """Raises ValueError for variants of a command that asks each question in one way."""
+    """Raise InputError for variants of a command that asks each question in one way."""
     if names:
         raise InputError(
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
@@ -224,21 +378,21 @@ def refuse_variants(command: str, names: Sequence[str]) -> None:
 
 
 def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:
-    """Returns the SHA-256 over what decides the prompts and over the prompts themselves."""
+    """Return the SHA-256 over what decides the prompts and over the prompts themselves."""
     # shots are part of the prompts, so their words are covered too
-    text = json.dumps([record, [one.prompt_hash for one in encoded]], sort_keys=True)
+    text = json.dumps([record, [each.prompt_hash for each in encoded]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
-    """Returns the SHA-256 of all that the model sees and is asked, in order."""
+    """Return the SHA-256 of all that the model sees and is asked, in order."""
     import jax
     import numpy as np
 
     sha = hashlib.sha256(repr(sorted(scorer.record().items())).encode())
-    for one in encoded:
-        question = one.question
+    for each in encoded:
+        question = each.question
         sha.update(repr((question.id, question.options, question.answer)).encode())
-        for array in (*jax.tree.leaves(one.prompts), one.option):
+        for array in (*jax.tree.leaves(each.prompts), each.option):
             sha.update(repr(np.asarray(array).tolist()).encode())
     return sha.hexdigest()

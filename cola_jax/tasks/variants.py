@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cola_jax.errors import InputError, did_you_mean
+from cola_jax.files import read_text
 from cola_jax.question import Question
-from cola_jax.storage import read_text
 
 if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
     from cola_jax.scoring.scorer import Scorer
-    from cola_jax.tasks.task import TaskConfig
 
 NAMES = ("plain", "chat", "instruction", "shots", "order")
 INSTRUCTION = "Read the question with care, then give the best answer."
@@ -35,67 +32,65 @@ class Variant:
     encoded: "list[Encoded]"
     places: list[tuple[int, ...]]  # for each question, where each of its options stands here
 
-    def take(self, some: slice) -> "Variant":
-        """Takes some of the questions."""
-        return dataclasses.replace(self, encoded=self.encoded[some], places=self.places[some])
-
-
-MakeScorer = Callable[["TaskConfig"], tuple["Scorer", Any]]
+    def take(self, part: slice) -> "Variant":
+        """Take some of the questions."""
+        return dataclasses.replace(self, encoded=self.encoded[part], places=self.places[part])
 
 
 def make_variants(
-    config: "TaskConfig",
+    names: Sequence[str],
     questions: Sequence[Question],
     encoded: "Sequence[Encoded]",
-    make_scorer: MakeScorer,
+    make_scorer: "Callable[..., Scorer]",
+    shots: int,
 ) -> list[Variant]:
-    """Asks questions in all the variants of a task.
+    """Ask questions in the variants of these names.
 
     Args:
-      config: how the task itself asks them, and the names of its variants.
-      encoded: how they come out there; a variant must differ.
-      make_scorer: makes the scorer of a task config.
+      encoded: how the task itself asks them; a variant must differ.
+      make_scorer: makes the task's scorer, with other settings.
+      shots: questions that the task itself shows before each.
 
     Raises:
-      ValueError: for an unknown name or one given twice, a variant that this task or tokenizer
+      InputError: for an unknown name or one given twice, a variant that this task or tokenizer
         cannot have, and one that asks as the task itself does.
     """
-    if len(set(config.variants)) < len(config.variants):
-        raise InputError(f"a variant is named twice in {', '.join(config.variants)}.")
-    return [make_variant(name, config, questions, encoded, make_scorer) for name in config.variants]
+    if len(set(names)) < len(names):
+        raise InputError(f"a variant is named twice in {', '.join(names)}.")
+    return [make_variant(name, questions, encoded, make_scorer, shots) for name in names]
 
 
 def make_variant(
     name: str,
-    config: "TaskConfig",
     questions: Sequence[Question],
     encoded: "Sequence[Encoded]",
-    make_scorer: MakeScorer,
+    make_scorer: "Callable[..., Scorer]",
+    shots: int,
 ) -> Variant:
-    """Asks questions in the way of that name, or in the words of a template file."""
-    settings, change = changes(name, config)
+    """Ask questions in the way of that name, or in the words of a template file."""
+    settings, change = changes(name, shots)
     try:
-        scorer, _ = make_scorer(dataclasses.replace(config, variants=(), **settings))
+        scorer = make_scorer(**settings)
         if name == "order" and not scorer.lists_options:
             raise InputError(
                 f"the prompt of the scorer {scorer.name!r} does not list the options: use a scorer "
                 "of letters."
             )
-        asked = [change(question) for question in questions]
-        ours = [scorer.encode(question) for question, _ in asked]
+        changed = [change(question) for question in questions]
+        ours = [scorer.encode(question) for question, _ in changed]
     except ValueError as error:
         raise InputError(f"the variant {name!r} cannot be made: {error}") from error
-    if all(same_prompt(one, other) for one, other in zip(ours, encoded, strict=True)):
+    if [each.prompts.ids.tolist() for each in ours] == [e.prompts.ids.tolist() for e in encoded]:
         raise InputError(f"the variant {name!r} asks just as the task does: leave it out.")
-    return Variant(name, scorer, ours, [places for _, places in asked])
+    return Variant(name, scorer, ours, [places for _, places in changed])
 
 
-def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
-    """Returns what a variant changes in how a task asks, and in each question."""
+def changes(name: str, shots: int) -> tuple[dict[str, Any], Change]:
+    """Return what a variant changes in how a task asks, and in each question."""
     if name in ("plain", "chat"):
         return {"chat": name == "chat"}, unchanged
     if name == "shots":
-        return {"shots": more_shots(config)}, unchanged
+        return {"shots": shots + MORE_SHOTS}, unchanged
     if name == "order":
         return {}, reordered
     if name == "instruction":
@@ -111,30 +106,19 @@ def changes(name: str, config: "TaskConfig") -> tuple[dict[str, Any], Change]:
     return {}, lambda question: worded(question, template)
 
 
-def more_shots(config: "TaskConfig") -> int:
-    """Returns how many shots the variant `shots` shows: two more than the task."""
-    if config.shots is not None:
-        return config.shots + MORE_SHOTS
-    from cola_jax.tasks.formats import FORMATS, format_of
-    from cola_jax.tasks.kinds import kind_of
-
-    kind = kind_of(config.task)
-    return MORE_SHOTS + (format_of(kind, config.format).shots if kind in FORMATS else 0)
-
-
 def unchanged(question: Question) -> tuple[Question, tuple[int, ...]]:
-    """Leaves a question as it is."""
+    """Leave a question as it is."""
     return question, tuple(range(len(question.options)))
 
 
 def worded(question: Question, template: str) -> tuple[Question, tuple[int, ...]]:
-    """Puts a question's text into a template."""
+    """Put a question's text into a template."""
     text = template.replace(FIELD, question.text)
     return unchanged(dataclasses.replace(question, text=text))
 
 
 def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
-    """Turns the order of the options by a number of places that depends on the question's id."""
+    """Turn the order of the options by a number of places that depends on the question's id."""
     count = len(question.options)
     if count < 2:
         raise InputError(f"question {question.id} has one option, which has no other order.")
@@ -144,8 +128,3 @@ def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
     options = tuple(question.options[(k + turn) % count] for k in range(count))
     answer = places[question.answer]
     return dataclasses.replace(question, options=options, answer=answer), places
-
-
-def same_prompt(one: "Encoded", other: "Encoded") -> bool:
-    """Whether two encoded questions are the same to the model."""
-    return np.array_equal(one.prompts.ids, other.prompts.ids)

@@ -19,7 +19,7 @@ from cola_jax.report.statistics import holm
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import format_percent
 from cola_jax.strategies.loop import resolve
-from cola_jax.strategies.presets import PresetName, Space
+from cola_jax.strategies.rules import PresetName, Space
 from experiments.paper.results import Result, layers, p_of, points, read, show
 from experiments.searches import Searches
 

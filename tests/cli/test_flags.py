@@ -67,7 +67,7 @@ def test_collect_names_the_line_of_a_file(tmp_path):
     with pytest.raises(ValueError, match=r"paths\.txt:2: "):
         PathFlags(paths_file=file).collect(5)
     file.write_bytes(b"0-4\n\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"paths\.txt is not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"paths\.txt cannot be read \('utf-8' codec"):
         PathFlags(paths_file=file).collect(5)
 
 

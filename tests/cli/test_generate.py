@@ -121,7 +121,7 @@ def test_generate_refuses_bad_arguments(model, arguments, message, capsys):
         ('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": "1"}', "two prompts have the id '1'"),
         # a row without an id has that of its line
         ('{"prompt": "a"}', "two prompts have the id '1'"),
-        ('{"prompt": "a\\ud800"}', "rows.jsonl:1: '\\ud800' is half a character"),
+        ('{"prompt": "a\\ud800"}', "rows.jsonl:1 cannot be read ('utf-8' codec can't encode"),
     ],
 )
 def test_read_prompts_refuses_bad_rows(tmp_path, lines, message):

@@ -10,7 +10,7 @@ import pytest
 from cola_jax.cli.flag_table import Flag, field_help, flags_of, members
 from cola_jax.cli.help import COMMAND_GROUPS, GROUPS, entry, group_of, text_of
 from cola_jax.cli.main import COMMANDS, parse, with_defaults
-from cola_jax.strategies.presets import PRESETS
+from cola_jax.strategies.rules import PRESETS
 
 OWN = [name for name in COMMANDS if name != "lm-eval"]  # whose help is the harness's
 

@@ -12,7 +12,7 @@ import pytest
 from cola_jax.cli import main as cli
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.scoring import SCORERS
-from cola_jax.strategies.presets import PRESETS, TreeRules
+from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 
 

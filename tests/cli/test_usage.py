@@ -47,7 +47,7 @@ GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
         (["search", *GIVEN, "--data", "-1"], "data must be at least 1, it is -1."),
         (["search", *GIVEN, "--task", "mmlu_anatomy", "--subject", "law"], "has one subject"),
         (["search", *GIVEN, "--verbose", "--quiet"], "--verbose and --quiet say the opposite"),
-        (["search", *GIVEN, "--config", "nothing.yaml"], "nothing.yaml cannot be read: No such"),
+        (["search", *GIVEN, "--config", "nothing.yaml"], "nothing.yaml: No such file"),
         (["search", *GIVEN, "--config", "/dev/zero"], "--config: /dev/zero is a pipe or device"),
         (["search", *GIVEN, "--config", "a\0b"], "--config: a value cannot have a null character."),
         (["search", *GIVEN, "--task", "a,/dev/zero"], "--task: /dev/zero is a pipe or device"),

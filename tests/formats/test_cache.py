@@ -1,6 +1,5 @@
 """Sources that are converted on first use: found again, rebuilt, listed and removed."""
 
-import json
 import os
 import shutil
 import threading
@@ -11,8 +10,10 @@ import pytest
 
 import cola_jax
 from cola_jax import checkpoint
+from cola_jax.errors import InputError
 from cola_jax.formats import cache
 from cola_jax.formats.hub import HubModel
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,13 @@ def conversions(monkeypatch):
 def test_find_leaves_a_checkpoint_where_it_is(pair, conversions):
     directory = str(pair("llama-gqa").checkpoint)
     assert cache.find(directory) == directory
-    assert cache.find("gs://bucket/model") == "gs://bucket/model"
     assert conversions == []
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/model", "s3://bucket/model", Path("s3://bucket/m")])
+def test_load_refuses_urls(url):
+    with pytest.raises(InputError, match="checkpoints on URLs are not supported yet: use a local"):
+        cola_jax.load(url)
 
 
 def test_load_converts_a_directory_once(pair, source, root, conversions):
@@ -51,29 +57,21 @@ def test_load_converts_a_directory_once(pair, source, root, conversions):
     assert Path(cache.find(source)).parent == root
 
 
-def test_find_knows_a_source_by_its_contents(source, tmp_path, conversions):
+def test_find_converts_a_source_again_when_a_file_has_changed(source, conversions):
     first = cache.find(source)
-    moved = shutil.copytree(source, tmp_path / "moved")
-    (moved / "notes.txt").write_text("not read")
-    os.utime(moved / "config.json", (1, 1))
-    assert cache.find(moved) == first
-    config = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
-    assert cache.find(moved) != first
-    assert len(conversions) == 2
-
-
-def test_find_reads_an_unchanged_file_once(source, monkeypatch):
-    first = cache.find(source)
-    monkeypatch.setattr(cache, "file_digest", None)
+    (source / "notes.txt").write_text("not read")
     assert cache.find(source) == first
-
-
-def test_find_reads_again_what_a_damaged_note_says(source, root):
-    first = cache.find(source)
-    for note in (root / "digests").iterdir():
-        note.write_text("{")
-    assert cache.find(source) == first
+    weights = source / "model.safetensors"
+    before = weights.stat()
+    other = shutil.copy(weights, source / "other")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, weights)  # of the same size, from the same time
+    second = cache.find(source)
+    assert second != first
+    weights.write_bytes(weights.read_bytes())
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.find(source) not in (first, second)
+    assert len(conversions) == 3
 
 
 def test_find_converts_a_hub_id_once_for_each_commit(source, conversions, monkeypatch):
@@ -87,29 +85,28 @@ def test_find_converts_a_hub_id_once_for_each_commit(source, conversions, monkey
     assert len(conversions) == 2
 
 
-def test_find_rebuilds_a_copy_that_lacks_files(source, conversions, capsys):
-    folder = Path(cache.find(source))
-    next(file for file in folder.glob("weights/**/*") if file.is_file()).unlink()
-    assert cache.find(source) == str(folder)
-    assert len(conversions) == 2
-    assert f"the cached model {folder} is converted again: " in capsys.readouterr().err
+def largest(folder):
+    return max((folder / "weights").rglob("*"), key=lambda file: file.stat().st_size)
 
 
-def test_load_rebuilds_a_copy_with_a_changed_bit(source, conversions, capsys):
+def test_load_rebuilds_a_damaged_copy(source, conversions, capsys):
     folder = Path(cache.find(source))
-    file = max((folder / "weights").rglob("*"), key=lambda one: one.stat().st_size)
-    content = bytearray(file.read_bytes())
+    content = bytearray(largest(folder).read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    largest(folder).write_bytes(content)
     assert cola_jax.load(source).config.num_layers
-    assert len(conversions) == 2
-    assert "is converted again" in capsys.readouterr().err
+    largest(folder).unlink()
+    assert cola_jax.load(source).config.num_layers
+    (folder / "cola.json").write_text("{")
+    assert cola_jax.load(source).config.num_layers
+    assert len(conversions) == 4
+    assert capsys.readouterr().err.count(f"the cached model {folder} is converted again: ") == 3
 
 
 def test_load_keeps_a_damaged_checkpoint_that_is_not_in_the_cache(pair, tmp_path):
     own = shutil.copytree(pair("llama-gqa").checkpoint, tmp_path / "own")
-    next(file for file in own.glob("weights/**/*") if file.is_file()).unlink()
-    with pytest.raises(checkpoint.DamagedError, match="is incomplete or damaged"):
+    largest(own).unlink()
+    with pytest.raises(checkpoint.DamagedError, match="is damaged"):
         cola_jax.load(own)
     assert own.exists()
 
@@ -166,3 +163,20 @@ def test_entries_list_what_can_be_removed(source, root):
     cache.remove(damaged)
     cache.forget()
     assert list(root.iterdir()) == []
+
+
+def test_forget_leaves_a_conversion_that_goes_on(root, tmp_path, monkeypatch):
+    """As `cola cache --clear` does while another process converts."""
+    killed = root / ".2-0123456789abcdef.0123456789ab.partial"
+    killed.mkdir(parents=True)
+    (root / "2-0123456789abcdef.lock").touch()
+    save = checkpoint.save
+
+    def cleared(folder, *arguments, **keywords):
+        cache.forget()
+        return save(folder, *arguments, **keywords)
+
+    monkeypatch.setattr(checkpoint, "save", cleared)
+    folder = cache.find(tiny.make_source(tmp_path / "words", layers=1))
+    assert not killed.exists()
+    assert cola_jax.load_tokenizer(folder)("Hello").input_ids

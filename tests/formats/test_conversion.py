@@ -246,7 +246,7 @@ def test_convert_records_the_padding_token(tmp_path, token):
 
 def test_convert_refuses_a_tokenizer_that_cannot_be_loaded(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="has a tokenizer that cannot be loaded"):
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
         convert(str(source), tmp_path / "made")
     assert not (tmp_path / "made").exists()
     (source / "tokenizer.json").unlink()

@@ -55,9 +55,9 @@ def test_write_tokenizer_refuses_an_unknown_split(tmp_path, llama):
 )
 def test_write_tokenizer_matches_transformers(tmp_path, llama, add, flags):
     write(tmp_path / "tiny.gguf", llama, metadata=[lambda w: add(w, **flags)])
-    (tmp_path / "made" / checkpoint.TOKENIZER).mkdir(parents=True)
-    open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made" / checkpoint.TOKENIZER)
-    ours = checkpoint.load_tokenizer(tmp_path / "made")
+    (tmp_path / "made").mkdir()
+    open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
+    ours = checkpoint.load_folder(tmp_path / "made", "tiny")
     theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
     for text in TEXTS:
         assert ours(text).input_ids == theirs(text).input_ids, text

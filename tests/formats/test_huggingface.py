@@ -161,7 +161,7 @@ def test_open_directory_refuses_shards_without_an_index(source):
 def test_open_directory_refuses_truncated_weights(source, keep):
     whole = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(whole[:keep])
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or incomplete.*downlo"):
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read .*download it ag"):
         open_directory(source)
 
 
@@ -179,7 +179,7 @@ def test_open_directory_refuses_broken_json(source, text):
     for name in ("config.json", "model.safetensors.index.json"):
         before = (source / name).read_bytes() if (source / name).exists() else None
         (source / name).write_text(text, encoding="latin-1")
-        with pytest.raises(ValueError, match=f"{name}: (this is not|a JSON object)"):
+        with pytest.raises(ValueError, match=f"{name}(: a JSON object| cannot be read)"):
             open_directory(source)
         (source / name).unlink() if before is None else (source / name).write_bytes(before)
     for index in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {}}):
@@ -243,18 +243,10 @@ def test_open_directory_refuses_weights_elsewhere(source, name):
         open_directory(source)
 
 
-def test_open_directory_refuses_a_header_that_is_too_long(source):
-    whole = (source / WEIGHTS).read_bytes()
-    (source / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + whole[8:])
-    with pytest.raises(ValueError, match="its header would have 4,611,686,018,427,387,904 bytes"):
-        open_directory(source)
-
-
-def test_open_directory_refuses_json_of_any_size(source):
-    with (source / "config.json").open("ab") as file:
-        file.truncate(2**31)
-    with pytest.raises(ValueError, match="has 2,147,483,648 bytes, and 10,485,760 are the most"):
-        open_directory(source)
+def test_open_directory_ignores_private_attributes(source):
+    """As `save_pretrained` of transformers writes; at other places they are private as well."""
+    edit_config(source, _model_name_or_path="here", _name_or_path="x", _commit_hash=None)
+    assert open_directory(source).config.num_layers == 6
 
 
 def make_tokenizer():

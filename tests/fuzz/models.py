@@ -5,13 +5,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from etils import epath
-
 from cola_jax import checkpoint
-from cola_jax.formats.conversion import write_tokenizer
+from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import open_directory
-from cola_jax.tokenizer_trial import load_folder, try_tokenizer
 from tests import oracle, tiny
 from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
 from tests.fuzz.kind import Kind
@@ -95,14 +92,8 @@ def read_gguf(folder: Path, data: bytes) -> None:
 
 
 def read_tokenizer(folder: Path) -> None:
-    try_tokenizer(load_folder(folder, "model"), "model", 10**6)
+    try_tokenizer(checkpoint.load_folder(folder, "model"), "model", 10**6)
 
 
 def read_checkpoint(folder: Path) -> None:
-    metadata = checkpoint.read_metadata(folder)
-    config = checkpoint.ModelConfig.from_json(metadata["config"])
-    weights = epath.Path(folder) / checkpoint.WEIGHTS
-    checkpoint.check_files(weights, metadata["files"])
-    for name, shape in checkpoint.shapes(config).items():
-        dtype = checkpoint.jnp.dtype(metadata["dtype"])
-        checkpoint.check_stored(weights, name, shape, dtype)
+    checkpoint.load(folder)

@@ -12,7 +12,7 @@ from cola_jax.deploy.scan import scan_paths
 from cola_jax.question import Question
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.scoring import Encoded, Options
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from tests import tiny
 from tests.report import conftest as made
 

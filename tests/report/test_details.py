@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from cola_jax.report.details import run_details
-from cola_jax.strategies.presets import PRESETS
+from cola_jax.strategies.rules import PRESETS
 from tests.report.conftest import SETTINGS, START
 
 

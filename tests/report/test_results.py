@@ -38,3 +38,13 @@ def test_tasks_table_has_a_row_for_each_metric(tmp_path):
     text = console.file.getvalue()
     assert text.count("found_among_paths") == 2
     assert "0.5000" in text
+
+
+def test_tasks_table_shows_no_escape_codes_of_a_name():
+    name = "\x1b[31mred"
+    entry = {"acc,none": 0.5, "acc_stderr,none": 0.1}
+    results = {"results": {name: entry}, "n-samples": {name: {"effective": 4}}}
+    console = Console(file=io.StringIO(), width=90)
+    console.print(tasks_table([results]))
+    assert "\x1b" not in console.file.getvalue()
+    assert "\\x1b[31mred" in console.file.getvalue()

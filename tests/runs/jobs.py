@@ -18,7 +18,7 @@ from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.strategies.presets import Settings
+from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import environment
 

@@ -10,9 +10,9 @@ import pytest
 from etils import epath
 
 from cola_jax.execute.metrics import Metrics
+from cola_jax.files import write_whole
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.shard import Shard
-from cola_jax.storage import write_whole
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
 HERE = {"device": "cpu"}

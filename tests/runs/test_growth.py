@@ -16,7 +16,7 @@ from cola_jax.runs.parts import read_part
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.shard import Shard
 from cola_jax.scoring.scorer import ReadingEvaluator
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs import jobs

@@ -6,7 +6,7 @@ import pytest
 from cola_jax.runs.journal import collapse
 
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 

@@ -8,7 +8,7 @@ from cola_jax.runs.search_benchmark import SEARCH, WHOLE, Searches, benchmark_se
 from cola_jax.runs.session import Session
 from cola_jax.scoring.batches import question_batches
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.presets import DEFAULT, PRESETS, Settings
+from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 

@@ -19,7 +19,7 @@ from cola_jax.runs.directory import KINDS, RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring import Grade, Grader
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.runs import jobs
@@ -366,9 +366,7 @@ def test_search_function_finds_what_the_session_does(decode):
     session, known = decode.session, by_path(decode.run)
     questions = [encoded.question for encoded in session.encoded[:2]]
     evaluate = cola_jax.evaluator(session.model, questions, session.scorer)
-    outcomes = cola_jax.search(
-        evaluate, questions, preset="cola", simulations=10, leaves=4, seed=2
-    )
+    outcomes = cola_jax.search(evaluate, questions, preset="cola", simulations=10, leaves=4, seed=2)
     for outcome in outcomes:
         own = [known[key] for key in known if key[0] == outcome.question.id]
         assert [tuple(row["path"]) for row in own] == outcome.paths

@@ -99,15 +99,12 @@ def test_check_chat_refuses_tokenizer_without_template():
         Options(tiny.tokenizer(chat=False), chat=True)
 
 
-def test_chat_refuses_templates_that_fail_or_have_no_bound():
+def test_chat_refuses_templates_that_fail():
     words = tiny.tokenizer()
-    words.chat_template = "{{ 'x' * 10**10 }}"
-    with pytest.raises(ValueError, match="takes more than 2 s or 500 MB"):
-        Options(words, chat=True)
     words.chat_template = (
         "{% if 'melts' in messages[0].content %}{{ raise_exception('no') }}{% endif %}"
     )
-    with pytest.raises(ValueError, match=r"cannot write one user message \(no\)"):
+    with pytest.raises(ValueError, match=r"chat template cannot be read \(no\)"):
         Options(words, chat=True).encode(QUESTION)
 
 

@@ -4,8 +4,9 @@ import typing
 
 import pytest
 
-from cola_jax.scoring import SCORERS, scorer_class
-from cola_jax.tasks.task import ScorerName
+import cola_jax.scoring
+from cola_jax.scoring import SCORERS, Scorer, scorer_class, scorer_names
+from cola_jax.scoring.registry import ScorerName
 
 
 def test_scorer_class_knows_every_name():
@@ -22,5 +23,12 @@ def test_scorer_class_refuses_unknown_name(name):
 
 
 def test_scorers_say_what_they_are_for():
-    assert {name for name, scorer in SCORERS.items() if scorer.open} == {"exact", "generation"}
-    assert {name for name, scorer in SCORERS.items() if scorer.decodes} == {"generation"}
+    assert scorer_names(open=True) == ["exact", "generation"]
+    assert [name for name in SCORERS if scorer_class(name).decodes] == ["generation"]
+
+
+def test_registry_names_every_scorer():
+    every = [getattr(cola_jax.scoring, name) for name in cola_jax.scoring.__all__]
+    kinds = {kind for kind in every if isinstance(kind, type) and issubclass(kind, Scorer)}
+    named = {kind for kind in kinds if "name" in vars(kind)}
+    assert named - {cola_jax.scoring.Completions} == {scorer_class(name) for name in SCORERS}

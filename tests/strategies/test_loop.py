@@ -14,7 +14,7 @@ from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Options, Verdicts
 from cola_jax.strategies.mcts import ROOT
-from cola_jax.strategies.presets import PRESETS, TreeRules
+from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 from tests.strategies.formula import checksum, checksum_answer, formula, questions
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cola_jax.strategies.memory import check_memory
-from cola_jax.strategies.presets import PRESETS, Settings
+from cola_jax.strategies.rules import PRESETS, Settings
 
 GB = 10**9
 

@@ -6,6 +6,8 @@ from cola_jax.question import open_question
 from cola_jax.scoring.answer import find_answer
 from cola_jax.tasks import format_of
 from cola_jax.tasks.formats import FORMATS
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
 
 SUM = open_question("q", "7 + 5", "12")
 SHOTS = [open_question("s1", "1 + 2", "3"), open_question("s2", "9 - 4", "5")]
@@ -89,3 +91,38 @@ def test_format_refuses_missing_solution():
         format_of("gsm8k", "harness").completion(WORKED, "7")
     with pytest.raises(ValueError, match="question s1 has no worked solution"):
         format_of("gsm8k", "harness").ask(ASKED, SHOTS)
+
+
+def prepare(file, **settings):
+    return TaskConfig(file, **settings).prepare(
+        tiny.tokenizer(), context=400, stop_tokens=lambda: (1, 7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "message"),
+    [
+        (
+            "4\n5",
+            {},
+            r"can give the answer '4\\n5', of which the rule 'line' finds '4'",
+        ),
+        ("Paris", {"rule": "number"}, "the rule 'number' finds None"),
+        ("Paris", {"rule": "hashes"}, "the rule 'hashes' finds None"),
+        ("a } b", {"format": "direct"}, "the rule 'boxed' finds 'a'"),
+        ("rock " * 120, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
+        ("rock rain leaf bird fish", {"max_new_tokens": 1}, "but at most 1 are decoded"),
+    ],
+)
+def test_check_answerable_names_the_question(write, answer, settings, message):
+    good = {"prompt": "What is 2 + 2?", "answer": "4"}
+    file = write(good, {"id": "bad", "prompt": "What is it?", "answer": answer})
+    with pytest.raises(ValueError, match=f"^question bad: .*{message}"):
+        prepare(file, **settings)
+
+
+@pytest.mark.parametrize("rule", ["line", "number", "hashes", "boxed", "minerva"])
+@pytest.mark.parametrize("answer", ["$1,000$", "-3.5", "1000."])
+def test_check_answerable_accepts_what_can_be_given(write, rule, answer):
+    file = write({"prompt": "How many?", "answer": answer})
+    assert len(prepare(file, rule=rule).encoded) == 1

@@ -8,7 +8,7 @@ from lm_eval.api.model import LM
 
 from cola_jax.scoring.grader import Grade
 from cola_jax.tasks import kind_of, load_questions
-from cola_jax.tasks.harness_grader import grade_of, load_grader, shown
+from cola_jax.tasks.harness import grade_of, load_grader, text_of
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -182,6 +182,6 @@ def test_grade_of_reads_yes_and_no(value, grade):
 
 
 def test_shown_is_text():
-    assert [shown(x) for x in (" a ", ["b", "c"], [], None, "[invalid]", 3)] == [
+    assert [text_of(x) for x in (" a ", ["b", "c"], [], None, "[invalid]", 3)] == [
         *("a", "b", None, None, None, "3"),
     ]

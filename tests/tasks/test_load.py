@@ -1,8 +1,14 @@
-"""load_questions: kinds, limits, levels and subjects, duplicates, and arguments without effect."""
+"""load_questions: kinds, limits, levels, subjects, duplicates and held-out questions."""
+
+import json
+from pathlib import Path
 
 import pytest
 
+from cola_jax.question import Question, open_question
 from cola_jax.tasks import load_questions
+from cola_jax.tasks.load import check_apart, read_limit, split
+from cola_jax.tasks.task import TaskConfig
 from tests.tasks.rows import ARC, DART, GSM8K, MATH500, MMLU, PLAIN, changed
 
 
@@ -30,9 +36,9 @@ def test_load_questions_reads_all_rows_as_kind_of_first(write):
 
 
 def test_load_questions_refuses_duplicate_id(write):
-    with pytest.raises(ValueError, match=r"task\.jsonl:2: the row repeats the question of line 1"):
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the row repeats the question of .*:1"):
         load_questions(write(PLAIN, PLAIN))
-    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id '7' is already used in line 1"):
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id '7' is already used in .*:1"):
         load_questions(write(PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}))
 
 
@@ -57,11 +63,9 @@ def test_load_questions_selects_levels(write):
     assert [q.id for q in load_questions(file, level=2, limit=1)] == ["1"]
     with pytest.raises(ValueError, match=r"no question with math_level 3; .*math_level: 1, 2, 4"):
         load_questions(file, level=3)
-    with pytest.raises(ValueError, match="level must be one of 1, 2, 3, 4, 5, got 6"):
-        load_questions(file, level=6)
-    with pytest.raises(ValueError, match=r"has no fail_rate_level: .*dart-math\)"):
+    with pytest.raises(ValueError, match=r"has no fail_rate_level, .*dart-math\)"):
         load_questions(file, fail_rate_level=1)
-    with pytest.raises(ValueError, match=r"has no level: .*math, math-500, dart-math and arithm"):
+    with pytest.raises(ValueError, match=r"has no level, .*math, math-500, dart-math, arithm"):
         load_questions(write(GSM8K), level=1)
     with pytest.raises(ValueError, match="gsm8k has no level"):
         load_questions("gsm8k", level=1)
@@ -82,7 +86,7 @@ def test_load_questions_selects_subject(write):
     assert [q.text for q in load_questions(file, subject="law")] == ["Which is legal?"]
     with pytest.raises(ValueError, match=r"no question with subject art; .*law, number_theory"):
         load_questions(file, subject="art")
-    with pytest.raises(ValueError, match="arithmetic has no subject 'art'"):
+    with pytest.raises(ValueError, match="arithmetic has no subject, but subject is 'art'"):
         load_questions("arithmetic", subject="art")
 
 
@@ -91,9 +95,136 @@ def test_load_questions_selects_subject(write):
     [
         ({"split": "trian"}, "has no split, but split is 'trian'"),
         ({"hub": "somewhere"}, "has no hub, but hub is 'somewhere'"),
-        ({"seed": 5}, "the seed 5 applies to the arithmetic task only"),
+        ({"seed": 5}, "has no seed, but seed is 5"),
     ],
 )
-def test_check_source_refuses_arguments_without_effect(write, arguments, message):
+def test_load_questions_refuses_arguments_without_effect(write, arguments, message):
     with pytest.raises(ValueError, match=message):
         load_questions(write(PLAIN), **arguments)
+
+
+QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
+
+
+def test_split_keeps_order_and_depends_on_text_and_seed() -> None:
+    train, held = split(QUESTIONS, 10)
+    assert len(held) == 10
+    assert sorted([*train, *held], key=QUESTIONS.index) == QUESTIONS
+    assert train == sorted(train, key=QUESTIONS.index)
+    fewer, _ = split(QUESTIONS[::-1], 10)
+    assert set(fewer) == set(train)
+    assert split(QUESTIONS, 10, seed=1)[1] != held
+    assert split(QUESTIONS, 0) == (QUESTIONS, [])
+
+
+def test_split_leaves_questions_for_training() -> None:
+    for count in (-1, 40):
+        with pytest.raises(ValueError, match=f"{count} questions cannot be held out of 40"):
+            split(QUESTIONS, count)
+
+
+def test_check_apart_names_what_is_in_both() -> None:
+    other = open_question("other", "3 + 1", "4")
+    with pytest.raises(ValueError, match=r"1 of 2 held-out questions .* \(other\)"):
+        check_apart(QUESTIONS, [other, open_question("new", "50 + 1", "51")])
+    with pytest.raises(ValueError, match=r"7 of 7 .* \(q0, q1, q2, q3 and 3 more\)"):
+        check_apart(QUESTIONS, QUESTIONS[:7])
+
+
+def test_task_holds_out_questions_beyond_its_limit() -> None:
+    config = TaskConfig("arithmetic", limit=30, held_out=20)
+    train, held = config.load()
+    assert (len(train), len(held)) == (30, 20)
+    assert not {q.text for q in train} & {q.text for q in held}
+    assert {q.id for q in TaskConfig("arithmetic", limit=50).load()[0]} == {
+        q.id for q in [*train, *held]
+    }
+    assert len(TaskConfig("arithmetic", held_out=7).load()[0]) == 100
+
+
+def rows(path: Path, numbers: range, kind: str = "prompt") -> str:
+    lines = [json.dumps({kind: f"{i} + 1 =", "answer": str(i + 1)}) for i in numbers]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_held_out_from_a_file(tmp_path: Path) -> None:
+    ours = rows(tmp_path / "train.jsonl", range(8))
+    apart = rows(tmp_path / "test.jsonl", range(8, 20))
+    train, held = TaskConfig(ours, held_out_from=apart).load()
+    assert (len(train), len(held)) == (8, 12)
+    assert len(TaskConfig(ours, held_out_from=apart, held_out=3).load()[1]) == 3
+    both = rows(tmp_path / "both.jsonl", range(5, 9))
+    with pytest.raises(ValueError, match="3 of 4 held-out questions are training questions"):
+        TaskConfig(ours, held_out_from=both).load()
+    with pytest.raises(ValueError, match="the same kind"):
+        TaskConfig("arithmetic", held_out_from=apart).load()
+
+
+@pytest.mark.parametrize("settings", [{"part": "held-out"}, {"held_out_seed": 1}])
+def test_settings_without_held_out_questions_are_refused(settings: dict) -> None:
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} is .*, but no questions are held out"):
+        TaskConfig("arithmetic", **settings).load()
+    with pytest.raises(ValueError, match="-1 questions cannot be held out"):
+        TaskConfig("arithmetic", held_out=-1).load()
+
+
+def test_check_apart_ignores_the_order_of_options() -> None:
+    question = Question("a", "Which?", ("x", "y"), 0)
+    turned = Question("b", "Which? ", ("y", "x"), 1)
+    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
+        check_apart([question], [turned])
+    check_apart([question], [Question("b", "Which?", ("y", "z"), 1)])
+
+
+def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
+    row = {"prompt": "1 + 1 =", "answer": "2"}
+    file = write(row | {"topic": "sums"}, row | {"prompt": "1 + 2 =", "unit": "cm", "note": None})
+    for _ in range(2):
+        assert len(load_questions(file)) == 2
+    (message,) = caplog.messages
+    assert message.endswith("not used are the fields 'topic', 'unit'.")
+    assert caplog.records[0].name.split(".")[0] == "cola_jax"
+    caplog.clear()
+    for row in (ARC, MMLU, GSM8K, MATH500, DART, PLAIN):
+        load_questions(write(row))
+    assert not caplog.messages
+
+
+def test_load_questions_warns_of_a_gold_that_an_earlier_option_equals(write, caplog):
+    row = {"options": ["4", "4", "5"], "id": "twice"}
+    questions = [
+        row | {"question": "2 + 2?", "answer": 1},
+        row | {"question": "2 + 3?", "answer": 2, "id": "once"},
+    ]
+    load_questions(write(*questions, name="equal"))
+    (message,) = caplog.messages
+    assert "the gold answer of 1 question has the text of an earlier option (twice)" in message
+
+
+def test_load_questions_refuses_an_id_of_two_queries_of_dart(write):
+    rows = [DART, DART | {"pass_rate": 0.1}, changed(DART, query="What is $3^5$?", gt_ans="243")]
+    assert len(load_questions(write(*rows[:2]))) == 1
+    with pytest.raises(ValueError, match=r"task\.jsonl:3: the id 'MATH.*' is already used in .*:1"):
+        load_questions(write(*rows))
+
+
+def test_load_questions_refuses_options_that_do_not_exist():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'levl'"):
+        load_questions("arithmetic", levl=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("50%", 0.5), ("12.5 %", 0.125), ("100%", None), ("7", 7), ("0.1", 0.1), (None, None), (3, 3)],
+)
+def test_read_limit(text, limit):
+    assert read_limit(text) == limit
+    assert TaskConfig("arithmetic", limit=text).limit == limit
+
+
+@pytest.mark.parametrize("text", ["half", "150%", "0%", "-5%", "%", "1.5", "nan", ""])
+def test_read_limit_refuses_what_is_neither_a_number_nor_a_share(text):
+    with pytest.raises(ValueError, match="neither a whole number nor a share below 1"):
+        read_limit(text)

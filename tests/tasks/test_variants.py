@@ -103,7 +103,10 @@ def test_variant_without_chat_template_or_field_is_refused(choice, tmp_path):
     with pytest.raises(ValueError, match="'chat' cannot be made: the tokenizer has no chat"):
         prepare(TaskConfig(choice, variants=("chat",)), tiny.tokenizer(chat=False))
     template = tmp_path / "mine.txt"
-    for content, message in (("Think.", r"does not say \{question\}"), ("\xff", "not UTF-8 text")):
+    for content, message in (
+        ("Think.", r"does not say \{question\}"),
+        ("\xff", "can't decode"),
+    ):
         template.write_text(content, encoding="latin-1")
         with pytest.raises(ValueError, match=f"mine.txt .*{message}"):
             prepare(TaskConfig(choice, variants=(str(template),)), tiny.tokenizer())

@@ -8,7 +8,7 @@ from etils import epath
 
 from cola_jax.deploy.array_file import open_array
 from cola_jax.errors import InputError
-from cola_jax.storage import write_whole
+from cola_jax.files import write_whole
 
 REPAIR = "remove it, and it is computed again"
 

@@ -15,8 +15,7 @@ from etils import epath
 from jax.typing import DTypeLike
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from cola_jax import orbax_errors
-from cola_jax.checkpoint import absolute, this_host_only
+from cola_jax.checkpoint import absolute, orbax_writing, quieten_orbax, this_host_only
 from cola_jax.config import LIMIT, MOST_LAYERS
 from cola_jax.deploy.router.designs import (
     Design,
@@ -25,12 +24,10 @@ from cola_jax.deploy.router.designs import (
     SegmentDesign,
     make_design,
 )
-from cola_jax.errors import InputError, printed, shown
-from cola_jax.json_text import parse_object
+from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.files import read_json, write_whole
 from cola_jax.params import Model, shapes
 from cola_jax.runs.growth import check_same
-from cola_jax.schema import validated
-from cola_jax.storage import write_whole
 
 LAYOUT = 1  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"
@@ -177,18 +174,16 @@ def read_record(directory: epath.PathLike) -> dict[str, Any]:
     file = absolute(directory) / RECORD
     if not file.exists():
         raise InputError(f"{directory} has no {RECORD}: train a router with `cola distill`.")
-    record = parse_object(file.read_bytes(), str(file))
+    record = read_json(file)
     layout = record.get("layout")
     if type(layout) is int and layout != LAYOUT:
         raise InputError(
             f"{directory} has layout {shown(layout)}, but this version reads {LAYOUT}: train the "
             "router again, or use the version of cola-jax that wrote it."
         )
-    try:
-        validated(RECORDED, record, str(file))
+    with reading(file, "Train the router again with `cola distill`."):
+        RECORDED.validate_python(record)
         check_design(record, str(file))
-    except ValueError as error:
-        raise InputError(f"{error} Train the router again with `cola distill`.") from None
     return record
 
 
@@ -202,13 +197,13 @@ def check_design(record: Mapping[str, Any], where: str) -> None:
 
 def design_of(record: Mapping[str, Any], where: str = RECORD) -> Design:
     """Makes the design that a record names."""
-    network = json.dumps(record["network"])
-    return validated(DESIGNS[record["design"]], network, f"{where}: network", json=True)
+    with reading(f"{where}: network"):
+        return DESIGNS[record["design"]].validate_json(json.dumps(record["network"]))
 
 
 def save_weights(directory: epath.PathLike, params: Any) -> None:
     """Writes the weights of a trained router."""
-    with orbax_errors.writing(), ocp.StandardCheckpointer() as checkpointer:
+    with orbax_writing(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(directory) / WEIGHTS, params, force=True)
 
 
@@ -223,7 +218,7 @@ def load_weights(directory: epath.PathLike, design: Design, sharding: jax.shardi
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(design.init, jax.random.key(0)),
     )
-    orbax_errors.quieten()
+    quieten_orbax()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         try:
             return checkpointer.restore(folder, abstract)

@@ -30,13 +30,13 @@ from cola_jax.deploy.router.targets import CLASSES, count_layers
 from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
+from cola_jax.files import write_whole
 from cola_jax.prompts import Prompts
 from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.session import Session
 from cola_jax.scoring.batches import default_batch_size
-from cola_jax.storage import write_whole
 
 log = logging.getLogger(__name__)
 FEATURES = "features"  # the folder of features

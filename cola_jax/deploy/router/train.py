@@ -14,8 +14,7 @@ from etils import epath
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from cola_jax import orbax_errors
-from cola_jax.checkpoint import absolute
+from cola_jax.checkpoint import absolute, orbax_writing, quieten_orbax
 from cola_jax.deploy.router.designs import Batch, Design
 from cola_jax.errors import InputError
 
@@ -153,7 +152,7 @@ class Trainer:
                 report(step + 1, loss)
                 due = (step + 1) % save_every == 0 or time.monotonic() - saved > SECONDS
                 if due or step + 1 == self.steps:
-                    with orbax_errors.writing():
+                    with orbax_writing():
                         manager.save(step + 1, args=ocp.args.StandardSave(state))
                     saved = time.monotonic()
         return state
@@ -161,7 +160,7 @@ class Trainer:
 
 def saved_states(directory: epath.PathLike) -> ocp.CheckpointManager:
     """Opens the folder of training states, of which the newest two are kept."""
-    orbax_errors.quieten()
+    quieten_orbax()
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager(absolute(directory), options=options)
 

@@ -1,12 +1,13 @@
 """Files written elsewhere: JSON and YAML, read field by field, so that errors name the place."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
-from cola_jax import json_text, yaml_text
-from cola_jax.errors import InputError, shown
+from cola_jax import files
+from cola_jax.errors import InputError, reading, shown
 
 Path = tuple[int, ...]
 MOST_PATHS = 1_000_000  # of a file
@@ -105,13 +106,14 @@ class Field:
 
 
 def parse_json(file: FilePath, text: str) -> Field:
-    """Parses the JSON `text` of a file; ValueError where it is not JSON, or nested too deeply."""
-    return Field(file, "", json_text.parse_json(text, str(file), finite=False))
+    """Parse the JSON `text` of a file, which may have NaN."""
+    with reading(file):
+        return Field(file, "", json.loads(text))
 
 
 def parse_yaml(file: FilePath, text: str) -> Field:
     """Parses the YAML `text` of a file; ValueError where it cannot be read."""
-    return Field(file, "", yaml_text.parse_yaml(text, str(file)))
+    return Field(file, "", files.parse_yaml(text, file))
 
 
 def check_count(file: FilePath, paths: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
+from cola_jax.files import read_text
 from cola_jax.formats.peers.document import Field, Path, check_count, parse_json
 from cola_jax.formats.peers.searched import Searched, check_searched, shortest_first
-from cola_jax.storage import read_text
 
 # The lists read; entry i of each is about question i.
 LISTS = (

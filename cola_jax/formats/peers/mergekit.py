@@ -4,19 +4,17 @@ A merge stacks slices, each the layers [start, end) of one model, in order (merg
 `docs/merge_methods.md`, `mergekit/config.py`).
 """
 
-import re
 from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
 
 from cola_jax.errors import InputError, shown
+from cola_jax.files import read_text
 from cola_jax.formats.peers.document import MOST_LAYERS, Field, Path, parse_yaml
 from cola_jax.path import STOP, Ids, ascending_ranges, format_path
-from cola_jax.storage import read_text
 
 DTYPES = ("float32", "bfloat16", "float16")
-NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # what all versions of YAML read as decimal
 
 # The keys of a merge that leave the order of layers and their weights as they are.
 HARMLESS = {"base_model", "dtype", "out_dtype", "tokenizer_source", "chat_template"}
@@ -143,9 +141,7 @@ def layer_range(field: Field) -> range:
         raise field.error("a range is [start, end].")
     bounds = []
     for bound in field.items():
-        if not NUMBER.fullmatch(bound.text()):
-            raise bound.error("an integer from 0 up belongs here.")
-        bounds.append(int(bound.text()))
+        bounds.append(bound.integer())
     start, end = bounds
     if start >= end:
         raise field.error("a range [start, end) runs at least one layer: start < end.")

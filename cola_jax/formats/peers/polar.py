@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
+from cola_jax.files import read_text
 from cola_jax.formats.peers.document import Field, Path, check_count, parse_json
 from cola_jax.formats.peers.searched import Searched, check_searched
-from cola_jax.storage import read_text
 
 VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
 LAYERS = "num_layers"  # ours: readers of the format look at the samples alone

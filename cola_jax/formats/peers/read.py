@@ -4,6 +4,7 @@ import re
 from pathlib import Path as FilePath
 
 from cola_jax.errors import InputError
+from cola_jax.files import read_text
 from cola_jax.formats.peers.document import (
     Field,
     Path,
@@ -18,7 +19,6 @@ from cola_jax.formats.peers.polar import is_polar, polar_searched
 from cola_jax.formats.peers.rys import BARE, MARK, is_rys, rys_lines, rys_paths
 from cola_jax.formats.peers.searched import Searched
 from cola_jax.path import parse_path
-from cola_jax.storage import read_text
 
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
 MOST_CHARACTERS = 100_000  # of a line

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
+from cola_jax.files import read_text
 from cola_jax.formats.peers.document import (
     MOST_LAYERS,
     Field,
@@ -20,7 +21,6 @@ from cola_jax.formats.peers.document import (
     check_layers,
     parse_json,
 )
-from cola_jax.storage import read_text
 
 ID = r"\s*[0-9]{1,9}\s*"
 PAIR = rf"{ID},{ID}"

@@ -74,7 +74,7 @@ def test_read_searched_recognises_the_format(tmp_path):
         (DRLLM | {"num_layers": 4}, "num_layers is 4: but the model has 3"),
         pytest.param("x" * 100_001, "a line of 100001 characters", id="line"),
         pytest.param("0,x" * 9000, r":1: path '0,x.*\.\.\..* has 'x0'", id="text"),
-        pytest.param("[" * 100_000, "nested too deeply", id="deep"),
+        pytest.param("[" * 100_000, "recursion", id="deep"),
     ],
 )
 def test_read_paths_refuses(tmp_path, content, message):

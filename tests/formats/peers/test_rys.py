@@ -85,7 +85,7 @@ def test_all_layouts_are_read(tmp_path):
         ({"layer_indices": [0], "source_num_layers": 64}, "is 64: but the model has 8 layers"),
         ({"rys_relayer": [0]}, "a mapping belongs here"),
         ({"layers": [0]}, "it has no 'layer_indices'"),
-        ("[[2, 3]", "not JSON"),
+        ("[[2, 3]", "cannot be read"),
     ],
 )
 def test_read_rys_refuses(tmp_path, content, message):

@@ -1,18 +1,20 @@
-"""Presets: everything that decides which paths a search evaluates, by name."""
+"""Rules: everything that decides which paths a search evaluates, as data; `PRESETS` by name."""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cola_jax.errors import InputError
 
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
-    from cola_jax.strategies.strategies import Start, Strategy, Walk
 
+Ranges = Mapping[str, tuple[float, float]]  # the least and the largest value of fields
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
 MOVE = 4  # places that a block may move where a space has moves and the rules have none
+ANY = float("inf")
+LARGEST = 1e30  # weight
+LONGEST = 1e9  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
@@ -24,8 +26,12 @@ class Rules:
     """What all strategies have in common; recorded whole with every run."""
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
-    counts: ClassVar[tuple[str, ...]] = ("max_move_block",)  # fields that are at least 1
-    limits: ClassVar[Mapping[str, int]] = {}  # the largest values of some
+    ranges: ClassVar[Ranges] = {
+        **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move"), (0, ANY)),
+        "max_move_block": (1, ANY),
+        "min_length": (0, LONGEST),
+        "max_length": (0, LONGEST),
+    }
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -36,24 +42,15 @@ class Rules:
     max_length: float = 2.0  # layers of the longest path, in multiples of L
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{name} must be a finite number, it is {value}.")
-        for name in ("max_skip", "max_repeat", "max_times", "max_move"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, it is {getattr(self, name)}.")
+        for name, (least, most) in self.ranges.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise InputError(f"{name} must be {written(least, most)}, it is {value}.")
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
-        for name in self.counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, it is {value}.")
-        for name, largest in self.limits.items():
-            if getattr(self, name) > largest:
-                raise InputError(f"{name} must be at most {largest}, it is {getattr(self, name)}.")
-        if not 0 <= self.min_length <= self.max_length or self.max_length <= 0:
+        if not self.min_length <= self.max_length or not self.max_length:
             raise InputError(
-                "min_length must be at least 0 and max_length at least that and above 0 (both in "
+                "max_length must be above 0 and at least min_length (both in "
                 f"multiples of L), they are {self.min_length} and {self.max_length}."
             )
 
@@ -88,10 +85,6 @@ class Rules:
             self, **limits, max_move_block=block if "move" in parts else self.max_move_block
         )
 
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
-        """Makes what proposes the paths of searches, each for a question of that id."""
-        raise NotImplementedError
-
 
 @dataclasses.dataclass(frozen=True)
 class TreeRules(Rules):
@@ -102,7 +95,19 @@ class TreeRules(Rules):
     """
 
     name = "tree"
-    counts = (*Rules.counts, "deep_block", "max_runs")
+    ranges: ClassVar[Ranges] = {
+        **Rules.ranges,
+        "exploration": (0, LARGEST),
+        "length_weight": (-LARGEST, LARGEST),
+        "length_penalty": (-LARGEST, LARGEST),
+        "widening": (1, LARGEST),
+        "widening_power": (0, 1),
+        "epsilon": (0, 1),
+        "deep_block": (1, ANY),
+        "max_runs": (1, ANY),
+        "block_power": (-4, 4),
+        "exits": (0, ANY),
+    }
 
     exploration: float = 2.0  # c, the weight of nodes visited rarely
     length_weight: float = 0.1  # lambda, the weight of a path's length
@@ -120,138 +125,82 @@ class TreeRules(Rules):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.exits < 0:
-            raise InputError(f"exits must be 0 or more, it is {self.exits}.")
         if self.exits and not self.max_skip:
             raise InputError(
                 f"{self.exits} early exits are skips, which max_skip = 0 turns off: give exits = 0."
             )
-        if self.widening < 1:
-            raise InputError(f"widening must be at least 1, it is {self.widening}.")
-        if not 0 <= self.widening_power <= 1:
-            raise InputError(f"widening_power must be in 0..1, it is {self.widening_power}.")
-        if self.exploration < 0:
-            raise InputError(f"exploration must be 0 or more, it is {self.exploration}.")
-        if not -4 <= self.block_power <= 4:
-            raise InputError(f"block_power must be in -4..4, it is {self.block_power}.")
-        if not 0 <= self.epsilon <= 1:
-            raise InputError(f"epsilon must be in 0..1, it is {self.epsilon}.")
 
     @property
     def largest_skip(self) -> int:
         return max(self.max_skip, self.exits)
 
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
-        from cola_jax.strategies.strategies import TreeSearch
-
-        return TreeSearch(self, ids, num_layers, settings)
-
 
 @dataclasses.dataclass(frozen=True)
-class WalkRules(Rules):
-    """A search without a tree: a generator of paths, see `cola_jax.strategies.baselines`."""
-
-    def strategy(self, ids: Sequence[str], num_layers: int, settings: "Settings") -> "Strategy":
-        from cola_jax.strategies.strategies import Walks
-
-        return Walks(self.walk, self, ids, num_layers, settings)
-
-    def walk(self, start: "Start") -> "Walk":
-        """Makes the generator of one search."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomRules(WalkRules):
+class RandomRules(Rules):
     """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
 
     name = "random"
-    counts = (*Rules.counts, "edits")
-    limits: ClassVar[Mapping[str, int]] = {"edits": MOST_EDITS}
+    ranges: ClassVar[Ranges] = {**Rules.ranges, "edits": (1, MOST_EDITS)}
 
     edits: int = 3  # the most edits of a path
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import random
-
-        return random(start, self.edits)
-
 
 @dataclasses.dataclass(frozen=True)
-class EnumerateRules(WalkRules):
+class EnumerateRules(Rules):
     """Every single edit of the identity path, in an order drawn for each question."""
 
     name = "enumerate"
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import single_edits
-
-        return single_edits(start)
-
 
 @dataclasses.dataclass(frozen=True)
-class BeamRules(WalkRules):
+class BeamRules(Rules):
     """Beam search by margin: random edits of the best paths so far, in rounds."""
 
     name = "beam"
-    counts = (*Rules.counts, "width", "children")
-    limits: ClassVar[Mapping[str, int]] = {"width": MOST_CHILDREN, "children": MOST_CHILDREN}
+    ranges: ClassVar[Ranges] = {
+        **Rules.ranges,
+        "width": (1, MOST_CHILDREN),
+        "children": (1, MOST_CHILDREN),
+    }
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each path in a round
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import beam
-
-        return beam(start, self.width, self.children)
-
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionRules(WalkRules):
+class EvolutionRules(Rules):
     """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
 
     name = "evolution"
-    counts = (*Rules.counts, "offspring", "mutations")
-    limits: ClassVar[Mapping[str, int]] = {"offspring": MOST_CHILDREN, "mutations": MOST_EDITS}
+    ranges: ClassVar[Ranges] = {
+        **Rules.ranges,
+        "offspring": (1, MOST_CHILDREN),
+        "mutations": (1, MOST_EDITS),
+    }
 
     offspring: int = 16  # children of the best path in each generation
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import evolution
-
-        return evolution(start, self.offspring, self.mutations)
-
 
 @dataclasses.dataclass(frozen=True)
-class ExitRules(WalkRules):
+class ExitRules(Rules):
     """Early exit: every prefix of the layers, the longest first."""
 
     name = "early-exit"
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import prefixes
-
-        return prefixes(start)
-
 
 @dataclasses.dataclass(frozen=True)
-class InfluenceRules(WalkRules):
+class InfluenceRules(Rules):
     """Removes the layers of least block influence, one more in each path (ShortGPT)."""
 
     name = "influence"
 
     order: tuple[int, ...] = ()  # layers, that of least influence first; a run measures them
 
-    def walk(self, start: "Start") -> "Walk":
-        from cola_jax.strategies.baselines import without_least
 
-        if not self.order:
-            raise InputError(
-                "the order of the layers is not known: give `order`, the layers by their "
-                "cola_jax.execute.influence.block_influence."
-            )
-        return without_least(start, self.order)
+def written(least: float, most: float) -> str:
+    """Write a range of values for people."""
+    return f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,21 +251,7 @@ class Settings:
 # `best` is ours: a margin tells before the first hit, edits from left to right share most of a
 # parent's states, runs beyond a second one mostly break the model, and so do large blocks, which
 # are drawn less often.
-PresetName = Literal[
-    "best",
-    "cola",
-    "cola-paper",
-    "polar",
-    "drllm",
-    "random",
-    "enumerate",
-    "beam",
-    "greedy",
-    "evolution",
-    "early-exit",
-    "shortgpt",
-]
-DEFAULT: PresetName = "best"
+DEFAULT = "best"
 PRESETS: dict[str, Rules] = {
     "best": TreeRules(
         exploration=0.5, max_times=1, reward="margin", ordered=True, block_power=-1.0
@@ -355,3 +290,7 @@ PRESETS: dict[str, Rules] = {
     "early-exit": ExitRules(min_length=0.0),
     "shortgpt": InfluenceRules(min_length=0.0),
 }
+if TYPE_CHECKING:
+    PresetName = str
+else:
+    PresetName = Literal[tuple(PRESETS)]  # the choices of a flag

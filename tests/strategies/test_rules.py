@@ -1,20 +1,16 @@
 """Rules and settings of a search, and those that make none."""
 
 import dataclasses
+import typing
 
 import pytest
 
+import cola_jax
 from cola_jax.edits import MOVE, REPEAT, SKIP
 from cola_jax.execute.evaluator import Workload
 from cola_jax.strategies.mcts import table_of
-from cola_jax.strategies.presets import (
-    PRESETS,
-    BeamRules,
-    EvolutionRules,
-    RandomRules,
-    Settings,
-    TreeRules,
-)
+from cola_jax.strategies.rules import PRESETS, PresetName, Settings, TreeRules
+from tests.strategies.formula import formula, questions
 
 LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"), 1)
 
@@ -22,11 +18,11 @@ LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"),
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"max_skip": -1}, "max_skip must be 0 or more"),
+        ({"max_skip": -1}, "max_skip must be at least 0, it is -1"),
         ({"max_skip": 0, "max_repeat": 0}, "needs edits"),
         ({"max_skip": 0, "max_times": 0}, "needs edits"),
-        ({"min_length": 2.5}, "min_length must be"),
-        ({"max_length": 0.2}, "max_length at least that"),
+        ({"min_length": 2.5}, "max_length must be above 0 and at least min_length"),
+        ({"max_length": 0.2}, "max_length must be above 0"),
         ({"min_length": 0.0, "max_length": 0.0}, "above 0"),
         ({"max_move_block": 0}, "max_move_block must be"),
         ({"widening_power": 1.5}, "widening_power must be"),
@@ -35,7 +31,7 @@ LIMITS = dict.fromkeys(("max_skip", "max_repeat", "max_move", "max_move_block"),
         ({"widening": 0.5}, "widening must be"),
         ({"exploration": -1.0}, "exploration must be"),
         ({"block_power": 5.0}, "block_power must be"),
-        ({"exits": -1}, "exits must be 0 or more"),
+        ({"exits": -1}, "exits must be at least 0"),
         ({"exits": 2, "max_skip": 0}, "2 early exits are skips"),
     ],
 )
@@ -74,17 +70,6 @@ def test_every_preset_is_recorded_as_itself():
 
 
 @pytest.mark.parametrize(
-    "rules",
-    [(RandomRules, "edits"), (BeamRules, "width"), (BeamRules, "children"),
-     (EvolutionRules, "offspring"), (EvolutionRules, "mutations")],
-)  # fmt: skip
-def test_counts_of_rules_are_at_least_one(rules):
-    make, name = rules
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, it is 0"):
-        make(**{name: 0})
-
-
-@pytest.mark.parametrize(
     ("space", "kinds"),
     [
         ("skip", {SKIP}),
@@ -120,8 +105,24 @@ def test_settings_refuse_waves_that_never_end_and_seeds_below_zero():
         Settings(TreeRules(), simulations=4, leaves=2, seed=-1)
 
 
-@pytest.mark.parametrize("name", ["random", "beam", "evolution"])
-def test_walks_refuse_rounds_that_never_end(name):
-    for field in PRESETS[name].limits:
-        with pytest.raises(ValueError, match=f"{field} must be at most 10*, it is 1001"):
-            dataclasses.replace(PRESETS[name], **{field: 1001})
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("random", "edits"), ("beam", "width"), ("beam", "children"), ("evolution", "offspring"),
+     ("evolution", "mutations")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [0, 1001])
+def test_counts_of_walks_are_bounded(name, field, value):
+    with pytest.raises(ValueError, match=f"{field} must be 1 to 10*, it is {value}"):
+        dataclasses.replace(PRESETS[name], **{field: value})
+
+
+def test_preset_name_lists_every_preset():
+    assert list(typing.get_args(PresetName)) == list(PRESETS)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"shortgpt"}))
+def test_every_preset_searches(name):
+    (outcome,) = cola_jax.search(
+        formula(), questions(1), strategy=name, evaluations=5, num_layers=8, control="none"
+    )
+    assert outcome.evaluations == 6

@@ -1,9 +1,13 @@
-"""Data sets in the layout of the Hub: subsets, order, ids, pools of responses, errors."""
+"""Files and rows in memory; data sets in the layout of the Hub: subsets, order, ids, pools."""
 
+import json
+
+import datasets
+import pandas
 import pytest
 
 from cola_jax.tasks import load_questions, load_shots
-from cola_jax.tasks.readers import MATH_SUBJECTS
+from cola_jax.tasks.registry import MATH_SUBJECTS
 from tests.tasks.rows import ARC, GSM8K, MATH, MATH500, MMLU, changed
 
 LAYOUTS = {  # task: config, split, rows
@@ -92,3 +96,97 @@ def test_one_subject_of_mmlu_needs_its_own_subset_alone(hub):
     assert [shot.id for shot in shots] == ["law/dev/1", "law/dev/2"]
     with pytest.raises(ValueError, match=r"all \(split test\) could not be loaded"):
         load_questions("mmlu", hub=folder, subject="anatomy")
+
+
+ROWS = [
+    {"id": "a", "question": "Where is the Louvre?", "options": ["Lyon", "Paris"], "answer": 1},
+    {"id": "b", "question": "Where is the Prado?", "options": ["Madrid", "Rome"], "answer": 0},
+]
+FLAT = [
+    {"id": row["id"], "question": row["question"], "option_a": row["options"][0],
+     "option_b": row["options"][1], "answer": "AB"[row["answer"]]}
+    for row in ROWS
+]  # fmt: skip
+
+
+def to_csv(folder):
+    pandas.DataFrame(FLAT).to_csv(folder / "rows.csv", index=False, encoding="utf-8-sig")
+    return str(folder / "rows.csv")
+
+
+def to_parquet(folder):
+    pandas.DataFrame(ROWS).to_parquet(folder / "rows.parquet")
+    return str(folder / "rows.parquet")
+
+
+SOURCES = {
+    "csv": to_csv,
+    "parquet": to_parquet,
+    "list": lambda _: ROWS,
+    "frame": lambda _: pandas.DataFrame(ROWS),
+    "frame of parquet": lambda folder: pandas.read_parquet(to_parquet(folder)),
+    "data set": lambda _: datasets.Dataset.from_list(ROWS),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_load_questions_reads_files_and_rows_alike(write, tmp_path, source):
+    questions = load_questions(source(tmp_path))
+    assert questions == load_questions(write(*ROWS))
+    assert [question.gold for question in questions] == ["Paris", "Madrid"]
+
+
+def test_load_questions_reads_rows_of_other_fields_with_nulls():
+    frame = pandas.DataFrame([{"prompt": "1 + 1 =", "answer": "2"}, {"id": 7, "prompt": "2 + 2 ="}])
+    with pytest.raises(ValueError, match="row 1: the field 'answer' is missing"):
+        load_questions(frame)
+    assert [q.gold for q in load_questions(frame.assign(answer=[2, 4]))] == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [([], "the rows yield no questions"), (["a"], "row 0: a dict belongs here"),
+     ({"train": ROWS}, "not {'train'"), (3, "a list of dicts or a table, not 3")],
+)  # fmt: skip
+def test_load_questions_refuses_what_are_no_rows(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"question,answer\n1?,2,3\n", "a.csv: line 2 has more cells than the first"),
+        ("a.csv", b"question,answer\n1?,\xff\n", "a.csv cannot be read"),
+        ("a.csv", b"question,answer\n1?,\n", "a.csv:2: the field 'answer' is missing"),
+        ("a.parquet", b"PAR1 or not", "a.parquet cannot be read"),
+    ],
+)
+def test_load_questions_names_a_broken_file(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_questions(str(tmp_path / name))
+
+
+def test_read_lines_skips_a_byte_order_mark(tmp_path):
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode())
+    assert [question.id for question in load_questions(str(tmp_path / "bom.jsonl"))] == ["a"]
+
+
+def test_read_lines_refuses_what_is_not_utf8(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(ARC).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        load_questions(str(tmp_path / "latin.jsonl"))
+
+
+def test_read_lines_refuses_a_line_without_end(tmp_path):
+    with (tmp_path / "zeros.jsonl").open("wb") as file:
+        file.truncate(2**35)
+    with pytest.raises(ValueError, match=r"zeros\.jsonl:1: the line has more than 10,000,000"):
+        load_questions(str(tmp_path / "zeros.jsonl"))
+
+
+def test_read_lines_refuses_lone_surrogate(write):
+    rows = ('{"prompt": "caf\\u00e9", "answer": "x"}', '{"prompt": "a\\ud800", "answer": "x"}')
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: '\\ud800' is half a character"):
+        load_questions(write(*rows))

@@ -9,7 +9,7 @@ import cola_jax
 from cola_jax.edits import SKIP, edited
 from cola_jax.path import STOP, identity
 from cola_jax.scoring import Verdicts
-from cola_jax.strategies.presets import PRESETS, BeamRules, EnumerateRules, InfluenceRules
+from cola_jax.strategies.rules import PRESETS, BeamRules, EnumerateRules, InfluenceRules
 from tests.strategies.formula import GOLD, checksum, formula, questions
 
 BASELINES = ["random", "enumerate", "beam", "greedy", "evolution", "early-exit"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cola_jax.tasks.readers import MATH_SUBJECTS
+from cola_jax.tasks.registry import MATH_SUBJECTS
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed

@@ -1,0 +1,357 @@
+"""Files: places to read and to write, texts that come from elsewhere, whole writes, and locks."""
+
+import contextlib
+import fnmatch
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etils import epath
+
+from cola_jax.errors import InputError, printed, reading, shown
+
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+NOT_A_FILE = "is a directory, pipe or device, not a file"
+AnyPath = str | os.PathLike[str]
+
+
+def is_url(place: AnyPath) -> bool:
+    """Say whether a place is a URL of storage, even one that went through `Path`."""
+    return re.match(r"\w\w+:/", os.fspath(place)) is not None
+
+
+def check_url(text: str) -> None:
+    """Raise InputError for a URL of storage that cannot be used here; leave other text alone."""
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return
+    if scheme not in PACKAGES:
+        known = ", ".join(f"{known}://" for known in PACKAGES)
+        raise InputError(f"{text} is in no storage that can be used: {known}, or a local path.")
+    if importlib.util.find_spec(PACKAGES[scheme]) is None:
+        raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+
+
+def check_place(text: str) -> None:
+    """Raise InputError for text that can name nothing to read or to write here.
+
+    That is a name that is too long, a loop of links, and what is neither a file nor a directory: a
+    pipe is waited for, and a device never ends. What is missing is left to whoever needs it.
+    """
+    check_url(text)
+    if "://" in text:
+        return
+    try:
+        mode = os.stat(os.path.expanduser(text)).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(
+            f"{printed(text)} cannot be used ({error.strerror}): give another."
+        ) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{text} is a pipe or device: give a file or a directory.")
+
+
+def check_writable(file: AnyPath) -> None:
+    """Raise OSError where nothing can be written, before the work that it is to hold."""
+    text = os.fspath(file)
+    check_place(text)
+    if "://" in text:
+        return
+    place = Path(os.path.abspath(text))
+    if place.is_symlink() and not place.exists():
+        raise OSError(f"{text} cannot be written: it is a link to nothing. Give another.")
+    above = next(folder for folder in (place.parent, *place.parents) if os.path.lexists(folder))
+    if not above.is_dir():
+        raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")
+    existing = place if place.exists() else above
+    if not os.access(existing, os.W_OK):
+        raise OSError(f"{text} cannot be written: {existing} is read-only for you. Give another.")
+
+
+def check_file(file: AnyPath) -> None:
+    """Raise OSError where a file cannot be written, InputError for a directory."""
+    check_writable(file)
+    if os.path.isdir(file):
+        raise InputError(f"{file} is a directory: give a file.")
+
+
+def check_apart(destination: AnyPath, source: AnyPath) -> None:
+    """Raise InputError where a destination is its source, inside of it or around it."""
+    place, other = (Path(os.path.realpath(os.path.expanduser(x))) for x in (destination, source))
+    if place.is_relative_to(other) or other.is_relative_to(place):
+        where = "inside" if place.is_relative_to(other) else "around"
+        raise InputError(
+            f"{destination} is {where} the source {source}: choose a destination elsewhere."
+        )
+
+
+def check_links(folder: AnyPath) -> None:
+    """Raise InputError for links out of a local folder, and for pipes and devices in it.
+
+    What is read or written below a folder that came from elsewhere then stays in it, and nothing
+    is waited for.
+    """
+    if is_url(folder) or not os.path.isdir(folder):
+        return
+    inside = os.path.realpath(folder)
+    for entry in entries_below(inside):
+        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
+            raise InputError(
+                f"{entry.path} is a symbolic link out of {folder}, which is not followed: replace "
+                "it by what it leads to."
+            )
+        if not (entry.is_symlink() or entry.is_file() or entry.is_dir()):
+            raise InputError(f"{entry.path} is a pipe or device: remove it.")
+
+
+def entries_below(folder: str) -> Iterator[os.DirEntry]:
+    """Yield the entries of a folder and of those in it, without following links."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from entries_below(entry.path)
+
+
+def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
+    """List the files of a folder, in order, whose names match; none where there is no folder.
+
+    epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
+    one named run[1]. Hidden files are those of patterns that begin with a dot.
+    """
+    if not folder.exists():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if fnmatch.fnmatch(file.name, pattern)
+        and file.name.startswith(".") == pattern.startswith(".")
+    )
+
+
+def is_file(file: AnyPath) -> bool:
+    """Say whether a local file exists; InputError for a directory, pipe or device in its place."""
+    if os.path.isfile(file):
+        return True
+    if os.path.exists(file):
+        raise InputError(f"{file} {NOT_A_FILE}: remove it, or give another.")
+    return False
+
+
+def read_bytes(file: AnyPath) -> bytes:
+    """Read a file, local or in storage; InputError where it is not a regular file."""
+    if is_url(file):
+        from etils import epath
+
+        return epath.Path(file).read_bytes()
+    is_file(file)
+    return Path(file).read_bytes()
+
+
+def read_text(file: AnyPath) -> str:
+    """Read a UTF-8 text, with or without a byte order mark."""
+    with reading(file):
+        return read_bytes(file).decode("utf-8-sig")
+
+
+def parse_json(text: str | bytes, where: AnyPath) -> Any:
+    """Parse JSON; `where` names the file, and the line of one, in errors.
+
+    NaN and infinity are refused, and so is half a character, which no tokenizer and no file takes.
+    """
+    with reading(where):
+        value = json.loads(text, parse_constant=refuse_constant)
+        if ("\\u" if isinstance(text, str) else b"\\u") in text:  # pyright: ignore[reportOperatorIssue]
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+
+
+def refuse_constant(name: str) -> None:
+    """Raise InputError for NaN and infinity."""
+    raise InputError(f"{name} is not a number that JSON has: write null.")
+
+
+def parse_object(text: str | bytes, where: AnyPath) -> dict[str, Any]:
+    """Parse a JSON object; InputError for other JSON."""
+    value = parse_json(text, where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a JSON object belongs here, not {shown(value)}.")
+    return value
+
+
+def read_json(file: AnyPath) -> dict[str, Any]:
+    """Read a file that holds a JSON object."""
+    return parse_object(read_bytes(file), file)
+
+
+def parse_yaml(text: str, where: AnyPath) -> Any:
+    """Parse YAML; no tag makes an object."""
+    import yaml
+
+    with reading(where):
+        return yaml.safe_load(text)
+
+
+def readable_json(
+    value: Any, *, default: Callable[[Any], Any] | None = None, allow_nan: bool = True
+) -> str:
+    """Write JSON with an entry on each line, and each list of integers, as a path, on one line.
+
+    Args:
+      value: dictionaries whose keys are text, lists, tuples and what `json.dumps` writes.
+      default: converts what JSON does not have.
+      allow_nan: ValueError for NaN and infinity where this is False.
+    """
+
+    def block(entries: Iterable[str], indent: str) -> str:
+        return f"\n{indent}  " + f",\n{indent}  ".join(entries) + f"\n{indent}"
+
+    def write(value: Any, indent: str) -> str:
+        inner = f"{indent}  "
+        if isinstance(value, dict) and value:
+            entries = (f"{encode(name)}: {write(item, inner)}" for name, item in value.items())
+            return "{" + block(entries, indent) + "}"
+        if isinstance(value, list | tuple) and any(type(item) is not int for item in value):
+            return "[" + block((write(item, inner) for item in value), indent) + "]"
+        return encode(value)
+
+    encode = json.JSONEncoder(default=default, allow_nan=allow_nan).encode
+    return write(value, "")
+
+
+def write_whole(file: AnyPath, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one, never half of it.
+
+    Storage makes an object appear when it is complete. InputError for a directory, pipe or device
+    in its place, which would be replaced. OSError where it cannot be written; nothing is left then.
+    """
+    from etils import epath
+
+    if is_url(file):
+        epath.Path(file).write_bytes(content)
+        return
+    is_file(file)
+    place = Path(file)
+    partial = partial_name(place)
+    try:
+        with open_new(partial) as opened, removing(partial):
+            opened.write(content)
+            opened.flush()
+            partial.replace(place)
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(file)
+        raise
+
+
+@contextlib.contextmanager
+def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
+    """Yield an empty folder or file beside a destination, and move it there when complete.
+
+    What is at the destination is replaced, and kept until that has succeeded. After an error
+    nothing is left, nor are folders that were made for it; the next process that builds the same
+    removes what a killed one has left.
+
+    Raises InputError while another process builds the same destination, OSError where nothing can
+    be made there.
+    """
+    place = Path(os.path.realpath(os.path.expanduser(destination)))
+    created = [parent for parent in place.parents if not parent.exists()]
+    lock = place.with_name(f".{place.name}.lock")
+    busy = (
+        f"{destination} is being written by another process: wait for it, or choose another "
+        "destination."
+    )
+    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            held = hold(lock, busy)
+        except OSError as error:
+            raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
+        with held:
+            remove_partial(place)
+            partial = partial_name(place)
+            partial.mkdir() if folder else open_new(partial).close()
+            with removing(partial), removing(lock):
+                yield partial
+                replace(partial, place)
+    finally:
+        for parent in created:
+            with contextlib.suppress(OSError):  # not empty if it was completed
+                parent.rmdir()
+
+
+def hold(
+    file: AnyPath, busy: str = "", seconds: float = 0
+) -> contextlib.AbstractContextManager[Any]:
+    """Lock a file, until the returned context ends; the system unlocks it when the process ends.
+
+    Waits for another holder, or raises InputError with the text `busy` after some seconds.
+    """
+    import filelock
+
+    try:
+        return filelock.FileLock(os.fspath(file)).acquire(timeout=seconds if busy else -1)
+    except filelock.Timeout:
+        raise InputError(busy) from None
+
+
+def partial_name(place: Path) -> Path:
+    """Return a hidden name beside a place, which nobody can have planted a link under."""
+    return place.with_name(f".{place.name}.{secrets.token_hex(6)}.partial")
+
+
+def remove_partial(place: Path) -> None:
+    """Remove what killed processes have left of a place."""
+    for entry in place.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{12}}\.partial", entry.name):
+            remove(entry)
+
+
+def open_new(file: Path) -> Any:
+    """Open a new file to write, which must not be there, and not be a link either."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(file, flags, 0o666), "wb")
+
+
+def replace(partial: Path, place: Path) -> None:
+    """Move what is complete into place; the old one is kept until that has succeeded."""
+    old = place.with_name(f".{place.name}.old")
+    remove(old)
+    if place.exists():
+        place.rename(old)
+    try:
+        partial.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    remove(old)
+
+
+@contextlib.contextmanager
+def removing(path: Path) -> Iterator[None]:
+    """Remove a file or folder at the end, if it is there."""
+    try:
+        yield
+    finally:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,300 @@
+"""Registry: the tasks by name, where the questions of each are, and the options that it takes."""
+
+import dataclasses
+import functools
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from etils import epath
+
+from cola_jax.errors import InputError, did_you_mean, plain, printed
+from cola_jax.scoring import scorer_names
+from cola_jax.tasks import harness
+from cola_jax.tasks.formats import FORMATS
+from cola_jax.tasks.readers import KINDS, Source, kind_of_rows
+
+ARITHMETIC = "arithmetic"
+LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
+HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
+HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
+CHOICE = ("arc", "mmlu", "choice", HARNESS)  # kinds of multiple choice
+# the scorer and the format of multiple choice by default, and those of kinds with others
+USUAL = ("options", "plain")
+DEFAULTS = {"mmlu": ("letter", "harness")}
+MATH_SUBJECTS = (  # the configs of EleutherAI/hendrycks_math
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+MMLU_SUBJECTS = """
+abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology
+college_chemistry college_computer_science college_mathematics college_medicine
+college_physics computer_security conceptual_physics econometrics electrical_engineering
+elementary_mathematics formal_logic global_facts high_school_biology high_school_chemistry
+high_school_computer_science high_school_european_history high_school_geography
+high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
+high_school_us_history high_school_world_history human_aging human_sexuality
+international_law jurisprudence logical_fallacies machine_learning management marketing
+medical_genetics miscellaneous moral_disputes moral_scenarios nutrition philosophy
+prehistory professional_accounting professional_law professional_medicine
+professional_psychology public_relations security_studies sociology us_foreign_policy
+virology world_religions
+""".split()  # noqa: SIM905
+
+
+class Options(TypedDict, total=False):
+    """What `load_questions` takes beside a limit; each task takes some of it."""
+
+    split: str | None  # of a data set on the Hub
+    hub: str | None  # a data set of the same layout: its id, or a local directory
+    subject: str | None
+    level: int | None  # of difficulty, 1 to 5
+    fail_rate_level: int | None  # likewise, by how often a model failed
+    seed: int | None
+    num_fewshot: int | None  # shots in prompts that are ready
+    rule: str | None  # a filter of completions
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The questions of a task: their kind, the options that they take, and their data set."""
+
+    name: str
+    kind: str
+    options: tuple[str, ...] = ()
+    hub: str = ""
+    configs: tuple[str | None, ...] = (None,)
+    split: str = "test"
+    pool: bool = False  # of responses, with the statistics of its questions in a second data set
+    interleave: str | None = None  # the field to interleave by, if the split is sorted by it
+    shots: str = "train"  # the split of the shots
+    shots_of: str | None = None  # the task from whose split they are, where it has none
+
+    @property
+    def choice(self) -> bool:
+        """Whether options are offered."""
+        return self.kind in CHOICE
+
+    @property
+    def of_library(self) -> bool:
+        """Whether it is lm-evaluation-harness's own."""
+        return self.kind in (HARNESS, HARNESS_OPEN)
+
+
+HUB = ("split", "hub")
+TASKS = {
+    task.name: task
+    for task in (
+        Task("arc-easy", "arc", HUB, "allenai/ai2_arc", ("ARC-Easy",)),
+        Task("arc-challenge", "arc", HUB, "allenai/ai2_arc", ("ARC-Challenge",)),
+        Task(
+            "mmlu",
+            "mmlu",
+            (*HUB, "subject"),
+            "cais/mmlu",
+            ("all",),
+            shots="dev",
+            interleave="subject",
+        ),
+        Task("gsm8k", "gsm8k", HUB, "openai/gsm8k", ("main",)),
+        Task(
+            "math", "math", (*HUB, "subject", "level"), "EleutherAI/hendrycks_math", MATH_SUBJECTS
+        ),
+        # MATH-500 has only a test split, and DART-Math's queries are MATH's training problems
+        # without their solutions
+        Task(
+            "math-500",
+            "math",
+            (*HUB, "subject", "level"),
+            "HuggingFaceH4/MATH-500",
+            shots_of="math",
+        ),
+        Task(
+            "dart-math",
+            "dart",
+            (*HUB, "subject", "level", "fail_rate_level"),
+            "hkust-nlp/dart-math-pool-math",
+            split="train",
+            pool=True,
+            shots_of="math",
+        ),
+        Task(ARITHMETIC, ARITHMETIC, ("level", "seed")),
+    )
+}
+SYNONYMS = {  # of lm-evaluation-harness and of the Hub
+    "hendrycks-math": "math",
+    "hendrycks-math500": "math-500",
+    "math500": "math-500",
+    "dart-math-pool-math": "dart-math",
+}
+
+
+def canonical(name: str) -> tuple[str, str | None]:
+    """Return our name of a task, and its subject where the name has one; others are unchanged.
+
+    Case, hyphens and underscores do not matter: ARC_Easy is arc-easy, and mmlu_abstract_algebra the
+    subject abstract_algebra of mmlu. A name after `lm_eval:` is not ours.
+    """
+    known = name.strip().lower().replace("_", "-")
+    if known.startswith(plain(LIBRARY)):
+        return LIBRARY + name.strip()[len(LIBRARY) :].strip(), None
+    known = SYNONYMS.get(known, known)
+    if known in TASKS:
+        return known, None
+    subject = known.removeprefix("mmlu-").replace("-", "_")
+    if known.startswith("mmlu-") and subject in MMLU_SUBJECTS:
+        return "mmlu", subject
+    return name, None
+
+
+def find_task(source: Source) -> Task:
+    """Return the task of a name, of a file of questions, or of rows in memory.
+
+    Raises InputError for a name that no task has, with the most similar.
+    """
+    if not isinstance(source, str):
+        kind = kind_of_rows(source)
+        return Task("the questions", kind, KINDS[kind].options)
+    name, _ = canonical(source)
+    if name in TASKS:
+        return TASKS[name]
+    if is_file(name):
+        kind = kind_of_rows(name)
+        return Task(name, kind, KINDS[kind].options)
+    name = require(name)
+    if harness.is_open(name):
+        return Task(name, HARNESS_OPEN, ("hub", "num_fewshot", "rule"))
+    return Task(name, HARNESS, ("hub", "num_fewshot"))
+
+
+def kind_of(source: Source) -> str:
+    """Return the kind of a task: a key of KINDS, arithmetic, harness or harness-open."""
+    return find_task(source).kind
+
+
+def is_file(name: str) -> bool:
+    """Whether a task is a file of questions."""
+    return not name.startswith(LIBRARY) and epath.Path(name).is_file()
+
+
+def check_task(name: str) -> None:
+    """Raise InputError for a task that does not exist, before anything that takes seconds."""
+    if canonical(name)[0] not in TASKS and "://" not in name and not is_file(name):
+        require(name)
+
+
+def check_options(task: Task, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for an unknown option, InputError for one that the task would ignore."""
+    for name, value in options.items():
+        if name not in Options.__annotations__:
+            raise TypeError(f"load_questions() got an unexpected keyword argument {name!r}")
+        if value is not None and name not in task.options:
+            others = [other for other, entry in TASKS.items() if name in entry.options]
+            hint = f" (tasks that have one: {', '.join(others)})" if others else ""
+            raise InputError(
+                f"{printed(task.name)} has no {name}, but {name} is {value!r}: leave it out{hint}."
+            )
+
+
+class LibraryNames(NamedTuple):
+    """What the files of lm-evaluation-harness name; the library itself takes seconds to list it."""
+
+    tasks: dict[str, str]  # a task's own name, by that and by its plain form
+    groups: frozenset[str]
+
+
+NAME = re.compile(
+    rb"^[\"']?(task|group|class)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE
+)
+
+
+def library_folder() -> Path | None:
+    """Return the folder of the library's task files; None without the library."""
+    spec = importlib.util.find_spec("lm_eval")
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(places[0]) / "tasks" if places else None
+
+
+@functools.cache
+def library_names(root: Path | None) -> LibraryNames:
+    """Read the names of tasks and groups in a folder of task files."""
+    tasks: dict[str, str] = {}
+    groups: set[str] = set()
+    for file in root.rglob("*.yaml") if root is not None else ():
+        named = {kind: name.decode() for kind, name in NAME.findall(file.read_bytes())}
+        if (group := named.get(b"group")) is not None and b"class" not in named:
+            groups.add(group)
+        elif (task := named.get(b"task")) is not None:
+            tasks[task] = task
+    for name in sorted(tasks):
+        tasks.setdefault(plain(name), name)
+    return LibraryNames(tasks, frozenset(groups))
+
+
+def require(task: str) -> str:
+    """Return lm-evaluation-harness's own name of a task; case and hyphens do not matter.
+
+    Raises InputError for a group of its tasks, and where no task of that name exists at all, with
+    the most similar name.
+    """
+    tasks, groups = library_names(library_folder())
+    name = task.removeprefix(LIBRARY)
+    if (own := tasks.get(name) or tasks.get(plain(name))) is not None:
+        return own
+    if name in groups:
+        raise InputError(
+            f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
+            "with commas between them."
+        )
+    more = "a task of lm-evaluation-harness"
+    if not tasks:
+        more += " (for which: pip install 'cola-jax[lm-eval]')"
+    raise InputError(
+        f"task {task!r} is neither one of {', '.join(TASKS)}, nor an existing file of questions, "
+        f"nor {more}{nearest(name, sorted(set(tasks.values())))}."
+    )
+
+
+def nearest(task: str, others: list[str]) -> str:
+    """Return a hint at the task of the most similar name, ours, a file or another, if any."""
+    suffix = Path(task).suffix
+    files = Path(task).parent.glob("*") if suffix else ()
+    subjects = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS]
+    known = TASKS, [str(file) for file in files if file.suffix == suffix], [*subjects, *others]
+    return next((hint for names in known if (hint := did_you_mean(task, names))), "")
+
+
+def catalogue() -> list[dict[str, str]]:
+    """Return for each task its data set, split, scorers, formats and shots; the default first."""
+    return [row_of(task) for task in (*TASKS.values(), Task("FILE.jsonl", "prompt"))]
+
+
+def row_of(task: Task) -> dict[str, str]:
+    """Describe a task for the list of tasks."""
+    scorers = scorer_names(open=not task.choice)
+    if task.choice:
+        scorer, style = DEFAULTS.get(task.kind, USUAL)
+        scorers.sort(key=scorer.__ne__)  # the default first, the others as they are
+        styles, shots = sorted(("plain", "harness"), key=style.__ne__), ["0"]
+    else:
+        styles = [format.name for format in FORMATS[task.kind]]
+        shots = [str(format.shots) for format in FORMATS[task.kind]]
+    if task.kind == "prompt":
+        scorers = sorted(scorers, reverse=True)
+    generated = "yours" if task.kind == "prompt" else "generated"
+    return {
+        "task": task.name.replace("-", "_"),
+        "data set": task.hub or generated,
+        "split": task.split if task.hub else "",
+        "scorers": ", ".join(scorers),
+        "formats": ", ".join(styles),
+        "shots": ", ".join(shots),
+    }
