@@ -94,7 +94,7 @@ class RunDirectory:
             if begun and here is not None:
                 check_comparable(asked_by_run(self), here)
             if further or again:
-                self.set_aside()
+                self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
             self.done = {row["question"] for row in self.questions(["question"]).to_pylist()}
             self.number = len(self.parts("questions"))
@@ -131,14 +131,18 @@ class RunDirectory:
         self.start["metrics"] = dict(metrics)
         write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
 
-    def set_aside(self) -> None:
+    def set_aside(self, keep: bool) -> None:
         """Moves the evaluations of all questions to those of unfinished ones.
 
-        Interrupted, it leaves a run whose remaining questions are done.
+        Those of a robust search are not kept, as they combine variants. Interrupted, it leaves a
+        run whose remaining questions are done.
         """
         (self.directory / UNFINISHED).mkdir(exist_ok=True)
         for file in self.parts("evaluations"):
-            file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
+            if keep:
+                file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
+            else:
+                file.unlink()
             (self.directory / "questions" / file.name).unlink()
 
     def load_waves(self) -> None:
