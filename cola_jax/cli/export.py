@@ -35,7 +35,8 @@ class Export:
     """What a recipe names (Hub id or directory), or the .gguf file to copy tensors from; what the
     checkpoint was converted from by default."""
     effect: Path | None = None
-    """JSON file with the measured effect of the path, for the model card."""
+    """File with the measured effect of the path, for the model card: static.json, or the
+    results.json of `cola evaluate`."""
 
     def run(self) -> None:
         from cola_jax.checkpoint import identity, read_metadata
@@ -50,7 +51,7 @@ class Export:
         self.check_measured(identity(metadata))
         path = read_path(self.path, config.num_layers)
         if self.format == "hf":
-            self.write_hf(directory, path, config.num_layers)
+            self.write_hf(directory, path, config.num_layers, identity(metadata))
         elif self.format == "mergekit":
             self.write_recipe(path, config, metadata["origin"])
         else:
@@ -82,22 +83,18 @@ class Export:
             raise InputError("--share is for --format hf: a mergekit recipe holds no weights.")
 
     def check_measured(self, model: str) -> None:
-        """Names the checkpoint that a path was found on where it is another than this one.
-
-        Raises ValueError for an effect that was measured on another.
-        """
+        """Warns of a path that was found on another checkpoint than this one."""
         from cola_jax.files import read_json
 
-        files = [("--path", self.path)] * self.path.endswith(".json")
-        files += [("--effect", str(self.effect))] * (self.effect is not None)
-        for flag, file in files:
-            there = read_json(Path(file)).get("model")
-            if there in (None, model):
-                continue
-            said = f"{flag} {file} is of another checkpoint ({shown(there)}, here it is {model})"
-            if flag == "--effect":
-                raise InputError(f"{said}: measure the path on this one.")
-            log.warning("%s: what the path does to this one is not known.", said)
+        there = read_json(Path(self.path)).get("model") if self.path.endswith(".json") else None
+        if there not in (None, model):
+            log.warning(
+                "--path %s is of another checkpoint (%s, here it is %s): what the path does to "
+                "this one is not known.",
+                self.path,
+                shown(there),
+                model,
+            )
 
     def command(self) -> str:
         """Returns the command line of this export."""
@@ -108,12 +105,14 @@ class Export:
             words += ["--effect", str(self.effect)]
         return shlex.join(words)
 
-    def write_hf(self, directory: str, path: tuple[int, ...], num_layers: int) -> None:
+    def write_hf(self, directory: str, path: tuple[int, ...], num_layers: int, model: str) -> None:
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effect
         from cola_jax.runs.progress import byte_bar
 
-        effect = None if self.effect is None else read_effect(self.effect, path, num_layers)
+        effect = None
+        if self.effect is not None:
+            effect = read_effect(self.effect, path, num_layers, model)
         with byte_bar(errors, f"exporting {self.model}") as on_progress:
             export(
                 directory,

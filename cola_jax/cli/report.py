@@ -31,8 +31,8 @@ class Report:
     run_directories: Positional[tuple[str, ...]]
     """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
     page: Path | None = None
-    """Where to write the page of searches or of a scan, and beside it the same table as .md or
-    .csv; report.html in the run directory by default, in the current one for several runs. The
+    """Where to write the page, and of searches or a scan the same table beside it as .md or .csv;
+    report.html in the run directory by default, in the current one for several runs. The
     paths of many questions go to a folder beside the page, such as report_files."""
     polar: Path | None = None
     """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
@@ -102,7 +102,7 @@ class Report:
             )
         nulls = {name: null(targets, preference, DRAWS) for name, targets in every.items()}
         if self.json:
-            from cola_jax.report.results import number_or_none
+            from cola_jax.report.statistics import number_or_none
 
             print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
         else:
@@ -128,8 +128,6 @@ class Report:
         if command == "scan":
             self.show_scan(run)
             return {}
-        if command == "evaluate" and self.page is not None:
-            raise InputError("--page belongs to a search or a scan: an evaluation has no page.")
         summary = None if command == "evaluate" else report.summarise(run, self.given(run))
         results = report.write_results(run, summary)
         if self.json:
@@ -137,8 +135,12 @@ class Report:
         else:
             table = report.paths_table(run) if summary is None else report.summary_table(summary)
             console.print(table)
-        if summary is not None:
-            self.write([run], [summary], self.page or run.directory / "report.html")
+        page = epath.Path(self.page or run.directory / "report.html")
+        if summary is None:
+            report.write_paths_page(run, page)
+            errors.print(f"report: {page}", soft_wrap=True)
+        else:
+            self.write([run], [summary], page)
         return results
 
     def compare(self) -> None:

@@ -1,6 +1,7 @@
 """`cola scan`."""
 
 import dataclasses
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -21,6 +22,8 @@ class Scan:
     flags: OmitArgPrefixes[TaskFlags]
     longest_block: int | None = None
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
+    edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
+    """What is done to blocks: skip, repeat or both."""
     json: bool = False
     """Print every block as JSON."""
 
@@ -30,7 +33,7 @@ class Scan:
         check_one_task("scan", self.flags.task)
         self.flags.check()
         num_layers = num_layers_of(self.flags.model)
-        paths = scan_paths(num_layers, self.longest_block)
+        paths = scan_paths(num_layers, self.longest_block, self.edits)
         session = self.flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")

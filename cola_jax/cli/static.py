@@ -26,6 +26,7 @@ class Static:
 
         from cola_jax.deploy.task_path import find_path
         from cola_jax.files import write_whole
+        from cola_jax.identity import question_digest, set_digest
         from cola_jax.report.static import static_json, static_table
 
         session = self.flags.prepare(command=self)
@@ -37,6 +38,7 @@ class Static:
             "model": session.settings["model"],
             "num_layers": session.num_layers,
             "scorer": session.scorer.name,
+            "questions": set_digest(question_digest(x.question) for x in session.encoded),
         }
         content = static_json(found, self.flags.task.task, about)
         write_whole(file, content.encode())

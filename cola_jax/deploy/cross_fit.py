@@ -11,8 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from cola_jax.deploy.parts import ranked
-from cola_jax.deploy.rules import CONFIDENCE, Signals, fit_sign, most_confident, vote
-from cola_jax.deploy.selector import Selector, fit_selector
+from cola_jax.deploy.rules import (
+    CONFIDENCE,
+    Selector,
+    Signals,
+    fit_selector,
+    fit_sign,
+    most_confident,
+    vote,
+)
 
 FOLDS = 5
 SOME = "some path"  # the rule that knows the answer, which is none

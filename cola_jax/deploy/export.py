@@ -85,7 +85,8 @@ def export(
     config = ModelConfig.from_json(metadata["config"])
     path = validate(path, config.num_layers)
     check_destination(destination, Path(directory))
-    card = Card(path, config.num_layers, metadata["origin"], command, effect)
+    model = checkpoint.identity(metadata)
+    card = Card(path, config.num_layers, metadata["origin"], command, effect, model)
     if share:
         export_shared(directory, metadata, card, destination, on_progress)
         return

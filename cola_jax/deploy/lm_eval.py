@@ -6,43 +6,45 @@ the harness's own model `hf`, so that scores on the identity path are comparable
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import lm_eval.models  # noqa: F401  registers the harness's own, which ours would keep it from
 import numpy as np
 from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from cola_jax import checkpoint
-from cola_jax.deploy.chooser import Path, choose_readings, choose_row, path_chooser, read_path
-from cola_jax.deploy.menu_file import load_menu
+from cola_jax.deploy.menu_file import MenuFile, load_menu
 from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
+from cola_jax.deploy.router.checkpoint import router_digest
+from cola_jax.deploy.router.routing import load_router
+from cola_jax.deploy.rules import CONFIDENCE, Signals, signals
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
-from cola_jax.execute.common_prefix import FRESH, Batches
-from cola_jax.execute.decoder import Decoder, rows_of
-from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.inputs import buckets, check_prompts, pad_paths
-from cola_jax.execute.memory import MOST_DECODE_SLOTS, choose_sizes
-from cola_jax.execute.shared_prefix import path_evaluator
+from cola_jax.execute.generate import Generated, generate
+from cola_jax.execute.run_paths import run_paths
 from cola_jax.execute.stop import Stop
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
+from cola_jax.identity import check_belongs
+from cola_jax.params import Model
+from cola_jax.path import format_path, identity, parse_path, validate
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.batches import default_batch_size
-from cola_jax.scoring.evaluator import THREADS
 from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
+from cola_jax.scoring.verdicts import Verdicts
 
+Path = tuple[int, ...]
+Chooser = Callable[[Prompts], Sequence[Sequence[int]]]  # prompts [B, T] -> B paths
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
-Result = TypeVar("Result")
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
+ROWS = (1024, 64)  # of a call, after which answers are kept: elsewhere, and on a CPU
+RECORD = "cola_jax"  # key of the harness's cache
 
 
 @register_model("cola")
@@ -54,43 +56,67 @@ class ColaLM(TemplateLM):
 
         Args:
           arguments: checkpoint or pretrained (what `cola_jax.load` takes), and optionally path
-            (text or layer ids), router or menu (a directory), dtype, batch_size, max_length,
-            max_gen_toks, add_bos_token, memory_budget, data, tensor.
+            (text or layer ids), router or menu (a directory), dtype, batch_size (rows of a call),
+            max_length, max_gen_toks, add_bos_token, memory_budget, data, tensor.
 
-        Raises ValueError for unknown names and unfit values, and as `cola_jax.load`.
+        Raises InputError for unknown names and unfit values, and as `cola_jax.load`.
         """
         super().__init__()
         given = read_arguments(arguments)
         given.check_device(jax.default_backend())
         directory = cache.find(given.checkpoint)
         metadata = checkpoint.read_metadata(directory)
-        path = read_path(given, metadata["config"]["num_layers"])
-        menu = None
+        num_layers = metadata["config"]["num_layers"]
+        path, menu = read_path(given.path, num_layers), None
+        self.path = format_path(path)  # names what chooses paths
         if given.menu is not None:
-            identity = checkpoint.identity(metadata)
-            menu = load_menu(given.menu, identity, metadata["config"]["num_layers"])
-            if menu.rule == "single":
-                path, menu = menu.paths[0], None
+            menu = load_menu(given.menu, checkpoint.identity(metadata), num_layers)
+            self.path = f"menu {menu.digest}"
+        if given.router is not None:
+            self.path = f"router {router_digest(given.router)}"
         self.arguments, self.metadata, self.directory = given, metadata, directory
         self._max_length = read_length(given, metadata["config"]["context"])
         self.tokenizer = checkpoint.load_tokenizer(directory)
         if given.add_bos_token is not None:
             self.tokenizer.add_bos_token = given.add_bos_token
-        dtype = choose_dtype(given.dtype, metadata["dtype"])
+        self.dtype = choose_dtype(given.dtype, metadata["dtype"])
         mesh = given.devices.mesh(EVERY_DEVICE)
-        self.model = cache.load(given.checkpoint, dtype=dtype, mesh=mesh)
-        self.workers = Workers(
-            self.model,
-            threads=THREADS,
-            memory_budget=given.devices.budget,
-            dtype=dtype,
-            progress=False,  # the harness shows its own
-        )
-        # whether each prompt is run along the same paths
-        self.same = given.router is None and (menu is None or menu.selector is None)
-        self.choose_paths = path_chooser(given, path, self.model, menu)
-        # a rule other than the selector compares what all paths of a menu make of a prompt
-        self.menu = None if menu is None or menu.selector is not None else menu
+        self.copies = 1 if mesh is None else mesh.shape["data"]
+        self.model = cache.load(given.checkpoint, dtype=self.dtype, mesh=mesh)
+        self.options: WorkerOptions = {
+            "memory_budget": given.devices.budget,
+            "progress": False,  # the harness shows its own
+        }
+        self.choose_paths = path_chooser(self.model, path, menu, given.router)
+        # a rule other than these compares what all paths of a menu make of a prompt
+        before = menu is None or menu.rule in ("single", "selector")
+        self.menu = None if before else menu
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Takes the harness's cache of answers.
+
+        Raises InputError where its answers are those of another model or path.
+        """
+        answers: Any = cache_hook.dbdict
+        ours = {
+            "model": checkpoint.identity(self.metadata),
+            "path": self.path,
+            "dtype": self.dtype,
+            "max_length": self.max_length,
+            "max_gen_toks": self.arguments.max_gen_toks,
+            "add_bos_token": str(self.arguments.add_bos_token),
+        }
+        action = "give another --use_cache, or remove the file"
+        if RECORD in answers:
+            check_belongs(answers.filename, answers[RECORD], "this command", ours, action)
+        elif len(answers):
+            raise InputError(
+                f"{answers.filename} does not say which model and path its answers are of: {action}"
+                "."
+            )
+        else:
+            answers[RECORD] = ours
+        super().set_cache_hook(cache_hook)
 
     @classmethod
     def create_from_arg_string(
@@ -106,10 +132,6 @@ class ColaLM(TemplateLM):
         """Makes the model; what --model_args say goes before the harness's own flags."""
         flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
         return cls(**(flags | arg_dict))
-
-    def paths_of(self, prompts: Prompts) -> list[Path]:
-        """Returns the path of each prompt [B, T], chosen from the prompts alone."""
-        return [tuple(int(layer) for layer in path) for path in self.choose_paths(prompts)]
 
     @property
     def max_length(self) -> int:
@@ -136,8 +158,8 @@ class ColaLM(TemplateLM):
         """Returns what the harness records in its results."""
         return {
             "model_sha": checkpoint.identity(self.metadata),
-            "model_dtype": str(self.model.embedding.dtype),
-            "model_num_layers": self.model.config.num_layers,
+            "model_dtype": self.dtype,
+            "model_num_layers": self.metadata["config"]["num_layers"],
         }
 
     def apply_chat_template(
@@ -167,8 +189,8 @@ class ColaLM(TemplateLM):
             special = self.arguments.add_bos_token
             if begin is not None and text.startswith(begin):
                 special = False
-        given = {} if special is None else {"add_special_tokens": special}
-        return self.tokenizer.encode(text, **given)
+        flags = {} if special is None else {"add_special_tokens": special}
+        return self.tokenizer.encode(text, **flags)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
@@ -244,64 +266,36 @@ class ColaLM(TemplateLM):
 
     def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
         """Runs rows along their paths; yields the readings [Q] of each, as they finish."""
-        asked = [row.prompts for row in rows]
-        for tokens, reads in sorted(set(row_buckets(asked)), reverse=True):
-            choose_sizes(self.model.config, tokens, reads, self.workers.memory)
-        size = self.arguments.batch_size or default_batch_size()
-        found = self.batches(asked, size)
-
-        def run(worker: Worker, batch: np.ndarray) -> Readings:
-            prompts = Prompts.stack([rows[i].prompts for i in batch])
-            check_prompts(self.model, prompts)
-            paths = self.padded_paths([rows[i].context for i in batch])
-            workload = Workload(*paths.shape[1:], same=self.same, prefix=found.prefixes[batch[0]])
-            evaluate = path_evaluator(worker, prompts, workload)
-            readings = evaluate(paths)
-            evaluate.close()
-            return readings
-
-        for batch, readings in self.map(run, found, size):
-            for b, i in enumerate(batch):
-                own = jax.tree.map(lambda x, b=b: x[b], readings)
-                yield rows[i], self.chosen(rows[i], own)
-
-    def chosen(self, row: PackedRow, readings: Readings) -> Readings:
-        """Takes the readings [Q] of a row's path, or of that which a menu's rule chooses of k."""
-        if self.menu is None:
-            return jax.tree.map(lambda x: x[0], readings)
-        return choose_readings(self.menu, row, readings)
+        for some in self.calls([row.prompts for row in rows]):
+            prompts = Prompts.stack([rows[i].prompts for i in some])
+            paths = self.paths_of([rows[i].context for i in some])
+            readings = run_paths(self.model, prompts, paths, **self.options)
+            for b, i in enumerate(dict.fromkeys(some)):
+                of_paths = jax.tree.map(lambda x, b=b: x[b], readings)
+                yield rows[i], choose_readings(self.menu, rows[i], of_paths)
 
     def complete(
         self, prompts: Sequence[Prompts], settings: GenerationSettings
     ) -> Iterator[tuple[int, str]]:
         """Decodes after prompts; yields the place of each with its text, as they finish."""
         stop, stops = self.stop(settings)
-        cpu = jax.default_backend() == "cpu"
-        size = self.arguments.batch_size or MOST_DECODE_SLOTS[cpu]
-        found = self.batches(prompts, size)
-
-        def run(worker: Worker, batch: np.ndarray) -> list[list[Row]]:
-            some = [prompts[i] for i in batch]
-            stacked = Prompts.stack(some)
-            check_prompts(self.model, stacked)
-            paths = self.padded_paths(some)
-            workload = Workload(*paths.shape[1:], same=self.same, prefix=found.prefixes[batch[0]])
-            decoder = Decoder(
-                worker, stacked, workload, max_new_tokens=settings.max_gen_toks, stop=stop
+        for some in self.calls(prompts):
+            batch = [prompts[i] for i in some]
+            decoded = generate(
+                self.model,
+                Prompts.stack(batch),
+                self.paths_of(batch),
+                max_new_tokens=settings.max_gen_toks,
+                stop=stop,
+                **self.options,
             )
-            rows = rows_of(paths)
-            decoder.decode(rows)
-            decoder.close()
-            each = paths.shape[1]
-            return [rows[first : first + each] for first in range(0, len(rows), each)]
-
-        for batch, decoded in self.map(run, found, size):
-            for i, rows in zip(batch, decoded, strict=True):
+            for b, i in enumerate(dict.fromkeys(some)):
+                of_paths = Generated(*(field[b] for field in decoded))
                 texts = [
-                    cut_text(self.tokenizer.decode(row.tokens, skip_special_tokens=True), stops)
-                    for row in rows
+                    cut_text(self.tokenizer.decode(tokens[:n], skip_special_tokens=True), stops)
+                    for tokens, n in zip(of_paths.tokens, of_paths.length, strict=True)
                 ]
-                yield int(i), texts[0 if self.menu is None else choose_row(self.menu, rows, texts)]
+                yield i, choose_text(self.menu, of_paths, texts)
 
     def stop(self, settings: GenerationSettings) -> tuple[Stop, tuple[str, ...]]:
         """Returns what ends decoding, and the strings before which the text is cut.
@@ -313,33 +307,73 @@ class ColaLM(TemplateLM):
         tokens = checkpoint.stop_tokens(self.directory)
         return Stop(tokens, strings, tokenizer=self.tokenizer), strings
 
-    def padded_paths(self, prompts: Sequence[Prompts]) -> np.ndarray:
-        """Returns the path of each prompt, [B, 1, P], or all paths of a menu, [B, k, P]."""
+    def paths_of(self, prompts: Sequence[Prompts]) -> list[list[Path]]:
+        """Returns the path of each prompt, chosen from the prompts alone, or all of a menu."""
         if self.menu is not None:
-            paths = [list(self.menu.paths)] * len(prompts)
-        else:
-            paths = [[path] for path in self.paths_of(Prompts.stack(prompts))]
-        return pad_paths(paths, len(prompts), self.model.config.num_layers)
+            return [list(self.menu.paths)] * len(prompts)
+        return [[tuple(path)] for path in self.choose_paths(Prompts.stack(prompts))]
 
-    def batches(self, rows: Sequence[Prompts], size: int) -> Batches:
-        """Finds which rows, of batches of `size`, share buckets and what they begin with."""
-        keys = row_buckets(rows)
-        return Batches.of(Prompts.stack(rows), keys, 1 / size if self.same else FRESH)
+    def calls(self, rows: Sequence[Prompts]) -> Iterator[list[int]]:
+        """Divides rows into those of a call of the executor, the longest first.
 
-    def map(
-        self,
-        run: Callable[[Worker, np.ndarray], Result],
-        found: Batches,
-        size: int,
-    ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Maps a function over batches of rows of one key, the longest first."""
-        every = range(len(found.keys))
-        yield from self.workers.map(run, found.cut(every, self.workers.batches_at_once, size))
+        A call with fewer rows than there are copies of the model has the last one several times.
+        """
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+        size = max(self.copies, self.arguments.batch_size or ROWS[jax.default_backend() == "cpu"])
+        for first in range(0, len(order), size):
+            some = order[first : first + size]
+            yield some + some[-1:] * (self.copies - len(some))
 
 
-def row_buckets(rows: Sequence[Prompts]) -> list[tuple[int, int]]:
-    """Returns T and Q of rows, without padding all of them to the longest."""
-    return [key for row in rows for key in buckets(Prompts.stack([row]))]
+def path_chooser(
+    model: Model, path: Path, menu: MenuFile | None = None, router: str | None = None
+) -> Chooser:
+    """Returns what chooses the path of each prompt before any has run.
+
+    That is the router of a directory, the selector of a menu, or one path for all.
+    """
+    if router is not None:
+        loaded = load_router(router, model)
+        return lambda prompts: [best for best, *_ in loaded.paths(prompts, beams=1)]
+    if menu is not None and menu.selector is not None:
+        return functools.partial(menu.select, model)
+    if menu is not None:
+        path = menu.paths[0]
+    return lambda prompts: [path] * len(prompts.ids)
+
+
+def choose_readings(menu: MenuFile | None, row: PackedRow, readings: Readings) -> Readings:
+    """Chooses the readings [Q] of a path, of those [k, Q] of all paths of a menu.
+
+    The continuations of a row are its options; one alone says nothing, so its path is the first.
+    """
+    each = [jax.tree.map(lambda x, c=c: x[c], readings) for c in range(len(readings.finite))]
+    if menu is None:
+        return each[0]
+    scores = np.array([[score for _, score, _ in row.answers(of_path)] for of_path in each])
+    verdicts = Verdicts.of_scores(scores[None], 0, np.asarray(readings.finite)[None])
+    return each[int(menu.choose(signals(verdicts))[0])]
+
+
+def choose_text(menu: MenuFile | None, decoded: Generated, texts: Sequence[str]) -> str:
+    """Chooses among the texts that the paths of a menu decoded [k, N] after one prompt."""
+    if menu is None:
+        return texts[0]
+    fine = (decoded.finish != "not finite") & (decoded.length > 0)
+    count = np.maximum(decoded.length, 1)
+    sums = (getattr(decoded, name).sum(axis=1, dtype=np.float64) for name in CONFIDENCE)
+    means = [np.where(fine, total / count, -np.inf)[None] for total in sums]
+    answers = [text.strip() if ok else None for text, ok in zip(texts, fine, strict=True)]
+    return texts[int(menu.choose(Signals(np.array([answers], object), *means))[0])]
+
+
+def read_path(path: str | Sequence[int] | None, num_layers: int) -> Path:
+    """Reads a path, that of the pretrained model where there is none."""
+    if path is None:
+        return identity(num_layers)
+    if isinstance(path, str):
+        return parse_path(path.strip("[]"), num_layers)
+    return validate(path, num_layers, max_length=2 * num_layers)
 
 
 def read_length(given: ModelArguments, context: int) -> int:

@@ -5,21 +5,20 @@ from typing import Literal
 
 import numpy as np
 from etils import epath
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cola_jax.deploy.array_file import read_arrays
-from cola_jax.deploy.menu import Path
 from cola_jax.deploy.prompt_state import prompt_states
-from cola_jax.deploy.rules import CONFIDENCE, Signals, most_confident, vote
-from cola_jax.deploy.selector import Selector
-from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.deploy.rules import Selector, Signals, most_confident, vote
+from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
+from cola_jax.identity import check_belongs, digest
 from cola_jax.params import Model
 from cola_jax.path import parse_path_of
 from cola_jax.prompts import Prompts
 
 MENU, SELECTOR = "menu.json", "selector.npz"
-RULES = ("single", "vote", *CONFIDENCE, "selector")
+Path = tuple[int, ...]
 REPAIR = "make the menu again with `cola menu`"
 
 
@@ -30,18 +29,11 @@ class Content(BaseModel):
 
     model: str  # identity of the checkpoint
     paths: list[str] = Field(min_length=2)
-    rule: str
+    rule: Literal["single", "vote", "logprob", "entropy", "certainty", "selector"]
     sign: Literal[1, -1] | None
     single: int = Field(0, ge=0)  # the path of the rule `single`
     state_layer: int = Field(ge=0)
-
-    @field_validator("rule")
-    @classmethod
-    def known(cls, rule: str) -> str:
-        """Refuses rules that there are not."""
-        if rule not in RULES:
-            raise InputError(f"{shown(rule)} is not one of {', '.join(RULES)}")
-        return rule
+    selector: str | None = None  # digest of its arrays
 
 
 CONTENT = TypeAdapter(Content)
@@ -59,6 +51,7 @@ class MenuFile:
     sign: int
     selector: Selector | None  # of the rule `selector` alone
     state_layer: int
+    digest: str = ""
 
     def choose(self, told: Signals) -> np.ndarray:
         """Returns the path [n] that the rule chooses by the signals [n, k] of all paths."""
@@ -85,44 +78,36 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
       num_layers: its layers, L.
 
     Raises:
-      ValueError: for a file that is missing or no menu, and a menu of another checkpoint.
+      InputError: for a file that is missing or no menu, a menu of another checkpoint, and a
+        selector that is not the one of the menu.
     """
     file = epath.Path(directory) / MENU
     if not file.exists():
         raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
-    try:
-        with reading(file):
-            content = CONTENT.validate_python(read_json(file))
-        check_model(content, file, model)
+    with reading(file, f"{REPAIR}."):
+        content = CONTENT.validate_python(read_json(file))
         paths = tuple(parse_path_of(file, text, num_layers) for text in content.paths)
-        if content.state_layer > num_layers:
+        if content.state_layer > num_layers or content.single >= len(paths):
             raise InputError(
-                f"{file}: state_layer is {content.state_layer}, but the model has {num_layers} "
-                "layers."
+                f"{file}: state_layer is {content.state_layer} of {num_layers}, single is "
+                f"{content.single} of {len(paths)} paths."
             )
-        if content.single >= len(paths):
-            raise InputError(f"{file}: single is {content.single}, of {len(paths)} paths.")
-    except ValueError as error:
-        raise InputError(f"{error} Make it again with `cola menu`.") from None
+    check_belongs(str(file), {"model": content.model}, "this model", {"model": model}, REPAIR)
     if content.rule == "single":
         paths = (paths[content.single],)
     selector = None
     if content.rule == "selector":
-        selector = load_selector(file.parent / SELECTOR, len(paths))
+        place = file.parent / SELECTOR
+        selector = load_selector(place, len(paths))
+        rests_on = {"selector": content.selector}
+        check_belongs(str(file), rests_on, str(place), {"selector": selector.digest}, REPAIR)
     sign = 1 if content.sign is None else content.sign
-    return MenuFile(paths, content.rule, sign, selector, content.state_layer)
-
-
-def check_model(content: Content, file: epath.Path, model: str) -> None:
-    """Raises ValueError for a menu of another checkpoint."""
-    if content.model != model:
-        raise InputError(
-            f"{file} is a menu of the checkpoint {printed(content.model)}, but this one is {model}."
-        )
+    menu = digest(content.model_dump(), selector and selector.digest)
+    return MenuFile(paths, content.rule, sign, selector, content.state_layer, menu)
 
 
 def load_selector(file: epath.Path, paths: int) -> Selector:
-    """Reads a selector's arrays; ValueError where they are not those of a menu of so many paths."""
+    """Reads a selector's arrays; InputError where they are not those of a menu of these paths."""
     selector = Selector(*read_arrays(file, Selector._fields, REPAIR))
     width = selector.mean.shape[0] if selector.mean.ndim == 1 else -1
     shapes = tuple(array.shape for array in selector)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
+from cola_jax.identity import check_belongs, path_digest
 from cola_jax.path import format_path, parse_path_of
 from cola_jax.report.text import literal
 
@@ -52,24 +53,42 @@ class ReportedEffect:
         )
 
 
-def read_effect(file: Path, path: Sequence[int], num_layers: int) -> ReportedEffect:
-    """Reads an effect from a JSON object, or from its field `effect`.
+def read_effect(
+    file: Path, path: Sequence[int], num_layers: int, model: str | None = None
+) -> ReportedEffect:
+    """Reads what a path does to a model from static.json, results.json or a file of its fields.
 
-    Raises ValueError if fields are missing or of another kind, or if the file has the field `path`
-    and it is another path.
+    Raises InputError if fields are missing or of another kind, and for the effect of another path
+    or model than those given.
     """
-    values = read_json(file)
-    if isinstance(values.get("path"), str):
-        measured = parse_path_of(file, values["path"], num_layers)
-        if measured != tuple(path):
-            raise InputError(
-                f"{file} measures path {format_path(measured)}, but the path to export is "
-                f"{format_path(path)}."
-            )
+    values, name = read_json(file), format_path(path)
+    with reading(file):
+        if "cola_jax" in values:
+            values = of_results(file, values, name)
+        measured = values.get("path")
+        if isinstance(measured, str):
+            measured = format_path(parse_path_of(file, measured, num_layers))
+        rests_on = {"model": values.get("model"), "path": measured}
+        here = {"model": model, "path": name}
+        check_belongs(str(file), rests_on, "this export", here, "measure this path on this model")
     names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
-    rule = f"A measured effect has the fields {names}, in the file itself or in its field effect."
-    with reading(file, rule):
-        return TypeAdapter(ReportedEffect).validate_json(json.dumps(values.get("effect", values)))
+    hint = f"A measured effect has the fields {names}, in the file itself or in its field effect."
+    with reading(file, hint):
+        effect = json.dumps(values.get("effect", values))
+        return TypeAdapter(ReportedEffect).validate_json(effect)
+
+
+def of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]:
+    """Returns the effect of a path in the results of `cola evaluate`, as static.json has it."""
+    known = results["cola_jax"]["effects"].get("paths", {})
+    if list(known) != [path]:
+        raise InputError(
+            f"{file} measures {', '.join(known) or 'no path'} against the identity path, but an "
+            f"effect is that of one path, chosen before: `cola evaluate` {path} alone with it."
+        )
+    (task, *_) = (config["task"] for config in results["configs"].values())
+    model = results["cola_jax"]["settings"]["model"]
+    return {"model": model, "path": path, "effect": {"task": task, **known[path]}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +100,7 @@ class Card:
     origin: dict[str, Any]  # of the checkpoint, as its metadata has it
     command: str
     effect: ReportedEffect | None = None
+    model: str = ""  # digest of the original
     base: str | None = None  # where the base model of an adapter is; None for a whole model
 
     def markdown(self) -> str:
@@ -150,5 +170,6 @@ class Card:
         """Returns the command that made it, and the path for other tools."""
         return (
             f"## Made by\n\n```\n{self.command}\n```\n\n"
-            f"The path as JSON: `{json.dumps(list(self.path))}`"
+            f"The path as JSON: `{json.dumps(list(self.path))}`, its digest "
+            f"`{path_digest(self.path)}`, that of the model `{self.model}`."
         )

@@ -12,7 +12,8 @@ from cola_jax.scoring.encode import pack
 # A row holds at most as many tokens of continuations as of its context, or these: each layer
 # compares all tokens of a row, though those of other continuations are masked.
 FEW_TOKENS = 256
-MOST_CONTINUATIONS = 64  # what is asked at one position is padded to a power of two
+MOST_CONTINUATIONS = 64  # the reads of one position are padded to a power of two
+Pair = tuple[Sequence[int], Sequence[int]]  # tokens of a context and of its continuation
 
 
 class PackedRow(NamedTuple):
@@ -33,66 +34,42 @@ class PackedRow(NamedTuple):
         greedy = np.asarray(readings.token)[:count] == np.asarray(self.prompts.targets)
         for j, request in enumerate(self.requests):
             own = self.owner == j
-            if not readings.finite:
-                yield request, float("-inf"), False
-            else:
+            if readings.finite:
                 yield request, float(logprob[own].sum()), bool(greedy[own].all())
+            else:
+                yield request, float("-inf"), False
 
 
-def pack_requests(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
-) -> list[PackedRow]:
+def pack_requests(pairs: Sequence[Pair], max_length: int) -> list[PackedRow]:
     """Packs pairs of context and continuation tokens; a context is cut from the left to fit.
 
     As lm-evaluation-harness does, up to `max_length` tokens go into the model, which the last of a
     continuation does not.
 
-    Raises ValueError for an empty context, and for a continuation that is empty or too long.
+    Raises InputError for an empty context, and for a continuation that is empty or too long.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
+    rows: dict[tuple[int, ...], list[list[int]]] = {}  # the requests of each row of a context
     for request, (context, continuation) in enumerate(pairs):
-        check_pair(context, continuation, max_length)
-        kept = context[-(max_length + 1 - len(continuation)) :]
-        groups.setdefault(tuple(kept), []).append(request)
+        size = len(continuation)
+        if not context:
+            raise InputError("a request has no context token before its continuation.")
+        if not 0 < size <= max_length:
+            raise InputError(
+                f"a request's continuation adds {size} tokens, but must have 1 to {max_length}: "
+                "look for an empty answer in the task's rows, or raise max_length."
+            )
+        kept = tuple(context[-(max_length + 1 - size) :])
+        row = (parts := rows.setdefault(kept, [[]]))[-1]
+        tokens = sum(len(pairs[other][1]) for other in row)
+        full = tokens + size > max(len(kept), FEW_TOKENS) or len(row) == MOST_CONTINUATIONS
+        if row and full:
+            parts.append(row := [])
+        row.append(request)
     return [
         packed_row(context, requests, [pairs[request][1] for request in requests])
-        for context, members in groups.items()
-        for requests in cut_group(context, members, pairs)
+        for context, parts in rows.items()
+        for requests in parts
     ]
-
-
-def check_pair(context: Sequence[int], continuation: Sequence[int], max_length: int) -> None:
-    """Raises ValueError for a request that cannot be scored."""
-    if not context:
-        raise InputError("a request has no context token, after which its continuation is scored.")
-    if not continuation:
-        raise InputError(
-            "a request's continuation adds no token to its context, so it cannot be scored: look "
-            "for an empty answer in the task's rows."
-        )
-    if len(continuation) > max_length:
-        raise InputError(
-            f"a request's continuation has {len(continuation)} tokens, but at most {max_length} "
-            "go into the model: raise max_length, or use a model with a longer context."
-        )
-
-
-def cut_group(
-    context: Sequence[int],
-    requests: Sequence[int],
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-) -> Iterator[list[int]]:
-    """Cuts requests of one context into those of a row."""
-    room = max(len(context), FEW_TOKENS)
-    row, tokens = [], 0
-    for request in requests:
-        more = len(pairs[request][1])
-        if row and (tokens + more > room or len(row) == MOST_CONTINUATIONS):
-            yield row
-            row, tokens = [], 0
-        row.append(request)
-        tokens += more
-    yield row
 
 
 def packed_row(
@@ -105,5 +82,4 @@ def packed_row(
 
 def plain_row(ids: Sequence[int]) -> Prompts:
     """Makes a row of a prompt alone."""
-    row, _ = pack(ids, [])
-    return row.replace(read=None, targets=None)
+    return pack(ids, [])[0].replace(read=None, targets=None)

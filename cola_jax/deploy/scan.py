@@ -1,11 +1,13 @@
 """A scan: every block of layers skipped, and repeated once."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from cola_jax.errors import InputError
 from cola_jax.path import identity
 
 Kind = Literal["skip", "repeat"]
+KINDS: tuple[Kind, ...] = ("skip", "repeat")
 Path = tuple[int, ...]
 
 
@@ -23,7 +25,9 @@ class Block(NamedTuple):
         return layers[: self.start if self.kind == "skip" else self.stop] + layers[after:]
 
 
-def blocks(num_layers: int, longest: int | None = None) -> list[Block]:
+def blocks(
+    num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
+) -> list[Block]:
     """Lists all blocks of up to `longest` layers, skips first; the whole model is not skipped.
 
     Raises ValueError for a longest block outside 1..num_layers.
@@ -34,19 +38,22 @@ def blocks(num_layers: int, longest: int | None = None) -> list[Block]:
             f"blocks of up to {longest} layers cannot be scanned: the model has {num_layers}, so "
             f"give 1 to {num_layers}."
         )
-    kinds: tuple[Kind, ...] = ("skip", "repeat")
     return [
         Block(kind, start, start + size)
-        for kind in kinds
+        for kind in KINDS
+        if kind in kinds
         for size in range(1, longest + 1)
         for start in range(num_layers - size + 1)
         if kind == "repeat" or size < num_layers
     ]
 
 
-def scan_paths(num_layers: int, longest: int | None = None) -> list[Path]:
+def scan_paths(
+    num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
+) -> list[Path]:
     """Returns the identity path, and the path of every block."""
-    return [identity(num_layers), *(b.path(num_layers) for b in blocks(num_layers, longest))]
+    listed = blocks(num_layers, longest, kinds)
+    return [identity(num_layers), *(block.path(num_layers) for block in listed)]
 
 
 def block_of(path: Path, num_layers: int) -> Block:

@@ -19,14 +19,15 @@ from cola_jax.deploy.cross_fit import (
     folds_of,
     right_by_rule,
 )
-from cola_jax.deploy.menu import Path, greedy_cover, prefix_layers
+from cola_jax.deploy.menu_file import Path
 from cola_jax.deploy.prompt_state import prompt_states
-from cola_jax.deploy.rules import signals
-from cola_jax.deploy.selector import Selector
+from cola_jax.deploy.rules import Selector, signals
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.identity import question_digest, set_digest
 from cola_jax.path import identity
+from cola_jax.question import Question
 from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import Labels, read_labels
@@ -61,6 +62,7 @@ class TaskMenu:
     single: int  # the path of the rule `single`
     selector: Selector
     state_layer: int
+    questions: str  # digest of the training questions, each without the order of its options
 
     @property
     def chosen(self) -> Choice:
@@ -152,6 +154,7 @@ def find_menu(
         single=rules.single,
         selector=rules.selector,
         state_layer=depth,
+        questions=set_digest(of_content(asked.question) for asked in session.encoded),
     )
 
 
@@ -188,8 +191,14 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
     allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
     if told := check_comparable(asked_by_run(run), here, allowed):
         log.info("the paths of %s are tried under other settings: %s", directory, "; ".join(told))
-    labels, held = read_labels(run), {one.question.id for one in session.others}
-    both = [label.question for label in labels if label.question in held]
+    labels = read_labels(run)
+    held = {of_content(asked.question) for asked in session.others}
+    ids = {asked.question.id for asked in session.others}
+    both = [
+        label.question
+        for label in labels
+        if label.question in ids or of_content(asked_by(label, session.scorer.open)) in held
+    ]
     if both:
         named = ", ".join(both[:NAMED]) + (", ..." if len(both) > NAMED else "")
         raise InputError(
@@ -197,6 +206,20 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
             "training questions (the same --limit, --held-out and --held-out-seed)."
         )
     return labels
+
+
+def asked_by(label: Labels, open: bool) -> Question:
+    """Returns the question that labels are of."""
+    return Question(label.question, label.text, label.options, label.gold or 0, open)
+
+
+def of_content(question: Question) -> str:
+    """Returns a digest that questions share which are the same under other ids or in other orders.
+
+    The options of an open question are decoys, which do not count.
+    """
+    question = dataclasses.replace(question, options=()) if question.open else question
+    return question_digest(question, ordered=False)
 
 
 def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings) -> list[Path]:
@@ -211,3 +234,38 @@ def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings
     counts.pop(plain, None)
     best = sorted(counts, key=lambda path: (-counts[path], len(path), path))
     return [plain, *best[: settings.candidates]]
+
+
+def greedy_cover(right: np.ndarray, lengths: Sequence[int], size: int) -> list[int]:
+    """Chooses paths that answer as many questions as possible between them.
+
+    Each step adds the path that is right on most questions on which no chosen path is; of equal
+    ones that which is right on more questions, then the shorter. Paths that add nothing are left
+    out.
+
+    Args:
+      right: [n, C], whether a path answers a question; the first path, the identity, is chosen.
+      lengths: of the paths, in layers.
+      size: the most paths to choose.
+
+    Returns:
+      The indices of the chosen paths, in order.
+    """
+    chosen, covered = [0], right[:, 0].copy()
+    while len(chosen) < size:
+        gain = (right & ~covered[:, None]).sum(axis=0)
+        best = max(
+            (i for i in range(right.shape[1]) if i not in chosen),
+            key=lambda i: (gain[i], right[:, i].sum(), -lengths[i]),
+            default=None,
+        )
+        if best is None or not gain[best]:
+            break
+        chosen.append(best)
+        covered |= right[:, best]
+    return chosen
+
+
+def prefix_layers(paths: Sequence[Path]) -> int:
+    """Returns the layers that run when paths share the states of their common prefixes."""
+    return len({path[: n + 1] for path in paths for n in range(len(path))})

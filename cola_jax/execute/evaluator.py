@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 
 from cola_jax.execute.driver import Driver, empty_chunk, enlarge
-from cola_jax.execute.inputs import Paths, buckets, check_batch, count_paths, cut, no_readings
+from cola_jax.execute.inputs import buckets, count_paths, cut, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, capacity, choose_sizes
 from cola_jax.execute.metrics import Metrics
@@ -17,10 +17,9 @@ from cola_jax.execute.plan import Chunk
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.trie import PrefixBlocks, Trie
-from cola_jax.execute.worker import Pending, Worker, WorkerOptions, Workers
-from cola_jax.params import Model
+from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts, PromptsLike, Readings
+from cola_jax.prompts import Prompts, Readings
 
 # Paths of a question whose states find a slot, if memory allows. With 16, a search of 50
 # evaluations a question runs 0.1 % more layers than with a slot for every state; with 4, another
@@ -39,56 +38,6 @@ class Workload(NamedTuple):
     # batch: shapes are then those of a full batch.
     fixed: bool = False
     prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
-
-
-def run_paths(
-    model: Model,
-    prompts: PromptsLike,
-    paths: Paths,
-    **options: Unpack[WorkerOptions],
-) -> Readings:
-    """Runs the candidate paths of each question and reads the model at its read positions.
-
-    Args:
-      model: the pretrained model; questions are divided over the `data` axis of its mesh.
-      prompts: a batch of B Prompts with `read` and `targets` [B, Q]. What `run_path` takes besides
-        is read at each token but the last, and asked about the next one.
-      paths: [B, C, P] padded with STOP, for each question a list of paths of any lengths and
-        number, or one list for all. An entry of STOP alone is not a path and is not evaluated.
-      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
-
-    Returns:
-      Readings [B, C, Q] as numpy; entries without a path or a read position are -inf, and not
-      finite.
-
-    Raises:
-      ValueError: as `run_path`, and where the prompts do not say what to read, the budget is too
-        small for one path, or there are fewer questions than places on the `data` axis.
-
-    Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` up to rounding.
-    """
-    batch, padded = check_batch(model, prompts, paths)
-    out = no_readings(padded, np.asarray(batch.read).shape[1])
-    count = padded.shape[1]
-    workload = Workload(count, padded.shape[2], same=bool((padded == padded[:1]).all()))
-    # one batch at a time on a worker: each has the whole budget
-    workers = Workers(model, **options)
-    workers.check_count(len(padded))
-    keys = buckets(batch)
-    for tokens, reads in sorted(set(keys), reverse=True):
-        choose_sizes(model.config, tokens, reads, workers.memory)
-
-    def run(worker: Worker, some: np.ndarray) -> Readings:
-        evaluate = PathEvaluator(worker, take(batch, some), workload)
-        readings = evaluate(padded[some])
-        evaluate.close()
-        return readings
-
-    batches = cut_batches(keys, len(workers.workers))
-    for some, readings in workers.map(run, batches, count_paths(padded)):
-        for name in ("logprob", "token", "rival", "finite"):
-            getattr(out, name)[some] = getattr(readings, name)
-    return out
 
 
 def cut_batches(

@@ -27,6 +27,8 @@ from cola_jax.params import Model
 from cola_jax.path import STOP
 from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
+PER_TOKEN = ("logprob", "rival", "entropy", "certainty")
+
 
 class Generated(NamedTuple):
     """What rows decoded, as numpy; entries without a path are empty.
@@ -38,6 +40,8 @@ class Generated(NamedTuple):
     tokens: np.ndarray  # [B, C, N] int32, the stop token included, -1 after the end
     logprob: np.ndarray  # [B, C, N] float32, natural, of each token; 0 after the end
     rival: np.ndarray  # [B, C, N] float32, of the next best token; 0 after the end
+    entropy: np.ndarray  # [B, C, N] float32, of the distribution over tokens; 0 after the end
+    certainty: np.ndarray  # [B, C, N] float32, its divergence from the uniform one; 0 likewise
     length: np.ndarray  # [B, C] int32, tokens decoded
     finish: np.ndarray  # [B, C] "stop", "length" (cut by the limit), "not finite", or ""
     text: np.ndarray  # [B, C] str, what the tokens say; "" where the model has no tokenizer
@@ -195,8 +199,8 @@ def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):
         count = len(row.tokens)
         out.tokens[b, c, :count] = row.tokens
-        out.logprob[b, c, :count] = row.logprob
-        out.rival[b, c, :count] = row.rival
+        for name in PER_TOKEN:
+            getattr(out, name)[b, c, :count] = getattr(row, name)
         out.length[b, c], out.finish[b, c] = count, row.finish
     return out
 
@@ -205,8 +209,7 @@ def empty(shape: tuple[int, ...], limit: int) -> Generated:
     """Makes the result of rows that have decoded nothing."""
     return Generated(
         tokens=np.full((*shape, limit), -1, np.int32),
-        logprob=np.zeros((*shape, limit), np.float32),
-        rival=np.zeros((*shape, limit), np.float32),
+        **{name: np.zeros((*shape, limit), np.float32) for name in PER_TOKEN},
         length=np.zeros(shape, np.int32),
         finish=np.full(shape, "", "<U10"),
         text=np.full(shape, "", object),

@@ -12,10 +12,8 @@ from rich.text import Text
 
 from cola_jax.errors import InputError
 from cola_jax.report.controls import Ways
-from cola_jax.report.details import model_name, short_digest
 from cola_jax.report.preference import Net, Preference, Targets
-from cola_jax.report.results import number_or_none
-from cola_jax.report.statistics import Difference, holm
+from cola_jax.report.statistics import Difference, holm, number_or_none
 from cola_jax.report.summary import check_search, ways_of
 from cola_jax.report.table import (
     LABELS,
@@ -72,18 +70,6 @@ def check_runs(runs: Sequence[RunDirectory]) -> None:
     manifests = [run.manifest() for run in runs]
     for run, manifest in zip(runs, manifests, strict=True):
         check_search(run, manifest["settings"])
-    first, *others = zip(directories, manifests, strict=True)
-    for directory, manifest in others:
-        there, here = (one["settings"].get("model") for one in (first[1], manifest))
-        if there != here:
-            names = [
-                f"{where} is of {model_name(one['starts'][-1])} {short_digest(digest)}".strip()
-                for where, one, digest in ((*first, there), (directory, manifest, here))
-            ]
-            raise InputError(
-                f"a report compares runs of one model, but {names[0]} and {names[1]}: give the "
-                "runs of each model to a report of their own."
-            )
     check_ways(directories, [manifest["settings"] for manifest in manifests])
     compared = asked_by_run(runs[0])
     for run in runs[1:]:

@@ -38,5 +38,6 @@ class Effect:
             "after": self.after.value,
             "difference": self.difference.value,
             "interval": [low, high],
+            "p": self.difference.p,
             "n": self.before.n,
         }

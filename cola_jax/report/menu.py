@@ -59,6 +59,8 @@ def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
         "sign": menu.chosen.sign,
         "single": menu.single,
         "state_layer": menu.state_layer,
+        "selector": menu.selector.digest,
+        "questions": menu.questions,
         "effects": [
             {
                 "rule": name,

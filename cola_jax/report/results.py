@@ -11,9 +11,10 @@ from rich.table import Table
 from cola_jax.errors import InputError, one_line
 from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.path import format_path, identity
+from cola_jax.report.paths import effects_by_path, path_results
 from cola_jax.report.preference import Preference
-from cola_jax.report.statistics import Share
-from cola_jax.report.summary import Summary, path_results, summarise
+from cola_jax.report.statistics import Share, number_or_none
+from cola_jax.report.summary import Summary, summarise
 from cola_jax.runs.comparable import differences
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.tasks.registry import TASKS
@@ -50,15 +51,16 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         results, samples = {task: metrics(task, found)}, summary.done
         if not math.isnan(summary.net.interval[0]):
             results[task]["net,none"] = summary.net.value
+        effects = effects_of(summary)
     else:
         original = identity(start["num_layers"])
-        results, samples = {}, 0
-        for one in path_results(run):
-            label = task if one.path == original else f"{task} {format_path(one.path)}"
-            entry = metrics(label, {name: one.correct})
-            results[label] = entry | {"layers,none": len(one.path)}
-            samples = max(samples, one.not_finite.n)
-    effects = {} if summary is None else {"effects": number_or_none(effects_of(summary))}
+        results, samples, measured = {}, 0, path_results(run)
+        for result in measured:
+            label = task if result.path == original else f"{task} {format_path(result.path)}"
+            entry = metrics(label, {name: result.correct})
+            results[label] = entry | {"layers,none": len(result.path)}
+            samples = max(samples, result.not_finite.n)
+        effects = {"paths": effects_by_path(measured)}
     shots = len((settings.get("prompt") or {}).get("shots") or ())
     return {
         "results": results,
@@ -79,7 +81,11 @@ def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str,
         },
         "config": {"model": "cola", "model_args": f"checkpoint={start.get('model')}"},
         "model_name": start.get("model"),
-        "cola_jax": {"settings": settings, "versions": start.get("versions"), **effects},
+        "cola_jax": {
+            "settings": settings,
+            "versions": start.get("versions"),
+            "effects": number_or_none(effects),
+        },
         "date": start.get("date"),
     }
 
@@ -102,15 +108,6 @@ def effects_of(summary: Summary) -> dict[str, Any]:
             for name, kept in summary.kept.items()
         },
     }
-
-
-def number_or_none(value: Any) -> Any:
-    """Replaces NaN in a tree of values by None, as JSON has none."""
-    if isinstance(value, dict):
-        return {name: number_or_none(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return list(map(number_or_none, value))
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:

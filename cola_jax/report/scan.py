@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cola_jax.deploy.scan import Block, Path, block_of
+from cola_jax.deploy.scan import Block, Kind, Path, block_of
 from cola_jax.errors import InputError, shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
@@ -31,6 +31,11 @@ class Cell:
     p_margin: float
 
 
+def by_accuracy(cell: Cell) -> tuple[float, float]:
+    """Orders cells by accuracy, and equal ones by the margin."""
+    return cell.difference.value, cell.margin.value
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanSummary:
     """A map of blocks, its best cells, and what they are on questions not chosen on."""
@@ -47,7 +52,12 @@ class ScanSummary:
     @property
     def best(self) -> Cell:
         """The cell of the highest accuracy; of equal ones that of the larger margin."""
-        return max(self.cells, key=lambda cell: (cell.difference.value, cell.margin.value))
+        return max(self.cells, key=by_accuracy)
+
+    def best_of(self, kind: Kind) -> Cell | None:
+        """The best cell of one kind of edit, if it was scanned."""
+        cells = [cell for cell in self.cells if cell.block.kind == kind]
+        return max(cells, key=by_accuracy, default=None)
 
     @property
     def best_margin(self) -> Cell:

@@ -6,7 +6,7 @@ import io
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cola_jax.deploy.scan import Block
+from cola_jax.deploy.scan import KINDS, Block
 from cola_jax.path import format_path
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.table import (
@@ -16,7 +16,7 @@ from cola_jax.report.table import (
     format_points,
 )
 
-HEAD = ("", "block", "layers", "correct", "change", "95 %", "p")
+HEAD = ("", "block", "layers", "correct", "change", "p")
 COLUMNS = (
     "kind", "start", "stop", "layers", "path", "correct", "correct_low", "correct_high",
     "difference", "difference_low", "difference_high", "p", "margin_difference", "margin_low",
@@ -25,29 +25,30 @@ COLUMNS = (
 
 
 def scan_rows(summary: ScanSummary) -> list[tuple[str, ...]]:
-    """Lists the cells that a reader looks for first, in the columns of HEAD."""
-    rows = [
-        ("most right", *by_accuracy(summary.best)),
-        ("largest margin", *by_margin(summary.best_margin)),
-    ]
-    if summary.shortest_without_loss is not None:
-        kept = summary.shortest_without_loss
-        rows.append(("longest skip kept", *by_accuracy(kept)))
+    """Lists the cells that a reader looks for first, each interval below its change."""
+    rows = []
+    for kind in KINDS:
+        if (best := summary.best_of(kind)) is not None:
+            rows.append((f"best {kind}", *change_of(best)))
+    rows.append(("largest margin", *margin_of(summary.best_margin)))
+    if (kept := summary.shortest_without_loss) is not None:
+        rows.append(("longest skip kept", *change_of(kept)))
     plain = format_percent(summary.before.value)
-    return [("model", "", str(summary.num_layers), plain, "", "", ""), *rows]
+    return [("model", "", str(summary.num_layers), plain, "", ""), *rows]
 
 
-def by_accuracy(cell: Cell) -> tuple[str, ...]:
+def change_of(cell: Cell) -> tuple[str, ...]:
     """Formats what a block changes of right answers."""
     change = cell.difference
     interval = format_interval(change.interval, signed=True)
-    return (*named(cell), format_points(change.value), interval, f"{cell.p:.3f}")
+    return (*named(cell), f"{format_points(change.value)}\n{interval}", f"{cell.p:.3f}")
 
 
-def by_margin(cell: Cell) -> tuple[str, ...]:
+def margin_of(cell: Cell) -> tuple[str, ...]:
     """Formats what a block changes of the mean margin."""
     low, high = (signed(bound) for bound in cell.margin.interval)
-    return (*named(cell), signed(cell.margin.value), f"{low} to {high}", f"{cell.p_margin:.3f}")
+    change = f"{signed(cell.margin.value)}\n{low} to {high}"
+    return (*named(cell), change, f"{cell.p_margin:.3f}")
 
 
 def named(cell: Cell) -> tuple[str, str, str]:

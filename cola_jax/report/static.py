@@ -18,7 +18,7 @@ def static_table(found: TaskPath) -> Table:
     """Formats the pretrained model, the chosen path and the Pareto front, shortest first."""
     table = Table(box=SIMPLE_HEAD, caption=static_caption(found), caption_justify="left")
     table.add_column("path", overflow="fold", min_width=14)
-    for name in ("layers", "training", "validation", "held out", "points more", "95 %"):
+    for name in ("layers", "training", "validation", "held out", "points more"):
         table.add_column(name, justify="right", no_wrap=True)
     for measured in shown(found):
         chosen = measured is found.chosen
@@ -37,8 +37,10 @@ def row(found: TaskPath, measured: Measured) -> list[str]:
     """Formats the columns of one path."""
     shares = [Share.of(right) for right in (measured.training, measured.validation)]
     effect = effect_of(found, measured)
-    cells = effect.cells() if measured is not found.plain else [effect.cells()[0], "", ""]
-    return [str(len(measured.path)), *(format_percent(share.value) for share in shares), *cells]
+    after, more, interval = effect.cells()
+    change = "" if measured is found.plain else f"{more}\n{interval}"
+    layers, parts = str(len(measured.path)), [format_percent(share.value) for share in shares]
+    return [layers, *parts, after, change]
 
 
 def effect_of(found: TaskPath, measured: Measured) -> Effect:

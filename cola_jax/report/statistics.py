@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +72,14 @@ class Difference:
         middle = first - second
         reach = Z * math.sqrt((first + second - middle**2) / (self.n + 2))
         return max(-1.0, middle - reach), min(1.0, middle + reach)
+
+    @property
+    def p(self) -> float:
+        """The two-sided p-value of McNemar's exact test, NaN where n is 0."""
+        if not self.n:
+            return math.nan
+        discordant = self.first_only + self.second_only
+        return float(binomtest(self.first_only, discordant).pvalue) if discordant else 1.0
 
 
 class Mean(NamedTuple):
@@ -179,3 +187,12 @@ def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
 def mean(values: np.ndarray) -> float:
     """Returns the mean, NaN for no values."""
     return float(np.mean(values)) if values.size else math.nan
+
+
+def number_or_none(value: Any) -> Any:
+    """Replaces NaN in a tree of values by None, as JSON has none."""
+    if isinstance(value, dict):
+        return {name: number_or_none(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(number_or_none, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,7 +30,7 @@ from cola_jax.report.statistics import (
     tree_shape,
 )
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.parts import check_counts, check_nodes, join
+from cola_jax.runs.parts import check_counts, join
 
 # The columns of questions that a summary is made of
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
@@ -273,58 +273,3 @@ def distinct_answers(questions: pa.Table, rows: pa.Table, decodes: bool) -> floa
     answers = rows.select(["question", "answer_text"]).filter(pc.field("answer_text").is_valid())
     distinct = answers.group_by(["question", "answer_text"]).aggregate([])
     return distinct.num_rows / questions.num_rows
-
-
-class PathResult(NamedTuple):
-    """The results of one path over all questions."""
-
-    path: tuple[int, ...]
-    correct: Share  # of the graded evaluations
-    margin: float  # mean over the finite graded evaluations, NaN where there are none
-    not_finite: Share  # of all evaluations
-    truncated: Share  # ended by the token limit; 0 of 0 where nothing is decoded
-    tokens: float  # decoded, mean; NaN where nothing is decoded
-
-
-def path_results(run: RunDirectory) -> list[PathResult]:
-    """Counts the results of each path of an evaluation run, best first and ties by length.
-
-    Raises ValueError for a run that is not of `evaluate` or has no question done yet.
-    """
-    settings = run.manifest()["settings"]
-    if (command := settings.get("command")) != "evaluate":
-        raise InputError(
-            f"{run.directory} was made by {shown(command)}, not by an evaluation of given paths: "
-            "use summarise for a search."
-        )
-    rows = read_evaluations(run, ["question", "node", "verdict", "margin", "finite", "truncated"])
-    if not rows.num_rows:
-        raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
-    check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
-    paths = [tuple(path) for path in settings["paths"]]
-    node, margin = rows["node"].to_numpy(), rows["margin"].to_numpy()
-    check_nodes(run.directory, node, len(paths))
-    graded, finite = ~is_null(rows["verdict"]), is_true(rows["finite"])
-
-    def count(mask: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        weights = None if values is None else values[mask]
-        return np.bincount(node[mask], weights, minlength=len(paths))
-
-    def shares(hits: np.ndarray, among: np.ndarray) -> list[Share]:
-        counts = zip(count(hits & among).tolist(), count(among).tolist(), strict=True)
-        return [Share(*pair) for pair in counts]
-
-    def means(values: np.ndarray, among: np.ndarray) -> list[float]:
-        with np.errstate(invalid="ignore"):
-            return (count(among, values) / count(among)).tolist()
-
-    columns = (
-        shares(is_true(rows["verdict"]), graded),
-        means(margin, graded & finite & np.isfinite(margin)),
-        shares(~finite, np.ones(len(node), bool)),
-        shares(is_true(rows["truncated"]), ~is_null(rows["truncated"])),
-        means(rows["num_tokens"].fill_null(0).to_numpy(), ~is_null(rows["num_tokens"])),
-    )
-    results = [PathResult(path, *result) for path, *result in zip(paths, *columns, strict=True)]
-    # a path without a graded evaluation has no share and comes last
-    return sorted(results, key=lambda x: (-x.correct.value if x.correct.n else 1, len(x.path)))

@@ -7,15 +7,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cola_jax.path import format_path, identity
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, AskedAgain
 from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.preference import Excess, Net
 from cola_jax.report.statistics import Share
-from cola_jax.report.summary import PathResult, Summary, path_results, scorer_flag
+from cola_jax.report.summary import Summary
 from cola_jax.report.text import shorten
-from cola_jax.runs.directory import RunDirectory
 
 NO_VALUE = "–"
 UNDECIDED = "undecided"
@@ -333,62 +331,6 @@ def summary_table(summary: Summary) -> Table:
             table.add_row(label, row.value, row.interval, row.n, style=style)
         table.add_section()
     return table
-
-
-def paths_table(run: RunDirectory) -> Table:
-    """Formats an evaluation run as a table, one row per path, the identity path in bold."""
-    results, manifest = path_results(run), run.manifest()
-    original = identity(manifest["starts"][-1]["num_layers"])
-    done, planned = run.questions(["question"]).num_rows, manifest["settings"]["questions"]
-    caption = paths_caption(results, done, planned)
-    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
-    # tokens replace the margin, which for a decoded answer is that of a single token
-    decodes = scorer_flag(manifest, "decodes")
-    table.add_column("path", overflow="fold", min_width=14 if decodes else 20)
-    names = ["layers", "correct", "95 % interval"]
-    names += ["not\nfinite", "trun-\ncated", "tokens"] if decodes else ["margin", "not finite"]
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        marked = result.path == original
-        not_finite = format_percent(result.not_finite.value)
-        truncated, tokens = format_percent(result.truncated.value), format_mean(result.tokens)
-        margin = format_mean(result.margin, decimals=2)
-        table.add_row(
-            Text(format_path(result.path) + (" (identity)" if marked else "")),
-            str(len(result.path)),
-            format_percent(result.correct.value),
-            format_interval(result.correct.interval),
-            *([not_finite, truncated, tokens] if decodes else [margin, not_finite]),
-            style="bold" if marked else None,
-        )
-    return table
-
-
-def paths_caption(results: list[PathResult], done: int, planned: int) -> str:
-    """Explains what the table of paths is based on."""
-    evaluations = sum(result.not_finite.n for result in results)
-    ungraded = evaluations - sum(result.correct.n for result in results)
-    decoded = [result for result in results if result.truncated.n]
-    parts = [f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."]
-    if ungraded:
-        parts.append(
-            f"{ungraded:,} of them ungraded, as the grader failed: they count neither as correct "
-            "nor as wrong."
-        )
-    if decoded:
-        n = sum(result.truncated.n for result in decoded)
-        truncated = sum(result.truncated.hits for result in decoded) / n
-        tokens = sum(result.tokens * result.truncated.n for result in decoded) / n
-        parts.append(
-            f"Truncated by the token limit: {format_percent(truncated)}; tokens decoded per "
-            f"evaluation, mean: {format_mean(tokens)}."
-        )
-    parts.append(
-        "Intervals: 95 %, Wilson. The best of many paths was selected on these same questions, "
-        "so its share is biased upwards."
-    )
-    return " ".join(parts)
 
 
 def format_percent(value: float) -> str:

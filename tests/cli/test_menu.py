@@ -10,6 +10,17 @@ from cola_jax.cli.main import main
 from tests import tiny
 
 
+def write_again(task: Path, file: Path) -> Path:
+    """Writes the questions of a task under other ids, their options in another order."""
+    rows = [json.loads(line) for line in task.read_text().splitlines()]
+    for row in rows:
+        row["id"] += "-again"
+        row["choices"]["text"].reverse()
+        row["choices"]["label"].reverse()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def test_menu_of_a_search(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,7 +48,12 @@ def test_menu_of_a_search(
     assert effects["pretrained model"]["held_out"]["difference"] == 0
     with np.load(out / "selector.npz", allow_pickle=False) as selector:
         assert selector["weights"].shape[1] == len(menu["paths"])
+    again = write_again(task, tmp_path / "again.jsonl")
+    flags = ["--simulations", "6", "--leaves", "6", "--control", "none"]
+    given = ["--model", str(tiny_checkpoint), "--task", str(again)]
+    main(["search", *given, *flags, "--out", str(tmp_path / "all")])
     bad = [
+        ([*command, str(tmp_path / "all")], "has 8 of the held-out questions"),
         ([*command, str(out / "held-out")], "8 of the held-out questions"),
         ([*command, str(tmp_path / "run"), "--size", "1"], "leaves nothing to choose"),
         ([*command, str(tmp_path / "run"), "--max-layers", "4"], "begins with the identity path"),

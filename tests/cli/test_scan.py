@@ -34,3 +34,9 @@ def test_scan_maps_every_block(
     with pytest.raises(SystemExit):
         main(["scan", *common, "--limit", "1"])
     assert "a map needs 2 or more questions, there is 1" in capsys.readouterr().err
+    repeats = [*common[:-1], str(tmp_path / "repeats"), "--longest-block", "1", "--edits", "repeat"]
+    main(["scan", *repeats])
+    shown = capsys.readouterr().out
+    assert "5 blocks on 4 questions" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "best skip" not in shown

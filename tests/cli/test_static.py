@@ -1,6 +1,7 @@
 """`cola static`: from a task to static.json, resumed without evaluating anything twice."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ def test_static_writes_a_path_and_its_effect(
     common = ["static", "--model", str(tiny_checkpoint), "--task", str(task), "--limit", "9"]
     command = [*common, "--held-out", "5", "--out", str(out), *SMALL]
     main(command)
-    shown = " ".join(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(" ".join(lines).split())
     assert "5 held-out questions" in shown
+    assert re.search(r"[+−]\d+\.\d to [+−]\d+\.\d", shown)
     result = json.loads((out / "static.json").read_text())
     assert result["front"][0]["path"] == "0-4"
     assert result["effect"]["n"] == 5

@@ -14,14 +14,17 @@ pytest.importorskip("lm_eval")
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from cola_jax.deploy.chooser import path_chooser
-from cola_jax.deploy.lm_eval import ColaLM
-from cola_jax.deploy.model_args import ModelArguments
-from cola_jax.prompts import Prompts
+from cola_jax.deploy.lm_eval import ColaLM, choose_readings, choose_text, path_chooser
+from cola_jax.deploy.menu_file import MenuFile
+from cola_jax.deploy.packing import pack_requests
+from cola_jax.errors import InputError
+from cola_jax.execute.generate import Generated
+from cola_jax.prompts import Readings
 from cola_jax.scoring.gen_kwargs import GenerationSettings
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
@@ -215,18 +218,18 @@ def test_router_chooses_paths(monkeypatch, ours):
             assert beams == 1
             return [[(0, row)] for row in range(len(prompts.ids))]
 
-    monkeypatch.setitem(sys.modules, "cola_jax.deploy.router", SimpleNamespace(load_router=Router))
-    given = ModelArguments("m", router="r")
-    monkeypatch.setattr(ours, "choose_paths", path_chooser(given, IDENTITY, ours.model))
-    prompts = Prompts.stack([ours.prompt("the sun", EIGHT)] * 3)
-    assert ours.paths_of(prompts) == [(0, 0), (0, 1), (0, 2)]
+    monkeypatch.setattr("cola_jax.deploy.lm_eval.load_router", Router)
+    chooser = path_chooser(ours.model, IDENTITY, router="r")
+    monkeypatch.setattr(ours, "choose_paths", chooser)
+    prompts = [ours.prompt("the sun", EIGHT)] * 3
+    assert ours.paths_of(prompts) == [[(0, 0)], [(0, 1)], [(0, 2)]]
 
 
 def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     """On several devices, with the batch size of the harness's command line."""
     given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
     several = ColaLM.create_from_arg_obj(given, {"batch_size": 2, "max_batch_size": None})
-    assert len(several.workers.workers) == 2
+    assert several.copies == 2
     assert several.arguments.batch_size == 2
     scores = [score for score, _ in several.loglikelihood(SCORED)]
     assert scores == pytest.approx([s for s, _ in ours.loglikelihood(SCORED)], rel=1e-5)
@@ -241,8 +244,7 @@ def test_models_of_the_harness_stay_registered():
 def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     text = f"checkpoint={tiny_checkpoint},path=0-1,3,3,4,max_length={LENGTH},data=1"
     model = ColaLM.create_from_arg_string(text, {"batch_size": 1, "device": "cuda:0"})
-    prompts = model.prompt("the sun", EIGHT)
-    assert model.paths_of(Prompts.stack([prompts] * 2)) == [(0, 1, 3, 3, 4)] * 2
+    assert model.paths_of([model.prompt("the sun", EIGHT)] * 2) == [[(0, 1, 3, 3, 4)]] * 2
     assert model.max_length == LENGTH
     assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
 
@@ -275,9 +277,8 @@ def test_generate_until_refuses(ours, text, keywords, message):
 
 
 def test_paths_that_are_not_finite_score_nothing(ours, monkeypatch):
-    (worker,) = ours.workers.workers
-    broken = worker.model.replace(norm=worker.model.norm * np.float32(np.nan))
-    monkeypatch.setattr(worker, "model", broken)
+    broken = ours.model.replace(norm=ours.model.norm * np.float32(np.nan))
+    monkeypatch.setattr(ours, "model", broken)
     assert ours.loglikelihood(SCORED[:1]) == [(-np.inf, False)]
 
 
@@ -344,6 +345,70 @@ def test_tasks_score_as_with_hf(ours, theirs, tmp_path, monkeypatch):
         assert mine[task][f"{metric},none"] == wanted[task][f"{metric},none"]
     perplexity = "word_perplexity,none"
     assert mine["whole"][perplexity] == pytest.approx(wanted["whole"][perplexity], rel=1e-4)
-    monkeypatch.setattr(ours, "workers", None)
+    monkeypatch.setattr(ours, "model", None)
     again = simple_evaluate(model=ours, use_cache=str(tmp_path / "cache"), **given)["results"]
     assert json.dumps(again, default=str) == json.dumps(mine, default=str)
+
+
+def test_cache_of_another_path_is_refused(tiny_checkpoint, ours, tmp_path):
+    """A cache's answers are those of one model, on one path."""
+    pytest.importorskip("sqlitedict")
+    given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 1}
+    skipping = ColaLM(**given, path="0,2-4")
+    file = str(tmp_path / "cache.db")
+    CachingLM(ours, file)
+    with pytest.raises(InputError, match=r"its path is 0-4, here it is 0,2-4\. Give another --use"):
+        CachingLM(skipping, file)
+    CachingLM(ours, file)
+    with pytest.raises(InputError, match="its max_length is 30, here it is 256"):
+        CachingLM(ColaLM(**given | {"max_length": None}), file)
+    other = CachingLM(skipping, str(tmp_path / "other.db"))
+    del other.dbdict["cola_jax"]
+    other.dbdict["an answer"] = 1.0  # as an older version left it
+    with pytest.raises(InputError, match="does not say which model and path"):
+        CachingLM(skipping, str(tmp_path / "other.db"))
+
+
+MENU = ((0, 1), (0,), (1,))
+
+
+def menu(rule: str, sign: int = 1) -> MenuFile:
+    return MenuFile(MENU, rule, sign, None, 1)
+
+
+def readings(scores: list[list[float]]) -> Readings:
+    """Makes readings [3, 2] of continuations of one token each."""
+    logprob = np.array(scores, np.float32)
+    zeros = np.zeros(logprob.shape, np.int32)
+    return Readings(logprob, zeros, logprob, np.isfinite(logprob).all(axis=1))
+
+
+def test_continuations_of_a_context_are_options() -> None:
+    (row,) = pack_requests([([5, 6], [7]), ([5, 6], [8])], 32)
+    told = readings([[-1.0, -2.0], [-3.0, -0.1], [-2.0, -1.9]])
+    assert choose_readings(menu("vote"), row, told).logprob.tolist() == pytest.approx([-3.0, -0.1])
+    sure = choose_readings(menu("entropy", -1), row, told)
+    assert sure.logprob.tolist() == pytest.approx([-3.0, -0.1])
+    unsure = choose_readings(menu("entropy", 1), row, told)
+    assert unsure.logprob.tolist() == pytest.approx([-2.0, -1.9])
+
+
+def test_a_continuation_alone_runs_the_first_path() -> None:
+    (row,) = pack_requests([([5, 6], [7])], 32)
+    told = readings([[-4.0], [-1.0], [-np.inf]])
+    for rule in ("vote", "logprob", "certainty"):
+        assert choose_readings(menu(rule), row, told).logprob.tolist() == [-4.0]
+
+
+def test_choose_text_takes_that_of_the_vote_or_of_the_surest_path() -> None:
+    def decoded(finish: str) -> Generated:
+        """Makes completions of one token each, of three paths."""
+        means = ([-2.0, -1.0, -3.0], [0.0] * 3, [0.5, 0.9, 0.1], [1.0, 3.0, 2.0])
+        columns = (np.array(column)[:, None] for column in means)
+        finishes = np.array(["stop", finish, "stop"])
+        return Generated(np.ones((3, 1), int), *columns, np.ones(3, int), finishes, np.array([]))
+
+    assert choose_text(menu("vote"), decoded("stop"), ["7", " 8", "8 "]) == " 8"
+    assert choose_text(menu("logprob"), decoded("stop"), ["7", "8", "9"]) == "8"
+    assert choose_text(menu("entropy", -1), decoded("stop"), ["7", "8", "9"]) == "9"
+    assert choose_text(menu("certainty"), decoded("not finite"), ["7", "8", "9"]) == "9"

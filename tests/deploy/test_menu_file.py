@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cola_jax.deploy.menu_file import load_menu
-from cola_jax.deploy.rules import Signals
+from cola_jax.deploy.rules import Selector, Signals
+from cola_jax.errors import InputError
 
 CONTENT: dict[str, Any] = {
     "paths": ["0-4", "0,2-4"],
@@ -40,10 +41,13 @@ def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": "other"}, "a menu of the checkpoint other, but this one is digest"),
-        ({"rule": "guess"}, "rule: 'guess' is not one of single, vote"),
+        (
+            {"model": "other"},
+            "this model: its model is other, here it is digest",
+        ),
+        ({"rule": "guess"}, "rule: Input should be 'single', 'vote'.*got 'guess'"),
         ({"sign": 2}, "sign: Input should be 1 or -1, got 2"),
-        ({"single": 2}, "single is 2, of 2 paths"),
+        ({"single": 2}, "single is 2 of 2 paths"),
         ({"state_layer": True}, "state_layer: Input should be a valid integer, got True"),
         ({"paths": ["0-9", "0"]}, "names layer 9"),
         ({"paths": ["0-4"]}, "paths: List should have at least 2 items"),
@@ -62,7 +66,7 @@ def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
     for text, message in (
         ("{", "cannot be read"),
         ("[]", "a JSON object belongs here"),
-        ('{"paths": []}', r"menu\.json cannot be read \(model: Field required"),
+        ('{"paths": []}', "menu.json cannot be read \\(model: Field required\\)"),
     ):
         (tmp_path / "menu.json").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -74,3 +78,16 @@ def test_selectors_of_another_menu_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "selector.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
     with pytest.raises(ValueError, match="other arrays than those of its menu"):
         load_menu(write(tmp_path, rule="selector"), "digest", 5)
+
+
+def test_load_menu_refuses_a_selector_that_changed(tmp_path: Path) -> None:
+    arrays = {"mean": np.zeros(3), "scale": np.ones(3), "weights": np.ones((3, 2))}
+    selector = Selector(**arrays, bias=np.zeros(2))
+    np.savez(tmp_path / "selector.npz", **selector._asdict())
+    folder = write(tmp_path, rule="selector", selector=selector.digest)
+    menu = load_menu(folder, "digest", 5)
+    np.savez(tmp_path / "selector.npz", **selector._replace(bias=np.ones(2))._asdict())
+    with pytest.raises(InputError, match=r"menu\.json does not belong to .*selector\.npz"):
+        load_menu(folder, "digest", 5)
+    single = write(tmp_path, rule="single", single=1)
+    assert load_menu(single, "digest", 5).digest != menu.digest

@@ -8,6 +8,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from cola_jax.deploy.model_card import Card, ReportedEffect, read_effect
+from cola_jax.errors import InputError
 from tests.report.hostile import TEXTS
 
 EFFECT = {
@@ -79,7 +80,7 @@ def test_read_effect_reads_the_field_of_a_results_file(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "0-5"}, "measures path 0-5, but the path to export is 0,1,1,2,4,3"),
+        ({"path": "0-5"}, "this export: its path is 0-5, here it is 0,1,1,2,4,3"),
         (
             {"interval": None},
             "interval: Input should be a valid .* A measured effect has the fields task, n, bef",
@@ -94,3 +95,22 @@ def test_read_effect_reads_the_field_of_a_results_file(write):
 def test_read_effect_refuses_other_files(write, changes, message):
     with pytest.raises(ValueError, match=message):
         read_effect(write(**changes), CARD.path, 6)
+
+
+def test_read_effect_refuses_that_of_another_model(write):
+    with pytest.raises(InputError, match="this export: its model is theirs, here it is ours"):
+        read_effect(write(model="theirs"), CARD.path, 6, "ours")
+
+
+def test_read_effect_reads_the_results_of_an_evaluation(write):
+    known = {"0,1,1,2,4,3": {k: v for k, v in EFFECT.items() if k != "task"} | {"p": 0.5}}
+    there = {"settings": {"model": "theirs"}, "effects": {"paths": known}}
+    file = write(cola_jax=there, configs={"sums": {"task": "sums"}})
+    assert read_effect(file, CARD.path, 6, "theirs").task == "sums"
+    with pytest.raises(InputError, match="its model is theirs, here it is ours"):
+        read_effect(file, CARD.path, 6, "ours")
+    with pytest.raises(InputError, match="measures 0,1,1,2,4,3 against the identity path"):
+        read_effect(file, (0, 1), 6, "theirs")
+    there["effects"]["paths"]["0-1"] = known["0,1,1,2,4,3"]
+    with pytest.raises(InputError, match="of one path, chosen before"):
+        read_effect(write(cola_jax=there), CARD.path, 6, "theirs")

@@ -47,8 +47,8 @@ def test_pack_requests_bounds_rows(context, length, count, rows):
     ("pair", "message"),
     [
         (([], [1]), "no context token"),
-        (([1], []), "adds no token"),
-        (([1], [2] * 5), "has 5 tokens, but at most 4"),
+        (([1], []), "adds 0 tokens"),
+        (([1], [2] * 5), "adds 5 tokens, but must have 1 to 4"),
     ],
 )
 def test_pack_requests_refuses(pair, message):

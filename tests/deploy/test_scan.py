@@ -25,3 +25,8 @@ def test_longest_block_bounds_a_scan() -> None:
     for longest in (0, 31):
         with pytest.raises(ValueError, match=f"up to {longest} layers cannot be scanned"):
             blocks(30, longest)
+
+
+def test_scan_of_one_kind_of_edit() -> None:
+    assert {block.kind for block in blocks(5, kinds=("repeat",))} == {"repeat"}
+    assert len(scan_paths(5, 1, ("skip",))) == 6

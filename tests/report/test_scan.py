@@ -15,7 +15,7 @@ from cola_jax.deploy.scan import Block, scan_paths
 from cola_jax.report.scan import ScanSummary, read_map, summarise_map
 from cola_jax.report.scan_page import map_data, write_scan_page
 from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
-from tests.report.conftest import make_run
+from tests.report.conftest import make_run, printed
 from tests.report.hostile import TEXTS, settings_of, start_of
 
 LAYERS = 4
@@ -104,8 +104,16 @@ def test_csv_has_every_cell(summary: ScanSummary) -> None:
 
 def test_table_names_the_best_blocks(summary: ScanSummary) -> None:
     table = scan_table(summary)
-    assert table.row_count == 4
-    assert "repeat 1" in list(table.columns[1].cells)
+    assert table.row_count == 5
+    text = printed(table)
+    assert max(map(len, text.splitlines())) <= 80
+    low, high = summary.best.difference.interval
+    assert f"{100 * low:+.1f} to {100 * high:+.1f}" in text  # whole
+    assert re.search(r"best repeat +repeat 1 +5 ", text)
+    assert re.search(r"best skip +skip \d", text)
+    repeats = [cell for cell in summary.cells if cell.block.kind == "repeat"]
+    alone = dataclasses.replace(summary, cells=tuple(repeats))
+    assert "skip" not in printed(scan_table(alone)).partition("blocks on")[0]
 
 
 def test_no_text_adds_markup_to_a_page(tmp_path: Path, summary: ScanSummary) -> None:

@@ -8,7 +8,7 @@ import pytest
 from cola_jax.report import summarise
 from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
 from cola_jax.report.statistics import Share
-from cola_jax.report.summary import Summary, path_results
+from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_table
 from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
@@ -31,7 +31,6 @@ from tests.report.conftest import (
     open_question,
     printed,
     question,
-    write_old_part,
 )
 
 
@@ -212,42 +211,6 @@ def test_summarise_reads_older_runs(old_run: RunDirectory):
     assert (summary.before, summary.after, summary.excluded) == (Share(1, 3), Share(2, 3), 0)
     assert (summary.ungraded, summary.truncated) == (Share(0, 9), Share(0, 0))
     assert summary.levels == ()
-
-
-# Evaluations of given paths
-
-
-def test_path_results_are_sorted_and_counted(evaluated: RunDirectory):
-    results = path_results(evaluated)
-    assert [result.path for result in results] == [(0, 3), (0, 1, 2, 2, 3), WHOLE]
-    assert [result.correct for result in results] == [Share(2, 2), Share(2, 2), Share(1, 2)]
-    assert [result.margin for result in results] == [4.0, 2.0, 0.5]  # of finite evaluations
-    assert [result.not_finite for result in results] == [Share(1, 2), Share(0, 2), Share(0, 2)]
-
-
-def test_path_results_exclude_ungraded(open_evaluated: RunDirectory):
-    results = path_results(open_evaluated)
-    assert [result.path for result in results] == [(0, 1, 2, 2, 3), WHOLE, (0, 3)]
-    assert [result.correct for result in results] == [Share(1, 1), Share(1, 2), Share(0, 0)]
-    assert [result.margin for result in results[:2]] == [2.0, 2.0]  # ungraded ones have none
-    assert math.isnan(results[2].margin)
-    assert [result.truncated for result in results] == [Share(0, 2), Share(1, 2), Share(0, 2)]
-    assert [result.tokens for result in results] == [4.0, 8.0, 4.0]
-
-
-def test_path_results_reject_other_runs(run: RunDirectory, tmp_path: Path):
-    with pytest.raises(ValueError, match="use summarise for a search"):
-        path_results(run)
-    with pytest.raises(ValueError, match="no question done yet"):
-        path_results(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
-
-
-def test_path_results_read_older_runs(tmp_path: Path):
-    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [question("q1"), question("q2")])
-    [result] = path_results(run)
-    assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
-    assert math.isnan(result.tokens)
 
 
 # Asked again

@@ -5,30 +5,24 @@ from typing import Any
 
 import pytest
 
-from cola_jax.report import paths_table, summarise, summary_table
-from cola_jax.report.summary import Summary, path_results
+from cola_jax.report import summarise, summary_table
+from cola_jax.report.summary import Summary
 from cola_jax.report.table import format_interval, format_percent, format_points
-from cola_jax.runs.directory import RunDirectory
 from tests.report.conftest import (
     E1,
-    E2,
     F2,
     G2,
     ONE_EVALUATION,
     ONLY_RETAINED,
     ONLY_WRONG,
     Q1,
-    Q2,
     UNGRADED,
     WHOLE,
     decoded,
-    evaluation,
     make_run,
     named,
     open_question,
     printed,
-    question,
-    write_old_part,
 )
 
 
@@ -107,56 +101,6 @@ def test_summary_table_omits_rows_that_do_not_apply(tmp_path: Path):
     assert ["float32 too" in text for text in texts] == [True, False, True]
     assert ["a wrong answer" in text for text in texts] == [True, True, False]
     assert ["distinct" in text for text in texts] == [False, True, True]
-
-
-def test_paths_table_lists_paths(evaluated: RunDirectory):
-    text = printed(paths_table(evaluated))
-    assert max(map(len, text.splitlines())) <= 80
-    assert re.search(r"0,3 +2 +100\.0 % +34\.2 to 100\.0 +4\.00 +50\.0 %", text)
-    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +34\.2 to 100\.0 +2\.00 +0\.0 %", text)
-    assert re.search(r"0-3 \(identity\) +4 +50\.0 % +9\.5 to 90\.5 +0\.50 +0\.0 %", text)
-    assert text.count("(identity)") == 1
-    assert "6 evaluations on 2 of 2 questions" in " ".join(text.split())
-
-
-def test_paths_table_without_finite_margin(tmp_path: Path):
-    rows = [evaluation("q1", 0, WHOLE, -1, False, margin=-math.inf, finite=False)]
-    run = make_run(tmp_path, (rows, [question("q1")]), command="evaluate", paths=[list(WHOLE)])
-    assert math.isnan(path_results(run)[0].margin)
-    assert "nan" not in printed(paths_table(run))
-
-
-def test_paths_table_rejects_other_runs(run: RunDirectory, tmp_path: Path):
-    with pytest.raises(ValueError, match="use summarise for a search"):
-        paths_table(run)
-    with pytest.raises(ValueError, match="no question done yet"):
-        paths_table(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
-
-
-def test_paths_table_of_completions(open_evaluated: RunDirectory):
-    text = printed(paths_table(open_evaluated))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "tokens" in text
-    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +20\.7 to 100\.0 +0\.0 % +0\.0 % +4\.0", text)
-    assert re.search(r"4 +50\.0 % +9\.5 to 90\.5 +0\.0 % +50\.0 % +8\.0", text)
-    assert re.search(r"0,3 +2 +– +0\.0 % +0\.0 % +4\.0", text)
-    text = " ".join(text.split())
-    assert "6 evaluations on 2 of 2 questions. 3 of them ungraded" in text
-    assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
-
-
-def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
-    rows = [evaluation("q1", 0, WHOLE, 0, True)]
-    settings = {"command": "evaluate", "scorer": "exact", "paths": [list(WHOLE)]}
-    text = printed(paths_table(make_run(tmp_path, (rows, [question("q1")]), **settings)))
-    assert "margin" in text
-    assert not re.search("token|trun|ngraded", text)
-
-
-def test_paths_table_of_older_run(tmp_path: Path):
-    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
-    assert "nan" not in printed(paths_table(run))
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,25 @@
 """Router checkpoints: a record of what a router is for, and its weights."""
 
 import dataclasses
-import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.typing import DTypeLike
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from cola_jax.checkpoint import absolute, orbax_writing, quieten_orbax, this_host_only
+from cola_jax.checkpoint import (
+    absolute,
+    identity,
+    orbax_writing,
+    quieten_orbax,
+    read_metadata,
+    this_host_only,
+)
+from cola_jax.checkpoint import digest as array_digest
 from cola_jax.config import LIMIT, MOST_LAYERS
 from cola_jax.deploy.router.designs import (
     Design,
@@ -25,26 +29,19 @@ from cola_jax.deploy.router.designs import (
     make_design,
 )
 from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.execute.reference import replicated
 from cola_jax.files import read_json, write_whole
-from cola_jax.params import Model, shapes
+from cola_jax.identity import check_belongs, digest
+from cola_jax.params import Model
 from cola_jax.runs.growth import check_same
 
-LAYOUT = 1  # increased whenever a change makes routers unreadable for older versions
+LAYOUT = 2  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"
 WEIGHTS = "weights"
 TRAINING = "training"  # the folder of training states
 FIELDS = ConfigDict(strict=True)
 DESIGNS = {design.name: TypeAdapter(design) for design in (LayerDesign, SegmentDesign)}
 Size = Annotated[int, Field(ge=1, lt=LIMIT)]
-
-
-class Prints(BaseModel):
-    """What identifies the weights of a model in either dtype."""
-
-    model_config = FIELDS
-
-    bfloat16: str
-    float16: str
 
 
 class ModelRecord(BaseModel):
@@ -56,7 +53,6 @@ class ModelRecord(BaseModel):
     identity: str | None
     num_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     width: Size
-    fingerprint: Prints
 
 
 class Record(BaseModel):
@@ -69,69 +65,28 @@ class Record(BaseModel):
     design: DesignName
     network: dict[str, int]
     settings: dict[str, Any]
+    weights: str | None = None  # their digest, once training has finished
 
 
 RECORDED = TypeAdapter(Record)
 
 
-def fingerprint(model: Model) -> dict[str, str]:
-    """Identifies a model by its config and sums of its weights' bits, rounded to either dtype.
-
-    A checkpoint loaded with another dtype is the same model, and rounding again changes nothing:
-    models are compared in float16 where one is in float16, else in bfloat16.
-    """
-    config = json.dumps(model.config.to_json(), sort_keys=True)
-    weights = {
-        name: getattr(model if hasattr(model, name) else model.layers, name)
-        for name in shapes(model.config)
-    }
-    prints = {}
-    for dtype in ("bfloat16", "float16"):
-        sha = hashlib.sha256(config.encode())
-        for name, weight in sorted(weights.items()):
-            rows = np.asarray(row_sums(weight, dtype=jnp.dtype(dtype)))
-            sha.update(name.encode() + rows.tobytes())
-        prints[dtype] = sha.hexdigest()[:16]
-    return prints
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def row_sums(weight: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Sums the bit patterns of a weight's rows, modulo 2**32; rows in another order differ."""
-    bits = jax.lax.bitcast_convert_type(weight.astype(dtype), jnp.uint16)
-    return bits.astype(jnp.uint32).sum(axis=tuple(range(1, bits.ndim)), dtype=jnp.uint32)
-
-
-def describe(record: Mapping[str, Any]) -> str:
-    """Names a model in an error, by what is known of it."""
-    prints = record["fingerprint"]
-    return (
-        f"{printed(record['name'])} ({record['num_layers']} layers of width {record['width']}, "
-        f"weights {printed(prints['bfloat16'])})"
-    )
-
-
 def describe_model(model: Model, name: str, identity: str | None) -> dict[str, Any]:
     """Returns what is recorded of a model; `identity` is that of its checkpoint."""
-    return {
-        "name": name,
-        "identity": identity,
-        "num_layers": model.config.num_layers,
-        "width": model.config.width,
-        "fingerprint": fingerprint(model),
-    }
+    config = model.config
+    sizes = {"num_layers": config.num_layers, "width": config.width}
+    return {"name": name, "identity": identity, **sizes}
 
 
 def check_model(directory: epath.PathLike, record: Mapping[str, Any], model: Model) -> None:
-    """Raises ValueError where a router was trained for another model than this one."""
-    wanted, given = record["model"], describe_model(model, "the model given", None)
-    dtype = "float16" if model.embedding.dtype == jnp.float16 else "bfloat16"
-    if wanted["fingerprint"][dtype] != given["fingerprint"][dtype]:
-        raise InputError(
-            f"the router {directory} was trained for {describe(wanted)}, not for "
-            f"{describe(given)}: load that model, or train a router for this one with "
-            "`cola distill`."
-        )
+    """Raises InputError where a router was trained for another model than this one."""
+    theirs, known = dict(record["model"]), None
+    if model.checkpoint is not None:
+        known = identity(read_metadata(model.checkpoint))
+    name = theirs.pop("name")
+    action = f"load {printed(name)}, or train a router for this model with `cola distill`"
+    ours = describe_model(model, "", known)
+    check_belongs(f"the router {directory}", theirs, "this model", ours, action)
 
 
 def refuse_foreign(directory: epath.PathLike) -> None:
@@ -151,11 +106,17 @@ def begin(directory: epath.PathLike, record: Mapping[str, Any]) -> None:
     """
     folder = absolute(directory)
     if (folder / RECORD).exists():
-        check_same(folder, read_record(folder), record)
+        old = read_record(folder)
+        check_same(folder, old, {**record, "weights": old.get("weights")})
         return
     refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_record(folder, record)
+
+
+def write_record(directory: epath.PathLike, record: Mapping[str, Any]) -> None:
+    """Writes the record of a router."""
+    write_whole(absolute(directory) / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def make_record(model: Mapping[str, Any], design: Design, settings: Mapping[str, Any]) -> Any:
@@ -202,27 +163,46 @@ def design_of(record: Mapping[str, Any], where: str = RECORD) -> Design:
 
 
 def save_weights(directory: epath.PathLike, params: Any) -> None:
-    """Writes the weights of a trained router."""
+    """Writes the weights of a trained router, and their digest into its record."""
     with orbax_writing(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(directory) / WEIGHTS, params, force=True)
+    write_record(directory, read_record(directory) | {"weights": weights_digest(params)})
 
 
-def load_weights(directory: epath.PathLike, design: Design, sharding: jax.sharding.Sharding) -> Any:
-    """Reads the weights of a router onto devices; ValueError where training did not finish."""
-    folder = absolute(directory) / WEIGHTS
-    if not folder.exists():
+def weights_digest(params: Any) -> str:
+    """Returns the digest of a router's weights."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return digest(*(array_digest(str(place), np.asarray(leaf)) for place, leaf in leaves))
+
+
+def router_digest(directory: epath.PathLike) -> str:
+    """Returns the digest of a router: of its model, its design and its weights."""
+    record = read_record(directory)
+    return digest(record["model"], record["network"], record["weights"])
+
+
+def load_weights(directory: epath.PathLike, record: Mapping[str, Any], model: Model) -> Any:
+    """Reads the weights of a router onto the devices of a model.
+
+    Raises InputError where training did not finish, and for other weights than those recorded.
+    """
+    folder, design = absolute(directory) / WEIGHTS, design_of(record)
+    if not folder.exists() or record.get("weights") is None:
         raise InputError(
             f"the training of {directory} did not finish: re-run the same command to resume it."
         )
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(model)),
         jax.eval_shape(design.init, jax.random.key(0)),
     )
     quieten_orbax()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
         try:
-            return checkpointer.restore(folder, abstract)
+            params = checkpointer.restore(folder, abstract)
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise InputError(
                 f"the weights of {directory} could not be restored: train it again ({error})."
             ) from error
+    theirs, ours = {"weights": record["weights"]}, {"weights": weights_digest(params)}
+    check_belongs(str(absolute(directory) / RECORD), theirs, str(folder), ours, "train it again")
+    return params

@@ -31,6 +31,7 @@ from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
 from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.files import write_whole
+from cola_jax.identity import question_digest, set_digest
 from cola_jax.prompts import Prompts
 from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
@@ -161,6 +162,7 @@ def distill(
         "labels": config.labels,
         "validation": config.validation,
         "examples": examples.digest,
+        "questions": set_digest(question_digest(asked.question) for asked in session.encoded),
         "task": session.settings["task"],
         "dtype": session.settings["dtype"],
         **dataclasses.asdict(config.training),

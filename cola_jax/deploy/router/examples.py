@@ -9,6 +9,7 @@ import numpy as np
 
 from cola_jax.deploy.router.targets import Path
 from cola_jax.errors import InputError
+from cola_jax.identity import digest
 from cola_jax.runs.labels import Labels
 from cola_jax.scoring.encode import Encoded
 
@@ -30,14 +31,13 @@ class Examples:
     @property
     def digest(self) -> str:
         """Identifies the training examples and the held-out questions."""
-        parts = (self.question.tolist(), self.paths, self.weights.tolist(), self.training)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return digest(self.question.tolist(), self.paths, self.weights.tolist(), self.training)
 
 
 def is_held_out(id: str, share: float) -> bool:
     """Says whether a question belongs to the held-out share, by a hash of its id alone."""
-    digest = hashlib.sha256(f"validation {id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    drawn = hashlib.sha256(f"validation {id}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") < share * 2**64
 
 
 def match(labels: Sequence[Labels], encoded: Sequence[Encoded], run: str) -> np.ndarray:

@@ -57,13 +57,12 @@ class Router:
 def load_router(directory: epath.PathLike, model: Model) -> Router:
     """Loads a router that `cola distill` trained for this model.
 
-    Raises ValueError where the directory is not a router, its training did not finish, or it was
-    trained for another model.
+    Raises InputError where the directory is not a router, its training did not finish, it was
+    trained for another model, or its weights are not those that were written.
     """
     record = read_record(directory)
     check_model(directory, record, model)
-    design = design_of(record)
-    return Router(design, load_weights(directory, design, replicated(model)), model)
+    return Router(design_of(record), load_weights(directory, record, model), model)
 
 
 def make_router(design: Design, params: Any, model: Model) -> Router:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -13,10 +14,16 @@ import pytest
 import cola_jax
 from cola_jax.cli.main import main
 from cola_jax.deploy.router import load_router, tracking
-from cola_jax.deploy.router.checkpoint import fingerprint, read_record, refuse_foreign
+from cola_jax.deploy.router.checkpoint import (
+    read_record,
+    refuse_foreign,
+    router_digest,
+    save_weights,
+)
 from cola_jax.deploy.router.designs import make_design
 from cola_jax.deploy.router.distill import DistillConfig, distill
 from cola_jax.deploy.router.train import TrainingConfig
+from cola_jax.errors import InputError
 from cola_jax.prompts import Prompts
 from tests.deploy.router.conftest import PATHS
 
@@ -68,21 +75,55 @@ def test_a_loaded_router_names_the_same_paths(name, trained, setting):
         router.paths(prompts, beams=0)
 
 
-def test_routers_are_for_one_model_in_any_dtype(trained, setting, pair):
+def test_load_router_takes_one_model_in_any_dtype(trained, setting, pair):
     folder, _ = trained["polar"]
     load_router(folder, cola_jax.load(setting.model, dtype="bfloat16"))
-    other = pair("llama-gqa").ours
-    mine, theirs = (
-        fingerprint(model)["bfloat16"] for model in (cola_jax.load(setting.model), other)
-    )
-    with pytest.raises(
-        ValueError, match=rf"5 layers of width 32, weights {mine}.*6 layers.*{theirs}"
-    ):
-        load_router(folder, other)
-    moved = cola_jax.load(setting.model)
-    swapped = jax.tree.map(lambda x: x[np.array([1, 0, 2, 3, 4])], moved.layers)
-    with pytest.raises(ValueError, match="was trained for"):
-        load_router(folder, moved.replace(layers=swapped))
+    with pytest.raises(InputError, match=r"its num_layers is 5, here it is 6.*train a router for"):
+        load_router(folder, pair("llama-gqa").ours)
+
+
+def change(folder, copy, **changed):
+    """Copies a router, and changes fields of its record."""
+    shutil.copytree(folder, copy)
+    record = read_record(copy)
+    (copy / "router.json").write_text(json.dumps(record | changed))
+    return record
+
+
+def test_load_router_refuses_another_model_and_other_weights(trained, setting, tmp_path):
+    (folder, distilled), model = trained["polar"], cola_jax.load(setting.model)
+    record = read_record(folder)
+    change(folder, tmp_path / "a", model=record["model"] | {"identity": "another"})
+    with pytest.raises(InputError, match="does not belong to this model: its identity is another"):
+        load_router(tmp_path / "a", model)
+    change(folder, tmp_path / "b")
+    assert router_digest(tmp_path / "b") == router_digest(folder)
+    params = jax.tree.map(lambda x: x + 1, distilled.router.params)
+    save_weights(tmp_path / "b", params)
+    assert router_digest(tmp_path / "b") != router_digest(folder)
+    (tmp_path / "b" / "router.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"router\.json does not belong to .*: its weights is"):
+        load_router(tmp_path / "b", model)
+    change(folder, tmp_path / "c", weights=None)
+    with pytest.raises(InputError, match="did not finish"):
+        load_router(tmp_path / "c", model)
+
+
+@pytest.mark.parametrize("field", ["gold", "options"])
+def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path, field):
+    rows = [json.loads(line) for line in Path(setting.task).read_text().splitlines()]
+    choices = rows[3]["choices"]
+    if field == "gold":
+        others = [label for label in choices["label"] if label != rows[3]["answerKey"]]
+        rows[3]["answerKey"] = others[0]
+    else:
+        choices["text"][0] += "s"
+    file = tmp_path / "task.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    session = dataclasses.replace(setting, task=str(file)).session()
+    with pytest.raises(InputError, match=f"do not belong together.*{field} of 1 of 24 common"):
+        distill(session, setting.run, str(tmp_path / "router"), make_design("drllm", L, D), CONFIG)
+    assert not (tmp_path / "router").exists()
 
 
 def test_distill_resumes_to_the_same_loss(trained, setting, tmp_path):

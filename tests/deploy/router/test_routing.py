@@ -41,5 +41,5 @@ def test_load_router_names_what_is_no_router(tmp_path, pair):
     with pytest.raises(ValueError, match=r"router\.json cannot be read \(layout: Field req"):
         load_router(tmp_path, model)
     (tmp_path / "router.json").write_text('{"layout": 99}')
-    with pytest.raises(ValueError, match="layout 99, but this version reads 1"):
+    with pytest.raises(ValueError, match="layout 99, but this version reads 2"):
         load_router(tmp_path, model)

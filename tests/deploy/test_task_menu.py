@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cola_jax.deploy.menu import greedy_cover, prefix_layers
+from cola_jax.deploy.task_menu import greedy_cover, prefix_layers
 
 
 def test_greedy_cover_begins_with_the_identity() -> None:

@@ -1,0 +1,137 @@
+"""What `cola evaluate` measured, as numbers, a table and a page."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from cola_jax.report import paths_table, write_paths_page
+from cola_jax.report.paths import path_results
+from cola_jax.report.statistics import Difference, Share
+from cola_jax.runs.directory import RunDirectory
+from tests.report.conftest import (
+    E1,
+    E2,
+    Q1,
+    Q2,
+    WHOLE,
+    evaluation,
+    make_run,
+    printed,
+    question,
+    write_old_part,
+)
+
+
+def test_path_results_are_sorted_and_counted(evaluated: RunDirectory):
+    results = path_results(evaluated)
+    assert [result.path for result in results] == [(0, 3), (0, 1, 2, 2, 3), WHOLE]
+    assert [result.correct for result in results] == [Share(2, 2), Share(2, 2), Share(1, 2)]
+    assert [result.margin for result in results] == [4.0, 2.0, 0.5]  # of finite evaluations
+    effects = [result.effect and result.effect.difference for result in results]
+    assert effects == [Difference(1, 0, 2), Difference(1, 0, 2), None]
+    assert [result.not_finite for result in results] == [Share(1, 2), Share(0, 2), Share(0, 2)]
+
+
+def test_path_results_exclude_ungraded(open_evaluated: RunDirectory):
+    results = path_results(open_evaluated)
+    assert [result.path for result in results] == [(0, 1, 2, 2, 3), WHOLE, (0, 3)]
+    assert [result.correct for result in results] == [Share(1, 1), Share(1, 2), Share(0, 0)]
+    assert [result.margin for result in results[:2]] == [2.0, 2.0]  # ungraded ones have none
+    assert math.isnan(results[2].margin)
+    assert [result.truncated for result in results] == [Share(0, 2), Share(1, 2), Share(0, 2)]
+    assert [result.tokens for result in results] == [4.0, 8.0, 4.0]
+
+
+def test_path_results_reject_other_runs(run: RunDirectory, tmp_path: Path):
+    with pytest.raises(ValueError, match="use summarise for a search"):
+        path_results(run)
+    with pytest.raises(ValueError, match="no question done yet"):
+        path_results(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
+
+
+def test_path_results_read_older_runs(tmp_path: Path):
+    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
+    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [question("q1"), question("q2")])
+    [result] = path_results(run)
+    assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
+    assert math.isnan(result.tokens)
+
+
+def test_paths_table_lists_paths(evaluated: RunDirectory):
+    text = printed(paths_table(evaluated))
+    assert max(map(len, text.splitlines())) <= 80
+    more = r" +34\.2 to 100\.0 +−\d+\.\d to \+\d+\.\d *\n"
+    assert re.search(rf"0,3 +2 +100\.0 % +\+50\.0 +1\.000 +4\.00 *\n{more}", text)
+    assert re.search(rf"0-1,2,2,3 +5 +100\.0 % +\+50\.0 +1\.000 +2\.00 *\n{more}", text)
+    assert re.search(r"0-3 \(identity\) +4 +50\.0 % +0\.50 *\n +9\.5 to 90\.5 *\n", text)
+    assert text.count("(identity)") == 1
+    text = " ".join(text.split())
+    assert "6 evaluations on 2 of 2 questions. 1 of them not finite" in text
+    assert "two-sided, corrected (Holm) for 2 paths" in text
+    assert "selected on these same questions" in text
+
+
+def test_paths_table_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
+    """12 questions, of which the path corrects 8 and breaks 1: p of McNemar's exact test."""
+    rows, questions = [], []
+    for i in range(12):
+        name, before, after = f"q{i}", i > 7, i != 11
+        rows += [evaluation(name, 0, WHOLE, 0, before), evaluation(name, 1, (0, 3), 0, after)]
+        questions.append(question(name))
+    both = {"command": "evaluate", "paths": [list(WHOLE), [0, 3]]}
+    run = make_run(tmp_path / "1", (rows, questions), **both)
+    text = " ".join(printed(paths_table(run)).split())
+    assert "+58.3 0.039" in text
+    assert "selected" not in text
+    assert "Holm" not in text
+    write_paths_page(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<small>91.7" not in page
+    assert '<span class="value">+58.3</span>' in page
+    alone = [row | {"node": 0} for row in rows if row["node"]]
+    run = make_run(tmp_path / "2", (alone, questions), command="evaluate", paths=[[0, 3]])
+    text = " ".join(printed(paths_table(run)).split())
+    assert "The identity path was not evaluated" in text
+    assert "add --paths 0-3" in text
+
+
+def test_paths_table_without_finite_margin(tmp_path: Path):
+    rows = [evaluation("q1", 0, WHOLE, -1, False, margin=-math.inf, finite=False)]
+    run = make_run(tmp_path, (rows, [question("q1")]), command="evaluate", paths=[list(WHOLE)])
+    assert math.isnan(path_results(run)[0].margin)
+    assert "nan" not in printed(paths_table(run))
+
+
+def test_paths_table_rejects_other_runs(run: RunDirectory, tmp_path: Path):
+    with pytest.raises(ValueError, match="use summarise for a search"):
+        paths_table(run)
+    with pytest.raises(ValueError, match="no question done yet"):
+        paths_table(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
+
+
+def test_paths_table_of_completions(open_evaluated: RunDirectory):
+    text = printed(paths_table(open_evaluated))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "tokens" in text
+    assert re.search(r"0-1,2,2,3 +5 +100\.0 % +\+0\.0 +1\.000 +4\.0 *\n +20\.7 to 100\.0 ", text)
+    assert re.search(r"4 +50\.0 % +8\.0 *\n +9\.5 to 90\.5 *\n", text)
+    assert re.search(r"0,3 +2 +– +– +– +4\.0", text)
+    text = " ".join(text.split())
+    assert "6 evaluations on 2 of 2 questions. 3 of them ungraded" in text
+    assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
+
+
+def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
+    rows = [evaluation("q1", 0, WHOLE, 0, True)]
+    settings = {"command": "evaluate", "scorer": "exact", "paths": [list(WHOLE)]}
+    text = printed(paths_table(make_run(tmp_path, (rows, [question("q1")]), **settings)))
+    assert "margin" in text
+    assert not re.search("token|trun|ngraded", text)
+
+
+def test_paths_table_of_older_run(tmp_path: Path):
+    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
+    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
+    assert "nan" not in printed(paths_table(run))
