@@ -25,7 +25,7 @@ from cola_jax.files import check_links, matching, read_json, readable_json, writ
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
-from cola_jax.runs.growth import continues
+from cola_jax.runs.growth import continues, other_settings
 from cola_jax.runs.manifest import Manifest, Start
 from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
@@ -92,7 +92,14 @@ class RunDirectory:
             old, begun = self.settings(), bool(self.starts())
             further = continues(self.directory, old, settings)
             if begun and here is not None:
-                check_comparable(asked_by_run(self), here)
+                before = asked_by_run(self)
+                check_comparable(before, here)
+                others = before.questions.keys() - here.questions.keys()
+                if others and self.shard == WHOLE:
+                    raise other_settings(
+                        self.directory,
+                        [f"--task: it has other questions, such as {shown(min(others))}"],
+                    )
             if further or again:
                 self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
