@@ -25,7 +25,7 @@ from cola_jax.files import check_links, matching, read_json, readable_json, writ
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
-from cola_jax.runs.growth import continues
+from cola_jax.runs.growth import continues, other_settings
 from cola_jax.runs.manifest import Manifest, Start
 from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
@@ -92,9 +92,16 @@ class RunDirectory:
             old, begun = self.settings(), bool(self.starts())
             further = continues(self.directory, old, settings)
             if begun and here is not None:
-                check_comparable(asked_by_run(self), here)
+                before = asked_by_run(self)
+                check_comparable(before, here)
+                others = before.questions.keys() - here.questions.keys()
+                if others and self.shard == WHOLE:
+                    raise other_settings(
+                        self.directory,
+                        [f"--task: it has other questions, such as {shown(min(others))}"],
+                    )
             if further or again:
-                self.set_aside()
+                self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
             self.done = {row["question"] for row in self.questions(["question"]).to_pylist()}
             self.number = len(self.parts("questions"))
@@ -131,14 +138,18 @@ class RunDirectory:
         self.start["metrics"] = dict(metrics)
         write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
 
-    def set_aside(self) -> None:
+    def set_aside(self, keep: bool) -> None:
         """Moves the evaluations of all questions to those of unfinished ones.
 
-        Interrupted, it leaves a run whose remaining questions are done.
+        Those of a robust search are not kept, as they combine variants. Interrupted, it leaves a
+        run whose remaining questions are done.
         """
         (self.directory / UNFINISHED).mkdir(exist_ok=True)
         for file in self.parts("evaluations"):
-            file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
+            if keep:
+                file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
+            else:
+                file.unlink()
             (self.directory / "questions" / file.name).unlink()
 
     def load_waves(self) -> None:

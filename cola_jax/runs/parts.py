@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cola_jax.config import MOST_LAYERS
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, first_line, reading, shown
 from cola_jax.files import read_bytes
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import NO_ANSWER
@@ -24,6 +24,7 @@ NEVER_NULL = {
     *("again.path", "again.holds", "controls.again.path", "controls.again.holds"),
     *("controls.target", "controls.evaluations", "controls.shared"),
 }
+ROUNDED = 1e-4  # a margin below which rounding may turn its sign
 PATHS = {"path", "best", "robust", "front"}  # lists of layers, none of them empty
 # The least number of a column, 0 of others
 LEAST: dict[str, int] = dict.fromkeys(("answer", "baseline_answer", "variant_answers"), NO_ANSWER)
@@ -85,8 +86,11 @@ def read_part(
             )
         there = (opened.schema_arrow.metadata or {}).get(MARK, b"").decode()
         if mark is not None and there != mark:
-            raise InputError("it is of another run: remove it")
-        table = with_schema(opened.read(schema.names, use_threads=False), schema)
+            raise InputError("it is of another run")
+        try:
+            table = with_schema(opened.read(schema.names, use_threads=False), schema)
+        except OSError as error:  # a checksum
+            raise InputError(first_line(error)) from error
         table.validate(full=True)  # texts that are not UTF-8, lists that end before they begin
         for name in table.column_names:
             for chunk in table[name].chunks:
@@ -157,9 +161,12 @@ def alone(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def against(verdict: pa.ChunkedArray, margin: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns where a right answer has a negative margin, or a wrong one a positive one."""
-    wrong = compute("and", verdict, compute("less", margin, 0.0))
-    right = compute("and", compute("invert", verdict), compute("greater", margin, 0.0))
+    """Returns where a right answer has a negative margin, or a wrong one a positive one.
+
+    Those of a letter that is nearly as likely as another token are rounded differently.
+    """
+    wrong = compute("and", verdict, compute("less", margin, -ROUNDED))
+    right = compute("and", compute("invert", verdict), compute("greater", margin, ROUNDED))
     return compute("or", wrong, right)
 
 

@@ -304,7 +304,7 @@ class Session:
                 batch = [questions[i] for i in indices]
                 # a single wave is what is written when the batch is done
                 write = run.writer(batch) if len(waves) > 1 or self.scorer.call_size else None
-                with self.evaluations(worker, run, batch, workload, write) as evaluations:
+                with self.evaluations(worker, run, batch, workload, write, metrics) as evaluations:
                     for wave in waves:
                         evaluations(np.tile(wave, (len(batch), 1, 1)))
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
@@ -326,13 +326,16 @@ class Session:
         batch: Sequence[Encoded],
         workload: Workload,
         write: Write | None,
+        metrics: Metrics,
     ) -> Iterator[Evaluations]:
         """Binds the scorer to a batch, beside what an earlier start evaluated of it."""
+        resumed = [run.known(encoded) for encoded in batch]
+        metrics.add(earlier=sum(map(len, resumed)))
         with self.scorer.evaluator(worker, batch, workload) as evaluate:
             yield Evaluations(
                 evaluate,
                 [encoded.question for encoded in batch],
-                resumed=[run.known(encoded) for encoded in batch],
+                resumed=resumed,
                 write=write,
                 call_size=self.scorer.call_size,
             )

@@ -1,5 +1,6 @@
 """Small runs written by hand, whose numbers are worked out by hand in the tests."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from cola_jax.report import summarise
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.directory import MANIFEST, RunDirectory
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 WHOLE = (0, 1, 2, 3)  # the identity path of a model of four layers
@@ -33,9 +34,9 @@ def make_run(
     if settings.get("scorer") in SCORERS:
         start = start | {"scorer": SCORERS[settings["scorer"]]}
     asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
-    run.open(SETTINGS | {"questions": asked} | settings, start)
-    for evaluations, questions in parts:
-        run.write_part(evaluations, [counted(one, evaluations) for one in questions])
+    with run.open(SETTINGS | {"questions": asked} | settings, start):
+        for evaluations, questions in parts:
+            run.write(evaluations, [counted(one, evaluations) for one in questions])
     return run
 
 
@@ -295,8 +296,9 @@ def write_old_part(run: RunDirectory, name: str, rows: list[Any], questions: lis
 
 @pytest.fixture
 def old_run(tmp_path: Path) -> RunDirectory:
-    """A search that was started before open questions were added, and continued since."""
+    """A search of a version before open questions were added."""
     run = make_run(tmp_path, scorer="letter")
+    (run.directory / MANIFEST).write_text(json.dumps(run.manifest()))  # with its starts
     write_old_part(run, "part-00000.parquet", E1 + E2, [Q1, Q2])
-    run.write_part(E3, [counted(Q3, E3)])
-    return run
+    write_old_part(run, "part-00001.parquet", E3, [Q3])
+    return RunDirectory(run.directory)

@@ -1,4 +1,4 @@
-"""A task for the tiny checkpoint, and processes that may be killed."""
+"""A task for the tiny checkpoint, and what interrupts a run: processes killed, and errors."""
 
 import multiprocessing
 import signal
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from cola_jax.runs.directory import UNFINISHED, WAVES, RunDirectory
+from cola_jax.runs.parts import read_parts
+from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
 
@@ -55,3 +58,22 @@ def end(process: BaseProcess) -> int | None:
 
 
 KILLED = -signal.SIGKILL
+
+
+def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
+    """Lets `Evaluations` fail with the wave after so many, evaluated but not written."""
+    add, added = Evaluations.add, []
+
+    def fail(self: Evaluations, *wave: Any) -> None:
+        if len(added) == waves:
+            raise RuntimeError("no room")
+        added.append(wave)
+        add(self, *wave)
+
+    patch.setattr(Evaluations, "add", fail)
+
+
+def written(run: RunDirectory) -> int:
+    """Counts the evaluations of unfinished questions that a run has kept."""
+    files = list((run.directory / UNFINISHED).iterdir())
+    return read_parts(files, WAVES, None, None, run.mark).num_rows

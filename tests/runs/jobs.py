@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.runs import directory, journal
+from cola_jax.runs import directory
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
@@ -55,23 +55,15 @@ def killed(
     out: str,
     work: Settings | Paths,
     files: int,
+    kinds: Sequence[str] = directory.KINDS,
 ) -> None:
-    """Fills a run directory, and kills this process when it has written some part files.
+    """Fills a run directory, and kills this process when it has written some files of it.
 
-    They come in pairs, so an odd number leaves evaluations without their questions.
+    Part files come in pairs, so an odd number leaves evaluations without their questions.
     """
     environment.share_programs()
-    kill_after(files)
+    kill_after(files, kinds)
     fill(Session.prepare(model, prepare, config), out, work)
-
-
-def killed_in_journal(model: str, config: TaskConfig, out: str, work: Settings, files: int) -> None:
-    """Fills a run directory, and kills this process when its journal has written some files."""
-    environment.share_programs()
-    journal.SECONDS = journal.PIECE = 0.0
-    kill_after(files, (directory.UNFINISHED,))
-    run_config = RunConfig(devices=Devices(data=1))
-    fill(Session.prepare(model, config.prepare, run_config), out, work)
 
 
 def kill_after(files: int, kinds: Sequence[str] = directory.KINDS) -> None:

@@ -1,12 +1,10 @@
 """Decoys that a model itself answers on other paths: which is chosen, and what cannot serve."""
 
-import json
-
 import pytest
 
 from cola_jax.question import open_question
 from cola_jax.runs.decoys import Answers
-from cola_jax.runs.directory import MANIFEST, RunDirectory
+from cola_jax.runs.directory import RunDirectory
 
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]
 SETTINGS = {"command": "evaluate", "model": "abc", "paths": [PLAIN, *OTHERS], "questions": 1}
@@ -15,8 +13,6 @@ START = {"num_layers": 3, "scorer": {"open": True, "decodes": True}}
 
 def a_run(folder, own, others, settings=SETTINGS, start=START, cut=()):
     """Makes a run of one question q, whose gold is 8."""
-    run = RunDirectory(folder)
-    run.open(settings, start)
     rows = [
         {
             "question": "q",
@@ -30,7 +26,8 @@ def a_run(folder, own, others, settings=SETTINGS, start=START, cut=()):
             zip([PLAIN, *OTHERS[: len(others)]], [own, *others], strict=True)
         )
     ]
-    run.write_part(rows, [{"question": "q"}])
+    with RunDirectory(folder).open(settings, start) as run:
+        run.write(rows, [{"question": "q"}])
     return folder
 
 
@@ -79,10 +76,6 @@ def test_questions_must_have_been_answered(tmp_path):
     ],
 )
 def test_other_runs_cannot_serve(tmp_path, settings, start, message):
-    folder = a_run(tmp_path / "run", "1", ["2"] * 6)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["settings"] |= settings
-    manifest["starts"][-1] |= start
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    folder = a_run(tmp_path / "run", "1", ["2"] * 6, SETTINGS | settings, START | start)
     with pytest.raises(ValueError, match=message):
         Answers(folder, "abc")

@@ -2,20 +2,25 @@
 
 import errno
 import json
-import os
 import shutil
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from etils import epath
 
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import write_whole
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts
+from cola_jax.question import Question
+from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.shard import Shard
+from cola_jax.scoring import Encoded, Verdicts
 
-SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "paths": [[0]]}
-HERE = {"device": "cpu"}
+SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
+START = {"device": "cpu"}
+PATHS = np.array([[0, 1, STOP], [1, STOP, STOP], [STOP] * 3], np.int32)
 
 
 def rows(*ids):
@@ -34,104 +39,125 @@ def rows(*ids):
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    assert run.open(SETTINGS, HERE) == set()
+    with RunDirectory(tmp_path / "run").open(SETTINGS, START) as run:
+        assert run.done == set()
     return run
+
+
+def done(run, settings=SETTINGS, start=START):
+    """Opens a run again, and returns the questions that are done."""
+    with RunDirectory(run.directory, run.shard).open(settings, start) as again:
+        return again.done
 
 
 def column(table, name="question"):
     return table.column(name).to_pylist()
 
 
-def test_write_part_keeps_the_order(run):
-    run.write_part(*rows("a", "b"))
-    run.write_part(*rows("c"))
+def test_write_keeps_the_order(run):
+    run.write(*rows("a", "b"))
+    run.write(*rows("c"))
+    assert done(run, start={"device": "gpu"}) == {"a", "b", "c"}
     again = RunDirectory(run.directory)
-    assert again.open(SETTINGS, {"device": "gpu"}) == {"a", "b", "c"}
-    assert again.manifest()["starts"] == [HERE, {"device": "gpu"}]
+    assert again.manifest() == {"settings": SETTINGS, "starts": [START, {"device": "gpu"}]}
     assert column(again.questions()) == ["a", "b", "c"]
     assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
     assert column(again.evaluations(), "path")[1] == [0, 1]
     assert not list(Path(run.directory).rglob("*.partial"))  # nothing half-written is left
 
 
-def test_parts_are_listed_once_however_many_are_written(run, monkeypatch):
-    run.write_part(*rows("a"))
-    run.open(SETTINGS, HERE)
-    listed = []
-    monkeypatch.setattr(run, "parts", lambda kind: listed.append(kind) or parts(kind))
-    parts = RunDirectory(run.directory).parts
-    for i in "bcd":
-        run.write_part(*rows(i))
-    assert listed == ["questions"]
-    assert column(run.questions()) == ["a", "b", "c", "d"]
-
-
 def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
-    run = RunDirectory(tmp_path / "run [1] *?")
-    run.open(SETTINGS, HERE)
-    run.write_part(*rows("a"))
-    run.write_part(*rows("b"))
-    assert run.open(SETTINGS, HERE) == {"a", "b"}
-    with run.locked(), pytest.raises(ValueError, match="another process is filling"):
-        RunDirectory(run.directory).locked().__enter__()
-    run.set_aside()
-    assert run.questions().num_rows == 0
-    assert len(list((run.directory / "unfinished").iterdir())) == 2
-    run.discard()
-    assert not list((run.directory / "unfinished").iterdir())
+    with RunDirectory(tmp_path / "run [1] *?").open(SETTINGS, START) as run:
+        run.write(*rows("a"))
+        run.write(*rows("b"))
+        with (
+            pytest.raises(InputError, match="another process is filling"),
+            RunDirectory(run.directory).open(SETTINGS, START),
+        ):
+            pass
+    assert done(run) == {"a", "b"}
 
 
 def test_open_names_other_settings(run):
     other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
-    with pytest.raises(ValueError, match="created with different settings") as error:
-        run.open(other, HERE)
-    for difference in (
-        "seed: 0 there, 3 here",
-        "preset.max_repeat: 4 there, 0 here",
-        "extra: None",
-    ):
+    with pytest.raises(InputError, match="created with different settings") as error:
+        done(run, other)
+    for difference in ("seed: 0 there, 3 here", "max-repeat: 4 there, 0 here", "extra: None"):
         assert difference in str(error.value)
-    for same in ("max_skip", "model", "paths"):
-        assert same not in str(error.value)
-    assert run.manifest()["starts"] == [HERE]
-    run.open(SETTINGS | {"paths": [(0,)]}, HERE)  # a tuple is a list in JSON
+    assert "max-skip" not in str(error.value)
+    assert "model" not in str(error.value)
+    assert run.manifest()["starts"] == [START]
 
 
-def test_manifest_has_a_path_on_one_line_and_is_read_where_it_has_more(tmp_path):
-    settings = SETTINGS | {"paths": [(0, 1, 2), (0, 2)]}
-    run = RunDirectory(tmp_path / "run")
-    run.open(settings, HERE)
-    file = run.directory / "run.json"
-    assert "      [0, 1, 2],\n      [0, 2]\n" in file.read_text()
-    file.write_text(json.dumps(run.manifest(), indent=2))  # as earlier versions wrote it
-    assert run.open(settings, HERE) == set()
+def test_manifest_is_written_once_and_each_start_apart(run):
+    content = (run.directory / "run.json").read_bytes()
+    assert json.loads(content) == {"settings": SETTINGS}
+    done(run, SETTINGS | {"questions": 4})
+    assert (run.directory / "run.json").read_bytes() == content
+    assert RunDirectory(run.directory).settings() == SETTINGS | {"questions": 4}
+    files = sorted((run.directory / "starts").iterdir())
+    assert [file.name[:5] for file in files] == ["0000-", "0001-"]
+
+
+def test_close_records_what_a_start_did(run):
+    with RunDirectory(run.directory).open(SETTINGS, START | {"flags": {"limit": 3}}) as again:
+        again.close({"evaluations": 7})
+    assert run.manifest()["starts"] == [START, START | {"metrics": {"evaluations": 7}}]
+    assert (run.directory / "config.yaml").read_text() == "limit: 3\n"
+
+
+def test_runs_of_earlier_versions_are_read_but_not_continued(run):
+    """Their starts were in `run.json`, and their parts had no mark."""
+    earlier = RunDirectory(run.directory.parent / "earlier")
+    earlier.directory.mkdir()
+    (earlier.directory / "run.json").write_text(json.dumps(run.manifest()))
+    earlier.write(*rows("a"))
+    assert earlier.manifest() == run.manifest()
+    assert column(RunDirectory(earlier.directory).questions()) == ["a"]
+    with pytest.raises(InputError, match="made by an earlier version: choose another"):
+        done(earlier)
 
 
 def test_open_refuses_a_directory_of_other_files(tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(ValueError, match=r"not empty and has no run\.json"):
-        RunDirectory(tmp_path).open(SETTINGS, HERE)
+    with pytest.raises(InputError, match=r"not empty and has no run\.json"):
+        done(RunDirectory(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
-    with pytest.raises(ValueError, match="not a run directory"):
+    with pytest.raises(InputError, match="not a run directory"):
         RunDirectory(tmp_path).manifest()
 
 
-def test_check_model_refuses_runs_of_another_checkpoint(tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    with pytest.raises(ValueError, match="not a run directory"):
-        run.check_model("abc")
-    run.open(SETTINGS | {"model": "abc"}, HERE)
+def test_open_accepts_what_an_early_interruption_leaves(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.partial").write_text("{")
+    assert done(RunDirectory(tmp_path / "run")) == set()
+    assert done(RunDirectory(tmp_path / "run")) == set()
+
+
+def test_open_refuses_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match="file"):
+            done(RunDirectory(place))
+    with pytest.raises(OSError, match="too long"):
+        done(RunDirectory(tmp_path / ("x" * 300)))
+
+
+def test_check_model_refuses_runs_of_another_checkpoint(tmp_path, run):
+    with pytest.raises(InputError, match="not a run directory"):
+        RunDirectory(tmp_path / "other").check_model("abc")
     run.check_model("abc")
-    with pytest.raises(ValueError, match=r"run of another checkpoint \(abc, here it is xyz\)"):
+    with pytest.raises(InputError, match=r"run of another checkpoint \(abc, here it is xyz\)"):
         run.check_model("xyz")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "null", '"text"'])
-def test_damaged_manifest_is_named(run, content):
-    (run.directory / "run.json").write_text(content)
-    for act in (run.manifest, lambda: run.open(SETTINGS, HERE)):
-        with pytest.raises(ValueError, match=r"run\.json is damaged"):
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"'])
+@pytest.mark.parametrize("name", ["run.json", "start"])
+def test_damaged_manifest_is_named(run, content, name):
+    file = run.directory / name if name == "run.json" else run.start_file
+    file.write_text(content)
+    for act in (RunDirectory(run.directory).manifest, lambda: done(run)):
+        with pytest.raises(InputError, match=r"run\.json|starts/0000-\w+\.json"):
             act()
 
 
@@ -139,111 +165,153 @@ def test_damaged_manifest_is_named(run, content):
 @pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: b"", lambda x: b"x" * 90])
 def test_damaged_part_is_named_and_written_again_once_removed(run, kind, damage):
     for i in "abc":
-        run.write_part(*rows(i))
-    file = run.directory / kind / "part-00001.parquet"
+        run.write(*rows(i))
+    file = run.parts(kind)[1]
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"part-00001\.parquet is damaged.*remove it"):
+    with pytest.raises(InputError, match=rf"{file.name} cannot be read.*Remove it"):
         getattr(run, kind)()
     file.unlink()
-    assert run.open(SETTINGS, HERE) == {"a", "c"}
-    assert column(run.evaluations()) == ["a", "a", "c", "c"]
-    run.write_part(*rows("b"))
+    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+        assert again.done == {"a", "c"}
+        assert column(again.evaluations()) == ["a", "a", "c", "c"]
+        again.write(*rows("b"))
     assert sorted(column(run.questions())) == ["a", "b", "c"]
-    assert column(run.evaluations()) == ["a", "a", "b", "b", "c", "c"]
-
-
-def test_part_of_another_schema_is_damaged(run):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    run.write_part(*rows("a"))
-    table = pa.table({"question": pa.array([[1]])})
-    pq.write_table(table, str(run.directory / "questions" / "part-00000.parquet"))
-    with pytest.raises(ValueError, match=r"part-00000\.parquet is damaged"):
-        run.questions()
+    assert len(column(run.evaluations())) == 6
 
 
 def test_half_written_part_is_written_again(run):
-    run.write_part(*rows("a"))
-    run.write_part(*rows("b"))
-    (run.directory / "questions" / "part-00001.parquet").unlink()  # killed between the two
+    for i in "ab":
+        run.write(*rows(i))
+    run.parts("questions")[1].unlink()  # killed between the two
     (run.directory / "evaluations" / ".part-00002.parquet.partial").write_bytes(b"half")
-    assert run.open(SETTINGS, HERE) == {"a"}
-    assert column(run.evaluations()) == ["a", "a"]
-    run.write_part(*rows("c"))
+    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+        assert again.done == {"a"}
+        again.write(*rows("c"))
     assert column(run.questions()) == ["a", "c"]
     assert column(run.evaluations()) == ["a", "a", "c", "c"]
-    assert len(list((run.directory / "evaluations").glob("part-*"))) == 2
 
 
-def test_open_makes_folders_that_are_missing(run):
-    for kind in ("questions", "evaluations"):
-        (run.directory / kind).rmdir()
-    assert run.open(SETTINGS, HERE) == set()
-    run.write_part(*rows("a"))
-    assert run.open(SETTINGS, HERE) == {"a"}
+def test_parts_copied_from_another_run_are_refused(run, tmp_path):
+    run.write(*rows("a"))
+    with RunDirectory(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
+        other.write(*rows("b"))
+    for kind in ("evaluations", "questions"):
+        (file,) = other.parts(kind)
+        shutil.copy(file, run.directory / kind)
+    with pytest.raises(InputError, match="it is of another run"):
+        done(run)
 
 
-def test_open_refuses_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match="file"):
-            RunDirectory(place).open(SETTINGS, HERE)
-    with pytest.raises(OSError, match="too long"):
-        RunDirectory(tmp_path / ("x" * 300)).open(SETTINGS, HERE)
+def test_questions_twice_and_too_many_are_refused(run):
+    run.write(*rows("a"))
+    run.write(*rows("a"))
+    with pytest.raises(InputError, match="has the question 'a' twice"):
+        run.questions()
+    run.write(*rows("c", "d"))
+    with pytest.raises(InputError, match="has 4 questions, but its settings say 3"):
+        run.questions()
 
 
-def test_manifest_holds_what_was_given(run):
-    manifest = json.loads((run.directory / "run.json").read_text())
-    assert manifest == {"settings": SETTINGS, "starts": [HERE]}
+# unfinished questions
 
 
-def test_locked_refuses_a_second_process(tmp_path):
-    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
-    with first.locked():
-        first.open({}, {})
-        with pytest.raises(ValueError, match="another process"), second.locked():
-            pass
-    with second.locked():
-        pass
+def encode(name, text="?"):
+    zeros = np.zeros(2, np.int32)
+    prompts = Prompts(ids=zeros, positions=zeros, branch=zeros)
+    return Encoded(Question(name, text, ("x", "y"), 0), prompts, np.zeros(0, np.int32), text)
+
+
+BATCH = [encode("a"), encode("b")]
+
+
+def wave(*scores):
+    """The verdicts [2, 3] of `PATHS` for two questions, of which the last is no path."""
+    scores = np.array(scores)[:, None, None] * np.array([1.0, 0])
+    return np.stack([PATHS] * 2), Verdicts.of_scores(np.tile(scores, (1, 3, 1)), 0)
+
+
+def test_known_are_the_evaluations_that_were_written(run):
+    with RunDirectory(run.directory).open(SETTINGS, START) as first:
+        first.writer(BATCH)(*wave(0.25, -0.5))
+        first.writer(BATCH, 1)(*wave(2.0, 3.0))
+        assert first.known(BATCH[0]) == {}  # what this start wrote is in memory already
+    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+        for variant, margins in ((0, (0.25, -0.5)), (1, (2.0, 3.0))):
+            for encoded, margin in zip(BATCH, margins, strict=True):
+                known = again.known(encoded, variant)
+                assert list(known) == [(0, 1), (1,)]
+                assert [verdict.margin.tolist() for verdict in known.values()] == [[margin]] * 2
+                assert [verdict.verdict.tolist() for verdict in known.values()] == [
+                    [margin > 0]
+                ] * 2
+        assert again.known(encode("a", "another text")) == {}
+        assert again.known(encode("c")) == {}
+
+
+def test_waves_are_removed_once_their_questions_are_done(run):
+    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+        again.writer(BATCH)(*wave(1.0, 1.0))
+        again.writer([encode("c")])(PATHS[None], wave(1.0)[1])
+        again.write(*rows("a", "b"))
+        assert len(list((run.directory / UNFINISHED).iterdir())) == 1
+    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+        assert len(again.known(encode("c"))) == 2
+        assert again.known(BATCH[0]) == {}
+        again.write(*rows("c"))
+    assert not (run.directory / UNFINISHED).exists()
+
+
+def test_open_again_takes_all_questions_as_unfinished(run):
+    run.write(*rows("a", "b", "c"))
+    assert done(run) == {"a", "b", "c"}
+    with RunDirectory(run.directory).open(SETTINGS, START, again=True) as again:
+        assert again.done == set()
+        assert column(again.evaluations()) == []
+        assert len(list((run.directory / UNFINISHED).iterdir())) == 1
+        assert again.tables.keys() == {"a", "b", "c"}
+
+
+# several processes
 
 
 @pytest.mark.parametrize(
     ("one", "other", "meet"),
     [("0/2", "1/2", False), ("0/2", "2/4", True), ("1/4", "2/4", False), ("0/1", "3/4", True)],
 )
-def test_locked_refuses_shards_that_share_questions(tmp_path, one, other, meet):
+def test_open_refuses_shards_that_share_questions(tmp_path, one, other, meet):
     first, second = (RunDirectory(tmp_path / "run", Shard.parse(s)) for s in (one, other))
     sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
     assert bool(sets[0] & sets[1]) == meet
-    with first.locked():
+    with first.open(SETTINGS, {"shard": one}):
         if meet:
-            with pytest.raises(ValueError, match=f"filling .* with shard {one}"), second.locked():
-                pass
+            message = f"another process is filling .* with shard {one}"
+            with pytest.raises(InputError, match=message):
+                done(second, start={"shard": other})
         else:
-            with second.locked():
-                first.open({}, {"shard": one})
-                second.open({}, {"shard": other})
-    with second.locked():
-        pass
+            done(second, start={"shard": other})
+    done(second, start={"shard": other})
 
 
 def test_shards_write_parts_of_their_own(tmp_path):
-    runs = [RunDirectory(tmp_path / "run", Shard(i, 2)) for i in range(2)]
-    for run, ids in zip(runs, ("ac", "bd"), strict=True):
-        run.open(SETTINGS, {"shard": str(run.shard)})
-        run.write_part(*rows(*ids))
-        run.close({"evaluations": len(ids)})
-    assert sorted(column(RunDirectory(tmp_path / "run").questions())) == ["a", "b", "c", "d"]
-    starts = runs[0].manifest()["starts"]
+    settings = SETTINGS | {"questions": 4}
+
+    def fill(index, ids):
+        shard = Shard(index, 2)
+        with RunDirectory(tmp_path / "run", shard).open(settings, {"shard": str(shard)}) as run:
+            run.write(*rows(*ids))
+            run.close({"evaluations": len(ids)})
+
+    threads = [threading.Thread(target=fill, args=(i, ids)) for i, ids in enumerate(("ac", "bd"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run = RunDirectory(tmp_path / "run", Shard(0, 2))
+    assert sorted(column(run.questions())) == ["a", "b", "c", "d"]
+    starts = run.manifest()["starts"]
     assert [start["metrics"] for start in starts] == [{"evaluations": 2}] * 2
-    assert runs[0].open(SETTINGS, {}) == {"a", "b", "c", "d"}
-
-
-def test_open_accepts_what_an_early_interruption_leaves(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".run.json.partial").write_text("{")
-    assert RunDirectory(tmp_path / "run").open({}, {}) == set()
+    assert [start["shard"] for start in run.starts()] == ["0/2"]
+    assert done(run, settings) == {"a", "b", "c", "d"}
 
 
 def test_recorded_reads_a_setting(tmp_path, run):
@@ -253,23 +321,17 @@ def test_recorded_reads_a_setting(tmp_path, run):
     assert not (tmp_path / "new").exists()
 
 
-def test_count_earlier_adds_what_is_done(run):
-    found = [(False, [0, 1]), (False, None), (True, [0]), (True, [0, 1]), (None, [0])]
+def test_count_earlier_adds_what_is_done(tmp_path):
+    results = [(False, [0, 1]), (False, None), (True, [0]), (True, [0, 1]), (None, [0])]
     evaluations, questions = rows(*"abcde")
-    for question, (baseline, best) in zip(questions, found, strict=True):
+    for question, (baseline, best) in zip(questions, results, strict=True):
         question |= {"baseline": baseline, "best": best}
-    run.write_part(evaluations, questions)
+    with RunDirectory(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:
+        run.write(evaluations, questions)
     metrics = Metrics(corrected=1)
     run.count_earlier(metrics, num_layers=2)
     assert (metrics.earlier, metrics.evaluations) == (10, 0)
     assert (metrics.corrected, metrics.shortened) == (2, 1)
-
-
-def test_starts_are_those_of_the_shard(run):
-    assert run.starts() == []  # the start above names no shard
-    for shard in ("0/1", "0/2"):
-        run.open(SETTINGS, {"shard": shard})
-    assert run.starts() == [{"shard": "0/1"}]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +342,7 @@ def test_starts_are_those_of_the_shard(run):
     ],
 )
 def test_place_that_takes_no_more_keeps_what_is_written(run, monkeypatch, number, text, message):
-    run.write_part(*rows("a"))
+    run.write(*rows("a"))
 
     def fail(file, content):
         raise OSError(number, text)
@@ -288,32 +350,13 @@ def test_place_that_takes_no_more_keeps_what_is_written(run, monkeypatch, number
     with monkeypatch.context() as patch:
         patch.setattr("cola_jax.runs.directory.write_whole", fail)
         with pytest.raises(OSError, match=f"/run cannot be .*{message}"):
-            run.write_part(*rows("b"))
-    run.write_part(*rows("b"))
+            run.write(*rows("b"))
+    run.write(*rows("b"))
     assert column(run.questions()) == ["a", "b"]
 
 
 def test_directory_that_is_removed_says_so(run):
-    run.write_part(*rows("a"))
+    run.write(*rows("a"))
     shutil.rmtree(run.directory)
     with pytest.raises(OSError, match="was moved or removed while it was being written"):
-        run.write_part(*rows("b"))
-
-
-def test_write_whole_replaces_nothing_but_files_and_leaves_nothing(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    for name in ("pipe", "folder"):
-        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device"):
-            write_whole(epath.Path(tmp_path / name), b"")
-    with pytest.raises(OSError, match="No such file") as caught:
-        write_whole(epath.Path(tmp_path / "missing" / "x"), b"")
-    assert caught.value.filename == str(tmp_path / "missing" / "x")
-
-    def fail(self, target):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", fail)
-    with pytest.raises(OSError, match="full"):
-        write_whole(epath.Path(tmp_path / "x"), b"some")
-    assert {file.name for file in tmp_path.iterdir()} == {"pipe", "folder"}
+        run.write(*rows("b"))

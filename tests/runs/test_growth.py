@@ -1,27 +1,22 @@
-"""A run that is continued with more questions or evaluations has the rows of an unbroken one."""
+"""A run that is continued with more questions or evaluations finds what an unbroken one does."""
 
 import dataclasses
-import threading
 
-import numpy as np
 import pytest
 
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
-from cola_jax.path import STOP
-from cola_jax.runs import journal
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import UNFINISHED, RunDirectory
 from cola_jax.runs.growth import continues, differing, flag_of
-from cola_jax.runs.parts import read_part
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.shard import Shard
-from cola_jax.scoring.scorer import ReadingEvaluator
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
+from experiments.same_rows import differences
 from tests import tiny
 from tests.runs import jobs
-from tests.runs.conftest import KILLED, end
-from tests.runs.interruption import fail_after, written
+from tests.runs.conftest import KILLED, end, fail_after, written
 
 CONFIG = RunConfig(devices=Devices(data=1))
 SEARCH = Settings(PRESETS["best"], simulations=10, leaves=4, seed=2, early_stop=False)
@@ -36,9 +31,9 @@ TASKS = {
 OPEN = ("exact", "generation")
 
 
-def rows(run):
-    """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
-    return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
+def evaluated(run):
+    """Counts the evaluations of a run that were run through the model."""
+    return sum(not reused for reused in run.evaluations(["reused"])["reused"].to_pylist())
 
 
 def of(size, **changes):
@@ -84,132 +79,87 @@ def prepare(checkpoint, task_of):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param("letter-strict", marks=pytest.mark.slow),
-        pytest.param("variants", marks=pytest.mark.slow),
-        "generation",
-    ],
+    ["letter-strict", pytest.param("variants", marks=pytest.mark.slow), "generation"],
 )
-def test_extended_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
+def test_extended_search_finds_what_an_unbroken_one_does(prepare, tmp_path, name):
     whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
     metrics = Metrics()
     for limit, size in ((1, 4), (5, 8), (7, 12)):
         run = prepare(name, limit).search(str(tmp_path / "run"), of(size), metrics)
         assert run.questions().num_rows == limit
         assert not (run.directory / UNFINISHED).exists()
-    assert rows(run) == rows(whole)
+    assert differences(run, whole) == []
     assert run.manifest()["settings"] == whole.manifest()["settings"]
-    asked = sum(not row["reused"] for row in run.evaluations().to_pylist())
-    if name != "variants":  # what asks again is not among the rows, and may be asked again
-        assert metrics.evaluations - asked <= (
-            # of a control search the verdicts for gold are not known to the bit
-            asked // 2 if name == "letter-strict" else 0
-        )
+    if name != "variants":  # what asks again is not among the rows, and is asked again
+        assert metrics.evaluations == evaluated(run)
 
 
 @pytest.mark.slow
-def test_extended_robust_search_has_the_rows_of_an_unbroken_one(prepare, tmp_path, monkeypatch):
+def test_extended_robust_search_finds_what_an_unbroken_one_does(prepare, tmp_path):
+    """It is searched anew: its rows combine the variants."""
     whole = prepare("variants", 6).search(str(tmp_path / "whole"), of(8), robust=True)
-    # one question at a time
-    monkeypatch.setattr(journal.ResumedEvaluator, "most", lambda self: 1)
     for limit, size in ((4, 4), (6, 8)):
         session = prepare("variants", limit)
         run = session.search(str(tmp_path / "run"), of(size), robust=True)
-    assert rows(run) == rows(whole)
+    assert differences(run, whole) == []
+    columns = ["question", "baseline_answer", "variant_answers", "best", "robust"]
+    assert run.questions(columns).sort_by("question") == whole.questions(columns).sort_by(
+        "question"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["options", "exact"])
-def test_extended_evaluation_has_the_rows_of_an_unbroken_one(prepare, tmp_path, name):
+def test_extended_evaluation_finds_what_an_unbroken_one_does(prepare, tmp_path, name):
     whole = prepare(name, 7).evaluate(str(tmp_path / "whole"), PATHS)
     metrics = Metrics()
     for limit, paths in ((1, PATHS[1:2]), (4, PATHS[1:2]), (4, PATHS[1:]), (7, PATHS)):
         run = prepare(name, limit).evaluate(str(tmp_path / "run"), paths, metrics)
         assert run.evaluations().num_rows == limit * len(paths)
-    assert rows(run) == rows(whole)
-    # the one question is evaluated again where prompts share what they begin with
-    assert metrics.evaluations == 7 * len(PATHS) + 1
+    assert differences(run, whole) == []
+    assert metrics.evaluations == 7 * len(PATHS)
 
 
 @pytest.mark.slow
-def test_killed_extension_has_the_rows_of_an_unbroken_one(
+def test_killed_extension_finds_what_an_unbroken_one_does(
     prepare, task_of, start, tmp_path, checkpoint
 ):
     name, out = "options", str(tmp_path / "run")
     whole = prepare(name, 7).search(str(tmp_path / "whole"), of(12))
     prepare(name, 4).search(out, of(6))
     for count in (1, 4):
-        job = start(jobs.killed_in_journal, checkpoint, task_of(name, 7), out, of(12), count)
-        assert end(job) == KILLED
-        assert RunDirectory(out).manifest()["settings"]["simulations"] in (6, 12)
+        work = task_of(name, 7).prepare, CONFIG, out, of(12), count, [UNFINISHED]
+        assert end(start(jobs.killed, checkpoint, *work)) == KILLED
+        assert RunDirectory(out).settings()["simulations"] == 12
     run = prepare(name, 7).search(out, of(12))
-    assert rows(run) == rows(whole)
+    assert differences(run, whole) == []
     assert not (run.directory / UNFINISHED).exists()
 
 
-def test_nothing_written_is_evaluated_again(prepare, tmp_path, monkeypatch):
-    """A run that fails in its first batch resumes where the last file of its journal ends."""
-    monkeypatch.setattr(journal, "SECONDS", 0.0)
-    monkeypatch.setattr(journal, "PIECE", 0.0)
+def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkeypatch):
+    """A wave of each of the two batches that run at the same time, at most."""
     session, metrics = prepare("generation", 4), Metrics()
     whole = session.search(str(tmp_path / "whole"), SEARCH)
+    run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch:
         fail_after(6, patch)
         with pytest.raises(RuntimeError, match="no room"):
-            session.search(str(tmp_path / "run"), SEARCH, metrics)
-    run = RunDirectory(tmp_path / "run")
+            session.search(str(run.directory), SEARCH, metrics)
     assert run.questions().num_rows == 0
-    assert metrics.evaluations > 0
-    kept = written(tmp_path / "run")
-    assert kept == metrics.evaluations
-    session.search(str(tmp_path / "run"), SEARCH, metrics)
-    assert rows(run) == rows(whole)
-    asked = sum(not row["reused"] for row in run.evaluations().to_pylist())
-    assert metrics.evaluations == asked
-    assert metrics.earlier == kept
+    kept = written(run)
+    assert 0 < kept < metrics.evaluations
+    again = Metrics()
+    session.search(str(run.directory), SEARCH, again)
+    assert differences(run, whole) == []
+    assert (again.earlier, again.evaluations) == (kept, evaluated(run) - kept)
 
 
-def test_confirmed_paths_are_not_confirmed_again(prepare, tmp_path, monkeypatch):
-    session, out = prepare("options", 4), str(tmp_path / "run")
-    ask, asked, one_is = ReadingEvaluator.confirm, [], threading.Event()
-
-    def confirm_one(self, paths, verdicts):
-        confirmed = ask(self, paths, verdicts)
-        one_is.set()
-        return confirmed
-
-    def fail(*arguments):
-        assert one_is.wait(60)  # the batch that ends first may have nothing to confirm
-        raise RuntimeError("no room")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ReadingEvaluator, "confirm", confirm_one)
-        patch.setattr(RunDirectory, "write_part", fail)
-        with pytest.raises(RuntimeError, match="no room"):
-            session.search(out, of(4))
-    unfinished = (RunDirectory(out).directory / UNFINISHED).iterdir()
-    held = [row for file in unfinished for row in read_part(file, journal.SCHEMA).to_pylist()]
-    held = {row["question"]: row["confirmed"] for row in held if row["confirmed"] is not None}
-    assert held
-
-    def confirm(self, paths, verdicts):
-        asked.extend(self.batch[b].question.id for b in np.flatnonzero(paths[:, 0] != STOP))
-        return ask(self, paths, verdicts)
-
-    monkeypatch.setattr(ReadingEvaluator, "confirm", confirm)
-    found = {
-        q["question"]: q["confirmed"] for q in session.search(out, of(4)).questions().to_pylist()
-    }
-    assert {name: found[name] for name in held} == held
-    assert not set(asked) & set(held)
-
-
-def test_damaged_journal_is_named(prepare, tmp_path):
+def test_damaged_evaluations_of_unfinished_questions_are_named(prepare, tmp_path):
     out = tmp_path / "run"
     prepare("options", 2).search(str(out), of(4))
     (out / UNFINISHED).mkdir()
-    (out / UNFINISHED / "part.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"part\.parquet is damaged .* made again"):
+    (out / UNFINISHED / "wave.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"wave\.parquet cannot be read .* evaluated again"):
         prepare("options", 3).search(str(out), of(4))
 
 
@@ -220,7 +170,7 @@ def test_shards_extend_a_run(prepare, tmp_path):
         for index in (0, 1):
             config = dataclasses.replace(CONFIG, shard=Shard(index, 2))
             run = prepare("options", 6, config=config).search(out, of(size))
-    assert rows(run) == rows(whole)
+    assert differences(run, whole) == []
     assert not (run.directory / UNFINISHED).exists()
 
 
@@ -237,12 +187,12 @@ def test_shards_extend_a_run(prepare, tmp_path):
 def test_what_cannot_be_continued_is_named_by_its_flag(prepare, tmp_path, change, message):
     out = str(tmp_path / "run")
     prepare("options", 4).search(out, of(8))
-    before = rows(RunDirectory(out))
+    before = RunDirectory(out).evaluations()
     size, limit = change.pop("simulations", 8), change.pop("limit", 4)
     with pytest.raises(ValueError, match=message) as error:
         prepare("options", limit).search(out, of(size, **change))
     assert "\n" not in str(error.value)
-    assert rows(RunDirectory(out)) == before
+    assert RunDirectory(out).evaluations() == before
 
 
 def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
@@ -262,12 +212,11 @@ def test_fewer_paths_are_refused(prepare, tmp_path):
         prepare("options", 3).evaluate(out, PATHS[1:])
 
 
-def test_runs_of_earlier_versions_are_continued():
-    """They recorded a batch size, on which nothing depends."""
-    old = {"command": "search", "questions": 4, "simulations": 8, "batch_size": 2}
-    new = {"command": "search", "questions": 4, "simulations": 8}
-    assert continues("run", old, new, lambda count: {}) is False
-    assert continues("run", old, new | {"simulations": 9}, lambda count: {}) is True
+def test_continues_says_whether_questions_are_searched_further():
+    old = {"command": "search", "questions": 4, "simulations": 8}
+    assert continues("run", old, old) is False
+    assert continues("run", old, old | {"questions": 5}) is False
+    assert continues("run", old, old | {"simulations": 9}) is True
 
 
 def test_flags_are_those_of_the_command_line():

@@ -13,8 +13,14 @@ from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 def evaluation(path: list[int], verdict: bool | None, control: bool = False) -> dict[str, Any]:
     return {
-        **{"question": "a", "path": path, "length": len(path), "verdict": verdict, "margin": 0.5},
-        **{"answer": 0, "finite": True, "node": 0, "control": control},
+        **{"question": "a", "path": path, "length": len(path), "verdict": verdict},
+        **{
+            "margin": 0.5 if verdict else -0.5,
+            "answer": 0,
+            "finite": True,
+            "node": 0,
+            "control": control,
+        },
     }
 
 

@@ -75,11 +75,11 @@ def test_benchmark_search_times_nothing_that_disagrees(session, monkeypatch):
 def test_run_lists_each_path_once_and_reuses_nothing(session, shared):
     searches = Searches(session, SETTINGS)
     first = searches.run(searches.batches)
-    cost = searches.evaluator.workers.metrics.cost
+    cost = searches.workers.metrics.cost
     again = searches.run(searches.batches)
-    assert searches.evaluator.workers.metrics.cost.unique == 2 * cost.unique
+    assert searches.workers.metrics.cost.unique == 2 * cost.unique
     assert len(set(map(key, first))) == len(first)
-    assert searches.evaluator.workers.metrics.evaluations == 2 * len(first)
+    assert searches.workers.metrics.evaluations == 2 * len(first)
     for one, other in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
         assert key(one) == key(other)
         np.testing.assert_array_equal(one.verdict.scores, other.verdict.scores)

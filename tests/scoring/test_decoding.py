@@ -1,6 +1,7 @@
 """What binds decoding scorers to a batch, and `Completions`, which grades nothing."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +14,7 @@ from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP
 from cola_jax.scoring import Completion, Completions, Exact, Generation, Grade
-from cola_jax.scoring.decoding import (
-    DECOY,
-    GOLD,
-    TIE,
-    DecodingEvaluator,
-    completion_verdicts,
-)
-from cola_jax.scoring.scorer import ReadingEvaluator
+from cola_jax.scoring.decoding import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
 from tests.tokenizers import BARE, EOS, STOPS, GreedyTokenizer, question
@@ -34,27 +28,23 @@ class SameText:
 
 
 @pytest.fixture(scope="module")
-def evaluators(model, letters, decoded):
-    """An evaluator of each kind, and its verdicts."""
-    workload = Workload(*decoded.paths.shape[1:])
+def evaluated(model, letters, decoded):
+    """For a scorer of each kind, a function that confirms, and the verdicts of all paths."""
+    workload, worker = Workload(*decoded.paths.shape[1:]), Workers(model).workers[0]
     made = {}
     for scorer in (
         Exact(letters, BARE, stop_tokens=STOPS),
         Generation(letters, BARE, stop_tokens=STOPS, grader=SameText()),
     ):
-        batch = [scorer.encode(asked) for asked in decoded.questions]
-        evaluate = scorer.evaluator(Workers(model).workers[0], batch, workload)
-        made[scorer.name] = evaluate, evaluate(decoded.paths)
+        batch = [scorer.encode(question) for question in decoded.questions]
+        with scorer.evaluator(worker, batch, workload) as evaluate:
+            confirm = functools.partial(scorer.confirm, worker, batch)
+            made[scorer.name] = confirm, evaluate(decoded.paths)
     return made
 
 
-def test_evaluator_depends_on_scorer(evaluators):
-    assert type(evaluators["exact"][0]) is ReadingEvaluator
-    assert type(evaluators["generation"][0]) is DecodingEvaluator
-
-
-def test_completion_is_what_was_decoded(evaluators, decoded, letters):
-    out, (_, verdicts) = decoded.out, evaluators["generation"]
+def test_completion_is_what_was_decoded(evaluated, decoded, letters):
+    out, (_, verdicts) = decoded.out, evaluated["generation"]
     for b, c in np.ndindex(verdicts.completion.shape):
         one, count = verdicts.completion[b, c], out.length[b, c]
         if decoded.paths[b, c, 0] == STOP:
@@ -74,7 +64,7 @@ def test_completion_is_what_was_decoded(evaluators, decoded, letters):
 
 
 @pytest.mark.parametrize("name", ["exact", "generation"])
-def test_confirm_runs_once_more_in_float32(evaluators, decoded, name, monkeypatch):
+def test_confirm_runs_once_more_in_float32(evaluated, decoded, name, monkeypatch):
     settings = []
     module = f"cola_jax.scoring.{'scorer' if name == 'exact' else 'decoding'}"
 
@@ -84,7 +74,7 @@ def test_confirm_runs_once_more_in_float32(evaluators, decoded, name, monkeypatc
             super().__init__(worker, prompts, *more)
 
     monkeypatch.setattr(f"{module}.ReferenceEvaluator", Spy)
-    evaluate, verdicts = evaluators[name]
+    confirm, verdicts = evaluated[name]
     paths, rows = decoded.paths, np.arange(len(decoded.questions))
     best = verdicts.verdict.argmax(axis=1)
     right = verdicts.verdict[rows, best]
@@ -92,18 +82,18 @@ def test_confirm_runs_once_more_in_float32(evaluators, decoded, name, monkeypatc
     right[np.flatnonzero(right)[0]] = False  # as if it had none
     chosen = np.where(right[:, None], paths[rows, best], STOP)
     own = type(verdicts)(*(column[rows, best].copy() for column in verdicts))
-    assert evaluate.confirm(chosen, own) == [True if r else None for r in right]
+    assert confirm(chosen, own) == [True if r else None for r in right]
     nothing = np.full_like(chosen, STOP)
-    assert evaluate.confirm(nothing, own) == [None] * len(rows)
+    assert confirm(nothing, own) == [None] * len(rows)
     if name == "exact":
         wrong = np.where(verdicts.verdict, paths.shape[1], np.arange(paths.shape[1])).min(axis=1)
-        assert evaluate.confirm(paths[rows, wrong], own) == [False] * len(rows)
+        assert confirm(paths[rows, wrong], own) == [False] * len(rows)
     else:
         b = int(np.flatnonzero(right)[0])
         tokens = list(own.completion[b].tokens)
         tokens[0] = 80 + (tokens[0] + 1) % 200  # what bfloat16 might have decoded
         own.completion[b] = dataclasses.replace(own.completion[b], tokens=tuple(tokens))
-        held = evaluate.confirm(chosen, own)
+        held = confirm(chosen, own)
         assert held == [(i != b) if r else None for i, r in enumerate(right)]
     assert set(settings) == {(np.dtype(np.float32), "highest")}
 

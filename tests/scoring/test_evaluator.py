@@ -5,14 +5,11 @@ import pytest
 
 import cola_jax
 from cola_jax.edits import random_paths
-from cola_jax.execute.evaluator import Workload
 from cola_jax.path import STOP, identity
 from cola_jax.question import Question, open_question
 from cola_jax.scoring import Options, Verdicts
-from cola_jax.scoring.evaluator import ModelEvaluator
 from tests import tiny
 
-WORKLOAD = Workload(10, 12)
 PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
 
 
@@ -47,6 +44,7 @@ def together(model, words, questions):
 def test_evaluator_keeps_order_of_questions(model, words, questions, together):
     evaluate, verdicts, _ = together
     assert evaluate.questions == questions
+    assert evaluate.num_layers == tiny.LAYERS
     assert verdicts.scores.shape == (6, 10, 5)
     for b, question in enumerate(questions):
         alone = cola_jax.evaluate(model, [question], PATHS, scorer=Options(words)).verdicts
@@ -78,32 +76,6 @@ def test_evaluator_refuses_what_cannot_be_asked(model, words):
         cola_jax.evaluator(model, [], Options(words))
     with pytest.raises(ValueError, match="question a is open"):
         cola_jax.evaluator(model, [open_question("a", "7 + 5", "12")], Options(words))
-
-
-def test_map_yields_every_batch_once(model, words, questions, together):
-    evaluate, verdicts, _ = together
-    paths = padded(len(questions))
-    calls = evaluate.map(
-        lambda batch, some: (len(batch.batch), batch(paths[some])),
-        WORKLOAD,
-        [np.array([4, 0]), np.array([1])],
-    )
-    results = {tuple(some.tolist()): result for some, result in calls}
-    assert set(results) == {(4, 0), (1,)}
-    for some, (count, part) in results.items():
-        assert count == len(some)
-        expected = verdicts.margin[list(some)]
-        np.testing.assert_allclose(part.margin, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_map_raises_error_of_function(together):
-    evaluate, _, _ = together
-
-    def fail(batch, some):
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        list(evaluate.map(fail, WORKLOAD))
 
 
 @pytest.mark.parametrize("form", ["shared", "lists", "array"])
@@ -153,9 +125,3 @@ def test_to_pandas_has_a_row_per_evaluation(questions):
         "margin": [1.0, 0.0] * 2,
         "answer": [1, 0] * 2,
     }
-
-
-def test_model_evaluator_has_layers_of_model(model, together):
-    evaluate, _, _ = together
-    assert isinstance(evaluate, ModelEvaluator)
-    assert evaluate.num_layers == model.config.num_layers == tiny.LAYERS

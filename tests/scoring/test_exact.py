@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import cola_jax
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.scoring import Exact, Verdicts
+from cola_jax.scoring import Exact
 from cola_jax.scoring.decoding import DECOY, GOLD, TIE
 from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
@@ -196,7 +196,7 @@ def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
     best = verdicts.scores.argmax(axis=1)
     answer = np.where(verdicts.scores.max(axis=1) > 0, best, NO_ANSWER)
     np.testing.assert_array_equal(answer, verdicts.answer)
-    again = Verdicts.of_scores(verdicts.scores, DECOY, answer=answer, rival=np.zeros(4))
+    again = verdicts.of_target(DECOY)
     np.testing.assert_array_equal(again.margin, expected.margin)
     ties = verdicts.scores[:, 0] == verdicts.scores[:, 1]
     np.testing.assert_array_equal(again.verdict[~ties], expected.verdict[~ties])

@@ -60,16 +60,16 @@ def test_row_verdicts_grade_the_text_before_a_stop_string(words):
     assert verdicts.answer.tolist() == [*[GOLD] * 3, *[NO_ANSWER] * 3]
     assert [one.truncated for one in verdicts.completion] == [False] * 4 + [True, False]
     assert verdicts.completion[0].text == " the moon"
-    control = scorer.of_target(verdicts, DECOY)
-    assert not control.verdict[0]
+    assert not verdicts.of_target(DECOY).verdict[0]
 
 
 def test_wrong_answers_are_compared_with_the_decoy(words):
     scorer = FilteredGeneration(words, Words(), stop_tokens=(1,))
     verdicts = scorer.row_verdicts([row(words, " sun\n")], [QUESTION])
     assert verdicts.answer.tolist() == [DECOY]
-    assert scorer.of_target(verdicts, DECOY).verdict.tolist() == [True]
-    assert scorer.of_target(verdicts, DECOY).margin[0] > 0
+    control = verdicts.of_target(DECOY)
+    assert control.verdict.tolist() == [True]
+    assert control.margin[0] > 0
 
 
 def test_encode_takes_the_prompt_as_it_is(words):

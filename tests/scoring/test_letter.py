@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cola_jax.prompts import readings
 from cola_jax.question import Question, open_question
-from cola_jax.scoring import Letter, StrictLetter, Verdicts
+from cola_jax.scoring import Letter, StrictLetter
 from cola_jax.scoring.letter import harness_prompt, plain_prompt
 from cola_jax.scoring.verdicts import NO_ANSWER
 from tests import tiny
@@ -90,15 +91,25 @@ def test_letter_compares_letters_offered():
     np.testing.assert_array_equal(verdicts.verdict, verdicts.margin > 0)
 
 
-def test_strict_letter_takes_likeliest_token_of_all():
-    chosen = np.array([10, 11, 12, 0, 5, 11], np.int32)
-    readings = made_up(3, token=np.repeat(chosen[:, None], 3, axis=1))
-    verdicts = StrictLetter(WORDS).verdicts(readings, encoded(LETTERS))
-    assert verdicts.answer.tolist() == [0, 1, 2, NO_ANSWER, NO_ANSWER, 1]
-    assert verdicts.verdict.tolist() == [False, True, False, False, False, True]
-    expected = readings.logprob[:, 1] - readings.rival[:, 1]
-    np.testing.assert_allclose(verdicts.margin, expected, rtol=1e-5)
-    np.testing.assert_array_equal(verdicts.scores, readings.logprob)
+logits = st.lists(st.lists(st.integers(-8, 8), min_size=5, max_size=5), min_size=9, max_size=9)
+
+
+@given(logits, st.integers(0, 2))
+def test_strict_letter_takes_likeliest_token_of_all(logits, gold):
+    """For every gold, and read again for it: tokens 2, 3 and 4 are the letters."""
+    letters = [[2], [3], [4]]
+    logits = np.float32(logits) / 2
+    read = readings(np.repeat(logits[:, None], 3, axis=1), np.tile([2, 3, 4], (9, 1)))
+    own, other = (
+        StrictLetter(WORDS).verdicts(read, encoded(letters, gold=i)) for i in (gold, (gold + 1) % 3)
+    )
+    token = logits.argmax(axis=1)
+    np.testing.assert_array_equal(own.answer, np.where(token < 2, NO_ANSWER, token - 2))
+    np.testing.assert_array_equal(own.verdict, token == 2 + gold)
+    rival = np.delete(logits, 2 + gold, axis=1).max(axis=1)
+    np.testing.assert_allclose(own.margin, logits[:, 2 + gold] - rival, atol=1e-5)
+    for ours, again in zip(own, other.of_target(gold), strict=True):
+        np.testing.assert_array_equal(ours, again)
 
 
 @each
@@ -118,8 +129,7 @@ halves = st.lists(st.integers(-12, 0), min_size=3, max_size=3)
 @given(st.lists(halves, min_size=CANDIDATES, max_size=CANDIDATES), st.integers(0, 2))
 def test_scores_can_be_read_with_other_gold(logprob, gold):
     readings = made_up(3, logprob=np.float32(logprob) / 2)
-    scores = Letter(WORDS).verdicts(readings, encoded(LETTERS)).scores
     expected = Letter(WORDS).verdicts(readings, with_gold(encoded(LETTERS), gold))
-    again = Verdicts.of_scores(scores, gold)
+    again = Letter(WORDS).verdicts(readings, encoded(LETTERS)).of_target(gold)
     for name in ("verdict", "answer", "margin", "scores", "finite"):
         np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))

@@ -11,10 +11,11 @@ from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, identity
+from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Options, Scorer, Verdicts, encode_answers
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.scorer import ReadingEvaluator
+from cola_jax.scoring.scorer import score_readings
 from tests import tiny
 
 NAMES = ("iron", "gas")  # a token each, with the space before it
@@ -45,6 +46,7 @@ def test_own_scorer_is_searched_and_evaluated(model, words):
     questions = stories(4)
     evaluate = cola_jax.evaluator(model, questions, LogitDifference(words))
     outcomes = cola_jax.search(evaluate, questions, simulations=8, leaves=4)
+    outcomes = cola_jax.confirm(evaluate, outcomes)
     assert [outcome.evaluations for outcome in outcomes] == [9] * 4
     assert any(outcome.confirmed for outcome in outcomes)
     paths = outcomes[0].paths[:3]
@@ -91,24 +93,23 @@ def paths():
 WORKLOAD = Workload(PATHS, 2 * tiny.LAYERS)
 
 
-class ReferenceReadings(ReadingEvaluator):
-    def executor(self, workload):
-        return ReferenceEvaluator(self.worker, self.prompts, metrics=self.worker.metrics)
-
-
 def worker_of(model, **settings):
     return Workers(model, **settings).workers[0]
 
 
-def test_reading_evaluator_equals_reference(model, words, batch, paths):
+def by_reference(worker, scorer, batch, paths):
+    """The verdicts of paths by the reference executor."""
+    run = ReferenceEvaluator(worker, Prompts.stack([encoded.prompts for encoded in batch]))
+    return score_readings(scorer, batch, run(paths), paths)
+
+
+def test_evaluator_equals_reference(model, words, batch, paths):
     """The verdict of a path is its own, not that of another path or question."""
-    verdicts = []
-    for make in (ReadingEvaluator, ReferenceReadings):
-        worker = worker_of(model)
-        with make(Options(words), worker, batch, WORKLOAD) as evaluate:
-            verdicts.append(evaluate(paths))
-        assert worker.metrics.evaluations == (paths[:, :, 0] != STOP).sum()
-    ours, theirs = verdicts
+    worker, scorer = worker_of(model), Options(words)
+    with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
+        ours = evaluate(paths)
+    assert worker.metrics.evaluations == (paths[:, :, 0] != STOP).sum()
+    theirs = by_reference(worker, scorer, batch, paths)
     np.testing.assert_allclose(ours.margin, theirs.margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
     present = paths[:, :, 0] != STOP
@@ -128,20 +129,17 @@ def test_reading_evaluator_equals_reference(model, words, batch, paths):
 def test_confirm_runs_in_float32_by_reference(model, words, batch):
     """Where bfloat16 has another verdict than float32, that of float32 is returned."""
     many = pad_paths([random_paths(tiny.LAYERS, 60, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
-    coarse, fine = (
-        ReferenceReadings(Options(words), worker_of(model, dtype=dtype), batch, WORKLOAD)
-        for dtype in ("bfloat16", None)
-    )
-    before, exact = coarse(many), fine(many)
+    scorer, coarse, fine = Options(words), worker_of(model, dtype="bfloat16"), worker_of(model)
+    before, exact = (by_reference(worker, scorer, batch, many) for worker in (coarse, fine))
     differs = before.verdict != exact.verdict
     assert differs.any()
     chosen = np.where(differs.any(axis=1), differs.argmax(axis=1), 0)
     rows = np.arange(QUESTIONS)
     verdicts, selected = before.take((rows, chosen)), many[rows, chosen]
-    held = coarse.confirm(selected, verdicts)
+    held = scorer.confirm(coarse, batch, selected, verdicts)
     assert held == exact.verdict[rows, chosen].tolist()
     selected[0] = STOP
-    assert coarse.confirm(selected, verdicts) == [None, *held[1:]]
+    assert scorer.confirm(coarse, batch, selected, verdicts) == [None, *held[1:]]
 
 
 def test_check_memory_names_enough(model, words, batch):
@@ -173,8 +171,8 @@ def test_batch_of_mixed_buckets_equals_reference(model, words):
     batch = [Options(words).encode(question) for question in (short, long)]
     assert len({len(encoded.prompts.ids) > 40 for encoded in batch}) == 2
     paths = pad_paths([random_paths(tiny.LAYERS, PATHS, seed=3)] * 2, 2, tiny.LAYERS)
-    results = []
-    for make in (ReadingEvaluator, ReferenceReadings):
-        with make(Options(words), worker_of(model), batch, WORKLOAD) as evaluate:
-            results.append(evaluate(paths))
-    np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-4, atol=1e-4)
+    worker, scorer = worker_of(model), Options(words)
+    with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
+        ours = evaluate(paths)
+    theirs = by_reference(worker, scorer, batch, paths)
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)

@@ -19,7 +19,8 @@ def test_of_scores_compares_gold_with_best_rival():
     assert verdicts.margin.tolist() == [-2, -1, 1]
     np.testing.assert_array_equal(verdicts.scores, scores)
     assert verdicts.finite.all()
-    assert [x.dtype for x in verdicts[:5]] == ["bool", "float32", "int32", "float32", "bool"]
+    kinds = [column.dtype for column in verdicts[:6]]
+    assert kinds == ["bool", "float32", "int32", "float32", "float32", "bool"]
     assert verdicts.completion.tolist() == [None] * 3
 
 
@@ -48,11 +49,23 @@ def test_of_scores_not_finite_is_wrong(finite):
     assert np.isnan(verdicts.scores[1:]).all()
 
 
-def test_of_scores_takes_other_answer_and_rival():
-    answer, rival = np.array([NO_ANSWER, 0]), np.array([0.0, 0.0])
-    verdicts = Verdicts.of_scores(np.array([[-1.0], [2]]), 0, answer=answer, rival=rival)
+def test_of_scores_judges_each_option_alone():
+    answer, scores = np.array([NO_ANSWER, 0]), np.array([[-1.0, -3], [2, 4]])
+    verdicts = Verdicts.of_scores(scores, 0, answer=answer, outside=np.nan)
     assert verdicts.verdict.tolist() == [False, True]
     assert verdicts.margin.tolist() == [-1, 2]
+    assert verdicts.of_target(1).margin.tolist() == [-3, 4]
+
+
+def test_of_target_compares_with_what_is_outside_the_options():
+    scores, outside = np.array([[-1.0, -3], [-2, -4], [-2, -1]]), np.array([-2.0, -1, -np.inf])
+    answer = np.array([0, NO_ANSWER, 1])
+    verdicts = Verdicts.of_scores(scores, 0, answer=answer, outside=outside)
+    assert verdicts.margin.tolist() == [1, -1, -1]
+    other = verdicts.take(np.array([2, 1, 0])).of_target(np.array([1, 1, 0]))
+    assert other.margin.tolist() == [1, -3, 1]
+    assert other.verdict.tolist() == [True, False, True]
+    assert other.answer.tolist() == [1, NO_ANSWER, 0]
 
 
 def test_of_margins_is_right_from_zero_up():

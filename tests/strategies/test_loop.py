@@ -63,7 +63,6 @@ def test_search_evaluates_legal_paths_each_once(legal):
         assert {KINDS[kind] for kind in outcome.edits[1:, 0]} == set(KINDS)
         answers = [checksum_answer(b, path) for path in outcome.paths]
         np.testing.assert_array_equal(outcome.verdicts.answer, answers)
-        assert outcome.confirmed is None  # a function has nothing to confirm with
 
 
 def test_search_applies_edits_to_parents_paths(legal):
@@ -271,7 +270,7 @@ def test_control_search_is_the_search_for_a_question_with_that_gold():
         other = dataclasses.replace(questions(1)[0], answer=control.target)
 
         def evaluate(paths, target=control.target):
-            return formula()(paths).of_target(np.full(paths.shape[:2], target))
+            return formula()(paths).of_target(target)
 
         (own,) = cola_jax.search(evaluate, [other], control="none", **SIX)
         assert own.paths == control.paths
@@ -307,7 +306,9 @@ def searched(model, scorer):
     """The outcomes of seven questions, and how many evaluations were counted."""
     metrics, asked = cola_jax.Metrics(), tiny.questions(7)
     evaluate = cola_jax.evaluator(model, asked, scorer, metrics=metrics)
-    return cola_jax.search(evaluate, asked, **MODEL), metrics.evaluations
+    outcomes, counted = cola_jax.search(evaluate, asked, **MODEL), metrics.evaluations
+    assert all(outcome.confirmed is None for outcome in outcomes)
+    return cola_jax.confirm(evaluate, outcomes), counted
 
 
 def test_search_of_model_counts_evaluations(searched):
@@ -319,7 +320,8 @@ def test_search_of_model_counts_evaluations(searched):
 def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, searched, chosen):
     asked = [tiny.questions(7)[i] for i in chosen]
     evaluate = cola_jax.evaluator(model, asked, scorer, batch_size=2)
-    for i, outcome in zip(chosen, cola_jax.search(evaluate, asked, **MODEL), strict=True):
+    outcomes = cola_jax.confirm(evaluate, cola_jax.search(evaluate, asked, **MODEL))
+    for i, outcome in zip(chosen, outcomes, strict=True):
         expected = searched[0][i]
         assert np.abs(expected.verdicts.margin).min() > 1e-4  # else rounding may turn a verdict
         assert outcome.question == expected.question

@@ -36,8 +36,7 @@ def setting(tiny_checkpoint, tmp_path_factory):
     task = str(tiny.write_questions(folder / "task.jsonl", 24))
     setting = Setting(str(tiny_checkpoint), task, str(folder / "run"))
     session = setting.session()
-    run, part = RunDirectory(setting.run), Part([], [])
-    run.open(session.settings, session.environment)
+    part = Part([], [])
     for i, encoded in enumerate(session.encoded):
         right = np.array([[True, True, False, False], [False, False, True, True], [False] * 4])
         scores = np.where(right[i % 3], 1.0, -1.0)[:, None] * np.array([1.0, 0.0])
@@ -48,5 +47,6 @@ def setting(tiny_checkpoint, tmp_path_factory):
         verdicts = Verdicts.of_scores(options, gold)
         part.evaluations.extend(evaluation_rows(encoded, PATHS, verdicts))
         part.questions.append(question_row(encoded, 4))
-    run.write_part(part.evaluations, part.questions)
+    with RunDirectory(setting.run).open(session.settings, session.environment) as run:
+        run.write(part.evaluations, part.questions)
     return setting
