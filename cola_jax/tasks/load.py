@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -12,10 +13,9 @@ from cola_jax.errors import InputError, count, shorten, shown
 from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
 from cola_jax.tasks.harness import harness_questions
-from cola_jax.tasks.readers import KINDS, rank_fail_rates
+from cola_jax.tasks.readers import rank_fail_rates, read_row
 from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
 from cola_jax.tasks.sources import (
-    Fields,
     Row,
     Source,
     interleave,
@@ -25,6 +25,7 @@ from cola_jax.tasks.sources import (
     subset_rows,
 )
 
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 log = logging.getLogger(__name__)
 SELECTED = {  # options that select questions: the metadata that they compare
     "level": "math_level",
@@ -97,12 +98,12 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
             if text.endswith("%"):
                 value = None if float(text[:-1]) == 100 else float(text[:-1]) / 100
             else:
-                value = int(text) if text.lstrip("+-").isdecimal() else float(text)
+                value = int(text) if WHOLE.fullmatch(text) else float(text)
         except ValueError:
             value = math.nan
     if isinstance(value, float) and not 0 < value < 1:
         raise InputError(
-            f"a limit of {limit} is neither a whole number nor a share below 1, such as 0.1 or 10%."
+            f"a limit of {shown(limit)} is neither a whole number nor a share below 1, such as 0.1 or 10%."
         )
     return value
 
@@ -191,9 +192,8 @@ def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> I
     """Read rows, each question once: DART-Math has a row for each response to a query."""
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
-        fields = Fields(row)
         try:
-            question = KINDS[kind].read(fields, default_id)
+            question, extra = read_row(kind, row, default_id)
             if question.id in seen:
                 earlier, other = seen[question.id]
                 same = (question.text, question.gold) == (other.text, other.gold)
@@ -204,7 +204,7 @@ def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> I
                 raise InputError(f"the id {question.id!r} is already used in {earlier}.")
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        unused |= dict.fromkeys(fields.unused)
+        unused |= dict.fromkeys(extra)
         seen[question.id] = where, question
         yield question
 

@@ -14,7 +14,8 @@ from cola_jax.errors import InputError, did_you_mean, plain, printed
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.readers import KINDS, Source, kind_of_rows
+from cola_jax.tasks.readers import SELECTED, kind_of_rows
+from cola_jax.tasks.sources import Source
 
 ARITHMETIC = "arithmetic"
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
@@ -162,13 +163,13 @@ def find_task(source: Source) -> Task:
     """
     if not isinstance(source, str):
         kind = kind_of_rows(source)
-        return Task("the questions", kind, KINDS[kind].options)
+        return Task("the questions", kind, SELECTED.get(kind, ()))
     name, _ = canonical(source)
     if name in TASKS:
         return TASKS[name]
     if is_file(name):
         kind = kind_of_rows(name)
-        return Task(name, kind, KINDS[kind].options)
+        return Task(name, kind, SELECTED.get(kind, ()))
     name = require(name)
     if harness.is_open(name):
         return Task(name, HARNESS_OPEN, ("hub", "num_fewshot", "rule"))
