@@ -157,7 +157,7 @@ def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> i
     """Read an index from 0, a label, or the text of an option; InputError for what may be two."""
     labels, texts = ([str(x).strip() for x in each] for each in (labels, values))
     whole = isinstance(answer, float) and answer.is_integer()
-    answer: Any = int(answer) if whole else answer
+    answer = int(answer) if whole else answer
     text, numbered, indices = str(answer).strip(), labels[0].isdecimal(), range(len(texts))
     by_index = isinstance(answer, int) and not numbered
     if by_index and answer in indices and (answer not in values or values[answer] == answer):
