@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from cola_jax.errors import InputError, count, shorten, shown
 from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.harness import harness_questions
+from cola_jax.tasks.harness import load_grader, load_task
 from cola_jax.tasks.readers import rank_fail_rates, read_row
 from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
 from cola_jax.tasks.sources import (
@@ -73,7 +73,11 @@ def load_questions(
         size = (DEFAULT_LIMIT if limit is None else limit) + beside
         questions = arithmetic(values.get("level"), size, values.get("seed") or 0)
     elif task.of_library:
-        every = harness_questions(task.name, choice=task.choice, **values)
+        hub, shots, rule = (values.get(name) for name in ("hub", "num_fewshot", "rule"))
+        if task.choice:
+            every = load_task(task.name, hub).choices(shots)
+        else:
+            every = load_grader(task.name, hub, rule).questions(shots)
         questions = first(every, limit, beside)
     else:
         rows = open_task(task, source, **only(values, "split", "hub", "subject"))
@@ -102,7 +106,8 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
             value = math.nan
     if isinstance(value, float) and not 0 < value < 1:
         raise InputError(
-            f"a limit of {shown(limit)} is neither a whole number nor a share below 1, as 0.1 or 10%."
+            f"a limit of {shown(limit)} is neither a whole number nor a share below 1: give 8, "
+            "0.1 or 10%."
         )
     return value
 

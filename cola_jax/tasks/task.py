@@ -214,9 +214,8 @@ class TaskConfig:
 
         def make(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
             config = dataclasses.replace(self, variants=(), **changes)
-            return ScorerMaker(
-                config, task, tokenizer, sources, common | {"chat": config.chat}
-            ).make()
+            settings = common | {"chat": config.chat}
+            return ScorerMaker(config, task, tokenizer, sources, settings).make()
 
         scorer, record = make()
         encoded = [scorer.encode(question) for question in questions]
