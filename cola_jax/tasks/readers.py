@@ -28,7 +28,7 @@ SCHEMA = (
 
 
 def not_blank(text: str) -> str:
-    """Return a text; ValueError for one that is empty."""
+    """Return a text; InputError for one that is empty."""
     if not text.strip():
         raise ValueError(f"must be a nonempty string, got {shown(text)}")
     return text

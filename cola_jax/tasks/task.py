@@ -231,7 +231,7 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScorerMaker:
-    """Makes the scorer of a task, and what is recorded of it.
+    """Make the scorer of a task, and what is recorded of it.
 
     InputError for settings that do not fit the task, and for too few shots.
     """
