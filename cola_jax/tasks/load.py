@@ -61,6 +61,8 @@ def load_questions(
         questions.
       TypeError: for an option that does not exist.
     """
+    if isinstance(source, Iterator):
+        source = list(source)  # read twice
     task, limit = find_task(source), read_limit(limit)
     check_options(task, options)
     subject = canonical(source)[1] if isinstance(source, str) else None

@@ -276,13 +276,6 @@ KINDS: dict[str, type[Row]] = {
     "prompt": Open,
     "question": Open,
 }
-# what `load_questions` selects by, in rows of each kind
-SELECTED = {
-    "mmlu": ("subject",),
-    "choice": ("subject",),
-    "math": ("subject", "level"),
-    "dart": ("subject", "level", "fail_rate_level"),
-}
 
 
 def read_row(

@@ -14,7 +14,7 @@ from cola_jax.errors import InputError, did_you_mean, plain, printed
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.readers import SELECTED, kind_of_rows
+from cola_jax.tasks.readers import kind_of_rows
 from cola_jax.tasks.sources import Source
 
 ARITHMETIC = "arithmetic"
@@ -65,7 +65,10 @@ class Options(TypedDict, total=False):
 
 
 OPTIONS = {  # that tasks of each kind take, beside those of the Hub
-    **SELECTED,
+    "mmlu": ("subject",),
+    "choice": ("subject",),
+    "math": ("subject", "level"),
+    "dart": ("subject", "level", "fail_rate_level"),
     ARITHMETIC: ("level", "seed"),
     HARNESS: ("hub", "num_fewshot"),
     HARNESS_OPEN: ("hub", "num_fewshot", "rule"),

@@ -123,6 +123,7 @@ SOURCES = {
     "csv": to_csv,
     "parquet": to_parquet,
     "list": lambda _: ROWS,
+    "generator": lambda _: (row for row in ROWS),
     "frame": lambda _: pandas.DataFrame(ROWS),
     "frame of parquet": lambda folder: pandas.read_parquet(to_parquet(folder)),
     "data set": lambda _: datasets.Dataset.from_list(ROWS),
