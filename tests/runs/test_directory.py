@@ -2,15 +2,12 @@
 
 import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from etils import epath
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import write_whole
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.shard import Shard
 
@@ -298,22 +295,3 @@ def test_directory_that_is_removed_says_so(run):
     shutil.rmtree(run.directory)
     with pytest.raises(OSError, match="was moved or removed while it was being written"):
         run.write_part(*rows("b"))
-
-
-def test_write_whole_replaces_nothing_but_files_and_leaves_nothing(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    for name in ("pipe", "folder"):
-        with pytest.raises(ValueError, match=f"{name} is a directory, pipe or device"):
-            write_whole(epath.Path(tmp_path / name), b"")
-    with pytest.raises(OSError, match="No such file") as caught:
-        write_whole(epath.Path(tmp_path / "missing" / "x"), b"")
-    assert caught.value.filename == str(tmp_path / "missing" / "x")
-
-    def fail(self, target):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", fail)
-    with pytest.raises(OSError, match="full"):
-        write_whole(epath.Path(tmp_path / "x"), b"some")
-    assert {file.name for file in tmp_path.iterdir()} == {"pipe", "folder"}
