@@ -170,8 +170,9 @@ def parse_json(text: str | bytes, where: AnyPath) -> Any:
     NaN and infinity are refused, and so is half a character, which no tokenizer and no file takes.
     """
     with reading(where):
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_constant=refuse_constant)
-        if ("\\u" if isinstance(text, str) else b"\\u") in text:
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
 
