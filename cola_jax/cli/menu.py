@@ -39,7 +39,7 @@ class Menu:
 
         from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
-        from cola_jax.report.menu import menu_json, menu_table
+        from cola_jax.report.deployed import menu_json, menu_table
         from cola_jax.storage import write_whole
 
         session = screen = self.flags.prepare(command=self)

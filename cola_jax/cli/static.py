@@ -26,7 +26,7 @@ class Static:
 
         from cola_jax.deploy.task_path import find_path
         from cola_jax.identity import question_digest, set_digest
-        from cola_jax.report.static import static_json, static_table
+        from cola_jax.report.deployed import static_json, static_table
         from cola_jax.storage import write_whole
 
         session = self.flags.prepare(command=self)
