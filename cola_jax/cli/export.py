@@ -125,7 +125,7 @@ class Export:
             )
 
     def write_recipe(self, path: tuple[int, ...], config: "ModelConfig", origin: dict) -> None:
-        from cola_jax.deploy.mergekit import write_recipe
+        from cola_jax.deploy.export import write_recipe
 
         name = self.source
         if name is None and origin["kind"] == "hub":

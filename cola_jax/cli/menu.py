@@ -40,7 +40,7 @@ class Menu:
         from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
         from cola_jax.files import write_whole
-        from cola_jax.report.menu import menu_json, menu_table
+        from cola_jax.report.deployed import menu_json, menu_table
 
         session = screen = self.flags.prepare(command=self)
         if self.try_scorer is not None:

@@ -27,7 +27,7 @@ class Static:
         from cola_jax.deploy.task_path import find_path
         from cola_jax.files import write_whole
         from cola_jax.identity import question_digest, set_digest
-        from cola_jax.report.static import static_json, static_table
+        from cola_jax.report.deployed import static_json, static_table
 
         session = self.flags.prepare(command=self)
         found = run_with_metrics(

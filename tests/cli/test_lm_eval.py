@@ -69,6 +69,19 @@ def test_lm_eval_runs_a_task_on_a_path(tiny_checkpoint, task, tmp_path, capsys):
     assert 0 <= results["results"]["local"]["acc,none"] <= 1
 
 
+def test_lm_eval_refuses_the_cache_of_another_path(tiny_checkpoint, task, tmp_path, capsys):
+    pytest.importorskip("sqlitedict")
+    given = f"checkpoint={tiny_checkpoint},data=1,path="
+    flags = ["lm-eval", "--model", "cola", "--tasks", task, "--limit", "2"]
+    cache = ["--use_cache", str(tmp_path / "cache"), "--model_args"]
+    main([*flags, *cache, f"{given}0-4"])
+    main([*flags, *cache, f"{given}0-4"])
+    with pytest.raises(SystemExit):
+        main([*flags, *cache, f"{given}0-1,3,3,4"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cache_rank0.db does not belong to this command: its path is 0-4, here it is" in error
+
+
 def test_lm_eval_reports_bad_model_arguments(tiny_checkpoint, task, capsys):
     """From the harness's command line down to the model, as one line."""
     given = f"checkpoint={tiny_checkpoint},path=0-1,9"
