@@ -10,7 +10,6 @@ from cola_jax.cache_directory import cache_directory, programs_directory
 PROGRAM = """
 import json, os
 from cola_jax.cli.main import main
-main(["--version"])
 main(["tasks", "--json"])
 print(json.dumps([os.environ["JAX_COMPILATION_CACHE_DIR"]]))
 """

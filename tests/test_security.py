@@ -24,7 +24,7 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "she
 PICKLES |= {"torch"}  # whose `load` is one
 EVALUATED = {"eval", "exec", "compile", "__import__", "execfile"}
 SHELL = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
-YAML = {"yaml.parse", "yaml.safe_dump"}  # the first makes events, and no objects
+YAML = {"yaml.parse", "yaml.safe_dump", "yaml.safe_load"}  # the first makes events, and no objects
 NETWORK = {"urllib", "requests", "http", "socket", "aiohttp", "httpx", "ftplib", "fsspec"}
 HUB = {"huggingface_hub", "datasets"}
 # parse what the package wrote itself: all else goes through json_text

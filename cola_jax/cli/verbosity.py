@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import threading
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cola_jax import progress_bar
-from cola_jax.cli.command_line import values_of
+from cola_jax.cli.parser import values_of
 from cola_jax.errors import one_line
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
@@ -32,7 +31,7 @@ errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a res
 
 
 class ToConsole(logging.Handler):
-    """Prints messages where they do not disturb a progress bar; warnings are never silenced."""
+    """Print messages where they do not disturb a progress bar; warnings are never silenced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         shown = errors if record.levelno < logging.WARNING else alerts()
@@ -49,12 +48,19 @@ HANDLER = ToConsole()
 
 
 def alerts() -> Console:
-    """Returns where warnings and errors are printed."""
+    """Return where warnings and errors are printed."""
     return Console(stderr=True, **LITERAL) if errors.quiet else errors
 
 
+def print_error(text: str, error: BaseException) -> None:
+    """Print an error as a line, and its traceback with --verbose."""
+    log.debug("traceback:", exc_info=error)
+    line = Text.assemble(("error: ", "bold red"), one_line(text))
+    alerts().print(line, highlight=False, soft_wrap=True)
+
+
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Chooses what is printed on standard error from now on."""
+    """Choose what is printed on standard error from now on."""
     errors.quiet = quiet
     progress_bar.hidden = quiet
     log.handlers = [HANDLER]
@@ -63,17 +69,19 @@ def choose(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 def log_start(command: Any) -> None:
-    """Logs the versions of what runs, and the command's flags, where that is asked for."""
+    """Log the versions of what runs, and the command's flags, where that is asked for."""
     if not log.isEnabledFor(logging.DEBUG):
         return
     found = [f"{name} {installed(name)}" for name in PACKAGES]
     log.debug("%s; Python %s", ", ".join(found), platform.python_version())
-    flags = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    flags = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
 
 
 def installed(package: str) -> str:
-    """Returns the version of a package."""
+    """Return the version of a package."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -81,7 +89,7 @@ def installed(package: str) -> str:
 
 
 def log_devices() -> None:
-    """Logs the devices of this host and, from now on, each compilation; imports JAX."""
+    """Log the devices of this host and, from now on, each compilation; imports JAX."""
     if not log.isEnabledFor(logging.DEBUG):
         return
     import jax
@@ -94,7 +102,7 @@ def log_devices() -> None:
 
 @functools.cache
 def listen() -> None:
-    """Lets JAX report each program that is compiled, or loaded from its cache on disk."""
+    """Let JAX report each program that is compiled, or loaded from its cache on disk."""
     from jax import monitoring
 
     here = threading.local()  # JAX reports on the thread that compiles

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from cola_jax.cli import verbosity
+from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
-from cola_jax.cli.main import main, parse
+from cola_jax.cli.main import main
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts

@@ -1,8 +1,9 @@
-"""The demo's questions, and where its model comes from; nothing is downloaded here."""
+"""`cola demo` and `cola cache`; nothing is downloaded here."""
 
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import subprocess
 import sys
 import sysconfig
@@ -12,8 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
-from cola_jax.cli import demo
-from cola_jax.cli.demo import demo_model, pip_command
+from cola_jax.cli import models as demo
+from cola_jax.cli.main import main
+from cola_jax.cli.models import demo_model, pip_command
+from cola_jax.formats import cache as copies
 from cola_jax.tasks import load_questions
 
 CONTENT = b"GGUF of a kind"
@@ -216,3 +219,47 @@ def test_demo_searches_its_questions(monkeypatch):
     assert [search.flags.model for search in searches] == ["the demo's model", "some/model"]
     assert str(demo.QUESTIONS) in repr(searches[0])
     assert "simulations=7" in repr(searches[0])
+
+
+@pytest.fixture
+def kept(source, tmp_path, monkeypatch):
+    """Converts a source into a cache of its own; returns its entry."""
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    copies.find(source)
+    return copies.entries()[0]
+
+
+def test_cache_lists_models(kept, capsys):
+    main(["cache"])
+    out = capsys.readouterr().out
+    for part in (kept.key, kept.source[:20], "float32", f"{kept.bytes / 1e6:,.1f}", ": 1 model, "):
+        assert part in out
+
+
+@pytest.mark.parametrize("name", ["key", "source"])
+def test_cache_removes_a_model(kept, capsys, name):
+    main(["cache", "--remove", getattr(kept, name)])
+    assert "1 model removed" in capsys.readouterr().out
+    assert copies.entries() == []
+
+
+def test_cache_refuses_to_remove_what_it_has_not(kept, capsys):
+    with pytest.raises(SystemExit):
+        main(["cache", "--remove", kept.key, "another"])
+    assert "has no model 'another': `cola cache` lists those" in capsys.readouterr().err
+    assert copies.entries() == [kept]
+
+
+def test_cache_removes_everything(kept, capsys):
+    main(["cache", "--clear"])
+    main(["cache"])
+    assert "0 models, 0.0 MB" in capsys.readouterr().out
+    assert list(copies.root().iterdir()) == []
+
+
+def test_cache_lists_models_as_json(kept, capsys):
+    main(["cache", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["directory"] == str(copies.root())
+    (model,) = listed["models"]
+    assert (model["key"], model["layers"], model["bytes"]) == (kept.key, 6, kept.bytes)
