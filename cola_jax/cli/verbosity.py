@@ -9,10 +9,12 @@ import logging
 import os
 import platform
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from cola_jax import progress_bar
@@ -23,11 +25,30 @@ PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
+# what a terminal obeys, such as the escape character: names and texts may have it
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is, and control characters in it as Python writes them."""
+
+    def __init__(self, **options: Any):
+        # rich would take [/b] for markup, and :b: for an emoji
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=segment.text.translate(CONTROLS))
+
+
 log = logging.getLogger("cola_jax")
-# text as it is: a name may hold what rich takes for markup, such as [/b], or for an emoji
-LITERAL: dict[str, Any] = {"markup": False, "emoji": False}
-console = Console(**LITERAL)  # results
-errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a result
+console = PlainConsole()  # results
+errors = PlainConsole(stderr=True)  # progress, and what else is not a result
 
 
 class ToConsole(logging.Handler):
@@ -49,7 +70,7 @@ HANDLER = ToConsole()
 
 def alerts() -> Console:
     """Return where warnings and errors are printed."""
-    return Console(stderr=True, **LITERAL) if errors.quiet else errors
+    return PlainConsole(stderr=True) if errors.quiet else errors
 
 
 def print_error(text: str, error: BaseException) -> None:

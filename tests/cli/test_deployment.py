@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import yaml
@@ -268,3 +269,13 @@ def test_lm_eval_says_what_the_harness_refuses_in_one_line(tiny_checkpoint, task
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: lm-evaluation-harness: ")
         assert message in error
+
+
+def test_distill_refuses_a_folder_that_another_process_writes(tmp_path, capsys):
+    flags = ["--model", "m", "--run", "r", "--task", "arithmetic", "-o", str(tmp_path / "router")]
+    with filelock.FileLock(tmp_path / ".router.lock"), pytest.raises(SystemExit) as end:
+        main(["distill", *flags])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert "router is being written by another process" in error
+    assert "loading" not in error

@@ -281,14 +281,20 @@ def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
     )
 
 
-def test_bug_shows_its_traceback(common, monkeypatch):
-    """A ValueError of another package is not about the input."""
-
-    def broken(*arguments, **keywords):
-        np.zeros(3).reshape(2, 2)
-
-    monkeypatch.setattr("cola_jax.runs.batch_search.search_batch", broken)
-    with pytest.raises(ValueError, match="cannot reshape"):
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        (lambda *_, **__: np.zeros(3).reshape(2, 2), "cannot reshape"),
+        (lambda *_, **__: list(zip([1], [], strict=True)), "zip"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["runs.batch_search.search_batch", "cli.flags.Hosts.__post_init__"]
+)
+def test_bug_shows_its_traceback(common, monkeypatch, bug, message, place):
+    """A ValueError that is not an InputError is ours, wherever it is raised."""
+    monkeypatch.setattr(f"cola_jax.{place}", bug)
+    with pytest.raises(ValueError, match=message):
         cli.main(["search", *common, *SMALL])
 
 

