@@ -96,7 +96,7 @@ class Benchmark(Command):
         return benchmark_search(session, settings, rounds=self.rounds, **options)
 
     def load(self) -> "Model":
-        """Check the flags, and loads or makes the model on the devices of one copy."""
+        """Check the flags, and load or make the model on the devices of one copy."""
         from cola_jax import load
         from cola_jax.execute.random_model import SHAPES, random_model
 
@@ -112,7 +112,7 @@ class Benchmark(Command):
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def prepare(self) -> "Session":
-        """Check the flags, and loads what a search of the task needs."""
+        """Check the flags, and load what a search of the task needs."""
         from cola_jax.execute.random_model import SHAPES
         from cola_jax.runs.session import RunConfig, Session
 
@@ -130,7 +130,7 @@ class Benchmark(Command):
         return Session.prepare(self.model, self.task.prepare, config)
 
     def check(self) -> None:
-        """Check what takes no time to check; raises ValueError."""
+        """Check what takes no time to check; InputError."""
         for name in ("tokens", "paths", "reads", "rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")

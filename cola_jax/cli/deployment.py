@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import filelock
 from tyro.conf import OmitArgPrefixes, arg
@@ -38,12 +38,16 @@ from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.runs.devices import Devices
 from cola_jax.storage import check_apart
+from cola_jax.tasks.task import ScorerName
 
 if TYPE_CHECKING:
     from cola_jax.config import ModelConfig
-    from cola_jax.deploy.router.distill import DistillConfig, Distilled
+    from cola_jax.deploy.router.distill import DistillConfig
+    from cola_jax.runs.session import Session
 
 RESULT = "static.json"
+# formats of an export that a flag is for; GGUF cannot share, as llama.cpp refuses shared tensors
+FITTING = {"source": ("mergekit", "gguf"), "effect": ("hf",), "share": ("hf",)}
 UNKEPT = "the harness keeps answers with --use_cache alone, and then goes on with the same command."
 
 
@@ -71,12 +75,7 @@ class Static(Command):
             lambda metrics: find_path(session, self.flags.out, self.settings, metrics)
         )
         file = epath.Path(self.flags.out) / RESULT
-        about = {
-            "model": session.settings["model"],
-            "num_layers": session.num_layers,
-            "scorer": session.scorer.name,
-        }
-        content = static_json(found, self.flags.task.task, about)
+        content = static_json(found, self.flags.task.task, origin_of(session))
         write_whole(file, content.encode())
         if self.json:
             print(content, end="")
@@ -95,7 +94,7 @@ class Menu(Command):
     settings: Annotated[OmitArgPrefixes[MenuSettings], group("Menu")] = dataclasses.field(
         default_factory=MenuSettings
     )
-    try_scorer: str | None = None
+    try_scorer: ScorerName | None = None
     """Scorer with which candidates are tried on training questions, such as exact where answers
     are decoded; the task's own by default."""
     json: bool = False
@@ -126,12 +125,7 @@ class Menu(Command):
             )
         )
         folder = epath.Path(self.flags.out)
-        about = {
-            "model": session.settings["model"],
-            "num_layers": session.num_layers,
-            "task": self.flags.task.task,
-            "scorer": session.scorer.name,
-        }
+        about = origin_of(session) | {"task": self.flags.task.task}
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
         write_whole(folder / SELECTOR, file.getvalue())
@@ -143,6 +137,15 @@ class Menu(Command):
         else:
             console.print(menu_table(menu))
         log.info("menu: %s", folder / MENU)
+
+
+def origin_of(session: "Session") -> dict[str, Any]:
+    """Return the model and the scorer that a result was found with."""
+    return {
+        "model": session.settings["model"],
+        "num_layers": session.num_layers,
+        "scorer": session.scorer.name,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +203,7 @@ class Distill(Command):
         """Train the router, or resume its training, and print what it is worth."""
         from cola_jax.deploy.router.designs import make_design
         from cola_jax.deploy.router.distill import distill
+        from cola_jax.deploy.router.summary import lines
         from cola_jax.deploy.router.tracking import check_tracker
         from cola_jax.runs.directory import RunDirectory
         from cola_jax.runs.session import RunConfig, Session
@@ -226,8 +230,9 @@ class Distill(Command):
         write_config(self.out, self)
         if self.json:
             print_json(distilled.to_json())
-        else:
-            show(distilled)
+            return
+        for line in lines(distilled):
+            console.print(line, soft_wrap=True, highlight=False)
 
     def after_epoch(self, epoch: int, epochs: int, loss: float) -> None:
         """Log how training goes; only then it is sure that the directory is ours to write to."""
@@ -268,14 +273,6 @@ def claimed(folder: str) -> Iterator[None]:
         raise InputError(
             f"{folder} is being written by another process: wait for it, or choose another."
         ) from None
-
-
-def show(distilled: "Distilled") -> None:
-    """Print what a router is worth."""
-    from cola_jax.deploy.router.summary import lines
-
-    for line in lines(distilled):
-        console.print(line, soft_wrap=True, highlight=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,29 +319,22 @@ class Export(Command):
         )
 
     def check_flags(self) -> None:
-        """Raise ValueError for unfit places, and for flags that the format has no use for."""
+        """Raise InputError for unfit places, and for flags that the format has no use for."""
         if os.path.exists(self.model):
             check_apart(self.out, self.model)
         if self.path.endswith(".json") and not os.path.isfile(self.path):
             raise InputError(f"--path {self.path}: there is no such file.")
-        if self.format == "hf" and self.source is not None:
-            raise InputError("--source is for --format mergekit and gguf: leave it out.")
-        if self.format != "hf" and self.effect is not None:
-            raise InputError(
-                f"--effect is for the model card of --format hf, which {self.format} has not."
-            )
-        if self.format == "gguf" and self.share:
-            raise InputError(
-                "--share cannot be had in GGUF: llama.cpp refuses a file in which two tensors "
-                "have the same data. Leave it out, or use --format hf."
-            )
-        if self.format == "mergekit" and self.share:
-            raise InputError("--share is for --format hf: a mergekit recipe holds no weights.")
+        for flag, formats in FITTING.items():
+            if getattr(self, flag) and self.format not in formats:
+                raise InputError(
+                    f"--{flag} is for --format {' or '.join(formats)}, not {self.format}: leave it "
+                    "out."
+                )
 
     def check_measured(self, model: str) -> None:
         """Name the checkpoint that a path was found on where it is another than this one.
 
-        Raises ValueError for an effect that was measured on another.
+        Raises InputError for an effect that was measured on another.
         """
         from cola_jax.formats.local_files import read_json
 

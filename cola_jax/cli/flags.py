@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 MOST_PATHS = 100_000
 SPEED = "Speed and devices"  # a group of the help
-TOO_MANY = f"more than a run takes, which are {MOST_PATHS:,}: divide them over several runs."
 DTYPES = {
     "auto": None,
     **dict.fromkeys(("float32", "fp32", "float"), "float32"),
@@ -146,13 +145,13 @@ class TaskFlags:
     run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
     def check(self) -> None:
-        """Check what takes no time to check; raises ValueError."""
+        """Check what takes no time to check; InputError."""
         check_output(self.out)
         for flags in self.each():
             check_task(flags.task.task)
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Check and loads what a session needs; `decoys` is a run with the model's answers.
+        """Check and load what a session needs; `decoys` is a run with the model's answers.
 
         The flags of `command`, to which these belong, are recorded.
         """
@@ -169,32 +168,32 @@ class TaskFlags:
     def each(self) -> "list[TaskFlags]":
         """Return the flags of each task; those of several have a directory of their own each.
 
-        Raises ValueError for a task that is given twice.
+        Raises InputError for a task that is given twice.
         """
         names = task_names(self.task.task)
         if len(names) < 2:
             return [self]
-        found: dict[str, TaskFlags] = {}
+        each: dict[str, TaskFlags] = {}
         for name in names:
             task = dataclasses.replace(self.task, task=name)
             folder = Path(task.task).stem if task.subject is None else f"{task.task}-{task.subject}"
-            if folder in found:
+            if folder in each:
                 raise InputError(f"the task {name} is given twice: give each once.")
-            found[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
-        return list(found.values())
+            each[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
+        return list(each.values())
 
     def prepare_each(
         self, decoys: str | None = None, command: Any = None
     ) -> "list[tuple[TaskFlags, Session]]":
         """Prepare a session for each task, all before the first runs; they share the weights."""
-        made: list[tuple[TaskFlags, Session]] = []
+        sessions: list[tuple[TaskFlags, Session]] = []
         self.check()
         for flags in self.each():
             session = flags.prepare(decoys, command)
-            if made:
-                session = dataclasses.replace(session, whole=made[0][1])
-            made.append((flags, session))
-        return made
+            if sessions:
+                session = dataclasses.replace(session, whole=sessions[0][1])
+            sessions.append((flags, session))
+        return sessions
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
@@ -208,7 +207,7 @@ def task_names(task: str) -> list[str]:
 
 
 def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raise ValueError for several tasks, and for variants, of a command that takes neither."""
+    """Raise InputError for several tasks, and for variants, of a command that takes neither."""
     refuse_variants(command, task.variants)
     names = task_names(task.task)
     if len(names) > 1:
@@ -219,7 +218,7 @@ def check_one_task(command: str, task: TaskConfig) -> None:
 
 
 def check_task(task: str) -> None:
-    """Raise ValueError for a task that does not exist, before anything that takes seconds."""
+    """Raise InputError for a task that does not exist, before anything that takes seconds."""
     from cola_jax.tasks import harness_names
     from cola_jax.tasks.hub import TASKS
     from cola_jax.tasks.names import ARITHMETIC
@@ -270,7 +269,7 @@ class PathFlags:
     """Longest path allowed, in layers; twice the model's by default."""
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
-        """Read all paths asked for, each once, in order; ValueError for one that is malformed."""
+        """Read all paths asked for, each once, in order; InputError for one that is malformed."""
         from cola_jax.edits import random_paths
         from cola_jax.formats.peers.document import MOST_LAYERS
         from cola_jax.formats.peers.read import read_paths
@@ -282,18 +281,14 @@ class PathFlags:
             raise InputError(
                 f"the longest path must have 1 to {MOST_LAYERS:,} layers, not {self.max_length:,}."
             )
-        if self.max_length is not None and not (self.paths or self.paths_file or self.random):
-            raise InputError(
-                f"a longest path of {self.max_length} layers limits nothing without paths: give "
-                "--paths, --paths-file or --random."
-            )
-        if self.random > MOST_PATHS:
-            raise InputError(f"{self.random:,} random paths are {TOO_MANY}")
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
-        if len(paths) > MOST_PATHS:
-            raise InputError(f"{len(paths):,} paths are {TOO_MANY}")
+        if (count := len(paths) + self.random) > MOST_PATHS:
+            raise InputError(
+                f"{count:,} paths are more than a run takes, which are {MOST_PATHS:,}: divide them "
+                "over several runs."
+            )
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))

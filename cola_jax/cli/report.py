@@ -117,7 +117,7 @@ class Report(Command):
         return read_preference(self.preference, run.manifest()["settings"])
 
     def show(self, directory: str) -> dict[str, Any]:
-        """Print the table of a run, writes its page, and returns the results but of a scan."""
+        """Print the table of a run, write its page, and return the results but of a scan."""
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
@@ -142,7 +142,7 @@ class Report(Command):
         return results
 
     def compare(self) -> None:
-        """Print the table of each of several searches, and writes one page about all."""
+        """Print the table of each of several searches, and write one page about all."""
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
@@ -171,7 +171,7 @@ class Report(Command):
         page: Any,
         compared: "Sequence[Change]" = (),
     ) -> None:
-        """Write the page and its Markdown, and says where they are."""
+        """Write the page and its Markdown, and say where they are."""
         from etils import epath
 
         from cola_jax import report
@@ -183,7 +183,7 @@ class Report(Command):
         errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
 
     def show_scan(self, run: "RunDirectory") -> None:
-        """Print the best blocks of a scan, and writes the map as CSV and as a page."""
+        """Print the best blocks of a scan, and write the map as CSV and as a page."""
         from etils import epath
 
         from cola_jax.report.scan import summarise_scan
@@ -205,7 +205,7 @@ class Report(Command):
 
 
 def check_page(page: Path) -> None:
-    """Raise ValueError for a page that would replace what is none, OSError where none can be."""
+    """Raise InputError for a page that would replace what is none, OSError where none can be."""
     check_file(page)
     if page.suffix not in (".html", ".htm"):
         raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")

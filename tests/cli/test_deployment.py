@@ -91,19 +91,19 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
         (("0-4", tmp_path / "full"), "exists already and is not empty"),
         (("0-4", tiny_checkpoint / "out"), "is inside the source"),
         (("0-4", tmp_path / "out", "--share"), "path 0-4 runs no layer twice"),
-        (("0-4", tmp_path / "out", "--source", "x"), "--source is for --format mergekit and gguf"),
+        (("0-4", tmp_path / "out", "--source", "x"), "--source is for --format mergekit or gguf"),
         (
             ("0-4", tmp_path / "out", "--format", "gguf"),
             "is not a GGUF file that exists here: give --source",
         ),
-        (("0-4", tmp_path / "out", "--format", "gguf", "--share"), "--share cannot be had in GGUF"),
+        (("0-4", tmp_path / "out", "--format", "gguf", "--share"), "--share is for --format hf"),
         (
             ("0-4", tmp_path / "out", "--format", "mergekit", "--share"),
-            "a mergekit recipe holds no weights",
+            "--share is for --format hf, not mergekit",
         ),
         (
             ("0-4", tmp_path / "out", "--format", "mergekit", "--effect", "x.json"),
-            "--effect is for the model card",
+            "--effect is for --format hf, not mergekit",
         ),
     ):
         assert message in refused(capsys, tiny_checkpoint, *arguments)

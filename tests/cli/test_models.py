@@ -41,9 +41,8 @@ class Opened(NamedTuple):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Makes an empty cache, without an installed package."""
+    """Makes an empty cache."""
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo, "installed_gguf", lambda: None)
     (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
 
@@ -100,31 +99,6 @@ def test_demo_model_names_a_damaged_wheel(cache, converted):
     (cache / WHEEL).write_bytes(b"half a wheel")
     with pytest.raises(ValueError, match=r"is damaged .*remove it"):
         demo_model()
-
-
-def test_demo_model_prefers_an_installed_package(cache, converted, tmp_path, monkeypatch):
-    put_wheel(cache, b"another")
-    (tmp_path / "installed.gguf").write_bytes(CONTENT)
-    monkeypatch.setattr(demo, "installed_gguf", lambda: tmp_path / "installed.gguf")
-    accept(monkeypatch)
-    demo_model()
-    assert converted[0][1].content == CONTENT
-
-
-def test_installed_gguf_requires_the_file(tmp_path, monkeypatch):
-    class File:
-        name = demo.GGUF
-
-        def locate(self):
-            return tmp_path / demo.GGUF
-
-    class Distribution:
-        files = (File(),)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
-    assert demo.installed_gguf() is None  # listed, but the file is gone
-    (tmp_path / demo.GGUF).write_bytes(CONTENT)
-    assert demo.installed_gguf() == tmp_path / demo.GGUF
 
 
 def without(monkeypatch, *modules):
