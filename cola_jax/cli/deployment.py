@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import filelock
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax.cli.flags import (
@@ -259,6 +258,8 @@ class Distill(Command):
 @contextlib.contextmanager
 def claimed(folder: str) -> Iterator[None]:
     """Keep other processes out of a local folder; InputError where one is in it."""
+    import filelock
+
     if "://" in folder:
         yield
         return

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -93,8 +92,10 @@ def log_start(command: Any) -> None:
     """Log the versions of what runs, and the command's flags, where that is asked for."""
     if not log.isEnabledFor(logging.DEBUG):
         return
-    found = [f"{name} {installed(name)}" for name in PACKAGES]
-    log.debug("%s; Python %s", ", ".join(found), platform.python_version())
+    import yaml
+
+    versions = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
+    log.debug("%s; Python %s", versions, platform.python_version())
     flags = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
 
