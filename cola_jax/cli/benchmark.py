@@ -143,6 +143,7 @@ class Benchmark(Command):
             from etils import epath
 
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
+            del command["general"]
             content = json.dumps({"command": command, **results}, indent=1) + "\n"
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(epath.Path(self.out), content.encode())

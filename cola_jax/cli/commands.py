@@ -6,21 +6,11 @@ from typing import Any
 
 import tyro
 
+from cola_jax.cli import parser
 from cola_jax.cli.benchmark import Benchmark
 from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
 from cola_jax.cli.flags import Command, TaskFlags
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
-from cola_jax.cli.parser import (
-    VALUES,
-    flags_of,
-    parse_words,
-    print_help,
-    read_config,
-    reading_config,
-    rename,
-    value_of,
-    words_of,
-)
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
 from cola_jax.errors import UsageError, did_you_mean, printed, shown
@@ -70,28 +60,29 @@ def parse(arguments: Sequence[str]) -> Command:
         return LmEval(tuple(words))
     command: Any = COMMANDS[name]
     if {*HELP} & {*words}:
-        print_help(name, command)
+        parser.print_help(name, command)
         sys.exit(0)
-    spellings = {each: flag for flag in flags_of(command) for each in flag.spellings}
-    words = [rename(word, spellings) for word in words]
-    file = value_of("--config", words)
-    values = {} if file is None else read_config(file)
+    file = parser.value_of("--config", words)
+    values = {} if file is None else parser.read_config(file)
     if command is Search:
-        preset = value_of("--preset", words) or values.get("preset")
-        rules = PRESETS.get(str(preset), PRESETS[DEFAULT])
-        command = Search(
-            TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING), rules=rules
-        )
-        spellings = {each: flag for flag in flags_of(command) for each in flag.spellings}
-    with reading_config(file or ""):
-        in_file = words_of(values, spellings, name)
+        command = search_with(parser.value_of("--preset", words) or values.get("preset"))
+    flags = {each: flag for flag in parser.flags_of(command) for each in flag.spellings}
+    words = [parser.rename(word, flags) for word in words]
+    with parser.reading_config(file or ""):
+        in_file = parser.words_of(values, flags, name)
     try:
-        return parse_words(name, command, [*in_file, *words])
+        return parser.parse_words(name, command, [*in_file, *words])
     except UsageError as error:
         flag = str(error).partition(":")[0]
         if any(word.partition("=")[0] == flag for word in in_file):
             raise UsageError(f"{file}: {str(error).removeprefix('--')}") from None
         raise
+
+
+def search_with(preset: Any) -> Search:
+    """Return a search of which the rules of a preset are the defaults."""
+    flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
+    return Search(flags, rules=PRESETS.get(str(preset), PRESETS[DEFAULT]))
 
 
 def print_general(name: str, words: Sequence[str]) -> None:
@@ -112,7 +103,7 @@ def print_general(name: str, words: Sequence[str]) -> None:
             near = did_you_mean(shell, SHELLS)
             raise UsageError(f"{name} needs one of {', '.join(SHELLS)}{near}.")
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="cola", args=["--tyro-print-completion", shell], registry=VALUES
+            COMMANDS, prog="cola", args=["--tyro-print-completion", shell], registry=parser.VALUES
         )
     else:
         near = did_you_mean(name, (*COMMANDS, "--help", "--version", "--print-completion"))

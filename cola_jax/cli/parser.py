@@ -222,8 +222,8 @@ def parse_words(name: str, command: Any, words: Sequence[str]) -> Any:
             )
     except SystemExit as end:
         cause: BaseException | None = end
-        while cause := cause.__context__:  # tyro takes any ValueError of a class for the user's
-            if isinstance(cause, ValueError) and not isinstance(cause, InputError):
+        while (cause := cause.__context__) and not isinstance(cause, InputError):
+            if isinstance(cause, ValueError):  # of ours, though tyro takes all for the user's
                 raise cause from None
         raise UsageError(error_of(box.getvalue(), name)) from None
 
