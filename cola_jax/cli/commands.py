@@ -17,7 +17,10 @@ from cola_jax.errors import UsageError, did_you_mean, printed, shown
 from cola_jax.strategies.presets import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 
-DESCRIPTION = "Search which layers of a pretrained LLM to run, skip or loop, for each input."
+DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
+
+COMMAND --help lists the flags of a command; --version and --print-completion bash|zsh|fish go alone.
+"""
 SHELLS = ("bash", "zsh", "fish")
 HELP = ("--help", "-h")
 COMMANDS: dict[str, type[Command]] = {

@@ -339,16 +339,15 @@ class Export(Command):
         """
         from cola_jax.formats.local_files import read_json
 
-        files = [("--path", self.path)] * self.path.endswith(".json")
-        files += [("--effect", str(self.effect))] * (self.effect is not None)
-        for flag, file in files:
-            there = read_json(Path(file)).get("model")
-            if there in (None, model):
+        path = self.path if self.path.endswith(".json") else ""
+        for flag, file in (("--path", path), ("--effect", str(self.effect or ""))):
+            measured = read_json(Path(file)).get("model") if file else None
+            if measured in (None, model):
                 continue
-            said = f"{flag} {file} is of another checkpoint ({shown(there)}, here it is {model})"
+            text = f"{flag} {file} is of another checkpoint ({shown(measured)}, here it is {model})"
             if flag == "--effect":
-                raise InputError(f"{said}: measure the path on this one.")
-            log.warning("%s: what the path does to this one is not known.", said)
+                raise InputError(f"{text}: measure the path on this one.")
+            log.warning("%s: what the path does to this one is not known.", text)
 
     def command(self) -> str:
         """Return the command line of this export."""
@@ -380,10 +379,8 @@ class Export(Command):
         from cola_jax.deploy.mergekit import write_recipe
 
         name = self.source
-        if name is None and origin["kind"] == "hub":
-            name = f"{origin['name']}@{origin['revision']}"
-        if name is None and origin["kind"] == "directory":
-            name = origin["name"]
+        if name is None and origin["kind"] in ("hub", "directory"):
+            name = origin["name"] + (f"@{origin['revision']}" if origin["kind"] == "hub" else "")
         if name is None:
             raise InputError(
                 f"{self.model} was converted from a {origin['kind']} file, which mergekit cannot "

@@ -115,16 +115,12 @@ class Cache(Command):
         table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
         table.columns[0].no_wrap = True
         table.columns[1].overflow = "fold"
-        for about in map(describe, entries):
-            cells = (
-                about["key"],
-                about["source"],
-                (about["revision"] or "")[:12],
-                str(about["layers"] or "?"),
-                about["dtype"] or "?",
-                f"{about['bytes'] / 1e6:,.1f}",
+        for entry in entries:
+            key, source, revision, layers, dtype, size = describe(entry).values()
+            megabytes = f"{size / 1e6:,.1f}"
+            table.add_row(
+                key, source, (revision or "")[:12], str(layers or "?"), dtype or "?", megabytes
             )
-            table.add_row(*cells)
         if entries:
             console.print(table)
         size = sum(entry.bytes for entry in entries)

@@ -27,7 +27,7 @@ from cola_jax.cli.parser import choice, values_of
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import log
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.strategies.presets import DEFAULT, PRESETS, Control, Rules, Settings, Space
 from cola_jax.tasks.task import refuse_variants
 
@@ -231,17 +231,12 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     from cola_jax.tasks.readers import get_id, read_lines
 
     texts = [(str(i), text) for i, text in enumerate(prompts)]
-    if file is not None:
-        for number, row in read_lines(str(file)):
+    for number, row in read_lines(str(file)) if file is not None else ():
+        with reading(f"{file}:{number}"):
             text = row.get("prompt")
             if not isinstance(text, str):
-                raise InputError(
-                    f"{file}:{number}: the field 'prompt' must be a text, it is {shown(text)}."
-                )
-            try:
-                texts.append((get_id(row, "id", str(number)), text))
-            except ValueError as error:
-                raise InputError(f"{file}:{number}: {error}") from None
+                raise InputError(f"the field 'prompt' must be a text, it is {shown(text)}.")
+            texts.append((get_id(row, "id", str(number)), text))
     if not texts:
         raise InputError("there are no prompts: give --prompt or --prompts-file.")
     seen: set[str] = set()

@@ -103,7 +103,6 @@ def test_generate_prints_without_a_directory(model, capsys, tmp_path, monkeypatc
         (("--prompt", "sun", "--batch-size", "0"), "a batch needs at least 1 question"),
         (("--prompt", "sun", "--paths", "0-9"), "0..4"),
         (("--prompt", "sun", "--random", "-3"), "random paths must be at least 0, it is -3"),
-        (("--prompt", "sun", "--max-length", "3"), "a longest path of 3 layers limits nothing"),
         (("--prompt", "a\udc80"), "'a\\udc80' is not UTF-8 text"),
         (("--prompt", "sun", "--stop", ""), "an empty stop string"),
         (("--prompts-file", "nowhere.jsonl"), "nowhere.jsonl"),
