@@ -19,7 +19,7 @@ from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
 
-COMMAND --help lists the flags of a command; --version and --print-completion bash|zsh|fish go alone.
+COMMAND --help lists the flags of a command; --version and --print-completion SHELL go alone.
 """
 SHELLS = ("bash", "zsh", "fish")
 HELP = ("--help", "-h")
