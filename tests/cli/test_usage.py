@@ -28,7 +28,7 @@ GIVEN = ["--model", "m", "--task", "arc_easy", "--output", "o"]
         (["search", *GIVEN, "--preset", "beam", "--rules.epsilon", "1"], "no flag --rules.epsilon"),
         (["search", *GIVEN, "--dtype", "bf17"], "'bf17' is not a dtype (did you mean bf16?)"),
         (["search", *GIVEN, "--batch-size", "many"], "--batch-size: 'many' is not a batch size"),
-        (["search", *GIVEN, "--limit", "some"], "--limit: 'some' is not a number."),
+        (["search", *GIVEN, "--limit", "some"], "--limit: a limit of 'some' is neither"),
         (["search", *GIVEN, "--seed", "1.5"], "--seed: '1.5' is not a whole number."),
         (["search", *GIVEN, "--seed=x"], "--seed: 'x' is not a whole number."),
         (["search", *GIVEN, "--device", "tpus"], "is not one of cpu, gpu, cuda, tpu (did you mean"),
