@@ -367,7 +367,7 @@ class Export(Command):
             )
 
     def write_recipe(self, path: tuple[int, ...], config: "ModelConfig", origin: dict) -> None:
-        from cola_jax.formats.peers.mergekit import write_recipe
+        from cola_jax.deploy.export import write_recipe
 
         name = self.source
         if name is None and origin["kind"] in ("hub", "directory"):
