@@ -21,7 +21,7 @@ from cola_jax.report.statistics import Share, holm, is_null, is_true, mean
 from cola_jax.report.summary import read_evaluations, scorer_flag
 from cola_jax.report.table import format_interval, format_mean, format_p, format_percent
 from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.part_checks import check_counts, check_nodes
+from cola_jax.runs.parts import check_counts, check_nodes
 
 COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]
 
