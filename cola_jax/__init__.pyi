@@ -10,6 +10,7 @@ from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
+from .runs.saved import save_run
 from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts
@@ -45,5 +46,6 @@ __all__ = [
     "parse_path",
     "run_path",
     "run_paths",
+    "save_run",
     "search",
 ]

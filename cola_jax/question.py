@@ -38,7 +38,7 @@ class Question:
         return self.options[self.answer]
 
     def with_decoy(self, decoy: str | None) -> "Question":
-        """Gives an open question another decoy, or none.
+        """Give an open question another decoy, or none.
 
         Returns:
           A question that is otherwise the same.
@@ -47,7 +47,7 @@ class Question:
         return dataclasses.replace(self, options=options)
 
     def get(self, name: str) -> str | None:
-        """Looks up a value of the metadata.
+        """Look up a value of the metadata.
 
         Returns:
           The value of that name; None where there is none.
@@ -62,7 +62,7 @@ def open_question(
     solution: str | None = None,
     metadata: tuple[tuple[str, str], ...] = (),
 ) -> Question:
-    """Makes an open question; raises ValueError if the text or the answer is blank."""
+    """Make an open question; raises InputError if the text or the answer is blank."""
     if not text.strip():
         raise InputError(f"question {id} is empty.")
     gold = gold.strip()
@@ -74,7 +74,7 @@ def open_question(
 
 
 def decoy_of(id: str, gold: str) -> str | None:
-    """Picks a wrong integer close to an integer gold by a hash of the id; None for other golds.
+    """Pick a wrong integer close to an integer gold by a hash of the id; None for other golds.
 
     A control search takes the decoy as its target, so it must be a plausible answer: the decoy of
     a nonnegative gold is nonnegative.

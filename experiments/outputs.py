@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cola_jax.runs.directory import MANIFEST
-from experiments.same_rows import SameRows, compare
+from cola_jax.runs.directory import MANIFEST, RunDirectory
+from experiments.same_rows import differences
 
 OUT = "{out}"  # stands for the output in a command, which is given --output otherwise
 DATED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax's, with times and folders
@@ -28,12 +28,12 @@ def outputs(folder: Path) -> set[Path]:
 
 
 def same_output(whole: Path, other: Path) -> bool:
-    """Whether rows of runs are equal to the bit, and where there are no runs, all files."""
+    """Whether runs have the same paths and verdicts; where there are no runs, all files."""
     runs = [file.parent.relative_to(whole) for file in whole.rglob(MANIFEST)]
     if not runs:
         return same_files(whole, other)
-    pairs = [(str(whole / run), str(other / run)) for run in runs]
-    return all(compare(SameRows(*pair, bits=True)) for pair in pairs)
+    pairs = [(RunDirectory(whole / run), RunDirectory(other / run)) for run in runs]
+    return not any(differences(*pair) for pair in pairs)
 
 
 def same_files(whole: Path, other: Path) -> bool:

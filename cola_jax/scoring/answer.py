@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
-    """Extracts the answer from a completion; `cut` if the token limit ended the completion.
+    """Extract the answer from a completion; `cut` if the token limit ended the completion.
 
     An answer that reaches the end of a cut text is incomplete, since more of it may have followed.
     A closed box is complete.
@@ -40,14 +40,14 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
 
 
 def check_rule(rule: str) -> Rule:
-    """Returns the rule of that name; ValueError for one that does not exist."""
+    """Return the rule of that name; InputError for one that does not exist."""
     if rule not in RULES:
         raise InputError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
     return cast(Rule, rule)
 
 
 def boxed(text: str, cut: bool) -> Answer:
-    """Extracts the first complete box, or else one without braces, which a limit may have cut."""
+    """Extract the first complete box, or else one without braces, which a limit may have cut."""
     partial = None
     for content, end in boxes(text):
         if content is not None and not (cut and end is None):
@@ -130,18 +130,18 @@ def unwrap(text: str, brace: int, closing: dict[int, int], inner: dict[int, slic
 
 
 def hashes(text: str, cut: bool) -> Answer:
-    """Extracts the number after the first ####, as lm-evaluation-harness's strict match does."""
+    """Extract the number after the first ####, as lm-evaluation-harness's strict match does."""
     return number_of(HASHES.search(text), 1, cut)
 
 
 def number(text: str, cut: bool) -> Answer:
-    """Extracts the last number, as lm-evaluation-harness's flexible extract does."""
+    """Extract the last number, as lm-evaluation-harness's flexible extract does."""
     matches = list(NUMBER.finditer(text))
     return number_of(matches[-1] if matches else None, 0, cut)
 
 
 def number_of(match: re.Match | None, group: int, cut: bool) -> Answer:
-    """Returns a matched number without $, commas and a full stop."""
+    """Return a matched number without $, commas and a full stop."""
     if match is None:
         return Answer(None, not cut)
     text = match[group].replace(",", "").replace("$", "").rstrip(".")
@@ -151,7 +151,7 @@ def number_of(match: re.Match | None, group: int, cut: bool) -> Answer:
 
 
 def minerva(text: str, cut: bool) -> Answer:
-    """Extracts the text between the fixed phrases, without surrounding dollars."""
+    """Extract the text between the fixed phrases, without surrounding dollars."""
     match = MINERVA.search(text)
     if match is None:
         return Answer(None, not cut)
@@ -162,7 +162,7 @@ def minerva(text: str, cut: bool) -> Answer:
 
 
 def line(text: str, cut: bool) -> Answer:
-    """Extracts the text up to the first line break."""
+    """Extract the text up to the first line break."""
     first, newline, _ = text.partition("\n")
     return Answer(first.strip() or None, bool(newline) or not cut)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
@@ -176,6 +177,7 @@ class ModelEvaluator:
         self.workers.check_count(len(self.encoded))
         self.keeps_open = keeps_open and len(self.workers.workers) == 1
         self.stack, self.opened = contextlib.ExitStack(), dict[int, Evaluate]()
+        weakref.finalize(self, self.stack.close)  # gives the buffers back
         self.positions = 0  # layers of the longest path that batches were opened for
         self.batches: list[np.ndarray] = []
 

@@ -27,7 +27,7 @@ class CompletionGrader(Protocol):
 
 
 class FilteredGeneration(DecodingScorer):
-    """Decodes after prompts that are whole, as lm-evaluation-harness's `generate_until` does."""
+    """Decode after prompts that are whole, as lm-evaluation-harness's `generate_until` does."""
 
     name = "generation"
 
@@ -41,9 +41,9 @@ class FilteredGeneration(DecodingScorer):
         context: int | None = None,
         chat: bool = False,
     ):
-        """Takes what `Scorer` does, the task's grader, and ids that end a text.
+        """Take what `Scorer` does, the task's grader, and ids that end a text.
 
-        `max_new_tokens` replaces the task's own limit. Raises ValueError for one below 1.
+        `max_new_tokens` replaces the task's own limit. Raises InputError for one below 1.
         """
         super().__init__(tokenizer, chat=chat, context=context)
         until, limit = grader.settings
@@ -57,7 +57,7 @@ class FilteredGeneration(DecodingScorer):
         self.stop = Stop(tuple(stop_tokens), strings, tokenizer=tokenizer)
 
     def encode(self, question: Question) -> Encoded:
-        """Encodes the prompt alone; ValueError where it and its answer exceed the context."""
+        """Encode the prompt alone; InputError where it and its answer exceed the context."""
         encoded = encode_prompt(question, self.tokenizer, question.text)
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
@@ -66,7 +66,7 @@ class FilteredGeneration(DecodingScorer):
         return super().record() | self.grader.record()
 
     def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
-        """Grades the completions of rows against gold, and the wrong ones against the decoys."""
+        """Grade the completions of rows against gold, and the wrong ones against the decoys."""
         found = [self.complete(row, one) for row, one in zip(rows, questions, strict=True)]
         hits = [
             completion.grade is Grade.WRONG
@@ -78,7 +78,7 @@ class FilteredGeneration(DecodingScorer):
         return completion_verdicts(found, hits, rows)
 
     def complete(self, row: Row, question: Question) -> Completion:
-        """Makes the graded completion of a row.
+        """Make the graded completion of a row.
 
         The harness grades what the token limit cut as well; here that is recorded as truncated
         where no answer is found in it.

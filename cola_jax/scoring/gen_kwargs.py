@@ -23,9 +23,9 @@ class GenerationSettings(NamedTuple):
 
 
 def read_gen_kwargs(given: Mapping[str, Any], max_gen_toks: int) -> GenerationSettings:
-    """Reads a request's keywords; `max_gen_toks` is the limit where they give none.
+    """Read a request's keywords; `max_gen_toks` is the limit where they give none.
 
-    Raises ValueError for sampling, and for anything else that would change what is decoded.
+    Raises InputError for sampling, and for anything else that would change what is decoded.
     """
     given = {name: value for name, value in given.items() if value is not None}
     check_greedy(given)
@@ -44,7 +44,7 @@ def read_gen_kwargs(given: Mapping[str, Any], max_gen_toks: int) -> GenerationSe
 
 
 def check_greedy(given: Mapping[str, Any]) -> None:
-    """Raises ValueError for keywords that ask for sampling."""
+    """Raise InputError for keywords that ask for sampling."""
     sample, temperature = given.get("do_sample"), float(given.get("temperature", 0))
     if sample or (sample is None and temperature > 0):
         name = "do_sample" if sample else "temperature"
@@ -55,6 +55,6 @@ def check_greedy(given: Mapping[str, Any]) -> None:
 
 
 def cut_text(text: str, stops: Sequence[str]) -> str:
-    """Cuts a text before the first place where a stop string begins."""
+    """Cut a text before the first place where a stop string begins."""
     places = [text.find(stop) for stop in stops]
     return text[: min((place for place in places if place >= 0), default=None)]

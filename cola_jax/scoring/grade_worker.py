@@ -15,7 +15,7 @@ THIN_SPACE = re.compile(r"(?<=[0-9])(?:\\[,;:]|~)(?=[0-9]{3})")
 
 
 def main(memory: int, seconds: float) -> None:
-    """Grades the pairs on stdin until it is closed."""
+    """Grade the pairs on stdin until it is closed."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of a library must not be taken for a reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
@@ -33,7 +33,7 @@ def main(memory: int, seconds: float) -> None:
 
 
 def grade(math_verify, answer: str, gold: str) -> bool | None:
-    """Returns math-verify's verdict, or None if it failed.
+    """Return math-verify's verdict, or None if it failed.
 
     math-verify turns most exceptions into "not the same", MemoryError and RecursionError included,
     so exceptions are traced, which doubles the time.
@@ -63,7 +63,7 @@ def grade(math_verify, answer: str, gold: str) -> bool | None:
 
 
 def wrap(text: str) -> str:
-    r"""Puts an answer between dollars, where math-verify looks for it, without thin spaces.
+    r"""Put an answer between dollars, where math-verify looks for it, without thin spaces.
 
     math-verify reads 10\,000 as 10 times 000, so that an answer of 0 would be right.
     """
@@ -72,7 +72,7 @@ def wrap(text: str) -> str:
 
 
 def limit_memory(size: int) -> None:
-    """Limits the address space in bytes, where the system supports it."""
+    """Limit the address space in bytes, where the system supports it."""
     try:
         import resource
 

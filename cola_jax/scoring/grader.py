@@ -38,7 +38,7 @@ class Grade(enum.Enum):
 
 
 class Grader:
-    """Grades answers, each pair of answer and gold once; formulas are graded in worker processes.
+    """Grade answers, each pair of answer and gold once; formulas are graded in worker processes.
 
     If math-verify fails on a pair, or runs out of memory or time, the pair is retried once in a
     new worker and is then `UNGRADED`; no other pair is affected. Use it as a context manager, which
@@ -53,7 +53,7 @@ class Grader:
         memory: int = 1 << 30,
         recycle: int = 1000,
     ):
-        """Starts the first worker, which checks that math-verify works.
+        """Start the first worker, which checks that math-verify works.
 
         Args:
           workers: number of processes; when None, the number of cores less two, but 1 to 4.
@@ -62,7 +62,7 @@ class Grader:
           recycle: number of pairs after which a worker is replaced, since sympy's caches grow.
 
         Raises:
-          ValueError: if math-verify is not installed or does not start.
+          InputError: if math-verify is not installed or does not start.
         """
         check_installed()
         self.seconds, self.memory, self.recycle = seconds, memory, recycle
@@ -83,7 +83,7 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """Kills all workers."""
+        """Kill all workers."""
         self.threads.shutdown(wait=True, cancel_futures=True)
         for _ in range(self.count):
             if worker := self.idle.get():
@@ -91,7 +91,7 @@ class Grader:
         self.count = 0
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
-        """Grades pairs of (answer, gold), each distinct pair once: paths share few answers."""
+        """Grade pairs of (answer, gold), each distinct pair once: paths share few answers."""
         stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
         new = [pair for pair in dict.fromkeys(stripped) if pair not in self.verdicts]
         for _ in self.threads.map(self.grade_pair, new):
@@ -99,7 +99,7 @@ class Grader:
         return [self.verdicts[pair] for pair in stripped]
 
     def grade_pair(self, pair: tuple[str, str]) -> None:
-        """Grades one pair and caches its verdict."""
+        """Grade one pair and caches its verdict."""
         answer, gold = pair
         if not answer:
             self.verdicts[pair] = Grade.WRONG
@@ -111,7 +111,7 @@ class Grader:
             self.verdicts[pair] = self.verify(pair)
 
     def verify(self, pair: tuple[str, str]) -> Grade:
-        """Grades a pair in a worker, and again in a new one if that fails."""
+        """Grade a pair in a worker, and again in a new one if that fails."""
         worker = self.idle.get()
         try:
             for _ in range(2):
@@ -131,7 +131,7 @@ class Worker:
     """One process that grades one pair at a time."""
 
     def __init__(self, seconds: float, memory: int):
-        """Starts the process and waits until it is ready; ValueError if it does not start."""
+        """Start the process and waits until it is ready; InputError if it does not start."""
         self.seconds, self.served, self.expired = seconds, 0, False
         self.process = subprocess.Popen(
             # -P: modules in the script's folder must not shadow those that it imports
@@ -150,13 +150,13 @@ class Worker:
             )
 
     def grade(self, pair: tuple[str, str]) -> Grade:
-        """Grades a pair; a worker that returns `UNGRADED` must be replaced."""
+        """Grade a pair; a worker that returns `UNGRADED` must be replaced."""
         self.served += 1
         reply = self.exchange(json.dumps(pair) + "\n", self.seconds)
         return {"true": Grade.RIGHT, "false": Grade.WRONG}.get(reply, Grade.UNGRADED)
 
     def exchange(self, line: str, seconds: float) -> str:
-        """Writes a line and reads the reply; "" if the process died or exceeded the time limit.
+        """Write a line and reads the reply; "" if the process died or exceeded the time limit.
 
         Killing the process unblocks a write or read that would never return.
         """
@@ -176,12 +176,12 @@ class Worker:
         return "" if self.expired else reply
 
     def expire(self) -> None:
-        """Kills the process for exceeding the time limit."""
+        """Kill the process for exceeding the time limit."""
         self.expired = True
         self.process.kill()
 
     def kill(self) -> None:
-        """Kills the process and closes its pipes."""
+        """Kill the process and closes its pipes."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -193,7 +193,7 @@ class Worker:
 
 
 def check_installed() -> None:
-    """Raises ValueError if math-verify or its LaTeX parser is not installed."""
+    """Raise InputError if math-verify or its LaTeX parser is not installed."""
     missing = [name for name in ("math_verify", "antlr4") if not importlib.util.find_spec(name)]
     if missing:
         raise InputError(f"grading needs {' and '.join(missing)}: pip install 'cola-jax[math]'.")

@@ -64,8 +64,8 @@ def search(
         raise InputError("there are no questions to search.")
     if list(questions) != getattr(evaluate, "questions", list(questions)):
         raise InputError("the questions are not those that the evaluator was made for.")
-    evaluations = Evaluations(evaluate, questions)
-    return Outcomes(search_batch(evaluations, layers_of(evaluate, num_layers), settings))
+    evaluations, layers = Evaluations(evaluate, questions), layers_of(evaluate, num_layers)
+    return Outcomes(search_batch(evaluations, layers, settings), settings)
 
 
 def resolve(strategy: str | Rules) -> Rules:
@@ -147,14 +147,12 @@ def paths_to_confirm(outcomes: Sequence[Outcome]) -> tuple[np.ndarray, Verdicts]
     return paths, verdicts
 
 
-def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> Outcomes:
+def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> list[Outcome]:
     """Adds to outcomes whether `paths_to_confirm` are right in float32 too."""
-    return Outcomes(
-        dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)
-    )
+    return [dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)]
 
 
-def confirm(evaluate: ModelEvaluator, outcomes: Sequence[Outcome]) -> Outcomes:
+def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
     """Runs each shortest correct path once more in float32 by the reference executor.
 
     That is not an evaluation of the search.
@@ -169,4 +167,4 @@ def confirm(evaluate: ModelEvaluator, outcomes: Sequence[Outcome]) -> Outcomes:
     paths, verdicts = paths_to_confirm(outcomes)
     worker = evaluate.workers.workers[0]
     held = evaluate.scorer.confirm(worker, evaluate.encoded, paths, verdicts)
-    return with_confirmed(outcomes, held)
+    return Outcomes(with_confirmed(outcomes, held), outcomes.settings)

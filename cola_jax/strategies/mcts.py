@@ -55,7 +55,7 @@ class TreeSearch:
         self.back_up(np.zeros((self.count, 0)), np.zeros((self.count, 0)))
 
     def propose(self, active: np.ndarray) -> Proposals | None:
-        """Selects the leaves of the next wave of the active searches [S]; None for none."""
+        """Select the leaves of the next wave of the active searches [S]; None for none."""
         budgets = np.where(active, self.settings.simulations + 1, 0)
         while True:
             nodes = self.select(budgets)
@@ -66,7 +66,7 @@ class TreeSearch:
                 return None
 
     def select(self, budgets: np.ndarray) -> np.ndarray:
-        """Adds leaves to trees of fewer nodes than their budgets [S]; returns them [S, C]."""
+        """Add leaves to trees of fewer nodes than their budgets [S]; returns them [S, C]."""
         with on_host():
             self.trees, nodes = select_wave(
                 self.trees,
@@ -78,7 +78,7 @@ class TreeSearch:
         return np.asarray(nodes)[: self.count]
 
     def proposals(self, nodes: np.ndarray) -> Proposals:
-        """Returns the paths of leaves [S, C], NOTHING for none."""
+        """Return the paths of leaves [S, C], NOTHING for none."""
         trees, missing = self.trees, nodes == NOTHING
         index = np.arange(self.count)[:, None], np.maximum(nodes, 0)
         paths, parents, edits = (
@@ -87,7 +87,7 @@ class TreeSearch:
         return Proposals(np.where(missing[..., None], STOP, paths), nodes, parents, edits)
 
     def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
-        """Backs up the rewards of evaluated leaves."""
+        """Back up the rewards of evaluated leaves."""
         lengths = (proposals.paths != STOP).sum(axis=-1)
         penalty = self.rules.length_penalty * lengths / self.num_layers
         margin = self.rules.reward == "margin"
@@ -96,7 +96,7 @@ class TreeSearch:
         self.back_up(proposals.node, np.where(present, reward - penalty, 0))
 
     def back_up(self, nodes: np.ndarray, rewards: np.ndarray) -> None:
-        """Adds rewards [S, C] to nodes and those above them; C may be any number up to a wave's."""
+        """Add rewards [S, C] to nodes and those above them; C may be any number up to a wave's."""
         width = ((0, 0), (0, max(0, self.settings.leaves - nodes.shape[1])))
         nodes, rewards = np.pad(nodes, width, constant_values=NOTHING), np.pad(rewards, width)
         with on_host():
@@ -107,12 +107,12 @@ class TreeSearch:
             )
 
     def exhausted(self, budgets: np.ndarray) -> bool:
-        """Says whether every tree is full, or dead at the root."""
+        """Say whether every tree is full, or dead at the root."""
         done = np.asarray(self.trees.size)[: self.count] >= budgets
         return bool((done | np.asarray(self.trees.dead)[: self.count, ROOT]).all())
 
     def pad(self, values: np.ndarray, fill: int) -> np.ndarray:
-        """Adds rows for the padding trees."""
+        """Add rows for the padding trees."""
         more = self.capacity - len(values)
         return np.pad(values, ((0, more), *((0, 0),) * (values.ndim - 1)), constant_values=fill)
 
@@ -124,7 +124,7 @@ def question_key(seed: int, question_id: str) -> jax.Array:
 
 
 def on_host():
-    """Runs what is small on the host, where it does not wait for the model's programs."""
+    """Run what is small on the host, where it does not wait for the model's programs."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX was told to use other platforms only
@@ -145,7 +145,7 @@ def logarithms() -> np.ndarray:
 def select_wave(
     trees: Tree, budgets: Int[Array, " B"], *, rules: TreeRules, num_layers: int, leaves: int
 ) -> tuple[Tree, Int[Array, "B C"]]:
-    """Selects up to `leaves` new nodes in each tree, and adds them as pending.
+    """Select up to `leaves` new nodes in each tree, and adds them as pending.
 
     Returns the trees and the nodes' slots, -1 where a tree found no new path or has as many nodes
     as its budget.
@@ -162,14 +162,14 @@ def select_wave(
 
 @jax.jit
 def back_up_wave(trees: Tree, nodes: Int[Array, "B C"], rewards: Float[Array, "B C"]) -> Tree:
-    """Backs up the rewards of a wave; the visits were counted when its leaves were selected."""
+    """Back up the rewards of a wave; the visits were counted when its leaves were selected."""
     return jax.vmap(back_up)(trees, nodes, rewards)
 
 
 def select_leaf(
     tree: Tree, budget: Int[Array, ""], rules: TreeRules, num_layers: int
 ) -> tuple[Tree, Int[Array, ""]]:
-    """Descends from the root to the node to expand, and adds one child of it."""
+    """Descend from the root to the node to expand, and adds one child of it."""
     key = jax.random.fold_in(tree.key, tree.size)
     node = descend(tree, key, rules, num_layers)
     path, edit, found = draw_child(tree, node, key, rules, num_layers)
@@ -182,7 +182,7 @@ def select_leaf(
 
 
 def descend(tree: Tree, key: Array, rules: TreeRules, num_layers: int) -> Int[Array, ""]:
-    """Follows the best child until a node may have one more."""
+    """Follow the best child until a node may have one more."""
     scores = ucb(tree, rules, num_layers)
     grown = tree.visits.astype(jnp.float32)
     # an exactly rounded root: see `logarithms`
@@ -217,7 +217,7 @@ def ucb(tree: Tree, rules: TreeRules, num_layers: int) -> Float[Array, " M"]:
 def draw_child(
     tree: Tree, node: Int[Array, ""], key: Array, rules: TreeRules, num_layers: int
 ) -> tuple[Int[Array, " P"], Edit, Bool[Array, ""]]:
-    """Draws an edit of a node's path that makes a path the tree does not have.
+    """Draw an edit of a node's path that makes a path the tree does not have.
 
     The kind is drawn first and evenly, then the edit among those of its kind: there are four times
     as many repeats as skips, and drawing from all would hardly try a skip. An edit is drawn in
@@ -257,7 +257,7 @@ def draw_child(
 
 
 def edit_weights(table: Edit, power: float) -> np.ndarray:
-    """Returns how often to draw each edit [A]: in proportion to k to the power given, rounded.
+    """Return how often to draw each edit [A]: in proportion to k to the power given, rounded.
 
     Integers, since the sums of fractions depend on how a device adds them up.
     """
@@ -267,7 +267,7 @@ def edit_weights(table: Edit, power: float) -> np.ndarray:
 
 
 def table_of(rules: Rules, positions: int) -> Edit:
-    """Lists the edits of a search, as `edit_table`."""
+    """List the edits of a search, as `edit_table`."""
     return edit_table(
         positions,
         rules.largest_skip,
@@ -279,12 +279,12 @@ def table_of(rules: Rules, positions: int) -> Edit:
 
 
 def most_runs(paths: Int[Array, "A P"], num_layers: int) -> Int[Array, " A"]:
-    """Counts how often each path runs the layer that it runs most often."""
+    """Count how often each path runs the layer that it runs most often."""
     runs = jax.vmap(lambda path: jnp.zeros(num_layers, jnp.int32).at[path].add(path != STOP))
     return runs(paths).max(axis=1)
 
 
 def draw(key: Array, weights: Int[Array, " A"]) -> Int[Array, ""]:
-    """Draws an entry in proportion to its weight; any entry where all weigh nothing."""
+    """Draw an entry in proportion to its weight; any entry where all weigh nothing."""
     rank = jax.random.randint(key, (), 0, jnp.maximum(weights.sum(), 1))
     return jnp.searchsorted(jnp.cumsum(weights), rank, side="right").astype(jnp.int32)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from cola_jax.edits import format_edit
 from cola_jax.path import STOP, format_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.strategies.rules import Settings
 
 ROOT = 0  # the evaluation of the identity path
 NO_PARENT = -1
@@ -146,7 +147,11 @@ class Outcome:
 
 
 class Outcomes(list[Outcome]):
-    """The outcomes of several questions, in their order."""
+    """The outcomes of several questions, in their order, and the settings of their search."""
+
+    def __init__(self, outcomes: Iterable[Outcome], settings: Settings):
+        super().__init__(outcomes)
+        self.settings = settings
 
     def to_pandas(self) -> Any:
         """Makes a table of the outcomes; needs pandas.

@@ -55,7 +55,7 @@ class Rules:
             )
 
     def lengths(self, num_layers: int) -> tuple[int, int]:
-        """Returns the shortest and the longest path allowed, in layers."""
+        """Return the shortest and the longest path allowed, in layers."""
         shortest = max(1, round(self.min_length * num_layers))
         return shortest, max(shortest, int(self.max_length * num_layers))
 
@@ -65,10 +65,10 @@ class Rules:
         return self.max_skip
 
     def within(self, space: "Space") -> "Rules":
-        """Allows the kinds of edits of a search space alone, with their sizes here.
+        """Allow the kinds of edits of a search space alone, with their sizes here.
 
         Blocks that may move are as large as those that may be skipped, by default up to four
-        places. Raises ValueError where a kind that the space names is turned off.
+        places. Raises InputError where a kind that the space names is turned off.
         """
         parts = space.split("+")
         sizes = {
@@ -191,7 +191,7 @@ class ExitRules(Rules):
 
 @dataclasses.dataclass(frozen=True)
 class InfluenceRules(Rules):
-    """Removes the layers of least block influence, one more in each path (ShortGPT)."""
+    """Remove the layers of least block influence, one more in each path (ShortGPT)."""
 
     name = "influence"
 
@@ -226,16 +226,16 @@ class Settings:
             raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
 
     def searches(self, options: int) -> int:
-        """Returns the most searches of a question with so many options, its controls included."""
+        """Return the most searches of a question with so many options, its controls included."""
         most = {"none": 1, "one": 3, "all": options}[self.control]
         return max(1, min(most, options))
 
     def positions(self, num_layers: int) -> int:
-        """Returns P, the layers of the longest path allowed; the identity path is always run."""
+        """Return P, the layers of the longest path allowed; the identity path is always run."""
         return max(num_layers, self.preset.lengths(num_layers)[1])
 
     def workload(self, num_layers: int) -> "Workload":
-        """Returns what a batch of questions will be asked to run."""
+        """Return what a batch of questions will be asked to run."""
         from cola_jax.execute.evaluator import Workload
 
         return Workload(self.leaves, self.positions(num_layers), fixed=True)

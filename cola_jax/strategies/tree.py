@@ -36,7 +36,7 @@ class Tree(struct.PyTreeNode):
 
 
 def new_tree(path: Int[Array, " P"], nodes: int, key: Array) -> Tree:
-    """Makes a tree whose root, the given path, is pending its verdict."""
+    """Make a tree whose root, the given path, is pending its verdict."""
     positions = path.shape[0]
     return Tree(
         paths=jnp.full((nodes, positions), STOP, jnp.int32).at[ROOT].set(path),
@@ -54,7 +54,7 @@ def new_tree(path: Int[Array, " P"], nodes: int, key: Array) -> Tree:
 
 
 def path_hash(path: Int[Array, "*B P"]) -> UInt32[Array, "*B"]:
-    """Hashes padded paths to 32 bits (multilinear, over fixed odd multipliers).
+    """Hash padded paths to 32 bits (multilinear, over fixed odd multipliers).
 
     Equal paths hash equal, so a path that is not in the tree's hashes is new; two different paths
     that collide cost one candidate, never a duplicate.
@@ -68,7 +68,7 @@ def path_hash(path: Int[Array, "*B P"]) -> UInt32[Array, "*B"]:
 
 
 def add_node(tree: Tree, parent: Int[Array, ""], path: Int[Array, " P"], edit: Edit) -> Tree:
-    """Adds a pending node and counts its visit on the way up."""
+    """Add a pending node and counts its visit on the way up."""
     slot = tree.size
     tree = tree.replace(
         paths=tree.paths.at[slot].set(path),
@@ -82,7 +82,7 @@ def add_node(tree: Tree, parent: Int[Array, ""], path: Int[Array, " P"], edit: E
 
 
 def add_upwards(tree: Tree, counts: Array, node: Int[Array, ""], amount: Array | int) -> Array:
-    """Adds to a node's entry and to those of all its ancestors."""
+    """Add to a node's entry and to those of all its ancestors."""
 
     def climb(state):
         node, counts = state
@@ -92,7 +92,7 @@ def add_upwards(tree: Tree, counts: Array, node: Int[Array, ""], amount: Array |
 
 
 def back_up(tree: Tree, nodes: Int[Array, " C"], rewards: Float[Array, " C"]) -> Tree:
-    """Adds the rewards of evaluated nodes to them and their ancestors; nodes of -1 are none."""
+    """Add the rewards of evaluated nodes to them and their ancestors; nodes of -1 are none."""
 
     def one(value, item):
         node, reward = item
@@ -102,13 +102,13 @@ def back_up(tree: Tree, nodes: Int[Array, " C"], rewards: Float[Array, " C"]) ->
 
 
 def live_children(tree: Tree, node: Int[Array, ""]) -> Bool[Array, " M"]:
-    """Marks the children of a node below which there may be new paths."""
+    """Mark the children of a node below which there may be new paths."""
     slots = jnp.arange(tree.parents.shape[0])
     return (tree.parents == node) & (slots < tree.size) & ~tree.dead
 
 
 def close(tree: Tree, node: Int[Array, ""]) -> Tree:
-    """Records that no edit of a node makes a new path; those above it may be dead with it."""
+    """Record that no edit of a node makes a new path; those above it may be dead with it."""
 
     def is_dead(state):
         node, tree = state
@@ -124,5 +124,5 @@ def close(tree: Tree, node: Int[Array, ""]) -> Tree:
 
 
 def lengths(tree: Tree) -> Int[Array, " M"]:
-    """Counts the layers of every node's path."""
+    """Count the layers of every node's path."""
     return path_length(tree.paths)

@@ -64,12 +64,12 @@ class Start(NamedTuple):
         return self.fitting.shortest
 
     def edits(self, path: Path) -> np.ndarray:
-        """Returns every edit [A, 4] that fits a path."""
+        """Return every edit [A, 4] that fits a path."""
         fits = np.sort(np.concatenate([[], *self.fitting[len(path)].values()]).astype(int))
         return np.stack(self.fitting.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
-        """Applies a random edit; returns the same path where none fits."""
+        """Apply a random edit; returns the same path where none fits."""
         edit = random_edit(len(path), self.fitting, self.random)
         return Child(path) if edit is None else Child(edited(path, edit), path, edit)
 
@@ -126,7 +126,7 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
 
 
 def mutated(start: Start, path: Path, most: int, *, exactly: bool = False) -> Child:
-    """Applies one to `most` random edits, or that many; names the edit where it is one."""
+    """Apply one to `most` random edits, or that many; names the edit where it is one."""
     count = most if exactly else int(start.random.integers(1, most + 1))
     child = start.child(path)
     for _ in range(count - 1):

@@ -36,7 +36,7 @@ class Level:
         return sum(self.count(sign) for sign in self.signs)
 
     def question(self, number: int) -> tuple[int, str, int]:
-        """Returns the operands and the sign of question `number`, 0..size-1."""
+        """Return the operands and the sign of question `number`, 0..size-1."""
         sign = self.signs[0]
         for sign in self.signs:
             if number < self.count(sign):
@@ -64,10 +64,10 @@ def arithmetic(
     *,
     purpose: str = "questions",
 ) -> list[Question]:
-    """Generates questions of one level, or of all five interleaved.
+    """Generate questions of one level, or of all five interleaved.
 
     Where a level has no more questions, the others continue. `purpose` selects a stream of its own
-    for questions and for shots. Raises ValueError for a level that does not exist, or more
+    for questions and for shots. Raises InputError for a level that does not exist, or more
     questions than there are.
     """
     if level is not None and level not in TABLE:
@@ -86,7 +86,7 @@ def arithmetic(
 
 
 def stream(level: int, seed: str) -> Iterator[Question]:
-    """Yields every question of a level once, in an order determined by the seed."""
+    """Yield every question of a level once, in an order determined by the seed."""
     size, seen, draw = TABLE[level].size, set(), 0
     while len(seen) < size:
         digest = hashlib.sha256(f"arithmetic {seed} {level} {draw}".encode()).digest()
@@ -97,7 +97,7 @@ def stream(level: int, seed: str) -> Iterator[Question]:
 
 
 def make_question(level: int, number: int) -> Question:
-    """Makes question `number` of a level."""
+    """Make question `number` of a level."""
     a, sign, b = TABLE[level].question(number)
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
     metadata = (("arithmetic_level", str(level)),)

@@ -1,7 +1,7 @@
 """Formats: the prompt of an open question, and how a completion gives the answer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, shown
@@ -158,7 +158,7 @@ def format_of(kind: str, name: str | None = None) -> Format:
     raise InputError(f"{kind} questions have the formats {names}, not {name!r}.")
 
 
-def check_answerable(questions: Sequence[Question], scorer: "Generation", tokenizer: Any) -> None:
+def check_answerable(questions: Iterable[Question], scorer: "Generation", tokenizer: Any) -> None:
     """Raise InputError that names a question whose answer no completion can give.
 
     Either the rule does not find it in the completion that states it, a stop string ends the

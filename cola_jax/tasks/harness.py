@@ -44,20 +44,6 @@ def is_open(name: str) -> bool:
     return kind == "generate_until"
 
 
-def harness_questions(
-    name: str,
-    *,
-    choice: bool,
-    hub: str | None = None,
-    num_fewshot: int | None = None,
-    rule: str | None = None,
-) -> Iterator[Question]:
-    """Yield the questions of a task, with `num_fewshot` shots; `rule` names one of its filters."""
-    if choice:
-        return load_task(name, hub).choices(num_fewshot)
-    return load_grader(name, hub, rule).questions(num_fewshot)
-
-
 @functools.cache
 def load_task(name: str, hub: str | None = None) -> "HarnessTask":
     """Load a task, its data set from `hub` where that is given; InputError where that fails."""

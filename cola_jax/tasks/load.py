@@ -5,17 +5,17 @@ import hashlib
 import itertools
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from cola_jax.errors import InputError, count, shorten, shown
 from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.harness import harness_questions
-from cola_jax.tasks.readers import KINDS, rank_fail_rates
+from cola_jax.tasks.harness import load_grader, load_task
+from cola_jax.tasks.readers import rank_fail_rates, read_row
 from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
 from cola_jax.tasks.sources import (
-    Fields,
     Row,
     Source,
     interleave,
@@ -25,6 +25,7 @@ from cola_jax.tasks.sources import (
     subset_rows,
 )
 
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 log = logging.getLogger(__name__)
 SELECTED = {  # options that select questions: the metadata that they compare
     "level": "math_level",
@@ -60,31 +61,36 @@ def load_questions(
         questions.
       TypeError: for an option that does not exist.
     """
+    if isinstance(source, Iterator):
+        source = list(source)  # read twice
     task, limit = find_task(source), read_limit(limit)
-    subject = canonical(source)[1] if isinstance(source, str) else None
     check_options(task, options)
+    subject = canonical(source)[1] if isinstance(source, str) else None
     values: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     values |= {"subject": subject} if subject else {}
     unused: dict[str, None] = {}  # names, in order
-    name = task.name
-    if name == ARITHMETIC:
+    if task.name == ARITHMETIC:
         if isinstance(limit, float):
             raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
         size = (DEFAULT_LIMIT if limit is None else limit) + beside
         questions = arithmetic(values.get("level"), size, values.get("seed") or 0)
-    else:
-        if task.of_library:
-            every = harness_questions(name, choice=task.choice, **values)
+    elif task.of_library:
+        hub, shots, rule = (values.get(name) for name in ("hub", "num_fewshot", "rule"))
+        if task.choice:
+            every = load_task(task.name, hub).choices(shots)
         else:
-            name, rows = open_task(task, source, **only(values, "split", "hub", "subject"))
-            wanted = {SELECTED[key]: str(value) for key, value in only(values, *SELECTED).items()}
-            every = select(task.kind, name, rows, wanted, unused)
+            every = load_grader(task.name, hub, rule).questions(shots)
         questions = first(every, limit, beside)
+    else:
+        rows = open_task(task, source, **only(values, "split", "hub", "subject"))
+        wanted = {SELECTED[key]: str(value) for key, value in only(values, *SELECTED).items()}
+        questions = first(select(task.kind, rows, wanted, unused), limit, beside)
     if not questions:
-        raise InputError(f"{name} yields no questions (limit {limit}): there is nothing to do.")
+        chosen = "".join(f", {name} {value}" for name, value in values.items())
+        raise InputError(f"{task.name} yields no questions (limit {limit}{chosen}).")
     if unused and not task.hub:
-        warn(f"{name}: not used are the fields {', '.join(map(shown, unused))}.")
-    check_options_differ(name, questions)
+        warn(f"{task.name}: not used are the fields {', '.join(map(shown, unused))}.")
+    check_options_differ(task.name, questions)
     return questions
 
 
@@ -97,12 +103,13 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
             if text.endswith("%"):
                 value = None if float(text[:-1]) == 100 else float(text[:-1]) / 100
             else:
-                value = int(text) if text.lstrip("+-").isdecimal() else float(text)
+                value = int(text) if WHOLE.fullmatch(text) else float(text)
         except ValueError:
             value = math.nan
     if isinstance(value, float) and not 0 < value < 1:
         raise InputError(
-            f"a limit of {limit} is neither a whole number nor a share below 1, such as 0.1 or 10%."
+            f"a limit of {shown(limit)} is neither a whole number nor a share below 1: give 8, "
+            "0.1 or 10%."
         )
     return value
 
@@ -142,58 +149,40 @@ def open_task(
     split: str | None = None,
     hub: str | None = None,
     subject: str | None = None,
-) -> tuple[str, Iterator[Row]]:
-    """Return the name of the source of a task's rows, and the rows.
-
-    Those of one subject of MMLU come from its own subset, where the data set has one.
-    """
+) -> Iterator[Row]:
+    """Return the rows of a task; those of one subject of MMLU from its own subset, if any."""
     if not task.hub:
-        return task.name, ((where, None, row) for where, row in read_rows(source))
+        return ((where, None, row) for where, row in read_rows(source))
     split, hub, configs = split or task.split, hub or task.hub, task.configs
     if task.kind == "mmlu" and subject is not None:
         configs = subject_configs(hub, subject, configs)
-    name = " ".join([hub, *(config for config in configs[:1] if config), split])
     if task.pool:
-        return name, pool_rows(hub, split)
-    subsets = [subset_rows(hub, config, split) for config in configs]
-    return name, interleave(subsets, task.interleave)
+        return pool_rows(hub, split)
+    return interleave([subset_rows(hub, config, split) for config in configs], task.interleave)
 
 
 def select(
     kind: str,
-    name: str,
     rows: Iterable[Row],
-    wanted: Mapping[str, str],
+    wanted: Mapping[str, str] | None = None,
     unused: dict[str, None] | None = None,
 ) -> Iterator[Question]:
     """Read rows, each question once, and yield those with the wanted metadata.
 
-    Names of fields that are not used are added to `unused`.
+    Names of fields that are not read are added to `unused`.
     """
-    present: dict[str, set[str]] = {name: set() for name in wanted}
-    any_read = any_selected = False
-    questions = read_questions(kind, rows, {} if unused is None else unused)
+    questions: Iterable[Question] = read_questions(kind, rows, {} if unused is None else unused)
     for question in rank_fail_rates(questions) if kind == "dart" else questions:
-        any_read = True
-        for field in wanted:
-            if value := question.get(field):
-                present[field].add(value)
-        if all(question.get(field) == value for field, value in wanted.items()):
-            any_selected = True
+        if all(question.get(name) == value for name, value in (wanted or {}).items()):
             yield question
-    if any_read and not any_selected:
-        want = ", ".join(f"{field} {value}" for field, value in wanted.items())
-        have = "; ".join(f"{key}: {', '.join(sorted(x)) or 'none'}" for key, x in present.items())
-        raise InputError(f"{name} has no question with {want}; it has {have}.")
 
 
 def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> Iterator[Question]:
     """Read rows, each question once: DART-Math has a row for each response to a query."""
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
-        fields = Fields(row)
         try:
-            question = KINDS[kind].read(fields, default_id)
+            question, extra = read_row(kind, row, default_id)
             if question.id in seen:
                 earlier, other = seen[question.id]
                 same = (question.text, question.gold) == (other.text, other.gold)
@@ -204,7 +193,7 @@ def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> I
                 raise InputError(f"the id {question.id!r} is already used in {earlier}.")
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
-        unused |= dict.fromkeys(fields.unused)
+        unused |= dict.fromkeys(extra)
         seen[question.id] = where, question
         yield question
 
@@ -222,17 +211,16 @@ def split(
         raise InputError(
             f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
         )
-    ranked = sorted(questions, key=lambda question: rank(question, seed))
+
+    def rank(question: Question) -> bytes:
+        return hashlib.sha256(f"held out {seed} {question.text}".encode()).digest()
+
+    ranked = sorted(questions, key=rank)
     chosen = {question.id for question in ranked[:held_out]}
     train = [question for question in questions if question.id not in chosen]
     held = [question for question in questions if question.id in chosen]
     check_apart(train, held)
     return train, held
-
-
-def rank(question: Question, seed: int) -> bytes:
-    """Return what decides whether a question is held out; equal for equal texts."""
-    return hashlib.sha256(f"held out {seed} {question.text}".encode()).digest()
 
 
 def check_apart(train: Sequence[Question], held: Sequence[Question]) -> None:

@@ -1,226 +1,251 @@
-"""Readers: the question in a row of each kind.
-
-A reader turns the fields of one row into a `Question`. It takes the id to use where the row has
-none, and raises InputError for a row that does not match the schema.
-"""
+"""Readers: the question in a row of each kind; what a row must have is a pydantic model."""
 
 import ast
 import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
-from cola_jax.errors import InputError, printed, shown
+import pydantic
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+
+from cola_jax.errors import InputError, printed, reason, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
-from cola_jax.tasks.sources import Fields, Source, read_rows
+from cola_jax.tasks.sources import Source, read_rows
 
 ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
 OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
+LEVEL = re.compile(r"(?:level\s*)?([1-5?])", re.IGNORECASE)
 LONGEST_ID = 250  # characters
-MAX_METADATA = 10_000  # characters of DART-Math's query_metadata; bounds the cost of parsing it
 SCHEMA = (
     "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
     "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
 )
 
 
-def read_arc(row: Fields, default_id: str | None) -> Question:
-    """Read ARC: id, question, choices {text, label}, answerKey.
-
-    Options are lettered by position, since some rows label them 1-4 instead of A-D.
-    """
-    require(row, "id", "question", "choices", "answerKey")
-    choices = row["choices"]
-    if not isinstance(choices, Mapping) or not {"text", "label"} <= set(choices):
-        raise InputError("the field 'choices' must hold the lists 'text' and 'label'.")
-    options = get_strings("choices.text", choices["text"])
-    labels = get_strings("choices.label", choices["label"])
-    text, key = get_string(row, "question"), get_string(row, "answerKey")
-    if len(options) != len(labels) or len(set(labels)) != len(labels):
-        raise InputError(f"there are {len(options)} options, but their labels are {shown(labels)}.")
-    check_count(options)
-    if key not in labels:
-        raise InputError(f"the answer {shown(key)} is not among the labels {shown(labels)}.")
-    return Question(get_id(row, "id", ""), text, tuple(options), labels.index(key))
+def not_blank(text: str) -> str:
+    """Return a text; InputError for one that is empty."""
+    if not text.strip():
+        raise ValueError(f"must be a nonempty string, got {shown(text)}")
+    return text
 
 
-def read_choice(row: Fields, default_id: str | None) -> Question:
-    """Read multiple choice: question (or prompt), options, answer, subject; MMLU's rows as well.
+def read_number(value: Any) -> Any:
+    """Read a number as a text; others are left."""
+    return str(value) if type(value) in (int, float) and math.isfinite(value) else value
 
-    Options are `options` or `choices`, a list or a dict by letter, or the fields `option_a`,
+
+def read_id(value: Any) -> str:
+    """Read an id, a text or a number that messages show as it is."""
+    if isinstance(value, float) and value.is_integer():  # pandas has no integers beside nulls
+        value = int(value)
+    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not text.strip():
+        raise ValueError(f"must be a string or a number, got {shown(value)}")
+    if len(text) > LONGEST_ID or not text.isprintable():
+        raise ValueError(
+            f"must have at most {LONGEST_ID} characters, and no line breaks, got {shown(text)}"
+        )
+    return text
+
+
+def read_level(value: Any) -> str | None:
+    """Read "Level 3", "3" or 3; None for "Level ?" or no level."""
+    match = LEVEL.fullmatch(str(value).strip())
+    if value is not None and match is None:
+        raise ValueError(f"must be 1 to 5, or Level ?, got {shown(value)}")
+    return None if match is None or match[1] == "?" else match[1]
+
+
+def read_query_metadata(value: Any) -> Any:
+    """Read a dict or its repr, which is parsed as a literal and never evaluated."""
+    if not isinstance(value, str):
+        return value or {}
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ValueError(f"must be a dict or the text of one, got {shown(value)}") from None
+
+
+Text = Annotated[str, AfterValidator(not_blank)]
+Answer = Annotated[Text, BeforeValidator(read_number)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Id = Annotated[str, BeforeValidator(read_id)]
+Level = Annotated[str | None, BeforeValidator(read_level)]
+
+
+class Row(pydantic.BaseModel):
+    """A row, whose declared fields are read; others are kept apart."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True)
+
+    id: Id | None = None
+
+    def question_of(self, default_id: str | None) -> Question:
+        """Make the question; `default_id` is its id where the row has none."""
+        raise NotImplementedError
+
+
+class LabelledTexts(pydantic.BaseModel):
+    """ARC's options; some rows label them 1-4 instead of A-D."""
+
+    text: Annotated[list[Text], Field(min_length=2, max_length=len(LETTERS))]
+    label: list[str]
+
+
+class Arc(Row):
+    """ARC: id, question, choices {text, label}, answerKey."""
+
+    id: Id  # type: ignore[assignment]
+    question: Text
+    choices: LabelledTexts
+    answerKey: Text
+
+    def question_of(self, default_id: str | None) -> Question:
+        options, labels = self.choices.text, self.choices.label
+        if len(options) != len(labels) or len(set(labels)) != len(labels):
+            raise InputError(f"there are {len(options)} options, but their labels {shown(labels)}.")
+        if self.answerKey not in labels:
+            raise InputError(f"answerKey {shown(self.answerKey)} is not among {shown(labels)}.")
+        return Question(self.id, self.question, tuple(options), labels.index(self.answerKey))
+
+
+class Choice(Row):
+    """Multiple choice: question (or prompt), options, answer, subject; MMLU's rows as well.
+
+    Options are `options` or `choices`, a list or a dict by label, or the fields `option_a`,
     `option_b`, ... An option may be empty: the letter scorers accept it, the others refuse it.
     """
-    text = get_string(row, "question", "prompt")
-    labels, values = get_options(row)
-    check_count(values)
-    texts = [str(value) if is_number(value) else value for value in values]
-    options = get_strings("options", texts, allow_blank=True)
-    return Question(
-        get_id(row, "id", default_id or text_id(text, *options)),
-        text,
-        tuple(options),
-        answer_index(*get_answer(row), labels, values),
-        metadata=metadata_of(subject=row.get("subject")),
-    )
+
+    question: Text = Field(validation_alias=AliasChoices("question", "prompt"))
+    options: Annotated[dict[str, str | int | Number], Field(min_length=2, max_length=len(LETTERS))]
+    answer: Any = Field(validation_alias=AliasChoices(*ANSWERS))
+    subject: Any = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def label_options(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """Give options in any of their forms as a dict by label."""
+        row = dict(row)
+        options = row.pop("options", None) or row.pop("choices", None)
+        if options is None:
+            fields = {name: match[1] for name in row if (match := OPTION.fullmatch(name))}
+            options = {label: row.pop(name) for name, label in fields.items()}
+        if isinstance(options, Mapping):
+            options = {label: value for label, value in options.items() if value is not None}
+        if isinstance(options, list):
+            more = map(str, range(len(LETTERS), len(options)))
+            options = dict(zip([*LETTERS, *more], options, strict=False))
+        return row | {"options": options}
+
+    def question_of(self, default_id: str | None) -> Question:
+        options = [str(option) for option in self.options.values()]
+        return Question(
+            self.id or default_id or text_id(self.question, *options),
+            self.question,
+            tuple(options),
+            answer_index(self.answer, list(self.options), list(self.options.values())),
+            metadata=metadata_of(subject=self.subject),
+        )
 
 
-def get_options(row: Fields) -> tuple[list[str], list[Any]]:
-    """Return the labels and the values of a row's options."""
-    value = row.get("choices") if row.get("options") is None else row["options"]
-    if value is None:
-        value = {match[1]: row[name] for name in row if (match := OPTION.fullmatch(name))}
-    if isinstance(value, Mapping):
-        kept = {str(label).strip().upper(): x for label, x in value.items() if x is not None}
-        return list(kept), list(kept.values())
-    if not isinstance(value, list):
-        raise InputError(f"the field 'options' must be a list of strings, got {shown(value)}.")
-    return list(LETTERS[: len(value)]), value
-
-
-def get_answer(row: Fields) -> tuple[str, Any]:
-    """Return the name and the value of the field of a row's gold answer."""
-    for name in ANSWERS:
-        if row.get(name) is not None:
-            return name, row[name]
-    raise InputError("the field 'answer' is missing.")
-
-
-def answer_index(name: str, answer: Any, labels: Sequence[str], values: Sequence[Any]) -> int:
+def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> int:
     """Read an index from 0, a label, or the text of an option; InputError for what may be two."""
-    if isinstance(answer, float) and answer.is_integer():
-        answer = int(answer)
-    text, count = str(answer).strip(), len(values)
-    by_index = is_number(answer) and not labels[0].isdecimal()
-    if (
-        by_index
-        and answer in range(count)
-        and (answer not in values or values[int(answer)] == answer)
-    ):
-        return int(answer)
-    ways = [
-        [i for i, label in enumerate(labels) if label == text.upper()],
-        [i for i, value in enumerate(values) if str(value).strip() == text],
-        [i for i in range(count) if str(i) == text and not labels[0].isdecimal()],
-    ]
-    if isinstance(answer, bool | list) or (by_index and answer == count):  # an index from 1
-        ways = []
-    places = {indices[0] for indices in ways if indices}
-    if len(places) == 1:
-        return places.pop()
-    if places:
+    labels, texts = ([str(x).strip() for x in each] for each in (labels, values))
+    whole = isinstance(answer, float) and answer.is_integer()
+    answer = int(answer) if whole else answer
+    text, numbered, indices = str(answer).strip(), labels[0].isdecimal(), range(len(texts))
+    by_index = isinstance(answer, int) and not numbered
+    if by_index and answer in indices and (answer not in values or values[answer] == answer):
+        return answer
+    places = {names.index(text) for names in (labels, texts) if text in names}
+    places |= {i for i, label in enumerate(labels) if label.lower() == text.lower()}
+    places |= {i for i in indices if str(i) == text and not numbered}
+    if len(places) != 1 or (by_index and answer == len(texts)):  # which may be an index from 1
         raise InputError(
-            f"the field {name!r} is {shown(answer)}, which names one option by its place and is "
-            "the text of another: give an index, a number from 0."
+            f"the answer must be the index (0..{len(texts) - 1}), the letter or the text of an "
+            f"option, and not of two options, got {shown(answer)}."
         )
-    raise InputError(
-        f"the field {name!r} must be an index 0..{count - 1}, a letter A-{LETTERS[count - 1]} or "
-        f"the text of an option, got {shown(answer)}."
-    )
+    return places.pop()
 
 
-def check_count(options: Sequence[Any]) -> None:
-    """Raise InputError for fewer than two options, or for more than there are letters."""
-    if not 2 <= len(options) <= len(LETTERS):
-        raise InputError(
-            f"there are {len(options)} options, but a question has 2 to {len(LETTERS)}."
-        )
+class Gsm8k(Row):
+    """GSM8K: question, and answer: a worked solution, ####, and the number."""
+
+    question: Text
+    answer: Text
+
+    def question_of(self, default_id: str | None) -> Question:
+        solution, mark, gold = self.answer.rpartition("####")
+        if not mark:
+            raise InputError("the field 'answer' must give its number after ####, but has no ####.")
+        solution = CALCULATOR.sub("", solution).strip()
+        id = self.id or default_id or text_id(self.question)
+        return open_question(id, self.question, re.sub(r"[,$]", "", gold), solution)
 
 
-def read_gsm8k(row: Fields, default_id: str | None) -> Question:
-    """Read GSM8K: question, and answer: a worked solution, ####, and the number."""
-    text, answer = get_string(row, "question"), get_string(row, "answer")
-    solution, mark, gold = answer.rpartition("####")
-    if not mark:
-        raise InputError("the field 'answer' must give its number after ####, but has no ####.")
-    solution = CALCULATOR.sub("", solution).strip()
-    id = get_id(row, "id", default_id or text_id(text))
-    return open_question(id, text, re.sub(r"[,$]", "", gold), solution)
-
-
-def read_math(row: Fields, default_id: str | None) -> Question:
-    """Read MATH: problem, solution, level, type; and MATH-500, which adds answer and subject.
+class Math(Row):
+    """MATH: problem, solution, level, type; and MATH-500, which adds answer and subject.
 
     The gold is the `answer`, or else the content of the last box of the solution.
     """
-    text = get_string(row, "problem")
-    solution = get_string(row, "solution") if row.get("solution") is not None else None
-    if row.get("answer") is not None:
-        gold = get_string(row, "answer")
-    elif solution is None:
-        raise InputError("the field 'answer' is missing, and so is a 'solution' with a boxed one.")
-    else:
-        gold = last_box(solution)
-    if gold is None:
-        raise InputError("there is no answer: the field 'solution' has no complete \\boxed{...}.")
-    id = get_id(row, "unique_id", get_id(row, "id", default_id or text_id(text)))
-    metadata = metadata_of(
-        math_level=math_level(row.get("level")), subject=row.get("subject") or row.get("type")
-    )
-    return open_question(id, text, gold, solution, metadata)
+
+    id: Id | None = Field(None, validation_alias=AliasChoices("unique_id", "id"))
+    problem: Text
+    solution: Text | None = None
+    answer: Text | None = None
+    level: Level = None
+    subject: Any = Field(None, validation_alias=AliasChoices("subject", "type"))
+
+    def question_of(self, default_id: str | None) -> Question:
+        gold = self.answer or last_box(self.solution or "")
+        if gold is None:
+            raise InputError("there is no answer: the 'solution' has no complete \\boxed{...}.")
+        id = self.id or default_id or text_id(self.problem)
+        metadata = metadata_of(math_level=self.level, subject=self.subject)
+        return open_question(id, self.problem, gold, self.solution, metadata)
 
 
-def math_level(level: Any) -> str | None:
-    """Read "Level 3", "3" or 3; None for "Level ?" or no level."""
-    if level is None:
-        return None
-    match = re.fullmatch(r"(?:level\s*)?([1-5?])", str(level).strip(), re.IGNORECASE)
-    if not match:
-        raise InputError(f"the field 'level' must be 1 to 5, or Level ?, got {shown(level)}.")
-    return None if match[1] == "?" else match[1]
-
-
-def read_dart(row: Fields, default_id: str | None) -> Question:
-    """Read DART-Math: query_id, query, gt_ans, query_metadata, pass_rate.
+class Dart(Row):
+    """DART-Math: query_id, query, gt_ans, query_metadata, pass_rate.
 
     The pool has hundreds of responses to each query, hence as many rows of one query_id. The level
     that MATH assigns and the share of wrong responses are kept apart: they measure two things.
     """
-    text = get_string(row, "query")
-    gold = row.get("gt_ans", row.get("answer"))
-    if gold is None:
-        raise InputError("the field 'gt_ans' is missing: the row has no answer.")
-    if not isinstance(gold, str | int | float) or isinstance(gold, bool):
-        raise InputError(f"the field 'gt_ans' must be a string or a number, got {shown(gold)}.")
-    query = query_metadata(row.get("query_metadata"))
-    rate = row.get("pass_rate")
-    metadata = metadata_of(
-        math_level=math_level(query.get("level", row.get("level"))),
-        fail_rate=None if rate is None else f"{fail_rate(rate):.9f}",
-        subject=row.get("domain") or query.get("domain") or query.get("type"),
-    )
-    id = get_id(row, "query_id", default_id or text_id(text))
-    return open_question(id, text, str(gold), metadata=metadata)
+
+    id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "id"))
+    query: Text
+    answer: Answer = Field(validation_alias=AliasChoices("gt_ans", "answer"))
+    query_metadata: Annotated[dict[str, Any], BeforeValidator(read_query_metadata)] = {}
+    pass_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    level: Level = None
+    domain: Any = None
+
+    def question_of(self, default_id: str | None) -> Question:
+        query, rate = self.query_metadata, self.pass_rate
+        metadata = metadata_of(
+            math_level=read_level(query.get("level", self.level)),
+            fail_rate=None if rate is None else f"{1 - rate:.9f}",
+            subject=self.domain or query.get("domain") or query.get("type"),
+        )
+        id = self.id or default_id or text_id(self.query)
+        return open_question(id, self.query, self.answer, metadata=metadata)
 
 
-def query_metadata(value: Any) -> Mapping[str, Any]:
-    """Read a dict or its repr, which is parsed as a literal and never evaluated."""
-    if isinstance(value, str):
-        try:
-            if len(value) > MAX_METADATA:
-                raise InputError("too long")
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise InputError(
-                f"the field 'query_metadata' must be a dict or the text of one, got {shown(value)}."
-            ) from None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InputError(f"the field 'query_metadata' must be a dict, got {shown(value)}.")
-    return value
+class Open(Row):
+    """An open question: prompt (or question), answer (a string or number), id, solution."""
 
+    prompt: Text = Field(validation_alias=AliasChoices("prompt", "question"))
+    answer: Answer = Field(validation_alias=AliasChoices(*ANSWERS))
+    solution: str | None = None
 
-def fail_rate(pass_rate: Any) -> float:
-    """Return 1 - pass_rate."""
-    if isinstance(pass_rate, bool) or not isinstance(pass_rate, int | float):
-        raise InputError(f"the field 'pass_rate' must be a number, got {shown(pass_rate)}.")
-    if not 0 <= pass_rate <= 1:
-        raise InputError(f"the field 'pass_rate' must be between 0 and 1, got {shown(pass_rate)}.")
-    return 1 - pass_rate
+    def question_of(self, default_id: str | None) -> Question:
+        id = self.id or default_id or text_id(self.prompt)
+        return open_question(id, self.prompt, self.answer, self.solution)
 
 
 def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
@@ -240,48 +265,39 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-def read_plain(row: Fields, default_id: str | None) -> Question:
-    """Read an open question: prompt or question, answer (a string or number), id, solution."""
-    text = get_string(row, "prompt", "question")
-    if (kind := kind_of_row(dict(row))) not in OWN:
-        field = "options" if kind in ("mmlu", "choice", "arc") else "an answer after ####"
+OWN = ("prompt", "question")  # kinds of open questions of a user's own
+KINDS: dict[str, type[Row]] = {
+    "arc": Arc,
+    "mmlu": Choice,
+    "choice": Choice,
+    "gsm8k": Gsm8k,
+    "math": Math,
+    "dart": Dart,
+    "prompt": Open,
+    "question": Open,
+}
+
+
+def read_row(
+    kind: str, fields: Mapping[str, Any], default_id: str | None
+) -> tuple[Question, list[str]]:
+    """Return the question in a row of a kind, and the fields that it does not use.
+
+    Raises InputError for a row that does not match the schema, or is of another kind.
+    """
+    row = {name: value for name, value in fields.items() if value is not None}
+    other = kind_of_row(row) if kind in OWN else None
+    if other not in (None, *OWN):
+        field = "an answer after ####" if other == "gsm8k" else "other fields"
         raise InputError(
-            f"the row has {field}, as {kind} questions do, but the first row has none: give all "
+            f"the row has {field}, as {other} questions do, but the first row has none: give all "
             "rows the same fields."
         )
-    name, gold = get_answer(row)
-    if isinstance(gold, float) and not math.isfinite(gold):
-        raise InputError(f"the field {name!r} must be a finite number, got {shown(gold)}.")
-    gold = get_string({name: str(gold) if is_number(gold) else gold}, name)
-    solution = row.get("solution")
-    solution = solution if isinstance(solution, str) and solution.strip() else None
-    return open_question(get_id(row, "id", default_id or text_id(text)), text, gold, solution)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number, which a boolean is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """Rows with the same fields: their reader, and the options of `load_questions` they take."""
-
-    read: Callable[[Fields, str | None], Question]
-    options: tuple[str, ...] = ()
-
-
-OWN = ("prompt", "question")  # kinds of open questions of a user's own
-KINDS = {
-    "arc": Kind(read_arc),
-    "mmlu": Kind(read_choice, ("subject",)),
-    "choice": Kind(read_choice, ("subject",)),
-    "gsm8k": Kind(read_gsm8k),
-    "math": Kind(read_math, ("subject", "level")),
-    "dart": Kind(read_dart, ("subject", "level", "fail_rate_level")),
-    "prompt": Kind(read_plain),
-    "question": Kind(read_plain),
-}
+    try:
+        parsed = KINDS[kind].model_validate(row)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{reason(error)}.") from None
+    return parsed.question_of(default_id), list(parsed.model_extra or ())
 
 
 def kind_of_rows(source: Source) -> str:
@@ -313,48 +329,9 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
     return next((name for name in OWN if name in names), None)
 
 
-def require(row: Mapping[str, Any], *names: str) -> None:
-    """Raise InputError if a field is missing or null."""
-    for name in names:
-        if row.get(name) is None:
-            raise InputError(f"the field {name!r} is missing.")
-
-
-def get_string(row: Mapping[str, Any], *names: str) -> str:
-    """Return the string in the first of the fields that the row has."""
-    name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
-        raise InputError(f"the field {' or '.join(map(repr, names))} is missing.")
-    if not isinstance(row[name], str) or not row[name].strip():
-        raise InputError(f"the field {name!r} must be a nonempty string, got {shown(row[name])}.")
-    return row[name]
-
-
-def get_strings(name: str, values: Any, *, allow_blank: bool = False) -> list[str]:
-    """Return a list of strings unchanged."""
-    if not isinstance(values, list) or not all(
-        isinstance(x, str) and (allow_blank or x.strip()) for x in values
-    ):
-        kind = "strings" if allow_blank else "nonempty strings"
-        raise InputError(f"the field {name!r} must be a list of {kind}, got {shown(values)}.")
-    return values
-
-
 def get_id(row: Mapping[str, Any], name: str, default: str) -> str:
-    """Return the row's own id, or the default if it has none; messages show it as it is."""
-    value = row.get(name)
-    if value is None:
-        return default
-    if isinstance(value, float) and value.is_integer():  # pandas has no integers beside nulls
-        value = int(value)
-    if not isinstance(value, str | int) or not str(value).strip():
-        raise InputError(f"the field {name!r} must be a string or a number, got {shown(value)}.")
-    if len(str(value)) > LONGEST_ID or not str(value).isprintable():
-        raise InputError(
-            f"the field {name!r} must have at most {LONGEST_ID} characters, and no line breaks, "
-            f"got {shown(value)}."
-        )
-    return str(value)
+    """Return the id in a field of a row, or the default if it has none."""
+    return default if row.get(name) is None else read_id(row[name])
 
 
 def text_id(*texts: str) -> str:

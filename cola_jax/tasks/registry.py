@@ -6,7 +6,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 from etils import epath
 
@@ -14,7 +14,8 @@ from cola_jax.errors import InputError, did_you_mean, plain, printed
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.readers import KINDS, Source, kind_of_rows
+from cola_jax.tasks.readers import kind_of_rows
+from cola_jax.tasks.sources import Source
 
 ARITHMETIC = "arithmetic"
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
@@ -63,13 +64,23 @@ class Options(TypedDict, total=False):
     rule: str | None  # a filter of completions
 
 
+OPTIONS = {  # that tasks of each kind take, beside those of the Hub
+    "mmlu": ("subject",),
+    "choice": ("subject",),
+    "math": ("subject", "level"),
+    "dart": ("subject", "level", "fail_rate_level"),
+    ARITHMETIC: ("level", "seed"),
+    HARNESS: ("hub", "num_fewshot"),
+    HARNESS_OPEN: ("hub", "num_fewshot", "rule"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The questions of a task: their kind, the options that they take, and their data set."""
+    """The questions of a task: their kind, and their data set on the Hub, if they are there."""
 
     name: str
     kind: str
-    options: tuple[str, ...] = ()
     hub: str = ""
     configs: tuple[str | None, ...] = (None,)
     split: str = "test"
@@ -77,6 +88,11 @@ class Task:
     interleave: str | None = None  # the field to interleave by, if the split is sorted by it
     shots: str = "train"  # the split of the shots
     shots_of: str | None = None  # the task from whose split they are, where it has none
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of `load_questions` that it takes."""
+        return (*(("split", "hub") if self.hub else ()), *OPTIONS.get(self.kind, ()))
 
     @property
     def choice(self) -> bool:
@@ -89,46 +105,22 @@ class Task:
         return self.kind in (HARNESS, HARNESS_OPEN)
 
 
-HUB = ("split", "hub")
+# MATH-500 has only a test split, and DART-Math's queries are MATH's training problems without
+# their solutions: both take their shots from MATH
 TASKS = {
     task.name: task
     for task in (
-        Task("arc-easy", "arc", HUB, "allenai/ai2_arc", ("ARC-Easy",)),
-        Task("arc-challenge", "arc", HUB, "allenai/ai2_arc", ("ARC-Challenge",)),
-        Task(
-            "mmlu",
-            "mmlu",
-            (*HUB, "subject"),
-            "cais/mmlu",
-            ("all",),
-            shots="dev",
-            interleave="subject",
-        ),
-        Task("gsm8k", "gsm8k", HUB, "openai/gsm8k", ("main",)),
-        Task(
-            "math", "math", (*HUB, "subject", "level"), "EleutherAI/hendrycks_math", MATH_SUBJECTS
-        ),
-        # MATH-500 has only a test split, and DART-Math's queries are MATH's training problems
-        # without their solutions
-        Task(
-            "math-500",
-            "math",
-            (*HUB, "subject", "level"),
-            "HuggingFaceH4/MATH-500",
-            shots_of="math",
-        ),
-        Task(
-            "dart-math",
-            "dart",
-            (*HUB, "subject", "level", "fail_rate_level"),
-            "hkust-nlp/dart-math-pool-math",
-            split="train",
-            pool=True,
-            shots_of="math",
-        ),
-        Task(ARITHMETIC, ARITHMETIC, ("level", "seed")),
+        Task("arc-easy", "arc", "allenai/ai2_arc", ("ARC-Easy",)),
+        Task("arc-challenge", "arc", "allenai/ai2_arc", ("ARC-Challenge",)),
+        Task("mmlu", "mmlu", "cais/mmlu", ("all",), interleave="subject", shots="dev"),
+        Task("gsm8k", "gsm8k", "openai/gsm8k", ("main",)),
+        Task("math", "math", "EleutherAI/hendrycks_math", MATH_SUBJECTS),
+        Task("math-500", "math", "HuggingFaceH4/MATH-500", shots_of="math"),
+        Task("dart-math", "dart", "hkust-nlp/dart-math-pool-math", split="train", pool=True,
+             shots_of="math"),
+        Task(ARITHMETIC, ARITHMETIC),
     )
-}
+}  # fmt: skip
 SYNONYMS = {  # of lm-evaluation-harness and of the Hub
     "hendrycks-math": "math",
     "hendrycks-math500": "math-500",
@@ -161,18 +153,14 @@ def find_task(source: Source) -> Task:
     Raises InputError for a name that no task has, with the most similar.
     """
     if not isinstance(source, str):
-        kind = kind_of_rows(source)
-        return Task("the questions", kind, KINDS[kind].options)
+        return Task("the questions", kind_of_rows(source))
     name, _ = canonical(source)
     if name in TASKS:
         return TASKS[name]
     if is_file(name):
-        kind = kind_of_rows(name)
-        return Task(name, kind, KINDS[kind].options)
+        return Task(name, kind_of_rows(name))
     name = require(name)
-    if harness.is_open(name):
-        return Task(name, HARNESS_OPEN, ("hub", "num_fewshot", "rule"))
-    return Task(name, HARNESS, ("hub", "num_fewshot"))
+    return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
 
 
 def kind_of(source: Source) -> str:
@@ -204,13 +192,6 @@ def check_options(task: Task, options: Mapping[str, Any]) -> None:
             )
 
 
-class LibraryNames(NamedTuple):
-    """What the files of lm-evaluation-harness name; the library itself takes seconds to list it."""
-
-    tasks: dict[str, str]  # a task's own name, by that and by its plain form
-    groups: frozenset[str]
-
-
 NAME = re.compile(
     rb"^[\"']?(task|group|class)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE
 )
@@ -224,8 +205,11 @@ def library_folder() -> Path | None:
 
 
 @functools.cache
-def library_names(root: Path | None) -> LibraryNames:
-    """Read the names of tasks and groups in a folder of task files."""
+def library_names(root: Path | None) -> tuple[dict[str, str], set[str]]:
+    """Read the names of tasks, by that and by their plain form, and of groups in task files.
+
+    The library itself takes seconds to list them.
+    """
     tasks: dict[str, str] = {}
     groups: set[str] = set()
     for file in root.rglob("*.yaml") if root is not None else ():
@@ -234,9 +218,7 @@ def library_names(root: Path | None) -> LibraryNames:
             groups.add(group)
         elif (task := named.get(b"task")) is not None:
             tasks[task] = task
-    for name in sorted(tasks):
-        tasks.setdefault(plain(name), name)
-    return LibraryNames(tasks, frozenset(groups))
+    return {plain(name): name for name in sorted(tasks, reverse=True)} | tasks, groups
 
 
 def require(task: str) -> str:
@@ -254,21 +236,20 @@ def require(task: str) -> str:
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
             "with commas between them."
         )
-    more = "a task of lm-evaluation-harness"
-    if not tasks:
-        more += " (for which: pip install 'cola-jax[lm-eval]')"
+    more = "" if tasks else " (for which: pip install 'cola-jax[lm-eval]')"
     raise InputError(
         f"task {task!r} is neither one of {', '.join(TASKS)}, nor an existing file of questions, "
-        f"nor {more}{nearest(name, sorted(set(tasks.values())))}."
+        f"nor a task of lm-evaluation-harness{more}{nearest(name)}."
     )
 
 
-def nearest(task: str, others: list[str]) -> str:
+def nearest(task: str) -> str:
     """Return a hint at the task of the most similar name, ours, a file or another, if any."""
     suffix = Path(task).suffix
     files = Path(task).parent.glob("*") if suffix else ()
     subjects = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS]
-    known = TASKS, [str(file) for file in files if file.suffix == suffix], [*subjects, *others]
+    others = [*subjects, *sorted(set(library_names(library_folder())[0].values()))]
+    known = TASKS, [str(file) for file in files if file.suffix == suffix], others
     return next((hint for names in known if (hint := did_you_mean(task, names))), "")
 
 
@@ -279,22 +260,16 @@ def catalogue() -> list[dict[str, str]]:
 
 def row_of(task: Task) -> dict[str, str]:
     """Describe a task for the list of tasks."""
-    scorers = scorer_names(open=not task.choice)
-    if task.choice:
-        scorer, style = DEFAULTS.get(task.kind, USUAL)
-        scorers.sort(key=scorer.__ne__)  # the default first, the others as they are
-        styles, shots = sorted(("plain", "harness"), key=style.__ne__), ["0"]
-    else:
-        styles = [format.name for format in FORMATS[task.kind]]
-        shots = [str(format.shots) for format in FORMATS[task.kind]]
+    scorers, formats = scorer_names(open=not task.choice), FORMATS.get(task.kind, ())
+    scorer, style = DEFAULTS.get(task.kind, USUAL)
+    styles = [format.name for format in formats] or sorted(("plain", "harness"), key=style.__ne__)
     if task.kind == "prompt":
-        scorers = sorted(scorers, reverse=True)
-    generated = "yours" if task.kind == "prompt" else "generated"
+        scorer = "generation"
     return {
         "task": task.name.replace("-", "_"),
-        "data set": task.hub or generated,
+        "data set": task.hub or ("generated" if task.name == ARITHMETIC else "yours"),
         "split": task.split if task.hub else "",
-        "scorers": ", ".join(scorers),
+        "scorers": ", ".join(sorted(scorers, key=scorer.__ne__)),  # the default first
         "formats": ", ".join(styles),
-        "shots": ", ".join(shots),
+        "shots": ", ".join(str(format.shots) for format in formats) or "0",
     }

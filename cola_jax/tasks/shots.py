@@ -166,7 +166,7 @@ def of_file(task: Task, file: str) -> Iterator[Question]:
             f"the shots in {file} are {shown.kind} questions, but {task.name} asks {task.kind} "
             "questions: give a file with the task's own fields."
         )
-    return select(shown.kind, *open_task(shown, file), {})
+    return select(shown.kind, open_task(shown, file))
 
 
 def of_generator(level: int | None, seed: int, limit: int) -> Iterator[Question]:
@@ -184,7 +184,7 @@ def of_split(task: Task, subject: str | None, hub: str | None) -> Iterator[Quest
             "shots, or ask for 0 shots."
         )
     source = TASKS[task.shots_of or task.name]
-    return select(source.kind, *open_task(source, source.name, source.shots, hub, subject), {})
+    return select(source.kind, open_task(source, source.name, source.shots, hub, subject))
 
 
 def compatible(shots: str, questions: str) -> bool:

@@ -20,27 +20,6 @@ STATISTICS = "-query-info"  # suffix of the data set with one row per question o
 QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
 
 
-class Fields(dict[str, Any]):
-    """The fields of a row, with the names of those that a reader has looked at."""
-
-    def __init__(self, row: Mapping[str, Any]):
-        super().__init__(row)
-        self.used: set[str] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.used.add(name)
-        return super().get(name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        self.used.add(name)
-        return super().__getitem__(name)
-
-    @property
-    def unused(self) -> list[str]:
-        """The fields with a value that no reader has looked at."""
-        return [name for name, value in self.items() if value is not None and name not in self.used]
-
-
 def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file or of memory, each with its place for messages."""
     if isinstance(source, str):
@@ -56,11 +35,13 @@ def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", {str(name): plain_value(value) for name, value in row.items()}
+        yield f"row {number}", plain_value(row)
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value of numpy as Python has it."""
+    """Return a value of numpy as Python has it, also in a dict."""
+    if isinstance(value, Mapping):
+        return {str(name): plain_value(inner) for name, inner in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -13,7 +14,7 @@ from cola_jax import scoring
 from cola_jax.errors import InputError
 from cola_jax.scoring.answer import check_rule
 from cola_jax.scoring.registry import ScorerName
-from cola_jax.tasks.formats import FORMATS, check_answerable, format_of
+from cola_jax.tasks.formats import check_answerable, format_of
 from cola_jax.tasks.harness import load_grader
 from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
 from cola_jax.tasks.readers import OWN
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
     from cola_jax.tasks.variants import Variant
 
-Sources: TypeAlias = "Sequence[Sequence[Question]]"  # the questions of each source, in order
 LIMIT = PrimitiveConstructorSpec(
     nargs=1,
     metavar="N|SHARE",
@@ -214,13 +214,12 @@ class TaskConfig:
 
         def make(**changes: Any) -> "tuple[Scorer, dict[str, Any]]":
             config = dataclasses.replace(self, variants=(), **changes)
-            return make_scorer(config, task, tokenizer, sources, common)
+            settings = common | {"chat": config.chat}
+            return ScorerMaker(config, task, tokenizer, sources, settings).make()
 
         scorer, record = make()
         encoded = [scorer.encode(question) for question in questions]
-        shots = self.shots
-        if shots is None:
-            shots = format_of(task.kind, self.format).shots if task.kind in FORMATS else 0
+        shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
         variants = make_variants(
             self.variants, questions, encoded, lambda **changes: make(**changes)[0], shots
         )
@@ -230,142 +229,130 @@ class TaskConfig:
         return Prepared(encoded, scorer, record, variants, held_out)
 
 
-def make_scorer(
-    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
-) -> "tuple[Scorer, dict[str, Any]]":
-    """Make the scorer of a task, and what is recorded of it; `common` goes to any scorer.
+@dataclasses.dataclass(frozen=True)
+class ScorerMaker:
+    """Make the scorer of a task, and what is recorded of it.
 
-    Raises InputError for settings that do not fit the task, and for too few shots.
+    InputError for settings that do not fit the task, and for too few shots.
     """
-    common = common | {"chat": config.chat}
-    if task.of_library:
-        return library_scorer(config, task, tokenizer, common)
-    if task.choice:
-        return choice_scorer(config, task, tokenizer, sources, common)
-    return open_scorer(config, task, tokenizer, sources, common)
 
+    config: TaskConfig
+    task: Task
+    tokenizer: Any
+    sources: "Sequence[Sequence[Question]]"  # the questions of each source, in order
+    common: dict[str, Any]  # settings of any scorer
 
-def library_scorer(
-    config: TaskConfig, task: Task, tokenizer: Any, common: dict[str, Any]
-) -> "tuple[Scorer, dict[str, Any]]":
-    """Make the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
-    fitting = ("options", "options-norm") if task.choice else ("generation",)
-    scorer = choose_scorer(config, task, fitting[0])
-    ignored = config.chat or config.format or config.shots_file or config.shots_seed
-    if ignored or scorer.name not in fitting:
-        raise InputError(
-            f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
-            "--format, --shots-file and --shots-seed, and use the scorer "
-            f"{' or '.join(fitting)}."
+    def make(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer."""
+        if self.task.of_library:
+            return self.make_of_library()
+        return self.make_of_choices() if self.task.choice else self.make_open()
+
+    def make_of_library(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
+        config = self.config
+        fitting = ("options", "options-norm") if self.task.choice else ("generation",)
+        scorer = self.choose(fitting[0])
+        ignored = config.chat or config.format or config.shots_file or config.shots_seed
+        if ignored or scorer.name not in fitting:
+            raise InputError(
+                f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
+                "--format, --shots-file and --shots-seed, and use the scorer "
+                f"{' or '.join(fitting)}."
+            )
+        prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
+        record: dict[str, Any] = {"scorer": scorer.name, "chat": None, "prompt": prompt}
+        if self.task.choice:
+            return scorer(self.tokenizer, **self.common), record
+        made = scoring.FilteredGeneration(
+            self.tokenizer,
+            load_grader(self.task.name, config.hub, config.rule),
+            max_new_tokens=config.max_new_tokens,
+            **self.common,
         )
-    prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
-    record: dict[str, Any] = {"scorer": scorer.name, "chat": None, "prompt": prompt}
-    if task.choice:
-        refuse_decoding(config)
-        return scorer(tokenizer, **common), record
-    grader = load_grader(task.name, config.hub, config.rule)
-    made = scoring.FilteredGeneration(
-        tokenizer, grader, max_new_tokens=config.max_new_tokens, **common
-    )
-    prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
-    return made, record | made.record()
+        prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
+        return made, record | made.record()
 
+    def make_of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of multiple choice.
 
-def choice_scorer(
-    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
-) -> "tuple[Scorer, dict[str, Any]]":
-    """Make the scorer of multiple choice.
+        MMLU is asked as lm-evaluation-harness asks it, unless a scorer or a format is given.
+        """
+        usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
+        scorer = self.choose(usual_scorer)
+        style = self.config.format or (usual_format if usual_format in scorer.formats else "plain")
+        if style not in scorer.formats:
+            raise InputError(
+                f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
+                f"{style!r}: use another scorer or format."
+            )
+        shots, record, more = self.shots(0), self.record(scorer), dict[str, Any]()
+        if style != "plain" or shots:
+            record["prompt"] = {"format": style, **shots.record(self.first)}
+            more["shots"] = shots
+        if style != "plain":
+            more["harness"] = True
+        return scorer(self.tokenizer, **self.common, **more), record
 
-    MMLU is asked as lm-evaluation-harness asks it, unless a scorer or a format is given.
-    """
-    usual_scorer, usual_format = DEFAULTS.get(task.kind, USUAL)
-    scorer = choose_scorer(config, task, usual_scorer)
-    refuse_decoding(config)
-    style = config.format or (usual_format if usual_format in scorer.formats else "plain")
-    if style not in scorer.formats:
-        raise InputError(
-            f"the scorer {scorer.name!r} has the formats {', '.join(scorer.formats)}, not "
-            f"{style!r}: use another scorer or format."
+    def make_open(self) -> "tuple[Scorer, dict[str, Any]]":
+        """Make the scorer of open questions."""
+        config, kind = self.config, self.task.kind
+        format = format_of(kind, config.format)
+        # the ways to give an answer are many where the format does not fix how it ends
+        many = format.shows_work or kind in OWN
+        scorer: Any = self.choose("generation" if many else "exact")
+        if config.rule is not None:
+            format = dataclasses.replace(format, extract=check_rule(config.rule))
+        shots = self.shots(format.shots)
+        more = {"max_new_tokens": config.max_new_tokens} if scorer.decodes else {}
+        made = scorer(self.tokenizer, format, shots=shots, **self.common, **more)
+        if kind in OWN and scorer.decodes:
+            check_answerable(itertools.chain(*self.sources), made, self.tokenizer)
+        prompt = {
+            "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
+            **shots.record(self.first),
+            "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
+        }
+        return made, self.record(scorer) | {"prompt": prompt} | made.record()
+
+    def choose(self, default: str) -> "type[Scorer]":
+        """Return the scorer of that name, unless the task has another."""
+        name, choice = self.config.scorer or default, self.task.choice
+        scorer = scoring.scorer_class(name)
+        if scorer.open == choice:
+            asks = "is multiple choice" if choice else "asks open questions"
+            raise InputError(
+                f"{self.config.task} {asks}, which the scorer {name!r} is not for: use "
+                f"{', '.join(scoring.scorer_names(open=not choice))}."
+            )
+        for field in ("max_new_tokens", "rule"):
+            if getattr(self.config, field) is not None and not scorer.decodes:
+                raise InputError(f"{field} is a setting of the scorer `generation`: leave it out.")
+        return scorer
+
+    def record(self, scorer: "type[Scorer]") -> dict[str, Any]:
+        """Return what is recorded of any scorer."""
+        chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
+        return {"scorer": scorer.name, "chat": chat}
+
+    @property
+    def first(self) -> "Question":
+        """The first question, whose shots do not depend on how many others are asked."""
+        return next(itertools.chain(*self.sources))
+
+    def shots(self, default: int) -> Shots:
+        """Load the questions shown before each."""
+        config = self.config
+        return load_shots(
+            config.task,
+            default if config.shots is None else config.shots,
+            shots_file=config.shots_file,
+            questions=self.sources,
+            level=config.level,
+            subject=config.subject,
+            hub=None if self.task.shots_of else config.hub,
+            seed=config.shots_seed,
         )
-    record: dict[str, Any] = {"scorer": scorer.name, **chat_record(config)}
-    shots = shots_of_task(config, task, 0, sources)
-    if style != "plain" or shots:
-        record["prompt"] = {"format": style, **shots.record(first_question(sources))}
-        common = common | {"shots": shots}
-    if style != "plain":
-        common = common | {"harness": True}
-    return scorer(tokenizer, **common), record
-
-
-def open_scorer(
-    config: TaskConfig, task: Task, tokenizer: Any, sources: Sources, common: dict[str, Any]
-) -> "tuple[Scorer, dict[str, Any]]":
-    """Make the scorer of open questions."""
-    format = format_of(task.kind, config.format)
-    # the ways to give an answer are many where the format does not fix how it ends
-    many = format.shows_work or task.kind in OWN
-    scorer = choose_scorer(config, task, "generation" if many else "exact")
-    if config.rule is not None:
-        format = dataclasses.replace(format, extract=check_rule(config.rule))
-    shots = shots_of_task(config, task, format.shots, sources)
-    if scorer.decodes:
-        common = common | {"max_new_tokens": config.max_new_tokens}
-    else:
-        refuse_decoding(config)
-    make: Any = scorer
-    made = make(tokenizer, format, shots=shots, **common)
-    if task.kind in OWN and scorer.decodes:
-        check_answerable([each for questions in sources for each in questions], made, tokenizer)
-    prompt = {
-        "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
-        **shots.record(first_question(sources)),
-        "stop_tokens": [int(token) for token in common["stop_tokens"]],
-    }
-    record = {"scorer": scorer.name, **chat_record(config), "prompt": prompt}
-    return made, record | made.record()
-
-
-def choose_scorer(config: TaskConfig, task: Task, default: str) -> "type[Scorer]":
-    """Return the scorer of a task; InputError for one of the other sort of questions."""
-    scorer = scoring.scorer_class(config.scorer or default)
-    if scorer.open == task.choice:
-        fitting = ", ".join(scoring.scorer_names(open=not task.choice))
-        asks = "is multiple choice" if task.choice else "asks open questions"
-        raise InputError(
-            f"{config.task} {asks}, which the scorer {scorer.name!r} is not for: use {fitting}."
-        )
-    return scorer
-
-
-def refuse_decoding(config: TaskConfig) -> None:
-    """Raise InputError for settings that only a scorer that decodes uses."""
-    for name in ("max_new_tokens", "rule"):
-        if getattr(config, name) is not None:
-            raise InputError(f"{name} is a setting of the scorer `generation`: leave it out.")
-
-
-def chat_record(config: TaskConfig) -> dict[str, Any]:
-    """Return what is recorded about the chat template."""
-    return {"chat": dict(scoring.TEMPLATE_ARGUMENTS) if config.chat else None}
-
-
-def first_question(sources: Sources) -> "Question":
-    """Return the first question, whose shots do not depend on how many others are asked."""
-    return next(question for questions in sources for question in questions)
-
-
-def shots_of_task(config: TaskConfig, task: Task, default: int, sources: Sources) -> Shots:
-    """Load the questions shown before each."""
-    return load_shots(
-        config.task,
-        default if config.shots is None else config.shots,
-        shots_file=config.shots_file,
-        questions=sources,
-        level=config.level,
-        subject=config.subject,
-        hub=None if task.shots_of else config.hub,
-        seed=config.shots_seed,
-    )
 
 
 def refuse_variants(command: str, names: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ def test_load_questions_selects_levels(write):
     file = write(*[changed(MATH500, unique_id=str(i), level=x) for i, x in enumerate((1, 2, 4, 2))])
     assert [q.id for q in load_questions(file, level=2)] == ["1", "3"]
     assert [q.id for q in load_questions(file, level=2, limit=1)] == ["1"]
-    with pytest.raises(ValueError, match=r"no question with math_level 3; .*math_level: 1, 2, 4"):
+    with pytest.raises(ValueError, match=r"no questions \(limit None, level 3\)"):
         load_questions(file, level=3)
     with pytest.raises(ValueError, match=r"has no fail_rate_level, .*dart-math\)"):
         load_questions(file, fail_rate_level=1)
@@ -75,16 +75,16 @@ def test_load_questions_selects_fail_rate_levels(write):
     file = write(*[changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)])
     assert [q.id for q in load_questions(file, fail_rate_level=2)] == ["3"]
     assert [q.id for q in load_questions(file, level=2, fail_rate_level=3)] == ["2"]
-    with pytest.raises(ValueError, match=r"math_level 1, fail_rate_level 1; .*: 1, 2, 3, 4, 5"):
+    with pytest.raises(ValueError, match="level 1, fail_rate_level 1"):
         load_questions(file, level=1, fail_rate_level=1)
-    with pytest.raises(ValueError, match="fail_rate_level 1; it has fail_rate_level: none"):
+    with pytest.raises(ValueError, match=r"no questions .*fail_rate_level 1"):
         load_questions(write(changed(DART, pass_rate=None)), fail_rate_level=1)
 
 
 def test_load_questions_selects_subject(write):
     file = write(MMLU, changed(MMLU, subject="law", question="Which is legal?"))
     assert [q.text for q in load_questions(file, subject="law")] == ["Which is legal?"]
-    with pytest.raises(ValueError, match=r"no question with subject art; .*law, number_theory"):
+    with pytest.raises(ValueError, match=r"no questions .*subject art"):
         load_questions(file, subject="art")
     with pytest.raises(ValueError, match="arithmetic has no subject, but subject is 'art'"):
         load_questions("arithmetic", subject="art")

@@ -15,7 +15,7 @@ def only(file, **arguments):
 
 
 @pytest.mark.parametrize("labels", ["ABCD", "1234", "ABC", "ABCDE", "12345", "DCBA"])
-def test_read_arc_maps_labels_by_position(write, labels):
+def test_arc_maps_labels_by_position(write, labels):
     texts = [f"option {i}" for i in range(len(labels))]
     choices = {"text": texts, "label": list(labels)}
     question = only(write(changed(ARC, choices=choices, answerKey=labels[2])))
@@ -23,7 +23,7 @@ def test_read_arc_maps_labels_by_position(write, labels):
     assert question.letters == "ABCDE"[: len(labels)]
 
 
-def test_read_mmlu_accepts_index_or_letter(write):
+def test_mmlu_accepts_index_or_letter(write):
     question = only(write(MMLU))
     assert (question.options, question.answer) == (("4", "6", "7", "8"), 2)
     assert not question.open
@@ -31,7 +31,7 @@ def test_read_mmlu_accepts_index_or_letter(write):
     assert only(write(changed(MMLU, answer="C"))).answer == 2
 
 
-def test_read_gsm8k_takes_number_after_hashes(write):
+def test_gsm8k_takes_number_after_hashes(write):
     file = write(GSM8K)
     question = only(file)
     assert kind_of(file) == "gsm8k"
@@ -41,7 +41,7 @@ def test_read_gsm8k_takes_number_after_hashes(write):
     assert question.text == GSM8K["question"]
 
 
-def test_read_math_takes_last_box_or_answer(write):
+def test_math_takes_last_box_or_answer(write):
     question = only(write(MATH))
     assert question.gold == r"\frac{3}{2}"
     assert question.options == (r"\frac{3}{2}",)  # no decoy, since gold is not an integer
@@ -52,7 +52,7 @@ def test_read_math_takes_last_box_or_answer(write):
     assert question.metadata == (("math_level", "3"), ("subject", "Algebra"))
 
 
-def test_read_dart_takes_metadata_of_query(write):
+def test_dart_takes_metadata_of_query(write):
     question = only(write(DART))
     assert (question.id, question.gold) == (DART["query_id"], "32")
     assert dict(question.metadata) == {
@@ -81,7 +81,7 @@ def test_rank_fail_rates_makes_levels_of_equal_size(write):
     assert {q.id for q in load_questions(write(*rows), fail_rate_level=5)} == {"q8", "q9"}
 
 
-def test_read_plain_accepts_prompt_or_question(write):
+def test_open_accepts_prompt_or_question(write):
     file = write(PLAIN, {"prompt": "2 + 2 =", "answer": 4, "id": 7})
     paris, four = load_questions(file)
     assert kind_of(file) == "prompt"
@@ -113,13 +113,13 @@ OPTIONS = ["Lyon", "Nice", "Paris"]
     ],
     ids=str,
 )
-def test_read_choice_takes_options_and_answer_in_many_forms(write, fields):
+def test_choice_takes_options_and_answer_in_many_forms(write, fields):
     question = only(write(QUESTION | fields))
     assert (question.options, question.answer, question.open) == (tuple(OPTIONS), 2, False)
     assert question.text == QUESTION["question"]
 
 
-def test_read_choice_prefers_the_text_of_a_number(write):
+def test_choice_prefers_the_text_of_a_number(write):
     row = {"question": "2 + 2?", "options": [3, 4, 5], "answer": 4}
     question = only(write(row))
     assert (question.options, question.gold) == (("3", "4", "5"), "4")
@@ -127,7 +127,7 @@ def test_read_choice_prefers_the_text_of_a_number(write):
 
 
 @pytest.mark.parametrize("name", ["answer", "label", "target", "gold"])
-def test_read_plain_takes_an_answer_by_any_of_its_names(write, name):
+def test_open_takes_an_answer_by_any_of_its_names(write, name):
     assert only(write(QUESTION | {name: "in Paris"})).gold == "in Paris"
 
 
@@ -147,19 +147,15 @@ BROKEN_LINES = {
     "truncated": (json.dumps(ARC)[:40], "Expecting property name"),
     "nested too deep": ("[" * 100_000, "recursion"),
     "list": ("[1, 2]", "a JSON object belongs here"),
-    "string": ('"text"', "a JSON object belongs here"),
-    **{f"no {name}": (changed(ARC, **{name: None}), f"'{name}' is missing") for name in ARC},
-    "choices a list": (changed(ARC, choices=["ice"]), "'choices' must hold"),
-    "choices without labels": (changed(ARC, choices={"text": ["a", "b"]}), "'choices' must hold"),
-    "key not a label": (changed(ARC, answerKey="D"), "'D' is not among the labels"),
-    "key a number": (changed(ARC, answerKey=1), "'answerKey' must be a nonempty string"),
-    "empty question": (changed(ARC, question=" "), "'question' must be a nonempty string"),
+    **{f"no {name}": (changed(ARC, **{name: None}), f"{name}: Field required") for name in ARC},
+    "choices a list": (changed(ARC, choices=["ice"]), "choices: Input should be a valid dict"),
+    "key not a label": (changed(ARC, answerKey="D"), "'D' is not among ['A', 'B', 'C']"),
+    "empty question": (changed(ARC, question=" "), "question: must be a nonempty string"),
     "fewer labels": (labelled(["a", "b"], ["A"]), "2 options, but their labels"),
     "same labels": (labelled(["a", "b"], ["A", "A"]), "2 options, but their labels"),
-    "empty option": (labelled(["a", ""], ["A", "B"]), "'choices.text' must be a list of nonempty"),
-    "number option": (labelled(["a", 2], ["A", "B"]), "'choices.text' must be a list of nonempty"),
-    "one option": (labelled(["a"], ["A"]), "a question has 2 to 26"),
-    "27 options": (labelled(["a"] * 27, [str(i) for i in range(27)]), "a question has 2 to 26"),
+    "number option": (labelled(["a", 2], ["A", "B"]), "choices.text.1: Input should be a valid"),
+    "one option": (labelled(["a"], ["A"]), "choices.text: List should have at least 2"),
+    "27 options": (labelled(["a"] * 27, [str(i) for i in range(27)]), "should have at most 26"),
     "duplicate": (ARC, "the row repeats the question of"),
 }
 
@@ -173,38 +169,26 @@ def test_read_lines_names_line_of_broken_row(write, row, message):
 
 
 BROKEN_ROWS = {
-    "no answer": (changed(PLAIN, answer=None), "'answer' is missing"),
-    "null answer": (PLAIN | {"answer": None}, "'answer' is missing"),
-    "empty answer": (changed(PLAIN, answer=" "), "'answer' must be a nonempty string"),
-    "list answer": (changed(PLAIN, answer=["Paris"]), "'answer' must be a nonempty string"),
+    "null answer": (PLAIN | {"answer": None}, "answer: Field required"),
+    "empty answer": (changed(PLAIN, answer=" "), "answer: must be a nonempty string"),
     "answer NaN": (changed(PLAIN, answer=float("nan")), "NaN is not a number that JSON has"),
-    "answer a bool": (changed(PLAIN, answer=True), "'answer' must be a nonempty string"),
-    "empty prompt": (changed(PLAIN, prompt=""), "'prompt' must be a nonempty string"),
-    "id a list": (changed(PLAIN, id=[1]), "'id' must be a string or a number"),
+    "answer a bool": (changed(PLAIN, answer=True), "answer: Input should be a valid string"),
+    "id a list": (changed(PLAIN, id=[1]), "id: must be a string or a number"),
+    "id of two lines": (changed(PLAIN, id="a\nb"), "id: must have at most 250 characters"),
     "gsm8k without a number": (changed(GSM8K, answer="x ####"), "has no answer"),
     "math without a box": (changed(MATH, solution="none"), "no complete"),
-    "math without a solution": (changed(MATH, solution=None), "'answer' is missing"),
     "math of level 6": (changed(MATH, level="Level 6"), "must be 1 to 5, or Level ?"),
-    "dart without an answer": (changed(DART, gt_ans=None), "'gt_ans' is missing"),
-    "dart with an empty answer": (changed(DART, gt_ans=""), "has no answer"),
     "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
     "metadata too deep": (changed(DART, query_metadata="[" * 9000), "dict or the text of one"),
-    "metadata too long": (changed(DART, query_metadata="{}".ljust(10_001)), "dict or the text"),
-    "metadata a number": (changed(DART, query_metadata="5"), "'query_metadata' must be a dict"),
-    "rate of 2": (changed(DART, pass_rate=2), "between 0 and 1, got 2"),
-    "rate a string": (changed(DART, pass_rate="half"), "must be a number"),
-    "mmlu answer 4": (changed(MMLU, answer=4), "index 0..3, a letter A-D or the text of"),
-    "mmlu answer E": (changed(MMLU, answer="E"), "index 0..3"),
-    "mmlu no answer": (changed(MMLU, answer=None), "'answer' is missing"),
-    "mmlu null choice": (changed(MMLU, choices=["1", None]), "must be a list of strings"),
-    "two options": (
-        {"question": "1?", "options": ["1", "0"], "answer": "1"},
-        "'1', which names one option by its place and is the text of another",
-    ),
-    "two numbers": ({"question": "1?", "options": [1, 2, 3], "answer": 2}, "of another"),
-    "index from 1": (QUESTION | {"options": OPTIONS, "answer": 3}, "index 0..2"),
+    "rate of 2": (changed(DART, pass_rate=2), "less than or equal to 1, got 2"),
+    "mmlu answer 4": (changed(MMLU, answer=4), "index (0..3), the letter or the text of an option"),
+    "mmlu answer E": (changed(MMLU, answer="E"), "index (0..3)"),
+    "mmlu null choice": (changed(MMLU, choices=["1", None]), "options.B.str: Input should be"),
+    "two options": ({"question": "1?", "options": ["1", "0"], "answer": "1"}, "not of two options"),
+    "two numbers": ({"question": "1?", "options": [1, 2, 3], "answer": 2}, "not of two options"),
+    "index from 1": (QUESTION | {"options": OPTIONS, "answer": 3}, "index (0..2)"),
     "no option": (QUESTION | {"options": OPTIONS, "answer": "Rome"}, "the text of an option"),
-    "no options": (QUESTION | {"options": "Lyon", "answer": "A"}, "'options' must be a list"),
+    "no options": (QUESTION | {"options": "Lyon", "answer": "A"}, "options: Input should be a"),
     "no fields": ({"a": 1, "b": 2}, "no kind of row has the fields ['a', 'b']"),
 }
 
@@ -220,11 +204,11 @@ def test_readers_refuse_broken_row(write, row, message):
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (QUESTION | {"answer": "Paris"}, GSM8K, "the row has an answer after ####"),
-        (QUESTION | {"answer": "1"}, QUESTION | {"options": OPTIONS, "answer": 2}, "has options"),
-        (PLAIN, PLAIN | {"prompt": "It is", "choices": OPTIONS, "answer": "C"}, "has options"),
+        (QUESTION | {"answer": "Paris"}, GSM8K, "answer after ####"),
+        (QUESTION | {"answer": "1"}, QUESTION | {"options": OPTIONS, "answer": 2}, "other fields"),
+        (PLAIN, {"prompt": "It is", "choices": OPTIONS, "answer": "C"}, "other fields"),
     ],
 )
-def test_read_plain_refuses_rows_of_another_kind_than_the_first(write, first, second, message):
+def test_read_row_refuses_rows_of_another_kind_than_the_first(write, first, second, message):
     with pytest.raises(ValueError, match=rf"task\.jsonl:2: .*{message}"):
         load_questions(write(first, second))

@@ -51,9 +51,9 @@ def test_a_task_has_one_subject():
 
 def test_nearest_knows_the_files_beside(tmp_path):
     (tmp_path / "task.jsonl").touch()
-    assert "task.jsonl?)" in nearest(str(tmp_path / "tsk.jsonl"), [])
-    assert nearest(str(tmp_path / "other.txt"), []) == ""
-    assert nearest(str(tmp_path / "tsk.j**"), []) == ""
+    assert "task.jsonl?)" in nearest(str(tmp_path / "tsk.jsonl"))
+    assert nearest(str(tmp_path / "other.txt")) == ""
+    assert nearest(str(tmp_path / "tsk.j**")) == ""
 
 
 def test_kind_of_names_the_nearest():
@@ -109,7 +109,7 @@ def test_require_folds_names(folder):
 
 
 def test_names_are_those_of_the_librarys_index():
-    names = set(registry.library_names(registry.library_folder()).tasks.values())
+    names = set(registry.library_names(registry.library_folder())[0].values())
     assert {"hellaswag", "piqa", "gsm8k", "triviaqa", "mmlu_pro_biology"} <= names
     assert {f"mmlu_{subject}" for subject in MMLU_SUBJECTS} <= names
     assert canonical("mmlu_pro_biology") == ("mmlu_pro_biology", None)

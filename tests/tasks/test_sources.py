@@ -123,6 +123,7 @@ SOURCES = {
     "csv": to_csv,
     "parquet": to_parquet,
     "list": lambda _: ROWS,
+    "generator": lambda _: (row for row in ROWS),
     "frame": lambda _: pandas.DataFrame(ROWS),
     "frame of parquet": lambda folder: pandas.read_parquet(to_parquet(folder)),
     "data set": lambda _: datasets.Dataset.from_list(ROWS),
@@ -138,7 +139,7 @@ def test_load_questions_reads_files_and_rows_alike(write, tmp_path, source):
 
 def test_load_questions_reads_rows_of_other_fields_with_nulls():
     frame = pandas.DataFrame([{"prompt": "1 + 1 =", "answer": "2"}, {"id": 7, "prompt": "2 + 2 ="}])
-    with pytest.raises(ValueError, match="row 1: the field 'answer' is missing"):
+    with pytest.raises(ValueError, match="row 1: answer: Field required"):
         load_questions(frame)
     assert [q.gold for q in load_questions(frame.assign(answer=[2, 4]))] == ["2", "4"]
 
@@ -158,7 +159,7 @@ def test_load_questions_refuses_what_are_no_rows(source, message):
     [
         ("a.csv", b"question,answer\n1?,2,3\n", "a.csv: line 2 has more cells than the first"),
         ("a.csv", b"question,answer\n1?,\xff\n", "a.csv cannot be read"),
-        ("a.csv", b"question,answer\n1?,\n", "a.csv:2: the field 'answer' is missing"),
+        ("a.csv", b"question,answer\n1?,\n", "a.csv:2: answer: Field required"),
         ("a.parquet", b"PAR1 or not", "a.parquet cannot be read"),
     ],
 )
