@@ -1,15 +1,17 @@
-"""Files: places to read and to write, texts that come from elsewhere, whole writes, and locks."""
+"""Files: places, texts that come from elsewhere, whole writes, locks, and the cache's folder."""
 
 import contextlib
 import fnmatch
+import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,8 +172,9 @@ def parse_json(text: str | bytes, where: AnyPath) -> Any:
     NaN and infinity are refused, and so is half a character, which no tokenizer and no file takes.
     """
     with reading(where):
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_constant=refuse_constant)
-        if ("\\u" if isinstance(text, str) else b"\\u") in text:  # pyright: ignore[reportOperatorIssue]
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
 
@@ -205,28 +208,9 @@ def parse_yaml(text: str, where: AnyPath) -> Any:
 def readable_json(
     value: Any, *, default: Callable[[Any], Any] | None = None, allow_nan: bool = True
 ) -> str:
-    """Write JSON with an entry on each line, and each list of integers, as a path, on one line.
-
-    Args:
-      value: dictionaries whose keys are text, lists, tuples and what `json.dumps` writes.
-      default: converts what JSON does not have.
-      allow_nan: ValueError for NaN and infinity where this is False.
-    """
-
-    def block(entries: Iterable[str], indent: str) -> str:
-        return f"\n{indent}  " + f",\n{indent}  ".join(entries) + f"\n{indent}"
-
-    def write(value: Any, indent: str) -> str:
-        inner = f"{indent}  "
-        if isinstance(value, dict) and value:
-            entries = (f"{encode(name)}: {write(item, inner)}" for name, item in value.items())
-            return "{" + block(entries, indent) + "}"
-        if isinstance(value, list | tuple) and any(type(item) is not int for item in value):
-            return "[" + block((write(item, inner) for item in value), indent) + "]"
-        return encode(value)
-
-    encode = json.JSONEncoder(default=default, allow_nan=allow_nan).encode
-    return write(value, "")
+    """Write JSON with an entry on each line, and each list of integers, as a path, on one line."""
+    text = json.dumps(value, indent=2, default=default, allow_nan=allow_nan)
+    return re.sub(r"\[\n[-\d,\s]+\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
 
 
 def write_whole(file: AnyPath, content: bytes) -> None:
@@ -355,3 +339,29 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def cache_directory() -> Path:
+    """Return COLA_CACHE, or cola-jax in the user's cache."""
+    if chosen := os.environ.get("COLA_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cola-jax"
+
+
+def programs_directory() -> Path:
+    """Return the folder of programs that were compiled on machines with this processor."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    kind = f"{platform.machine()} {platform.processor()} {features}"
+    return cache_directory() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:12]
+
+
+def keep_programs() -> None:
+    """Let JAX keep compiled programs, where the user has not told it what to do.
+
+    To be called before JAX is imported, which reads the variables then.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_directory()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -23,6 +23,14 @@ with building(pathlib.Path(sys.argv[1])) as partial:
     os.kill(os.getpid(), 9)
 """
 
+PROGRAM = """
+import json, os
+from cola_jax.cli.main import main
+main(["--version"])
+main(["tasks", "--json"])
+print(json.dumps([os.environ["JAX_COMPILATION_CACHE_DIR"]]))
+"""
+
 
 def test_check_url_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
@@ -311,3 +319,35 @@ def test_hold_says_that_another_holds_it(tmp_path: Path) -> None:
         files.hold(tmp_path / "lock", "busy here")
     with files.hold(tmp_path / "lock", "busy here"):
         pass
+
+
+def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    assert files.cache_directory() == tmp_path / "cache"
+    monkeypatch.delenv("COLA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_directory() == tmp_path / "xdg" / "cola-jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache_directory() == tmp_path / ".cache" / "cola-jax"
+
+
+def test_keep_programs_where_the_user_does_not_say(tmp_path):
+    """The variables are set before JAX is imported, which reads them then."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment["COLA_CACHE"] = str(tmp_path)
+    command = [sys.executable, "-c", PROGRAM]
+    for given, wanted in (({}, str(tmp_path / "programs")), ({"X": "/x"}, "/x")):
+        more = {"JAX_COMPILATION_CACHE_DIR": given["X"]} if given else {}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment | more
+        )
+        (found,) = json.loads(done.stdout.splitlines()[-1])
+        assert found.startswith(wanted)
+
+
+def test_programs_directory_is_of_one_kind_of_processor(monkeypatch):
+    here = files.programs_directory()
+    monkeypatch.setattr("platform.processor", lambda: "another")
+    assert files.programs_directory() != here
+    assert files.programs_directory().parent == here.parent

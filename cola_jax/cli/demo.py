@@ -15,12 +15,12 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cola_jax.cache_directory import cache_directory
 from cola_jax.cli.flags import TaskFlags
 from cola_jax.cli.search import Search
 from cola_jax.cli.values import Model, Output
 from cola_jax.cli.verbosity import errors, log
 from cola_jax.errors import InputError
+from cola_jax.files import cache_directory
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:

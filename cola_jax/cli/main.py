@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import tyro
 from rich.text import Text
 
-from cola_jax.cache_directory import keep_programs
 from cola_jax.cli import verbosity
 from cola_jax.cli.benchmark import Benchmark
 from cola_jax.cli.cache import Cache
@@ -36,6 +35,7 @@ from cola_jax.cli.tasks import Tasks
 from cola_jax.cli.usage import check
 from cola_jax.cli.verbosity import log
 from cola_jax.errors import InputError, UsageError, did_you_mean, of_system, one_line, shown
+from cola_jax.files import keep_programs
 from cola_jax.strategies.rules import DEFAULT, PRESETS
 from cola_jax.tasks.task import TaskConfig
 

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cola_jax.errors import InputError, first_line
+from cola_jax.files import read_bytes
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def open_array(file: epath.Path, repair: str) -> np.ndarray:
     """
     if "://" in os.fspath(file):
         return careful(
-            file, repair, lambda: np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
+            file, repair, lambda: np.load(io.BytesIO(read_bytes(file)), allow_pickle=False)
         )
     # unlike np.load, it closes a file of another kind; it maps no objects either
     return careful(file, repair, lambda: np.lib.format.open_memmap(os.fspath(file), mode="r"))
@@ -35,7 +36,7 @@ def read_arrays(file: epath.Path, names: tuple[str, ...], repair: str) -> list[n
     """
 
     def read() -> list[np.ndarray]:
-        content = io.BytesIO(file.read_bytes())
+        content = io.BytesIO(read_bytes(file))
         with zipfile.ZipFile(content) as archive:
             if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
                 raise InputError("it is compressed, which no command writes")

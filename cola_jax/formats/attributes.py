@@ -1,10 +1,18 @@
-"""Reads a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
+"""Read a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from cola_jax.config import LARGEST, LIMIT, MOST_LAYERS, SMALLEST, Rope
-from cola_jax.errors import InputError, printed, shorten, shown
+from cola_jax.errors import InputError, printed, reading, shorten, shown
+
+NUMBER = TypeAdapter(Annotated[float, Field(ge=SMALLEST, le=LARGEST)])
+SIZE = TypeAdapter(Annotated[int, Field(ge=1, lt=LIMIT)])
+LAYERS = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_LAYERS)])
+OBJECT = TypeAdapter(dict[str, Any])
+BOOLEAN = TypeAdapter(bool)
 
 # The forward pass of no supported family depends on these.
 HARMLESS = {
@@ -45,61 +53,46 @@ class Attributes:
         self.seen: set[str] = set()
 
     def set_defaults(self, **defaults: Any) -> None:
-        """Sets the family's defaults for attributes that the config lacks."""
+        """Set the family's defaults for attributes that the config lacks."""
         self.values = {**defaults, **self.values}
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Returns an attribute, or the default if the config lacks it."""
+        """Return an attribute, or the default if the config lacks it."""
         self.seen.add(name)
         return self.values.get(name, default)
 
-    def number(self, name: str, default: int | float | None = None) -> Any:
-        """Returns a positive number; raises ValueError for anything else."""
+    def read(self, name: str, kind: TypeAdapter, default: Any = None) -> Any:
+        """Return an attribute of a type, or the default if the config lacks it or has null."""
         value = self.get(name, default)
-        if value is None:
-            value = default
-        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-        if not SMALLEST <= number <= LARGEST:
-            raise InputError(
-                f"{name} must be a positive number ({SMALLEST} to {LARGEST}), got {shown(value)}."
-            )
-        return value
+        with reading(name):
+            return kind.validate_python(default if value is None else value, strict=True)
 
-    def integer(self, name: str, default: int | None = None, limit: int = LIMIT) -> int:
-        """Returns an integer of 1 to `limit - 1`; raises ValueError for anything else."""
-        value = self.get(name, default)
-        if value is None:
-            value = default
-        if type(value) is not int or not 1 <= value < limit:
-            raise InputError(
-                f"{name} must be a positive integer, at most {limit - 1:,}, got {shown(value)}."
-            )
-        return value
+    def number(self, name: str, default: float | None = None) -> float:
+        """Return a positive number."""
+        return self.read(name, NUMBER, default)
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """Return a positive integer."""
+        return self.read(name, SIZE, default)
 
     def layers(self) -> int:
-        """Returns the number of layers; raises ValueError for more than any model has."""
-        return self.integer("num_hidden_layers", limit=MOST_LAYERS + 1)
+        """Return the number of layers, at most as many as any model has."""
+        return self.read("num_hidden_layers", LAYERS)
 
     def window(self, name: str, default: int) -> int | None:
-        """Returns a window in tokens, None for null; raises ValueError for anything else."""
+        """Return a window in tokens, None for null."""
         return None if self.get(name, default) is None else self.integer(name, default)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Returns an object, empty if missing or null; raises ValueError for anything else."""
-        value = self.get(name)
-        if value is not None and not isinstance(value, dict):
-            raise InputError(f"{name} must be an object, got {shown(value)}.")
-        return value or {}
+        """Return an object, empty if missing or null."""
+        return self.read(name, OBJECT, {})
 
     def boolean(self, name: str, default: bool) -> bool:
-        """Returns a boolean; raises ValueError for anything else."""
-        value = self.get(name, default)
-        if not isinstance(value, bool):
-            raise InputError(f"{name} must be true or false, got {shown(value)}.")
-        return value
+        """Return a boolean."""
+        return self.read(name, BOOLEAN, default)
 
     def refuse_unknown(self) -> None:
-        """Raises ValueError for attributes that were not read and may matter."""
+        """Raise InputError for attributes that were not read and may matter."""
         rest = {name for name in self.values if not name.startswith("_")}  # private to transformers
         rest -= self.seen | HARMLESS
         wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
@@ -118,7 +111,7 @@ class Attributes:
 def read_windows(
     attributes: Attributes, window: int | None, sliding: list[bool]
 ) -> tuple[int | None, ...]:
-    """Reads each layer's window from `layer_types`; without it, `sliding` says which have one."""
+    """Read each layer's window from `layer_types`; without it, `sliding` says which have one."""
     default = ["sliding_attention" if slides else "full_attention" for slides in sliding]
     types, known = attributes.get("layer_types"), ("full_attention", "sliding_attention")
     types = default if types is None else types
@@ -134,11 +127,11 @@ def read_windows(
 
 
 def read_rope(attributes: Attributes) -> Rope:
-    """Reads the rotary embedding from rope_theta and rope_scaling, or from rope_parameters."""
+    """Read the rotary embedding from rope_theta and rope_scaling, or from rope_parameters."""
     fields = Attributes(
         {**attributes.mapping("rope_scaling"), **attributes.mapping("rope_parameters")}
     )
-    theta = float(fields.number("rope_theta", attributes.number("rope_theta", 10000.0)))
+    theta = fields.number("rope_theta", attributes.number("rope_theta", 10000.0))
     older, kind = fields.get("type"), fields.get("rope_type")
     kind = "default" if kind is None and older is None else older if kind is None else kind
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
@@ -146,10 +139,10 @@ def read_rope(attributes: Attributes) -> Rope:
     if kind == "default":
         rope = Rope(theta=theta)
     elif kind == "linear":
-        rope = Rope(theta=theta, linear_factor=float(fields.number("factor")))
+        rope = Rope(theta=theta, linear_factor=fields.number("factor"))
     elif kind == "llama3":
-        factor = float(fields.number("factor"))
-        low, high = (float(fields.number(f"{k}_freq_factor")) for k in ("low", "high"))
+        factor = fields.number("factor")
+        low, high = (fields.number(f"{k}_freq_factor") for k in ("low", "high"))
         original = fields.integer("original_max_position_embeddings")
         if not low < high:
             raise InputError("low_freq_factor must be less than high_freq_factor.")

@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
-from cola_jax.cache_directory import cache_directory
 from cola_jax.errors import InputError, nearest
-from cola_jax.files import hold, is_url, remove_partial
+from cola_jax.files import cache_directory, hold, is_url, remove_partial
 from cola_jax.formats.conversion import convert_opened, open_local
 from cola_jax.formats.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.formats.huggingface import GENERATION, INDEX, TOKENIZER_FILES

@@ -13,6 +13,9 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 
 import cola_jax
+from cola_jax.cli.main import main
+from cola_jax.errors import InputError
+from cola_jax.formats import conversion
 from cola_jax.formats.conversion import convert
 from tests import tiny
 
@@ -257,3 +260,21 @@ def test_convert_refuses_the_tokenizer_of_another_model(source, tmp_path):
     tiny.tokenizer().save_pretrained(source)
     with pytest.raises(ValueError, match=r"the tokenizer of another model.*model embeds 97\."):
         convert(str(source), tmp_path / "made")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/model", "gs://bucket/model"])
+def test_convert_refuses_urls_before_any_work(source, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((str(source), url), (str(source), Path(url)), (url, tmp_path / "made")):
+        with pytest.raises(InputError, match="checkpoints on URLs are not supported yet: use a"):
+            convert(*arguments)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}
+
+
+def test_convert_without_memory_for_an_array_is_one_line(source, tmp_path, monkeypatch, capsys):
+    """As under `ulimit -v`; at other limits XLA or safetensors end the process themselves."""
+    monkeypatch.setattr(conversion, "stack", lambda *arguments: [("q", np.empty(2**58))])
+    with pytest.raises(SystemExit):
+        main(["convert", str(source), str(tmp_path / "made")])
+    assert "error: memory ran out (Unable to allocate 2.00 EiB" in capsys.readouterr().err
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source"}

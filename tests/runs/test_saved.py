@@ -16,4 +16,4 @@ def test_saved_search_is_a_run_with_a_report(checkpoint, tmp_path):
     rows = run.questions().to_pylist()
     assert [row["question"] for row in rows] == [question.id for question in questions]
     assert [row["confirmed"] for row in rows] == [outcome.confirmed for outcome in outcomes]
-    assert summarise(run).before.total == 5
+    assert summarise(run).before.n == 5
