@@ -145,7 +145,8 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
     if outside is None:  # of an earlier version, which did not have the column
         outside = math.nan if decoded else -math.inf
     verdicts = Verdicts.of_scores(
-        np.array([row["scores"]], np.float32),
+        # a prompt that is completed has no options
+        np.array([row["scores"] or [row["margin"]]], np.float32),
         encoded.question.answer,
         np.array([row["finite"]]),
         answer=np.array([row["answer"]]),

@@ -239,7 +239,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Three paths on two questions; the last two are equally accurate, the last one is shorter."""
     rows = [
         ("q1", True, True, True, [2.0, 1.0, 4.0]),
-        ("q2", False, True, True, [-1.0, 3.0, -math.inf]),
+        ("q2", False, True, True, [-1.0, 3.0, math.inf]),
     ]
     evaluations = [
         evaluation(
@@ -258,8 +258,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 def open_evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Three paths on two open questions; the last path was never graded."""
     verdicts = {"q1": [True, True, None], "q2": [False, None, None]}
+    margins = iter([6.0, 2.0, -50.0, -2.0, -50.0, -50.0])
     rows = [
-        decoded(name, node, PATHS[node], "7", verdict, margin=-50.0 if verdict is None else 2.0)
+        decoded(name, node, PATHS[node], "7", verdict, margin=next(margins))
         for name, column in verdicts.items()
         for node, verdict in enumerate(column)
     ]
@@ -283,8 +284,14 @@ OLD_EVALUATIONS.remove("scores")
 OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "metadata"]
 
 
-def write_old_part(run: RunDirectory, name: str, rows: list[Any], questions: list[Any]) -> None:
-    """Writes a part without the columns that were added for open questions and for scores."""
+def write_old_part(
+    run: RunDirectory, name: str, rows: list[Any], questions: list[Any]
+) -> RunDirectory:
+    """Writes a part without the columns that were added for open questions and for scores.
+
+    Returns the run, which is of an earlier version then.
+    """
+    (run.directory / MANIFEST).write_text(json.dumps(run.manifest()))  # with its starts
     questions = [counted(one, rows) for one in questions]
     old = (("evaluations", EVALUATIONS, OLD_EVALUATIONS, rows),)
     old += (("questions", QUESTIONS, OLD_QUESTIONS, questions),)
@@ -292,13 +299,12 @@ def write_old_part(run: RunDirectory, name: str, rows: list[Any], questions: lis
         schema = pa.schema([schema.field(n) for n in names])
         table = pa.Table.from_pylist(content, schema=schema)
         pq.write_table(table, str(run.directory / kind / name))
+    return RunDirectory(run.directory)
 
 
 @pytest.fixture
 def old_run(tmp_path: Path) -> RunDirectory:
     """A search of a version before open questions were added."""
     run = make_run(tmp_path, scorer="letter")
-    (run.directory / MANIFEST).write_text(json.dumps(run.manifest()))  # with its starts
     write_old_part(run, "part-00000.parquet", E1 + E2, [Q1, Q2])
-    write_old_part(run, "part-00001.parquet", E3, [Q3])
-    return RunDirectory(run.directory)
+    return write_old_part(run, "part-00001.parquet", E3, [Q3])

@@ -53,7 +53,8 @@ def test_path_results_reject_other_runs(run: RunDirectory, tmp_path: Path):
 
 def test_path_results_read_older_runs(tmp_path: Path):
     run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [question("q1"), question("q2")])
+    rows = E1[:1] + E2[:1]
+    run = write_old_part(run, "part-00000.parquet", rows, [question("q1"), question("q2")])
     [result] = path_results(run)
     assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
     assert math.isnan(result.tokens)
@@ -133,5 +134,5 @@ def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
 
 def test_paths_table_of_older_run(tmp_path: Path):
     run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
+    run = write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
     assert "nan" not in printed(paths_table(run))

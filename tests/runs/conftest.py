@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cola_jax.files import matching
 from cola_jax.runs.directory import UNFINISHED, WAVES, RunDirectory
 from cola_jax.runs.parts import read_parts
 from cola_jax.scoring.evaluations import Evaluations
@@ -75,5 +76,5 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
 
 def written(run: RunDirectory) -> int:
     """Counts the evaluations of unfinished questions that a run has kept."""
-    files = list((run.directory / UNFINISHED).iterdir())
+    files = matching(run.directory / UNFINISHED, "*.parquet")
     return read_parts(files, WAVES, None, None, run.mark).num_rows

@@ -103,9 +103,8 @@ def test_extended_robust_search_finds_what_an_unbroken_one_does(prepare, tmp_pat
         run = session.search(str(tmp_path / "run"), of(size), robust=True)
     assert differences(run, whole) == []
     columns = ["question", "baseline_answer", "variant_answers", "best", "robust"]
-    assert run.questions(columns).sort_by("question") == whole.questions(columns).sort_by(
-        "question"
-    )
+    found, expected = (each.questions(columns).sort_by("question") for each in (run, whole))
+    assert found == expected
 
 
 @pytest.mark.slow
@@ -201,7 +200,7 @@ def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
     lines = (files / "task.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "other.jsonl").write_text("".join(reversed(lines)))
     task = TaskConfig(str(tmp_path / "other.jsonl"), limit=6, **TASKS["letter-strict"])
-    with pytest.raises(ValueError, match="--task: other questions or prompts"):
+    with pytest.raises(ValueError, match="--task: it has other questions, such as 'q0'"):
         Session.prepare(checkpoint, task.prepare, CONFIG).search(out, of(4))
 
 

@@ -10,9 +10,9 @@ from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.tasks.task import TaskConfig
+from experiments.same_rows import differences
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end
-from tests.runs.test_session import rows
 
 EVALUATE = jobs.Paths([(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)])
 OTHER = jobs.Paths([(0, 1, 2, 3, 4)])
@@ -37,7 +37,7 @@ def free_address():
         return f"127.0.0.1:{found.getsockname()[1]}"
 
 
-def test_hosts_give_the_rows_of_one_and_outlive_each_other(start_host, checkpoint, task, tmp_path):
+def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint, task, tmp_path):
     config = RunConfig(None, 1, Devices(data=1, tensor=2))
     session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
     alone = jobs.fill(session, str(tmp_path / "alone"), EVALUATE)
@@ -54,8 +54,8 @@ def test_hosts_give_the_rows_of_one_and_outlive_each_other(start_host, checkpoin
     address = free_address()
     for process, errors in [start_host(host, address, out) for host in (0, 1)]:
         assert end(process) == 0, errors.read_text()
-    assert rows(RunDirectory(out)) == rows(alone)
-    parts = {file.name.rsplit("-", 1)[0] for file in RunDirectory(out).parts("questions")}
+    assert differences(RunDirectory(out), alone) == []
+    parts = {file.name[: len("part-0-of-2")] for file in RunDirectory(out).parts("questions")}
     assert parts == {"part-0-of-2", "part-1-of-2"}
     starts = RunDirectory(out, Shard(0, 2)).starts()
     assert ["metrics" in start for start in starts] == [False, True]

@@ -1,7 +1,9 @@
-"""Sessions on a tiny model: an interrupted one resumes to the rows of an unbroken one."""
+"""Sessions on a tiny model: an interrupted one resumes to what an unbroken one finds."""
 
+import copy
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,15 +17,16 @@ from cola_jax.cli.runs import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import KINDS, RunDirectory
+from cola_jax.runs.directory import KINDS, UNFINISHED, RunDirectory
 from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.session import RunConfig, Session, collapse, pad_all
 from cola_jax.scoring import Grade, Grader
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
+from experiments.same_rows import differences
 from tests import tiny
 from tests.runs import jobs
-from tests.runs.conftest import KILLED, end
+from tests.runs.conftest import KILLED, end, fail_after, written
 
 QUESTIONS = 6
 SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)
@@ -43,11 +46,6 @@ class Case(NamedTuple):
     run: RunDirectory
 
 
-def rows(run):
-    """All rows of a run, sorted; floats are written in full, so equal means to the last bit."""
-    return [sorted(map(repr, table.to_pylist())) for table in (run.questions(), run.evaluations())]
-
-
 def by_path(run):
     """The evaluations of a run by question and path, without those of control searches."""
     every = run.evaluations().to_pylist()
@@ -59,20 +57,18 @@ def count(run):
     return sum(not row["reused"] for row in run.evaluations().to_pylist())
 
 
-def changed(session, model=None, **config):
-    """The same session with other flags, or with the weights of another model."""
-    other = dataclasses.replace(
-        session, run_config=dataclasses.replace(session.run_config, **config)
-    )
-    other.loaded.append(session.model if model is None else model)
-    return other
+def changed(session, **config):
+    """The same session with other flags, and the same weights."""
+    config = dataclasses.replace(session.run_config, **config)
+    return dataclasses.replace(session, run_config=config)
 
 
 def with_nan(session, layer):
     """The same session with a layer whose output is not finite."""
-    model = session.model
+    handle, model = copy.copy(session.handle), session.model
     layers = model.layers.replace(down=model.layers.down.at[layer].set(np.nan))
-    return changed(session, model.replace(layers=layers))
+    handle.loaded = model.replace(layers=layers)
+    return dataclasses.replace(session, handle=handle)
 
 
 @pytest.fixture(scope="module")
@@ -141,30 +137,32 @@ def generate(make_case, sums):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"),
+    ("name", "files", "kinds"),
     [
-        ("search", 3),
-        ("evaluate", 1),
-        pytest.param("decode", 3, marks=pytest.mark.slow),
-        pytest.param("generate", 4, marks=pytest.mark.slow),
+        ("search", 3, KINDS),
+        ("search", 5, [UNFINISHED]),
+        ("evaluate", 1, KINDS),
+        pytest.param("decode", 3, KINDS, marks=pytest.mark.slow),
+        pytest.param("decode", 4, [UNFINISHED], marks=pytest.mark.slow),
+        pytest.param("generate", 4, KINDS, marks=pytest.mark.slow),
     ],
 )
-def test_killed_session_resumes_to_the_same_bits(request, start, tmp_path, name, files):
+def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
     case, out = request.getfixturevalue(name), str(tmp_path / "run")
-    model = case.session.source
-    assert end(start(jobs.killed, model, case.prepare, ONE, out, case.work, files)) == KILLED
-    run, done = RunDirectory(out), files // 2
-    assert run.questions().num_rows == 2 * done  # a batch has two questions
-    assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in KINDS) == files
-    before = count(run)
+    model = case.session.handle.source
+    job = start(jobs.killed, model, case.prepare, ONE, out, case.work, files, kinds)
+    assert end(job) == KILLED
+    run = RunDirectory(out)
+    assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in kinds) in (0, files)
+    before = count(run) + written(run)
 
     metrics = Metrics()
     jobs.fill(changed(case.session, batch_size=None), out, case.work, metrics)
-    assert rows(run) == rows(case.run)
+    assert differences(run, case.run) == []
+    assert not (run.directory / UNFINISHED).exists()
     assert len(run.manifest()["starts"]) == 2
     total = count(case.run)
-    assert metrics.earlier >= before  # the journal has more, of the batch that was interrupted
-    assert metrics.earlier + metrics.evaluations == total
+    assert (metrics.earlier, metrics.evaluations) == (before, total - before)
     assert metrics.total >= total  # what control searches share is not known before
     assert run.starts()[-1]["metrics"]["evaluations"] == metrics.evaluations
     questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
@@ -250,12 +248,10 @@ def target_logprobs(session, path):
 
 
 @pytest.mark.parametrize("name", ["search", "evaluate", "decode", "generate"])
-def test_batch_size_changes_no_bit(request, tmp_path, name):
+def test_batch_size_changes_rounding_alone(request, tmp_path, name):
     case = request.getfixturevalue(name)
-    for size in (1, 3):
-        other = changed(case.session, batch_size=size)
-        run = jobs.fill(other, str(tmp_path / str(size)), case.work)
-        assert rows(run) == rows(case.run)
+    run = jobs.fill(changed(case.session, batch_size=3), str(tmp_path / "run"), case.work)
+    assert differences(run, case.run) == []
 
 
 def test_batch_without_questions_is_refused():
@@ -273,16 +269,11 @@ def test_hosts_agree_on_the_settings(search, monkeypatch):
 
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
-    def fail(*arguments, **keywords):
-        raise AssertionError("something was evaluated")
-
-    before, metrics = rows(search.run), Metrics()
-    monkeypatch.setattr("cola_jax.runs.session.ModelEvaluator", fail)
-    for size in (None, 2):
-        session = changed(search.session, batch_size=size)
-        jobs.fill(session, str(search.run.directory), SEARCH, metrics)
-    assert rows(search.run) == before
-    assert metrics.evaluations == 0
+    before, metrics = search.run.evaluations(), Metrics()
+    monkeypatch.setattr(Session, "workers", lambda *_: pytest.fail("something was evaluated"))
+    jobs.fill(changed(search.session, batch_size=2), str(search.run.directory), SEARCH, metrics)
+    assert search.run.evaluations() == before
+    assert (metrics.earlier, metrics.evaluations) == (count(search.run), 0)
 
 
 @pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
@@ -315,7 +306,8 @@ def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
             assert row["margin"] == -np.inf
             assert np.isnan(row["scores"]).all()
         else:
-            assert row == whole[key]
+            assert row["verdict"] == whole[key]["verdict"]
+            assert row["margin"] == pytest.approx(whole[key]["margin"], abs=1e-4)
     run = jobs.fill(with_nan(search.session, 1), str(tmp_path / "search"), SEARCH)
     questions = run.questions().to_pylist()
     assert {(q["baseline"], q["baseline_answer"]) for q in questions} == {(False, -1)}
@@ -394,10 +386,10 @@ def test_other_shots_are_refused(sums, tmp_path):
         Session.prepare(sums[0], TaskConfig("arithmetic", limit=3, level=1, shots=shots).prepare)
         for shots in (1, 2)
     ]
-    run = RunDirectory(tmp_path / "run")
-    run.open(sessions[0].settings, {})
-    with pytest.raises(ValueError, match="prompt"):
-        run.open(sessions[1].settings, {})
+    with RunDirectory(tmp_path / "run").open(sessions[0].settings, {"num_layers": 5}) as run:
+        pass
+    with pytest.raises(ValueError, match="prompt"), run.open(sessions[1].settings, {}):
+        pass
 
 
 @pytest.mark.slow
@@ -438,7 +430,7 @@ def test_grader_that_raises_loses_nothing_written(decode, tmp_path, monkeypatch)
     run = RunDirectory(out)
     assert 0 < run.questions().num_rows < QUESTIONS
     jobs.fill(changed(session, batch_size=None), out, EVALUATE)
-    assert rows(run) == rows(whole)
+    assert differences(run, whole) == []
 
 
 def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch):
@@ -480,7 +472,7 @@ def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_p
     with pytest.raises(ValueError, match="variants are chat, instruction: leave out"):
         session.evaluate(str(tmp_path / "evaluate"), PATHS)
     # the search itself is that without variants
-    assert rows(run)[1] == rows(search.run)[1]
+    assert differences(run, search.run) == []
     model = session.model
     for row in run.questions().to_pylist():
         at = next(i for i, e in enumerate(session.encoded) if e.question.id == row["question"])
@@ -523,7 +515,7 @@ def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, sea
         settings = dataclasses.replace(SEARCH, preset=PRESETS["shortgpt"])
         with pytest.raises(ValueError, match=words):
             session.search(directory, settings)
-        assert not session.loaded
+        assert session.handle.loaded is None
 
 
 @pytest.mark.parametrize("name", ["search", "decode"])
@@ -534,10 +526,8 @@ def test_reuse_repeats_no_evaluation(request, name, tmp_path):
         str(tmp_path / "same"), SEARCH, metrics, reuse=[str(case.run.directory)]
     )
     assert metrics.evaluations == 0
-    again = [row | {"reused": None} for row in run.evaluations().to_pylist()]
-    before = [row | {"reused": None} for row in case.run.evaluations().to_pylist()]
-    assert sorted(map(repr, again)) == sorted(map(repr, before))
-    assert all(row["reused"] for row in run.evaluations().to_pylist())
+    assert differences(run, case.run) == []
+    assert all(run.evaluations()["reused"].to_pylist())
     if name == "decode":
         return
     other = dataclasses.replace(SEARCH, preset=PRESETS["enumerate"], control="all")
@@ -597,7 +587,7 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
             margins = []
             for (scorer, encoded), place in zip(every, places, strict=True):
                 evaluate = cola_jax.evaluator(session.model, [encoded[at].question], scorer)
-                verdicts = scorer.of_target(evaluate([paths]), place[at][target])
+                verdicts = evaluate([paths]).of_target(place[at][target])
                 margins.append(verdicts.margin[0])
             least = np.min(margins, axis=0)
             np.testing.assert_allclose([r["margin"] for r in some], least, atol=1e-3)
@@ -652,3 +642,62 @@ def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, tas
     session.search(str(tmp_path / "run"), one)
     with pytest.raises(ValueError, match="--preset: 'early-exit' there, 'enumerate' here"):
         session.search(str(tmp_path / "run"), other)
+
+
+# searches over all questions
+
+
+def record(session, out, paths=PATHS):
+    """Asks for one path of all questions, and then for more; returns the metrics."""
+    metrics = Metrics()
+    with session.recording(str(out), {"command": "static"}, 8, metrics) as evaluate:
+        for some in (paths[:1], paths):
+            evaluate(np.tile(pad_all(some), (QUESTIONS, 1, 1)))
+    return metrics
+
+
+def test_interrupted_recording_repeats_nothing_written(evaluate, tmp_path, monkeypatch):
+    session, total = evaluate.session, QUESTIONS * len(PATHS)
+    whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
+    assert record(session, whole.directory).evaluations == total
+    counts = whole.questions(["evaluations"])["evaluations"].to_pylist()
+    assert counts == [len(PATHS)] * QUESTIONS
+    with monkeypatch.context() as patch:
+        fail_after(1, patch)
+        with pytest.raises(RuntimeError, match="no room"):
+            record(session, run.directory)
+    assert run.questions().num_rows == 0
+    assert written(run) == QUESTIONS
+    metrics = record(session, run.directory)
+    assert (metrics.earlier, metrics.evaluations) == (QUESTIONS, total - QUESTIONS)
+    assert differences(run, whole) == []
+    assert not (run.directory / UNFINISHED).exists()
+    assert record(session, run.directory).evaluations == 0  # done: known, and written again
+    assert differences(run, whole) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "golds", "said"),
+    [
+        ([1] * 19 + [0], [0, 1, 2, 3] * 5, "answers B, whatever is asked: to 19 of 20"),
+        ([1] * 18 + [0] * 2, [1] * 12 + [0] * 8, "right for 12"),
+        ([1] * 17 + [0] * 3, [0, 1, 2, 3] * 5, None),
+        ([1] * 20, [1] * 13 + [0] * 7, None),  # as gold is
+        ([1] * 19, [0] * 10 + [1] * 9, None),  # too few
+        ([-1] * 20, [0, 1, 2, 3] * 5, None),  # no answer
+    ],
+)
+def test_collapse_is_one_option_for_nearly_all_questions(answers, golds, said):
+    problem = collapse(list(zip(answers, golds, strict=True)))
+    assert problem is None if said is None else said in (problem or "")
+
+
+@pytest.mark.parametrize("work", [dataclasses.replace(SEARCH, control="none"), EVALUATE])
+def test_session_warns_once_of_a_scorer_that_collapses(search, tmp_path, caplog, monkeypatch, work):
+    def all_alike(pairs):
+        return f"all {len(pairs)} alike" if len(pairs) > QUESTIONS // 2 else None
+
+    monkeypatch.setattr("cola_jax.runs.session.collapse", all_alike)
+    with caplog.at_level(logging.WARNING, "cola_jax"):
+        jobs.fill(search.session, str(tmp_path / "run"), work)
+    assert [each.getMessage() for each in caplog.records] == ["by the scorer options, all 4 alike"]

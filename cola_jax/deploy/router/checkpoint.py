@@ -1,6 +1,7 @@
 """Router checkpoints: a record of what a router is for, and its weights."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -19,7 +20,6 @@ from cola_jax.checkpoint import (
     read_metadata,
     this_host_only,
 )
-from cola_jax.checkpoint import digest as array_digest
 from cola_jax.config import LIMIT, MOST_LAYERS
 from cola_jax.deploy.router.designs import (
     Design,
@@ -171,8 +171,10 @@ def save_weights(directory: epath.PathLike, params: Any) -> None:
 
 def weights_digest(params: Any) -> str:
     """Returns the digest of a router's weights."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return digest(*(array_digest(str(place), np.asarray(leaf)) for place, leaf in leaves))
+    leaves = [(str(place), np.asarray(x)) for place, x in jax.tree.leaves_with_path(params)]
+    sums = (hashlib.sha256(leaf.tobytes()).hexdigest() for _, leaf in leaves)
+    shapes = ([place, str(leaf.dtype), leaf.shape] for place, leaf in leaves)
+    return digest(*zip(shapes, sums, strict=True))
 
 
 def router_digest(directory: epath.PathLike) -> str:
