@@ -156,7 +156,10 @@ class RunDirectory:
         """Reads the evaluations of questions that are not done."""
         layers, mark = self.num_layers, self.mark
         for file in matching(self.directory / UNFINISHED, "*.parquet"):
-            tables = by_question(read_part(file, WAVES, layers, mark))
+            try:
+                tables = by_question(read_part(file, WAVES, layers, mark))
+            except FileNotFoundError:  # another shard has done its questions
+                continue
             for name in tables.keys() - self.done:
                 self.tables[name].append(tables[name])
 
@@ -228,15 +231,17 @@ class RunDirectory:
         """Removes the evaluations of unfinished questions where all of them are done."""
         folder = self.directory / UNFINISHED
         if folder.exists() and self.questions(["question"]).num_rows == questions:
-            folder.rmtree()
+            with contextlib.suppress(FileNotFoundError):  # another shard does the same
+                folder.rmtree()
 
     def refuse_foreign(self) -> None:
         """Raises InputError where the directory has files, but not those of a run alone."""
         check_links(self.directory)
         if (self.directory / MANIFEST).exists() or not self.directory.exists():
             return
+        names = [entry.name for entry in self.directory.iterdir()]
         # hidden files are what a start that was killed early leaves
-        if any(not entry.name.startswith(".") for entry in self.directory.iterdir()):
+        if MANIFEST not in names and any(not name.startswith(".") for name in names):
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
