@@ -315,7 +315,8 @@ class RunDirectory:
         manifest = self.read_json(file)
         files = matching(self.directory / STARTS, "*.json")
         metrics = {file.name for file in files if file.name.endswith(METRICS)}
-        starts, settings = manifest.get("starts", []), manifest.get("settings")
+        with reading(file):
+            starts, settings = [*manifest.get("starts", [])], manifest.get("settings")
         for each in files:
             if each.name in metrics:
                 continue
