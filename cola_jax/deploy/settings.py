@@ -5,8 +5,6 @@ from typing import Literal, NamedTuple
 
 from cola_jax.errors import InputError
 
-MOST_GENERATIONS = 100_000
-MOST_OFFSPRING = 10_000  # of a generation
 Fitness = Literal["accuracy", "margin", "likelihood"]
 
 
@@ -48,9 +46,6 @@ class StaticSettings:
         for name in ("generations", "offspring", "first", "finalists"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
-        for name, most in (("generations", MOST_GENERATIONS), ("offspring", MOST_OFFSPRING)):
-            if getattr(self, name) > most:
-                raise InputError(f"{name} must be at most {most:,}, it is {getattr(self, name):,}.")
         if self.seed < 0:
             raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
         longest = num_layers if self.max_layers is None else self.max_layers

@@ -174,7 +174,9 @@ def paths_caption(run: RunDirectory, results: list[PathResult]) -> str:
     if compared:
         parts.append(
             "Points more: the difference to the identity path, paired over questions; p: exact, "
-            "two-sided" + (f", corrected (Holm) for {len(compared)} paths." * (len(compared) > 1))
+            "two-sided"
+            + f", corrected (Holm) for {len(compared)} paths" * (len(compared) > 1)
+            + "."
         )
     elif len(results) > 1 or len(results[0].path) != manifest["starts"][-1]["num_layers"]:
         plain = format_path(identity(manifest["starts"][-1]["num_layers"]))

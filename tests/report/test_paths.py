@@ -85,6 +85,7 @@ def test_paths_table_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
     run = make_run(tmp_path / "1", (rows, questions), **both)
     text = " ".join(printed(paths_table(run)).split())
     assert "+58.3 0.039" in text
+    assert "p: exact, two-sided." in text
     assert "selected" not in text
     assert "Holm" not in text
     write_paths_page(run, tmp_path / "report.html")
