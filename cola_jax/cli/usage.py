@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from cola_jax.cli.flag_table import Flag
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
-from cola_jax.files import check_place
+from cola_jax.files import check_local, check_place
 
 PLACES = (  # values that name files or folders, or may do so
     *("MODEL", "TASK", "DIRECTORY", "FILE", "DATASET", "VARIANT"),
@@ -64,6 +64,8 @@ def check_value(flag: Flag, value: str, spelling: str) -> None:
     try:
         check_text(value)
         for place in places_of(flag, value):
+            if flag.metavar in ("MODEL", "SOURCE", "DESTINATION"):
+                check_local(place)
             check_place(place)
         flag.read(value)
     except ValueError as error:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from cola_jax import files
 from cola_jax.errors import InputError
-from cola_jax.files import check_apart, check_writable, is_url
+from cola_jax.files import check_apart, check_local, check_writable
 
 
 def check_destination(destination: Path, *sources: Path) -> None:
     """Raises ValueError for a destination that has contents, or that lies inside a source."""
-    if is_url(destination):
-        raise InputError(f"{destination} is a URL: an export is written to a local path.")
+    check_local(destination)
     place = absolute(destination)
     check_writable(place)
     for source in sources:

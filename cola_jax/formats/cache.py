@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, nearest
-from cola_jax.files import cache_directory, hold, is_url, remove_partial
+from cola_jax.files import cache_directory, check_local, hold, remove_partial
 from cola_jax.formats.conversion import convert_opened, open_local
 from cola_jax.formats.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.formats.huggingface import GENERATION, INDEX, TOKENIZER_FILES
@@ -130,8 +130,7 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     one that is damaged is replaced, with a line on stderr. Two processes convert one source once.
     """
     text = os.fspath(source)
-    if is_url(text):
-        return str(checkpoint.local(text))  # refuses it
+    check_local(text)
     local = Path(os.path.expanduser(text))
     if (local / checkpoint.METADATA).exists():
         return text

@@ -11,7 +11,7 @@ import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, printed, reading
-from cola_jax.files import building, check_apart, check_writable
+from cola_jax.files import building, check_apart, check_local, check_writable
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.hub import open_hub, resolve
 from cola_jax.formats.huggingface import open_directory
@@ -54,7 +54,7 @@ def convert(
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     destination = checkpoint.local(destination)
-    checkpoint.local(source)  # no URL
+    check_local(source)
     if os.path.exists(os.path.expanduser(source)):
         check_apart(destination, source)
     check_destination(destination, overwrite)
