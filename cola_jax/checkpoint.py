@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
-from cola_jax.files import check_links, is_file, is_url, read_bytes, read_json
+from cola_jax.files import check_links, check_local, is_file, read_bytes, read_json
 from cola_jax.identity import digest
 from cola_jax.params import Model, assemble, shapes, sharding
 
@@ -121,10 +121,7 @@ def save(
 
 def local(directory: str | os.PathLike[str]) -> Path:
     """Make the path of a checkpoint absolute, as Orbax requires; InputError for a URL."""
-    if is_url(directory):
-        raise InputError(
-            f"{directory}: checkpoints on URLs are not supported yet: use a local directory."
-        )
+    check_local(directory)
     return Path(os.path.abspath(os.path.expanduser(directory)))
 
 

@@ -30,6 +30,14 @@ def is_url(place: AnyPath) -> bool:
     return re.match(r"\w\w+:/", os.fspath(place)) is not None
 
 
+def check_local(place: AnyPath) -> None:
+    """Raise InputError for a checkpoint or an export on a URL."""
+    if is_url(place):
+        raise InputError(
+            f"{place}: checkpoints on URLs are not supported yet: use a local directory."
+        )
+
+
 def check_url(text: str) -> None:
     """Raise InputError for a URL of storage that cannot be used here; leave other text alone."""
     scheme, separator, _ = text.partition("://")

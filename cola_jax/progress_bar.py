@@ -21,14 +21,14 @@ hidden = False  # as with --quiet
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Says whether a call shows a bar: where it is not said, in a notebook or on a terminal."""
+    """Say whether a call shows a bar: where it is not said, in a notebook or on a terminal."""
     if progress is not None:
         return progress
     return not hidden and ("ipykernel" in sys.modules or sys.stderr.isatty())
 
 
 def new_bar(**options: Any) -> Any:
-    """Makes a bar, as a widget where a notebook can show one."""
+    """Make a bar, as a widget where a notebook can show one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that ipywidgets are missing: the bar is text then
         from tqdm.auto import tqdm
@@ -38,7 +38,7 @@ def new_bar(**options: Any) -> Any:
 
 @contextlib.contextmanager
 def byte_bar(what: str, progress: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """Yields the function to call with bytes done and in all, which a bar shows."""
+    """Yield the function to call with bytes done and in all, which a bar shows."""
     if not is_shown(progress):
         yield lambda done, total: None
         return
@@ -53,7 +53,7 @@ def byte_bar(what: str, progress: bool | None) -> Iterator[Callable[[int, int], 
 
 @contextlib.contextmanager
 def metrics_bar(metrics: "Metrics", progress: bool | None) -> Iterator[None]:
-    """Shows what metrics count while the body runs; what they counted before is left out."""
+    """Show what metrics count while the body runs; what they counted before is left out."""
     if not is_shown(progress):
         yield
         return

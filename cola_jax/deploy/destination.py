@@ -7,13 +7,12 @@ from pathlib import Path
 
 from cola_jax import files
 from cola_jax.errors import InputError
-from cola_jax.files import check_apart, check_writable, is_url
+from cola_jax.files import check_apart, check_local, check_writable
 
 
 def check_destination(destination: Path, *sources: Path) -> None:
-    """Raises ValueError for a destination that has contents, or that lies inside a source."""
-    if is_url(destination):
-        raise InputError(f"{destination} is a URL: an export is written to a local path.")
+    """Raise InputError for a destination that has contents, or that lies inside a source."""
+    check_local(destination)
     place = absolute(destination)
     check_writable(place)
     for source in sources:
@@ -41,10 +40,10 @@ def building(destination: Path, folder: bool = True) -> Iterator[Path]:
 
 
 def absolute(destination: Path) -> Path:
-    """Returns where a destination is, with links followed."""
+    """Return where a destination is, with links followed."""
     return Path(os.path.realpath(os.path.expanduser(destination)))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Returns the bytes of all files below a directory."""
+    """Return the bytes of all files below a directory."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

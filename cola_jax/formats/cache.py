@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, nearest
-from cola_jax.files import cache_directory, hold, is_url, remove_partial
+from cola_jax.files import cache_directory, check_local, hold, remove_partial
 from cola_jax.formats.conversion import convert_opened, open_local
 from cola_jax.formats.hub import HUB_ID, HubModel, open_hub, resolve
 from cola_jax.formats.huggingface import GENERATION, INDEX, TOKENIZER_FILES
@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
 
 def root() -> Path:
-    """Returns the folder of the converted models."""
+    """Return the folder of the converted models."""
     return cache_directory() / "models"
 
 
@@ -65,7 +65,7 @@ def load(
     mesh: Mesh | None = None,
     progress: bool | None = None,
 ) -> Model:
-    """Loads a model onto its devices, converting it first where that has not been done yet.
+    """Load a model onto its devices, converting it first where that has not been done yet.
 
     Args:
       source: a checkpoint made by `cola convert`, a local directory in Hugging Face layout, a
@@ -96,7 +96,7 @@ def load_converted(
     mesh: Mesh | None,
     on_progress: Progress,
 ) -> Model:
-    """Loads what `find` returned of a source; a damaged copy in the cache is converted again."""
+    """Load what `find` returned of a source; a damaged copy in the cache is converted again."""
     try:
         return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
@@ -109,7 +109,7 @@ def load_converted(
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
-    """Loads the tokenizer of a model, as a transformers tokenizer.
+    """Load the tokenizer of a model, as a transformers tokenizer.
 
     Args:
       source: what `load` takes.
@@ -124,14 +124,13 @@ def load_tokenizer(source: epath.PathLike) -> Any:
 
 
 def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
-    """Returns the checkpoint directory of a source; see `load`.
+    """Return the checkpoint directory of a source; see `load`.
 
     A checkpoint is its own. Others are converted where the cache has no copy of what they hold now;
     one that is damaged is replaced, with a line on stderr. Two processes convert one source once.
     """
     text = os.fspath(source)
-    if is_url(text):
-        return str(checkpoint.local(text))  # refuses it
+    check_local(text)
     local = Path(os.path.expanduser(text))
     if (local / checkpoint.METADATA).exists():
         return text
@@ -150,7 +149,7 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
 
 @functools.cache
 def find_on_hub(text: str) -> HubModel:
-    """Resolves ID or ID@REVISION, once in a process; raises ValueError for what is neither."""
+    """Resolve ID or ID@REVISION, once in a process; raise InputError for what is neither."""
     name, _, revision = text.partition("@")
     local = Path(os.path.expanduser(text))
     if not HUB_ID.fullmatch(name):
@@ -162,7 +161,7 @@ def find_on_hub(text: str) -> HubModel:
 
 
 def similar_name(local: Path) -> str:
-    """Returns a hint at a file or directory beside a missing one, of the most similar name."""
+    """Return a hint at a file or directory beside a missing one, of the most similar name."""
     names = [one.name for one in local.parent.iterdir()] if local.parent.is_dir() else []
     near = nearest(local.name, names)
     return f" (did you mean {local.parent / near}?)" if near else ""
@@ -186,7 +185,7 @@ def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
 
 
 def say_rebuilt(folder: str, error: Exception) -> None:
-    """Says on stderr that a copy is converted again, and why."""
+    """Say on stderr that a copy is converted again, and why."""
     print(f"the cached model {folder} is converted again: {error}", file=sys.stderr)
 
 
@@ -205,7 +204,7 @@ def source_files(local: Path) -> list[Path]:
 
 
 def entries() -> list[Entry]:
-    """Returns the models of the cache, the largest first."""
+    """Return the models of the cache, the largest first."""
     found = []
     for folder in root().glob("*/"):
         if folder.name.startswith("."):

@@ -1,4 +1,4 @@
-"""Converts a model of another format into a directory that `cola_jax.load` restores."""
+"""Convert a model of another format into a directory that `cola_jax.load` restores."""
 
 import math
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, printed, reading
-from cola_jax.files import building, check_apart, check_writable
+from cola_jax.files import building, check_apart, check_local, check_writable
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.hub import open_hub, resolve
 from cola_jax.formats.huggingface import open_directory
@@ -32,7 +32,7 @@ def convert(
     origin: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Converts pretrained weights and their tokenizer into a checkpoint directory.
+    """Convert pretrained weights and their tokenizer into a checkpoint directory.
 
     Args:
       source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as
@@ -54,7 +54,7 @@ def convert(
     Holds one stacked weight at a time: peak memory is a few times the largest one.
     """
     destination = checkpoint.local(destination)
-    checkpoint.local(source)  # no URL
+    check_local(source)
     if os.path.exists(os.path.expanduser(source)):
         check_apart(destination, source)
     check_destination(destination, overwrite)
@@ -75,14 +75,14 @@ def convert_opened(
     dtype: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Converts what `source` opens; see `convert`. An existing destination is replaced."""
+    """Convert what `source` opens; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
         opened = source()
         return write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises ValueError if the destination exists; only a checkpoint can be overwritten.
+    """Raise InputError if the destination exists; only a checkpoint can be overwritten.
 
     OSError where it cannot be written.
     """
@@ -106,7 +106,7 @@ def check_destination(destination: Path, overwrite: bool) -> None:
 
 
 def open_source(source: str, revision: str | None) -> Source:
-    """Opens a GGUF file, a local directory or a Hub id."""
+    """Open a GGUF file, a local directory or a Hub id."""
     path = Path(os.path.expanduser(source))
     if path.suffix == ".gguf" or path.is_dir():
         if revision is not None:
@@ -119,14 +119,14 @@ def open_source(source: str, revision: str | None) -> Source:
 
 
 def open_local(path: Path) -> Source:
-    """Opens a GGUF file, or a directory in Hugging Face layout."""
+    """Open a GGUF file, or a directory in Hugging Face layout."""
     return open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
 
 
 def write(
     source: Source, target: Path, dtype: np.dtype, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Writes an opened source into the directory `target`."""
+    """Write an opened source into the directory `target`."""
     pad_token = write_tokenizer(source, target / checkpoint.TOKENIZER)
     total = sum(math.prod(shape) for shape in shapes(source.config).values()) * dtype.itemsize
     done = 0
@@ -148,7 +148,7 @@ def write(
 
 
 def write_tokenizer(source: Source, folder: Path) -> int | None:
-    """Writes the tokenizer, if the source has one, and tries it; returns its padding token."""
+    """Write the tokenizer, if the source has one, and tries it; returns its padding token."""
     folder.mkdir()
     name = source.origin["name"]
     source.write_tokenizer(folder)

@@ -22,18 +22,18 @@ DEFAULTS = {
 
 
 def rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Returns Llama's table with the norms of Gemma."""
+    """Return Llama's table with the norms of Gemma."""
     common = (*llama.ATTENTION, *llama.MLP, *NORMS, *qwen.HEAD_NORMS)
     return llama.rows(config, common)
 
 
 def multimodal_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Returns the same table with the names of multimodal models."""
+    """Return the same table with the names of multimodal models."""
     return tuple(row._replace(theirs=f"language_model.{row.theirs}") for row in rows(config))
 
 
 def read_gemma3_text(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `gemma3_text`; layers with a window have a rope of their own."""
+    """Read a config of model_type `gemma3_text`; layers with a window have a rope of their own."""
     attributes.set_defaults(**DEFAULTS)
     if attributes.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
         raise InputError("hidden_activation must be gelu_pytorch_tanh.")
@@ -55,7 +55,7 @@ def read_gemma3_text(attributes: Attributes) -> ModelConfig:
 
 
 def read_layer_windows(attributes: Attributes, layers: int) -> tuple[int | None, ...]:
-    """Reads each layer's window; older configs give the period of the layers without one."""
+    """Read each layer's window; older configs give the period of the layers without one."""
     saved = attributes.integer("_sliding_window_pattern", 6)
     pattern = attributes.integer("sliding_window_pattern", saved)
     sliding = [i % pattern != 0 for i in range(1, layers + 1)]
@@ -63,7 +63,7 @@ def read_layer_windows(attributes: Attributes, layers: int) -> tuple[int | None,
 
 
 def read_ropes(attributes: Attributes) -> tuple[Rope, Rope]:
-    """Reads the rope of layers with full attention, and that of layers with a window."""
+    """Read the rope of layers with full attention, and that of layers with a window."""
     by_kind = attributes.mapping("rope_parameters")
     if unknown := set(by_kind) - {"full_attention", "sliding_attention"}:
         raise InputError(f"rope_parameters has {shown(sorted(unknown))}, not kinds of layer.")
@@ -80,7 +80,7 @@ def read_ropes(attributes: Attributes) -> tuple[Rope, Rope]:
 
 
 def read_gemma3(attributes: Attributes) -> ModelConfig:
-    """Reads the text part of a config of model_type `gemma3`; images are not supported."""
+    """Read the text part of a config of model_type `gemma3`; images are not supported."""
     text = Attributes(attributes.mapping("text_config"))
     for name in ("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"):
         attributes.get(name)

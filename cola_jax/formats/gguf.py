@@ -1,4 +1,4 @@
-"""Reads GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
+"""Read GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
 
 import dataclasses
 import math
@@ -110,7 +110,7 @@ GEMMA3_27B = 62  # its number of layers, by which llama.cpp recognises it
 
 
 def scale_queries(config: ModelConfig) -> ModelConfig:
-    """Sets the query scale, which Gemma 3 files do not hold."""
+    """Set the query scale, which Gemma 3 files do not hold."""
     if config.num_layers != GEMMA3_27B:
         return dataclasses.replace(config, query_scale=1.0)
     per_head = config.width // config.num_heads
@@ -124,9 +124,9 @@ ARCHITECTURES = {
 
 
 def open_gguf(file: Path) -> Source:
-    """Opens a GGUF file.
+    """Open a GGUF file.
 
-    Raises ValueError for architectures, keys and tensor types that are not supported, tensors
+    Raises InputError for architectures, keys and tensor types that are not supported, tensors
     that do not match the metadata, and files that are damaged or truncated.
     """
     metadata, stored = read_header(file, (*WANTED, *(f"{name}." for name in ARCHITECTURES)))
@@ -163,7 +163,7 @@ def read_file(file: Path) -> GGUFReader:
 
 
 def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
-    """Builds the config by translating the keys to a Hugging Face config and reading that."""
+    """Build the config by translating the keys to a Hugging Face config and reading that."""
     name = metadata["general.architecture"]
     prefix, architecture = f"{name}.", ARCHITECTURES[name]
     own = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
@@ -274,7 +274,7 @@ class GgufTensors:
             )
 
     def read(self, name: str) -> np.ndarray:
-        """Dequantises one tensor."""
+        """Dequantise one tensor."""
         kind, shape, start, nbytes = self.tensors[name]
         raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
         if raw.size != nbytes:
@@ -283,7 +283,7 @@ class GgufTensors:
 
 
 def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:
-    """Writes the tokenizer and its chat template in transformers' format, if the file has one.
+    """Write the tokenizer and its chat template in transformers' format, if the file has one.
 
     `convert_gguf_tokenizer` needs no torch, unlike `AutoTokenizer.from_pretrained(gguf_file=...)`;
     it is not a public interface, so a test compares the ids of the two.
@@ -315,7 +315,7 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
 
 
 def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
-    """Raises ValueError where transformers would split texts otherwise than llama.cpp does."""
+    """Raise InputError where transformers would split texts otherwise than llama.cpp does."""
     from transformers.integrations.gguf import gguf_tokenizer_mapping
 
     name, known = vocabulary.get("pre_tokenizer_type"), SPLIT_AS_GPT2
@@ -328,7 +328,7 @@ def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
 
 
 def add_ends(backend: Any, first: str | None, last: str | None) -> None:
-    """Makes the tokenizer put these tokens before and after every text."""
+    """Make the tokenizer put these tokens before and after every text."""
     from tokenizers.processors import TemplateProcessing
 
     ends = [token for token in (first, last) if token is not None]

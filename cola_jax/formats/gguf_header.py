@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file, checking every claim in it against the file before using it.
+"""Read the header of a GGUF file, checking every claim in it against the file before using it.
 
 The format is that of ggml's docs/gguf.md. A header claims counts, lengths and offsets: none is used
 before it is known to fit, so a damaged file costs no more than a sound one.
@@ -46,9 +46,9 @@ class Header(NamedTuple):
 
 
 def read_header(file: Path, wanted: tuple[str, ...]) -> Header:
-    """Reads the metadata whose keys begin with one of `wanted`, and where the tensors are.
+    """Read the metadata whose keys begin with one of `wanted`, and where the tensors are.
 
-    Raises ValueError for whatever the rest of the header or the file contradicts.
+    Raises InputError for whatever the rest of the header or the file contradicts.
     """
     if not file.is_file():
         what = "is a directory, pipe or device, not a file" if file.exists() else "does not exist"
@@ -64,21 +64,21 @@ def read_header(file: Path, wanted: tuple[str, ...]) -> Header:
 
 
 class HeaderReader:
-    """Reads a header from its first byte to its last; `at` is the next byte."""
+    """Read a header from its first byte to its last; `at` is the next byte."""
 
     def __init__(self, file: Path, data: mmap.mmap):
         self.file, self.data, self.at = file, data, 0
         self.strings = 0  # entries of arrays read so far
 
     def damaged(self, problem: str) -> InputError:
-        """Returns the error of a damaged file."""
+        """Return the error of a damaged file."""
         return InputError(
             f"{self.file} is damaged or truncated: {problem} (byte {self.at:,} of "
             f"{len(self.data):,}). Download it again."
         )
 
     def read(self, wanted: tuple[str, ...]) -> Header:
-        """Reads the whole header."""
+        """Read the whole header."""
         magic = bytes(self.data[:4])
         if magic != b"GGUF":
             raise InputError(f"{self.file} is not a GGUF file: it begins with {shown(magic)}.")
@@ -97,7 +97,7 @@ class HeaderReader:
         return Header(fields, self.place(infos, self.alignment(fields)))
 
     def need(self, nbytes: int, what: str) -> None:
-        """Raises ValueError unless so many bytes of a header remain."""
+        """Raise InputError unless so many bytes of a header remain."""
         if self.at + nbytes > len(self.data):
             left = len(self.data) - self.at
             raise self.damaged(f"{what} would take {nbytes:,} bytes, but {left:,} remain")
@@ -105,7 +105,7 @@ class HeaderReader:
             raise self.damaged(f"{what} would make the header exceed {LONGEST_HEADER:,} bytes")
 
     def number(self, kind: str, what: str) -> Any:
-        """Reads one number of a struct format."""
+        """Read one number of a struct format."""
         layout = struct.Struct(f"<{kind}")
         self.need(layout.size, what)
         (value,) = layout.unpack_from(self.data, self.at)
@@ -113,7 +113,7 @@ class HeaderReader:
         return value
 
     def count(self, kind: str, what: str, nbytes: int, most: int) -> int:
-        """Reads how many of something follow, each of which takes at least `nbytes`."""
+        """Read how many of something follow, each of which takes at least `nbytes`."""
         value = self.number(kind, f"the number of {what}")
         if value > most:
             raise self.damaged(
@@ -123,21 +123,21 @@ class HeaderReader:
         return value
 
     def raw(self, what: str) -> bytes:
-        """Reads the bytes of a string."""
+        """Read the bytes of a string."""
         length = self.number("Q", f"the length of {what}")
         self.need(length, what)
         self.at += length
         return self.data[self.at - length : self.at]
 
     def text(self, what: str) -> str:
-        """Reads a string."""
+        """Read a string."""
         try:
             return self.raw(what).decode()
         except UnicodeDecodeError:
             raise self.damaged(f"{what} is not UTF-8 text") from None
 
     def name(self, what: str, taken: Any) -> str:
-        """Reads the name of a key or tensor."""
+        """Read the name of a key or tensor."""
         name = self.text(f"the name of a {what}")
         if not name or len(name) > LONGEST_NAME or not name.isprintable():
             raise self.damaged(f"{shown(name)} is no name of a {what}")
@@ -146,7 +146,7 @@ class HeaderReader:
         return name
 
     def read_fields(self, count: int, wanted: tuple[str, ...]) -> dict[str, Any]:
-        """Reads the metadata; returns that which is wanted."""
+        """Read the metadata; returns that which is wanted."""
         seen, fields = set(), {}
         for _ in range(count):
             key = self.name("metadata key", seen)
@@ -158,7 +158,7 @@ class HeaderReader:
         return fields
 
     def value(self, key: str, wanted: bool) -> Any:
-        """Reads the value of a key, None where it is not wanted."""
+        """Read the value of a key, None where it is not wanted."""
         kind, what = self.number("I", f"the type of {shown(key)}"), f"the value of {shown(key)}"
         if kind == STRING:
             return self.text(what) if wanted else self.raw(what)
@@ -182,7 +182,7 @@ class HeaderReader:
         return None
 
     def scalars(self, kind: int, length: int, what: str) -> list[Any]:
-        """Reads numbers or booleans."""
+        """Read numbers or booleans."""
         dtype = np.dtype(f"<{np.dtype(SCALARS[kind]).str[1:]}")
         nbytes = dtype.itemsize * length
         self.need(nbytes, what)
@@ -193,7 +193,7 @@ class HeaderReader:
         return np.frombuffer(piece, dtype).tolist()
 
     def read_strings(self, what: str, wanted: bool) -> Iterator[str]:
-        """Yields the strings of an array, none where they are not wanted."""
+        """Yield the strings of an array, none where they are not wanted."""
         length = self.count("Q", f"entries of {what}", 8, MOST_STRINGS - self.strings)
         self.strings += length
         for _ in range(length):
@@ -203,7 +203,7 @@ class HeaderReader:
                 self.raw(what)
 
     def read_tensor(self) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int]:
-        """Reads the name, type, shape and offset of a tensor."""
+        """Read the name, type, shape and offset of a tensor."""
         name = self.name("tensor", ())
         what = f"tensor {shown(name)}"
         dimensions = self.number("I", f"the rank of {what}")
@@ -223,7 +223,7 @@ class HeaderReader:
         return name, TYPES[kind], tuple(reversed(shape)), offset
 
     def alignment(self, fields: dict[str, Any]) -> int:
-        """Returns what the offsets of tensors are multiples of."""
+        """Return what the offsets of tensors are multiples of."""
         value = fields.pop("general.alignment", 32)
         if type(value) is not int or value < 1 or value & (value - 1):
             raise self.damaged(f"general.alignment must be a power of two, got {shown(value)}")
@@ -232,7 +232,7 @@ class HeaderReader:
     def place(
         self, infos: list[tuple[str, GGMLQuantizationType, tuple[int, ...], int]], alignment: int
     ) -> dict[str, Tensor]:
-        """Places the tensors in the file; raises ValueError where they do not fit or overlap."""
+        """Place the tensors in the file; raise InputError where they do not fit or overlap."""
         data = -(-self.at // alignment) * alignment
         placed, end = {}, data
         for name, kind, shape, offset in sorted(infos, key=lambda info: info[3]):

@@ -1,4 +1,4 @@
-"""Writes a Hugging Face `config.json`: `read_config` backwards, and checked by reading it again."""
+"""Write a Hugging Face `config.json`: `read_config` backwards, and checked by reading it again."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class Family(NamedTuple):
 
 
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
-    """Returns the config of the model whose layers are those of a path, with their attributes."""
+    """Return the config of the model whose layers are those of a path, with their attributes."""
     return dataclasses.replace(
         config,
         num_layers=len(path),
@@ -31,7 +31,7 @@ def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
 
 
 def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """Returns the attributes of a `config.json` of the same model.
+    """Return the attributes of a `config.json` of the same model.
 
     The names are those of files on the Hub, which all versions of transformers read. Raises
     ValueError where the attributes would not read back as this very config.
@@ -71,7 +71,7 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 
 def model_type_of(config: ModelConfig) -> str:
-    """Returns the model_type whose blocks compute what the config says."""
+    """Return the model_type whose blocks compute what the config says."""
     if config.norm_offset == 1.0:
         return "gemma3_text"
     if config.projection_norms:
@@ -86,7 +86,7 @@ def model_type_of(config: ModelConfig) -> str:
 
 
 def rope_scaling(rope: Rope) -> dict[str, Any] | None:
-    """Returns the `rope_scaling` of a rotary embedding, None for a plain one."""
+    """Return the `rope_scaling` of a rotary embedding, None for a plain one."""
     if rope.llama3 is not None:
         factor, low, high, original = rope.llama3
         return {
@@ -102,9 +102,9 @@ def rope_scaling(rope: Rope) -> dict[str, Any] | None:
 
 
 def with_llama3(rope: Rope, head_dim: int) -> Rope:
-    """Returns a rope with the divisors of a GGUF file as the llama3 rope that they came from.
+    """Return a rope with the divisors of a GGUF file as the llama3 rope that they came from.
 
-    Raises ValueError for other divisors, which no config.json of these families can hold.
+    Raises InputError for other divisors, which no config.json of these families can hold.
     """
     if rope.divisors is None:
         return rope
@@ -121,19 +121,19 @@ def with_llama3(rope: Rope, head_dim: int) -> Rope:
 
 
 def layer_types(config: ModelConfig) -> list[str]:
-    """Returns each layer's kind of attention."""
+    """Return each layer's kind of attention."""
     return ["full_attention" if w is None else "sliding_attention" for w in config.windows]
 
 
 def window_of(config: ModelConfig) -> int | None:
-    """Returns the width of the windows, None where no layer has one."""
+    """Return the width of the windows, None where no layer has one."""
     return next((window for window in config.windows if window is not None), None)
 
 
 def qwen_windows(
     config: ModelConfig, slides: Callable[[int, int], bool] = lambda i, first: i >= first
 ) -> dict[str, Any]:
-    """Returns what the Qwen families say about windows.
+    """Return what the Qwen families say about windows.
 
     `max_window_layers` says the same as `layer_types` wherever it can, to readers that know only
     it; `slides` is the family's rule.
@@ -150,12 +150,12 @@ def qwen_windows(
 
 
 def qwen2_moe_slides(i: int, first: int) -> bool:
-    """Whether layer i of a Qwen2-MoE has a window, as its config in transformers says."""
+    """Say whether layer i of a Qwen2-MoE has a window, as its config in transformers says."""
     return i % 2 == 0 and i < first
 
 
 def experts(config: ModelConfig) -> dict[str, Any]:
-    """Returns what all families with experts say."""
+    """Return what all families with experts say."""
     return {
         "num_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
@@ -164,7 +164,7 @@ def experts(config: ModelConfig) -> dict[str, Any]:
 
 
 def qwen_experts(config: ModelConfig) -> dict[str, Any]:
-    """Returns what the Qwen families say about experts."""
+    """Return what the Qwen families say about experts."""
     return {
         **experts(config),
         "moe_intermediate_size": config.expert_width,
@@ -174,7 +174,7 @@ def qwen_experts(config: ModelConfig) -> dict[str, Any]:
 
 
 def gemma3(config: ModelConfig) -> dict[str, Any]:
-    """Returns what Gemma 3 says: the rope of layers with a window, and the scale of queries."""
+    """Return what Gemma 3 says: the rope of layers with a window, and the scale of queries."""
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": config.qkv_bias,
@@ -186,7 +186,7 @@ def gemma3(config: ModelConfig) -> dict[str, Any]:
 
 
 def nearest(value: float) -> int | float:
-    """Rounds a number that was computed from a whole one."""
+    """Round a number that was computed from a whole one."""
     return round(value) if abs(value - round(value)) < 1e-6 else value
 
 

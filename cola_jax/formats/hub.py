@@ -27,7 +27,7 @@ class HubModel(NamedTuple):
 
 
 def resolve(name: str, revision: str | None) -> HubModel:
-    """Asks the Hub for the commit that a revision of a model means, or else its local cache.
+    """Ask the Hub for the commit that a revision of a model means, or else its local cache.
 
     The cache is asked where the Hub cannot be reached or HF_HUB_OFFLINE is set. Raises ValueError
     for an id that is malformed, unknown or gated, a revision that is unknown, and a model that is
@@ -63,7 +63,7 @@ def resolve(name: str, revision: str | None) -> HubModel:
 
 
 def cached(name: str, revision: str | None, error: Exception) -> HubModel:
-    """Returns the commit that the local cache of the Hub has of a revision."""
+    """Return the commit that the local cache of the Hub has of a revision."""
     from huggingface_hub import constants, snapshot_download
 
     try:
@@ -80,7 +80,7 @@ def cached(name: str, revision: str | None, error: Exception) -> HubModel:
 
 
 def gated(name: str) -> InputError:
-    """Returns the error of a model whose licence has to be accepted first."""
+    """Return the error of a model whose licence has to be accepted first."""
     return InputError(
         f"{name} is gated: accept its terms at https://huggingface.co/{name}, then log in with "
         "`hf auth login`."
@@ -88,9 +88,9 @@ def gated(name: str) -> InputError:
 
 
 def open_hub(model: HubModel) -> Source:
-    """Downloads the config, safetensors and tokenizer of a model, and opens them.
+    """Download the config, safetensors and tokenizer of a model, and opens them.
 
-    Raises ValueError for a model that is not supported, before its weights are downloaded, and for
+    Raises InputError for a model that is not supported, before its weights are downloaded, and for
     a download that fails.
     """
     folder = download(model, ["config.json"])
@@ -103,7 +103,7 @@ def open_hub(model: HubModel) -> Source:
 
 
 def download(model: HubModel, patterns: list[str]) -> Path:
-    """Downloads files of a model unless they are cached; raises ValueError on failure."""
+    """Download files of a model unless they are cached; raise InputError on failure."""
     from huggingface_hub import errors, snapshot_download
 
     # some repositories hold a second copy of the weights in their authors' own format

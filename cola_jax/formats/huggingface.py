@@ -1,4 +1,4 @@
-"""Reads Hugging Face models: the supported families, and local directories."""
+"""Read Hugging Face models: the supported families, and local directories."""
 
 import re
 import shutil
@@ -56,9 +56,9 @@ FAMILIES = {
 
 
 def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]]:
-    """Reads a Hugging Face config; returns ours and its table of weights.
+    """Read a Hugging Face config; returns ours and its table of weights.
 
-    Raises ValueError for a family or an attribute that is not supported.
+    Raises InputError for a family or an attribute that is not supported.
     """
     family = family_of(values)
     attributes = Attributes(values)
@@ -68,7 +68,7 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
-    """Returns the family of a config; raises ValueError for one that is not supported."""
+    """Return the family of a config; raise InputError for one that is not supported."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
@@ -86,9 +86,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 def open_directory(folder: Path) -> Source:
-    """Opens a local directory in Hugging Face layout.
+    """Open a local directory in Hugging Face layout.
 
-    Raises ValueError if files are missing or damaged, tensors do not match the config, or the
+    Raises InputError if files are missing or damaged, tensors do not match the config, or the
     weights are pickled.
     """
     values = read_config_file(folder)
@@ -121,10 +121,10 @@ def open_directory(folder: Path) -> Source:
 
 
 def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
-    """Reads the tokens that end a generation; chat models often have more than their tokenizer.
+    """Read the tokens that end a generation; chat models often have more than their tokenizer.
 
     `generation_config.json` takes precedence over the config, and the config over its text part.
-    Raises ValueError for an eos_token_id that is neither a token id nor a list of them.
+    Raises InputError for an eos_token_id that is neither a token id nor a list of them.
     """
     generation = read_json(folder / GENERATION) if is_file(folder / GENERATION) else {}
     text = config.get("text_config")
@@ -163,7 +163,7 @@ class SafetensorsFiles:
                 self.stored[name] = piece.get_dtype()
 
     def dtype(self, name: str) -> np.dtype:
-        """Returns a tensor's dtype; raises ValueError for integers and quantised formats."""
+        """Return a tensor's dtype; raise InputError for integers and quantised formats."""
         stored = self.stored[name]
         if stored not in DTYPES:
             raise InputError(
@@ -173,18 +173,18 @@ class SafetensorsFiles:
         return DTYPES[stored]
 
     def check_dtypes(self, names: Iterable[str]) -> None:
-        """Raises ValueError unless all these tensors can be converted."""
+        """Raise InputError unless all these tensors can be converted."""
         for name in names:
             self.dtype(name)
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one tensor."""
+        """Read one tensor."""
         self.dtype(name)
         return self.files[self.home[name]].get_tensor(name)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files of a model; raises ValueError if any is missing."""
+    """List the safetensors files of a model; raise InputError if any is missing."""
     if is_file(folder / INDEX):
         return indexed_files(folder)
     if is_file(folder / "model.safetensors"):
@@ -206,7 +206,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def indexed_files(folder: Path) -> list[Path]:
-    """Lists the files that the index names; raises ValueError if any is missing or elsewhere."""
+    """List the files that the index names; raise InputError if any is missing or elsewhere."""
     files = read_json(folder / INDEX).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(x, str) for x in files.values()):
         raise InputError(f"{folder / INDEX} has no weight_map of files: download it again.")
@@ -232,7 +232,7 @@ def open_file(file: Path) -> Any:
 
 
 def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> None:
-    """Raises ValueError if a stored head differs from the embedding that it is tied to."""
+    """Raise InputError if a stored head differs from the embedding that it is tied to."""
     if not np.array_equal(tensors.read(head), tensors.read(embedding)):
         raise InputError(
             f"config.json says tie_word_embeddings, but {head} differs from {embedding}: one of "
@@ -241,7 +241,7 @@ def check_tied_head(tensors: SafetensorsFiles, head: str, embedding: str) -> Non
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
-    """Copies the tokenizer files that the directory has."""
+    """Copy the tokenizer files that the directory has."""
     for name in TOKENIZER_FILES:
         if is_file(folder / name):
             shutil.copyfile(folder / name, target / name)

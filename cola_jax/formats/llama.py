@@ -44,7 +44,7 @@ MLP_BIAS = (
 
 
 def rows(config: ModelConfig, common: tuple[Row, ...] = LLAMA) -> tuple[Row, ...]:
-    """Returns the table for a config: `common` rows, and those of the optional parts it has."""
+    """Return the table for a config: `common` rows, and those of the optional parts it has."""
     return (
         *common,
         *(HEAD if not config.tied else ()),
@@ -61,7 +61,7 @@ def read_decoder(
     kv_heads: int | None = None,
     ropes: tuple[Rope, ...] | None = None,
 ) -> dict:
-    """Reads the fields that all families have.
+    """Read the fields that all families have.
 
     `context` and `kv_heads` are the family's defaults; `ropes` is given by families that have
     several.
@@ -87,7 +87,7 @@ def read_decoder(
 
 
 def read_experts(attributes: Attributes, *, experts: int, per_token: int) -> dict:
-    """Reads the fields that all families with experts have; the keywords are their defaults."""
+    """Read the fields that all families with experts have; the keywords are their defaults."""
     count = attributes.integer("num_local_experts", experts)  # a newer name of num_experts
     return {
         "experts": attributes.integer("num_experts", count),
@@ -97,7 +97,7 @@ def read_experts(attributes: Attributes, *, experts: int, per_token: int) -> dic
 
 
 def read_llama(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `llama`, with the defaults of `LlamaConfig` in transformers."""
+    """Read a config of model_type `llama`, with the defaults of `LlamaConfig` in transformers."""
     attention_bias = attributes.boolean("attention_bias", False)
     return ModelConfig(
         **read_decoder(attributes, context=2048),
@@ -108,7 +108,7 @@ def read_llama(attributes: Attributes) -> ModelConfig:
 
 
 def read_mistral(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `mistral`: all layers have the same window, or none."""
+    """Read a config of model_type `mistral`: all layers have the same window, or none."""
     fields = read_decoder(attributes, context=131072, kv_heads=8)
     # `MistralConfig` takes a missing window for 4096, and null for none
     window = attributes.window("sliding_window", 4096)

@@ -16,18 +16,18 @@ PROJECTION_NORMS = (
 
 
 def olmo2_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Returns Llama's table with norms after attention and MLP, and of queries and keys."""
+    """Return Llama's table with norms after attention and MLP, and of queries and keys."""
     common = (*llama.ATTENTION, *llama.MLP, *POST_NORMS, *PROJECTION_NORMS)
     return llama.rows(config, common)
 
 
 def olmoe_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Returns Llama's table with experts, and with norms of queries and keys."""
+    """Return Llama's table with experts, and with norms of queries and keys."""
     return llama.rows(config, (*llama.MOE, *PROJECTION_NORMS))
 
 
 def read_decoder(attributes: Attributes, context: int) -> dict:
-    """Reads the fields that both families have."""
+    """Read the fields that both families have."""
     attributes.set_defaults(rms_norm_eps=1e-5)
     bias = attributes.boolean("attention_bias", False)
     fields = llama.read_decoder(attributes, context=context)
@@ -35,13 +35,13 @@ def read_decoder(attributes: Attributes, context: int) -> dict:
 
 
 def read_olmo2(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `olmo2`."""
+    """Read a config of model_type `olmo2`."""
     fields = read_decoder(attributes, 2048)
     return ModelConfig(**fields, pre_norms=False, post_norms=True, norm_offset=0.0)
 
 
 def read_olmoe(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `olmoe`, whose `intermediate_size` is an expert's width."""
+    """Read a config of model_type `olmoe`, whose `intermediate_size` is an expert's width."""
     fields = read_decoder(attributes, 4096)
     fields |= llama.read_experts(attributes, experts=64, per_token=8)
     fields |= {"expert_width": fields["mlp_width"], "mlp_width": 0}

@@ -28,7 +28,7 @@ def rows(config: ModelConfig) -> tuple[Row, ...]:
 
 
 def read_window(attributes: Attributes) -> int | None:
-    """Reads the width of the sliding window; None where `use_sliding_window` turns it off."""
+    """Read the width of the sliding window; None where `use_sliding_window` turns it off."""
     if attributes.boolean("use_sliding_window", False):
         return attributes.window("sliding_window", 4096)
     attributes.get("sliding_window")
@@ -40,7 +40,7 @@ def read_layer_windows(
     layers: int,
     slides: Callable[[int, int], bool] = lambda i, first: i >= first,
 ) -> tuple[int | None, ...]:
-    """Reads each layer's window.
+    """Read each layer's window.
 
     `layer_types` says which layers have one; else `slides` does, given the layer and
     `max_window_layers`.
@@ -54,14 +54,14 @@ def read_layer_windows(
 
 
 def read_qwen2(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `qwen2`; biases of q, k and v are not optional."""
+    """Read a config of model_type `qwen2`; biases of q, k and v are not optional."""
     fields = llama.read_decoder(attributes, context=32768, kv_heads=32)
     fields["windows"] = read_layer_windows(attributes, fields["num_layers"])
     return ModelConfig(**fields, qkv_bias=True)
 
 
 def read_qwen3(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `qwen3`."""
+    """Read a config of model_type `qwen3`."""
     bias = attributes.boolean("attention_bias", False)
     fields = llama.read_decoder(attributes, context=32768, kv_heads=32)
     fields["head_dim"] = attributes.integer("head_dim", 128)  # whatever the model's width
@@ -70,7 +70,7 @@ def read_qwen3(attributes: Attributes) -> ModelConfig:
 
 
 def refuse_dense_layers(attributes: Attributes) -> None:
-    """Raises ValueError for models that have experts in some of their layers only."""
+    """Raise InputError for models that have experts in some of their layers only."""
     step, dense = attributes.get("decoder_sparse_step", 1), attributes.get("mlp_only_layers")
     if step != 1 or dense:
         raise InputError(
@@ -81,7 +81,7 @@ def refuse_dense_layers(attributes: Attributes) -> None:
 
 
 def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `qwen2_moe`, which Qwen1.5-MoE-A2.7B has too."""
+    """Read a config of model_type `qwen2_moe`, which Qwen1.5-MoE-A2.7B has too."""
     refuse_dense_layers(attributes)
     attributes.set_defaults(intermediate_size=5632)  # of layers without experts, unused
     fields = llama.read_decoder(attributes, context=32768, kv_heads=16)
@@ -95,7 +95,7 @@ def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
 
 
 def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
-    """Reads a config of model_type `qwen3_moe`: all layers have the same window, or none."""
+    """Read a config of model_type `qwen3_moe`: all layers have the same window, or none."""
     refuse_dense_layers(attributes)
     attributes.set_defaults(intermediate_size=6144)
     attributes.get("max_window_layers")  # present in released configs, without effect

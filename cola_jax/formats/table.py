@@ -35,7 +35,7 @@ class Tensors(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one tensor; each name is read once, in any order."""
+        """Read one tensor; each name is read once, in any order."""
         ...
 
 
@@ -57,7 +57,7 @@ def check(
     config: ModelConfig,
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Compares the names and shapes of a checkpoint with its table, before data is read.
+    """Compare the names and shapes of a checkpoint with its table, before data is read.
 
     Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
     """
@@ -84,7 +84,7 @@ def check(
 
 
 def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the names and shapes of a row's tensors in the checkpoint."""
+    """Yield the names and shapes of a row's tensors in the checkpoint."""
     sizes = axis_sizes(config) | {"1": 1}
     theirs = row.pattern.split(" -> ")[0]
     shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
@@ -96,18 +96,18 @@ def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ..
 
 
 def counters(row: Row) -> list[str]:
-    """Returns the placeholders in a row's name, one for each leading axis of our array."""
+    """Return the placeholders in a row's name, one for each leading axis of our array."""
     return [counter for counter in COUNTERS if counter in row.theirs]
 
 
 def places(row: Row, config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """Yields the index in our array of each of a row's tensors, in the order of `expected`."""
+    """Yield the index in our array of each of a row's tensors, in the order of `expected`."""
     sizes = axis_sizes(config)
     return np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters(row)))
 
 
 def split_axes(pattern: str) -> list[str]:
-    """Splits one side of an einops pattern into axes: `(N H) D` gives `N H` and `D`."""
+    """Split one side of an einops pattern into axes: `(N H) D` gives `N H` and `D`."""
     axes, grouped = [], False
     for part in pattern.replace("(", " ( ").replace(")", " ) ").split():
         if part in "()":
@@ -127,11 +127,11 @@ def stack(
     dtype: np.dtype,
     on_progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each weight under our field name, stacked over layers.
+    """Yield each weight under our field name, stacked over layers.
 
     Reads one tensor at a time into a preallocated array, and starts a weight only when the
     previous one has been consumed. `on_progress` receives the bytes converted since its last call.
-    Raises ValueError for a tensor with values that are not finite.
+    Raises InputError for a tensor with values that are not finite.
     """
     for row in rows:
         array = np.empty(shapes(config)[row.ours], dtype)

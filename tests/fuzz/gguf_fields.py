@@ -37,7 +37,7 @@ TEXTS = (
     "{{ x",
     "é",
 )
-TOKENS = ("", " ", "a", "a b", "Ġ", "<0x00>", "<s>", "\ud800", "x" * 100_000, "\0", "▁", "\n")
+TOKENS = ("", " ", "a", "a b", "Ġ", "<0x00>", "<s>", "\ud800", "x" * 1000, "\0", "▁", "\n")
 EXPERTS = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 16}
 
 
