@@ -115,10 +115,10 @@ class RunDirectory:
         file = self.directory / MANIFEST
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            if not file.exists():  # before all else, by which another process knows a run
+                write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
             for folder in (*KINDS, STARTS):
                 (self.directory / folder).mkdir(exist_ok=True)
-            if not file.exists():
-                write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
         except OSError as error:
             raise unwritable(self.directory, error) from error
 
@@ -238,11 +238,11 @@ class RunDirectory:
     def refuse_foreign(self) -> None:
         """Raises InputError where the directory has files, but not those of a run alone."""
         check_links(self.directory)
-        if (self.directory / MANIFEST).exists() or not self.directory.exists():
+        if not self.directory.exists():
             return
-        names = [entry.name for entry in self.directory.iterdir()]
         # hidden files are what a start that was killed early leaves
-        if MANIFEST not in names and any(not name.startswith(".") for name in names):
+        files = any(not entry.name.startswith(".") for entry in self.directory.iterdir())
+        if files and not (self.directory / MANIFEST).exists():
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )

@@ -43,10 +43,10 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
     alone = jobs.fill(session, str(tmp_path / "alone"), EVALUATE)
 
     out, address = tmp_path / "run", free_address()
-    (first, _), (second, errors) = (
+    (first, first_errors), (second, errors) = (
         start_host(host, address, out, files=(3, None)[host]) for host in (0, 1)
     )
-    assert end(first) == KILLED
+    assert end(first) == KILLED, first_errors.read_text()
     assert end(second) == 0, errors.read_text()
     done = set(RunDirectory(out).questions().column("question").to_pylist())
     assert {"q1", "q3", "q5"} < done < {f"q{i}" for i in range(6)}
