@@ -4,9 +4,17 @@ Searches, for each input of a pretrained LLM, which of its layers to run, skip o
 listed in `__init__.pyi` and imported when they are first used.
 """
 
-from importlib.metadata import version
+from typing import Any
 
 import lazy_loader
 
-__version__ = version("cola-jax")
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+load_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name that is first used, and find the version, which takes as long as the rest."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cola-jax")
+    return load_name(name)

@@ -62,8 +62,13 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
 
 
 def is_of_parser(error: BaseException) -> bool:
-    """Say whether a parser raises such errors for its input; tokenizers raises Exception itself."""
+    """Say whether a parser raises such errors for its input.
+
+    Tokenizers raises Exception itself, and Arrow an OSError that is not the system's.
+    """
     root = type(error).__module__.partition(".")[0]
+    if type(error) is OSError:
+        return error.errno is None
     return isinstance(error, BUILTIN) or root in LIBRARIES or type(error) is Exception
 
 

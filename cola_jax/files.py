@@ -133,9 +133,13 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     """
     if not folder.exists():
         return []
+    try:
+        files = list(folder.iterdir())
+    except FileNotFoundError:  # removed since
+        return []
     return sorted(
         file
-        for file in folder.iterdir()
+        for file in files
         if fnmatch.fnmatch(file.name, pattern)
         and file.name.startswith(".") == pattern.startswith(".")
     )

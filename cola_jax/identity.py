@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, printed, shown
 from cola_jax.question import Question
 
 SHOWN = 12  # characters of a digest in a message
@@ -97,5 +97,5 @@ def difference(name: str, theirs: Any, ours: Any) -> str:
 
 def brief(value: Any) -> str:
     """Write a value for a message, a digest as its beginning."""
-    text = value if isinstance(value, str) else shown(value)
+    text = printed(value) if isinstance(value, str) and value else shown(value)
     return text if len(text) < 32 or not text.isalnum() else text[:SHOWN]

@@ -25,10 +25,10 @@ from cola_jax.deploy.task_path import find_path
 from cola_jax.execute.influence import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
-from cola_jax.report.effect import Effect
 from cola_jax.report.markdown import table
 from cola_jax.report.scan import summarise_scan
-from cola_jax.report.table import format_mean
+from cola_jax.report.statistics import Effect
+from cola_jax.report.table import effect_cells, format_mean
 from cola_jax.runs.reuse import stored_verdicts
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.scoring.evaluator import ModelEvaluator
@@ -144,7 +144,7 @@ def router_ways(settings: Deployed, session: Session, final: Session) -> Iterato
 
 def row(way: Way, before: np.ndarray) -> tuple[str, ...]:
     """Formats a way beside the pretrained model."""
-    cells = Effect.of(way.right, before).cells()
+    cells = effect_cells(Effect.of(way.right, before))
     if way.right is before:
         cells[1:] = ["", ""]
     return (way.name, way.path, format_mean(way.layers), format_mean(way.run), *cells)

@@ -88,7 +88,7 @@ assert len(frame) == 6 and {"question", "path", "correct"} <= {*frame.columns}
 """),
     ("pandas", """
 evaluate = cola_jax.evaluator(cola_jax.load(MODEL), QUESTIONS, scorer="options")
-frame = cola_jax.search(evaluate, QUESTIONS, evaluations=8).to_pandas()
+frame = cola_jax.search(evaluate, QUESTIONS, simulations=8).to_pandas()
 assert len(frame) == 3
 """),
     ("pandas", "import pandas as pd\n"

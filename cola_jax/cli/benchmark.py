@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import arg
 
-from cola_jax.cli.command_line import values_of
-from cola_jax.cli.flag_table import flags_of
-from cola_jax.cli.flags import check_one_task, check_task, checkpoint_of, console
+from cola_jax.cli.flags import (
+    Command,
+    DeviceChoice,
+    Dtype,
+    TaskChoice,
+    check_one_task,
+    check_task,
+    checkpoint_of,
+    console,
+)
 from cola_jax.cli.report import print_json
-from cola_jax.cli.values import Dtype
 from cola_jax.cli.verbosity import log_devices
 from cola_jax.errors import InputError, nearest
 from cola_jax.files import check_file, write_whole
@@ -25,17 +31,13 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 NO_TASK = TaskConfig("")
-# flags that change nothing with a task, and without one
-OF_PATHS = {"tokens", "paths", "reads", "variants"}
-OF_TASK = {"simulations", *(flag.name.removeprefix("--") for flag in flags_of(TaskConfig))}
 LEAVES = 16  # of a wave, as `cola search` has them by default
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Command):
     """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths; with
-    --task instead that of a search over its questions, which runs once what their prompts have in
-    common, against the same search with whole prompts."""
+    --task that of a search, against the same search without sharing of prompts."""
 
     model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
     """A model as every command takes it, or a named shape with random weights: smollm2-135m,
@@ -50,13 +52,13 @@ class Benchmark:
     """Positions at which the model is read, Q; without a task."""
     rounds: int = 5
     """Number of times each program is timed, in turns."""
-    task: OmitArgPrefixes[TaskConfig] = NO_TASK
+    task: TaskChoice = NO_TASK
     simulations: int = 32
     """Evaluations per question of the search over a task, beyond the baseline, and again for each
     control; without the confirmation of paths in float32."""
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
-    devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     json: bool = False
     """Print all measurements as JSON."""
 
@@ -72,7 +74,7 @@ class Benchmark:
             console.print(table_of(results))
 
     def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
-        """Returns all measurements; `options` are passed to `benchmark`."""
+        """Return all measurements; `options` are passed to `benchmark`."""
         from cola_jax.execute.benchmark import benchmark
 
         return benchmark(
@@ -87,14 +89,14 @@ class Benchmark:
         )
 
     def measure_search(self, session: "Session", **options: Any) -> dict[str, Any]:
-        """Returns the measurements of a search; `options` are passed to `benchmark_search`."""
+        """Return the measurements of a search; `options` are passed to `benchmark_search`."""
         from cola_jax.runs.search_benchmark import benchmark_search
 
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
         return benchmark_search(session, settings, rounds=self.rounds, **options)
 
     def load(self) -> "Model":
-        """Checks the flags, and loads or makes the model on the devices of one copy."""
+        """Check the flags, and load or make the model on the devices of one copy."""
         from cola_jax import load
         from cola_jax.execute.random_model import SHAPES, random_model
 
@@ -110,7 +112,7 @@ class Benchmark:
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def prepare(self) -> "Session":
-        """Checks the flags, and loads what a search of the task needs."""
+        """Check the flags, and load what a search of the task needs."""
         from cola_jax.execute.random_model import SHAPES
         from cola_jax.runs.session import RunConfig, Session
 
@@ -128,39 +130,32 @@ class Benchmark:
         return Session.prepare(self.model, self.task.prepare, config)
 
     def check(self) -> None:
-        """Checks what takes no time to check; raises ValueError."""
+        """Check what takes no time to check; InputError."""
         for name in ("tokens", "paths", "reads", "rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         if self.out is not None:
             check_file(self.out)
-        usual = dict(values_of(Benchmark()))
-        given = {name for name, value in values_of(self) if value != usual.get(name)}
-        if self.task.task:
-            unread, advice = given & OF_PATHS, "with a task: leave it out"
-        else:
-            unread, advice = given & OF_TASK, "without a task: give --task as well"
-        if unread:
-            raise InputError(f"--{min(unread)} changes nothing {advice}.")
 
     def write(self, results: dict[str, Any], **flags: Any) -> None:
-        """Writes the measurements with the flags that made them, if a file was given."""
+        """Write the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
             from etils import epath
 
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
+            del command["general"]
             content = json.dumps({"command": command, **results}, indent=1) + "\n"
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(epath.Path(self.out), content.encode())
 
 
 def table_of(results: dict[str, Any]) -> Table:
-    """Shows the measurements of a search, or those of `run_paths`."""
+    """Show the measurements of a search, or those of `run_paths`."""
     return search_table(results) if "over_search" in results else ratio_table(results)
 
 
 def search_table(results: dict[str, Any]) -> Table:
-    """Shows the speed of a search and of its baselines, and how far their scores agree."""
+    """Show the speed of a search and of its baselines, and how far their scores agree."""
     machine, shared = results["machine"], results["shared_tokens"]
     table = Table(
         title=f"{results['questions']} questions of up to {results['tokens']} tokens, "
@@ -182,7 +177,7 @@ def search_table(results: dict[str, Any]) -> Table:
 
 
 def ratio_table(results: dict[str, Any]) -> Table:
-    """Shows the speed of `run_paths`, and the time of every baseline relative to it."""
+    """Show the speed of `run_paths`, and the time of every baseline relative to it."""
     machine = results["machine"]
     table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
     shares = {
@@ -205,5 +200,5 @@ def ratio_table(results: dict[str, Any]) -> Table:
 
 
 def spread(ratio: dict[str, float]) -> str:
-    """Writes a ratio with its range over the rounds."""
+    """Write a ratio with its range over the rounds."""
     return f"{ratio['ratio']:.2f}  ({ratio['least']:.2f} to {ratio['most']:.2f})"

@@ -4,28 +4,97 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.cli.command_line import values_of
-from cola_jax.cli.values import BatchSize, Dtype, Model, Output
+from cola_jax.cli.parser import read_number, value, values_of
 from cola_jax.cli.verbosity import console as console
 from cola_jax.cli.verbosity import errors, log, log_devices
-from cola_jax.errors import InputError, UsageError
+from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.tasks.registry import check_task
+from cola_jax.tasks.registry import check_task as check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
-    from cola_jax.runs.directory import RunDirectory
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
 MOST_PATHS = 100_000
-TOO_MANY = f"more than a run takes, which are {MOST_PATHS:,}: divide them over several runs."
+SPEED = "Speed and devices"  # a group of the help
+DTYPES = {
+    "auto": None,
+    **dict.fromkeys(("float32", "fp32", "float"), "float32"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **dict.fromkeys(("float16", "fp16", "half"), "float16"),
+}
+
+
+def read_dtype(text: str) -> str | None:
+    """Read a dtype by any of its usual names; auto is None."""
+    if text.lower() not in DTYPES:
+        near = did_you_mean(text, DTYPES)
+        raise InputError(
+            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16 or float16."
+        )
+    return DTYPES[text.lower()]
+
+
+def read_batch_size(text: str) -> int | None:
+    """Read a number of questions; auto is None."""
+    return None if text.lower() == "auto" else int(read_number(text, whole=True))
+
+
+def group(title: str) -> object:
+    """Name the group of the help that has the flags of a nested dataclass."""
+    return arg(name=title, prefix_name=False)
+
+
+Dtype = Annotated[str | None, value(read_dtype, "auto|float32|bfloat16|float16")]
+BatchSize = Annotated[int | None, value(read_batch_size, "auto|N")]
+Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
+Model = Annotated[
+    str,
+    arg(
+        aliases=["-m"],
+        metavar="MODEL",
+        help="A Hub id (also as ID@REVISION), a local Hugging Face directory, a .gguf file, or a "
+        "checkpoint that `cola convert` made. All but the last are converted on first use.",
+    ),
+]
+TaskChoice = Annotated[OmitArgPrefixes[TaskConfig], group("Task")]
+DeviceChoice = Annotated[OmitArgPrefixes[Devices], group(SPEED)]
+
+
+@dataclasses.dataclass(frozen=True)
+class General:
+    """What every command takes."""
+
+    config: Path | None = None
+    """YAML file of flags by their names, such as the config.yaml that a run writes; flags on the
+    command line take precedence."""
+    verbose: Annotated[bool, arg(aliases=["-v"])] = False
+    """Also print the resolved configuration, versions, devices, each compilation with its seconds,
+    and the traceback of an error."""
+    quiet: Annotated[bool, arg(aliases=["-q"])] = False
+    """Print results, warnings and errors alone: no progress, and nothing about what is loaded."""
+
+    def __post_init__(self):
+        if self.verbose and self.quiet:
+            raise InputError("--verbose and --quiet say the opposite: give one.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of `cola`, with the flags that all of them have."""
+
+    general: Annotated[OmitArgPrefixes[General], group("General")] = General()
+
+    def run(self) -> None:
+        """Run the command; InputError for what is wrong with its input."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +105,34 @@ class RunFlags:
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
     batch_size: BatchSize = None
     """Questions per batch, on which no result depends. Auto is 8 on a CPU, else 64."""
-    devices: OmitArgPrefixes[Devices] = dataclasses.field(default_factory=Devices)
+    devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     shard: str | None = None
     """Part of the questions to run, such as 0/4, the first of four; other processes run the
     others."""
-    hosts: OmitArgPrefixes[Hosts] = dataclasses.field(default_factory=Hosts)
+    hosts: Annotated[OmitArgPrefixes[Hosts], group(SPEED)] = dataclasses.field(
+        default_factory=Hosts
+    )
 
     def resolve(self) -> "RunConfig":
-        """Meets the other hosts, if any; returns the configuration of a session."""
+        """Meet the other hosts, if any, and return the configuration of a session."""
         from cola_jax.runs.session import RunConfig
         from cola_jax.runs.shard import Shard
 
         if self.shard is not None and self.hosts.distributed:
             raise InputError("give --shard or --distributed: hosts that meet assign the shards.")
+        shard = self.hosts.join()  # also with --shard: a host of a TPU slice waits for the others
+        if self.shard is not None:
+            shard = Shard.parse(self.shard)
         return RunConfig(
             dtype=self.dtype,
             batch_size=self.batch_size,
             devices=self.devices,
             hosts=self.hosts,
-            shard=self.hosts.join() if self.shard is None else Shard.parse(self.shard),
+            shard=shard,
         )
+
+
+RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +140,19 @@ class TaskFlags:
     """The model and the task of a run, and its directory."""
 
     model: Model
-    task: OmitArgPrefixes[TaskConfig]
+    task: TaskChoice
     out: Output
     """Run directory: created, or resumed."""
-    run: OmitArgPrefixes[RunFlags] = dataclasses.field(default_factory=RunFlags)
+    run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
     def check(self) -> None:
-        """Checks what takes no time to check; raises ValueError."""
+        """Check what takes no time to check; InputError."""
         check_output(self.out)
         for flags in self.each():
             check_task(flags.task.task)
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Checks and loads what a session needs; `decoys` is a run with the model's answers.
+        """Check and load what a session needs; `decoys` is a run with the model's answers.
 
         The flags of `command`, to which these belong, are recorded.
         """
@@ -85,50 +162,53 @@ class TaskFlags:
 
         metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
         if command is not None:
-            metadata["flags"] = dict(values_of(dataclasses.replace(command, flags=self)))
+            metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
         config = self.run.resolve()
         return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
 
     def each(self) -> "list[TaskFlags]":
-        """Returns the flags of each task; those of several have a directory of their own each.
+        """Return the flags of each task; those of several have a directory of their own each.
 
-        Raises ValueError for a task that is given twice.
+        Raises InputError for a task that is given twice.
         """
         names = task_names(self.task.task)
         if len(names) < 2:
             return [self]
-        found: dict[str, TaskFlags] = {}
+        each: dict[str, TaskFlags] = {}
         for name in names:
             task = dataclasses.replace(self.task, task=name)
             folder = Path(task.task).stem if task.subject is None else f"{task.task}-{task.subject}"
-            if folder in found:
+            if folder in each:
                 raise InputError(f"the task {name} is given twice: give each once.")
-            found[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
-        return list(found.values())
+            each[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
+        return list(each.values())
 
     def prepare_each(
         self, decoys: str | None = None, command: Any = None
     ) -> "list[tuple[TaskFlags, Session]]":
-        """Prepares a session for each task, all before the first runs; they share the weights."""
-        made: list[tuple[TaskFlags, Session]] = []
+        """Prepare a session for each task, all before the first runs; they share the weights."""
+        sessions: list[tuple[TaskFlags, Session]] = []
         self.check()
         for flags in self.each():
             session = flags.prepare(decoys, command)
-            if made:
-                session = dataclasses.replace(session, handle=made[0][1].handle)
-            made.append((flags, session))
-        return made
+            if sessions:
+                session = dataclasses.replace(session, handle=sessions[0][1].handle)
+            sessions.append((flags, session))
+        return sessions
+
+
+Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
 
 
 def task_names(task: str) -> list[str]:
-    """Returns the names of tasks that are given with commas between them; a file is one."""
+    """Return the names of tasks that are given with commas between them; a file is one."""
     if Path(task).exists():
         return [task]
     return [name.strip() for name in task.split(",") if name.strip()]
 
 
 def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raises ValueError for several tasks, and for variants, of a command that takes neither."""
+    """Raise InputError for several tasks, and for variants, of a command that takes neither."""
     refuse_variants(command, task.variants)
     names = task_names(task.task)
     if len(names) > 1:
@@ -139,7 +219,7 @@ def check_one_task(command: str, task: TaskConfig) -> None:
 
 
 def check_output(directory: str) -> None:
-    """Raises UsageError where the directory of a run would lie at a file, or below one.
+    """Raise UsageError where the directory of a run would lie at a file, or below one.
 
     OSError where it cannot be written.
     """
@@ -152,14 +232,14 @@ def check_output(directory: str) -> None:
 
 
 def write_config(directory: Any, command: Any) -> None:
-    """Writes the flags of a command into a directory, with which --config starts it again."""
+    """Write the flags of a command into a directory, with which --config starts it again."""
     import yaml
     from etils import epath
 
     from cola_jax.files import write_whole
     from cola_jax.runs.directory import CONFIG
 
-    content = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    content = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     write_whole(epath.Path(directory) / CONFIG, content.encode())
 
 
@@ -180,7 +260,7 @@ class PathFlags:
     """Longest path allowed, in layers; twice the model's by default."""
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
-        """Reads all paths asked for, each once, in order; ValueError for one that is malformed."""
+        """Read all paths asked for, each once, in order; InputError for one that is malformed."""
         from cola_jax.edits import random_paths
         from cola_jax.formats.peers.document import MOST_LAYERS
         from cola_jax.formats.peers.read import read_paths
@@ -192,26 +272,29 @@ class PathFlags:
             raise InputError(
                 f"the longest path must have 1 to {MOST_LAYERS:,} layers, not {self.max_length:,}."
             )
-        if self.max_length is not None and not (self.paths or self.paths_file or self.random):
-            raise InputError(
-                f"a longest path of {self.max_length} layers limits nothing without paths: give "
-                "--paths, --paths-file or --random."
-            )
-        if self.random > MOST_PATHS:
-            raise InputError(f"{self.random:,} random paths are {TOO_MANY}")
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
-        if len(paths) > MOST_PATHS:
-            raise InputError(f"{len(paths):,} paths are {TOO_MANY}")
+        if (count := len(paths) + self.random) > MOST_PATHS:
+            raise InputError(
+                f"{count:,} paths are more than a run takes, which are {MOST_PATHS:,}: divide them "
+                "over several runs."
+            )
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))
 
+    def of_model(self, num_layers: int) -> list[tuple[int, ...]]:
+        """Read all paths as `collect`; the identity path where there are none."""
+        return self.collect(num_layers) or [tuple(range(num_layers))]
+
+
+PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
+
 
 @functools.cache
 def checkpoint_of(model: str) -> str:
-    """Returns the checkpoint directory of a model, converting it first where it has not been.
+    """Return the checkpoint directory of a model, converting it first where it has not been.
 
     Says that it is being loaded before anything that takes seconds is imported.
     """
@@ -225,35 +308,21 @@ def checkpoint_of(model: str) -> str:
 
 
 def num_layers_of(model: str) -> int:
-    """Returns the number of a model's layers, converting it first where it has not been."""
+    """Return the number of a model's layers, converting it first where it has not been."""
     from cola_jax.checkpoint import read_metadata
 
     return read_metadata(checkpoint_of(model))["config"]["num_layers"]
 
 
-def run_with_metrics(run: "Callable[[Any], Result]") -> "Result":
-    """Calls a function with metrics that are shown while it runs, and prints what it took."""
-    from cola_jax.execute.metrics import Metrics
-    from cola_jax.runs.progress import ProgressDisplay, describe_metrics
-
-    log_devices()
-    metrics = Metrics()
-    with ProgressDisplay(errors, metrics, searches=False):
-        result = run(metrics)
-    if metrics.evaluations:
-        log.info(describe_metrics(metrics.report()))
-    return result
-
-
-def run_with_progress(run: "Callable[[Any], RunDirectory]", *, searches: bool) -> "RunDirectory":
-    """Calls a function with metrics that are shown while it runs, and prints what it took."""
+def run_with_progress(run: Callable[[Any], Result], *, searches: bool = False) -> Result:
+    """Call a function with metrics that are shown while it runs, and print what it took."""
     from cola_jax.execute.metrics import Metrics
     from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
     log_devices()
     metrics = Metrics()
     with ProgressDisplay(errors, metrics, searches=searches):
-        directory = run(metrics)
-    if recorded := directory.starts()[-1].get("metrics"):
-        log.info(describe_metrics(recorded))
-    return directory
+        result = run(metrics)
+    if metrics.evaluations:
+        log.info(describe_metrics(metrics.report()))
+    return result

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etils import epath
 from tyro.conf import Positional
 
-from cola_jax.cli.flags import console, errors
-from cola_jax.errors import InputError
+from cola_jax.cli.flags import Command, console, errors
+from cola_jax.errors import InputError, UsageError
 from cola_jax.files import check_file, readable_json
 
 if TYPE_CHECKING:
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Print what a run found, and write it as an HTML page that opens offline, and as Markdown.
 
     Several searches of one model are compared on one page.
     """
 
-    run_directories: Positional[tuple[str, ...]]
+    run_directories: Positional[tuple[str, ...]] = ()
     """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
     page: Path | None = None
     """Where to write the page, and of searches or a scan the same table beside it as .md or .csv;
@@ -49,7 +48,7 @@ class Report:
 
     def run(self) -> None:
         if not self.run_directories:
-            raise InputError("no run directory is given: name what `cola search` made.")
+            raise UsageError("`cola report` needs RUN-DIRECTORIES: name what `cola search` made.")
         if self.page is not None:
             check_page(self.page)
         if self.null:
@@ -62,7 +61,7 @@ class Report:
             self.compare()
 
     def export(self) -> None:
-        """Writes the files of other projects that are asked for."""
+        """Write the files of other projects that are asked for."""
         if self.polar is None and self.drllm is None:
             return
         from cola_jax.runs.directory import RunDirectory
@@ -81,7 +80,7 @@ class Report:
                 console.print(write(run, file), soft_wrap=True)
 
     def show_null(self) -> None:
-        """Prints what a search without anything to find gives."""
+        """Print what a search without anything to find gives."""
         from cola_jax.report.null import DRAWS, null, null_table
         from cola_jax.report.summary import check_search, ways_of
         from cola_jax.runs.directory import RunDirectory
@@ -109,7 +108,7 @@ class Report:
             console.print(null_table(nulls, weighted=ways.weighted))
 
     def given(self, run: "RunDirectory") -> "Preference | None":
-        """Reads the preference of another run for this one, if one is named."""
+        """Read the preference of another run for this one, if one is named."""
         from cola_jax.report.results import read_preference
 
         if self.preference is None:
@@ -117,7 +116,9 @@ class Report:
         return read_preference(self.preference, run.manifest()["settings"])
 
     def show(self, directory: str) -> dict[str, Any]:
-        """Prints the table of a run, writes its page, and returns the results but of a scan."""
+        """Print the table of a run, write its page, and return the results but of a scan."""
+        from etils import epath
+
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
@@ -135,16 +136,16 @@ class Report:
         else:
             table = report.paths_table(run) if summary is None else report.summary_table(summary)
             console.print(table)
-        page = epath.Path(self.page or run.directory / "report.html")
+        page = self.page or run.directory / "report.html"
         if summary is None:
-            report.write_paths_page(run, page)
+            report.write_paths_page(run, epath.Path(page))
             errors.print(f"report: {page}", soft_wrap=True)
         else:
             self.write([run], [summary], page)
         return results
 
     def compare(self) -> None:
-        """Prints the table of each of several searches, and writes one page about all."""
+        """Print the table of each of several searches, and write one page about all."""
         from cola_jax import report
         from cola_jax.runs.directory import RunDirectory
 
@@ -170,10 +171,12 @@ class Report:
         self,
         runs: "Sequence[RunDirectory]",
         summaries: "Sequence[Summary]",
-        page: epath.PathLike,
+        page: Any,
         compared: "Sequence[Change]" = (),
     ) -> None:
-        """Writes the page and its Markdown, and says where they are."""
+        """Write the page and its Markdown, and say where they are."""
+        from etils import epath
+
         from cola_jax import report
 
         page = epath.Path(page)
@@ -183,7 +186,9 @@ class Report:
         errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
 
     def show_scan(self, run: "RunDirectory") -> None:
-        """Prints the best blocks of a scan, and writes the map as CSV and as a page."""
+        """Print the best blocks of a scan, and write the map as CSV and as a page."""
+        from etils import epath
+
         from cola_jax.files import write_whole
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
@@ -203,19 +208,19 @@ class Report:
 
 
 def check_page(page: Path) -> None:
-    """Raises ValueError for a page that would replace what is none, OSError where none can be."""
+    """Raise InputError for a page that would replace what is none, OSError where none can be."""
     check_file(page)
     if page.suffix not in (".html", ".htm"):
         raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON on standard output."""
+    """Print a value as JSON on standard output."""
     print(readable_json(value, default=str, allow_nan=False))
 
 
 def show_results(directories: Sequence[str], as_json: bool) -> None:
-    """Shows the results of one run, or those of several tasks and one table over all of them."""
+    """Show the results of one run, or those of several tasks and one table over all of them."""
     from cola_jax import report
     from cola_jax.runs.directory import RunDirectory
 

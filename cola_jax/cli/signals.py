@@ -30,10 +30,11 @@ class Terminated(Interrupted):
 
 
 @contextlib.contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Raises Interrupted in the body on SIGINT, Terminated on SIGTERM; a second one kills.
+def ended_in_order(*, last: bool = False) -> Iterator[None]:
+    """Raise Interrupted in the body on SIGINT, Terminated on SIGTERM; a second one kills.
 
-    Elsewhere than in the main thread, signals are left to whoever handles them.
+    Elsewhere than in the main thread, signals are left to whoever handles them. After the `last`
+    body of a process a signal kills too: a handler of Python's would only print a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,11 +73,11 @@ def ended_in_order() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
         for each, handler in before.items():
-            signal.signal(each, handler)
+            signal.signal(each, signal.SIG_DFL if last else handler)
 
 
 def importing(frame: FrameType | None) -> bool:
-    """Whether a frame belongs to an import."""
+    """Return whether a frame belongs to an import."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -86,7 +87,7 @@ def importing(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Says, where the body is interrupted, what is kept and how to go on."""
+    """Say, where the body is interrupted, what is kept and how to go on."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

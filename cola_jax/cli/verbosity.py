@@ -9,30 +9,49 @@ import logging
 import os
 import platform
 import threading
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from cola_jax import progress_bar
-from cola_jax.cli.command_line import values_of
+from cola_jax.cli.parser import values_of
 from cola_jax.errors import one_line
 
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
+# what a terminal obeys, such as the escape character: names and texts may have it
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is, and control characters in it as Python writes them."""
+
+    def __init__(self, **options: Any):
+        # rich would take [/b] for markup, and :b: for an emoji
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=segment.text.translate(CONTROLS))
+
+
 log = logging.getLogger("cola_jax")
-# text as it is: a name may hold what rich takes for markup, such as [/b], or for an emoji
-LITERAL: dict[str, Any] = {"markup": False, "emoji": False}
-console = Console(**LITERAL)  # results
-errors = Console(stderr=True, **LITERAL)  # progress, and what else is not a result
+console = PlainConsole()  # results
+errors = PlainConsole(stderr=True)  # progress, and what else is not a result
 
 
 class ToConsole(logging.Handler):
-    """Prints messages where they do not disturb a progress bar; warnings are never silenced."""
+    """Print messages where they do not disturb a progress bar; warnings are never silenced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         shown = errors if record.levelno < logging.WARNING else alerts()
@@ -49,12 +68,19 @@ HANDLER = ToConsole()
 
 
 def alerts() -> Console:
-    """Returns where warnings and errors are printed."""
-    return Console(stderr=True, **LITERAL) if errors.quiet else errors
+    """Return where warnings and errors are printed."""
+    return PlainConsole(stderr=True) if errors.quiet else errors
+
+
+def print_error(text: str, error: BaseException) -> None:
+    """Print an error as a line, and its traceback with --verbose."""
+    log.debug("traceback:", exc_info=error)
+    line = Text.assemble(("error: ", "bold red"), one_line(text))
+    alerts().print(line, highlight=False, soft_wrap=True)
 
 
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Chooses what is printed on standard error from now on."""
+    """Choose what is printed on standard error from now on."""
     errors.quiet = quiet
     progress_bar.hidden = quiet
     log.handlers = [HANDLER]
@@ -63,17 +89,21 @@ def choose(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 def log_start(command: Any) -> None:
-    """Logs the versions of what runs, and the command's flags, where that is asked for."""
+    """Log the versions of what runs, and the command's flags, where that is asked for."""
     if not log.isEnabledFor(logging.DEBUG):
         return
-    found = [f"{name} {installed(name)}" for name in PACKAGES]
-    log.debug("%s; Python %s", ", ".join(found), platform.python_version())
-    flags = yaml.safe_dump(dict(values_of(command)), sort_keys=False, allow_unicode=True)
+    import yaml
+
+    versions = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
+    log.debug("%s; Python %s", versions, platform.python_version())
+    flags = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
 
 
 def installed(package: str) -> str:
-    """Returns the version of a package."""
+    """Return the version of a package."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -81,7 +111,7 @@ def installed(package: str) -> str:
 
 
 def log_devices() -> None:
-    """Logs the devices of this host and, from now on, each compilation; imports JAX."""
+    """Log the devices of this host and, from now on, each compilation; imports JAX."""
     if not log.isEnabledFor(logging.DEBUG):
         return
     import jax
@@ -94,7 +124,7 @@ def log_devices() -> None:
 
 @functools.cache
 def listen() -> None:
-    """Lets JAX report each program that is compiled, or loaded from its cache on disk."""
+    """Let JAX report each program that is compiled, or loaded from its cache on disk."""
     from jax import monitoring
 
     here = threading.local()  # JAX reports on the thread that compiles

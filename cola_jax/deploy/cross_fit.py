@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cola_jax.deploy.parts import ranked
 from cola_jax.deploy.rules import (
     CONFIDENCE,
     Selector,
@@ -20,6 +19,7 @@ from cola_jax.deploy.rules import (
     most_confident,
     vote,
 )
+from cola_jax.deploy.static import ranked
 
 FOLDS = 5
 SOME = "some path"  # the rule that knows the answer, which is none

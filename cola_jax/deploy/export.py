@@ -1,9 +1,9 @@
-"""Exports a path of a checkpoint as a Hugging Face model."""
+"""Exports a path of a checkpoint as a Hugging Face model, or as a mergekit recipe."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from cola_jax.errors import InputError, shown
 from cola_jax.files import read_json
 from cola_jax.formats.hf_config import select_layers, write_config
 from cola_jax.formats.huggingface import GENERATION, read_config
+from cola_jax.formats.peers.mergekit import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, parse_path_of, validate
@@ -208,3 +209,28 @@ def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[
         "eos_token_id": stops if len(stops) > 1 else stops[0],
         "pad_token_id": metadata.get("pad_token"),
     }
+
+
+def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
+    """Writes a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
+
+    Args:
+      path: ids of the layers of the original, whose config is `config`.
+      model: what mergekit calls it: a Hub id, with `@revision` for one, or a directory.
+      destination: file to create.
+
+    Raises:
+      ValueError: if the destination exists, or if the layers of the model differ in their kind of
+        attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
+        windows would stay where they were while the layers move.
+    """
+    check_destination(destination)
+    if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
+        raise InputError(
+            f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of this "
+            "model differ in window or rotary embedding, which mergekit does not move with them. "
+            "Export with --format hf."
+        )
+    text = mergekit_config(path, model)
+    with building(destination, folder=False) as file:
+        file.write_text(text, encoding="utf-8")

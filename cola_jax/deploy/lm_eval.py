@@ -303,7 +303,7 @@ class ColaLM(TemplateLM):
         The end of a text is a stop string as well, as in the model `hf`.
         """
         end = self.tokenizer.decode(self.eot_token_id)
-        strings = (*settings.until, *([] if end in settings.until else [end]))
+        strings = tuple(dict.fromkeys([*settings.until, end]))
         tokens = checkpoint.stop_tokens(self.directory)
         return Stop(tokens, strings, tokenizer=self.tokenizer), strings
 

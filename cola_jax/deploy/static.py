@@ -4,6 +4,7 @@ EvoPress (arXiv 2410.14649) prunes layers so: each generation mutates the best p
 which are compared on few questions, the better of them on more, and the last with the best path.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from scipy.special import expit
 
 from cola_jax.deploy.mutation import Path, mutate
 from cola_jax.deploy.settings import Fitness, StaticSettings
+from cola_jax.errors import InputError
 from cola_jax.path import identity
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -143,3 +145,23 @@ def pareto_front(paths: Sequence[Path], fitness: Sequence[tuple[float, ...]]) ->
         if not front or fitness[i] > fitness[front[-1]]:
             front.append(i)
     return front
+
+
+def ranked(ids: Sequence[str]) -> list[int]:
+    """Orders questions by a hash of their ids."""
+    return sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+
+
+def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits questions by a hash of their ids; returns the indices of both parts, in order.
+
+    Raises ValueError for a share of validation outside 0..1, or one that leaves a part empty.
+    """
+    count = round(len(ids) * share) if 0 < share < 1 else 0
+    if not 0 < count < len(ids):
+        raise InputError(
+            f"a validation share of {share} of {len(ids)} questions leaves one part empty: give a "
+            "share between 0 and 1, and more questions."
+        )
+    order = np.array(ranked(ids))
+    return np.sort(order[count:]), np.sort(order[:count])

@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 from cola_jax.deploy.mutation import Path
-from cola_jax.deploy.parts import training_and_validation
 from cola_jax.deploy.settings import StaticSettings
 from cola_jax.deploy.static import (
     evolve,
@@ -16,6 +15,7 @@ from cola_jax.deploy.static import (
     most_evaluations,
     pareto_front,
     score,
+    training_and_validation,
 )
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, identity, pad_path

@@ -13,6 +13,8 @@ from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.prompts import PromptsLike, Readings
 
+LARGEST = (64, 8)  # questions of a batch: elsewhere, and on a CPU, where larger ones save nothing
+
 
 def run_paths(
     model: Model,
@@ -60,7 +62,8 @@ def run_paths(
         evaluate.close()
         return readings
 
-    batches = shared.cut(range(len(keys)), len(workers.workers))
+    largest = LARGEST[workers.memory.backend == "cpu"]
+    batches = shared.cut(range(len(keys)), len(workers.workers), largest)
     for rows, readings in workers.map(run, batches, count_paths(padded)):
         for name in ("logprob", "token", "rival", "finite"):
             getattr(out, name)[rows] = getattr(readings, name)

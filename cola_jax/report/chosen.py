@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.deploy.parts import ranked
+from cola_jax.deploy.static import ranked
 
 FLIPS = 10_000  # draws of the signs
 AT_ONCE = 1_000

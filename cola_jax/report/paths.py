@@ -15,11 +15,16 @@ from cola_jax.files import write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.chunks import script_json
 from cola_jax.report.details import model_name, run_details, task_name
-from cola_jax.report.effect import Effect
 from cola_jax.report.page import render
-from cola_jax.report.statistics import Share, holm, is_null, is_true, mean
+from cola_jax.report.statistics import Effect, Share, holm, is_null, is_true, mean
 from cola_jax.report.summary import read_evaluations, scorer_flag
-from cola_jax.report.table import format_interval, format_mean, format_p, format_percent
+from cola_jax.report.table import (
+    effect_cells,
+    format_interval,
+    format_mean,
+    format_p,
+    format_percent,
+)
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.parts import check_counts, check_nodes
 
@@ -110,7 +115,7 @@ def path_row(result: PathResult, plain: tuple[int, ...], decodes: bool) -> tuple
     """Formats the columns of a path, each interval below what it is of."""
     more = ""
     if result.effect is not None:
-        more = "\n".join(result.effect.cells()[1:])
+        more = "\n".join(effect_cells(result.effect)[1:])
     last = format_mean(result.tokens) if decodes else format_mean(result.margin, decimals=2)
     return (
         format_path(result.path) + (" (identity)" if result.path == plain else ""),

@@ -82,6 +82,32 @@ class Difference:
         return float(binomtest(self.first_only, discordant).pvalue) if discordant else 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a way of using a model changes: accuracy before and after on the same questions."""
+
+    before: Share
+    after: Share
+    difference: Difference
+
+    @classmethod
+    def of(cls, after: np.ndarray, before: np.ndarray) -> "Effect":
+        """Compares right answers [n] with those of the pretrained model [n]."""
+        return cls(Share.of(before), Share.of(after), Difference.of(after, before))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns shares and their difference as numbers from 0 to 1."""
+        low, high = self.difference.interval
+        return {
+            "before": self.before.value,
+            "after": self.after.value,
+            "difference": self.difference.value,
+            "interval": [low, high],
+            "p": self.difference.p,
+            "n": self.before.n,
+        }
+
+
 class Mean(NamedTuple):
     """A mean over questions with its 95 % interval."""
 

@@ -11,7 +11,7 @@ from cola_jax.report.controls import AGAIN, ONCE, ROBUST, AskedAgain
 from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.preference import Excess, Net
-from cola_jax.report.statistics import Share
+from cola_jax.report.statistics import Effect, Share
 from cola_jax.report.summary import Summary
 from cola_jax.report.text import shorten
 
@@ -363,3 +363,12 @@ def format_interval(interval: tuple[float, float], signed: bool = False) -> str:
     if signed:
         return f"{format_points(low)} to {format_points(high)}"
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def effect_cells(effect: Effect) -> list[str]:
+    """Formats accuracy, and the difference in points with its interval."""
+    return [
+        format_percent(effect.after.value),
+        format_points(effect.difference.value),
+        format_interval(effect.difference.interval, signed=True),
+    ]

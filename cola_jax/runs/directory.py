@@ -38,6 +38,7 @@ Path = tuple[int, ...]
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 STARTS = "starts"
+METRICS = ".metrics.json"  # of a start, beside its own file
 KINDS = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done
 # of those: the variant in which a question was asked, 0 or null as it is, and its `asked_digest`
@@ -125,18 +126,18 @@ class RunDirectory:
         """Writes a file of this start, and that with which `--config` starts it again."""
         start = dict(environment)
         flags = start.pop("flags", None)
-        self.start = start | {"settings": settings}
-        number = len(matching(self.directory / STARTS, "*.json"))
+        number = len(self.content()["starts"])
         self.start_file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
-        write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
+        content = readable_json(start | {"settings": settings}) + "\n"
+        write_whole(self.start_file, content.encode())
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
             write_whole(self.directory / CONFIG, content.encode())
 
     def close(self, metrics: Mapping[str, Any]) -> None:
         """Records what this start did."""
-        self.start["metrics"] = dict(metrics)
-        write_whole(self.start_file, (readable_json(self.start) + "\n").encode())
+        file = self.start_file.with_suffix(METRICS)  # no file of a start is written twice
+        write_whole(file, (readable_json(dict(metrics)) + "\n").encode())
 
     def set_aside(self, keep: bool) -> None:
         """Moves the evaluations of all questions to those of unfinished ones.
@@ -156,7 +157,10 @@ class RunDirectory:
         """Reads the evaluations of questions that are not done."""
         layers, mark = self.num_layers, self.mark
         for file in matching(self.directory / UNFINISHED, "*.parquet"):
-            tables = by_question(read_part(file, WAVES, layers, mark))
+            try:
+                tables = by_question(read_part(file, WAVES, layers, mark))
+            except FileNotFoundError:  # another shard has done its questions
+                continue
             for name in tables.keys() - self.done:
                 self.tables[name].append(tables[name])
 
@@ -228,16 +232,17 @@ class RunDirectory:
         """Removes the evaluations of unfinished questions where all of them are done."""
         folder = self.directory / UNFINISHED
         if folder.exists() and self.questions(["question"]).num_rows == questions:
-            folder.rmtree()
+            with contextlib.suppress(FileNotFoundError):  # another shard does the same
+                folder.rmtree()
 
     def refuse_foreign(self) -> None:
         """Raises InputError where the directory has files, but not those of a run alone."""
         check_links(self.directory)
         if not self.directory.exists():
             return
+        names = [entry.name for entry in self.directory.iterdir()]
         # hidden files are what a start that was killed early leaves
-        files = any(not entry.name.startswith(".") for entry in self.directory.iterdir())
-        if files and not (self.directory / MANIFEST).exists():
+        if MANIFEST not in names and any(not name.startswith(".") for name in names):
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
             )
@@ -309,12 +314,19 @@ class RunDirectory:
         check_links(self.directory)
         manifest = self.read_json(file)
         files = matching(self.directory / STARTS, "*.json")
-        starts = [self.read_json(each) for each in files] or manifest.get("starts", [])
-        settings = manifest.get("settings")
-        for each, start in zip(files, starts, strict=False):
+        metrics = {file.name for file in files if file.name.endswith(METRICS)}
+        with reading(file):
+            starts, settings = [*manifest.get("starts", [])], manifest.get("settings")
+        for each in files:
+            if each.name in metrics:
+                continue
+            start, done = self.read_json(each), each.with_suffix(METRICS)
+            if done.name in metrics:
+                start["metrics"] = self.read_json(done)
             with reading(each):
                 Start.model_validate(start)
             settings = start.pop("settings", settings)
+            starts.append(start)
         content = {"settings": settings, "starts": starts}
         with reading(file, "Restore it, or start again in another directory."):
             Manifest.model_validate(content)

@@ -58,7 +58,7 @@ class ProgressDisplay:
     ) -> None:
         self.ended.set()
         self.thread.join()
-        self.show()
+        self.show(complete=kind is None)
         self.bar.stop()
 
     def watch(self) -> None:
@@ -66,9 +66,14 @@ class ProgressDisplay:
         while not self.ended.wait(SECONDS_BETWEEN_UPDATES):
             self.show()
 
-    def show(self) -> None:
-        """Shows how far the stage is that the run has reached, and what is left of it."""
+    def show(self, *, complete: bool = False) -> None:
+        """Show how far the stage is that the run has reached, and what is left of it.
+
+        The total of a search is a bound, so a `complete` run ends at what it evaluated.
+        """
         name, done, total = self.metrics.stage()
+        if complete and name == "evaluating":
+            total = done
         now = time.monotonic()
         # what earlier starts evaluated is done, but no part of the speed
         count = self.metrics.evaluations if name == "evaluating" else done

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
@@ -63,6 +64,7 @@ def load_questions(
     """
     if isinstance(source, Iterator):
         source = list(source)  # read twice
+    source = os.fspath(source) if isinstance(source, os.PathLike) else source
     task, limit = find_task(source), read_limit(limit)
     check_options(task, options)
     subject = canonical(source)[1] if isinstance(source, str) else None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
-from cola_jax.errors import InputError, printed, reason, shown
+from cola_jax.errors import InputError, reason, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 from cola_jax.tasks.sources import Source, read_rows
@@ -306,7 +306,7 @@ def kind_of_rows(source: Source) -> str:
         if kind := kind_of_row(row):
             return kind
         raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")
-    name = f"{printed(source)} yields" if isinstance(source, str) else "the rows yield"
+    name = f"{source} yields" if isinstance(source, str) else "the rows yield"
     raise InputError(f"{name} no questions: nothing is there.")
 
 

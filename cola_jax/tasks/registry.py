@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from etils import epath
 
-from cola_jax.errors import InputError, did_you_mean, plain, printed
+from cola_jax.errors import InputError, did_you_mean, plain
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
@@ -188,7 +188,7 @@ def check_options(task: Task, options: Mapping[str, Any]) -> None:
             others = [other for other, entry in TASKS.items() if name in entry.options]
             hint = f" (tasks that have one: {', '.join(others)})" if others else ""
             raise InputError(
-                f"{printed(task.name)} has no {name}, but {name} is {value!r}: leave it out{hint}."
+                f"{task.name} has no {name}, but {name} is {value!r}: leave it out{hint}."
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from cola_jax.errors import InputError, first_line, printed, reading, shown
+from cola_jax.errors import InputError, first_line, reading, shown
 from cola_jax.files import parse_object
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
@@ -23,10 +23,9 @@ QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
 def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file or of memory, each with its place for messages."""
     if isinstance(source, str):
-        name = printed(source)
         suffix = epath.Path(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
-        yield from ((f"{name}:{number}", row) for number, row in read(source))
+        yield from ((f"{source}:{number}", row) for number, row in read(source))
         return
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         source = source.astype(object).where(source.notna(), None).to_dict("records")
@@ -70,20 +69,19 @@ def read_parquet(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a JSONL file and their line numbers; blank lines are skipped."""
-    name = printed(file)
     with epath.Path(file).open("r", encoding="utf-8") as lines:
         try:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), ""), 1):
                 if len(line) > LONGEST_LINE:
                     raise InputError(
-                        f"{name}:{number}: the line has more than {LONGEST_LINE:,} characters, and "
+                        f"{file}:{number}: the line has more than {LONGEST_LINE:,} characters, and "
                         "is not a row."
                     )
                 line = line.removeprefix("\ufeff")  # a byte order mark; epath knows no utf-8-sig
                 if line.strip():
-                    yield number, parse_object(line, f"{name}:{number}")
+                    yield number, parse_object(line, f"{file}:{number}")
         except UnicodeDecodeError as error:
-            raise InputError(f"{name} is not UTF-8 text ({error}).") from None
+            raise InputError(f"{file} is not UTF-8 text ({error}).") from None
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:

@@ -12,6 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import scoring
 from cola_jax.errors import InputError
+from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
 from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.formats import check_answerable, format_of
@@ -20,13 +21,11 @@ from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
 from cola_jax.tasks.readers import OWN
 from cola_jax.tasks.registry import DEFAULTS, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
-from cola_jax.tasks.variants import make_variants
+from cola_jax.tasks.variants import Variant, make_variants
 
 if TYPE_CHECKING:
-    from cola_jax.question import Question
     from cola_jax.scoring.encode import Encoded
     from cola_jax.scoring.scorer import Scorer
-    from cola_jax.tasks.variants import Variant
 
 LIMIT = PrimitiveConstructorSpec(
     nargs=1,
@@ -45,7 +44,7 @@ class Prepared:
     encoded: list["Encoded"]
     scorer: "Scorer"
     record: dict[str, Any]
-    variants: "Sequence[Variant]" = ()  # the same questions, asked in other ways
+    variants: Sequence[Variant] = ()  # the same questions, asked in other ways
     held_out: "Sequence[Encoded]" = ()  # other questions, asked in the same way
 
     def settings(self, count: int | None = None) -> dict[str, Any]:
@@ -138,11 +137,11 @@ class TaskConfig:
         object.__setattr__(self, "subject", subject or self.subject)
         object.__setattr__(self, "limit", read_limit(self.limit))
 
-    def load(self) -> "tuple[list[Question], list[Question]]":
+    def load(self) -> tuple[list[Question], list[Question]]:
         """Load the questions for training and those held out; InputError as `load_questions`."""
         return self.divide(self.load_sources())
 
-    def load_sources(self) -> "list[list[Question]]":
+    def load_sources(self) -> list[list[Question]]:
         """Load the questions of the task, and those of a file of held-out ones, in order."""
         self.check_held_out()
         task = find_task(self.task)
@@ -168,7 +167,7 @@ class TaskConfig:
             )
         return [questions, load_questions(self.held_out_from, limit=self.held_out or None)]
 
-    def divide(self, sources: "list[list[Question]]") -> "tuple[list[Question], list[Question]]":
+    def divide(self, sources: list[list[Question]]) -> tuple[list[Question], list[Question]]:
         """Divide what `load_sources` returns into questions for training and those held out."""
         if len(sources) == 1:
             return split(sources[0], self.held_out, self.held_out_seed)
@@ -193,7 +192,7 @@ class TaskConfig:
         *,
         context: int,
         stop_tokens: Callable[[], Sequence[int]],
-        decoy: "Callable[[Question], str | None] | None" = None,
+        decoy: Callable[[Question], str | None] | None = None,
     ) -> Prepared:
         """Load and encode the questions.
 
@@ -239,7 +238,7 @@ class ScorerMaker:
     config: TaskConfig
     task: Task
     tokenizer: Any
-    sources: "Sequence[Sequence[Question]]"  # the questions of each source, in order
+    sources: Sequence[Sequence[Question]]  # the questions of each source, in order
     common: dict[str, Any]  # settings of any scorer
 
     def make(self) -> "tuple[Scorer, dict[str, Any]]":
@@ -336,7 +335,7 @@ class ScorerMaker:
         return {"scorer": scorer.name, "chat": chat}
 
     @property
-    def first(self) -> "Question":
+    def first(self) -> Question:
         """The first question, whose shots do not depend on how many others are asked."""
         return next(itertools.chain(*self.sources))
 

@@ -32,7 +32,9 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
 def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     task, file = tiny.write_questions(tmp_path / "task.jsonl", 3), tmp_path / "results.json"
     flags = ["--task", str(task), "--limit", "2", "--simulations", "3", "--rounds", "1"]
-    main(["benchmark", "--model", str(tiny_checkpoint), "--output", str(file), *flags])
+    (tmp_path / "run.yaml").write_text(f"output: {file}")
+    config = ["--config", str(tmp_path / "run.yaml")]
+    main(["benchmark", "--model", str(tiny_checkpoint), *config, *flags])
     results = json.loads(file.read_text())
     assert results["command"]["task"]["limit"] == results["questions"] == 2
     assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
@@ -49,9 +51,7 @@ def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
         (["--task", "arithmetic"], "smollm2-135m is a shape with random weights"),
         (["--task", "arithmetik"], "arithmetik"),
         (["--task", "arc_easy,gsm8k"], "`cola benchmark` takes one task, not 2"),
-        (["--task", "arithmetic", "--paths", "8"], "--paths changes nothing with a task"),
         (["--task", "arithmetic", "--simulations", "0"], "simulations must be at least 1"),
-        (["--num-fewshot", "5"], "--num-fewshot changes nothing without a task: give --task"),
         (["--model", "gpt 5"], "gpt 5 is not a model: no such directory"),
         (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from cola_jax.cli import verbosity
+from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
-from cola_jax.cli.main import main, parse
+from cola_jax.cli.main import main
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
@@ -47,7 +48,6 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
         ({"paths": ("(0-4)x3",)}, "more than 10 layers"),
         ({"paths": ("0-4",), "max_length": 4}, "more than 4 layers"),
         ({"random": -3}, "at least 0, it is -3"),
-        ({"max_length": 3}, "3 layers limits nothing without paths"),
         ({"max_length": 3, "random": 2}, "max_length must be at least that"),
         ({"max_length": 0, "random": 2}, "must have 1 to 10,000 layers, not 0"),
         (
@@ -82,6 +82,13 @@ def test_resolve_gives_the_configuration_of_a_session():
         RunFlags(shard="0/2", hosts=Hosts(distributed=True)).resolve()
     with pytest.raises(ValueError, match="at least 1 question"):
         RunFlags(batch_size=0).resolve()
+
+
+def test_resolve_refuses_one_host_of_a_slice(monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "one,two")
+    for flags in (RunFlags(), RunFlags(shard="0/2")):
+        with pytest.raises(ValueError, match="one of 2 hosts of a TPU slice"):
+            flags.resolve()
 
 
 def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):

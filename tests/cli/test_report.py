@@ -93,7 +93,7 @@ def test_report_refuses_runs_of_different_models(
 
 
 def test_report_names_what_is_missing(runs: list[str], capsys: pytest.CaptureFixture[str]):
-    assert "`cola report` needs RUN_DIRECTORIES" in refused(capsys)
+    assert "`cola report` needs RUN-DIRECTORIES" in refused(capsys)
     assert "of one run" in refused(capsys, *runs, "--polar", "x.json")
 
 

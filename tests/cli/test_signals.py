@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -122,3 +123,34 @@ def test_a_command_says_what_is_kept(
 def test_keeping_replaces_what_is_said() -> None:
     with pytest.raises(Terminated, match="nothing was converted"):
         converting()
+
+
+AT_THE_START = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cola_jax.cli.commands":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+AT_THE_END = """
+import atexit, signal, sys
+atexit.register(signal.raise_signal, signal.SIGINT)
+"""
+MAIN = "from cola_jax.cli.main import main; sys.argv = ['cola', 'tasks']; main()"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"),
+    [(AT_THE_START, 130, "\ninterrupted: what a run"), (AT_THE_END, -signal.SIGINT, "")],
+)
+def test_a_signal_while_python_starts_or_ends_prints_no_traceback(
+    code: str, status: int, text: str
+) -> None:
+    command = [sys.executable, "-c", code + MAIN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(text)

@@ -5,6 +5,8 @@ import logging
 import re
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from cola_jax.cli import verbosity
 from cola_jax.cli.flags import checkpoint_of
@@ -44,6 +46,18 @@ def test_quiet_prints_warnings_and_errors(given, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: path '0-9' names layer 9")
     assert error.count("\n") == 1
+
+
+def test_control_characters_never_reach_the_terminal(capsys):
+    table = Table("a\x1b[31mtask", title="a\x9btitle")
+    table.add_row("two\nlines")
+    for value in (table, "a\x1b]0;title\x07", Text("a\x1b[2J\ttab")):
+        verbosity.console.print(value)
+        verbosity.errors.print(value)
+    for shown in capsys.readouterr():
+        assert "\\x1b[31m" in shown
+        assert "tab" in shown
+        assert not {"\x1b", "\x07", "\x9b"} & {*shown}
 
 
 def test_verbose_prints_what_helps_to_find_a_mistake(given, capsys):

@@ -13,6 +13,7 @@ from cola_jax.deploy.static import (
     pareto_front,
     score,
     step_sizes,
+    training_and_validation,
 )
 from cola_jax.scoring.verdicts import Verdicts
 
@@ -106,3 +107,16 @@ def test_pareto_front_has_what_no_shorter_path_equals() -> None:
 def test_settings_that_allow_no_path_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StaticSettings(**settings).lengths(LAYERS)
+
+
+def test_parts_are_apart_and_whole() -> None:
+    ids = [f"q{i}" for i in range(30)]
+    train, rest = training_and_validation(ids, 1 / 3)
+    assert len(rest) == 10
+    assert sorted([*train, *rest]) == list(range(30))
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, float("nan"), 0.01])
+def test_an_empty_part_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="leaves one part empty"):
+        training_and_validation(["a", "b", "c"], share)

@@ -239,8 +239,8 @@ def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
             made.append(len(prompts.ids))
             super().__init__(worker, prompts, workload)
 
-    monkeypatch.setattr(evaluator, "PathEvaluator", Spy)
-    monkeypatch.setattr(evaluator, "LARGEST_BATCH", 1)
+    monkeypatch.setattr("cola_jax.execute.shared_prefix.PathEvaluator", Spy)
+    monkeypatch.setattr("cola_jax.execute.run_paths.LARGEST", (1, 1))
     apart = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
     batches.assert_agree(apart, together, batches.ROUNDING)
     assert made == [1] * QUESTIONS

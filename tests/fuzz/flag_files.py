@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from cola_jax.cli.command_line import values_of
+from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags
-from cola_jax.cli.main import parse
+from cola_jax.cli.parser import values_of
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
 from cola_jax.formats.peers.drllm import drllm_results
@@ -34,10 +34,9 @@ SEARCHED = [
     Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2, 1)), False),
     Searched("2 + 2?", "4", ((0, 1, 2),), (), True),
 ]
-BOMB = "\n".join(f"  a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(30))
 DEEP = "\n".join(f"{' ' * i}a:" for i in range(1000))
 ODD_YAML = (
-    *("limit: &a [*a]", "limit: *b", "x: &x {<<: *x}", "<<: [1]", f"bomb:\n{BOMB}\nlimit: *a29"),
+    *("limit: &a [*a]", "limit: *b", "x: &x {<<: *x}", "<<: [1]"),
     *("limit: !!python/object/apply:os.system [ls]", "limit: !!python/name:os.system", "!!set {a}"),
     *("limit: !!int x", "limit: !!float x", "limit: !!timestamp x", "limit: !!binary x", "- a"),
     *(
@@ -92,7 +91,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     """Returns the kinds of files that flags name."""
     read = reading(folder / "fuzzed.txt", lambda file: PathFlags(paths_file=file).collect(LAYERS))
     merge = yaml.safe_load(mergekit_config((0, 1, 1, 2, 3, 4), "someone/model"))
-    flags = dict(values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"])))
+    flags = values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"]))
     return {
         "path lines": Kind(functools.partial(mutate_lines, PLAIN, ODD_PATHS), read, "fuzzed.txt"),
         "RYS lines": Kind(functools.partial(mutate_lines, RYS_LINES, ODD_RYS), read, "fuzzed.txt"),

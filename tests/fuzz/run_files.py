@@ -6,10 +6,9 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
-from cola_jax.runs.journal import Journal
 
 from cola_jax.cli.report import Report
 from cola_jax.deploy.router.designs import LayerDesign
@@ -17,9 +16,9 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
+from cola_jax.runs.comparable import asked_here
 from cola_jax.runs.decoys import Answers
-from cola_jax.runs.directory import MANIFEST, UNFINISHED, RunDirectory
-from cola_jax.runs.growth import continues
+from cola_jax.runs.directory import MANIFEST, STARTS, UNFINISHED, RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.searched import write_drllm, write_polar
@@ -29,7 +28,7 @@ from tests.fuzz.mutations import mutate_json_text
 from tests.fuzz.sound_runs import LAYERS
 from tests.fuzz.tables import mutate_table
 
-NAMES = (MANIFEST, "evaluations", "questions", UNFINISHED)
+NAMES = (MANIFEST, STARTS, "evaluations", "questions", UNFINISHED)
 make = sound_runs.make
 
 
@@ -76,7 +75,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
 def mutated(file: Path, seed: int) -> bytes:
     """Returns the mutation of a file."""
-    if file.name == MANIFEST:
+    if file.suffix == ".json":
         return mutate_json_text(json.loads(file.read_bytes()), seed)
     return mutate_table(pq.read_table(file), seed)
 
@@ -102,25 +101,18 @@ class Readers:
 
     def resumed(self, folder: Path) -> None:
         """Does what a command does with its run directory before it evaluates anything."""
-        run, metrics = RunDirectory(folder), Metrics()
         settings = sound_runs.SEARCH | {"command": "search", "simulations": 200}
-
-        def check(old: Any) -> bool:
-            return continues(folder, old, settings, lambda count: {"questions": count})
-
-        with run.locked():
-            done = run.open(settings, sound_runs.START, check)
-            run.count_earlier(metrics, LAYERS)
-            left = [one for one in self.encoded if one.question.id not in done]
-            journal = Journal(run, left, metrics)
-            for one in left:
-                journal.known(one, 0, self.scorer)
-                journal.confirmed(one)
+        here = asked_here(settings, self.encoded)
+        with RunDirectory(folder).open(settings, sound_runs.START, here) as run:
+            run.count_earlier(Metrics(), LAYERS)
+            for encoded in self.encoded:
+                run.known(encoded)
             run.close({})
 
     def reused(self, folder: Path) -> None:
-        stored = Reuse([str(folder)], sound_runs.SEARCH, self.encoded, self.scorer)
-        stored.verdicts(self.encoded, 2 * LAYERS)
+        stored = Reuse([str(folder)], sound_runs.SEARCH, self.encoded)
+        for encoded in self.encoded:
+            stored.known(encoded, 2 * LAYERS)
 
     def chosen_from(self, folder: Path) -> None:
         """Does what `cola menu` and `cola distill` do with a run."""

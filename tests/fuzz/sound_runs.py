@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cola_jax.runs.journal import SCHEMA
-
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.question import Question
-from cola_jax.runs.directory import UNFINISHED, RunDirectory
+from cola_jax.runs.directory import UNFINISHED, WAVES, RunDirectory
 from cola_jax.scoring import Encoded, Options
 from cola_jax.strategies.rules import PRESETS, Settings
 from tests import tiny
@@ -66,7 +64,7 @@ def make(folder: Path) -> None:
         for rows, some in made.PARTS
     ]
     run = made.make_run(folder, *parts, start=START, **SEARCH)
-    run.write_rows(run.directory / UNFINISHED / "part-1.parquet", SCHEMA, unfinished())
+    run.write_rows(run.directory / UNFINISHED / "part-1.parquet", WAVES, unfinished())
     move(run, folder / "search")
     run = made.make_run(folder, *made.OPEN_PARTS, start=START, scorer="generation", questions=4)
     move(run, folder / "decoded")
@@ -101,14 +99,13 @@ def known(row: dict[str, Any], questions: Sequence[Encoded]) -> dict[str, Any]:
 
 
 def unfinished() -> list[dict[str, Any]]:
-    """Makes evaluations of the question that is not done, in two variants, and one confirmed."""
+    """Makes evaluations of the question that is not done, in two variants."""
     paths = [made.WHOLE, (0, 1, 3)]
-    rows = [
+    return [
         with_scores(made.evaluation("q6", node, path, node, not node)) | {"variant": variant}
         for variant in (0, 1)
         for node, path in enumerate(paths)
     ]
-    return [*rows, {"question": "q6", "path": paths[0], "confirmed": True}]
 
 
 def make_evaluated(folder: Path) -> RunDirectory:

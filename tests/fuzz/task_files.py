@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cola_jax.cli.generate import Generate
+from cola_jax.cli.runs import Generate
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.fuzz.kind import Kind

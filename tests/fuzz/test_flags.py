@@ -1,11 +1,12 @@
 """Odd values for every flag of every command: parsed, or refused with one line."""
 
 import pytest
+import tyro
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cola_jax.cli.flag_table import flags_of
-from cola_jax.cli.main import COMMANDS, parse, with_defaults
+from cola_jax.cli.commands import COMMANDS, parse
+from cola_jax.cli.parser import flags_of
 from cola_jax.errors import InputError
 
 ODD = (
@@ -24,11 +25,11 @@ ODD = (
     ),
 )
 FLAGS = [
-    (name, flag.name)
+    (name, f"--{flag.name}")
     for name, command in COMMANDS.items()
     if name != "lm-eval"  # the harness parses what follows it
-    for flag in flags_of(with_defaults(command, "best"))
-    if not flag.placed
+    for flag in flags_of(command)
+    if not flag.positional and flag.name != "config"  # what it names is read
 ]
 
 
@@ -41,9 +42,9 @@ def test_odd_values_are_parsed_or_refused(flag: tuple[str, str], value: str) -> 
     name, spelling = flag
     needed = [
         word
-        for other in flags_of(with_defaults(COMMANDS[name], "best"))
-        if other.required and other.name != spelling and not other.switch
-        for word in ([other.name, "1"] if not other.placed else ["1"])
+        for other in flags_of(COMMANDS[name])
+        if other.value is tyro.MISSING and f"--{other.name}" != spelling
+        for word in ([f"--{other.name}", "1"] if not other.positional else ["1"])
     ]
     said = refusal([name, *needed, f"{spelling}={value}"])
     assert "\n" not in said.strip()

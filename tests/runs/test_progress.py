@@ -80,13 +80,13 @@ def test_progress_draws_a_bar_on_a_terminal(clock):
 
 
 def test_progress_shows_the_last_numbers_when_it_ends():
-    metrics = Metrics(total=8)
+    metrics = Metrics(total=10)  # a bound, which a search does not reach
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with ProgressDisplay(console, metrics, searches=False) as display:
         assert display.thread.is_alive()
         metrics.add(evaluations=8)
     assert not display.thread.is_alive()
-    assert display.bar.tasks[0].completed == 8
+    assert display.bar.tasks[0].completed == display.bar.tasks[0].total == 8
 
 
 def test_describe_metrics():

@@ -13,7 +13,7 @@ import pytest
 
 import cola_jax
 from cola_jax import checkpoint as checkpoints
-from cola_jax.cli.generate import Generate
+from cola_jax.cli.runs import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices

@@ -1,6 +1,7 @@
 """Features: the hidden states of a prompt, as the routers read them."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
 
 WINDOWS = 8  # runs of a prompt's tokens whose states are averaged
 EPSILON = 1e-6
+BATCH = 8  # prompts of `prompt_states` at a time
 
 
 def prompt_alone(prompts: PromptsLike, pad_token: int | None = None) -> Prompts:
@@ -143,3 +145,23 @@ def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B
 
     h, _ = jax.lax.scan(step, embed(model, jnp.asarray(prompts.ids)), jnp.arange(layers))
     return jnp.where((here.branch == PROMPT)[:, :, None], normalised(h), 0.0)
+
+
+def prompt_states(model: Model, prompts: Sequence[Prompts], layers: int) -> np.ndarray:
+    """Returns the state [n, D] of the last token of each prompt, after the first `layers` layers.
+
+    Each state is divided by its root mean square; float32. What is packed after a prompt, options
+    or an answer, is not seen. Compiles once for each bucket of lengths.
+    """
+    whole = prompt_alone(Prompts.stack(prompts))
+    lengths, sizes = prompt_lengths(whole), np.array(length_buckets(whole))
+    out = np.zeros((len(prompts), model.config.width), np.float32)
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        for first in range(0, len(same), BATCH):
+            rows = same[first : first + BATCH]
+            padded = np.resize(rows, BATCH)  # so that the last batch compiles nothing
+            batch = jax.tree.map(lambda x, padded=padded: np.asarray(x)[padded], whole)
+            states = states_after(model, on_devices(model, batch, int(size)), layers)
+            out[rows] = np.asarray(states)[np.arange(len(rows)), lengths[rows] - 1]
+    return out

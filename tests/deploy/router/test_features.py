@@ -92,3 +92,26 @@ def test_features_do_not_see_the_answer(model):
     np.testing.assert_array_equal(
         features.states_after(model, one, 2), features.states_after(model, other, 2)
     )
+
+
+def test_prompt_states_are_those_of_the_last_prompt_token(model):
+    random, rows = np.random.default_rng(0), []
+    for length in (5, 9, 40):
+        ids = random.integers(0, 90, length).astype(np.int32)
+        tail = np.array([7, 8], np.int32)
+        where = np.arange(length, dtype=np.int32)
+        rows.append(
+            Prompts(
+                ids=np.concatenate([ids, tail]),
+                positions=np.concatenate([where, [length, length]]).astype(np.int32),
+                branch=np.array([0] * length + [1, 2], np.int32),
+            )
+        )
+    for layers in (0, 2):
+        got = features.prompt_states(model, rows, layers)
+        for b, length in enumerate((5, 9, 40)):
+            prompts = Prompts.plain(np.asarray(rows[b].ids)[None, :length])
+            h = states(model, prompts, range(layers))
+            last = np.asarray(h)[0, -1]
+            expected = last / np.sqrt((last**2).mean() + 1e-6)
+            np.testing.assert_allclose(got[b], expected, rtol=1e-4, atol=1e-5)

