@@ -144,8 +144,7 @@ def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkey
         fail_after(6, patch)
         with pytest.raises(RuntimeError, match="no room"):
             session.search(str(run.directory), SEARCH, metrics)
-    assert run.questions().num_rows == 0
-    kept = written(run)
+    kept = evaluated(run) + written(run)  # one of the batches may be done
     assert 0 < kept < metrics.evaluations
     again = Metrics()
     session.search(str(run.directory), SEARCH, again)

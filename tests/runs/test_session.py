@@ -20,7 +20,7 @@ from cola_jax.runs.devices import Devices
 from cola_jax.runs.directory import KINDS, UNFINISHED, RunDirectory
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.session import RunConfig, Session, collapse, pad_all
-from cola_jax.scoring import Grade, Grader
+from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -219,34 +219,6 @@ def test_evaluate_rows(evaluate, search):
         np.testing.assert_allclose(found[key]["margin"], known[key]["margin"], rtol=1e-4, atol=1e-4)
 
 
-def test_evaluate_stores_the_scores(evaluate):
-    """Scores are those of the scorer, computed here from logits of the reference."""
-    session, found = evaluate.session, by_path(evaluate.run)
-    questions = [encoded.question for encoded in session.encoded]
-    run = cola_jax.evaluator(session.model, questions, session.scorer)
-    verdicts = run([PATHS] * QUESTIONS)
-    logprobs = [target_logprobs(session, path) for path in PATHS]
-    for b, encoded in enumerate(session.encoded):
-        count = len(questions[b].options)
-        for c, path in enumerate(PATHS):
-            row = found[questions[b].id, path]
-            each = logprobs[c][b, : len(encoded.option)]
-            scores = [each[encoded.option == j].sum() for j in range(count)]
-            np.testing.assert_allclose(row["scores"], scores, rtol=1e-4, atol=1e-4)
-            np.testing.assert_allclose(row["scores"], verdicts.scores[b, c, :count], rtol=1e-5)
-            assert row["answer"] == np.argmax(scores)
-            gold = scores.pop(questions[b].answer)
-            assert row["margin"] == pytest.approx(gold - max(scores), abs=1e-4)
-
-
-def target_logprobs(session, path):
-    """The log-probability of each target [B, Q], from the logits of `run_path`."""
-    prompts = cola_jax.Prompts.stack([encoded.prompts for encoded in session.encoded])
-    logits = np.asarray(cola_jax.run_path(session.model, prompts, path), np.float64)
-    logprob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return np.take_along_axis(logprob, np.asarray(prompts.targets)[..., None], axis=-1)[..., 0]
-
-
 @pytest.mark.parametrize("name", ["search", "evaluate", "decode", "generate"])
 def test_batch_size_changes_rounding_alone(request, tmp_path, name):
     case = request.getfixturevalue(name)
@@ -392,77 +364,6 @@ def test_other_shots_are_refused(sums, tmp_path):
         pass
 
 
-@pytest.mark.slow
-def test_exact_agrees_with_decoding(sums, decode, tmp_path):
-    exact = open_session(sums, scorer="exact", max_new_tokens=None)
-    read = by_path(jobs.fill(exact, str(tmp_path / "exact"), EVALUATE))
-    again = by_path(jobs.fill(decode.session, str(tmp_path / "decoded"), EVALUATE))
-    assert read.keys() == again.keys()
-    for key, row in read.items():
-        assert row["text"] is None
-        assert row["grade"] is None
-        assert row["margin"] == row["scores"][0]
-        # other tokens may spell the answer, so reading is the stricter one
-        assert again[key]["verdict"] or not row["verdict"]
-    assert any(row["verdict"] for row in again.values())
-    # what the same path decodes is the same in whatever batch it is
-    for key, row in by_path(decode.run).items():
-        if key in again:
-            names = ("text", "answer_text", "finish", "truncated", "grade", "verdict", "tokens")
-            assert [row[n] for n in names] == [again[key][n] for n in names]
-
-
-def test_grader_that_raises_loses_nothing_written(decode, tmp_path, monkeypatch):
-    out, session = str(tmp_path / "run"), changed(decode.session, batch_size=1)
-    whole = jobs.fill(session, str(tmp_path / "whole"), EVALUATE)
-    calls, grade = [], Grader.grade
-
-    def fail(self, pairs):
-        calls.append(pairs)
-        if len(calls) > 6:  # two for a question: of gold and of the decoy
-            raise RuntimeError("no process left")
-        return grade(self, pairs)
-
-    monkeypatch.setattr(Grader, "grade", fail)
-    with pytest.raises(RuntimeError, match="no process left"):
-        jobs.fill(session, out, EVALUATE)
-    monkeypatch.undo()
-    run = RunDirectory(out)
-    assert 0 < run.questions().num_rows < QUESTIONS
-    jobs.fill(changed(session, batch_size=None), out, EVALUATE)
-    assert differences(run, whole) == []
-
-
-def test_ungraded_answers_have_no_verdict(decode, grader, tmp_path, monkeypatch):
-    monkeypatch.setattr(grader, "verdicts", {})
-    monkeypatch.setattr(Grader, "verify", lambda self, pair: Grade.UNGRADED)
-    run = jobs.fill(decode.session, str(tmp_path / "evaluate"), EVALUATE)
-    evaluations = run.evaluations().to_pylist()
-    ungraded = [row for row in evaluations if row["grade"] == "ungraded"]
-    assert ungraded
-    assert all(row["verdict"] is None for row in ungraded)
-    assert all(row["verdict"] is False for row in evaluations if row["truncated"])
-    # the very text of gold needs no worker
-    assert any(row["verdict"] for row in evaluations)
-
-    run = jobs.fill(decode.session, str(tmp_path / "search"), SEARCH)
-    baselines = {i: row["verdict"] for (i, path), row in by_path(run).items() if path == PATHS[0]}
-    assert None in baselines.values()
-    for question in run.questions().to_pylist():
-        assert question["baseline"] is baselines[question["question"]]
-
-
-@pytest.mark.slow
-def test_evaluations_expected_have_those_asked_again(checkpoint, task, tmp_path):
-    config = TaskConfig(task, variants=("chat", "instruction"))
-    session = Session.prepare(checkpoint, config.prepare, ONE)
-    metrics = Metrics()
-    small = dataclasses.replace(SEARCH, simulations=1, control="none")
-    session.search(str(tmp_path / "run"), small, metrics)
-    searched, variants = 2 * QUESTIONS, 2 * QUESTIONS
-    assert searched + variants <= metrics.evaluations <= metrics.total
-
-
 def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_path):
     """The answers are those of an evaluation of the same paths on the variant's own prompts."""
     config = TaskConfig(task, variants=("chat", "instruction"))
@@ -543,23 +444,6 @@ def test_reuse_repeats_no_evaluation(request, name, tmp_path):
         for rows in (run.evaluations().to_pylist(), alone.evaluations().to_pylist())
     )
     assert found == expected
-
-
-def test_reuse_of_other_runs_is_refused(checkpoint, task, search, decode, tmp_path):
-    out = str(tmp_path / "run")
-    before = str(search.run.directory)
-    session = Session.prepare(checkpoint, TaskConfig(task, chat=True).prepare, ONE)
-    with pytest.raises(ValueError, match="do not belong together, they differ in chat: None and"):
-        session.search(out, SEARCH, reuse=[before])
-    session = Session.prepare(checkpoint, TaskConfig(task, scorer="letter").prepare, ONE)
-    with pytest.raises(ValueError, match="scorer: 'options' and 'letter'"):
-        session.search(out, SEARCH, reuse=[before])
-    config = dataclasses.replace(ONE, dtype="bfloat16")
-    session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
-    with pytest.raises(ValueError, match="dtype: 'float32' and 'bfloat16'"):
-        session.search(out, SEARCH, reuse=[before])
-    with pytest.raises(ValueError, match="is not a run directory"):
-        session.search(out, SEARCH, reuse=[str(tmp_path)])
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,6 @@ def test_preset_name_lists_every_preset():
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"shortgpt"}))
 def test_every_preset_searches(name):
     (outcome,) = cola_jax.search(
-        formula(), questions(1), strategy=name, evaluations=5, num_layers=8, control="none"
+        formula(), questions(1), preset=name, simulations=5, num_layers=8, control="none"
     )
     assert outcome.evaluations == 6
