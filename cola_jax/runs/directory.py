@@ -241,6 +241,7 @@ class RunDirectory:
         if not self.directory.exists():
             return
         # hidden files are what a start that was killed early leaves
+        names = [entry.name for entry in self.directory.iterdir()]
         if MANIFEST not in names and any(not name.startswith(".") for name in names):
             raise InputError(
                 f"{self.directory} is not empty and has no {MANIFEST}: choose another."
