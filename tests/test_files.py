@@ -26,7 +26,6 @@ with building(pathlib.Path(sys.argv[1])) as partial:
 PROGRAM = """
 import json, os
 from cola_jax.cli.main import main
-main(["--version"])
 main(["tasks", "--json"])
 print(json.dumps([os.environ["JAX_COMPILATION_CACHE_DIR"]]))
 """
@@ -74,13 +73,14 @@ def test_check_links_follows_those_that_stay_inside(tmp_path: Path) -> None:
 )
 def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.open({}, {})
+    with run.open({}, {}):
+        pass
     target = tmp_path / "elsewhere"
     target.mkdir() if place == "evaluations" else target.write_text("mine")
     if place == "evaluations":
         (tmp_path / "run" / place).rmdir()
     (tmp_path / "run" / place).symlink_to(target)
-    for act in (run.manifest, lambda: run.open({}, {}), lambda: run.locked().__enter__()):
+    for act in (run.manifest, lambda: run.open({}, {}).__enter__()):
         with pytest.raises(InputError, match="is a symbolic link out of"):
             act()
     assert target.is_dir() or target.read_text() == "mine"
@@ -97,7 +97,8 @@ def test_check_links_refuses_a_checkpoint_of_links(tiny_checkpoint: Path, tmp_pa
 
 def test_check_links_refuses_pipes(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.open({}, {})
+    with run.open({}, {}):
+        pass
     os.mkfifo(tmp_path / "run" / "evaluations" / "part-00000.parquet")
     with pytest.raises(InputError, match=r"part-00000\.parquet is a pipe or device: remove it"):
         run.manifest()

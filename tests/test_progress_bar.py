@@ -8,7 +8,7 @@ import pytest
 
 import cola_jax
 from cola_jax import progress_bar
-from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.worker import Workers
 from tests import tiny
 
 Captured = pytest.CaptureFixture[str]
@@ -27,7 +27,7 @@ def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(model: cola_jax.Model, progress: bool | None) -> None:
     evaluate = cola_jax.evaluator(model, tiny.questions(3), "options", progress=progress)
-    cola_jax.search(evaluate, tiny.questions(3), evaluations=4, control="none")
+    cola_jax.search(evaluate, tiny.questions(3), simulations=4, control="none")
 
 
 CALLS: dict[str, tuple[Callable[..., object], int]] = {
@@ -37,7 +37,7 @@ CALLS: dict[str, tuple[Callable[..., object], int]] = {
         ),
         6,
     ),
-    "search": (search, 15),
+    "search": (search, 12),  # a wave after the identity path
     "generate": (
         lambda model, progress: cola_jax.generate(
             model, "Two words", ["0-3", "0"], max_new_tokens=2, progress=progress
@@ -75,10 +75,10 @@ def test_bars_are_for_notebooks_and_terminals(
 
 
 def test_an_error_ends_a_bar(model: cola_jax.Model, capsys: Captured) -> None:
-    def fail(evaluate: object, some: object) -> None:
+    def fail(worker: object, batch: object) -> None:
         raise RuntimeError("in a batch")
 
-    evaluate = cola_jax.evaluator(model, tiny.questions(3), "options", progress=True)
+    workers = Workers(model, progress=True)
     with pytest.raises(RuntimeError, match="in a batch"):
-        list(evaluate.map(fail, Workload(1, 4), evaluations=3))
+        list(workers.map(fail, [0], evaluations=3))
     assert "0/3" in capsys.readouterr().err

@@ -73,7 +73,8 @@ class Scorer(abc.ABC):
     ) -> Iterator[Evaluate]:
         """Binds the scorer to a batch of questions on a worker, best of one token bucket.
 
-        Yields a function from paths [B, C, P] to Verdicts [B, C], which blocks.
+        Returns:
+          A context manager of a function from paths [B, C, P] to Verdicts [B, C], which blocks.
         """
         prompts = Prompts.stack([encoded.prompts for encoded in batch])
         run = path_evaluator(worker, prompts, workload)

@@ -49,7 +49,7 @@ def test_export_writes_the_command_and_the_effect(tiny_checkpoint, tmp_path, cap
     export(tiny_checkpoint, file, tmp_path / "other")
     assert "static.json is of another checkpoint ('xyz', here it is" in capsys.readouterr().err
     again = (tiny_checkpoint, "0-1,3-4", tmp_path / "third", "--effect", str(file))
-    assert "measure the path on this one" in refused(capsys, *again)
+    assert "Measure this path on this model" in refused(capsys, *again)
 
 
 def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):

@@ -106,8 +106,8 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
 def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
     verbosity.choose()
     run = RunDirectory(tmp_path / "run")
-    run.open({}, {"shard": "0/1"})
-    assert run_with_progress(lambda metrics: run, searches=True) is run
+    with run.open({}, {"shard": "0/1"}):
+        assert run_with_progress(lambda metrics: run, searches=True) is run
     assert capsys.readouterr().err == ""  # nothing was left to do
 
     def work(metrics):
