@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import yaml
@@ -21,15 +20,21 @@ from etils import epath
 
 from cola_jax.errors import InputError, is_full, reading, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, matching, read_json, readable_json, write_whole
+from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
-from cola_jax.runs.growth import continues, other_settings
-from cola_jax.runs.manifest import Manifest, Start
+from cola_jax.runs.hosts import WHOLE, Shard
 from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
-from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.runs.settings import (
+    Asked,
+    Manifest,
+    Start,
+    asked_by_run,
+    check_comparable,
+    continues,
+    other_settings,
+)
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Write
 from cola_jax.scoring.verdicts import Verdicts
@@ -45,7 +50,7 @@ UNFINISHED = "unfinished"  # evaluations of questions that are not done
 WAVES = EVALUATIONS.append(pa.field("variant", pa.int16())).append(pa.field("asked", pa.string()))
 
 
-class RunDirectory:
+class Run:
     """A directory of results with one resolved configuration.
 
     Several processes may fill it, each with its own shard of the questions and part files.
@@ -67,7 +72,7 @@ class RunDirectory:
         here: Asked | None = None,
         *,
         again: bool = False,
-    ) -> "Iterator[RunDirectory]":
+    ) -> "Iterator[Run]":
         """Creates the directory, or opens it to go on.
 
         Args:
@@ -266,18 +271,12 @@ class RunDirectory:
             others = [file for file in matching(self.directory, ".shard-*.lock") if file != own]
             for file in [own, *others]:
                 shard = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
-                if not self.shard.overlaps(shard):
-                    continue
-                try:
-                    held = filelock.FileLock(str(file)).acquire(timeout=0)
-                except filelock.Timeout:
-                    raise InputError(
-                        f"another process is filling {self.directory} with shard {shard}: wait "
-                        "for it, or choose another directory."
-                    ) from None
-                except OSError as error:
-                    raise unwritable(self.directory, error) from error
-                stack.enter_context(held)
+                if self.shard.overlaps(shard):
+                    busy = (
+                        f"another process is filling {self.directory} with shard {shard}: wait for "
+                        "it, or choose another directory."
+                    )
+                    stack.enter_context(hold(file, busy))
             yield
 
     def read_json(self, file: epath.Path) -> dict[str, Any]:
