@@ -10,7 +10,7 @@ from .params import Model
 from .path import format_path, parse_path
 from .prompts import Prompts, Readings
 from .question import Question
-from .runs.saved import save_run
+from .runs.searches import save_run
 from .scoring.evaluator import Evaluation, evaluate, evaluator
 from .scoring.scorer import Scorer
 from .scoring.verdicts import Verdicts

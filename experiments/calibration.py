@@ -29,7 +29,7 @@ from cola_jax.report.null import draw_golds
 from cola_jax.report.preference import Excess, Net, Targets, weights
 from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.report.summary import ways_of
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from experiments.paper.results import points, show
 
 SIZES = (12, 25, 50, 100)  # questions
@@ -175,7 +175,7 @@ def kept_level(settings: Calibration) -> Iterator[list[str]]:
 def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
     """What a run gives where gold is another of the options that were searched for."""
     assert settings.run is not None
-    run = RunDirectory(settings.run)
+    run = Run(settings.run)
     ways, layers = ways_of(run), run.manifest()["starts"][-1]["num_layers"]
     random, count = np.random.default_rng(5), settings.replicates
     for name in ways.names:

@@ -10,7 +10,7 @@ from cola_jax.cli.main import main
 from cola_jax.formats.conversion import convert
 from cola_jax.report import summarise, write_markdown, write_page, write_results
 from cola_jax.report.compare import changes
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests import tiny
 from tests.report.conftest import make_run
 from tests.report.hostile import (
@@ -48,7 +48,7 @@ def make_pages(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from make_by_commands(folder)
 
 
-def write_all(runs: Sequence[RunDirectory], page: epath.Path) -> Path:
+def write_all(runs: Sequence[Run], page: epath.Path) -> Path:
     """Writes what `cola report` writes."""
     summaries = [summarise(run) for run in runs]
     write_page(runs, summaries, page, changes(runs, summaries[0].num_layers))

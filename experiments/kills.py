@@ -32,7 +32,7 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.execute.metrics import COMPILED
-from cola_jax.runs.directory import UNFINISHED
+from cola_jax.runs.run import UNFINISHED
 from experiments.outputs import same_output, with_output
 
 CALL = "call"

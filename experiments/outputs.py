@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cola_jax.runs.directory import MANIFEST, RunDirectory
+from cola_jax.runs.run import MANIFEST, Run
 from experiments.same_rows import differences
 
 OUT = "{out}"  # stands for the output in a command, which is given --output otherwise
@@ -32,7 +32,7 @@ def same_output(whole: Path, other: Path) -> bool:
     runs = [file.parent.relative_to(whole) for file in whole.rglob(MANIFEST)]
     if not runs:
         return same_files(whole, other)
-    pairs = [(RunDirectory(whole / run), RunDirectory(other / run)) for run in runs]
+    pairs = [(Run(whole / run), Run(other / run)) for run in runs]
     return not any(differences(*pair) for pair in pairs)
 
 

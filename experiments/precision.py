@@ -17,9 +17,9 @@ from cola_jax.path import identity
 from cola_jax.report.layers import CORRECTED, RETAINED
 from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_interval, format_percent
-from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
 from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import show
 
@@ -79,7 +79,7 @@ def cells(share: Share) -> list[str]:
 
 
 def main(settings: Precision) -> None:
-    run = RunDirectory(settings.run)
+    run = Run(settings.run)
     questions = run.questions().to_pylist()
     by_question: dict[str, list[dict[str, Any]]] = {q["question"]: [] for q in questions}
     for row in run.evaluations(["question", "path", "verdict", "control"]).to_pylist():

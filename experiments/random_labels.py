@@ -19,7 +19,7 @@ from cola_jax.report.markdown import table
 from cola_jax.report.scan import ScanSummary, read_map, summarise_map
 from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_interval, format_percent, format_points
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.scoring.verdicts import Verdicts
 
 SIGNIFICANT = 0.05
@@ -61,7 +61,7 @@ def relabelled(scores: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
 
 
 def main(settings: RandomLabels) -> None:
-    run = RunDirectory(settings.run)
+    run = Run(settings.run)
     manifest = run.manifest()
     paths = [tuple(path) for path in manifest["settings"]["paths"]]
     layers = int(manifest["starts"][-1]["num_layers"])

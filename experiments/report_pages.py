@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from cola_jax.report import summarise, write_page
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 LAYERS = 30
 WORDS = ("what", "heat", "water", "energy", "planet", "force", "plant", "light", "the", "of", "is")
@@ -37,7 +37,7 @@ class ReportPages:
     """Chromium to open the page with."""
 
     def run(self) -> None:
-        run = RunDirectory(self.output / "run")
+        run = Run(self.output / "run")
         if not run.directory.exists():
             settings = {"command": "search", "questions": self.questions, "simulations": self.paths}
             random = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.path import format_path
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 TOLERANCE = 1e-4  # of margins
 CLEAR = 1e-3  # a margin above which no rounding changes a verdict
@@ -32,12 +32,12 @@ class SameRows:
 
 
 def main(settings: SameRows) -> None:
-    lines = differences(RunDirectory(settings.run), RunDirectory(settings.other))
+    lines = differences(Run(settings.run), Run(settings.other))
     print("\n".join([*lines[:SHOWN], f"{len(lines)} differences"]))
     sys.exit(1 if lines else 0)
 
 
-def differences(run: RunDirectory, other: RunDirectory) -> list[str]:
+def differences(run: Run, other: Run) -> list[str]:
     """Describe each evaluation in which two runs differ."""
     rows, others = read_rows(run), read_rows(other)
     margins = np.abs([margin for each in (rows, others) for _, margin in each.values()])
@@ -52,7 +52,7 @@ def differences(run: RunDirectory, other: RunDirectory) -> list[str]:
     return lines
 
 
-def read_rows(run: RunDirectory) -> dict[Key, tuple[bool | None, float]]:
+def read_rows(run: Run) -> dict[Key, tuple[bool | None, float]]:
     """Read the verdict and the margin of every evaluation; a question twice is an error."""
     run.questions()
     rows = {}

@@ -16,7 +16,7 @@ from etils import epath
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.worker import Worker
 from cola_jax.prompts import Prompts
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import Evaluate, score_readings
@@ -76,7 +76,7 @@ def main(settings: SearchSpeed) -> None:
     compare(*map(by_path, runs))
 
 
-def by_path(run: RunDirectory) -> dict[tuple[str, tuple[int, ...]], dict[str, Any]]:
+def by_path(run: Run) -> dict[tuple[str, tuple[int, ...]], dict[str, Any]]:
     """Returns the evaluations of a run by question and path."""
     rows = run.evaluations().to_pylist()
     return {(row["question"], tuple(row["path"])): row for row in rows}

@@ -24,7 +24,7 @@ from cola_jax.report.results import number_or_none
 from cola_jax.report.statistics import holm, mean
 from cola_jax.report.summary import ways_of
 from cola_jax.report.table import format_percent
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.strategies.again import budgets
 from cola_jax.strategies.loop import resolve
@@ -71,7 +71,7 @@ def rules_of(text: str) -> Rules:
     return dataclasses.replace(rules, **{key: json.loads(one) for key, one in values.items()})
 
 
-def searches(run: RunDirectory) -> dict[tuple[str, int], Hits]:
+def searches(run: Run) -> dict[tuple[str, int], Hits]:
     """Reads the searches of every question, by its id and their target."""
     found: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])

@@ -13,7 +13,7 @@ from etils import epath
 
 from cola_jax import checkpoint, files
 from cola_jax.errors import InputError
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 KILLED = """
 import os, pathlib, sys
@@ -72,7 +72,7 @@ def test_check_links_follows_those_that_stay_inside(tmp_path: Path) -> None:
     "place", ["evaluations", "evaluations/part-00000.parquet", ".run.json.partial"]
 )
 def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str) -> None:
-    run = RunDirectory(tmp_path / "run")
+    run = Run(tmp_path / "run")
     with run.open({}, {}):
         pass
     target = tmp_path / "elsewhere"
@@ -96,7 +96,7 @@ def test_check_links_refuses_a_checkpoint_of_links(tiny_checkpoint: Path, tmp_pa
 
 
 def test_check_links_refuses_pipes(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path / "run")
+    run = Run(tmp_path / "run")
     with run.open({}, {}):
         pass
     os.mkfifo(tmp_path / "run" / "evaluations" / "part-00000.parquet")

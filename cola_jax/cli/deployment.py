@@ -207,10 +207,10 @@ class Distill(Command):
         from cola_jax.deploy.router.distill import distill
         from cola_jax.deploy.router.summary import lines
         from cola_jax.deploy.router.tracking import check_tracker
-        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.run import Run
         from cola_jax.runs.session import RunConfig, Session
 
-        RunDirectory(self.source).manifest()  # or it is not a run
+        Run(self.source).manifest()  # or it is not a run
         config = self.config()
         check_tracker(self.track)
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)

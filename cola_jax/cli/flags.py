@@ -115,8 +115,8 @@ class RunFlags:
 
     def resolve(self) -> "RunConfig":
         """Meet the other hosts, if any, and return the configuration of a session."""
+        from cola_jax.runs.hosts import Shard
         from cola_jax.runs.session import RunConfig
-        from cola_jax.runs.shard import Shard
 
         if self.shard is not None and self.hosts.distributed:
             raise InputError("give --shard or --distributed: hosts that meet assign the shards.")
@@ -237,7 +237,7 @@ def write_config(directory: Any, command: Any) -> None:
     from etils import epath
 
     from cola_jax.files import write_whole
-    from cola_jax.runs.directory import CONFIG
+    from cola_jax.runs.run import CONFIG
 
     content = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     write_whole(epath.Path(directory) / CONFIG, content.encode())

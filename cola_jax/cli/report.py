@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cola_jax.report.compare import Change
     from cola_jax.report.preference import Preference
     from cola_jax.report.summary import Summary
-    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Report(Command):
         """Write the files of other projects that are asked for."""
         if self.polar is None and self.drllm is None:
             return
-        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.run import Run
         from cola_jax.runs.searched import check_new, write_drllm, write_polar
 
         directory, *others = self.run_directories
@@ -74,7 +74,7 @@ class Report(Command):
             raise InputError(f"--polar and --drllm are both {self.polar}: give a file for each.")
         for file in filter(None, (self.polar, self.drllm)):  # before any is written
             check_new(file)
-        run = RunDirectory(directory)
+        run = Run(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
                 console.print(write(run, file), soft_wrap=True)
@@ -83,14 +83,14 @@ class Report(Command):
         """Print what a search without anything to find gives."""
         from cola_jax.report.null import DRAWS, null, null_table
         from cola_jax.report.summary import check_search, ways_of
-        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.run import Run
 
         directory, *others = self.run_directories
         if others:
             raise InputError("--null is of one run: give one run directory.")
         if self.page or self.polar or self.drllm:
             raise InputError("--null writes no file: leave out --page, --polar and --drllm.")
-        run = RunDirectory(directory)
+        run = Run(directory)
         check_search(run, run.manifest()["settings"])
         ways, preference = ways_of(run), self.given(run)
         every = {name: ways.targets(name)[1] for name in ways.names}
@@ -107,7 +107,7 @@ class Report(Command):
         else:
             console.print(null_table(nulls, weighted=ways.weighted))
 
-    def given(self, run: "RunDirectory") -> "Preference | None":
+    def given(self, run: "Run") -> "Preference | None":
         """Read the preference of another run for this one, if one is named."""
         from cola_jax.report.results import read_preference
 
@@ -120,9 +120,9 @@ class Report(Command):
         from etils import epath
 
         from cola_jax import report
-        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.run import Run
 
-        run = RunDirectory(directory)
+        run = Run(directory)
         command = run.manifest()["settings"].get("command")
         if command != "search" and self.preference is not None:
             raise InputError("--preference belongs to searches: leave it out.")
@@ -147,9 +147,9 @@ class Report(Command):
     def compare(self) -> None:
         """Print the table of each of several searches, and write one page about all."""
         from cola_jax import report
-        from cola_jax.runs.directory import RunDirectory
+        from cola_jax.runs.run import Run
 
-        runs = [RunDirectory(directory) for directory in self.run_directories]
+        runs = [Run(directory) for directory in self.run_directories]
         report.check_runs(runs)
         preference = self.given(runs[0])
         summaries = [report.summarise(run, preference) for run in runs]
@@ -169,7 +169,7 @@ class Report(Command):
 
     def write(
         self,
-        runs: "Sequence[RunDirectory]",
+        runs: "Sequence[Run]",
         summaries: "Sequence[Summary]",
         page: Any,
         compared: "Sequence[Change]" = (),
@@ -185,7 +185,7 @@ class Report(Command):
         report.write_markdown(runs, summaries, markdown)
         errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
 
-    def show_scan(self, run: "RunDirectory") -> None:
+    def show_scan(self, run: "Run") -> None:
         """Print the best blocks of a scan, and write the map as CSV and as a page."""
         from etils import epath
 
@@ -222,13 +222,13 @@ def print_json(value: Any) -> None:
 def show_results(directories: Sequence[str], as_json: bool) -> None:
     """Show the results of one run, or those of several tasks and one table over all of them."""
     from cola_jax import report
-    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.runs.run import Run
 
     if len(directories) == 1:
         Report((directories[0],), json=as_json).run()
         return
     if as_json:
-        print_json([report.write_results(RunDirectory(directory)) for directory in directories])
+        print_json([report.write_results(Run(directory)) for directory in directories])
         return
     every = [Report((one,)).show(one) for one in directories]
     console.print(report.tasks_table(every))

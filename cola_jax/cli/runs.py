@@ -33,7 +33,7 @@ from cola_jax.tasks.task import refuse_variants
 
 if TYPE_CHECKING:
     from cola_jax.question import Question
-    from cola_jax.runs.directory import RunDirectory
+    from cola_jax.runs.run import Run
     from cola_jax.runs.session import Session
     from cola_jax.tasks.task import Prepared
 
@@ -257,7 +257,7 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     return [Question(id, text, (), 0, open=True) for id, text in texts]
 
 
-def show_completions(run: "RunDirectory", as_json: bool) -> None:
+def show_completions(run: "Run", as_json: bool) -> None:
     """Print completions after their prompt's id and path, or all of them as JSON."""
     from cola_jax.path import format_path
 

@@ -28,10 +28,9 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.identity import question_digest, set_digest
 from cola_jax.path import identity
 from cola_jax.question import Question
-from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.labels import Labels, read_labels
-from cola_jax.runs.reuse import stored_verdicts
+from cola_jax.runs.run import Run
+from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
 
 if TYPE_CHECKING:
     from cola_jax.runs.session import Session
@@ -185,7 +184,7 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
 
     Its paths are tried again, so another dtype, scorer or prompt is only told.
     """
-    run = RunDirectory(directory)
+    run = Run(directory)
     run.check_model(session.settings["model"])
     here = asked_here(session.settings, session.encoded)
     allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys

@@ -19,7 +19,7 @@ from cola_jax.deploy.static import (
 )
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP, identity, pad_path
-from cola_jax.runs.reuse import stored_verdicts
+from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.verdicts import Verdicts
 
 if TYPE_CHECKING:

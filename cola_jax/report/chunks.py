@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cola_jax.files import matching, write_whole
 from cola_jax.report.question_data import question_entries
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 CHUNK = 256_000  # characters of a chunk, about
 LIST_BUDGET = 1_000_000  # characters of the questions' texts in the list of a page
@@ -30,7 +30,7 @@ class Questions(NamedTuple):
         return sum(len(one) for chunk in self.chunks for one in chunk)
 
 
-def gather_questions(runs: Sequence[RunDirectory], summaries: Sequence[Summary]) -> Questions:
+def gather_questions(runs: Sequence[Run], summaries: Sequence[Summary]) -> Questions:
     """Reads the questions of all runs; a chunk has questions of one run."""
     questions = Questions([], [])
     for number, (run, summary) in enumerate(zip(runs, summaries, strict=True)):

@@ -24,8 +24,8 @@ from cola_jax.report.table import (
     format_points,
 )
 from cola_jax.report.text import line
-from cola_jax.runs.comparable import asked_by_run, check_comparable
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
+from cola_jax.runs.settings import asked_by_run, check_comparable
 
 MOST = 6  # runs whose colours are told apart
 
@@ -60,7 +60,7 @@ class Change(NamedTuple):
         return rows
 
 
-def check_runs(runs: Sequence[RunDirectory]) -> None:
+def check_runs(runs: Sequence[Run]) -> None:
     """Raises ValueError unless the runs are searches of one model, asked the same alike."""
     if len(runs) > MOST:
         raise InputError(f"a report compares at most {MOST} runs, not {len(runs)}: give fewer.")
@@ -95,7 +95,7 @@ def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]
                 )
 
 
-def run_names(runs: Sequence[RunDirectory]) -> list[str]:
+def run_names(runs: Sequence[Run]) -> list[str]:
     """Names each run by as many of the last parts of its directory as tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
@@ -106,7 +106,7 @@ def run_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def changes(
-    runs: Sequence[RunDirectory], num_layers: int, preference: Preference | None = None
+    runs: Sequence[Run], num_layers: int, preference: Preference | None = None
 ) -> list[Change]:
     """Compares each run but the first with the first, on the questions that both have done.
 

@@ -9,19 +9,17 @@ from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_caption, summary_rows
 from cola_jax.report.text import literal
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 
-def write_markdown(
-    runs: Sequence[RunDirectory], summaries: Sequence[Summary], file: epath.PathLike
-) -> None:
+def write_markdown(runs: Sequence[Run], summaries: Sequence[Summary], file: epath.PathLike) -> None:
     """Writes the results of search runs as Markdown; OSError where it cannot be written."""
     target = epath.Path(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, "\n".join(map(markdown, runs, summaries)).encode(errors="replace"))
 
 
-def markdown(run: RunDirectory, summary: Summary) -> str:
+def markdown(run: Run, summary: Summary) -> str:
     """Formats the results of a search run, and what made it."""
     manifest = run.manifest()
     settings, starts = manifest["settings"], manifest["starts"]

@@ -28,7 +28,7 @@ from cola_jax.report.table import (
     summary_caption,
     summary_rows,
 )
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 BAR_WIDTH = 120  # of the drawing of an interval
 INLINE = 1_500_000  # characters of questions up to which a page needs no files beside it
@@ -46,7 +46,7 @@ SCRIPTS = (
 
 
 def write_page(
-    runs: Sequence[RunDirectory],
+    runs: Sequence[Run],
     summaries: Sequence[Summary],
     file: epath.PathLike,
     compared: Sequence[Change] = (),
@@ -91,7 +91,7 @@ def write_page(
 
 
 def page_values(
-    runs: Sequence[RunDirectory],
+    runs: Sequence[Run],
     summaries: Sequence[Summary],
     names: Sequence[str],
     compared: Sequence[Change],

@@ -12,7 +12,7 @@ from cola_jax.report.layer_ratio import ratio_rows
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, best_paths
 from cola_jax.report.statistics import Share, is_null, is_true
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 NEVER = np.iinfo(np.int32).max  # evaluations or layers until what does not happen
 QUESTIONS = [
@@ -39,7 +39,7 @@ FIGURES = {
 Rows = list[tuple[Any, ...]]
 
 
-def figures_of(runs: Sequence[tuple[str, RunDirectory, Summary]]) -> dict[str, dict[str, Any]]:
+def figures_of(runs: Sequence[tuple[str, Run, Summary]]) -> dict[str, dict[str, Any]]:
     """Computes the table of every figure over the runs, each given with its name."""
     tables: dict[str, Rows] = {name: [] for name in FIGURES}
     for label, run, summary in runs:
@@ -58,7 +58,7 @@ def rounded(value: Any) -> Any:
     return round(value, 5) if np.isfinite(value) else None
 
 
-def run_figures(run: RunDirectory, summary: Summary) -> dict[str, Rows]:
+def run_figures(run: Run, summary: Summary) -> dict[str, Rows]:
     """Computes the rows of every figure for one run."""
     questions, rows = run.questions(QUESTIONS), run.evaluations(COLUMNS)
     gold, control = searches_of(questions, rows)

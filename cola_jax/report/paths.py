@@ -25,8 +25,8 @@ from cola_jax.report.table import (
     format_p,
     format_percent,
 )
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.parts import check_counts, check_nodes
+from cola_jax.runs.run import Run
 
 COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]
 
@@ -45,7 +45,7 @@ class PathResult:
     p: float  # of the difference, corrected for the number of paths; NaN without it
 
 
-def path_results(run: RunDirectory) -> list[PathResult]:
+def path_results(run: Run) -> list[PathResult]:
     """Measures each path of an evaluation run, best first and ties by length.
 
     Raises InputError for a run that is not of `evaluate` or has no question done yet.
@@ -127,7 +127,7 @@ def path_row(result: PathResult, plain: tuple[int, ...], decodes: bool) -> tuple
     )
 
 
-def paths_table(run: RunDirectory) -> Table:
+def paths_table(run: Run) -> Table:
     """Formats an evaluation run as a table that fits 80 columns, one row for each path."""
     results, manifest = path_results(run), run.manifest()
     plain, decodes = (
@@ -145,7 +145,7 @@ def paths_table(run: RunDirectory) -> Table:
     return table
 
 
-def paths_caption(run: RunDirectory, results: list[PathResult]) -> str:
+def paths_caption(run: Run, results: list[PathResult]) -> str:
     """Explains what the table of paths is based on."""
     manifest = run.manifest()
     done, planned = run.questions(["question"]).num_rows, manifest["settings"]["questions"]
@@ -192,7 +192,7 @@ def paths_caption(run: RunDirectory, results: list[PathResult]) -> str:
     return " ".join(parts)
 
 
-def write_paths_page(run: RunDirectory, file: epath.PathLike) -> None:
+def write_paths_page(run: Run, file: epath.PathLike) -> None:
     """Writes the page of an evaluation; OSError where the file cannot be written."""
     manifest = run.manifest()
     settings, start = manifest["settings"], manifest["starts"][-1]

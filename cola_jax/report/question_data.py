@@ -11,8 +11,8 @@ import pyarrow as pa
 from cola_jax.report.statistics import list_lengths
 from cola_jax.report.summary import Summary
 from cola_jax.report.text import shorten
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.reuse import by_question
+from cola_jax.runs.run import Run
+from cola_jax.runs.stored import by_question
 
 MIN_LISTED, MAX_LISTED = 40, 300  # of a question, within the budget
 TEXT_BUDGET = 64_000_000  # characters of all completions of a run
@@ -28,7 +28,7 @@ ASKED += ["baseline", "baseline_answer", "controls"]
 
 
 def question_entries(
-    run: RunDirectory, summary: Summary, budget: int
+    run: Run, summary: Summary, budget: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields for each question its entry in the list and its details, one part at a time.
 

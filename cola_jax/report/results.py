@@ -15,8 +15,8 @@ from cola_jax.report.paths import effects_by_path, path_results
 from cola_jax.report.preference import Preference
 from cola_jax.report.statistics import Share, number_or_none
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.runs.comparable import differences
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
+from cola_jax.runs.settings import differences
 from cola_jax.tasks.registry import TASKS
 
 RESULTS = "results.json"
@@ -24,7 +24,7 @@ BETTER = {"acc", "acc_norm", "exact_match", "net"}  # when higher
 METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": "acc_norm"}
 
 
-def results_json(run: RunDirectory, summary: Summary | None = None) -> dict[str, Any]:
+def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     """Returns the results of a search, with its summary if it is at hand, or of an evaluation.
 
     `results` maps the task to metrics and their standard errors: those of the pretrained model
@@ -149,7 +149,7 @@ def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
     return entry
 
 
-def write_results(run: RunDirectory, summary: Summary | None = None) -> dict[str, Any]:
+def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     """Writes `results.json` into the run directory, and returns what it holds."""
     results = results_json(run, summary)
     content = readable_json(results, default=str, allow_nan=False) + "\n"

@@ -12,8 +12,8 @@ from cola_jax.errors import InputError, shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import Difference, Mean, Share
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.parts import check_counts, check_nodes
+from cola_jax.runs.run import Run
 
 COLUMNS = ["question", "node", "verdict", "margin"]
 
@@ -71,7 +71,7 @@ class ScanSummary:
         return min(kept, key=lambda cell: len(cell.path), default=None)
 
 
-def summarise_scan(run: RunDirectory) -> ScanSummary:
+def summarise_scan(run: Run) -> ScanSummary:
     """Summarises the questions of a scan that are done.
 
     Raises ValueError for another run, and for fewer than two questions done.

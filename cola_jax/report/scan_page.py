@@ -11,7 +11,7 @@ from cola_jax.report.page import render
 from cola_jax.report.page_data import rounded
 from cola_jax.report.scan import Cell, ScanSummary
 from cola_jax.report.scan_table import HEAD, scan_caption, scan_rows
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 SCRIPTS = ("dom.js", "charts.js", "figure.js", "scan.js")
 BLOCK = ("kind", "start", "stop", "layers", "correct")
@@ -21,7 +21,7 @@ MAPS = {
 }
 
 
-def write_scan_page(run: RunDirectory, summary: ScanSummary, file: epath.PathLike) -> None:
+def write_scan_page(run: Run, summary: ScanSummary, file: epath.PathLike) -> None:
     """Writes the page of a scan; OSError where the file cannot be written."""
     manifest = run.manifest()
     settings, start = manifest["settings"], manifest["starts"][-1]

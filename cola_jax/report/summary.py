@@ -29,8 +29,8 @@ from cola_jax.report.statistics import (
     mean,
     tree_shape,
 )
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.parts import check_counts, join
+from cola_jax.runs.run import Run
 
 # The columns of questions that a summary is made of
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
@@ -129,7 +129,7 @@ class Summary:
         return self.evaluations / self.done
 
 
-def summarise(run: RunDirectory, preference: Preference | None = None) -> Summary:
+def summarise(run: Run, preference: Preference | None = None) -> Summary:
     """Summarises the results of a search run so far.
 
     Raises ValueError for a run that is not a search or has no question done yet.
@@ -168,7 +168,7 @@ def summarise(run: RunDirectory, preference: Preference | None = None) -> Summar
     )
 
 
-def ways_of(run: RunDirectory, questions: pa.Table | None = None) -> Ways:
+def ways_of(run: Run, questions: pa.Table | None = None) -> Ways:
     """Reads what the searches of a run reached, from its questions if they are at hand."""
     manifest = run.manifest()
     questions = run.questions(ASKED) if questions is None else questions
@@ -181,7 +181,7 @@ def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
     return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
 
 
-def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
+def check_search(run: Run, settings: dict[str, Any]) -> None:
     """Raises ValueError for a run that is not a search."""
     command = settings.get("command")
     if command == "evaluate":
@@ -196,7 +196,7 @@ def check_search(run: RunDirectory, settings: dict[str, Any]) -> None:
         )
 
 
-def read_evaluations(run: RunDirectory, columns: Sequence[str]) -> pa.Table:
+def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
     """Reads columns of the evaluations, with `num_tokens`, the number of tokens decoded.
 
     Reads one part at a time, as the token ids of a whole run may exceed the memory.

@@ -1,10 +1,20 @@
-"""Which devices a session uses, as a mesh with axes `data` and `tensor`, and how much of them."""
+"""Which devices a session uses, how much of them, and what a run records of the machine."""
 
 import dataclasses
+import datetime
+import functools
+import importlib.util
+import logging
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cola_jax.errors import InputError
-from cola_jax.runs.nvidia import check_driver, cuda_packages, driver_version
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -129,3 +139,87 @@ def choose_dtype(asked: str | None, stored: str) -> str:
     if asked == "float16" and cpu:
         raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
     return asked or ("float32" if cpu else stored)
+
+
+DRIVER = Path("/proc/driver/nvidia/version")
+LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks for on Linux
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache  # so that a process warns once, however often devices are asked for
+def check_driver(driver: int | None, installed: tuple[int, ...]) -> None:
+    """Says why JAX finds no GPU on a machine that has one.
+
+    Args:
+      driver: the version of the NVIDIA driver, as `driver_version` reads it; None without one.
+      installed: versions of CUDA that JAX has packages for.
+
+    Raises ValueError where the driver is too old for these packages. Where there are none, a
+    warning names those that fit.
+    """
+    if driver is None:
+        return
+    fitting = [cuda for cuda, least in LEAST.items() if driver >= least]
+    fix = f"pip install 'cola-jax[cuda{fitting[0]}]'" if fitting else "install a newer driver"
+    if not installed:
+        log.warning(
+            "this machine has an NVIDIA GPU, but JAX has no packages for it and runs on the CPU: "
+            "%s.",
+            fix,
+        )
+    elif not set(installed) & set(fitting):
+        (cuda, *_) = installed
+        raise InputError(
+            f"the NVIDIA driver {driver} is too old for the packages of cola-jax[cuda{cuda}], "
+            f"which need {LEAST[cuda]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
+        )
+
+
+def driver_version() -> int | None:
+    """Returns the major version of the NVIDIA driver that is loaded, None without one."""
+    try:
+        found = re.search(r"Kernel Module\D*(\d+)\.", DRIVER.read_text())
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def cuda_packages() -> tuple[int, ...]:
+    """Returns the versions of CUDA that JAX has packages for."""
+    return tuple(cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin"))
+
+
+PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Returns what is recorded about when and where a run was started."""
+    import jax
+
+    device = jax.local_devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{device.platform} {device.device_kind}",
+        "command_line": shlex.join(sys.argv),
+        "commit": git_commit(),
+    }
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that runs, with a mark where it has changes, if it is one.
+
+    An installed package has none; its version is recorded.
+    """
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -9,23 +9,52 @@ import ctypes
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cola_jax.errors import InputError, first_line, shown
-
-if TYPE_CHECKING:
-    from cola_jax.runs.shard import Shard
 
 ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")  # of a host and its port
 LARGEST_PORT = 65535
 MOST_HOSTS = 10_000
 LONGEST_WAIT = 7 * 24 * 3600  # seconds
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Every `count`-th question, from `index` on."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Reads `0/4`, the first of four; ValueError for other text."""
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+        if not match or int(match[1]) >= int(match[2]):
+            raise InputError(f"shard {text!r} is not one of 0/N to N-1/N, such as 0/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its part files begin with."""
+        return "part-" if self.count == 1 else f"part-{self.index}-of-{self.count}-"
+
+    def overlaps(self, other: "Shard") -> bool:
+        """Whether two shards, of the same or of different counts, may share a question."""
+        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
+
+
+WHOLE = Shard(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +96,13 @@ class Hosts:
         if not 1 <= self.wait <= LONGEST_WAIT:
             raise InputError(f"wait must be 1 to {LONGEST_WAIT} seconds, it is {self.wait}.")
 
-    def join(self) -> "Shard":
+    def join(self) -> Shard:
         """Connects to the other hosts, before anything else uses JAX; returns this host's shard.
 
         Ends the process with a message where they do not connect in time. Raises ValueError where
         there are none, and on a host of a TPU slice without --distributed: it would wait for the
         others silently.
         """
-        from cola_jax.runs.shard import WHOLE, Shard
-
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
             if workers > 1 and "TPU_PROCESS_BOUNDS" not in os.environ:
@@ -107,7 +134,7 @@ class Hosts:
                 ) from error
             return Shard(jax.process_index(), jax.process_count())
 
-    def agree(self, shard: "Shard", settings: Mapping[str, Any], *, together: bool) -> None:
+    def agree(self, shard: Shard, settings: Mapping[str, Any], *, together: bool) -> None:
         """Compares the settings of all hosts, and disconnects.
 
         `together` says that devices of this host will exchange data with each other. Raises

@@ -14,11 +14,11 @@ from cola_jax.formats.peers.polar import polar_samples
 from cola_jax.formats.peers.searched import Searched
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.labels import Labels, read_labels
+from cola_jax.runs.run import Run
+from cola_jax.runs.stored import Labels, read_labels
 
 
-def read_run(run: RunDirectory) -> list[Searched]:
+def read_run(run: Run) -> list[Searched]:
     """Returns the questions of a run that are done, with what the search for gold found.
 
     A question of multiple choice has its options in its text, and a letter as its answer; so
@@ -58,7 +58,7 @@ def searched(
     )
 
 
-def write_polar(run: RunDirectory, file: Path) -> str:
+def write_polar(run: Run, file: Path) -> str:
     """Writes a run as PoLar's `merged_mcts_samples.json`; returns what was written, in words.
 
     Raises ValueError where the file exists, or the run has nothing for it.
@@ -70,7 +70,7 @@ def write_polar(run: RunDirectory, file: Path) -> str:
     return f"PoLar: {file}, {counted(questions)} with {paths} paths"
 
 
-def write_drllm(run: RunDirectory, file: Path) -> str:
+def write_drllm(run: Run, file: Path) -> str:
     """Writes a run as a result file of Dr.LLM; returns what was written, in words.
 
     Raises ValueError where the file exists, or the run has no path that Dr.LLM can train on.
@@ -98,12 +98,12 @@ def write_drllm(run: RunDirectory, file: Path) -> str:
     )
 
 
-def last_start(run: RunDirectory) -> dict[str, Any]:
+def last_start(run: Run) -> dict[str, Any]:
     """Returns what a run recorded of its last start."""
     return run.manifest()["starts"][-1]
 
 
-def layers_of(run: RunDirectory) -> int:
+def layers_of(run: Run) -> int:
     """Returns the number of layers of a run's model."""
     if run.num_layers is None:
         raise InputError(

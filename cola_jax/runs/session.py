@@ -28,16 +28,13 @@ from cola_jax.formats import cache
 from cola_jax.params import Model, shapes
 from cola_jax.path import identity
 from cola_jax.prompts import Prompts
-from cola_jax.runs.batch_search import BatchSearch, check_robust
-from cola_jax.runs.comparable import ANY_SCORER, asked_by_run, asked_here, check_comparable
-from cola_jax.runs.decoys import Answers
-from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.machine import machine
-from cola_jax.runs.reuse import Reuse
+from cola_jax.runs.devices import Devices, choose_dtype, machine
+from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.runs.searches import BatchSearch, check_robust
+from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluations import Evaluations, Write
@@ -220,7 +217,7 @@ class Session:
         metrics: Metrics | None = None,
         reuse: Sequence[str] = (),
         robust: bool = False,
-    ) -> RunDirectory:
+    ) -> Run:
         """Searches every question that the run directory does not have yet.
 
         What the run directories `reuse` have evaluated of the same questions is not run again. With
@@ -266,7 +263,7 @@ class Session:
         self, directory: str, rules: InfluenceRules, metrics: Metrics | None
     ) -> InfluenceRules:
         """Orders the layers by their influence on the first questions, once for a run."""
-        run = RunDirectory(directory)
+        run = Run(directory)
         run.refuse_foreign()  # before the weights load
         asked = min(FIRST, self.settings["questions"])
         if min(FIRST, run.recorded("questions") or 0) == asked:
@@ -284,7 +281,7 @@ class Session:
         metrics: Metrics | None = None,
         command: str = "evaluate",
         held_out: bool = False,
-    ) -> RunDirectory:
+    ) -> Run:
         """Evaluates the same paths on every question that the run directory does not have yet.
 
         The questions are those of the session, or the held-out ones. Raises InputError for
@@ -322,7 +319,7 @@ class Session:
     def evaluations(
         self,
         worker: Worker,
-        run: RunDirectory,
+        run: Run,
         batch: Sequence[Encoded],
         workload: Workload,
         write: Write | None,
@@ -349,7 +346,7 @@ class Session:
         metrics: Metrics | None,
         held_out: bool = False,
         again: bool = False,
-    ) -> Iterator[tuple[RunDirectory, Metrics]]:
+    ) -> Iterator[tuple[Run, Metrics]]:
         """Opens a run of the questions, and records what this start did.
 
         `recorded` decides, with the session's own settings, whether a run can be resumed.
@@ -365,9 +362,7 @@ class Session:
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         environment = self.environment | {"devices": self.num_devices}  # or they do not fit
         here = asked_here(settings, questions)
-        with RunDirectory(directory, config.shard).open(
-            settings, environment, here, again=again
-        ) as run:
+        with Run(directory, config.shard).open(settings, environment, here, again=again) as run:
             try:
                 yield run, metrics
             finally:
@@ -375,7 +370,7 @@ class Session:
 
     def fill(
         self,
-        run: RunDirectory,
+        run: Run,
         questions: Sequence[Encoded],
         workload: Workload,
         work: Work,
@@ -465,7 +460,8 @@ class Session:
                     verdicts = evaluations.of_question(b, paths)
                     rows += evaluation_rows(encoded, paths, verdicts)
                     done.append(question_row(encoded, len(paths)))
-            run.write(rows, done)
+            if run.waves or not run.parts("questions"):  # or nothing is new
+                run.replace(rows, done)
 
     def evaluate_all(
         self, metrics: Metrics, made: list[ModelEvaluator], paths: np.ndarray

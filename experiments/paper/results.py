@@ -18,7 +18,7 @@ from cola_jax.report.table import (
     format_points,
     format_signed,
 )
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
 
@@ -28,7 +28,7 @@ class Result:
     """A finished search."""
 
     name: str  # of its model and task
-    run: RunDirectory
+    run: Run
     summary: Summary
 
 
@@ -36,7 +36,7 @@ def read(directories: Iterable[str]) -> list[Result]:
     """Reads the searches of run directories."""
     results = []
     for directory in directories:
-        run = RunDirectory(directory)
+        run = Run(directory)
         start = run.manifest()["starts"][-1]
         name = f"{model_name(start)}, {task_name(start).removesuffix('.jsonl')}"
         results.append(Result(name, run, summarise(run)))

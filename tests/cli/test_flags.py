@@ -9,9 +9,8 @@ from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.cli.main import main
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.run import Run
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -105,7 +104,7 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
 
 def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
     verbosity.choose()
-    run = RunDirectory(tmp_path / "run")
+    run = Run(tmp_path / "run")
     with run.open({}, {"shard": "0/1"}):
         assert run_with_progress(lambda metrics: run, searches=True) is run
     assert capsys.readouterr().err == ""  # nothing was left to do

@@ -13,7 +13,7 @@ from cola_jax.cli import main as cli
 from cola_jax.cli.commands import parse
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Search
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.scoring import SCORERS
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
@@ -90,10 +90,10 @@ def test_evaluate(common, tmp_path, capsys):
     (tmp_path / "paths.txt").write_text("# two paths\n0-4\n\n0,2,4  # a short one\n")
     paths = ["--paths", "0-4", "0,(1-2)x2,3-4", "--paths-file", str(tmp_path / "paths.txt")]
     cli.main(["evaluate", *common, *paths, "--random", "3", "--seed", "1", "--data", "1"])
-    recorded = RunDirectory(tmp_path / "run").manifest()["settings"]["paths"]
+    recorded = Run(tmp_path / "run").manifest()["settings"]["paths"]
     assert recorded[:3] == [[0, 1, 2, 3, 4], [0, 1, 2, 1, 2, 3, 4], [0, 2, 4]]
     assert 5 <= len(recorded) <= 6  # each path once
-    assert RunDirectory(tmp_path / "run").evaluations().num_rows == 3 * len(recorded)
+    assert Run(tmp_path / "run").evaluations().num_rows == 3 * len(recorded)
     assert "0-4 (identity)" in capsys.readouterr().out
 
 
@@ -118,7 +118,7 @@ def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
 
 def verdicts_of(directory):
     """Returns the verdict of each (question, path) of a run."""
-    rows = RunDirectory(directory).evaluations(["question", "path", "verdict"]).to_pylist()
+    rows = Run(directory).evaluations(["question", "path", "verdict"]).to_pylist()
     return {(row["question"], tuple(row["path"])): row["verdict"] for row in rows}
 
 
@@ -130,7 +130,7 @@ def test_rules_are_recorded(common, tmp_path, no_report):
     assert settings["preset"]["length_penalty"] == 0.5
     assert settings["preset"]["max_skip"] == 4
     assert (settings["simulations"], settings["leaves"]) == (4, 2)
-    edits = RunDirectory(tmp_path / "run").evaluations().column("edit").to_pylist()
+    edits = Run(tmp_path / "run").evaluations().column("edit").to_pylist()
     assert {edit.split()[0] for edit in edits if edit} == {"skip"}
 
 
@@ -288,9 +288,7 @@ def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
         (lambda *_, **__: list(zip([1], [], strict=True)), "zip"),
     ],
 )
-@pytest.mark.parametrize(
-    "place", ["runs.batch_search.search_batch", "cli.flags.Hosts.__post_init__"]
-)
+@pytest.mark.parametrize("place", ["runs.searches.search_batch", "cli.flags.Hosts.__post_init__"])
 def test_bug_shows_its_traceback(common, monkeypatch, bug, message, place):
     """A ValueError that is not an InputError is ours, wherever it is raised."""
     monkeypatch.setattr(f"cola_jax.{place}", bug)
@@ -317,7 +315,7 @@ def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
     for shard in ("0/2", "1/2"):
         cli.main(["search", *apart, *SMALL, "--shard", shard])
     assert re.findall(r"(\d+) evaluations in", capsys.readouterr().err) == ["15", "10", "5"]
-    runs = [RunDirectory(tmp_path / name) for name in ("run", "apart")]
+    runs = [Run(tmp_path / name) for name in ("run", "apart")]
     whole, both = ({(r["question"], r["node"]): r for r in evaluations(run)} for run in runs)
     assert whole.keys() == both.keys()
     for key, row in whole.items():

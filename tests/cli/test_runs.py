@@ -12,7 +12,7 @@ from cola_jax.checkpoint import stop_tokens
 from cola_jax.cli.main import main
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import read_prompts
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests import tiny
 
 PATHS = ("0-4", "0-1,3-4")
@@ -47,7 +47,7 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
     out = str(tmp_path / "run")
     flags = ("--prompts-file", prompts, "--paths", *PATHS, "--out", out, "--batch-size", "2")
     generate(model, *flags)
-    run = RunDirectory(out)
+    run = Run(out)
     assert run.manifest()["settings"]["command"] == "generate"
     rows = {(row["question"], tuple(row["path"])): row for row in run.evaluations().to_pylist()}
     paths = [cola_jax.parse_path(path, 5) for path in PATHS]

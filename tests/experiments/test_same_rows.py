@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from experiments.same_rows import SameRows, main
 
 MARGINS = {(0, 1): 0.5, (0,): -20.0, (1,): 5e-4}
@@ -16,7 +16,7 @@ def evaluation(path, margin, **changes):
 
 def make_run(folder, *rows):
     question = {"question": "q", "text": "?", "options": ["4", "5"], "gold": 0, "prompt_hash": "x"}
-    with RunDirectory(folder).open({}, {"num_layers": 2}) as run:
+    with Run(folder).open({}, {"num_layers": 2}) as run:
         run.write(rows, [question | {"evaluations": len(rows)}])
     return str(folder)
 

@@ -16,12 +16,10 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
-from cola_jax.runs.comparable import asked_here
-from cola_jax.runs.decoys import Answers
-from cola_jax.runs.directory import MANIFEST, STARTS, UNFINISHED, RunDirectory
-from cola_jax.runs.labels import read_labels
-from cola_jax.runs.reuse import Reuse
+from cola_jax.runs.run import MANIFEST, STARTS, UNFINISHED, Run
 from cola_jax.runs.searched import write_drllm, write_polar
+from cola_jax.runs.settings import asked_here
+from cola_jax.runs.stored import Answers, Reuse, read_labels
 from tests.fuzz import sound_runs
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_json_text
@@ -95,7 +93,7 @@ class Readers:
         Report((str(folder), str(sound)), page=folder.parent / "page.html", json=True).run()
 
     def exported(self, folder: Path) -> None:
-        run = RunDirectory(folder)
+        run = Run(folder)
         write_polar(run, folder / "polar.json")
         write_drllm(run, folder / "drllm.json")
 
@@ -103,7 +101,7 @@ class Readers:
         """Does what a command does with its run directory before it evaluates anything."""
         settings = sound_runs.SEARCH | {"command": "search", "simulations": 200}
         here = asked_here(settings, self.encoded)
-        with RunDirectory(folder).open(settings, sound_runs.START, here) as run:
+        with Run(folder).open(settings, sound_runs.START, here) as run:
             run.count_earlier(Metrics(), LAYERS)
             for encoded in self.encoded:
                 run.known(encoded)
@@ -116,7 +114,7 @@ class Readers:
 
     def chosen_from(self, folder: Path) -> None:
         """Does what `cola menu` and `cola distill` do with a run."""
-        run = RunDirectory(folder)
+        run = Run(folder)
         run.check_model("digest")
         labels = read_labels(run)
         candidates(labels, LAYERS, MenuSettings())

@@ -8,7 +8,7 @@ from typing import Any
 
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.question import Question
-from cola_jax.runs.directory import UNFINISHED, WAVES, RunDirectory
+from cola_jax.runs.run import UNFINISHED, WAVES, Run
 from cola_jax.scoring import Encoded, Options
 from cola_jax.strategies.rules import PRESETS, Settings
 from tests import tiny
@@ -72,7 +72,7 @@ def make(folder: Path) -> None:
     move(make_scan(folder), folder / "scan")
 
 
-def move(run: RunDirectory, target: Path) -> None:
+def move(run: Run, target: Path) -> None:
     """Gives a run that is made another name."""
     Path(run.directory).rename(target)
 
@@ -108,7 +108,7 @@ def unfinished() -> list[dict[str, Any]]:
     ]
 
 
-def make_evaluated(folder: Path) -> RunDirectory:
+def make_evaluated(folder: Path) -> Run:
     """Makes evaluations of three paths that decode answers, which serve as decoys."""
     rows = [
         made.decoded(name, node, made.PATHS[node], answer, answer == "7")
@@ -122,7 +122,7 @@ def make_evaluated(folder: Path) -> RunDirectory:
     return made.make_run(folder, (rows, questions), start=START, **settings, paths=paths)
 
 
-def make_scan(folder: Path) -> RunDirectory:
+def make_scan(folder: Path) -> Run:
     """Makes the scan of every block on eight questions."""
     draw, paths = random.Random(0), scan_paths(LAYERS)
     rows = [

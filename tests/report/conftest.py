@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cola_jax.report import summarise
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import MANIFEST, RunDirectory
+from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 WHOLE = (0, 1, 2, 3)  # the identity path of a model of four layers
@@ -28,9 +28,9 @@ NASTY = """<script>alert(1)</script>&"'</script><!-- {{ 7 * 7 }}"""
 
 def make_run(
     directory: Path, *parts: tuple[list[Any], list[Any]], start: Any = START, **settings: Any
-) -> RunDirectory:
+) -> Run:
     """Writes a run of parts (evaluations, questions); a known scorer is recorded in its start."""
-    run = RunDirectory(directory / "run")
+    run = Run(directory / "run")
     if settings.get("scorer") in SCORERS:
         start = start | {"scorer": SCORERS[settings["scorer"]]}
     asked = max(SETTINGS["questions"], sum(len(questions) for _, questions in parts))
@@ -209,25 +209,25 @@ PARTS = [(E1 + E2, [Q1, Q2]), (E3 + E4 + E5, [Q3, Q4, Q5])]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Five of six questions with options, in two parts."""
     return make_run(tmp_path_factory.mktemp("search"), *PARTS)
 
 
 @pytest.fixture(scope="session")
-def summary(run: RunDirectory) -> Summary:
+def summary(run: Run) -> Summary:
     return summarise(run)
 
 
 @pytest.fixture(scope="session")
-def open_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def open_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four open questions, their answers decoded, in two parts."""
     directory = tmp_path_factory.mktemp("open")
     return make_run(directory, *OPEN_PARTS, scorer="generation", questions=4)
 
 
 @pytest.fixture(scope="session")
-def open_summary(open_run: RunDirectory) -> Summary:
+def open_summary(open_run: Run) -> Summary:
     return summarise(open_run)
 
 
@@ -235,7 +235,7 @@ PATHS = [WHOLE, (0, 1, 2, 2, 3), (0, 3)]
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three paths on two questions; the last two are equally accurate, the last one is shorter."""
     rows = [
         ("q1", True, True, True, [2.0, 1.0, 4.0]),
@@ -255,7 +255,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 @pytest.fixture(scope="session")
-def open_evaluated(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def open_evaluated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three paths on two open questions; the last path was never graded."""
     verdicts = {"q1": [True, True, None], "q2": [False, None, None]}
     margins = iter([6.0, 2.0, -50.0, -2.0, -50.0, -50.0])
@@ -284,9 +284,7 @@ OLD_EVALUATIONS.remove("scores")
 OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "metadata"]
 
 
-def write_old_part(
-    run: RunDirectory, name: str, rows: list[Any], questions: list[Any]
-) -> RunDirectory:
+def write_old_part(run: Run, name: str, rows: list[Any], questions: list[Any]) -> Run:
     """Writes a part without the columns that were added for open questions and for scores.
 
     Returns the run, which is of an earlier version then.
@@ -299,11 +297,11 @@ def write_old_part(
         schema = pa.schema([schema.field(n) for n in names])
         table = pa.Table.from_pylist(content, schema=schema)
         pq.write_table(table, str(run.directory / kind / name))
-    return RunDirectory(run.directory)
+    return Run(run.directory)
 
 
 @pytest.fixture
-def old_run(tmp_path: Path) -> RunDirectory:
+def old_run(tmp_path: Path) -> Run:
     """A search of a version before open questions were added."""
     run = make_run(tmp_path, scorer="letter")
     write_old_part(run, "part-00000.parquet", E1 + E2, [Q1, Q2])

@@ -7,7 +7,7 @@ import pytest
 from cola_jax.errors import InputError
 from cola_jax.report import check_runs, run_names
 from cola_jax.report.compare import MOST, changes
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import E1, E2, E5, PARTS, Q1, Q2, Q5, START, WHOLE, make_run
 
 
@@ -18,12 +18,12 @@ def test_check_runs_refuses_runs_of_different_models(tmp_path: Path):
         check_runs([one, other])
 
 
-def test_check_runs_refuses_what_is_no_search(run: RunDirectory, evaluated: RunDirectory):
+def test_check_runs_refuses_what_is_no_search(run: Run, evaluated: Run):
     check_runs([run])
     with pytest.raises(ValueError, match="evaluation of given paths"):
         check_runs([run, evaluated])
     with pytest.raises(ValueError, match="given twice"):
-        check_runs([run, RunDirectory(run.directory)])
+        check_runs([run, Run(run.directory)])
     with pytest.raises(ValueError, match=f"at most {MOST} runs"):
         check_runs([run] * (MOST + 1))
 
@@ -47,7 +47,7 @@ def test_check_runs_refuses_another_way_of_counting(
 
 def test_run_names_tell_runs_apart():
     def names(*directories: str) -> list[str]:
-        return run_names([RunDirectory(directory) for directory in directories])
+        return run_names([Run(directory) for directory in directories])
 
     assert names("runs/a", "runs/b") == ["a", "b"]
     assert names("x/run", "y/run", "y/other") == ["x/run", "y/run", "y/other"]

@@ -16,7 +16,7 @@ from cola_jax.report import page as page_module
 from cola_jax.report import scan_page, summarise, write_page
 from cola_jax.report.compare import changes
 from cola_jax.report.page import SCRIPTS, asset
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
     E2,
@@ -53,7 +53,7 @@ PageOf = Callable[..., str]
 def page_of(tmp_path: Path) -> PageOf:
     """Writes a page about runs and returns it."""
 
-    def write(*runs: RunDirectory) -> str:
+    def write(*runs: Run) -> str:
         file = tmp_path / "pages" / "report.html"
         summaries = [summarise(run) for run in runs]
         write_page(runs, summaries, file, changes(runs, summaries[0].num_layers))
@@ -72,7 +72,7 @@ def without_scripts(page: str) -> str:
     return html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
 
 
-def test_page_shows_table_settings_and_figures(run: RunDirectory, page_of: PageOf):
+def test_page_shows_table_settings_and_figures(run: Run, page_of: PageOf):
     page = page_of(run)
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     cells = [html.unescape(re.sub(r"<[^>]+>", "|", row)) for row in rows]
@@ -92,7 +92,7 @@ def test_page_shows_table_settings_and_figures(run: RunDirectory, page_of: PageO
     assert "nan" not in without_scripts(page).lower().split()
 
 
-def test_page_allows_its_own_script_and_style_alone(run: RunDirectory, page_of: PageOf):
+def test_page_allows_its_own_script_and_style_alone(run: Run, page_of: PageOf):
     page = page_of(run)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy
@@ -107,7 +107,7 @@ def test_page_allows_its_own_script_and_style_alone(run: RunDirectory, page_of: 
     assert not re.search(r" style=| on\w+=", without_scripts(page))  # the policy forbids both
 
 
-def test_page_is_self_contained(run: RunDirectory, page_of: PageOf, tmp_path: Path):
+def test_page_is_self_contained(run: Run, page_of: PageOf, tmp_path: Path):
     page = page_of(run)
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
     assert not re.search(r"url\(\s*[\"']?\s*(https?:)?//|@import", page)
@@ -247,7 +247,7 @@ def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
 
 
 def test_page_does_not_depend_on_the_working_directory(
-    run: RunDirectory, page_of: PageOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, page_of: PageOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     page_module.templates.cache_clear()
@@ -315,7 +315,7 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     assert set(completions) == {decodes}
 
 
-def test_page_of_older_run(old_run: RunDirectory, page_of: PageOf):
+def test_page_of_older_run(old_run: Run, page_of: PageOf):
     assert len(embedded(page_of(old_run))["questions"]) == 3
 
 

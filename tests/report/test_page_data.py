@@ -21,7 +21,7 @@ from cola_jax.report.page_data import (
 )
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E3,
     ONE_EVALUATION,
@@ -36,7 +36,7 @@ from tests.report.conftest import (
 
 
 @pytest.fixture(scope="module")
-def figures(run: RunDirectory, summary: Summary) -> dict[str, Any]:
+def figures(run: Run, summary: Summary) -> dict[str, Any]:
     return run_figures(run, summary)
 
 

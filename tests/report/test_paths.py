@@ -9,7 +9,7 @@ import pytest
 from cola_jax.report import paths_table, write_paths_page
 from cola_jax.report.paths import path_results
 from cola_jax.report.statistics import Difference, Share
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
     E2,
@@ -24,7 +24,7 @@ from tests.report.conftest import (
 )
 
 
-def test_path_results_are_sorted_and_counted(evaluated: RunDirectory):
+def test_path_results_are_sorted_and_counted(evaluated: Run):
     results = path_results(evaluated)
     assert [result.path for result in results] == [(0, 3), (0, 1, 2, 2, 3), WHOLE]
     assert [result.correct for result in results] == [Share(2, 2), Share(2, 2), Share(1, 2)]
@@ -34,7 +34,7 @@ def test_path_results_are_sorted_and_counted(evaluated: RunDirectory):
     assert [result.not_finite for result in results] == [Share(1, 2), Share(0, 2), Share(0, 2)]
 
 
-def test_path_results_exclude_ungraded(open_evaluated: RunDirectory):
+def test_path_results_exclude_ungraded(open_evaluated: Run):
     results = path_results(open_evaluated)
     assert [result.path for result in results] == [(0, 1, 2, 2, 3), WHOLE, (0, 3)]
     assert [result.correct for result in results] == [Share(1, 1), Share(1, 2), Share(0, 0)]
@@ -44,7 +44,7 @@ def test_path_results_exclude_ungraded(open_evaluated: RunDirectory):
     assert [result.tokens for result in results] == [4.0, 8.0, 4.0]
 
 
-def test_path_results_reject_other_runs(run: RunDirectory, tmp_path: Path):
+def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
     with pytest.raises(ValueError, match="use summarise for a search"):
         path_results(run)
     with pytest.raises(ValueError, match="no question done yet"):
@@ -60,7 +60,7 @@ def test_path_results_read_older_runs(tmp_path: Path):
     assert math.isnan(result.tokens)
 
 
-def test_paths_table_lists_paths(evaluated: RunDirectory):
+def test_paths_table_lists_paths(evaluated: Run):
     text = printed(paths_table(evaluated))
     assert max(map(len, text.splitlines())) <= 80
     more = r" +34\.2 to 100\.0 +−\d+\.\d to \+\d+\.\d *\n"
@@ -106,14 +106,14 @@ def test_paths_table_without_finite_margin(tmp_path: Path):
     assert "nan" not in printed(paths_table(run))
 
 
-def test_paths_table_rejects_other_runs(run: RunDirectory, tmp_path: Path):
+def test_paths_table_rejects_other_runs(run: Run, tmp_path: Path):
     with pytest.raises(ValueError, match="use summarise for a search"):
         paths_table(run)
     with pytest.raises(ValueError, match="no question done yet"):
         paths_table(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
 
 
-def test_paths_table_of_completions(open_evaluated: RunDirectory):
+def test_paths_table_of_completions(open_evaluated: Run):
     text = printed(paths_table(open_evaluated))
     assert max(map(len, text.splitlines())) <= 80
     assert "tokens" in text

@@ -14,7 +14,7 @@ from cola_jax.report.question_data import (
     path_texts,
     question_entries,
 )
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E2,
     G1,
@@ -28,12 +28,12 @@ from tests.report.conftest import (
 )
 
 
-def entries(run: RunDirectory) -> tuple[list[Any], list[Any]]:
+def entries(run: Run) -> tuple[list[Any], list[Any]]:
     listed, details = zip(*question_entries(run, summarise(run), 1_000_000), strict=True)
     return list(listed), list(details)
 
 
-def test_question_entries_of_options(run: RunDirectory):
+def test_question_entries_of_options(run: Run):
     listed, details = entries(run)
     assert [q["id"] for q in listed] == ["q1", "q2", "q3", "q4", "q5"]
     assert [q["kind"] for q in listed] == ["C→C", "W→C", "W→W", "C→C", "W→C"]
@@ -62,7 +62,7 @@ def test_question_entries_have_all_paths_and_those_of_controls(tmp_path: Path):
     assert {path[8] for path in shown["paths"][51:]} == {2}
 
 
-def test_question_entries_of_completions(open_run: RunDirectory):
+def test_question_entries_of_completions(open_run: Run):
     listed, details = entries(open_run)
     assert [q["kind"] for q in listed] == ["C→C", "W→C", "?→C", "W→W"]
     assert [path[9] for path in details[0]["paths"]] == [0, 0, 1, 2]
@@ -76,7 +76,7 @@ def test_question_entries_of_completions(open_run: RunDirectory):
     assert details[1]["completions"][0] == [None, " no no", "length", 1, 12]
 
 
-def test_question_entries_of_older_run(old_run: RunDirectory):
+def test_question_entries_of_older_run(old_run: Run):
     assert [q["kind"] for q in entries(old_run)[0]] == ["C→C", "W→C", "W→W"]
 
 

@@ -10,7 +10,7 @@ from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_table
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
     E2,
@@ -203,7 +203,7 @@ def test_summarise_without_graded_questions(tmp_path: Path):
     assert math.isnan(summary.length)
 
 
-def test_summarise_reads_older_runs(old_run: RunDirectory):
+def test_summarise_reads_older_runs(old_run: Run):
     assert old_run.questions()["metadata"].null_count == 3
     columns = ["text", "truncated", "tokens"]
     assert old_run.evaluations(columns).to_pylist() == [dict.fromkeys(columns)] * 9

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cola_jax.files import matching
-from cola_jax.runs.directory import UNFINISHED, WAVES, RunDirectory
 from cola_jax.runs.parts import read_parts
+from cola_jax.runs.run import UNFINISHED, WAVES, Run
 from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
@@ -74,7 +74,7 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Evaluations, "add", fail)
 
 
-def written(run: RunDirectory) -> int:
+def written(run: Run) -> int:
     """Counts the evaluations of unfinished questions that a run has kept."""
     files = matching(run.directory / UNFINISHED, "*.parquet")
     return read_parts(files, WAVES, None, None, run.mark).num_rows

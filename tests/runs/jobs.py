@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 
 from cola_jax.execute.metrics import Metrics
-from cola_jax.runs import directory
+from cola_jax.runs import run as run_module
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.run import KINDS, Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import TaskConfig
@@ -39,9 +39,7 @@ class Paths(NamedTuple):
     command: str = "evaluate"
 
 
-def fill(
-    session: Session, out: str, work: Settings | Paths, metrics: Metrics | None = None
-) -> RunDirectory:
+def fill(session: Session, out: str, work: Settings | Paths, metrics: Metrics | None = None) -> Run:
     """Fills a run directory by a search, or with the evaluations of paths."""
     if isinstance(work, Settings):
         return session.search(out, work, metrics)
@@ -55,7 +53,7 @@ def killed(
     out: str,
     work: Settings | Paths,
     files: int,
-    kinds: Sequence[str] = directory.KINDS,
+    kinds: Sequence[str] = KINDS,
 ) -> None:
     """Fills a run directory, and kills this process when it has written some files of it.
 
@@ -66,9 +64,9 @@ def killed(
     fill(Session.prepare(model, prepare, config), out, work)
 
 
-def kill_after(files: int, kinds: Sequence[str] = directory.KINDS) -> None:
+def kill_after(files: int, kinds: Sequence[str] = KINDS) -> None:
     """Kills this process when it has written some files of a run, and half of one more."""
-    count, write = itertools.count(1), directory.write_whole
+    count, write = itertools.count(1), run_module.write_whole
 
     def write_or_die(file: Any, content: bytes) -> None:
         if file.parent.name in kinds and next(count) > files:
@@ -76,7 +74,7 @@ def kill_after(files: int, kinds: Sequence[str] = directory.KINDS) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(file, content)
 
-    directory.write_whole = write_or_die
+    run_module.write_whole = write_or_die
 
 
 def host(

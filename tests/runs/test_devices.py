@@ -1,8 +1,14 @@
-"""Which devices a session uses, and what is refused before anything runs."""
+"""Which devices a session uses, what is refused before anything runs, and what is recorded."""
 
+import json
+import re
+import sys
+
+import jax
 import pytest
 
-from cola_jax.runs.devices import Devices, choose_dtype
+from cola_jax.runs import devices
+from cola_jax.runs.devices import Devices, check_driver, choose_dtype, driver_version
 
 
 def test_mesh_uses_every_device_by_default():
@@ -50,3 +56,79 @@ def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert choose_dtype(None, "bfloat16") == "bfloat16"
     assert choose_dtype("float16", "bfloat16") == "float16"
+
+
+VERSION = """NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Mon May  5 20:01:15 UTC 2026
+GCC version:  gcc version 12.2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "installed", "message"),
+    [
+        (535, (13,), r"driver 535 is too old .*cola-jax\[cuda13\].* need 580.*cola-jax\[cuda12\]"),
+        (470, (12,), r"driver 470 is too old .*need 525: install a newer driver"),
+        (470, (13, 12), r"driver 470 is too old .*need 580"),
+    ],
+)
+def test_a_driver_that_is_too_old_is_refused(driver, installed, message):
+    with pytest.raises(ValueError, match=message):
+        check_driver(driver, installed)
+
+
+@pytest.mark.parametrize(
+    ("driver", "installed"),
+    [(None, (13,)), (None, ()), (580, (13,)), (535, (13, 12)), (525, (12,))],
+)
+def test_a_driver_that_fits_or_is_not_there_is_fine(driver, installed, caplog):
+    check_driver(driver, installed)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("driver", "extra"), [(580, "cuda13"), (570, "cuda12")])
+def test_a_gpu_without_packages_is_pointed_at(driver, extra, caplog):
+    for _ in range(2):
+        check_driver(driver, ())
+    assert caplog.text.count(f"pip install 'cola-jax[{extra}]'") == 1
+
+
+@pytest.mark.parametrize("kind", ["", "Open "])
+def test_the_version_of_the_driver_is_read(kind, tmp_path, monkeypatch):
+    file = tmp_path / "version"
+    monkeypatch.setattr(devices, "DRIVER", file)
+    assert driver_version() is None
+    file.write_text(VERSION.format(kind, "580.65.06"))
+    assert driver_version() == 580
+    file.write_text("something else")
+    assert driver_version() is None
+
+
+def test_devices_name_it_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr("cola_jax.runs.devices.driver_version", lambda: 535)
+    monkeypatch.setattr("cola_jax.runs.devices.cuda_packages", lambda: (13,))
+    Devices().check_backend()  # JAX_PLATFORMS says cpu
+    jax.config.update("jax_platforms", None)
+    try:
+        with pytest.raises(ValueError, match="driver 535 is too old"):
+            Devices().check_backend()
+        Devices(device="cpu").check_backend()
+    finally:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def test_machine_records_the_command_and_versions(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cola", "search", "--model", "a b"])
+    found = devices.machine()
+    assert found["command_line"] == "cola search --model 'a b'"
+    assert found["versions"].keys() >= {"cola-jax", "jax"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_git_commit_is_that_of_a_checkout(tmp_path, monkeypatch):
+    devices.git_commit.cache_clear()
+    commit = devices.git_commit()
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "a" / "b" / "machine.py"))
+    devices.git_commit.cache_clear()
+    assert devices.git_commit() is None
+    devices.git_commit.cache_clear()

@@ -5,10 +5,9 @@ import socket
 import pytest
 
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
 from tests.runs import jobs
@@ -48,16 +47,16 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
     )
     assert end(first) == KILLED, first_errors.read_text()
     assert end(second) == 0, errors.read_text()
-    done = set(RunDirectory(out).questions().column("question").to_pylist())
+    done = set(Run(out).questions().column("question").to_pylist())
     assert {"q1", "q3", "q5"} < done < {f"q{i}" for i in range(6)}
 
     address = free_address()
     for process, errors in [start_host(host, address, out) for host in (0, 1)]:
         assert end(process) == 0, errors.read_text()
-    assert differences(RunDirectory(out), alone) == []
-    parts = {file.name[: len("part-0-of-2")] for file in RunDirectory(out).parts("questions")}
+    assert differences(Run(out), alone) == []
+    parts = {file.name[: len("part-0-of-2")] for file in Run(out).parts("questions")}
     assert parts == {"part-0-of-2", "part-1-of-2"}
-    starts = RunDirectory(out, Shard(0, 2)).starts()
+    starts = Run(out, Shard(0, 2)).starts()
     assert ["metrics" in start for start in starts] == [False, True]
 
 
@@ -115,3 +114,14 @@ def test_join_says_where_there_are_no_hosts():
 def test_hosts_refuse_flags_that_contradict_each_other(fields, message):
     with pytest.raises(ValueError, match=message):
         Hosts(**fields)
+
+
+def test_shard_is_parsed_as_it_is_written():
+    assert Shard.parse(" 3/12 ") == Shard(3, 12)
+    assert str(Shard(3, 12)) == "3/12"
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
+def test_shard_refuses_other_text(text):
+    with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
+        Shard.parse(text)

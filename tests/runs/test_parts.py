@@ -10,7 +10,6 @@ import pytest
 from etils import epath
 
 from cola_jax.errors import InputError
-from cola_jax.runs.directory import WAVES
 from cola_jax.runs.parts import (
     TOGETHER,
     by_question,
@@ -20,6 +19,7 @@ from cola_jax.runs.parts import (
     read_part,
     write_part,
 )
+from cola_jax.runs.run import WAVES
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 
 PLAIN = [0, 1, 2]

@@ -10,7 +10,7 @@ from cola_jax.formats.peers.drllm import read_drllm
 from cola_jax.formats.peers.polar import read_polar
 from cola_jax.formats.peers.read import read_searched
 from cola_jax.formats.peers.searched import Searched
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.runs.searched import read_run, write_drllm, write_polar
 from tests.report.conftest import (
     E1,
@@ -33,12 +33,12 @@ SHORT = (0, 1, 3)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
+def run(tmp_path: Path) -> Run:
     control = evaluation("q3", 3, (2,), 2, True, control=True)
     return make_run(tmp_path, (E1 + E2, [Q1, Q2]), ([*E3, control], [Q3]), scorer="letter")
 
 
-def test_read_run_shows_options_and_leaves_out_control_searches(run: RunDirectory) -> None:
+def test_read_run_shows_options_and_leaves_out_control_searches(run: Run) -> None:
     text = "What is q1?\nA. a\nB. b\nC. c"
     first, second, third = read_run(run)
     assert first == Searched(text, "A", (SHORT, WHOLE), ((0, 3),), True)
@@ -54,7 +54,7 @@ def test_read_run_gives_the_text_of_an_open_answer(tmp_path: Path) -> None:
     assert WHOLE in second.wrong_paths
 
 
-def test_write_polar_is_read_back(run: RunDirectory, tmp_path: Path) -> None:
+def test_write_polar_is_read_back(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "new" / "merged_mcts_samples.json"
     assert write_polar(run, file) == f"PoLar: {file}, 3 questions with 9 paths"
     assert read_polar(file, 4) == read_searched(file) == read_run(run)
@@ -62,7 +62,7 @@ def test_write_polar_is_read_back(run: RunDirectory, tmp_path: Path) -> None:
         write_polar(run, file)
 
 
-def test_write_drllm_is_read_back(run: RunDirectory, tmp_path: Path) -> None:
+def test_write_drllm_is_read_back(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     assert f"Dr.LLM: {file}, 2 of 3 questions; the others" in write_drllm(run, file)
     assert [(one.question, one.correct_paths) for one in read_drllm(file, 4)] == [

@@ -17,8 +17,8 @@ from cola_jax.cli.runs import Generate
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import KINDS, UNFINISHED, RunDirectory
 from cola_jax.runs.hosts import Hosts
+from cola_jax.runs.run import KINDS, UNFINISHED, Run
 from cola_jax.runs.session import RunConfig, Session, collapse, pad_all
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -43,7 +43,7 @@ class Case(NamedTuple):
     session: Session
     prepare: Callable[..., Any]
     work: Settings | jobs.Paths
-    run: RunDirectory
+    run: Run
 
 
 def by_path(run):
@@ -152,7 +152,7 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
     model = case.session.handle.source
     job = start(jobs.killed, model, case.prepare, ONE, out, case.work, files, kinds)
     assert end(job) == KILLED
-    run = RunDirectory(out)
+    run = Run(out)
     assert sum(len(list(run.directory.glob(f"{kind}/part-*"))) for kind in kinds) in (0, files)
     before = count(run) + written(run)
 
@@ -345,7 +345,7 @@ def test_search_function_finds_what_the_session_does(decode):
         ({"format": "direct"}, "prompt"),
         ({"chat": True}, "chat"),
         ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
-        ({"limit": 3}, "questions"),
+        ({"limit": 3}, "limit"),
     ],
 )
 def test_other_settings_of_a_task_are_refused(sums, decode, other, name):
@@ -358,9 +358,9 @@ def test_other_shots_are_refused(sums, tmp_path):
         Session.prepare(sums[0], TaskConfig("arithmetic", limit=3, level=1, shots=shots).prepare)
         for shots in (1, 2)
     ]
-    with RunDirectory(tmp_path / "run").open(sessions[0].settings, {"num_layers": 5}) as run:
+    with Run(tmp_path / "run").open(sessions[0].settings, {"num_layers": 5}) as run:
         pass
-    with pytest.raises(ValueError, match="prompt"), run.open(sessions[1].settings, {}):
+    with pytest.raises(ValueError, match="--task"), run.open(sessions[1].settings, {}):
         pass
 
 
@@ -542,7 +542,7 @@ def record(session, out, paths=PATHS):
 
 def test_interrupted_recording_repeats_nothing_written(evaluate, tmp_path, monkeypatch):
     session, total = evaluate.session, QUESTIONS * len(PATHS)
-    whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     assert record(session, whole.directory).evaluations == total
     counts = whole.questions(["evaluations"])["evaluations"].to_pylist()
     assert counts == [len(PATHS)] * QUESTIONS

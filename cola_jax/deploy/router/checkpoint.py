@@ -33,7 +33,7 @@ from cola_jax.execute.reference import replicated
 from cola_jax.files import read_json, write_whole
 from cola_jax.identity import check_belongs, digest
 from cola_jax.params import Model
-from cola_jax.runs.growth import check_same
+from cola_jax.runs.settings import check_same
 
 LAYOUT = 2  # increased whenever a change makes routers unreadable for older versions
 RECORD = "router.json"

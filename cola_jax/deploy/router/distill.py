@@ -33,10 +33,10 @@ from cola_jax.execute.evaluator import cut_batches, take
 from cola_jax.files import write_whole
 from cola_jax.identity import question_digest, set_digest
 from cola_jax.prompts import Prompts
-from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.labels import read_labels
+from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
+from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
+from cola_jax.runs.stored import read_labels
 from cola_jax.scoring.batches import default_batch_size
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def distill(
 
 def read_examples(session: Session, run: str, design: Design, config: DistillConfig) -> Examples:
     """Reads the examples of a run that asked this model these questions; ValueError otherwise."""
-    there = RunDirectory(run)
+    there = Run(run)
     labels = read_labels(there)
     there.check_model(session.settings["model"])
     here = asked_here(session.settings, session.encoded)

@@ -10,7 +10,7 @@ import numpy as np
 from cola_jax.deploy.router.targets import Path
 from cola_jax.errors import InputError
 from cola_jax.identity import digest
-from cola_jax.runs.labels import Labels
+from cola_jax.runs.stored import Labels
 from cola_jax.scoring.encode import Encoded
 
 Which = Literal["shortest", "all"]

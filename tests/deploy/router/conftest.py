@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import RunDirectory
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.scoring.verdicts import Verdicts
@@ -47,6 +47,6 @@ def setting(tiny_checkpoint, tmp_path_factory):
         verdicts = Verdicts.of_scores(options, gold)
         part.evaluations.extend(evaluation_rows(encoded, PATHS, verdicts))
         part.questions.append(question_row(encoded, 4))
-    with RunDirectory(setting.run).open(session.settings, session.environment) as run:
+    with Run(setting.run).open(session.settings, session.environment) as run:
         run.write(part.evaluations, part.questions)
     return setting

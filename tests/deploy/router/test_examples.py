@@ -7,7 +7,7 @@ from cola_jax.deploy.router.examples import is_held_out, make_examples, match
 from cola_jax.deploy.router.targets import counts_of_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
-from cola_jax.runs.labels import Labels
+from cola_jax.runs.stored import Labels
 from cola_jax.scoring.encode import Encoded
 
 L = 4

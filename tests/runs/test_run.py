@@ -14,8 +14,8 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
-from cola_jax.runs.directory import UNFINISHED, RunDirectory
-from cola_jax.runs.shard import Shard
+from cola_jax.runs.hosts import Shard
+from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.scoring import Encoded, Verdicts
 
 SETTINGS = {"model": "abc", "seed": 0, "preset": {"max_skip": 4, "max_repeat": 4}, "questions": 3}
@@ -39,14 +39,14 @@ def rows(*ids):
 
 @pytest.fixture
 def run(tmp_path):
-    with RunDirectory(tmp_path / "run").open(SETTINGS, START) as run:
+    with Run(tmp_path / "run").open(SETTINGS, START) as run:
         assert run.done == set()
     return run
 
 
 def done(run, settings=SETTINGS, start=START):
     """Opens a run again, and returns the questions that are done."""
-    with RunDirectory(run.directory, run.shard).open(settings, start) as again:
+    with Run(run.directory, run.shard).open(settings, start) as again:
         return again.done
 
 
@@ -58,7 +58,7 @@ def test_write_keeps_the_order(run):
     run.write(*rows("a", "b"))
     run.write(*rows("c"))
     assert done(run, start={"device": "gpu"}) == {"a", "b", "c"}
-    again = RunDirectory(run.directory)
+    again = Run(run.directory)
     assert again.manifest() == {"settings": SETTINGS, "starts": [START, {"device": "gpu"}]}
     assert column(again.questions()) == ["a", "b", "c"]
     assert column(again.evaluations(["question"])) == ["a", "a", "b", "b", "c", "c"]
@@ -67,12 +67,12 @@ def test_write_keeps_the_order(run):
 
 
 def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
-    with RunDirectory(tmp_path / "run [1] *?").open(SETTINGS, START) as run:
+    with Run(tmp_path / "run [1] *?").open(SETTINGS, START) as run:
         run.write(*rows("a"))
         run.write(*rows("b"))
         with (
             pytest.raises(InputError, match="another process is filling"),
-            RunDirectory(run.directory).open(SETTINGS, START),
+            Run(run.directory).open(SETTINGS, START),
         ):
             pass
     assert done(run) == {"a", "b"}
@@ -94,13 +94,13 @@ def test_manifest_is_written_once_and_each_start_apart(run):
     assert json.loads(content) == {"settings": SETTINGS}
     done(run, SETTINGS | {"questions": 4})
     assert (run.directory / "run.json").read_bytes() == content
-    assert RunDirectory(run.directory).settings() == SETTINGS | {"questions": 4}
+    assert Run(run.directory).settings() == SETTINGS | {"questions": 4}
     files = sorted((run.directory / "starts").iterdir())
     assert [file.name[:5] for file in files] == ["0000-", "0001-"]
 
 
 def test_close_records_what_a_start_did(run):
-    with RunDirectory(run.directory).open(SETTINGS, START | {"flags": {"limit": 3}}) as again:
+    with Run(run.directory).open(SETTINGS, START | {"flags": {"limit": 3}}) as again:
         again.close({"evaluations": 7})
     assert run.manifest()["starts"] == [START, START | {"metrics": {"evaluations": 7}}]
     assert (run.directory / "config.yaml").read_text() == "limit: 3\n"
@@ -108,12 +108,12 @@ def test_close_records_what_a_start_did(run):
 
 def test_runs_of_earlier_versions_are_read_but_not_continued(run):
     """Their starts were in `run.json`, and their parts had no mark."""
-    earlier = RunDirectory(run.directory.parent / "earlier")
+    earlier = Run(run.directory.parent / "earlier")
     earlier.directory.mkdir()
     (earlier.directory / "run.json").write_text(json.dumps(run.manifest()))
     earlier.write(*rows("a"))
     assert earlier.manifest() == run.manifest()
-    assert column(RunDirectory(earlier.directory).questions()) == ["a"]
+    assert column(Run(earlier.directory).questions()) == ["a"]
     with pytest.raises(InputError, match="made by an earlier version: choose another"):
         done(earlier)
 
@@ -121,31 +121,31 @@ def test_runs_of_earlier_versions_are_read_but_not_continued(run):
 def test_open_refuses_a_directory_of_other_files(tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(InputError, match=r"not empty and has no run\.json"):
-        done(RunDirectory(tmp_path))
+        done(Run(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
     with pytest.raises(InputError, match="not a run directory"):
-        RunDirectory(tmp_path).manifest()
+        Run(tmp_path).manifest()
 
 
 def test_open_accepts_what_an_early_interruption_leaves(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.partial").write_text("{")
-    assert done(RunDirectory(tmp_path / "run")) == set()
-    assert done(RunDirectory(tmp_path / "run")) == set()
+    assert done(Run(tmp_path / "run")) == set()
+    assert done(Run(tmp_path / "run")) == set()
 
 
 def test_open_refuses_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match="file"):
-            done(RunDirectory(place))
+            done(Run(place))
     with pytest.raises(OSError, match="too long"):
-        done(RunDirectory(tmp_path / ("x" * 300)))
+        done(Run(tmp_path / ("x" * 300)))
 
 
 def test_check_model_refuses_runs_of_another_checkpoint(tmp_path, run):
     with pytest.raises(InputError, match="not a run directory"):
-        RunDirectory(tmp_path / "other").check_model("abc")
+        Run(tmp_path / "other").check_model("abc")
     run.check_model("abc")
     with pytest.raises(InputError, match=r"run of another checkpoint \(abc, here it is xyz\)"):
         run.check_model("xyz")
@@ -156,7 +156,7 @@ def test_check_model_refuses_runs_of_another_checkpoint(tmp_path, run):
 def test_damaged_manifest_is_named(run, content, name):
     file = run.directory / name if name == "run.json" else run.start_file
     file.write_text(content)
-    for act in (RunDirectory(run.directory).manifest, lambda: done(run)):
+    for act in (Run(run.directory).manifest, lambda: done(run)):
         with pytest.raises(InputError, match=r"run\.json|starts/0000-\w+\.json"):
             act()
 
@@ -171,7 +171,7 @@ def test_damaged_part_is_named_and_written_again_once_removed(run, kind, damage)
     with pytest.raises(InputError, match=rf"{file.name} cannot be read.*Remove it"):
         getattr(run, kind)()
     file.unlink()
-    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+    with Run(run.directory).open(SETTINGS, START) as again:
         assert again.done == {"a", "c"}
         assert column(again.evaluations()) == ["a", "a", "c", "c"]
         again.write(*rows("b"))
@@ -184,7 +184,7 @@ def test_half_written_part_is_written_again(run):
         run.write(*rows(i))
     run.parts("questions")[1].unlink()  # killed between the two
     (run.directory / "evaluations" / ".part-00002.parquet.partial").write_bytes(b"half")
-    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+    with Run(run.directory).open(SETTINGS, START) as again:
         assert again.done == {"a"}
         again.write(*rows("c"))
     assert column(run.questions()) == ["a", "c"]
@@ -193,7 +193,7 @@ def test_half_written_part_is_written_again(run):
 
 def test_parts_copied_from_another_run_are_refused(run, tmp_path):
     run.write(*rows("a"))
-    with RunDirectory(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
+    with Run(tmp_path / "other").open(SETTINGS | {"model": "xyz"}, START) as other:
         other.write(*rows("b"))
     for kind in ("evaluations", "questions"):
         (file,) = other.parts(kind)
@@ -231,11 +231,11 @@ def wave(*scores):
 
 
 def test_known_are_the_evaluations_that_were_written(run):
-    with RunDirectory(run.directory).open(SETTINGS, START) as first:
+    with Run(run.directory).open(SETTINGS, START) as first:
         first.writer(BATCH)(*wave(0.25, -0.5))
         first.writer(BATCH, 1)(*wave(2.0, 3.0))
         assert first.known(BATCH[0]) == {}  # what this start wrote is in memory already
-    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+    with Run(run.directory).open(SETTINGS, START) as again:
         for variant, margins in ((0, (0.25, -0.5)), (1, (2.0, 3.0))):
             for encoded, margin in zip(BATCH, margins, strict=True):
                 known = again.known(encoded, variant)
@@ -249,12 +249,12 @@ def test_known_are_the_evaluations_that_were_written(run):
 
 
 def test_waves_are_removed_once_their_questions_are_done(run):
-    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+    with Run(run.directory).open(SETTINGS, START) as again:
         again.writer(BATCH)(*wave(1.0, 1.0))
         again.writer([encode("c")])(PATHS[None], wave(1.0)[1])
         again.write(*rows("a", "b"))
         assert len(list((run.directory / UNFINISHED).iterdir())) == 1
-    with RunDirectory(run.directory).open(SETTINGS, START) as again:
+    with Run(run.directory).open(SETTINGS, START) as again:
         assert len(again.known(encode("c"))) == 2
         assert again.known(BATCH[0]) == {}
         again.write(*rows("c"))
@@ -264,7 +264,7 @@ def test_waves_are_removed_once_their_questions_are_done(run):
 def test_open_again_takes_all_questions_as_unfinished(run):
     run.write(*rows("a", "b", "c"))
     assert done(run) == {"a", "b", "c"}
-    with RunDirectory(run.directory).open(SETTINGS, START, again=True) as again:
+    with Run(run.directory).open(SETTINGS, START, again=True) as again:
         assert again.done == set()
         assert column(again.evaluations()) == []
         assert len(list((run.directory / UNFINISHED).iterdir())) == 1
@@ -279,7 +279,7 @@ def test_open_again_takes_all_questions_as_unfinished(run):
     [("0/2", "1/2", False), ("0/2", "2/4", True), ("1/4", "2/4", False), ("0/1", "3/4", True)],
 )
 def test_open_refuses_shards_that_share_questions(tmp_path, one, other, meet):
-    first, second = (RunDirectory(tmp_path / "run", Shard.parse(s)) for s in (one, other))
+    first, second = (Run(tmp_path / "run", Shard.parse(s)) for s in (one, other))
     sets = [set(range(run.shard.index, 24, run.shard.count)) for run in (first, second)]
     assert bool(sets[0] & sets[1]) == meet
     with first.open(SETTINGS, {"shard": one}):
@@ -297,7 +297,7 @@ def test_shards_write_parts_of_their_own(tmp_path):
 
     def fill(index, ids):
         shard = Shard(index, 2)
-        with RunDirectory(tmp_path / "run", shard).open(settings, {"shard": str(shard)}) as run:
+        with Run(tmp_path / "run", shard).open(settings, {"shard": str(shard)}) as run:
             run.write(*rows(*ids))
             run.close({"evaluations": len(ids)})
 
@@ -306,7 +306,7 @@ def test_shards_write_parts_of_their_own(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    run = RunDirectory(tmp_path / "run", Shard(0, 2))
+    run = Run(tmp_path / "run", Shard(0, 2))
     assert sorted(column(run.questions())) == ["a", "b", "c", "d"]
     starts = run.manifest()["starts"]
     assert [start["metrics"] for start in starts] == [{"evaluations": 2}] * 2
@@ -317,7 +317,7 @@ def test_shards_write_parts_of_their_own(tmp_path):
 def test_recorded_reads_a_setting(tmp_path, run):
     assert run.recorded("seed") == 0
     assert run.recorded("other") is None
-    assert RunDirectory(tmp_path / "new").recorded("seed") is None
+    assert Run(tmp_path / "new").recorded("seed") is None
     assert not (tmp_path / "new").exists()
 
 
@@ -326,7 +326,7 @@ def test_count_earlier_adds_what_is_done(tmp_path):
     evaluations, questions = rows(*"abcde")
     for question, (baseline, best) in zip(questions, results, strict=True):
         question |= {"baseline": baseline, "best": best}
-    with RunDirectory(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:
+    with Run(tmp_path / "run").open(SETTINGS | {"questions": 5}, START) as run:
         run.write(evaluations, questions)
     metrics = Metrics(corrected=1)
     run.count_earlier(metrics, num_layers=2)
@@ -348,7 +348,7 @@ def test_place_that_takes_no_more_keeps_what_is_written(run, monkeypatch, number
         raise OSError(number, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cola_jax.runs.directory.write_whole", fail)
+        patch.setattr("cola_jax.runs.run.write_whole", fail)
         with pytest.raises(OSError, match=f"/run cannot be .*{message}"):
             run.write(*rows("b"))
     run.write(*rows("b"))

@@ -1,21 +1,25 @@
-"""`BatchSearch`: searches a batch of a session's questions, and makes the rows of what it finds."""
+"""The searches of a batch of a session's questions, and of one made in Python, as rows of a run."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cola_jax import checkpoint
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker
 from cola_jax.path import identity, pad_path
-from cola_jax.runs.directory import RunDirectory
-from cola_jax.runs.reuse import Reuse
+from cola_jax.runs.devices import machine
+from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
+from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.robust import robust
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.again import (
@@ -26,7 +30,7 @@ from cola_jax.strategies.again import (
     with_robust,
 )
 from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
-from cola_jax.strategies.outcome import Outcome
+from cola_jax.strategies.outcome import Outcome, Outcomes
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.variants import Variant
 
@@ -39,7 +43,7 @@ class BatchSearch:
     """A function from a batch of a session's questions to the rows of its searches."""
 
     session: "Session"
-    run: RunDirectory
+    run: Run
     settings: Settings
     stored: Reuse | None  # what other runs evaluated
     robust: bool  # right is what is right in all variants
@@ -165,3 +169,47 @@ def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[st
         )
     if reuse:
         raise InputError("a robust search evaluates all variants: it can reuse no other run.")
+
+
+def save_run(
+    directory: str | os.PathLike[str], outcomes: Outcomes, evaluate: ModelEvaluator
+) -> Run:
+    """Write the outcomes of a search as a run directory.
+
+    Args:
+      directory: a new one.
+      outcomes: from `cola_jax.search`.
+      evaluate: from `cola_jax.evaluator`, that of the search.
+
+    Returns:
+      The run; `cola report DIRECTORY` shows it.
+
+    Raises:
+      InputError: for a directory that has other files, or a run of other settings.
+    """
+    settings, scorer = outcomes.settings, evaluate.scorer
+    source = evaluate.model.checkpoint
+    recorded = {
+        "command": "search",
+        "strategy": settings.preset.name,
+        **dataclasses.asdict(settings),
+        **scorer.record(),
+        "scorer": scorer.name,
+        "chat": scorer.chat,
+        "questions": len(outcomes),
+        "dtype": str(evaluate.model.embedding.dtype),
+        "model": None if source is None else checkpoint.identity(checkpoint.read_metadata(source)),
+    }
+    environment = {
+        "model": source,
+        "num_layers": evaluate.num_layers,
+        "scorer": {"open": scorer.open, "decodes": scorer.decodes},
+        **machine(),
+    }
+    rows = list(zip(evaluate.encoded, outcomes, strict=True))
+    with Run(directory).open(recorded, environment, again=True) as run:
+        run.replace(
+            [row for pair in rows for row in search_evaluation_rows(*pair)],
+            [search_question_row(*pair) for pair in rows],
+        )
+    return run

@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import yaml
@@ -21,15 +20,21 @@ from etils import epath
 
 from cola_jax.errors import InputError, is_full, reading, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, matching, read_json, readable_json, write_whole
+from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
-from cola_jax.runs.comparable import Asked, asked_by_run, check_comparable
-from cola_jax.runs.growth import continues, other_settings
-from cola_jax.runs.manifest import Manifest, Start
+from cola_jax.runs.hosts import WHOLE, Shard
 from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
-from cola_jax.runs.shard import WHOLE, Shard
+from cola_jax.runs.settings import (
+    Asked,
+    Manifest,
+    Start,
+    asked_by_run,
+    check_comparable,
+    continues,
+    other_settings,
+)
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Write
 from cola_jax.scoring.verdicts import Verdicts
@@ -45,7 +50,7 @@ UNFINISHED = "unfinished"  # evaluations of questions that are not done
 WAVES = EVALUATIONS.append(pa.field("variant", pa.int16())).append(pa.field("asked", pa.string()))
 
 
-class RunDirectory:
+class Run:
     """A directory of results with one resolved configuration.
 
     Several processes may fill it, each with its own shard of the questions and part files.
@@ -67,7 +72,7 @@ class RunDirectory:
         here: Asked | None = None,
         *,
         again: bool = False,
-    ) -> "Iterator[RunDirectory]":
+    ) -> "Iterator[Run]":
         """Creates the directory, or opens it to go on.
 
         Args:
@@ -76,7 +81,7 @@ class RunDirectory:
           environment: recorded of this start. The flags of the command, under the name `flags`, go
             to a file of their own, with which `--config` starts it again.
           here: what this command asks; a run that has its questions otherwise is refused.
-          again: no question is done before all are: what is done is taken as unfinished.
+          again: no question is done before all are; `replace` writes them.
 
         Yields the run, with `done`, the ids of the questions that are done. Raises InputError for
         a directory that is not a run or has other settings, and while another process fills it;
@@ -101,12 +106,16 @@ class RunDirectory:
                         self.directory,
                         [f"--task: it has other questions, such as {shown(min(others))}"],
                     )
-            if further or again:
+            if further:
                 self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
-            self.done = {row["question"] for row in self.questions(["question"]).to_pylist()}
             self.number = len(self.parts("questions"))
-            self.load_waves()
+            if again:
+                self.load(self.parts("evaluations"), EVALUATIONS)
+            else:
+                done = self.questions(["question"])["question"].to_pylist()
+                self.done = set(done)
+            self.load(matching(self.directory / UNFINISHED, "*.parquet"), WAVES)
             yield self
             self.tidy(settings.get("questions"))
 
@@ -153,12 +162,19 @@ class RunDirectory:
                 file.unlink()
             (self.directory / "questions" / file.name).unlink()
 
-    def load_waves(self) -> None:
-        """Reads the evaluations of questions that are not done."""
+    def replace(
+        self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
+    ) -> None:
+        """Writes the rows of all questions, in place of those that are there."""
+        self.set_aside(keep=True)
+        self.write(evaluations, questions)
+
+    def load(self, files: Sequence[epath.Path], schema: pa.Schema) -> None:
+        """Reads evaluations of questions that are not done."""
         layers, mark = self.num_layers, self.mark
-        for file in matching(self.directory / UNFINISHED, "*.parquet"):
+        for file in files:
             try:
-                tables = by_question(read_part(file, WAVES, layers, mark))
+                tables = by_question(read_part(file, schema, layers, mark))
             except FileNotFoundError:  # another shard has done its questions
                 continue
             for name in tables.keys() - self.done:
@@ -171,7 +187,7 @@ class RunDirectory:
             row
             for table in self.tables.get(encoded.question.id, ())
             for row in table.to_pylist()
-            if (row["variant"] or 0) == variant and row["asked"] in (None, own)
+            if (row.get("variant") or 0) == variant and row.get("asked") in (None, own)
         ]
         return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
 
@@ -266,18 +282,12 @@ class RunDirectory:
             others = [file for file in matching(self.directory, ".shard-*.lock") if file != own]
             for file in [own, *others]:
                 shard = Shard.parse(file.stem.removeprefix(".shard-").replace("-of-", "/"))
-                if not self.shard.overlaps(shard):
-                    continue
-                try:
-                    held = filelock.FileLock(str(file)).acquire(timeout=0)
-                except filelock.Timeout:
-                    raise InputError(
-                        f"another process is filling {self.directory} with shard {shard}: wait "
-                        "for it, or choose another directory."
-                    ) from None
-                except OSError as error:
-                    raise unwritable(self.directory, error) from error
-                stack.enter_context(held)
+                if self.shard.overlaps(shard):
+                    busy = (
+                        f"another process is filling {self.directory} with shard {shard}: wait for "
+                        "it, or choose another directory."
+                    )
+                    stack.enter_context(hold(file, busy))
             yield
 
     def read_json(self, file: epath.Path) -> dict[str, Any]:

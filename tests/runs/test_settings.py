@@ -1,16 +1,28 @@
-"""A run that is continued with more questions or evaluations finds what an unbroken one does."""
+"""Which settings continue a run as an unbroken one, and whose results go together."""
 
 import dataclasses
+import json
+from typing import Any
 
 import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
+from cola_jax.question import Question
 from cola_jax.runs.devices import Devices
-from cola_jax.runs.directory import UNFINISHED, RunDirectory
-from cola_jax.runs.growth import continues, differing, flag_of
+from cola_jax.runs.hosts import Shard
+from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.runs.session import RunConfig, Session
-from cola_jax.runs.shard import Shard
+from cola_jax.runs.settings import (
+    ANY_SCORER,
+    Asked,
+    asked_here,
+    check_comparable,
+    continues,
+    differing,
+    flag_of,
+)
+from cola_jax.scoring import Encoded
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from experiments.same_rows import differences
@@ -129,7 +141,7 @@ def test_killed_extension_finds_what_an_unbroken_one_does(
     for count in (1, 4):
         work = task_of(name, 7).prepare, CONFIG, out, of(12), count, [UNFINISHED]
         assert end(start(jobs.killed, checkpoint, *work)) == KILLED
-        assert RunDirectory(out).settings()["simulations"] == 12
+        assert Run(out).settings()["simulations"] == 12
     run = prepare(name, 7).search(out, of(12))
     assert differences(run, whole) == []
     assert not (run.directory / UNFINISHED).exists()
@@ -139,7 +151,7 @@ def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkey
     """A wave of each of the two batches that run at the same time, at most."""
     session, metrics = prepare("generation", 4), Metrics()
     whole = session.search(str(tmp_path / "whole"), SEARCH)
-    run = RunDirectory(tmp_path / "run")
+    run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
         fail_after(6, patch)
         with pytest.raises(RuntimeError, match="no room"):
@@ -175,22 +187,22 @@ def test_shards_extend_a_run(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"limit": 2}, "--limit: 4 questions there, 2 here"),
+        ({"limit": 2}, "--limit: 4 there, 2 here"),
         ({"simulations": 4}, "--simulations: 8 there, 4 here"),
         ({"seed": 3}, "--seed: 2 there, 3 here"),
-        ({"preset": PRESETS["cola"]}, "--preset or --rules: 5 rules of the search"),
+        ({"preset": PRESETS["cola"]}, "--rules.max-length: "),
         ({"early_stop": True}, "--early-stop: False there, True here"),
     ],
 )
 def test_what_cannot_be_continued_is_named_by_its_flag(prepare, tmp_path, change, message):
     out = str(tmp_path / "run")
     prepare("options", 4).search(out, of(8))
-    before = RunDirectory(out).evaluations()
+    before = Run(out).evaluations()
     size, limit = change.pop("simulations", 8), change.pop("limit", 4)
     with pytest.raises(ValueError, match=message) as error:
         prepare("options", limit).search(out, of(size, **change))
     assert "\n" not in str(error.value)
-    assert RunDirectory(out).evaluations() == before
+    assert Run(out).evaluations() == before
 
 
 def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
@@ -206,7 +218,7 @@ def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
 def test_fewer_paths_are_refused(prepare, tmp_path):
     out = str(tmp_path / "run")
     prepare("options", 3).evaluate(out, PATHS[:2])
-    with pytest.raises(ValueError, match="--paths: 2 paths there, 3 here"):
+    with pytest.raises(ValueError, match=r"--paths: .* there, .* here"):
         prepare("options", 3).evaluate(out, PATHS[1:])
 
 
@@ -228,3 +240,100 @@ def test_differing_compares_nested_settings():
         ("a.b.c", 1, 0),
         ("e", 1, None),
     ]
+
+
+DECIDING = {
+    "model": "abc",
+    "dtype": "float32",
+    "scorer": "options",
+    "chat": None,
+    "prompt": {"format": "plain", "shots": ["a", "b"], "hash": "1"},
+    "simulations": 100,
+}
+QUESTIONS = [Question(name, f"What is {name}?", ("x", "y", "z"), 1) for name in ("p", "q")]
+
+
+def asked(questions=QUESTIONS, digest="0", **settings) -> Asked:
+    encoded = [Encoded(one, None, None, digest) for one in questions]  # type: ignore[arg-type]
+    return asked_here(DECIDING | settings, encoded)._replace(name="here")
+
+
+def changed(**fields) -> list[Question]:
+    return [dataclasses.replace(QUESTIONS[0], **fields), Question("other", "Else?", ("x", "y"), 0)]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (asked(model="xyz"), "model: 'abc' and 'xyz'"),
+        (asked(dtype="bfloat16"), "dtype: 'float32' and 'bfloat16'"),
+        (asked(scorer="letter"), "scorer: 'options' and 'letter'"),
+        (asked(digest="1"), "prompt of 2 of 2 common questions, such as 'p': '0' and '1'"),
+        (
+            asked(prompt={"format": "plain", "shots": ["a"]}, dtype=None),
+            "dtype: 'float32' and None; shots: 2 and 1",
+        ),
+        (asked(changed(text="Who?")), "text of 1 of 1 common questions, such as 'p': 'What is p?'"),
+        (asked(changed(options=("x", "y"))), "options of 1 of 1 common questions"),
+        (asked(changed(answer=2)), "gold of 1 of 1 common questions, such as 'p': 'y' and 'z'"),
+    ],
+)
+def test_what_differs_is_named_with_both_values(other, message):
+    with pytest.raises(ValueError, match="do not belong together") as error:
+        check_comparable(asked()._replace(name="run"), other)
+    assert message in str(error.value)
+
+
+def test_runs_of_the_same_questions_may_differ_elsewhere():
+    other = {"format": "plain", "shots": ["c", "d"], "hash": "2"}  # of another first question
+    settings = DECIDING | {"simulations": 50, "prompt": other}
+    assert check_comparable(asked(), asked(QUESTIONS[:1])._replace(settings=settings)) == []
+
+
+def test_differences_that_are_allowed_are_told():
+    told = check_comparable(asked(), asked(scorer="letter", dtype="bfloat16"), ANY_SCORER)
+    assert told == ["dtype: 'float32' and 'bfloat16'", "scorer: 'options' and 'letter'"]
+    with pytest.raises(ValueError, match="model: 'abc' and 'xyz'"):
+        check_comparable(asked(), asked(model="xyz"), ANY_SCORER)
+
+
+START = {"num_layers": 4, "model": "m", "origin": {"kind": "hub", "name": "a/b", "revision": None}}
+RECORDED = {"command": "evaluate", "questions": 2, "paths": [[0, 1, 2, 3], [0, 3]]}
+
+
+def manifest_of(folder: Any, settings: dict[str, Any], start: dict[str, Any]) -> Run:
+    run = Run(folder / "run")
+    (folder / "run" / "starts").mkdir(parents=True)
+    (folder / "run" / "run.json").write_text(json.dumps({"settings": RECORDED}))
+    start = START | {"settings": RECORDED | settings} | start
+    (folder / "run" / "starts" / "0000-a.json").write_text(json.dumps(start))
+    return run
+
+
+def test_manifest_keeps_what_it_does_not_know(tmp_path: Any) -> None:
+    manifest = manifest_of(tmp_path, {"later": 1}, {"other": [2]}).manifest()
+    assert manifest["settings"] == RECORDED | {"later": 1}  # those of the last start
+    assert manifest["starts"] == [START | {"other": [2]}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "message"),
+    [
+        ({"paths": [[0, 4]]}, {}, "it has a path of layer 4, but the model has 4 layers"),
+        ({"paths": [[]]}, {}, "settings.paths.0: List should have at least 1 item"),
+        ({"paths": [[0, True]]}, {}, "settings.paths.0.1: Input should be a valid integer"),
+        ({"paths": None}, {}, "it names no paths"),
+        ({"questions": "2"}, {}, "settings.questions: Input should be a valid integer, got '2'"),
+        ({"questions": None}, {}, "does not say how many layers"),
+        ({"prompt": {"shots": []}}, {}, "settings.prompt.format: Field required"),
+        ({}, {"num_layers": None}, "does not say how many layers"),
+        ({}, {"num_layers": 10**6}, "0000-a.json .*num_layers: Input should be less than"),
+        ({}, {"versions": {"jax": 1}}, "0000-a.json .*versions.jax: Input should be a valid"),
+    ],
+)
+def test_manifest_refuses_other_values(
+    tmp_path: Any, settings: Any, start: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        manifest_of(tmp_path, settings, start).manifest()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,231 @@
+"""What other runs know: right paths, verdicts that need not be made again, and wrong answers."""
+
+import dataclasses
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from etils import epath
+
+from cola_jax.errors import InputError, shown
+from cola_jax.path import identity
+from cola_jax.question import INTEGER, Question, decoy_of
+from cola_jax.runs.parts import by_question, check_counts, check_nodes
+from cola_jax.runs.run import Path, Run
+from cola_jax.runs.schema import stored_verdict
+from cola_jax.runs.settings import Wording, asked_by_run, asked_here, check_comparable
+from cola_jax.scoring.encode import Encoded
+from cola_jax.scoring.grader import Grade
+from cola_jax.scoring.scorer import most_options
+from cola_jax.scoring.verdicts import Verdicts
+
+log = logging.getLogger(__name__)
+ANSWER = ["question", "path", "answer_text", "grade", "truncated"]
+EVALUATION = ["question", "path", "verdict", "margin", "control"]
+QUESTION = ["question", "text", "options", "gold", "prompt_hash", "metadata", "evaluations"]
+QUESTION += ["again"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """What a run knows of N paths of one question, asked for the correct answer."""
+
+    question: str  # its id
+    text: str
+    options: tuple[str, ...]
+    gold: int | None  # the correct option; None where no options were offered
+    prompt_hash: str
+    metadata: dict[str, str]
+    paths: tuple[Path, ...]  # in the order of the run, each once
+    right: np.ndarray  # [N], in all variants where the search was for that; ungraded is wrong
+    margin: np.ndarray  # [N]
+    robust: dict[Path, bool] | None  # of the paths asked again; None without variants
+
+    @property
+    def correct(self) -> list[Path]:
+        """The paths that are right, shortest first."""
+        return sorted((p for p, right in zip(self.paths, self.right, strict=True) if right), key=by)
+
+    @property
+    def held(self) -> list[Path]:
+        """The paths that are right in all variants, shortest first; `correct` without variants."""
+        if self.robust is None:
+            return self.correct
+        return [path for path in self.correct if self.robust.get(path)]
+
+
+def by(path: Path) -> tuple[int, Path]:
+    """Orders paths by length, and by layers where lengths are equal."""
+    return len(path), path
+
+
+def read_labels(run: Run) -> list[Labels]:
+    """Reads the labels of the questions that are done, in the order of the run.
+
+    Raises ValueError for a directory that is no run, and for a run without a question.
+    """
+    rows: dict[str, dict[Path, Any]] = defaultdict(dict)
+    evaluations, asked = run.evaluations(EVALUATION), run.questions(QUESTION)
+    check_counts(run.directory, asked, evaluations)
+    for row in evaluations.to_pylist():
+        if not row["control"]:
+            rows[row["question"]].setdefault(tuple(row["path"]), row)
+    questions = asked.to_pylist()
+    if not questions:
+        raise InputError(f"{run.directory} has no question done yet: let the run finish first.")
+    return [labels_of(question, rows[question["question"]]) for question in questions]
+
+
+def labels_of(question: dict[str, Any], rows: dict[Path, Any]) -> Labels:
+    """Makes the labels of a question from its row and those of its evaluations."""
+    again = question["again"]
+    return Labels(
+        question=question["question"],
+        text=question["text"],
+        options=tuple(question["options"]),
+        gold=question["gold"],
+        prompt_hash=question["prompt_hash"],
+        metadata={one["name"]: one["value"] for one in question["metadata"] or ()},
+        paths=tuple(rows),
+        right=np.array([bool(row["verdict"]) for row in rows.values()], bool),
+        margin=np.array([row["margin"] for row in rows.values()], np.float32),
+        robust=None
+        if again is None
+        else {tuple(asked["path"]): all(asked["holds"]) for asked in again},
+    )
+
+
+class Reuse:
+    """The evaluations of runs over the same checkpoint, prompts and scorer."""
+
+    def __init__(
+        self, directories: Sequence[str], settings: Mapping[str, Any], encoded: Sequence[Encoded]
+    ):
+        """Reads runs; InputError where one cannot serve questions, naming the difference."""
+        self.tables: dict[str, list[pa.Table]] = defaultdict(list)
+        here = asked_here(settings, encoded)
+        for directory in directories:
+            run = Run(directory)
+            there = asked_by_run(run)
+            told = check_comparable(there, here, Wording._fields)
+            shared = {
+                name for name, words in there.questions.items() if here.questions.get(name) == words
+            }
+            detail = f" ({'; '.join(told)})" if told else ""
+            if not shared:
+                raise InputError(
+                    f"{directory} has none of these questions in the same words: its "
+                    f"{len(there.questions)} questions or their prompts are others{detail}."
+                )
+            if told:
+                log.info("%s is reused where nothing differs%s", directory, detail)
+            evaluations = run.evaluations()
+            check_counts(run.directory, run.questions(["question", "evaluations"]), evaluations)
+            for name, table in by_question(evaluations).items():
+                if name in shared:
+                    self.tables[name].append(table)
+
+    def known(self, encoded: Encoded, positions: int) -> dict[Path, Verdicts]:
+        """Returns the verdict [1] of each path of a question of at most so many layers."""
+        rows = (row for table in self.tables[encoded.question.id] for row in table.to_pylist())
+        return {
+            tuple(row["path"]): stored_verdict(row, encoded)
+            for row in rows
+            if len(row["path"]) <= positions and row["grade"] != Grade.UNGRADED.value
+        }
+
+
+def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdicts:
+    """Reads the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
+    at = {one.question.id: i for i, one in enumerate(encoded)}
+    out = Verdicts.empty((len(encoded), paths), most_options(encoded))
+    rows = run.evaluations()
+    check_nodes(run.directory, rows["node"].to_numpy(), paths)
+    for row in rows.to_pylist():
+        i = at.get(row["question"])
+        if i is None:
+            raise InputError(
+                f"{run.directory} has evaluations of {shown(row['question'])}, which is none of "
+                "its questions: remove the part file that has them."
+            )
+        out.put((i, slice(row["node"], row["node"] + 1)), stored_verdict(row, encoded[i]))
+    return out
+
+
+class Answers:
+    """What the pretrained model and random paths answered to each question of a run."""
+
+    def __init__(self, directory: epath.PathLike, model: str | None = None):
+        """Reads a run of `cola evaluate` that decoded answers, the identity path's among them.
+
+        `model` is the identity of the checkpoint that is to be searched. Raises ValueError for a
+        run of another checkpoint, one that decoded nothing, and one without the identity path.
+        """
+        run = Run(directory)
+        manifest = run.manifest()
+        settings, start = manifest["settings"], manifest["starts"][-1]
+        if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
+            raise InputError(
+                f"{directory} does not hold decoded answers of given paths: make it with `cola "
+                "evaluate --scorer generation`."
+            )
+        if model is not None:
+            run.check_model(model)
+        paths, plain = [tuple(path) for path in settings["paths"]], identity(start["num_layers"])
+        if plain not in paths or len(paths) < 2:
+            raise InputError(
+                f"{directory} needs the model's own answer and those on other paths: add "
+                f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
+            )
+        self.directory, self.run = directory, run
+        self.own: dict[str, str | None] = {}  # the pretrained model's, by question
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)  # of wrong answers
+        self.right: Counter[str] = Counter()  # paths that gave gold
+        for row in run.evaluations(ANSWER).to_pylist():
+            self.add(row, tuple(row["path"]) == plain)
+
+    def add(self, row: Mapping[str, Any], own: bool) -> None:
+        """Counts one answer."""
+        question = row["question"]
+        answer = None if row["truncated"] else row["answer_text"]
+        if own:
+            self.own[question] = answer
+        elif row["grade"] == Grade.RIGHT.value:
+            self.right[question] += 1
+        elif row["grade"] == Grade.WRONG.value and answer is not None:
+            self.counts[question][answer.strip()] += 1
+
+    def decoy(self, question: Question) -> str | None:
+        """Returns the wrong answer given on as many paths as gold, as nearly as there is one.
+
+        Not the pretrained model's own. An integer gold that no path gives has an integer close to
+        it that no path gives either. None where there is no answer to choose. Raises ValueError
+        for a question that the run does not have.
+        """
+        if question.id not in self.own:
+            raise InputError(
+                f"question {question.id} is not among those answered in {self.directory}: answer "
+                "the same questions there."
+            )
+        own, right = self.own[question.id], self.right[question.id]
+        whole = bool(INTEGER.fullmatch(question.gold))
+        counts = {
+            answer: count
+            for answer, count in self.counts[question.id].items()
+            if answer not in (own, question.gold, "")
+            # what is no number where a number is asked is no plausible answer
+            and (not whole or INTEGER.fullmatch(answer))
+        }
+        near = decoy_of(question.id, question.gold)
+        if near is not None and near != own:
+            counts.setdefault(near, 0)
+
+        def distance(answer: str) -> tuple[int, bytes]:
+            drawn = hashlib.sha256(f"decoy {question.id} {answer}".encode()).digest()
+            return abs(counts[answer] - right), drawn
+
+        return min(counts, key=distance, default=None)
