@@ -36,7 +36,8 @@ from cola_jax.runs.settings import (
     other_settings,
 )
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Write
+from cola_jax.scoring.evaluations import Evaluations, Known, Write
+from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
@@ -179,6 +180,29 @@ class Run:
             if (row["variant"] or 0) == variant and row["asked"] in (None, own)
         ]
         return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
+
+    def resume(
+        self,
+        evaluate: Evaluate,
+        batch: Sequence[Encoded],
+        metrics: Metrics,
+        variant: int = 0,
+        *,
+        known: Known | None = None,
+        call_size: int | None = None,
+        write: bool = True,
+    ) -> Evaluations:
+        """Returns the evaluations of a batch, beside what an earlier start evaluated of it."""
+        resumed = [self.known(encoded, variant) for encoded in batch]
+        metrics.add(earlier=sum(map(len, resumed)))
+        return Evaluations(
+            evaluate,
+            [encoded.question for encoded in batch],
+            known=known,
+            resumed=resumed,
+            write=self.writer(batch, variant) if write else None,
+            call_size=call_size,
+        )
 
     def writer(self, batch: Sequence[Encoded], variant: int = 0) -> Write:
         """Returns a function that writes the new evaluations of a batch, in a variant."""
