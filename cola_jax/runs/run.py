@@ -99,14 +99,7 @@ class Run:
             content = self.content()
             further = continues(self.directory, content["settings"], settings)
             if content["starts"] and here is not None:
-                before = asked_by_run(self)
-                check_comparable(before, here)
-                others = before.questions.keys() - here.questions.keys()
-                if others and self.shard == WHOLE:
-                    raise other_settings(
-                        self.directory,
-                        [f"--task: it has other questions, such as {shown(min(others))}"],
-                    )
+                self.check_asked(here)
             if further or again:
                 self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
@@ -115,6 +108,15 @@ class Run:
             self.load_waves()
             yield self
             self.tidy(settings.get("questions"))
+
+    def check_asked(self, asked: Asked) -> None:
+        """Raises InputError where a run has other questions, or has them otherwise."""
+        before = asked_by_run(self)
+        check_comparable(before, asked)
+        others = before.questions.keys() - asked.questions.keys()
+        if others and self.shard == WHOLE:
+            text = f"--task: it has other questions, such as {shown(min(others))}"
+            raise other_settings(self.directory, [text])
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Writes the manifest where there is none; who comes second reads what the first wrote."""

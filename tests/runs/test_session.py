@@ -342,7 +342,7 @@ def test_search_function_finds_what_the_session_does(decode):
     ("other", "name"),
     [
         ({"max_new_tokens": 5}, "max-new-tokens"),
-        ({"format": "direct"}, "prompt"),
+        ({"format": "direct"}, "--format: 'plain' there, 'direct' here"),
         ({"chat": True}, "chat"),
         ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
         ({"limit": 3}, "limit"),
