@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -144,6 +144,12 @@ class BatchSearch:
         return with_robust(with_confirmed(outcomes, agreed), plain, places)
 
 
+def recorded_search(settings: Settings) -> dict[str, Any]:
+    """Returns what a run records of the settings of its searches."""
+    name = {"command": "search", "strategy": settings.preset.name}
+    return name | dataclasses.asdict(settings)
+
+
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
     """Raises InputError where a robust search cannot be made."""
     if not variants:
@@ -178,9 +184,7 @@ def save_run(
     settings, scorer = outcomes.settings, evaluate.scorer
     source = evaluate.model.checkpoint
     recorded = {
-        "command": "search",
-        "strategy": settings.preset.name,
-        **dataclasses.asdict(settings),
+        **recorded_search(settings),
         **scorer.record(),
         "scorer": scorer.name,
         "chat": scorer.chat,

@@ -33,7 +33,7 @@ from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import BatchSearch, check_robust
+from cola_jax.runs.searches import BatchSearch, check_robust, recorded_search
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
@@ -81,6 +81,20 @@ class ModelHandle:
         self.config = ModelConfig.from_json(self.metadata["config"])
         self.loaded: Model | None = None
 
+    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
+        """Encodes the questions of a task; InputError for tokens that the model does not have."""
+        prepared = prepare(
+            checkpoint.load_tokenizer(self.directory),
+            context=self.config.context,
+            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
+        )
+        ways = (variant.encoded for variant in prepared.variants)
+        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *ways):
+            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+            if encoded.prompts.targets is not None:
+                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
+        return prepared
+
     def load(self, dtype: str, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
         """Loads the weights, once; the metrics, or a bar, show how far that is."""
         if self.loaded is None:
@@ -119,23 +133,15 @@ class Session:
 
         `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
         it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other
-        paths, of which open questions get their decoys. Raises InputError for whatever is wrong
-        with the model, the task, a prompt, the decoys or the devices.
+        paths, of which open questions get their decoys.
         """
         run_config.devices.check_backend()
         handle = ModelHandle(str(model))
-        saved, config, shard = handle.metadata, handle.config, run_config.shard
+        saved, shard = handle.metadata, run_config.shard
         answers = None if decoys is None else Answers(decoys, checkpoint.identity(saved))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = prepare(
-            checkpoint.load_tokenizer(handle.directory),
-            context=config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(handle.directory),
-        )
-        ways = (variant.encoded for variant in prepared.variants)
-        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *ways):
-            check_vocabulary(encoded, config)
+        prepared = handle.prepare(prepare)
         settings = {
             "model": checkpoint.identity(saved),
             "dtype": choose_dtype(run_config.dtype, saved["dtype"]),
@@ -147,15 +153,6 @@ class Session:
         if shard.index >= len(prepared.encoded):
             raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
         part = slice(shard.index, None, shard.count)
-        environment = {
-            "model": str(model),
-            "origin": saved["origin"],
-            "num_layers": config.num_layers,
-            "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
-            "shard": str(shard),
-            **machine(),
-            **(metadata or {}),
-        }
         return cls(
             handle=handle,
             scorer=prepared.scorer,
@@ -164,7 +161,15 @@ class Session:
             first=prepared.encoded[:FIRST],
             variants=[variant.take(part) for variant in prepared.variants],
             settings=settings,
-            environment=environment,
+            environment={
+                "model": handle.source,
+                "origin": saved["origin"],
+                "num_layers": handle.config.num_layers,
+                "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
+                "shard": str(shard),
+                **machine(),
+                **(metadata or {}),
+            },
             run_config=run_config,
         )
 
@@ -195,11 +200,6 @@ class Session:
         return self.run_config.devices.mesh(least)
 
     @property
-    def num_devices(self) -> int:
-        """The devices of this host that are used."""
-        return 1 if self.mesh is None else self.mesh.size
-
-    @property
     def model(self) -> Model:
         """The weights, loaded when they are first needed."""
         return self.handle.load(self.settings["dtype"], self.mesh)
@@ -224,14 +224,10 @@ class Session:
         self.check_budget(workload.positions)
         self.check_search(settings)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
-            settings = dataclasses.replace(
-                settings, preset=self.ordered(directory, settings.preset, metrics)
-            )
+            ordered = self.ordered(directory, settings.preset, metrics)
+            settings = dataclasses.replace(settings, preset=ordered)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
-        strategy = {"strategy": settings.preset.name}
-        recorded = {"command": "search", **strategy, **dataclasses.asdict(settings)}
-        if robust:
-            recorded["robust"] = True
+        recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         with self.running(directory, recorded, workload, metrics) as (run, metrics):
             work = BatchSearch(self, run, settings, stored, robust, metrics)
             self.fill(run, self.encoded, workload, work, metrics, work.most_evaluations)
@@ -334,7 +330,8 @@ class Session:
         config, metrics = self.run_config, Metrics() if metrics is None else metrics
         self.check_budget(workload.positions)
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
-        environment = self.environment | {"devices": self.num_devices}  # or they do not fit
+        devices = 1 if self.mesh is None else self.mesh.size
+        environment = self.environment | {"devices": devices}
         here = asked_here(settings, questions)
         with Run(directory, config.shard).open(settings, environment, here, again=again) as run:
             try:
@@ -515,10 +512,3 @@ def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Pads paths [C, P] to the length of the longest, in a bucket."""
     return pad_paths([list(paths)], 1, 1 + max(map(max, paths)))[0]
-
-
-def check_vocabulary(encoded: Encoded, config: ModelConfig) -> None:
-    """Raises InputError for tokens that the model does not have."""
-    check_tokens("token ids", encoded.prompts.ids, config.vocab_size)
-    if encoded.prompts.targets is not None:
-        check_tokens("targets", encoded.prompts.targets, config.vocab_size)
