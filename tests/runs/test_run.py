@@ -248,6 +248,17 @@ def test_known_are_the_evaluations_that_were_written(run):
         assert again.known(encode("c")) == {}
 
 
+def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
+    paths, verdicts = wave(2.0, 3.0)
+    with Run(run.directory).open(SETTINGS, START) as first:
+        first.writer(BATCH, 1)(paths, verdicts)
+    metrics, evaluated = Metrics(), []
+    with Run(run.directory).open(SETTINGS, START) as again:
+        evaluations = again.resume(evaluated.append, BATCH, metrics, variant=1)
+        assert evaluations(paths[:, :2]).margin.tolist() == [[2.0] * 2, [3.0] * 2]
+    assert (metrics.earlier, evaluated) == (4, [])
+
+
 def test_waves_are_removed_once_their_questions_are_done(run):
     with Run(run.directory).open(SETTINGS, START) as again:
         again.writer(BATCH)(*wave(1.0, 1.0))
