@@ -68,7 +68,7 @@ def main(settings: SearchSpeed) -> None:
     for name, prepare in (("path-by-path", slow), ("run-paths", task.prepare)):
         session = Session.prepare(settings.model, prepare)
         run = session.search(str(epath.Path(settings.out) / name), search)
-        metrics = [start["metrics"] for start in run.starts() if "metrics" in start]
+        metrics = [start["metrics"] for start in run.manifest()["starts"] if "metrics" in start]
         print(name, json.dumps(metrics[-1]) if metrics else "was complete")
         speeds.append(metrics[-1]["evaluations_per_second"] if metrics else float("nan"))
         runs.append(run)

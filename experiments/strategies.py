@@ -201,7 +201,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         reuse = [one for one in settings.reuse if one != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
         seeds.append(Seed(ways_of(run), searches(run)))
-        metrics += [start["metrics"] for start in run.starts() if "metrics" in start]
+        metrics += [start["metrics"] for start in run.manifest()["starts"] if "metrics" in start]
     rows = []
     for size in (*budgets(settings.evaluations + 1), settings.evaluations + 1):
         cost = [""] * 3

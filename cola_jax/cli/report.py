@@ -64,8 +64,8 @@ class Report(Command):
         """Write the files of other projects that are asked for."""
         if self.polar is None and self.drllm is None:
             return
+        from cola_jax.runs.peers import check_new, write_drllm, write_polar
         from cola_jax.runs.run import Run
-        from cola_jax.runs.searched import check_new, write_drllm, write_polar
 
         directory, *others = self.run_directories
         if others:

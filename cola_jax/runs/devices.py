@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import functools
 import importlib.util
-import logging
 import platform
 import re
 import shlex
@@ -18,6 +17,10 @@ from cola_jax.errors import InputError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+DRIVER = Path("/proc/driver/nvidia/version")
+LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks for on Linux
+PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 Device = Literal["cpu", "gpu", "cuda", "tpu"]
 
@@ -141,39 +144,23 @@ def choose_dtype(asked: str | None, stored: str) -> str:
     return asked or ("float32" if cpu else stored)
 
 
-DRIVER = Path("/proc/driver/nvidia/version")
-LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks for on Linux
-
-log = logging.getLogger(__name__)
-
-
-@functools.cache  # so that a process warns once, however often devices are asked for
 def check_driver(driver: int | None, installed: tuple[int, ...]) -> None:
-    """Says why JAX finds no GPU on a machine that has one.
+    """Raises InputError where the NVIDIA driver is too old for the packages of JAX.
+
+    Where there are no packages for a GPU, JAX says so itself.
 
     Args:
-      driver: the version of the NVIDIA driver, as `driver_version` reads it; None without one.
+      driver: the version of the driver, as `driver_version` reads it; None without one.
       installed: versions of CUDA that JAX has packages for.
-
-    Raises ValueError where the driver is too old for these packages. Where there are none, a
-    warning names those that fit.
     """
-    if driver is None:
+    if driver is None or not installed or any(driver >= LEAST[cuda] for cuda in installed):
         return
     fitting = [cuda for cuda, least in LEAST.items() if driver >= least]
     fix = f"pip install 'cola-jax[cuda{fitting[0]}]'" if fitting else "install a newer driver"
-    if not installed:
-        log.warning(
-            "this machine has an NVIDIA GPU, but JAX has no packages for it and runs on the CPU: "
-            "%s.",
-            fix,
-        )
-    elif not set(installed) & set(fitting):
-        (cuda, *_) = installed
-        raise InputError(
-            f"the NVIDIA driver {driver} is too old for the packages of cola-jax[cuda{cuda}], "
-            f"which need {LEAST[cuda]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
-        )
+    raise InputError(
+        f"the NVIDIA driver {driver} is too old for the packages of cola-jax[cuda{installed[0]}], "
+        f"which need {LEAST[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
+    )
 
 
 def driver_version() -> int | None:
@@ -188,9 +175,6 @@ def driver_version() -> int | None:
 def cuda_packages() -> tuple[int, ...]:
     """Returns the versions of CUDA that JAX has packages for."""
     return tuple(cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin"))
-
-
-PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 
 def machine() -> dict[str, Any]:

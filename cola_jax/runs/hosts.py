@@ -21,7 +21,6 @@ from cola_jax.errors import InputError, first_line, shown
 
 ADDRESS = re.compile(r"[^\s/]+:([0-9]{1,5})")  # of a host and its port
 LARGEST_PORT = 65535
-MOST_HOSTS = 10_000
 LONGEST_WAIT = 7 * 24 * 3600  # seconds
 WORKER_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")  # the workers of a slice
 
@@ -86,13 +85,8 @@ class Hosts:
                     f"the coordinator {shown(self.coordinator)} is not HOST:PORT, such as "
                     "10.0.0.1:1234."
                 )
-        if self.num_hosts is not None:
-            if not 1 <= self.num_hosts <= MOST_HOSTS:
-                raise InputError(
-                    f"the number of hosts must be 1 to {MOST_HOSTS}, it is {self.num_hosts}."
-                )
-            if not 0 <= (self.host or 0) < self.num_hosts:
-                raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
+        if self.num_hosts is not None and not 0 <= (self.host or 0) < self.num_hosts:
+            raise InputError(f"host {self.host} is not one of 0 to {self.num_hosts - 1}.")
         if not 1 <= self.wait <= LONGEST_WAIT:
             raise InputError(f"wait must be 1 to {LONGEST_WAIT} seconds, it is {self.wait}.")
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError, is_full, reading, shown
+from cola_jax.errors import InputError, reading, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
@@ -36,7 +36,8 @@ from cola_jax.runs.settings import (
     other_settings,
 )
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Write
+from cola_jax.scoring.evaluations import Evaluations, Known, Write
+from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
@@ -95,17 +96,10 @@ class Run:
                 raise InputError(
                     f"{self.directory} was made by an earlier version: choose another directory."
                 )
-            old, begun = self.settings(), bool(self.starts())
-            further = continues(self.directory, old, settings)
-            if begun and here is not None:
-                before = asked_by_run(self)
-                check_comparable(before, here)
-                others = before.questions.keys() - here.questions.keys()
-                if others and self.shard == WHOLE:
-                    raise other_settings(
-                        self.directory,
-                        [f"--task: it has other questions, such as {shown(min(others))}"],
-                    )
+            content = self.content()
+            further = continues(self.directory, content["settings"], settings)
+            if content["starts"] and here is not None:
+                self.check_asked(here)
             if further:
                 self.set_aside(keep=not settings.get("robust"))
             self.record_start(settings, environment)
@@ -119,17 +113,23 @@ class Run:
             yield self
             self.tidy(settings.get("questions"))
 
+    def check_asked(self, asked: Asked) -> None:
+        """Raises InputError where a run has other questions, or has them otherwise."""
+        before = asked_by_run(self)
+        check_comparable(before, asked)
+        others = before.questions.keys() - asked.questions.keys()
+        if others and self.shard == WHOLE:
+            text = f"--task: it has other questions, such as {shown(min(others))}"
+            raise other_settings(self.directory, [text])
+
     def create(self, settings: Mapping[str, Any]) -> None:
         """Writes the manifest where there is none; who comes second reads what the first wrote."""
         file = self.directory / MANIFEST
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if not file.exists():  # before all else, by which another process knows a run
-                write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
-            for folder in (*KINDS, STARTS):
-                (self.directory / folder).mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not file.exists():  # before all else, by which another process knows a run
+            write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
+        for folder in (*KINDS, STARTS):
+            (self.directory / folder).mkdir(exist_ok=True)
 
     def record_start(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Writes a file of this start, and that with which `--config` starts it again."""
@@ -191,6 +191,29 @@ class Run:
         ]
         return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
 
+    def resume(
+        self,
+        evaluate: Evaluate,
+        batch: Sequence[Encoded],
+        metrics: Metrics,
+        variant: int = 0,
+        *,
+        known: Known | None = None,
+        call_size: int | None = None,
+        write: bool = True,
+    ) -> Evaluations:
+        """Returns the evaluations of a batch, beside what an earlier start evaluated of it."""
+        resumed = [self.known(encoded, variant) for encoded in batch]
+        metrics.add(earlier=sum(map(len, resumed)))
+        return Evaluations(
+            evaluate,
+            [encoded.question for encoded in batch],
+            known=known,
+            resumed=resumed,
+            write=self.writer(batch, variant) if write else None,
+            call_size=call_size,
+        )
+
     def writer(self, batch: Sequence[Encoded], variant: int = 0) -> Write:
         """Returns a function that writes the new evaluations of a batch, in a variant."""
 
@@ -211,10 +234,7 @@ class Run:
     def write(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
     ) -> None:
-        """Writes the rows of questions that are done now; their waves are no longer needed.
-
-        OSError says what to do where the disk is full.
-        """
+        """Writes the rows of questions that are done now; their waves are no longer needed."""
         name = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}.parquet"
         self.number += 1
         self.write_rows(self.directory / "evaluations" / name, EVALUATIONS, evaluations)
@@ -233,15 +253,9 @@ class Run:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, content)
         except OSError as error:
-            if not self.directory.exists():
-                raise OSError(
-                    f"the run {self.directory} was moved or removed while it was being written: "
-                    "move it back, or start the same command again."
-                ) from error
-            repair = "Make room" if is_full(error) else "Make it writable"
             raise OSError(
-                f"the run {self.directory} cannot be written ({error}): what it has is kept. "
-                f"{repair}, and start the same command again."
+                f"the run {self.directory} cannot be written ({error}): what it has is kept. Make "
+                "room or make it writable, and start the same command again."
             ) from error
 
     def tidy(self, questions: int | None) -> None:
@@ -273,10 +287,7 @@ class Run:
         if "://" in str(self.directory):
             yield
             return
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
+        self.directory.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             own = self.directory / f".shard-{self.shard.index}-of-{self.shard.count}.lock"
             others = [file for file in matching(self.directory, ".shard-*.lock") if file != own]
@@ -290,19 +301,9 @@ class Run:
                     stack.enter_context(hold(file, busy))
             yield
 
-    def read_json(self, file: epath.Path) -> dict[str, Any]:
-        """Reads a file of settings."""
-        with reading(file, "Restore it, or start again in another directory."):
-            return read_json(file)
-
     def settings(self) -> dict[str, Any]:
         """Returns the settings of the last start, those of the first before it is recorded."""
         return self.content()["settings"]
-
-    def starts(self) -> list[dict[str, Any]]:
-        """Returns what is recorded of each start of this shard, in order."""
-        starts = self.content()["starts"]
-        return [start for start in starts if start.get("shard") in (None, str(self.shard))]
 
     def manifest(self) -> dict[str, Any]:
         """Reads the settings and one or more starts, as {"settings": ..., "starts": [...]}.
@@ -322,17 +323,17 @@ class Run:
         if not file.exists():
             raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
-        manifest = self.read_json(file)
+        manifest = read_json(file)
         files = matching(self.directory / STARTS, "*.json")
-        metrics = {file.name for file in files if file.name.endswith(METRICS)}
+        metrics = {file for file in files if file.name.endswith(METRICS)}
         with reading(file):
             starts, settings = [*manifest.get("starts", [])], manifest.get("settings")
         for each in files:
-            if each.name in metrics:
+            if each in metrics:
                 continue
-            start, done = self.read_json(each), each.with_suffix(METRICS)
-            if done.name in metrics:
-                start["metrics"] = self.read_json(done)
+            start, done = read_json(each), each.with_suffix(METRICS)
+            if done in metrics:
+                start["metrics"] = read_json(done)
             with reading(each):
                 Start.model_validate(start)
             settings = start.pop("settings", settings)
@@ -345,7 +346,7 @@ class Run:
     @functools.cached_property
     def mark(self) -> str | None:
         """The digest of the first settings, which every part carries; None of earlier versions."""
-        manifest = self.read_json(self.directory / MANIFEST)
+        manifest = read_json(self.directory / MANIFEST)
         return None if "starts" in manifest else digest(manifest.get("settings"))
 
     def recorded(self, name: str) -> Any:
@@ -365,17 +366,12 @@ class Run:
 
     def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
         """Adds what earlier starts have done to the metrics of this one."""
-        table = self.questions(["evaluations", "baseline", "best", "controls"])
-        for batch in table.to_batches():
-            rows = batch.to_pylist()
-            right = [row for row in rows if row["best"] is not None]
-            kept = [row for row in right if row["baseline"]]
-            controls = [control for row in rows for control in row["controls"] or []]
+        for row in self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist():
+            best, controls = row["best"], row["controls"] or ()
             metrics.add(
-                earlier=sum(row["evaluations"] for row in rows)
-                + sum(control["evaluations"] - control["shared"] for control in controls),
-                corrected=sum(row["baseline"] is False for row in right),
-                shortened=sum(len(row["best"]) < num_layers for row in kept),
+                earlier=row["evaluations"] + sum(c["evaluations"] - c["shared"] for c in controls),
+                corrected=best is not None and row["baseline"] is False,
+                shortened=best is not None and bool(row["baseline"]) and len(best) < num_layers,
             )
 
     def parts(self, kind: str) -> list[epath.Path]:
@@ -431,9 +427,3 @@ def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) 
             f"{directory} has the question {shown(name)} twice: remove one of the part files that "
             "have it."
         )
-
-
-def unwritable(directory: epath.Path, error: OSError) -> OSError:
-    """Says what to do about a directory that cannot be made or written."""
-    why = error.strerror or error
-    return OSError(f"the run directory {directory} cannot be written ({why}): choose another.")

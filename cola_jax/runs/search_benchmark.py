@@ -125,43 +125,35 @@ def benchmark_search(
     """
     searches = Searches(session, settings)
     programs = searches.programs()
-    found = {name: run() for name, run in programs.items()}
-    drawn = draw(found[SEARCH], pairs)
+    results = {name: run() for name, run in programs.items()}
+    search = results[SEARCH]
+    drawn = np.random.default_rng(0).permutation(len(search))[:pairs]
+    sample = [search[i] for i in sorted(drawn)]
     for name, baseline in baselines(session).items():
-        programs[name] = functools.partial(evaluate_with, baseline, drawn)
-        found[name] = programs[name]()
-    others = found.keys() - {SEARCH}
-    limit = tolerance(session.settings["dtype"])
-    agreement = {name: compare(name, found[SEARCH], found[name], limit) for name in sorted(others)}
-    timed = [Program(name, run, len(found[name])) for name, run in programs.items()]
+        programs[name] = functools.partial(evaluate_with, baseline, sample)
+        results[name] = programs[name]()
+    others = sorted(results.keys() - {SEARCH})
+    exact = session.settings["dtype"] == "float32" and jax.default_backend() == "cpu"
+    limit = IN_FLOAT32 if exact else ROUNDED
+    agreement = {name: compare(name, search, results[name], limit) for name in others}
+    timed = [Program(name, run, len(results[name])) for name, run in programs.items()]
     timings = time_in_turns(timed, rounds, warm_up=False)  # each has run once
     return {
         **describe(searches),
-        "evaluations": {name: len(some) for name, some in found.items()},
-        "evaluations_per_second": {name: 1 / one.median for name, one in timings.items()},
-        "over_search": {name: timings[name].over(timings[SEARCH]) for name in sorted(others)},
+        "evaluations": {name: len(each) for name, each in results.items()},
+        "evaluations_per_second": {name: 1 / timing.median for name, timing in timings.items()},
+        "over_search": {name: timings[name].over(timings[SEARCH]) for name in others},
         "agreement": agreement,
         "tolerance": limit,
-        "seconds": {name: one.seconds for name, one in timings.items()},
+        "seconds": {name: timing.seconds for name, timing in timings.items()},
         "machine": machine(),
     }
-
-
-def draw(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Draws pairs at random, all where there are no more."""
-    chosen = np.random.default_rng(0).permutation(len(pairs))[:count]
-    return [pairs[i] for i in sorted(chosen)]
 
 
 def evaluate_with(baseline: Baseline, pairs: Sequence[Pair]) -> list[Pair]:
     """Returns pairs with the verdicts of a baseline."""
     verdicts = baseline(pairs)
-    return [one._replace(verdict=verdict) for one, verdict in zip(pairs, verdicts, strict=True)]
-
-
-def tolerance(dtype: str) -> float:
-    """Returns how far the scores of two programs may differ."""
-    return IN_FLOAT32 if dtype == "float32" and jax.default_backend() == "cpu" else ROUNDED
+    return [pair._replace(verdict=verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
 
 
 def compare(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,15 +83,8 @@ class BatchSearch:
         if self.stored is not None:
             known = [self.stored.known(one, self.settings.positions(layers)) for one in batch]
         with scorer.evaluator(worker, batch, workload) as evaluate:
-            resumed = [self.run.known(encoded) for encoded in batch]
-            self.metrics.add(earlier=sum(map(len, resumed)))
-            evaluations = Evaluations(
-                evaluate,
-                [encoded.question for encoded in batch],
-                known=known,
-                resumed=resumed,
-                write=self.run.writer(batch),
-                call_size=scorer.call_size,
+            evaluations = self.run.resume(
+                evaluate, batch, self.metrics, known=known, call_size=scorer.call_size
             )
             outcomes = search_batch(evaluations, layers, self.settings)
         held = scorer.confirm(worker, batch, *paths_to_confirm(outcomes))
@@ -113,14 +106,8 @@ class BatchSearch:
         batch = [variant.encoded[i] for i in indices]
         workload = Workload(*paths.shape[1:], fixed=True)
         with variant.scorer.evaluator(worker, batch, workload) as evaluate:
-            evaluations = Evaluations(
-                evaluate,
-                [encoded.question for encoded in batch],
-                resumed=[self.run.known(encoded, number) for encoded in batch],
-                write=self.run.writer(batch, number),
-                call_size=variant.scorer.call_size,
-            )
-            return evaluations(paths)
+            size = variant.scorer.call_size
+            return self.run.resume(evaluate, batch, self.metrics, number, call_size=size)(paths)
 
     def find_robust(
         self, worker: Worker, batch: Sequence[Encoded], indices: np.ndarray, workload: Workload
@@ -143,6 +130,7 @@ class BatchSearch:
 
         with scorer.evaluator(worker, rows, whole) as evaluate:
             known = [self.run.known(one, v) for v, each in enumerate(batches) for one in each]
+            self.metrics.add(earlier=sum(map(len, known)))
             asked = [encoded.question for encoded in rows]
             every = Evaluations(evaluate, asked, resumed=known, write=write)
             root = pad_path(identity(layers), self.settings.positions(layers))
@@ -154,6 +142,12 @@ class BatchSearch:
         held = [scorer.confirm(worker, each, paths, verdicts) for each in batches]
         agreed = [None if None in each else all(each) for each in zip(*held, strict=True)]
         return with_robust(with_confirmed(outcomes, agreed), plain, places)
+
+
+def recorded_search(settings: Settings) -> dict[str, Any]:
+    """Returns what a run records of the settings of its searches."""
+    name = {"command": "search", "strategy": settings.preset.name}
+    return name | dataclasses.asdict(settings)
 
 
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
@@ -190,9 +184,7 @@ def save_run(
     settings, scorer = outcomes.settings, evaluate.scorer
     source = evaluate.model.checkpoint
     recorded = {
-        "command": "search",
-        "strategy": settings.preset.name,
-        **dataclasses.asdict(settings),
+        **recorded_search(settings),
         **scorer.record(),
         "scorer": scorer.name,
         "chat": scorer.chat,

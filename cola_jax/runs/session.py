@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 from collections import Counter
@@ -32,12 +33,12 @@ from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import BatchSearch, check_robust
-from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.searches import BatchSearch, check_robust, recorded_search
+from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.batches import default_batch_size, question_batches
-from cola_jax.scoring.evaluations import Evaluations, Write
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.memory import check_memory
@@ -80,6 +81,20 @@ class ModelHandle:
         self.config = ModelConfig.from_json(self.metadata["config"])
         self.loaded: Model | None = None
 
+    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
+        """Encodes the questions of a task; InputError for tokens that the model does not have."""
+        prepared = prepare(
+            checkpoint.load_tokenizer(self.directory),
+            context=self.config.context,
+            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
+        )
+        ways = (variant.encoded for variant in prepared.variants)
+        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *ways):
+            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+            if encoded.prompts.targets is not None:
+                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
+        return prepared
+
     def load(self, dtype: str, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
         """Loads the weights, once; the metrics, or a bar, show how far that is."""
         if self.loaded is None:
@@ -118,24 +133,15 @@ class Session:
 
         `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
         it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other
-        paths, of which open questions get their decoys. Raises InputError for whatever is wrong
-        with the model, the task, a prompt, the decoys or the devices.
+        paths, of which open questions get their decoys.
         """
         run_config.devices.check_backend()
         handle = ModelHandle(str(model))
-        saved, config = handle.metadata, handle.config
-        answers = None
-        if decoys is not None:
-            answers = Answers(decoys, checkpoint.identity(saved))
+        saved, shard = handle.metadata, run_config.shard
+        answers = None if decoys is None else Answers(decoys, checkpoint.identity(saved))
+        if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
-        prepared = prepare(
-            checkpoint.load_tokenizer(handle.directory),
-            context=config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(handle.directory),
-        )
-        ways = (variant.encoded for variant in prepared.variants)
-        for asked in (prepared.encoded, prepared.held_out, *ways):
-            check_vocabulary(asked, config)
+        prepared = handle.prepare(prepare)
         settings = {
             "model": checkpoint.identity(saved),
             "dtype": choose_dtype(run_config.dtype, saved["dtype"]),
@@ -143,34 +149,27 @@ class Session:
             **prepared.settings(),
         }
         if answers is not None:
-            here = asked_here(settings, prepared.encoded)
-            if told := check_comparable(asked_by_run(answers.run), here, (*ANY_SCORER, "options")):
-                log.info(
-                    "the answers of %s are those of other settings: %s", decoys, "; ".join(told)
-                )
-        shard = run_config.shard
-        some = slice(shard.index, None, shard.count)
-        own = prepared.encoded[some]
-        if not own:
+            answers.check(settings, prepared.encoded)
+        if shard.index >= len(prepared.encoded):
             raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
-        environment = {
-            "model": str(model),
-            "origin": saved["origin"],
-            "num_layers": config.num_layers,
-            "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
-            "shard": str(shard),
-            **machine(),
-            **(metadata or {}),
-        }
+        part = slice(shard.index, None, shard.count)
         return cls(
             handle=handle,
             scorer=prepared.scorer,
-            encoded=own,
-            others=list(prepared.held_out[some]),
+            encoded=prepared.encoded[part],
+            others=list(prepared.held_out[part]),
             first=prepared.encoded[:FIRST],
-            variants=[variant.take(some) for variant in prepared.variants],
+            variants=[variant.take(part) for variant in prepared.variants],
             settings=settings,
-            environment=environment,
+            environment={
+                "model": handle.source,
+                "origin": saved["origin"],
+                "num_layers": handle.config.num_layers,
+                "scorer": {"open": prepared.scorer.open, "decodes": prepared.scorer.decodes},
+                "shard": str(shard),
+                **machine(),
+                **(metadata or {}),
+            },
             run_config=run_config,
         )
 
@@ -201,11 +200,6 @@ class Session:
         return self.run_config.devices.mesh(least)
 
     @property
-    def num_devices(self) -> int:
-        """The devices of this host that are used."""
-        return 1 if self.mesh is None else self.mesh.size
-
-    @property
     def model(self) -> Model:
         """The weights, loaded when they are first needed."""
         return self.handle.load(self.settings["dtype"], self.mesh)
@@ -230,14 +224,10 @@ class Session:
         self.check_budget(workload.positions)
         self.check_search(settings)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
-            settings = dataclasses.replace(
-                settings, preset=self.ordered(directory, settings.preset, metrics)
-            )
+            ordered = self.ordered(directory, settings.preset, metrics)
+            settings = dataclasses.replace(settings, preset=ordered)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
-        strategy = {"strategy": settings.preset.name}
-        recorded = {"command": "search", **strategy, **dataclasses.asdict(settings)}
-        if robust:
-            recorded["robust"] = True
+        recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         with self.running(directory, recorded, workload, metrics) as (run, metrics):
             work = BatchSearch(self, run, settings, stored, robust, metrics)
             self.fill(run, self.encoded, workload, work, metrics, work.most_evaluations)
@@ -300,8 +290,10 @@ class Session:
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
                 # a single wave is what is written when the batch is done
-                write = run.writer(batch) if len(waves) > 1 or self.scorer.call_size else None
-                with self.evaluations(worker, run, batch, workload, write, metrics) as evaluations:
+                write = len(waves) > 1 or self.scorer.call_size is not None
+                with self.scorer.evaluator(worker, batch, workload) as evaluate:
+                    size = self.scorer.call_size
+                    evaluations = run.resume(evaluate, batch, metrics, call_size=size, write=write)
                     for wave in waves:
                         evaluations(np.tile(wave, (len(batch), 1, 1)))
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
@@ -314,28 +306,6 @@ class Session:
 
             self.fill(run, questions, workload, work, metrics, len(paths))
         return run
-
-    @contextlib.contextmanager
-    def evaluations(
-        self,
-        worker: Worker,
-        run: Run,
-        batch: Sequence[Encoded],
-        workload: Workload,
-        write: Write | None,
-        metrics: Metrics,
-    ) -> Iterator[Evaluations]:
-        """Binds the scorer to a batch, beside what an earlier start evaluated of it."""
-        resumed = [run.known(encoded) for encoded in batch]
-        metrics.add(earlier=sum(map(len, resumed)))
-        with self.scorer.evaluator(worker, batch, workload) as evaluate:
-            yield Evaluations(
-                evaluate,
-                [encoded.question for encoded in batch],
-                resumed=resumed,
-                write=write,
-                call_size=self.scorer.call_size,
-            )
 
     @contextlib.contextmanager
     def running(
@@ -360,7 +330,8 @@ class Session:
         config, metrics = self.run_config, Metrics() if metrics is None else metrics
         self.check_budget(workload.positions)
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
-        environment = self.environment | {"devices": self.num_devices}  # or they do not fit
+        devices = 1 if self.mesh is None else self.mesh.size
+        environment = self.environment | {"devices": devices}
         here = asked_here(settings, questions)
         with Run(directory, config.shard).open(settings, environment, here, again=again) as run:
             try:
@@ -446,13 +417,8 @@ class Session:
             )
         workload = Workload(LEAST_WAVE, bucket(longest), same=True, fixed=True)
         with self.running(directory, recorded, workload, metrics, again=True) as (run, metrics):
-            questions = [encoded.question for encoded in self.encoded]
-            resumed = [run.known(encoded) for encoded in self.encoded]
-            metrics.add(earlier=sum(map(len, resumed)))
             evaluate = functools.partial(self.evaluate_all, metrics, [])
-            evaluations = Evaluations(
-                evaluate, questions, resumed=resumed, write=run.writer(self.encoded)
-            )
+            evaluations = run.resume(evaluate, self.encoded, metrics)
             yield evaluations
             rows, done = [], []
             for b, encoded in enumerate(self.encoded):
@@ -547,11 +513,3 @@ def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
 def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Pads paths [C, P] to the length of the longest, in a bucket."""
     return pad_paths([list(paths)], 1, 1 + max(map(max, paths)))[0]
-
-
-def check_vocabulary(encoded: Sequence[Encoded], config: ModelConfig) -> None:
-    """Raises InputError for tokens that the model does not have."""
-    for one in encoded:
-        check_tokens("token ids", one.prompts.ids, config.vocab_size)
-        if one.prompts.targets is not None:
-            check_tokens("targets", one.prompts.targets, config.vocab_size)

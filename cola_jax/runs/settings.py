@@ -139,12 +139,13 @@ def check_same(
     named: Callable[[str], str] = str,
 ) -> None:
     """Raises InputError that names every setting in which a folder and this command differ."""
-    differences = [
-        f"{named(name)}: {shown(was)} there, {shown(now)} here"
-        for name, was, now in differing(old, new)
-    ]
+    differences: dict[str, str] = {}
+    for name, was, now in differing(old, new):
+        flag = named(name)
+        if flag not in differences or name.endswith(".name"):  # what a flag chooses differs with it
+            differences[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
     if differences:
-        raise other_settings(directory, differences)
+        raise other_settings(directory, differences.values())
 
 
 def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:

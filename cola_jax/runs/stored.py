@@ -17,7 +17,7 @@ from cola_jax.question import INTEGER, Question, decoy_of
 from cola_jax.runs.parts import by_question, check_counts, check_nodes
 from cola_jax.runs.run import Path, Run
 from cola_jax.runs.schema import stored_verdict
-from cola_jax.runs.settings import Wording, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.settings import ANY_SCORER, Wording, asked_by_run, asked_here, check_comparable
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import most_options
@@ -187,6 +187,14 @@ class Answers:
         self.right: Counter[str] = Counter()  # paths that gave gold
         for row in run.evaluations(ANSWER).to_pylist():
             self.add(row, tuple(row["path"]) == plain)
+
+    def check(self, settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> None:
+        """Raises InputError where a command asks other questions, and tells other differences."""
+        asked, allowed = asked_here(settings, encoded), (*ANY_SCORER, "options")
+        if told := check_comparable(asked_by_run(self.run), asked, allowed):
+            log.info(
+                "the answers of %s are those of other settings: %s", self.directory, "; ".join(told)
+            )
 
     def add(self, row: Mapping[str, Any], own: bool) -> None:
         """Counts one answer."""

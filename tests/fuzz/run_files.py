@@ -16,8 +16,8 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
+from cola_jax.runs.peers import write_drllm, write_polar
 from cola_jax.runs.run import MANIFEST, STARTS, UNFINISHED, Run
-from cola_jax.runs.searched import write_drllm, write_polar
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse, read_labels
 from tests.fuzz import sound_runs

@@ -56,7 +56,7 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
     assert differences(Run(out), alone) == []
     parts = {file.name[: len("part-0-of-2")] for file in Run(out).parts("questions")}
     assert parts == {"part-0-of-2", "part-1-of-2"}
-    starts = Run(out, Shard(0, 2)).starts()
+    starts = [start for start in Run(out).manifest()["starts"] if start["shard"] == "0/2"]
     assert ["metrics" in start for start in starts] == [False, True]
 
 
@@ -102,10 +102,6 @@ def test_join_says_where_there_are_no_hosts():
         *(
             ({"distributed": True, "coordinator": c, "num_hosts": 2, "host": 0}, "is not HOST:PORT")
             for c in ("", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a b:1", "http://a:1")
-        ),
-        (
-            {"distributed": True, "coordinator": "a:1", "num_hosts": 2**31, "host": 0},
-            "must be 1 to 10000, it is 2147483648",
         ),
         ({"wait": 0}, "wait must be 1 to 604800 seconds, it is 0"),
         ({"wait": 2**62}, "wait must be 1 to 604800 seconds"),

@@ -164,7 +164,7 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
     total = count(case.run)
     assert (metrics.earlier, metrics.evaluations) == (before, total - before)
     assert metrics.total >= total  # what control searches share is not known before
-    assert run.starts()[-1]["metrics"]["evaluations"] == metrics.evaluations
+    assert run.manifest()["starts"][-1]["metrics"]["evaluations"] == metrics.evaluations
     questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
     assert metrics.corrected == sum(q["baseline"] is False for q in questions)
     assert metrics.shortened == sum(
@@ -342,7 +342,7 @@ def test_search_function_finds_what_the_session_does(decode):
     ("other", "name"),
     [
         ({"max_new_tokens": 5}, "max-new-tokens"),
-        ({"format": "direct"}, "prompt"),
+        ({"format": "direct"}, "--format: 'plain' there, 'direct' here"),
         ({"chat": True}, "chat"),
         ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
         ({"limit": 3}, "limit"),

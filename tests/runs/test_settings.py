@@ -190,7 +190,7 @@ def test_shards_extend_a_run(prepare, tmp_path):
         ({"limit": 2}, "--limit: 4 there, 2 here"),
         ({"simulations": 4}, "--simulations: 8 there, 4 here"),
         ({"seed": 3}, "--seed: 2 there, 3 here"),
-        ({"preset": PRESETS["cola"]}, "--rules.max-length: "),
+        ({"preset": PRESETS["cola"]}, "--rules.max-times: 1 there, 4 here"),
         ({"early_stop": True}, "--early-stop: False there, True here"),
     ],
 )

@@ -1,13 +1,12 @@
 """A run's questions and paths as other projects keep them."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from etils import epath
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, write_whole
 from cola_jax.formats.peers.drllm import drllm_results
 from cola_jax.formats.peers.polar import polar_samples
@@ -26,9 +25,9 @@ def read_run(run: Run) -> list[Searched]:
     held in other variants, have no place in the formats of others; ungraded paths are wrong.
     Raises ValueError for a run without a question that is done, or without correct answers.
     """
-    start = last_start(run)
+    start = run.manifest()["starts"][-1]
     answered_in_text = bool((start.get("scorer") or {}).get("open"))
-    plain = identity(layers_of(run))
+    plain = identity(run.num_layers or 0)
     every = read_labels(run)
     for labels in every:
         if labels.gold is None or not labels.options:
@@ -65,9 +64,9 @@ def write_polar(run: Run, file: Path) -> str:
     """
     check_new(file)
     questions = read_run(run)
-    write_json(file, polar_samples(questions, layers_of(run)))
-    paths = sum(len(one.paths) for one in questions)
-    return f"PoLar: {file}, {counted(questions)} with {paths} paths"
+    write_json(file, polar_samples(questions, run.num_layers or 0))
+    paths = sum(len(each.paths) for each in questions)
+    return f"PoLar: {file}, {count(len(questions), 'question')} with {paths} paths"
 
 
 def write_drllm(run: Run, file: Path) -> str:
@@ -77,10 +76,10 @@ def write_drllm(run: Run, file: Path) -> str:
     """
     check_new(file)
     questions = read_run(run)
-    start, settings = last_start(run), run.manifest()["settings"]
+    start, settings = run.manifest()["starts"][-1], run.manifest()["settings"]
     results = drllm_results(
         questions,
-        layers_of(run),
+        run.num_layers or 0,
         model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
         dataset=PurePath(str(start.get("task", "unknown"))).name,
         simulations=settings.get("simulations") or len(settings.get("paths") or ()),
@@ -93,29 +92,9 @@ def write_drllm(run: Run, file: Path) -> str:
         )
     write_json(file, results)
     return (
-        f"Dr.LLM: {file}, {kept} of {counted(questions)}; the others have no right path in "
-        "order that runs no layer more than twice"
+        f"Dr.LLM: {file}, {kept} of {count(len(questions), 'question')}; the others have no right "
+        "path in order that runs no layer more than twice"
     )
-
-
-def last_start(run: Run) -> dict[str, Any]:
-    """Returns what a run recorded of its last start."""
-    return run.manifest()["starts"][-1]
-
-
-def layers_of(run: Run) -> int:
-    """Returns the number of layers of a run's model."""
-    if run.num_layers is None:
-        raise InputError(
-            f"{run.directory} does not say how many layers its model has: give a run of `cola "
-            "search` or `cola evaluate`."
-        )
-    return run.num_layers
-
-
-def counted(questions: Sequence[Searched]) -> str:
-    """Writes a number of questions."""
-    return "1 question" if len(questions) == 1 else f"{len(questions)} questions"
 
 
 def check_new(file: Path) -> None:

@@ -10,8 +10,8 @@ from cola_jax.formats.peers.drllm import read_drllm
 from cola_jax.formats.peers.polar import read_polar
 from cola_jax.formats.peers.read import read_searched
 from cola_jax.formats.peers.searched import Searched
+from cola_jax.runs.peers import read_run, write_drllm, write_polar
 from cola_jax.runs.run import Run
-from cola_jax.runs.searched import read_run, write_drllm, write_polar
 from tests.report.conftest import (
     E1,
     E2,
