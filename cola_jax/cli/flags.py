@@ -76,8 +76,7 @@ class General:
     """YAML file of flags by their names, such as the config.yaml that a run writes; flags on the
     command line take precedence."""
     verbose: Annotated[bool, arg(aliases=["-v"])] = False
-    """Also print the resolved configuration, versions, devices, each compilation with its seconds,
-    and the traceback of an error."""
+    """Also print the resolved configuration, versions, devices, and the traceback of an error."""
     quiet: Annotated[bool, arg(aliases=["-q"])] = False
     """Print results, warnings and errors alone: no progress, and nothing about what is loaded."""
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from cola_jax.errors import InputError, reason, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
+from cola_jax.tasks.registry import OWN
 from cola_jax.tasks.sources import Source, read_rows
 
 ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
@@ -265,7 +266,6 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-OWN = ("prompt", "question")  # kinds of open questions of a user's own
 KINDS: dict[str, type[Row]] = {
     "arc": Arc,
     "mmlu": Choice,

@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from etils import epath
-
 from cola_jax.errors import InputError, did_you_mean, plain
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.readers import kind_of_rows
 from cola_jax.tasks.sources import Source
 
 ARITHMETIC = "arithmetic"
+OWN = ("prompt", "question")  # kinds of open questions of a user's own
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
@@ -152,6 +150,8 @@ def find_task(source: Source) -> Task:
 
     Raises InputError for a name that no task has, with the most similar.
     """
+    from cola_jax.tasks.readers import kind_of_rows  # imports pydantic
+
     if not isinstance(source, str):
         return Task("the questions", kind_of_rows(source))
     name, _ = canonical(source)
@@ -170,6 +170,8 @@ def kind_of(source: Source) -> str:
 
 def is_file(name: str) -> bool:
     """Whether a task is a file of questions."""
+    from etils import epath
+
     return not name.startswith(LIBRARY) and epath.Path(name).is_file()
 
 

@@ -18,8 +18,7 @@ from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.formats import check_answerable, format_of
 from cola_jax.tasks.harness import load_grader
 from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
-from cola_jax.tasks.readers import OWN
-from cola_jax.tasks.registry import DEFAULTS, USUAL, Task, canonical, find_task
+from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
 from cola_jax.tasks.variants import Variant, make_variants
 
