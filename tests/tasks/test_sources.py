@@ -176,7 +176,7 @@ def test_read_lines_skips_a_byte_order_mark(tmp_path):
 
 def test_read_lines_refuses_what_is_not_utf8(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(ARC).encode() + b"\n\xff\xfe\n")
-    with pytest.raises(ValueError, match="cannot be read .*utf-8"):
+    with pytest.raises(ValueError, match=r"cannot be read .*utf-8"):
         load_questions(str(tmp_path / "latin.jsonl"))
 
 
