@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
-MOST_PATHS = 100_000
 SPEED = "Speed and devices"  # a group of the help
 DTYPES = {
     "auto": None,
@@ -261,24 +260,14 @@ class PathFlags:
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Read all paths asked for, each once, in order; InputError for one that is malformed."""
         from cola_jax.edits import random_paths
-        from cola_jax.formats.peers.document import MOST_LAYERS
         from cola_jax.formats.peers.read import read_paths
         from cola_jax.path import parse_path
 
         if self.random < 0:
             raise InputError(f"the number of random paths must be at least 0, it is {self.random}.")
-        if self.max_length is not None and not 1 <= self.max_length <= MOST_LAYERS:
-            raise InputError(
-                f"the longest path must have 1 to {MOST_LAYERS:,} layers, not {self.max_length:,}."
-            )
         paths = [parse_path(text, num_layers, self.max_length) for text in self.paths]
         if self.paths_file is not None:
             paths += read_paths(self.paths_file, num_layers, self.max_length)
-        if (count := len(paths) + self.random) > MOST_PATHS:
-            raise InputError(
-                f"{count:,} paths are more than a run takes, which are {MOST_PATHS:,}: divide them "
-                "over several runs."
-            )
         if self.random:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))

@@ -21,7 +21,6 @@ ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gol
 OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
 LEVEL = re.compile(r"(?:level\s*)?([1-5?])", re.IGNORECASE)
-LONGEST_ID = 250  # characters
 SCHEMA = (
     "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
     "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
@@ -45,12 +44,8 @@ def read_id(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():  # pandas has no integers beside nulls
         value = int(value)
     text = str(value)
-    if isinstance(value, bool) or not isinstance(value, str | int) or not text.strip():
-        raise ValueError(f"must be a string or a number, got {shown(value)}")
-    if len(text) > LONGEST_ID or not text.isprintable():
-        raise ValueError(
-            f"must have at most {LONGEST_ID} characters, and no line breaks, got {shown(text)}"
-        )
+    if not isinstance(value, str | int) or not text.strip() or not text.isprintable():
+        raise ValueError(f"must be a string of one line or a number, got {shown(value)}")
     return text
 
 
@@ -327,11 +322,6 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
     if "question" in names and "####" in str(row.get("answer")):
         return "gsm8k"
     return next((name for name in OWN if name in names), None)
-
-
-def get_id(row: Mapping[str, Any], name: str, default: str) -> str:
-    """Return the id in a field of a row, or the default if it has none."""
-    return default if row.get(name) is None else read_id(row[name])
 
 
 def text_id(*texts: str) -> str:

@@ -91,16 +91,11 @@ def load_shots(
 
     Raises:
       InputError: for a file of questions without a file of shots, a file with other fields than
-        the task's, a seed that draws nothing, or too few shots.
+        the task's, or too few shots.
     """
     if count < 0:
         raise InputError(f"the number of shots must be at least 0, got {count}.")
     task = find_task(name)
-    if seed and (task.name != ARITHMETIC or shots_file is not None or count == 0):
-        raise InputError(
-            f"the shots seed {seed} draws shots of the arithmetic task alone: leave out "
-            "--shots-seed, or ask for shots of arithmetic without a file."
-        )
     if count == 0:
         if shots_file is not None:
             raise InputError(

@@ -142,7 +142,6 @@ class TaskConfig:
 
     def load_sources(self) -> list[list[Question]]:
         """Load the questions of the task, and those of a file of held-out ones, in order."""
-        self.check_held_out()
         task = find_task(self.task)
         questions = load_questions(
             self.task,
@@ -173,18 +172,6 @@ class TaskConfig:
         check_apart(*sources)
         return sources[0], sources[1]
 
-    def check_held_out(self) -> None:
-        """Raise InputError for settings of held-out questions where none are held out."""
-        if self.held_out < 0:
-            raise InputError(f"{self.held_out} questions cannot be held out: give at least 1.")
-        if not self.held_out and self.held_out_from is None:
-            for name, default in (("held_out_seed", 0), ("part", "train")):
-                if getattr(self, name) != default:
-                    raise InputError(
-                        f"{name} is {getattr(self, name)!r}, but no questions are held out: give "
-                        "held_out or held_out_from."
-                    )
-
     def prepare(
         self,
         tokenizer: Any,
@@ -202,6 +189,8 @@ class TaskConfig:
         task, sources = find_task(self.task), self.load_sources()
         train, held = self.divide(sources)
         questions, others = (train, held) if self.part == "train" else (held, [])
+        if not questions:
+            raise InputError("no questions are held out: give held_out or held_out_from.")
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
             if task.choice:

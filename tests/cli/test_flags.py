@@ -49,11 +49,6 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
         ({"paths": ("0-4",), "max_length": 4}, "more than 4 layers"),
         ({"random": -3}, "at least 0, it is -3"),
         ({"max_length": 3, "random": 2}, "max_length must be at least that"),
-        ({"max_length": 0, "random": 2}, "must have 1 to 10,000 layers, not 0"),
-        (
-            {"max_length": 2**62, "paths": ("(0-4)x999999999999",)},
-            "must have 1 to 10,000 layers, not 4,611,686,018,427,387,904",
-        ),
     ],
 )
 def test_collect_refuses(fields, message):

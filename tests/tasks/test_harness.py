@@ -6,7 +6,7 @@ from lm_eval import simple_evaluate
 
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
-from cola_jax.tasks import kind_of, load_questions
+from cola_jax.tasks import harness, kind_of, load_questions
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 

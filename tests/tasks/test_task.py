@@ -167,8 +167,6 @@ ONLY_GENERATION = "{} is a setting of the scorer `generation`"
         ("arc", {"split": "trian"}, "has no split, but split is 'trian'"),
         ("arc", {"hub": "somewhere"}, "has no hub, but hub is 'somewhere'"),
         ("arc", {"task_seed": 5}, "has no seed, but seed is 5"),
-        ("arc", {"shots_seed": 5}, "shots seed 5 draws shots of the arithmetic task alone"),
-        ("arithmetic", {"shots": 0, "shots_seed": 5}, "the shots seed 5 draws shots"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("gsm8k", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"rule": "number"}, ONLY_GENERATION.format("rule")),
