@@ -20,7 +20,7 @@ from cola_jax.tasks.harness import load_grader
 from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
 from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
-from cola_jax.tasks.variants import Variant, make_variants
+from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
@@ -51,7 +51,11 @@ class Prepared:
         encoded = self.encoded[:count]
         out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
         if "prompt" in out:
-            out["prompt"] = out["prompt"] | {"hash": prompt_hash(out["prompt"], encoded)}
+            # shots are part of the prompts, so their words are covered too
+            parts = [out["prompt"], [each.prompt_hash for each in encoded]]
+            text = json.dumps(parts, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            out["prompt"] = out["prompt"] | {"hash": digest}
         if self.variants:
             out["variants"] = {
                 each.name: task_digest(each.encoded[:count], each.scorer) for each in self.variants
@@ -207,9 +211,10 @@ class TaskConfig:
         scorer, record = make()
         encoded = [scorer.encode(question) for question in questions]
         shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
-        variants = make_variants(
-            self.variants, questions, encoded, lambda **changes: make(**changes)[0], shots
-        )
+        variants = [
+            make_variant(name, questions, encoded, lambda **changes: make(**changes)[0], shots)
+            for name in dict.fromkeys(self.variants)
+        ]
         if decoy is not None:
             record["decoys"] = "answers on other paths"
         held_out = [scorer.encode(question) for question in others]
@@ -349,13 +354,6 @@ def refuse_variants(command: str, names: Sequence[str]) -> None:
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
             "leave out --variants, or use `cola search`, which asks again what it finds."
         )
-
-
-def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:
-    """Return the SHA-256 over what decides the prompts and over the prompts themselves."""
-    # shots are part of the prompts, so their words are covered too
-    text = json.dumps([record, [each.prompt_hash for each in encoded]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
