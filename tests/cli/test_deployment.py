@@ -62,14 +62,6 @@ def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):
     assert "model: someone/tiny" in (tmp_path / "two.yaml").read_text()
 
 
-def test_export_takes_any_name(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    export(tiny_checkpoint, "0-4", "~/one.yaml", "--format", "mergekit")
-    export(tiny_checkpoint, "0-4", "~no such user", "--format", "mergekit", "--source", "x")
-    assert {file.name for file in tmp_path.iterdir()} == {"one.yaml", "~no such user"}
-
-
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
     source = tmp_path / "tiny.gguf"
     write(source, tiny_llama(), "Q4_0")
@@ -97,14 +89,6 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
             "is not a GGUF file that exists here: give --source",
         ),
         (("0-4", tmp_path / "out", "--format", "gguf", "--share"), "--share is for --format hf"),
-        (
-            ("0-4", tmp_path / "out", "--format", "mergekit", "--share"),
-            "--share is for --format hf, not mergekit",
-        ),
-        (
-            ("0-4", tmp_path / "out", "--format", "mergekit", "--effect", "x.json"),
-            "--effect is for --format hf, not mergekit",
-        ),
     ):
         assert message in refused(capsys, tiny_checkpoint, *arguments)
     assert {entry.name for entry in tmp_path.iterdir()} == {"full"}

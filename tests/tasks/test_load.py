@@ -91,19 +91,6 @@ def test_load_questions_selects_subject(write):
         load_questions("arithmetic", subject="art")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"split": "trian"}, "has no split, but split is 'trian'"),
-        ({"hub": "somewhere"}, "has no hub, but hub is 'somewhere'"),
-        ({"seed": 5}, "has no seed, but seed is 5"),
-    ],
-)
-def test_load_questions_refuses_arguments_without_effect(write, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        load_questions(write(PLAIN), **arguments)
-
-
 QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
 
 
