@@ -154,7 +154,6 @@ class Tasks(Command):
         from rich.table import Table
         from rich.text import Text
 
-        from cola_jax.cli.report import print_json
         from cola_jax.tasks.registry import catalogue
 
         rows = catalogue()

@@ -110,9 +110,10 @@ def load_shots(
     else:
         every = of_split(task, subject, hub)
     by_subject, drawn = task.kind == "mmlu", None
-    pool: dict[str | None, list[Question]]
+    pool: dict[str | None, list[Question]] = {}
     if by_subject:
-        pool = group(every)
+        for question in every:
+            pool.setdefault(question.get("subject"), []).append(question)
     elif task.name in DRAWN and shots_file is None:
         pool = {None: list(every)}
         drawn = draw(pool[None], count, questions)
@@ -134,14 +135,6 @@ def draw(
         for question in questions:
             drawn[question.id] = generator.sample(pool, min(count, len(pool)))
     return drawn
-
-
-def group(questions: Iterable[Question]) -> dict[str | None, list[Question]]:
-    """Group questions by their subject."""
-    groups: dict[str | None, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(question.get("subject"), []).append(question)
-    return groups
 
 
 def distinct(questions: Iterable[Question]) -> Iterator[Question]:
