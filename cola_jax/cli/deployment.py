@@ -102,7 +102,6 @@ class Menu(Command):
         import io
 
         import numpy as np
-        from etils import epath
 
         from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
@@ -120,14 +119,13 @@ class Menu(Command):
                 session, screen, self.flags.out, self.runs, self.settings, metrics
             )
         )
-        folder = epath.Path(self.flags.out)
         about = origin_of(session) | {"task": self.flags.task.task}
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
-        write_whole(folder / SELECTOR, file.getvalue())
-        write_config(folder, self)
+        write_whole(f"{self.flags.out}/{SELECTOR}", file.getvalue())
+        write_config(self.flags.out, self)
         content = menu_json(menu, about)
-        write_result(f"{folder}/{MENU}", content, None if self.json else menu_table(menu))
+        write_result(f"{self.flags.out}/{MENU}", content, None if self.json else menu_table(menu))
 
 
 def write_result(file: str, content: str, table: "Table | None") -> None:

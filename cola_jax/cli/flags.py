@@ -12,7 +12,7 @@ from cola_jax.cli.parser import read_number, value, values_of
 from cola_jax.cli.verbosity import console as console
 from cola_jax.cli.verbosity import errors, log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
-from cola_jax.files import check_writable
+from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.tasks.registry import check_task as check_task
@@ -229,16 +229,14 @@ def check_output(directory: str) -> None:
     check_writable(directory)
 
 
-def write_config(directory: Any, command: Any) -> None:
+def write_config(directory: str, command: Any) -> None:
     """Write the flags of a command into a directory, with which --config starts it again."""
     import yaml
-    from etils import epath
 
-    from cola_jax.files import write_whole
     from cola_jax.runs.directory import CONFIG
 
     content = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
-    write_whole(epath.Path(directory) / CONFIG, content.encode())
+    write_whole(f"{directory}/{CONFIG}", content.encode())
 
 
 @dataclasses.dataclass(frozen=True)
