@@ -208,13 +208,6 @@ def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
-def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
-    model = tmp_path / "a\nb\x1b[31m\u2028"
-    assert r"a\nb\x1b[31m\u2028 is not a model" in fails(
-        capsys, "search", *changed(common, model=model)
-    )
-
-
 @pytest.mark.parametrize(
     ("bug", "message"),
     [

@@ -105,9 +105,6 @@ def test_load_questions_refuses(tasks, name, message):
     ("settings", "message"),
     [
         ({"split": "train"}, "choice has no split, but split is 'train'"),
-        ({"subject": "law"}, "choice has no subject, but subject is 'law'"),
-        ({"level": 1}, "choice has no level"),
-        ({"seed": 1}, "choice has no seed, but seed is 1"),
         ({"num_fewshot": 9}, "row 0: lm-evaluation-harness makes no prompt with 9 shots"),
     ],
 )
