@@ -9,8 +9,8 @@ start it came; the seconds lost, from the newest file that holds evaluations, or
 evaluation where that is later, to the end, and how many of them programs were being compiled, which
 a cache keeps; and the evaluations that the next start has to repeat, which were made or begun and
 are in no file; then what was printed after SIGTERM and SIGINT. At last both outputs are compared:
-the paths, verdicts and margins of runs, other files byte by byte. Exits with status 1 where they differ, or where a
-signal ended a command with another status than 143 or 130.
+the paths, verdicts and margins of runs, other files byte by byte. Exits with status 1 where they
+differ, or where a signal ended a command with another status than 143 or 130.
 """
 
 import contextlib

@@ -140,13 +140,11 @@ class Benchmark(Command):
     def write(self, results: dict[str, Any], **flags: Any) -> None:
         """Write the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
-            from etils import epath
-
             command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
             del command["general"]
             content = json.dumps({"command": command, **results}, indent=1) + "\n"
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(epath.Path(self.out), content.encode())
+            write_whole(self.out, content.encode())
 
 
 def table_of(results: dict[str, Any]) -> Table:

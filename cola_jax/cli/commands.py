@@ -52,7 +52,8 @@ def parse(arguments: Sequence[str]) -> Command:
       UsageError: for a command line that cannot be run.
     """
     for word in arguments:
-        check_text(word)
+        if word.encode("utf-8", "replace").decode() != word:
+            raise UsageError(f"{shown(word)} is not UTF-8 text.")
     name, *words = arguments or ["--help"]
     if name == "help" and words and words[0] in COMMANDS:
         name, words = words[0], ["--help"]
@@ -111,13 +112,3 @@ def print_general(name: str, words: Sequence[str]) -> None:
     else:
         near = did_you_mean(name, (*COMMANDS, "--help", "--version", "--print-completion"))
         raise UsageError(f"there is no command {printed(name)}{near}: `cola --help` lists them.")
-
-
-def check_text(word: str) -> None:
-    """Raise UsageError for what no file can be named and no tokenizer reads."""
-    if "\0" in word:
-        raise UsageError(f"{shown(word)} has a null character.")
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{shown(word)} is not UTF-8 text.") from None

@@ -35,11 +35,13 @@ from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import errors, log, log_devices
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.errors import InputError, first_line, shown
-from cola_jax.files import check_apart, hold, is_url, read_json, removing
+from cola_jax.files import check_apart, hold, is_url, read_json, removing, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from cola_jax.config import ModelConfig
     from cola_jax.deploy.router.distill import DistillConfig
     from cola_jax.runs.session import Session
@@ -63,10 +65,7 @@ class Static(Command):
 
     def run(self) -> None:
         check_one_task("static", self.flags.task)
-        from etils import epath
-
         from cola_jax.deploy.task_path import find_path
-        from cola_jax.files import write_whole
         from cola_jax.identity import question_digest, set_digest
         from cola_jax.report.deployed import static_json, static_table
 
@@ -74,16 +73,12 @@ class Static(Command):
         found = run_with_progress(
             lambda metrics: find_path(session, self.flags.out, self.settings, metrics)
         )
-        file = epath.Path(self.flags.out) / RESULT
         questions = set_digest(question_digest(each.question) for each in session.encoded)
         about = origin_of(session) | {"questions": questions}
         content = static_json(found, self.flags.task.task, about)
-        write_whole(file, content.encode())
-        if self.json:
-            print(content, end="")
-        else:
-            console.print(static_table(found))
-        log.info("path and figures: %s", file)
+        write_result(
+            f"{self.flags.out}/{RESULT}", content, None if self.json else static_table(found)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +102,9 @@ class Menu(Command):
         import io
 
         import numpy as np
-        from etils import epath
 
         from cola_jax.deploy.menu_file import MENU, SELECTOR
         from cola_jax.deploy.task_menu import find_menu
-        from cola_jax.files import write_whole
         from cola_jax.report.deployed import menu_json, menu_table
 
         session = screen = self.flags.prepare(command=self)
@@ -126,19 +119,23 @@ class Menu(Command):
                 session, screen, self.flags.out, self.runs, self.settings, metrics
             )
         )
-        folder = epath.Path(self.flags.out)
         about = origin_of(session) | {"task": self.flags.task.task}
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
-        write_whole(folder / SELECTOR, file.getvalue())
+        write_whole(f"{self.flags.out}/{SELECTOR}", file.getvalue())
+        write_config(self.flags.out, self)
         content = menu_json(menu, about)
-        write_whole(folder / MENU, content.encode())
-        write_config(folder, self)
-        if self.json:
-            print(content, end="")
-        else:
-            console.print(menu_table(menu))
-        log.info("menu: %s", folder / MENU)
+        write_result(f"{self.flags.out}/{MENU}", content, None if self.json else menu_table(menu))
+
+
+def write_result(file: str, content: str, table: "Table | None") -> None:
+    """Write a file of JSON, and print its table, or the JSON itself where there is none."""
+    write_whole(file, content.encode())
+    if table is None:
+        print(content, end="")
+    else:
+        console.print(table)
+    log.info("written to %s", file)
 
 
 def origin_of(session: "Session") -> dict[str, Any]:

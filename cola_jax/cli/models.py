@@ -7,7 +7,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 import zlib
@@ -155,7 +154,6 @@ class Tasks(Command):
         from rich.table import Table
         from rich.text import Text
 
-        from cola_jax.cli.report import print_json
         from cola_jax.tasks.registry import catalogue
 
         rows = catalogue()
@@ -268,13 +266,11 @@ def download_wheel() -> Path:
 def pip_command() -> list[str] | None:
     """Return how to run pip, None if there is none.
 
-    Environments made by uv lack pip, but Python bundles a wheel of it for `ensurepip`, or is told
-    by its distributor where one lies; pip runs from within the wheel.
+    Environments made by uv lack pip, but Python bundles a wheel of it, from within which it runs.
     """
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    folders = [Path(folder) for folder in [sysconfig.get_config_var("WHEEL_PKG_DIR")] if folder]
-    if spec := importlib.util.find_spec("ensurepip"):
-        folders += [Path(place) / "_bundled" for place in spec.submodule_search_locations or ()]
-    wheels = [wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))]
+    spec = importlib.util.find_spec("ensurepip")
+    folders = (spec and spec.submodule_search_locations) or ()
+    wheels = [wheel for folder in folders for wheel in Path(folder).glob("_bundled/pip-*.whl")]
     return [sys.executable, str(wheels[0] / "pip")] if wheels else None

@@ -51,7 +51,6 @@ RARE = {
 SHARED = ("config", "verbose", "quiet")  # flags of a start, which are not recorded with a run
 NUMBER = re.compile(r"[-+.0-9eE]+")  # int and float read other digits, nan and underscores too
 LARGEST = 2**63
-LONGEST_ERROR = 1000  # characters
 
 
 class Flag(NamedTuple):
@@ -266,25 +265,21 @@ def error_of(box: str, name: str) -> str:
     text = re.sub(r"^Error parsing [^:]*: ", "", text)
     if match := re.match(r"Missing value for argument '(?:-\w, )?(\S+)'", text):
         return f"{match[1]} needs a value."
-    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}..."
+    return text
 
 
-def read_number(text: str, *, whole: bool, share: bool = False) -> int | float:
-    """Read a number in ASCII digits; `share` also takes a percentage, as a fraction of 1."""
+def read_number(text: str, *, whole: bool) -> int | float:
+    """Read a number in ASCII digits."""
     what = "a whole number" if whole else "a number"
-    percent = share and text.endswith("%")
-    digits = text[:-1] if percent else text
     try:
-        if not NUMBER.fullmatch(digits):
+        if not NUMBER.fullmatch(text):
             raise ValueError
-        number = int(digits) if whole else float(digits)
+        number = int(text) if whole else float(text)
     except ValueError:
         raise InputError(f"{shown(text)} is not {what}.") from None
     if not abs(number) < LARGEST:
         raise InputError(f"{shown(text)} is out of range: give {what} below 2**63.")
-    if percent:
-        return number / 100
-    return int(digits) if share and digits.lstrip("+-").isdecimal() else number
+    return number
 
 
 def value(read: Callable[[str], Any], metavar: str, choices: Any = None) -> Any:
@@ -320,12 +315,9 @@ def read_primitive(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | N
         return choice(get_args(kinds[0]))
     if kinds in ([str], [Path]):
         return value(kinds[0], "FILE" if kinds == [Path] else "TEXT")
-    if {*kinds} <= {int, float}:
-        share = len(kinds) > 1
-        return value(
-            lambda text: read_number(text, whole=kinds == [int], share=share),
-            "N" if kinds == [int] else "NUMBER",
-        )
+    if kinds in ([int], [float]):
+        whole = kinds == [int]
+        return value(lambda text: read_number(text, whole=whole), "N" if whole else "NUMBER")
     return None
 
 

@@ -230,7 +230,7 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
     Raises InputError where there are none, a row has no text, or an id occurs twice.
     """
     from cola_jax.question import Question
-    from cola_jax.tasks.readers import get_id
+    from cola_jax.tasks.readers import read_id
     from cola_jax.tasks.sources import read_lines
 
     texts = [(str(i), text) for i, text in enumerate(prompts)]
@@ -239,21 +239,15 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> "list[Question]":
             text = row.get("prompt")
             if not isinstance(text, str):
                 raise InputError(f"the field 'prompt' must be a text, it is {shown(text)}.")
-            texts.append((get_id(row, "id", str(number)), text))
+            texts.append((read_id(row.get("id", number)), text))
     if not texts:
         raise InputError("there are no prompts: give --prompt or --prompts-file.")
-    seen: set[str] = set()
-    for id, text in texts:
-        if id in seen:
-            raise InputError(
-                f"two prompts have the id {shown(id)}: give the rows of the file ids of their own "
-                "(a prompt of --prompt is named by its place, from 0)."
-            )
-        seen.add(id)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"prompt {id} has half a character: {shown(text)}.") from None
+    ids = [id for id, _ in texts]
+    if twice := [id for i, id in enumerate(ids) if id in ids[:i]]:
+        raise InputError(
+            f"two prompts have the id {shown(twice[0])}: give the rows of the file ids of their "
+            "own (a prompt of --prompt is named by its place, from 0)."
+        )
     return [Question(id, text, (), 0, open=True) for id, text in texts]
 
 

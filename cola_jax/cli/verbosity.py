@@ -4,11 +4,8 @@ Commands log to the logger `cola_jax`: info is what is said by default, debug is
 Progress is shown on `errors`, which --quiet silences.
 """
 
-import functools
 import logging
-import os
 import platform
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +17,7 @@ from cola_jax import progress_bar
 from cola_jax.cli.parser import values_of
 from cola_jax.errors import one_line
 
-PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy", "tyro")
-COMPILED = "/jax/core/compile/backend_compile_duration"
-CACHE_HIT = "/jax/compilation_cache/cache_hits"
+PACKAGES = ("cola-jax", "jax", "transformers")
 
 # what a terminal obeys, such as the escape character: names and texts may have it
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -92,52 +87,20 @@ def log_start(command: Any) -> None:
     """Log the versions of what runs, and the command's flags, where that is asked for."""
     if not log.isEnabledFor(logging.DEBUG):
         return
+    from importlib.metadata import version
+
     import yaml
 
-    versions = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     log.debug("%s; Python %s", versions, platform.python_version())
     flags = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
     log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
 
 
-def installed(package: str) -> str:
-    """Return the version of a package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def log_devices() -> None:
-    """Log the devices of this host and, from now on, each compilation; imports JAX."""
-    if not log.isEnabledFor(logging.DEBUG):
-        return
-    import jax
+    """Log the devices of this host, where that is asked for; imports JAX then."""
+    if log.isEnabledFor(logging.DEBUG):
+        import jax
 
-    listen()
-    names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
-    log.debug("devices: %s", names)
-    log.debug("compiled programs are kept in %s", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
-
-
-@functools.cache
-def listen() -> None:
-    """Let JAX report each program that is compiled, or loaded from its cache on disk."""
-    from jax import monitoring
-
-    here = threading.local()  # JAX reports on the thread that compiles
-
-    def hear_event(event: str, **_: Any) -> None:
-        if event == CACHE_HIT:
-            here.hit = True
-
-    def hear_duration(event: str, duration_secs: float, **about: Any) -> None:
-        if event == COMPILED:
-            how = "loaded from the cache" if getattr(here, "hit", False) else "compiled"
-            here.hit = False
-            log.debug("%s: %s in %.2f s", about.get("fun_name", "a program"), how, duration_secs)
-
-    monitoring.register_event_listener(hear_event)
-    monitoring.register_event_duration_secs_listener(hear_duration)
+        names = ", ".join(f"{device} ({device.device_kind})" for device in jax.local_devices())
+        log.debug("devices: %s", names)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.metadata
+import importlib.util
 import numbers
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ def manager() -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
+
+
+def task_names() -> list[str]:
+    """List the names of the library's tasks; none where it is not installed."""
+    return manager().all_subtasks if importlib.util.find_spec("lm_eval") else []
 
 
 def is_open(name: str) -> bool:

@@ -14,7 +14,6 @@ from cola_jax.errors import InputError, count, shorten, shown
 from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
 from cola_jax.tasks.harness import load_grader, load_task
-from cola_jax.tasks.readers import rank_fail_rates, read_row
 from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
 from cola_jax.tasks.sources import (
     Row,
@@ -173,6 +172,8 @@ def select(
 
     Names of fields that are not read are added to `unused`.
     """
+    from cola_jax.tasks.readers import rank_fail_rates
+
     questions: Iterable[Question] = read_questions(kind, rows, {} if unused is None else unused)
     for question in rank_fail_rates(questions) if kind == "dart" else questions:
         if all(question.get(name) == value for name, value in (wanted or {}).items()):
@@ -181,6 +182,8 @@ def select(
 
 def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> Iterator[Question]:
     """Read rows, each question once: DART-Math has a row for each response to a query."""
+    from cola_jax.tasks.readers import read_row  # imports pydantic
+
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
         try:

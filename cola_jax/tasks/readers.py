@@ -14,13 +14,13 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from cola_jax.errors import InputError, reason, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
+from cola_jax.tasks.registry import OWN
 from cola_jax.tasks.sources import Source, read_rows
 
 ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
 OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations, such as <<4*5=20>>
 LEVEL = re.compile(r"(?:level\s*)?([1-5?])", re.IGNORECASE)
-LONGEST_ID = 250  # characters
 SCHEMA = (
     "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
     "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
@@ -44,12 +44,8 @@ def read_id(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():  # pandas has no integers beside nulls
         value = int(value)
     text = str(value)
-    if isinstance(value, bool) or not isinstance(value, str | int) or not text.strip():
-        raise ValueError(f"must be a string or a number, got {shown(value)}")
-    if len(text) > LONGEST_ID or not text.isprintable():
-        raise ValueError(
-            f"must have at most {LONGEST_ID} characters, and no line breaks, got {shown(text)}"
-        )
+    if not isinstance(value, str | int) or not text.strip() or not text.isprintable():
+        raise ValueError(f"must be a string of one line or a number, got {shown(value)}")
     return text
 
 
@@ -265,7 +261,6 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-OWN = ("prompt", "question")  # kinds of open questions of a user's own
 KINDS: dict[str, type[Row]] = {
     "arc": Arc,
     "mmlu": Choice,
@@ -327,11 +322,6 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
     if "question" in names and "####" in str(row.get("answer")):
         return "gsm8k"
     return next((name for name in OWN if name in names), None)
-
-
-def get_id(row: Mapping[str, Any], name: str, default: str) -> str:
-    """Return the id in a field of a row, or the default if it has none."""
-    return default if row.get(name) is None else read_id(row[name])
 
 
 def text_id(*texts: str) -> str:

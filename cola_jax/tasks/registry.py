@@ -1,23 +1,18 @@
 """Registry: the tasks by name, where the questions of each are, and the options that it takes."""
 
 import dataclasses
-import functools
-import importlib.util
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
-
-from etils import epath
 
 from cola_jax.errors import InputError, did_you_mean, plain
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
-from cola_jax.tasks.readers import kind_of_rows
 from cola_jax.tasks.sources import Source
 
 ARITHMETIC = "arithmetic"
+OWN = ("prompt", "question")  # kinds of open questions of a user's own
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
@@ -152,6 +147,8 @@ def find_task(source: Source) -> Task:
 
     Raises InputError for a name that no task has, with the most similar.
     """
+    from cola_jax.tasks.readers import kind_of_rows  # imports pydantic
+
     if not isinstance(source, str):
         return Task("the questions", kind_of_rows(source))
     name, _ = canonical(source)
@@ -170,6 +167,8 @@ def kind_of(source: Source) -> str:
 
 def is_file(name: str) -> bool:
     """Whether a task is a file of questions."""
+    from etils import epath
+
     return not name.startswith(LIBRARY) and epath.Path(name).is_file()
 
 
@@ -192,51 +191,22 @@ def check_options(task: Task, options: Mapping[str, Any]) -> None:
             )
 
 
-NAME = re.compile(
-    rb"^[\"']?(task|group|class)[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#\[{]+)", re.MULTILINE
-)
-
-
-def library_folder() -> Path | None:
-    """Return the folder of the library's task files; None without the library."""
-    spec = importlib.util.find_spec("lm_eval")
-    places = None if spec is None else spec.submodule_search_locations
-    return Path(places[0]) / "tasks" if places else None
-
-
-@functools.cache
-def library_names(root: Path | None) -> tuple[dict[str, str], set[str]]:
-    """Read the names of tasks, by that and by their plain form, and of groups in task files.
-
-    The library itself takes seconds to list them.
-    """
-    tasks: dict[str, str] = {}
-    groups: set[str] = set()
-    for file in root.rglob("*.yaml") if root is not None else ():
-        named = {kind: name.decode() for kind, name in NAME.findall(file.read_bytes())}
-        if (group := named.get(b"group")) is not None and b"class" not in named:
-            groups.add(group)
-        elif (task := named.get(b"task")) is not None:
-            tasks[task] = task
-    return {plain(name): name for name in sorted(tasks, reverse=True)} | tasks, groups
-
-
 def require(task: str) -> str:
     """Return lm-evaluation-harness's own name of a task; case and hyphens do not matter.
 
     Raises InputError for a group of its tasks, and where no task of that name exists at all, with
     the most similar name.
     """
-    tasks, groups = library_names(library_folder())
-    name = task.removeprefix(LIBRARY)
-    if (own := tasks.get(name) or tasks.get(plain(name))) is not None:
-        return own
-    if name in groups:
+    names, name = harness.task_names(), task.removeprefix(LIBRARY)
+    forms = {plain(each): each for each in names} | {each: each for each in names}
+    if (known := forms.get(name) or forms.get(plain(name))) is not None:
+        return known
+    if names and name in harness.manager().task_index:
         raise InputError(
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
             "with commas between them."
         )
-    more = "" if tasks else " (for which: pip install 'cola-jax[lm-eval]')"
+    more = "" if names else " (for which: pip install 'cola-jax[lm-eval]')"
     raise InputError(
         f"task {task!r} is neither one of {', '.join(TASKS)}, nor an existing file of questions, "
         f"nor a task of lm-evaluation-harness{more}{nearest(name)}."
@@ -247,8 +217,7 @@ def nearest(task: str) -> str:
     """Return a hint at the task of the most similar name, ours, a file or another, if any."""
     suffix = Path(task).suffix
     files = Path(task).parent.glob("*") if suffix else ()
-    subjects = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS]
-    others = [*subjects, *sorted(set(library_names(library_folder())[0].values()))]
+    others = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] + harness.task_names()
     known = TASKS, [str(file) for file in files if file.suffix == suffix], others
     return next((hint for names in known if (hint := did_you_mean(task, names))), "")
 

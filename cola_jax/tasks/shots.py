@@ -91,16 +91,11 @@ def load_shots(
 
     Raises:
       InputError: for a file of questions without a file of shots, a file with other fields than
-        the task's, a seed that draws nothing, or too few shots.
+        the task's, or too few shots.
     """
     if count < 0:
         raise InputError(f"the number of shots must be at least 0, got {count}.")
     task = find_task(name)
-    if seed and (task.name != ARITHMETIC or shots_file is not None or count == 0):
-        raise InputError(
-            f"the shots seed {seed} draws shots of the arithmetic task alone: leave out "
-            "--shots-seed, or ask for shots of arithmetic without a file."
-        )
     if count == 0:
         if shots_file is not None:
             raise InputError(
@@ -115,9 +110,10 @@ def load_shots(
     else:
         every = of_split(task, subject, hub)
     by_subject, drawn = task.kind == "mmlu", None
-    pool: dict[str | None, list[Question]]
+    pool: dict[str | None, list[Question]] = {}
     if by_subject:
-        pool = group(every)
+        for question in every:
+            pool.setdefault(question.get("subject"), []).append(question)
     elif task.name in DRAWN and shots_file is None:
         pool = {None: list(every)}
         drawn = draw(pool[None], count, questions)
@@ -139,14 +135,6 @@ def draw(
         for question in questions:
             drawn[question.id] = generator.sample(pool, min(count, len(pool)))
     return drawn
-
-
-def group(questions: Iterable[Question]) -> dict[str | None, list[Question]]:
-    """Group questions by their subject."""
-    groups: dict[str | None, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(question.get("subject"), []).append(question)
-    return groups
 
 
 def distinct(questions: Iterable[Question]) -> Iterator[Question]:

@@ -4,17 +4,15 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-from etils import epath
-
 from cola_jax.errors import InputError, first_line, reading, shown
-from cola_jax.files import parse_object
+from cola_jax.files import parse_object, read_bytes, read_text
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
 Row = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
-LONGEST_LINE = 10_000_000  # characters of a row
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
 # the columns of a pool that describe a question rather than one response to it
 QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
@@ -23,7 +21,7 @@ QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
 def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file or of memory, each with its place for messages."""
     if isinstance(source, str):
-        suffix = epath.Path(source).suffix.lower()
+        suffix = PurePath(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
         yield from ((f"{source}:{number}", row) for number, row in read(source))
         return
@@ -47,8 +45,7 @@ def plain_value(value: Any) -> Any:
 def read_csv(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a CSV file and their line numbers; an empty cell has no value."""
     with reading(file):
-        text = epath.Path(file).read_bytes().decode("utf-8-sig")
-        lines = csv.DictReader(io.StringIO(text, newline=""))
+        lines = csv.DictReader(io.StringIO(read_text(file), newline=""))
         try:
             for row in lines:
                 if None in row:
@@ -62,26 +59,16 @@ def read_parquet(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a Parquet file and their numbers, from 1."""
     import pyarrow.parquet
 
-    with reading(file), epath.Path(file).open("rb") as opened:
-        rows = pyarrow.parquet.read_table(opened).to_pylist()
+    with reading(file):
+        rows = pyarrow.parquet.read_table(io.BytesIO(read_bytes(file))).to_pylist()
     yield from enumerate(rows, 1)
 
 
 def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a JSONL file and their line numbers; blank lines are skipped."""
-    with epath.Path(file).open("r", encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), ""), 1):
-                if len(line) > LONGEST_LINE:
-                    raise InputError(
-                        f"{file}:{number}: the line has more than {LONGEST_LINE:,} characters, and "
-                        "is not a row."
-                    )
-                line = line.removeprefix("\ufeff")  # a byte order mark; epath knows no utf-8-sig
-                if line.strip():
-                    yield number, parse_object(line, f"{file}:{number}")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 text ({error}).") from None
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            yield number, parse_object(line, f"{file}:{number}")
 
 
 def load_hub(hub: str, config: str | None, split: str) -> Any:

@@ -18,10 +18,9 @@ from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.formats import check_answerable, format_of
 from cola_jax.tasks.harness import load_grader
 from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
-from cola_jax.tasks.readers import OWN
-from cola_jax.tasks.registry import DEFAULTS, USUAL, Task, canonical, find_task
+from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
-from cola_jax.tasks.variants import Variant, make_variants
+from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
@@ -52,7 +51,11 @@ class Prepared:
         encoded = self.encoded[:count]
         out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
         if "prompt" in out:
-            out["prompt"] = out["prompt"] | {"hash": prompt_hash(out["prompt"], encoded)}
+            # shots are part of the prompts, so their words are covered too
+            parts = [out["prompt"], [each.prompt_hash for each in encoded]]
+            text = json.dumps(parts, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            out["prompt"] = out["prompt"] | {"hash": digest}
         if self.variants:
             out["variants"] = {
                 each.name: task_digest(each.encoded[:count], each.scorer) for each in self.variants
@@ -143,7 +146,6 @@ class TaskConfig:
 
     def load_sources(self) -> list[list[Question]]:
         """Load the questions of the task, and those of a file of held-out ones, in order."""
-        self.check_held_out()
         task = find_task(self.task)
         questions = load_questions(
             self.task,
@@ -174,18 +176,6 @@ class TaskConfig:
         check_apart(*sources)
         return sources[0], sources[1]
 
-    def check_held_out(self) -> None:
-        """Raise InputError for settings of held-out questions where none are held out."""
-        if self.held_out < 0:
-            raise InputError(f"{self.held_out} questions cannot be held out: give at least 1.")
-        if not self.held_out and self.held_out_from is None:
-            for name, default in (("held_out_seed", 0), ("part", "train")):
-                if getattr(self, name) != default:
-                    raise InputError(
-                        f"{name} is {getattr(self, name)!r}, but no questions are held out: give "
-                        "held_out or held_out_from."
-                    )
-
     def prepare(
         self,
         tokenizer: Any,
@@ -203,6 +193,8 @@ class TaskConfig:
         task, sources = find_task(self.task), self.load_sources()
         train, held = self.divide(sources)
         questions, others = (train, held) if self.part == "train" else (held, [])
+        if not questions:
+            raise InputError("no questions are held out: give held_out or held_out_from.")
         common: dict[str, Any] = {"context": context}
         if decoy is not None:
             if task.choice:
@@ -219,9 +211,10 @@ class TaskConfig:
         scorer, record = make()
         encoded = [scorer.encode(question) for question in questions]
         shots = len(getattr(scorer, "shots", ())) if self.shots is None else self.shots
-        variants = make_variants(
-            self.variants, questions, encoded, lambda **changes: make(**changes)[0], shots
-        )
+        variants = [
+            make_variant(name, questions, encoded, lambda **changes: make(**changes)[0], shots)
+            for name in dict.fromkeys(self.variants)
+        ]
         if decoy is not None:
             record["decoys"] = "answers on other paths"
         held_out = [scorer.encode(question) for question in others]
@@ -361,13 +354,6 @@ def refuse_variants(command: str, names: Sequence[str]) -> None:
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
             "leave out --variants, or use `cola search`, which asks again what it finds."
         )
-
-
-def prompt_hash(record: dict[str, Any], encoded: Sequence["Encoded"]) -> str:
-    """Return the SHA-256 over what decides the prompts and over the prompts themselves."""
-    # shots are part of the prompts, so their words are covered too
-    text = json.dumps([record, [each.prompt_hash for each in encoded]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:

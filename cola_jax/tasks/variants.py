@@ -37,29 +37,6 @@ class Variant:
         return dataclasses.replace(self, encoded=self.encoded[part], places=self.places[part])
 
 
-def make_variants(
-    names: Sequence[str],
-    questions: Sequence[Question],
-    encoded: "Sequence[Encoded]",
-    make_scorer: "Callable[..., Scorer]",
-    shots: int,
-) -> list[Variant]:
-    """Ask questions in the variants of these names.
-
-    Args:
-      encoded: how the task itself asks them; a variant must differ.
-      make_scorer: makes the task's scorer, with other settings.
-      shots: questions that the task itself shows before each.
-
-    Raises:
-      InputError: for an unknown name or one given twice, a variant that this task or tokenizer
-        cannot have, and one that asks as the task itself does.
-    """
-    if len(set(names)) < len(names):
-        raise InputError(f"a variant is named twice in {', '.join(names)}.")
-    return [make_variant(name, questions, encoded, make_scorer, shots) for name in names]
-
-
 def make_variant(
     name: str,
     questions: Sequence[Question],
@@ -67,7 +44,17 @@ def make_variant(
     make_scorer: "Callable[..., Scorer]",
     shots: int,
 ) -> Variant:
-    """Ask questions in the way of that name, or in the words of a template file."""
+    """Ask questions in the way of that name, or in the words of a template file.
+
+    Args:
+      encoded: how the task itself asks them; a variant must differ.
+      make_scorer: makes the task's scorer, with other settings.
+      shots: questions that the task itself shows before each.
+
+    Raises:
+      InputError: for an unknown name, a variant that this task or tokenizer cannot have, and one
+        that asks as the task itself does.
+    """
     settings, change = changes(name, shots)
     try:
         scorer = make_scorer(**settings)
@@ -78,7 +65,7 @@ def make_variant(
             )
         changed = [change(question) for question in questions]
         ours = [scorer.encode(question) for question, _ in changed]
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"the variant {name!r} cannot be made: {error}") from error
     if [each.prompts.ids.tolist() for each in ours] == [e.prompts.ids.tolist() for e in encoded]:
         raise InputError(f"the variant {name!r} asks just as the task does: leave it out.")

@@ -49,13 +49,10 @@ def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--task", "arithmetic"], "smollm2-135m is a shape with random weights"),
-        (["--task", "arithmetik"], "arithmetik"),
         (["--task", "arc_easy,gsm8k"], "`cola benchmark` takes one task, not 2"),
-        (["--task", "arithmetic", "--simulations", "0"], "simulations must be at least 1"),
         (["--model", "gpt 5"], "gpt 5 is not a model: no such directory"),
         (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),
-        (["--tensor", "3"], "does not divide"),
         (["--out", "."], ". is a directory: give a file."),
     ],
 )

@@ -12,7 +12,7 @@ import yaml
 from cola_jax.cli.commands import COMMANDS, SHELLS, parse
 from cola_jax.cli.main import main
 from cola_jax.cli.parser import RARE, flags_of, rename, values_of
-from cola_jax.cli.runs import Evaluate, Search
+from cola_jax.cli.runs import Search
 from cola_jax.errors import UsageError
 from cola_jax.strategies.rules import PRESETS
 
@@ -25,56 +25,37 @@ OWN = [name for name in COMMANDS if name != "lm-eval"]  # whose help is the harn
     ("arguments", "message"),
     [
         (["serch"], "there is no command serch (did you mean search?): `cola --help` lists"),
-        (["eval"], "there is no command eval (did you mean evaluate?)"),
-        (["zzz"], "there is no command zzz: `cola --help` lists them."),
-        (["--model", "m"], "there is no command --model: `cola --help` lists them."),
         (["--versoin"], "(did you mean --version?)"),
         (["--version", "search"], "--version takes nothing after it, not 'search'."),
-        (["--print-completion"], "--print-completion needs one of bash, zsh, fish."),
         (["--print-completion", "zhs"], "one of bash, zsh, fish (did you mean zsh?)."),
         (["search", *GIVEN, "--simulatoins", "3"], "(did you mean --simulations?)"),
-        (["search", *GIVEN, "--sim", "3"], "no flag --sim (did you mean --simulations?)."),
         (["search", *GIVEN, "-x"], "`cola search` has no flag -x."),
         (["search", *GIVEN, "--rules.max-skp", "3"], "(did you mean --rules.max-skip?)"),
-        (["search", *GIVEN, "--preset", "beam", "--rules.epsilon", "1"], "no flag --rules.epsilon"),
         (["search", *GIVEN, "--dtype", "bf17"], "'bf17' is not a dtype (did you mean bf16?)"),
         (["search", *GIVEN, "--batch-size", "many"], "--batch-size: 'many' is not a whole number"),
         (["search", *GIVEN, "--limit", "some"], "--limit: "),
         (["search", *GIVEN, "--seed", "1.5"], "--seed: '1.5' is not a whole number."),
-        (["search", *GIVEN, "--seed=x"], "--seed: 'x' is not a whole number."),
         (["search", *GIVEN, "--device", "tpus"], "is not one of cpu, gpu, cuda, tpu (did you mean"),
         (["search", *GIVEN, "--control", "two"], "'two' is not one of all, one, none."),
         (["search", *GIVEN, "--seed"], "--seed needs a value."),
-        (["search", *GIVEN, "--seed", "--json"], "--seed needs a value."),
         (["search", *GIVEN, "--json=yes"], "`cola search` takes no argument yes."),
-        (["search", *GIVEN, "--chat", "true"], "`cola search` takes no argument true."),
         (["search", *GIVEN, "extra"], "`cola search` takes no argument extra."),
         (["search", "--model", "m"], "`cola search` needs --output and --task."),
-        (["search"], "`cola search` needs --model and --output and --task."),
         (["evaluate", *GIVEN, "--paths"], "--paths needs a value."),
         (
             ["evaluate", *GIVEN, "-o", f"{__file__}/x"],
             "test_commands.py is a file: give a directory.",
         ),
-        (["generate", "-m", "m", "--output", __file__], "is a file: give a directory."),
         (["report"], "`cola report` needs RUN-DIRECTORIES:"),
-        (["search", *GIVEN, "--data", "-1"], "data must be at least 1, it is -1."),
-        (["search", *GIVEN, "--task", "mmlu_anatomy", "--subject", "law"], "has one subject"),
         (["search", *GIVEN, "--verbose", "--quiet"], "--verbose and --quiet say the opposite"),
         (
             ["search", *GIVEN, "--config", "nothing.yaml"],
             "--config nothing.yaml: there is no such file",
         ),
-        (["search", *GIVEN, "--config", "/dev/zero"], "--config /dev/zero: there is no such file"),
-        (["search", *GIVEN, "--config", "a\0b"], "'a\\x00b' has a null character."),
-        (["convert", "a", "gs://b\0c"], "has a null character."),
         (
             ["scan", *GIVEN, "--task", "arc_easy,gsm8k"],
             "takes one task, not 2 (arc_easy and gsm8k)",
         ),
-        (["static", *GIVEN, "--task", "a,b"], "`cola static` takes one task, not 2 (a and b)"),
-        (["menu", *GIVEN, "--runs", "r", "--task", "a,b"], "`cola menu` takes one task, not 2"),
-        (["distill", *GIVEN, "--run", "r", "--task", "a,b"], "`cola distill` takes one task"),
     ],
 )
 def test_a_line_says_what_is_wrong(arguments, message, capsys):
@@ -98,18 +79,14 @@ def test_values_of_flags_may_begin_with_a_hyphen():
 @pytest.mark.parametrize(
     ("command", "given", "ours"),
     [
-        ("evaluate", "--model", "--model"),
         ("evaluate", "--tasks", "--task"),
         ("evaluate", "--output_path=o", "--output=o"),
         ("evaluate", "--apply_chat_template", "--chat"),
-        ("evaluate", "--tensor-parallel-size", "--tensor"),
         ("evaluate", "--path", "--paths"),
         ("export", "--path", "--path"),
         ("export", "--paths", "--path"),
         ("generate", "--max_tokens", "--max-new-tokens"),
-        ("evaluate", "--num_fewshot=2", "--num-fewshot=2"),
         ("report", "--tasks", "--tasks"),  # which it does not have
-        ("report", "tasks", "tasks"),
     ],
 )
 def test_rename_takes_the_names_of_other_tools(command, given, ours):
@@ -149,11 +126,7 @@ def test_a_file_of_flags_comes_before_the_command_line(tmp_path):
         ("rules: {max-skp: 3}", r"no flag rules\.max-skp \(did you mean rules\.max-skip\?\)"),
         ("limit: {a: 1}", r"has no flag limit\.a"),
         ("limit: {}", r"limit: \{\} is not a value of it"),
-        ("extra: {a: {}}", r"has no flag extra\.a"),
-        ("preset: []", r"preset: \[\] is not a value of it"),
-        ("limit: [[1]]", r"limit: \[\[1\]\] is not a value of it"),
         ("seed: [1, 2]", r"seed: \[1, 2\] is not a value of it"),
-        ("seed: true", r"seed: True is not a value of it"),
         ("seed: many", r"run\.yaml: seed: 'many' is not a whole number"),
         ("chat: maybe", r"run\.yaml: chat: 'maybe' is not a value of it"),
         ("preset: bset", r"preset: 'bset' is not one of .*\(did you mean best\?\)"),
@@ -192,18 +165,10 @@ def test_values_start_the_command_again(tmp_path):
     assert values_of(parse(["search", "--config", str(tmp_path / "run.yaml")])) == values
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--dtype", "auto"], None),
-        (["--dtype", "fp32"], "float32"),
-        (["--dtype", "BF16"], "bfloat16"),
-    ],
-)
-def test_dtype_has_several_names(flags, expected):
-    command = parse(["evaluate", *GIVEN, *flags])
-    assert isinstance(command, Evaluate)
-    assert command.flags.run.dtype == expected
+def test_dtype_has_several_names():
+    for name, expected in (("auto", None), ("fp32", "float32"), ("BF16", "bfloat16")):
+        command: Any = parse(["evaluate", *GIVEN, "--dtype", name])
+        assert command.flags.run.dtype == expected
 
 
 def helped(capsys, monkeypatch, columns, *arguments):

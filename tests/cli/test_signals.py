@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cola_jax.cli import main as cli
-from cola_jax.cli.signals import Interrupted, Terminated, ended_in_order, keeping
+from cola_jax.cli.signals import Interrupted, Terminated, ended_in_order
 
 
 def wait() -> None:
@@ -41,12 +41,6 @@ def importing() -> None:
     __import__("signalled")
     assert "signalled" in sys.modules
     wait()
-
-
-@ended_in_order()
-@keeping("nothing was converted.")
-def converting() -> None:
-    signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +112,6 @@ def test_a_command_says_what_is_kept(
         cli.main(["search"])
     assert ended.value.code == status
     assert capsys.readouterr().err.startswith(f"\n{text}")
-
-
-def test_keeping_replaces_what_is_said() -> None:
-    with pytest.raises(Terminated, match="nothing was converted"):
-        converting()
 
 
 AT_THE_START = """

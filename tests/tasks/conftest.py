@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cola_jax.tasks import harness, registry
+from cola_jax.tasks import harness
 
 
 @pytest.fixture
@@ -59,10 +59,8 @@ def library(tmp_path, monkeypatch):
             (folder / f"{name}.yaml").write_text(text)
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         monkeypatch.setattr(harness, "manager", lambda: manager)
-        monkeypatch.setattr(registry, "library_folder", lambda: folder)
         return manager
 
     yield make
-    registry.library_names.cache_clear()
     harness.load_task.cache_clear()
     harness.load_grader.cache_clear()

@@ -1,7 +1,5 @@
 """Readers: the question in a row of each kind, and the errors for broken rows and files."""
 
-import json
-
 import pytest
 
 from cola_jax.question import Question
@@ -144,17 +142,10 @@ def labelled(text, label):
 
 BROKEN_LINES = {
     "not JSON": ("{'id': 1}", "Expecting property name"),
-    "truncated": (json.dumps(ARC)[:40], "Expecting property name"),
-    "nested too deep": ("[" * 100_000, "recursion"),
     "list": ("[1, 2]", "a JSON object belongs here"),
     **{f"no {name}": (changed(ARC, **{name: None}), f"{name}: Field required") for name in ARC},
-    "choices a list": (changed(ARC, choices=["ice"]), "choices: Input should be a valid dict"),
     "key not a label": (changed(ARC, answerKey="D"), "'D' is not among ['A', 'B', 'C']"),
-    "empty question": (changed(ARC, question=" "), "question: must be a nonempty string"),
     "fewer labels": (labelled(["a", "b"], ["A"]), "2 options, but their labels"),
-    "same labels": (labelled(["a", "b"], ["A", "A"]), "2 options, but their labels"),
-    "number option": (labelled(["a", 2], ["A", "B"]), "choices.text.1: Input should be a valid"),
-    "one option": (labelled(["a"], ["A"]), "choices.text: List should have at least 2"),
     "27 options": (labelled(["a"] * 27, [str(i) for i in range(27)]), "should have at most 26"),
     "duplicate": (ARC, "the row repeats the question of"),
 }
@@ -170,25 +161,15 @@ def test_read_lines_names_line_of_broken_row(write, row, message):
 
 BROKEN_ROWS = {
     "null answer": (PLAIN | {"answer": None}, "answer: Field required"),
-    "empty answer": (changed(PLAIN, answer=" "), "answer: must be a nonempty string"),
-    "answer NaN": (changed(PLAIN, answer=float("nan")), "NaN is not a number that JSON has"),
-    "answer a bool": (changed(PLAIN, answer=True), "answer: Input should be a valid string"),
-    "id a list": (changed(PLAIN, id=[1]), "id: must be a string or a number"),
-    "id of two lines": (changed(PLAIN, id="a\nb"), "id: must have at most 250 characters"),
+    "id of two lines": (changed(PLAIN, id="a\nb"), "id: must be a string of one line"),
     "gsm8k without a number": (changed(GSM8K, answer="x ####"), "has no answer"),
     "math without a box": (changed(MATH, solution="none"), "no complete"),
-    "math of level 6": (changed(MATH, level="Level 6"), "must be 1 to 5, or Level ?"),
     "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
-    "metadata too deep": (changed(DART, query_metadata="[" * 9000), "dict or the text of one"),
     "rate of 2": (changed(DART, pass_rate=2), "less than or equal to 1, got 2"),
     "mmlu answer 4": (changed(MMLU, answer=4), "index (0..3), the letter or the text of an option"),
-    "mmlu answer E": (changed(MMLU, answer="E"), "index (0..3)"),
-    "mmlu null choice": (changed(MMLU, choices=["1", None]), "options.B.str: Input should be"),
     "two options": ({"question": "1?", "options": ["1", "0"], "answer": "1"}, "not of two options"),
     "two numbers": ({"question": "1?", "options": [1, 2, 3], "answer": 2}, "not of two options"),
     "index from 1": (QUESTION | {"options": OPTIONS, "answer": 3}, "index (0..2)"),
-    "no option": (QUESTION | {"options": OPTIONS, "answer": "Rome"}, "the text of an option"),
-    "no options": (QUESTION | {"options": "Lyon", "answer": "A"}, "options: Input should be a"),
     "no fields": ({"a": 1, "b": 2}, "no kind of row has the fields ['a', 'b']"),
 }
 

@@ -1,11 +1,8 @@
 """Names of tasks, ours and those of lm-evaluation-harness, and the list of tasks."""
 
-import subprocess
-import sys
-
 import pytest
 
-from cola_jax.tasks import load_questions, registry
+from cola_jax.tasks import harness, load_questions
 from cola_jax.tasks.registry import (
     MMLU_SUBJECTS,
     TASKS,
@@ -76,53 +73,19 @@ def test_load_questions_takes_a_share(tmp_path):
         load_questions("arithmetic", limit=0.5)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of task files in the forms that the library's have."""
-    files = {
-        "plain": "task: plain_task\nmetric_list:\n  - metric: acc\n",
-        "quoted": '"dataset_name": "x"\n"task": "Quoted"\n',
-        "single": "include: _base\ntask: 'single-task' # a comment\n",
-        "all": "group: everything\ntask:\n  - plain_task\n",
-        "inline": "group: more\ntask: [plain_task]\n",
-        "class": "group: more\ntask: python_task\nclass: !function task.Python\n",
-        "base": "output_type: multiple_choice\nnested:\n  task: nobody\n",
-    }
-    (tmp_path / "deeper").mkdir()
-    for name, text in files.items():
-        (tmp_path / "deeper" / f"{name}.yaml").write_text(text)
-    monkeypatch.setattr(registry, "library_folder", lambda: tmp_path)
-    yield tmp_path
-    registry.library_names.cache_clear()
-
-
-def test_require_folds_names(folder):
-    tasks, _ = registry.library_names(folder)
-    assert set(tasks.values()) == {"Quoted", "plain_task", "python_task", "single-task"}
+def test_require_folds_names(library):
+    library(plain_task={}, Quoted={}, **{"single-task": {}})
     for name in ("plain_task", "Plain-Task", "lm_eval:plain_task"):
         assert require(name) == "plain_task"
-    assert require("single_task") == "single-task"
+    assert (require("single_task"), require("quoted")) == ("single-task", "Quoted")
     with pytest.raises(ValueError, match="task 'nobody' is neither one of arc-easy"):
         require("nobody")
-    with pytest.raises(ValueError, match="everything is a group of tasks"):
-        require("everything")
 
 
 def test_names_are_those_of_the_librarys_index():
-    names = set(registry.library_names(registry.library_folder())[0].values())
+    names = set(harness.task_names())
     assert {"hellaswag", "piqa", "gsm8k", "triviaqa", "mmlu_pro_biology"} <= names
     assert {f"mmlu_{subject}" for subject in MMLU_SUBJECTS} <= names
     assert canonical("mmlu_pro_biology") == ("mmlu_pro_biology", None)
     with pytest.raises(ValueError, match="mmlu_stem is a group of tasks"):
         require("mmlu_stem")
-
-
-def test_unknown_task_imports_no_library():
-    code = (
-        "import sys\nfrom cola_jax.tasks.registry import kind_of\n"
-        "try:\n    kind_of('hellaswog')\nexcept ValueError as error:\n    print(error)\n"
-        "print(sorted({'lm_eval', 'datasets', 'torch'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "(did you mean hellaswag?)" in done.stdout
-    assert done.stdout.endswith("[]\n")

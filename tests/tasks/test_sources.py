@@ -176,15 +176,8 @@ def test_read_lines_skips_a_byte_order_mark(tmp_path):
 
 def test_read_lines_refuses_what_is_not_utf8(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(ARC).encode() + b"\n\xff\xfe\n")
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match=r"cannot be read .*utf-8"):
         load_questions(str(tmp_path / "latin.jsonl"))
-
-
-def test_read_lines_refuses_a_line_without_end(tmp_path):
-    with (tmp_path / "zeros.jsonl").open("wb") as file:
-        file.truncate(2**35)
-    with pytest.raises(ValueError, match=r"zeros\.jsonl:1: the line has more than 10,000,000"):
-        load_questions(str(tmp_path / "zeros.jsonl"))
 
 
 def test_read_lines_refuses_lone_surrogate(write):

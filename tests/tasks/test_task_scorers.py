@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cola_jax.tasks.registry import MATH_SUBJECTS
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
-from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed
+from tests.tasks.rows import ARC, DART, GSM8K, MMLU, PLAIN, changed
 from tests.tasks.test_harness_grader import GSM8K as THEIR_GSM8K
 
 LIMIT, MORE = 8, 10
@@ -29,22 +28,16 @@ def mmlu(split):
 
 
 SPLITS = ("train", "test")
-MATH_ROWS = [
-    (name, split, numbered(MATH, "problem", 3)) for name in MATH_SUBJECTS for split in SPLITS
-]
 HUBS = {  # name of the task: its data set
     "arc-easy": [
         ("ARC-Easy", split, numbered(ARC, "question", id=split + "{}")) for split in SPLITS
     ],
     "mmlu": [mmlu("dev"), mmlu("test")],
     "gsm8k": [("main", split, numbered(GSM8K, "question")) for split in SPLITS],
-    "math": MATH_ROWS,
-    "math-500": [("default", "test", numbered(MATH500, "problem", unique_id="{}"))],
     "dart-math": [("default", "train", numbered(DART, "query", query_id="q{}"))],
 }
 FILES = {
     "prompt": numbered(PLAIN, "prompt"),
-    "question": numbered({"question": "What?", "answer": "4"}, "question"),
     "arc": numbered(ARC, "question", id="q{}"),
 }
 LIBRARY = {
@@ -61,16 +54,10 @@ SETTINGS = [
     ("arc-easy", {"variants": ("instruction", "shots")}),
     ("arc-easy", {"scorer": "letter", "format": "harness", "variants": ("order",)}),
     ("mmlu", {"variants": ("order",)}),
-    ("mmlu", {"subject": "law", "scorer": "options"}),
     ("gsm8k", {"format": "harness"}),
-    ("gsm8k", {"variants": ("chat",)}),
-    ("math", {}),
-    ("math-500", {"shots": 0}),
     ("dart-math", {"shots": 0, "fail_rate_level": None}),
     ("arithmetic", {"variants": ("shots",)}),
-    ("arithmetic", {"level": 1, "scorer": "generation"}),
     ("prompt", {}),
-    ("question", {}),
     ("arc", {"scorer": "letter", "format": "harness"}),
     ("their_choice", {"variants": ("instruction",)}),
     ("their_numbers", {}),

@@ -89,7 +89,6 @@ def test_shots_shows_two_more(words):
         ({"variants": ("polite",)}, "'polite' is not one of plain, chat"),
         ({"variants": ("plain",)}, "asks just as the task does"),
         ({"chat": True, "variants": ("chat",)}, "asks just as the task does"),
-        ({"variants": ("chat", "chat")}, "named twice"),
         ({"variants": ("order",)}, "'order' cannot be made.*does not list the options"),
         ({"variants": ("shots",)}, "'shots' cannot be made.*shows no shots|lacks|shots"),
     ],
