@@ -197,8 +197,9 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     if count != head // 2:
         raise InputError(f"{file}: {ROPE_DIVISORS} has {count} values for heads of {head}.")
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
-    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
-    return dataclasses.replace(config, ropes=(rope,))
+    with reading(file):
+        rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+        return dataclasses.replace(config, ropes=(rope,))
 
 
 def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:

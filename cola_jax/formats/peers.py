@@ -33,7 +33,7 @@ from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, 
 
 Layer = Annotated[int, Field(strict=True, ge=0)]
 Path = Annotated[tuple[Layer, ...], Field(min_length=1)]
-Label = Annotated[StrictStr | StrictInt | StrictFloat, AfterValidator(str)]
+Label = StrictStr | StrictInt | StrictFloat
 Right = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda score: score == 1)]
 PATH = TypeAdapter(Path)
 
@@ -239,7 +239,7 @@ class Sample(BaseModel):
         valid = dict.fromkeys(self.valid)
         wrong = tuple(path for path in dict.fromkeys(self.invalid) if path not in valid)
         right = None if self.score is None else bool(self.score)
-        return Searched(self.question, self.gold, tuple(valid), wrong, right)
+        return Searched(self.question, str(self.gold), tuple(valid), wrong, right)
 
 
 class Samples(BaseModel):
@@ -314,7 +314,7 @@ def drllm_questions(results: Results) -> Iterator[Searched]:
         if good and not solved:
             raise InputError(f"question {shown(question)} has good_paths, but mcts_correct is 0.")
         correct = tuple(dict.fromkeys([*good, best])) if solved else ()
-        yield Searched(question, gold, correct, () if solved else (best,), bool(before))
+        yield Searched(question, str(gold), correct, () if solved else (best,), bool(before))
 
 
 def drllm_results(
