@@ -39,9 +39,8 @@ from cola_jax.runs.reuse import Reuse
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.shard import WHOLE, Shard
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluations import Evaluations, Write
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
+from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.memory import check_memory
 from cola_jax.strategies.rules import InfluenceRules, Settings

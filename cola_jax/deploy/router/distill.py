@@ -37,7 +37,7 @@ from cola_jax.runs.comparable import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.directory import RunDirectory
 from cola_jax.runs.labels import read_labels
 from cola_jax.runs.session import Session
-from cola_jax.scoring.batches import default_batch_size
+from cola_jax.scoring.evaluator import default_batch_size
 
 log = logging.getLogger(__name__)
 FEATURES = "features"  # the folder of features
