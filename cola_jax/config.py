@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from cola_jax.errors import InputError, reading, shown
@@ -34,12 +34,9 @@ class Rope:
     llama3: tuple[Positive, Positive, Positive, Size] | None = None
     divisors: tuple[Positive, ...] | None = None  # one a frequency, as GGUF files store them
 
-    @model_validator(mode="after")
-    def check_bands(self) -> "Rope":
-        """Refuse bands of Llama 3.1 in the wrong order."""
+    def __post_init__(self):
         if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
             raise InputError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
-        return self
 
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Returns the inverse frequencies [head_dim / 2] in float32, radians per position.
@@ -96,9 +93,7 @@ class ModelConfig:
     expert_width: Count = 0
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
-    @model_validator(mode="after")
-    def check_fields(self) -> "ModelConfig":
-        """Refuse fields that contradict each other."""
+    def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads: "
@@ -108,7 +103,6 @@ class ModelConfig:
             raise InputError(f"head_dim must be even, got {self.head_dim}.")
         self.check_layers()
         self.check_experts()
-        return self
 
     def check_layers(self) -> None:
         """Raises ValueError where what is given for each layer does not fit them."""
@@ -164,7 +158,7 @@ class ModelConfig:
           The config.
 
         Raises:
-          ValueError: for unknown or missing fields, and values of other types or out of bounds.
+          InputError: for fields that are unknown, missing or break a rule.
         """
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))
