@@ -1,12 +1,13 @@
 """The configuration of a pretrained model: one frozen dataclass for every family."""
 
 import dataclasses
-import functools
 import json
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from cola_jax.errors import InputError, reading, shown
 
@@ -14,39 +15,26 @@ MOST_LAYERS = 10_000
 MOST_EXPERTS = 100_000  # of all layers together
 LIMIT = 2**31  # of any other size, as indices have 32 bits
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers that float32 has to hold
-ACTIVATIONS = ("silu", "gelu_tanh")
-STRICT = {"strict": True, "extra": "forbid"}  # how pydantic reads the classes below from JSON
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
-def check_size(name: str, value: int, least: int = 1, limit: int = LIMIT) -> None:
-    """Raises ValueError unless a size is `least` to `limit - 1`."""
-    if not least <= value < limit:
-        raise InputError(f"{name} must be {least:,} to {limit - 1:,}, got {shown(value)}.")
+Size = Annotated[int, Field(ge=1, lt=LIMIT)]
+Count = Annotated[int, Field(ge=0, lt=LIMIT)]
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
 
-def check_positive(name: str, *values: float, limit: float = LARGEST) -> None:
-    """Raises ValueError unless values are positive and fit float32; NaN does not."""
-    for value in values:
-        if not SMALLEST <= value <= limit:
-            raise InputError(f"{name} must be {SMALLEST} to {limit}, got {shown(value)}.")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Rope:
     """A rotary embedding: the base, and how its wavelengths are stretched."""
 
-    __pydantic_config__ = STRICT
-
-    theta: float
-    linear_factor: float = 1.0  # positions are divided by it
-    llama3: tuple[float, float, float, int] | None = None  # factor, low, high, original context
-    divisors: tuple[float, ...] | None = None  # one a frequency, as GGUF files store them
+    theta: Positive
+    linear_factor: Positive = 1.0  # positions are divided by it
+    # factor, low, high, original context
+    llama3: tuple[Positive, Positive, Positive, Size] | None = None
+    divisors: tuple[Positive, ...] | None = None  # one a frequency, as GGUF files store them
 
     def __post_init__(self):
-        check_positive("theta of a rope", self.theta)
-        check_positive("linear_factor of a rope", self.linear_factor)
-        check_positive("divisors of a rope", *(self.divisors or ()))
-        check_positive("llama3 of a rope", *(self.llama3 or ()))
         if self.llama3 is not None and not self.llama3[1] < self.llama3[2]:
             raise InputError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
 
@@ -70,24 +58,22 @@ class Rope:
         return ((1 - blend) * frequencies / factor + blend * frequencies).astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The shape of a decoder and the attributes of its layers; hashable, so static under jit."""
 
-    __pydantic_config__ = STRICT
-
-    vocab_size: int
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_width: int  # of the MLP, or of the shared expert; 0 where a layer has experts alone
-    context: int  # the longest prompt the model was made for, in tokens
-    norm_eps: float
+    vocab_size: Size
+    num_layers: Layers
+    width: Size
+    num_heads: Size
+    num_kv_heads: Size
+    head_dim: Size
+    mlp_width: Count  # of the MLP, or of the shared expert; 0 where a layer has experts alone
+    context: Size  # the longest prompt the model was made for, in tokens
+    norm_eps: Annotated[float, Field(ge=SMALLEST, le=1.0)]
     ropes: tuple[Rope, ...]  # the distinct rope tables
     layer_ropes: tuple[int, ...]  # per layer, an index into `ropes`
-    windows: tuple[int | None, ...]  # per layer, the positions a token sees back; None sees all
+    windows: tuple[Size | None, ...]  # per layer, the positions a token sees back; None sees all
     tied: bool  # the head is the embedding
     qkv_bias: bool = False
     output_bias: bool = False
@@ -96,22 +82,18 @@ class ModelConfig:
     projection_norms: bool = False  # the same, over all query heads and all key heads together
     pre_norms: bool = True  # RMSNorm of what attention and MLP read
     post_norms: bool = False  # RMSNorm of what they add
-    norm_offset: float | None = None  # added to norms' weights, which then apply in float32
-    embedding_scale: float = 1.0  # of embeddings, rounded as the weights are
-    query_scale: float = 1.0  # of queries, besides 1 / sqrt(head_dim)
-    clip_qkv: float | None = None  # bound of queries, keys and values
-    activation: str = "silu"  # or gelu_tanh
-    experts: int = 0
-    experts_per_token: int = 0
-    expert_width: int = 0
+    # added to norms' weights, which then apply in float32
+    norm_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    embedding_scale: Positive = 1.0  # of embeddings, rounded as the weights are
+    query_scale: Positive = 1.0  # of queries, besides 1 / sqrt(head_dim)
+    clip_qkv: Positive | None = None  # bound of queries, keys and values
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    experts: Count = 0
+    experts_per_token: Count = 0
+    expert_width: Count = 0
     normalised_routing: bool = False  # the weights of a token's experts add up to 1
 
     def __post_init__(self):
-        check_size("num_layers", self.num_layers, limit=MOST_LAYERS + 1)
-        for name in ("vocab_size", "width", "num_heads", "num_kv_heads", "head_dim", "context"):
-            check_size(name, getattr(self, name))
-        for name in ("mlp_width", "experts", "experts_per_token", "expert_width"):
-            check_size(name, getattr(self, name), least=0)
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"{self.num_heads} query heads cannot share {self.num_kv_heads} key/value heads: "
@@ -119,23 +101,8 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise InputError(f"head_dim must be even, got {self.head_dim}.")
-        self.check_numbers()
         self.check_layers()
         self.check_experts()
-
-    def check_numbers(self) -> None:
-        """Raises ValueError for numbers with which no model computes anything."""
-        check_positive("norm_eps", self.norm_eps, limit=1.0)
-        check_positive("embedding_scale", self.embedding_scale)
-        check_positive("query_scale", self.query_scale)
-        if self.clip_qkv is not None:
-            check_positive("clip_qkv", self.clip_qkv)
-        if self.norm_offset is not None and not abs(self.norm_offset) <= LARGEST:
-            raise InputError(f"norm_offset must be finite, got {shown(self.norm_offset)}.")
-        if self.activation not in ACTIVATIONS:
-            raise InputError(
-                f"activation must be {' or '.join(ACTIVATIONS)}, got {shown(self.activation)}."
-            )
 
     def check_layers(self) -> None:
         """Raises ValueError where what is given for each layer does not fit them."""
@@ -144,9 +111,6 @@ class ModelConfig:
                 raise InputError(
                     f"{name} has {len(getattr(self, name))} entries for {self.num_layers} layers."
                 )
-        for window in self.windows:
-            if window is not None:
-                check_size("a layer's window", window)
         if any(not 0 <= rope < len(self.ropes) for rope in self.layer_ropes):
             raise InputError(f"layer_ropes must be 0 to {len(self.ropes) - 1}, as ropes are given.")
         for rope in self.ropes:
@@ -158,7 +122,8 @@ class ModelConfig:
 
     def check_experts(self) -> None:
         """Raises ValueError for layers without MLP and experts, and for experts that do not fit."""
-        check_size("experts of all layers", self.experts * self.num_layers, 0, MOST_EXPERTS + 1)
+        if self.experts * self.num_layers > MOST_EXPERTS:
+            raise InputError(f"the layers have more than {MOST_EXPERTS:,} experts together.")
         if not (self.experts or self.mlp_width):
             raise InputError("a layer must have an MLP or experts: mlp_width and experts are 0.")
         if self.mlp_bias and not self.mlp_width:
@@ -193,15 +158,7 @@ class ModelConfig:
           The config.
 
         Raises:
-          ValueError: for unknown or missing fields, and values of other types or out of bounds.
+          InputError: for fields that are unknown, missing or break a rule.
         """
         with reading("the model config"):
-            return json_schema().validate_json(json.dumps(fields))
-
-
-@functools.cache
-def json_schema() -> Any:
-    """Returns the pydantic type of a config in JSON, where a tuple is a list."""
-    from pydantic import TypeAdapter  # on first use: it takes a moment to import
-
-    return TypeAdapter(ModelConfig)
+            return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))

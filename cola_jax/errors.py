@@ -21,7 +21,6 @@ LIBRARIES = (
     "yaml",
 )
 LONGEST = 300  # characters of another library's error that are worth reading
-LONGEST_COMPARED = 1000  # characters of a name, or a path, that is compared with others
 LONGEST_LINE = 2000  # characters of an error in all
 
 
@@ -139,11 +138,8 @@ def shorten(names: list[str], limit: int = 4) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the most similar of the known names, or the shortest that begins with this one.
 
-    Case, hyphens and underscores do not matter. None where no name is similar, and for a text that
-    is no name, which takes seconds to compare.
+    Case, hyphens and underscores do not matter. None where no name is similar.
     """
-    if len(name) > LONGEST_COMPARED:
-        return None
     forms: dict[str, str] = {}
     for other in known:
         forms.setdefault(plain(other), other)

@@ -10,7 +10,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from etils import epath
 
-from cola_jax.errors import InputError, printed, reading, shown
+from cola_jax.errors import InputError, reading, shown
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 NOT_A_FILE = "is a directory, pipe or device, not a file"
@@ -39,10 +38,8 @@ def check_local(place: AnyPath) -> None:
 
 
 def check_url(text: str) -> None:
-    """Raise InputError for a URL of storage that cannot be used here; leave other text alone."""
-    scheme, separator, _ = text.partition("://")
-    if not separator:
-        return
+    """Raise InputError for a URL of storage that cannot be used here."""
+    scheme = text.partition("://")[0]
     if scheme not in PACKAGES:
         known = ", ".join(f"{known}://" for known in PACKAGES)
         raise InputError(f"{text} is in no storage that can be used: {known}, or a local path.")
@@ -50,36 +47,15 @@ def check_url(text: str) -> None:
         raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
 
 
-def check_place(text: str) -> None:
-    """Raise InputError for text that can name nothing to read or to write here.
-
-    That is a name that is too long, a loop of links, and what is neither a file nor a directory: a
-    pipe is waited for, and a device never ends. What is missing is left to whoever needs it.
-    """
-    check_url(text)
-    if "://" in text:
-        return
-    try:
-        mode = os.stat(os.path.expanduser(text)).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise InputError(
-            f"{printed(text)} cannot be used ({error.strerror}): give another."
-        ) from None
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{text} is a pipe or device: give a file or a directory.")
-
-
 def check_writable(file: AnyPath) -> None:
-    """Raise OSError where nothing can be written, before the work that it is to hold."""
+    """Raise an error where nothing can be written, before the work that it is to hold."""
     text = os.fspath(file)
-    check_place(text)
     if "://" in text:
+        check_url(text)
         return
     place = Path(os.path.abspath(text))
-    if place.is_symlink() and not place.exists():
-        raise OSError(f"{text} cannot be written: it is a link to nothing. Give another.")
+    if os.path.lexists(place) and not (place.is_file() or place.is_dir()):
+        raise InputError(f"{text} is a pipe, device or broken link: give a file or a directory.")
     above = next(folder for folder in (place.parent, *place.parents) if os.path.lexists(folder))
     if not above.is_dir():
         raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")

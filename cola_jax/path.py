@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError, reading, shown
 
 Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path after its last layer
@@ -49,11 +49,9 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
 
 
 def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> tuple[int, ...]:
-    """Reads a path that a file holds; ValueError as `parse_path`, with the file."""
-    try:
+    """Reads a path that a file holds; InputError as `parse_path`, with the file."""
+    with reading(file):
         return parse_path(text, num_layers)
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from None
 
 
 def parts(text: str) -> Iterator[str]:

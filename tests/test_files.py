@@ -38,7 +38,6 @@ def test_check_url_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
             files.check_url(url)
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: name)
     files.check_url("gs://bucket/run")
-    files.check_url("a/local/folder")
     with pytest.raises(InputError, match="is in no storage that can be used: gs://"):
         files.check_url("file:///etc")
 
@@ -104,20 +103,13 @@ def test_check_links_refuses_pipes(tmp_path: Path) -> None:
         run.manifest()
 
 
-def test_check_place_refuses_what_is_neither_a_file_nor_a_directory(tmp_path: Path) -> None:
+def test_check_writable_refuses_what_is_neither_a_file_nor_a_directory(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
-    for place, message in (
-        (str(tmp_path / "pipe"), "is a pipe or device"),
-        ("/dev/zero", "is a pipe or device"),
-        (str(tmp_path / "loop"), "Too many levels of symbolic links"),
-        ("x" * 100_000, "File name too long"),
-    ):
-        with pytest.raises(InputError, match=message) as caught:
-            files.check_place(place)
-        assert len(str(caught.value)) < 300
-    for place in (str(tmp_path), str(tmp_path / "a" / "x"), "~no such user/x", "org/model", ""):
-        files.check_place(place)
+    (tmp_path / "link").symlink_to("nothing")
+    for place in (tmp_path / "pipe", "/dev/zero", tmp_path / "loop", tmp_path / "link"):
+        with pytest.raises(InputError, match="is a pipe, device or broken link"):
+            files.check_writable(place)
 
 
 def test_check_writable_refuses_before_any_work(
@@ -126,9 +118,6 @@ def test_check_writable_refuses_before_any_work(
     (tmp_path / "file").write_text("")
     files.check_file(tmp_path / "file")
     files.check_writable(tmp_path / "missing" / "x")
-    (tmp_path / "link").symlink_to("nothing")
-    with pytest.raises(OSError, match="is a link to nothing"):
-        files.check_writable(tmp_path / "link")
     with pytest.raises(InputError, match="/ is a directory"):
         files.check_file("/")
     with pytest.raises(OSError, match="file is not a directory"):

@@ -20,7 +20,7 @@ PAGES = tuple(
         *("cola_jax/strategies/README.md", "experiments/README.md"),
         *("experiments/scaling.md", "experiments/speed.md", "cola_jax/deploy/README.md"),
         *("cola_jax/deploy/export.md", "cola_jax/deploy/lm_eval.md"),
-        *("cola_jax/deploy/router/README.md", "cola_jax/formats/peers/README.md"),
+        *("cola_jax/deploy/router/README.md", "cola_jax/formats/peers.md"),
         *("cola_jax/cli/README.md", "cola_jax/runs/README.md"),
     )
 )

@@ -258,7 +258,7 @@ class PathFlags:
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Read all paths asked for, each once, in order; InputError for one that is malformed."""
         from cola_jax.edits import random_paths
-        from cola_jax.formats.peers.read import read_paths
+        from cola_jax.formats.peers import read_paths
         from cola_jax.path import parse_path
 
         if self.random < 0:

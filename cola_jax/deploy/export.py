@@ -21,7 +21,7 @@ from cola_jax.errors import InputError, shown
 from cola_jax.files import read_json
 from cola_jax.formats.hf_config import select_layers, write_config
 from cola_jax.formats.huggingface import GENERATION, read_config
-from cola_jax.formats.peers.mergekit import mergekit_config
+from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, parse_path_of, validate

@@ -1,16 +1,16 @@
 """Read a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
-from cola_jax.config import LARGEST, LIMIT, MOST_LAYERS, SMALLEST, Rope
+from cola_jax.config import Layers, Positive, Rope, Size
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 
-NUMBER = TypeAdapter(Annotated[float, Field(ge=SMALLEST, le=LARGEST)])
-SIZE = TypeAdapter(Annotated[int, Field(ge=1, lt=LIMIT)])
-LAYERS = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_LAYERS)])
+NUMBER = TypeAdapter(Positive)
+SIZE = TypeAdapter(Size)
+LAYERS = TypeAdapter(Layers)
 OBJECT = TypeAdapter(dict[str, Any])
 BOOLEAN = TypeAdapter(bool)
 

@@ -4,12 +4,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
@@ -198,66 +197,25 @@ def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors")
     if count != head // 2:
         raise InputError(f"{file}: {ROPE_DIVISORS} has {count} values for heads of {head}.")
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
-    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
-    return dataclasses.replace(config, ropes=(rope,))
-
-
-def key(name: str) -> Any:
-    """Return a field that is read from a key of the file, None where that is missing."""
-    return Field(default=None, alias=f"tokenizer.{name}")
-
-
-Entries = Annotated[list[str], FailFast()]  # one error, not one for each of 200,000 tokens
-Id = Annotated[int, Field(ge=0)]
-Score = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Vocabulary(BaseModel):
-    """The tokenizer of a file; llama.cpp names the keys."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    kind: Literal["gpt2", "llama"] = Field(alias="tokenizer.ggml.model")
-    tokens: Entries = Field(alias="tokenizer.ggml.tokens", min_length=1)
-    pre: str = key("ggml.pre")
-    scores: Annotated[list[Score], FailFast()] = key("ggml.scores")
-    token_type: Annotated[list[Annotated[int, Field(ge=0, le=6)]], FailFast()] = key(
-        "ggml.token_type"
-    )
-    merges: Entries = key("ggml.merges")
-    bos: Id = key("ggml.bos_token_id")
-    eos: Id = key("ggml.eos_token_id")
-    unknown: Id = key("ggml.unknown_token_id")
-    padding: Id = key("ggml.padding_token_id")
-    space: bool = key("ggml.add_space_prefix")
-    add_bos: bool = key("ggml.add_bos_token")
-    add_eos: bool = key("ggml.add_eos_token")
-    chat_template: str = key("chat_template")
-
-    @model_validator(mode="after")
-    def is_whole(self) -> "Vocabulary":
-        """Refuse lists that contradict each other."""
-        tokens = len(self.tokens)
-        if len(set(self.tokens)) < tokens:
-            raise ValueError("a token is listed twice")
-        for name in ("scores", "token_type"):
-            if (values := getattr(self, name)) is not None and len(values) != tokens:
-                raise ValueError(f"{len(values):,} {name} for {tokens:,} tokens")
-        if self.merges is None and self.scores is None:
-            raise ValueError("it has neither merges nor scores")
-        return self
+    with reading(file):
+        rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+        return dataclasses.replace(config, ropes=(rope,))
 
 
 def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
-    """Raise an error unless the metadata describe a tokenizer, or none, of a model of that size."""
+    """Raise InputError for token ids that the model does not embed, and lists that differ."""
     for name, value in metadata.items():
         is_id = name.startswith("tokenizer.") and name.endswith("_token_id")
         if is_id and (type(value) is not int or not 0 <= value < vocab_size):
             raise InputError(f"{name} must be a token id below {vocab_size}, got {shown(value)}.")
-    if "tokenizer.ggml.tokens" in metadata:
-        size = len(Vocabulary.model_validate(dict(metadata)).tokens)
-        if size > vocab_size:
-            raise InputError(f"it has {size:,} tokens, but the model embeds {vocab_size:,}.")
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    if len(tokens) > vocab_size:
+        raise InputError(f"it has {len(tokens):,} tokens, but the model embeds {vocab_size:,}.")
+    if len(set(tokens)) < len(tokens):
+        raise InputError("it lists a token twice.")
+    for name in ("scores", "token_type"):
+        if len(values := metadata.get(f"tokenizer.ggml.{name}", tokens)) != len(tokens):
+            raise InputError(f"it has {len(values):,} {name} for {len(tokens):,} tokens.")
 
 
 class GgufTensors:
@@ -298,20 +256,20 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
     check_split(file, vocabulary)
     with reading(f"the tokenizer of {file}", REPAIR):
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
-    special = {
-        f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
-        for name in ("bos", "eos", "unk", "pad")
-        if f"{name}_token_id" in vocabulary
-    }
-    # llama.cpp adds BOS to a sentencepiece vocabulary by default
-    bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
-    eos = fields.get("ggml.add_eos_token", False)
-    first = special.get("bos_token") if bos else None
-    last = special.get("eos_token") if eos else None
-    add_ends(backend, first, last)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    tokenizer.chat_template = fields.get("chat_template")
-    tokenizer.save_pretrained(target)
+        special = {
+            f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
+            for name in ("bos", "eos", "unk", "pad")
+            if f"{name}_token_id" in vocabulary
+        }
+        # llama.cpp adds BOS to a sentencepiece vocabulary by default
+        bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+        eos = fields.get("ggml.add_eos_token", False)
+        first = special.get("bos_token") if bos else None
+        last = special.get("eos_token") if eos else None
+        add_ends(backend, first, last)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+        tokenizer.chat_template = fields.get("chat_template")
+        tokenizer.save_pretrained(target)
 
 
 def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:

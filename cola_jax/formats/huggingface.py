@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +108,9 @@ def open_directory(folder: Path) -> Source:
         return is_buffer or name.startswith(outside) or (tied_head and name == head)
 
     check(tensors, rows, config, ignored)
-    tensors.check_dtypes(name for name in tensors.shapes if not ignored(name))
+    for name in tensors.shapes:
+        if not ignored(name):
+            tensors.dtype(name)
     return Source(
         config=config,
         rows=rows,
@@ -172,11 +174,6 @@ class SafetensorsFiles:
             )
         return DTYPES[stored]
 
-    def check_dtypes(self, names: Iterable[str]) -> None:
-        """Raise InputError unless all these tensors can be converted."""
-        for name in names:
-            self.dtype(name)
-
     def read(self, name: str) -> np.ndarray:
         """Read one tensor."""
         self.dtype(name)
@@ -225,8 +222,6 @@ def indexed_files(folder: Path) -> list[Path]:
 
 def open_file(file: Path) -> Any:
     """Open a safetensors file; InputError if its header or length is wrong."""
-    if not is_file(file):
-        raise InputError(f"{file} does not exist: complete the download.")
     with reading(file, "It is damaged or incomplete: download it again."):
         return safe_open(str(file), framework="numpy")
 

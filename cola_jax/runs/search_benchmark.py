@@ -15,8 +15,8 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import format_path
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.batches import question_batches
 from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.evaluator import question_batches
 from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.loop import search_batch

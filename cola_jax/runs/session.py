@@ -37,9 +37,8 @@ from cola_jax.runs.searches import BatchSearch, check_robust, recorded_search
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
+from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.memory import check_memory
 from cola_jax.strategies.rules import InfluenceRules, Settings

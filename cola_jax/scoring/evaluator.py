@@ -6,23 +6,26 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
+import jax
 import numpy as np
 
 from cola_jax.errors import InputError
+from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
+from cola_jax.prompts import Prompts
 from cola_jax.question import Question
-from cola_jax.scoring.batches import default_batch_size, question_batches
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.registry import scorer_class, scorer_names
-from cola_jax.scoring.scorer import Evaluate, Scorer, most_options
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 
 THREADS = 2  # batches that share a worker: the host works for one while devices run the other
 OPEN = 4  # batches that share a worker where they stay open
+FIRST = 32  # questions that decide what common prefixes there are
 WAVE = 16  # paths of a question for which an open batch keeps states
 
 
@@ -236,3 +239,26 @@ class ModelEvaluator:
             opened = self.scorer.evaluator(worker, batch, workload)
             self.opened[key] = self.stack.enter_context(opened)
         yield self.opened[key]
+
+
+def question_batches(
+    asked: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
+) -> Batches:
+    """Finds what decides how questions are put into batches.
+
+    They agree in all that decides a shape, and shapes are those of a full batch, so that rows
+    depend on no other question: a run can be continued with more questions, in other batches.
+
+    Args:
+      asked: the questions, and the same ones in every other way in which they are asked.
+      first: the first questions of all, in each of which a common prefix may end.
+    """
+    keys = [sum(each, ()) for each in zip(*map(prompt_buckets, asked), strict=True)]
+    both = [one.prompts for one in (*first[:FIRST], *asked[0])]
+    fresh = 1 / default_batch_size() if workload.same else FRESH
+    return Batches.of(Prompts.stack(both), keys, fresh, before=len(both) - len(keys))
+
+
+def default_batch_size() -> int:
+    """Returns the most questions of a batch: few on a CPU, where large batches save nothing."""
+    return 8 if jax.default_backend() == "cpu" else 64

@@ -205,7 +205,7 @@ def test_open_directory_refuses_another_folder(tmp_path):
         ({"vocab_size": 2**31}, r"vocab_size .* less than 2147483648, got 2147483648"),
         ({"head_dim": 7}, "head_dim must be even, got 7"),
         ({"rms_norm_eps": 1e300}, r"rms_norm_eps .*got 1e\+300"),
-        ({"rms_norm_eps": 2}, r"norm_eps must be 1e-30 to 1\.0, got 2"),
+        ({"rms_norm_eps": 2}, "norm_eps: .*less than or equal to 1, got 2"),
         ({"rope_scaling": []}, r"rope_scaling .* dictionary, got \[\]"),
         ({"rope_parameters": {"rope_type": {}}}, r"rope type \{\} is not supported"),
         ({"rope_parameters": {"rope_theta": -1}}, r"rope_theta .*got -1"),
@@ -220,7 +220,7 @@ def test_open_directory_bounds_the_config(source, changes, message):
     edit_config(source, **changes)
     with pytest.raises(ValueError, match=message) as raised:
         open_directory(source)
-    assert str(raised.value).startswith(f"{source / 'config.json'}: ")
+    assert str(raised.value).startswith(f"{source / 'config.json'}")
     assert len(str(raised.value)) < 1000
 
 

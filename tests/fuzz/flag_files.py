@@ -12,10 +12,7 @@ from cola_jax.cli.flags import PathFlags
 from cola_jax.cli.parser import values_of
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
-from cola_jax.formats.peers.drllm import drllm_results
-from cola_jax.formats.peers.mergekit import mergekit_config
-from cola_jax.formats.peers.polar import polar_samples
-from cola_jax.formats.peers.searched import Searched
+from cola_jax.formats.peers import Searched, drllm_results, mergekit_config, polar_samples
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_lines
 

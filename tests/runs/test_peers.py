@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from cola_jax.formats.peers.drllm import read_drllm
-from cola_jax.formats.peers.polar import read_polar
-from cola_jax.formats.peers.read import read_searched
-from cola_jax.formats.peers.searched import Searched
+from cola_jax.formats.peers import Searched, read_searched
 from cola_jax.runs.peers import read_run, write_drllm, write_polar
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
@@ -57,7 +54,7 @@ def test_read_run_gives_the_text_of_an_open_answer(tmp_path: Path) -> None:
 def test_write_polar_is_read_back(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "new" / "merged_mcts_samples.json"
     assert write_polar(run, file) == f"PoLar: {file}, 3 questions with 9 paths"
-    assert read_polar(file, 4) == read_searched(file) == read_run(run)
+    assert read_searched(file, 4) == read_searched(file) == read_run(run)
     with pytest.raises(ValueError, match="exists already: remove it"):
         write_polar(run, file)
 
@@ -65,7 +62,7 @@ def test_write_polar_is_read_back(run: Run, tmp_path: Path) -> None:
 def test_write_drllm_is_read_back(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     assert f"Dr.LLM: {file}, 2 of 3 questions; the others" in write_drllm(run, file)
-    assert [(one.question, one.correct_paths) for one in read_drllm(file, 4)] == [
+    assert [(one.question, one.correct_paths) for one in read_searched(file, 4)] == [
         (one.question, one.correct_paths) for one in read_run(run)[:2]
     ]
     written = json.loads(file.read_text())

@@ -6,7 +6,7 @@ import pytest
 from cola_jax.runs import search_benchmark as module
 from cola_jax.runs.search_benchmark import SEARCH, WHOLE, Searches, benchmark_search
 from cola_jax.runs.session import Session
-from cola_jax.scoring.batches import question_batches
+from cola_jax.scoring.evaluator import question_batches
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig

@@ -37,7 +37,7 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
 from cola_jax.runs.stored import read_labels
-from cola_jax.scoring.batches import default_batch_size
+from cola_jax.scoring.evaluator import default_batch_size
 
 log = logging.getLogger(__name__)
 FEATURES = "features"  # the folder of features

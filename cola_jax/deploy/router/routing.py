@@ -17,7 +17,7 @@ from cola_jax.execute.inputs import check_prompts
 from cola_jax.execute.reference import replicated
 from cola_jax.params import Model
 from cola_jax.prompts import Prompts, PromptsLike
-from cola_jax.scoring.batches import default_batch_size
+from cola_jax.scoring.evaluator import default_batch_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,1 +1,0 @@
-"""Formats of other projects that search or publish paths: PoLar, Dr.LLM, RYS and mergekit."""
