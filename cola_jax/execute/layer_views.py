@@ -84,6 +84,8 @@ def view(stack: Any, index: int) -> jax.Array:
     """
     size = stack.nbytes // stack.shape[0]
     in_order = tuple(stack.format.layout.major_to_minor) == tuple(range(stack.ndim))
-    if not in_order or size < VIEWED or size % ALIGNED:
+    (device,) = stack.devices()
+    elsewhere = device.platform == "cpu" and device.id > 0  # DLPack knows the first CPU alone
+    if not in_order or size < VIEWED or size % ALIGNED or elsewhere:
         return stack[index : index + 1]
     return jax.dlpack.from_dlpack(Part(stack, index))

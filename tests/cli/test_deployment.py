@@ -117,15 +117,19 @@ def test_static_writes_a_path_and_its_effect(
     assert result["effect"]["n"] == 5
     assert result["layers"] <= 5
 
+    before = sorted(out.rglob("*.parquet"))
+
     def forbid(*_: object) -> None:
         raise AssertionError("everything has been evaluated before")
 
     monkeypatch.setattr(PathEvaluator, "__call__", forbid)
     main(command)
+    assert sorted(out.rglob("*.parquet")) == before
     assert json.loads((out / "static.json").read_text()) == result
     capsys.readouterr()
     main(["static", "--config", str(out / "config.yaml"), "--json"])  # the same command
     assert json.loads(capsys.readouterr().out) == result
+    assert sorted(out.rglob("*.parquet")) == before
     with pytest.raises(SystemExit):
         main([*command, "--generations", "3"])
     assert "--rules.generations: 2 there, 3 here" in " ".join(capsys.readouterr().err.split())

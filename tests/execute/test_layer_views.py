@@ -36,6 +36,12 @@ def test_view_shares_memory(dtype):
         np.testing.assert_array_equal(part, whole[i : i + 1])
 
 
+def test_view_stays_on_its_device():
+    whole = jax.device_put(stack(128, 512), jax.devices()[5])
+    assert view(whole, 2).devices() == whole.devices()
+    np.testing.assert_array_equal(view(whole, 2), whole[2:3])
+
+
 @pytest.mark.parametrize("shape", [(3,), (127, 509)])
 def test_view_copies_what_is_small_or_not_aligned(shape):
     whole = stack(*shape)
