@@ -272,14 +272,15 @@ def test_waves_are_removed_once_their_questions_are_done(run):
     assert not (run.directory / UNFINISHED).exists()
 
 
-def test_open_again_takes_all_questions_as_unfinished(run):
+def test_replace_writes_all_questions_again(run):
     run.write(*rows("a", "b", "c"))
     assert done(run) == {"a", "b", "c"}
     with Run(run.directory).open(SETTINGS, START, again=True) as again:
         assert again.done == set()
-        assert column(again.evaluations()) == []
-        assert len(list((run.directory / UNFINISHED).iterdir())) == 1
         assert again.tables.keys() == {"a", "b", "c"}
+        again.replace(*rows("a", "b", "c"))
+        assert column(again.evaluations()) == ["a", "b", "c"]
+    assert not (run.directory / UNFINISHED).exists()
 
 
 # several processes
