@@ -279,7 +279,7 @@ def test_replace_writes_all_questions_again(run):
         assert again.done == set()
         assert again.tables.keys() == {"a", "b", "c"}
         again.replace(*rows("a", "b", "c"))
-        assert column(again.evaluations()) == ["a", "b", "c"]
+        assert column(again.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()
 
 
