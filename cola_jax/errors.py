@@ -46,18 +46,17 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
     """
     name = os.fspath(what)
     name = name if name.isprintable() and len(name) <= LONGEST else shown(name)
+    end = f". {action}" if action else "."
     try:
         yield
     except InputError as error:
         if name in str(error):
             raise
-        end = f". {action}" if action else ""
-        raise InputError(f"{name}: {str(error).rstrip('.')}{end or '.'}") from error
+        raise InputError(f"{name}: {str(error).rstrip('.')}{end}") from error
     except BaseException as error:
         if not is_of_parser(error):
             raise
-        end = f" {action}" if action else ""
-        raise InputError(f"{name} cannot be read ({reason(error)}).{end}") from error
+        raise InputError(f"{name} cannot be read ({reason(error)}){end}") from error
 
 
 def is_of_parser(error: BaseException) -> bool:

@@ -207,9 +207,9 @@ def write_whole(file: AnyPath, content: bytes) -> None:
     Storage makes an object appear when it is complete. InputError for a directory, pipe or device
     in its place, which would be replaced. OSError where it cannot be written; nothing is left then.
     """
-    from etils import epath
-
     if is_url(file):
+        from etils import epath
+
         epath.Path(file).write_bytes(content)
         return
     is_file(file)

@@ -21,7 +21,7 @@ from etils import epath
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
-from cola_jax.identity import digest
+from cola_jax.identity import digest, question_digest
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.hosts import WHOLE, Shard
 from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
@@ -102,13 +102,12 @@ class Run:
                 self.check_asked(here)
             if further:
                 self.set_aside(keep=not settings.get("robust"))
-            self.record_start(settings, environment)
+            self.record_start(len(content["starts"]), settings, environment)
             self.number = len(self.parts("questions"))
             if again:
                 self.load(self.parts("evaluations"), EVALUATIONS)
             else:
-                done = self.questions(["question"])["question"].to_pylist()
-                self.done = set(done)
+                self.done = set(self.questions(["question"])["question"].to_pylist())
             self.load(matching(self.directory / UNFINISHED, "*.parquet"), WAVES)
             yield self
             self.tidy(settings.get("questions"))
@@ -131,11 +130,12 @@ class Run:
         for folder in (*KINDS, STARTS):
             (self.directory / folder).mkdir(exist_ok=True)
 
-    def record_start(self, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    def record_start(
+        self, number: int, settings: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> None:
         """Writes a file of this start, and that with which `--config` starts it again."""
         start = dict(environment)
         flags = start.pop("flags", None)
-        number = len(self.content()["starts"])
         self.start_file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
         content = readable_json(start | {"settings": settings}) + "\n"
         write_whole(self.start_file, content.encode())
@@ -407,8 +407,7 @@ class Run:
 
 def asked_digest(encoded: Encoded) -> str:
     """Returns the digest of a question as it is asked, for its stored evaluations."""
-    question = encoded.question
-    return digest(question.text, question.options, question.answer, encoded.prompt_hash)[:16]
+    return digest(question_digest(encoded.question), encoded.prompt_hash)[:16]
 
 
 def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) -> None:

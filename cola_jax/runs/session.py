@@ -24,7 +24,7 @@ from cola_jax.execute.influence import block_influence
 from cola_jax.execute.inputs import bucket, check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.formats import cache
 from cola_jax.params import Model, shapes
 from cola_jax.path import identity
@@ -39,7 +39,7 @@ from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
-from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.strategies.memory import check_memory
 from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
@@ -280,7 +280,6 @@ class Session:
             refuse_variants(command, [variant.name for variant in self.variants])
         questions = self.held_out if held_out else self.encoded
         padded = pad_all(paths)
-        waves = [padded[first : first + WAVE] for first in range(0, len(padded), WAVE)]
         recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True, fixed=True)
 
@@ -288,13 +287,10 @@ class Session:
 
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
-                # a single wave is what is written when the batch is done
-                write = len(waves) > 1 or self.scorer.call_size is not None
+                size = self.scorer.call_size or WAVE * len(batch)
+                write = size < len(paths) * len(batch)  # else all is written when it is done
                 with self.scorer.evaluator(worker, batch, workload) as evaluate:
-                    size = self.scorer.call_size
                     evaluations = run.resume(evaluate, batch, metrics, call_size=size, write=write)
-                    for wave in waves:
-                        evaluations(np.tile(wave, (len(batch), 1, 1)))
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
                 rows = [
                     row
@@ -380,15 +376,18 @@ class Session:
 
     def workers(self, metrics: Metrics) -> Workers:
         """Makes workers on the devices of this session."""
+        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
+        return Workers(model, threads=THREADS, **self.options(metrics))
+
+    def options(self, metrics: Metrics) -> WorkerOptions:
+        """Returns how the model is executed; whoever gave the metrics shows them."""
         devices = self.run_config.devices
-        return Workers(
-            self.handle.load(self.settings["dtype"], self.mesh, metrics),
-            threads=THREADS,
-            memory_budget=devices.budget,
-            rows=devices.rows,
-            metrics=metrics,
-            progress=False,  # whoever gave the metrics shows them
-        )
+        return {
+            "memory_budget": devices.budget,
+            "rows": devices.rows,
+            "metrics": metrics,
+            "progress": False,
+        }
 
     @contextlib.contextmanager
     def recording(
@@ -416,8 +415,8 @@ class Session:
             )
         workload = Workload(LEAST_WAVE, bucket(longest), same=True, fixed=True)
         with self.running(directory, recorded, workload, metrics, again=True) as (run, metrics):
-            evaluate = functools.partial(self.evaluate_all, metrics, [])
-            evaluations = run.resume(evaluate, self.encoded, metrics)
+            evaluator = functools.cache(lambda: self.evaluator(metrics))  # made when first needed
+            evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded, metrics)
             yield evaluations
             rows, done = [], []
             for b, encoded in enumerate(self.encoded):
@@ -428,25 +427,15 @@ class Session:
             if run.waves or not run.parts("questions"):  # or nothing is new
                 run.replace(rows, done)
 
-    def evaluate_all(
-        self, metrics: Metrics, made: list[ModelEvaluator], paths: np.ndarray
-    ) -> Verdicts:
-        """Evaluates paths [B, C, P] of all questions; the weights load when they are needed."""
-        if not made:
-            devices = self.run_config.devices
-            made.append(
-                ModelEvaluator(
-                    self.handle.load(self.settings["dtype"], self.mesh, metrics),
-                    self.encoded,
-                    self.scorer,
-                    batch_size=self.batch_size(len(self.encoded)),
-                    memory_budget=devices.budget,
-                    rows=devices.rows,
-                    metrics=metrics,
-                    progress=False,
-                )
-            )
-        return made[0](paths)
+    def evaluator(self, metrics: Metrics) -> ModelEvaluator:
+        """Makes what evaluates paths of all questions; loads the weights."""
+        return ModelEvaluator(
+            self.handle.load(self.settings["dtype"], self.mesh, metrics),
+            self.encoded,
+            self.scorer,
+            batch_size=self.batch_size(len(self.encoded)),
+            **self.options(metrics),
+        )
 
     def plain_answers(self, rows: Part) -> dict[str, tuple[int, int]]:
         """Returns the answer of the identity path, and gold, of each question of a batch."""

@@ -98,16 +98,19 @@ class Evaluations:
             self.add(wave, self.evaluate(wave))
         out = Verdicts.empty(paths.shape[:2], self.options)
         for s, c, path in entries:
-            wave, row, column = self.known[question[s]][path]
-            out.put((s, c), self.waves[wave].take((row, column)))
+            out.put((s, c), self.verdict(question[s], path))
         return out, reused
+
+    def verdict(self, question: int, path: Path) -> Verdicts:
+        """Returns the verdict, fields [], of a known path of a question."""
+        wave, row, column = self.known[question][path]
+        return self.waves[wave].take((row, column))
 
     def of_question(self, question: int, paths: Sequence[Path]) -> Verdicts:
         """Returns the verdicts [C] of known paths of a question."""
         out = Verdicts.empty((len(paths),), self.options)
         for c, path in enumerate(paths):
-            wave, row, column = self.known[question][path]
-            out.put((c,), self.waves[wave].take((row, column)))
+            out.put((c,), self.verdict(question, path))
         return out
 
     def cut(

@@ -5,9 +5,9 @@ So hits of gold are compared with those of wrong answers that the model does not
 saved on right answers with those saved on the model's own wrong answers.
 """
 
-import hashlib
 from collections.abc import Collection, Sequence
 
+from cola_jax.identity import stable_hash
 from cola_jax.question import Question
 from cola_jax.strategies.rules import Control
 
@@ -37,8 +37,7 @@ def control_targets(question: Question, given: Collection[int], control: Control
     options = range(len(question.options))
     others = [j for j in options if j != question.answer and j not in given]
     if control == "one" and others:
-        digest = hashlib.sha256(f"control {question.id}".encode()).digest()
-        others = [others[int.from_bytes(digest[:8], "little") % len(others)]]
+        others = [others[stable_hash(f"control {question.id}") % len(others)]]
     own = set(given)
     kept = len(own) == 1 and own <= set(options) and not question.open
     return [*others, *own] if kept else others

@@ -5,12 +5,12 @@ Python, and independent of how many are generated.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator
 
 from cola_jax.errors import InputError
+from cola_jax.identity import stable_hash
 from cola_jax.question import Question, open_question
 
 DEFAULT_LIMIT = 100  # questions
@@ -89,8 +89,7 @@ def stream(level: int, seed: str) -> Iterator[Question]:
     """Yield every question of a level once, in an order determined by the seed."""
     size, seen, draw = TABLE[level].size, set(), 0
     while len(seen) < size:
-        digest = hashlib.sha256(f"arithmetic {seed} {level} {draw}".encode()).digest()
-        number, draw = int.from_bytes(digest[:8], "little") % size, draw + 1
+        number, draw = stable_hash(f"arithmetic {seed} {level} {draw}") % size, draw + 1
         if number not in seen:
             seen.add(number)
             yield make_question(level, number)
