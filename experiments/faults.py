@@ -7,8 +7,8 @@ The command is run once unbroken, with --output FOLDER/whole/out, or with that i
 `crash` then ends it (SIGKILL) before each rename of a file or folder of its output, with half of
 what is renamed, and after it; `full` runs it on a file system that is too small (a tmpfs, which
 takes a right to mount), at so many sizes up to what the output takes. Each time the command is
-given again, undisturbed, and its output compared: rows of runs to the bit, other files byte by
-byte. Exits with status 1 where one differs, or where an error was not one line.
+given again, undisturbed, and its output compared: the paths, verdicts and margins of runs, other
+files byte by byte. Exits with status 1 where one differs, or where an error was not one line.
 """
 
 import contextlib
