@@ -8,9 +8,10 @@ two meet.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 from cola_jax.errors import InputError, printed, shown
 from cola_jax.question import Question
@@ -48,8 +49,10 @@ def set_digest(digests: Iterable[str]) -> str:
     return digest(sorted(digests))
 
 
-def random_of(*key: int | str) -> np.random.Generator:
+def random_of(*key: int | str) -> "np.random.Generator":
     """Return the random generator of a key, such as a seed and a question's id."""
+    import numpy as np
+
     parts = [part if isinstance(part, int) else stable_hash(part) for part in key]
     return np.random.default_rng(parts)
 
