@@ -39,7 +39,7 @@ class Rope:
             raise InputError(f"llama3 of a rope must have low < high, got {shown(self.llama3)}.")
 
     def frequencies(self, head_dim: int) -> np.ndarray:
-        """Returns the inverse frequencies [head_dim / 2] in float32, radians per position.
+        """Return the inverse frequencies [head_dim / 2] in float32, radians per position.
 
         The bands of Llama 3.1 follow `_compute_llama3_parameters` in transformers: wavelengths
         beyond the original context / low are divided by the factor, those below the original
@@ -105,7 +105,7 @@ class ModelConfig:
         self.check_experts()
 
     def check_layers(self) -> None:
-        """Raises ValueError where what is given for each layer does not fit them."""
+        """Raise ValueError where what is given for each layer does not fit them."""
         for name in ("layer_ropes", "windows"):
             if len(getattr(self, name)) != self.num_layers:
                 raise InputError(
@@ -121,7 +121,7 @@ class ModelConfig:
                 )
 
     def check_experts(self) -> None:
-        """Raises ValueError for layers without MLP and experts, and for experts that do not fit."""
+        """Raise ValueError for layers without MLP and experts, and for experts that do not fit."""
         if self.experts * self.num_layers > MOST_EXPERTS:
             raise InputError(f"the layers have more than {MOST_EXPERTS:,} experts together.")
         if not (self.experts or self.mlp_width):
@@ -143,7 +143,7 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Writes the config for a file.
+        """Write the config for a file.
 
         Returns:
           Its fields by name, of types that JSON has.
@@ -152,7 +152,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuilds what `to_json` wrote.
+        """Rebuild what `to_json` wrote.
 
         Returns:
           The config.

@@ -18,13 +18,13 @@ Scalar = Int[ArrayLike, ""]
 
 
 def skip(path: Int[Array, " P"], start: Scalar, k: Scalar) -> Int[Array, " P"]:
-    """Removes the block of k layers at position `start`."""
+    """Remove the block of k layers at position `start`."""
     p = jnp.arange(path.shape[0])
     return gather(path, jnp.where(p < start, p, p + k))
 
 
 def repeat(path: Int[Array, " P"], start: Scalar, k: Scalar, r: Scalar) -> Int[Array, " P"]:
-    """Runs the block of k layers at position `start` r extra times."""
+    """Run the block of k layers at position `start` r extra times."""
     p = jnp.arange(path.shape[0])
     inside = start + (p - start) % k
     source = jnp.where(p < start + k * (r + 1), inside, p - k * r)
@@ -32,7 +32,7 @@ def repeat(path: Int[Array, " P"], start: Scalar, k: Scalar, r: Scalar) -> Int[A
 
 
 def move(path: Int[Array, " P"], start: Scalar, k: Scalar, s: Scalar) -> Int[Array, " P"]:
-    """Moves the block of k layers at position `start` by s places, later for s > 0."""
+    """Move the block of k layers at position `start` by s places, later for s > 0."""
     p = jnp.arange(path.shape[0])
     target = start + s
     moved = (p >= target) & (p < target + k)
@@ -43,7 +43,7 @@ def move(path: Int[Array, " P"], start: Scalar, k: Scalar, s: Scalar) -> Int[Arr
 
 
 def gather(path: Int[Array, " P"], source: Int[Array, " P"]) -> Int[Array, " P"]:
-    """Takes the layers at `source`, STOP where it points outside."""
+    """Take the layers at `source`, STOP where it points outside."""
     inside = (source >= 0) & (source < path.shape[0])
     return jnp.where(inside, path[jnp.clip(source, 0, path.shape[0] - 1)], STOP)
 
@@ -73,7 +73,7 @@ def edit_table(
     move: int = 0,
     move_block: int = 1,
 ) -> Edit:
-    """Lists every edit of a path padded to `positions`, as numpy arrays [A].
+    """List every edit of a path padded to `positions`, as numpy arrays [A].
 
     Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
     runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
@@ -96,7 +96,7 @@ def edit_table(
 
 
 def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
-    """Applies one edit (scalars) to one padded path."""
+    """Apply one edit (scalars) to one padded path."""
     kind, start, k, amount = edit
     edits = [
         skip(path, start, k),
@@ -107,7 +107,7 @@ def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
 
 
 def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
-    """Applies one edit to one path without padding, as `apply_edit` does to a padded one."""
+    """Apply one edit to one path without padding, as `apply_edit` does to a padded one."""
     kind, start, k, amount = (int(x) for x in edit)
     before, block, after = path[:start], path[start : start + k], path[start + k :]
     if kind == SKIP:
@@ -119,7 +119,7 @@ def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
 
 
 def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
-    """Says which edits' blocks lie in a path of a length, and whose result is as long as allowed.
+    """Say which edits' blocks lie in a path of a length, and whose result is as long as allowed.
 
     A path that is longer than allowed, such as the identity, may be made shorter. Takes scalars and
     edits [A], of numpy or of JAX; returns booleans [A] of the same.
@@ -132,7 +132,7 @@ def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
 
 
 def format_edit(edit: Ids) -> str:
-    """Writes an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
+    """Write an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
     kind, start, k, amount = (int(x) for x in edit)
     suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
     return f"{KINDS[kind]} {k} at {start}{suffix}"
@@ -145,7 +145,7 @@ def random_paths(
     edits: int = 3,
     max_length: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """Draws distinct paths of 1..edits random edits of the identity, never the identity itself.
+    """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
     The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
     drawn evenly. Raises ValueError where so few paths exist that `count` are not found: where a
@@ -181,7 +181,7 @@ class FittingEdits(dict[int, dict[int, np.ndarray]]):
     """By the length of a path and by kind, the indices of the edits that fit, found when needed."""
 
     def __init__(self, table: Edit, shortest: int, longest: int):
-        """Takes all edits [A], and how long a path may become."""
+        """Take all edits [A], and how long a path may become."""
         super().__init__()
         self.table, self.shortest, self.longest = table, shortest, longest
 
@@ -197,7 +197,7 @@ class FittingEdits(dict[int, dict[int, np.ndarray]]):
 def random_edit(
     length: int, fitting: FittingEdits, generator: np.random.Generator
 ) -> np.ndarray | None:
-    """Draws one edit [4] that fits a path of a length, the kind first; None where none does."""
+    """Draw one edit [4] that fits a path of a length, the kind first; None where none does."""
     if not fitting[length]:
         return None
     kind = generator.choice(list(fitting[length]))

@@ -39,12 +39,12 @@ def check_local(place: AnyPath) -> None:
 
 def check_url(text: str) -> None:
     """Raise InputError for a URL of storage that cannot be used here."""
-    scheme = text.partition("://")[0]
-    if scheme not in PACKAGES:
-        known = ", ".join(f"{known}://" for known in PACKAGES)
-        raise InputError(f"{text} is in no storage that can be used: {known}, or a local path.")
-    if importlib.util.find_spec(PACKAGES[scheme]) is None:
-        raise InputError(f"{text} needs a package: pip install {PACKAGES[scheme]}.")
+    package = PACKAGES.get(text.partition("://")[0])
+    if package is None:
+        schemes = ", ".join(f"{scheme}://" for scheme in PACKAGES)
+        raise InputError(f"{text} is in no storage that can be used: {schemes}, or a local path.")
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{text} needs a package: pip install {package}.")
 
 
 def check_writable(file: AnyPath) -> None:
@@ -87,26 +87,16 @@ def check_links(folder: AnyPath) -> None:
     What is read or written below a folder that came from elsewhere then stays in it, and nothing
     is waited for.
     """
-    if is_url(folder) or not os.path.isdir(folder):
-        return
     inside = os.path.realpath(folder)
-    for entry in entries_below(inside):
-        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
-            raise InputError(
-                f"{entry.path} is a symbolic link out of {folder}, which is not followed: replace "
-                "it by what it leads to."
-            )
-        if not (entry.is_symlink() or entry.is_file() or entry.is_dir()):
-            raise InputError(f"{entry.path} is a pipe or device: remove it.")
-
-
-def entries_below(folder: str) -> Iterator[os.DirEntry]:
-    """Yield the entries of a folder and of those in it, without following links."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from entries_below(entry.path)
+    for place, folders, files in os.walk(inside):  # nothing for a URL; links are not followed
+        for entry in (Path(place, name) for name in folders + files):
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
+                raise InputError(
+                    f"{entry} is a symbolic link out of {folder}, which is not followed: replace "
+                    "it by what it leads to."
+                )
+            if not (entry.is_symlink() or entry.is_file() or entry.is_dir()):
+                raise InputError(f"{entry} is a pipe or device: remove it.")
 
 
 def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
@@ -115,17 +105,12 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
     one named run[1]. Hidden files are those of patterns that begin with a dot.
     """
-    if not folder.exists():
-        return []
-    try:
-        files = list(folder.iterdir())
-    except FileNotFoundError:  # removed since
-        return []
+    files = list(folder.iterdir()) if folder.exists() else []
+    hidden = pattern.startswith(".")
     return sorted(
         file
         for file in files
-        if fnmatch.fnmatch(file.name, pattern)
-        and file.name.startswith(".") == pattern.startswith(".")
+        if fnmatch.fnmatch(file.name, pattern) and file.name.startswith(".") == hidden
     )
 
 
@@ -213,13 +198,9 @@ def write_whole(file: AnyPath, content: bytes) -> None:
         epath.Path(file).write_bytes(content)
         return
     is_file(file)
-    place = Path(file)
-    partial = partial_name(place)
     try:
-        with open_new(partial) as opened, removing(partial):
-            opened.write(content)
-            opened.flush()
-            partial.replace(place)
+        with replacement(Path(file), folder=False) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         if error.filename is not None:
             error.filename = str(file)
@@ -231,19 +212,28 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside a destination, and move it there when complete.
 
     What is at the destination is replaced, and kept until that has succeeded. After an error
-    nothing is left, nor are folders that were made for it; the next process that builds the same
-    removes what a killed one has left.
+    nothing is left; the next process that builds the same removes what a killed one has left.
 
     Raises InputError while another process builds the same destination, OSError where nothing can
     be made there.
     """
+    with claimed(destination) as place:
+        remove_partial(place)
+        with replacement(place, folder) as partial:
+            yield partial
+
+
+@contextlib.contextmanager
+def claimed(destination: AnyPath) -> Iterator[Path]:
+    """Keep other processes away from a local destination; yield its place, links followed.
+
+    Makes the folders above, which are removed at the end where they are empty. InputError while
+    another process is there, OSError where nothing can be made.
+    """
     place = Path(os.path.realpath(os.path.expanduser(destination)))
-    created = [parent for parent in place.parents if not parent.exists()]
     lock = place.with_name(f".{place.name}.lock")
-    busy = (
-        f"{destination} is being written by another process: wait for it, or choose another "
-        "destination."
-    )
+    created = [parent for parent in place.parents if not parent.exists()]
+    busy = f"{destination} is being written by another process: wait for it, or choose another."
     try:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -251,15 +241,13 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
         except OSError as error:
             raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
         with held:
-            remove_partial(place)
-            partial = partial_name(place)
-            partial.mkdir() if folder else open_new(partial).close()
-            with removing(partial), removing(lock):
-                yield partial
-                replace(partial, place)
+            try:
+                yield place
+            finally:
+                remove(lock)
     finally:
         for parent in created:
-            with contextlib.suppress(OSError):  # not empty if it was completed
+            with contextlib.suppress(OSError):  # not empty if the destination was completed
                 parent.rmdir()
 
 
@@ -278,9 +266,33 @@ def hold(
         raise InputError(busy) from None
 
 
-def partial_name(place: Path) -> Path:
-    """Return a hidden name beside a place, which nobody can have planted a link under."""
-    return place.with_name(f".{place.name}.{secrets.token_hex(6)}.partial")
+@contextlib.contextmanager
+def replacement(place: Path, folder: bool) -> Iterator[Path]:
+    """Yield a new file or folder under a hidden name, and move it to `place` at the end.
+
+    Nobody can have planted a link under the name: it is random, and must not exist. The old one is
+    kept until the new one is there.
+    """
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}.partial")
+    old = place.with_name(f".{place.name}.old")
+    partial.mkdir() if folder else partial.touch(exist_ok=False)
+    try:
+        yield partial
+        if not folder:
+            partial.replace(place)
+            return
+        remove(old)
+        if place.exists():
+            place.rename(old)
+        try:
+            partial.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+        remove(old)
+    finally:
+        remove(partial)
 
 
 def remove_partial(place: Path) -> None:
@@ -288,36 +300,6 @@ def remove_partial(place: Path) -> None:
     for entry in place.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{12}}\.partial", entry.name):
             remove(entry)
-
-
-def open_new(file: Path) -> Any:
-    """Open a new file to write, which must not be there, and not be a link either."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(os.open(file, flags, 0o666), "wb")
-
-
-def replace(partial: Path, place: Path) -> None:
-    """Move what is complete into place; the old one is kept until that has succeeded."""
-    old = place.with_name(f".{place.name}.old")
-    remove(old)
-    if place.exists():
-        place.rename(old)
-    try:
-        partial.rename(place)
-    except OSError:
-        if old.exists():
-            old.rename(place)
-        raise
-    remove(old)
-
-
-@contextlib.contextmanager
-def removing(path: Path) -> Iterator[None]:
-    """Remove a file or folder at the end, if it is there."""
-    try:
-        yield
-    finally:
-        remove(path)
 
 
 def remove(path: Path) -> None:

@@ -29,7 +29,7 @@ class View(struct.PyTreeNode):
 
 
 def view(config: ModelConfig, prompts: Prompts) -> View:
-    """Computes the rope tables of all layers in float32 and keeps what the mask is made of."""
+    """Compute the rope tables of all layers in float32 and keeps what the mask is made of."""
     positions = jnp.asarray(prompts.positions)
     frequencies = np.stack([rope.frequencies(config.head_dim) for rope in config.ropes])
     # a product of elements: as an einsum, matrix units would round positions to a few bits
@@ -43,7 +43,7 @@ def view(config: ModelConfig, prompts: Prompts) -> View:
 
 
 def embed(model: Model, ids: Int[Array, "B T"], dtype: DTypeLike | None = None):
-    """Looks tokens up; `dtype` is that of all activations, the embedding's own when None."""
+    """Look tokens up; `dtype` is that of all activations, the embedding's own when None."""
     h = model.embedding[ids].astype(dtype or model.embedding.dtype)
     # rounded as the weights are: Gemma was trained with sqrt(width) in bfloat16
     return h * jnp.asarray(model.config.embedding_scale, model.embedding.dtype).astype(h.dtype)
@@ -56,7 +56,7 @@ def block(
     view: View,
     read: Int[Array, "B Q"] | None = None,
 ) -> Float[Array, "B _ D"]:
-    """Applies one layer, as `layer_at` takes it, to the state of each row.
+    """Apply one layer, as `layer_at` takes it, to the state of each row.
 
     With `read`, only those positions of the result are computed, [B, Q, D]: the last layer of a
     path needs keys and values everywhere, but queries and the MLP only where the model is read.
@@ -69,7 +69,7 @@ def block(
 def keys_values(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
 ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-    """Returns what a layer lets later tokens see of the state of each row, keys rotated."""
+    """Return what a layer lets later tokens see of the state of each row, keys rotated."""
     x = norm(config, h, layer.attention_norm)
     k = clip(config, norm(config, project_heads(config, x, layer.k, layer.k_bias), layer.k_norm))
     v = clip(config, project_heads(config, x, layer.v, layer.v_bias))
@@ -79,7 +79,7 @@ def keys_values(
 def queries(
     config: ModelConfig, layer: Layer, h: Float[Array, "B T D"], view: View, rotated: bool = True
 ) -> Float[Array, "B T N H"]:
-    """Returns the queries of the state of each row, rotated."""
+    """Return the queries of the state of each row, rotated."""
     x = norm(config, h, layer.attention_norm)
     q = clip(config, norm(config, project_heads(config, x, layer.q, layer.q_bias), layer.q_norm))
     q = rotate(q, view.cos[layer.rope], view.sin[layer.rope]) if rotated else q
@@ -89,7 +89,7 @@ def queries(
 def project_heads(
     config: ModelConfig, x: Float[Array, "B T D"], weight: Array | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
-    """Projects to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
+    """Project to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
     assert weight is not None
     if weight.ndim == 3:
         return project("btd,dnh->btnh", x, weight, bias)
@@ -104,7 +104,7 @@ def attend(
     view: View,
     attention: Attention,
 ) -> Float[Array, "B T D"]:
-    """Applies one layer to states, given the attention over the tokens that they see."""
+    """Apply one layer to states, given the attention over the tokens that they see."""
     return add_attended(config, layer, h, attention(queries(config, layer, h, view)))
 
 
@@ -114,7 +114,7 @@ def add_attended(
     h: Float[Array, "B T D"],
     attended: Float[Array, "B T N H"],
 ) -> Float[Array, "B T D"]:
-    """Adds to states what a layer attends to, then its MLP.
+    """Add to states what a layer attends to, then its MLP.
 
     What attention and MLP read, and what they add, is normalised where the family has the norm.
     """
@@ -133,19 +133,19 @@ def attention_over(
     mask: Bool[Array, "B T S"],
     kernel: Kernel = None,
 ) -> Attention:
-    """Returns grouped-query attention over these keys and values; softmax in float32."""
+    """Return grouped-query attention over these keys and values; softmax in float32."""
     return lambda q: jax.nn.dot_product_attention(
         q, k, v, mask=mask[:, None], implementation=kernel
     )
 
 
 def at(x: Shaped[Array, "B T *X"], read: Int[Array, "B Q"] | None) -> Shaped[Array, "B _ *X"]:
-    """Takes the positions read, all of them for None."""
+    """Take the positions read, all of them for None."""
     return x if read is None else jax.vmap(lambda row, i: row[i])(x, read)
 
 
 def at_view(view: View, read: Int[Array, "B Q"] | None) -> View:
-    """Takes the view of the positions read."""
+    """Take the view of the positions read."""
     if read is None:
         return view
     of_tables = jax.vmap(at, (0, None))
@@ -158,7 +158,7 @@ def at_view(view: View, read: Int[Array, "B Q"] | None) -> View:
 
 
 def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-    """Applies the final norm and the head; returns float32 logits."""
+    """Apply the final norm and the head; return float32 logits."""
     h = norm(model.config, h, model.norm)
     if model.head is None:
         return jnp.einsum("btd,vd->btv", h, model.embedding, preferred_element_type=jnp.float32)
@@ -168,7 +168,7 @@ def unembed(model: Model, h: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
 def norm(
     config: ModelConfig, x: Float[Array, "*X"], weight: Float[Array, "*W"] | None
 ) -> Float[Array, "*X"]:
-    """Normalises as the family does; leaves alone what it has no norm for."""
+    """Normalise as the family does, or leave alone what it has no norm for."""
     if weight is None:
         return x
     return rms_norm(x, weight, config.norm_eps, config.norm_offset)
@@ -180,7 +180,7 @@ def rms_norm(
     eps: float,
     offset: float | None = None,
 ) -> Float[Array, "*B D"]:
-    """Normalises in float32, over as many axes as the weight has.
+    """Normalise in float32, over as many axes as the weight has.
 
     Casts before the weight is applied, as `LlamaRMSNorm` does; with an offset, which is added to
     the weight, casts afterwards: 0 is `Olmo2RMSNorm`, 1 is `Gemma3RMSNorm`.
@@ -194,12 +194,12 @@ def rms_norm(
 
 
 def clip(config: ModelConfig, x: Float[Array, "*X"]) -> Float[Array, "*X"]:
-    """Bounds queries, keys and values where the family does, as OLMoE may."""
+    """Bound queries, keys and values where the family does, as OLMoE may."""
     return x if config.clip_qkv is None else jnp.clip(x, -config.clip_qkv, config.clip_qkv)
 
 
 def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Array, "B T T"]:
-    """Returns which token s (last axis) each token t sees in a layer with this window."""
+    """Return which token s (last axis) each token t sees in a layer with this window."""
     t, s = view.branch[:, :, None], view.branch[:, None, :]
     mask = jnp.tril((s == PROMPT) | (s == t))
     if any(width is not None for width in config.windows):
@@ -210,7 +210,7 @@ def visible(config: ModelConfig, view: View, window: Int[Array, ""]) -> Bool[Arr
 def rotate(
     x: Float[Array, "B T N H"], cos: Float[Array, "B T h"], sin: Float[Array, "B T h"]
 ) -> Float[Array, "B T N H"]:
-    """Rotates each head's halves by their angles: the rotate-half layout of Hugging Face files."""
+    """Rotate each head's halves by their angles: the rotate-half layout of Hugging Face files."""
     first, second = jnp.split(x, 2, axis=-1)
     cos, sin = cos[:, :, None].astype(x.dtype), sin[:, :, None].astype(x.dtype)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -238,7 +238,7 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
 
 
 def project(axes: str, x: Array, weight: Array | None, bias: Array | None) -> Array:
-    """Multiplies by a weight in the activations' dtype and adds the bias if there is one."""
+    """Multiply by a weight in the activations' dtype and adds the bias if there is one."""
     assert weight is not None, "a layer of this config has the weight"
     y = product(axes, x, weight)
     return y if bias is None else y + bias.astype(x.dtype)

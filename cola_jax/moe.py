@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def product(axes: str, x: Array, weight: Array) -> Array:
-    """Multiplies by a weight in the activations' dtype; sums are rounded once, at the end.
+    """Multiply by a weight in the activations' dtype; sums are rounded once, at the end.
 
     A CPU is asked for sums in float32: asked for bfloat16, XLA multiplies in float32, without the
     matrix units. A GPU is not, since cuBLAS would then write them in float32.
@@ -50,7 +50,7 @@ class Blocks(NamedTuple):
 
 
 def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Sends each token through its experts and adds up what they make of it, by their weights."""
+    """Send each token through its experts and adds up what they make of it, by their weights."""
     tokens = x.reshape(-1, x.shape[-1])
     chosen, weights = route(config, layer, tokens)
     blocks = sort(chosen, config.experts)
@@ -62,7 +62,7 @@ def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Floa
 def route(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"]
 ) -> tuple[Int[Array, "T A"], Float[Array, "T A"]]:
-    """Picks each token's experts and their weights: a softmax over all experts, in float32."""
+    """Pick each token's experts and their weights: a softmax over all experts, in float32."""
     assert layer.router is not None
     router = layer.router.astype(x.dtype)
     # scores that lose bits choose other experts, and there are few of them to compute
@@ -75,7 +75,7 @@ def route(
 
 
 def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
-    """Lays pairs out by expert, each expert's rows padded to whole blocks.
+    """Lay pairs out by expert, each expert's rows padded to whole blocks.
 
     Shapes are bounds for any choice: every pair may need a block of its own, and no more than one
     block of each expert is partly filled.
@@ -101,14 +101,14 @@ def sort(chosen: Int[Array, "T A"], experts: int) -> Blocks:
 
 
 def block_rows(pairs: int, experts: int) -> int:
-    """Returns the rows of a block: about as many as an expert gets, a power of two."""
+    """Return the rows of a block: about as many as an expert gets, a power of two."""
     return min(MOST_ROWS, 1 << max(0, (pairs // experts) - 1).bit_length())
 
 
 def run(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"], blocks: Blocks
 ) -> Float[Array, "MR D"]:
-    """Runs each block's rows through its expert; blocks that are not used give zeros."""
+    """Run each block's rows through its expert; blocks that are not used give zeros."""
     experts = (layer.expert_gate, layer.expert_up, layer.expert_down)
     assert layer.first_expert is not None
     numbers = layer.first_expert + blocks.expert

@@ -123,7 +123,7 @@ class Model(struct.PyTreeNode):
         return self.origin.checkpoint
 
     def __repr__(self) -> str:
-        """Describes the model in a few lines, without its weights."""
+        """Describe the model in a few lines, without its weights."""
         config, weights = self.config, jax.tree.leaves(self)
         shape = f"{config.num_layers} layers, width {config.width}, {config.num_heads} query and "
         shape += f"{config.num_kv_heads} key/value heads of {config.head_dim}"
@@ -140,7 +140,7 @@ class Model(struct.PyTreeNode):
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
-    """Returns the size of every axis letter of the weights; `two h` are the halves of a head H."""
+    """Return the size of every axis letter of the weights; `two h` are the halves of a head H."""
     return {
         "V": config.vocab_size,
         "L": config.num_layers,
@@ -157,7 +157,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every weight that a model of this config has, stacked, by field name."""
+    """Return the shape of every weight that a model of this config has, stacked, by field name."""
     sizes = axis_sizes(config)
     letters = dict(ALWAYS)
     for fact, axes in OPTIONAL.items():
@@ -174,7 +174,7 @@ def assemble(
     pad_token: int | None = None,
     checkpoint: str | None = None,
 ) -> Model:
-    """Builds a Model from its weights by field name."""
+    """Build a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
     layers: dict[str, Any] = {name: weights.get(name) for name in names}
     return Model(
@@ -189,7 +189,7 @@ def assemble(
 
 
 def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer:
-    """Takes layer i of a stack with its attributes, inside a compiled loop.
+    """Take layer i of a stack with its attributes, inside a compiled loop.
 
     A stack of one layer is layer i itself, taken without a slice, which a CPU would copy. Experts
     stay in a stack of several, one after the other, and `first_expert` says which are the
@@ -216,7 +216,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
 
 
 def specs() -> dict[str, PartitionSpec]:
-    """Returns the placement of every weight by field name, over mesh axes `data` and `tensor`."""
+    """Return the placement of every weight by field name, over mesh axes `data` and `tensor`."""
     return {
         field.name: field.metadata["spec"]
         for node in (Model, Layer)
@@ -226,7 +226,7 @@ def specs() -> dict[str, PartitionSpec]:
 
 
 def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.sharding.Sharding:
-    """Returns where a weight lives: on the default device without a mesh, else split by its spec.
+    """Return where a weight lives: on the default device without a mesh, else split by its spec.
 
     Key/value heads that do not divide the `tensor` axis are replicated, as are vocabularies; query
     heads and the widths of MLP and experts must divide it. Raises ValueError where they do not, or

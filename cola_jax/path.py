@@ -19,7 +19,7 @@ PART = re.compile(r"(?:\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # up to a comma outside 
 
 
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
-    """Reads `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
+    """Read `0-5,7,7,8-29` or `0-5,(6-7)x2,8-29`: ids, inclusive ranges, groups run N times.
 
     Args:
       text: the path; spaces do not matter.
@@ -49,13 +49,13 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
 
 
 def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> tuple[int, ...]:
-    """Reads a path that a file holds; InputError as `parse_path`, with the file."""
+    """Read a path that a file holds; InputError as `parse_path`, with the file."""
     with reading(file):
         return parse_path(text, num_layers)
 
 
 def parts(text: str) -> Iterator[str]:
-    """Yields what is between the commas that are outside of groups."""
+    """Yield what is between the commas that are outside of groups."""
     start = 0
     while start <= len(text):
         part = PART.match(text, start)
@@ -65,7 +65,7 @@ def parts(text: str) -> Iterator[str]:
 
 
 def parse_item(item: str, text: str, num_layers: int) -> range:
-    """Reads one id or one ascending range of the path `text`."""
+    """Read one id or one ascending range of the path `text`."""
     match = ITEM.fullmatch(item)
     if not match:
         raise InputError(
@@ -86,7 +86,7 @@ def parse_item(item: str, text: str, num_layers: int) -> range:
 
 
 def format_path(path: Ids) -> str:
-    """Writes a path in the text form that `parse_path` reads.
+    """Write a path in the text form that `parse_path` reads.
 
     Args:
       path: layer ids in order; padding is ignored.
@@ -114,7 +114,7 @@ def format_path(path: Ids) -> str:
 
 
 def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
-    """Returns the size of the shortest block at `start` that repeats, and how often it runs."""
+    """Return the size of the shortest block at `start` that repeats, and how often it runs."""
     for size in range(1, (len(layers) - start) // 2 + 1):
         block = layers[start : start + size]
         times = 1
@@ -126,14 +126,14 @@ def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
 
 
 def runs(layers: Sequence[int]) -> list[str]:
-    """Writes layers as ids and ascending ranges."""
+    """Write layers as ids and ascending ranges."""
     return [
         str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ascending_ranges(layers)
     ]
 
 
 def ascending_ranges(layers: Sequence[int]) -> list[range]:
-    """Splits layers into the fewest ranges of ascending ids, in order."""
+    """Split layers into the fewest ranges of ascending ids, in order."""
     out: list[range] = []
     for layer in layers:
         if out and layer == out[-1].stop:
@@ -144,7 +144,7 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
 
 
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
-    """Returns the path as a tuple of ints, without padding.
+    """Return the path as a tuple of ints, without padding.
 
     Raises ValueError where it is empty, has ids outside 0..num_layers-1, has padding in the
     middle, or is longer than `max_length`. Inside jit such ids would wrap or clamp silently.
@@ -167,7 +167,7 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
 
 
 def pad_path(path: Ids, positions: int) -> np.ndarray:
-    """Returns the path as int32 [positions], STOP after its end; ValueError when it is longer."""
+    """Return the path as int32 [positions], STOP after its end; ValueError when it is longer."""
     if len(path) > positions:
         raise InputError(
             f"path has {len(path)} layers but only {positions} positions; pass "
@@ -177,15 +177,15 @@ def pad_path(path: Ids, positions: int) -> np.ndarray:
 
 
 def unpad_path(path: np.ndarray) -> tuple[int, ...]:
-    """Returns the layer ids of a path [P] that is padded with STOP."""
+    """Return the layer ids of a path [P] that is padded with STOP."""
     return tuple(path[path != STOP].tolist())
 
 
 def identity(num_layers: int) -> tuple[int, ...]:
-    """Returns the path of the pretrained model."""
+    """Return the path of the pretrained model."""
     return tuple(range(num_layers))
 
 
 def path_length(path: Int[Array, "*B P"]) -> Int[Array, "*B"]:
-    """Counts the layers of padded paths."""
+    """Count the layers of padded paths."""
     return jnp.sum(path != STOP, axis=-1)

@@ -41,7 +41,7 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def plain(cls, ids: ArrayLike) -> "Prompts":
-        """Wraps ids without padding.
+        """Wrap ids without padding.
 
         Args:
           ids: [B, T], or [T] for one row.
@@ -55,7 +55,7 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Any], pad_token: int | None = None) -> "Prompts":
-        """Wraps what a Hugging Face tokenizer returns for a list of texts, padded on either side.
+        """Wrap what a Hugging Face tokenizer returns for a list of texts, padded on either side.
 
         Tokens stay in their columns; positions count from the first token of each row.
 
@@ -94,7 +94,7 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def stack(cls, rows: "Sequence[Prompts]") -> "Prompts":
-        """Joins rows into one batch, padded to the longest.
+        """Join rows into one batch, padded to the longest.
 
         Args:
           rows: B unbatched prompts, with fields [T] and [Q].
@@ -133,7 +133,7 @@ PromptsLike = Prompts | ArrayLike | Mapping[str, Any] | str | Sequence[str]
 
 
 def as_integers(name: str, value: Any) -> Any:
-    """Returns lists or an array as int32 [B, T], traced values as such; ValueError otherwise."""
+    """Return lists or an array as int32 [B, T], traced values as such; ValueError otherwise."""
     try:
         array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
     except ValueError:
@@ -149,7 +149,7 @@ def as_integers(name: str, value: Any) -> Any:
 
 
 def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
-    """Raises ValueError for ids [B, T] without an attention mask that are visibly padded.
+    """Raise ValueError for ids [B, T] without an attention mask that are visibly padded.
 
     Padding is visible where a row begins or ends with two pad tokens, or with one where another
     row does not. One in every row may belong to the texts: some models begin or end them with it.
@@ -171,7 +171,7 @@ def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
 
 
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises ValueError for an attention mask that does not select one run of tokens a row."""
+    """Raise ValueError for an attention mask that does not select one run of tokens a row."""
     if mask.shape != shape:
         raise InputError(f"attention_mask has shape {mask.shape}, but input_ids have {shape}.")
     if not np.isin(mask, (0, 1)).all():
@@ -189,12 +189,12 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa: F821
-    """Says for each row of a mask whether anything lies between two tokens."""
+    """Say for each row of a mask whether anything lies between two tokens."""
     return (np.diff(tokens.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) > 1
 
 
 def check_positions(given: np.ndarray, positions: Any, mask: np.ndarray) -> None:
-    """Raises ValueError for position ids other than those that the attention mask implies."""
+    """Raise ValueError for position ids other than those that the attention mask implies."""
     if given.shape != positions.shape or ((given != positions) & (mask == 1)).any():
         raise InputError(
             "position_ids are not 0, 1, 2 and so on from the first token of each row: leave them "
@@ -212,7 +212,7 @@ class Readings(struct.PyTreeNode):
 
 
 def readings(logits: Float[Array, "*B Q V"], targets: Int[Array, "*B Q"]) -> Readings:
-    """Reduces logits to readings; the definition that every executor shares."""
+    """Reduce logits to readings; the definition that every executor shares."""
     logprobs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=jnp.bool_)
     return Readings(

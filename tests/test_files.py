@@ -230,9 +230,9 @@ def test_write_whole_follows_no_planted_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "precious").write_text("mine")
-    (tmp_path / ".page.partial").symlink_to("precious")
     files.write_whole(tmp_path / "page", b"page")
-    monkeypatch.setattr(files, "partial_name", lambda place: tmp_path / ".page.partial")
+    (tmp_path / ".page.known.partial").symlink_to("precious")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "known")
     with pytest.raises(FileExistsError):
         files.write_whole(tmp_path / "page", b"other")
     with (

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,7 +34,7 @@ from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import errors, log, log_devices
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.errors import InputError, first_line, shown
-from cola_jax.files import check_apart, hold, is_url, read_json, removing, write_whole
+from cola_jax.files import check_apart, claimed, is_url, read_json, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
@@ -195,7 +194,7 @@ class Distill(Command):
         check_one_task("distill", self.task)
         check_output(self.out)
         check_task(self.task.task)
-        with claimed(self.out):
+        with contextlib.nullcontext() if is_url(self.out) else claimed(self.out):
             self.train()
 
     def train(self) -> None:
@@ -253,20 +252,6 @@ class Distill(Command):
             seed=self.seed,
         )
         return DistillConfig(self.labels, self.validation, training, self.save_every)
-
-
-@contextlib.contextmanager
-def claimed(folder: str) -> Iterator[None]:
-    """Keep other processes out of a local folder; InputError where one is in it."""
-    if is_url(folder):
-        yield
-        return
-    place = Path(os.path.abspath(folder))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = place.with_name(f".{place.name}.lock")
-    busy = f"{folder} is being written by another process: wait for it, or choose another."
-    with hold(lock, busy), removing(lock):
-        yield
 
 
 @dataclasses.dataclass(frozen=True)

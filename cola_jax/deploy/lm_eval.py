@@ -52,7 +52,7 @@ class ColaLM(TemplateLM):
     """A model of the harness that runs each prompt along a path."""
 
     def __init__(self, **arguments: Any):
-        """Loads the model.
+        """Load the model.
 
         Args:
           arguments: checkpoint or pretrained (what `cola_jax.load` takes), and optionally path
@@ -93,7 +93,7 @@ class ColaLM(TemplateLM):
         self.menu = None if before else menu
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Takes the harness's cache of answers.
+        """Take the harness's cache of answers.
 
         Raises InputError where its answers are those of another model or path.
         """
@@ -122,14 +122,14 @@ class ColaLM(TemplateLM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> "ColaLM":
-        """Makes the model from text, in which a path may have commas."""
+        """Make the model from text, in which a path may have commas."""
         return cls.create_from_arg_obj(split_arguments(arg_string), additional_config)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "ColaLM":
-        """Makes the model; what --model_args say goes before the harness's own flags."""
+        """Make the model; what --model_args say goes before the harness's own flags."""
         flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
         return cls(**(flags | arg_dict))
 
@@ -151,11 +151,11 @@ class ColaLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer in the harness's cache of requests."""
+        """Name the tokenizer in the harness's cache of requests."""
         return str(checkpoint.absolute(self.directory)).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Returns what the harness records in its results."""
+        """Return what the harness records in its results."""
         return {
             "model_sha": checkpoint.identity(self.metadata),
             "model_dtype": self.dtype,
@@ -165,7 +165,7 @@ class ColaLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Renders a conversation; without its system messages where the template has no place."""
+        """Render a conversation; without its system messages where the template has no place."""
         render = functools.partial(
             self.tokenizer.apply_chat_template,
             tokenize=False,
@@ -180,11 +180,11 @@ class ColaLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokenizes a text; BOS is not put before one that begins with it."""
+        """Tokenize a text; BOS is not put before one that begins with it."""
         return self.encode(string, self.tokenizer.decode(self.prefix_token_id), add_special_tokens)
 
     def encode(self, text: str, begin: str | None, special: bool | None = None) -> list[int]:
-        """Tokenizes a text that may begin with the text `begin` of a special token."""
+        """Tokenize a text that may begin with the text `begin` of a special token."""
         if special is None:
             special = self.arguments.add_bos_token
             if begin is not None and text.startswith(begin):
@@ -195,7 +195,7 @@ class ColaLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Scores continuations; those of one context are packed after it."""
+        """Score continuations; those of one context are packed after it."""
         pairs = [(context, continuation) for _, context, continuation in requests]
         rows = pack_requests(pairs, self.max_length)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
@@ -211,7 +211,7 @@ class ColaLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Scores whole texts, in windows of the longest context each."""
+        """Score whole texts, in windows of the longest context each."""
         windows = [self.windows(request.args[0]) for request in requests]
         flat: list[TokenRequest] = [(None, *pair) for pairs in windows for pair in pairs]
         scores = iter(self._loglikelihood_tokens(flat, disable_tqdm=disable_tqdm))
@@ -222,7 +222,7 @@ class ColaLM(TemplateLM):
         return totals
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
-        """Cuts a text into windows of context and continuation; each token is scored once."""
+        """Cut a text into windows of context and continuation; each token is scored once."""
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text),
             prefix_token=self.prefix_token_id,
@@ -232,7 +232,7 @@ class ColaLM(TemplateLM):
         return [make_disjoint_window(window) for window in windows]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Decodes completions greedily."""
+        """Decode completions greedily."""
         limit = self.arguments.max_gen_toks
         groups: dict[GenerationSettings, list[int]] = {}
         for i, request in enumerate(requests):
@@ -250,7 +250,7 @@ class ColaLM(TemplateLM):
         return texts
 
     def prompt(self, text: str, settings: GenerationSettings) -> Prompts:
-        """Encodes a prompt, cut from the left so that the new tokens fit.
+        """Encode a prompt, cut from the left so that the new tokens fit.
 
         Raises ValueError where nothing is left of it.
         """
@@ -265,7 +265,7 @@ class ColaLM(TemplateLM):
         return plain_row(ids[-room:])
 
     def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
-        """Runs rows along their paths; yields the readings [Q] of each, as they finish."""
+        """Run rows along their paths; yields the readings [Q] of each, as they finish."""
         for some in self.calls([row.prompts for row in rows]):
             prompts = Prompts.stack([rows[i].prompts for i in some])
             paths = self.paths_of([rows[i].context for i in some])
@@ -277,7 +277,7 @@ class ColaLM(TemplateLM):
     def complete(
         self, prompts: Sequence[Prompts], settings: GenerationSettings
     ) -> Iterator[tuple[int, str]]:
-        """Decodes after prompts; yields the place of each with its text, as they finish."""
+        """Decode after prompts; yields the place of each with its text, as they finish."""
         stop, stops = self.stop(settings)
         for some in self.calls(prompts):
             batch = [prompts[i] for i in some]
@@ -298,7 +298,7 @@ class ColaLM(TemplateLM):
                 yield i, choose_text(self.menu, of_paths, texts)
 
     def stop(self, settings: GenerationSettings) -> tuple[Stop, tuple[str, ...]]:
-        """Returns what ends decoding, and the strings before which the text is cut.
+        """Return what ends decoding, and the strings before which the text is cut.
 
         The end of a text is a stop string as well, as in the model `hf`.
         """
@@ -308,13 +308,13 @@ class ColaLM(TemplateLM):
         return Stop(tokens, strings, tokenizer=self.tokenizer), strings
 
     def paths_of(self, prompts: Sequence[Prompts]) -> list[list[Path]]:
-        """Returns the path of each prompt, chosen from the prompts alone, or all of a menu."""
+        """Return the path of each prompt, chosen from the prompts alone, or all of a menu."""
         if self.menu is not None:
             return [list(self.menu.paths)] * len(prompts)
         return [[tuple(path)] for path in self.choose_paths(Prompts.stack(prompts))]
 
     def calls(self, rows: Sequence[Prompts]) -> Iterator[list[int]]:
-        """Divides rows into those of a call of the executor, the longest first.
+        """Divide rows into those of a call of the executor, the longest first.
 
         A call with fewer rows than there are copies of the model has the last one several times.
         """
@@ -328,7 +328,7 @@ class ColaLM(TemplateLM):
 def path_chooser(
     model: Model, path: Path, menu: MenuFile | None = None, router: str | None = None
 ) -> Chooser:
-    """Returns what chooses the path of each prompt before any has run.
+    """Return what chooses the path of each prompt before any has run.
 
     That is the router of a directory, the selector of a menu, or one path for all.
     """
@@ -343,7 +343,7 @@ def path_chooser(
 
 
 def choose_readings(menu: MenuFile | None, row: PackedRow, readings: Readings) -> Readings:
-    """Chooses the readings [Q] of a path, of those [k, Q] of all paths of a menu.
+    """Choose the readings [Q] of a path, of those [k, Q] of all paths of a menu.
 
     The continuations of a row are its options; one alone says nothing, so its path is the first.
     """
@@ -356,7 +356,7 @@ def choose_readings(menu: MenuFile | None, row: PackedRow, readings: Readings) -
 
 
 def choose_text(menu: MenuFile | None, decoded: Generated, texts: Sequence[str]) -> str:
-    """Chooses among the texts that the paths of a menu decoded [k, N] after one prompt."""
+    """Choose among the texts that the paths of a menu decoded [k, N] after one prompt."""
     if menu is None:
         return texts[0]
     fine = (decoded.finish != "not finite") & (decoded.length > 0)
@@ -368,7 +368,7 @@ def choose_text(menu: MenuFile | None, decoded: Generated, texts: Sequence[str])
 
 
 def read_path(path: str | Sequence[int] | None, num_layers: int) -> Path:
-    """Reads a path, that of the pretrained model where there is none."""
+    """Read a path, that of the pretrained model where there is none."""
     if path is None:
         return identity(num_layers)
     if isinstance(path, str):
@@ -377,12 +377,12 @@ def read_path(path: str | Sequence[int] | None, num_layers: int) -> Path:
 
 
 def read_length(given: ModelArguments, context: int) -> int:
-    """Reads the most tokens that go into the model; ValueError where its context is shorter."""
+    """Read the most tokens that go into the model; ValueError where its context is shorter."""
     if given.max_length is not None and given.max_length > context:
         raise InputError(f"max_length is {given.max_length}, but the model's context is {context}.")
     return given.max_length or context
 
 
 def progress(what: str, total: int, disable: bool) -> tqdm:
-    """Shows how many requests are done, as the harness's own models do."""
+    """Show how many requests are done, as the harness's own models do."""
     return tqdm(total=total, desc=what, disable=disable)

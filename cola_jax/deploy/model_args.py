@@ -17,12 +17,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def joined(path: Any) -> Any:
-    """Returns a path as JSON gives it, a text with + for commas or a list; of one layer, a text."""
+    """Return a path as JSON gives it, a text with + for commas or a list; of one layer, a text."""
     return path if isinstance(path, list | tuple | bool) else str(path).replace("+", ",")
 
 
 def chosen_size(value: Any) -> Any:
-    """Returns None for auto, and for 1, which the harness passes where none is given."""
+    """Return None for auto, and for 1, which the harness passes where none is given."""
     return None if str(value).split(":")[0] in ("auto", "1") else value
 
 
@@ -51,7 +51,7 @@ class ModelArguments(BaseModel):
         return Devices(data=self.data, tensor=self.tensor, memory_budget=self.memory_budget)
 
     def check_device(self, backend: str) -> None:
-        """Raises InputError for a device other than JAX's backend, which the harness cannot set."""
+        """Raise InputError for a device other than JAX's backend, which the harness cannot set."""
         wanted = str(self.device).split(":")[0].replace("cuda", "gpu")
         if self.device not in SET_BY_HARNESS and wanted != backend:
             raise InputError(
@@ -61,7 +61,7 @@ class ModelArguments(BaseModel):
 
 
 def read_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
-    """Reads arguments as the harness passes them, as values or as text.
+    """Read arguments as the harness passes them, as values or as text.
 
     Raises InputError for unknown names, naming the nearest, and for unfit values.
     """
@@ -87,7 +87,7 @@ def read_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
 
 
 def split_arguments(text: str) -> dict[str, str]:
-    """Splits `checkpoint=DIRECTORY,path=0-5,7,7,8-29`; a part without a name continues the last.
+    """Split `checkpoint=DIRECTORY,path=0-5,7,7,8-29`; a part without a name continues the last.
 
     Raises InputError where the first part has no name.
     """
@@ -106,5 +106,5 @@ def split_arguments(text: str) -> dict[str, str]:
 
 
 def join_path(argument: str) -> str:
-    """Writes the commas of a path in an argument as +, for the harness's own parser."""
+    """Write the commas of a path in an argument as +, for the harness's own parser."""
     return BARE_PATH.sub(lambda match: match[0].replace(",", "+"), argument)

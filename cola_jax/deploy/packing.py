@@ -1,4 +1,4 @@
-"""Packs log-likelihood requests that share a context into rows."""
+"""Pack log-likelihood requests that share a context into rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class PackedRow(NamedTuple):
     owner: np.ndarray  # [Q], the continuation that each read belongs to
 
     def answers(self, readings: Readings) -> Iterator[tuple[int, float, bool]]:
-        """Yields of each request its log-likelihood and whether it is decoded greedily.
+        """Yield of each request its log-likelihood and whether it is decoded greedily.
 
         `readings` [Q'] have this row's reads first. A path that is not finite gives -inf.
         """
@@ -41,7 +41,7 @@ class PackedRow(NamedTuple):
 
 
 def pack_requests(pairs: Sequence[Pair], max_length: int) -> list[PackedRow]:
-    """Packs pairs of context and continuation tokens; a context is cut from the left to fit.
+    """Pack pairs of context and continuation tokens; a context is cut from the left to fit.
 
     As lm-evaluation-harness does, up to `max_length` tokens go into the model, which the last of a
     continuation does not.
@@ -75,11 +75,11 @@ def pack_requests(pairs: Sequence[Pair], max_length: int) -> list[PackedRow]:
 def packed_row(
     context: Sequence[int], requests: list[int], continuations: Sequence[Sequence[int]]
 ) -> PackedRow:
-    """Makes a row."""
+    """Make a row."""
     prompts, owner = pack(context, [list(tokens) for tokens in continuations])
     return PackedRow(plain_row(context), prompts, requests, owner)
 
 
 def plain_row(ids: Sequence[int]) -> Prompts:
-    """Makes a row of a prompt alone."""
+    """Make a row of a prompt alone."""
     return pack(ids, [])[0].replace(read=None, targets=None)
