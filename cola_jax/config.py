@@ -17,7 +17,6 @@ LIMIT = 2**31  # of any other size, as indices have 32 bits
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers that float32 has to hold
 STRICT = ConfigDict(strict=True, extra="forbid")
 
-
 Size = Annotated[int, Field(ge=1, lt=LIMIT)]
 Count = Annotated[int, Field(ge=0, lt=LIMIT)]
 Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
@@ -105,7 +104,7 @@ class ModelConfig:
         self.check_experts()
 
     def check_layers(self) -> None:
-        """Raise ValueError where what is given for each layer does not fit them."""
+        """Raise InputError where ropes and windows do not fit the layers."""
         for name in ("layer_ropes", "windows"):
             if len(getattr(self, name)) != self.num_layers:
                 raise InputError(
@@ -121,7 +120,7 @@ class ModelConfig:
                 )
 
     def check_experts(self) -> None:
-        """Raise ValueError for layers without MLP and experts, and for experts that do not fit."""
+        """Raise InputError for layers without MLP and experts, and for experts that do not fit."""
         if self.experts * self.num_layers > MOST_EXPERTS:
             raise InputError(f"the layers have more than {MOST_EXPERTS:,} experts together.")
         if not (self.experts or self.mlp_width):
@@ -143,22 +142,11 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Write the config for a file.
-
-        Returns:
-          Its fields by name, of types that JSON has.
-        """
+        """Return the fields by name, of types that JSON has."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuild what `to_json` wrote.
-
-        Returns:
-          The config.
-
-        Raises:
-          InputError: for fields that are unknown, missing or break a rule.
-        """
+        """Rebuild what `to_json` wrote; InputError for fields that break a rule."""
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))

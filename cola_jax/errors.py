@@ -112,16 +112,11 @@ def one_line(text: str) -> str:
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
-def is_full(error: OSError) -> bool:
-    """Say whether a disk is full, or a quota used up."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def of_system(error: OSError) -> str:
     """Write an error of the operating system, with the file that it is about."""
     file = error.filename2 or error.filename
     place = None if file is None else printed(os.fspath(file))
-    if is_full(error):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {place}" if place else ""
         return f"no space is left{where}: make room, and start the same command again."
     if error.strerror is None or place is None:

@@ -16,6 +16,7 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 
 FULL = np.iinfo(np.int32).max  # the window of a layer that sees everything
+EXPERTS = ("expert_gate", "expert_up", "expert_down")
 REPLICABLE = {"k", "v", "k_bias", "v_bias", "embedding", "head"}  # may be whole on every device
 
 
@@ -63,9 +64,7 @@ class Layer(struct.PyTreeNode):
     mlp_post_norm: Float[Array, "*L D"] | None = stacked(None)
     rope: Int[Array, ""] = struct.field(default=None)  # index of the rope table
     window: Int[Array, ""] = struct.field(default=None)  # positions seen back, FULL for all
-    first_expert: Int[Array, ""] = struct.field(
-        default=None
-    )  # where this layer's experts begin in E
+    first_expert: Int[Array, ""] = struct.field(default=None)  # where its experts begin in E
 
 
 # The axes of the weights that every family has, and of those that go with a fact of the config.
@@ -176,10 +175,9 @@ def assemble(
 ) -> Model:
     """Build a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
-    layers: dict[str, Any] = {name: weights.get(name) for name in names}
     return Model(
         embedding=weights["embedding"],
-        layers=Layer(**layers),
+        layers=Layer(**{name: weights.get(name) for name in names}),
         norm=weights["norm"],
         head=weights.get("head"),
         config=config,
@@ -201,36 +199,33 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
         "rope": jnp.asarray(config.layer_ropes, jnp.int32)[i],
         "window": jnp.asarray(windows, jnp.int32)[i],
     }
+    has_experts = layers.router is not None
     if layers.q.shape[0] == 1:
-        here, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
+        layer, first = jax.tree.map(lambda leaf: leaf[0], layers), jnp.int32(0)
     else:
-        here = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
+        layer = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), layers)
         first = i * config.experts
-    if layers.router is None:
-        return here.replace(**attributes)
-    if layers.q.shape[0] > 1:
-        experts = ("expert_gate", "expert_up", "expert_down")
-        flat = {name: getattr(layers, name) for name in experts}
-        here = here.replace(**{n: x.reshape(-1, *x.shape[2:]) for n, x in flat.items()})
-    return here.replace(**attributes, first_expert=first)
+        if has_experts:
+            stacks = {name: getattr(layers, name) for name in EXPERTS}
+            layer = layer.replace(**{n: x.reshape(-1, *x.shape[2:]) for n, x in stacks.items()})
+    return layer.replace(**attributes, first_expert=first if has_experts else None)
 
 
-def specs() -> dict[str, PartitionSpec]:
-    """Return the placement of every weight by field name, over mesh axes `data` and `tensor`."""
-    return {
-        field.name: field.metadata["spec"]
-        for node in (Model, Layer)
-        for field in dataclasses.fields(node)
-        if "spec" in field.metadata
-    }
+# The placement of every weight by field name, over mesh axes `data` and `tensor`.
+SPECS: dict[str, PartitionSpec] = {
+    field.name: field.metadata["spec"]
+    for node in (Model, Layer)
+    for field in dataclasses.fields(node)
+    if "spec" in field.metadata
+}
 
 
 def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.sharding.Sharding:
     """Return where a weight lives: on the default device without a mesh, else split by its spec.
 
     Key/value heads that do not divide the `tensor` axis are replicated, as are vocabularies; query
-    heads and the widths of MLP and experts must divide it. Raises ValueError where they do not, or
-    where the mesh names other axes.
+    heads and the widths of MLP and experts must divide it. InputError where they do not, or where
+    the mesh names other axes.
     """
     if mesh is None:
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -242,7 +237,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
         )
     ways = mesh.shape.get("tensor", 1)
     axes = []
-    for size, axis in itertools.zip_longest(shape, specs()[name]):  # what no spec names is whole
+    for size, axis in itertools.zip_longest(shape, SPECS[name]):  # what no spec names is whole
         splits = axis == "tensor" and ways > 1
         if splits and size % ways and name not in REPLICABLE:
             raise InputError(

@@ -72,20 +72,19 @@ class Prompts(struct.PyTreeNode):
             visibly padded without one, or other entries would change the result. Values traced by
             JAX are not checked.
         """
-        given = {key: value for key, value in encoding.items() if value is not None}
-        unknown = sorted(given.keys() - {*USED, *IGNORED})
-        if unknown:
+        entries = {key: value for key, value in encoding.items() if value is not None}
+        if unknown := sorted(entries.keys() - {*USED, *IGNORED}):
             raise InputError(f"a tokenizer's output has {unknown}, which would be lost: omit them.")
-        if "input_ids" not in given:
-            raise InputError(f"a tokenizer's output has input_ids, this one has {sorted(given)}.")
-        arrays = {key: as_integers(key, given[key]) for key in USED if key in given}
+        if "input_ids" not in entries:
+            raise InputError(f"a tokenizer's output has input_ids, this one has {sorted(entries)}.")
+        arrays = {key: as_integers(key, entries[key]) for key in USED if key in entries}
         ids, mask = arrays["input_ids"], arrays.get("attention_mask")
         traced = any(isinstance(array, jax.core.Tracer) for array in arrays.values())
-        if mask is not None and not traced:
-            check_mask(mask, ids.shape)
         if mask is None:
             check_unpadded(ids, pad_token)
             mask = np.ones(ids.shape, np.int32)
+        elif not traced:
+            check_mask(mask, ids.shape)
         xp = jnp if traced else np
         positions = xp.where(mask == 1, xp.cumsum(mask, axis=-1) - 1, 0).astype(np.int32)
         if "position_ids" in arrays and not traced:
@@ -133,7 +132,7 @@ PromptsLike = Prompts | ArrayLike | Mapping[str, Any] | str | Sequence[str]
 
 
 def as_integers(name: str, value: Any) -> Any:
-    """Return lists or an array as int32 [B, T], traced values as such; ValueError otherwise."""
+    """Return lists or an array as int32 [B, T], traced values as such; InputError otherwise."""
     try:
         array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
     except ValueError:
@@ -149,7 +148,7 @@ def as_integers(name: str, value: Any) -> Any:
 
 
 def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
-    """Raise ValueError for ids [B, T] without an attention mask that are visibly padded.
+    """Raise InputError for ids [B, T] without an attention mask that are visibly padded.
 
     Padding is visible where a row begins or ends with two pad tokens, or with one where another
     row does not. One in every row may belong to the texts: some models begin or end them with it.
@@ -171,20 +170,15 @@ def check_unpadded(ids: ArrayLike, pad_token: int | None) -> None:
 
 
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for an attention mask that does not select one run of tokens a row."""
+    """Raise InputError for an attention mask that does not select one run of tokens a row."""
     if mask.shape != shape:
         raise InputError(f"attention_mask has shape {mask.shape}, but input_ids have {shape}.")
-    if not np.isin(mask, (0, 1)).all():
+    wrong = ~np.isin(mask, (0, 1)).all(axis=1) | ~mask.any(axis=1) | is_split(mask == 1)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise InputError(
-            f"attention_mask holds {np.setdiff1d(mask, (0, 1)).tolist()}, but must be 1 at "
-            "tokens and 0 at padding."
-        )
-    if not mask.any(axis=1).all():
-        raise InputError(f"row {int(mask.any(axis=1).argmin())} of attention_mask has no token.")
-    if (split := is_split(mask == 1)).any():
-        raise InputError(
-            f"row {int(split.argmax())} of attention_mask has a 0 between two tokens: pad at the "
-            "beginning or at the end of a row."
+            f"row {row} of attention_mask is {mask[row].tolist()}, but must be 1 at tokens and 0 "
+            "at padding: pad at the beginning or at the end of a row that has tokens."
         )
 
 
@@ -193,9 +187,10 @@ def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa:
     return (np.diff(tokens.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) > 1
 
 
-def check_positions(given: np.ndarray, positions: Any, mask: np.ndarray) -> None:
-    """Raise ValueError for position ids other than those that the attention mask implies."""
-    if given.shape != positions.shape or ((given != positions) & (mask == 1)).any():
+def check_positions(position_ids: np.ndarray, positions: Any, mask: np.ndarray) -> None:
+    """Raise InputError for position ids other than those that the attention mask implies."""
+    differs = position_ids.shape != positions.shape or (position_ids != positions) & (mask == 1)
+    if np.any(differs):
         raise InputError(
             "position_ids are not 0, 1, 2 and so on from the first token of each row: leave them "
             "out, or give Prompts with these positions to run_path."

@@ -117,10 +117,10 @@ def test_from_encoding_accepts_the_positions_that_the_mask_implies():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_mask": [[1, 0, 1], [1, 1, 1]]}, "row 0 .* has a 0 between two tokens"),
-        ({"attention_mask": [[1, 1, 1], [0, 0, 0]]}, "row 1 of attention_mask has no token"),
+        ({"attention_mask": [[1, 0, 1], [1, 1, 1]]}, r"row 0 of attention_mask is \[1, 0, 1\]"),
+        ({"attention_mask": [[1, 1, 1], [0, 0, 0]]}, r"row 1 of attention_mask is \[0, 0, 0\]"),
         ({"attention_mask": [[1, 1], [0, 1]]}, r"shape \(2, 2\), but input_ids have \(2, 3\)"),
-        ({"attention_mask": [[1, 1, 2], [0, 1, 1]]}, r"attention_mask holds \[2\], but must be 1"),
+        ({"attention_mask": [[1, 1, 2], [0, 1, 1]]}, r"row 0 .* is \[1, 1, 2\], but must be 1"),
         ({"attention_mask": [[1.0, 1, 1], [0, 1, 0.5]]}, "attention_mask is float64 of shape"),
         ({"attention_mask": np.ones((2, 1, 3, 3), int)}, r"int64 of shape \(2, 1, 3, 3\)"),
         ({"position_ids": [[0, 1, 2], [0, 1, 2]]}, "position_ids are not 0, 1, 2 and so on from"),
