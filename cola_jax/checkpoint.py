@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
@@ -31,11 +31,11 @@ LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
 PIECE = 1 << 20  # values of a weight that are summed at once
-Number = Annotated[int, Field(ge=0)]
 REPAIR = (
     "Repair it or download it again; without tokenizer files a local model converts, and then runs "
     "on token ids alone."
@@ -46,7 +46,7 @@ class DamagedError(InputError):
     """A checkpoint is damaged or incomplete."""
 
 
-class Origin(BaseModel):
+class SourceRecord(BaseModel):
     """What a checkpoint was converted from."""
 
     model_config = ConfigDict(strict=True)
@@ -56,7 +56,7 @@ class Origin(BaseModel):
     revision: str | None = None
 
     @model_validator(mode="after")
-    def is_named(self) -> "Origin":
+    def is_named(self) -> "SourceRecord":
         """Refuse an invalid Hub id: exports write it into code."""
         names = (self.name or "", self.revision or "")
         if self.kind == "hub" and not all(map(HUB_NAME.fullmatch, names)):
@@ -72,12 +72,12 @@ class Metadata(BaseModel):
     layout: Literal[2]
     digest: str  # the identity of the model
     config: dict[str, Any]
-    dtype: Literal["float32", "bfloat16", "float16"]
-    sums: dict[str, Number]  # of the bits of each weight
+    dtype: Dtype
+    sums: dict[str, NonNegativeInt]  # of the bits of each weight
     tokenizer: dict[str, str]  # the SHA-256 of each file
-    origin: Origin
-    stop_tokens: list[Number] = []
-    pad_token: Number | None = None
+    origin: SourceRecord
+    stop_tokens: list[NonNegativeInt] = []
+    pad_token: NonNegativeInt | None = None
 
 
 def save(
@@ -122,7 +122,7 @@ def save(
 def local(directory: str | os.PathLike[str]) -> Path:
     """Make the path of a checkpoint absolute, as Orbax requires; InputError for a URL."""
     check_local(directory)
-    return Path(os.path.abspath(os.path.expanduser(directory)))
+    return Path(absolute(directory))
 
 
 def absolute(directory: epath.PathLike) -> epath.Path:
@@ -212,26 +212,22 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{folder} has no {METADATA}: {hint}")
     try:
         metadata = read_json(file)
-        layout = metadata.get("layout")
-        if type(layout) is not int or layout == LAYOUT:
-            with reading(file):
-                Metadata.model_validate(metadata)
-                if identity(metadata) != metadata["digest"]:
-                    raise InputError("its digest is that of another model.")
-            return metadata
+        with reading(file):
+            Metadata.model_validate(metadata)
+            if identity(metadata) != metadata["digest"]:
+                raise InputError("its digest is that of another model.")
     except InputError as error:
-        raise DamagedError(f"{error} It is damaged: convert the model again.") from error
-    raise InputError(
-        f"{folder} has layout {layout}, but this version reads {LAYOUT}: convert the model again, "
-        "or use the version of cola-jax that wrote it."
-    )
+        raise DamagedError(
+            f"{error} It is damaged, or of another version: convert the model again."
+        ) from error
+    return metadata
 
 
 def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
     """Return the sorted ids of the tokens that end a generation.
 
-    Falls back to the tokenizer's end of sequence if the checkpoint has none, as older ones do.
-    InputError if there is neither.
+    That is the tokenizer's end of sequence where the source's configs named none. InputError if
+    there is neither.
     """
     ids = read_metadata(directory).get("stop_tokens")
     if not ids:

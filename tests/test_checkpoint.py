@@ -234,7 +234,7 @@ def test_load_refuses_the_weights_of_another_model(pair, copy):
 )
 def test_load_refuses_damaged_metadata(copy, text):
     (copy / "cola.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"cola\.json.* It is damaged: convert the model again"):
+    with pytest.raises(ValueError, match=r"cola\.json.* It is damaged, .* convert the model again"):
         cola_jax.load(copy)
 
 
@@ -306,7 +306,7 @@ def test_load_refuses_pipes(copy):
 @pytest.mark.parametrize("layout", [1, 3])
 def test_load_refuses_another_layout(copy, layout):
     edit_metadata(copy, layout=layout)
-    with pytest.raises(ValueError, match=f"has layout {layout}, but this version reads 2: convert"):
+    with pytest.raises(ValueError, match=f"layout: .* be 2, got {layout}.*another version"):
         cola_jax.load(copy)
 
 
