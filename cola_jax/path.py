@@ -1,21 +1,27 @@
-"""Paths: the text form, validation and padding."""
+"""Paths: their text form, validation and padding; edits of paths, and random ones."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from cola_jax.errors import InputError, reading, shown
+from cola_jax.identity import random_of
 
 Ids = Sequence[int] | np.ndarray | Array
 STOP = -1  # marks the positions of a padded path after its last layer
 
 ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
 GROUP = re.compile(r"\((?P<body>[^()]*)\)x(?P<times>[1-9][0-9]{0,29})")
-PART = re.compile(r"(?:\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # up to a comma outside a group
+PARTS = re.compile(r"(?:^|,)(\([^()]*\)[^,]*|[^,]*)(?=,|$)")  # between commas outside of groups
+
+SKIP, REPEAT, MOVE = 0, 1, 2
+KINDS = ("skip", "repeat", "move")
+MOST_KNOWN = 1000  # random paths in a row
 
 
 def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
@@ -34,7 +40,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
     """
     layers: list[int] = []
     limit = 2 * num_layers if max_length is None else max_length
-    for part in parts("".join(text.split())):
+    for part in PARTS.findall("".join(text.split())):
         group = GROUP.fullmatch(part)
         body = group["body"] if group else part
         times = int(group["times"]) if group else 1
@@ -52,16 +58,6 @@ def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> t
     """Read a path that a file holds; InputError as `parse_path`, with the file."""
     with reading(file):
         return parse_path(text, num_layers)
-
-
-def parts(text: str) -> Iterator[str]:
-    """Yield what is between the commas that are outside of groups."""
-    start = 0
-    while start <= len(text):
-        part = PART.match(text, start)
-        assert part is not None, "the pattern matches everywhere, the empty text too"
-        yield part[0]
-        start = part.end() + 1
 
 
 def parse_item(item: str, text: str, num_layers: int) -> range:
@@ -146,7 +142,7 @@ def ascending_ranges(layers: Sequence[int]) -> list[range]:
 def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tuple[int, ...]:
     """Return the path as a tuple of ints, without padding.
 
-    Raises ValueError where it is empty, has ids outside 0..num_layers-1, has padding in the
+    Raises InputError where it is empty, has ids outside 0..num_layers-1, has padding in the
     middle, or is longer than `max_length`. Inside jit such ids would wrap or clamp silently.
     """
     path = [int(layer) for layer in layers]
@@ -167,7 +163,7 @@ def validate(layers: Ids, num_layers: int, max_length: int | None = None) -> tup
 
 
 def pad_path(path: Ids, positions: int) -> np.ndarray:
-    """Return the path as int32 [positions], STOP after its end; ValueError when it is longer."""
+    """Return the path as int32 [positions], STOP after its end; InputError when it is longer."""
     if len(path) > positions:
         raise InputError(
             f"path has {len(path)} layers but only {positions} positions; pass "
@@ -189,3 +185,159 @@ def identity(num_layers: int) -> tuple[int, ...]:
 def path_length(path: Int[Array, "*B P"]) -> Int[Array, "*B"]:
     """Count the layers of padded paths."""
     return jnp.sum(path != STOP, axis=-1)
+
+
+class Edit(NamedTuple):
+    """One edit, or arrays of them: what, at which position, how many layers, and how much.
+
+    `amount` is r for a repeat, s for a move and 0 for a skip.
+    """
+
+    kind: Int[Array, "*A"]
+    start: Int[Array, "*A"]
+    k: Int[Array, "*A"]
+    amount: Int[Array, "*A"]
+
+
+def edit_table(
+    positions: int,
+    skip: int = 4,
+    repeat: int = 4,
+    times: int = 4,
+    move: int = 0,
+    move_block: int = 1,
+) -> Edit:
+    """List every edit of a path padded to `positions`, as numpy arrays [A].
+
+    Blocks skipped are of 1..skip layers, blocks repeated of 1..repeat layers with 1..times extra
+    runs, blocks moved of 1..move_block layers by 1..move places either way; 0 leaves a kind out.
+    """
+    # larger ones fit in no path
+    skip, repeat, times, move, move_block = (
+        min(size, positions) for size in (skip, repeat, times, move, move_block)
+    )
+    shapes = [(SKIP, k, 0) for k in range(1, skip + 1)]
+    shapes += [(REPEAT, k, r) for k in range(1, repeat + 1) for r in range(1, times + 1)]
+    places = [s for s in range(-move, move + 1) if s]
+    shapes += [(MOVE, k, s) for k in range(1, move_block + 1) for s in places]
+    if not shapes:
+        raise InputError("no edit is allowed: give skip, repeat (with times) or move above 0.")
+    rows = np.array(
+        [(kind, start, k, amount) for kind, k, amount in shapes for start in range(positions)],
+        np.int32,
+    )
+    return Edit(*rows.T)
+
+
+def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
+    """Apply one edit (scalars) to one padded path; what falls beyond P is cut: see `edits_fit`.
+
+    Every edit maps output positions to input positions, so one gather makes the new path.
+    """
+    kind, start, k, amount = edit
+    p = jnp.arange(path.shape[0])
+    skipped = jnp.where(p < start, p, p + k)
+
+    repeats_end = start + k * (amount + 1)
+    repeated = jnp.where(p < repeats_end, start + (p - start) % k, p - k * amount)
+    repeated = jnp.where(p < start, p, repeated)
+
+    target = start + amount
+    passed_later = (p >= start) & (p < target)  # these slide back by k to make room
+    passed_earlier = (p >= target + k) & (p < start + k)
+    moved = jnp.where(passed_later, p + k, jnp.where(passed_earlier, p - k, p))
+    moved = jnp.where((p >= target) & (p < target + k), p - amount, moved)
+
+    source = jnp.select([kind == SKIP, kind == REPEAT], [skipped, repeated], moved)
+    inside = (source >= 0) & (source < len(p))
+    return jnp.where(inside, path[jnp.clip(source, 0, len(p) - 1)], STOP)
+
+
+def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
+    """Apply one edit to one path without padding, as `apply_edit` does to a padded one."""
+    kind, start, k, amount = (int(x) for x in edit)
+    before, block, after = path[:start], path[start : start + k], path[start + k :]
+    if kind == SKIP:
+        return before + after
+    if kind == REPEAT:
+        return before + block * (amount + 1) + after
+    rest = before + after
+    return rest[: start + amount] + block + rest[start + amount :]
+
+
+def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
+    """Say which edits' blocks lie in a path of a length, and whose result is as long as allowed.
+
+    A path that is longer than allowed, such as the identity, may be made shorter. Takes scalars and
+    edits [A], of numpy or of JAX; returns booleans [A] of the same.
+    """
+    kind, start, k, amount = edits
+    after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)
+    target = start + amount * (kind == MOVE)
+    inside = (start + k <= length) & (target >= 0) & (target + k <= length)
+    return inside & (after >= shortest) & ((after <= longest) | (after < length))
+
+
+def format_edit(edit: Ids) -> str:
+    """Write an edit for people: `skip 2 at 5`, `repeat 1 at 7 x2`, `move 1 at 3 by -1`."""
+    kind, start, k, amount = (int(x) for x in edit)
+    suffix = {SKIP: "", REPEAT: f" x{amount}", MOVE: f" by {amount:+d}"}[kind]
+    return f"{KINDS[kind]} {k} at {start}{suffix}"
+
+
+def random_paths(
+    num_layers: int, count: int, seed: int, edits: int = 3, max_length: int | None = None
+) -> list[tuple[int, ...]]:
+    """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
+
+    The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
+    drawn evenly. Raises InputError where so few paths exist that `count` are not found: where a
+    thousand in a row were known.
+    """
+    limit = 2 * num_layers if max_length is None else max_length
+    if limit < num_layers or seed < 0:
+        raise InputError(
+            f"random paths start from all {num_layers} layers, so max_length must be at least "
+            f"that, and the seed 0 or more: they are {limit} and {seed}."
+        )
+    generator = random_of(seed)
+    fitting = FittingEdits(edit_table(limit), 1, limit)
+    paths: dict[tuple[int, ...], None] = {}
+    known = 0  # since the last new one
+    while len(paths) < count and known < MOST_KNOWN:
+        path = identity(num_layers)
+        for _ in range(generator.integers(1, edits + 1)):
+            edit = fitting.draw(len(path), generator)
+            path = path if edit is None else edited(path, edit)
+        known += 1
+        if path != identity(num_layers) and path not in paths:
+            paths[path], known = None, 0
+    if len(paths) < count:
+        raise InputError(
+            f"only {len(paths)} of {count} distinct random paths were found for {num_layers} "
+            f"layers with at most {edits} edits: ask for fewer."
+        )
+    return list(paths)
+
+
+class FittingEdits(dict[int, dict[int, np.ndarray]]):
+    """By the length of a path and by kind, the indices of the edits that fit, found when needed."""
+
+    def __init__(self, table: Edit, shortest: int, longest: int):
+        """Take all edits [A], and how long a path may become."""
+        super().__init__()
+        self.table, self.shortest, self.longest = table, shortest, longest
+
+    def __missing__(self, length: int) -> dict[int, np.ndarray]:
+        fits = edits_fit(length, self.table, self.shortest, self.longest)
+        of_kind = {kind: np.flatnonzero(fits & (self.table.kind == kind)) for kind in range(3)}
+        self[length] = {kind: edits for kind, edits in of_kind.items() if len(edits)}
+        return self[length]
+
+    def draw(self, length: int, generator: np.random.Generator) -> np.ndarray | None:
+        """Draw one edit [4] that fits a path of a length, the kind first; None where none does."""
+        if not self[length]:
+            return None
+        kind = generator.choice(list(self[length]))
+        chosen = generator.choice(self[length][kind])
+        return np.array([column[chosen] for column in self.table])

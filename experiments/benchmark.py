@@ -17,12 +17,11 @@ from tyro.conf import OmitArgPrefixes
 
 from cola_jax.cli.benchmark import Benchmark, ratio_table, spread, table_of
 from cola_jax.cli.flags import console
-from cola_jax.edits import random_paths
 from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
 from cola_jax.execute.metrics import compilations
 from cola_jax.execute.worker import Workers
 from cola_jax.params import Model
-from cola_jax.path import identity
+from cola_jax.path import identity, random_paths
 from cola_jax.prompts import Prompts
 from experiments.components import time_layer, time_planning, vmapped
 

@@ -18,12 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute import decoder, generate
 from cola_jax.execute.readouts import Sample
 from cola_jax.formats.conversion import convert
 from cola_jax.model import unembed
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.tasks import load_questions
 from tests import oracle

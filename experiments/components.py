@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.edits import random_paths
 from cola_jax.execute.benchmark import Paths, Program, Wave, random_prompts, time_in_turns
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.trie import Trie
 from cola_jax.execute.worker import Worker
 from cola_jax.model import View, block, project, view
 from cola_jax.params import Layer, Model, layer_at
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts
 
 

@@ -11,9 +11,8 @@ import tyro
 
 import cola_jax
 from cola_jax.checkpoint import stop_tokens
-from cola_jax.edits import random_paths
 from cola_jax.execute.decoder import STOPPED
-from cola_jax.path import identity
+from cola_jax.path import identity, random_paths
 from cola_jax.scoring import Completion, Verdicts
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.tasks.task import Prepared, ScorerName, TaskConfig

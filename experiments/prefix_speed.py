@@ -14,11 +14,10 @@ from unittest import mock
 import numpy as np
 import tyro
 
-from cola_jax.edits import random_paths
 from cola_jax.execute import common_prefix
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import format_bytes
-from cola_jax.path import STOP
+from cola_jax.path import STOP, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.report.markdown import table
 from cola_jax.runs.session import Session

@@ -257,9 +257,8 @@ class PathFlags:
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
         """Read all paths asked for, each once, in order; InputError for one that is malformed."""
-        from cola_jax.edits import random_paths
         from cola_jax.formats.peers import read_paths
-        from cola_jax.path import parse_path
+        from cola_jax.path import parse_path, random_paths
 
         if self.random < 0:
             raise InputError(f"the number of random paths must be at least 0, it is {self.random}.")

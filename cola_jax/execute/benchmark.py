@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.edits import random_paths
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.random_model import layer_flops, unembed_flops
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Worker, Workers
 from cola_jax.params import Model
-from cola_jax.path import pad_path
+from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts, Readings
 
 Paths = Sequence[tuple[int, ...]]

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import expit
 
-from cola_jax.edits import SKIP, Edit, apply_edit, edit_table, edits_fit
 from cola_jax.execute.memory import capacity
 from cola_jax.identity import stable_hash
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.path import SKIP, STOP, Edit, apply_edit, edit_table, edits_fit, identity, pad_path
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.outcome import Proposals
 from cola_jax.strategies.rules import Rules, Settings, TreeRules

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.edits import format_edit
-from cola_jax.path import STOP, format_path, unpad_path
+from cola_jax.path import STOP, format_edit, format_path, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import Settings

@@ -8,8 +8,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from cola_jax.edits import Edit
-from cola_jax.path import STOP, path_length
+from cola_jax.path import STOP, Edit, path_length
 
 NO_PARENT = -1
 ROOT = 0

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.edits import FittingEdits, edited, random_edit
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import STOP, FittingEdits, edited, unpad_path
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
@@ -70,7 +69,7 @@ class Start(NamedTuple):
 
     def child(self, path: Path) -> Child:
         """Apply a random edit; returns the same path where none fits."""
-        edit = random_edit(len(path), self.fitting, self.random)
+        edit = self.fitting.draw(len(path), self.random)
         return Child(path) if edit is None else Child(edited(path, edit), path, edit)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from cola_jax.edits import random_paths
 from cola_jax.execute.memory import parse_bytes
+from cola_jax.path import random_paths
 from cola_jax.prompts import Prompts, Readings
 from tests import oracle
 

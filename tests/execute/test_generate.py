@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute import common_prefix, shared_prefix
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
-from cola_jax.path import STOP, pad_path
+from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 from tests.execute import batches

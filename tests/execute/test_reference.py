@@ -9,12 +9,11 @@ from jax.sharding import AxisType, Mesh
 from transformers import BatchEncoding
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute import reference
 from cola_jax.execute.reference import run_reference
 from cola_jax.model import block, embed, unembed, view
 from cola_jax.params import layer_at
-from cola_jax.path import STOP, pad_path
+from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import Prompts, readings
 from tests import oracle
 

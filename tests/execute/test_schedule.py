@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.edits import random_paths
 from cola_jax.execute.plan import Cost
 from cola_jax.execute.schedule import decode_tiles, paths_at_once
 from cola_jax.execute.trie import Trie
-from cola_jax.path import STOP, pad_path
+from cola_jax.path import STOP, pad_path, random_paths
 
 
 def carry_out(trie, chunks, paths, slots):

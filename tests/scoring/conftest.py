@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.path import STOP, identity
+from cola_jax.path import STOP, identity, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Exact

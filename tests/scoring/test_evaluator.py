@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute.evaluator import Workload
-from cola_jax.path import STOP, identity
+from cola_jax.path import STOP, identity, random_paths
 from cola_jax.question import Question, open_question
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Options, Verdicts

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import random_paths
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.worker import Workers
-from cola_jax.path import STOP, identity
+from cola_jax.path import STOP, identity, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Options, Scorer, Verdicts, encode_answers

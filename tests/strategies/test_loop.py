@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import KINDS, Edit, apply_edit
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.path import KINDS, STOP, Edit, apply_edit, identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Options, Verdicts

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax.strategies.mcts as mcts
-from cola_jax.edits import edit_table
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.path import STOP, edit_table, identity, pad_path
 from cola_jax.strategies.mcts import (
     MAX_VISITS,
     NOTHING,

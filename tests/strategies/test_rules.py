@@ -6,8 +6,8 @@ import typing
 import pytest
 
 import cola_jax
-from cola_jax.edits import MOVE, REPEAT, SKIP
 from cola_jax.execute.evaluator import Workload
+from cola_jax.path import MOVE, REPEAT, SKIP
 from cola_jax.strategies.mcts import table_of
 from cola_jax.strategies.rules import PRESETS, PresetName, Settings, TreeRules
 from tests.strategies.formula import formula, questions

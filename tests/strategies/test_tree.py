@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cola_jax.edits import Edit
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.path import STOP, Edit, identity, pad_path
 from cola_jax.strategies.tree import (
     NO_PARENT,
     ROOT,

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.edits import SKIP, edited
-from cola_jax.path import STOP, identity
+from cola_jax.path import SKIP, STOP, edited, identity
 from cola_jax.scoring import Verdicts
 from cola_jax.strategies.rules import PRESETS, BeamRules, EnumerateRules, InfluenceRules
 from tests.strategies.formula import GOLD, checksum, formula, questions
