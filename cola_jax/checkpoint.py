@@ -114,7 +114,7 @@ def save(
         "origin": origin,
         "versions": {name: version(name) for name in ("cola-jax", "jax", "orbax-checkpoint")},
     }
-    metadata["digest"] = identity(metadata)
+    metadata["digest"] = model_digest(metadata)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return metadata
 
@@ -149,7 +149,7 @@ def quieten_orbax() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def identity(metadata: dict[str, Any]) -> str:
+def model_digest(metadata: dict[str, Any]) -> str:
     """Return the digest of a model: its weights in order, its config, and its tokenizer.
 
     The same weights with another rope, window or vocabulary are another model.
@@ -214,7 +214,7 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
         metadata = read_json(file)
         with reading(file):
             Metadata.model_validate(metadata)
-            if identity(metadata) != metadata["digest"]:
+            if model_digest(metadata) != metadata["digest"]:
                 raise InputError("its digest is that of another model.")
     except InputError as error:
         raise DamagedError(

@@ -175,9 +175,10 @@ def assemble(
 ) -> Model:
     """Build a Model from its weights by field name."""
     names = [field.name for field in dataclasses.fields(Layer) if "spec" in field.metadata]
+    layers: dict[str, Any] = {name: weights.get(name) for name in names}
     return Model(
         embedding=weights["embedding"],
-        layers=Layer(**{name: weights.get(name) for name in names}),
+        layers=Layer(**layers),
         norm=weights["norm"],
         head=weights.get("head"),
         config=config,

@@ -49,7 +49,7 @@ def write_tokenizer(directory, settings):
     (directory / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
     metadata = json.loads((directory / checkpoint.METADATA).read_text())
     metadata["tokenizer"] = checkpoint.file_digests(directory / "tokenizer")
-    edit_metadata(directory, **metadata | {"digest": checkpoint.identity(metadata)})
+    edit_metadata(directory, **metadata | {"digest": checkpoint.model_digest(metadata)})
 
 
 def attributes(model):
@@ -379,17 +379,17 @@ def test_load_restores_the_padding_token(copy):
             cola_jax.load(copy)
 
 
-def test_identity_is_of_weights_config_and_tokenizer(copy):
+def test_model_digest_is_of_weights_config_and_tokenizer(copy):
     metadata = checkpoint.read_metadata(copy)
-    identity = checkpoint.identity(metadata)
-    assert identity == metadata["digest"] == checkpoint.identity(metadata | {"pad_token": 5})
+    identity = checkpoint.model_digest(metadata)
+    assert identity == metadata["digest"] == checkpoint.model_digest(metadata | {"pad_token": 5})
     for changed in (
         {"sums": metadata["sums"] | {"q": 1}},
         {"config": metadata["config"] | {"norm_eps": 0.5}},
         {"tokenizer": {"tokenizer.json": "0"}},
         {"dtype": "bfloat16"},
     ):
-        assert checkpoint.identity(metadata | changed) != identity
+        assert checkpoint.model_digest(metadata | changed) != identity
 
 
 def test_load_accepts_configs_of_older_versions(pair, copy):

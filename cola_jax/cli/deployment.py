@@ -275,7 +275,7 @@ class Export(Command):
     results.json of `cola evaluate`."""
 
     def run(self) -> None:
-        from cola_jax.checkpoint import identity, read_metadata
+        from cola_jax.checkpoint import model_digest, read_metadata
         from cola_jax.config import ModelConfig
         from cola_jax.deploy.export import read_path
         from cola_jax.path import format_path
@@ -284,10 +284,10 @@ class Export(Command):
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
         config = ModelConfig.from_json(metadata["config"])
-        self.check_measured(identity(metadata))
+        self.check_measured(model_digest(metadata))
         path = read_path(self.path, config.num_layers)
         if self.format == "hf":
-            self.write_hf(directory, path, config.num_layers, identity(metadata))
+            self.write_hf(directory, path, config.num_layers, model_digest(metadata))
         elif self.format == "mergekit":
             self.write_recipe(path, config, metadata["origin"])
         else:

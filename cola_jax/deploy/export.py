@@ -86,7 +86,7 @@ def export(
     config = ModelConfig.from_json(metadata["config"])
     path = validate(path, config.num_layers)
     check_destination(destination, Path(directory))
-    model = checkpoint.identity(metadata)
+    model = checkpoint.model_digest(metadata)
     card = Card(path, config.num_layers, metadata["origin"], command, effect, model)
     if share:
         export_shared(directory, metadata, card, destination, on_progress)

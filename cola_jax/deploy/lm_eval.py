@@ -70,7 +70,7 @@ class ColaLM(TemplateLM):
         path, menu = read_path(given.path, num_layers), None
         self.path = format_path(path)  # names what chooses paths
         if given.menu is not None:
-            menu = load_menu(given.menu, checkpoint.identity(metadata), num_layers)
+            menu = load_menu(given.menu, checkpoint.model_digest(metadata), num_layers)
             self.path = f"menu {menu.digest}"
         if given.router is not None:
             self.path = f"router {router_digest(given.router)}"
@@ -99,7 +99,7 @@ class ColaLM(TemplateLM):
         """
         answers: Any = cache_hook.dbdict
         ours = {
-            "model": checkpoint.identity(self.metadata),
+            "model": checkpoint.model_digest(self.metadata),
             "path": self.path,
             "dtype": self.dtype,
             "max_length": self.max_length,
@@ -157,7 +157,7 @@ class ColaLM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what the harness records in its results."""
         return {
-            "model_sha": checkpoint.identity(self.metadata),
+            "model_sha": checkpoint.model_digest(self.metadata),
             "model_dtype": self.dtype,
             "model_num_layers": self.metadata["config"]["num_layers"],
         }

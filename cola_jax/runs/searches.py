@@ -183,6 +183,7 @@ def save_run(
     """
     settings, scorer = outcomes.settings, evaluate.scorer
     source = evaluate.model.checkpoint
+    metadata = None if source is None else checkpoint.read_metadata(source)
     recorded = {
         **recorded_search(settings),
         **scorer.record(),
@@ -190,7 +191,7 @@ def save_run(
         "chat": scorer.chat,
         "questions": len(outcomes),
         "dtype": str(evaluate.model.embedding.dtype),
-        "model": None if source is None else checkpoint.identity(checkpoint.read_metadata(source)),
+        "model": None if metadata is None else checkpoint.model_digest(metadata),
     }
     environment = {
         "model": source,

@@ -137,12 +137,12 @@ class Session:
         run_config.devices.check_backend()
         handle = ModelHandle(str(model))
         saved, shard = handle.metadata, run_config.shard
-        answers = None if decoys is None else Answers(decoys, checkpoint.identity(saved))
+        answers = None if decoys is None else Answers(decoys, checkpoint.model_digest(saved))
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
         prepared = handle.prepare(prepare)
         settings = {
-            "model": checkpoint.identity(saved),
+            "model": checkpoint.model_digest(saved),
             "dtype": choose_dtype(run_config.dtype, saved["dtype"]),
             "questions": len(prepared.encoded),
             **prepared.settings(),

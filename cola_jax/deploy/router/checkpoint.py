@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cola_jax.checkpoint import (
     absolute,
-    identity,
+    model_digest,
     orbax_writing,
     quieten_orbax,
     read_metadata,
@@ -82,7 +82,7 @@ def check_model(directory: epath.PathLike, record: Mapping[str, Any], model: Mod
     """Raises InputError where a router was trained for another model than this one."""
     theirs, known = dict(record["model"]), None
     if model.checkpoint is not None:
-        known = identity(read_metadata(model.checkpoint))
+        known = model_digest(read_metadata(model.checkpoint))
     name = theirs.pop("name")
     action = f"load {printed(name)}, or train a router for this model with `cola distill`"
     ours = describe_model(model, "", known)
