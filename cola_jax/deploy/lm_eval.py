@@ -5,7 +5,7 @@ the harness's own model `hf`, so that scores on the identity path are comparable
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +15,17 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.models.utils import Collator
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 from tqdm import tqdm
 
 from cola_jax import checkpoint
 from cola_jax.deploy.menu_file import MenuFile, load_menu
-from cola_jax.deploy.model_args import ModelArguments, read_arguments, split_arguments
+from cola_jax.deploy.model_args import join_path, read_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
 from cola_jax.deploy.router.checkpoint import router_digest
 from cola_jax.deploy.router.routing import load_router
@@ -32,15 +37,13 @@ from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
 from cola_jax.identity import check_belongs
-from cola_jax.params import Model
-from cola_jax.path import format_path, identity, parse_path, validate
+from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
+from cola_jax.scoring.gen_kwargs import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
-Chooser = Callable[[Prompts], Sequence[Sequence[int]]]  # prompts [B, T] -> B paths
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
 ROWS = (1024, 64)  # of a call, after which answers are kept: elsewhere, and on a CPU
@@ -62,35 +65,45 @@ class ColaLM(TemplateLM):
         Raises InputError for unknown names and unfit values, and as `cola_jax.load`.
         """
         super().__init__()
-        given = read_arguments(arguments)
-        given.check_device(jax.default_backend())
-        directory = cache.find(given.checkpoint)
-        metadata = checkpoint.read_metadata(directory)
-        num_layers = metadata["config"]["num_layers"]
-        path, menu = read_path(given.path, num_layers), None
-        self.path = format_path(path)  # names what chooses paths
-        if given.menu is not None:
-            menu = load_menu(given.menu, checkpoint.model_digest(metadata), num_layers)
-            self.path = f"menu {menu.digest}"
-        if given.router is not None:
-            self.path = f"router {router_digest(given.router)}"
-        self.arguments, self.metadata, self.directory = given, metadata, directory
-        self._max_length = read_length(given, metadata["config"]["context"])
-        self.tokenizer = checkpoint.load_tokenizer(directory)
-        if given.add_bos_token is not None:
-            self.tokenizer.add_bos_token = given.add_bos_token
-        self.dtype = choose_dtype(given.dtype, metadata["dtype"])
-        mesh = given.devices.mesh(EVERY_DEVICE)
+        self.arguments = read_arguments(arguments)
+        self.arguments.check_device(jax.default_backend())
+        self.directory = cache.find(self.arguments.checkpoint)
+        self.metadata = checkpoint.read_metadata(self.directory)
+        self.menu, self.path = self.read_menu()
+        context = self.metadata["config"]["context"]
+        self.max_length = self.arguments.max_length or context  # tokens that go into the model
+        if self.max_length > context:
+            raise InputError(
+                f"max_length is {self.max_length}, but the model's context is {context}."
+            )
+        self.tokenizer = checkpoint.load_tokenizer(self.directory)
+        if self.arguments.add_bos_token is not None:
+            self.tokenizer.add_bos_token = self.arguments.add_bos_token
+        self.dtype = choose_dtype(self.arguments.dtype, self.metadata["dtype"])
+        mesh = self.arguments.devices.mesh(EVERY_DEVICE)
         self.copies = 1 if mesh is None else mesh.shape["data"]
-        self.model = cache.load(given.checkpoint, dtype=self.dtype, mesh=mesh)
+        self.model = cache.load(self.arguments.checkpoint, dtype=self.dtype, mesh=mesh)
         self.options: WorkerOptions = {
-            "memory_budget": given.devices.budget,
+            "memory_budget": self.arguments.devices.budget,
             "progress": False,  # the harness shows its own
         }
-        self.choose_paths = path_chooser(self.model, path, menu, given.router)
-        # a rule other than these compares what all paths of a menu make of a prompt
-        before = menu is None or menu.rule in ("single", "selector")
-        self.menu = None if before else menu
+        rows = self.arguments.batch_size or ROWS[jax.default_backend() == "cpu"]
+        self.batch_size = max(self.copies, rows)
+        router = self.arguments.router
+        self.router = None if router is None else load_router(router, self.model)
+
+    def read_menu(self) -> tuple[MenuFile, str]:
+        """Return the menu, of one path where no menu is given, and what names the paths."""
+        arguments, num_layers = self.arguments, self.metadata["config"]["num_layers"]
+        if arguments.menu is not None:
+            menu = load_menu(arguments.menu, self.metadata["digest"], num_layers)
+            return menu, f"menu {menu.digest}"
+        path = identity(num_layers)
+        if arguments.path is not None:
+            path = parse_path(arguments.path, num_layers)
+        router = arguments.router
+        name = format_path(path) if router is None else f"router {router_digest(router)}"
+        return MenuFile((path,), "single", 1, None, 0), name
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's cache of answers.
@@ -99,7 +112,7 @@ class ColaLM(TemplateLM):
         """
         answers: Any = cache_hook.dbdict
         ours = {
-            "model": checkpoint.model_digest(self.metadata),
+            "model": self.metadata["digest"],
             "path": self.path,
             "dtype": self.dtype,
             "max_length": self.max_length,
@@ -123,7 +136,8 @@ class ColaLM(TemplateLM):
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> "ColaLM":
         """Make the model from text, in which a path may have commas."""
-        return cls.create_from_arg_obj(split_arguments(arg_string), additional_config)
+        arguments = simple_parse_args_string(join_path(arg_string))
+        return cls.create_from_arg_obj(arguments, additional_config)
 
     @classmethod
     def create_from_arg_obj(
@@ -132,11 +146,6 @@ class ColaLM(TemplateLM):
         """Make the model; what --model_args say goes before the harness's own flags."""
         flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
         return cls(**(flags | arg_dict))
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens that go into the model."""
-        return self._max_length
 
     @property
     def eot_token_id(self) -> int:
@@ -157,7 +166,7 @@ class ColaLM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what the harness records in its results."""
         return {
-            "model_sha": checkpoint.model_digest(self.metadata),
+            "model_sha": self.metadata["digest"],
             "model_dtype": self.dtype,
             "model_num_layers": self.metadata["config"]["num_layers"],
         }
@@ -199,13 +208,16 @@ class ColaLM(TemplateLM):
         pairs = [(context, continuation) for _, context, continuation in requests]
         rows = pack_requests(pairs, self.max_length)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        with progress("Running loglikelihood requests", len(requests), disable_tqdm) as bar:
-            for row, readings in self.read(rows):
-                for request, logprob, greedy in row.answers(readings):
-                    answers[request] = logprob, greedy
-                    if (key := requests[request][0]) is not None:
-                        self.cache_hook.add_partial("loglikelihood", key, answers[request])
-                bar.update(len(row.requests))
+        collator = Collator(rows, lambda row: -len(row.prompts.ids))
+        text = "Running loglikelihood requests"
+        with tqdm(total=len(requests), desc=text, disable=disable_tqdm) as bar:
+            for batch in collator.get_batched(n=self.batch_size):
+                for row, readings in zip(batch, self.read(batch), strict=True):
+                    for request, logprob, greedy in row.answers(readings):
+                        answers[request] = logprob, greedy
+                        if (key := requests[request][0]) is not None:
+                            self.cache_hook.add_partial("loglikelihood", key, answers[request])
+                    bar.update(len(row.requests))
         return answers
 
     def loglikelihood_rolling(
@@ -233,21 +245,19 @@ class ColaLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Decode completions greedily."""
-        limit = self.arguments.max_gen_toks
-        groups: dict[GenerationSettings, list[int]] = {}
-        for i, request in enumerate(requests):
-            arguments: Any = request.args  # context and settings
-            groups.setdefault(read_gen_kwargs(arguments[1], limit), []).append(i)
-        texts = [""] * len(requests)
-        with progress("Running generate_until requests", len(requests), disable_tqdm) as bar:
-            for settings, members in groups.items():
-                prompts = [self.prompt(requests[i].args[0], settings) for i in members]
-                for j, text in self.complete(prompts, settings):
-                    i = members[j]
-                    texts[i] = text
-                    self.cache_hook.add_partial("generate_until", requests[i].args, text)
-                    bar.update()
-        return texts
+        arguments: list[Any] = [request.args for request in requests]
+        collator = Collator(arguments, lambda x: -len(x[0]), lambda x: x[1], "gen_kwargs")
+        texts = []
+        text = "Running generate_until requests"
+        with tqdm(total=len(requests), desc=text, disable=disable_tqdm) as bar:
+            for batch in collator.get_batched(n=self.batch_size):
+                settings = read_gen_kwargs(batch[0][1], self.arguments.max_gen_toks)
+                prompts = [self.prompt(context, settings) for context, _ in batch]
+                for args, text in zip(batch, self.complete(prompts, settings), strict=True):
+                    texts.append(text)
+                    self.cache_hook.add_partial("generate_until", args, text)
+                bar.update(len(batch))
+        return collator.get_original(texts)
 
     def prompt(self, text: str, settings: GenerationSettings) -> Prompts:
         """Encode a prompt, cut from the left so that the new tokens fit.
@@ -264,100 +274,71 @@ class ColaLM(TemplateLM):
             raise InputError("a prompt is empty: there is nothing to complete.")
         return plain_row(ids[-room:])
 
-    def read(self, rows: Sequence[PackedRow]) -> Iterator[tuple[PackedRow, Readings]]:
-        """Run rows along their paths; yields the readings [Q] of each, as they finish."""
-        for some in self.calls([row.prompts for row in rows]):
-            prompts = Prompts.stack([rows[i].prompts for i in some])
-            paths = self.paths_of([rows[i].context for i in some])
-            readings = run_paths(self.model, prompts, paths, **self.options)
-            for b, i in enumerate(dict.fromkeys(some)):
-                of_paths = jax.tree.map(lambda x, b=b: x[b], readings)
-                yield rows[i], choose_readings(self.menu, rows[i], of_paths)
+    def read(self, rows: Sequence[PackedRow]) -> list[Readings]:
+        """Run rows along their paths; return the readings [Q] of each."""
+        batch = self.fill(rows)
+        prompts = Prompts.stack([row.prompts for row in batch])
+        paths = self.paths_of([row.context for row in batch])
+        readings = run_paths(self.model, prompts, paths, **self.options)
+        return [
+            choose_readings(self.menu, row, jax.tree.map(lambda x, b=b: x[b], readings))
+            for b, row in enumerate(rows)
+        ]
 
-    def complete(
-        self, prompts: Sequence[Prompts], settings: GenerationSettings
-    ) -> Iterator[tuple[int, str]]:
-        """Decode after prompts; yields the place of each with its text, as they finish."""
-        stop, stops = self.stop(settings)
-        for some in self.calls(prompts):
-            batch = [prompts[i] for i in some]
-            decoded = generate(
-                self.model,
-                Prompts.stack(batch),
-                self.paths_of(batch),
-                max_new_tokens=settings.max_gen_toks,
-                stop=stop,
-                **self.options,
-            )
-            for b, i in enumerate(dict.fromkeys(some)):
-                of_paths = Generated(*(field[b] for field in decoded))
-                texts = [
-                    cut_text(self.tokenizer.decode(tokens[:n], skip_special_tokens=True), stops)
-                    for tokens, n in zip(of_paths.tokens, of_paths.length, strict=True)
-                ]
-                yield i, choose_text(self.menu, of_paths, texts)
+    def complete(self, prompts: Sequence[Prompts], settings: GenerationSettings) -> list[str]:
+        """Decode after prompts; return the text of each."""
+        batch, stop = self.fill(prompts), self.stop(settings)
+        paths, limit = self.paths_of(batch), settings.max_gen_toks
+        decoded = generate(
+            self.model, Prompts.stack(batch), paths, max_new_tokens=limit, stop=stop, **self.options
+        )
+        texts = []
+        for b in range(len(prompts)):
+            of_paths = Generated(*(field[b] for field in decoded))
+            each = [
+                self.tokenizer.decode(tokens[:n], skip_special_tokens=True)
+                for tokens, n in zip(of_paths.tokens, of_paths.length, strict=True)
+            ]
+            cut = [text[: stop.found(text)] for text in each]
+            texts.append(choose_text(self.menu, of_paths, cut))
+        return texts
 
-    def stop(self, settings: GenerationSettings) -> tuple[Stop, tuple[str, ...]]:
-        """Return what ends decoding, and the strings before which the text is cut.
-
-        The end of a text is a stop string as well, as in the model `hf`.
-        """
+    def stop(self, settings: GenerationSettings) -> Stop:
+        """Return what ends decoding: the end of a text is a stop string, as in the model `hf`."""
         end = self.tokenizer.decode(self.eot_token_id)
         strings = tuple(dict.fromkeys([*settings.until, end]))
         tokens = checkpoint.stop_tokens(self.directory)
-        return Stop(tokens, strings, tokenizer=self.tokenizer), strings
+        return Stop(tokens, strings, tokenizer=self.tokenizer)
 
-    def paths_of(self, prompts: Sequence[Prompts]) -> list[list[Path]]:
+    def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
         """Return the path of each prompt, chosen from the prompts alone, or all of a menu."""
-        if self.menu is not None:
-            return [list(self.menu.paths)] * len(prompts)
-        return [[tuple(path)] for path in self.choose_paths(Prompts.stack(prompts))]
+        if self.router is not None:
+            return self.router.paths(Prompts.stack(prompts), beams=1)
+        if self.menu.selector is not None:
+            return [[path] for path in self.menu.select(self.model, Prompts.stack(prompts))]
+        return [self.menu.paths] * len(prompts)
 
-    def calls(self, rows: Sequence[Prompts]) -> Iterator[list[int]]:
-        """Divide rows into those of a call of the executor, the longest first.
-
-        A call with fewer rows than there are copies of the model has the last one several times.
-        """
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-        size = max(self.copies, self.arguments.batch_size or ROWS[jax.default_backend() == "cpu"])
-        for first in range(0, len(order), size):
-            some = order[first : first + size]
-            yield some + some[-1:] * (self.copies - len(some))
+    def fill(self, rows: Sequence[Any]) -> list[Any]:
+        """Repeat the last row until there are as many as copies of the model, which need one."""
+        return [*rows, *[rows[-1]] * (self.copies - len(rows))]
 
 
-def path_chooser(
-    model: Model, path: Path, menu: MenuFile | None = None, router: str | None = None
-) -> Chooser:
-    """Return what chooses the path of each prompt before any has run.
-
-    That is the router of a directory, the selector of a menu, or one path for all.
-    """
-    if router is not None:
-        loaded = load_router(router, model)
-        return lambda prompts: [best for best, *_ in loaded.paths(prompts, beams=1)]
-    if menu is not None and menu.selector is not None:
-        return functools.partial(menu.select, model)
-    if menu is not None:
-        path = menu.paths[0]
-    return lambda prompts: [path] * len(prompts.ids)
-
-
-def choose_readings(menu: MenuFile | None, row: PackedRow, readings: Readings) -> Readings:
-    """Choose the readings [Q] of a path, of those [k, Q] of all paths of a menu.
+def choose_readings(menu: MenuFile, row: PackedRow, readings: Readings) -> Readings:
+    """Choose the readings [Q] of a path, of those [k, Q] of its only path or of all of a menu.
 
     The continuations of a row are its options; one alone says nothing, so its path is the first.
     """
     each = [jax.tree.map(lambda x, c=c: x[c], readings) for c in range(len(readings.finite))]
-    if menu is None:
+    if len(each) == 1:
         return each[0]
     scores = np.array([[score for _, score, _ in row.answers(of_path)] for of_path in each])
     verdicts = Verdicts.of_scores(scores[None], 0, np.asarray(readings.finite)[None])
     return each[int(menu.choose(signals(verdicts))[0])]
 
 
-def choose_text(menu: MenuFile | None, decoded: Generated, texts: Sequence[str]) -> str:
-    """Choose among the texts that the paths of a menu decoded [k, N] after one prompt."""
-    if menu is None:
+def choose_text(menu: MenuFile, decoded: Generated, texts: Sequence[str]) -> str:
+    """Choose among the texts that k paths decoded [k, N] after one prompt."""
+    if len(texts) == 1:
         return texts[0]
     fine = (decoded.finish != "not finite") & (decoded.length > 0)
     count = np.maximum(decoded.length, 1)
@@ -365,24 +346,3 @@ def choose_text(menu: MenuFile | None, decoded: Generated, texts: Sequence[str])
     means = [np.where(fine, total / count, -np.inf)[None] for total in sums]
     answers = [text.strip() if ok else None for text, ok in zip(texts, fine, strict=True)]
     return texts[int(menu.choose(Signals(np.array([answers], object), *means))[0])]
-
-
-def read_path(path: str | Sequence[int] | None, num_layers: int) -> Path:
-    """Read a path, that of the pretrained model where there is none."""
-    if path is None:
-        return identity(num_layers)
-    if isinstance(path, str):
-        return parse_path(path.strip("[]"), num_layers)
-    return validate(path, num_layers, max_length=2 * num_layers)
-
-
-def read_length(given: ModelArguments, context: int) -> int:
-    """Read the most tokens that go into the model; ValueError where its context is shorter."""
-    if given.max_length is not None and given.max_length > context:
-        raise InputError(f"max_length is {given.max_length}, but the model's context is {context}.")
-    return given.max_length or context
-
-
-def progress(what: str, total: int, disable: bool) -> tqdm:
-    """Show how many requests are done, as the harness's own models do."""
-    return tqdm(total=total, desc=what, disable=disable)

@@ -2,23 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
+from cola_jax.checkpoint import Dtype
 from cola_jax.errors import InputError, did_you_mean, reading
 from cola_jax.runs.devices import Devices
 
 SET_BY_HARNESS = (None, "cuda:0")  # the device where the user gave none
 # the harness cuts its arguments at commas, which a path has as well
-BARE_PATH = re.compile(r"(?<![^,])path=(?P<path>[-\d,()x ]+?)(?=,\s*[A-Za-z_]+=|,?$)")
-
-Count = Annotated[int, Field(ge=1)]
+PATH = re.compile(r"""(?<![^,])path=["']?[-\d,()x ]+?["']?(?=,\s*[A-Za-z_]+=|,?$)""")
 
 
-def joined(path: Any) -> Any:
-    """Return a path as JSON gives it, a text with + for commas or a list; of one layer, a text."""
-    return path if isinstance(path, list | tuple | bool) else str(path).replace("+", ",")
+def path_text(path: Any) -> str:
+    """Return a path as text, of one with + for commas, a list of layers, or a single layer."""
+    layers = path if isinstance(path, list | tuple) else [path]
+    return ",".join(map(str, layers)).replace("+", ",").strip("[]")
 
 
 def chosen_size(value: Any) -> Any:
@@ -32,13 +32,13 @@ class ModelArguments(BaseModel):
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     checkpoint: str = Field(validation_alias=AliasChoices("checkpoint", "pretrained"))
-    path: Annotated[str | tuple[int, ...] | None, BeforeValidator(joined)] = None
+    path: Annotated[str | None, BeforeValidator(path_text)] = None
     router: str | None = None
     menu: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    batch_size: Annotated[Count | None, BeforeValidator(chosen_size)] = None
-    max_length: Count | None = None
-    max_gen_toks: Count = 256
+    dtype: Dtype | None = None
+    batch_size: Annotated[PositiveInt | None, BeforeValidator(chosen_size)] = None
+    max_length: PositiveInt | None = None
+    max_gen_toks: PositiveInt = 256
     add_bos_token: bool | None = None
     memory_budget: str | None = None
     data: int | None = None
@@ -86,25 +86,6 @@ def read_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
     return read
 
 
-def split_arguments(text: str) -> dict[str, str]:
-    """Split `checkpoint=DIRECTORY,path=0-5,7,7,8-29`; a part without a name continues the last.
-
-    Raises InputError where the first part has no name.
-    """
-    values: dict[str, str] = {}
-    name = None
-    for part in text.split(","):
-        if "=" in part:
-            name, _, value = part.partition("=")
-            name = name.strip()
-            values[name] = value
-        elif name is not None:
-            values[name] += f",{part}"
-        elif part.strip():
-            raise InputError(f"model_args have {part!r} where name=value belongs.")
-    return {name: value.strip(" ,\"'") for name, value in values.items()}
-
-
 def join_path(argument: str) -> str:
     """Write the commas of a path in an argument as +, for the harness's own parser."""
-    return BARE_PATH.sub(lambda match: match[0].replace(",", "+"), argument)
+    return PATH.sub(lambda match: match[0].replace(",", "+"), argument)

@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from cola_jax.deploy.lm_eval import ColaLM, choose_readings, choose_text, path_chooser
+from cola_jax.deploy.lm_eval import ColaLM, choose_readings, choose_text
 from cola_jax.deploy.menu_file import MenuFile
 from cola_jax.deploy.packing import pack_requests
 from cola_jax.errors import InputError
@@ -74,7 +74,7 @@ def on_path(model, path):
     """Lets a model run a path: the model `hf` with its layers rebuilt, each with its own cache."""
     if isinstance(model, ColaLM):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model, "choose_paths", lambda prompts: [path] * len(prompts.ids))
+            patch.setattr(model, "menu", MenuFile((path,), "single", 1, None, 0))
             yield
         return
     with rebuilt(model.model, path):
@@ -190,10 +190,10 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
         return PATHS[length % 2]
 
     def choose(prompts):
-        assert (np.asarray(prompts.branch) <= 0).all()
-        return [path_of(row.sum()) for row in np.asarray(prompts.branch) == 0]
+        assert not any(row.branch.any() for row in prompts)
+        return [[path_of(len(row.ids))] for row in prompts]
 
-    monkeypatch.setattr(ours, "choose_paths", choose)
+    monkeypatch.setattr(ours, "paths_of", choose)
     pairs = [
         ours._encode_pair(*args) if args[0] else ([0], ours.tok_encode(args[1], False))
         for args in (request.args for request in SCORED)
@@ -208,19 +208,14 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
 
 
 def test_router_chooses_paths(monkeypatch, ours):
-    """The best of each prompt's paths, by the router of that directory for this model."""
+    """The best of each prompt's paths."""
 
     class Router:
-        def __init__(self, directory, model):
-            self.given = directory, model
-
         def paths(self, prompts, beams):
             assert beams == 1
             return [[(0, row)] for row in range(len(prompts.ids))]
 
-    monkeypatch.setattr("cola_jax.deploy.lm_eval.load_router", Router)
-    chooser = path_chooser(ours.model, IDENTITY, router="r")
-    monkeypatch.setattr(ours, "choose_paths", chooser)
+    monkeypatch.setattr(ours, "router", Router())
     prompts = [ours.prompt("the sun", EIGHT)] * 3
     assert ours.paths_of(prompts) == [[(0, 0)], [(0, 1)], [(0, 2)]]
 
@@ -230,7 +225,7 @@ def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
     several = ColaLM.create_from_arg_obj(given, {"batch_size": 2, "max_batch_size": None})
     assert several.copies == 2
-    assert several.arguments.batch_size == 2
+    assert several.batch_size == 2
     scores = [score for score, _ in several.loglikelihood(SCORED)]
     assert scores == pytest.approx([s for s, _ in ours.loglikelihood(SCORED)], rel=1e-5)
 
@@ -244,7 +239,7 @@ def test_models_of_the_harness_stay_registered():
 def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     text = f"checkpoint={tiny_checkpoint},path=0-1,3,3,4,max_length={LENGTH},data=1"
     model = ColaLM.create_from_arg_string(text, {"batch_size": 1, "device": "cuda:0"})
-    assert model.paths_of([model.prompt("the sun", EIGHT)] * 2) == [[(0, 1, 3, 3, 4)]] * 2
+    assert model.paths_of([model.prompt("the sun", EIGHT)] * 2) == [((0, 1, 3, 3, 4),)] * 2
     assert model.max_length == LENGTH
     assert model.get_model_info()["model_num_layers"] == tiny.LAYERS
 
@@ -253,7 +248,7 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
     ("given", "message"),
     [
         ({"path": "0-9"}, r"names layer 9, but the model has layers 0\.\.4"),
-        ({"path": [0, 5]}, r"layer ids \[5\]"),
+        ({"path": [0, 5]}, "names layer 5"),
         ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
         ({"device": "cuda"}, "JAX runs on cpu"),
         ({"paths": "0-4"}, "did you mean path"),

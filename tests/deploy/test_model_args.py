@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.deploy.model_args import ModelArguments, join_path, read_arguments, split_arguments
+from cola_jax.deploy.model_args import ModelArguments, join_path, read_arguments
 
 
 def test_read_arguments_takes_values_and_text():
@@ -11,7 +11,7 @@ def test_read_arguments_takes_values_and_text():
     text = {name: str(value) for name, value in values.items()}
     wanted = ModelArguments(checkpoint="m", path="7", max_length=64, add_bos_token=True, tensor=2)
     assert read_arguments(values) == read_arguments(text) == wanted
-    assert read_arguments({"checkpoint": "m", "path": [0, 1]}).path == (0, 1)
+    assert read_arguments({"checkpoint": "m", "path": [0, 1]}).path == "0,1"
     assert read_arguments({"checkpoint": "m", "memory_budget": "2GB"}).devices.budget == 2 * 10**9
 
 
@@ -32,12 +32,11 @@ def test_read_arguments_batch_size(given, size):
         ({"checkpoint": None}, "needs either checkpoint=MODEL"),
         ({"pretrained": "n"}, "needs either checkpoint=MODEL"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),
-        ({"path": [0, 1.5]}, "path.*valid string, got .0, 1.5"),
         ({"dtype": "int8"}, "dtype: Input should be 'float32'.*got 'int8'"),
         ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
         ({"data": "0"}, "data must be at least 1"),
         ({"memory_budget": "lots"}, "'lots' is not a size"),
-        ({"max_length": 0}, "max_length: .*greater than or equal to 1"),
+        ({"max_length": 0}, "max_length: .*greater than 0"),
         ({"add_bos_token": "perhaps"}, "add_bos_token: .*valid boolean"),
     ],
 )
@@ -55,20 +54,12 @@ def test_check_device():
         ModelArguments(checkpoint="m", device="cuda").check_device("cpu")
 
 
-def test_split_arguments_keeps_the_commas_of_a_path():
-    given = split_arguments("checkpoint=a/b,path=0-5,7,(7-8)x2,9, max_length=4,")
-    assert given == {"checkpoint": "a/b", "path": "0-5,7,(7-8)x2,9", "max_length": "4"}
-    assert split_arguments('path="0-5,7"') == {"path": "0-5,7"}
-    assert split_arguments("") == {}
-    with pytest.raises(ValueError, match="'0-5' where name=value belongs"):
-        split_arguments("0-5,path=1")
-
-
 @pytest.mark.parametrize(
     ("argument", "joined"),
     [
         ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
         ("path=0-5,(6-7)x2,dtype=float32,data=1", "path=0-5+(6-7)x2,dtype=float32,data=1"),
+        ("path='0-5,7',data=1", "path='0-5+7',data=1"),
         ('{"path": "0-5,7"}', '{"path": "0-5,7"}'),
         ("--include_path=0-5,7", "--include_path=0-5,7"),
         ("--tasks", "--tasks"),
