@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.hf_config import read_config
 from cola_jax.formats.table import Row, Source, check
 
 TYPES = {
@@ -36,7 +36,6 @@ TOKENIZER_KEYS = {
 # What transformers does by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
-WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
 REPAIR = "Download it again, or convert the model from its safetensors."
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
@@ -128,7 +127,7 @@ def open_gguf(file: Path) -> Source:
     Raises InputError for architectures, keys and tensor types that are not supported, tensors
     that do not match the metadata, and files that are damaged or truncated.
     """
-    metadata, stored = read_header(file, (*WANTED, *(f"{name}." for name in ARCHITECTURES)))
+    metadata, stored = read_header(file)
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(
@@ -156,7 +155,7 @@ def open_gguf(file: Path) -> Source:
 
 def read_file(file: Path) -> GGUFReader:
     """Open a file with the gguf package, which trusts the header: it is checked before."""
-    read_header(file, ())
+    read_header(file)
     with reading(file, "It is damaged, or not read by this version of gguf: download it again."):
         return GGUFReader(str(file))
 

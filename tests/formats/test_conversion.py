@@ -137,7 +137,7 @@ def test_failed_convert_leaves_everything_unchanged(source, tmp_path, overwrite)
 
 def test_failed_convert_removes_new_folders(source, tmp_path):
     (source / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"neither config\.json"):
         convert(str(source), tmp_path / "a" / "b" / "made")
     assert not (tmp_path / "a").exists()
 
@@ -193,11 +193,6 @@ def test_convert_refuses_invalid_arguments(source, tmp_path):
         convert(str(source), tmp_path / "made", dtype="int8")
     with pytest.raises(ValueError, match="--revision is for Hub ids"):
         convert(str(source), tmp_path / "made", revision="main")
-    for name in ("no such place", "a/b/c", "../up"):
-        with pytest.raises(
-            ValueError, match=r"is neither an existing directory, nor a \.gguf file"
-        ):
-            convert(name, tmp_path / "made")
     with pytest.raises(ValueError, match=r"gone\.gguf does not exist"):
         convert(str(tmp_path / "gone.gguf"), tmp_path / "made")
 
