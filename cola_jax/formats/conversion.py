@@ -97,7 +97,8 @@ def convert_opened(
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raise InputError if the destination exists; only a checkpoint can be overwritten.
+    """Raise InputError if the destination exists; only a checkpoint and
+    nothing else can be overwritten.
 
     OSError where it cannot be written.
     """
@@ -106,17 +107,16 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{destination} exists already: pass --overwrite to replace it.")
-    is_empty = destination.is_dir() and not any(destination.iterdir())
-    if not is_empty and not (destination / checkpoint.METADATA).exists():
+    written = {checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER}
+    names = (
+        {file.name for file in destination.iterdir()}
+        if destination.is_dir()
+        else {destination.name}
+    )
+    if others := sorted(names - written):
         raise InputError(
-            f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
-            "or choose another destination."
-        )
-    folders = {entry.name for entry in destination.iterdir() if entry.is_dir()}
-    if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
-        raise InputError(
-            f"{destination} holds {printed(others[0])} beside the checkpoint, which would be "
-            "removed: move it elsewhere, or choose another destination."
+            f"{destination} holds {printed(others[0])}, which is not of a checkpoint, and will not "
+            "be overwritten: move it elsewhere, or choose another destination."
         )
 
 

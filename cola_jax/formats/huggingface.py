@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from safetensors import safe_open
 
-from cola_jax.config import LIMIT
+from cola_jax.config import Count
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, read_json
 from cola_jax.formats.hf_config import family_of, read_config
@@ -32,7 +32,7 @@ GENERATION = "generation_config.json"
 FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES)  # that a conversion reads
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-WEIGHT_MAP = TypeAdapter(dict[str, str])
+WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
@@ -96,11 +96,8 @@ def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     for name, values in ((GENERATION, generation), (CONFIG, config), ("text_config", text)):
         stored = values.get("eos_token_id")
         ids = stored if isinstance(stored, list) else [] if stored is None else [stored]
-        if any(type(i) is not int or not 0 <= i < LIMIT for i in ids):
-            raise InputError(
-                f"{folder}: eos_token_id of {name} must be a token id or a list of them, got "
-                f"{shown(stored)}."
-            )
+        with reading(f"{folder}: eos_token_id of {name}"):
+            ids = TOKEN_IDS.validate_python(ids, strict=True)
         if ids:
             return tuple(sorted(set(ids)))
     return ()

@@ -292,7 +292,7 @@ def test_open_gguf_refuses_a_missing_file(tmp_path):
 
 def test_open_gguf_refuses_another_architecture(tmp_path, llama):
     write(tmp_path / "other.gguf", llama, architecture="gemma2")
-    message = r"architecture 'gemma2', .*Supported: llama, gemma3\..*safetensors instead"
+    message = r"architecture 'gemma2' is not .*Supported: llama, gemma3\..*safetensors instead"
     with pytest.raises(ValueError, match=message):
         open_gguf(tmp_path / "other.gguf")
 
@@ -327,7 +327,7 @@ def test_open_gguf_refuses_other_tensors(tmp_path, llama):
         open_gguf(tmp_path / "bias.gguf")
     factors = [("rope_freqs.weight", np.ones(7, np.float32))]
     write(tmp_path / "rope.gguf", llama, extra=factors)
-    with pytest.raises(ValueError, match=r"rope_freqs\.weight has 7 values for heads of 8"):
+    with pytest.raises(ValueError, match="a rope has 7 divisors for heads of 8"):
         open_gguf(tmp_path / "rope.gguf")
     without = {name: x for name, x in llama.tensors.items() if "embed" not in name}
     write(tmp_path / "part.gguf", llama._replace(tensors=without))
