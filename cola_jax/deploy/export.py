@@ -19,8 +19,8 @@ from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.errors import InputError, shown
 from cola_jax.files import read_json
-from cola_jax.formats.hf_config import select_layers, write_config
-from cola_jax.formats.huggingface import GENERATION, read_config
+from cola_jax.formats.hf_config import read_config, select_layers, write_config
+from cola_jax.formats.huggingface import GENERATION
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.params import shapes
@@ -184,7 +184,7 @@ def tensor_sizes(selected: Selected) -> dict[str, int]:
     return {
         name: math.prod(shape) * itemsize
         for field in shapes(selected.config)
-        for name, shape in expected(table[field], selected.config)
+        for _, name, shape in expected(table[field], selected.config)
     }
 
 

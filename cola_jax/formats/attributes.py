@@ -1,7 +1,7 @@
 """Read a Hugging Face `config.json`: an attribute is used, known to be harmless, or refused."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -13,6 +13,7 @@ SIZE = TypeAdapter(Size)
 LAYERS = TypeAdapter(Layers)
 OBJECT = TypeAdapter(dict[str, Any])
 BOOLEAN = TypeAdapter(bool)
+LAYER_TYPES = TypeAdapter(list[Literal["full_attention", "sliding_attention"]])
 
 # The forward pass of no supported family depends on these.
 HARMLESS = {
@@ -93,16 +94,15 @@ class Attributes:
 
     def refuse_unknown(self) -> None:
         """Raise InputError for attributes that were not read and may matter."""
-        rest = {name for name in self.values if not name.startswith("_")}  # private to transformers
-        rest -= self.seen | HARMLESS
-        wrong = {k for k in rest & set(REQUIRED) if self.values[k] != REQUIRED[k]}
-        unknown = rest - set(REQUIRED)
-        if wrong or unknown:
-            listed = shorten(
-                [f"{printed(k)} = {shown(self.values[k])}" for k in sorted(wrong | unknown)]
-            )
+        problems = [
+            f"{printed(name)} = {shown(value)}"
+            for name, value in sorted(self.values.items())
+            if not (name in self.seen or name in HARMLESS or name.startswith("_"))  # private
+            and (name not in REQUIRED or value != REQUIRED[name])
+        ]
+        if problems:
             raise InputError(
-                f"it has attributes that this converter does not handle: {listed}. The "
+                f"it has attributes that this converter does not handle: {shorten(problems)}. The "
                 "converted model could be silently wrong, so nothing was converted; "
                 "convert/README.md shows how to add support."
             )
@@ -113,13 +113,11 @@ def read_windows(
 ) -> tuple[int | None, ...]:
     """Read each layer's window from `layer_types`; without it, `sliding` says which have one."""
     default = ["sliding_attention" if slides else "full_attention" for slides in sliding]
-    types, known = attributes.get("layer_types"), ("full_attention", "sliding_attention")
-    types = default if types is None else types
-    layers = len(sliding)
-    if not isinstance(types, list) or len(types) != layers or any(x not in known for x in types):
+    types = attributes.read("layer_types", LAYER_TYPES, default)
+    if len(types) != len(sliding):
         raise InputError(
             f"layer_types must name full_attention or sliding_attention for each of "
-            f"{layers} layers, got {shown(types)}."
+            f"{len(sliding)} layers, got {shown(types)}."
         )
     if window is None and "sliding_attention" in types:
         raise InputError("layer_types has sliding_attention, but there is no window.")
@@ -132,8 +130,8 @@ def read_rope(attributes: Attributes) -> Rope:
         {**attributes.mapping("rope_scaling"), **attributes.mapping("rope_parameters")}
     )
     theta = fields.number("rope_theta", attributes.number("rope_theta", 10000.0))
-    older, kind = fields.get("type"), fields.get("rope_type")
-    kind = "default" if kind is None and older is None else older if kind is None else kind
+    kinds = fields.get("rope_type"), fields.get("type"), "default"
+    kind = next(kind for kind in kinds if kind is not None)
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise InputError("a partial rotary embedding is not supported.")
     if kind == "default":
@@ -144,8 +142,6 @@ def read_rope(attributes: Attributes) -> Rope:
         factor = fields.number("factor")
         low, high = (fields.number(f"{k}_freq_factor") for k in ("low", "high"))
         original = fields.integer("original_max_position_embeddings")
-        if not low < high:
-            raise InputError("low_freq_factor must be less than high_freq_factor.")
         rope = Rope(theta=theta, llama3=(factor, low, high, original))
     else:
         raise InputError(

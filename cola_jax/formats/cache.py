@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from cola_jax import checkpoint
-from cola_jax.errors import InputError, nearest
+from cola_jax.errors import InputError
 from cola_jax.files import cache_directory, check_local, hold, remove_partial
-from cola_jax.formats.conversion import convert_opened, open_local
-from cola_jax.formats.hub import HUB_ID, HubModel, open_hub, resolve
-from cola_jax.formats.huggingface import GENERATION, INDEX, TOKENIZER_FILES
+from cola_jax.formats.conversion import convert_opened
+from cola_jax.formats.sources import locate
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
 from cola_jax.params import Model
@@ -27,7 +26,6 @@ from cola_jax.progress_bar import byte_bar
 Progress = Callable[[int, int], None]  # called with bytes done and in all
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names
 NO_BAR = functools.partial(byte_bar, progress=False)
-READ = ("config.json", GENERATION, INDEX, *TOKENIZER_FILES)  # and the weights
 
 
 class Entry(NamedTuple):
@@ -81,7 +79,7 @@ def load(
       The model, on its devices.
 
     Raises:
-      ValueError: if the source is nothing of these, is not supported, cannot be downloaded, is
+      InputError: if the source is nothing of these, is not supported, cannot be downloaded, is
         damaged or incomplete, or does not fit the mesh.
     """
     directory = find(source, functools.partial(byte_bar, progress=progress))
@@ -102,14 +100,12 @@ def load_converted(
     except checkpoint.DamagedError as error:
         if directory == os.fspath(source):  # not ours to replace
             raise
-        say_rebuilt(directory, error)
-        shutil.rmtree(directory)
-        found = find(source)
-        return checkpoint.load(found, dtype=dtype, mesh=mesh, on_progress=on_progress)
+        discard(Path(directory), error)
+        return checkpoint.load(find(source), dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
-    """Load the tokenizer of a model, as a transformers tokenizer.
+    """Load the tokenizer of a model.
 
     Args:
       source: what `load` takes.
@@ -118,7 +114,7 @@ def load_tokenizer(source: epath.PathLike) -> Any:
       A transformers tokenizer.
 
     Raises:
-      ValueError: if the source is no model, or has no tokenizer.
+      InputError: if the source is not a model, or has no tokenizer.
     """
     return checkpoint.load_tokenizer(find(source))
 
@@ -131,40 +127,10 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     """
     text = os.fspath(source)
     check_local(text)
-    local = Path(os.path.expanduser(text))
-    if (local / checkpoint.METADATA).exists():
+    if (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
-    if local.is_dir() and not (local / "config.json").exists():
-        raise InputError(
-            f"{text} is not a model: it has neither {checkpoint.METADATA}, as `cola convert` "
-            "writes, nor config.json, as a Hugging Face model has."
-        )
-    if local.is_dir() or local.suffix == ".gguf":
-        if not local.exists():
-            raise InputError(f"{text} does not exist{similar_name(local)}.")
-        return keep(stamp(local), lambda: open_local(local), bar)
-    model = find_on_hub(text)
-    return keep(f"{model.name}@{model.commit}", lambda: open_hub(model), bar)
-
-
-@functools.cache
-def find_on_hub(text: str) -> HubModel:
-    """Resolve ID or ID@REVISION, once in a process; raise InputError for what is neither."""
-    name, _, revision = text.partition("@")
-    local = Path(os.path.expanduser(text))
-    if not HUB_ID.fullmatch(name):
-        raise InputError(
-            f"{text} is not a model: no such directory or .gguf file{similar_name(local)}, and "
-            "it is not a Hub id like HuggingFaceTB/SmolLM2-135M-Instruct."
-        )
-    return resolve(name, revision or None)
-
-
-def similar_name(local: Path) -> str:
-    """Return a hint at a file or directory beside a missing one, of the most similar name."""
-    names = [one.name for one in local.parent.iterdir()] if local.parent.is_dir() else []
-    near = nearest(local.name, names)
-    return f" (did you mean {local.parent / near}?)" if near else ""
+    located = locate(text)
+    return keep(located.key, located.open, bar)
 
 
 def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
@@ -177,45 +143,28 @@ def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
                 checkpoint.read_metadata(folder)
                 return str(folder)
             except InputError as error:
-                say_rebuilt(str(folder), error)
-                shutil.rmtree(folder)
+                discard(folder, error)
         with bar("converting") as on_progress:
             convert_opened(source, folder, on_progress=on_progress)
     return str(folder)
 
 
-def say_rebuilt(folder: str, error: Exception) -> None:
-    """Say on stderr that a copy is converted again, and why."""
+def discard(folder: Path, error: Exception) -> None:
+    """Remove a damaged copy, and say on stderr that it is converted again."""
     print(f"the cached model {folder} is converted again: {error}", file=sys.stderr)
-
-
-def stamp(local: Path) -> str:
-    """Return a digest of what tells whether a local source has changed, without reading it."""
-    stats = ((str(file.resolve()), file.stat()) for file in source_files(local))
-    return digest([[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for n, s in stats])
-
-
-def source_files(local: Path) -> list[Path]:
-    """List what a conversion reads of a local source: a .gguf file, or files of a directory."""
-    if local.is_file():
-        return [local]
-    files = [*(local / name for name in READ), *sorted(local.glob("*.safetensors"))]
-    return [file for file in files if file.is_file()]
+    shutil.rmtree(folder)
 
 
 def entries() -> list[Entry]:
     """Return the models of the cache, the largest first."""
-    found = []
-    for folder in root().glob("*/"):
-        if folder.name.startswith("."):
-            continue
-        try:
+    models = []
+    for folder in root().glob("[!.]*/"):
+        metadata: dict[str, Any] = {}
+        with contextlib.suppress(InputError):
             metadata = checkpoint.read_metadata(folder)
-        except ValueError:
-            metadata = {}
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        found.append(Entry(folder, metadata, size))
-    return sorted(found, key=lambda entry: (-entry.bytes, entry.folder.name))
+        models.append(Entry(folder, metadata, size))
+    return sorted(models, key=lambda entry: (-entry.bytes, entry.folder.name))
 
 
 def remove(entry: Entry) -> None:

@@ -12,13 +12,10 @@ import numpy as np
 from cola_jax import checkpoint
 from cola_jax.errors import InputError, printed, reading
 from cola_jax.files import building, check_apart, check_local, check_writable
-from cola_jax.formats.gguf import open_gguf
-from cola_jax.formats.hub import open_hub, resolve
-from cola_jax.formats.huggingface import open_directory
+from cola_jax.formats.sources import locate
 from cola_jax.formats.table import Source, stack
 from cola_jax.params import shapes
 
-DTYPES = checkpoint.DTYPES
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 
 
@@ -48,7 +45,7 @@ def convert(
       The metadata written to `cola.json`.
 
     Raises:
-      ValueError: if the source cannot be converted faithfully; no files are left behind.
+      InputError: if the source cannot be converted faithfully; no files are left behind.
       OSError: if the destination cannot be written.
 
     Holds one stacked weight at a time: peak memory is a few times the largest one.
@@ -58,14 +55,15 @@ def convert(
     if os.path.exists(os.path.expanduser(source)):
         check_apart(destination, source)
     check_destination(destination, overwrite)
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+    if dtype is not None and dtype not in checkpoint.DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(checkpoint.DTYPES)}.")
+    located = locate(source, revision)
 
-    def opened() -> Source:
-        found = open_source(source, revision)
-        return found if origin is None else found._replace(origin=found.origin | {"name": origin})
+    def open_named() -> Source:
+        model = located.open()
+        return model._replace(origin=model.origin | ({"name": origin} if origin else {}))
 
-    return convert_opened(opened, destination, dtype=dtype, on_progress=on_progress)
+    return convert_opened(open_named, destination, dtype=dtype, on_progress=on_progress)
 
 
 def convert_opened(
@@ -77,12 +75,30 @@ def convert_opened(
 ) -> dict[str, Any]:
     """Convert what `source` opens; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
-        opened = source()
-        return write(opened, partial, np.dtype(dtype or opened.dtype), on_progress)
+        model = source()
+        kind = np.dtype(dtype or model.dtype)
+        pad_token = write_tokenizer(model, partial / checkpoint.TOKENIZER)
+        total = sum(math.prod(shape) for shape in shapes(model.config).values()) * kind.itemsize
+        done = 0
+
+        def advance(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            on_progress(done, total)
+
+        return checkpoint.save(
+            partial,
+            model.config,
+            stack(model.tensors, model.rows, model.config, kind, advance),
+            model.origin,
+            stop_tokens=model.stop_tokens,
+            pad_token=pad_token,
+        )
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raise InputError if the destination exists; only a checkpoint can be overwritten.
+    """Raise InputError if the destination exists; only a checkpoint and
+    nothing else can be overwritten.
 
     OSError where it cannot be written.
     """
@@ -91,64 +107,21 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{destination} exists already: pass --overwrite to replace it.")
-    is_empty = destination.is_dir() and not any(destination.iterdir())
-    if not is_empty and not (destination / checkpoint.METADATA).exists():
-        raise InputError(
-            f"{destination} is not a cola-jax checkpoint and will not be overwritten: remove it, "
-            "or choose another destination."
-        )
-    folders = {entry.name for entry in destination.iterdir() if entry.is_dir()}
-    if others := sorted(folders - {checkpoint.WEIGHTS, checkpoint.TOKENIZER}):
-        raise InputError(
-            f"{destination} holds {printed(others[0])} beside the checkpoint, which would be "
-            "removed: move it elsewhere, or choose another destination."
-        )
-
-
-def open_source(source: str, revision: str | None) -> Source:
-    """Open a GGUF file, a local directory or a Hub id."""
-    path = Path(os.path.expanduser(source))
-    if path.suffix == ".gguf" or path.is_dir():
-        if revision is not None:
-            raise InputError(f"--revision is for Hub ids, but {source} is a local path.")
-        return open_local(path)
-    name, _, at = source.partition("@")
-    if at and revision is not None:
-        raise InputError(f"{source} names a revision, and --revision {revision} another.")
-    return open_hub(resolve(name, at or revision))
-
-
-def open_local(path: Path) -> Source:
-    """Open a GGUF file, or a directory in Hugging Face layout."""
-    return open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
-
-
-def write(
-    source: Source, target: Path, dtype: np.dtype, on_progress: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Write an opened source into the directory `target`."""
-    pad_token = write_tokenizer(source, target / checkpoint.TOKENIZER)
-    total = sum(math.prod(shape) for shape in shapes(source.config).values()) * dtype.itemsize
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        on_progress(done, total)
-
-    weights = stack(source.tensors, source.rows, source.config, dtype, advance)
-    return checkpoint.save(
-        target,
-        source.config,
-        weights,
-        source.origin,
-        stop_tokens=source.stop_tokens,
-        pad_token=pad_token,
+    written = {checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER}
+    names = (
+        {file.name for file in destination.iterdir()}
+        if destination.is_dir()
+        else {destination.name}
     )
+    if others := sorted(names - written):
+        raise InputError(
+            f"{destination} holds {printed(others[0])}, which is not of a checkpoint, and will not "
+            "be overwritten: move it elsewhere, or choose another destination."
+        )
 
 
 def write_tokenizer(source: Source, folder: Path) -> int | None:
-    """Write the tokenizer, if the source has one, and tries it; returns its padding token."""
+    """Write the tokenizer, if the source has one, and try it; return its padding token."""
     folder.mkdir()
     name = source.origin["name"]
     source.write_tokenizer(folder)

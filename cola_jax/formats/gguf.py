@@ -1,7 +1,6 @@
 """Read GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,30 +12,16 @@ from gguf.quants import dequantize
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.hf_config import read_config
 from cola_jax.formats.table import Row, Source, check
 
 TYPES = {
     GGMLQuantizationType[name]
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
 }
-TOKENIZER_KEYS = {
-    "ggml.model": "tokenizer_type",
-    "ggml.pre": "pre_tokenizer_type",
-    "ggml.tokens": "tokens",
-    "ggml.scores": "scores",
-    "ggml.token_type": "token_type",
-    "ggml.merges": "merges",
-    "ggml.bos_token_id": "bos_token_id",
-    "ggml.eos_token_id": "eos_token_id",
-    "ggml.unknown_token_id": "unk_token_id",
-    "ggml.padding_token_id": "pad_token_id",
-    "ggml.add_space_prefix": "add_prefix_space",
-}
 # What transformers does by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
-WANTED = ("general.architecture", "tokenizer.")  # metadata, and that of an architecture
 REPAIR = "Download it again, or convert the model from its safetensors."
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
@@ -128,78 +113,71 @@ def open_gguf(file: Path) -> Source:
     Raises InputError for architectures, keys and tensor types that are not supported, tensors
     that do not match the metadata, and files that are damaged or truncated.
     """
-    metadata, stored = read_header(file, (*WANTED, *(f"{name}." for name in ARCHITECTURES)))
-    name = metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InputError(
-            f"{file} has architecture {shown(name)}, which is not supported. Supported: "
-            f"{', '.join(ARCHITECTURES)}. Convert the model from its safetensors instead."
-        )
-    tensors = GgufTensors(file, stored)
-    config = gguf_config(file, metadata, tensors)
-    rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
+    metadata, stored = read_header(file)
     with reading(file, REPAIR):
+        name = metadata.get("general.architecture")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            raise InputError(
+                f"architecture {shown(name)} is not supported. Supported: "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        tensors = GgufTensors(file, stored)
+        config = gguf_config(name, metadata, tensors)
         check_tokenizer(metadata, config.vocab_size)
-    check(
-        tensors, rows, config, ignored=lambda name: name == ROPE_DIVISORS and len(config.ropes) == 1
-    )
-    return Source(
-        config=config,
-        rows=rows,
-        tensors=tensors,
-        dtype=np.dtype(np.float32),  # the dtype of dequantised values
-        write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
-        origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
-        stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
-    )
+        rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
+        has_divisors = len(config.ropes) == 1
+        check(tensors, rows, config, lambda name: has_divisors and name == ROPE_DIVISORS)
+        return Source(
+            config=config,
+            rows=rows,
+            tensors=tensors,
+            dtype=np.dtype(np.float32),  # the dtype of dequantised values
+            write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
+            origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
+            stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
+        )
 
 
 def read_file(file: Path) -> GGUFReader:
     """Open a file with the gguf package, which trusts the header: it is checked before."""
-    read_header(file, ())
+    read_header(file)
     with reading(file, "It is damaged, or not read by this version of gguf: download it again."):
         return GGUFReader(str(file))
 
 
-def gguf_config(file: Path, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
+def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
     """Build the config by translating the keys to a Hugging Face config and reading that."""
-    name = metadata["general.architecture"]
     prefix, architecture = f"{name}.", ARCHITECTURES[name]
-    own = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-    if unknown := sorted(set(own) - set(architecture.keys)):
-        raise InputError(f"{file} has keys that are not handled: {[prefix + k for k in unknown]}.")
+    fields = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+    if unknown := sorted(set(fields) - set(architecture.keys)):
+        raise InputError(f"it has keys that are not handled: {[prefix + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
-        raise InputError(f"{file} has no token_embd.weight: it is not a complete model.")
+        raise InputError("it has no token_embd.weight: it is not a complete model.")
     # missing keys become null, as a family's defaults do not apply to GGUF files
-    values = {hf: own.get(key) for key, hf in architecture.keys.items() if hf}
+    values = {theirs: fields.get(key) for key, theirs in architecture.keys.items() if theirs}
     values |= {
         "model_type": architecture.model_type,
         "vocab_size": tensors.shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in tensors.shapes,
     }
     # stored as float32, which holds seven digits: 1e-5 would read as 9.99999974738e-06
-    eps = own.get("attention.layer_norm_rms_epsilon", 1e-5)
+    eps = fields.get("attention.layer_norm_rms_epsilon", 1e-5)
     values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
-    scaling = own.get("rope.scaling.type", "none")
+    scaling = fields.get("rope.scaling.type", "none")
     if scaling != "none":
-        values["rope_scaling"] = {"type": scaling, "factor": own.get("rope.scaling.factor", 1.0)}
-    with reading(file):
-        config = architecture.finish(read_config(values)[0])
+        values["rope_scaling"] = {"type": scaling, "factor": fields.get("rope.scaling.factor", 1.0)}
+    config = architecture.finish(read_config(values)[0])
     head = config.head_dim
-    if any(own.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
+    if any(fields.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
         raise InputError(
-            f"{file} rotates only a part of each head, or has values of another width than its "
-            f"heads ({head})."
+            "it rotates only a part of each head, or has values of another width than its heads "
+            f"({head})."
         )
     if ROPE_DIVISORS not in tensors.shapes or len(config.ropes) != 1:
         return config
-    count = math.prod(tensors.shapes[ROPE_DIVISORS])
-    if count != head // 2:
-        raise InputError(f"{file}: {ROPE_DIVISORS} has {count} values for heads of {head}.")
     divisors = tuple(float(x) for x in tensors.read(ROPE_DIVISORS).reshape(-1))
-    with reading(file):
-        rope = dataclasses.replace(config.ropes[0], divisors=divisors)
-        return dataclasses.replace(config, ropes=(rope,))
+    rope = dataclasses.replace(config.ropes[0], divisors=divisors)
+    return dataclasses.replace(config, ropes=(rope,))
 
 
 def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
@@ -227,7 +205,7 @@ class GgufTensors:
         unsupported = {tensor.kind.name for tensor in tensors.values() if tensor.kind not in TYPES}
         if unsupported:
             raise InputError(
-                f"{file} has tensors of type {sorted(unsupported)}; "
+                f"it has tensors of type {sorted(unsupported)}; "
                 f"{sorted(kind.name for kind in TYPES)} are supported."
             )
 
@@ -247,42 +225,35 @@ def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> No
     it is not a public interface, so a test compares the ids of the two.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
 
-    fields = {k.removeprefix("tokenizer."): v for k, v in metadata.items()}
-    if "ggml.tokens" not in fields:
+    keys = theirs.GGUF_TOKENIZER_MAPPING["tokenizer"]
+    fields = {key.removeprefix("tokenizer."): value for key, value in metadata.items()}
+    vocabulary = {name: fields[key] for key, name in keys.items() if key in fields}
+    if "tokens" not in vocabulary:
         return
-    vocabulary = {ours: fields[key] for key, ours in TOKENIZER_KEYS.items() if key in fields}
-    check_split(file, vocabulary)
+    kind, split = vocabulary.get("tokenizer_type"), vocabulary.get("pre_tokenizer_type")
+    known = (*SPLIT_AS_GPT2, *getattr(theirs, "GGUF_PRE_TOKENIZER_SPLITS", (split,)))
+    if kind == "gpt2" and split not in known:
+        raise InputError(
+            f"{file} splits texts as {shown(split)} (tokenizer.ggml.pre), which transformers does "
+            "not know: its tokens would differ. Convert the model from its safetensors instead."
+        )
     with reading(f"the tokenizer of {file}", REPAIR):
-        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
+        backend, _ = theirs.convert_gguf_tokenizer(metadata["general.architecture"], vocabulary)
         special = {
             f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
             for name in ("bos", "eos", "unk", "pad")
             if f"{name}_token_id" in vocabulary
         }
         # llama.cpp adds BOS to a sentencepiece vocabulary by default
-        bos = fields.get("ggml.add_bos_token", vocabulary["tokenizer_type"] == "llama")
+        bos = fields.get("ggml.add_bos_token", kind == "llama")
         eos = fields.get("ggml.add_eos_token", False)
         first = special.get("bos_token") if bos else None
-        last = special.get("eos_token") if eos else None
-        add_ends(backend, first, last)
+        add_ends(backend, first, special.get("eos_token") if eos else None)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
         tokenizer.chat_template = fields.get("chat_template")
         tokenizer.save_pretrained(target)
-
-
-def check_split(file: Path, vocabulary: Mapping[str, Any]) -> None:
-    """Raise InputError where transformers would split texts otherwise than llama.cpp does."""
-    from transformers.integrations.gguf import gguf_tokenizer_mapping
-
-    name, known = vocabulary.get("pre_tokenizer_type"), SPLIT_AS_GPT2
-    known = (*known, *getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", (name,)))
-    if vocabulary.get("tokenizer_type") == "gpt2" and name not in known:
-        raise InputError(
-            f"{file} splits texts as {shown(name)} (tokenizer.ggml.pre), which transformers does "
-            "not know: its tokens would differ. Convert the model from its safetensors instead."
-        )
 
 
 def add_ends(backend: Any, first: str | None, last: str | None) -> None:

@@ -1,23 +1,51 @@
-"""Write a Hugging Face `config.json`: `read_config` backwards, and checked by reading it again."""
+"""Read and write a Hugging Face `config.json`: the supported families, and what each holds."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.errors import InputError
-from cola_jax.formats.huggingface import read_config
+from cola_jax.errors import InputError, shown
+from cola_jax.formats import gemma, llama, olmo, qwen
+from cola_jax.formats.attributes import Attributes
+from cola_jax.formats.table import Row
 
 GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.1 to 3.3
 
 
 class Family(NamedTuple):
-    """How to write a model_type: its class in transformers, and the attributes only it has."""
+    """A model_type: how to read its config, its table of weights, and how to write its config."""
 
-    architecture: str
-    attributes: Callable[[ModelConfig], dict[str, Any]]
+    name: str  # of its class in transformers, without ForCausalLM
+    read: Callable[[Attributes], ModelConfig]
+    rows: Callable[[ModelConfig], tuple[Row, ...]]
+    attributes: Callable[[ModelConfig], dict[str, Any]]  # those that not all families have
+    ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
+
+
+def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]]:
+    """Read a Hugging Face config; return ours and its table of weights.
+
+    Raises InputError for a family or an attribute that is not supported.
+    """
+    family = family_of(values)
+    attributes = Attributes(values)
+    config = family.read(attributes)
+    attributes.refuse_unknown()
+    return config, family.rows(config)
+
+
+def family_of(values: Mapping[str, Any]) -> Family:
+    """Return the family of a config; raise InputError for one that is not supported."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise InputError(
+            f"model_type {shown(kind)} is not supported. Supported: "
+            f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
+        )
+    return FAMILIES[kind]
 
 
 def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
@@ -34,15 +62,13 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """Return the attributes of a `config.json` of the same model.
 
     The names are those of files on the Hub, which all versions of transformers read. Raises
-    ValueError where the attributes would not read back as this very config.
+    InputError where the attributes would not read back as this very config.
     """
-    config = dataclasses.replace(
-        config, ropes=tuple(with_llama3(rope, config.head_dim) for rope in config.ropes)
-    )
+    ropes = tuple(with_llama3(rope, config.head_dim) for rope in config.ropes)
+    config = dataclasses.replace(config, ropes=ropes)
     model_type = model_type_of(config)
-    family = FAMILIES[model_type]
     values = {
-        "architectures": [family.architecture],
+        "architectures": [f"{FAMILIES[model_type].name}ForCausalLM"],
         "model_type": model_type,
         "dtype": dtype,
         "vocab_size": config.vocab_size,
@@ -54,15 +80,15 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.ropes[0].theta,
-        "rope_scaling": rope_scaling(config.ropes[0]),
+        "rope_theta": ropes[0].theta,
+        "rope_scaling": rope_scaling(ropes[0]),
         "tie_word_embeddings": config.tied,
-        **family.attributes(config),
+        **FAMILIES[model_type].attributes(config),
     }
     read, _ = read_config(values)
     if read != config:
-        fields = [f.name for f in dataclasses.fields(config)]
-        wrong = {n: getattr(config, n) for n in fields if getattr(config, n) != getattr(read, n)}
+        wanted, stored = dataclasses.asdict(config), dataclasses.asdict(read)
+        wrong = {name: value for name, value in wanted.items() if stored[name] != value}
         raise InputError(
             f"a config.json of model_type {model_type} cannot hold {wrong}: this model cannot be "
             "written in Hugging Face layout."
@@ -82,7 +108,7 @@ def model_type_of(config: ModelConfig) -> str:
         return "qwen3"
     if config.qkv_bias and not config.output_bias:
         return "qwen2"
-    return "llama" if config.windows == (None,) * config.num_layers else "mistral"
+    return "llama" if window_of(config) is None else "mistral"
 
 
 def rope_scaling(rope: Rope) -> dict[str, Any] | None:
@@ -108,9 +134,8 @@ def with_llama3(rope: Rope, head_dim: int) -> Rope:
     """
     if rope.divisors is None:
         return rope
-    named = dataclasses.replace(
-        rope, divisors=None, llama3=(round(max(rope.divisors), 4), *GGUF_LLAMA3)
-    )
+    llama3 = (round(max(rope.divisors), 4), *GGUF_LLAMA3)
+    named = dataclasses.replace(rope, divisors=None, llama3=llama3)
     if not np.allclose(named.frequencies(head_dim), rope.frequencies(head_dim), rtol=1e-6, atol=0):
         raise InputError(
             "the rotary embedding has divisors that are not those of Llama 3.1 to 3.3, and "
@@ -130,10 +155,23 @@ def window_of(config: ModelConfig) -> int | None:
     return next((window for window in config.windows if window is not None), None)
 
 
-def qwen_windows(
-    config: ModelConfig, slides: Callable[[int, int], bool] = lambda i, first: i >= first
+def biases(config: ModelConfig) -> dict[str, Any]:
+    """Return what most families say about biases of attention."""
+    return {"attention_bias": config.output_bias}
+
+
+def windows(config: ModelConfig) -> dict[str, Any]:
+    """Return what the Qwen families say about windows."""
+    return {
+        "use_sliding_window": window_of(config) is not None,
+        "sliding_window": window_of(config),
+    }
+
+
+def layer_windows(
+    config: ModelConfig, slides: Callable[[int, int], bool] = qwen.slides_from
 ) -> dict[str, Any]:
-    """Return what the Qwen families say about windows.
+    """Return what the Qwen families say about windows of some layers.
 
     `max_window_layers` says the same as `layer_types` wherever it can, to readers that know only
     it; `slides` is the family's rule.
@@ -142,16 +180,10 @@ def qwen_windows(
     layers = config.num_layers
     same = (n for n in range(layers) if [slides(i, n) for i in range(layers)] == sliding)
     return {
-        "use_sliding_window": any(sliding),
-        "sliding_window": window_of(config),
+        **windows(config),
         "max_window_layers": next(same, layers),
         "layer_types": layer_types(config),
     }
-
-
-def qwen2_moe_slides(i: int, first: int) -> bool:
-    """Say whether layer i of a Qwen2-MoE has a window, as its config in transformers says."""
-    return i % 2 == 0 and i < first
 
 
 def experts(config: ModelConfig) -> dict[str, Any]:
@@ -175,53 +207,52 @@ def qwen_experts(config: ModelConfig) -> dict[str, Any]:
 
 def gemma3(config: ModelConfig) -> dict[str, Any]:
     """Return what Gemma 3 says: the rope of layers with a window, and the scale of queries."""
+    scalar = config.head_dim / config.query_scale**2
     return {
         "hidden_activation": "gelu_pytorch_tanh",
-        "attention_bias": config.qkv_bias,
-        "query_pre_attn_scalar": nearest(config.head_dim / config.query_scale**2),
+        **biases(config),
+        # computed from a whole number in most models
+        "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar,
         "rope_local_base_freq": config.ropes[1].theta,
         "sliding_window": window_of(config) or config.context,
         "layer_types": layer_types(config),
     }
 
 
-def nearest(value: float) -> int | float:
-    """Round a number that was computed from a whole one."""
-    return round(value) if abs(value - round(value)) < 1e-6 else value
-
-
 FAMILIES = {
     "llama": Family(
-        "LlamaForCausalLM",
-        lambda c: {"attention_bias": c.output_bias, "mlp_bias": c.mlp_bias},
+        "Llama", llama.read_llama, llama.rows, lambda c: biases(c) | {"mlp_bias": c.mlp_bias}
     ),
-    "mistral": Family("MistralForCausalLM", lambda c: {"sliding_window": window_of(c)}),
-    "qwen2": Family("Qwen2ForCausalLM", qwen_windows),
-    "qwen3": Family(
-        "Qwen3ForCausalLM", lambda c: {"attention_bias": c.output_bias, **qwen_windows(c)}
+    "mistral": Family(
+        "Mistral", llama.read_mistral, llama.rows, lambda c: {"sliding_window": window_of(c)}
     ),
-    "gemma3_text": Family("Gemma3ForCausalLM", gemma3),
-    "olmo2": Family("Olmo2ForCausalLM", lambda c: {"attention_bias": c.output_bias}),
+    "qwen2": Family("Qwen2", qwen.read_qwen2, qwen.rows, layer_windows),
+    "qwen3": Family("Qwen3", qwen.read_qwen3, qwen.rows, lambda c: biases(c) | layer_windows(c)),
+    "gemma3_text": Family("Gemma3", gemma.read_gemma3_text, gemma.rows, gemma3),
+    # read only: its text part is written as gemma3_text
+    "gemma3": Family("", gemma.read_gemma3, gemma.multimodal_rows, gemma3, gemma.VISION),
+    "olmo2": Family("Olmo2", olmo.read_olmo2, olmo.olmo2_rows, biases),
     "olmoe": Family(
-        "OlmoeForCausalLM",
-        lambda c: {"attention_bias": c.output_bias, "clip_qkv": c.clip_qkv, **experts(c)},
+        "Olmoe",
+        olmo.read_olmoe,
+        olmo.olmoe_rows,
+        lambda c: biases(c) | experts(c) | {"clip_qkv": c.clip_qkv},
     ),
     "qwen2_moe": Family(
-        "Qwen2MoeForCausalLM",
+        "Qwen2Moe",
+        qwen.read_qwen2_moe,
+        qwen.rows,
         lambda c: {
             **qwen_experts(c),
-            **qwen_windows(c, qwen2_moe_slides),
+            **layer_windows(c, qwen.slides_alternately),
             "shared_expert_intermediate_size": c.mlp_width,
             "qkv_bias": c.qkv_bias,
         },
     ),
     "qwen3_moe": Family(
-        "Qwen3MoeForCausalLM",
-        lambda c: {
-            **qwen_experts(c),
-            "attention_bias": c.output_bias,
-            "use_sliding_window": window_of(c) is not None,
-            "sliding_window": window_of(c),
-        },
+        "Qwen3Moe",
+        qwen.read_qwen3_moe,
+        qwen.rows,
+        lambda c: qwen_experts(c) | biases(c) | windows(c),
     ),
 }

@@ -1,19 +1,19 @@
 """The conversion table: a row for each weight, the source that it reads, and the conversion."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from einops import rearrange
+from einops.parsing import ParsedExpression
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, printed, shorten, shown
 from cola_jax.params import axis_sizes, shapes
 
-COUNTERS = {"{i}": "L", "{e}": "E"}  # placeholders in names for the layer and the expert
+COUNTERS = {"i": "L", "e": "E"}  # placeholders in names, and our axis of layers or experts
 
 
 class Row(NamedTuple):
@@ -61,17 +61,17 @@ def check(
 
     Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
     """
-    wanted = {name: shape for row in rows for name, shape in expected(row, config)}
-    found = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
+    wanted = {name: shape for row in rows for _, name, shape in expected(row, config)}
+    stored = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
     problems = []
-    if missing := sorted(set(wanted) - set(found)):
+    if missing := sorted(set(wanted) - set(stored)):
         problems.append(f"missing {shorten(missing)}")
-    if unmapped := sorted(set(found) - set(wanted)):
+    if unmapped := sorted(set(stored) - set(wanted)):
         problems.append(f"unmapped {shorten([printed(name) for name in unmapped])}")
     misshaped = [
-        f"{name} is {shown(tuple(found[name]))} and should be {wanted[name]}"
-        for name in sorted(set(wanted) & set(found))
-        if tuple(found[name]) != wanted[name]
+        f"{name} is {shown(tuple(stored[name]))} and should be {wanted[name]}"
+        for name in sorted(set(wanted) & set(stored))
+        if tuple(stored[name]) != wanted[name]
     ]
     if misshaped:
         problems.append(f"mis-shaped {shorten(misshaped)}")
@@ -83,41 +83,20 @@ def check(
         )
 
 
-def expected(row: Row, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the names and shapes of a row's tensors in the checkpoint."""
-    sizes = axis_sizes(config) | {"1": 1}
-    theirs = row.pattern.split(" -> ")[0]
-    shape = tuple(math.prod(sizes[x] for x in axis.split()) for axis in split_axes(theirs))
-    for place in places(row, config):
-        name = row.theirs
-        for counter, number in zip(counters(row), place, strict=True):
-            name = name.replace(counter, str(number))
-        yield name, shape
-
-
-def counters(row: Row) -> list[str]:
-    """Return the placeholders in a row's name, one for each leading axis of our array."""
-    return [counter for counter in COUNTERS if counter in row.theirs]
-
-
-def places(row: Row, config: ModelConfig) -> Iterator[tuple[int, ...]]:
-    """Yield the index in our array of each of a row's tensors, in the order of `expected`."""
+def expected(
+    row: Row, config: ModelConfig
+) -> Iterator[tuple[tuple[int, ...], str, tuple[int, ...]]]:
+    """Yield each tensor of a row: its index in our array, and its name and shape in theirs."""
     sizes = axis_sizes(config)
-    return np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters(row)))
+    shape = tuple(math.prod(sizes[name] for name in axis) for axis in parse_theirs(row).composition)
+    counters = [counter for counter in COUNTERS if f"{{{counter}}}" in row.theirs]
+    for index in np.ndindex(*(sizes[COUNTERS[counter]] for counter in counters)):
+        yield index, row.theirs.format(**dict(zip(counters, index, strict=True))), shape
 
 
-def split_axes(pattern: str) -> list[str]:
-    """Split one side of an einops pattern into axes: `(N H) D` gives `N H` and `D`."""
-    axes, grouped = [], False
-    for part in pattern.replace("(", " ( ").replace(")", " ) ").split():
-        if part in "()":
-            grouped = part == "("
-            axes += [""] * grouped
-        elif grouped:
-            axes[-1] += f" {part}"
-        else:
-            axes.append(part)
-    return axes
+def parse_theirs(row: Row) -> Any:
+    """Parse the left side of a row's pattern, as einops does; a 1 is an axis without names."""
+    return ParsedExpression(row.pattern.split(" -> ")[0])
 
 
 def stack(
@@ -135,11 +114,11 @@ def stack(
     """
     for row in rows:
         array = np.empty(shapes(config)[row.ours], dtype)
-        letters = set(re.findall(r"\w+", row.pattern))
-        sizes = {x: size for x, size in axis_sizes(config).items() if x in letters}
-        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+        sizes = axis_sizes(config)
+        sizes = {name: sizes[name] for name in parse_theirs(row).identifiers}
+        for index, name, _ in expected(row, config):
             values = rearrange(tensors.read(name), row.pattern, **sizes)
-            target = array[place]  # a view
+            target = array[index]  # a view
             with np.errstate(over="ignore"):  # overflow in the new dtype is reported below
                 target[...] = values + row.offset if row.offset else values
             if not np.isfinite(target).all():
@@ -168,7 +147,7 @@ def unstack(
         row = table[field]
         theirs, ours = row.pattern.split(" -> ")
         of_layers = "{i}" in row.theirs
-        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
-            values = array[(path[place[0]], *place[1:])] if of_layers else array
+        for index, name, _ in expected(row, config):
+            values = array[(path[index[0]], *index[1:])] if of_layers else array
             values = rearrange(values, f"{ours} -> {theirs}")
             yield name, np.ascontiguousarray(values - row.offset if row.offset else values)

@@ -8,7 +8,7 @@ from etils import epath
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, write_whole
-from cola_jax.formats.peers import Searched, drllm_results, polar_samples
+from cola_jax.formats.searched import Searched, drllm_results, polar_samples
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
 from cola_jax.runs.run import Run

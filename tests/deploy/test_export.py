@@ -15,8 +15,8 @@ from cola_jax import checkpoint
 from cola_jax.deploy import shards
 from cola_jax.deploy.destination import check_destination
 from cola_jax.deploy.export import export, read_path, select, write_model, write_recipe
-from cola_jax.formats.conversion import open_source
 from cola_jax.formats.hf_config import select_layers
+from cola_jax.formats.sources import locate
 from cola_jax.formats.table import stack
 from cola_jax.params import shapes
 from cola_jax.path import pad_path
@@ -68,7 +68,7 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     assert theirs.config.num_hidden_layers == len(theirs.model.layers) == len(MIXED)
     expected = oracle.logits(pair(variant).theirs, ids, MIXED)
     assert oracle.relative_error(their_logits(theirs, ids), expected) < oracle.TOLERANCE
-    again = open_source(str(folder), None)
+    again = locate(str(folder)).open()
     assert again.config == select_layers(ours.config, MIXED)
     weights = dict(stack(again.tensors, again.rows, again.config, again.dtype))
     for name, array in stacked(ours):
@@ -110,7 +110,7 @@ def test_export_writes_a_whole_checkpoint(tiny_checkpoint, tmp_path):
     card = (out / "README.md").read_text()
     assert "`0,1,1,2,4`" in card
     assert "the command" in card
-    opened = open_source(str(out), None)
+    opened = locate(str(out)).open()
     assert opened.stop_tokens == checkpoint.stop_tokens(tiny_checkpoint)
 
 
@@ -118,7 +118,7 @@ def test_export_writes_several_stop_tokens(tiny_checkpoint, tmp_path, monkeypatc
     metadata = checkpoint.read_metadata(tiny_checkpoint) | {"stop_tokens": [1, 7]}
     monkeypatch.setattr(checkpoint, "read_metadata", lambda directory: metadata)
     export(tiny_checkpoint, (0, 2), tmp_path / "out", command="")
-    assert open_source(str(tmp_path / "out"), None).stop_tokens == (1, 7)
+    assert locate(str(tmp_path / "out")).open().stop_tokens == (1, 7)
 
 
 def test_write_model_in_shards_is_read_by_both(pair, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_write_model_in_shards_is_read_by_both(pair, tmp_path, monkeypatch):
     expected = oracle.logits(pair("llama-gqa").theirs, ids, MIXED)
     logits = their_logits(read_by_transformers(folder), ids)
     assert oracle.relative_error(logits, expected) < oracle.TOLERANCE
-    assert open_source(str(folder), None).config.num_layers == len(MIXED)
+    assert locate(str(folder)).open().config.num_layers == len(MIXED)
 
 
 def test_plan_shards_keeps_to_the_limit():

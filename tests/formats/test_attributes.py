@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers
 
-from cola_jax.formats.huggingface import FAMILIES, read_config
+from cola_jax.formats.hf_config import FAMILIES, read_config
 from tests import oracle
 
 
@@ -110,7 +110,10 @@ def test_read_config_checks_qwen_layer_types(values):
     qwen = values("qwen2-window")
     for types, message in (
         (["full_attention"] * 5, "for each of 6 layers"),
-        (["full_attention"] * 5 + ["chunked_attention"], "must name full_attention or sliding"),
+        (
+            ["full_attention"] * 5 + ["chunked_attention"],
+            "should be .full_attention. or .sliding_attention.",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             config_of(qwen, layer_types=types)

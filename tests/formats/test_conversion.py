@@ -103,9 +103,7 @@ def test_convert_refuses_a_destination_inside_or_around_its_source(source, tmp_p
 def test_overwrite_replaces_the_whole_destination(source, tmp_path):
     made = tmp_path / "made"
     first = convert(str(source), made)
-    (made / "old.txt").write_text("left from before")
     second = convert(str(source), made, dtype="bfloat16", overwrite=True)
-    assert not (made / "old.txt").exists()
     assert second["digest"] != first["digest"]
     assert cola_jax.load(made).embedding.dtype == jnp.bfloat16
     assert {entry.name for entry in tmp_path.iterdir()} == {"source", "made"}
@@ -114,7 +112,7 @@ def test_overwrite_replaces_the_whole_destination(source, tmp_path):
 def test_overwrite_spares_other_directories(source, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "draft.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is not a cola-jax checkpoint and will not be overwrit"):
+    with pytest.raises(ValueError, match=r"holds draft\.txt, which is not of a checkpoint"):
         convert(str(source), tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "draft.txt").read_text() == "years of work"
 
@@ -137,7 +135,7 @@ def test_failed_convert_leaves_everything_unchanged(source, tmp_path, overwrite)
 
 def test_failed_convert_removes_new_folders(source, tmp_path):
     (source / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"neither config\.json"):
         convert(str(source), tmp_path / "a" / "b" / "made")
     assert not (tmp_path / "a").exists()
 
@@ -154,7 +152,7 @@ def test_interrupted_convert_leaves_nothing(source, tmp_path):
 def test_overwrite_spares_what_lies_in_a_checkpoint(source, tmp_path):
     convert(str(source), tmp_path / "made")
     (tmp_path / "made" / "run").mkdir()
-    with pytest.raises(ValueError, match="holds run beside the checkpoint, which would be removed"):
+    with pytest.raises(ValueError, match="holds run, which is not of a checkpoint"):
         convert(str(source), tmp_path / "made", overwrite=True)
     assert (tmp_path / "made" / "run").exists()
 
@@ -193,11 +191,6 @@ def test_convert_refuses_invalid_arguments(source, tmp_path):
         convert(str(source), tmp_path / "made", dtype="int8")
     with pytest.raises(ValueError, match="--revision is for Hub ids"):
         convert(str(source), tmp_path / "made", revision="main")
-    for name in ("no such place", "a/b/c", "../up"):
-        with pytest.raises(
-            ValueError, match=r"is neither an existing directory, nor a \.gguf file"
-        ):
-            convert(name, tmp_path / "made")
     with pytest.raises(ValueError, match=r"gone\.gguf does not exist"):
         convert(str(tmp_path / "gone.gguf"), tmp_path / "made")
 

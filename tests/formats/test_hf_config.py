@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from cola_jax.config import Rope
-from cola_jax.formats.hf_config import select_layers, with_llama3, write_config
-from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.hf_config import read_config, select_layers, with_llama3, write_config
 
 LLAMA3 = Rope(theta=500000.0, llama3=(32.0, 1.0, 4.0, 8192))
 

@@ -36,7 +36,7 @@ def test_open_directory_refuses_a_missing_shard(pair, tmp_path):
     pair("llama-gqa").theirs.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
     open_directory(tmp_path / "shards")
     next((tmp_path / "shards").glob("*.safetensors")).unlink()
-    with pytest.raises(ValueError, match=r"lacks \[model-00.*complete the download"):
+    with pytest.raises(ValueError, match=r"lacks model-00.*complete the download"):
         open_directory(tmp_path / "shards")
 
 
@@ -140,20 +140,13 @@ def test_open_directory_requires_an_untied_head(source):
 def test_open_directory_refuses_pickled_weights(source):
     torch.save(load_file(source / WEIGHTS), source / "pytorch_model.bin")
     (source / WEIGHTS).unlink()
-    with pytest.raises(
-        ValueError, match=r"only pickled weights \['pytorch_model\.bin'\].*can run code"
-    ):
-        open_directory(source)
-    (source / "pytorch_model.bin").unlink()
-    with pytest.raises(ValueError, match="no safetensors files"):
+    with pytest.raises(ValueError, match=r"but \[pytorch_model\.bin\].*can run code when loaded"):
         open_directory(source)
 
 
 def test_open_directory_refuses_shards_without_an_index(source):
     (source / WEIGHTS).rename(source / "model-00001-of-00002.safetensors")
-    with pytest.raises(
-        ValueError, match=r"neither model\.safetensors nor model\.safetensors\.index"
-    ):
+    with pytest.raises(ValueError, match=r"neither model\.safetensors nor .*but \[model-00001"):
         open_directory(source)
 
 
@@ -184,12 +177,12 @@ def test_open_directory_refuses_broken_json(source, text):
         (source / name).unlink() if before is None else (source / name).write_bytes(before)
     for index in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {}}):
         (source / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(ValueError, match=r"no weight_map|do not match its config"):
+        with pytest.raises(ValueError, match=r"index\.json cannot be read|do not match its config"):
             open_directory(source)
 
 
 def test_open_directory_refuses_another_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"has no config\.json: it is not a Hugging Face model"):
+    with pytest.raises(ValueError, match=r"is not a model: it has neither config\.json"):
         open_directory(tmp_path)
 
 
@@ -300,11 +293,9 @@ def test_convert_records_stop_tokens(source, tmp_path, ids, expected):
 @pytest.mark.parametrize("ids", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])
 def test_open_directory_refuses_stop_tokens_that_are_not_ids(source, ids):
     (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    with pytest.raises(
-        ValueError, match=r"eos_token_id of generation_config\.json must be a token"
-    ):
+    with pytest.raises(ValueError, match=r"eos_token_id of generation_config\.json cannot be read"):
         open_directory(source)
     (source / "generation_config.json").unlink()
     edit_config(source, eos_token_id=ids)
-    with pytest.raises(ValueError, match=r"eos_token_id of config\.json must be a token id or"):
+    with pytest.raises(ValueError, match=r"eos_token_id of config\.json cannot be read"):
         open_directory(source)

@@ -1,32 +1,13 @@
-"""Files of other projects: recognised by content, read, refused with the place, written."""
-
-import json
+"""Files of paths: recognised by content, read, refused with the place, written for mergekit."""
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.formats.peers import (
-    Searched,
-    best_path,
-    drllm_results,
-    merge_path,
-    mergekit_config,
-    polar_samples,
-    read_paths,
-    read_searched,
-    with_blocks,
-)
+from cola_jax.formats.peers import merge_path, mergekit_config, read_paths, with_blocks
+from tests.formats.test_searched import DRLLM, POLAR, write
 
-SEARCHED = [
-    Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2,)), False),
-    Searched("2 + 2?", "4", ((0, 1, 2),), ((1,),), True),
-    Searched("3 + 3?", "6", (), ((0,),), None),
-]
-POLAR = polar_samples(SEARCHED, 3)
-SAMPLE = {"question": "q", "gt_ans": "7", "initial_score": 1.0, "final_valid_transitions": [[0, 1]]}
-DRLLM = drllm_results(SEARCHED, 3, "someone/model", "sums", 100)
 CORRECT = [(0, 2), (0, 1, 1, 2), (0, 1, 2)]
 PLAIN = tuple(range(8))
 DOUBLED = (0, 1, 2, 2, 3, 4, 5, 6, 7)
@@ -51,16 +32,12 @@ QUEUE = [
 ]
 
 
-def write(folder, content):
-    (folder / "paths").write_text(content if isinstance(content, str) else json.dumps(content))
-    return folder / "paths"
-
-
 @pytest.mark.parametrize(
     ("content", "layers", "paths"),
     [
         ("0-2\n0,2 # short\n\n0-2\n", 3, [(0, 1, 2), (0, 2)]),
         ("(0-1)x2,2\n0-0,2\n", 3, [(0, 1, 0, 1, 2), (0, 2)]),
+        ("0..2,1,2..4\n", 5, [(0, 1, 2, 1, 2, 3, 4)]),
         ("(1,2)\n0,2\n", 3, [(0, 1, 1, 2), (0, 1, 0, 1, 2)]),
         ([[1, 2], [0, 0]], 3, [(0, 1, 1, 2), (0, 1, 2)]),
         (POLAR, 3, [*CORRECT, (2,), (1,), (0,)]),
@@ -90,8 +67,7 @@ def test_read_paths_recognises_the_format(tmp_path, content, layers, paths):
         ({"samples": []}, "has no path"),
         ("# nothing\n", "has no path"),
         ({"a": 1}, "format is unknown"),
-        ([1, 2], "format is unknown"),
-        ([{"idx": 3}], "format is unknown"),
+        ([{"idx": 3}], "entry 0: .*is not a configuration of RYS"),
         (["(1,4)"], r"entry 0: .*i < j <= 3, .*got \(1, 4\)"),
         ("(1,2)\n(2, 2)", r":2: .*got \(2, 2\)"),
         ("(1,2)\n0-5,7", ":2: '0-5,7' is not a configuration of RYS"),
@@ -135,121 +111,6 @@ def test_a_block_runs_twice(block):
 def test_blocks_are_inserted_after_the_last_run_of_their_end():
     assert with_blocks([(2, 4), (3, 4)], 8, 16) == (0, 1, 2, 3, 2, 3, 3, 4, 5, 6, 7)
     assert with_blocks([(5, 7), (1, 3)], 8, 16) == (0, 1, 2, 1, 2, 3, 4, 5, 6, 5, 6, 7)
-
-
-def test_polar_samples_are_read_back(tmp_path):
-    file = write(tmp_path, POLAR)
-    assert read_searched(file) == read_searched(file, 3) == SEARCHED
-
-
-def test_all_layouts_of_polar_are_read(tmp_path):
-    alias = {
-        "sample_info": {"question": "q", "ground_truth": 7},
-        "evaluation_result": {"initial_score": 1},
-        "final_valid_transitions": [{"path": [0, 1]}, [0, 1]],
-        "final_invalid_transitions": [[0, 1], [1]],
-    }
-    plain = Searched("q", "7", ((0, 1),), (), True)
-    assert read_searched(write(tmp_path, [SAMPLE])) == [plain]
-    assert read_searched(write(tmp_path, {"samples": [SAMPLE]})) == [plain]
-    assert read_searched(write(tmp_path, {"a": SAMPLE, "b": alias | {"question": None}})) == [
-        plain,
-        Searched("q", "7", ((0, 1),), ((1,),), True),
-    ]
-    unknown = SAMPLE | {"initial_score": None}
-    assert read_searched(write(tmp_path, [unknown]))[0].baseline_right is None
-
-
-def test_layers_that_do_not_fit_are_refused(tmp_path):
-    content = {"samples": POLAR["samples"]}
-    assert read_searched(write(tmp_path, content), 4) == SEARCHED  # no layer is missing
-    with pytest.raises(ValueError, match=r"question 1: path has layer ids \[2\], .* 0..1"):
-        read_searched(write(tmp_path, content), 2)
-    with pytest.raises(ValueError, match="question 1: path has layer ids"):
-        read_searched(write(tmp_path, content | {"num_layers": 2}))
-    with pytest.raises(ValueError, match="of a model of 3 layers, but the model has 30"):
-        read_searched(write(tmp_path, DRLLM), 30)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"question": None}, r"samples.0.question: Field required"),
-        ({"question": 3}, r"samples.0.question: .*string, got 3"),
-        ({"gt_ans": None}, "Field required"),
-        ({"gt_ans": True}, "got True"),
-        ({"initial_score": 2}, "less than or equal to 1, got 2"),
-        ({"initial_score": float("nan")}, "initial_score"),
-        ({"final_valid_transitions": None}, "final_valid_transitions: Field required"),
-        ({"final_valid_transitions": [[0, 1], [0, True]]}, "transitions.1.1: .*got True"),
-        ({"final_valid_transitions": [[]]}, "transitions.0: .*at least 1 item"),
-        ({"final_valid_transitions": ["0,1"]}, "transitions.0: .*tuple, got '0,1'"),
-        ({"final_invalid_transitions": {"a": 1}}, "final_invalid_transitions: .*list"),
-        ({"sample_info": 3, "question": None}, "Field required"),
-    ],
-)
-def test_read_searched_refuses_samples(tmp_path, change, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        read_searched(write(tmp_path, {"samples": [SAMPLE | change]}))
-    assert str(refused.value).startswith(str(tmp_path / "paths"))
-
-
-def test_best_path_is_the_shortest_that_labels_express():
-    paths = ((2,), (1, 0), (0, 1, 2), (0, 1, 1), (0, 0, 1))
-    assert best_path(Searched("", "", paths, (), None)) == (2,)
-    assert best_path(Searched("", "", paths[1:], (), None)) == (0, 1, 1)  # of fewer layers
-    for path in ((1, 0), (0, 1, 0, 1), (0, 0, 0)):
-        assert best_path(Searched("", "", (path,), (), None)) is None
-
-
-def test_drllm_results_are_those_of_the_questions_written(tmp_path):
-    assert (DRLLM["num_samples"], DRLLM["visited_samples"]) == (2, 3)
-    assert DRLLM["original_correct"] == [0, 1]
-    assert DRLLM["improved_cases"] == [True, False]
-    assert DRLLM["best_path"] == [[0, 2], [0, 1, 2]]
-    assert (DRLLM["original_accuracy"], DRLLM["mcts_accuracy"]) == (50, 100)
-    assert (DRLLM["average_path_length"], DRLLM["average_unique_layers"]) == (2.5, 2.5)
-    empty = drllm_results(SEARCHED[2:], 3, "someone/model", "sums", 100)
-    assert (empty["questions"], empty["original_accuracy"]) == ([], 0)
-    assert read_searched(write(tmp_path, DRLLM), 3) == [
-        Searched(one.question, one.gold, one.correct_paths, (), one.baseline_right)
-        for one in SEARCHED[:2]
-    ]
-
-
-def test_drllm_questions_that_stayed_wrong_are_read(tmp_path):
-    content = {
-        "questions": ["q", "r"],
-        "best_response": [{"text": []}, {"text": ["Rome", "roma"]}],
-        "best_path": [[0, 1, 2], [0, 2]],
-        "good_paths": [[], []],
-        "original_correct": [0, 0],
-        "mcts_correct": [0, 1],
-    }
-    assert read_searched(write(tmp_path, content)) == [
-        Searched("q", "unanswerable", (), ((0, 1, 2),), False),
-        Searched("r", "Rome", ((0, 2),), (), False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("questions", None, "neither"),
-        ("best_path", [[0]], "best_path has 1 entries for 2 questions"),
-        ("good_paths", [[[0, 1]], 3], "good_paths.1: .*got 3"),
-        ("good_paths", [[[0, 1]], [[0], [0, "1"]]], "good_paths.1.1.1: .*got '1'"),
-        ("original_correct", [0, 2], "original_correct.1: .*got 2"),
-        ("mcts_correct", [0, 1], "question '1 . 1.' has good_paths, but mcts_correct is 0"),
-        ("best_response", [None, "x"], "best_response.0"),
-        ("questions", [1, "x"], "questions.0: .*got 1"),
-        ("num_layers", 2, "path has layer ids"),
-    ],
-)
-def test_read_searched_refuses_results(tmp_path, name, value, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        read_searched(write(tmp_path, DRLLM | {name: value}))
-    assert str(refused.value).startswith(str(tmp_path / "paths"))
 
 
 def test_mergekit_config_stacks_ascending_ranges():

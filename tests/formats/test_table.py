@@ -1,4 +1,4 @@
-"""The conversion table: the inverse of every row restores the source, and patterns are parsed."""
+"""The conversion table: the inverse of every row restores the source."""
 
 import re
 
@@ -7,8 +7,8 @@ import pytest
 from einops import rearrange
 from safetensors.torch import load_file
 
-from cola_jax.formats.conversion import open_source
-from cola_jax.formats.table import expected, places, split_axes
+from cola_jax.formats.sources import locate
+from cola_jax.formats.table import expected
 from cola_jax.params import axis_sizes
 from tests import oracle
 
@@ -17,7 +17,7 @@ from tests import oracle
 def test_rows_restore_tensors_to_the_bit(pair, variant):
     """Applies every pattern in reverse, and finds all tensors that transformers wrote."""
     models = pair(variant)
-    rows = open_source(str(models.folder), None).rows
+    rows = locate(str(models.folder)).open().rows
     config, theirs = models.ours.config, load_file(models.folder / "model.safetensors")
     for row in rows:
         weight = getattr(models.ours.layers, row.ours, None)
@@ -25,19 +25,7 @@ def test_rows_restore_tensors_to_the_bit(pair, variant):
         reverse = " -> ".join(reversed(row.pattern.split(" -> ")))
         letters = re.findall(r"[A-Za-z]+", row.pattern)
         sizes = {letter: axis_sizes(config)[letter] for letter in letters}
-        for place, (name, _) in zip(places(row, config), expected(row, config), strict=True):
+        for place, name, _ in expected(row, config):
             restored = rearrange(weight[place], reverse, **sizes)
             np.testing.assert_array_equal(restored, theirs.pop(name).numpy(), err_msg=name)
     assert not theirs
-
-
-@pytest.mark.parametrize(
-    ("pattern", "axes"),
-    [
-        ("(N H) D", [["N", "H"], ["D"]]),
-        ("D (N h two)", [["D"], ["N", "h", "two"]]),
-        ("V D", [["V"], ["D"]]),
-    ],
-)
-def test_split_axes_reads_patterns(pattern, axes):
-    assert [axis.split() for axis in split_axes(pattern)] == axes

@@ -12,7 +12,8 @@ from cola_jax.cli.flags import PathFlags
 from cola_jax.cli.parser import values_of
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
-from cola_jax.formats.peers import Searched, drllm_results, mergekit_config, polar_samples
+from cola_jax.formats.peers import mergekit_config
+from cola_jax.formats.searched import Searched, drllm_results, polar_samples
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_lines
 

@@ -12,7 +12,7 @@ from gguf import GGUFReader
 
 from cola_jax.formats.conversion import write_tokenizer
 from cola_jax.formats.gguf import open_gguf
-from cola_jax.formats.gguf_header import ARRAY, BOOL, SCALARS, STRING
+from cola_jax.formats.gguf_header import ARRAY, SCALARS, STRING
 from cola_jax.formats.table import stack
 from tests.formats import gguf_writer
 from tests.formats.gguf_bytes import array, field, gguf, item, tensor
@@ -20,7 +20,7 @@ from tests.formats.gguf_writer import GEMMA_KEYS, add_byte_level, add_sentencepi
 from tests.fuzz.kind import Kind
 
 NAMES = ("gguf fields",)
-FLOATS = (6, 12)  # types
+FLOATS, BOOL = (6, 12), 7  # types
 COUNTS = (0, 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1)
 NUMBERS = (0, 1, -1, 3, 7, 32, 255, 2**31, 2**62, 0.5, -1.5, 1e38, float("nan"), float("inf"))
 TEXTS = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cola_jax.formats.peers import Searched, read_searched
+from cola_jax.formats.searched import Searched, read_searched
 from cola_jax.runs.peers import read_run, write_drllm, write_polar
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
