@@ -1,7 +1,6 @@
 from .formats import Format, format_of
 from .load import load_questions
-from .registry import kind_of
 from .shots import Shots, load_shots
 from .task import TaskConfig
 
-__all__ = ["Format", "Shots", "TaskConfig", "format_of", "kind_of", "load_questions", "load_shots"]
+__all__ = ["Format", "Shots", "TaskConfig", "format_of", "load_questions", "load_shots"]

@@ -64,22 +64,14 @@ def arithmetic(
     *,
     purpose: str = "questions",
 ) -> list[Question]:
-    """Generate questions of one level, or of all five interleaved.
+    """Generate questions of one level, or of all five interleaved, as many as there are.
 
     Where a level has no more questions, the others continue. `purpose` selects a stream of its own
-    for questions and for shots. Raises InputError for a level that does not exist, or more
-    questions than there are.
+    for questions and for shots. Raises InputError for a level that does not exist.
     """
-    if level is not None and level not in TABLE:
+    if level not in (None, *TABLE):
         raise InputError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
-    levels = [level] if level is not None else list(TABLE)
-    size = sum(TABLE[each].size for each in levels)
-    if limit > size:
-        which = "the arithmetic task" if level is None else f"level {level} of the arithmetic task"
-        raise InputError(
-            f"{which} has {size} distinct questions, but {limit} are wanted: lower the limit, or "
-            "use a level with more digits."
-        )
+    levels = TABLE if level is None else [level]
     streams = [stream(each, f"{purpose} {seed}") for each in levels]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*streams))
     return list(itertools.islice(filter(None, in_turn), max(0, limit)))

@@ -6,26 +6,16 @@ import itertools
 import logging
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
-from cola_jax.errors import InputError, count, shorten, shown
+from cola_jax.errors import InputError, count, reading, shorten, shown
 from cola_jax.question import Question, content
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.harness import load_grader, load_task
-from cola_jax.tasks.registry import ARITHMETIC, Options, Task, canonical, check_options, find_task
-from cola_jax.tasks.sources import (
-    Row,
-    Source,
-    interleave,
-    pool_rows,
-    read_rows,
-    subject_configs,
-    subset_rows,
-)
+from cola_jax.tasks.harness import load_task
+from cola_jax.tasks.registry import ARITHMETIC, Options, Task, check_options, find_task
+from cola_jax.tasks.sources import PlacedRow, Source, hub_rows, read_rows
 
-WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 log = logging.getLogger(__name__)
 SELECTED = {  # options that select questions: the metadata that they compare
     "level": "math_level",
@@ -65,27 +55,20 @@ def load_questions(
         source = list(source)  # read twice
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
     task, limit = find_task(source), read_limit(limit)
-    check_options(task, options)
-    subject = canonical(source)[1] if isinstance(source, str) else None
-    values: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    values |= {"subject": subject} if subject else {}
+    values: dict[str, Any] = check_options(task, options)
     unused: dict[str, None] = {}  # names, in order
-    if task.name == ARITHMETIC:
+    every: Iterable[Question]
+    if task.kind == ARITHMETIC:
         if isinstance(limit, float):
             raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
-        size = (DEFAULT_LIMIT if limit is None else limit) + beside
-        questions = arithmetic(values.get("level"), size, values.get("seed") or 0)
+        limit = DEFAULT_LIMIT if limit is None else limit
+        every = arithmetic(values.get("level"), limit + beside, values.get("seed", 0))
     elif task.of_library:
-        hub, shots, rule = (values.get(name) for name in ("hub", "num_fewshot", "rule"))
-        if task.choice:
-            every = load_task(task.name, hub).choices(shots)
-        else:
-            every = load_grader(task.name, hub, rule).questions(shots)
-        questions = first(every, limit, beside)
+        task_of_library = load_task(task.name, values.get("hub"), values.get("rule"))
+        every = task_of_library.questions(values.get("num_fewshot"))
     else:
-        rows = open_task(task, source, **only(values, "split", "hub", "subject"))
-        wanted = {SELECTED[key]: str(value) for key, value in only(values, *SELECTED).items()}
-        questions = first(select(task.kind, rows, wanted, unused), limit, beside)
+        every = select(task, source, values, unused)
+    questions = first(every, limit, beside)
     if not questions:
         chosen = "".join(f", {name} {value}" for name, value in values.items())
         raise InputError(f"{task.name} yields no questions (limit {limit}{chosen}).")
@@ -100,24 +83,22 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
     value = limit
     if isinstance(value, str):
         text = value.strip()
+        percent = text.endswith("%")
         try:
-            if text.endswith("%"):
-                value = None if float(text[:-1]) == 100 else float(text[:-1]) / 100
-            else:
-                value = int(text) if WHOLE.fullmatch(text) else float(text)
+            value = float(text.removesuffix("%"))
         except ValueError:
             value = math.nan
+        if percent and value == 100:
+            return None
+        if not percent and value.is_integer():
+            return int(value)
+        value = value / 100 if percent else value
     if isinstance(value, float) and not 0 < value < 1:
         raise InputError(
             f"a limit of {shown(limit)} is neither a whole number nor a share below 1: give 8, "
             "0.1 or 10%."
         )
     return value
-
-
-def only(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return the values with some names that are not None."""
-    return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def first(questions: Iterable[Question], limit: int | float | None, beside: int) -> list[Question]:
@@ -144,49 +125,38 @@ def check_options_differ(name: str, questions: Sequence[Question]) -> None:
         )
 
 
-def open_task(
-    task: Task,
-    source: Source,
-    split: str | None = None,
-    hub: str | None = None,
-    subject: str | None = None,
-) -> Iterator[Row]:
-    """Return the rows of a task; those of one subject of MMLU from its own subset, if any."""
-    if not task.hub:
-        return ((where, None, row) for where, row in read_rows(source))
-    split, hub, configs = split or task.split, hub or task.hub, task.configs
-    if task.kind == "mmlu" and subject is not None:
-        configs = subject_configs(hub, subject, configs)
-    if task.pool:
-        return pool_rows(hub, split)
-    return interleave([subset_rows(hub, config, split) for config in configs], task.interleave)
-
-
 def select(
-    kind: str,
-    rows: Iterable[Row],
-    wanted: Mapping[str, str] | None = None,
-    unused: dict[str, None] | None = None,
+    task: Task, source: Source, values: Mapping[str, Any], unused: dict[str, None]
 ) -> Iterator[Question]:
-    """Read rows, each question once, and yield those with the wanted metadata.
+    """Yield the questions of a data set on the Hub or of rows that have the wanted metadata."""
+    from cola_jax.tasks.readers import rank_fail_rates  # imports pydantic
 
-    Names of fields that are not read are added to `unused`.
-    """
-    from cola_jax.tasks.readers import rank_fail_rates
-
-    questions: Iterable[Question] = read_questions(kind, rows, {} if unused is None else unused)
-    for question in rank_fail_rates(questions) if kind == "dart" else questions:
-        if all(question.get(name) == value for name, value in (wanted or {}).items()):
+    if task.hub:
+        place = {name: values.get(name) for name in ("split", "hub", "subject")}
+        rows = hub_rows(task, **place)
+    else:
+        rows = read_rows(source)
+    questions: Iterable[Question] = read_questions(task.kind, rows, unused)
+    if task.kind == "dart":
+        questions = rank_fail_rates(questions)
+    wanted = {SELECTED[key]: str(value) for key, value in values.items() if key in SELECTED}
+    for question in questions:
+        if all(question.get(name) == value for name, value in wanted.items()):
             yield question
 
 
-def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> Iterator[Question]:
-    """Read rows, each question once: DART-Math has a row for each response to a query."""
+def read_questions(
+    kind: str, rows: Iterable[PlacedRow], unused: dict[str, None] | None = None
+) -> Iterator[Question]:
+    """Read rows, each question once: DART-Math has a row for each response to a query.
+
+    Names of fields that are not read are added to `unused`. Raises InputError that names the row.
+    """
     from cola_jax.tasks.readers import read_row  # imports pydantic
 
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
-        try:
+        with reading(where):
             question, extra = read_row(kind, row, default_id)
             if question.id in seen:
                 earlier, other = seen[question.id]
@@ -196,9 +166,8 @@ def read_questions(kind: str, rows: Iterable[Row], unused: dict[str, None]) -> I
                 if question == other:
                     raise InputError(f"the row repeats the question of {earlier}: remove it.")
                 raise InputError(f"the id {question.id!r} is already used in {earlier}.")
-        except ValueError as error:
-            raise InputError(f"{where}: {error}") from None
-        unused |= dict.fromkeys(extra)
+        if unused is not None:
+            unused |= dict.fromkeys(extra)
         seen[question.id] = where, question
         yield question
 
@@ -224,11 +193,11 @@ def split(
     chosen = {question.id for question in ranked[:held_out]}
     train = [question for question in questions if question.id not in chosen]
     held = [question for question in questions if question.id in chosen]
-    check_apart(train, held)
+    check_disjoint(train, held)
     return train, held
 
 
-def check_apart(train: Sequence[Question], held: Sequence[Question]) -> None:
+def check_disjoint(train: Sequence[Question], held: Sequence[Question]) -> None:
     """Raise InputError that names held-out questions which are training questions as well."""
     ids, texts = {question.id for question in train}, {content(question) for question in train}
     both = [question.id for question in held if question.id in ids or content(question) in texts]

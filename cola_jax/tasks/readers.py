@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
-from cola_jax.errors import InputError, reason, shown
+from cola_jax.errors import InputError, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 from cola_jax.tasks.registry import OWN
@@ -28,7 +28,7 @@ SCHEMA = (
 
 
 def not_blank(text: str) -> str:
-    """Return a text; InputError for one that is empty."""
+    """Return a text; ValueError for one that is empty."""
     if not text.strip():
         raise ValueError(f"must be a nonempty string, got {shown(text)}")
     return text
@@ -67,6 +67,11 @@ def read_query_metadata(value: Any) -> Any:
         raise ValueError(f"must be a dict or the text of one, got {shown(value)}") from None
 
 
+def named(*names: str) -> Any:
+    """Declare a required field by the names that it may have in a row, the first present."""
+    return Field(validation_alias=AliasChoices(*names))
+
+
 Text = Annotated[str, AfterValidator(not_blank)]
 Answer = Annotated[Text, BeforeValidator(read_number)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -74,52 +79,29 @@ Id = Annotated[str, BeforeValidator(read_id)]
 Level = Annotated[str | None, BeforeValidator(read_level)]
 
 
-class Row(pydantic.BaseModel):
-    """A row, whose declared fields are read; others are kept apart."""
+class Fields(pydantic.BaseModel):
+    """The fields of a row that are read; others are kept apart."""
 
     model_config = pydantic.ConfigDict(extra="allow", strict=True)
 
     id: Id | None = None
 
-    def question_of(self, default_id: str | None) -> Question:
+    def question(self, default_id: str | None) -> Question:
         """Make the question; `default_id` is its id where the row has none."""
         raise NotImplementedError
 
 
-class LabelledTexts(pydantic.BaseModel):
-    """ARC's options; some rows label them 1-4 instead of A-D."""
+class Choice(Fields):
+    """Multiple choice: question (or prompt), options, answer, subject; MMLU's and ARC's as well.
 
-    text: Annotated[list[Text], Field(min_length=2, max_length=len(LETTERS))]
-    label: list[str]
-
-
-class Arc(Row):
-    """ARC: id, question, choices {text, label}, answerKey."""
-
-    id: Id  # type: ignore[assignment]
-    question: Text
-    choices: LabelledTexts
-    answerKey: Text
-
-    def question_of(self, default_id: str | None) -> Question:
-        options, labels = self.choices.text, self.choices.label
-        if len(options) != len(labels) or len(set(labels)) != len(labels):
-            raise InputError(f"there are {len(options)} options, but their labels {shown(labels)}.")
-        if self.answerKey not in labels:
-            raise InputError(f"answerKey {shown(self.answerKey)} is not among {shown(labels)}.")
-        return Question(self.id, self.question, tuple(options), labels.index(self.answerKey))
-
-
-class Choice(Row):
-    """Multiple choice: question (or prompt), options, answer, subject; MMLU's rows as well.
-
-    Options are `options` or `choices`, a list or a dict by label, or the fields `option_a`,
-    `option_b`, ... An option may be empty: the letter scorers accept it, the others refuse it.
+    Options are `options` or `choices`: a list, a dict by label, or ARC's {text, label}; or the
+    fields `option_a`, `option_b`, ... An option may be empty: the letter scorers accept it, the
+    others refuse it.
     """
 
-    question: Text = Field(validation_alias=AliasChoices("question", "prompt"))
+    text: Text = named("question", "prompt")
     options: Annotated[dict[str, str | int | Number], Field(min_length=2, max_length=len(LETTERS))]
-    answer: Any = Field(validation_alias=AliasChoices(*ANSWERS))
+    answer: Any = named(*ANSWERS)
     subject: Any = None
 
     @pydantic.model_validator(mode="before")
@@ -131,6 +113,8 @@ class Choice(Row):
         if options is None:
             fields = {name: match[1] for name in row if (match := OPTION.fullmatch(name))}
             options = {label: row.pop(name) for name, label in fields.items()}
+        elif isinstance(options, Mapping) and "text" in options:
+            options, row["answer"] = read_arc(options, row.pop("answerKey", None))
         if isinstance(options, Mapping):
             options = {label: value for label, value in options.items() if value is not None}
         if isinstance(options, list):
@@ -138,15 +122,22 @@ class Choice(Row):
             options = dict(zip([*LETTERS, *more], options, strict=False))
         return row | {"options": options}
 
-    def question_of(self, default_id: str | None) -> Question:
-        options = [str(option) for option in self.options.values()]
-        return Question(
-            self.id or default_id or text_id(self.question, *options),
-            self.question,
-            tuple(options),
-            answer_index(self.answer, list(self.options), list(self.options.values())),
-            metadata=metadata_of(subject=self.subject),
-        )
+    def question(self, default_id: str | None) -> Question:
+        values = list(self.options.values())
+        texts = tuple(str(value) for value in values)
+        answer = answer_index(self.answer, list(self.options), values)
+        id = self.id or default_id or text_id(self.text, *texts)
+        return Question(id, self.text, texts, answer, metadata=metadata_of(subject=self.subject))
+
+
+def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
+    """Return ARC's options and the index of the right one; some rows label them 1-4, not A-D."""
+    texts, labels = list(choices["text"]), list(choices["label"])
+    if len(texts) != len(labels) or len(set(labels)) != len(labels):
+        raise ValueError(f"there are {len(texts)} options, but their labels {shown(labels)}")
+    if key not in labels:
+        raise ValueError(f"answerKey {shown(key)} is not among {shown(labels)}")
+    return texts, labels.index(key)
 
 
 def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> int:
@@ -169,79 +160,71 @@ def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> i
     return places.pop()
 
 
-class Gsm8k(Row):
-    """GSM8K: question, and answer: a worked solution, ####, and the number."""
-
-    question: Text
-    answer: Text
-
-    def question_of(self, default_id: str | None) -> Question:
-        solution, mark, gold = self.answer.rpartition("####")
-        if not mark:
-            raise InputError("the field 'answer' must give its number after ####, but has no ####.")
-        solution = CALCULATOR.sub("", solution).strip()
-        id = self.id or default_id or text_id(self.question)
-        return open_question(id, self.question, re.sub(r"[,$]", "", gold), solution)
-
-
-class Math(Row):
-    """MATH: problem, solution, level, type; and MATH-500, which adds answer and subject.
-
-    The gold is the `answer`, or else the content of the last box of the solution.
-    """
-
-    id: Id | None = Field(None, validation_alias=AliasChoices("unique_id", "id"))
-    problem: Text
-    solution: Text | None = None
-    answer: Text | None = None
-    level: Level = None
-    subject: Any = Field(None, validation_alias=AliasChoices("subject", "type"))
-
-    def question_of(self, default_id: str | None) -> Question:
-        gold = self.answer or last_box(self.solution or "")
-        if gold is None:
-            raise InputError("there is no answer: the 'solution' has no complete \\boxed{...}.")
-        id = self.id or default_id or text_id(self.problem)
-        metadata = metadata_of(math_level=self.level, subject=self.subject)
-        return open_question(id, self.problem, gold, self.solution, metadata)
-
-
-class Dart(Row):
-    """DART-Math: query_id, query, gt_ans, query_metadata, pass_rate.
-
-    The pool has hundreds of responses to each query, hence as many rows of one query_id. The level
-    that MATH assigns and the share of wrong responses are kept apart: they measure two things.
-    """
-
-    id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "id"))
-    query: Text
-    answer: Answer = Field(validation_alias=AliasChoices("gt_ans", "answer"))
-    query_metadata: Annotated[dict[str, Any], BeforeValidator(read_query_metadata)] = {}
-    pass_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-    level: Level = None
-    domain: Any = None
-
-    def question_of(self, default_id: str | None) -> Question:
-        query, rate = self.query_metadata, self.pass_rate
-        metadata = metadata_of(
-            math_level=read_level(query.get("level", self.level)),
-            fail_rate=None if rate is None else f"{1 - rate:.9f}",
-            subject=self.domain or query.get("domain") or query.get("type"),
-        )
-        id = self.id or default_id or text_id(self.query)
-        return open_question(id, self.query, self.answer, metadata=metadata)
-
-
-class Open(Row):
+class Open(Fields):
     """An open question: prompt (or question), answer (a string or number), id, solution."""
 
-    prompt: Text = Field(validation_alias=AliasChoices("prompt", "question"))
-    answer: Answer = Field(validation_alias=AliasChoices(*ANSWERS))
+    text: Text = named("prompt", "question")
+    answer: Answer = named(*ANSWERS)
     solution: str | None = None
 
-    def question_of(self, default_id: str | None) -> Question:
-        id = self.id or default_id or text_id(self.prompt)
-        return open_question(id, self.prompt, self.answer, self.solution)
+    def question(self, default_id: str | None) -> Question:
+        id = self.id or default_id or text_id(self.text)
+        return open_question(id, self.text, self.answer, self.solution, self.metadata())
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what levels and subjects are selected by."""
+        return ()
+
+
+class Gsm8k(Open):
+    """GSM8K: question, and answer: a worked solution, ####, and the number."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def split_answer(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """Divide the answer into the solution and the number."""
+        solution, mark, gold = str(row.get("answer")).rpartition("####")
+        if not mark:
+            raise ValueError("the field 'answer' must give its number after ####, but has no ####")
+        solution = CALCULATOR.sub("", solution).strip()
+        return row | {"solution": solution, "answer": re.sub(r"[,$]", "", gold)}
+
+
+class Math(Open):
+    """MATH: problem, solution, level, type; MATH-500 adds answer and subject.
+
+    The gold is the answer, or else the content of the last box of the solution. Of DART-Math:
+    query_id, query, gt_ans, query_metadata, pass_rate; its pool has hundreds of responses to each
+    query, hence as many rows of one query_id. The level that MATH assigns and the share of wrong
+    responses are kept apart: they measure two things.
+    """
+
+    id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "unique_id", "id"))
+    text: Text = named("query", "problem")
+    answer: Answer = named("gt_ans", "answer")
+    level: Level = None
+    subject: Any = Field(None, validation_alias=AliasChoices("subject", "domain", "type"))
+    query_metadata: Annotated[dict[str, Any], BeforeValidator(read_query_metadata)] = {}
+    pass_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def read_box(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """Take the answer from the solution where there is no other."""
+        if "problem" not in row or "answer" in row:
+            return row
+        gold = last_box(str(row.get("solution")))
+        if gold is None:
+            raise ValueError("there is no answer: the 'solution' has no complete \\boxed{...}")
+        return row | {"answer": gold}
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        query, rate = self.query_metadata, self.pass_rate
+        return metadata_of(
+            math_level=read_level(query.get("level", self.level)),
+            fail_rate=None if rate is None else f"{1 - rate:.9f}",
+            subject=self.subject or query.get("domain") or query.get("type"),
+        )
 
 
 def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
@@ -261,13 +244,13 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-KINDS: dict[str, type[Row]] = {
-    "arc": Arc,
+KINDS: dict[str, type[Fields]] = {
+    "arc": Choice,
     "mmlu": Choice,
     "choice": Choice,
     "gsm8k": Gsm8k,
     "math": Math,
-    "dart": Dart,
+    "dart": Math,
     "prompt": Open,
     "question": Open,
 }
@@ -278,26 +261,22 @@ def read_row(
 ) -> tuple[Question, list[str]]:
     """Return the question in a row of a kind, and the fields that it does not use.
 
-    Raises InputError for a row that does not match the schema, or is of another kind.
+    Raises ValueError for a row that does not match the schema, or is of another kind.
     """
     row = {name: value for name, value in fields.items() if value is not None}
     other = kind_of_row(row) if kind in OWN else None
     if other not in (None, *OWN):
-        field = "an answer after ####" if other == "gsm8k" else "other fields"
         raise InputError(
-            f"the row has {field}, as {other} questions do, but the first row has none: give all "
-            "rows the same fields."
+            f"the row is a {other} question, and the first row is not: give all rows the same "
+            "fields."
         )
-    try:
-        parsed = KINDS[kind].model_validate(row)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{reason(error)}.") from None
-    return parsed.question_of(default_id), list(parsed.model_extra or ())
+    parsed = KINDS[kind].model_validate(row)
+    return parsed.question(default_id), list(parsed.model_extra or ())
 
 
 def kind_of_rows(source: Source) -> str:
     """Determine the kind of a file, or of rows in memory, from the fields of its first row."""
-    for where, row in read_rows(source):
+    for where, _, row in read_rows(source):
         if kind := kind_of_row(row):
             return kind
         raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")

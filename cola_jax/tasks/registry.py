@@ -1,6 +1,8 @@
 """Registry: the tasks by name, where the questions of each are, and the options that it takes."""
 
 import dataclasses
+import difflib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,12 +13,15 @@ from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
 from cola_jax.tasks.sources import Source
 
+log = logging.getLogger(__name__)
 ARITHMETIC = "arithmetic"
 OWN = ("prompt", "question")  # kinds of open questions of a user's own
 LIBRARY = "lm_eval:"  # before the name of a task that is to be lm-evaluation-harness's own
 HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harness
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
 CHOICE = ("arc", "mmlu", "choice", HARNESS)  # kinds of multiple choice
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files, which no task of the library has
+TYPO = 0.85  # similarity of a name to one of ours from which it is taken for a mistyped one
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
 DEFAULTS = {"mmlu": ("letter", "harness")}
@@ -83,6 +88,7 @@ class Task:
     interleave: str | None = None  # the field to interleave by, if the split is sorted by it
     shots: str = "train"  # the split of the shots
     shots_of: str | None = None  # the task from whose split they are, where it has none
+    subject: str | None = None  # the one that its name selects
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -151,18 +157,13 @@ def find_task(source: Source) -> Task:
 
     if not isinstance(source, str):
         return Task("the questions", kind_of_rows(source))
-    name, _ = canonical(source)
+    name, subject = canonical(source)
     if name in TASKS:
-        return TASKS[name]
+        return dataclasses.replace(TASKS[name], subject=subject)
     if is_file(name):
         return Task(name, kind_of_rows(name))
-    name = require(name)
+    name = library_name(name)
     return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
-
-
-def kind_of(source: Source) -> str:
-    """Return the kind of a task: a key of KINDS, arithmetic, harness or harness-open."""
-    return find_task(source).kind
 
 
 def is_file(name: str) -> bool:
@@ -175,51 +176,56 @@ def is_file(name: str) -> bool:
 def check_task(name: str) -> None:
     """Raise InputError for a task that does not exist, before anything that takes seconds."""
     if canonical(name)[0] not in TASKS and "://" not in name and not is_file(name):
-        require(name)
+        library_name(name)
 
 
-def check_options(task: Task, options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an unknown option, InputError for one that the task would ignore."""
-    for name, value in options.items():
+def check_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that have a value, with the subject of the task's name.
+
+    Raises TypeError for an unknown option, InputError for one that the task would ignore.
+    """
+    values = {name: value for name, value in options.items() if value is not None}
+    for name in options:
         if name not in Options.__annotations__:
             raise TypeError(f"load_questions() got an unexpected keyword argument {name!r}")
-        if value is not None and name not in task.options:
+        if name in values and name not in task.options:
             others = [other for other, entry in TASKS.items() if name in entry.options]
             hint = f" (tasks that have one: {', '.join(others)})" if others else ""
             raise InputError(
-                f"{task.name} has no {name}, but {name} is {value!r}: leave it out{hint}."
+                f"{task.name} has no {name}, but {name} is {values[name]!r}: leave it out{hint}."
             )
+    return values if task.subject is None else values | {"subject": task.subject}
 
 
-def require(task: str) -> str:
+def library_name(task: str) -> str:
     """Return lm-evaluation-harness's own name of a task; case and hyphens do not matter.
 
     Raises InputError for a group of its tasks, and where no task of that name exists at all, with
-    the most similar name.
+    the most similar name. A hint at a name of ours comes at once: the library takes seconds.
     """
-    names, name = harness.task_names(), task.removeprefix(LIBRARY)
+    name = task.removeprefix(LIBRARY)
+    suffix = Path(name).suffix
+    if suffix in SUFFIXES:
+        names, known = [], [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
+    else:
+        if near := difflib.get_close_matches(plain(name), TASKS, 1, TYPO):
+            log.warning("%s: did you mean %s? Looking in lm-evaluation-harness.", task, near[0])
+        names = harness.task_names()
+        known = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] + names
     forms = {plain(each): each for each in names} | {each: each for each in names}
-    if (known := forms.get(name) or forms.get(plain(name))) is not None:
-        return known
+    if (match := forms.get(name) or forms.get(plain(name))) is not None:
+        return match
     if names and name in harness.manager().task_index:
         raise InputError(
             f"{name} is a group of tasks of lm-evaluation-harness: give the names of its tasks, "
             "with commas between them."
         )
-    more = "" if names else " (for which: pip install 'cola-jax[lm-eval]')"
+    more = "" if harness.is_installed() else " (for which: pip install 'cola-jax[lm-eval]')"
     raise InputError(
         f"task {task!r} is neither one of {', '.join(TASKS)}, nor an existing file of questions, "
-        f"nor a task of lm-evaluation-harness{more}{nearest(name)}."
+        f"nor a task of lm-evaluation-harness{more}"
+        f"{did_you_mean(name, TASKS) or did_you_mean(name, known)}."
     )
-
-
-def nearest(task: str) -> str:
-    """Return a hint at the task of the most similar name, ours, a file or another, if any."""
-    suffix = Path(task).suffix
-    files = Path(task).parent.glob("*") if suffix else ()
-    others = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] + harness.task_names()
-    known = TASKS, [str(file) for file in files if file.suffix == suffix], others
-    return next((hint for names in known if (hint := did_you_mean(task, names))), "")
 
 
 def catalogue() -> list[dict[str, str]]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from cola_jax.errors import InputError
 from cola_jax.question import Question, content
-from cola_jax.tasks.arithmetic import TABLE, arithmetic
+from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.harness import SEED
-from cola_jax.tasks.load import open_task, select
-from cola_jax.tasks.registry import ARITHMETIC, TASKS, Task, find_task
+from cola_jax.tasks.load import read_questions
+from cola_jax.tasks.registry import ARITHMETIC, OWN, TASKS, Task, find_task
+from cola_jax.tasks.sources import hub_rows, read_rows
 
 DRAWN = ("arc-easy", "arc-challenge")  # lm-evaluation-harness draws others for each question
+ALIKE = ({"math", "dart"}, {ARITHMETIC, *OWN})  # kinds whose questions may be shown before another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,13 @@ class Shots:
     def __call__(self, question: Question) -> list[Question]:
         """Return the questions shown before one; InputError where there are too few."""
         subject = question.get("subject") if self.by_subject else None
-        others: Iterable[Question] = self.pool.get(subject, ())
-        if self.drawn is not None:
-            chosen = self.drawn.get(question.id, ())
-            ids = {shot.id for shot in chosen}
-            others = [*chosen, *(shot for shot in others if shot.id not in ids)]
+        drawn = () if self.drawn is None else self.drawn.get(question.id, ())
+        rest = (shot for shot in self.pool.get(subject, ()) if shot not in drawn)
         # as in lm-evaluation-harness, another row may be shown that reads like the question
         alike = self.drawn is not None or self.by_subject
         others = (
             shot
-            for shot in others
+            for shot in itertools.chain(drawn, rest)
             if shot.id != question.id and (alike or content(shot) != content(question))
         )
         shots = list(itertools.islice(others, self.count))
@@ -95,7 +94,6 @@ def load_shots(
     """
     if count < 0:
         raise InputError(f"the number of shots must be at least 0, got {count}.")
-    task = find_task(name)
     if count == 0:
         if shots_file is not None:
             raise InputError(
@@ -103,25 +101,25 @@ def load_shots(
                 "give the number of shots."
             )
         return Shots(name, 0, {})
+    task, drawn = find_task(name), None
     if shots_file is not None:
         every = of_file(task, shots_file)
     elif task.name == ARITHMETIC:
-        every = of_generator(level, seed, count + 1)
+        every = arithmetic(level, count + 1, seed, purpose="shots")
     else:
-        every = of_split(task, subject, hub)
-    by_subject, drawn = task.kind == "mmlu", None
+        every = of_split(task, hub=hub, subject=subject)
     pool: dict[str | None, list[Question]] = {}
-    if by_subject:
+    if task.kind == "mmlu":
         for question in every:
             pool.setdefault(question.get("subject"), []).append(question)
     elif task.name in DRAWN and shots_file is None:
-        pool = {None: list(every)}
+        pool[None] = list(every)
         drawn = draw(pool[None], count, questions)
     else:  # one more, for a question that is among them
-        pool = {None: list(itertools.islice(distinct(every), count + 1))}
-    shots = Shots(shots_file or name, count, pool, by_subject, drawn)
+        pool[None] = list(itertools.islice(distinct(every), count + 1))
+    shots = Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
     for question in itertools.chain(*questions):
-        shots(question)
+        shots(question)  # raises where there are too few
     return shots
 
 
@@ -149,22 +147,16 @@ def distinct(questions: Iterable[Question]) -> Iterator[Question]:
 def of_file(task: Task, file: str) -> Iterator[Question]:
     """Yield the questions of a file of shots, in order."""
     shown = find_task(file)
-    if shown.name in TASKS or not compatible(shown.kind, task.kind):
+    kinds = {shown.kind, task.kind}
+    if shown.name in TASKS or not (len(kinds) == 1 or any(kinds <= group for group in ALIKE)):
         raise InputError(
             f"the shots in {file} are {shown.kind} questions, but {task.name} asks {task.kind} "
             "questions: give a file with the task's own fields."
         )
-    return select(shown.kind, open_task(shown, file))
+    return read_questions(shown.kind, read_rows(file))
 
 
-def of_generator(level: int | None, seed: int, limit: int) -> Iterator[Question]:
-    """Yield at most `limit` sums, which have an order of their own."""
-    levels = [TABLE[level]] if level in TABLE else TABLE.values()
-    size = sum(each.size for each in levels)
-    return iter(arithmetic(level, min(limit, size), seed, purpose="shots"))
-
-
-def of_split(task: Task, subject: str | None, hub: str | None) -> Iterator[Question]:
+def of_split(task: Task, **place: str | None) -> Iterator[Question]:
     """Yield the questions of the split from which a task's shots are taken, in order."""
     if not task.hub:
         raise InputError(
@@ -172,10 +164,4 @@ def of_split(task: Task, subject: str | None, hub: str | None) -> Iterator[Quest
             "shots, or ask for 0 shots."
         )
     source = TASKS[task.shots_of or task.name]
-    return select(source.kind, open_task(source, source.name, source.shots, hub, subject))
-
-
-def compatible(shots: str, questions: str) -> bool:
-    """Whether questions of one kind can be shown before those of another."""
-    groups = ({"math", "dart"}, {"prompt", "question"}, {"arithmetic", "prompt", "question"})
-    return shots == questions or any({shots, questions} <= group for group in groups)
+    return read_questions(source.kind, hub_rows(source, split=source.shots, **place))

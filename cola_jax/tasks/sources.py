@@ -3,27 +3,30 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, first_line, reading, shown
 from cola_jax.files import parse_object, read_bytes, read_text
 
+if TYPE_CHECKING:
+    from cola_jax.tasks.registry import Task
+
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
-Row = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
+PlacedRow = tuple[str, str | None, Mapping[str, Any]]  # place for messages, default id, fields
 STATISTICS = "-query-info"  # suffix of the data set with one row per question of a pool
 # the columns of a pool that describe a question rather than one response to it
 QUERY = ("query_id", "query", "gt_ans", "domain", "query_metadata")
 
 
-def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a file or of memory, each with its place for messages."""
+def read_rows(source: Source) -> Iterator[PlacedRow]:
+    """Yield the rows of a file or of memory."""
     if isinstance(source, str):
         suffix = PurePath(source).suffix.lower()
         read = {".csv": read_csv, ".parquet": read_parquet}.get(suffix, read_lines)
-        yield from ((f"{source}:{number}", row) for number, row in read(source))
+        yield from ((f"{source}:{number}", None, row) for number, row in read(source))
         return
     if hasattr(source, "to_dict") and hasattr(source, "notna"):  # a DataFrame
         source = source.astype(object).where(source.notna(), None).to_dict("records")
@@ -32,7 +35,7 @@ def read_rows(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, row in enumerate(source):
         if not isinstance(row, Mapping):
             raise InputError(f"row {number}: a dict belongs here, not {shown(row)}.")
-        yield f"row {number}", plain_value(row)
+        yield f"row {number}", None, plain_value(row)
 
 
 def plain_value(value: Any) -> Any:
@@ -71,6 +74,52 @@ def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, parse_object(line, f"{file}:{number}")
 
 
+def hub_rows(
+    task: "Task", split: str | None, hub: str | None, subject: str | None
+) -> Iterator[PlacedRow]:
+    """Yield the rows of a data set on the Hub; of one subject of MMLU from its own subset, if any.
+
+    Subsets are interleaved, or the values of a field by which the split is sorted: a small limit
+    would select questions of the first subject of MATH or MMLU only.
+    """
+    split, hub = split or task.split, hub or task.hub
+    if task.pool:
+        return pool_rows(hub, split)
+    configs = task.configs
+    if task.kind == "mmlu" and subject is not None and subject in config_names(hub):
+        configs = (subject,)
+    queues: Iterable[Iterable[PlacedRow]] = [subset_rows(hub, each, split) for each in configs]
+    if task.interleave is not None:
+        by_value: dict[Any, list[PlacedRow]] = {}
+        for row in itertools.chain(*queues):
+            by_value.setdefault(str(row[2].get(task.interleave)), []).append(row)
+        queues = by_value.values()
+    return filter(None, itertools.chain.from_iterable(itertools.zip_longest(*queues)))
+
+
+def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]:
+    """Yield the rows of one subset, each with its place in the split as its default id."""
+    place = f"{config}/{split}" if config else split
+    where = " ".join(filter(None, (hub, config, split)))
+    for number, row in enumerate(load_hub(hub, config, split), start=1):
+        yield f"{where}:{number}", f"{place}/{number}", row
+
+
+def pool_rows(hub: str, split: str) -> Iterator[PlacedRow]:
+    """Yield the questions of a pool of responses, in order, with their statistics.
+
+    The pool repeats the text and gold answer of a question with every response; a second data set
+    has the number of responses and how many of them are correct.
+    """
+    statistics = {row["query_id"]: row for row in load_hub(f"{hub}{STATISTICS}", None, split)}
+    pool = load_hub(hub, None, split)
+    pool = pool.select_columns([name for name in QUERY if name in pool.column_names])
+    # read by column: a million rows one by one take minutes
+    first = pool.select_columns("query_id").to_pandas().drop_duplicates().index
+    for index, row in zip(first, pool.select(first), strict=True):
+        yield f"{hub} {split}:{index + 1}", None, statistics.get(row["query_id"], {}) | row
+
+
 def load_hub(hub: str, config: str | None, split: str) -> Any:
     """Load one split with the `datasets` library; raise InputError if that fails."""
     import datasets
@@ -85,54 +134,11 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
         ) from error
 
 
-def subject_configs(hub: str, subject: str, whole: Sequence[str | None]) -> Sequence[str | None]:
-    """Return the subset of a subject where a data set has one, or else the `whole` of it."""
+def config_names(hub: str) -> list[str]:
+    """List the subsets of a data set; none where that fails: loading it says what is wrong."""
     import datasets
 
     try:
-        names = datasets.get_dataset_config_names(hub)
-    except Exception:  # loading it says what is wrong
-        return whole
-    return (subject,) if subject in names else whole
-
-
-def subset_rows(hub: str, config: str | None, split: str) -> Iterator[Row]:
-    """Yield the rows of one subset, each with its place in the split as its default id."""
-    place = f"{config}/{split}" if config else split
-    where = " ".join(filter(None, (hub, config, split)))
-    for number, row in enumerate(load_hub(hub, config, split), start=1):
-        yield f"{where}:{number}", f"{place}/{number}", row
-
-
-def interleave(subsets: Sequence[Iterable[Row]], field: str | None) -> Iterator[Row]:
-    """Yield one row of each subset in turn, or one for each value of the field.
-
-    Otherwise a small limit would select questions of the first subject of MATH or MMLU only.
-    """
-    queues = list(subsets)
-    if field is not None:
-        by_value: dict[Any, list[Row]] = {}
-        for row in itertools.chain(*subsets):
-            by_value.setdefault(str(row[2].get(field)), []).append(row)
-        queues = list(by_value.values())
-    for rows in itertools.zip_longest(*queues):
-        yield from filter(None, rows)
-
-
-def pool_rows(hub: str, split: str) -> Iterator[Row]:
-    """Yield the questions of a pool of responses, in order, with their statistics.
-
-    The pool repeats the text and gold answer of a question with every response; a second data set
-    has the number of responses and how many of them are correct.
-    """
-    statistics = {row["query_id"]: row for row in load_hub(f"{hub}{STATISTICS}", None, split)}
-    pool = load_hub(hub, None, split)
-    pool = pool.select_columns([name for name in QUERY if name in pool.column_names])
-    first: dict[str, int] = {}  # read by column: a million rows one by one take minutes
-    index = 0
-    for batch in pool.select_columns("query_id").iter(batch_size=100_000):
-        for id in batch["query_id"]:
-            first.setdefault(id, index)
-            index += 1
-    for index, row in zip(first.values(), pool.select(first.values()), strict=True):
-        yield f"{hub} {split}:{index + 1}", None, statistics.get(row["query_id"], {}) | row
+        return datasets.get_dataset_config_names(hub)
+    except Exception:
+        return []

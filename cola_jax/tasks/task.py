@@ -16,8 +16,8 @@ from cola_jax.question import Question
 from cola_jax.scoring.answer import check_rule
 from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.formats import check_answerable, format_of
-from cola_jax.tasks.harness import load_grader
-from cola_jax.tasks.load import check_apart, load_questions, read_limit, split
+from cola_jax.tasks.harness import load_task
+from cola_jax.tasks.load import check_disjoint, load_questions, read_limit, split
 from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
 from cola_jax.tasks.variants import Variant, make_variant
@@ -173,7 +173,7 @@ class TaskConfig:
         """Divide what `load_sources` returns into questions for training and those held out."""
         if len(sources) == 1:
             return split(sources[0], self.held_out, self.held_out_seed)
-        check_apart(*sources)
+        check_disjoint(*sources)
         return sources[0], sources[1]
 
     def prepare(
@@ -258,7 +258,7 @@ class ScorerMaker:
             return scorer(self.tokenizer, **self.common), record
         made = scoring.FilteredGeneration(
             self.tokenizer,
-            load_grader(self.task.name, config.hub, config.rule),
+            load_task(self.task.name, config.hub, config.rule),
             max_new_tokens=config.max_new_tokens,
             **self.common,
         )

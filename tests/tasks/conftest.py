@@ -63,4 +63,3 @@ def library(tmp_path, monkeypatch):
 
     yield make
     harness.load_task.cache_clear()
-    harness.load_grader.cache_clear()

@@ -37,9 +37,7 @@ def test_make_question_makes_each_once(level):
     assert size == SIZES[level]
     assert len({make_question(level, number).text for number in range(size)}) == size
     if level < 4:
-        assert len(set(arithmetic(level, size))) == size
-    with pytest.raises(ValueError, match=f"has {size} distinct questions, but {size + 1}"):
-        arithmetic(level, size + 1)
+        assert len(set(arithmetic(level, size + 1))) == size
 
 
 def test_make_question_of_largest_level():
@@ -59,8 +57,6 @@ def test_arithmetic_interleaves_levels():
     more = load_questions("arithmetic", limit=5 * 155 + 4)
     assert [q.get("arithmetic_level") for q in more[-4:]] == list("2345")  # level 1 has no more
     assert len({q.id for q in more}) == 779
-    with pytest.raises(ValueError, match="the arithmetic task has 1229589 distinct questions"):
-        arithmetic(None, 1_229_590)
 
 
 def test_arithmetic_seed_changes_order_only():
@@ -69,11 +65,16 @@ def test_arithmetic_seed_changes_order_only():
     assert set(arithmetic(1, 155, seed=1)) == set(arithmetic(1, 155, seed=0))
 
 
-def test_arithmetic_refuses_unknown_level():
-    for level in (0, 6):
-        with pytest.raises(ValueError, match=f"level must be 1 to 5 .*, got {level}"):
-            load_questions("arithmetic", level=level)
-    with pytest.raises(ValueError, match="has no fail_rate_level"):
-        load_questions("arithmetic", fail_rate_level=1)
-    with pytest.raises(ValueError, match="no questions"):
-        load_questions("arithmetic", limit=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 0}, "level must be 1 to 5 .*, got 0"),
+        ({"level": 6}, "level must be 1 to 5 .*, got 6"),
+        ({"fail_rate_level": 1}, "has no fail_rate_level"),
+        ({"limit": 0}, "no questions"),
+        ({"limit": 0.5}, r"of which 0\.5 is a share"),
+    ],
+)
+def test_arithmetic_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions("arithmetic", **options)

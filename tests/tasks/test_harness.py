@@ -6,7 +6,8 @@ from lm_eval import simple_evaluate
 
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
-from cola_jax.tasks import harness, kind_of, load_questions
+from cola_jax.tasks import harness, load_questions
+from cola_jax.tasks.registry import find_task
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -71,17 +72,17 @@ def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks, shots):
 
 
 def test_load_questions_takes_a_part(tasks):
-    assert kind_of("choice") == "harness"
+    assert find_task("choice").kind == "harness"
     assert [q.id for q in load_questions("choice", limit=2)] == ["choice/0", "choice/1"]
     assert len(load_questions("choice", limit=0.5)) == 3
 
 
 def test_names_are_alike(tasks):
     for name in ("Choice", "lm_eval:choice", "LM-eval: CHOICE"):
-        assert kind_of(TaskConfig(name).task) == "harness"
+        assert find_task(TaskConfig(name).task).kind == "harness"
     assert TaskConfig("One-Word").task == "One-Word"
     with pytest.raises(ValueError, match="one_word of lm-evaluation-harness is of the kind"):
-        kind_of("One-Word")
+        find_task("One-Word")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,6 @@ def test_prepare_records_the_shots(tasks):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(harness, "task_names", list)
+    monkeypatch.setattr(harness, "is_installed", lambda: False)
     with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
-        kind_of("hellaswag")
+        find_task("hellaswag")

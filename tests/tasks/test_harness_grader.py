@@ -7,8 +7,9 @@ from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 
 from cola_jax.scoring.grader import Grade
-from cola_jax.tasks import kind_of, load_questions
-from cola_jax.tasks.harness import grade_of, load_grader, text_of
+from cola_jax.tasks import load_questions
+from cola_jax.tasks.harness import grade_of, load_task, text_of
+from cola_jax.tasks.registry import find_task
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
@@ -92,7 +93,7 @@ def test_grades_are_those_of_the_harness(tasks, name):
             model=Canned(text), tasks=[name], task_manager=tasks, bootstrap_iters=0
         )
         for sample in results["samples"][name]:
-            grader = load_grader(name, None, sample["filter"])
+            grader = load_task(name, None, sample["filter"])
             question = list(grader.questions(None))[sample["doc_id"]]
             assert question.text == sample["arguments"][0][0]
             _, grade = grader.grade(question, text)
@@ -102,7 +103,7 @@ def test_grades_are_those_of_the_harness(tasks, name):
 
 
 def test_questions_have_the_filtered_gold(tasks):
-    assert kind_of("numbers") == "harness-open"
+    assert find_task("numbers").kind == "harness-open"
     questions = load_questions("numbers")
     assert [q.gold for q in questions] == ["1,000", "2,000", "3,000", "4,000"]
     assert [q.id for q in load_questions("numbers", limit=2)] == ["numbers/0", "numbers/1"]
@@ -111,23 +112,23 @@ def test_questions_have_the_filtered_gold(tasks):
 
 
 def test_gives_compares_as_the_metric_does(tasks):
-    grader = load_grader("numbers")
+    grader = load_task("numbers")
     (question, *_) = grader.questions(None)
     assert grader.gives(question, " #### 5,000", "5000")
     assert not grader.gives(question, " #### 1,000", "5000")
     assert not grader.gives(question, " 5000", "5000")  # the filter finds nothing
     assert grader.grade(question, " 5000") == (None, Grade.WRONG)
-    aliases = load_grader("aliases")
+    aliases = load_task("aliases")
     assert aliases.gives(next(aliases.questions(None)), " two. ", "Two")
 
 
 def test_settings_are_the_tasks_own(tasks):
-    grader = load_grader("numbers")
+    grader = load_task("numbers")
     assert grader.settings == (("Question:",), 9)
     assert grader.record()["rule"] == "strict-match"
     assert grader.record()["metric"] == "exact_match"
     assert grader.record()["grader"].startswith("lm-eval 0.")
-    assert load_grader("aliases").settings.max_gen_toks == 9
+    assert load_task("aliases").settings.max_gen_toks == 9
 
 
 @pytest.mark.parametrize(

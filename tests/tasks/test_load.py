@@ -7,7 +7,7 @@ import pytest
 
 from cola_jax.question import Question, open_question
 from cola_jax.tasks import load_questions
-from cola_jax.tasks.load import check_apart, read_limit, split
+from cola_jax.tasks.load import check_disjoint, read_limit, split
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.tasks.rows import ARC, DART, GSM8K, MATH500, MMLU, PLAIN, changed
@@ -29,11 +29,6 @@ def test_load_questions_refuses_unknown_task(tmp_path):
     for task in ("arc", str(tmp_path / "nothing.jsonl"), str(tmp_path)):
         with pytest.raises(ValueError, match="neither one of arc-easy, arc-challenge"):
             load_questions(task)
-
-
-def test_load_questions_reads_all_rows_as_kind_of_first(write):
-    with pytest.raises(ValueError, match=r"task\.jsonl:2: .*no ####"):
-        load_questions(write(GSM8K, changed(GSM8K, answer="seven")))
 
 
 def test_load_questions_refuses_duplicate_id(write):
@@ -111,12 +106,12 @@ def test_split_leaves_questions_for_training() -> None:
             split(QUESTIONS, count)
 
 
-def test_check_apart_names_what_is_in_both() -> None:
+def test_check_disjoint_names_what_is_in_both() -> None:
     other = open_question("other", "3 + 1", "4")
     with pytest.raises(ValueError, match=r"1 of 2 held-out questions .* \(other\)"):
-        check_apart(QUESTIONS, [other, open_question("new", "50 + 1", "51")])
+        check_disjoint(QUESTIONS, [other, open_question("new", "50 + 1", "51")])
     with pytest.raises(ValueError, match=r"7 of 7 .* \(q0, q1, q2, q3 and 3 more\)"):
-        check_apart(QUESTIONS, QUESTIONS[:7])
+        check_disjoint(QUESTIONS, QUESTIONS[:7])
 
 
 def test_task_holds_out_questions_beyond_its_limit() -> None:
@@ -157,12 +152,12 @@ def test_held_out_questions_exist_where_they_are_run() -> None:
         TaskConfig("arithmetic", held_out=-1).load()
 
 
-def test_check_apart_ignores_the_order_of_options() -> None:
+def test_check_disjoint_ignores_the_order_of_options() -> None:
     question = Question("a", "Which?", ("x", "y"), 0)
     turned = Question("b", "Which? ", ("y", "x"), 1)
     with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
-        check_apart([question], [turned])
-    check_apart([question], [Question("b", "Which?", ("y", "z"), 1)])
+        check_disjoint([question], [turned])
+    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
 
 
 def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
@@ -211,7 +206,9 @@ def test_read_limit(text, limit):
     assert TaskConfig("arithmetic", limit=text).limit == limit
 
 
-@pytest.mark.parametrize("text", ["half", "150%", "0%", "-5%", "%", "1.5", "nan", ""])
+@pytest.mark.parametrize(
+    "text", ["half", "150%", "0%", "-5%", "%", "1.5", "nan", "", 1.5, 0.0, -0.5]
+)
 def test_read_limit_refuses_what_is_neither_a_number_nor_a_share(text):
     with pytest.raises(ValueError, match="neither a whole number nor a share below 1"):
         read_limit(text)

@@ -60,10 +60,8 @@ def test_load_questions_reads_layout_of_arc(hub):
 
 def test_subset_rows_name_broken_row(hub):
     folder = hub(("main", "test", [GSM8K, changed(GSM8K, answer="seven")]))
-    with pytest.raises(ValueError, match=r"hub main test:2: .*no ####"):
+    with pytest.raises(ValueError, match=r"hub main test:2 .*no ####"):
         load_questions("gsm8k", hub=folder)
-    with pytest.raises(ValueError, match=r"split train.*could not be loaded.*JSONL"):
-        load_questions("gsm8k", hub=folder, split="train")
 
 
 def test_pool_rows_join_pool_and_statistics(hub):
@@ -139,7 +137,7 @@ def test_load_questions_reads_files_and_rows_alike(write, tmp_path, source):
 
 def test_load_questions_reads_rows_of_other_fields_with_nulls():
     frame = pandas.DataFrame([{"prompt": "1 + 1 =", "answer": "2"}, {"id": 7, "prompt": "2 + 2 ="}])
-    with pytest.raises(ValueError, match="row 1: answer: Field required"):
+    with pytest.raises(ValueError, match=r"row 1 .*answer: Field required"):
         load_questions(frame)
     assert [q.gold for q in load_questions(frame.assign(answer=[2, 4]))] == ["2", "4"]
 
@@ -159,7 +157,7 @@ def test_load_questions_refuses_what_are_no_rows(source, message):
     [
         ("a.csv", b"question,answer\n1?,2,3\n", r"a\.csv'?: line 2 has more cells than the first"),
         ("a.csv", b"question,answer\n1?,\xff\n", r"a\.csv'? cannot be read"),
-        ("a.csv", b"question,answer\n1?,\n", r"a\.csv:2: answer: Field required"),
+        ("a.csv", b"question,answer\n1?,\n", r"a\.csv:2 .*answer: Field required"),
         ("a.parquet", b"PAR1 or not", r"a\.parquet'? cannot be read"),
     ],
 )
