@@ -36,7 +36,7 @@ from cola_jax.params import Model
 from cola_jax.path import format_path, identity, parse_path, validate
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.gen_kwargs import GenerationSettings, cut_text, read_gen_kwargs
+from cola_jax.scoring.answer import GenerationSettings, cut_text, read_gen_kwargs
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]

@@ -10,7 +10,7 @@ from cola_jax.execute.inputs import bucket
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.question import Question
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, layers_of
+from cola_jax.scoring.evaluator import ModelEvaluator, layers_in
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.controls import control_targets
@@ -64,8 +64,22 @@ def search(
         raise InputError("there are no questions to search.")
     if list(questions) != getattr(evaluate, "questions", list(questions)):
         raise InputError("the questions are not those that the evaluator was made for.")
-    evaluations, layers = Evaluations(evaluate, questions), layers_of(evaluate, num_layers)
-    return Outcomes(search_batch(evaluations, layers, settings), settings)
+    layers = layers_in(evaluate, num_layers)
+
+    def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:
+        evaluations = Evaluations(evaluate, [questions[i] for i in indices])
+        return search_batch(evaluations, layers, settings)
+
+    everything = np.arange(len(questions))
+    over_batches = getattr(evaluate, "over_batches", None)  # of a model, each batch by itself
+    if over_batches is None:
+        return Outcomes(work(evaluate, everything), settings)
+    searches = settings.searches(max(len(question.options) for question in questions))
+    expected = len(questions) * (1 + simulations * searches)
+    found = {}
+    for indices, outcomes in over_batches(work, settings.workload(layers), expected):
+        found |= zip(indices.tolist(), outcomes, strict=True)
+    return Outcomes((found[i] for i in everything.tolist()), settings)
 
 
 def resolve(strategy: str | Rules) -> Rules:
