@@ -9,7 +9,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
-from cola_jax.execute.inputs import buckets
+from cola_jax.execute.inputs import buckets, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker
@@ -80,27 +80,31 @@ class Scorer(abc.ABC):
             yield lambda paths: score_readings(self, batch, run(paths), paths)
 
     def confirm(
-        self, worker: Worker, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+        self,
+        worker: Worker,
+        batch: Sequence[Encoded],
+        paths: Sequence[tuple[int, ...] | None],
+        completions: Sequence[Completion | None],
     ) -> list[bool | None]:
-        """Run one path [B, P] a question once more in float32 by the reference executor.
+        """Run at most one path a question once more in float32 by the reference executor.
 
         Args:
-          paths: STOP-padded; STOP alone where a question has no path.
-          verdicts: the verdicts that the paths were given, fields [B].
+          completions: decoded along the paths before; None where nothing is decoded.
 
         Returns:
-          Whether each is right; None without a path.
+          Whether each path is right; None without a path.
         """
-        held: list[bool | None] = [None] * len(paths)
-        chosen = np.flatnonzero(paths[:, 0] != STOP).tolist()
-        if chosen:
-            asked = [self.reread(batch[b], verdicts.completion[b]) for b in chosen]
-            run = ReferenceEvaluator(worker, prompts_of(asked), np.dtype(np.float32), "highest")
-            again = paths[chosen][:, None]
-            right = score_readings(self, asked, run(again), again).verdict[:, 0].tolist()
-            for b, hit in zip(chosen, right, strict=True):
-                held[b] = hit
-        return held
+        chosen = {b: path for b, path in enumerate(paths) if path is not None}
+        if not chosen:
+            return [None] * len(paths)
+        asked = [self.reread(batch[b], completions[b]) for b in chosen]
+        padded = pad_paths(
+            [[path] for path in chosen.values()], len(asked), worker.config.num_layers
+        )
+        run = ReferenceEvaluator(worker, prompts_of(asked), np.dtype(np.float32), "highest")
+        right = score_readings(self, asked, run(padded), padded).verdict[:, 0].tolist()
+        held = dict(zip(chosen, right, strict=True))
+        return [held.get(b) for b in range(len(paths))]
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
         """Return what is read to confirm a verdict: here, what was read before."""
