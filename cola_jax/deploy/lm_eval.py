@@ -40,7 +40,7 @@ from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.runs.devices import choose_dtype
-from cola_jax.scoring.gen_kwargs import GenerationSettings, read_gen_kwargs
+from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cola_jax.config import ModelConfig
 from cola_jax.execute.allocator import Allocator, Row
 from cola_jax.execute.common_prefix import tokens_after, without
 from cola_jax.execute.driver import Driver, enlarge
@@ -18,7 +19,7 @@ from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
 from cola_jax.execute.inputs import bucket, buckets, cut
 from cola_jax.execute.kv_cache import KVBlocks, Past
-from cola_jax.execute.memory import capacity, choose_decode_sizes
+from cola_jax.execute.memory import Memory, capacity, choose_decode_sizes
 from cola_jax.execute.readouts import Sample, greedy_sample
 from cola_jax.execute.shared_prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.stop import Stop
@@ -83,6 +84,13 @@ class Decoder:
         shape = (self.sizes.blocks + 1, config.num_kv_heads, tokens, config.head_dim)
         k, v = (self.worker.buffer(shape, self.worker.dtype, split=1) for _ in range(2))
         return KVBlocks(k=k, v=v)
+
+    def __call__(self, paths: np.ndarray) -> list[Row]:
+        """Decodes every path [B, C, P] that is not padding; returns its rows in order."""
+        rows = rows_of(paths)
+        with self.worker.decoding:
+            self.decode(rows)
+        return rows
 
     def decode(self, rows: Sequence[Row]) -> None:
         """Decodes rows to their ends; what they decoded is then in them."""
@@ -235,6 +243,14 @@ class Decoder:
         self.worker.give_back(*self.prompt, *self.decoded)
         if self.shared is not None:
             self.worker.leave(self.shared)
+
+
+def check_decode_memory(
+    config: ModelConfig, prompts: Prompts, memory: Memory, positions: int, max_new_tokens: int
+) -> None:
+    """Raises InputError where memory is too small to decode after prompts on the longest path."""
+    tokens = max(tokens for tokens, _ in buckets(prompts))
+    choose_decode_sizes(config, tokens, memory, positions=positions, max_new_tokens=max_new_tokens)
 
 
 def rows_of(paths: np.ndarray) -> list[Row]:

@@ -7,7 +7,7 @@ import numpy as np
 from cola_jax.errors import InputError
 from cola_jax.execute.allocator import Row
 from cola_jax.execute.common_prefix import FRESH, Batches
-from cola_jax.execute.decoder import Decoder, rows_of
+from cola_jax.execute.decoder import Decoder, check_decode_memory
 from cola_jax.execute.evaluator import Workload, take
 from cola_jax.execute.inputs import (
     Paths,
@@ -20,7 +20,6 @@ from cola_jax.execute.inputs import (
     prompts_for,
     tokenizer_of,
 )
-from cola_jax.execute.memory import choose_decode_sizes
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
@@ -114,13 +113,7 @@ def generate(
     keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
     workers = Workers(model, **options)
     workers.check_count(len(keys))
-    choose_decode_sizes(
-        model.config,
-        max(keys)[0],
-        workers.memory,
-        positions=longest,
-        max_new_tokens=max_new_tokens,
-    )
+    check_decode_memory(model.config, prompts, workers.memory, longest, max_new_tokens)
     same = bool((padded == padded[:1]).all())
     workload = Workload(padded.shape[1], longest, same)
     found = Batches.of(prompts, keys, 1 / len(keys) if same else FRESH)
@@ -130,10 +123,9 @@ def generate(
         decoder = Decoder(
             worker, take(prompts, some), work, max_new_tokens=max_new_tokens, stop=stop
         )
-        decoding = rows_of(padded[some])
-        decoder.decode(decoding)
+        rows = decoder(padded[some])
         decoder.close()
-        return collect(decoding, padded[some], max_new_tokens)
+        return collect(rows, padded[some], max_new_tokens)
 
     batches = found.cut(range(len(keys)), len(workers.workers))
     for some, generated in workers.map(run, batches, count_paths(padded)):

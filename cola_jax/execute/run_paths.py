@@ -7,8 +7,7 @@ import numpy as np
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.evaluator import Workload, take
 from cola_jax.execute.inputs import Paths, buckets, check_batch, count_paths, no_readings
-from cola_jax.execute.memory import choose_sizes
-from cola_jax.execute.shared_prefix import path_evaluator
+from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.prompts import PromptsLike, Readings
@@ -50,9 +49,7 @@ def run_paths(
     workers = Workers(model, **options)
     workers.check_count(len(padded))
     keys = buckets(batch)
-    for tokens, reads in sorted(set(keys), reverse=True):
-        choose_sizes(model.config, tokens, reads, workers.memory)
-
+    check_path_memory(model.config, batch, workers.memory)
     shared = Batches.of(batch, keys, 1 / len(keys) if workload.same else FRESH)
 
     def run(worker: Worker, rows: np.ndarray) -> Readings:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cola_jax.config import ModelConfig
 from cola_jax.execute.common_prefix import tokens_after, without
 from cola_jax.execute.driver import Driver, empty_chunk
 from cola_jax.execute.evaluator import PathEvaluator, Prefix, Workload
@@ -40,6 +41,12 @@ def path_evaluator(
             return SharedPrefixEvaluator(worker, prompts, workload)
     worker.share_nothing()  # whole prompts take all of the budget
     return PathEvaluator(worker, prompts, workload)
+
+
+def check_path_memory(config: ModelConfig, prompts: Prompts, memory: Memory) -> None:
+    """Raises InputError where memory is too small to run a path of prompts."""
+    for tokens, reads in sorted(set(buckets(prompts)), reverse=True):
+        choose_sizes(config, tokens, reads, memory)
 
 
 def fits(worker: Worker, workload: Workload, choose: Callable[[], Any]) -> bool:

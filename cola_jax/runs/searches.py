@@ -20,12 +20,12 @@ from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.robust import robust
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.again import (
     most_asked,
     paths_to_ask,
     plain_answers,
+    robust,
     with_again,
     with_robust,
 )
@@ -138,8 +138,8 @@ class BatchSearch:
             evaluations = Evaluations(robust(every, questions, places), questions)
             answers = plain_answers(plain, places)
             outcomes = search_batch(evaluations, layers, self.settings, answers)
-        paths, verdicts = paths_to_confirm(outcomes)
-        held = [scorer.confirm(worker, each, paths, verdicts) for each in batches]
+        best = paths_to_confirm(outcomes)
+        held = [scorer.confirm(worker, each, *best) for each in batches]
         agreed = [None if None in each else all(each) for each in zip(*held, strict=True)]
         return with_robust(with_confirmed(outcomes, agreed), plain, places)
 

@@ -40,7 +40,7 @@ from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
 from cola_jax.scoring.verdicts import NO_ANSWER
-from cola_jax.strategies.memory import check_memory
+from cola_jax.strategies.loop import check_memory
 from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant

@@ -1,14 +1,17 @@
+from .choice import Letter, Options, OptionsNorm, StrictLetter
 from .decoding import Completions, DecodingScorer
 from .encode import TEMPLATE_ARGUMENTS, Encoded, encode_answers
 from .exact import Exact
-from .filtered import FilteredGeneration
-from .generation import Generation, OpenScorer
+from .generation import FilteredGeneration, Generation, OpenScorer
 from .grader import Grade, Grader
-from .letter import Letter, StrictLetter
-from .likelihood import Options, OptionsNorm
-from .registry import SCORERS, ScorerName, scorer_class, scorer_names
 from .scorer import Evaluate, Scorer
 from .verdicts import Completion, Verdicts
+
+SCORERS: dict[str, str]
+ScorerName = str
+
+def scorer_class(name: str) -> type[Scorer]: ...
+def scorer_names(*, open: bool) -> list[str]: ...
 
 __all__ = [
     "SCORERS",

@@ -1,8 +1,8 @@
-"""Rules that extract the answer from a completion."""
+"""Where a completion ends, and rules that extract its answer."""
 
 import re
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 from cola_jax.errors import InputError
 
@@ -12,14 +12,25 @@ from cola_jax.errors import InputError
 Rule = Literal["boxed", "hashes", "number", "minerva", "line"]
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+INNER_BOX = re.compile(r"\s*" + BOX.pattern)
 WORD = re.compile(r"[^\s{}$]+")
 LINE_END = re.compile(r"[\n$]|\Z")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is text
 HASHES = re.compile(r"#### (-?[0-9.,]*[0-9][0-9.,]*)")
-NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?|-?\$?\.[0-9]+")
+NUMBER = re.compile(r"(-?\$?[0-9][0-9,]*(?:\.[0-9]+)?|-?\$?\.[0-9]+)")
 MINERVA = re.compile(
     r"Final Answer: The final answer is\s*(.*?)(?:\. I hope it is correct|\Z)", re.S
 )
+
+# keywords of lm-evaluation-harness's requests: of limits, the first that is set counts
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+SAMPLING = ("top_p", "top_k", "min_p", "typical_p")  # without effect on the likeliest token
+NEUTRAL = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+}
 
 
 class Answer(NamedTuple):
@@ -27,6 +38,13 @@ class Answer(NamedTuple):
 
     text: str | None  # None if there is no answer
     complete: bool  # False if the token limit cut the answer, or the text before any
+
+
+class GenerationSettings(NamedTuple):
+    """What ends a completion, beside the model's own stop tokens."""
+
+    until: tuple[str, ...]
+    max_gen_toks: int
 
 
 def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
@@ -48,9 +66,10 @@ def check_rule(rule: str) -> Rule:
 
 def boxed(text: str, cut: bool) -> Answer:
     """Extract the first complete box, or else one without braces, which a limit may have cut."""
-    partial = None
-    for content, end in boxes(text):
-        if content is not None and not (cut and end is None):
+    partial, closing = None, closing_braces(text)
+    for place, ended in boxes(text, closing):
+        content = unwrap(text, place, closing)
+        if ended or not cut:
             return Answer(content, True)
         partial = partial or content
     return Answer(partial, not cut)
@@ -58,44 +77,42 @@ def boxed(text: str, cut: bool) -> Answer:
 
 def last_box(text: str) -> str | None:
     """Return the content of the last complete box, or None if there is none."""
-    last = None
-    for content, _ in boxes(text):
-        last = content or last
-    return last
+    closing = closing_braces(text)
+    places = [place for place, _ in boxes(text, closing) if text[place].strip()]
+    return unwrap(text, places[-1], closing) or None if places else None
 
 
-def boxes(text: str) -> Iterator[tuple[str | None, int | None]]:
-    r"""Yield the content and the end of each box; end None if the end of the text may have cut it.
+def boxes(text: str, closing: Mapping[int, int]) -> Iterator[tuple[slice, bool]]:
+    r"""Yield the place of each box's content, and False where the end of the text may have cut it.
 
-    A box without braces, as in $\boxed 5$, extends to the next $ or space. Time is linear in the
-    text: a model can go on opening boxes up to its token limit.
+    Boxes whose braces are not closed are left out. A box without braces, as in $\boxed 5$, extends
+    to the next $ or space. Time is linear in the text: a model can go on opening boxes up to its
+    token limit.
     """
     dollars = seen = 0
-    closing, last_dollar, line_end = closing_braces(text), text.rfind("$"), -1
-    inner: dict[int, slice] = {}  # the content of each box that was looked at, by its brace
+    last_dollar, line_end = text.rfind("$"), -1
     for box in BOX.finditer(text):
         start = box.end()
-        dollars += text.count("$", seen, box.start()) - text.count(r"\$", seen, box.start())
-        seen = box.start()
-        if start < len(text) and text[start] == "{":
-            end = closing.get(start)
-            yield (None, None) if end is None else (text[unwrap(text, start, closing, inner)], end)
+        dollars += text.count("$", seen, start) - text.count(r"\$", seen, start)
+        seen = start
+        if text.startswith("{", start):
+            if start in closing:
+                yield slice(start + 1, closing[start]), True
             continue
         if line_end < start:
             line_end = LINE_END.search(text, start).start()  # type: ignore[union-attr]
-        if bare := bare_end(text, start, line_end):
+        if end := bare_end(text, start, line_end):
             # up to a space, unless the box is between dollars, the second of which may be missing
-            ended = bare < len(text) and (not dollars % 2 or last_dollar >= bare)
-            yield text[start:bare].strip().rstrip(".,;"), bare if ended else None
+            ended = end < len(text) and (not dollars % 2 or last_dollar >= end)
+            yield slice(start, start + len(text[start:end].rstrip().rstrip(".,;"))), ended
 
 
 def bare_end(text: str, start: int, line_end: int) -> int | None:
     """Return the end of a box without braces, a $ of the same line or else a space; or None."""
-    if start == len(text) or text[start] in "{}$" or text[start].isspace():
+    word = WORD.match(text, start)
+    if word is None:
         return None
-    if text[line_end : line_end + 1] == "$":
-        return line_end
-    return WORD.match(text, start).end()  # type: ignore[union-attr]
+    return line_end if text.startswith("$", line_end) else word.end()
 
 
 def closing_braces(text: str) -> dict[int, int]:
@@ -109,44 +126,35 @@ def closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def unwrap(text: str, brace: int, closing: dict[int, int], inner: dict[int, slice]) -> slice:
+def unwrap(text: str, place: slice, closing: Mapping[int, int]) -> str:
     """Return the content of a box without boxes around all of it, and surrounding whitespace."""
-    braces = [brace]
-    while True:
-        start, end = braces[-1] + 1, closing[braces[-1]]
-        if braces[-1] in inner:
-            content = inner[braces[-1]]
+    start, end = place.start, place.stop
+    while inner := INNER_BOX.match(text, start, end):
+        close = closing.get(inner.end(), end)
+        if close >= end or text[close + 1 : end].strip():
             break
-        while start < end and text[start].isspace():
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        content, box = slice(start, end), BOX.match(text, start, end)
-        if box is None or closing.get(box.end()) != end - 1:
-            break
-        braces.append(box.end())
-    inner |= dict.fromkeys(braces, content)
-    return content
+        start, end = inner.end() + 1, close
+    return text[start:end].strip()
 
 
 def hashes(text: str, cut: bool) -> Answer:
     """Extract the number after the first ####, as lm-evaluation-harness's strict match does."""
-    return number_of(HASHES.search(text), 1, cut)
+    return number_of(HASHES.search(text), cut)
 
 
 def number(text: str, cut: bool) -> Answer:
     """Extract the last number, as lm-evaluation-harness's flexible extract does."""
     matches = list(NUMBER.finditer(text))
-    return number_of(matches[-1] if matches else None, 0, cut)
+    return number_of(matches[-1] if matches else None, cut)
 
 
-def number_of(match: re.Match | None, group: int, cut: bool) -> Answer:
+def number_of(match: re.Match | None, cut: bool) -> Answer:
     """Return a matched number without $, commas and a full stop."""
     if match is None:
         return Answer(None, not cut)
-    text = match[group].replace(",", "").replace("$", "").rstrip(".")
+    text = match[1].replace(",", "").replace("$", "").rstrip(".")
     rest = match.string[match.end() :]
-    may_continue = rest == "" or (rest == "." and "." not in match[group])
+    may_continue = rest == "" or (rest == "." and "." not in match[1])
     return Answer(text or None, not (cut and may_continue))
 
 
@@ -168,3 +176,41 @@ def line(text: str, cut: bool) -> Answer:
 
 
 RULES = {"boxed": boxed, "hashes": hashes, "number": number, "minerva": minerva, "line": line}
+
+
+def read_gen_kwargs(keywords: Mapping[str, Any], max_gen_toks: int) -> GenerationSettings:
+    """Read a request's `generation_kwargs`; `max_gen_toks` is the limit where they set none.
+
+    Raises InputError for sampling, and for anything else that would change what is decoded.
+    """
+    keywords = {name: value for name, value in keywords.items() if value is not None}
+    check_greedy(keywords)
+    for name, value in keywords.items():
+        if name in NEUTRAL and value == NEUTRAL[name]:
+            continue
+        if name not in ("until", "do_sample", "temperature", *LIMITS, *SAMPLING):
+            raise InputError(
+                f"generation asks for {name}={value!r}, but the model cola decodes the likeliest "
+                f"token up to `until` or {LIMITS[0]}: leave it out of generation_kwargs."
+            )
+    until = keywords.get("until", ())
+    until = [until] if isinstance(until, str) else until
+    limit = next((keywords[name] for name in LIMITS if name in keywords), max_gen_toks)
+    return GenerationSettings(tuple(text for text in until if text), int(limit))
+
+
+def check_greedy(keywords: Mapping[str, Any]) -> None:
+    """Raise InputError for keywords that ask for sampling."""
+    sample, temperature = keywords.get("do_sample"), float(keywords.get("temperature", 0))
+    if sample or (sample is None and temperature > 0):
+        name = "do_sample" if sample else "temperature"
+        raise InputError(
+            f"generation asks for {name}={keywords[name]!r}, but the model cola decodes greedily: "
+            "give --gen_kwargs do_sample=False,temperature=0, or another task."
+        )
+
+
+def cut_text(text: str, stops: Sequence[str]) -> str:
+    """Cut a text before the first place where a stop string begins."""
+    places = [text.find(stop) for stop in stops]
+    return text[: min((place for place in places if place >= 0), default=None)]

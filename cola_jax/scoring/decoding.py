@@ -1,7 +1,7 @@
-"""Decoding scorers: what binds them to a batch, and `Completions`, which grades nothing."""
+"""Scorers that decode: what they have in common, and `Completions`, which grades nothing."""
 
-import abc
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,20 +10,18 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
-from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
-from cola_jax.execute.generate import check_limit
-from cola_jax.execute.memory import Memory, choose_decode_sizes
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Row, check_decode_memory
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.memory import Memory
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule, find_answer
-from cola_jax.scoring.encode import Encoded, encode_prompt, render_chat
+from cola_jax.scoring.encode import Encoded, check_length, encode_prompt, render_chat
 from cola_jax.scoring.grader import Grade
-from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompt_buckets
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 
 GOLD, DECOY = 0, 1  # the options of an open question
@@ -32,7 +30,7 @@ TIE = 1e-6  # the margin of a token that is as likely as its rival
 
 
 class DecodingScorer(Scorer):
-    """A scorer that decodes completions after prompts alone."""
+    """A scorer that decodes completions after prompts alone; without a subclass, it grades none."""
 
     open = True
     decodes = True
@@ -40,81 +38,82 @@ class DecodingScorer(Scorer):
     stop: Stop
     max_new_tokens: int
 
-    @abc.abstractmethod
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
-        """Returns the verdicts [R] of R decoded rows, each of its question."""
+    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+        """Make the completions of decoded rows, graded against the gold answers."""
+        return [completion(row, self.stop) for row in rows]
 
-    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Raises TypeError: answers are decoded, not read; see `row_verdicts`."""
-        raise TypeError(f"the scorer {self.name!r} decodes answers and takes no readings.")
+    def give_decoys(
+        self, completions: Sequence[Completion], questions: Sequence[Question]
+    ) -> list[bool]:
+        """Say which of the wrong completions give the decoy, the second option, of their question.
+
+        A control is held to what gold is held to, so it is graded, not compared as text.
+        """
+        return [False] * len(completions)
+
+    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+        """Return the verdicts [R] of R decoded rows, each of its question."""
+        completions = self.complete(rows, questions)
+        wrong = [
+            i
+            for i, (each, question) in enumerate(zip(completions, questions, strict=True))
+            if each.grade is Grade.WRONG
+            and each.finish != NOT_FINITE
+            and len(question.options) > DECOY
+        ]
+        decoys = np.zeros(len(rows), bool)
+        decoys[wrong] = self.give_decoys(
+            [completions[i] for i in wrong], [questions[i] for i in wrong]
+        )
+        return completion_verdicts(completions, decoys, rows)
 
     @contextlib.contextmanager
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> Iterator[Evaluate]:
-        prompts = Prompts.stack([encoded.prompts for encoded in batch])
-        decoder = Decoder(
-            worker, prompts, workload, max_new_tokens=self.max_new_tokens, stop=self.stop
-        )
-
         def evaluate(paths: np.ndarray) -> Verdicts:
-            rows = rows_of(paths)
-            with worker.decoding:
-                decoder.decode(rows)
+            rows = decoder(paths)
             verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
             out = Verdicts.empty(paths.shape[:2], most_options(batch))
             out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
             return out
 
-        try:
+        decoder = Decoder(
+            worker,
+            prompts_of(batch),
+            workload,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+        )
+        with contextlib.closing(decoder):
             yield evaluate
-        finally:
-            decoder.close()
 
-    def confirm(
-        self, worker: Worker, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
-    ) -> list[bool | None]:
-        """Feeds what was decoded to the reference: each token must be the most likely again."""
-        out: list[bool | None] = [None] * len(paths)
-        decoded = [b for b in range(len(paths)) if paths[b, 0] != STOP]
-        if not decoded:
-            return out
-        forced = [after_prompt(batch[b], verdicts.completion[b]) for b in decoded]
-        run = ReferenceEvaluator(worker, Prompts.stack(forced), np.dtype(np.float32), "highest")
-        readings = run(paths[decoded][:, None])
-        for i, b in enumerate(decoded):
-            targets = np.asarray(forced[i].targets)
-            same = readings.token[i, 0, : len(targets)] == targets
-            out[b] = bool(same.all() and readings.finite[i, 0])
-        return out
+    def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
+        """Put what a path decoded after its prompt, read at every token of it."""
+        assert completion is not None
+        prompt, tokens = np.asarray(encoded.prompts.ids).tolist(), completion.tokens
+        ids = [*prompt, *tokens[:-1]]
+        prompts = Prompts(
+            ids=np.array(ids, np.int32),
+            positions=np.arange(len(ids), dtype=np.int32),
+            branch=np.zeros(len(ids), np.int32),
+            read=np.arange(len(prompt) - 1, len(ids), dtype=np.int32),
+            targets=np.array(tokens, np.int32),
+        )
+        return dataclasses.replace(encoded, prompts=prompts, option=np.zeros(len(tokens), int))
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Confirm what `reread` reads: each token must be the likeliest again."""
+        same = (readings.token == encoded.prompts.targets).all(axis=1) & readings.finite
+        return Verdicts.of_margins(np.where(same, 0.0, -1.0))
 
     def check_memory(
         self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
     ) -> None:
-        for tokens, _ in sorted(set(prompt_buckets(batch)), reverse=True):
-            choose_decode_sizes(
-                config,
-                tokens,
-                memory,
-                positions=positions,
-                max_new_tokens=self.max_new_tokens,
-            )
+        check_decode_memory(config, prompts_of(batch), memory, positions, self.max_new_tokens)
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"max_new_tokens": self.max_new_tokens}
-
-
-def after_prompt(encoded: Encoded, completion: Completion) -> Prompts:
-    """Puts what a path decoded after its prompt, read at every token of it."""
-    prompt = np.asarray(encoded.prompts.ids).tolist()
-    ids = [*prompt, *completion.tokens]
-    return Prompts(
-        ids=np.array(ids[:-1], np.int32),
-        positions=np.arange(len(ids) - 1, dtype=np.int32),
-        branch=np.zeros(len(ids) - 1, np.int32),
-        read=np.arange(len(prompt) - 1, len(ids) - 1, dtype=np.int32),
-        targets=np.array(completion.tokens, np.int32),
-    )
 
 
 class Completions(DecodingScorer):
@@ -135,33 +134,25 @@ class Completions(DecodingScorer):
         self.stop, self.max_new_tokens = stop, max_new_tokens
 
     def encode(self, question: Question) -> Encoded:
-        """Encodes a question's text; ValueError where it is empty or too long."""
+        """Encode a question's text; InputError where it is empty or too long."""
         text = render_chat(self.tokenizer, question.text) if self.chat else question.text
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         if not encoded.num_tokens:
             raise InputError(f"prompt {question.id} is empty: there is nothing to complete.")
-        if self.context is not None:
-            try:
-                check_limit(encoded.num_tokens, self.max_new_tokens, self.context)
-            except ValueError as error:
-                raise InputError(f"prompt {question.id}: {error}") from None
+        check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
     def record(self) -> dict[str, Any]:
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
         return super().record() | stop
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
-        completions = [completion(row, self.stop, None, None) for row in rows]
-        return completion_verdicts(completions, [False] * len(rows), rows)
 
-
-def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> Completion:
-    """Makes the completion of a row, with the answer that a rule finds in its text."""
-    text = stop.text(row.tokens)
-    answer, complete = None, row.finish != TRUNCATED
-    if rule is not None:
-        answer, complete = find_answer(text, rule, row.finish == TRUNCATED)
+def completion(
+    row: Row, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
+) -> Completion:
+    """Make the completion of a row, with the answer that a rule finds in its text."""
+    text, cut = stop.text(row.tokens), row.finish == TRUNCATED
+    answer, complete = (None, not cut) if rule is None else find_answer(text, rule, cut)
     return Completion(
         text=text,
         answer=answer,
@@ -176,26 +167,24 @@ def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> 
 
 
 def completion_verdicts(
-    completions: Sequence[Completion], decoys: Sequence[bool], rows: Sequence[Row]
+    completions: Sequence[Completion], decoys: np.ndarray, rows: Sequence[Row]
 ) -> Verdicts:
-    """Scores completions; `decoys` says which are graded as their question's decoy.
+    """Score the completions of R rows; `decoys` [R] are those that give their question's decoy.
 
     The score of the option that was answered is how close any chosen token came to its rival, that
     of the others the same with a minus sign.
     """
-    right = np.array([one.grade is Grade.RIGHT for one in completions], bool)
-    finite = np.array([one.finish != NOT_FINITE for one in completions], bool)
-    decoy = np.array(decoys, bool)
-    answer = np.where(right, GOLD, np.where(decoy, DECOY, NO_ANSWER))
+    right = np.array([each.grade is Grade.RIGHT for each in completions], bool)
+    finite = np.array([each.finish != NOT_FINITE for each in completions], bool)
+    answer = np.where(right, GOLD, np.where(decoys, DECOY, NO_ANSWER))
     # else the margin of a tie would have no sign
     nearest = np.maximum(np.array([closest(row) for row in rows], np.float32), TIE)
-    scores = np.stack([np.where(hit, nearest, -nearest) for hit in (right, decoy)], axis=1)
+    scores = np.stack([np.where(hit, nearest, -nearest) for hit in (right, decoys)], axis=1)
     verdicts = Verdicts.of_scores(scores, GOLD, finite, answer=answer, outside=np.nan)
-    column = np.full(len(completions), None, object)
-    column[:] = completions
-    return verdicts._replace(completion=column)
+    verdicts.completion[:] = completions
+    return verdicts
 
 
 def closest(row: Row) -> float:
-    """Returns the least difference between a token that a row chose and the next best."""
+    """Return the least difference between a token that a row chose and the next best."""
     return min((a - b for a, b in zip(row.logprob, row.rival, strict=True)), default=0.0)

@@ -12,9 +12,8 @@ from cola_jax.prompts import PROMPT, Prompts
 from cola_jax.question import Question
 from cola_jax.scoring.answer import Rule
 
-# Llama's template prints today's date unless told one, and Qwen3's starts to think.
+# Llama's template prints today's date by default, and Qwen3's starts to think.
 TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024", "enable_thinking": False}
-
 
 # Questions shown with their answers before each, or a function from a question to those before it
 ShotSource = Sequence[Question] | Callable[[Question], Sequence[Question]]
@@ -36,17 +35,17 @@ class PromptFormat(Protocol):
 
 
 def shots_of(shots: ShotSource, question: Question) -> Sequence[Question]:
-    """Returns the questions that are shown before one."""
+    """Return the questions that are shown before a question."""
     return shots(question) if callable(shots) else shots
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A question as a token row, with what turns readings into scores."""
+    """A question as a token row, and the option that each read belongs to."""
 
     question: Question
     prompts: Prompts  # one row: fields [T] and [Q]
-    option: np.ndarray  # [Q], the option that each read belongs to
+    option: np.ndarray  # [Q]
     prompt_hash: str  # of the prompt's text
 
     @property
@@ -63,24 +62,23 @@ def encode_answers(
     *,
     special: bool = True,
 ) -> Encoded:
-    """Encodes a prompt with each answer packed after it, one option each.
+    """Encode a prompt with each answer packed after it, one option each.
 
-    Tokens are split between prompt and answer as lm-evaluation-harness does: the prompt alone, and
-    what each whole text adds. `special` adds the tokenizer's own special tokens, which a chat
-    template writes itself. Raises ValueError where the tokenizer ends the prompt, and for an answer
-    that adds no token.
+    Tokens are split between prompt and answer as lm-evaluation-harness does: those of the prompt
+    alone, and those that each whole text adds. `special` adds the tokenizer's own special tokens,
+    which a chat template writes itself. Raises InputError where the tokenizer ends the prompt, and
+    for an answer that adds no token.
     """
     ids = tokenize_prompt(tokenizer, prompt, special)
-    wholes = [
-        tokenizer(prompt + answer, add_special_tokens=special).input_ids for answer in answers
-    ]
-    continuations = [whole[len(ids) :] for whole in wholes]
-    for answer, tokens in zip(answers, continuations, strict=True):
+    continuations = []
+    for answer in answers:
+        tokens = tokenizer(prompt + answer, add_special_tokens=special).input_ids[len(ids) :]
         if not tokens:
             raise InputError(
                 f"question {question.id}: the option {shown(answer)} adds no token to its prompt, "
                 "so it cannot be scored."
             )
+        continuations.append(tokens)
     row, option = pack(ids, continuations)
     return Encoded(question, row, option, hash_of(prompt))
 
@@ -88,13 +86,13 @@ def encode_answers(
 def encode_prompt(
     question: Question, tokenizer: Any, prompt: str, *, special: bool = True
 ) -> Encoded:
-    """Encodes a prompt alone, to decode after."""
+    """Encode a prompt alone, to decode after it."""
     row, option = pack(tokenize_prompt(tokenizer, prompt, special), [])
     return Encoded(question, row.replace(read=None, targets=None), option, hash_of(prompt))
 
 
 def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
-    """Tokenizes a prompt; ValueError where the tokenizer ends it with its EOS token."""
+    """Tokenize a prompt; InputError where the tokenizer ends it with its EOS token."""
     ids = tokenizer(prompt, add_special_tokens=special).input_ids
     if special and ids and ids[-1] == tokenizer.eos_token_id:
         raise InputError(
@@ -107,10 +105,10 @@ def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
 def pack(
     prompt: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> tuple[Prompts, np.ndarray]:
-    """Packs continuations after a prompt; each is read at the token before each of its own.
+    """Pack continuations after a prompt; each is read at the token before each of its own.
 
     Returns the row and, for each read position, the continuation it belongs to. The last token of
-    a continuation predicts nothing that is asked, so it is left out.
+    a continuation predicts none of it, so it is left out.
     """
     ids, positions, branch = list(prompt), list(range(len(prompt))), [PROMPT] * len(prompt)
     read, targets, option = [], [], []
@@ -122,18 +120,13 @@ def pack(
         read += [len(prompt) - 1, *range(first, len(ids))]
         targets += tokens
         option += [j] * len(tokens)
-    row = Prompts(
-        ids=np.asarray(ids, np.int32),
-        positions=np.asarray(positions, np.int32),
-        branch=np.asarray(branch, np.int32),
-        read=np.asarray(read, np.int32),
-        targets=np.asarray(targets, np.int32),
-    )
+    fields = (ids, positions, branch, read, targets)
+    row = Prompts(*(np.asarray(values, np.int32) for values in fields))
     return row, np.asarray(option, np.int32)
 
 
 def render_chat(tokenizer: Any, text: str) -> str:
-    """Wraps a user's message in the tokenizer's own chat template, up to the model's turn."""
+    """Wrap a user's message in the tokenizer's own chat template, up to the model's turn."""
     action = "Repair its chat_template, or remove it: prompts are then plain text."
     with reading("the tokenizer's chat template", action):
         return tokenizer.apply_chat_template(
@@ -145,13 +138,13 @@ def render_chat(tokenizer: Any, text: str) -> str:
 
 
 def check_chat(tokenizer: Any, chat: bool) -> None:
-    """Raises ValueError where a chat template is to be used that is missing."""
+    """Raise InputError where the tokenizer has no chat template for a chat."""
     if chat and not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
 
 
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
-    """Raises ValueError where a prompt and `more` new tokens exceed the context."""
+    """Raise InputError where a prompt and `more` new tokens exceed the context."""
     longest = int(np.asarray(encoded.prompts.positions).max()) + 1
     if context is not None and longest + more > context:
         new = f" and {more} new ones" if more else ""
@@ -162,5 +155,5 @@ def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
 
 
 def hash_of(text: str) -> str:
-    """Returns the digest by which a prompt's text is recorded."""
+    """Return the digest by which a prompt's text is recorded."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import STOP, Ids, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
@@ -32,29 +32,19 @@ class Evaluations:
         write: Write | None = None,
         call_size: int | None = None,
     ):
-        """Takes what evaluates paths of B questions.
+        """Wrap a function that evaluates paths of B questions.
 
         Args:
-          known: what other runs evaluated.
-          resumed: what an earlier start of the same work evaluated: it counts as new.
-          write: is handed what is new, call by call.
+          known: evaluations of other runs.
+          resumed: evaluations of an earlier start of the same work: they count as new.
+          write: takes what is new, call by call.
           call_size: the most evaluations of a call; None for a whole wave.
         """
         self.evaluate, self.write, self.call_size = evaluate, write, call_size
         self.questions = questions
         self.options = max(1, *(len(each.options) for each in questions))
-        self.waves: list[Verdicts] = []  # fields [B, C]
-        # for each question, the wave, row and column of every path known
-        self.known: list[dict[Path, tuple[int, int, int]]] = [{} for _ in questions]
-        for b, rows in enumerate(known or ()):
-            for path, verdict in rows.items():
-                self.take(b, path, verdict)
-        self.resumed = resumed or [{} for _ in questions]
-
-    def take(self, question: int, path: Path, verdict: Verdicts) -> None:
-        """Takes the verdict [1] of a path that was evaluated before."""
-        self.known[question][path] = len(self.waves), 0, 0
-        self.waves.append(verdict.take((None, slice(None))))
+        self.known = [dict(rows) for rows in known or [{}] * len(questions)]
+        self.resumed = resumed or [{}] * len(questions)
 
     def __call__(self, paths: np.ndarray) -> Verdicts:
         return self.look_up(np.arange(len(self.questions)), paths)[0]
@@ -62,7 +52,7 @@ class Evaluations:
     def of_searches(
         self, question: np.ndarray, target: np.ndarray, paths: np.ndarray
     ) -> tuple[Verdicts, np.ndarray]:
-        """Returns the verdicts [S, C] of S searches, and which of them were known before [S, C].
+        """Return the verdicts [S, C] of S searches, and which of them were known before [S, C].
 
         Args:
           question: [S], the question of each search.
@@ -78,61 +68,64 @@ class Evaluations:
         return verdicts, reused
 
     def look_up(self, question: np.ndarray, paths: np.ndarray) -> tuple[Verdicts, np.ndarray]:
-        """Evaluates what is new of paths [S, C, P] of questions [S].
+        """Evaluate what is new of paths [S, C, P] of questions [S].
 
         Returns:
           Verdicts [S, C], and which of the paths were known before [S, C].
         """
         reused = paths[:, :, 0] != STOP
-        entries = [(s, c, unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()]
-        new: list[dict[Path, np.ndarray]] = [{} for _ in self.questions]
-        for s, c, path in entries:
-            b = question[s]
-            if path not in self.known[b] and path not in new[b]:
-                reused[s, c] = False
-                if path in self.resumed[b]:
-                    self.take(b, path, self.resumed[b][path])
-                else:
-                    new[b][path] = paths[s, c]
-        for wave in self.cut(new, paths.shape[2]):
+        entries = [
+            (s, c, question[s], unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()
+        ]
+        new: list[dict[Path, None]] = [{} for _ in self.questions]
+        for s, c, b, path in entries:
+            if path in self.known[b] or path in new[b]:
+                continue
+            reused[s, c] = False
+            if path in self.resumed[b]:
+                self.known[b][path] = self.resumed[b][path]
+            else:
+                new[b][path] = None
+        for wave in cut_waves(new, self.call_size, paths.shape[2]):
             self.add(wave, self.evaluate(wave))
         out = Verdicts.empty(paths.shape[:2], self.options)
-        for s, c, path in entries:
-            out.put((s, c), self.verdict(question[s], path))
+        for s, c, b, path in entries:
+            out.put((s, slice(c, c + 1)), self.known[b][path])
         return out, reused
 
-    def verdict(self, question: int, path: Path) -> Verdicts:
-        """Returns the verdict, fields [], of a known path of a question."""
-        wave, row, column = self.known[question][path]
-        return self.waves[wave].take((row, column))
-
     def of_question(self, question: int, paths: Sequence[Path]) -> Verdicts:
-        """Returns the verdicts [C] of known paths of a question."""
+        """Return the verdicts [C] of known paths of a question."""
         out = Verdicts.empty((len(paths),), self.options)
         for c, path in enumerate(paths):
-            out.put((c,), self.verdict(question, path))
+            out.put((slice(c, c + 1),), self.known[question][path])
         return out
 
-    def cut(
-        self, missing: Sequence[Mapping[Path, np.ndarray]], positions: int
-    ) -> Iterator[np.ndarray]:
-        """Yields waves [B, C, P] of at most `call_size` paths, one of every question first."""
-        columns = itertools.zip_longest(*(rows.values() for rows in missing))
-        order = [(b, row) for rows in columns for b, row in enumerate(rows) if row is not None]
-        size = self.call_size or max(1, len(order))
-        for first in range(0, len(order), size):
-            chosen: list[list[np.ndarray]] = [[] for _ in missing]
-            for b, row in order[first : first + size]:
-                chosen[b].append(row)
-            wave = np.full((len(missing), max(map(len, chosen)), positions), STOP, np.int32)
-            for b, rows in enumerate(chosen):
-                wave[b, : len(rows)] = np.reshape(rows, (len(rows), positions))
-            yield wave
-
     def add(self, paths: np.ndarray, verdicts: Verdicts) -> None:
-        """Adds verdicts [B, C] of paths [B, C, P], and writes them."""
+        """Add verdicts [B, C] of paths [B, C, P], and write them."""
         for b, c in np.argwhere(paths[:, :, 0] != STOP).tolist():
-            self.known[b][unpad_path(paths[b, c])] = len(self.waves), b, c
-        self.waves.append(verdicts)
+            self.known[b][unpad_path(paths[b, c])] = verdicts.take((b, slice(c, c + 1)))
         if self.write is not None:
             self.write(paths, verdicts)
+
+
+def cut_waves(
+    paths: Sequence[Mapping[Path, None]], size: int | None, positions: int
+) -> Iterator[np.ndarray]:
+    """Yield waves [B, C, P] of at most `size` paths, the first of every question first."""
+    columns = itertools.zip_longest(*paths)
+    order = [(b, path) for column in columns for b, path in enumerate(column) if path is not None]
+    size = size or len(order) or 1
+    for first in range(0, len(order), size):
+        wave: list[list[Path]] = [[] for _ in paths]
+        for b, path in order[first : first + size]:
+            wave[b].append(path)
+        yield pad_rows(wave, positions)
+
+
+def pad_rows(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
+    """Pad lists of paths, one of each question, to an array [B, C, P]."""
+    paths = np.full((len(rows), max(map(len, rows)), positions), STOP, np.int32)
+    for b, row in enumerate(rows):
+        for c, path in enumerate(row):
+            paths[b, c, : len(path)] = path
+    return paths

@@ -38,47 +38,57 @@ class Exact(OpenScorer):
     name = "exact"
 
     def encode(self, question: Question) -> Encoded:
-        """Encodes the prompt with each answer after it, read at every token and at its end.
+        """Encode the prompt with each answer after it, read at every token and at its end.
 
-        Raises ValueError for a question with options, in a format that shows its work, and for an
+        Raises InputError for a question with options, in a format that shows its work, and for an
         answer that cannot be decoded after its prompt.
         """
         text = self.prompt(question)
-        answers = [
-            self.format.completion(question, option, chat=self.chat) for option in question.options
-        ]
-        stop = self.format.stop
-        bare = [a[: len(a) - len(stop[0])] if stop and not self.chat else a for a in answers]
-        check_reachable(question, bare, self.stop)
         prompt = tokenize_prompt(self.tokenizer, text, not self.chat)
-        alone, whole = (
-            [self.tokens_after(question, text, prompt, each) for each in texts]
-            for texts in (bare, answers)
-        )
-        if not all(alone):
-            raise InputError(
-                f"question {question.id}: an answer adds no token to its prompt, so it cannot be "
-                "scored."
-            )
+        answers = [self.answer_tokens(question, text, prompt, each) for each in question.options]
         # a box is complete when it is closed; any other answer when something ends it
         if self.rule == "boxed":
-            ends = closing_tokens(self.tokenizer, alone[0][-1])
-            continuations = [(tokens, int(tokens[-1] == ends[0])) for tokens in alone]
+            ends = closing_tokens(self.tokenizer, answers[0][0][-1])
+            bodies = [body for body, _ in answers]
+            continuations = [(body, body[-1] == ends[0]) for body in bodies]
         else:
             ends = end_tokens(self.stop)
-            continuations = with_end(alone, whole, ends)
+            continuations = [with_end(body, whole, ends) for body, whole in answers]
         row, option = pack(prompt, [tokens for tokens, _ in continuations])
-        row, option, end = ask_about_ends(row, option, [n for _, n in continuations], ends)
+        row, option, end = ask_about_ends(row, option, [ended for _, ended in continuations], ends)
         encoded = EncodedAnswer(question, row, option, hash_of(text), end=end, ends=ends)
         check_length(encoded, self.context)
         return encoded
 
+    def answer_tokens(
+        self, question: Question, text: str, prompt: list[int], option: str
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens that an answer adds after a prompt, without and with what ends it.
+
+        Raises InputError for an answer that adds none, or within which decoding would end.
+        """
+        whole = self.format.completion(question, option, chat=self.chat)
+        stop = self.format.stop
+        body = whole[: len(whole) - len(stop[0])] if stop and not self.chat else whole
+        if self.stop.found(body) is not None:
+            raise InputError(
+                f"question {question.id}: the answer {shown(body)} contains a stop string, so no "
+                "decoding gives it: leave it out, or use another format."
+            )
+        tokens = self.tokens_after(question, text, prompt, body)
+        if not tokens:
+            raise InputError(
+                f"question {question.id}: an answer adds no token to its prompt, so it cannot be "
+                "scored."
+            )
+        return tokens, self.tokens_after(question, text, prompt, whole)
+
     def tokens_after(
         self, question: Question, text: str, prompt: list[int], answer: str
     ) -> list[int]:
-        """Returns the tokens that an answer adds after a prompt.
+        """Return the tokens that a text adds after a prompt.
 
-        Raises ValueError where the tokenizer makes one token of the prompt's end and the answer's
+        Raises InputError where the tokenizer makes one token of the prompt's end and the answer's
         beginning: the model, given the prompt, cannot decode that.
         """
         whole = self.tokenizer(text + answer, add_special_tokens=not self.chat).input_ids
@@ -91,7 +101,7 @@ class Exact(OpenScorer):
         return whole[len(prompt) :]
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Compares the weakest token of each answer with its rival."""
+        """Compare the weakest token of each answer with its rival."""
         count = len(encoded.question.options)
         scores = np.stack([answer_margin(readings, encoded, j) for j in range(count)], axis=1)
         answer = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), NO_ANSWER)
@@ -100,18 +110,19 @@ class Exact(OpenScorer):
 
 
 def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
-    """Returns the least log-probability [C] of an answer's tokens over their rivals'."""
+    """Return the least log-probability [C] of an answer's tokens over their rivals'."""
     assert isinstance(encoded, EncodedAnswer)
     logprob, rival, token = (
         np.asarray(x) for x in (readings.logprob, readings.rival, readings.token)
     )
-    targets, own = np.asarray(encoded.prompts.targets), encoded.option == option
-    body, end = own & ~encoded.end, own & encoded.end
     # where two tokens tie, the first is chosen, whatever the difference says
     with np.errstate(invalid="ignore"):  # nothing is used of what is not finite
         ahead = logprob - rival
-    ahead = np.where(token == targets, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))
-    margin = ahead[:, body].min(axis=1, initial=np.inf)
+    likeliest = token == np.asarray(encoded.prompts.targets)
+    ahead = np.where(likeliest, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))
+    of_option = encoded.option == option
+    margin = ahead[:, of_option & ~encoded.end].min(axis=1, initial=np.inf)
+    end = of_option & encoded.end
     if end.any():
         best = ahead[:, end].max(axis=1)
         # an end that was not among those read is more likely than all of them, and ends it too
@@ -120,73 +131,52 @@ def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarr
     return margin
 
 
+def with_end(body: list[int], whole: list[int], ends: tuple[int, ...]) -> tuple[list[int], bool]:
+    """Return the tokens of an answer and of its end, and whether the last is an end."""
+    if not ends:
+        return body, False
+    if whole[: len(body)] != body:  # the tokenizer joins the answer and its end: take them as one
+        return whole, False
+    return body + (whole[len(body) : len(body) + 1] or list(ends[:1])), True
+
+
+def ask_about_ends(
+    row: Prompts, option: np.ndarray, has_end: Sequence[bool], ends: tuple[int, ...]
+) -> tuple[Prompts, np.ndarray, np.ndarray]:
+    """Ask about several end tokens at the last position of each answer that has an end.
+
+    Returns the row, the answer of each read, and whether the read is about an end.
+    """
+    read, targets, columns = np.asarray(row.read), np.asarray(row.targets), []
+    for j, ended in enumerate(has_end):
+        *body, last = np.flatnonzero(option == j).tolist()
+        columns += [(read[i], targets[i], j, False) for i in body]
+        tokens = list(dict.fromkeys([targets[last], *(ends if ended else ())]))[:ENDS_READ]
+        columns += [(read[last], token, j, ended) for token in tokens]
+    read, targets, option, end = (np.array(x, np.int32) for x in zip(*columns, strict=True))
+    return row.replace(read=read, targets=targets), option, end.astype(bool)
+
+
 def closing_tokens(tokenizer: Any, last: int) -> tuple[int, ...]:
-    """Lists the tokens that close a box as its last one does, whatever they add after it."""
+    """List the tokens that close a box as its last one does, whatever they add after it."""
     text = tokenizer.decode([last])
     if not text.endswith("}"):
         return (last,)
     return (last, *(i for i in tokens_starting_with(tokenizer, (text,)) if i != last))
 
 
-def with_end(
-    alone: Sequence[list[int]], whole: Sequence[list[int]], ends: tuple[int, ...]
-) -> list[tuple[list[int], int]]:
-    """Returns the tokens of each answer and of its end, and whether the last is an end."""
-    out = []
-    for text_alone, text_whole in zip(alone, whole, strict=True):
-        first = text_whole[len(text_alone) : len(text_alone) + 1] or list(ends[:1])
-        merged = text_whole[: len(text_alone)] != text_alone
-        if merged and ends:  # the tokenizer joins the answer and its end: take them as one
-            out.append((text_whole, 0))
-        else:
-            out.append((text_alone + (first if ends else []), 1 if ends else 0))
-    return out
-
-
-def check_reachable(question: Question, answers: Sequence[str], stop: Stop) -> None:
-    """Raises ValueError where decoding would end within an answer."""
-    for answer in answers:
-        if stop.found(answer) is not None:
-            raise InputError(
-                f"question {question.id}: the answer {shown(answer)} contains a stop string, so no "
-                "decoding gives it: leave it out, or use another format."
-            )
-
-
-def ask_about_ends(
-    row: Prompts, option: np.ndarray, has_end: Sequence[int], ends: tuple[int, ...]
-) -> tuple[Prompts, np.ndarray, np.ndarray]:
-    """Asks about several end tokens at the last position of each answer that has an end.
-
-    Returns the row, the answer of each read, and whether the read is about an end.
-    """
-    read, targets = np.asarray(row.read), np.asarray(row.targets)
-    columns = []
-    for j, ended in enumerate(has_end):
-        own = np.flatnonzero(option == j)
-        body = own[: len(own) - ended]
-        columns += [(read[i], targets[i], j, False) for i in body]
-        if ended:
-            first = int(targets[own[-1]])
-            asked = list(dict.fromkeys([first, *ends]))[:ENDS_READ]
-            columns += [(read[own[-1]], token, j, True) for token in asked]
-    read, targets, option, end = (np.array(x) for x in zip(*columns, strict=True))
-    row = row.replace(read=read.astype(np.int32), targets=targets.astype(np.int32))
-    return row, option.astype(np.int32), end.astype(bool)
-
-
 def end_tokens(stop: Stop) -> tuple[int, ...]:
-    """Lists the tokens that end an answer: stop tokens, and those whose text begins a stop string.
+    """List the tokens that end an answer: stop tokens, and those whose text begins a stop string.
 
     The stop string may be one token or begin a longer one, as a line break often does.
     """
     starting = tokens_starting_with(stop.tokenizer, stop.strings) if stop.strings else ()
-    return (*stop.tokens, *(token for token in starting if token not in stop.tokens))
+    return tuple(dict.fromkeys([*stop.tokens, *starting]))
 
 
 @functools.lru_cache(maxsize=8)
 def tokens_starting_with(tokenizer: Any, strings: tuple[str, ...]) -> tuple[int, ...]:
-    """Lists the tokens whose text begins with one of the strings, the shortest texts first."""
+    """List the tokens whose text begins with one of the strings, the shortest texts first."""
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    found = [i for i, text in enumerate(texts) if text.startswith(strings)]
-    return tuple(sorted(found, key=lambda i: (len(texts[i]), i)))
+    starting = [i for i, text in enumerate(texts) if text.startswith(strings)]
+    return tuple(sorted(starting, key=lambda i: (len(texts[i]), i)))

@@ -1,18 +1,17 @@
-"""`generation`: decode an answer and grade it. And what all scorers of open questions share."""
+"""`generation`: decode an answer and grade it. And the base of all scorers of open questions."""
 
 import contextlib
 import dataclasses
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
-from cola_jax.execute.decoder import NOT_FINITE
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Row
 from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
-from cola_jax.scoring.answer import Rule, find_answer
-from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion, completion_verdicts
+from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
+from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion
 from cola_jax.scoring.encode import (
     Encoded,
     PromptFormat,
@@ -24,7 +23,7 @@ from cola_jax.scoring.encode import (
 )
 from cola_jax.scoring.grader import Grade, Grader, check_installed
 from cola_jax.scoring.scorer import Scorer
-from cola_jax.scoring.verdicts import Completion, Verdicts
+from cola_jax.scoring.verdicts import Completion
 
 
 class OpenScorer(Scorer):
@@ -43,7 +42,7 @@ class OpenScorer(Scorer):
         stop_tokens: Sequence[int] = (),
         rule: Rule | None = None,
     ):
-        """Takes what `Scorer` does.
+        """Take the arguments of `Scorer`, and more.
 
         Args:
           format: the wording around a question, and how an answer ends and is found.
@@ -59,7 +58,7 @@ class OpenScorer(Scorer):
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)
 
     def prompt(self, question: Question) -> str:
-        """Writes a question's prompt; ValueError for a question that offers options."""
+        """Write a question's prompt; InputError for a question that offers options."""
         if not question.open:
             raise InputError(
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
@@ -85,21 +84,18 @@ class Generation(OpenScorer, DecodingScorer):
         grader: Grader | None = None,
         **options: Any,
     ):
-        """Takes what `OpenScorer` does, the most tokens to decode, and a grader to share.
+        """Take the arguments of `OpenScorer`, the most tokens to decode, and a grader to share.
 
-        Raises ValueError where math-verify is not installed.
+        Raises InputError where math-verify is not installed.
         """
         super().__init__(tokenizer, format, **options)
-        limit = format.max_new_tokens if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise InputError(f"max_new_tokens must be at least 1, it is {limit}.")
+        self.max_new_tokens = limit(max_new_tokens, format.max_new_tokens)
         if grader is None:
             check_installed()
-        self.max_new_tokens, self.grader = limit, grader
-        self.stack = contextlib.ExitStack()
+        self.grader, self.stack = grader, contextlib.ExitStack()
 
     def __enter__(self) -> "Generation":
-        """Starts the grader's processes."""
+        """Start the grader's processes."""
         if self.grader is None:
             self.grader = self.stack.enter_context(Grader())
             self.stack.callback(setattr, self, "grader", None)
@@ -113,48 +109,124 @@ class Generation(OpenScorer, DecodingScorer):
         return super().record() | {"grader": f"math-verify {version('math-verify')}"}
 
     def encode(self, question: Question) -> Encoded:
-        """Encodes the prompt alone; ValueError where it and the answer exceed the context."""
+        """Encode the prompt alone; InputError where it and the answer exceed the context."""
         text = self.prompt(question)
         encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
-        """Grades the answers of rows against gold, and the wrong ones against the decoys.
+    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+        """Make the completions of rows, graded against gold."""
+        completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
+        grades = self.grade(completions, [question.gold for question in questions])
+        return [
+            dataclasses.replace(each, grade=grade)
+            for each, grade in zip(completions, grades, strict=True)
+        ]
 
-        A control is held to what gold is held to, so it is graded, not compared as text.
-        """
-        found = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
-        answered = [i for i, one in enumerate(found) if is_answer(one)]
-        grades = self.grade(found, answered, {i: questions[i].gold for i in answered})
-        for i, grade in grades.items():
-            found[i] = dataclasses.replace(found[i], grade=grade)
-        wrong = [i for i in answered if grades[i] is Grade.WRONG]
-        decoys = {
-            i: questions[i].options[DECOY] for i in wrong if len(questions[i].options) > DECOY
-        }
-        chosen = self.grade(found, list(decoys), decoys)
-        hits = [chosen.get(i) is Grade.RIGHT for i in range(len(found))]
-        return completion_verdicts(found, hits, rows)
+    def give_decoys(
+        self, completions: Sequence[Completion], questions: Sequence[Question]
+    ) -> list[bool]:
+        decoys = [question.options[DECOY] for question in questions]
+        return [grade is Grade.RIGHT for grade in self.grade(completions, decoys)]
 
-    def grade(
-        self, completions: Sequence[Completion], some: Sequence[int], options: dict[int, str]
-    ) -> dict[int, Grade]:
-        """Grades the answers of some completions, each against an option."""
+    def grade(self, completions: Sequence[Completion], options: Sequence[str]) -> list[Grade]:
+        """Grade the answers of completions, each against an option; wrong where none is whole."""
         assert self.grader is not None, "a scorer that grades is used as a context manager"
-        pairs = [(str(completions[i].answer), options[i]) for i in some]
-        return dict(zip(some, self.grader.grade(pairs), strict=True))
+        pairs = {
+            i: (each.answer, option)
+            for i, (each, option) in enumerate(zip(completions, options, strict=True))
+            if each.answer is not None and not each.truncated and each.finish != NOT_FINITE
+        }
+        grades = dict(zip(pairs, self.grader.grade(list(pairs.values())), strict=True))
+        return [grades.get(i, Grade.WRONG) for i in range(len(completions))]
 
 
-def is_answer(completion: Completion) -> bool:
-    """Whether there is a whole answer to grade."""
-    return (
-        completion.answer is not None
-        and not completion.truncated
-        and completion.finish != NOT_FINITE
-    )
+class CompletionGrader(Protocol):
+    """What ends the completions of a task, and how they are graded."""
+
+    settings: GenerationSettings
+
+    def grade(self, question: Question, text: str) -> tuple[str | None, Grade]: ...
+    def gives(self, question: Question, text: str, answer: str) -> bool: ...
+    def record(self) -> dict[str, Any]: ...
+
+
+class FilteredGeneration(DecodingScorer):
+    """`generation` for a task of lm-evaluation-harness that filters and grades completions itself.
+
+    Prompts are whole, as those of the harness's `generate_until`.
+    """
+
+    name = "generation"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        grader: CompletionGrader,
+        *,
+        stop_tokens: Sequence[int],
+        max_new_tokens: int | None = None,
+        context: int | None = None,
+        chat: bool = False,
+    ):
+        """Take the arguments of `Scorer`, the task's grader, and ids that end a text.
+
+        `max_new_tokens` replaces the task's own limit. Raises InputError for one below 1.
+        """
+        super().__init__(tokenizer, chat=chat, context=context)
+        until, most = grader.settings
+        self.grader, self.max_new_tokens = grader, limit(max_new_tokens, most)
+        end = tokenizer.eos_token  # a stop string as well, as in the harness's model `hf`
+        strings = (*until, *([end] if end and end not in until else []))
+        self.stop = Stop(tuple(stop_tokens), strings, tokenizer=tokenizer)
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode the prompt alone; InputError where it and its answer exceed the context."""
+        encoded = encode_prompt(question, self.tokenizer, question.text)
+        check_length(encoded, self.context, self.max_new_tokens)
+        return encoded
+
+    def record(self) -> dict[str, Any]:
+        return super().record() | self.grader.record()
+
+    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+        """Make the graded completions of rows.
+
+        The harness grades what the token limit cut as well; here that is recorded as truncated
+        where no answer is found in it.
+        """
+        completions = []
+        for row, question in zip(rows, questions, strict=True):
+            made = completion(row, self.stop, None, Grade.WRONG)
+            if row.finish != NOT_FINITE:
+                text = self.tokenizer.decode(list(row.tokens), skip_special_tokens=True)
+                text = text[: self.stop.found(text)]
+                answer, grade = self.grader.grade(question, text)
+                cut = row.finish == TRUNCATED and answer is None
+                made = dataclasses.replace(
+                    made, text=text, answer=answer, grade=grade, truncated=cut
+                )
+            completions.append(made)
+        return completions
+
+    def give_decoys(
+        self, completions: Sequence[Completion], questions: Sequence[Question]
+    ) -> list[bool]:
+        return [
+            self.grader.gives(question, each.text, question.options[DECOY])
+            for each, question in zip(completions, questions, strict=True)
+        ]
+
+
+def limit(max_new_tokens: int | None, usual: int) -> int:
+    """Return the most tokens to decode; InputError for a limit below 1."""
+    most = usual if max_new_tokens is None else max_new_tokens
+    if most < 1:
+        raise InputError(f"max_new_tokens must be at least 1, it is {most}.")
+    return most
 
 
 def box_closed(text: str) -> bool:
-    """Whether a text has a complete box, as if it were truncated here."""
+    """Say whether a text has a complete box, as if it were truncated here."""
     return "}" in text and find_answer(text, "boxed", True).complete

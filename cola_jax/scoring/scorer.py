@@ -9,15 +9,15 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
-from cola_jax.execute.inputs import buckets
-from cola_jax.execute.memory import Memory, choose_sizes
-from cola_jax.execute.shared_prefix import path_evaluator
+from cola_jax.execute.inputs import buckets, pad_paths
+from cola_jax.execute.memory import Memory
+from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.encode import Encoded, check_chat
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.scoring.verdicts import Completion, Verdicts
 
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
 
@@ -33,35 +33,35 @@ class Scorer(abc.ABC):
     call_size: ClassVar[int | None] = None  # the most evaluations of a call; None for a wave
 
     def __init__(self, tokenizer: Any, *, chat: bool = False, context: int | None = None):
-        """Takes the model's tokenizer.
+        """Take the model's tokenizer.
 
         Args:
           chat: put prompts through the tokenizer's chat template.
           context: the longest prompt allowed, in tokens.
 
-        Raises ValueError where the tokenizer has no chat template.
+        Raises InputError where the tokenizer has no chat template.
         """
         check_chat(tokenizer, chat)
         self.tokenizer, self.chat, self.context = tokenizer, chat, context
 
     @abc.abstractmethod
     def encode(self, question: Question) -> Encoded:
-        """Encodes one question.
+        """Encode one question.
 
         Returns:
           Its prompt and continuations, with the positions at which the model is read.
 
         Raises:
-          ValueError: where it cannot be asked so, such as a prompt longer than the context.
+          InputError: where it cannot be asked so, such as a prompt longer than the context.
         """
 
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Turns what the model says along C paths of one question into verdicts.
+        """Turn what the model says along C paths of one question into verdicts.
 
         Args:
           readings: [C, Q], at the read positions of `encoded`.
-          encoded: what `encode` made of the question.
+          encoded: the question, from `encode`.
 
         Returns:
           Verdicts with fields [C].
@@ -71,46 +71,53 @@ class Scorer(abc.ABC):
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> Iterator[Evaluate]:
-        """Binds the scorer to a batch of questions on a worker, best of one token bucket.
+        """Bind the scorer to a batch of questions on a worker, best of one token bucket.
 
         Returns:
           A context manager of a function from paths [B, C, P] to Verdicts [B, C], which blocks.
         """
-        prompts = Prompts.stack([encoded.prompts for encoded in batch])
-        run = path_evaluator(worker, prompts, workload)
-        try:
+        with contextlib.closing(path_evaluator(worker, prompts_of(batch), workload)) as run:
             yield lambda paths: score_readings(self, batch, run(paths), paths)
-        finally:
-            run.close()
 
     def confirm(
-        self, worker: Worker, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts
+        self,
+        worker: Worker,
+        batch: Sequence[Encoded],
+        paths: Sequence[tuple[int, ...] | None],
+        completions: Sequence[Completion | None],
     ) -> list[bool | None]:
-        """Runs one path [B, P] a question once more in float32 by the reference executor.
+        """Run at most one path a question once more in float32 by the reference executor.
 
         Args:
-          paths: STOP-padded; STOP alone where a question has no path.
-          verdicts: what the paths were given before, fields [B].
+          completions: decoded along the paths before; None where nothing is decoded.
 
         Returns:
-          Whether each is right; None without a path.
+          Whether each path is right; None without a path.
         """
-        prompts = Prompts.stack([encoded.prompts for encoded in batch])
-        run = ReferenceEvaluator(worker, prompts, np.dtype(np.float32), "highest")
-        right = score_readings(self, batch, run(paths[:, None]), paths[:, None]).verdict[:, 0]
-        return [
-            None if path[0] == STOP else bool(hit) for path, hit in zip(paths, right, strict=True)
-        ]
+        chosen = {b: path for b, path in enumerate(paths) if path is not None}
+        if not chosen:
+            return [None] * len(paths)
+        asked = [self.reread(batch[b], completions[b]) for b in chosen]
+        padded = pad_paths(
+            [[path] for path in chosen.values()], len(asked), worker.config.num_layers
+        )
+        run = ReferenceEvaluator(worker, prompts_of(asked), np.dtype(np.float32), "highest")
+        right = score_readings(self, asked, run(padded), padded).verdict[:, 0].tolist()
+        held = dict(zip(chosen, right, strict=True))
+        return [held.get(b) for b in range(len(paths))]
+
+    def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
+        """Return what is read to confirm a verdict: here, what was read before."""
+        return encoded
 
     def check_memory(
         self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
     ) -> None:
-        """Raises ValueError where memory is too small to evaluate a path of `positions` layers."""
-        for tokens, reads in sorted(set(prompt_buckets(batch)), reverse=True):
-            choose_sizes(config, tokens, reads, memory)
+        """Raise InputError where memory is too small to evaluate a path of `positions` layers."""
+        check_path_memory(config, prompts_of(batch), memory)
 
     def record(self) -> dict[str, Any]:
-        """Describes the scorer's prompts for a run's settings.
+        """Describe the scorer's prompts for a run's settings.
 
         Returns:
           Settings by name, of types that JSON has; runs with different ones are kept apart.
@@ -118,17 +125,17 @@ class Scorer(abc.ABC):
         return {}
 
     def __enter__(self) -> "Scorer":
-        """Starts what the scorer needs while it evaluates."""
+        """Start what the scorer needs while it evaluates."""
         return self
 
     def __exit__(self, *error: object) -> None:  # noqa: B027 - most scorers need nothing
-        """Ends it."""
+        """End it."""
 
 
 def score_readings(
     scorer: Scorer, batch: Sequence[Encoded], readings: Readings, paths: np.ndarray
 ) -> Verdicts:
-    """Scores readings [B, C, Q] of every entry of paths [B, C, P] that is a path."""
+    """Score readings [B, C, Q] of every entry of paths [B, C, P] that is a path."""
     out = Verdicts.empty(paths.shape[:2], most_options(batch))
     for b, encoded in enumerate(batch):
         present = np.flatnonzero(paths[b, :, 0] != STOP)
@@ -143,11 +150,16 @@ def score_readings(
     return out
 
 
+def prompts_of(batch: Sequence[Encoded]) -> Prompts:
+    """Stack the prompts of a batch."""
+    return Prompts.stack([encoded.prompts for encoded in batch])
+
+
 def most_options(batch: Sequence[Encoded]) -> int:
-    """Returns the most options, decoys included, that a question of a batch has."""
+    """Return the most options, decoys included, that a question of a batch has."""
     return max(len(encoded.question.options) for encoded in batch)
 
 
 def prompt_buckets(batch: Sequence[Encoded]) -> list[tuple[int, int]]:
-    """Returns T and Q of each question."""
-    return buckets(Prompts.stack([encoded.prompts for encoded in batch]))
+    """Return T and Q of each question."""
+    return buckets(prompts_of(batch))

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from cola_jax.scoring.grader import Grade
 
+GRADED = (Grade.RIGHT, Grade.WRONG)
 NO_ANSWER = -1  # the answer of a path that is not finite, or that chose none of the options
 
 
@@ -43,14 +44,12 @@ class Verdicts(NamedTuple):
     @property
     def graded(self) -> np.ndarray:
         """False where nothing is known about the answer, as where the grader failed."""
-        known = [
-            one is None or one.grade in (Grade.RIGHT, Grade.WRONG) for one in self.completion.flat
-        ]
+        known = [each is None or each.grade in GRADED for each in self.completion.flat]
         return np.array(known, bool).reshape(self.completion.shape)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":
-        """Makes the verdicts of no evaluation, to be filled.
+        """Make the verdicts of no evaluation, to be filled.
 
         Args:
           shape: of the fields, such as [B, C].
@@ -79,7 +78,7 @@ class Verdicts(NamedTuple):
         answer: np.ndarray | None = None,
         outside: float | np.ndarray = -np.inf,
     ) -> "Verdicts":
-        """Makes verdicts of the scores of every option.
+        """Make verdicts of the scores of every option.
 
         Args:
           scores: [..., J], the higher the better.
@@ -118,7 +117,7 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def of_margins(cls, margin: ArrayLike) -> "Verdicts":
-        """Makes verdicts of a metric of your own, one number for each path.
+        """Make verdicts of a metric of your own, one number for each path.
 
         Args:
           margin: [...], such as [B, C], the higher the better.
@@ -130,7 +129,7 @@ class Verdicts(NamedTuple):
         return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
 
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
-        """Reads the same evaluations with another answer as the target.
+        """Read the same evaluations with another answer as the target.
 
         Args:
           target: the option that counts as right, or one for each entry of the leading axes.
@@ -138,13 +137,13 @@ class Verdicts(NamedTuple):
         Returns:
           Verdicts of the same shape and answers: right where the target is the answer.
         """
-        again = self.of_scores(
+        scored = self.of_scores(
             self.scores, target, self.finite, answer=self.answer, outside=self.outside
         )
-        return again._replace(scores=self.scores, completion=self.completion)
+        return scored._replace(scores=self.scores, completion=self.completion)
 
     def put(self, index: tuple, verdicts: "Verdicts") -> None:
-        """Writes verdicts at an index of the leading axes; they may have other options."""
+        """Write verdicts at an index of the leading axes; they may have other options."""
         options = min(self.scores.shape[-1], verdicts.scores.shape[-1])
         for name, column, new in zip(self._fields, self, verdicts, strict=True):
             if name == "scores":
@@ -153,9 +152,5 @@ class Verdicts(NamedTuple):
                 column[index] = new
 
     def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
-        """Takes what an index of the leading axes names.
-
-        Returns:
-          Verdicts whose fields are those of numpy's indexing.
-        """
+        """Return the verdicts at an index of the leading axes, as numpy indexes them."""
         return Verdicts(*(column[index] for column in self))

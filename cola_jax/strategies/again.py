@@ -1,25 +1,155 @@
-"""Asking again: whether the paths that a search found are right when a question is asked otherwise.
+"""Questions asked in other variants: robust verdicts, and paths that are asked again.
 
 A path that is right by luck is wrong when the question is asked in another way, so what holds in
 all variants of a question tells what the path knows.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cola_jax.path import STOP, pad_path
-from cola_jax.scoring.robust import options_at
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.path import STOP
+from cola_jax.question import Question
+from cola_jax.scoring.evaluations import pad_rows
+from cola_jax.scoring.scorer import Evaluate
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
 
 MOST = 4  # right paths of a search that are asked again
 FIRST = 25  # evaluations of the first budget
 
+Places = Sequence[Sequence[Sequence[int]]]  # of each variant and question, of each of its options
+
+
+def in_order(verdicts: Verdicts, place: Sequence[int]) -> Verdicts:
+    """Read verdicts of a variant with the options in the order of the question."""
+    option = np.full(max(place, default=-1) + 2, NO_ANSWER)  # the last is that of NO_ANSWER
+    option[list(place)] = np.arange(len(place))
+    return verdicts._replace(
+        answer=option[verdicts.answer], scores=verdicts.scores[..., list(place)]
+    )
+
+
+def in_variants(
+    verdicts: Verdicts, places: Places, question: int, index: int | np.ndarray
+) -> list[Verdicts]:
+    """Take a question's verdicts in each variant from [V * B, C], the first variant's first."""
+    size = len(places[0])
+    return [
+        in_order(verdicts.take((v * size + question, index)), of_questions[question])
+        for v, of_questions in enumerate(places)
+    ]
+
+
+def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) -> Evaluate:
+    """Combine evaluations of V variants of B questions: right is what is right in all of them.
+
+    Args:
+      evaluate: takes paths [V * B, C, P], first those of all questions in the first variant.
+      places: the place of each option of the questions in each variant.
+
+    Returns:
+      A function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
+      margins in any variant; the answer is what all say, or none.
+    """
+
+    def evaluate_all(paths: np.ndarray) -> Verdicts:
+        verdicts = evaluate(np.tile(paths, (len(places), 1, 1)))
+        out = Verdicts.empty(paths.shape[:2], max(len(each.options) for each in questions))
+        for b, question in enumerate(questions):
+            present = np.flatnonzero(paths[b, :, 0] != STOP)
+            variants = in_variants(verdicts, places, b, present)
+            options = range(len(question.options))
+            margins = [
+                np.stack([each.of_target(j).margin for j in options], axis=1) for each in variants
+            ]
+            answers = np.stack([each.answer for each in variants])
+            agreed = np.where((answers == answers[:1]).all(axis=0), answers[0], NO_ANSWER)
+            least = Verdicts.of_scores(
+                np.min(margins, axis=0),
+                question.answer,
+                np.all([each.finite for each in variants], axis=0),
+                answer=agreed,
+                outside=np.nan,
+            )
+            out.put((b, present), least)
+        return out
+
+    return evaluate_all
+
+
+def plain_answers(plain: Verdicts, places: Places) -> list[list[int]]:
+    """Return the answers to each question in each variant, as options; see `with_robust`."""
+    return [
+        [int(each.answer) for each in in_variants(plain, places, b, 0)]
+        for b in range(len(places[0]))
+    ]
+
+
+def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) -> list[Outcome]:
+    """Add the answers of the pretrained model to searches for paths right in all variants.
+
+    Args:
+      plain: of the identity path, fields [V * B, 1], all questions in the first variant first.
+      places: the place of each option of the questions in each variant.
+    """
+
+    def add(b: int, outcome: Outcome) -> Outcome:
+        variants = in_variants(plain, places, b, 0)
+        first, *answers = (int(each.answer) for each in variants)
+        scores = np.stack([each.scores for each in variants])
+
+        def of_search(search: Outcome) -> Again:
+            nodes = nodes_to_ask(search)
+            holds = np.repeat(search.verdicts.verdict[nodes][:, None], len(answers), axis=1)
+            holds[0] = np.array(answers) == search.target
+            return Again(nodes, holds, answers, scores, first)
+
+        return for_each_search(outcome, of_search)
+
+    return [add(b, outcome) for b, outcome in enumerate(outcomes)]
+
+
+def with_again(
+    outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], places: Places
+) -> list[Outcome]:
+    """Add to outcomes what was answered in each of V other variants on `paths_to_ask`.
+
+    Args:
+      verdicts: of each variant, fields [B, C].
+      places: the place of each option of the questions in each variant.
+    """
+
+    def add(b: int, outcome: Outcome) -> Outcome:
+        variants = [
+            in_order(v.take(b), place[b]) for v, place in zip(verdicts, places, strict=True)
+        ]
+        column = columns(outcome)
+        root = column[outcome.paths[ROOT]]
+        own = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
+        scores = np.stack([own, *(each.scores[root] for each in variants)])
+
+        def of_search(search: Outcome) -> Again:
+            nodes = nodes_to_ask(search)
+            asked = [column[search.paths[i]] for i in nodes]
+            answers = np.stack([each.answer[asked] for each in variants], axis=1)
+            plain = [int(each.answer[root]) for each in variants]
+            return Again(nodes, answers == search.target, plain, scores)
+
+        return for_each_search(outcome, of_search)
+
+    return [add(b, outcome) for b, outcome in enumerate(outcomes)]
+
+
+def for_each_search(outcome: Outcome, again: Callable[[Outcome], Again]) -> Outcome:
+    """Add what was asked again to a search and to its control searches."""
+    controls = tuple(for_each_search(control, again) for control in outcome.controls)
+    return dataclasses.replace(outcome, again=again(outcome), controls=controls)
+
 
 def nodes_to_ask(outcome: Outcome) -> list[int]:
-    """Returns the evaluations to ask again: the baseline, and up to four right ones.
+    """Return the evaluations to ask again: the baseline, and up to four right ones.
 
     The first is the shortest, the others are those of the largest margin; so for all evaluations
     and for the first 25, 50, 100, ..., so that a search tells what it would have found with fewer.
@@ -34,118 +164,23 @@ def nodes_to_ask(outcome: Outcome) -> list[int]:
 
 
 def most_asked(evaluations: int) -> int:
-    """Returns the most evaluations that are asked again of a search of so many."""
+    """Return the most evaluations that are asked again of a search of so many."""
     return min(evaluations, 1 + MOST * (1 + len(budgets(evaluations))))
 
 
 def budgets(evaluations: int) -> list[int]:
-    """Returns 26, 51, 101, ..., the baseline included, as far as a search is larger."""
+    """Return 26, 51, 101, ..., the baseline included, as far as a search is larger."""
     sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]
     return [size for size in sizes if size < evaluations]
 
 
 def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
-    """Returns the paths [B, C, P] that the searches of each question want asked again."""
-    rows = [list(columns(outcome)) for outcome in outcomes]
-    paths = np.full((len(rows), max(map(len, rows)), positions), STOP, np.int32)
-    for b, row in enumerate(rows):
-        for c, path in enumerate(row):
-            paths[b, c] = pad_path(path, positions)
-    return paths
+    """Return the paths [B, C, P] that the searches of each question want asked again."""
+    return pad_rows([list(columns(outcome)) for outcome in outcomes], positions)
 
 
 def columns(outcome: Outcome) -> dict[tuple[int, ...], int]:
-    """Numbers the paths that are asked again for a question, each once."""
-    every = [one.paths[i] for one in (outcome, *outcome.controls) for i in nodes_to_ask(one)]
+    """Number the paths that are asked again for a question, each once."""
+    searches = (outcome, *outcome.controls)
+    every = [search.paths[i] for search in searches for i in nodes_to_ask(search)]
     return {path: c for c, path in enumerate(dict.fromkeys(every))}
-
-
-def with_again(
-    outcomes: Sequence[Outcome],
-    verdicts: Sequence[Verdicts],
-    places: Sequence[Sequence[Sequence[int]]],
-) -> list[Outcome]:
-    """Adds to outcomes what each of V other variants said of `paths_to_ask`.
-
-    Args:
-      verdicts: of each variant, fields [B, C].
-      places: of each variant and question, where each of its options stands there.
-    """
-    return [
-        attach(
-            outcome,
-            columns(outcome),
-            np.stack([each.answer[b] for each in verdicts]),
-            [each[b] for each in places],
-            [each.scores[b] for each in verdicts],
-        )
-        for b, outcome in enumerate(outcomes)
-    ]
-
-
-def attach(
-    outcome: Outcome,
-    column: dict[tuple[int, ...], int],
-    answers: np.ndarray,
-    places: Sequence[Sequence[int]],
-    scores: Sequence[np.ndarray],
-) -> Outcome:
-    """Adds what was answered [V, C] again, with scores [C, J], to the searches of one question."""
-    nodes = nodes_to_ask(outcome)
-    root = column[outcome.paths[ROOT]]
-    own = outcome.verdicts.scores[ROOT]
-    asked = [column[outcome.paths[i]] for i in nodes]
-    targets = np.array([place[outcome.target] for place in places])
-    plain = [
-        list(place).index(answer) if answer in place else -1
-        for place, answer in zip(places, answers[:, root], strict=True)
-    ]
-    there = [row[root, list(place)] for row, place in zip(scores, places, strict=True)]
-    known = np.stack([own[: len(outcome.question.options)], *there])
-    again = Again(nodes, (answers[:, asked] == targets[:, None]).T, plain, known)
-    controls = tuple(attach(one, column, answers, places, scores) for one in outcome.controls)
-    return dataclasses.replace(outcome, again=again, controls=controls)
-
-
-def with_robust(
-    outcomes: Sequence[Outcome],
-    plain: Verdicts,
-    places: Sequence[Sequence[Sequence[int]]],
-) -> list[Outcome]:
-    """Adds what is known of a search for paths that are right in all variants.
-
-    Args:
-      plain: of the identity path, fields [V * B, 1], all questions in the first variant first.
-      places: where each option of the questions stands in each variant.
-    """
-
-    def known(outcome: Outcome, answers: list[int], scores: np.ndarray) -> Outcome:
-        nodes = nodes_to_ask(outcome)
-        holds = np.repeat(outcome.verdicts.verdict[nodes][:, None], len(answers) - 1, axis=1)
-        holds[0] = np.array(answers[1:]) == outcome.target
-        controls = tuple(known(control, answers, scores) for control in outcome.controls)
-        again = Again(nodes, holds, answers[1:], scores, first=answers[0])
-        return dataclasses.replace(outcome, again=again, controls=controls)
-
-    size = len(outcomes)
-    answers = plain_answers(plain, places)
-    return [
-        known(
-            outcome,
-            answers[b],
-            np.stack([plain.scores[v * size + b, 0, list(p[b])] for v, p in enumerate(places)]),
-        )
-        for b, outcome in enumerate(outcomes)
-    ]
-
-
-def plain_answers(plain: Verdicts, places: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """Returns the answers to each question in each variant, as options; see `with_robust`."""
-    size = len(places[0])
-    return [
-        [
-            int(options_at(plain.answer[v * size + b], np.asarray(of_questions[b]))[0])
-            for v, of_questions in enumerate(places)
-        ]
-        for b in range(size)
-    ]

@@ -1,4 +1,9 @@
-"""The loop that every strategy runs in, a wave of evaluations at a time."""
+"""The loop that every strategy runs in, a wave at a time, and its control searches.
+
+With enough perturbed networks some path gives any answer, and any answer is kept on fewer layers.
+So hits of gold are compared with those of wrong answers that the model does not give, and layers
+saved on right answers with those saved on the model's own wrong answers.
+"""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -6,18 +11,22 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
-from cola_jax.execute.inputs import bucket
-from cola_jax.path import STOP, identity, pad_path
+from cola_jax.execute.memory import capacity, format_bytes
+from cola_jax.identity import stable_hash
+from cola_jax.path import identity, pad_path
 from cola_jax.question import Question
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, layers_of
+from cola_jax.scoring.evaluator import ModelEvaluator, layers_in
 from cola_jax.scoring.scorer import Evaluate
-from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.controls import control_targets
+from cola_jax.scoring.verdicts import Completion
 from cola_jax.strategies.mcts import TreeSearch
 from cola_jax.strategies.outcome import History, Outcome, Outcomes, Proposals
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, TreeRules
 from cola_jax.strategies.walks import Walks
+
+EDIT = 64  # bytes of an edit: four integers, and whether it fits
+LAYER = 12  # bytes of a layer of an edited path, while all edits of a node are looked at
+NODE = 64  # bytes of a node, beside its path
 
 
 def search(
@@ -32,7 +41,7 @@ def search(
     control: Control = "all",
     num_layers: int | None = None,
 ) -> Outcomes:
-    """Searches paths for every question.
+    """Search paths for every question.
 
     Args:
       evaluate: from `cola_jax.evaluator(model, questions, scorer)`, or any function from paths
@@ -64,12 +73,26 @@ def search(
         raise InputError("there are no questions to search.")
     if list(questions) != getattr(evaluate, "questions", list(questions)):
         raise InputError("the questions are not those that the evaluator was made for.")
-    evaluations, layers = Evaluations(evaluate, questions), layers_of(evaluate, num_layers)
-    return Outcomes(search_batch(evaluations, layers, settings), settings)
+    layers = layers_in(evaluate, num_layers)
+
+    def work(evaluate: Evaluate, indices: np.ndarray) -> list[Outcome]:
+        evaluations = Evaluations(evaluate, [questions[i] for i in indices])
+        return search_batch(evaluations, layers, settings)
+
+    everything = np.arange(len(questions))
+    over_batches = getattr(evaluate, "over_batches", None)  # of a model, each batch by itself
+    if over_batches is None:
+        return Outcomes(work(evaluate, everything), settings)
+    searches = settings.searches(max(len(question.options) for question in questions))
+    expected = len(questions) * (1 + simulations * searches)
+    found = {}
+    for indices, outcomes in over_batches(work, settings.workload(layers), expected):
+        found |= zip(indices.tolist(), outcomes, strict=True)
+    return Outcomes((found[i] for i in everything.tolist()), settings)
 
 
 def resolve(strategy: str | Rules) -> Rules:
-    """Returns the preset of that name; ValueError with the list of names where there is none."""
+    """Return the preset of that name; InputError with the list of names where there is none."""
     if not isinstance(strategy, str):
         return strategy
     if strategy not in PRESETS:
@@ -84,7 +107,7 @@ def search_batch(
     settings: Settings,
     answers: Sequence[Collection[int]] | None = None,
 ) -> list[Outcome]:
-    """Searches a batch of questions in step, each for gold and for its control targets.
+    """Search a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: only what none has evaluated before is run.
 
@@ -110,7 +133,7 @@ def search_batch(
     asked = [questions[b] for b in question]
     kind = TreeSearch if isinstance(settings.preset, TreeRules) else Walks
     strategy = kind(settings, [each.id for each in asked], num_layers)
-    history = History(asked, target.tolist(), num_layers, settings.simulations + 1)
+    history = History(asked, target.tolist(), root, settings.simulations + 1)
     proposals: Proposals | None = Proposals.root(root, len(asked))
     while proposals is not None:
         verdicts, reused = evaluations.of_searches(question, target, proposals.paths)
@@ -120,40 +143,92 @@ def search_batch(
         strategy.update(proposals, verdicts)
         active = ~(settings.early_stop & history.improved)
         proposals = strategy.propose(active)
-    return grouped(history.outcomes(), [b for b, _ in controls])
-
-
-def grouped(outcomes: Sequence[Outcome], controls: Sequence[int]) -> list[Outcome]:
-    """Gives the searches for gold their control searches, which come last, each of a question."""
-    count = len(outcomes) - len(controls)
-    others = list(zip(controls, outcomes[count:], strict=True))
+    outcomes = history.outcomes()
+    searches = list(zip((b for b, _ in controls), outcomes[len(questions) :], strict=True))
     return [
-        dataclasses.replace(outcome, controls=tuple(one for i, one in others if i == b))
-        for b, outcome in enumerate(outcomes[:count])
+        dataclasses.replace(outcome, controls=tuple(each for i, each in searches if i == b))
+        for b, outcome in enumerate(outcomes[: len(questions)])
     ]
 
 
-def paths_to_confirm(outcomes: Sequence[Outcome]) -> tuple[np.ndarray, Verdicts]:
-    """Returns each shortest correct path [B, P], STOP alone where none is, and verdicts [B]."""
+def control_targets(question: Question, answers: Collection[int], control: Control) -> list[int]:
+    """Return the options that a question is searched for beside gold, in order.
+
+    None where the pretrained model gives gold in any way the question is asked: a search for gold
+    then only keeps its answer. Elsewhere the wrong options that it gives in none, since such a
+    search must start where that for gold starts; and after them, where options are offered, the
+    wrong one that it gives in all, which that search only keeps.
+
+    Args:
+      answers: the model's own.
+      control: every wrong option that is no answer, one of them by a hash of the question's id, or
+        nothing at all.
+    """
+    if control == "none" or question.answer in answers:
+        return []
+    options = range(len(question.options))
+    others = [j for j in options if j != question.answer and j not in answers]
+    if control == "one" and others:
+        others = [others[stable_hash(f"control {question.id}") % len(others)]]
+    own = set(answers)
+    kept = len(own) == 1 and own <= set(options) and not question.open
+    return [*others, *own] if kept else others
+
+
+def without_control(questions: Sequence[Question], control: Control) -> list[str]:
+    """Return the ids of questions that have no wrong answer for a control search to look for."""
+    if control == "none":
+        return []
+    return [question.id for question in questions if len(question.options) < 2]
+
+
+def check_memory(settings: Settings, num_layers: int, searches: int, budget: int) -> None:
+    """Raise InputError for searches that together need more than `budget` bytes of the host.
+
+    It names the flag to lower.
+    """
+    rules, positions = settings.preset, settings.positions(num_layers)
+    tree = isinstance(rules, TreeRules)
+    sizes = rules.largest_skip, rules.max_repeat, rules.max_times, rules.max_move
+    skip, repeat, times, move = (min(size, positions) for size in sizes)
+    edits = skip + repeat * times + 2 * move * min(rules.max_move_block, positions)
+    searches = capacity(searches) if tree else searches  # with those that round up the batch
+    node = 4 * positions + NODE
+    needed = {
+        f"--rules.max-length {rules.max_length:g}": (
+            edits * positions * (LAYER * positions if tree else EDIT)
+        ),
+        f"--simulations {settings.simulations:,}": (settings.simulations + 1) * node,
+        f"--leaves {settings.leaves:,}": (settings.leaves + 1) * node,
+    }
+    for flag, size in needed.items():
+        if searches * size > budget:
+            raise InputError(
+                f"{flag} makes {searches} searches together take {format_bytes(searches * size)}, "
+                f"of {format_bytes(budget)}: lower it, or give a smaller --batch-size."
+            )
+
+
+def paths_to_confirm(
+    outcomes: Sequence[Outcome],
+) -> tuple[list[tuple[int, ...] | None], list[Completion | None]]:
+    """Return each shortest correct path, and what was decoded along it; None where none is."""
+    paths = [outcome.best for outcome in outcomes]
     best = [outcome.shortest_correct for outcome in outcomes]
-    lengths = [len(o.paths[i]) for o, i in zip(outcomes, best, strict=True) if i is not None]
-    width = bucket(max(lengths, default=1))  # since each width compiles
-    paths = np.full((len(outcomes), width), STOP, np.int32)
-    verdicts = Verdicts.empty((len(outcomes),), max(o.verdicts.scores.shape[1] for o in outcomes))
-    for b, (outcome, i) in enumerate(zip(outcomes, best, strict=True)):
-        if i is not None:
-            paths[b] = pad_path(outcome.paths[i], width)
-            verdicts.put((b,), outcome.verdicts.take(i))
-    return paths, verdicts
+    completions = [
+        None if i is None else outcome.verdicts.completion[i]
+        for outcome, i in zip(outcomes, best, strict=True)
+    ]
+    return paths, completions
 
 
 def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> list[Outcome]:
-    """Adds to outcomes whether `paths_to_confirm` are right in float32 too."""
+    """Add to outcomes whether `paths_to_confirm` are right in float32 too."""
     return [dataclasses.replace(o, confirmed=h) for o, h in zip(outcomes, held, strict=True)]
 
 
 def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
-    """Runs each shortest correct path once more in float32 by the reference executor.
+    """Run each shortest correct path once more in float32 by the reference executor.
 
     That is not an evaluation of the search.
 
@@ -164,7 +239,6 @@ def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
     Returns:
       The outcomes with `confirmed`.
     """
-    paths, verdicts = paths_to_confirm(outcomes)
     worker = evaluate.workers.workers[0]
-    held = evaluate.scorer.confirm(worker, evaluate.encoded, paths, verdicts)
+    held = evaluate.scorer.confirm(worker, evaluate.encoded, *paths_to_confirm(outcomes))
     return Outcomes(with_confirmed(outcomes, held), outcomes.settings)

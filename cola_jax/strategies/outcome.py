@@ -17,26 +17,26 @@ NO_PARENT = -1
 
 
 class Proposals(NamedTuple):
-    """Paths that a strategy wants evaluated next, C for each question."""
+    """Paths that a strategy wants evaluated next, C for each of S searches."""
 
-    paths: np.ndarray  # [B, C, P], STOP alone for none
-    node: np.ndarray  # [B, C], the number of the evaluation within its question, -1 for none
-    parent: np.ndarray  # [B, C], the evaluation whose path was edited, -1 for none
-    edits: np.ndarray  # [B, C, 4], kind, start, k, amount
+    paths: np.ndarray  # [S, C, P], STOP alone for none
+    node: np.ndarray  # [S, C], the number of the evaluation within its search, -1 for none
+    parent: np.ndarray  # [S, C], the evaluation whose path was edited, -1 for none
+    edits: np.ndarray  # [S, C, 4], kind, start, k, amount
 
     @classmethod
-    def root(cls, path: np.ndarray, questions: int) -> "Proposals":
-        """Proposes the identity path for every question."""
+    def root(cls, path: np.ndarray, searches: int) -> "Proposals":
+        """Propose the identity path for every search."""
         return cls(
-            paths=np.tile(path, (questions, 1, 1)),
-            node=np.full((questions, 1), ROOT),
-            parent=np.full((questions, 1), NO_PARENT),
-            edits=np.zeros((questions, 1, 4), np.int32),
+            paths=np.tile(path, (searches, 1, 1)),
+            node=np.full((searches, 1), ROOT),
+            parent=np.full((searches, 1), NO_PARENT),
+            edits=np.zeros((searches, 1, 4), np.int32),
         )
 
 
 class Again(NamedTuple):
-    """What paths of a search answered when the question was asked in V other variants."""
+    """The answers on paths of a search when the question was asked in V other variants."""
 
     nodes: list[int]  # the evaluations asked about, the baseline first
     holds: np.ndarray  # [n, V], whether each gives the target there too
@@ -80,14 +80,10 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Finds the shortest path that is right, or wrong.
+        """Return the evaluation of the shortest path that is right, or wrong; None without one.
 
-        Args:
-          verdict: whether the path is right; an answer on which the grader failed is neither.
-
-        Returns:
-          The index of the evaluation, of equally short ones that of the largest margin; None where
-          no path has this verdict.
+        Of equally short ones it is that of the largest margin. An answer on which the grader failed
+        is neither right nor wrong.
         """
         candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
@@ -101,10 +97,14 @@ class Outcome:
         return self.shortest(True)
 
     @property
+    def best(self) -> tuple[int, ...] | None:
+        """The shortest correct path, None where no path is right."""
+        return None if self.shortest_correct is None else self.paths[self.shortest_correct]
+
+    @property
     def shortened(self) -> bool:
         """Whether the shortest correct path has fewer layers than the model."""
-        best = self.shortest_correct
-        return best is not None and bool(self.lengths[best] < self.lengths[ROOT])
+        return self.best is not None and len(self.best) < self.lengths[ROOT]
 
     @property
     def robust_baseline(self) -> bool | None:
@@ -118,11 +118,8 @@ class Outcome:
         """The shortest evaluation of those asked again that is right in all variants, or None."""
         if self.again is None:
             return None
-        held = [
-            i
-            for i, holds in zip(self.again.nodes, self.again.holds, strict=True)
-            if holds.all() and self.verdicts.verdict[i]
-        ]
+        nodes = np.array(self.again.nodes)
+        held = nodes[self.again.holds.all(axis=1) & self.verdicts.verdict[nodes]].tolist()
         return min(held, key=lambda i: self.lengths[i], default=None)
 
     @property
@@ -134,14 +131,7 @@ class Outcome:
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
 
     def describe_edit(self, i: int) -> str | None:
-        """Writes the edit that made a path from its parent's.
-
-        Args:
-          i: the index of the evaluation.
-
-        Returns:
-          Text such as `skip 2 at 5`; None where there were none or several edits.
-        """
+        """Write the edit of evaluation i, such as `skip 2 at 5`; None for none or several edits."""
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
 
@@ -153,7 +143,7 @@ class Outcomes(list[Outcome]):
         self.settings = settings
 
     def to_pandas(self) -> Any:
-        """Makes a table of the outcomes; needs pandas.
+        """Make a table of the outcomes; needs pandas.
 
         Returns:
           A DataFrame with a row for each question, and the columns question (its id), baseline
@@ -162,8 +152,7 @@ class Outcomes(list[Outcome]):
         """
         import pandas
 
-        best = [outcome.shortest_correct for outcome in self]
-        paths = [None if i is None else one.paths[i] for one, i in zip(self, best, strict=True)]
+        paths = [outcome.best for outcome in self]
         return pandas.DataFrame(
             {
                 "question": [outcome.question.id for outcome in self],
@@ -180,37 +169,30 @@ class History:
     """Everything evaluated so far in S searches, at most E evaluations each."""
 
     def __init__(
-        self,
-        questions: Sequence[Question],
-        targets: Sequence[int],
-        num_layers: int,
-        evaluations: int,
+        self, questions: Sequence[Question], targets: Sequence[int], root: np.ndarray, size: int
     ):
-        """Takes the question and the target of each search."""
-        self.questions, self.targets, self.num_layers = questions, targets, num_layers
-        shape = (len(questions), evaluations)
-        most = max(1, *(len(question.options) for question in questions))
-        self.verdicts = Verdicts.empty(shape, most)
-        self.paths: list[list[tuple[int, ...]]] = [[] for _ in questions]
-        self.lengths = np.full(shape, num_layers)
-        self.wave, self.waves = np.zeros(shape, np.int32), 0
+        """Take the question and the target of each search, the identity path [P], and E."""
+        self.questions, self.targets, self.root, self.waves = questions, targets, root, 0
+        shape = (len(questions), size)
+        self.verdicts = Verdicts.empty(shape, max(1, *(len(each.options) for each in questions)))
+        self.paths = np.full((*shape, len(root)), STOP, np.int32)
+        self.wave = np.zeros(shape, np.int32)
         self.parent = np.full(shape, NO_PARENT, np.int32)
         self.edits = np.zeros((*shape, 4), np.int32)
         self.reused = np.zeros(shape, bool)
+        self.sizes = np.zeros(len(questions), int)  # evaluations of each search
 
     def record(self, proposals: Proposals, verdicts: Verdicts, reused: np.ndarray) -> None:
-        """Records the verdicts of a wave [S, C], and which of them were known before."""
-        for s in range(len(self.questions)):
-            present = np.flatnonzero(proposals.node[s] >= 0)
-            nodes = proposals.node[s][present]
-            rows = proposals.paths[s][present]
-            self.paths[s] += [unpad_path(row) for row in rows]
-            self.verdicts.put((s, nodes), verdicts.take((s, present)))
-            self.lengths[s, nodes] = (rows != STOP).sum(axis=-1)
-            self.wave[s, nodes] = self.waves
-            self.parent[s, nodes] = proposals.parent[s][present]
-            self.edits[s, nodes] = proposals.edits[s][present]
-            self.reused[s, nodes] = reused[s][present]
+        """Record the verdicts of a wave [S, C], and which of them were known before."""
+        index = np.nonzero(proposals.node >= 0)
+        search, node = index[0], proposals.node[index]
+        self.verdicts.put((search, node), verdicts.take(index))
+        self.paths[search, node] = proposals.paths[index]
+        self.wave[search, node] = self.waves
+        self.parent[search, node] = proposals.parent[index]
+        self.edits[search, node] = proposals.edits[index]
+        self.reused[search, node] = reused[index]
+        np.add.at(self.sizes, search, 1)
         self.waves += 1
 
     @property
@@ -219,26 +201,23 @@ class History:
 
         Not those where the grader failed on the model's own answer, which may be either.
         """
-        shorter = self.lengths < self.num_layers
-        verdict, root = self.verdicts.verdict, self.verdicts.verdict[:, [ROOT]]
-        known = self.verdicts.graded[:, ROOT]
-        return known & np.any(verdict & (~root | shorter), axis=1)
+        lengths, verdict = (self.paths != STOP).sum(axis=-1), self.verdicts.verdict
+        better = ~verdict[:, [ROOT]] | (lengths < lengths[:, [ROOT]])
+        known = self.verdicts.take((slice(None), ROOT)).graded
+        return known & np.any(verdict & better, axis=1)
 
     def outcomes(self) -> list[Outcome]:
-        """Collects what is known of every search."""
-        outcomes = []
-        for s, question in enumerate(self.questions):
-            size = len(self.paths[s])
-            outcomes.append(
-                Outcome(
-                    question=question,
-                    target=self.targets[s],
-                    paths=self.paths[s],
-                    verdicts=self.verdicts.take((s, slice(size))),
-                    wave=self.wave[s, :size],
-                    parent=self.parent[s, :size],
-                    edits=self.edits[s, :size],
-                    reused=self.reused[s, :size],
-                )
+        """Return what is known of every search."""
+        return [
+            Outcome(
+                question=question,
+                target=self.targets[s],
+                paths=[unpad_path(path) for path in self.paths[s, :size]],
+                verdicts=self.verdicts.take((s, slice(size))),
+                wave=self.wave[s, :size],
+                parent=self.parent[s, :size],
+                edits=self.edits[s, :size],
+                reused=self.reused[s, :size],
             )
-        return outcomes
+            for s, (question, size) in enumerate(zip(self.questions, self.sizes, strict=True))
+        ]

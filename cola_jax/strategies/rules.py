@@ -1,7 +1,6 @@
 """Rules: everything that decides which paths a search evaluates, as data; `PRESETS` by name."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cola_jax.errors import InputError
@@ -9,8 +8,8 @@ from cola_jax.errors import InputError
 if TYPE_CHECKING:
     from cola_jax.execute.evaluator import Workload
 
-Ranges = Mapping[str, tuple[float, float]]  # the least and the largest value of fields
 Space = Literal["skip", "repeat", "skip+repeat", "skip+repeat+move"]  # kinds of edits
+Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
 MOVE = 4  # places that a block may move where a space has moves and the rules have none
 ANY = float("inf")
 LARGEST = 1e30  # weight
@@ -18,20 +17,26 @@ LONGEST = 1e9  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
 MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
-Control = Literal["all", "one", "none"]  # options that a question is searched for beside gold
+RANGES = {  # the least and the largest value of each field of rules
+    **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits"), (0, ANY)),
+    **dict.fromkeys(("max_move_block", "deep_block", "max_runs"), (1, ANY)),
+    **dict.fromkeys(("min_length", "max_length"), (0, LONGEST)),
+    **dict.fromkeys(("length_weight", "length_penalty"), (-LARGEST, LARGEST)),
+    **dict.fromkeys(("width", "children", "offspring"), (1, MOST_CHILDREN)),
+    **dict.fromkeys(("edits", "mutations"), (1, MOST_EDITS)),
+    "exploration": (0, LARGEST),
+    "widening": (1, LARGEST),
+    "widening_power": (0, 1),
+    "epsilon": (0, 1),
+    "block_power": (-4, 4),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What all strategies have in common; recorded whole with every run."""
+    """Fields that all strategies have; recorded whole with every run."""
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
-    ranges: ClassVar[Ranges] = {
-        **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move"), (0, ANY)),
-        "max_move_block": (1, ANY),
-        "min_length": (0, LONGEST),
-        "max_length": (0, LONGEST),
-    }
 
     max_skip: int = 4  # layers in the largest block skipped; 0 turns skips off
     max_repeat: int = 4  # layers in the largest block repeated; 0 turns repeats off
@@ -42,10 +47,13 @@ class Rules:
     max_length: float = 2.0  # layers of the longest path, in multiples of L
 
     def __post_init__(self):
-        for name, (least, most) in self.ranges.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise InputError(f"{name} must be {written(least, most)}, it is {value}.")
+        for name, value in vars(self).items():
+            if name not in RANGES or value is None:
+                continue
+            least, most = RANGES[name]
+            if not least <= value <= most:
+                allowed = f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
+                raise InputError(f"{name} must be {allowed}, it is {value}.")
         if not (self.max_skip or (self.max_repeat and self.max_times) or self.max_move):
             raise InputError("a search needs edits: give max_skip, max_repeat or max_move above 0.")
         if not self.min_length <= self.max_length or not self.max_length:
@@ -70,20 +78,15 @@ class Rules:
         Blocks that may move are as large as those that may be skipped, by default up to four
         places. Raises InputError where a kind that the space names is turned off.
         """
-        parts = space.split("+")
-        sizes = {
-            "skip": ("max_skip", self.max_skip),
-            "repeat": ("max_repeat", self.max_repeat),
-            "move": ("max_move", self.max_move or MOVE),
-        }
-        for part in parts:
-            if not sizes[part][1]:
-                raise InputError(f"the space {space} needs {sizes[part][0]} above 0.")
-        limits = {field: size if part in parts else 0 for part, (field, size) in sizes.items()}
-        block = max(self.max_skip, self.max_move_block)
-        return dataclasses.replace(
-            self, **limits, max_move_block=block if "move" in parts else self.max_move_block
-        )
+        kinds = space.split("+")
+        sizes = {"skip": self.max_skip, "repeat": self.max_repeat, "move": self.max_move or MOVE}
+        for kind in kinds:
+            if not sizes[kind]:
+                raise InputError(f"the space {space} needs max_{kind} above 0.")
+        limits = {f"max_{kind}": size if kind in kinds else 0 for kind, size in sizes.items()}
+        if "move" in kinds:
+            limits["max_move_block"] = max(self.max_skip, self.max_move_block)
+        return dataclasses.replace(self, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +98,6 @@ class TreeRules(Rules):
     """
 
     name = "tree"
-    ranges: ClassVar[Ranges] = {
-        **Rules.ranges,
-        "exploration": (0, LARGEST),
-        "length_weight": (-LARGEST, LARGEST),
-        "length_penalty": (-LARGEST, LARGEST),
-        "widening": (1, LARGEST),
-        "widening_power": (0, 1),
-        "epsilon": (0, 1),
-        "deep_block": (1, ANY),
-        "max_runs": (1, ANY),
-        "block_power": (-4, 4),
-        "exits": (0, ANY),
-    }
 
     exploration: float = 2.0  # c, the weight of nodes visited rarely
     length_weight: float = 0.1  # lambda, the weight of a path's length
@@ -140,7 +130,6 @@ class RandomRules(Rules):
     """Random paths of one to `edits` edits; the kind of each edit is drawn first."""
 
     name = "random"
-    ranges: ClassVar[Ranges] = {**Rules.ranges, "edits": (1, MOST_EDITS)}
 
     edits: int = 3  # the most edits of a path
 
@@ -157,11 +146,6 @@ class BeamRules(Rules):
     """Beam search by margin: random edits of the best paths so far, in rounds."""
 
     name = "beam"
-    ranges: ClassVar[Ranges] = {
-        **Rules.ranges,
-        "width": (1, MOST_CHILDREN),
-        "children": (1, MOST_CHILDREN),
-    }
 
     width: int = 4  # paths edited in a round
     children: int = 4  # edits of each path in a round
@@ -172,11 +156,6 @@ class EvolutionRules(Rules):
     """(1 + offspring) evolution by margin, as EvoPress does it for pruning (ICML 2025)."""
 
     name = "evolution"
-    ranges: ClassVar[Ranges] = {
-        **Rules.ranges,
-        "offspring": (1, MOST_CHILDREN),
-        "mutations": (1, MOST_EDITS),
-    }
 
     offspring: int = 16  # children of the best path in each generation
     mutations: int = 3  # the most edits of a child; the number is the lesser of two draws
@@ -196,11 +175,6 @@ class InfluenceRules(Rules):
     name = "influence"
 
     order: tuple[int, ...] = ()  # layers, that of least influence first; a run measures them
-
-
-def written(least: float, most: float) -> str:
-    """Write a range of values for people."""
-    return f"at least {least:g}" if most == ANY else f"{least:g} to {most:g}"
 
 
 @dataclasses.dataclass(frozen=True)

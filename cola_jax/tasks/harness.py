@@ -12,7 +12,7 @@ from typing import Any
 
 from cola_jax.errors import InputError, first_line, reading, shown
 from cola_jax.question import DELIMITER, Question, decoy_of
-from cola_jax.scoring.gen_kwargs import GenerationSettings, read_gen_kwargs
+from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.grader import Grade
 
 SEED = 1234  # of its shots, as lm-evaluation-harness draws them

@@ -13,8 +13,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 from cola_jax import scoring
 from cola_jax.errors import InputError
 from cola_jax.question import Question
+from cola_jax.scoring import ScorerName
 from cola_jax.scoring.answer import check_rule
-from cola_jax.scoring.registry import ScorerName
 from cola_jax.tasks.formats import check_answerable, format_of
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.load import check_disjoint, load_questions, read_limit, split

@@ -25,7 +25,7 @@ from cola_jax.deploy.packing import pack_requests
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated
 from cola_jax.prompts import Readings
-from cola_jax.scoring.gen_kwargs import GenerationSettings
+from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
 

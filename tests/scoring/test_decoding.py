@@ -12,7 +12,7 @@ from cola_jax.execute.allocator import Row
 from cola_jax.execute.decoder import STOPPED, TRUNCATED
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.worker import Workers
-from cola_jax.path import STOP
+from cola_jax.path import STOP, unpad_path
 from cola_jax.scoring import Completion, Completions, Exact, Generation, Grade
 from cola_jax.scoring.decoding import DECOY, GOLD, TIE, completion_verdicts
 from cola_jax.scoring.verdicts import NO_ANSWER
@@ -66,34 +66,34 @@ def test_completion_is_what_was_decoded(evaluated, decoded, letters):
 @pytest.mark.parametrize("name", ["exact", "generation"])
 def test_confirm_runs_once_more_in_float32(evaluated, decoded, name, monkeypatch):
     settings = []
-    module = f"cola_jax.scoring.{'scorer' if name == 'exact' else 'decoding'}"
 
     class Spy(cola_jax.scoring.scorer.ReferenceEvaluator):
         def __init__(self, worker, prompts, *more):
             settings.append(more)
             super().__init__(worker, prompts, *more)
 
-    monkeypatch.setattr(f"{module}.ReferenceEvaluator", Spy)
+    monkeypatch.setattr("cola_jax.scoring.scorer.ReferenceEvaluator", Spy)
     confirm, verdicts = evaluated[name]
     paths, rows = decoded.paths, np.arange(len(decoded.questions))
     best = verdicts.verdict.argmax(axis=1)
     right = verdicts.verdict[rows, best]
     assert right.sum() > 3
     right[np.flatnonzero(right)[0]] = False  # as if it had none
-    chosen = np.where(right[:, None], paths[rows, best], STOP)
-    own = type(verdicts)(*(column[rows, best].copy() for column in verdicts))
-    assert confirm(chosen, own) == [True if r else None for r in right]
-    nothing = np.full_like(chosen, STOP)
-    assert confirm(nothing, own) == [None] * len(rows)
+    listed = [[unpad_path(path) for path in row] for row in paths]
+    chosen = [listed[b][best[b]] if right[b] else None for b in rows]
+    completions = verdicts.completion[rows, best].tolist()
+    assert confirm(chosen, completions) == [True if r else None for r in right]
+    assert confirm([None] * len(rows), completions) == [None] * len(rows)
     if name == "exact":
         wrong = np.where(verdicts.verdict, paths.shape[1], np.arange(paths.shape[1])).min(axis=1)
-        assert confirm(paths[rows, wrong], own) == [False] * len(rows)
+        held = confirm([listed[b][wrong[b]] for b in rows], completions)
+        assert held == [False] * len(rows)
     else:
         b = int(np.flatnonzero(right)[0])
-        tokens = list(own.completion[b].tokens)
+        tokens = list(completions[b].tokens)
         tokens[0] = 80 + (tokens[0] + 1) % 200  # what bfloat16 might have decoded
-        own.completion[b] = dataclasses.replace(own.completion[b], tokens=tuple(tokens))
-        held = confirm(chosen, own)
+        completions[b] = dataclasses.replace(completions[b], tokens=tuple(tokens))
+        held = confirm(chosen, completions)
         assert held == [(i != b) if r else None for i, r in enumerate(right)]
     assert set(settings) == {(np.dtype(np.float32), "highest")}
 
@@ -165,9 +165,3 @@ def test_check_memory_names_enough_to_decode(model, letters, decoded):
     evaluate = cola_jax.evaluator(model, decoded.questions, scorer, memory_budget=1000)
     with pytest.raises(ValueError, match=r"too small to decode 6 tokens .* give at least"):
         evaluate(decoded.paths)
-
-
-def test_verdicts_of_readings_are_refused(letters):
-    scorer = Generation(letters, BARE, stop_tokens=STOPS, grader=SameText())
-    with pytest.raises(TypeError, match="'generation' decodes answers"):
-        scorer.verdicts(None, None)  # pyright: ignore[reportArgumentType]

@@ -5,8 +5,7 @@ import typing
 import pytest
 
 import cola_jax.scoring
-from cola_jax.scoring import SCORERS, Scorer, scorer_class, scorer_names
-from cola_jax.scoring.registry import ScorerName
+from cola_jax.scoring import SCORERS, Scorer, ScorerName, scorer_class, scorer_names
 
 
 def test_scorer_class_knows_every_name():

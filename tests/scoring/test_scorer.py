@@ -9,7 +9,7 @@ import cola_jax
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.worker import Workers
-from cola_jax.path import STOP, identity, random_paths
+from cola_jax.path import STOP, identity, random_paths, unpad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.scoring import Options, Scorer, Verdicts, encode_answers
@@ -134,11 +134,12 @@ def test_confirm_runs_in_float32_by_reference(model, words, batch):
     assert differs.any()
     chosen = np.where(differs.any(axis=1), differs.argmax(axis=1), 0)
     rows = np.arange(QUESTIONS)
-    verdicts, selected = before.take((rows, chosen)), many[rows, chosen]
-    held = scorer.confirm(coarse, batch, selected, verdicts)
+    selected = [unpad_path(path) for path in many[rows, chosen]]
+    completions = [None] * QUESTIONS
+    held = scorer.confirm(coarse, batch, selected, completions)
     assert held == exact.verdict[rows, chosen].tolist()
-    selected[0] = STOP
-    assert scorer.confirm(coarse, batch, selected, verdicts) == [None, *held[1:]]
+    selected[0] = None
+    assert scorer.confirm(coarse, batch, selected, completions) == [None, *held[1:]]
 
 
 def test_check_memory_names_enough(model, words, batch):

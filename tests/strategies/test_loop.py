@@ -1,6 +1,7 @@
 """`search`: with a function in the model's place, and with a tiny real model."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import pytest
 import cola_jax
 from cola_jax.path import KINDS, STOP, Edit, apply_edit, identity, pad_path
 from cola_jax.prompts import Prompts
-from cola_jax.question import Question
+from cola_jax.question import Question, open_question
 from cola_jax.scoring import Completion, Grade, Options, Verdicts
+from cola_jax.strategies.loop import check_memory, control_targets, without_control
 from cola_jax.strategies.mcts import ROOT
-from cola_jax.strategies.rules import PRESETS, TreeRules
+from cola_jax.strategies.rules import PRESETS, Settings, TreeRules
 from tests import tiny
-from tests.strategies.formula import checksum, checksum_answer, formula, questions
+from tests.strategies.formula import GOLD, OPTIONS, checksum, checksum_answer, formula, questions
 
 COLA = PRESETS["cola"]
 SIX = {"simulations": 20, "leaves": 7, "num_layers": 6}  # one compilation serves many tests
@@ -283,6 +285,81 @@ def test_questions_without_control_go_without():
     assert [control.target for control in first.controls] == [1]
     # gold is 1, the model says 0
     assert [control.target for control in second.controls] == [2, 3, 0]
+
+
+@pytest.mark.parametrize("answer", [-1, 0, 2, 3])
+def test_controls_are_wrong_options_and_last_the_models_own_answer(answer):
+    asked = [Question(f"q{i}", "?", OPTIONS, GOLD) for i in range(40)]
+    left, own = {0, 1, 2, 3} - {GOLD, answer}, [answer] if answer >= 0 else []
+    assert all(
+        control_targets(question, [answer], "all") == [*sorted(left), *own] for question in asked
+    )
+    chosen = [control_targets(question, [answer], "one") for question in asked]
+    assert {target for target, *_ in chosen} == left  # by a hash of the id
+    assert all(rest == own for _, *rest in chosen)
+    assert chosen == [control_targets(question, [answer], "one") for question in asked]
+    assert all(control_targets(question, [answer], "none") == [] for question in asked)
+
+
+def test_right_answers_have_no_controls():
+    question = Question("q", "?", OPTIONS, GOLD)
+    for control in ("all", "one"):
+        assert control_targets(question, [GOLD], control) == []
+        assert control_targets(question, [0, GOLD], control) == []
+
+
+def test_controls_where_no_other_option_is_left():
+    two = Question("q", "?", ("a", "b"), 0)
+    assert control_targets(two, [1], "all") == [1]  # kept
+    assert control_targets(two, [-1], "all") == [1]  # reached
+    assert control_targets(open_question("q", "?", "7"), [1], "all") == []
+
+
+def test_controls_are_no_answer_in_any_variant():
+    """Nor is an answer kept that the model gives in some only."""
+    question = Question("q", "?", OPTIONS, GOLD)
+    assert control_targets(question, [0, 2], "all") == [3]
+    assert control_targets(question, [0, 2, 3], "all") == []
+    assert control_targets(question, [2, 2], "all") == [0, 3, 2]
+
+
+def test_questions_without_a_wrong_answer_are_named():
+    some = [open_question(name, "?", gold) for name, gold in (("a", "x"), ("b", "7"), ("c", "y"))]
+    assert without_control(some, "one") == ["a", "c"]
+    assert without_control(some, "none") == []
+
+
+GB = 10**9
+
+
+def settings(preset: str = "best", max_length: float = 2.0, **changes: Any) -> Settings:
+    rules = dataclasses.replace(PRESETS[preset], max_length=max_length)
+    return Settings(rules, **({"simulations": 100, "leaves": 16, "seed": 0} | changes))
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("best", {"max_length": 1e5}, "--rules.max-length 100000 makes 32 searches"),
+        ("random", {"max_length": 1e7}, "--rules.max-length 1e.07 makes"),
+        ("best", {"simulations": 10**9}, "--simulations 1,000,000,000 makes"),
+        ("beam", {"leaves": 10_000, "max_length": 100.0}, "--leaves 10,000 makes"),
+    ],
+)
+def test_check_memory_names_the_flag(preset: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_memory(settings(preset, **changes), 30, 32, GB)
+
+
+def test_check_memory_counts_trees_that_round_up_a_batch() -> None:
+    long = settings("best", max_length=1000.0)  # eight edits at each of 5000 positions
+    with pytest.raises(ValueError, match=r"8 searches together take 19\.2GB"):
+        check_memory(long, 5, 2, 6 * GB)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_fit_on_a_laptop(preset: str) -> None:
+    check_memory(settings(preset, simulations=500), 80, 64, 4 * GB)
 
 
 # with a model

@@ -23,6 +23,7 @@ def outcome(*evaluations):
     return Outcome(question, 0, list(paths), verdicts, zeros, zeros - 1, edits, reused)
 
 
+ROOT_PATH = np.array([0, 1, 2, STOP])
 FULL, TWO, OTHER, ONE, LONG = (0, 1, 2), (0, 1), (0, 2), (0,), (0, 1, 1, 2)
 
 
@@ -79,8 +80,8 @@ def record(history, proposals, verdicts, reused=False):
 
 
 def test_history_records_waves_in_order():
-    history = History(questions(2), [GOLD, 0], 3, 4)
-    root = Proposals.root(np.array([0, 1, 2, STOP]), 2)
+    history = History(questions(2), [GOLD, 0], ROOT_PATH, 4)
+    root = Proposals.root(ROOT_PATH, 2)
     record(history, root, Verdicts.of_scores(np.array([[[0.0, 1]], [[1.0, 0]]]), GOLD))
     second = proposals([(1, ONE), (2, TWO)], [])
     wave = Verdicts.of_scores(np.array([[[3.0, 1], [0, 4]]] * 2), GOLD)
@@ -116,7 +117,7 @@ def test_history_records_waves_in_order():
     ],
 )
 def test_improved_is_right_after_wrong_or_shorter(right, then, improved):
-    history = History(questions(1), [GOLD], 3, 3)
+    history = History(questions(1), [GOLD], ROOT_PATH, 3)
     rows = [(FULL, right), *then]
     verdicts = Verdicts.empty((1, len(rows)), 4)
     verdicts.verdict[0] = [verdict for _, verdict in rows]
@@ -125,7 +126,7 @@ def test_improved_is_right_after_wrong_or_shorter(right, then, improved):
 
 
 def test_improved_needs_a_graded_baseline():
-    history = History(questions(1), [GOLD], 3, 2)
+    history = History(questions(1), [GOLD], ROOT_PATH, 2)
     verdicts = Verdicts.empty((1, 2), 4)
     verdicts.verdict[0, 1] = True
     verdicts.completion[0, 0] = Completion("7", "7", "stop", False, Grade.UNGRADED, (1,), -1.0)

@@ -1,0 +1,201 @@
+"""Scorers of multiple choice: by the text of the options, and by the letter that names them."""
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from cola_jax.errors import InputError
+from cola_jax.prompts import Readings
+from cola_jax.question import DELIMITER, Question
+from cola_jax.scoring.encode import (
+    Encoded,
+    ShotSource,
+    check_length,
+    encode_answers,
+    render_chat,
+    shots_of,
+)
+from cola_jax.scoring.scorer import Scorer
+from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
+
+
+class ChoiceScorer(Scorer):
+    """A scorer that compares the log-likelihoods of answers, one for each option of a question."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat: bool = False,
+        context: int | None = None,
+        shots: ShotSource = (),
+    ):
+        """Take the arguments of `Scorer`, and questions to show with their answers before each."""
+        super().__init__(tokenizer, chat=chat, context=context)
+        self.shots = shots
+
+    @abc.abstractmethod
+    def ask(self, question: Question) -> tuple[str, list[str]]:
+        """Write a question's prompt, or in a chat the user's message, and its answers."""
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode a question; InputError for one that cannot be asked so."""
+        if not question.options:
+            raise InputError(f"question {question.id} has no options to choose from: give it some.")
+        if question.open:
+            raise InputError(
+                f"question {question.id} is open, it has no options to choose from: use the scorer "
+                "`exact` or `generation`."
+            )
+        prompt, answers = self.ask(question)
+        if self.chat:
+            prompt = render_chat(self.tokenizer, prompt)
+        else:
+            delimiter = question.get(DELIMITER)
+            space = " " if delimiter is None else delimiter
+            answers = [f"{space}{answer}" for answer in answers]
+        encoded = encode_answers(question, self.tokenizer, prompt, answers, special=not self.chat)
+        check_length(encoded, self.context)
+        return encoded
+
+    def shown(self, question: Question) -> list[Question]:
+        """Return the shots before a question: those of its own subject."""
+        shots, subject = shots_of(self.shots, question), question.get("subject")
+        return [shot for shot in shots if shot.get("subject") == subject]
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Compare the scores of the options."""
+        gold, finite = encoded.question.answer, np.asarray(readings.finite)
+        return Verdicts.of_scores(self.scores(readings, encoded), gold, finite)
+
+    def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
+        """Add up the log-probabilities of each option's tokens, [C, J]."""
+        logprob = np.asarray(readings.logprob).astype(np.float64)
+        count = len(encoded.question.options)
+        return np.stack([logprob[:, encoded.option == j].sum(axis=1) for j in range(count)], axis=1)
+
+
+class Options(ChoiceScorer):
+    """The option whose text has the highest log-likelihood: lm-evaluation-harness's `acc`.
+
+    All options are packed after one shared prompt, that of lm-evaluation-harness's ARC tasks, in
+    which shots have two line breaks after them. Of equal options the first is the answer.
+    """
+
+    name = "options"
+
+    def __init__(self, tokenizer: Any, **options: Any):
+        """Take the arguments of `ChoiceScorer`.
+
+        Raises InputError for shots in a chat, whose template has no place for them.
+        """
+        super().__init__(tokenizer, **options)
+        if self.chat and self.shots:
+            raise InputError(
+                f"the scorer {self.name!r} shows no shots in a chat: drop --chat, or use 0 shots."
+            )
+
+    def ask(self, question: Question) -> tuple[str, list[str]]:
+        """Write the question alone; InputError for an option without text."""
+        if any(not option.strip() for option in question.options):
+            raise InputError(
+                f"question {question.id} has an empty option, whose text cannot be scored: use a "
+                "scorer of letters, or leave the question out."
+            )
+        options = list(question.options)
+        if self.chat or question.get(DELIMITER) is not None:  # the text is a whole prompt
+            return question.text, options
+        shots = "".join(
+            f"Question: {shot.text}\nAnswer: {shot.options[shot.answer]}\n\n"
+            for shot in self.shown(question)
+        )
+        return f"{shots}Question: {question.text}\nAnswer:", options
+
+
+class OptionsNorm(Options):
+    """The same per character of the option's text: lm-evaluation-harness's `acc_norm`."""
+
+    name = "options-norm"
+
+    def scores(self, readings: Readings, encoded: Encoded) -> np.ndarray:
+        lengths = np.array([len(option) for option in encoded.question.options])
+        return super().scores(readings, encoded) / lengths
+
+
+class Letter(ChoiceScorer):
+    """The most likely of the offered letters, after a prompt that lists the options."""
+
+    name = "letter"
+    formats = ("plain", "harness")
+    lists_options = True
+
+    def __init__(self, tokenizer: Any, *, harness: bool = False, **options: Any):
+        """Take the arguments of `ChoiceScorer`.
+
+        `harness` uses the prompt of lm-evaluation-harness's MMLU tasks. Raises InputError for shots
+        in another prompt than that.
+        """
+        super().__init__(tokenizer, **options)
+        if self.shots and not harness:
+            raise InputError(
+                "the plain prompt of letters shows no shots: use the format `harness`, or 0 shots."
+            )
+        self.harness = harness
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode a question; InputError for a letter of several tokens as well."""
+        encoded = super().encode(question)
+        if len(encoded.option) != len(question.options):
+            sizes = np.bincount(encoded.option).tolist()
+            raise InputError(
+                f"question {question.id}: letters are {sizes} tokens long here, but must be one "
+                "each: use the scorer `options`."
+            )
+        return encoded
+
+    def ask(self, question: Question) -> tuple[str, list[str]]:
+        letters = list(question.letters)
+        if self.harness:
+            return self.harness_prompt(question), letters
+        if self.chat:
+            named = f"{', '.join(letters[:-1])} or {letters[-1]}"
+            request = f"Answer with one letter, {named}, and nothing else."
+            return f"{stated(question)}\n\n{request}", letters
+        return f"Question: {stated(question)}\nAnswer:", letters
+
+    def harness_prompt(self, question: Question) -> str:
+        """Write the prompt of lm-evaluation-harness's MMLU tasks, with shots of its subject."""
+        subject = question.get("subject")
+        about = f" about {subject.replace('_', ' ')}" if subject else ""
+        shots = [
+            f"{stated(shot, strip=True)}\nAnswer: {shot.letters[shot.answer]}"
+            for shot in self.shown(question)
+        ]
+        start = f"The following are multiple choice questions (with answers){about}."
+        return "\n\n".join([start, *shots, f"{stated(question, strip=True)}\nAnswer:"])
+
+
+class StrictLetter(Letter):
+    """The most likely token of all, which must be the right letter."""
+
+    name = "letter-strict"
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Compare the letter with the best other token of the vocabulary."""
+        gold, finite = encoded.question.answer, np.asarray(readings.finite)
+        logprob, token = np.asarray(readings.logprob), np.asarray(readings.token)
+        chosen = token[:, :1] == np.asarray(encoded.prompts.targets)[None]
+        letter = chosen.argmax(axis=1)
+        answer = np.where(chosen.any(axis=1), letter, NO_ANSWER)
+        # the best token but the likeliest letter: exact for that letter, and it alone can be ahead
+        outside = np.take_along_axis(np.asarray(readings.rival), letter[:, None], axis=1)[:, 0]
+        outside = np.where(finite, outside, -np.inf)
+        return Verdicts.of_scores(logprob, gold, finite, answer=answer, outside=outside)
+
+
+def stated(question: Question, *, strip: bool = False) -> str:
+    """Write a question and its options, each after its letter on a line of its own."""
+    text = question.text.strip() if strip else question.text
+    options = zip(question.letters, question.options, strict=True)
+    return "\n".join([text, *(f"{letter}. {option}" for letter, option in options)])

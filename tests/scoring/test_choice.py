@@ -1,0 +1,232 @@
+"""Scorers of multiple choice: their prompts, and the scores that they make of readings."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cola_jax
+from cola_jax.prompts import Prompts, readings
+from cola_jax.question import Question, open_question
+from cola_jax.scoring import Letter, Options, OptionsNorm, StrictLetter
+from cola_jax.scoring.verdicts import NO_ANSWER
+from tests import tiny
+from tests.scoring.readings import CANDIDATES, encoded, half_finite, made_up, with_gold
+from tests.tokenizers import CodePoints
+
+QUESTION = Question("q1", "What melts?", ("ice", "iron ore", "wind"), 1)
+LISTED = "What melts?\nA. ice\nB. iron ore\nC. wind"
+WORDS = CodePoints((" ", ""))  # spaces belong to the next character
+TOKENS = {Options: [[3], [4, 5, 6], [7, 8]], Letter: [[10], [11], [12]]}
+SCORERS = [kind(WORDS) for kind in (Options, OptionsNorm, Letter, StrictLetter)]
+each = pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: scorer.name)
+texts = pytest.mark.parametrize("scorer", SCORERS[:2], ids=lambda scorer: scorer.name)
+letters = pytest.mark.parametrize("scorer", SCORERS[2:], ids=lambda scorer: scorer.name)
+
+
+def tokens_of(scorer):
+    return TOKENS[Letter if isinstance(scorer, Letter) else Options]
+
+
+def prompt_of(made):
+    """The text of a prompt of code points, after the first special token."""
+    return "".join(map(chr, made.prompts.ids[1 : made.prompts.read[0] + 1]))
+
+
+def test_options_ask_as_lm_evaluation_harness():
+    for kind in (Options, OptionsNorm):
+        made = kind(CodePoints()).encode(QUESTION)
+        assert (made.prompts.ids[0], prompt_of(made)) == (1, "Question: What melts?\nAnswer:")
+        for j, option in enumerate(QUESTION.options):
+            assert "".join(map(chr, made.prompts.targets[made.option == j])) == f" {option}"
+
+
+def test_options_show_shots_as_lm_evaluation_harness():
+    shots = [Question("s", "What flows?", ("stone", "water"), 1)]
+    shots.append(Question("t", "What falls?", ("rain",), 0, metadata=(("subject", "law"),)))
+    prompt = prompt_of(Options(CodePoints(), shots=shots).encode(QUESTION))
+    assert prompt == "Question: What flows?\nAnswer: water\n\nQuestion: What melts?\nAnswer:"
+    with pytest.raises(ValueError, match="shows no shots in a chat"):
+        Options(CodePoints(), chat=True, shots=shots)
+
+
+@letters
+def test_letters_read_one_token_per_option(scorer):
+    made = scorer.encode(QUESTION)
+    assert prompt_of(made) == f"Question: {LISTED}\nAnswer:".replace(" ", "")
+    assert [chr(t) for t in made.prompts.targets] == ["A", "B", "C"]
+    assert set(made.prompts.read.tolist()) == {made.num_tokens - 1}
+    assert made.option.tolist() == [0, 1, 2]
+
+
+def test_letters_show_shots_of_own_subject():
+    subject = (("subject", "college_physics"),)
+    asked = Question("q", "Which is heavy? ", ("4", "6", "7", "8"), 1, metadata=subject)
+    shot = Question("s", "Which is heavy? ", ("a", "b", "0", "d"), 2, metadata=subject)
+    other = Question("o", "Which is prime?", ("4", "6", "7", "8"), 2)
+    shown = (
+        "The following are multiple choice questions (with answers) about college physics.\n\n"
+        "Which is heavy?\nA. a\nB. b\nC. 0\nD. d\nAnswer: C\n\n"
+        "Which is heavy?\nA. 4\nB. 6\nC. 7\nD. 8\nAnswer:"
+    )
+    scorer = Letter(WORDS, harness=True, shots=[other, shot])
+    assert scorer.ask(asked) == (shown, ["A", "B", "C", "D"])
+    assert prompt_of(scorer.encode(asked)) == shown.replace(" ", "")
+    plain, _ = Letter(WORDS, harness=True).ask(QUESTION)
+    start = "The following are multiple choice questions (with answers).\n\n"
+    assert plain == f"{start}{LISTED}\nAnswer:"
+    with pytest.raises(ValueError, match="the plain prompt of letters shows no shots"):
+        Letter(WORDS, shots=[QUESTION])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "first"),
+    [
+        (Options, "What melts?", "i"),
+        (Letter, f"{LISTED}\n\nAnswer with one letter, A, B or C, and nothing else.", "A"),
+    ],
+)
+def test_chat_adds_no_special_tokens(kind, message, first):
+    made = kind(CodePoints(), chat=True).encode(QUESTION)
+    ids = made.prompts.ids[: made.prompts.read[0] + 1].tolist()
+    assert (ids[0], ids[-1]) == (2, 3)  # the template's own, and no 1
+    assert "".join(map(chr, ids[1:-1])) == message
+    assert chr(made.prompts.targets[0]) == first  # no space after a template
+
+
+def test_chat_of_letters_with_real_tokenizer():
+    words = tiny.tokenizer()
+    made = Letter(words, chat=True).encode(QUESTION)
+    assert made.prompts.ids.tolist().count(words.bos_token_id) == 1
+    assert words.convert_ids_to_tokens(made.prompts.targets.tolist()) == ["A", "B", "C"]
+
+
+@each
+def test_encode_refuses_what_cannot_be_scored(scorer):
+    with pytest.raises(ValueError, match=r"question q is open.*`exact` or `generation`"):
+        scorer.encode(open_question("q", "7 + 5", "12"))
+    with pytest.raises(ValueError, match="question q has no options"):
+        scorer.encode(Question("q", "?"))
+    made = scorer.encode(QUESTION)
+    longest = int(made.prompts.positions.max()) + 1
+    type(scorer)(WORDS, context=longest).encode(QUESTION)
+    with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
+        type(scorer)(WORDS, context=longest - 1).encode(QUESTION)
+
+
+def test_encode_refuses_empty_options_and_long_letters():
+    with pytest.raises(ValueError, match="question q has an empty option"):
+        Options(WORDS).encode(Question("q", "?", ("ice", " "), 0))
+    with pytest.raises(ValueError, match="question q1: letters are"):
+        Letter(CodePoints()).encode(QUESTION)  # " A" is two tokens
+
+
+@texts
+def test_verdicts_equal_sums_in_plain_python(scorer):
+    question, readings = encoded(TOKENS[Options]), made_up(6)
+    verdicts = scorer.verdicts(readings, question)
+    for c in range(CANDIDATES):
+        scores, position = [], 0
+        for option, tokens in zip(question.question.options, TOKENS[Options], strict=True):
+            total = sum(float(readings.logprob[c, position + i]) for i in range(len(tokens)))
+            position += len(tokens)
+            scores.append(total / len(option) if scorer.name == "options-norm" else total)
+        assert verdicts.scores[c] == pytest.approx(scores, rel=1e-6)
+        assert verdicts.answer[c] == scores.index(max(scores))
+        assert verdicts.verdict[c] == (scores.index(max(scores)) == 1)
+        assert verdicts.margin[c] == pytest.approx(scores[1] - max(scores[0], scores[2]), rel=1e-6)
+    assert len(set(verdicts.answer.tolist())) > 1
+
+
+def test_norm_changes_answer():
+    logprob = np.tile(np.float32([-4, -5, -1, -1, -5, -5]), (CANDIDATES, 1))
+    readings, question = made_up(6, logprob=logprob), encoded(TOKENS[Options])
+    assert [scorer.verdicts(readings, question).answer[0] for scorer in SCORERS[:2]] == [0, 1]
+
+
+def test_letter_compares_letters_offered():
+    readings = made_up(3)
+    verdicts = Letter(WORDS).verdicts(readings, encoded(TOKENS[Letter]))
+    offered = readings.logprob
+    np.testing.assert_array_equal(verdicts.scores, offered)
+    np.testing.assert_array_equal(verdicts.answer, offered.argmax(axis=1))
+    rival = np.maximum(offered[:, 0], offered[:, 2])
+    np.testing.assert_allclose(verdicts.margin, offered[:, 1] - rival, rtol=1e-5)
+
+
+logits = st.lists(st.lists(st.integers(-8, 8), min_size=5, max_size=5), min_size=9, max_size=9)
+
+
+@given(logits, st.integers(0, 2))
+def test_strict_letter_takes_likeliest_token_of_all(logits, gold):
+    """For every gold, and read again for it: tokens 2, 3 and 4 are the letters."""
+    tokens = [[2], [3], [4]]
+    logits = np.float32(logits) / 2
+    read = readings(np.repeat(logits[:, None], 3, axis=1), np.tile([2, 3, 4], (9, 1)))
+    own, other = (
+        StrictLetter(WORDS).verdicts(read, encoded(tokens, gold=i)) for i in (gold, (gold + 1) % 3)
+    )
+    token = logits.argmax(axis=1)
+    np.testing.assert_array_equal(own.answer, np.where(token < 2, NO_ANSWER, token - 2))
+    np.testing.assert_array_equal(own.verdict, token == 2 + gold)
+    rival = np.delete(logits, 2 + gold, axis=1).max(axis=1)
+    np.testing.assert_allclose(own.margin, logits[:, 2 + gold] - rival, atol=1e-5)
+    for ours, again in zip(own, other.of_target(gold), strict=True):
+        np.testing.assert_array_equal(ours, again)
+
+
+@each
+def test_verdicts_of_path_not_finite_are_wrong(scorer):
+    tokens = tokens_of(scorer)
+    readings, finite = half_finite(sum(map(len, tokens)))
+    verdicts = scorer.verdicts(readings, encoded(tokens, gold=0))
+    np.testing.assert_array_equal(verdicts.finite, finite)
+    assert not verdicts.verdict[~finite].any()
+    assert (verdicts.answer[~finite] == NO_ANSWER).all()
+    assert (verdicts.margin[~finite] == -np.inf).all()
+    assert np.isnan(verdicts.scores[~finite]).all()
+    assert np.isfinite(verdicts.margin[finite]).all()
+    assert (verdicts.answer[finite] >= 0).all()
+
+
+# whole halves, so that scores tie and float32 holds them exactly
+halves = st.lists(st.integers(-12, 0), min_size=6, max_size=6)
+
+
+@pytest.mark.parametrize("scorer", SCORERS[:3], ids=lambda scorer: scorer.name)
+@given(st.lists(halves, min_size=CANDIDATES, max_size=CANDIDATES), st.integers(0, 2))
+def test_scores_can_be_read_with_other_gold(scorer, logprob, gold):
+    tokens = tokens_of(scorer)
+    reads = sum(map(len, tokens))
+    readings = made_up(reads, logprob=np.float32(logprob)[:, :reads] / 2)
+    question = encoded(tokens, ("ice", "iron", "winds of sea"))
+    expected = scorer.verdicts(readings, with_gold(question, gold))
+    again = scorer.verdicts(readings, question).of_target(gold)
+    for name in ("verdict", "answer", "scores", "finite"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(expected, name))
+    np.testing.assert_allclose(again.margin, expected.margin, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", [(0, 1, 2, 3, 4), (0, 2, 1, 1, 1, 4)], ids=str)
+def test_packed_options_equal_one_forward_each(model, words, path):
+    questions = tiny.questions(4)
+    rows = [Options(words).encode(question) for question in questions]
+    readings = cola_jax.run_paths(model, Prompts.stack([r.prompts for r in rows]), [[path]] * 4)
+    for b, question in enumerate(questions):
+        text = f"Question: {question.text}\nAnswer:"
+        prompt = words(text).input_ids
+        totals, lengths = [], []
+        for option in question.options:
+            tokens = words(f"{text} {option}").input_ids[len(prompt) :]
+            ids = prompt + tokens + [0] * (40 - len(prompt + tokens))  # one length, one compilation
+            logits = cola_jax.run_path(model, np.array([ids]), path)
+            logprobs = np.asarray(jax.nn.log_softmax(logits[0], axis=-1))
+            totals.append(
+                sum(logprobs[len(prompt) - 1 + i, token] for i, token in enumerate(tokens))
+            )
+            lengths.append(len(tokens))
+        own = readings.logprob[b, 0, : len(rows[b].option)]
+        packed = [own[rows[b].option == j].sum() for j in range(len(totals))]
+        np.testing.assert_allclose(packed, totals, rtol=2e-5)
+        assert max(lengths) > 1
