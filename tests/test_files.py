@@ -79,7 +79,7 @@ def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str
     if place == "evaluations":
         (tmp_path / "run" / place).rmdir()
     (tmp_path / "run" / place).symlink_to(target)
-    for act in (run.manifest, lambda: run.open({}, {}).__enter__()):
+    for act in (Run(run.directory).manifest, lambda: run.open({}, {}).__enter__()):
         with pytest.raises(InputError, match="is a symbolic link out of"):
             act()
     assert target.is_dir() or target.read_text() == "mine"
@@ -100,7 +100,7 @@ def test_check_links_refuses_pipes(tmp_path: Path) -> None:
         pass
     os.mkfifo(tmp_path / "run" / "evaluations" / "part-00000.parquet")
     with pytest.raises(InputError, match=r"part-00000\.parquet is a pipe or device: remove it"):
-        run.manifest()
+        Run(run.directory).manifest()
 
 
 def test_check_writable_refuses_what_is_neither_a_file_nor_a_directory(tmp_path: Path) -> None:

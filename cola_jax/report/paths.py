@@ -25,7 +25,6 @@ from cola_jax.report.table import (
     format_p,
     format_percent,
 )
-from cola_jax.runs.parts import check_counts, check_nodes
 from cola_jax.runs.run import Run
 
 COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]
@@ -60,10 +59,8 @@ def path_results(run: Run) -> list[PathResult]:
     rows = read_evaluations(run, COLUMNS)
     if not rows.num_rows:
         raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
-    check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
     paths = [tuple(path) for path in settings["paths"]]
     node, question = rows["node"].to_numpy(), rows["question"].combine_chunks().dictionary_encode()
-    check_nodes(run.directory, node, len(paths))
     at = question.indices.to_numpy(), node
 
     def by_path(values: np.ndarray) -> np.ndarray:

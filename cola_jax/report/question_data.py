@@ -36,9 +36,9 @@ def question_entries(
     """
     listed = limit(budget, summary.done, MIN_LISTED, MAX_LISTED)
     shown = limit(TEXT_BUDGET, summary.completions, MIN_TEXT, MAX_TEXT)
-    for file in run.parts("evaluations"):
-        questions = run.questions(ASKED, [run.directory / "questions" / file.name])
-        tables = by_question(run.evaluations(COLUMNS, [file]))
+    for part in run.parts():
+        questions = run.questions(ASKED, [part])
+        tables = by_question(run.evaluations(COLUMNS, [part]))
         for question in questions.to_pylist():
             own = tables.get(question["question"])
             rows = [] if own is None else evaluation_rows(own)

@@ -10,13 +10,14 @@ from rich.table import Table
 
 from cola_jax.errors import InputError, one_line
 from cola_jax.files import read_json, readable_json, write_whole
+from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity
 from cola_jax.report.paths import effects_by_path, path_results
 from cola_jax.report.preference import Preference
 from cola_jax.report.statistics import Share, number_or_none
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.runs.run import Run
-from cola_jax.runs.settings import differences
+from cola_jax.runs.settings import deciding
 from cola_jax.tasks.registry import TASKS
 
 RESULTS = "results.json"
@@ -126,11 +127,8 @@ def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Prefer
             f"{file} has no preference: give the results.json of a search whose questions offer "
             "options."
         ) from None
-    if told := differences(there, settings):
-        raise InputError(
-            f"{file} is of a run that differs in {'; '.join(told.values())}: give the results of "
-            "one that asks the same model alike."
-        )
+    action = "give the results of a run that asks the same model alike"
+    check_belongs(str(file), deciding(there), "this run", deciding(settings), action)
     return preference
 
 

@@ -12,7 +12,6 @@ from cola_jax.errors import InputError, shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
 from cola_jax.report.statistics import Difference, Mean, Share
-from cola_jax.runs.parts import check_counts, check_nodes
 from cola_jax.runs.run import Run
 
 COLUMNS = ["question", "node", "verdict", "margin"]
@@ -84,8 +83,6 @@ def summarise_scan(run: Run) -> ScanSummary:
     paths = [tuple(path) for path in settings["paths"]]
     check_blocks(run.directory, paths, num_layers)
     rows = run.evaluations(COLUMNS)
-    check_counts(run.directory, run.questions(["question", "evaluations"]), rows)
-    check_nodes(run.directory, rows["node"].to_numpy(), len(paths))
     ids, verdict, margin = read_map(rows, len(paths))
     if len(ids) < 2:
         raise InputError(

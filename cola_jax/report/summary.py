@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from etils import epath
 
 from cola_jax.errors import InputError, shown
 from cola_jax.report.controls import COLUMNS as ASKED
@@ -29,8 +28,8 @@ from cola_jax.report.statistics import (
     mean,
     tree_shape,
 )
-from cola_jax.runs.parts import check_counts, join
-from cola_jax.runs.run import Run
+from cola_jax.runs.parts import join
+from cola_jax.runs.run import PartFiles, Run
 
 # The columns of questions that a summary is made of
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
@@ -146,7 +145,6 @@ def summarise(run: Run, preference: Preference | None = None) -> Summary:
         raise InputError(f"{run.directory} has no question done yet: let the search run first.")
     tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
     rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
-    check_counts(run.directory, questions, rows)
     completions = rows.num_rows - rows["truncated"].null_count
     layers = summarise_layers(questions, rows, num_layers)
     rows = rows.filter(pa.array(~is_true(rows["control"])))
@@ -202,12 +200,12 @@ def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
     Reads one part at a time, as the token ids of a whole run may exceed the memory.
     """
 
-    def counted(files: list[epath.Path]) -> pa.Table:
-        part = run.evaluations([*columns, "tokens"], files)
+    def counted(parts: list[PartFiles]) -> pa.Table:
+        part = run.evaluations([*columns, "tokens"], parts)
         counts = pc.call_function("list_value_length", [part["tokens"]])
         return part.drop_columns("tokens").append_column("num_tokens", counts)
 
-    return join([counted([])], (counted([file]) for file in run.parts("evaluations")))
+    return join([counted([])], (counted([part]) for part in run.parts()))
 
 
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which devices a session uses, how much of them, and what a run records of the machine."""
+"""Devices: those that a session uses, their memory, and the record of the machine."""
 
 import dataclasses
 import datetime
@@ -52,54 +52,50 @@ class Devices:
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, it is {value}.")
         if self.memory_budget is not None:
-            from cola_jax.execute.memory import parse_bytes, parse_share
-
-            if parse_share(self.memory_budget) is None:
-                parse_bytes(self.memory_budget)
+            parse_budget(self.memory_budget)
 
     @property
     def budget(self) -> int | None:
         """The memory budget in bytes; a share is one of a device's memory."""
         if self.memory_budget is None:
             return None
-        from cola_jax.execute.device_memory import device_memory
-        from cola_jax.execute.memory import parse_bytes, parse_share
-
-        share = parse_share(self.memory_budget)
-        if share is None:
-            return parse_bytes(self.memory_budget)
+        size = parse_budget(self.memory_budget)
+        if isinstance(size, int):
+            return size
         import jax
 
-        return int(share * device_memory(jax.local_devices()[0]))
+        from cola_jax.execute.device_memory import device_memory
+
+        return int(size * device_memory(jax.local_devices()[0]))
 
     def check_backend(self) -> None:
-        """Lets JAX run on the kind of device asked for; ValueError where it cannot.
+        """Let JAX run on the kind of device chosen; InputError where it cannot.
 
-        Also where nobody asked, but JAX is installed for a GPU that it cannot use.
+        Also where none was chosen, but JAX is installed for a GPU that it cannot use.
         """
         import jax
 
         config: Any = jax.config  # whose type stubs lack some names
         chosen = self.device == "cpu" or config.jax_platforms  # by the user
         if not chosen and jax.default_backend() == "cpu":
-            check_driver(driver_version(), cuda_packages())
+            check_driver()
         if self.device is None:
             return
         wanted = "gpu" if self.device == "cuda" else self.device
         if wanted == "cpu":  # the others are what JAX chooses itself where they are there
             jax.config.update("jax_platforms", "cpu")
-        found = jax.default_backend()
-        if found != wanted:
+        backend = jax.default_backend()
+        if backend != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
             raise InputError(
-                f"the device asked for is {self.device}, but JAX runs on {found} here: install "
+                f"the device asked for is {self.device}, but JAX runs on {backend} here: install "
                 f"{install[wanted]}, and look at JAX_PLATFORMS and at who else holds the devices."
             )
 
     def mesh(self, questions: int) -> "Mesh | None":
-        """Returns the mesh for so many questions, None where one device is all there is to it.
+        """Return the mesh for so many questions, None for a single device.
 
-        Raises ValueError where the devices are not there or do not divide, or where there are
+        Raises InputError where the devices are not there or do not divide, or where there are
         more copies of the model than questions.
         """
         import jax
@@ -130,11 +126,19 @@ class Devices:
         return Mesh(chosen, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def choose_dtype(asked: str | None, stored: str) -> str:
-    """Returns the dtype of weights and activations: that which is asked for, if any.
+def parse_budget(text: str) -> int | float:
+    """Read a size in bytes, or a share of a device's memory as a float."""
+    from cola_jax.execute.memory import parse_bytes, parse_share
 
-    By default it is the stored one, but float32 on a CPU, where bfloat16 is faster only with matrix
-    units. Raises ValueError for float16 on a CPU, whose products XLA cannot sum in float32 there.
+    share = parse_share(text)
+    return parse_bytes(text) if share is None else share
+
+
+def choose_dtype(asked: str | None, stored: str) -> str:
+    """Return the dtype of weights and activations: by default the stored one.
+
+    On a CPU it is float32, as bfloat16 is faster only with matrix units. Raises InputError for
+    float16 on a CPU, whose products XLA cannot sum in float32 there.
     """
     import jax
 
@@ -144,41 +148,28 @@ def choose_dtype(asked: str | None, stored: str) -> str:
     return asked or ("float32" if cpu else stored)
 
 
-def check_driver(driver: int | None, installed: tuple[int, ...]) -> None:
-    """Raises InputError where the NVIDIA driver is too old for the packages of JAX.
+def check_driver() -> None:
+    """Raise InputError where the NVIDIA driver is too old for the packages of JAX.
 
-    Where there are no packages for a GPU, JAX says so itself.
-
-    Args:
-      driver: the version of the driver, as `driver_version` reads it; None without one.
-      installed: versions of CUDA that JAX has packages for.
+    JAX says so itself where there are no packages for a GPU, and nothing where there is no driver.
     """
-    if driver is None or not installed or any(driver >= LEAST[cuda] for cuda in installed):
+    text = DRIVER.read_text() if DRIVER.exists() else ""
+    match = re.search(r"Kernel Module\D*(\d+)\.", text)
+    installed = [cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin")]
+    if not match or not installed:
         return
-    fitting = [cuda for cuda, least in LEAST.items() if driver >= least]
+    fitting = [cuda for cuda, least in LEAST.items() if int(match[1]) >= least]
+    if set(fitting).intersection(installed):
+        return
     fix = f"pip install 'cola-jax[cuda{fitting[0]}]'" if fitting else "install a newer driver"
     raise InputError(
-        f"the NVIDIA driver {driver} is too old for the packages of cola-jax[cuda{installed[0]}], "
-        f"which need {LEAST[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
+        f"the NVIDIA driver {match[1]} is too old for the packages of cola-jax[cuda{installed[0]}],"
+        f" which need {LEAST[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
     )
 
 
-def driver_version() -> int | None:
-    """Returns the major version of the NVIDIA driver that is loaded, None without one."""
-    try:
-        found = re.search(r"Kernel Module\D*(\d+)\.", DRIVER.read_text())
-    except OSError:
-        return None
-    return int(found[1]) if found else None
-
-
-def cuda_packages() -> tuple[int, ...]:
-    """Returns the versions of CUDA that JAX has packages for."""
-    return tuple(cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin"))
-
-
 def machine() -> dict[str, Any]:
-    """Returns what is recorded about when and where a run was started."""
+    """Return the record of the machine and the command, for a start of a run."""
     import jax
 
     device = jax.local_devices()[0]
@@ -194,9 +185,9 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """Returns the commit of the checkout that runs, with a mark where it has changes, if it is one.
+    """Return the commit of the checkout that runs, marked where it has changes.
 
-    An installed package has none; its version is recorded.
+    None for an installed package, whose version is recorded.
     """
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():

@@ -1,10 +1,8 @@
-"""A run's questions and paths as other projects keep them."""
+"""A run's questions and paths as files of other projects."""
 
 import json
 from pathlib import Path, PurePath
 from typing import Any
-
-from etils import epath
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, write_whole
@@ -16,30 +14,34 @@ from cola_jax.runs.stored import Labels, read_labels
 
 
 def read_run(run: Run) -> list[Searched]:
-    """Returns the questions of a run that are done, with what the search for gold found.
+    """Return the questions of a run that are done, with the results of the search for gold.
 
     A question of multiple choice has its options in its text, and a letter as its answer; so
     has one whose scorer compares the texts of its options. Control searches, and whether a path
     held in other variants, have no place in the formats of others; ungraded paths are wrong.
-    Raises ValueError for a run without a question that is done, or without correct answers.
+    Raises InputError for a run without a question that is done, or without correct answers.
     """
-    start = run.manifest()["starts"][-1]
+    start, every = last_start(run), read_labels(run)
     answered_in_text = bool((start.get("scorer") or {}).get("open"))
-    plain = identity(run.num_layers or 0)
-    every = read_labels(run)
     for labels in every:
         if labels.gold is None or not labels.options:
             raise InputError(
                 f"{run.directory}: question {shown(labels.question)} has no correct answer, as "
                 "those of `cola generate`: give a run of `cola search` or `cola evaluate`."
             )
+    plain = identity(start["num_layers"])
     return [searched(labels, labels.gold or 0, plain, answered_in_text) for labels in every]
+
+
+def last_start(run: Run) -> dict[str, Any]:
+    """Return the last start of a run."""
+    return run.manifest()["starts"][-1]
 
 
 def searched(
     labels: Labels, correct: int, plain: tuple[int, ...], answered_in_text: bool
 ) -> Searched:
-    """Converts the labels of one question; `plain` is the identity path."""
+    """Convert the labels of one question; `plain` is the identity path."""
     text, gold = labels.text, labels.options[correct]
     if not answered_in_text:
         lettered = zip(LETTERS, labels.options, strict=False)
@@ -56,28 +58,27 @@ def searched(
 
 
 def write_polar(run: Run, file: Path) -> str:
-    """Writes a run as PoLar's `merged_mcts_samples.json`; returns what was written, in words.
+    """Write a run as PoLar's `merged_mcts_samples.json`; return what was written, in words.
 
-    Raises ValueError where the file exists, or the run has nothing for it.
+    Raises InputError where the file exists, or the run has nothing for it.
     """
     check_new(file)
     questions = read_run(run)
-    write_json(file, polar_samples(questions, run.num_layers or 0))
+    write_json(file, polar_samples(questions, last_start(run)["num_layers"]))
     paths = sum(len(each.paths) for each in questions)
     return f"PoLar: {file}, {count(len(questions), 'question')} with {paths} paths"
 
 
 def write_drllm(run: Run, file: Path) -> str:
-    """Writes a run as a result file of Dr.LLM; returns what was written, in words.
+    """Write a run as a result file of Dr.LLM; return what was written, in words.
 
-    Raises ValueError where the file exists, or the run has no path that Dr.LLM can train on.
+    Raises InputError where the file exists, or the run has no path that Dr.LLM can train on.
     """
     check_new(file)
-    questions = read_run(run)
-    start, settings = run.manifest()["starts"][-1], run.manifest()["settings"]
+    questions, start, settings = read_run(run), last_start(run), run.settings()
     results = drllm_results(
         questions,
-        run.num_layers or 0,
+        start["num_layers"],
         model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
         dataset=PurePath(str(start.get("task", "unknown"))).name,
         simulations=settings.get("simulations") or len(settings.get("paths") or ()),
@@ -96,17 +97,13 @@ def write_drllm(run: Run, file: Path) -> str:
 
 
 def check_new(file: Path) -> None:
-    """Raises ValueError where a file exists, as the data of others cannot be searched again.
-
-    OSError where it cannot be written.
-    """
+    """Raise InputError where a file exists, OSError where it cannot be written."""
     check_file(file)
     if file.exists():
         raise InputError(f"{file} exists already: remove it, or choose another file.")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
+    """Write JSON, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, ensure_ascii=False)
-    write_whole(epath.Path(file), text.encode())
+    write_whole(file, json.dumps(content, ensure_ascii=False).encode())

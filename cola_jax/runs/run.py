@@ -1,8 +1,8 @@
 """The run directory: its settings, its starts, and numbered part files of rows.
 
-A part file is written whole, first its evaluations and then its questions; a question is done once
-its part is in both folders. Evaluations of questions that are not done are written wave by wave to
-a folder of their own, from which the next start takes them.
+A part is two files that are written whole, first that of its evaluations and then that of its
+questions; a question is done once its part has both. Evaluations of questions that are not done are
+written wave by wave to a folder of their own, from which the next start takes them.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from etils import epath
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
-from cola_jax.identity import digest, question_digest
+from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.hosts import WHOLE, Shard
-from cola_jax.runs.parts import by_question, read_part, read_parts, write_part
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, stored_verdict
+from cola_jax.runs.parts import by_question, encode_part, part_name, read_part, read_parts, stem_of
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, known_verdicts
 from cola_jax.runs.settings import (
     Asked,
     Manifest,
@@ -47,8 +47,8 @@ STARTS = "starts"
 METRICS = ".metrics.json"  # of a start, beside its own file
 KINDS = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done
-# of those: the variant in which a question was asked, 0 or null as it is, and its `asked_digest`
-WAVES = EVALUATIONS.append(pa.field("variant", pa.int16())).append(pa.field("asked", pa.string()))
+SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
+PartFiles = Mapping[str, epath.Path]  # the two files of a part, by kind
 
 
 class Run:
@@ -60,8 +60,9 @@ class Run:
     def __init__(self, directory: epath.PathLike, shard: Shard = WHOLE):
         self.directory = epath.Path(directory)
         self.shard = shard
+        self.metrics = Metrics()
         self.done: set[str] = set()
-        self.tables: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, by question
+        self.unfinished: dict[str, list[pa.Table]] = defaultdict(list)  # evaluations, by question
         self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
         self.number = 0  # of the next part
 
@@ -73,8 +74,9 @@ class Run:
         here: Asked | None = None,
         *,
         again: bool = False,
+        metrics: Metrics | None = None,
     ) -> "Iterator[Run]":
-        """Creates the directory, or opens it to go on.
+        """Create the directory, or resume it.
 
         Args:
           settings: decide the rows; those of a run that is continued are the same, or ask for more
@@ -83,6 +85,7 @@ class Run:
             to a file of their own, with which `--config` starts it again.
           here: what this command asks; a run that has its questions otherwise is refused.
           again: no question is done before all are; `replace` writes them.
+          metrics: of this start, recorded when it ends.
 
         Yields the run, with `done`, the ids of the questions that are done. Raises InputError for
         a directory that is not a run or has other settings, and while another process fills it;
@@ -92,141 +95,127 @@ class Run:
         settings = json.loads(json.dumps(settings))  # as JSON has it
         with self.locked():
             self.create(settings)
-            if self.mark is None:
-                raise InputError(
-                    f"{self.directory} was made by an earlier version: choose another directory."
-                )
             content = self.content()
             further = continues(self.directory, content["settings"], settings)
             if content["starts"] and here is not None:
                 self.check_asked(here)
             if further:
-                self.set_aside(keep=not settings.get("robust"))
-            self.record_start(len(content["starts"]), settings, environment)
-            self.number = len(self.parts("questions"))
+                self.set_aside()
+            start_file = self.record_start(len(content["starts"]), settings, environment)
+            parts, files = self.parts(), matching(self.directory / UNFINISHED, "*.parquet")
+            self.number = len(parts)
             if again:
-                self.load(self.parts("evaluations"), EVALUATIONS)
+                files += [part["evaluations"] for part in parts]
             else:
                 self.done = set(self.questions(["question"])["question"].to_pylist())
-            self.load(matching(self.directory / UNFINISHED, "*.parquet"), WAVES)
-            yield self
+            self.load(files)
+            self.metrics = metrics or Metrics()
+            try:
+                yield self
+            finally:
+                if metrics is not None:  # in another file, as none is written twice
+                    write_json(start_file.with_suffix(METRICS), metrics.report())
             self.tidy(settings.get("questions"))
 
     def check_asked(self, asked: Asked) -> None:
-        """Raises InputError where a run has other questions, or has them otherwise."""
+        """Raise InputError where a run has other questions, or has them otherwise."""
         before = asked_by_run(self)
         check_comparable(before, asked)
-        others = before.questions.keys() - asked.questions.keys()
+        others = before.values["texts"].keys() - asked.values["texts"].keys()
         if others and self.shard == WHOLE:
             text = f"--task: it has other questions, such as {shown(min(others))}"
             raise other_settings(self.directory, [text])
 
     def create(self, settings: Mapping[str, Any]) -> None:
-        """Writes the manifest where there is none; who comes second reads what the first wrote."""
+        """Write the manifest if there is none; a second process reads that of the first."""
         file = self.directory / MANIFEST
         self.directory.mkdir(parents=True, exist_ok=True)
         if not file.exists():  # before all else, by which another process knows a run
-            write_whole(file, (readable_json({"settings": settings}) + "\n").encode())
+            write_json(file, {"settings": settings})
         for folder in (*KINDS, STARTS):
             (self.directory / folder).mkdir(exist_ok=True)
 
     def record_start(
         self, number: int, settings: Mapping[str, Any], environment: Mapping[str, Any]
-    ) -> None:
-        """Writes a file of this start, and that with which `--config` starts it again."""
+    ) -> epath.Path:
+        """Write a file of this start, and that with which `--config` starts it again."""
         start = dict(environment)
         flags = start.pop("flags", None)
-        self.start_file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
-        content = readable_json(start | {"settings": settings}) + "\n"
-        write_whole(self.start_file, content.encode())
+        file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
+        write_json(file, start | {"settings": settings})
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
             write_whole(self.directory / CONFIG, content.encode())
+        return file
 
-    def close(self, metrics: Mapping[str, Any]) -> None:
-        """Records what this start did."""
-        file = self.start_file.with_suffix(METRICS)  # no file of a start is written twice
-        write_whole(file, (readable_json(dict(metrics)) + "\n").encode())
+    def set_aside(self) -> None:
+        """Move the evaluations of all questions to those of unfinished ones.
 
-    def set_aside(self, keep: bool) -> None:
-        """Moves the evaluations of all questions to those of unfinished ones.
-
-        Those of a robust search are not kept, as they combine variants. Interrupted, it leaves a
-        run whose remaining questions are done.
+        Interrupted, it leaves a run whose remaining questions are done.
         """
-        (self.directory / UNFINISHED).mkdir(exist_ok=True)
-        for file in self.parts("evaluations"):
-            if keep:
-                file.replace(self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet")
-            else:
-                file.unlink()
-            (self.directory / "questions" / file.name).unlink()
+        folder = self.directory / UNFINISHED
+        folder.mkdir(exist_ok=True)
+        for part in self.parts():
+            part["evaluations"].replace(folder / part["evaluations"].name)
+            part["questions"].unlink()
 
     def replace(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
     ) -> None:
-        """Writes the rows of all questions, in place of those that are there."""
-        self.set_aside(keep=True)
+        """Write the rows of all questions, in place of those of an earlier start."""
+        self.set_aside()
         self.write(evaluations, questions)
 
-    def load(self, files: Sequence[epath.Path], schema: pa.Schema) -> None:
-        """Reads evaluations of questions that are not done."""
-        layers, mark = self.num_layers, self.mark
+    def load(self, files: Sequence[epath.Path]) -> None:
+        """Read the evaluations of questions that are not done."""
         for file in files:
             try:
-                tables = by_question(read_part(file, schema, layers, mark))
+                tables = by_question(read_part(file, EVALUATIONS, self.mark))
             except FileNotFoundError:  # another shard has done its questions
                 continue
             for name in tables.keys() - self.done:
-                self.tables[name].append(tables[name])
+                self.unfinished[name].append(tables[name])
 
-    def known(self, encoded: Encoded, variant: int = 0) -> dict[Path, Verdicts]:
-        """Returns the verdict [1] of each path that an earlier start evaluated of a question."""
-        own = asked_digest(encoded)
-        rows = [
-            row
-            for table in self.tables.get(encoded.question.id, ())
-            for row in table.to_pylist()
-            if (row.get("variant") or 0) == variant and row.get("asked") in (None, own)
-        ]
-        return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
+    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
+        """Return the verdict [1] of each path that an earlier start evaluated of a question."""
+        return known_verdicts(self.unfinished.get(encoded.question.id, ()), encoded)
 
     def resume(
         self,
         evaluate: Evaluate,
         batch: Sequence[Encoded],
-        metrics: Metrics,
-        variant: int = 0,
         *,
         known: Known | None = None,
         call_size: int | None = None,
         write: bool = True,
     ) -> Evaluations:
-        """Returns the evaluations of a batch, beside what an earlier start evaluated of it."""
-        resumed = [self.known(encoded, variant) for encoded in batch]
-        metrics.add(earlier=sum(map(len, resumed)))
+        """Return the evaluations of a batch, with those that an earlier start made of it.
+
+        Args:
+          known, call_size: as `Evaluations` takes them.
+          write: whether new evaluations are written before their questions are done.
+        """
+        resumed = [self.known(encoded) for encoded in batch]
+        self.metrics.add(earlier=sum(map(len, resumed)))
         return Evaluations(
             evaluate,
             [encoded.question for encoded in batch],
             known=known,
             resumed=resumed,
-            write=self.writer(batch, variant) if write else None,
+            write=self.writer(batch) if write else None,
             call_size=call_size,
         )
 
-    def writer(self, batch: Sequence[Encoded], variant: int = 0) -> Write:
-        """Returns a function that writes the new evaluations of a batch, in a variant."""
+    def writer(self, batch: Sequence[Encoded]) -> Write:
+        """Return a function that writes new evaluations of a batch."""
 
         def write(paths: np.ndarray, verdicts: Verdicts) -> None:
             rows = []
             for b, encoded in enumerate(batch):
                 entries = np.flatnonzero(paths[b, :, 0] != STOP)
                 written = [unpad_path(path) for path in paths[b, entries]]
-                asked = {"variant": variant, "asked": asked_digest(encoded)}
-                own = evaluation_rows(encoded, written, verdicts.take((b, entries)))
-                rows += [row | asked for row in own]
-            file = self.directory / UNFINISHED / f"{uuid.uuid4().hex}.parquet"
-            self.write_rows(file, WAVES, rows)
+                rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
+            file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
             self.waves[batch[0].question.id].append(file)
 
         return write
@@ -234,21 +223,20 @@ class Run:
     def write(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
     ) -> None:
-        """Writes the rows of questions that are done now; their waves are no longer needed."""
-        name = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}.parquet"
+        """Write the rows of questions that are done now; their waves are no longer needed."""
+        stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
         self.number += 1
-        self.write_rows(self.directory / "evaluations" / name, EVALUATIONS, evaluations)
-        self.write_rows(self.directory / "questions" / name, QUESTIONS, questions)
+        self.write_rows("evaluations", stem, evaluations)
+        self.write_rows("questions", stem, questions)
         for row in questions:
-            self.tables.pop(row["question"], None)
+            self.unfinished.pop(row["question"], None)
             for file in self.waves.pop(row["question"], ()):
                 file.unlink(missing_ok=True)
 
-    def write_rows(
-        self, file: epath.Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]
-    ) -> None:
-        """Writes rows to a file of the run, whole; OSError says what to do."""
-        content = write_part(schema, rows, self.mark or "")
+    def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
+        """Write rows to a file of the run, whole; OSError says what to do."""
+        content = encode_part(SCHEMAS[folder], rows, self.mark)
+        file = self.directory / folder / part_name(stem, content)
         try:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, content)
@@ -257,16 +245,17 @@ class Run:
                 f"the run {self.directory} cannot be written ({error}): what it has is kept. Make "
                 "room or make it writable, and start the same command again."
             ) from error
+        return file
 
     def tidy(self, questions: int | None) -> None:
-        """Removes the evaluations of unfinished questions where all of them are done."""
+        """Remove the evaluations of unfinished questions where all of them are done."""
         folder = self.directory / UNFINISHED
         if folder.exists() and self.questions(["question"]).num_rows == questions:
             with contextlib.suppress(FileNotFoundError):  # another shard does the same
                 folder.rmtree()
 
     def refuse_foreign(self) -> None:
-        """Raises InputError where the directory has files, but not those of a run alone."""
+        """Raise InputError where the directory has files, but not those of a run alone."""
         check_links(self.directory)
         if not self.directory.exists():
             return
@@ -279,7 +268,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from the questions of this shard; InputError where one has some.
+        """Keep other processes from the questions of this shard; InputError where one has some.
 
         The system drops the lock when its process ends, however it ends. Remote storage has no
         lock.
@@ -301,12 +290,45 @@ class Run:
                     stack.enter_context(hold(file, busy))
             yield
 
-    def settings(self) -> dict[str, Any]:
-        """Returns the settings of the last start, those of the first before it is recorded."""
-        return self.content()["settings"]
+    @functools.cached_property
+    def first_settings(self) -> Any:
+        """The settings of the first start; InputError where the directory is not a run."""
+        file = self.directory / MANIFEST
+        if not file.exists():
+            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
+        check_links(self.directory)
+        manifest = read_json(file)
+        if "starts" in manifest:
+            raise InputError(f"{self.directory} was made by an earlier version: make a new run.")
+        with reading(file):
+            return manifest["settings"]
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """The digest of the first settings, which every part carries."""
+        return digest(self.first_settings)
+
+    def content(self) -> dict[str, Any]:
+        """Read the settings of the last start, and all starts, of which there may be none yet."""
+        starts, settings = [], self.first_settings
+        files = matching(self.directory / STARTS, "*.json")
+        for file in files:
+            if file.name.endswith(METRICS):
+                continue
+            start, metrics = read_json(file), file.with_suffix(METRICS)
+            if metrics in files:
+                start["metrics"] = read_json(metrics)
+            with reading(file):
+                Start.model_validate(start)
+            settings = start.pop("settings", settings)
+            starts.append(start)
+        content = {"settings": settings, "starts": starts}
+        with reading(self.directory / MANIFEST, "Restore it, or start again in another directory."):
+            Manifest.model_validate(content)
+        return content
 
     def manifest(self) -> dict[str, Any]:
-        """Reads the settings and one or more starts, as {"settings": ..., "starts": [...]}.
+        """Read the settings and one or more starts, as {"settings": ..., "starts": [...]}.
 
         InputError where the directory is not a run.
         """
@@ -317,111 +339,85 @@ class Run:
             )
         return content
 
-    def content(self) -> dict[str, Any]:
-        """Reads the same of a run that may have no start yet."""
-        file = self.directory / MANIFEST
-        if not file.exists():
-            raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
-        check_links(self.directory)
-        manifest = read_json(file)
-        files = matching(self.directory / STARTS, "*.json")
-        metrics = {file for file in files if file.name.endswith(METRICS)}
-        with reading(file):
-            starts, settings = [*manifest.get("starts", [])], manifest.get("settings")
-        for each in files:
-            if each in metrics:
-                continue
-            start, done = read_json(each), each.with_suffix(METRICS)
-            if done in metrics:
-                start["metrics"] = read_json(done)
-            with reading(each):
-                Start.model_validate(start)
-            settings = start.pop("settings", settings)
-            starts.append(start)
-        content = {"settings": settings, "starts": starts}
-        with reading(file, "Restore it, or start again in another directory."):
-            Manifest.model_validate(content)
-        return content
-
-    @functools.cached_property
-    def mark(self) -> str | None:
-        """The digest of the first settings, which every part carries; None of earlier versions."""
-        manifest = read_json(self.directory / MANIFEST)
-        return None if "starts" in manifest else digest(manifest.get("settings"))
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the last start, those of the first before it is recorded."""
+        return self.content()["settings"]
 
     def recorded(self, name: str) -> Any:
-        """Returns a setting of a run; None for a new one."""
-        if not (self.directory / MANIFEST).exists():
-            return None
-        return self.settings().get(name)
+        """Return a setting of a run; None for a new one."""
+        return self.settings().get(name) if (self.directory / MANIFEST).exists() else None
 
     def check_model(self, model: str) -> None:
-        """Raises InputError unless this is a run, of the checkpoint with this identity."""
-        there = self.settings().get("model")
-        if there != model:
+        """Raise InputError unless this is a run, of the checkpoint with this identity."""
+        recorded = self.settings().get("model")
+        if recorded != model:
             raise InputError(
-                f"{self.directory} is a run of another checkpoint ({there}, here it is {model}): "
-                "give a run of this one."
+                f"{self.directory} is a run of another checkpoint ({recorded}, here it is {model}):"
+                " give a run of this one."
             )
 
-    def count_earlier(self, metrics: Metrics, num_layers: int) -> None:
-        """Adds what earlier starts have done to the metrics of this one."""
-        for row in self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist():
-            best, controls = row["best"], row["controls"] or ()
-            metrics.add(
-                earlier=row["evaluations"] + sum(c["evaluations"] - c["shared"] for c in controls),
-                corrected=best is not None and row["baseline"] is False,
-                shortened=best is not None and bool(row["baseline"]) and len(best) < num_layers,
-            )
+    def count_earlier(self, num_layers: int) -> None:
+        """Add the results of earlier starts to the metrics."""
+        rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
+        controls = [control for row in rows for control in row["controls"] or ()]
+        evaluations = sum(row["evaluations"] for row in rows)
+        self.metrics.add(
+            earlier=evaluations + sum(c["evaluations"] - c["shared"] for c in controls),
+            **improvements(rows, num_layers),
+        )
 
-    def parts(self, kind: str) -> list[epath.Path]:
-        """Lists the part files of a kind in order, without those that lack the other kind."""
-        files = [{f.name for f in matching(self.directory / k, "part-*.parquet")} for k in KINDS]
-        return [self.directory / kind / name for name in sorted(set.intersection(*files))]
+    def parts(self) -> list[PartFiles]:
+        """List the parts in order, without those that lack one of their two files."""
+        parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
+        for kind in KINDS:
+            for file in matching(self.directory / kind, "part-*.parquet"):
+                parts[stem_of(file)][kind] = file
+        return [parts[stem] for stem in sorted(parts) if len(parts[stem]) == len(KINDS)]
 
     def questions(
-        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+        self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
     ) -> pa.Table:
-        """Reads the questions that are done, or those of some part files.
+        """Read the questions that are done, or those of some parts.
 
         InputError where a question is twice among all, which takes too long for each part.
         """
-        there = self.parts("questions") if files is None else files
-        table = read_parts(there, QUESTIONS, columns, self.num_layers, self.mark)
-        if files is None:
-            check_once(self.directory, table, self.recorded("questions"))
+        table = self.read("questions", columns, parts)
+        if parts is None and "question" in table.column_names:
+            check_once(self.directory, table["question"].to_pylist())
         return table
 
     def evaluations(
-        self, columns: Sequence[str] | None = None, files: Sequence[epath.Path] | None = None
+        self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
     ) -> pa.Table:
-        """Reads the evaluations of the questions that are done, or those of some part files."""
-        files = self.parts("evaluations") if files is None else files
-        return read_parts(files, EVALUATIONS, columns, self.num_layers, self.mark)
+        """Read the evaluations of the questions that are done, or those of some parts."""
+        return self.read("evaluations", columns, parts)
 
-    @functools.cached_property
-    def num_layers(self) -> int | None:
-        """The model's layers, as the last start recorded them; None where it did not."""
-        return self.manifest()["starts"][-1].get("num_layers")
-
-
-def asked_digest(encoded: Encoded) -> str:
-    """Returns the digest of a question as it is asked, for its stored evaluations."""
-    return digest(question_digest(encoded.question), encoded.prompt_hash)[:16]
+    def read(
+        self, kind: str, columns: Sequence[str] | None, parts: Sequence[PartFiles] | None
+    ) -> pa.Table:
+        """Read columns of one of the two tables."""
+        files = [part[kind] for part in (self.parts() if parts is None else parts)]
+        return read_parts(files, SCHEMAS[kind], self.mark, columns)
 
 
-def check_once(directory: epath.Path, questions: pa.Table, planned: int | None) -> None:
-    """Raises InputError where a question is in two rows, or there are more than a run asks."""
-    if planned is not None and questions.num_rows > planned:
-        raise InputError(
-            f"{directory} has {questions.num_rows} questions, but its settings say {planned}: "
-            "remove part files of other runs."
-        )
-    if "question" not in questions.column_names:
-        return
-    names = questions["question"].to_pylist()
-    if len(set(names)) < len(names):
-        name = next(name for name, count in Counter(names).items() if count > 1)
+def write_json(file: epath.Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that people read, whole."""
+    write_whole(file, (readable_json(dict(content)) + "\n").encode())
+
+
+def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:
+    """Count the questions that a search corrected, and those right on fewer layers."""
+    right = [row for row in questions if row.get("best") is not None]
+    return {
+        "corrected": sum(row["baseline"] is False for row in right),
+        "shortened": sum(bool(row["baseline"]) and len(row["best"]) < num_layers for row in right),
+    }
+
+
+def check_once(directory: epath.Path, names: Sequence[str]) -> None:
+    """Raise InputError where a question is in two rows."""
+    name, count = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
         raise InputError(
             f"{directory} has the question {shown(name)} twice: remove one of the part files that "
             "have it."

@@ -1,12 +1,13 @@
 """The rows of a run's part files: one for each evaluation, one for each question."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cola_jax.identity import digest, question_digest
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
@@ -30,6 +31,7 @@ CONTROL = pa.struct(
 EVALUATIONS = pa.schema(
     {
         "question": pa.string(),  # its id
+        "asked": pa.string(),  # digest of the question and its prompt; null for several prompts
         "path": PATH,
         "length": pa.int16(),
         "verdict": pa.bool_(),  # null where nothing was graded, or the grader failed
@@ -53,8 +55,8 @@ EVALUATIONS = pa.schema(
         "grade": pa.string(),  # right, wrong, or ungraded, whose verdict is null
         "tokens": pa.list_(pa.int32()),  # ids decoded
         "logprob": pa.float32(),  # natural, of all tokens decoded
-        "entropy": pa.float32(),  # of a token's distribution, mean; null in older runs
-        "certainty": pa.float32(),  # self-certainty of a token, mean, likewise
+        "entropy": pa.float32(),  # of a token's distribution, mean
+        "certainty": pa.float32(),  # self-certainty of a token, mean
     }
 )
 QUESTIONS = pa.schema(
@@ -87,23 +89,27 @@ QUESTIONS = pa.schema(
 
 
 class Part(NamedTuple):
-    """The rows of one batch, and how many of its questions a search improved."""
+    """The rows of one batch."""
 
     evaluations: list[dict[str, Any]]
     questions: list[dict[str, Any]]
-    corrected: int = 0
-    shortened: int = 0
+
+
+def asked_digest(encoded: Encoded) -> str:
+    """Return the digest of a question in the words in which it is asked."""
+    return digest(question_digest(encoded.question), encoded.prompt_hash)[:16]
 
 
 def evaluation_rows(
-    encoded: Encoded, paths: list[tuple[int, ...]], verdicts: Verdicts
+    encoded: Encoded, paths: Sequence[tuple[int, ...]], verdicts: Verdicts
 ) -> list[dict[str, Any]]:
-    """Makes the rows of one question's evaluations, in order."""
-    graded = verdicts.graded
+    """Make the rows of one question's evaluations, in order."""
+    graded, asked = verdicts.graded, asked_digest(encoded)
     options = len(encoded.question.options)
     return [
         {
             "question": encoded.question.id,
+            "asked": asked,
             "path": path,
             "length": len(path),
             "verdict": bool(verdicts.verdict[i]) if graded[i] else None,
@@ -126,10 +132,9 @@ def evaluation_rows(
 
 
 def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
-    """Reads a row as the verdict [1] for gold that its scorer gave."""
-    decoded = row["finish"] is not None
+    """Return the verdict [1] for gold that a row was made from."""
     completion = np.full(1, None, object)
-    if decoded:
+    if row["finish"] is not None:
         completion[0] = Completion(
             text=row["text"],
             answer=row["answer_text"],
@@ -138,25 +143,29 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
             grade=None if row["grade"] is None else Grade(row["grade"]),
             tokens=tuple(row["tokens"]),
             logprob=row["logprob"],
-            entropy=math.nan if row["entropy"] is None else row["entropy"],
-            certainty=math.nan if row["certainty"] is None else row["certainty"],
+            entropy=row["entropy"],
+            certainty=row["certainty"],
         )
-    outside = row["outside"]
-    if outside is None:  # of an earlier version, which did not have the column
-        outside = math.nan if decoded else -math.inf
     verdicts = Verdicts.of_scores(
         # a prompt that is completed has no options
         np.array([row["scores"] or [row["margin"]]], np.float32),
         encoded.question.answer,
         np.array([row["finite"]]),
         answer=np.array([row["answer"]]),
-        outside=np.array([outside]),
+        outside=np.array([row["outside"]]),
     )
     return verdicts._replace(completion=completion)
 
 
+def known_verdicts(tables: Iterable[pa.Table], encoded: Encoded) -> dict[tuple[int, ...], Verdicts]:
+    """Return the verdict [1] of each path of a question, where it was asked in the same words."""
+    same = pc.field("asked") == asked_digest(encoded)
+    rows = (row for table in tables for row in table.filter(same).to_pylist())
+    return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
+
+
 def completion_columns(completion: Completion | None) -> dict[str, Any]:
-    """Makes the columns of what a path decoded."""
+    """Make the columns of what a path decoded."""
     if completion is None:
         return {}
     return {
@@ -173,7 +182,7 @@ def completion_columns(completion: Completion | None) -> dict[str, Any]:
 
 
 def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
-    """Makes a question's row, without what a search adds."""
+    """Make a question's row, without what a search adds."""
     question = encoded.question
     return {
         "question": question.id,
@@ -188,7 +197,7 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
 
 
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
-    """Makes the rows of all that the searches of one question asked about, that for gold first."""
+    """Make the rows of all that the searches of one question asked about, that for gold first."""
     rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts)
     control = outcome.target != outcome.question.answer
     for node, row in enumerate(rows):
@@ -207,7 +216,7 @@ def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str,
 
 
 def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
-    """Makes the row that sums up the searches of one question."""
+    """Make the row that sums up the searches of one question."""
     best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
     plain, options = int(answers[0]), len(outcome.question.options)
     scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
@@ -226,7 +235,7 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
 
 
 def again_columns(outcome: Outcome) -> dict[str, Any]:
-    """Makes the columns of what was asked again."""
+    """Make the columns of what was asked again."""
     if outcome.again is None:
         return {"robust": None, "again": None}
     held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
@@ -237,7 +246,7 @@ def again_columns(outcome: Outcome) -> dict[str, Any]:
 
 
 def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Sums up the control searches of a question."""
+    """Sum up the control searches of a question."""
     known, rows = set(outcome.paths), []
     for control in outcome.controls:
         best = control.shortest_correct

@@ -1,5 +1,6 @@
 """Benchmark of searches over the questions of a task, against other ways to run their paths."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.benchmark import Program, machine, time_in_turns
 from cola_jax.execute.common_prefix import Batches
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker
+from cola_jax.execute.worker import Worker, Workers
 from cola_jax.path import format_path
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
@@ -20,7 +21,6 @@ from cola_jax.scoring.evaluator import question_batches
 from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.loop import search_batch
-from cola_jax.strategies.outcome import Outcome
 from cola_jax.strategies.rules import Settings
 
 SEARCH, WHOLE = "search", "search, whole prompts"
@@ -40,63 +40,57 @@ Baseline = Callable[[Sequence[Pair]], Sequence[Verdicts]]  # evaluates pairs in 
 SearchBaselines = Callable[[Session], Mapping[str, Baseline]]
 
 
-class Searches:
-    """Searches all questions of a session as a run does, without a run directory.
+@dataclasses.dataclass(frozen=True)
+class SearchProgram:
+    """A search of all questions of a session, as a run makes it, without a run directory.
 
     Shortest correct paths are not confirmed in float32, which is not an evaluation of a search.
     """
 
-    def __init__(self, session: Session, settings: Settings):
-        """Raises ValueError where memory does not suffice, before weights load."""
-        self.session, self.settings = session, settings
-        self.workload = settings.workload(session.num_layers)
-        session.check_budget(self.workload.positions)
-        session.check_search(settings)
-        encoded = session.encoded
-        self.batches = question_batches([encoded], self.workload, session.first)
-        self.whole = Batches([*prompt_buckets(encoded)], [0] * len(encoded))
-        self.workers = session.workers(Metrics())
+    session: Session
+    settings: Settings
+    workers: Workers
+    batches: Batches
 
-    def programs(self) -> dict[str, Callable[[], list[Pair]]]:
-        """Returns the search of a run, and one of whole prompts where the run shares beginnings."""
-        programs = {SEARCH: functools.partial(self.run, self.batches)}
-        if any(self.batches.prefixes):
-            programs[WHOLE] = functools.partial(self.run, self.whole)
-        return programs
-
-    def run(self, batches: Batches) -> list[Pair]:
-        """Searches all questions, without reusing anything of an earlier call."""
+    def __call__(self) -> list[Pair]:
+        """Search all questions, without reusing anything of an earlier call."""
         for worker in self.workers.workers:
             worker.share_nothing()
         count = len(self.session.encoded)
-
-        def search(worker: Worker, indices: np.ndarray) -> list[Pair]:
-            return self.search(worker, indices, batches.prefixes[indices[0]])
-
-        cut = batches.cut(range(count), largest=self.session.batch_size(count))
+        cut = self.batches.cut(range(count), largest=self.session.batch_size(count))
         with self.session.scorer:
-            return [pair for _, pairs in self.workers.map(search, cut) for pair in pairs]
+            return [pair for _, pairs in self.workers.map(self.search, cut) for pair in pairs]
 
-    def search(self, worker: Worker, indices: np.ndarray, prefix: int) -> list[Pair]:
-        """Searches a batch of questions, and returns each path of a question once."""
-        batch = [self.session.encoded[i] for i in indices]
-        questions = [encoded.question for encoded in batch]
-        workload = self.workload._replace(prefix=prefix)
+    def search(self, worker: Worker, indices: np.ndarray) -> list[Pair]:
+        """Search a batch of questions, and return each path of a question once."""
+        layers, batch = self.session.num_layers, [self.session.encoded[i] for i in indices]
+        prefix = self.batches.prefixes[indices[0]]
+        workload = self.settings.workload(layers)._replace(prefix=prefix)
         with self.session.scorer.evaluator(worker, batch, workload) as evaluate:
-            evaluations = Evaluations(evaluate, questions)
-            outcomes = search_batch(evaluations, self.session.num_layers, self.settings)
-        each = zip(batch, outcomes, strict=True)
-        return [pair for encoded, outcome in each for pair in pairs_of(encoded, outcome)]
+            evaluations = Evaluations(evaluate, [encoded.question for encoded in batch])
+            search_batch(evaluations, layers, self.settings)
+        return [
+            Pair(encoded, path, evaluations.verdict(b, path))
+            for b, encoded in enumerate(batch)
+            for path in evaluations.known[b]
+        ]
 
 
-def pairs_of(encoded: Encoded, outcome: Outcome) -> list[Pair]:
-    """Lists the paths that the searches of a question evaluated, its control searches included."""
-    pairs = {
-        path: Pair(encoded, path, search.verdicts.take(i))
-        for search in (*outcome.controls, outcome)
-        for i, path in enumerate(search.paths)
+def search_programs(session: Session, settings: Settings) -> dict[str, SearchProgram]:
+    """Return the search of a run, and one of whole prompts where the run shares beginnings.
+
+    Raises InputError where memory does not suffice, before weights load.
+    """
+    workload, encoded = settings.workload(session.num_layers), session.encoded
+    session.check_memory(workload.positions)
+    session.check_search(settings)
+    shared = question_batches([encoded], workload, session.first)
+    whole = Batches([*prompt_buckets(encoded)], [0] * len(encoded))
+    workers = session.workers(Metrics())
+    every = {SEARCH: shared, WHOLE: whole} if any(shared.prefixes) else {SEARCH: shared}
+    return {
+        name: SearchProgram(session, settings, workers, batches) for name, batches in every.items()
     }
-    return list(pairs.values())
 
 
 def benchmark_search(
@@ -107,7 +101,7 @@ def benchmark_search(
     pairs: int = 32,
     baselines: SearchBaselines = lambda session: {},
 ) -> dict[str, Any]:
-    """Measures a search of a session's questions, in alternation with other programs.
+    """Measure a search of a session's questions, in alternation with other programs.
 
     Args:
       session: the model and the questions.
@@ -121,10 +115,10 @@ def benchmark_search(
       rounds, and how far the verdicts agree.
 
     Raises:
-      ValueError: where they do not agree, before anything is timed.
+      InputError: where they do not agree, before anything is timed.
     """
-    searches = Searches(session, settings)
-    programs = searches.programs()
+    searches = search_programs(session, settings)
+    programs: dict[str, Callable[[], list[Pair]]] = dict(searches)
     results = {name: run() for name, run in programs.items()}
     search = results[SEARCH]
     drawn = np.random.default_rng(0).permutation(len(search))[:pairs]
@@ -138,8 +132,17 @@ def benchmark_search(
     agreement = {name: compare(name, search, results[name], limit) for name in others}
     timed = [Program(name, run, len(results[name])) for name, run in programs.items()]
     timings = time_in_turns(timed, rounds, warm_up=False)  # each has run once
+    config = session.config
     return {
-        **describe(searches),
+        "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
+        "dtype": session.settings["dtype"],
+        "scorer": session.scorer.name,
+        "questions": len(session.encoded),
+        "tokens": max(encoded.num_tokens for encoded in session.encoded),
+        "shared_tokens": max(searches[SEARCH].batches.prefixes),
+        "strategy": settings.preset.name,
+        "simulations": settings.simulations,
+        "control": settings.control,
         "evaluations": {name: len(each) for name, each in results.items()},
         "evaluations_per_second": {name: 1 / timing.median for name, timing in timings.items()},
         "over_search": {name: timings[name].over(timings[SEARCH]) for name in others},
@@ -151,7 +154,7 @@ def benchmark_search(
 
 
 def evaluate_with(baseline: Baseline, pairs: Sequence[Pair]) -> list[Pair]:
-    """Returns pairs with the verdicts of a baseline."""
+    """Return pairs with the verdicts of a baseline."""
     verdicts = baseline(pairs)
     return [pair._replace(verdict=verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
 
@@ -159,57 +162,42 @@ def evaluate_with(baseline: Baseline, pairs: Sequence[Pair]) -> list[Pair]:
 def compare(
     name: str, ours: Sequence[Pair], theirs: Sequence[Pair], limit: float
 ) -> dict[str, Any]:
-    """Compares the scores of the pairs that two programs have both evaluated.
+    """Compare the scores of the pairs that two programs have both evaluated.
+
+    Two searches may part ways over the last bit of a margin.
 
     Returns:
       How many there are, their largest difference, and how many answers differ, as of options that
       are almost as likely.
 
     Raises:
-      ValueError: where they differ by more than the limit.
+      InputError: where they differ by more than the limit.
     """
-    by_key = {(one.encoded.question.id, one.path): one for one in ours}
+    known = {(pair.encoded.question.id, pair.path): pair.verdict for pair in ours}
     errors, differ = [], 0
-    for other in theirs:
-        one = by_key.get((other.encoded.question.id, other.path))
-        if one is None:  # two searches may part ways over the last bit of a margin
+    for question, path, verdict in ((p.encoded.question.id, p.path, p.verdict) for p in theirs):
+        if (question, path) not in known:
             continue
-        errors.append(difference(one.verdict, other.verdict))
-        differ += int(one.verdict.answer != other.verdict.answer)
+        own = known[question, path]
+        errors.append(difference(own, verdict))
+        differ += int(own.answer != verdict.answer)
         if not errors[-1] <= limit:
             raise InputError(
-                f"{name}: the scores of question {one.encoded.question.id} on path "
-                f"{format_path(one.path)} differ by {errors[-1]:.1e}, and by at most {limit:.0e} "
-                "would be rounding: nothing was timed. Please report this with the command."
+                f"{name}: the scores of question {question} on path {format_path(path)} differ by "
+                f"{errors[-1]:.1e}, and by at most {limit:.0e} would be rounding: nothing was "
+                "timed. Please report this with the command."
             )
     return {"compared": len(errors), "difference": max(errors, default=None), "answers": differ}
 
 
 def difference(one: Verdicts, other: Verdicts) -> float:
-    """Returns the largest difference of two paths' scores, over the largest score or 1.
+    """Return the largest difference of two paths' scores, over the largest score or 1.
 
     Infinity where only one of the paths is finite.
     """
     if not (one.finite and other.finite):
         return 0.0 if one.finite == other.finite else np.inf
-    count = min(len(one.scores), len(other.scores))  # what a batch pads is NaN
+    count = min(len(one.scores), len(other.scores))  # batches are padded with NaN
     a, b = one.scores[:count], other.scores[:count]
     error = np.nanmax(np.abs(a - b)) / max(1.0, np.nanmax(np.abs(a)))
     return float(error)
-
-
-def describe(searches: Searches) -> dict[str, Any]:
-    """Records what is searched."""
-    session, settings = searches.session, searches.settings
-    config = session.config
-    return {
-        "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
-        "dtype": session.settings["dtype"],
-        "scorer": session.scorer.name,
-        "questions": len(session.encoded),
-        "tokens": max(one.num_tokens for one in session.encoded),
-        "shared_tokens": max(searches.batches.prefixes),
-        "strategy": settings.preset.name,
-        "simulations": settings.simulations,
-        "control": settings.control,
-    }

@@ -10,7 +10,6 @@ import numpy as np
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker
 from cola_jax.path import identity, pad_path
 from cola_jax.runs.devices import machine
@@ -45,9 +44,8 @@ class BatchSearch:
     session: "Session"
     run: Run
     settings: Settings
-    stored: Reuse | None  # what other runs evaluated
-    robust: bool  # right is what is right in all variants
-    metrics: Metrics
+    stored: Reuse | None  # evaluations of other runs
+    robust: bool  # whether right means right in all variants
 
     @property
     def most_evaluations(self) -> int:
@@ -61,78 +59,66 @@ class BatchSearch:
         return 1 + size * searches + variants * again
 
     def __call__(self, worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
-        """Searches the questions of a batch, and returns their rows."""
+        """Search the questions of a batch, and return their rows."""
+        variants = [variant.take(indices.tolist()) for variant in self.session.variants]
         batch = [self.session.encoded[i] for i in indices]
-        find = self.find_robust if self.robust else self.find
-        outcomes = find(worker, batch, indices, workload)
-        rows = list(zip(batch, outcomes, strict=True))
-        improved = [outcome for outcome in outcomes if outcome.shortest_correct is not None]
-        return Part(
-            [row for one in rows for row in search_evaluation_rows(*one)],
-            [search_question_row(*one) for one in rows],
-            corrected=sum(outcome.baseline is False for outcome in improved),
-            shortened=sum(bool(o.baseline) and o.shortened for o in improved),
-        )
+        search = self.search_robust if self.robust else self.search
+        outcomes = search(worker, batch, variants, workload)
+        rows = [
+            row
+            for encoded, outcome in zip(batch, outcomes, strict=True)
+            for row in search_evaluation_rows(encoded, outcome)
+        ]
+        if self.robust:  # a verdict is of several prompts, so that no other search can take it
+            rows = [row | {"asked": None} for row in rows]
+        return Part(rows, list(map(search_question_row, batch, outcomes)))
 
-    def find(
-        self, worker: Worker, batch: Sequence[Encoded], indices: np.ndarray, workload: Workload
+    def search(
+        self,
+        worker: Worker,
+        batch: Sequence[Encoded],
+        variants: Sequence[Variant],
+        workload: Workload,
     ) -> Sequence[Outcome]:
-        """Searches a batch, and asks what was found again in the other variants."""
+        """Search a batch, and ask again for the paths found in its variants."""
         layers, scorer = self.session.num_layers, self.session.scorer
-        known = None
+        positions, known = self.settings.positions(layers), None
         if self.stored is not None:
-            known = [self.stored.known(one, self.settings.positions(layers)) for one in batch]
+            known = [self.stored.known(encoded, positions) for encoded in batch]
         with scorer.evaluator(worker, batch, workload) as evaluate:
-            evaluations = self.run.resume(
-                evaluate, batch, self.metrics, known=known, call_size=scorer.call_size
-            )
+            evaluations = self.run.resume(evaluate, batch, known=known, call_size=scorer.call_size)
             outcomes = search_batch(evaluations, layers, self.settings)
-        held = scorer.confirm(worker, batch, *paths_to_confirm(outcomes))
-        outcomes = with_confirmed(outcomes, held)
-        variants = self.session.variants
+        outcomes = with_confirmed(
+            outcomes, scorer.confirm(worker, batch, *paths_to_confirm(outcomes))
+        )
         if not variants:
             return outcomes
-        paths = paths_to_ask(outcomes, self.settings.positions(layers))
-        said = [
-            self.ask(worker, variant, v, indices, paths) for v, variant in enumerate(variants, 1)
-        ]
-        places = [[variant.places[i] for i in indices] for variant in variants]
-        return with_again(outcomes, said, places)
+        paths = paths_to_ask(outcomes, positions)
+        verdicts = [self.ask(worker, variant, paths) for variant in variants]
+        return with_again(outcomes, verdicts, [variant.places for variant in variants])
 
-    def ask(
-        self, worker: Worker, variant: Variant, number: int, indices: np.ndarray, paths: np.ndarray
-    ) -> Verdicts:
-        """Evaluates paths [B, C, P] on the questions of a batch in another variant."""
-        batch = [variant.encoded[i] for i in indices]
-        workload = Workload(*paths.shape[1:], fixed=True)
-        with variant.scorer.evaluator(worker, batch, workload) as evaluate:
-            size = variant.scorer.call_size
-            return self.run.resume(evaluate, batch, self.metrics, number, call_size=size)(paths)
+    def ask(self, worker: Worker, variant: Variant, paths: np.ndarray) -> Verdicts:
+        """Evaluate paths [B, C, P] on the questions of a batch in another variant."""
+        workload, scorer = Workload(*paths.shape[1:], fixed=True), variant.scorer
+        with scorer.evaluator(worker, variant.encoded, workload) as evaluate:
+            return self.run.resume(evaluate, variant.encoded, call_size=scorer.call_size)(paths)
 
-    def find_robust(
-        self, worker: Worker, batch: Sequence[Encoded], indices: np.ndarray, workload: Workload
+    def search_robust(
+        self,
+        worker: Worker,
+        batch: Sequence[Encoded],
+        variants: Sequence[Variant],
+        workload: Workload,
     ) -> Sequence[Outcome]:
-        """Searches a batch for paths that are right in all variants of its questions."""
-        variants, layers = self.session.variants, self.session.num_layers
-        batches = [batch, *([variant.encoded[i] for i in indices] for variant in variants)]
+        """Search a batch for paths that are right in all variants of its questions."""
+        layers, scorer = self.session.num_layers, self.session.scorer
+        batches = [batch, *(variant.encoded for variant in variants)]
         options = [tuple(range(len(encoded.question.options))) for encoded in batch]
-        places = [options, *([variant.places[i] for i in indices] for variant in variants)]
+        places = [options, *(variant.places for variant in variants)]
         rows = [encoded for each in batches for encoded in each]
         questions = [encoded.question for encoded in batch]
-        scorer, whole = self.session.scorer, workload._replace(prefix=0)
-        writers = [self.run.writer(each, v) for v, each in enumerate(batches)]
-        size = len(batch)
-
-        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
-            for v, writer in enumerate(writers):
-                own = slice(v * size, (v + 1) * size)
-                writer(paths[own], verdicts.take(own))
-
-        with scorer.evaluator(worker, rows, whole) as evaluate:
-            known = [self.run.known(one, v) for v, each in enumerate(batches) for one in each]
-            self.metrics.add(earlier=sum(map(len, known)))
-            asked = [encoded.question for encoded in rows]
-            every = Evaluations(evaluate, asked, resumed=known, write=write)
+        with scorer.evaluator(worker, rows, workload._replace(prefix=0)) as evaluate:
+            every = self.run.resume(evaluate, rows)
             root = pad_path(identity(layers), self.settings.positions(layers))
             plain = every(np.tile(root, (len(rows), 1, 1)))
             evaluations = Evaluations(robust(every, questions, places), questions)
@@ -145,13 +131,13 @@ class BatchSearch:
 
 
 def recorded_search(settings: Settings) -> dict[str, Any]:
-    """Returns what a run records of the settings of its searches."""
+    """Return what a run records of the settings of its searches."""
     name = {"command": "search", "strategy": settings.preset.name}
     return name | dataclasses.asdict(settings)
 
 
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
-    """Raises InputError where a robust search cannot be made."""
+    """Raise InputError where a robust search cannot be made."""
     if not variants:
         raise InputError(
             "a robust search needs another way to ask each question: give variants, such as chat."

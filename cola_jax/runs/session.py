@@ -21,7 +21,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.influence import block_influence
-from cola_jax.execute.inputs import bucket, check_tokens, pad_paths
+from cola_jax.execute.inputs import check_tokens, pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
@@ -31,7 +31,7 @@ from cola_jax.path import identity
 from cola_jax.prompts import Prompts
 from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.searches import BatchSearch, check_robust, recorded_search
 from cola_jax.runs.settings import asked_here
@@ -48,7 +48,6 @@ from cola_jax.tasks.variants import Variant
 log = logging.getLogger(__name__)
 FIRST = 32  # questions on which the influence of layers is measured
 WAVE = 32  # paths of a question that are evaluated, and written, at a time
-LEAST_WAVE = 8  # of a search over all questions: buffers are sized for so many paths
 COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and how many tell
 
 # makes the rows of a batch on a worker, from the indices of its questions
@@ -74,14 +73,14 @@ class ModelHandle:
     """A model that is loaded when it is first needed."""
 
     def __init__(self, source: str):
-        """Reads the metadata of what `cola_jax.load` takes."""
+        """Read the metadata of what `cola_jax.load` takes."""
         self.source, self.directory = source, cache.find(source)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.config = ModelConfig.from_json(self.metadata["config"])
         self.loaded: Model | None = None
 
     def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
-        """Encodes the questions of a task; InputError for tokens that the model does not have."""
+        """Encode the questions of a task; InputError for tokens that the model does not have."""
         prepared = prepare(
             checkpoint.load_tokenizer(self.directory),
             context=self.config.context,
@@ -95,7 +94,7 @@ class ModelHandle:
         return prepared
 
     def load(self, dtype: str, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
-        """Loads the weights, once; the metrics, or a bar, show how far that is."""
+        """Load the weights, once; the metrics, or a bar, show how far that is."""
         if self.loaded is None:
             if metrics is None:
                 self.loaded = cache.load(self.source, dtype=dtype, mesh=mesh)
@@ -107,7 +106,7 @@ class ModelHandle:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A model, the questions of a task encoded for a scorer, and what they run on."""
+    """A model, the questions of a task encoded for a scorer, and the devices they run on."""
 
     handle: ModelHandle
     scorer: Scorer
@@ -115,7 +114,7 @@ class Session:
     others: list[Encoded]  # held-out questions of this shard
     variants: list[Variant]  # of the same questions
     first: list[Encoded]  # of all shards, to measure the model on
-    settings: dict[str, Any]  # with what a command adds, these decide the rows
+    settings: dict[str, Any]  # decide the rows, with those that a command adds
     environment: dict[str, Any]
     run_config: RunConfig
 
@@ -128,11 +127,13 @@ class Session:
         metadata: dict[str, Any] | None = None,
         decoys: str | None = None,
     ) -> "Session":
-        """Checks and loads what a session needs, except the weights, which take longest.
+        """Check and load what a session needs, except the weights, which take longest.
 
-        `model` is what `cola_jax.load` takes; `prepare` is that of a TaskConfig, or a function like
-        it. `metadata` is recorded of each start. `decoys` is a run that decoded answers on other
-        paths, of which open questions get their decoys.
+        Args:
+          model: as `cola_jax.load` takes it.
+          prepare: that of a TaskConfig, or a function like it.
+          metadata: recorded of each start.
+          decoys: a run that decoded answers on other paths, of which open questions get theirs.
         """
         run_config.devices.check_backend()
         handle = ModelHandle(str(model))
@@ -149,16 +150,16 @@ class Session:
         }
         if answers is not None:
             answers.check(settings, prepared.encoded)
-        if shard.index >= len(prepared.encoded):
+        indices = range(len(prepared.encoded))[shard.index :: shard.count]
+        if not indices:
             raise InputError(f"shard {shard} has none of the {len(prepared.encoded)} questions.")
-        part = slice(shard.index, None, shard.count)
         return cls(
             handle=handle,
             scorer=prepared.scorer,
-            encoded=prepared.encoded[part],
-            others=list(prepared.held_out[part]),
+            encoded=[prepared.encoded[i] for i in indices],
+            others=list(prepared.held_out[shard.index :: shard.count]),
             first=prepared.encoded[:FIRST],
-            variants=[variant.take(part) for variant in prepared.variants],
+            variants=[variant.take(indices) for variant in prepared.variants],
             settings=settings,
             environment={
                 "model": handle.source,
@@ -195,7 +196,7 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh | None:
         """The devices of this host; not before the hosts have agreed."""
-        least = min(len(some) for some in (self.encoded, self.others) if some)
+        least = min(len(questions) for questions in (self.encoded, self.others) if questions)
         return self.run_config.devices.mesh(least)
 
     @property
@@ -211,54 +212,40 @@ class Session:
         reuse: Sequence[str] = (),
         robust: bool = False,
     ) -> Run:
-        """Searches every question that the run directory does not have yet.
+        """Search every question that the run directory does not have yet.
 
-        What the run directories `reuse` have evaluated of the same questions is not run again. With
-        `robust`, a path is right where it is right in all variants. Raises InputError for a robust
-        search without another variant, of a scorer that decodes, or that reuses other runs.
+        Args:
+          reuse: run directories; their evaluations of the same questions are not run again.
+          robust: a path is right where it is right in all variants.
+
+        Raises InputError for a robust search without another variant, of a scorer that decodes, or
+        that reuses other runs; and where memory does not suffice.
         """
         if robust:
             check_robust(self.scorer, self.variants, reuse)
         workload = settings.workload(self.num_layers)
-        self.check_budget(workload.positions)
         self.check_search(settings)
         if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
             ordered = self.ordered(directory, settings.preset, metrics)
             settings = dataclasses.replace(settings, preset=ordered)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
-        with self.running(directory, recorded, workload, metrics) as (run, metrics):
-            work = BatchSearch(self, run, settings, stored, robust, metrics)
-            self.fill(run, self.encoded, workload, work, metrics, work.most_evaluations)
+        with self.open(directory, recorded, workload.positions, metrics) as run:
+            work = BatchSearch(self, run, settings, stored, robust)
+            self.fill(run, self.encoded, workload, work, work.most_evaluations)
         return run
-
-    def check_search(self, settings: Settings) -> None:
-        """Raises InputError where searches that run together need too much memory."""
-        options = max(len(one.question.options) for one in self.encoded)
-        together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
-        check_memory(settings, self.num_layers, together, self.budget)
-
-    @property
-    def budget(self) -> int:
-        """The bytes that buffers may take on each device, as its workers will have it."""
-        devices = self.run_config.devices
-        if devices.budget is not None:
-            return devices.budget
-        sizes = (math.prod(shape) for shape in shapes(self.config).values())
-        weights = sum(sizes) * jnp.dtype(self.settings["dtype"]).itemsize
-        return default_budget(jax.local_devices()[0], weights // devices.tensor)
 
     def ordered(
         self, directory: str, rules: InfluenceRules, metrics: Metrics | None
     ) -> InfluenceRules:
-        """Orders the layers by their influence on the first questions, once for a run."""
+        """Order the layers by their influence on the first questions, once for a run."""
         run = Run(directory)
         run.refuse_foreign()  # before the weights load
         asked = min(FIRST, self.settings["questions"])
         if min(FIRST, run.recorded("questions") or 0) == asked:
             before = run.recorded("preset") or {}  # a run of another strategy is refused, without
             return dataclasses.replace(rules, order=tuple(before.get("order", ())))
-        prompts = Prompts.stack([one.prompts for one in self.first])
+        prompts = Prompts.stack([encoded.prompts for encoded in self.first])
         model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
         order = np.argsort(block_influence(model, prompts), kind="stable").tolist()
         return dataclasses.replace(rules, order=tuple(order))
@@ -271,7 +258,7 @@ class Session:
         command: str = "evaluate",
         held_out: bool = False,
     ) -> Run:
-        """Evaluates the same paths on every question that the run directory does not have yet.
+        """Evaluate the same paths on every question that the run directory does not have yet.
 
         The questions are those of the session, or the held-out ones. Raises InputError for
         variants, in which nothing would be asked.
@@ -279,115 +266,25 @@ class Session:
         if not held_out:
             refuse_variants(command, [variant.name for variant in self.variants])
         questions = self.held_out if held_out else self.encoded
-        padded = pad_all(paths)
+        padded = pad_paths([list(paths)], 1, self.num_layers)[0]
         recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True, fixed=True)
-
-        with self.running(directory, recorded, workload, metrics, held_out) as (run, metrics):
+        positions = workload.positions
+        with self.open(directory, recorded, positions, metrics, held_out=held_out) as run:
 
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
                 size = self.scorer.call_size or WAVE * len(batch)
                 write = size < len(paths) * len(batch)  # else all is written when it is done
                 with self.scorer.evaluator(worker, batch, workload) as evaluate:
-                    evaluations = run.resume(evaluate, batch, metrics, call_size=size, write=write)
+                    evaluations = run.resume(evaluate, batch, call_size=size, write=write)
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
-                rows = [
-                    row
-                    for b, encoded in enumerate(batch)
-                    for row in evaluation_rows(encoded, list(paths), verdicts.take(b))
-                ]
+                each = [evaluation_rows(e, paths, verdicts.take(b)) for b, e in enumerate(batch)]
+                rows = list(itertools.chain(*each))
                 return Part(rows, [question_row(encoded, len(paths)) for encoded in batch])
 
-            self.fill(run, questions, workload, work, metrics, len(paths))
+            self.fill(run, questions, workload, work, len(paths))
         return run
-
-    @contextlib.contextmanager
-    def running(
-        self,
-        directory: str,
-        recorded: Mapping[str, Any],
-        workload: Workload,
-        metrics: Metrics | None,
-        held_out: bool = False,
-        again: bool = False,
-    ) -> Iterator[tuple[Run, Metrics]]:
-        """Opens a run of the questions, and records what this start did.
-
-        `recorded` decides, with the session's own settings, whether a run can be resumed.
-        """
-        questions = self.held_out if held_out else self.encoded
-        settings = self.settings | dict(recorded)
-        if held_out:
-            digest = task_digest(questions, self.scorer)
-            settings = settings | {"task": digest, "questions": len(questions)}
-            settings.pop("variants", None)
-        config, metrics = self.run_config, Metrics() if metrics is None else metrics
-        self.check_budget(workload.positions)
-        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
-        devices = 1 if self.mesh is None else self.mesh.size
-        environment = self.environment | {"devices": devices}
-        here = asked_here(settings, questions)
-        with Run(directory, config.shard).open(settings, environment, here, again=again) as run:
-            try:
-                yield run, metrics
-            finally:
-                run.close(metrics.report())
-
-    def fill(
-        self,
-        run: Run,
-        questions: Sequence[Encoded],
-        workload: Workload,
-        work: Work,
-        metrics: Metrics,
-        each: int,
-    ) -> None:
-        """Writes the rows of the questions that a run lacks, `each` evaluations each."""
-        left = [i for i, one in enumerate(questions) if one.question.id not in run.done]
-        run.count_earlier(metrics, self.num_layers)
-        before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
-        metrics.total = before + each * len(left)
-        if not left:
-            return
-        asked = [questions]
-        if questions is self.encoded:
-            asked += [variant.encoded for variant in self.variants]
-        batches = question_batches(asked, workload, self.first)
-        plain: dict[str, tuple[int, int]] = {}  # answers of the identity path, and gold
-
-        def run_batch(worker: Worker, indices: np.ndarray) -> Part:
-            prefix = batches.prefixes[indices[0]]
-            return work(worker, indices, workload._replace(prefix=prefix))
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.scorer)
-            for variant in self.variants:
-                stack.enter_context(variant.scorer)
-            workers = self.workers(metrics)
-            workers.check_count(len(questions))
-            for _, rows in workers.map(
-                run_batch, batches.cut(left, largest=self.batch_size(len(left)))
-            ):
-                run.write(rows.evaluations, rows.questions)
-                metrics.add(corrected=rows.corrected, shortened=rows.shortened)
-                plain |= self.plain_answers(rows)
-                self.warn_of_collapse(plain, metrics)
-
-    def workers(self, metrics: Metrics) -> Workers:
-        """Makes workers on the devices of this session."""
-        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
-        return Workers(model, threads=THREADS, **self.options(metrics))
-
-    def options(self, metrics: Metrics) -> WorkerOptions:
-        """Returns how the model is executed; whoever gave the metrics shows them."""
-        devices = self.run_config.devices
-        return {
-            "memory_budget": devices.budget,
-            "rows": devices.rows,
-            "metrics": metrics,
-            "progress": False,
-        }
 
     @contextlib.contextmanager
     def recording(
@@ -397,14 +294,14 @@ class Session:
         longest: int,
         metrics: Metrics | None = None,
     ) -> Iterator[Evaluations]:
-        """Opens a run, and yields a function from paths [B, C, P] of all questions to verdicts.
+        """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
 
-        What a search over all questions asks for depends on what it was told, so it is resumed by
-        running it again: what an earlier start evaluated is known. Its questions are done together,
-        when the body ends.
+        A search over all questions chooses paths by the verdicts of others, so it is resumed by
+        running it again, with the evaluations of an earlier start known. Its questions are done
+        together, when the body ends.
 
         Args:
-          recorded: as `running`.
+          recorded: as `open`.
           longest: P, the layers of the longest path.
         """
         refuse_variants(recorded["command"], [variant.name for variant in self.variants])
@@ -413,22 +310,99 @@ class Session:
                 "one path is sought for all questions, so they cannot be divided: leave out "
                 "--shard and --distributed."
             )
-        workload = Workload(LEAST_WAVE, bucket(longest), same=True, fixed=True)
-        with self.running(directory, recorded, workload, metrics, again=True) as (run, metrics):
-            evaluator = functools.cache(lambda: self.evaluator(metrics))  # made when first needed
-            evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded, metrics)
+        with self.open(directory, recorded, longest, metrics, again=True) as run:
+            evaluator = functools.cache(lambda: self.evaluator(run.metrics))  # when first needed
+            evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded)
             yield evaluations
             rows, done = [], []
             for b, encoded in enumerate(self.encoded):
                 if paths := list(evaluations.known[b]):
-                    verdicts = evaluations.of_question(b, paths)
-                    rows += evaluation_rows(encoded, paths, verdicts)
+                    rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            if run.waves or not run.parts("questions"):  # or nothing is new
+            if run.waves or not run.parts():  # or nothing is new
                 run.replace(rows, done)
 
+    @contextlib.contextmanager
+    def open(
+        self,
+        directory: str,
+        recorded: Mapping[str, Any],
+        positions: int,
+        metrics: Metrics | None,
+        *,
+        held_out: bool = False,
+        again: bool = False,
+    ) -> Iterator[Run]:
+        """Open a run of the questions, where memory suffices for paths of so many layers.
+
+        `recorded` decides, with the session's own settings, whether a run can be resumed.
+        """
+        questions = self.held_out if held_out else self.encoded
+        settings, config = self.settings | dict(recorded), self.run_config
+        if held_out:
+            settings |= {"task": task_digest(questions, self.scorer), "questions": len(questions)}
+            settings.pop("variants", None)
+        self.check_memory(positions)
+        config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
+        devices = 1 if self.mesh is None else self.mesh.size
+        opened = Run(directory, config.shard).open(
+            settings,
+            self.environment | {"devices": devices},
+            asked_here(settings, questions),
+            again=again,
+            metrics=metrics or Metrics(),
+        )
+        with opened as run:
+            yield run
+
+    def fill(
+        self, run: Run, questions: Sequence[Encoded], workload: Workload, work: Work, each: int
+    ) -> None:
+        """Write the rows of the questions that a run lacks, at most `each` evaluations of each."""
+        metrics = run.metrics
+        left = [i for i, asked in enumerate(questions) if asked.question.id not in run.done]
+        run.count_earlier(self.num_layers)
+        before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
+        metrics.total = before + each * len(left)
+        if not left:
+            return
+        variants = self.variants if questions is self.encoded else []
+        ways = [questions, *(variant.encoded for variant in variants)]
+        batches = question_batches(ways, workload, self.first)
+        plain, answers = identity(self.num_layers), []
+
+        def run_batch(worker: Worker, indices: np.ndarray) -> Part:
+            prefix = batches.prefixes[indices[0]]
+            return work(worker, indices, workload._replace(prefix=prefix))
+
+        with contextlib.ExitStack() as stack:
+            for scorer in (self.scorer, *(variant.scorer for variant in variants)):
+                stack.enter_context(scorer)
+            workers = self.workers(metrics)
+            workers.check_count(len(questions))
+            cut = batches.cut(left, largest=self.batch_size(len(left)))
+            for _, part in workers.map(run_batch, cut):
+                run.write(part.evaluations, part.questions)
+                metrics.add(**improvements(part.questions, self.num_layers))
+                if not self.scorer.open:
+                    rows = (row for row in part.evaluations if not row["control"])
+                    answers += [(r["answer"], r["target"]) for r in rows if r["path"] == plain]
+                    self.warn_of_collapse(answers, metrics)
+
+    def warn_of_collapse(self, answers: Sequence[tuple[int, int]], metrics: Metrics) -> None:
+        """Warn once where the answers of the pretrained model are all alike."""
+        problem = None if metrics.collapsed else collapse(answers)
+        if problem:
+            metrics.collapsed = True  # once for all runs of a command
+            log.warning("by the scorer %s, %s", self.scorer.name, problem)
+
+    def workers(self, metrics: Metrics) -> Workers:
+        """Make workers on the devices of this session."""
+        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
+        return Workers(model, threads=THREADS, **self.options(metrics))
+
     def evaluator(self, metrics: Metrics) -> ModelEvaluator:
-        """Makes what evaluates paths of all questions; loads the weights."""
+        """Make a function from paths of all questions to verdicts; loads the weights."""
         return ModelEvaluator(
             self.handle.load(self.settings["dtype"], self.mesh, metrics),
             self.encoded,
@@ -437,49 +411,48 @@ class Session:
             **self.options(metrics),
         )
 
-    def plain_answers(self, rows: Part) -> dict[str, tuple[int, int]]:
-        """Returns the answer of the identity path, and gold, of each question of a batch."""
-        if self.scorer.open:
-            return {}
-        gold = {row["question"]: row["gold"] for row in rows.questions}
-        plain = identity(self.num_layers)
+    def options(self, metrics: Metrics) -> WorkerOptions:
+        """Return how the model is executed; the caller shows the metrics."""
+        devices = self.run_config.devices
         return {
-            row["question"]: (row["answer"], gold[row["question"]])
-            for row in rows.evaluations
-            if row["path"] == plain
+            "memory_budget": devices.budget,
+            "rows": devices.rows,
+            "metrics": metrics,
+            "progress": False,
         }
 
-    def warn_of_collapse(self, plain: Mapping[str, tuple[int, int]], metrics: Metrics) -> None:
-        """Warns once where the answers of the pretrained model are all alike."""
-        problem = None if metrics.collapsed else collapse(list(plain.values()))
-        if problem:
-            metrics.collapsed = True  # once for all runs of a command
-            log.warning("by the scorer %s, %s", self.scorer.name, problem)
-
     def batch_size(self, questions: int) -> int:
-        """Returns the most questions of a batch: enough batches to keep all workers busy."""
+        """Return the most questions of a batch: enough batches to keep all workers busy."""
         workers = 1 if self.mesh is None else self.mesh.shape["data"]
         even = -(-questions // (THREADS * workers))
         return min(even, self.run_config.batch_size or default_batch_size())
 
-    def check_budget(self, positions: int) -> None:
-        """Raises InputError where a given budget is too small, before weights load."""
-        devices = self.run_config.devices
-        if devices.budget is not None:
-            memory = Memory(
-                devices.budget,
-                sharing=THREADS,
-                itemsize=jnp.dtype(self.settings["dtype"]).itemsize,
-                backend=jax.default_backend(),
-                rows=devices.rows,
-            )
-            self.scorer.check_memory(self.config, memory, self.encoded, positions)
-            for variant in self.variants:
-                variant.scorer.check_memory(self.config, memory, variant.encoded, positions)
+    @property
+    def memory(self) -> Memory:
+        """The memory that workers will have, before weights load."""
+        devices, itemsize = self.run_config.devices, jnp.dtype(self.settings["dtype"]).itemsize
+        budget = devices.budget
+        if budget is None:
+            weights = sum(math.prod(shape) for shape in shapes(self.config).values()) * itemsize
+            budget = default_budget(jax.local_devices()[0], weights // devices.tensor)
+        backend = jax.default_backend()
+        return Memory(budget, THREADS, itemsize=itemsize, backend=backend, rows=devices.rows)
+
+    def check_memory(self, positions: int) -> None:
+        """Raise InputError where memory does not suffice for a path of so many layers."""
+        ways = [(self.scorer, self.encoded), *((v.scorer, v.encoded) for v in self.variants)]
+        for scorer, encoded in ways:
+            scorer.check_memory(self.config, self.memory, encoded, positions)
+
+    def check_search(self, settings: Settings) -> None:
+        """Raise InputError where searches that run together need too much memory."""
+        options = max(len(encoded.question.options) for encoded in self.encoded)
+        together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
+        check_memory(settings, self.num_layers, together, self.memory.budget)
 
 
 def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
-    """Says where the options chosen, each with gold, are nearly all in one place and gold is not.
+    """Describe answers, each with gold, that are nearly all one option where gold is not.
 
     Fewer than `ENOUGH` questions tell nothing, nor does no answer.
     """
@@ -496,8 +469,3 @@ def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
         f"{len(answers)} questions, where it is right for {gold[place]}. What paths change may be "
         "this preference alone: try another --scorer, such as options, --format or --num-fewshot."
     )
-
-
-def pad_all(paths: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """Pads paths [C, P] to the length of the longest, in a bucket."""
-    return pad_paths([list(paths)], 1, 1 + max(map(max, paths)))[0]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cola_jax.config import MOST_LAYERS
 from cola_jax.errors import InputError, printed, shown
+from cola_jax.identity import check_belongs, difference, digest
 from cola_jax.scoring.encode import Encoded
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ FLAGS = {
 DECIDE = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
 ASKED = ("format", "shots")  # how a question is asked, beside `chat`
 # what may differ where the paths of a run are only tried again
-ANY_SCORER = (*DECIDE[1:], *ASKED, "prompt")
+ANY_SCORER = (*DECIDE[1:], *ASKED, "prompts")
+DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on which questions are asked
 
 
 class Stored(BaseModel):
@@ -99,7 +101,7 @@ class Manifest(Stored):
 
 
 def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether each question of a run has to be evaluated further under new settings.
+    """Say whether each question of a run has to be evaluated further under new settings.
 
     More questions are evaluated beside those that are done. More evaluations of each question are
     a search of its own, which takes from the run what that has evaluated.
@@ -111,63 +113,60 @@ def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[st
 
     Raises InputError that names by its flag each setting that differs and cannot grow.
     """
-    was, now = dict(old), dict(new)
-    if was.get("command") != now.get("command"):
+    if old.get("command") != new.get("command"):
         raise InputError(
-            f"{directory} was made by `cola {printed(str(was.get('command')))}`, not by `cola "
-            f"{now.get('command')}`: choose another directory."
+            f"{directory} was made by `cola {printed(str(old.get('command')))}`, not by `cola "
+            f"{new.get('command')}`: choose another directory."
         )
-    further = False
-    before, count = was.get("questions"), now.get("questions", 0)
-    if isinstance(before, int) and before != count:
-        # the questions that a run has are compared one by one
-        was, now = without_digests(was), without_digests(now)
-        was["questions"] = max(before, count)
-    if (was.get("simulations") or 0) < (now.get("simulations") or 0):
-        was["simulations"], further = now["simulations"], True
-    paths, wanted = ({tuple(path) for path in each.get("paths") or ()} for each in (was, now))
-    if paths < wanted:
-        was["paths"], further = now["paths"], True
-    check_same(directory, was, now, flag_of)
-    return further
+    changes = {name: (was, now) for name, was, now in differing(old, new)}
+    grown = {name for name, (was, now) in changes.items() if grows(name, was, now)}
+    if "questions" in changes:  # those that a run has are compared one by one
+        grown |= {
+            name
+            for name, values in changes.items()
+            if name.startswith(DIGESTS) and None not in values
+        }
+    refuse_changes(directory, {n: v for n, v in changes.items() if n not in grown}, flag_of)
+    return not grown.isdisjoint(("simulations", "paths"))
 
 
-def check_same(
+def grows(name: str, was: Any, now: Any) -> bool:
+    """Say whether a setting asks for more of the same."""
+    if name == "paths":
+        return set(map(tuple, was or ())) < set(map(tuple, now or ()))
+    return name in ("questions", "simulations") and (was or 0) < (now or 0)
+
+
+def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise InputError that names every setting in which a folder and this command differ."""
+    refuse_changes(directory, {name: (was, now) for name, was, now in differing(old, new)})
+
+
+def refuse_changes(
     directory: epath.PathLike,
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
+    changes: Mapping[str, tuple[Any, Any]],
     named: Callable[[str], str] = str,
 ) -> None:
-    """Raises InputError that names every setting in which a folder and this command differ."""
-    differences: dict[str, str] = {}
-    for name, was, now in differing(old, new):
+    """Raise InputError that names each change, with both values, if there is any."""
+    texts: dict[str, str] = {}
+    for name, (was, now) in changes.items():
         flag = named(name)
-        if flag not in differences or name.endswith(".name"):  # what a flag chooses differs with it
-            differences[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
-    if differences:
-        raise other_settings(directory, differences.values())
+        if flag not in texts or name.endswith(".name"):  # what a flag chooses differs with it
+            texts[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
+    if texts:
+        raise other_settings(directory, texts.values())
 
 
 def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
-    """Returns the error for a directory that was created with different settings."""
+    """Return the error for a directory that was created with different settings."""
     return InputError(
         f"{directory} was created with different settings ({'; '.join(differences)}): choose "
         "another directory, or repeat the old settings to resume it."
     )
 
 
-def without_digests(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings without what depends on which questions are asked."""
-    out = {name: value for name, value in settings.items() if name != "task"}
-    if isinstance(out.get("prompt"), dict):
-        out["prompt"] = {name: value for name, value in out["prompt"].items() if name != "hash"}
-    if isinstance(out.get("variants"), dict):
-        out["variants"] = dict.fromkeys(out["variants"])
-    return out
-
-
 def flag_of(name: str) -> str:
-    """Returns the flag of a setting, `preset.max_length` for example."""
+    """Return the flag of a setting, `preset.max_length` for example."""
     head, _, rest = name.partition(".")
     if head in ("preset", "variants"):
         name = f"rules.{rest}" if head == "preset" else head
@@ -177,7 +176,7 @@ def flag_of(name: str) -> str:
 def differing(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """Lists dotted names with both values where two nested configurations differ."""
+    """List dotted names with both values where two nested configurations differ."""
     out = []
     for name in sorted(set(old) | set(new)):
         was, now = old.get(name), new.get(name)
@@ -188,89 +187,69 @@ def differing(
     return out
 
 
-class Wording(NamedTuple):
-    """A question as it was asked."""
-
-    text: str
-    options: tuple[str, ...]
-    gold: str | None
-    prompt: str  # digest
-
-
 class Asked(NamedTuple):
-    """What was asked, and of what: by a run, or by a command that begins."""
+    """What a run, or a command that begins, asks: of which model, how, and which questions."""
 
     name: str
-    settings: Mapping[str, Any]
-    questions: Mapping[str, Wording]  # by id
+    values: dict[str, Any]  # that decide what is right; those of each question by its id
+
+    @classmethod
+    def of(
+        cls, name: str, settings: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
+    ) -> "Asked":
+        """Take the settings of a run and the rows of its questions."""
+        values = deciding(settings) | {"texts": {}, "prompts": {}, "options": {}, "golds": {}}
+        for row in rows:
+            question, options, gold = row["question"], list(row["options"]), row["gold"]
+            values["texts"][question] = row["text"]
+            values["prompts"][question] = row["prompt_hash"]
+            values["options"][question] = options
+            values["golds"][question] = None if gold is None else options[gold]
+        return cls(name, values)
 
 
 def asked_by_run(run: "Run") -> Asked:
-    """Reads what a run asked."""
+    """Read what a run asked."""
     rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
-    questions = {
-        row["question"]: wording(row["text"], row["options"], row["gold"], row["prompt_hash"])
-        for row in rows
-    }
-    return Asked(str(run.directory), run.manifest()["settings"], questions)
+    return Asked.of(str(run.directory), run.manifest()["settings"], rows)
 
 
 def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
-    """Returns what a command asks."""
-    questions = {
-        one.question.id: wording(
-            one.question.text, one.question.options, one.question.answer, one.prompt_hash
-        )
-        for one in encoded
-    }
-    return Asked("this command", settings, questions)
-
-
-def wording(text: str, options: Sequence[str], gold: int | None, prompt: str) -> Wording:
-    """Makes the content of a question; open questions without options have no gold."""
-    answer = None if gold is None or not options else options[gold]
-    return Wording(text, tuple(options), answer, prompt)
+    """Return what a command asks."""
+    rows = [
+        {
+            "question": each.question.id,
+            "text": each.question.text,
+            "options": each.question.options,
+            "gold": each.question.answer if each.question.options else None,
+            "prompt_hash": each.prompt_hash,
+        }
+        for each in encoded
+    ]
+    return Asked.of("this command", settings, rows)
 
 
 def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) -> list[str]:
-    """Raises ValueError where results do not belong together, with what differs and both values.
+    """Raise InputError where results do not belong together, with what differs and both values.
 
-    Questions are compared where both have them. Returns the differences that are `allowed`, names
-    of settings or of fields of a question's content, to be told.
+    Questions are compared where both have them.
+
+    Returns:
+      The differences that are `allowed`, names of `Asked.values`, to be logged.
     """
-    found = differences(one.settings, other.settings)
-    both = [name for name in one.questions if name in other.questions]
-    for field in Wording._fields:
-        pairs = [
-            (getattr(one.questions[q], field), getattr(other.questions[q], field), q) for q in both
-        ]
-        pairs = [pair for pair in pairs if pair[0] != pair[1]]
-        # a prompt differs with all else, and its digest tells a reader little
-        if pairs and not (field == "prompt" and found):
-            was, now, name = pairs[0]
-            such = f"{field} of {len(pairs)} of {len(both)} common questions, such as {shown(name)}"
-            found[field] = f"{such}: {shown(was)} and {shown(now)}"
-    if refused := [text for name, text in found.items() if name not in allowed]:
-        raise InputError(
-            f"{one.name} and {other.name} do not belong together, they differ in "
-            f"{'; '.join(refused)}: give results of one model, with the same questions asked alike."
-        )
-    return list(found.values())
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that decide what is right, where they differ, with both values."""
-    found: dict[str, str] = {}
-    for name, was, now in differing(deciding(one), deciding(other)):
-        found.setdefault(name.partition(".")[0], f"{name}: {shown(was)} and {shown(now)}")
-    return found
+    theirs = {name: value for name, value in one.values.items() if name not in allowed}
+    action = "give results of one model, with the same questions asked alike"
+    check_belongs(one.name, theirs, other.name, other.values, action)
+    texts = [difference(name, one.values[name], other.values[name]) for name in sorted(allowed)]
+    return [text for text in texts if text]
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that decide what is right, whatever questions are asked."""
+    """Return the settings that decide what is right, whatever questions are asked."""
     prompt = settings.get("prompt") or {}
     style, shots = prompt.get("format"), prompt.get("num_fewshot")
     if isinstance(style, dict):
-        style = {name: value for name, value in style.items() if name != "shots"}
+        rest = {name: value for name, value in style.items() if name != "shots"}
+        style = f"{style['name']} {digest(rest)[:8]}"
     asked = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
     return {name: settings.get(name) for name in DECIDE} | asked

@@ -1,4 +1,4 @@
-"""What other runs know: right paths, verdicts that need not be made again, and wrong answers."""
+"""Results of other runs: right paths, verdicts that are reused, and wrong answers."""
 
 import dataclasses
 import hashlib
@@ -9,15 +9,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from etils import epath
 
-from cola_jax.errors import InputError, shown
+from cola_jax.errors import InputError
+from cola_jax.identity import check_belongs
 from cola_jax.path import identity
 from cola_jax.question import INTEGER, Question, decoy_of
-from cola_jax.runs.parts import by_question, check_counts, check_nodes
+from cola_jax.runs.parts import by_question
 from cola_jax.runs.run import Path, Run
-from cola_jax.runs.schema import stored_verdict
-from cola_jax.runs.settings import ANY_SCORER, Wording, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.schema import asked_digest, known_verdicts, stored_verdict
+from cola_jax.runs.settings import (
+    ANY_SCORER,
+    asked_by_run,
+    asked_here,
+    check_comparable,
+    deciding,
+)
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.scorer import most_options
@@ -64,106 +72,85 @@ def by(path: Path) -> tuple[int, Path]:
 
 
 def read_labels(run: Run) -> list[Labels]:
-    """Reads the labels of the questions that are done, in the order of the run.
+    """Read the labels of the questions that are done, in the order of the run.
 
-    Raises ValueError for a directory that is no run, and for a run without a question.
+    Raises InputError for a directory that is not a run, and for a run without a question.
     """
     rows: dict[str, dict[Path, Any]] = defaultdict(dict)
-    evaluations, asked = run.evaluations(EVALUATION), run.questions(QUESTION)
-    check_counts(run.directory, asked, evaluations)
-    for row in evaluations.to_pylist():
+    for row in run.evaluations(EVALUATION).to_pylist():
         if not row["control"]:
             rows[row["question"]].setdefault(tuple(row["path"]), row)
-    questions = asked.to_pylist()
+    questions = run.questions(QUESTION).to_pylist()
     if not questions:
         raise InputError(f"{run.directory} has no question done yet: let the run finish first.")
     return [labels_of(question, rows[question["question"]]) for question in questions]
 
 
 def labels_of(question: dict[str, Any], rows: dict[Path, Any]) -> Labels:
-    """Makes the labels of a question from its row and those of its evaluations."""
+    """Make the labels of a question from its row and those of its evaluations."""
     again = question["again"]
+    holds = {tuple(entry["path"]): all(entry["holds"]) for entry in again or ()}
     return Labels(
         question=question["question"],
         text=question["text"],
         options=tuple(question["options"]),
         gold=question["gold"],
         prompt_hash=question["prompt_hash"],
-        metadata={one["name"]: one["value"] for one in question["metadata"] or ()},
+        metadata={entry["name"]: entry["value"] for entry in question["metadata"] or ()},
         paths=tuple(rows),
         right=np.array([bool(row["verdict"]) for row in rows.values()], bool),
         margin=np.array([row["margin"] for row in rows.values()], np.float32),
-        robust=None
-        if again is None
-        else {tuple(asked["path"]): all(asked["holds"]) for asked in again},
+        robust=None if again is None else holds,
     )
 
 
 class Reuse:
-    """The evaluations of runs over the same checkpoint, prompts and scorer."""
+    """The evaluations of other runs over the same checkpoint, prompts and scorer."""
 
     def __init__(
         self, directories: Sequence[str], settings: Mapping[str, Any], encoded: Sequence[Encoded]
     ):
-        """Reads runs; InputError where one cannot serve questions, naming the difference."""
+        """Read runs; InputError where one cannot serve these questions."""
         self.tables: dict[str, list[pa.Table]] = defaultdict(list)
-        here = asked_here(settings, encoded)
+        asked = pa.array([asked_digest(each) for each in encoded])
+        ungraded = pc.field("grade").isin([Grade.UNGRADED.value])
         for directory in directories:
             run = Run(directory)
-            there = asked_by_run(run)
-            told = check_comparable(there, here, Wording._fields)
-            shared = {
-                name for name, words in there.questions.items() if here.questions.get(name) == words
-            }
-            detail = f" ({'; '.join(told)})" if told else ""
-            if not shared:
+            theirs, action = deciding(run.settings()), "reuse runs of the same model and scorer"
+            check_belongs(directory, theirs, "this command", deciding(settings), action)
+            rows = run.evaluations().filter(pc.field("asked").isin(asked) & ~ungraded)
+            if not rows.num_rows:
                 raise InputError(
-                    f"{directory} has none of these questions in the same words: its "
-                    f"{len(there.questions)} questions or their prompts are others{detail}."
+                    f"{directory} has none of these questions in the same words: its questions or "
+                    "their prompts differ."
                 )
-            if told:
-                log.info("%s is reused where nothing differs%s", directory, detail)
-            evaluations = run.evaluations()
-            check_counts(run.directory, run.questions(["question", "evaluations"]), evaluations)
-            for name, table in by_question(evaluations).items():
-                if name in shared:
-                    self.tables[name].append(table)
+            for name, table in by_question(rows).items():
+                self.tables[name].append(table)
 
     def known(self, encoded: Encoded, positions: int) -> dict[Path, Verdicts]:
-        """Returns the verdict [1] of each path of a question of at most so many layers."""
-        rows = (row for table in self.tables[encoded.question.id] for row in table.to_pylist())
-        return {
-            tuple(row["path"]): stored_verdict(row, encoded)
-            for row in rows
-            if len(row["path"]) <= positions and row["grade"] != Grade.UNGRADED.value
-        }
+        """Return the verdict [1] of each path of a question of at most so many layers."""
+        known = known_verdicts(self.tables[encoded.question.id], encoded)
+        return {path: verdict for path, verdict in known.items() if len(path) <= positions}
 
 
 def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdicts:
-    """Reads the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
-    at = {one.question.id: i for i, one in enumerate(encoded)}
+    """Read the verdicts [n, C] of a run that evaluated C paths, in the order of `encoded`."""
+    at = {each.question.id: i for i, each in enumerate(encoded)}
     out = Verdicts.empty((len(encoded), paths), most_options(encoded))
-    rows = run.evaluations()
-    check_nodes(run.directory, rows["node"].to_numpy(), paths)
-    for row in rows.to_pylist():
-        i = at.get(row["question"])
-        if i is None:
-            raise InputError(
-                f"{run.directory} has evaluations of {shown(row['question'])}, which is none of "
-                "its questions: remove the part file that has them."
-            )
+    for row in run.evaluations().to_pylist():
+        i = at[row["question"]]
         out.put((i, slice(row["node"], row["node"] + 1)), stored_verdict(row, encoded[i]))
     return out
 
 
 class Answers:
-    """What the pretrained model and random paths answered to each question of a run."""
+    """The answers of the pretrained model and of random paths to each question of a run."""
 
     def __init__(self, directory: epath.PathLike, model: str | None = None):
-        """Reads a run of `cola evaluate` that decoded answers, the identity path's among them.
+        """Read a run of `cola evaluate` that decoded answers, the identity path's among them.
 
-        `model` is the identity of the checkpoint that is to be searched. Raises ValueError for a
-        run of another checkpoint, one that decoded nothing, and one without the identity path.
+        `model` is the identity of the checkpoint to be searched. Raises InputError for a run of
+        another checkpoint, one that decoded nothing, and one without the identity path.
         """
         run = Run(directory)
         manifest = run.manifest()
@@ -189,7 +176,7 @@ class Answers:
             self.add(row, tuple(row["path"]) == plain)
 
     def check(self, settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> None:
-        """Raises InputError where a command asks other questions, and tells other differences."""
+        """Raise InputError where a command asks other questions, and log other differences."""
         asked, allowed = asked_here(settings, encoded), (*ANY_SCORER, "options")
         if told := check_comparable(asked_by_run(self.run), asked, allowed):
             log.info(
@@ -197,7 +184,7 @@ class Answers:
             )
 
     def add(self, row: Mapping[str, Any], own: bool) -> None:
-        """Counts one answer."""
+        """Count one answer."""
         question = row["question"]
         answer = None if row["truncated"] else row["answer_text"]
         if own:
@@ -208,10 +195,10 @@ class Answers:
             self.counts[question][answer.strip()] += 1
 
     def decoy(self, question: Question) -> str | None:
-        """Returns the wrong answer given on as many paths as gold, as nearly as there is one.
+        """Return the wrong answer given on as many paths as gold, as nearly as there is one.
 
         Not the pretrained model's own. An integer gold that no path gives has an integer close to
-        it that no path gives either. None where there is no answer to choose. Raises ValueError
+        it that no path gives either. None where there is no answer to choose. Raises InputError
         for a question that the run does not have.
         """
         if question.id not in self.own:

@@ -32,9 +32,10 @@ class Variant:
     encoded: "list[Encoded]"
     places: list[tuple[int, ...]]  # for each question, where each of its options stands here
 
-    def take(self, part: slice) -> "Variant":
+    def take(self, indices: Sequence[int]) -> "Variant":
         """Take some of the questions."""
-        return dataclasses.replace(self, encoded=self.encoded[part], places=self.places[part])
+        encoded, places = ([each[i] for i in indices] for each in (self.encoded, self.places))
+        return dataclasses.replace(self, encoded=encoded, places=places)
 
 
 def make_variant(

@@ -88,7 +88,7 @@ def test_report_refuses_runs_of_different_models(
 ):
     other = str(make_run(tmp_path / "c", *PARTS, model="another").directory)
     error = refused(capsys, *runs, other)
-    assert "do not belong together, they differ in model: 'one' and 'another'" in error
+    assert "its model is one, here it is another" in error
     assert not (Path(runs[0]) / "results.json").exists()  # refused before any work
 
 

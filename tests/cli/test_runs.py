@@ -68,7 +68,7 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
     said = capsys.readouterr().out
     assert said.count("0-4") == said.count("0-1,3-4") == 5
 
-    before = [part.stat().mtime for part in run.parts("evaluations")]
+    before = [part["evaluations"].stat().mtime for part in run.parts()]
     generate(model, *flags[:-2])  # a finished run is printed again
     assert capsys.readouterr().out.count("0-4") == 5
     main(["generate", "--config", f"{out}/config.yaml", "--json"])  # the same command
@@ -77,7 +77,7 @@ def test_generate_writes_what_the_function_decodes(model, prompts, tmp_path, cap
         (f"p{i}", path) for i in range(5) for path in PATHS
     }
     assert printed[0].keys() == {"question", "path", "finish", "logprob", "text"}
-    assert [part.stat().mtime for part in run.parts("evaluations")] == before
+    assert [part["evaluations"].stat().mtime for part in run.parts()] == before
     error = fail(capsys, model, *flags, "--stop", "x")
     assert "created with different settings" in error
     assert "stop: [] there, ['x'] here" in error

@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from cola_jax.cli.report import Report
 from cola_jax.deploy.router.designs import LayerDesign
 from cola_jax.deploy.settings import MenuSettings
@@ -17,16 +15,15 @@ from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
 from cola_jax.runs.peers import write_drllm, write_polar
-from cola_jax.runs.run import MANIFEST, STARTS, UNFINISHED, Run
+from cola_jax.runs.run import MANIFEST, STARTS, Run
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse, read_labels
 from tests.fuzz import sound_runs
 from tests.fuzz.kind import Kind
-from tests.fuzz.mutations import mutate_json_text
+from tests.fuzz.mutations import mutate_bytes, mutate_json_text
 from tests.fuzz.sound_runs import LAYERS
-from tests.fuzz.tables import mutate_table
 
-NAMES = (MANIFEST, STARTS, "evaluations", "questions", UNFINISHED)
+NAMES = (MANIFEST, STARTS, "evaluations")
 make = sound_runs.make
 
 
@@ -51,7 +48,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
     def mutate(kind: str, seed: int) -> Example:
         draw = random.Random(seed)
-        run, reader = draw.choice([pair for pair in USES if kind != UNFINISHED or pair == RESUMED])
+        run, reader = draw.choice(USES)
         names = [name for name in sorted(files[run]) if name.startswith(kind) and "." in name]
         name = draw.choice(names)
         return Example(run, reader, name, mutated(files[run][name], seed))
@@ -75,7 +72,7 @@ def mutated(file: Path, seed: int) -> bytes:
     """Returns the mutation of a file."""
     if file.suffix == ".json":
         return mutate_json_text(json.loads(file.read_bytes()), seed)
-    return mutate_table(pq.read_table(file), seed)
+    return mutate_bytes(file.read_bytes(), seed)
 
 
 class Readers:
@@ -101,11 +98,10 @@ class Readers:
         """Does what a command does with its run directory before it evaluates anything."""
         settings = sound_runs.SEARCH | {"command": "search", "simulations": 200}
         here = asked_here(settings, self.encoded)
-        with Run(folder).open(settings, sound_runs.START, here) as run:
-            run.count_earlier(Metrics(), LAYERS)
+        with Run(folder).open(settings, sound_runs.START, here, metrics=Metrics()) as run:
+            run.count_earlier(LAYERS)
             for encoded in self.encoded:
                 run.known(encoded)
-            run.close({})
 
     def reused(self, folder: Path) -> None:
         stored = Reuse([str(folder)], sound_runs.SEARCH, self.encoded)
@@ -128,9 +124,8 @@ class Readers:
             answers.decoy(open_question(name, "3 + 4", "7"))
 
 
-RESUMED = ("search", "resumed")
 USES = (
     *(("search", "report"), ("decoded", "report"), ("evaluated", "report"), ("scan", "report")),
-    *(RESUMED, ("search", "reused"), ("search", "chosen_from"), ("search", "exported")),
-    *(("decoded", "exported"), ("evaluated", "decoys")),
+    *(("search", "resumed"), ("search", "reused"), ("search", "chosen_from")),
+    *(("search", "exported"), ("decoded", "exported"), ("evaluated", "decoys")),
 )

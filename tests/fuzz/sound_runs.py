@@ -8,7 +8,7 @@ from typing import Any
 
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.question import Question
-from cola_jax.runs.run import UNFINISHED, WAVES, Run
+from cola_jax.runs.run import UNFINISHED, Run
 from cola_jax.scoring import Encoded, Options
 from cola_jax.strategies.rules import PRESETS, Settings
 from tests import tiny
@@ -64,7 +64,7 @@ def make(folder: Path) -> None:
         for rows, some in made.PARTS
     ]
     run = made.make_run(folder, *parts, start=START, **SEARCH)
-    run.write_rows(run.directory / UNFINISHED / "part-1.parquet", WAVES, unfinished())
+    run.write_rows(UNFINISHED, "wave", unfinished())
     move(run, folder / "search")
     run = made.make_run(folder, *made.OPEN_PARTS, start=START, scorer="generation", questions=4)
     move(run, folder / "decoded")
@@ -99,11 +99,10 @@ def known(row: dict[str, Any], questions: Sequence[Encoded]) -> dict[str, Any]:
 
 
 def unfinished() -> list[dict[str, Any]]:
-    """Makes evaluations of the question that is not done, in two variants."""
+    """Makes evaluations of the question that is not done."""
     paths = [made.WHOLE, (0, 1, 3)]
     return [
-        with_scores(made.evaluation("q6", node, path, node, not node)) | {"variant": variant}
-        for variant in (0, 1)
+        with_scores(made.evaluation("q6", node, path, node, not node))
         for node, path in enumerate(paths)
     ]
 

@@ -1,19 +1,15 @@
 """Small runs written by hand, whose numbers are worked out by hand in the tests."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from cola_jax.report import summarise
 from cola_jax.report.summary import Summary
-from cola_jax.runs.run import MANIFEST, Run
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
+from cola_jax.runs.run import Run
 
 WHOLE = (0, 1, 2, 3)  # the identity path of a model of four layers
 SETTINGS = {"command": "search", "questions": 6, "simulations": 2, "leaves": 1, "seed": 0}
@@ -277,32 +273,3 @@ def printed(table: Any, width: int = 80) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
-
-
-OLD_EVALUATIONS = EVALUATIONS.names[: EVALUATIONS.names.index("text")]
-OLD_EVALUATIONS.remove("scores")
-OLD_QUESTIONS = [name for name in QUESTIONS.names if name != "metadata"]
-
-
-def write_old_part(run: Run, name: str, rows: list[Any], questions: list[Any]) -> Run:
-    """Writes a part without the columns that were added for open questions and for scores.
-
-    Returns the run, which is of an earlier version then.
-    """
-    (run.directory / MANIFEST).write_text(json.dumps(run.manifest()))  # with its starts
-    questions = [counted(one, rows) for one in questions]
-    old = (("evaluations", EVALUATIONS, OLD_EVALUATIONS, rows),)
-    old += (("questions", QUESTIONS, OLD_QUESTIONS, questions),)
-    for kind, schema, names, content in old:
-        schema = pa.schema([schema.field(n) for n in names])
-        table = pa.Table.from_pylist(content, schema=schema)
-        pq.write_table(table, str(run.directory / kind / name))
-    return Run(run.directory)
-
-
-@pytest.fixture
-def old_run(tmp_path: Path) -> Run:
-    """A search of a version before open questions were added."""
-    run = make_run(tmp_path, scorer="letter")
-    write_old_part(run, "part-00000.parquet", E1 + E2, [Q1, Q2])
-    return write_old_part(run, "part-00001.parquet", E3, [Q3])

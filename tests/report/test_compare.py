@@ -14,7 +14,7 @@ from tests.report.conftest import E1, E2, E5, PARTS, Q1, Q2, Q5, START, WHOLE, m
 def test_check_runs_refuses_runs_of_different_models(tmp_path: Path):
     one = make_run(tmp_path / "a", *PARTS, model="1234567890abcdef")
     other = make_run(tmp_path / "b", *PARTS, model="fedcba", start=START | {"origin": {}})
-    with pytest.raises(InputError, match="differ in model: '1234567890abcdef' and 'fedcba'"):
+    with pytest.raises(InputError, match="its model is 1234567890abcdef, here it is fedcba"):
         check_runs([one, other])
 
 

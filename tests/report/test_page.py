@@ -315,10 +315,6 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     assert set(completions) == {decodes}
 
 
-def test_page_of_older_run(old_run: Run, page_of: PageOf):
-    assert len(embedded(page_of(old_run))["questions"]) == 3
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_scripts_in_node():
     """The functions of the page that touch no document."""

@@ -11,16 +11,11 @@ from cola_jax.report.paths import path_results
 from cola_jax.report.statistics import Difference, Share
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
-    E1,
-    E2,
-    Q1,
-    Q2,
     WHOLE,
     evaluation,
     make_run,
     printed,
     question,
-    write_old_part,
 )
 
 
@@ -49,15 +44,6 @@ def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
         path_results(run)
     with pytest.raises(ValueError, match="no question done yet"):
         path_results(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
-
-
-def test_path_results_read_older_runs(tmp_path: Path):
-    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    rows = E1[:1] + E2[:1]
-    run = write_old_part(run, "part-00000.parquet", rows, [question("q1"), question("q2")])
-    [result] = path_results(run)
-    assert (result.correct, result.truncated) == (Share(1, 2), Share(0, 0))
-    assert math.isnan(result.tokens)
 
 
 def test_paths_table_lists_paths(evaluated: Run):
@@ -131,9 +117,3 @@ def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
     text = printed(paths_table(make_run(tmp_path, (rows, [question("q1")]), **settings)))
     assert "margin" in text
     assert not re.search("token|trun|ngraded", text)
-
-
-def test_paths_table_of_older_run(tmp_path: Path):
-    run = make_run(tmp_path, command="evaluate", scorer="letter", paths=[list(WHOLE)])
-    run = write_old_part(run, "part-00000.parquet", E1[:1] + E2[:1], [Q1, Q2])
-    assert "nan" not in printed(paths_table(run))

@@ -76,10 +76,6 @@ def test_question_entries_of_completions(open_run: Run):
     assert details[1]["completions"][0] == [None, " no no", "length", 1, 12]
 
 
-def test_question_entries_of_older_run(old_run: Run):
-    assert [q["kind"] for q in entries(old_run)[0]] == ["C→C", "W→C", "W→W"]
-
-
 def test_question_entries_from_several_parts(tmp_path: Path):
     parts = [
         (

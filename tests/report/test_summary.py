@@ -10,7 +10,6 @@ from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
 from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_table
-from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
     E2,
@@ -201,16 +200,6 @@ def test_summarise_without_graded_questions(tmp_path: Path):
     summary = summarise(make_run(tmp_path, UNGRADED, scorer="generation"))
     assert (summary.before, summary.after, summary.corrected) == (Share(0, 0),) * 3
     assert math.isnan(summary.length)
-
-
-def test_summarise_reads_older_runs(old_run: Run):
-    assert old_run.questions()["metadata"].null_count == 3
-    columns = ["text", "truncated", "tokens"]
-    assert old_run.evaluations(columns).to_pylist() == [dict.fromkeys(columns)] * 9
-    summary = summarise(old_run)
-    assert (summary.before, summary.after, summary.excluded) == (Share(1, 3), Share(2, 3), 0)
-    assert (summary.ungraded, summary.truncated) == (Share(0, 9), Share(0, 0))
-    assert summary.levels == ()
 
 
 # Asked again

@@ -11,7 +11,8 @@ import pytest
 
 from cola_jax.files import matching
 from cola_jax.runs.parts import read_parts
-from cola_jax.runs.run import UNFINISHED, WAVES, Run
+from cola_jax.runs.run import UNFINISHED, Run
+from cola_jax.runs.schema import EVALUATIONS
 from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
@@ -77,4 +78,4 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
 def written(run: Run) -> int:
     """Counts the evaluations of unfinished questions that a run has kept."""
     files = matching(run.directory / UNFINISHED, "*.parquet")
-    return read_parts(files, WAVES, None, None, run.mark).num_rows
+    return read_parts(files, EVALUATIONS, run.mark).num_rows

@@ -7,8 +7,9 @@ import sys
 import jax
 import pytest
 
+from cola_jax.errors import InputError
 from cola_jax.runs import devices
-from cola_jax.runs.devices import Devices, check_driver, choose_dtype, driver_version
+from cola_jax.runs.devices import Devices, check_driver, choose_dtype
 
 
 def test_mesh_uses_every_device_by_default():
@@ -63,45 +64,51 @@ GCC version:  gcc version 12.2.0
 """
 
 
+def with_driver(monkeypatch, folder, driver, installed):
+    """Lets this machine have a driver, and JAX packages for some versions of CUDA."""
+    file = folder / "version"
+    if driver is not None:
+        file.write_text(VERSION.format("Open ", driver))
+    monkeypatch.setattr(devices, "DRIVER", file)
+    monkeypatch.setattr(
+        devices.importlib.util,
+        "find_spec",
+        lambda name: any(str(cuda) in name for cuda in installed) or None,
+    )
+
+
 @pytest.mark.parametrize(
     ("driver", "installed", "message"),
     [
-        (535, (13,), r"driver 535 is too old .*cola-jax\[cuda13\].* need 580.*cola-jax\[cuda12\]"),
-        (470, (12,), r"driver 470 is too old .*need 525: install a newer driver"),
-        (470, (13, 12), r"driver 470 is too old .*need 580"),
+        ("535.1", (13,), r"driver 535 is too old .*cuda13\].* need 580.*cola-jax\[cuda12\]"),
+        ("470.1", (12,), r"driver 470 is too old .*need 525: install a newer driver"),
+        ("470.1", (13, 12), r"driver 470 is too old .*need 580"),
     ],
 )
-def test_a_driver_that_is_too_old_is_refused(driver, installed, message):
-    with pytest.raises(ValueError, match=message):
-        check_driver(driver, installed)
+def test_a_driver_that_is_too_old_is_refused(monkeypatch, tmp_path, driver, installed, message):
+    with_driver(monkeypatch, tmp_path, driver, installed)
+    with pytest.raises(InputError, match=message):
+        check_driver()
 
 
 @pytest.mark.parametrize(
     ("driver", "installed"),
-    [(None, (13,)), (None, ()), (580, ()), (580, (13,)), (535, (13, 12)), (525, (12,))],
+    [
+        *((None, (13,)), (None, ()), ("580.65.06", ()), ("580.65.06", (13,))),
+        *(("535.1", (13, 12)), ("525.1", (12,)), ("no version", (13,))),
+    ],
 )
-def test_a_driver_that_fits_or_is_not_there_is_fine(driver, installed):
-    check_driver(driver, installed)
+def test_a_driver_that_fits_or_is_not_there_is_fine(monkeypatch, tmp_path, driver, installed):
+    with_driver(monkeypatch, tmp_path, driver, installed)
+    check_driver()
 
 
-@pytest.mark.parametrize("kind", ["", "Open "])
-def test_the_version_of_the_driver_is_read(kind, tmp_path, monkeypatch):
-    file = tmp_path / "version"
-    monkeypatch.setattr(devices, "DRIVER", file)
-    assert driver_version() is None
-    file.write_text(VERSION.format(kind, "580.65.06"))
-    assert driver_version() == 580
-    file.write_text("something else")
-    assert driver_version() is None
-
-
-def test_devices_name_it_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr("cola_jax.runs.devices.driver_version", lambda: 535)
-    monkeypatch.setattr("cola_jax.runs.devices.cuda_packages", lambda: (13,))
+def test_devices_name_the_driver_before_anything_is_loaded(monkeypatch, tmp_path):
+    with_driver(monkeypatch, tmp_path, "535.1", (13,))
     Devices().check_backend()  # JAX_PLATFORMS says cpu
     jax.config.update("jax_platforms", None)
     try:
-        with pytest.raises(ValueError, match="driver 535 is too old"):
+        with pytest.raises(InputError, match="driver 535 is too old"):
             Devices().check_backend()
         Devices(device="cpu").check_backend()
     finally:

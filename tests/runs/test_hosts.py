@@ -54,7 +54,7 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
     for process, errors in [start_host(host, address, out) for host in (0, 1)]:
         assert end(process) == 0, errors.read_text()
     assert differences(Run(out), alone) == []
-    parts = {file.name[: len("part-0-of-2")] for file in Run(out).parts("questions")}
+    parts = {part["questions"].name[: len("part-0-of-2")] for part in Run(out).parts()}
     assert parts == {"part-0-of-2", "part-1-of-2"}
     starts = [start for start in Run(out).manifest()["starts"] if start["shard"] == "0/2"]
     assert ["metrics" in start for start in starts] == [False, True]
@@ -101,10 +101,9 @@ def test_join_says_where_there_are_no_hosts():
         ),
         *(
             ({"distributed": True, "coordinator": c, "num_hosts": 2, "host": 0}, "is not HOST:PORT")
-            for c in ("", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a b:1", "http://a:1")
+            for c in ("", "a", "a:", ":1", "a b:1", "http://a:1")
         ),
-        ({"wait": 0}, "wait must be 1 to 604800 seconds, it is 0"),
-        ({"wait": 2**62}, "wait must be 1 to 604800 seconds"),
+        ({"wait": 0}, "wait must be at least 1 second, it is 0"),
     ],
 )
 def test_hosts_refuse_flags_that_contradict_each_other(fields, message):

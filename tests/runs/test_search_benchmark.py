@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_jax.runs import search_benchmark as module
-from cola_jax.runs.search_benchmark import SEARCH, WHOLE, Searches, benchmark_search
+from cola_jax.runs.search_benchmark import SEARCH, WHOLE, benchmark_search, search_programs
 from cola_jax.runs.session import Session
 from cola_jax.scoring.evaluator import question_batches
 from cola_jax.scoring.verdicts import Verdicts
@@ -72,23 +72,16 @@ def test_benchmark_search_times_nothing_that_disagrees(session, monkeypatch):
         benchmark_search(session, SETTINGS, baselines=lambda _: {"mistaken": mistaken})
 
 
-def test_run_lists_each_path_once_and_reuses_nothing(session, shared):
-    searches = Searches(session, SETTINGS)
-    first = searches.run(searches.batches)
-    cost = searches.workers.metrics.cost
-    again = searches.run(searches.batches)
-    assert searches.workers.metrics.cost.unique == 2 * cost.unique
+def test_program_lists_each_path_once_and_reuses_nothing(session, shared):
+    program = search_programs(session, SETTINGS)[SEARCH]
+    metrics, first = program.workers.metrics, program()
+    layers, again = metrics.cost.unique, program()
+    assert metrics.cost.unique == 2 * layers
     assert len(set(map(key, first))) == len(first)
-    assert searches.workers.metrics.evaluations == 2 * len(first)
-    for one, other in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
-        assert key(one) == key(other)
-        np.testing.assert_array_equal(one.verdict.scores, other.verdict.scores)
-
-
-def test_programs_leave_out_what_is_the_same(session):
-    searches = Searches(session, SETTINGS)
-    searches.batches = searches.whole
-    assert list(searches.programs()) == [SEARCH]
+    assert metrics.evaluations == 2 * len(first)
+    for pair, other in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
+        assert key(pair) == key(other)
+        np.testing.assert_array_equal(pair.verdict.scores, other.verdict.scores)
 
 
 def test_difference_is_relative_to_the_largest_score():

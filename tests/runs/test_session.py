@@ -14,12 +14,13 @@ import pytest
 import cola_jax
 from cola_jax import checkpoint as checkpoints
 from cola_jax.cli.runs import Generate
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
 from cola_jax.runs.run import KINDS, UNFINISHED, Run
-from cola_jax.runs.session import RunConfig, Session, collapse, pad_all
+from cola_jax.runs.session import RunConfig, Session, collapse
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
@@ -536,7 +537,7 @@ def record(session, out, paths=PATHS):
     metrics = Metrics()
     with session.recording(str(out), {"command": "static"}, 8, metrics) as evaluate:
         for some in (paths[:1], paths):
-            evaluate(np.tile(pad_all(some), (QUESTIONS, 1, 1)))
+            evaluate(pad_paths(some, QUESTIONS, tiny.LAYERS))
     return metrics
 
 
@@ -578,8 +579,8 @@ def test_collapse_is_one_option_for_nearly_all_questions(answers, golds, said):
 
 @pytest.mark.parametrize("work", [dataclasses.replace(SEARCH, control="none"), EVALUATE])
 def test_session_warns_once_of_a_scorer_that_collapses(search, tmp_path, caplog, monkeypatch, work):
-    def all_alike(pairs):
-        return f"all {len(pairs)} alike" if len(pairs) > QUESTIONS // 2 else None
+    def all_alike(answers):
+        return f"all {len(answers)} alike" if len(answers) > QUESTIONS // 2 else None
 
     monkeypatch.setattr("cola_jax.runs.session.collapse", all_alike)
     with caplog.at_level(logging.WARNING, "cola_jax"):

@@ -109,11 +109,11 @@ def test_load_router_refuses_another_model_and_other_weights(trained, setting, t
         load_router(tmp_path / "c", model)
 
 
-@pytest.mark.parametrize("field", ["gold", "options"])
+@pytest.mark.parametrize("field", ["golds", "options"])
 def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path, field):
     rows = [json.loads(line) for line in Path(setting.task).read_text().splitlines()]
     choices = rows[3]["choices"]
-    if field == "gold":
+    if field == "golds":
         others = [label for label in choices["label"] if label != rows[3]["answerKey"]]
         rows[3]["answerKey"] = others[0]
     else:
@@ -121,7 +121,7 @@ def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path, fi
     file = tmp_path / "task.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     session = dataclasses.replace(setting, task=str(file)).session()
-    with pytest.raises(InputError, match=f"do not belong together.*{field} of 1 of 24 common"):
+    with pytest.raises(InputError, match=f"does not belong to.*1 of 24 {field} have changed"):
         distill(session, setting.run, str(tmp_path / "router"), make_design("drllm", L, D), CONFIG)
     assert not (tmp_path / "router").exists()
 
