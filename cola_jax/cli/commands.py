@@ -1,5 +1,6 @@
 """The commands of `cola`, and how a command line becomes one of them."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +10,12 @@ import tyro
 from cola_jax.cli import parser
 from cola_jax.cli.benchmark import Benchmark
 from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
-from cola_jax.cli.flags import Command, TaskFlags
+from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
-from cola_jax.errors import UsageError, did_you_mean, printed, shown
+from cola_jax.errors import InputError, UsageError, did_you_mean, printed, shown
 from cola_jax.strategies.rules import DEFAULT, PRESETS
-from cola_jax.tasks.task import TaskConfig
 
 DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
 
@@ -45,8 +45,8 @@ COMMANDS: dict[str, type[Command]] = {
 def parse(arguments: Sequence[str]) -> Command:
     """Parse a command line; print the help, the version or a completion where that is asked for.
 
-    The flags of --config come before those of the command line, and `--preset` chooses the defaults
-    of `--rules.*`. What follows `lm-eval` is parsed by the harness.
+    The flags of the command line take precedence of those of --config, and `--preset` chooses the
+    defaults of `--rules.*`. What follows `lm-eval` is parsed by the harness.
 
     Raises:
       UsageError: for a command line that cannot be run.
@@ -66,27 +66,17 @@ def parse(arguments: Sequence[str]) -> Command:
     if {*HELP} & {*words}:
         parser.print_help(name, command)
         sys.exit(0)
-    file = parser.value_of("--config", words)
-    values = {} if file is None else parser.read_config(file)
-    if command is Search:
-        command = search_with(parser.value_of("--preset", words) or values.get("preset"))
-    flags = {each: flag for flag in parser.flags_of(command) for each in flag.spellings}
-    words = [parser.rename(word, flags) for word in words]
-    with parser.reading_config(file or ""):
-        in_file = parser.words_of(values, flags, name)
     try:
-        return parser.parse_words(name, command, [*in_file, *words])
-    except UsageError as error:
-        flag = str(error).partition(":")[0]
-        if any(word.partition("=")[0] == flag for word in in_file):
-            raise UsageError(f"{file}: {str(error).removeprefix('--')}") from None
-        raise
-
-
-def search_with(preset: Any) -> Search:
-    """Return a search of which the rules of a preset are the defaults."""
-    flags = TaskFlags(tyro.MISSING, TaskConfig(tyro.MISSING), tyro.MISSING)
-    return Search(flags, rules=PRESETS.get(str(preset), PRESETS[DEFAULT]))
+        first = parser.first_values(words)
+        file = first.get("config", "")
+        entries = parser.read_config(file) if "config" in first else {}
+        made = parser.blank(command)
+        if command is Search:
+            preset = first.get("preset", entries.get("preset"))
+            made = dataclasses.replace(made, rules=PRESETS.get(str(preset), PRESETS[DEFAULT]))
+        return parser.parse_words(made, f"cola {name}", words, file, parser.words_of(entries))
+    except InputError as error:
+        raise UsageError(str(error)) from None
 
 
 def print_general(name: str, words: Sequence[str]) -> None:
@@ -107,7 +97,11 @@ def print_general(name: str, words: Sequence[str]) -> None:
             near = did_you_mean(shell, SHELLS)
             raise UsageError(f"{name} needs one of {', '.join(SHELLS)}{near}.")
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="cola", args=["--tyro-print-completion", shell], registry=parser.VALUES
+            COMMANDS,
+            prog="cola",
+            args=["--tyro-print-completion", shell],
+            config=parser.CONFIG,
+            registry=parser.REGISTRY,
         )
     else:
         near = did_you_mean(name, (*COMMANDS, "--help", "--version", "--print-completion"))

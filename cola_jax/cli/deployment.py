@@ -31,10 +31,11 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.report import print_json
 from cola_jax.cli.signals import keeping
-from cola_jax.cli.verbosity import errors, log, log_devices
+from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.files import check_apart, claimed, is_url, read_json, write_whole
+from cola_jax.progress import byte_bar
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
 
@@ -332,12 +333,11 @@ class Export(Command):
     def write_hf(self, directory: str, path: tuple[int, ...], num_layers: int, model: str) -> None:
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effect
-        from cola_jax.runs.progress import byte_bar
 
         effect = None
         if self.effect is not None:
             effect = read_effect(self.effect, path, num_layers, model)
-        with byte_bar(errors, f"exporting {self.model}") as on_progress:
+        with byte_bar(f"exporting {self.model}") as on_progress:
             export(
                 directory,
                 path,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from cola_jax.cli.parser import read_number, value, values_of
+from cola_jax import progress
+from cola_jax.cli.parser import read_whole, value, values_of
 from cola_jax.cli.verbosity import console as console
-from cola_jax.cli.verbosity import errors, log, log_devices
+from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
@@ -43,7 +44,7 @@ def read_dtype(text: str) -> str | None:
 
 def read_batch_size(text: str) -> int | None:
     """Read a number of questions; auto is None."""
-    return None if text.lower() == "auto" else int(read_number(text, whole=True))
+    return None if text.lower() == "auto" else read_whole(text)
 
 
 def group(title: str) -> object:
@@ -285,9 +286,8 @@ def checkpoint_of(model: str) -> str:
     """
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
-    from cola_jax.runs.progress import byte_bar
 
-    directory = find(model, lambda what: byte_bar(errors, f"{what} {model}"))
+    directory = find(model, lambda what: progress.byte_bar(f"{what} {model}"))
     log.debug("checkpoint: %s", directory)
     return directory
 
@@ -299,15 +299,14 @@ def num_layers_of(model: str) -> int:
     return read_metadata(checkpoint_of(model))["config"]["num_layers"]
 
 
-def run_with_progress(run: Callable[[Any], Result], *, searches: bool = False) -> Result:
+def run_with_progress(run: Callable[[Any], Result]) -> Result:
     """Call a function with metrics that are shown while it runs, and print what it took."""
     from cola_jax.execute.metrics import Metrics
-    from cola_jax.runs.progress import ProgressDisplay, describe_metrics
 
     log_devices()
     metrics = Metrics()
-    with ProgressDisplay(errors, metrics, searches=searches):
+    with progress.metrics_bar(metrics):
         result = run(metrics)
     if metrics.evaluations:
-        log.info(describe_metrics(metrics.report()))
+        log.info(progress.describe_metrics(metrics.report()))
     return result

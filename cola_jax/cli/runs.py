@@ -98,8 +98,7 @@ class Search(Command):
                 "the model gives on other paths can serve: see --decoys."
             )
         run_with_progress(
-            lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust),
-            searches=True,
+            lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust)
         )
 
 
@@ -122,7 +121,6 @@ class Evaluate(Command):
                 lambda metrics, flags=flags, session=session: session.evaluate(
                     flags.out, paths, metrics
                 ),
-                searches=False,
             )
         show_results([flags.out for flags, _ in sessions], self.json)
 
@@ -150,7 +148,6 @@ class Scan(Command):
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
         run_with_progress(
             lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
-            searches=False,
         )
         Report((self.flags.out,), json=self.json).run()
 
@@ -189,7 +186,6 @@ class Generate(Command):
         def complete(directory: str) -> None:
             run = run_with_progress(
                 lambda metrics: session.evaluate(directory, paths, metrics, command="generate"),
-                searches=False,
             )
             show_completions(run, self.json)
 

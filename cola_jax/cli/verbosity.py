@@ -4,6 +4,7 @@ Commands log to the logger `cola_jax`: info is what is said by default, debug is
 Progress is shown on `errors`, which --quiet silences.
 """
 
+import contextlib
 import logging
 import platform
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from cola_jax import progress_bar
+from cola_jax import progress
 from cola_jax.cli.parser import values_of
 from cola_jax.errors import one_line
 
@@ -56,7 +57,10 @@ class ToConsole(logging.Handler):
             text = Text.assemble(("warning: ", "bold yellow"), text)
         elif record.levelno < logging.INFO:
             text.stylize("dim")
-        shown.print(text, soft_wrap=True, highlight=False)
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode() if shown.is_terminal else contextlib.nullcontext():
+            shown.print(text, soft_wrap=True, highlight=False)
 
 
 HANDLER = ToConsole()
@@ -77,7 +81,7 @@ def print_error(text: str, error: BaseException) -> None:
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
     """Choose what is printed on standard error from now on."""
     errors.quiet = quiet
-    progress_bar.hidden = quiet
+    progress.hidden = quiet
     log.handlers = [HANDLER]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -25,7 +25,7 @@ from cola_jax.execute.plan import Tiles
 from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.model import Kernel
 from cola_jax.params import Model
-from cola_jax.progress_bar import metrics_bar
+from cola_jax.progress import metrics_bar
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")

@@ -21,7 +21,7 @@ from cola_jax.formats.sources import locate
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
 from cola_jax.params import Model
-from cola_jax.progress_bar import byte_bar
+from cola_jax.progress import byte_bar
 
 Progress = Callable[[int, int], None]  # called with bytes done and in all
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names

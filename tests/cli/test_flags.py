@@ -98,9 +98,9 @@ def test_prepare_records_the_task_as_it_was_asked(tiny_checkpoint, tmp_path):
 
 def test_run_with_progress_prints_what_a_run_took(capsys):
     verbosity.choose()
-    assert run_with_progress(lambda metrics: "run", searches=True) == "run"
+    assert run_with_progress(lambda metrics: "run") == "run"
     assert capsys.readouterr().err == ""  # nothing was left to do
-    run_with_progress(lambda metrics: metrics.add(evaluations=7), searches=True)
+    run_with_progress(lambda metrics: metrics.add(evaluations=7))
     assert capsys.readouterr().err.startswith("7 evaluations in ")
 
 

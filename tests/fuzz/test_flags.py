@@ -29,7 +29,7 @@ FLAGS = [
     for name, command in COMMANDS.items()
     if name != "lm-eval"  # the harness parses what follows it
     for flag in flags_of(command)
-    if not flag.positional and flag.name != "config"  # what it names is read
+    if flag.spellings and flag.name != "config"  # what it names is read
 ]
 
 
@@ -44,7 +44,7 @@ def test_odd_values_are_parsed_or_refused(flag: tuple[str, str], value: str) -> 
         word
         for other in flags_of(COMMANDS[name])
         if other.value is tyro.MISSING and f"--{other.name}" != spelling
-        for word in ([f"--{other.name}", "1"] if not other.positional else ["1"])
+        for word in ([f"--{other.name}", "1"] if other.spellings else ["1"])
     ]
     said = refusal([name, *needed, f"{spelling}={value}"])
     assert "\n" not in said.strip()

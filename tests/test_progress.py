@@ -1,0 +1,152 @@
+"""Progress: what bars count, where they are drawn, and what is logged elsewhere."""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cola_jax
+from cola_jax import progress
+from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.worker import Workers
+from cola_jax.progress import MetricsBar, describe_metrics, metrics_bar
+from tests import tiny
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> cola_jax.Model:
+    return cola_jax.load(tiny_checkpoint)
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show bars of short calls as well."""
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0.0)
+
+
+def search(model: cola_jax.Model, progress: bool | None) -> None:
+    evaluate = cola_jax.evaluator(model, tiny.questions(3), "options", progress=progress)
+    cola_jax.search(evaluate, tiny.questions(3), simulations=4, control="none")
+
+
+CALLS: dict[str, tuple[Callable[..., object], int]] = {
+    "evaluate": (
+        lambda model, progress: cola_jax.evaluate(
+            model, tiny.questions(3), ["0-3", "0,2-3"], scorer="options", progress=progress
+        ),
+        6,
+    ),
+    "search": (search, 12),  # a wave after the identity path
+    "generate": (
+        lambda model, progress: cola_jax.generate(
+            model, "Two words", ["0-3", "0"], max_new_tokens=2, progress=progress
+        ),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bar_counts_evaluations(model: cola_jax.Model, name: str, capsys: Captured) -> None:
+    call, count = CALLS[name]
+    call(model, progress=True)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.startswith("evaluating: 100%")
+    assert f"{count}/{count}" in last
+
+
+def test_loading_shows_a_bar_of_bytes(tiny_checkpoint: Path, capsys: Captured) -> None:
+    cola_jax.load(tiny_checkpoint, progress=True)
+    assert "loading: 100%" in capsys.readouterr().err
+
+
+def test_bars_are_drawn_in_notebooks_and_lines_logged_elsewhere(
+    model: cola_jax.Model,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(progress.log, "propagate", True)
+    monkeypatch.setattr(progress.log, "handlers", [])  # of a command of another test
+    caplog.set_level(logging.INFO, "cola_jax")
+    call, _ = CALLS["evaluate"]
+    call(model, progress=None)
+    assert capsys.readouterr().err == ""
+    assert caplog.messages[-1].startswith("evaluating: 6/6 [00:")
+    caplog.clear()
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    call(model, progress=None)
+    assert "evaluating" in capsys.readouterr().err
+    monkeypatch.setattr(progress, "hidden", True)
+    for hidden in (None, False):
+        call(model, progress=hidden)
+    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
+
+
+def shown(bar: MetricsBar, **amounts: Any) -> str:
+    """Return what a bar shows after metrics have grown."""
+    bar.metrics.add(**amounts)
+    bar.show()
+    return str(bar.bar)
+
+
+def test_each_stage_has_a_bar(capsys: Captured) -> None:
+    bar = MetricsBar(Metrics(total=1200), progress=True)
+    assert shown(bar) == "None"  # nothing is known yet
+    assert "loading:" in shown(bar, to_load=540_000_000)
+    assert "270M/540M" in shown(bar, loaded=270_000_000)
+    assert "2/3" in shown(bar, to_compile=3, compiled=2)
+    # what an earlier start evaluated is done, but no part of the speed
+    text = shown(bar, earlier=1000, evaluations=100, compiled=1)
+    assert "1100/1200" in text
+    assert "0.00 evaluations/s" in text or "? evaluations/s" in text
+    assert "W→C 3, shorter C→C 2" in shown(bar, corrected=3, shortened=2)
+    bar.close()
+
+
+def test_a_decoding_run_counts_tokens_until_a_text_is_complete() -> None:
+    bar = MetricsBar(Metrics(total=200), progress=True)
+    assert "1,234 tokens decoded" in shown(bar, tokens=1234)
+    assert "tokens" not in shown(bar, evaluations=1)
+    bar.close()
+
+
+def test_a_complete_run_ends_at_what_it_evaluated(capsys: Captured) -> None:
+    metrics = Metrics(total=10)  # a bound, which a search does not reach
+    with metrics_bar(metrics, progress=True):
+        metrics.add(evaluations=8)
+    assert "8/8" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_an_error_ends_a_bar(model: cola_jax.Model) -> None:
+    def fail(worker: object, batch: object) -> None:
+        raise RuntimeError("in a batch")
+
+    workers = Workers(model, progress=True)
+    with pytest.raises(RuntimeError, match="in a batch"):
+        list(workers.map(fail, [0], evaluations=3))
+    assert "progress bar" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_describe_metrics() -> None:
+    metrics = {
+        **{"evaluations": 5100, "seconds": 310.7, "evaluations_per_second": 16.4},
+        **{"prefix_sharing": 1.904, "idle_share": 0.0299},
+        **{"compilations": 60, "compilation_seconds": 11.2},
+    }
+    assert describe_metrics(metrics) == (
+        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; device idle 3.0%; "
+        "60 compilations, 11 s"
+    )
+    none = {"prefix_sharing": None, "idle_share": None}
+    assert describe_metrics(metrics | none) == (
+        "5,100 evaluations in 311 s (16.4/s); 60 compilations, 11 s"
+    )
