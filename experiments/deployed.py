@@ -27,11 +27,11 @@ from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.markdown import table
 from cola_jax.report.scan import summarise_scan
-from cola_jax.report.statistics import Effect
 from cola_jax.report.table import effect_cells, format_mean
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
 from experiments.routers import DESIGNS

@@ -15,11 +15,11 @@ import tyro
 import cola_jax
 from cola_jax.path import identity
 from cola_jax.report.layers import CORRECTED, RETAINED
-from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_interval, format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
+from cola_jax.scoring.statistics import Share
 from cola_jax.tasks.task import TaskConfig
 from experiments.paper.results import show
 

@@ -21,11 +21,11 @@ from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways
 from cola_jax.report.kept import Kept
 from cola_jax.report.preference import Excess, Net, Targets
 from cola_jax.report.results import number_or_none
-from cola_jax.report.statistics import holm, mean
 from cola_jax.report.summary import ways_of
 from cola_jax.report.table import format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
+from cola_jax.scoring.statistics import holm, mean
 from cola_jax.strategies.again import budgets
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import Rules

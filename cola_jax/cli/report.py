@@ -102,7 +102,7 @@ class Report(Command):
             )
         nulls = {name: null(targets, preference, DRAWS) for name, targets in every.items()}
         if self.json:
-            from cola_jax.report.statistics import number_or_none
+            from cola_jax.scoring.statistics import number_or_none
 
             print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
         else:

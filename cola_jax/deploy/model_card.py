@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,9 @@ from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
 from cola_jax.identity import check_belongs, path_digest
 from cola_jax.path import format_path, parse_path_of
-from cola_jax.report.text import literal
+
+# intraword underscores, as in arc_easy, are no markup
+MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,3 +176,8 @@ class Card:
             f"The path as JSON: `{json.dumps(list(self.path))}`, its digest "
             f"`{path_digest(self.path)}`, that of the model `{self.model}`."
         )
+
+
+def literal(text: str) -> str:
+    """Write a text in one line of Markdown that shows it as it is: no HTML, link or image."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from cola_jax.errors import InputError
 from cola_jax.report.controls import Ways
+from cola_jax.report.details import title
 from cola_jax.report.preference import Net, Preference, Targets
-from cola_jax.report.statistics import Difference, holm, number_or_none
 from cola_jax.report.summary import check_search, ways_of
 from cola_jax.report.table import (
     LABELS,
@@ -23,9 +23,9 @@ from cola_jax.report.table import (
     format_p,
     format_points,
 )
-from cola_jax.report.text import line
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import asked_by_run, check_comparable
+from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
 MOST = 6  # runs whose colours are told apart
 
@@ -99,10 +99,10 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     """Names each run by as many of the last parts of its directory as tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
-        names = [line("/".join(one[-count:])) for one in parts]
+        names = [title("/".join(one[-count:])) for one in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{number}: {line(str(run.directory))}" for number, run in enumerate(runs, 1)]
+    return [f"{number}: {title(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
 def changes(

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cola_jax.report.columns import list_lengths
 from cola_jax.report.kept import Kept
 from cola_jax.report.preference import Excess, Net, Preference, Targets
-from cola_jax.report.statistics import Share, list_lengths
+from cola_jax.scoring.statistics import Share
 
 COLUMNS = ["question", "options", "gold", "baseline", "baseline_answer", "baseline_scores"]
 COLUMNS += ["variant_answers", "best", "robust", "again", "controls"]

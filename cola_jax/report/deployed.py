@@ -10,8 +10,8 @@ from rich.text import Text
 from cola_jax.deploy.task_menu import Choice, TaskMenu
 from cola_jax.deploy.task_path import Measured, TaskPath
 from cola_jax.path import format_path
-from cola_jax.report.statistics import Effect, Share
 from cola_jax.report.table import effect_cells, format_mean, format_percent
+from cola_jax.scoring.statistics import Effect, Share
 
 
 def static_table(found: TaskPath) -> Table:

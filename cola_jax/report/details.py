@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import Any
 
 from cola_jax.errors import count
-from cola_jax.report.text import MAX_NAME, line, shorten
 from cola_jax.strategies.rules import PRESETS
 
 DIGEST_DIGITS = 12
+MAX_NAME = 120  # characters
 MAX_VALUE = 2000  # characters of a setting
 
 
@@ -17,12 +17,12 @@ def model_name(start: dict[str, Any]) -> str:
     """Returns the name of the model: a Hub id, or the last part of a local path."""
     origin = start.get("origin") or {}
     name = str(origin.get("name") or start.get("model") or "unknown model")
-    return line(name if origin.get("kind") == "hub" else PurePath(name).name)
+    return title(name if origin.get("kind") == "hub" else PurePath(name).name)
 
 
 def task_name(start: dict[str, Any]) -> str:
     """Returns the name of the task: its own, or the last part of a local path."""
-    return line(PurePath(str(start.get("task", "unknown task"))).name)
+    return title(PurePath(str(start.get("task", "unknown task"))).name)
 
 
 def run_details(
@@ -55,12 +55,15 @@ def run_details(
         "starts": starts if starts > 1 else None,
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-    return entries({name: value for name, value in details.items() if value not in (None, "")})
+    return shortened({name: value for name, value in details.items() if value not in (None, "")})
 
 
-def entries(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def shortened(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lists names and values as texts that are not too long to be read."""
-    return [(shorten(name, MAX_NAME), shorten(str(one), MAX_VALUE)) for name, one in values.items()]
+    return [
+        (cut_middle(name, MAX_NAME), cut_middle(str(one), MAX_VALUE))
+        for name, one in values.items()
+    ]
 
 
 def search_details(settings: dict[str, Any]) -> dict[str, Any]:
@@ -98,3 +101,20 @@ def preset_name(strategy: str, values: dict[str, Any] | None) -> str:
         if preset.name == strategy and values and own | values == own:
             return name
     return "custom"
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """Remove the middle of a long text, as the answer is often at the end."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit // 3, limit - limit // 3
+    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"
+
+
+def title(name: str) -> str:
+    """Write a name for a title or a legend: short, and of characters that are shown.
+
+    Others could end the line, or turn the direction of the numbers that follow.
+    """
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 3]}…{name[-MAX_NAME // 2 :]}"
+    return "".join(char if char.isprintable() else "\ufffd" for char in short)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import rankdata, t
 
 from cola_jax.report.preference import INFORMATIVE
-from cola_jax.report.statistics import LEVEL
+from cola_jax.scoring.statistics import LEVEL
 
 
 class Kept(NamedTuple):

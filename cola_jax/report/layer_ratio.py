@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cola_jax.report.layers import layer_counts
-from cola_jax.report.statistics import Z
+from cola_jax.scoring.statistics import Z
 
 THIRDS = ("early third", "middle third", "late third")
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cola_jax.report.columns import is_false, is_null, is_true, list_lengths
 from cola_jax.report.controls import control_searches
-from cola_jax.report.statistics import is_false, is_null, is_true, list_lengths, mean
+from cola_jax.scoring.statistics import mean
 
 RETAINED, CORRECTED, ALL = "C→C", "W→C", "all"  # groups of paths
 # what is compared with each: the model's own wrong answers, kept, and wrong answers reached

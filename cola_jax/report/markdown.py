@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from cola_jax.deploy.model_card import literal
 from cola_jax.files import write_whole
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_caption, summary_rows
-from cola_jax.report.text import literal
 from cola_jax.runs.run import Run
 
 
@@ -38,10 +38,10 @@ def markdown(run: Run, summary: Summary) -> str:
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     """Formats a table, numbers to the right of the first column."""
     marks = ["---", *["---:"] * (len(head) - 1)]
-    return [line(head), line(marks), *(line(row) for row in rows)]
+    return [table_row(head), table_row(marks), *(table_row(row) for row in rows)]
 
 
-def line(cells: tuple[str, ...] | list[str]) -> str:
+def table_row(cells: tuple[str, ...] | list[str]) -> str:
     """Formats one row; a bar or a line break within a cell would end it."""
     cells = [" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells]
     return "| " + " | ".join(cells) + " |"

@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cola_jax.report.preference import Net, Preference, Targets, weights
-from cola_jax.report.statistics import Mean, Share
 from cola_jax.report.table import NO_VALUE, format_percent, format_points
+from cola_jax.scoring.statistics import Mean, Share
 
 DRAWS = 200  # of golds, for each rate
 REJECTED = 0.05

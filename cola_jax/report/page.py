@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cola_jax.files import write_whole
 from cola_jax.report.chunks import chunk_name, gather_questions, script_json, write_chunks
 from cola_jax.report.compare import Change, run_names
-from cola_jax.report.details import entries, model_name, run_details, task_name
+from cola_jax.report.details import model_name, run_details, shortened, task_name
 from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
@@ -122,7 +122,7 @@ def run_settings(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     settings, starts = manifest["settings"], manifest["starts"]
     preset = (settings.get("preset") or {}).items()
     own = {name.replace("_", " "): value for name, value in preset}
-    return run_details(settings, starts[-1], len(starts)) + entries(own)
+    return run_details(settings, starts[-1], len(starts)) + shortened(own)
 
 
 def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row]]]]:

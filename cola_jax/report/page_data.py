@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cola_jax.report.columns import is_null, is_true
 from cola_jax.report.layer_ratio import ratio_rows
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, best_paths
-from cola_jax.report.statistics import Share, is_null, is_true
 from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Share
 
 NEVER = np.iinfo(np.int32).max  # evaluations or layers until what does not happen
 QUESTIONS = [

@@ -14,9 +14,9 @@ from cola_jax.errors import InputError, count, shown
 from cola_jax.files import write_whole
 from cola_jax.path import format_path, identity
 from cola_jax.report.chunks import script_json
+from cola_jax.report.columns import is_null, is_true
 from cola_jax.report.details import model_name, run_details, task_name
 from cola_jax.report.page import render
-from cola_jax.report.statistics import Effect, Share, holm, is_null, is_true, mean
 from cola_jax.report.summary import read_evaluations, scorer_flag
 from cola_jax.report.table import (
     effect_cells,
@@ -26,6 +26,7 @@ from cola_jax.report.table import (
     format_percent,
 )
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Effect, Share, holm, mean
 
 COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]
 

@@ -14,7 +14,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 from scipy.stats import poisson_binom, t
 
-from cola_jax.report.statistics import LEVEL
+from cola_jax.scoring.statistics import LEVEL
 
 DRAWS = 10_000  # of which target of each question is gold
 MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory

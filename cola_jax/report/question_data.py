@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cola_jax.report.statistics import list_lengths
+from cola_jax.report.columns import list_lengths
+from cola_jax.report.details import cut_middle
 from cola_jax.report.summary import Summary
-from cola_jax.report.text import shorten
 from cola_jax.runs.run import Run
 from cola_jax.runs.stored import by_question
 
@@ -127,9 +127,9 @@ def detail_entry(
         if row["text"] is not None:
             path.append(completions.setdefault(completion_key(row), len(completions)))
     return {
-        "id": shorten(question["question"], MAX_ANSWER),
-        "text": shorten(question["text"] or "", MAX_QUESTION),
-        "options": [shorten(one or "", MAX_QUESTION) for one in question["options"] or ()],
+        "id": cut_middle(question["question"], MAX_ANSWER),
+        "text": cut_middle(question["text"] or "", MAX_QUESTION),
+        "options": [cut_middle(one or "", MAX_QUESTION) for one in question["options"] or ()],
         "gold": question["gold"],
         "baseline": question["baseline_answer"],
         "controls": [
@@ -161,7 +161,7 @@ def path_entry(row: dict[str, Any], marks: list[bool]) -> list[Any]:
         row["answer"],
         row["node"],
         row["parent"],
-        row["edit"] and shorten(row["edit"], MAX_ANSWER),
+        row["edit"] and cut_middle(row["edit"], MAX_ANSWER),
         marks.index(True) if any(marks) else None,
         row["target"] if row["control"] else None,
     ]
@@ -176,5 +176,5 @@ def completion_entry(
     answer: str | None, text: str, finish: str, truncated: bool, num_tokens: int, *, limit: int
 ) -> list[Any]:
     """Makes the entry of one completion: the answer found, the text, how it ended."""
-    shown = None if answer is None else shorten(answer, MAX_ANSWER)
-    return [shown, shorten(text, limit), finish, int(truncated), num_tokens]
+    shown = None if answer is None else cut_middle(answer, MAX_ANSWER)
+    return [shown, cut_middle(text, limit), finish, int(truncated), num_tokens]

@@ -11,8 +11,8 @@ from cola_jax.deploy.scan import Block, Kind, Path, block_of
 from cola_jax.errors import InputError, shown
 from cola_jax.path import identity
 from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
-from cola_jax.report.statistics import Difference, Mean, Share
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Difference, Mean, Share
 
 COLUMNS = ["question", "node", "verdict", "margin"]
 

@@ -10,26 +10,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
+from cola_jax.report.columns import (
+    TreeShape,
+    count_distinct,
+    is_false,
+    is_null,
+    is_true,
+    list_lengths,
+    tree_shape,
+)
 from cola_jax.report.controls import COLUMNS as ASKED
 from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
 from cola_jax.report.controls import control_evaluations as evaluations_of_controls
 from cola_jax.report.kept import Kept
 from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
 from cola_jax.report.preference import Excess, Net, Preference
-from cola_jax.report.statistics import (
-    Share,
-    TreeShape,
-    count_distinct,
-    holm,
-    is_false,
-    is_null,
-    is_true,
-    list_lengths,
-    mean,
-    tree_shape,
-)
 from cola_jax.runs.parts import join
 from cola_jax.runs.run import PartFiles, Run
+from cola_jax.scoring.statistics import Share, holm, mean
 
 # The columns of questions that a summary is made of
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]

@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, AskedAgain
+from cola_jax.report.details import cut_middle
 from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, SHORTEST, Depth
 from cola_jax.report.preference import Excess, Net
-from cola_jax.report.statistics import Effect, Share
 from cola_jax.report.summary import Summary
-from cola_jax.report.text import shorten
+from cola_jax.scoring.statistics import Effect, Share
 
 NO_VALUE = "–"
 UNDECIDED = "undecided"
@@ -91,7 +91,7 @@ def level_rows(summary: Summary) -> list[Row]:
     """Lists the shares before and after by level."""
     rows = []
     for name, value, before, after in summary.levels:
-        level = shorten(f"{name.replace('_', ' ')} {value}", MAX_LEVEL)
+        level = cut_middle(f"{name.replace('_', ' ')} {value}", MAX_LEVEL)
         rows.append(share_row(f"{level}: correct before", before))
         rows.append(share_row(f"{level}: correct after", after))
     return rows

@@ -7,8 +7,8 @@ control searches reach from wrong answers.
 
 import sys
 
-from cola_jax.report.statistics import Share
 from cola_jax.report.table import format_percent
+from cola_jax.scoring.statistics import Share
 from experiments.paper.results import points, read, show
 
 HEAD = ("model, task", "identity stays the best", "C→C", "W→C", "W→W", "control of W→C", "net")

@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 
-from cola_jax.report.statistics import mean
 from cola_jax.report.table import format_mean
+from cola_jax.scoring.statistics import mean
 from experiments.paper.results import layer_uses, read, show
 
 FIELDS = ("skipped", "repeats", "moved")

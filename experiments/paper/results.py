@@ -9,7 +9,6 @@ from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, La
 from cola_jax.report.markdown import table
 from cola_jax.report.page import model_name, task_name
 from cola_jax.report.preference import Excess, Net
-from cola_jax.report.statistics import Mean
 from cola_jax.report.summary import Summary, summarise
 from cola_jax.report.table import (
     format_interval,
@@ -19,6 +18,7 @@ from cola_jax.report.table import (
     format_signed,
 )
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Mean
 
 GROUPS = (RETAINED, CONTROLS[RETAINED], CORRECTED, CONTROLS[CORRECTED])
 

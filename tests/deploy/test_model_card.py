@@ -7,8 +7,9 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from cola_jax.deploy.model_card import Card, ReportedEffect, read_effect
+from cola_jax.deploy.model_card import Card, ReportedEffect, literal, read_effect
 from cola_jax.errors import InputError
+from cola_jax.report.markdown import table
 from tests.report.hostile import TEXTS
 
 EFFECT = {
@@ -114,3 +115,22 @@ def test_read_effect_reads_the_results_of_an_evaluation(write):
     there["effects"]["paths"]["0-1"] = known["0,1,1,2,4,3"]
     with pytest.raises(InputError, match="of one path, chosen before"):
         read_effect(write(cola_jax=there), CARD.path, 6, "theirs")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_literal_is_shown_as_it_is(text: str):
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    escaped = literal(text)
+    tokens = reader.parse("\n".join([f"# {escaped}", "", *table(("", ""), [(escaped, "x")])]))
+    heading, *_, cell, _ = [token for token in tokens if token.type == "inline"]
+    assert [token.type for token in tokens].count("tr_open") == 2
+    for inline in (heading, cell):
+        assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
+        shown = "".join(child.content for child in inline.children or ())
+        assert shown == " ".join(text.split()).replace("\0", "\ufffd")
+
+
+def test_literal_leaves_names_as_they_are():
+    name = "arc_easy, SmolLM2-135M 1.5 (5 shots)!"
+    assert literal(name) == name
+    assert literal("<0.1 %") == "\\<0.1 %"

@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from cola_jax.report.details import run_details
+from cola_jax.report.details import MAX_NAME, cut_middle, run_details, title
 from cola_jax.strategies.rules import PRESETS
 from tests.report.conftest import SETTINGS, START
+from tests.report.hostile import LONG, TEXTS
 
 
 def test_run_details_of_open_runs():
@@ -46,3 +47,21 @@ def test_run_details_name_preset_and_versions():
     values = dataclasses.asdict(PRESETS["enumerate"])
     recorded = SETTINGS | {"strategy": "enumerate", "preset": values}
     assert dict(run_details(recorded, START, 1))["preset"] == "enumerate"
+
+
+def test_cut_middle_removes_the_middle():
+    assert cut_middle("a" * 9, 9) == "a" * 9
+    assert (
+        cut_middle("abc" + "-" * 1000 + "defghi", 9) == "abc […1,000 characters left out…] defghi"
+    )
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), *LONG.values()], ids=[*TEXTS, *LONG])
+def test_title_is_short_and_shown_as_it_is(text: str):
+    name = title(text)
+    assert name.isprintable()
+    assert len(name) <= MAX_NAME
+    if text.isprintable() and len(text) <= MAX_NAME:
+        assert name == text
+    else:
+        assert "\ufffd" in name or "…" in name

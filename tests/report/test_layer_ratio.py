@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from cola_jax.report.layer_ratio import count_runs, ratio_rows
-from cola_jax.report.statistics import Z
+from cola_jax.scoring.statistics import Z
 
 
 def paths(*rows: tuple[int, ...]) -> pa.ChunkedArray:

@@ -19,9 +19,9 @@ from cola_jax.report.page_data import (
     rounded,
     run_figures,
 )
-from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Share
 from tests.report.conftest import (
     E3,
     ONE_EVALUATION,

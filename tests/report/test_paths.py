@@ -8,8 +8,8 @@ import pytest
 
 from cola_jax.report import paths_table, write_paths_page
 from cola_jax.report.paths import path_results
-from cola_jax.report.statistics import Difference, Share
 from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Difference, Share
 from tests.report.conftest import (
     WHOLE,
     evaluation,

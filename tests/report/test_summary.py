@@ -7,9 +7,9 @@ import pytest
 
 from cola_jax.report import summarise
 from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
-from cola_jax.report.statistics import Share
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import summary_table
+from cola_jax.scoring.statistics import Share
 from tests.report.conftest import (
     E1,
     E2,

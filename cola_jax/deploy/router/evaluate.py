@@ -9,10 +9,10 @@ import numpy as np
 from cola_jax.deploy.router.targets import Path, count_layers
 from cola_jax.params import Model
 from cola_jax.path import identity
-from cola_jax.report.statistics import Difference, Share
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import Scorer
+from cola_jax.scoring.statistics import Difference, Share
 
 COLLAPSED = 0.95  # share of questions with one path from which on a router chooses nothing
 

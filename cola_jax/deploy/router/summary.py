@@ -2,7 +2,7 @@
 
 from cola_jax.deploy.router.distill import Distilled
 from cola_jax.deploy.router.evaluate import ClassMetrics, Collapse, Routed
-from cola_jax.report.statistics import Share
+from cola_jax.scoring.statistics import Share
 
 
 def lines(distilled: Distilled) -> list[str]:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.report.statistics import Difference, Mean, Share, holm
+from cola_jax.scoring.statistics import Difference, Mean, Share, holm
 
 
 def test_share_interval_is_wilson():

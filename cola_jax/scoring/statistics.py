@@ -1,4 +1,4 @@
-"""Statistics over the rows of a run: shares and differences with intervals, shapes of trees."""
+"""Shares, differences and means over questions, with their intervals and tests."""
 
 import dataclasses
 import functools
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from scipy.stats import binomtest, norm, t
 
 LEVEL = 0.95
@@ -23,7 +22,7 @@ class Share:
 
     @classmethod
     def of(cls, mask: np.ndarray) -> "Share":
-        """Counts a boolean array."""
+        """Count a boolean array."""
         return cls(int(np.count_nonzero(mask)), int(mask.size))
 
     @property
@@ -54,7 +53,7 @@ class Difference:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> "Difference":
-        """Counts two boolean arrays over the same questions."""
+        """Count two boolean arrays over the same questions."""
         return cls(int((first & ~second).sum()), int((second & ~first).sum()), int(first.size))
 
     @property
@@ -92,11 +91,11 @@ class Effect:
 
     @classmethod
     def of(cls, after: np.ndarray, before: np.ndarray) -> "Effect":
-        """Compares right answers [n] with those of the pretrained model [n]."""
+        """Compare right answers [n] with those of the pretrained model [n]."""
         return cls(Share.of(before), Share.of(after), Difference.of(after, before))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns shares and their difference as numbers from 0 to 1."""
+        """Return shares and their difference as numbers from 0 to 1."""
         low, high = self.difference.interval
         return {
             "before": self.before.value,
@@ -116,7 +115,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Mean":
-        """Takes a mean and Student's interval, which is NaN for fewer than two values."""
+        """Take a mean and Student's interval, which is NaN for fewer than two values."""
         if len(values) < 2:
             return cls(mean(values), (math.nan, math.nan))
         reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
@@ -125,7 +124,7 @@ class Mean(NamedTuple):
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Corrects the p-values of one table for their number; NaN stays and does not count."""
+    """Correct the p-values of one table for their number; NaN stays and does not count."""
     known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
     corrected, largest = list(values), 0.0
     for rank, (p, i) in enumerate(known):
@@ -134,89 +133,13 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-@dataclasses.dataclass(frozen=True)
-class TreeShape:
-    """Branching and depth of the trees of a search; NaN where there is nothing to average."""
-
-    root_children: float  # mean children of the identity path
-    children: float  # mean children of the nodes that have any
-    depth: float  # mean edits from the identity, over all nodes but the roots
-    max_depth: int
-
-
-def tree_shape(question: np.ndarray, node: np.ndarray, parent: np.ndarray) -> TreeShape:
-    """Measures trees given by their edges, one entry per evaluation; a root's parent is -1."""
-    up = parent_rows(question, node, parent)
-    children = np.bincount(up[up >= 0], minlength=len(up))
-    depth = np.zeros(len(up), np.int32)
-    ancestor = up
-    while (alive := ancestor >= 0).any():
-        depth += alive
-        ancestor = np.where(alive, up[ancestor], -1)
-    return TreeShape(
-        root_children=mean(children[up < 0]),
-        children=mean(children[children > 0]),
-        depth=mean(depth[up >= 0]),
-        max_depth=int(depth.max(initial=0)),
-    )
-
-
-def parent_rows(question: np.ndarray, node: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Finds the row of every row's parent, -1 for none."""
-    base = int(node.max(initial=0)) + 1
-    keys = question.astype(np.int64) * base + node
-    order = np.argsort(keys, kind="stable")
-    wanted = question.astype(np.int64) * base + parent
-    at = np.searchsorted(keys, wanted, sorter=order)
-    # parents are evaluated before their children; an edge that says otherwise could form a cycle
-    valid = (parent >= 0) & (parent < node)
-    up = order[np.minimum(at, len(order) - 1)] if len(order) else at
-    return np.where(valid & (keys[up] == wanted), up, -1)
-
-
-def count_distinct(question: pa.ChunkedArray, path: pa.ChunkedArray) -> int:
-    """Counts distinct pairs of question and path."""
-    binary = [as_binary(chunk) for chunk in path.chunks]  # Arrow cannot group by lists
-    table = pa.table({"question": question, "path": pa.chunked_array(binary, pa.binary())})
-    return table.group_by(["question", "path"]).aggregate([]).num_rows
-
-
-def as_binary(paths: pa.ListArray) -> pa.Array:
-    """Converts each list of int16 to its bytes."""
-    offsets = np.concatenate([[0], np.cumsum(paths.value_lengths().to_numpy())]) * 2
-    values = np.ascontiguousarray(paths.flatten().to_numpy(), np.int16)
-    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(values)]
-    return pa.Array.from_buffers(pa.binary(), len(paths), buffers)
-
-
-def is_true(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns where a boolean column is true."""
-    return column.fill_null(False).to_numpy()
-
-
-def is_false(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns where a boolean column is false, which null is not."""
-    return ~column.fill_null(True).to_numpy()
-
-
-def is_null(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns where a column is null."""
-    return column.is_null().to_numpy()
-
-
-def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns the length of every list, 0 for null."""
-    chunks = [chunk.value_lengths().fill_null(0).to_numpy() for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
-
-
 def mean(values: np.ndarray) -> float:
-    """Returns the mean, NaN for no values."""
+    """Return the mean, NaN for no values."""
     return float(np.mean(values)) if values.size else math.nan
 
 
 def number_or_none(value: Any) -> Any:
-    """Replaces NaN in a tree of values by None, as JSON has none."""
+    """Replace NaN in a tree of values by None, as JSON has none."""
     if isinstance(value, dict):
         return {name: number_or_none(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
