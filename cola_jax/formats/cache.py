@@ -33,22 +33,14 @@ class Entry(NamedTuple):
 
     folder: Path
     metadata: dict[str, Any]  # of the checkpoint; empty where it is damaged
+    source: str  # the Hub id, or the file or directory, that it was converted from
+    revision: str | None  # the commit of a Hub id
     bytes: int
 
     @property
     def key(self) -> str:
         """The name of its folder."""
         return self.folder.name
-
-    @property
-    def source(self) -> str:
-        """The Hub id, or the file or directory, that it was converted from."""
-        return str(self.metadata.get("origin", {}).get("name", "damaged"))
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a Hub id."""
-        return self.metadata.get("origin", {}).get("revision")
 
 
 def root() -> Path:
@@ -163,8 +155,9 @@ def entries() -> list[Entry]:
         with contextlib.suppress(InputError):
             metadata = checkpoint.read_metadata(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        models.append(Entry(folder, metadata, size))
-    return sorted(models, key=lambda entry: (-entry.bytes, entry.folder.name))
+        origin = metadata.get("origin", {"name": "damaged"})
+        models.append(Entry(folder, metadata, str(origin["name"]), origin.get("revision"), size))
+    return sorted(models, key=lambda entry: (-entry.bytes, entry.key))
 
 
 def remove(entry: Entry) -> None:

@@ -162,26 +162,20 @@ def biases(config: ModelConfig) -> dict[str, Any]:
 
 def windows(config: ModelConfig) -> dict[str, Any]:
     """Return what the Qwen families say about windows."""
-    return {
-        "use_sliding_window": window_of(config) is not None,
-        "sliding_window": window_of(config),
-    }
+    width = window_of(config)
+    return {"use_sliding_window": width is not None, "sliding_window": width}
 
 
-def layer_windows(
-    config: ModelConfig, slides: Callable[[int, int], bool] = qwen.slides_from
-) -> dict[str, Any]:
+def layer_windows(config: ModelConfig) -> dict[str, Any]:
     """Return what the Qwen families say about windows of some layers.
 
-    `max_window_layers` says the same as `layer_types` wherever it can, to readers that know only
-    it; `slides` is the family's rule.
+    `max_window_layers` is for readers that do not know `layer_types`: all layers from there on have
+    a window.
     """
-    sliding = [window is not None for window in config.windows]
-    layers = config.num_layers
-    same = (n for n in range(layers) if [slides(i, n) for i in range(layers)] == sliding)
+    sliding = (i for i, window in enumerate(config.windows) if window is not None)
     return {
         **windows(config),
-        "max_window_layers": next(same, layers),
+        "max_window_layers": next(sliding, config.num_layers),
         "layer_types": layer_types(config),
     }
 
@@ -244,7 +238,7 @@ FAMILIES = {
         qwen.rows,
         lambda c: {
             **qwen_experts(c),
-            **layer_windows(c, qwen.slides_alternately),
+            **layer_windows(c),
             "shared_expert_intermediate_size": c.mlp_width,
             "qkv_bias": c.qkv_bias,
         },
