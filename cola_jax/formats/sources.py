@@ -116,8 +116,9 @@ def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         )
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         problem = (
-            f"(revision {revision}) is no file or directory here, and could not be downloaded from "
-            f"the Hub ({first_line(error)}): check the spelling and the connection, and start the "
-            "same command again, which resumes, or give a local directory or a .gguf file"
+            f"(revision {revision or 'main'}) is not a file or directory here, and could not be "
+            f"downloaded from the Hub ({first_line(error)}): check the spelling and the "
+            "connection, and start the same command again, which resumes, or give a local "
+            "directory or a .gguf file"
         )
     raise InputError(f"{name} {problem}.")
