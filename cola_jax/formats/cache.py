@@ -24,7 +24,7 @@ from cola_jax.params import Model
 from cola_jax.progress_bar import byte_bar
 
 Progress = Callable[[int, int], None]  # called with bytes done and in all
-Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names
+Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows them beside a name
 NO_BAR = functools.partial(byte_bar, progress=False)
 
 
@@ -86,7 +86,7 @@ def load_converted(
     mesh: Mesh | None,
     on_progress: Progress,
 ) -> Model:
-    """Load what `find` returned of a source; a damaged copy in the cache is converted again."""
+    """Load a directory that `find` returned; a damaged copy in the cache is converted again."""
     try:
         return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
@@ -100,7 +100,7 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     """Load the tokenizer of a model.
 
     Args:
-      source: what `load` takes.
+      source: as for `load`.
 
     Returns:
       A transformers tokenizer.
@@ -114,8 +114,8 @@ def load_tokenizer(source: epath.PathLike) -> Any:
 def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
-    A checkpoint is its own. Others are converted where the cache has no copy of what they hold now;
-    one that is damaged is replaced, with a line on stderr. Two processes convert one source once.
+    A checkpoint is its own. Others are converted where the cache has no copy of their content; one
+    that is damaged is replaced, with a line on stderr. Two processes convert one source once.
     """
     text = os.fspath(source)
     check_local(text)
@@ -169,7 +169,7 @@ def remove(entry: Entry) -> None:
 
 
 def forget() -> None:
-    """Remove what conversions that were killed have left; those that go on keep theirs."""
+    """Remove leftovers of conversions that were killed; those that go on keep theirs."""
     for lock in root().glob("*.lock"):
         with contextlib.suppress(InputError), hold(lock, "it is being converted"):
             remove_partial(lock.with_suffix(""))

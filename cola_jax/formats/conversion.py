@@ -73,7 +73,7 @@ def convert_opened(
     dtype: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Convert what `source` opens; see `convert`. An existing destination is replaced."""
+    """Convert an opened source; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
         model = source()
         kind = np.dtype(dtype or model.dtype)

@@ -21,7 +21,7 @@ SHARED_EXPERT = (
 
 
 def rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Extends Llama's table by head norms, and replaces its MLP by experts, where there are any."""
+    """Extend Llama's table by head norms, and replace its MLP by experts, where there are any."""
     common = llama.MOE if config.experts else llama.LLAMA
     norms = HEAD_NORMS if config.head_norms else ()
     return llama.rows(config, (*common, *(SHARED_EXPERT if config.shared_expert else ()), *norms))

@@ -29,7 +29,7 @@ class Located(NamedTuple):
 def locate(source: str, revision: str | None = None) -> Located:
     """Find a .gguf file, a directory in Hugging Face layout, or a Hub id, also as ID@REVISION.
 
-    Raises InputError for what is none of these, for an id that is unknown or gated, for a revision
+    Raises InputError for other names, for an id that is unknown or gated, for a revision
     that is unknown or that a local source has, and for a model that is not in the Hub's cache
     while the Hub cannot be reached.
     """
@@ -64,7 +64,7 @@ def similar_name(local: Path) -> str:
 
 
 def stamp(local: Path) -> str:
-    """Return a digest of what tells whether a local source has changed, without reading it."""
+    """Return a digest that changes with the files of a local source, without reading them."""
     read = [file for pattern in FILES for file in sorted(local.glob(pattern))]
     files = [file.resolve() for file in read or [local] if file.is_file()]
     stats = [(str(file), file.stat()) for file in files]

@@ -1,4 +1,4 @@
-"""Hugging Face configs: what each family reads, its defaults, and what must be refused."""
+"""Hugging Face configs: how each family reads them, its defaults, and refusals."""
 
 import json
 
@@ -11,12 +11,12 @@ from tests import oracle
 
 @pytest.fixture
 def values(pair):
-    """Returns a function that reads the config.json of a variant."""
+    """Return a function that reads the config.json of a variant."""
     return lambda variant: json.loads((pair(variant).folder / "config.json").read_text())
 
 
 def edited(values, **changes):
-    """Changes attributes of a config; `...` removes one."""
+    """Change attributes of a config; `...` removes one."""
     return {k: v for k, v in (values | changes).items() if v is not ...}
 
 
@@ -165,7 +165,7 @@ def test_read_config_reads_older_gemma_configs(values):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gemma3"}))
 def test_read_config_has_the_defaults_of_transformers(family):
-    """A minimal config reads the same as with what transformers fills in."""
+    """A minimal config reads the same as with the values that transformers fills in."""
     required = ("vocab_size", "hidden_size", "intermediate_size")
     required += ("num_hidden_layers", "num_attention_heads")
     minimal = {name: oracle.SIZES[name] for name in required}

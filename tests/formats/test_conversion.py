@@ -23,12 +23,12 @@ WEIGHTS = "model.safetensors"
 
 
 def contents(folder):
-    """Returns the bytes of every file in a folder, by relative path."""
+    """Return the bytes of every file in a folder, by relative path."""
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def save(tensors, folder):
-    """Replaces the weights of a source; returns the file's bytes."""
+    """Replace the weights of a source; return the file's bytes."""
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     return (folder / WEIGHTS).read_bytes()
 

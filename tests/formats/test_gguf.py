@@ -123,32 +123,13 @@ def test_open_gguf_reads_the_head_width(tmp_path):
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
-def llama3_factors(rope, head_dim):
-    """`rope_freqs.weight` as llama.cpp's convert_hf_to_gguf.py generates it."""
-    frequencies = 1.0 / rope["rope_theta"] ** (
-        np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
-    )
-    factor, low, high = (rope[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = rope["original_max_position_embeddings"]
-    factors = []
-    for wavelength in 2 * np.pi / frequencies:
-        if wavelength < original / high:
-            factors.append(1)
-        elif wavelength > original / low:
-            factors.append(factor)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(factors, np.float32)
-
-
 def test_open_gguf_reads_llama3_rope_factors(tmp_path):
     llama = tiny_llama(rope_parameters=oracle.LLAMA3)
-    factors = llama3_factors(oracle.LLAMA3, 8)
-    assert factors[0] == 1
-    assert 1 < factors[1] < 8
-    assert factors[3] == 8
-    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors)])
+    plain = oracle.LLAMA3["rope_theta"] ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
+    factors = plain / llama.model.model.rotary_emb.inv_freq.numpy()  # as llama.cpp stores them
+    np.testing.assert_allclose(factors[[0, 3]], [1, 8], rtol=1e-6)
+    assert 1.1 < factors[1] < 7.9
+    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors.astype(np.float32))])
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
@@ -268,7 +249,7 @@ MORE_TEXTS = (
 
 @pytest.fixture(scope="module", params=MODELS)
 def real(request, tmp_path_factory):
-    """A real model's file, and what it was converted to."""
+    """A real model's file, and its checkpoint."""
     if not FOLDER or not (Path(FOLDER) / request.param).exists():
         pytest.skip(f"set COLA_TEST_MODELS to a folder with {request.param}")
     made = tmp_path_factory.mktemp("real") / "made"

@@ -1,4 +1,4 @@
-"""config.json of our configs, and what it cannot hold."""
+"""config.json of our configs, and configs that it cannot hold."""
 
 import dataclasses
 

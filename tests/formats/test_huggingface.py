@@ -1,4 +1,4 @@
-"""Hugging Face directories: what is read, and everything that must be refused."""
+"""Hugging Face directories: reading, and everything that must be refused."""
 
 import json
 import os
@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 
 def edit_config(folder, **changes):
-    """Changes a config; `...` removes an attribute."""
+    """Change a config; `...` removes an attribute."""
     file = folder / "config.json"
     values = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
@@ -79,7 +79,7 @@ def test_open_directory_ignores_buffers_of_old_checkpoints(source):
 
 
 def multimodal(folder):
-    """Writes a tiny multimodal Gemma 3; returns the model."""
+    """Write a tiny multimodal Gemma 3; return the model."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}

@@ -118,10 +118,10 @@ def test_drllm_questions_that_stayed_wrong_are_read(tmp_path):
     [
         ("questions", None, "neither"),
         ("best_path", [[0]], "best_path has 1 entries for 2 questions"),
-        ("good_paths", [[[0, 1]], [[0], [0, "1"]]], "good_paths.1.1.1: .*got '1'"),
-        ("original_correct", [0, 2], "original_correct.1: .*got 2"),
+        ("good_paths", [[[0, 1]], [[0], [0, "1"]]], "1.good_paths.1.1: .*got '1'"),
+        ("original_correct", [0, 2], "1.original_correct: .*got 2"),
         ("mcts_correct", [0, 1], "question '1 . 1.' has good_paths, but mcts_correct is 0"),
-        ("questions", [1, "x"], "questions.0: .*got 1"),
+        ("questions", [1, "x"], "0.question: .*got 1"),
         ("num_layers", 2, "path has layer ids"),
     ],
 )
