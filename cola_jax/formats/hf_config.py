@@ -72,7 +72,7 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "model_type": model_type,
         "dtype": dtype,
         **{name: write(config) for name, write in COMMON.items()},
-        **{name: OPTIONAL[name](config) for name in FAMILIES[model_type].attributes},
+        **{name: SPECIFIC[name](config) for name in FAMILIES[model_type].attributes},
     }
     read, _ = read_config(values)
     if read != config:
@@ -171,7 +171,7 @@ COMMON = {
     "tie_word_embeddings": lambda c: c.tied,
 }
 # those of some families
-OPTIONAL: dict[str, Callable[[ModelConfig], Any]] = {
+SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
     "attention_bias": lambda c: c.output_bias,
     "qkv_bias": lambda c: c.qkv_bias,
     "mlp_bias": lambda c: c.mlp_bias,

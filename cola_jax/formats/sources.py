@@ -39,6 +39,7 @@ def locate(source: str, revision: str | None = None) -> Located:
             raise InputError(f"--revision is for Hub ids, but {source} is a local path.")
         if not local.exists():
             raise InputError(f"{source} does not exist{similar_name(local)}.")
+        open_local = open_directory if local.is_dir() else open_gguf
         return Located(stamp(local), lambda: open_local(local))
     name, _, suffix = source.partition("@")
     if suffix and revision is not None:
@@ -49,11 +50,6 @@ def locate(source: str, revision: str | None = None) -> Located:
             "it is not a Hub id like HuggingFaceTB/SmolLM2-135M-Instruct."
         )
     return locate_on_hub(name, suffix or revision)
-
-
-def open_local(local: Path) -> Source:
-    """Open a GGUF file, or a directory in Hugging Face layout."""
-    return open_directory(local) if local.is_dir() else open_gguf(local)
 
 
 def similar_name(local: Path) -> str:
