@@ -27,7 +27,7 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     that list, which PEFT neither reorders nor extends.
     """
     model_type = model_type_of(config)
-    if "layer_types" not in FAMILIES[model_type].attributes(config):
+    if "layer_types" not in FAMILIES[model_type].attributes:
         return
     kinds = list(zip(config.windows, config.layer_ropes, strict=True))
     if len(path) > config.num_layers:

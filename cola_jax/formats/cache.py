@@ -24,7 +24,7 @@ from cola_jax.params import Model
 from cola_jax.progress import byte_bar
 
 Progress = Callable[[int, int], None]  # called with bytes done and in all
-Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows those of what it names
+Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows them beside a name
 NO_BAR = functools.partial(byte_bar, progress=False)
 
 
@@ -33,22 +33,14 @@ class Entry(NamedTuple):
 
     folder: Path
     metadata: dict[str, Any]  # of the checkpoint; empty where it is damaged
+    source: str  # the Hub id, or the file or directory, that it was converted from
+    revision: str | None  # the commit of a Hub id
     bytes: int
 
     @property
     def key(self) -> str:
         """The name of its folder."""
         return self.folder.name
-
-    @property
-    def source(self) -> str:
-        """The Hub id, or the file or directory, that it was converted from."""
-        return str(self.metadata.get("origin", {}).get("name", "damaged"))
-
-    @property
-    def revision(self) -> str | None:
-        """The commit of a Hub id."""
-        return self.metadata.get("origin", {}).get("revision")
 
 
 def root() -> Path:
@@ -94,7 +86,7 @@ def load_converted(
     mesh: Mesh | None,
     on_progress: Progress,
 ) -> Model:
-    """Load what `find` returned of a source; a damaged copy in the cache is converted again."""
+    """Load a directory that `find` returned; a damaged copy in the cache is converted again."""
     try:
         return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
     except checkpoint.DamagedError as error:
@@ -108,7 +100,7 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     """Load the tokenizer of a model.
 
     Args:
-      source: what `load` takes.
+      source: as for `load`.
 
     Returns:
       A transformers tokenizer.
@@ -122,8 +114,8 @@ def load_tokenizer(source: epath.PathLike) -> Any:
 def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
-    A checkpoint is its own. Others are converted where the cache has no copy of what they hold now;
-    one that is damaged is replaced, with a line on stderr. Two processes convert one source once.
+    A checkpoint is its own. Others are converted where the cache has no copy of their content; one
+    that is damaged is replaced, with a line on stderr. Two processes convert one source once.
     """
     text = os.fspath(source)
     check_local(text)
@@ -163,8 +155,9 @@ def entries() -> list[Entry]:
         with contextlib.suppress(InputError):
             metadata = checkpoint.read_metadata(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        models.append(Entry(folder, metadata, size))
-    return sorted(models, key=lambda entry: (-entry.bytes, entry.folder.name))
+        origin = metadata.get("origin", {"name": "damaged"})
+        models.append(Entry(folder, metadata, str(origin["name"]), origin.get("revision"), size))
+    return sorted(models, key=lambda entry: (-entry.bytes, entry.key))
 
 
 def remove(entry: Entry) -> None:
@@ -176,7 +169,7 @@ def remove(entry: Entry) -> None:
 
 
 def forget() -> None:
-    """Remove what conversions that were killed have left; those that go on keep theirs."""
+    """Remove leftovers of conversions that were killed; those that go on keep theirs."""
     for lock in root().glob("*.lock"):
         with contextlib.suppress(InputError), hold(lock, "it is being converted"):
             remove_partial(lock.with_suffix(""))

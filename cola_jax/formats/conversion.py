@@ -73,7 +73,7 @@ def convert_opened(
     dtype: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Convert what `source` opens; see `convert`. An existing destination is replaced."""
+    """Convert an opened source; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
         model = source()
         kind = np.dtype(dtype or model.dtype)
@@ -97,8 +97,7 @@ def convert_opened(
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raise InputError if the destination exists; only a checkpoint and
-    nothing else can be overwritten.
+    """Raise InputError if the destination exists; nothing but a checkpoint can be overwritten.
 
     OSError where it cannot be written.
     """
@@ -108,12 +107,8 @@ def check_destination(destination: Path, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"{destination} exists already: pass --overwrite to replace it.")
     written = {checkpoint.METADATA, checkpoint.WEIGHTS, checkpoint.TOKENIZER}
-    names = (
-        {file.name for file in destination.iterdir()}
-        if destination.is_dir()
-        else {destination.name}
-    )
-    if others := sorted(names - written):
+    files = destination.iterdir() if destination.is_dir() else [destination]
+    if others := sorted({file.name for file in files} - written):
         raise InputError(
             f"{destination} holds {printed(others[0])}, which is not of a checkpoint, and will not "
             "be overwritten: move it elsewhere, or choose another destination."

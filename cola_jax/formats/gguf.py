@@ -32,7 +32,7 @@ class Architecture(NamedTuple):
     model_type: str  # of the Hugging Face config that the keys are translated to
     rows: tuple[Row, ...]  # without the head, which has one name in all architectures
     keys: Mapping[str, str | None]  # to attributes of such a config; None for keys without one
-    finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # adds what no key holds
+    finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # for facts without key
 
 
 COMMON = (

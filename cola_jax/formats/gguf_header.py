@@ -25,7 +25,7 @@ SMALLEST_FIELD, SMALLEST_TENSOR = 13, 32  # bytes: a name's length, types, and a
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in the file, and what it is."""
+    """The place, type and shape of a tensor."""
 
     kind: GGMLQuantizationType
     shape: tuple[int, ...]  # the outermost axis first

@@ -1,4 +1,4 @@
-"""Read and write a Hugging Face `config.json`: the supported families, and what each holds."""
+"""Read and write a Hugging Face `config.json`: the supported families."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Family(NamedTuple):
     name: str  # of its class in transformers, without ForCausalLM
     read: Callable[[Attributes], ModelConfig]
     rows: Callable[[ModelConfig], tuple[Row, ...]]
-    attributes: Callable[[ModelConfig], dict[str, Any]]  # those that not all families have
+    attributes: tuple[str, ...]  # to write, besides those that all families have
     ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
 
 
@@ -71,19 +71,8 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "architectures": [f"{FAMILIES[model_type].name}ForCausalLM"],
         "model_type": model_type,
         "dtype": dtype,
-        "vocab_size": config.vocab_size,
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width or config.expert_width,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": ropes[0].theta,
-        "rope_scaling": rope_scaling(ropes[0]),
-        "tie_word_embeddings": config.tied,
-        **FAMILIES[model_type].attributes(config),
+        **{name: write(config) for name, write in COMMON.items()},
+        **{name: SPECIFIC[name](config) for name in FAMILIES[model_type].attributes},
     }
     read, _ = read_config(values)
     if read != config:
@@ -97,7 +86,7 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 
 def model_type_of(config: ModelConfig) -> str:
-    """Return the model_type whose blocks compute what the config says."""
+    """Return the model_type whose blocks compute what the config describes."""
     if config.norm_offset == 1.0:
         return "gemma3_text"
     if config.projection_norms:
@@ -155,104 +144,76 @@ def window_of(config: ModelConfig) -> int | None:
     return next((window for window in config.windows if window is not None), None)
 
 
-def biases(config: ModelConfig) -> dict[str, Any]:
-    """Return what most families say about biases of attention."""
-    return {"attention_bias": config.output_bias}
+def first_window(config: ModelConfig) -> int:
+    """Return the first layer with a window, for readers that ignore `layer_types`."""
+    layers = (i for i, window in enumerate(config.windows) if window is not None)
+    return next(layers, config.num_layers)
 
 
-def windows(config: ModelConfig) -> dict[str, Any]:
-    """Return what the Qwen families say about windows."""
-    return {
-        "use_sliding_window": window_of(config) is not None,
-        "sliding_window": window_of(config),
-    }
-
-
-def layer_windows(
-    config: ModelConfig, slides: Callable[[int, int], bool] = qwen.slides_from
-) -> dict[str, Any]:
-    """Return what the Qwen families say about windows of some layers.
-
-    `max_window_layers` says the same as `layer_types` wherever it can, to readers that know only
-    it; `slides` is the family's rule.
-    """
-    sliding = [window is not None for window in config.windows]
-    layers = config.num_layers
-    same = (n for n in range(layers) if [slides(i, n) for i in range(layers)] == sliding)
-    return {
-        **windows(config),
-        "max_window_layers": next(same, layers),
-        "layer_types": layer_types(config),
-    }
-
-
-def experts(config: ModelConfig) -> dict[str, Any]:
-    """Return what all families with experts say."""
-    return {
-        "num_experts": config.experts,
-        "num_experts_per_tok": config.experts_per_token,
-        "norm_topk_prob": config.normalised_routing,
-    }
-
-
-def qwen_experts(config: ModelConfig) -> dict[str, Any]:
-    """Return what the Qwen families say about experts."""
-    return {
-        **experts(config),
-        "moe_intermediate_size": config.expert_width,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    }
-
-
-def gemma3(config: ModelConfig) -> dict[str, Any]:
-    """Return what Gemma 3 says: the rope of layers with a window, and the scale of queries."""
+def query_scalar(config: ModelConfig) -> float:
+    """Return Gemma's scale of queries, which is a whole number in most models."""
     scalar = config.head_dim / config.query_scale**2
-    return {
-        "hidden_activation": "gelu_pytorch_tanh",
-        **biases(config),
-        # computed from a whole number in most models
-        "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar,
-        "rope_local_base_freq": config.ropes[1].theta,
-        "sliding_window": window_of(config) or config.context,
-        "layer_types": layer_types(config),
-    }
+    return round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar
 
+
+COMMON = {
+    "vocab_size": lambda c: c.vocab_size,
+    "num_hidden_layers": lambda c: c.num_layers,
+    "hidden_size": lambda c: c.width,
+    "intermediate_size": lambda c: c.mlp_width or c.expert_width,
+    "num_attention_heads": lambda c: c.num_heads,
+    "num_key_value_heads": lambda c: c.num_kv_heads,
+    "head_dim": lambda c: c.head_dim,
+    "max_position_embeddings": lambda c: c.context,
+    "rms_norm_eps": lambda c: c.norm_eps,
+    "rope_theta": lambda c: c.ropes[0].theta,
+    "rope_scaling": lambda c: rope_scaling(c.ropes[0]),
+    "tie_word_embeddings": lambda c: c.tied,
+}
+# those of some families
+SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
+    "attention_bias": lambda c: c.output_bias,
+    "qkv_bias": lambda c: c.qkv_bias,
+    "mlp_bias": lambda c: c.mlp_bias,
+    "clip_qkv": lambda c: c.clip_qkv,
+    "use_sliding_window": lambda c: window_of(c) is not None,
+    # Gemma 3 needs a number, even where no layer has a window
+    "sliding_window": lambda c: window_of(c) or (c.context if c.norm_offset else None),
+    "max_window_layers": first_window,
+    "layer_types": layer_types,
+    "num_experts": lambda c: c.experts,
+    "num_experts_per_tok": lambda c: c.experts_per_token,
+    "norm_topk_prob": lambda c: c.normalised_routing,
+    "moe_intermediate_size": lambda c: c.expert_width,
+    "shared_expert_intermediate_size": lambda c: c.mlp_width,
+    "decoder_sparse_step": lambda c: 1,
+    "mlp_only_layers": lambda c: [],
+    "hidden_activation": lambda c: "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": query_scalar,
+    "rope_local_base_freq": lambda c: c.ropes[1].theta,
+}
+BIAS = ("attention_bias",)
+EXPERTS = ("num_experts", "num_experts_per_tok", "norm_topk_prob")
+QWEN_EXPERTS = (*EXPERTS, "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers")
+WINDOW = ("use_sliding_window", "sliding_window")
+WINDOWS = (*WINDOW, "max_window_layers", "layer_types")
+GEMMA = (
+    *("hidden_activation", "attention_bias", "query_pre_attn_scalar"),
+    *("rope_local_base_freq", "sliding_window", "layer_types"),
+)
+QWEN2_MOE = (*QWEN_EXPERTS, *WINDOWS, "shared_expert_intermediate_size", "qkv_bias")
+QWEN3_MOE = (*QWEN_EXPERTS, *BIAS, *WINDOW)
 
 FAMILIES = {
-    "llama": Family(
-        "Llama", llama.read_llama, llama.rows, lambda c: biases(c) | {"mlp_bias": c.mlp_bias}
-    ),
-    "mistral": Family(
-        "Mistral", llama.read_mistral, llama.rows, lambda c: {"sliding_window": window_of(c)}
-    ),
-    "qwen2": Family("Qwen2", qwen.read_qwen2, qwen.rows, layer_windows),
-    "qwen3": Family("Qwen3", qwen.read_qwen3, qwen.rows, lambda c: biases(c) | layer_windows(c)),
-    "gemma3_text": Family("Gemma3", gemma.read_gemma3_text, gemma.rows, gemma3),
+    "llama": Family("Llama", llama.read_llama, llama.rows, (*BIAS, "mlp_bias")),
+    "mistral": Family("Mistral", llama.read_mistral, llama.rows, ("sliding_window",)),
+    "qwen2": Family("Qwen2", qwen.read_qwen2, qwen.rows, WINDOWS),
+    "qwen3": Family("Qwen3", qwen.read_qwen3, qwen.rows, (*BIAS, *WINDOWS)),
+    "gemma3_text": Family("Gemma3", gemma.read_gemma3_text, gemma.rows, GEMMA),
     # read only: its text part is written as gemma3_text
-    "gemma3": Family("", gemma.read_gemma3, gemma.multimodal_rows, gemma3, gemma.VISION),
-    "olmo2": Family("Olmo2", olmo.read_olmo2, olmo.olmo2_rows, biases),
-    "olmoe": Family(
-        "Olmoe",
-        olmo.read_olmoe,
-        olmo.olmoe_rows,
-        lambda c: biases(c) | experts(c) | {"clip_qkv": c.clip_qkv},
-    ),
-    "qwen2_moe": Family(
-        "Qwen2Moe",
-        qwen.read_qwen2_moe,
-        qwen.rows,
-        lambda c: {
-            **qwen_experts(c),
-            **layer_windows(c, qwen.slides_alternately),
-            "shared_expert_intermediate_size": c.mlp_width,
-            "qkv_bias": c.qkv_bias,
-        },
-    ),
-    "qwen3_moe": Family(
-        "Qwen3Moe",
-        qwen.read_qwen3_moe,
-        qwen.rows,
-        lambda c: qwen_experts(c) | biases(c) | windows(c),
-    ),
+    "gemma3": Family("", gemma.read_gemma3, gemma.multimodal_rows, (), gemma.VISION),
+    "olmo2": Family("Olmo2", olmo.read_olmo2, olmo.olmo2_rows, BIAS),
+    "olmoe": Family("Olmoe", olmo.read_olmoe, olmo.olmoe_rows, (*BIAS, "clip_qkv", *EXPERTS)),
+    "qwen2_moe": Family("Qwen2Moe", qwen.read_qwen2_moe, qwen.rows, QWEN2_MOE),
+    "qwen3_moe": Family("Qwen3Moe", qwen.read_qwen3_moe, qwen.rows, QWEN3_MOE),
 }

@@ -1,7 +1,7 @@
 """Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of mergekit.
 
 The layouts are those of dnhkng/RYS 3e75aca (`src/core/layer_config.py`) and arcee-ai/mergekit
-a6e4028 (`mergekit/config.py`); peers.md says what is lost between them and ours.
+a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
 """
 
 import re
@@ -45,7 +45,7 @@ def read_paths(
       max_length: of a path, in layers; 2 * num_layers if None.
 
     Raises:
-      InputError: for what cannot be read or is not a path of the model, with the entry.
+      InputError: for an unreadable file, and for other than paths of the model, with the entry.
     """
     text = read_text(file)
     limit = 2 * num_layers if max_length is None else max_length
@@ -172,7 +172,7 @@ Modules = Annotated[dict[str, dict[Literal["slices"], Slices]], Field(min_length
 class Merge(BaseModel, extra="forbid"):
     """A passthrough merge; the fields without a type change neither layers nor weights.
 
-    Others are refused: they may change more than which layers run in what order.
+    Other fields are refused: they may change more than the order of layers.
     """
 
     merge_method: Literal["passthrough"]

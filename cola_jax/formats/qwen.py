@@ -21,7 +21,7 @@ SHARED_EXPERT = (
 
 
 def rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Extends Llama's table by head norms, and replaces its MLP by experts, where there are any."""
+    """Extend Llama's table by head norms, and replace its MLP by experts, where there are any."""
     common = llama.MOE if config.experts else llama.LLAMA
     norms = HEAD_NORMS if config.head_norms else ()
     return llama.rows(config, (*common, *(SHARED_EXPERT if config.shared_expert else ()), *norms))
@@ -35,18 +35,10 @@ def read_window(attributes: Attributes) -> int | None:
     return None
 
 
-def slides_from(layer: int, first: int) -> bool:
-    """Say whether a layer has a window, given `max_window_layers`."""
-    return layer >= first
-
-
-def slides_alternately(layer: int, first: int) -> bool:
-    """Say the same of a layer of Qwen2-MoE, as its config in transformers does."""
-    return layer % 2 == 0 and layer < first
-
-
 def read_layer_windows(
-    attributes: Attributes, layers: int, slides: Callable[[int, int], bool] = slides_from
+    attributes: Attributes,
+    layers: int,
+    slides: Callable[[int, int], bool] = lambda i, first: i >= first,
 ) -> tuple[int | None, ...]:
     """Read each layer's window.
 
@@ -96,7 +88,9 @@ def read_qwen2_moe(attributes: Attributes) -> ModelConfig:
     fields |= llama.read_experts(attributes, experts=60, per_token=4)
     fields["expert_width"] = attributes.integer("moe_intermediate_size", 1408)
     fields["mlp_width"] = attributes.integer("shared_expert_intermediate_size", 5632)
-    fields["windows"] = read_layer_windows(attributes, fields["num_layers"], slides_alternately)
+    fields["windows"] = read_layer_windows(
+        attributes, fields["num_layers"], lambda i, first: i % 2 == 0 and i < first
+    )
     return ModelConfig(**fields, qkv_bias=attributes.boolean("qkv_bias", True))
 
 

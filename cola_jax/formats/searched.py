@@ -1,7 +1,7 @@
 """Questions that PoLar and Dr.LLM searched, as their files hold them, in and out.
 
 The layouts are those of tianyi-lab/PoLar 30d0efd (`polar/data.py`) and parameterlab/dr-llm 14e8837
-(`data_generation.py`, `train.py`); peers.md says what is lost between them and ours.
+(`data_generation.py`, `train.py`); peers.md lists the differences from ours.
 """
 
 import dataclasses
@@ -34,6 +34,11 @@ Right = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda score: score =
 
 VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
 UNANSWERABLE = "unanswerable"  # gold of a question of SQuAD 2 without answers
+# of Dr.LLM, a list each
+COLUMNS = (
+    *("questions", "best_response", "best_path", "good_paths"),
+    *("original_correct", "mcts_correct"),
+)
 MOST_RUNS = 2  # of a layer, in Dr.LLM's labels
 
 
@@ -86,11 +91,10 @@ def json_searched(content: Any, num_layers: int | None) -> list[Searched] | None
     samples = values.get("samples", content)
     entries = list(samples.values()) if isinstance(samples, dict) else samples
     if {"questions", "best_path"} <= values.keys():
-        searched = list(drllm_questions(Results.model_validate(content)))
-    elif "samples" in values or any(isinstance(x, dict) and VALID in x for x in entries):
-        searched = [sample.searched() for sample in SAMPLES.validate_python(entries)]
-    else:
+        entries = list(drllm_samples(values))
+    elif not ("samples" in values or any(isinstance(x, dict) and VALID in x for x in entries)):
         return None
+    searched = [sample.searched() for sample in SAMPLES.validate_python(entries)]
     recorded = values.get("num_layers")
     check_same_model(recorded, num_layers)
     if (layers := num_layers if recorded is None else recorded) is not None:
@@ -118,27 +122,29 @@ Transitions = list[Annotated[Path, BeforeValidator(transition)]]
 
 
 def places(*names: str) -> Any:
-    """Return the places where PoLar's loader looks, in order; a dot is a mapping."""
+    """Return where PoLar's loader looks, in order, then Dr.LLM's name; a dot is a mapping."""
     return AliasChoices(*(AliasPath(*name.split(".")) for name in names))
 
 
-class Sample(BaseModel):
-    """A question of PoLar."""
+class StoredSample(BaseModel):
+    """A question of PoLar, or of `drllm_samples`."""
 
     question: StrictStr = Field(validation_alias=places("question", "sample_info.question"))
     gold: Label = Field(
         validation_alias=places(
-            *("gt_ans", "ground_truth", "answer", "sample_info.ground_truth", "sample_info.answer")
+            *("gt_ans", "ground_truth", "answer", "sample_info.ground_truth", "sample_info.answer"),
+            "best_response",
         )
     )
     score: Right | None = Field(
         None,
         validation_alias=places(
-            *("initial_transition_metric", "initial_score", "evaluation_result.initial_score")
+            *("initial_transition_metric", "initial_score", "evaluation_result.initial_score"),
+            "original_correct",
         ),
     )
-    valid: Transitions = Field(validation_alias=VALID)
-    invalid: Transitions = Field([], validation_alias=INVALID)
+    valid: Transitions = Field(validation_alias=places(VALID, "good_paths"))
+    invalid: Transitions = Field([], validation_alias=places(INVALID, "best_path"))
 
     def searched(self) -> Searched:
         """Return the question with each path once."""
@@ -148,7 +154,7 @@ class Sample(BaseModel):
         return Searched(self.question, str(self.gold), tuple(valid), wrong, right)
 
 
-SAMPLES = TypeAdapter(list[Sample])
+SAMPLES = TypeAdapter(list[StoredSample])
 
 
 def polar_samples(searched: Sequence[Searched], num_layers: int) -> dict[str, Any]:
@@ -171,38 +177,29 @@ def polar_samples(searched: Sequence[Searched], num_layers: int) -> dict[str, An
     return {"num_layers": num_layers, "samples": samples}
 
 
-def squad_gold(value: Any) -> Any:
-    """Return the first of the answers of SQuAD, `{"text": [answers]}`."""
-    if isinstance(value, dict) and isinstance(answers := value.get("text"), list):
-        return answers[0] if answers else UNANSWERABLE
-    return value
+def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a result file of Dr.LLM, laid out as samples.
 
-
-class Results(BaseModel):
-    """A result file of Dr.LLM: entry i of each list is about question i.
-
-    Its paths are lists of layer ids; the vectors of 0, 1 and 2 of which its README speaks are made
-    from `best_path` in training, as the number of runs of each layer.
+    Entry i of each list is about question i. Its paths are lists of layer ids; the vectors of 0, 1
+    and 2 of which its README speaks are made from `best_path` in training, as the number of runs of
+    each layer. The only wrong path is the default one of a question that stayed wrong.
     """
-
-    questions: list[StrictStr]
-    best_response: list[Annotated[Label, BeforeValidator(squad_gold)]]
-    best_path: list[Path]
-    good_paths: list[list[Path]]
-    original_correct: list[Right]
-    mcts_correct: list[Right]
-
-
-def drllm_questions(results: Results) -> Iterator[Searched]:
-    """Yield the questions; the only wrong path is the default one of those that stayed wrong."""
-    for name, column in results:
-        if len(column) != (count := len(results.questions)):
+    columns = [results[name] for name in COLUMNS]
+    for name, column in zip(COLUMNS, columns, strict=True):
+        if len(column) != (count := len(columns[0])):
             raise InputError(f"{name} has {len(column)} entries for {count} questions.")
-    for question, gold, best, good, before, solved in zip(*dict(results).values(), strict=True):
+    for question, gold, best, good, before, solved in zip(*columns, strict=True):
         if good and not solved:
             raise InputError(f"question {shown(question)} has good_paths, but mcts_correct is 0.")
-        correct = tuple(dict.fromkeys([*good, best])) if solved else ()
-        yield Searched(question, str(gold), correct, () if solved else (best,), bool(before))
+        if isinstance(gold, dict):  # of SQuAD
+            gold = [*gold["text"], UNANSWERABLE][0]
+        yield {
+            "question": question,
+            "best_response": gold,
+            "original_correct": before,
+            "good_paths": [*good, best] if solved else [],
+            "best_path": [] if solved else [best],
+        }
 
 
 def drllm_results(

@@ -29,7 +29,7 @@ class Located(NamedTuple):
 def locate(source: str, revision: str | None = None) -> Located:
     """Find a .gguf file, a directory in Hugging Face layout, or a Hub id, also as ID@REVISION.
 
-    Raises InputError for what is none of these, for an id that is unknown or gated, for a revision
+    Raises InputError for other names, for an id that is unknown or gated, for a revision
     that is unknown or that a local source has, and for a model that is not in the Hub's cache
     while the Hub cannot be reached.
     """
@@ -39,6 +39,7 @@ def locate(source: str, revision: str | None = None) -> Located:
             raise InputError(f"--revision is for Hub ids, but {source} is a local path.")
         if not local.exists():
             raise InputError(f"{source} does not exist{similar_name(local)}.")
+        open_local = open_directory if local.is_dir() else open_gguf
         return Located(stamp(local), lambda: open_local(local))
     name, _, suffix = source.partition("@")
     if suffix and revision is not None:
@@ -51,11 +52,6 @@ def locate(source: str, revision: str | None = None) -> Located:
     return locate_on_hub(name, suffix or revision)
 
 
-def open_local(local: Path) -> Source:
-    """Open a GGUF file, or a directory in Hugging Face layout."""
-    return open_directory(local) if local.is_dir() else open_gguf(local)
-
-
 def similar_name(local: Path) -> str:
     """Return a hint at a file or directory beside a missing one, of the most similar name."""
     names = [file.name for file in local.parent.iterdir()] if local.parent.is_dir() else []
@@ -64,7 +60,7 @@ def similar_name(local: Path) -> str:
 
 
 def stamp(local: Path) -> str:
-    """Return a digest of what tells whether a local source has changed, without reading it."""
+    """Return a digest that changes with the files of a local source, without reading them."""
     read = [file for pattern in FILES for file in sorted(local.glob(pattern))]
     files = [file.resolve() for file in read or [local] if file.is_file()]
     stats = [(str(file), file.stat()) for file in files]
@@ -116,8 +112,9 @@ def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         )
     except Exception as error:  # the Hub's client and its HTTP library raise many types
         problem = (
-            f"(revision {revision}) is no file or directory here, and could not be downloaded from "
-            f"the Hub ({first_line(error)}): check the spelling and the connection, and start the "
-            "same command again, which resumes, or give a local directory or a .gguf file"
+            f"(revision {revision or 'main'}) is not a file or directory here, and could not be "
+            f"downloaded from the Hub ({first_line(error)}): check the spelling and the "
+            "connection, and start the same command again, which resumes, or give a local "
+            "directory or a .gguf file"
         )
     raise InputError(f"{name} {problem}.")

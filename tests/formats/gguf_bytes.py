@@ -1,4 +1,4 @@
-"""Writes GGUF files by hand, field by field, so that any of them may be wrong."""
+"""Write GGUF files by hand, field by field, so that any of them may be wrong."""
 
 import struct
 from typing import Any
@@ -32,7 +32,7 @@ def gguf(
     version: int = 3,
     counts: tuple[int, int] | None = None,
 ) -> bytes:
-    """Returns a file; `counts` of tensors and fields may differ from what follows."""
+    """Return a file; `counts` of tensors and fields may differ from the contents."""
     tensor_count, field_count = counts or (len(tensors), len(fields))
     head = b"GGUF" + struct.pack("<IQQ", version, tensor_count, field_count)
     head += b"".join((*fields, *tensors))
@@ -40,7 +40,7 @@ def gguf(
 
 
 def item(kind: int, value: Any) -> bytes:
-    """Returns a string or a number as it is stored."""
+    """Return a string or a number as it is stored."""
     if kind == STRING:
         return text(str(value).encode("utf-8", "surrogatepass"))
     return struct.pack(f"<{SCALARS[kind]}", value)

@@ -62,7 +62,7 @@ class Tiny(NamedTuple):
 
 
 def tiny_llama(**changes):
-    """Makes a random Llama, its queries and keys permuted as llama.cpp does."""
+    """Make a random Llama, its queries and keys permuted as llama.cpp does."""
     model = oracle.random_model("llama", **{**MODEL, **changes})
     config = model.config
     tensors = {}
@@ -79,7 +79,7 @@ def tiny_llama(**changes):
 
 
 def tiny_gemma(**changes):
-    """Makes a random Gemma 3 of seven layers, 1 added to its norms as llama.cpp does."""
+    """Make a random Gemma 3 of seven layers, 1 added to its norms as llama.cpp does."""
     sizes = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 12}
     sizes |= {"num_hidden_layers": 7, "layer_types": [*KINDS, KINDS[0]], "rms_norm_eps": 1e-6}
     model = oracle.random_model("gemma3_text", **sizes, tie_word_embeddings=True, **changes)
@@ -88,7 +88,7 @@ def tiny_gemma(**changes):
 
 
 def permute(weights, heads):
-    """Does what `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py does."""
+    """Permute as `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py does."""
     return (
         weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
         .swapaxes(1, 2)
@@ -97,7 +97,7 @@ def permute(weights, heads):
 
 
 def unpermute(weights, heads):
-    """Inverts `permute`."""
+    """Invert `permute`."""
     return (
         weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
         .swapaxes(1, 2)
@@ -106,7 +106,7 @@ def unpermute(weights, heads):
 
 
 def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architecture="llama"):
-    """Writes a GGUF file; returns what its tensors dequantise to.
+    """Write a GGUF file; return its dequantised tensors.
 
     `keys` add to the metadata, or remove from it when None; `extra` are more tensors, by the names
     in the file; `metadata` are functions that write more.
@@ -141,7 +141,7 @@ def write(file, tiny, kind="F32", *, keys=(), extra=(), metadata=(), architectur
 
 
 def write_tensors(writer, tensors, kind, architecture):
-    """Adds tensors, matrices quantised; returns what they dequantise to."""
+    """Add tensors, matrices quantised; return the dequantised ones."""
     names = GEMMA_NAMES if architecture == "gemma3" else NAMES
     exact = {}
     for name, tensor in tensors.items():
@@ -166,7 +166,7 @@ def finish(writer):
 
 
 def set_parameters(model, tensors):
-    """Sets the parameters of the transformers model to the values in a file."""
+    """Set the parameters of the transformers model to the values in a file."""
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     with torch.no_grad():
@@ -179,7 +179,7 @@ def set_parameters(model, tensors):
 
 
 def byte_level(vocab_size=300):
-    """Trains a byte-level BPE on TEXTS; returns its tokens and merges."""
+    """Train a byte-level BPE on TEXTS; return its tokens and merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -195,7 +195,7 @@ def byte_level(vocab_size=300):
 
 
 def add_byte_level(writer, **flags):
-    """Writes a byte-level vocabulary with merges and a chat template."""
+    """Write a byte-level vocabulary with merges and a chat template."""
     tokens, merges = byte_level()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -212,7 +212,7 @@ def add_byte_level(writer, **flags):
 
 
 def add_sentencepiece(writer, **flags):
-    """Writes a vocabulary of pieces with scores, with bytes as fallback and no merges."""
+    """Write a vocabulary of pieces with scores, with bytes as fallback and no merges."""
     pieces = ["▁", "e", "l", "o", "H", "w", "r", "d", "lo", "el", "▁w", "or", "▁wor", "ld", "Hel"]
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)] + pieces
     writer.add_tokenizer_model("llama")

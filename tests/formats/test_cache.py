@@ -24,7 +24,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """Lists the folders that are converted into."""
+    """List the folders that are converted into."""
     made, convert = [], cache.convert_opened
 
     def counted(source, folder, **arguments):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cola_jax
@@ -27,11 +28,9 @@ from tests.formats.gguf_writer import (
     KINDS,
     TEXTS,
     finish,
-    permute,
     set_parameters,
     tiny_gemma,
     tiny_llama,
-    unpermute,
     write,
 )
 
@@ -92,15 +91,6 @@ def test_open_gguf_reads_gemma(tmp_path, linear):
     assert_parity(tmp_path / "tiny.gguf", gemma.model, GEMMA_PATHS)
 
 
-def test_open_gguf_reads_the_same_gemma_as_open_directory(tmp_path, gemma):
-    gemma.model.save_pretrained(tmp_path / "theirs")
-    write(tmp_path / "tiny.gguf", gemma, keys=GEMMA_KEYS, architecture="gemma3")
-    one, other = model_of(tmp_path / "theirs"), model_of(tmp_path / "tiny.gguf")
-    assert one.config == other.config
-    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=3e-7)  # 1 was added and subtracted
-
-
 def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
     factors = [("rope_freqs.weight", np.ones(6, np.float32))]
     for change, extra, message in (
@@ -126,11 +116,6 @@ def test_scale_queries_knows_the_27b():
     assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
-def test_unpermute_inverts_permute():
-    weights = np.arange(8 * 3.0).reshape(8, 3)
-    np.testing.assert_array_equal(unpermute(permute(weights, 2), 2), weights)
-
-
 def test_open_gguf_reads_the_head_width(tmp_path):
     llama = tiny_llama(head_dim=12)
     keys = {"attention.key_length": 12, "attention.value_length": 12}
@@ -138,32 +123,13 @@ def test_open_gguf_reads_the_head_width(tmp_path):
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
-def llama3_factors(rope, head_dim):
-    """`rope_freqs.weight` as llama.cpp's convert_hf_to_gguf.py generates it."""
-    frequencies = 1.0 / rope["rope_theta"] ** (
-        np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
-    )
-    factor, low, high = (rope[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = rope["original_max_position_embeddings"]
-    factors = []
-    for wavelength in 2 * np.pi / frequencies:
-        if wavelength < original / high:
-            factors.append(1)
-        elif wavelength > original / low:
-            factors.append(factor)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(factors, np.float32)
-
-
 def test_open_gguf_reads_llama3_rope_factors(tmp_path):
     llama = tiny_llama(rope_parameters=oracle.LLAMA3)
-    factors = llama3_factors(oracle.LLAMA3, 8)
-    assert factors[0] == 1
-    assert 1 < factors[1] < 8
-    assert factors[3] == 8
-    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors)])
+    plain = oracle.LLAMA3["rope_theta"] ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
+    factors = plain / llama.model.model.rotary_emb.inv_freq.numpy()  # as llama.cpp stores them
+    np.testing.assert_allclose(factors[[0, 3]], [1, 8], rtol=1e-6)
+    assert 1.1 < factors[1] < 7.9
+    write(tmp_path / "tiny.gguf", llama, extra=[("rope_freqs.weight", factors.astype(np.float32))])
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
@@ -174,75 +140,17 @@ def test_open_gguf_reads_linear_rope(tmp_path):
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
-def test_open_gguf_combines_linear_rope_and_factors(tmp_path, llama):
-    """llama.cpp applies both if a file has both."""
-    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}
-    extra = [("rope_freqs.weight", np.array([1, 2, 4, 8], np.float32))]
-    write(tmp_path / "tiny.gguf", llama, keys=keys, extra=extra)
-    frequencies = open_gguf(tmp_path / "tiny.gguf").config.ropes[0].frequencies(8)
-    plain = 10000.0 ** (-np.arange(0, 8, 2) / 8)
-    np.testing.assert_allclose(frequencies, plain / 2 / [1, 2, 4, 8], rtol=1e-6)
-
-
-def blocks_q4_k(raw):
-    """Dequantises as `dequantize_row_q4_K` of ggml-quants.c, block by block."""
-    out = []
-    for block in raw.reshape(-1, 144):
-        d, dmin = block[:4].view(np.float16).astype(np.float32)
-        scales, qs = block[4:16].astype(int), block[16:]
-        for j in range(8):
-            if j < 4:
-                scale, low = scales[j] & 63, scales[j + 4] & 63
-            else:
-                scale = (scales[j + 4] & 0xF) | ((scales[j - 4] >> 6) << 4)
-                low = (scales[j + 4] >> 4) | ((scales[j] >> 6) << 4)
-            bytes_ = qs[32 * (j // 2) : 32 * (j // 2) + 32]
-            nibbles = bytes_ & 0xF if j % 2 == 0 else bytes_ >> 4
-            out.append(d * np.float32(scale) * nibbles - dmin * np.float32(low))
-    return np.concatenate(out)
-
-
-def blocks_q6_k(raw):
-    """Dequantises as `dequantize_row_q6_K` of ggml-quants.c, value by value."""
-    out = []
-    for block in raw.reshape(-1, 210):
-        ql, qh = block[:128].astype(int), block[128:192].astype(int)
-        scales, d = block[192:208].view(np.int8), block[208:].view(np.float16)[0]
-        y = np.zeros(256, np.float32)
-        for n in range(2):
-            low, high, scale = ql[64 * n :], qh[32 * n :], scales[8 * n :]
-            for i in range(32):
-                quants = (
-                    (low[i] & 0xF) | ((high[i] & 3) << 4),
-                    (low[i + 32] & 0xF) | (((high[i] >> 2) & 3) << 4),
-                    (low[i] >> 4) | (((high[i] >> 4) & 3) << 4),
-                    (low[i + 32] >> 4) | (((high[i] >> 6) & 3) << 4),
-                )
-                for part, q in enumerate(quants):
-                    weight = np.float32(d) * np.float32(scale[i // 16 + 2 * part])
-                    y[128 * n + 32 * part + i] = weight * np.float32(q - 32)
-        out.append(y)
-    return np.concatenate(out)
-
-
-@pytest.mark.parametrize(
-    ("kind", "size", "halves", "reference"),
-    [("Q4_K", 144, (0, 2), blocks_q4_k), ("Q6_K", 210, (208,), blocks_q6_k)],
-)
-def test_read_dequantises_as_ggml_does(tmp_path, kind, size, halves, reference):
-    generator = np.random.default_rng(0)
-    raw = generator.integers(0, 256, (3, 2, size), np.uint8)  # three rows of two blocks
-    for start in halves:  # random bits would make scales that are not finite
-        scale = generator.normal(size=(3, 2, 1)).astype(np.float16)
-        raw[..., start : start + 2] = scale.view(np.uint8)
+@pytest.mark.parametrize(("kind", "size"), [("Q4_K", 144), ("Q6_K", 210)])
+def test_read_dequantises_kinds_that_gguf_cannot_quantise(tmp_path, kind, size):
+    raw = np.random.default_rng(0).integers(0, 60, (3, 2 * size), np.uint8)  # rows of two blocks
     writer = GGUFWriter(tmp_path / "blocks.gguf", "llama")
-    writer.add_tensor("x", raw.reshape(3, -1), raw_dtype=GGMLQuantizationType[kind])
+    writer.add_tensor("x", raw, raw_dtype=GGMLQuantizationType[kind])
     finish(writer)
     file = tmp_path / "blocks.gguf"
     tensors = GgufTensors(file, read_header(file).tensors)
     assert tensors.shapes["x"] == (3, 512)
-    values = tensors.read("x")
-    np.testing.assert_allclose(values, reference(raw).reshape(3, 512), rtol=1e-6, atol=1e-4)
+    expected = dequantize(raw, GGMLQuantizationType[kind])
+    np.testing.assert_array_equal(tensors.read("x"), expected)
 
 
 def test_convert_writes_a_gguf_file(tmp_path, llama):
@@ -277,22 +185,9 @@ def test_open_gguf_refuses_truncated_files(tmp_path, whole, share):
         open_gguf(file)
 
 
-@pytest.mark.parametrize("head", [b"", b"GGUF"])
-def test_open_gguf_refuses_garbage(tmp_path, head):
-    file = tmp_path / "garbage.gguf"
-    file.write_bytes(head + np.random.default_rng(0).bytes(4096))
-    with pytest.raises(ValueError, match="It is damaged or truncated"):
-        open_gguf(file)
-
-
-def test_open_gguf_refuses_a_missing_file(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.gguf does not exist"):
-        open_gguf(tmp_path / "none.gguf")
-
-
 def test_open_gguf_refuses_another_architecture(tmp_path, llama):
     write(tmp_path / "other.gguf", llama, architecture="gemma2")
-    message = r"architecture 'gemma2' is not .*Supported: llama, gemma3\..*safetensors instead"
+    message = r"architecture 'gemma2' is not .*Supported: llama, gemma3\..*from its safetensors"
     with pytest.raises(ValueError, match=message):
         open_gguf(tmp_path / "other.gguf")
 
@@ -354,7 +249,7 @@ MORE_TEXTS = (
 
 @pytest.fixture(scope="module", params=MODELS)
 def real(request, tmp_path_factory):
-    """A real model's file, and what it was converted to."""
+    """A real model's file, and its checkpoint."""
     if not FOLDER or not (Path(FOLDER) / request.param).exists():
         pytest.skip(f"set COLA_TEST_MODELS to a folder with {request.param}")
     made = tmp_path_factory.mktemp("real") / "made"

@@ -1,4 +1,4 @@
-"""config.json of our configs, and what it cannot hold."""
+"""config.json of our configs, and configs that it cannot hold."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def test_select_layers_moves_attributes_with_the_layers(pair):
 
 @pytest.mark.parametrize(
     ("path", "first"),
-    [((0, 1, 3, 4), 2), ((3, 4), 0), ((0, 1, 2), 3), ((4, 0), 2)],
+    [((0, 1, 3, 4), 2), ((3, 4), 0), ((0, 1, 2), 3)],
 )
 def test_write_config_says_max_window_layers_where_it_can(pair, path, first):
     config = pair("qwen2-window").ours.config  # layers 3, 4 and 5 have a window

@@ -1,4 +1,4 @@
-"""Hugging Face directories: what is read, and everything that must be refused."""
+"""Hugging Face directories: reading, and everything that must be refused."""
 
 import json
 import os
@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 
 def edit_config(folder, **changes):
-    """Changes a config; `...` removes an attribute."""
+    """Change a config; `...` removes an attribute."""
     file = folder / "config.json"
     values = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
@@ -56,19 +56,13 @@ def test_open_directory_names_all_wrong_tensors_at_once(source):
     assert f"mis-shaped {shapes}" in message
 
 
-def test_open_directory_shortens_long_lists_of_tensors(source):
-    edit_config(source, num_hidden_layers=8)
-    with pytest.raises(ValueError, match=r"missing .* and 14 more\."):
-        open_directory(source)
-
-
 @pytest.mark.parametrize(
     ("variant", "changes", "message"),
     [
         ("olmoe", {"num_experts": 5}, r"unmapped model\.layers\.0\.mlp\.experts\.5\.down_proj"),
         ("olmoe", {"num_experts": 7}, r"missing model\.layers\.0\.mlp\.experts\.6\.down_proj"),
         ("olmo2", {"head_dim": 12}, r"mis-shaped .*k_norm\.weight"),
-        ("llama-gqa", {"flux": 3}, "does not handle: flux = 3"),
+        ("llama-gqa", {"num_hidden_layers": 8}, r"missing .* and 14 more\."),
     ],
 )
 def test_open_directory_refuses_another_config(pair, tmp_path, variant, changes, message):
@@ -85,7 +79,7 @@ def test_open_directory_ignores_buffers_of_old_checkpoints(source):
 
 
 def multimodal(folder):
-    """Writes a tiny multimodal Gemma 3; returns the model."""
+    """Write a tiny multimodal Gemma 3; return the model."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     text = {**oracle.SIZES, **oracle.GEMMA, "tie_word_embeddings": True}
@@ -186,32 +180,9 @@ def test_open_directory_refuses_another_folder(tmp_path):
         open_directory(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_hidden_layers": 10**6}, r"num_hidden_layers .* equal to 10000, got 1000000"),
-        ({"num_hidden_layers": 10**18}, r"num_hidden_layers .* equal to 10000"),
-        ({"num_hidden_layers": 6.0}, r"num_hidden_layers .* integer, got 6\.0"),
-        ({"num_attention_heads": 0}, r"num_attention_heads .*got 0"),
-        ({"num_attention_heads": True}, r"num_attention_heads .*got True"),
-        ({"num_attention_heads": 3}, "3 query heads cannot share 2 key/value heads"),
-        ({"vocab_size": 2**31}, r"vocab_size .* less than 2147483648, got 2147483648"),
-        ({"head_dim": 7}, "head_dim must be even, got 7"),
-        ({"rms_norm_eps": 1e300}, r"rms_norm_eps .*got 1e\+300"),
-        ({"rms_norm_eps": 2}, "norm_eps: .*less than or equal to 1, got 2"),
-        ({"rope_scaling": []}, r"rope_scaling .* dictionary, got \[\]"),
-        ({"rope_parameters": {"rope_type": {}}}, r"rope type \{\} is not supported"),
-        ({"rope_parameters": {"rope_theta": -1}}, r"rope_theta .*got -1"),
-        ({"hidden_act": "relu"}, "does not handle: hidden_act = 'relu'"),
-        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
-        ({"model_type": "x" * 10_000}, r"model_type 'xxx.*\.\.\..*' is not supported"),
-        ({"auto_map": {"AutoModel": "a.B"}}, "does not handle: auto_map"),
-        ({f"a{i}": 1 for i in range(999)}, "does not handle: a0 = 1.* and 995 more"),
-    ],
-)
-def test_open_directory_bounds_the_config(source, changes, message):
-    edit_config(source, **changes)
-    with pytest.raises(ValueError, match=message) as raised:
+def test_open_directory_names_the_config_and_is_short(source):
+    edit_config(source, **{f"a{i}": "x" * 10_000 for i in range(999)})
+    with pytest.raises(ValueError, match=r"does not handle: a0 = .* and 995 more") as raised:
         open_directory(source)
     assert str(raised.value).startswith(f"{source / 'config.json'}")
     assert len(str(raised.value)) < 1000
@@ -280,14 +251,13 @@ def test_read_stop_tokens_takes_the_first_that_has_any(source):
     assert read_stop_tokens(source, {"text_config": {"eos_token_id": [1, 106]}}) == (1, 106)
 
 
-@pytest.mark.parametrize(("ids", "expected"), [([9, 2, 9], (2, 9)), (None, (4,))])
-def test_convert_records_stop_tokens(source, tmp_path, ids, expected):
-    """Without any, those of the tokenizer count."""
+def test_convert_records_stop_tokens(source, tmp_path):
+    """Those of the tokenizer count where there are no others."""
     make_tokenizer().save_pretrained(source)
     edit_config(source, eos_token_id=...)
-    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    (source / "generation_config.json").unlink(missing_ok=True)
     convert(str(source), tmp_path / "made")
-    assert stop_tokens(tmp_path / "made") == expected
+    assert stop_tokens(tmp_path / "made") == (4,)
 
 
 @pytest.mark.parametrize("ids", ["2", True, -1, 2.0, [1, "2"], [None], {}, ""])

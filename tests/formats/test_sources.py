@@ -17,7 +17,7 @@ OTHER = "f" * 40
 
 @pytest.fixture
 def hub(source, tmp_path, monkeypatch):
-    """Makes a cache as `snapshot_download` leaves it, with one model; the Hub is offline."""
+    """Make a cache as `snapshot_download` leaves it, with one model; the Hub is offline."""
     locate_on_hub.cache_clear()
     repository = tmp_path / "hub" / "models--someone--tiny"
     (repository / "refs").mkdir(parents=True)
@@ -30,7 +30,7 @@ def hub(source, tmp_path, monkeypatch):
 
 @pytest.fixture
 def answer(monkeypatch):
-    """Returns a function that sets what the Hub answers: a commit, or an error."""
+    """Return a function that sets the Hub's answer: a commit, or an error."""
 
     def set_answer(reply):
         def model_info(self, *arguments, **options):
@@ -44,7 +44,7 @@ def answer(monkeypatch):
 
 
 def refusal(kind):
-    """Makes an error as the Hub's client raises it."""
+    """Make an error as the Hub's client raises it."""
     response = SimpleNamespace(headers={}, request=None, status_code=404)
     return kind("not here\nRequest ID: 1", response=response)
 
@@ -95,7 +95,7 @@ def test_locate_says_what_is_wrong_in_one_line(hub, answer, error, message):
 
 @pytest.mark.parametrize("name", ["someone/other", "someone/tiny@v2", f"someone/tiny@{OTHER}"])
 def test_locate_says_that_it_is_offline(hub, name):
-    with pytest.raises(ValueError, match=r"no file or directory here, .*HF_HUB_OFFLINE"):
+    with pytest.raises(ValueError, match=r"not a file or directory here, .*HF_HUB_OFFLINE"):
         locate(name)
 
 

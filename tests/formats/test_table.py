@@ -15,7 +15,7 @@ from tests import oracle
 
 @pytest.mark.parametrize("variant", oracle.VARIANTS)
 def test_rows_restore_tensors_to_the_bit(pair, variant):
-    """Applies every pattern in reverse, and finds all tensors that transformers wrote."""
+    """Apply every pattern in reverse, and find all tensors that transformers wrote."""
     models = pair(variant)
     rows = locate(str(models.folder)).open().rows
     config, theirs = models.ours.config, load_file(models.folder / "model.safetensors")
