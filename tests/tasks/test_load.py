@@ -116,13 +116,13 @@ def test_check_disjoint_names_what_is_in_both() -> None:
 
 def test_task_holds_out_questions_beyond_its_limit() -> None:
     config = TaskConfig("arithmetic", limit=30, held_out=20)
-    train, held = config.load()
+    _, train, held = config.load()
     assert (len(train), len(held)) == (30, 20)
     assert not {q.text for q in train} & {q.text for q in held}
-    assert {q.id for q in TaskConfig("arithmetic", limit=50).load()[0]} == {
+    assert {q.id for q in TaskConfig("arithmetic", limit=50).load()[1]} == {
         q.id for q in [*train, *held]
     }
-    assert len(TaskConfig("arithmetic", held_out=7).load()[0]) == 100
+    assert len(TaskConfig("arithmetic", held_out=7).load()[1]) == 100
 
 
 def rows(path: Path, numbers: range, kind: str = "prompt") -> str:
@@ -134,9 +134,9 @@ def rows(path: Path, numbers: range, kind: str = "prompt") -> str:
 def test_held_out_from_a_file(tmp_path: Path) -> None:
     ours = rows(tmp_path / "train.jsonl", range(8))
     apart = rows(tmp_path / "test.jsonl", range(8, 20))
-    train, held = TaskConfig(ours, held_out_from=apart).load()
+    _, train, held = TaskConfig(ours, held_out_from=apart).load()
     assert (len(train), len(held)) == (8, 12)
-    assert len(TaskConfig(ours, held_out_from=apart, held_out=3).load()[1]) == 3
+    assert len(TaskConfig(ours, held_out_from=apart, held_out=3).load()[2]) == 3
     both = rows(tmp_path / "both.jsonl", range(5, 9))
     with pytest.raises(ValueError, match="3 of 4 held-out questions are training questions"):
         TaskConfig(ours, held_out_from=both).load()

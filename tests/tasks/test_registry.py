@@ -70,7 +70,7 @@ def test_load_questions_takes_a_share(tmp_path):
     file = str(tmp_path / "own.jsonl")
     assert len(load_questions(file, limit=0.5)) == 4
     assert len(load_questions(file, limit=0.01)) == 1
-    train, held = TaskConfig(file, limit=0.5, held_out=2).load()
+    _, train, held = TaskConfig(file, limit=0.5, held_out=2).load()
     assert (len(train), len(held)) == (4, 2)
 
 
