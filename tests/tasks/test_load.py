@@ -26,7 +26,7 @@ def test_load_questions_skips_blank_lines_and_stops_at_limit(write):
 
 
 def test_load_questions_refuses_unknown_task(tmp_path):
-    for task in ("arc", str(tmp_path / "nothing.jsonl"), str(tmp_path)):
+    for task in (str(tmp_path / "nothing.jsonl"), str(tmp_path)):
         with pytest.raises(ValueError, match="neither one of arc-easy, arc-challenge"):
             load_questions(task)
 
@@ -38,52 +38,44 @@ def test_load_questions_refuses_duplicate_id(write):
         load_questions(write(PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}))
 
 
+def ids(file, **options):
+    return [question.id for question in load_questions(file, **options)]
+
+
 def test_load_questions_reads_each_query_of_dart_once(write):
     rows = [
-        changed(
-            DART,
-            query_id=f"q{i // 3}",
-            query=f"What is {i // 3}?",
-            query_metadata=str({"level": i // 3}),
-        )
-        for i in range(3, 18)
+        changed(DART, query_id=f"q{i}", query=f"{i}?", query_metadata=str({"level": i}))
+        for i in (1, 1, 2, 3, 3, 4)
     ]
-    assert [q.id for q in load_questions(write(*rows))] == ["q1", "q2", "q3", "q4", "q5"]
-    assert [q.id for q in load_questions(write(*rows), limit=2)] == ["q1", "q2"]
-    assert [q.id for q in load_questions(write(*rows), level=4)] == ["q4"]
+    assert ids(write(*rows)) == ["q1", "q2", "q3", "q4"]
+    assert ids(write(*rows), limit=2) == ["q1", "q2"]
+    assert ids(write(*rows), level=4) == ["q4"]
+    other = changed(rows[0], query="What is $3^5$?", gt_ans="243")
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id 'q1' is already used in .*:1"):
+        load_questions(write(rows[0], other))
 
 
-def test_load_questions_selects_levels(write):
+def test_load_questions_selects_levels_and_subjects(write):
     file = write(*[changed(MATH500, unique_id=str(i), level=x) for i, x in enumerate((1, 2, 4, 2))])
-    assert [q.id for q in load_questions(file, level=2)] == ["1", "3"]
-    assert [q.id for q in load_questions(file, level=2, limit=1)] == ["1"]
-    with pytest.raises(ValueError, match=r"no questions \(limit None, level 3\)"):
-        load_questions(file, level=3)
-    with pytest.raises(ValueError, match=r"has no fail_rate_level, .*dart-math\)"):
-        load_questions(file, fail_rate_level=1)
-    with pytest.raises(ValueError, match=r"has no level, .*math, math-500, dart-math, arithm"):
-        load_questions(write(GSM8K), level=1)
-    with pytest.raises(ValueError, match="gsm8k has no level"):
-        load_questions("gsm8k", level=1)
-
-
-def test_load_questions_selects_fail_rate_levels(write):
-    file = write(*[changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)])
-    assert [q.id for q in load_questions(file, fail_rate_level=2)] == ["3"]
-    assert [q.id for q in load_questions(file, level=2, fail_rate_level=3)] == ["2"]
-    with pytest.raises(ValueError, match="level 1, fail_rate_level 1"):
-        load_questions(file, level=1, fail_rate_level=1)
-    with pytest.raises(ValueError, match=r"no questions .*fail_rate_level 1"):
-        load_questions(write(changed(DART, pass_rate=None)), fail_rate_level=1)
-
-
-def test_load_questions_selects_subject(write):
-    file = write(MMLU, changed(MMLU, subject="law", question="Which is legal?"))
-    assert [q.text for q in load_questions(file, subject="law")] == ["Which is legal?"]
-    with pytest.raises(ValueError, match=r"no questions .*subject art"):
-        load_questions(file, subject="art")
-    with pytest.raises(ValueError, match="arithmetic has no subject, but subject is 'art'"):
-        load_questions("arithmetic", subject="art")
+    assert ids(file, level=2) == ["1", "3"]
+    assert ids(file, level=2, limit=1) == ["1"]
+    rated = write(*[changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)], name="dart")
+    assert ids(rated, fail_rate_level=2) == ["3"]
+    assert ids(rated, level=2, fail_rate_level=3) == ["2"]
+    laws = write(MMLU, changed(MMLU, subject="law", id="legal"), name="mmlu")
+    assert ids(laws, subject="law") == ["legal"]
+    unrated = write(changed(DART, pass_rate=None), name="unrated")
+    for task, options, message in (
+        (file, {"level": 3}, r"no questions \(limit None, level 3\)"),
+        (file, {"fail_rate_level": 1}, r"has no fail_rate_level, .*dart-math\)"),
+        ("gsm8k", {"level": 1}, r"gsm8k has no level, .*math, math-500, dart-math, arithm"),
+        (rated, {"level": 1, "fail_rate_level": 1}, "level 1, fail_rate_level 1"),
+        (unrated, {"fail_rate_level": 1}, r"no questions .*fail_rate_level 1"),
+        (laws, {"subject": "art"}, r"no questions .*subject art"),
+        ("arithmetic", {"subject": "art"}, "arithmetic has no subject, but subject is 'art'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_questions(task, **options)
 
 
 QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
@@ -183,13 +175,6 @@ def test_load_questions_warns_of_a_gold_that_an_earlier_option_equals(write, cap
     load_questions(write(*questions, name="equal"))
     (message,) = caplog.messages
     assert "the gold answer of 1 question has the text of an earlier option (twice)" in message
-
-
-def test_load_questions_refuses_an_id_of_two_queries_of_dart(write):
-    rows = [DART, DART | {"pass_rate": 0.1}, changed(DART, query="What is $3^5$?", gt_ans="243")]
-    assert len(load_questions(write(*rows[:2]))) == 1
-    with pytest.raises(ValueError, match=r"task\.jsonl:3: the id 'MATH.*' is already used in .*:1"):
-        load_questions(write(*rows))
 
 
 def test_load_questions_refuses_options_that_do_not_exist():
