@@ -97,12 +97,12 @@ class Task:
 
     @property
     def choice(self) -> bool:
-        """Whether options are offered."""
+        """Say whether options are offered."""
         return self.kind in CHOICE
 
     @property
     def of_library(self) -> bool:
-        """Whether it is lm-evaluation-harness's own."""
+        """Say whether it is lm-evaluation-harness's own."""
         return self.kind in (HARNESS, HARNESS_OPEN)
 
 
@@ -167,7 +167,7 @@ def find_task(source: Source) -> Task:
 
 
 def is_file(name: str) -> bool:
-    """Whether a task is a file of questions."""
+    """Say whether a task is a file of questions."""
     from etils import epath
 
     return not name.startswith(LIBRARY) and epath.Path(name).is_file()

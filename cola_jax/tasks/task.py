@@ -1,4 +1,4 @@
-"""`TaskConfig`: which questions are asked, how, and what makes an answer right."""
+"""`TaskConfig`: the questions of a task, their prompts, and the grading of answers."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ Part = Literal["train", "held-out"]
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Encoded questions, their scorer, and what is recorded of their prompts."""
+    """Encoded questions, their scorer, and the record of their prompts."""
 
     encoded: list["Encoded"]
     scorer: "Scorer"
@@ -212,7 +212,7 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScorerMaker:
-    """Make the scorer of a task, and what is recorded of it; InputError for unfit settings."""
+    """Make the scorer of a task, and its record; InputError for unfit settings."""
 
     config: TaskConfig
     task: Task
@@ -308,7 +308,7 @@ class ScorerMaker:
         return scorer
 
     def record(self, scorer: "type[Scorer]") -> dict[str, Any]:
-        """Return what is recorded of any scorer."""
+        """Return the record of any scorer."""
         chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
         return {"scorer": scorer.name, "chat": chat}
 

@@ -73,7 +73,7 @@ def make_variant(
 
 
 def changes(name: str, shots: int) -> tuple[dict[str, Any], Change]:
-    """Return what a variant changes in how a task asks, and in each question."""
+    """Return the settings that a variant changes, and its change of each question."""
     if name in ("plain", "chat"):
         return {"chat": name == "chat"}, unchanged
     if name == "shots":

@@ -58,17 +58,17 @@ def test_metrics_are_those_of_the_harness(tiny_checkpoint, tasks, shots):
         bootstrap_iters=0,
     )
     questions = load_questions("choice", num_fewshot=shots)
-    asked = [sample["arguments"] for sample in wanted["samples"]["choice"]]
-    for question, arguments in zip(questions, asked, strict=True):
-        pairs = [tuple(one) for one in arguments]
+    requests = [sample["arguments"] for sample in wanted["samples"]["choice"]]
+    for question, arguments in zip(questions, requests, strict=True):
+        pairs = [tuple(pair) for pair in arguments]
         delimiter = question.get("delimiter")
         assert [question.text + f"{delimiter}{o}" for o in question.options] == [
             context + choice for context, choice in pairs
         ]
     for scorer, metric in (("options", "acc"), ("options-norm", "acc_norm")):
-        found = cola_jax.evaluate(ours.model, questions, "0-4", scorer=scorer)
+        results = cola_jax.evaluate(ours.model, questions, "0-4", scorer=scorer)
         each = [sample[metric] for sample in wanted["samples"]["choice"]]
-        np.testing.assert_array_equal(found.verdicts.verdict[:, 0], np.array(each, bool))
+        np.testing.assert_array_equal(results.verdicts.verdict[:, 0], np.array(each, bool))
 
 
 def test_names_are_alike(tasks):

@@ -146,7 +146,10 @@ BROKEN = {
     "27 options": (labelled(["a"] * 27, ["B", *map(str, range(26))]), "should have at most 26"),
     "null answer": (PLAIN | {"answer": None}, "answer: Field required"),
     "id of two lines": (changed(PLAIN, id="a\nb"), "id: must be a string of one line"),
-    "gsm8k without a number": (changed(GSM8K, answer="x ####"), "answer: must be a nonempty"),
+    "gsm8k without a number": (
+        changed(GSM8K, answer="x ####"),
+        "answer: String should match",
+    ),
     "math without a box": (changed(MATH, solution="none"), "no complete"),
     "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
     "rate of 2": (changed(DART, pass_rate=2), "less than or equal to 1, got 2"),

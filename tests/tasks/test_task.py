@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
         "shots": [GSM8K | {"question": f"{i} and 2?"} for i in range(2, 9)],
         "prompt": [{"prompt": "2 + 2 =", "answer": "4"}, {"prompt": "the sun", "answer": "moon"}],
     }
-    for name, some in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     return folder
 
 
@@ -103,12 +103,12 @@ def test_prepare_records_prompts(prepare):
 
 def test_each_seed_draws_its_own_questions(prepare):
     limits = {"limit": 5, "level": 2, "context": 2000}
-    plain, asked, shown = (
+    plain, seeded, shown = (
         prepare("arithmetic", **limits, **seed)
         for seed in ({}, {"task_seed": 1}, {"shots_seed": 1})
     )
-    questions = [[one.question.id for one in each.encoded] for each in (plain, asked, shown)]
-    shots = [each.record["prompt"]["shots"] for each in (plain, asked, shown)]
+    questions = [[row.question.id for row in each.encoded] for each in (plain, seeded, shown)]
+    shots = [each.record["prompt"]["shots"] for each in (plain, seeded, shown)]
     assert questions[0] == questions[2] != questions[1]
     assert shots[0] == shots[1] != shots[2]
 

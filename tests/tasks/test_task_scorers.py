@@ -99,9 +99,12 @@ def test_first_questions_do_not_depend_on_how_many_follow(prepare, task, setting
     ways = [(few.encoded, many.encoded)]
     ways += [(a.encoded, b.encoded) for a, b in zip(few.variants, many.variants, strict=True)]
     for fewer, more in ways:
-        for one, other in zip(fewer, more[:LIMIT], strict=True):
-            assert (one.question, one.prompt_hash) == (other.question, other.prompt_hash)
-            np.testing.assert_array_equal(one.prompts.ids, other.prompts.ids)
+        for row, other in zip(fewer, more[:LIMIT], strict=True):
+            assert (row.question, row.prompt_hash) == (
+                other.question,
+                other.prompt_hash,
+            )
+            np.testing.assert_array_equal(row.prompts.ids, other.prompts.ids)
     assert [v.places for v in few.variants] == [v.places[:LIMIT] for v in many.variants]
     assert few.record.get("prompt") == many.record.get("prompt")
 

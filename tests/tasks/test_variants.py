@@ -24,7 +24,7 @@ def prepare(config, tokenizer):
 
 
 def texts(encoded, tokenizer):
-    return [tokenizer.decode(one.prompts.ids) for one in encoded]
+    return [tokenizer.decode(asked_again.prompts.ids) for asked_again in encoded]
 
 
 def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
@@ -38,14 +38,14 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
     assert texts(prepare(TaskConfig(choice), words).encoded, words) == plain
     assert all("user:" in text for text in texts(chat.encoded, words))
     assert all("Read the question with care" in text for text in texts(instruction.encoded, words))
-    for one, before in zip(texts(mine.encoded, words), plain, strict=True):
-        assert one.startswith("<s>Question: Think.\nwhich of")
-        assert "? Say.\nAnswer:" in one
+    for asked_again, before in zip(texts(mine.encoded, words), plain, strict=True):
+        assert asked_again.startswith("<s>Question: Think.\nwhich of")
+        assert "? Say.\nAnswer:" in asked_again
         assert "Think" not in before
     for variant in prepared.variants:
-        for one, other in zip(prepared.encoded, variant.encoded, strict=True):
-            assert one.question.options == other.question.options
-            assert one.question.answer == other.question.answer
+        for asked_again, other in zip(prepared.encoded, variant.encoded, strict=True):
+            assert asked_again.question.options == other.question.options
+            assert asked_again.question.answer == other.question.answer
         assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
     assert texts(again.variants[0].encoded, words) == plain
@@ -56,11 +56,11 @@ def test_order_turns_the_options(words, choice):
     config = TaskConfig(choice, scorer="letter", variants=("order",))
     (order,) = prepare(config, words).variants
     turns = set()
-    for one, places in zip(order.encoded, order.places, strict=True):
-        before = next(q for q in tiny.questions(4) if q.id == one.question.id)
-        assert one.question.options != before.options
-        assert [one.question.options[place] for place in places] == list(before.options)
-        assert one.question.gold == before.gold
+    for asked_again, places in zip(order.encoded, order.places, strict=True):
+        before = next(q for q in tiny.questions(4) if q.id == asked_again.question.id)
+        assert asked_again.question.options != before.options
+        assert [asked_again.question.options[place] for place in places] == list(before.options)
+        assert asked_again.question.gold == before.gold
         turns.add(places[0])
     same = Question("q", "?", ("a", "a", "b"), 2)  # options that read the same keep their places
     turned, places = reordered(same)
