@@ -240,12 +240,9 @@ class ScorerMaker:
         record = self.record(scorer) | {"prompt": prompt}
         if self.task.choice:
             return scorer(self.tokenizer, **self.common), record
-        made = scoring.FilteredGeneration(
-            self.tokenizer,
-            load_task(self.task.name, config.hub, config.rule),
-            max_new_tokens=config.max_new_tokens,
-            **self.common,
-        )
+        grader: Any = load_task(self.task.name, config.hub, config.rule)
+        more = self.common | {"max_new_tokens": config.max_new_tokens}
+        made = scoring.FilteredGeneration(self.tokenizer, grader, **more)
         prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
         return made, record | made.record()
 

@@ -1,9 +1,7 @@
 """load_questions: kinds, limits, levels, subjects, duplicates and held-out questions."""
 
-import json
-from pathlib import Path
-
 import pytest
+import tyro
 
 from cola_jax.question import Question, open_question
 from cola_jax.tasks import load_questions
@@ -104,6 +102,10 @@ def test_check_disjoint_names_what_is_in_both() -> None:
         check_disjoint(QUESTIONS, [other, open_question("new", "50 + 1", "51")])
     with pytest.raises(ValueError, match=r"7 of 7 .* \(q0, q1, q2, q3 and 3 more\)"):
         check_disjoint(QUESTIONS, QUESTIONS[:7])
+    question = Question("a", "Which?", ("x", "y"), 0)
+    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
+        check_disjoint([question], [Question("b", "Which? ", ("y", "x"), 1)])  # in another order
+    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
 
 
 def test_task_holds_out_questions_beyond_its_limit() -> None:
@@ -117,23 +119,16 @@ def test_task_holds_out_questions_beyond_its_limit() -> None:
     assert len(TaskConfig("arithmetic", held_out=7).load()[1]) == 100
 
 
-def rows(path: Path, numbers: range, kind: str = "prompt") -> str:
-    lines = [json.dumps({kind: f"{i} + 1 =", "answer": str(i + 1)}) for i in numbers]
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-def test_held_out_from_a_file(tmp_path: Path) -> None:
-    ours = rows(tmp_path / "train.jsonl", range(8))
-    apart = rows(tmp_path / "test.jsonl", range(8, 20))
-    _, train, held = TaskConfig(ours, held_out_from=apart).load()
+def test_held_out_from_a_file(write) -> None:
+    rows = [{"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(20)]
+    train_file, other = write(*rows[:8], name="train"), write(*rows[8:], name="test")
+    _, train, held = TaskConfig(train_file, held_out_from=other).load()
     assert (len(train), len(held)) == (8, 12)
-    assert len(TaskConfig(ours, held_out_from=apart, held_out=3).load()[2]) == 3
-    both = rows(tmp_path / "both.jsonl", range(5, 9))
+    assert len(TaskConfig(train_file, held_out_from=other, held_out=3).load()[2]) == 3
     with pytest.raises(ValueError, match="3 of 4 held-out questions are training questions"):
-        TaskConfig(ours, held_out_from=both).load()
+        TaskConfig(train_file, held_out_from=write(*rows[5:9], name="both")).load()
     with pytest.raises(ValueError, match="the same kind"):
-        TaskConfig("arithmetic", held_out_from=apart).load()
+        TaskConfig("arithmetic", held_out_from=other).load()
 
 
 def test_held_out_questions_exist_where_they_are_run() -> None:
@@ -142,14 +137,6 @@ def test_held_out_questions_exist_where_they_are_run() -> None:
         config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
     with pytest.raises(ValueError, match="-1 questions cannot be held out"):
         TaskConfig("arithmetic", held_out=-1).load()
-
-
-def test_check_disjoint_ignores_the_order_of_options() -> None:
-    question = Question("a", "Which?", ("x", "y"), 0)
-    turned = Question("b", "Which? ", ("y", "x"), 1)
-    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
-        check_disjoint([question], [turned])
-    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
 
 
 def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
@@ -187,8 +174,9 @@ def test_load_questions_refuses_options_that_do_not_exist():
     [("50%", 0.5), ("12.5 %", 0.125), ("100%", None), ("7", 7), ("0.1", 0.1), (None, None), (3, 3)],
 )
 def test_read_limit(text, limit):
-    assert read_limit(text) == limit
-    assert TaskConfig("arithmetic", limit=text).limit == limit
+    assert read_limit(text) == TaskConfig("arithmetic", limit=text).limit == limit
+    if isinstance(text, str):
+        assert tyro.cli(TaskConfig, args=["--task", "arithmetic", "-l", text]).limit == limit
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tyro
 
 from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
@@ -226,8 +225,3 @@ def test_session_refuses_tokens_that_model_lacks(tiny_checkpoint, tmp_path):
     (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
     with pytest.raises(ValueError, match="targets run from 1 to 9999"):
         Session.prepare(str(model), TaskConfig("arithmetic", limit=2).prepare)
-
-
-def test_limit_may_be_a_share_in_percent():
-    config = tyro.cli(TaskConfig, args=["--task", "arithmetic", "-l", "50%"])
-    assert config.limit == TaskConfig("arithmetic", limit="50%").limit == 0.5
