@@ -99,7 +99,7 @@ class Choice(Fields):
         if options is None:
             fields = {name: match[1] for name in row if (match := OPTION.fullmatch(name))}
             options = {label: row.pop(name) for name, label in fields.items()}
-        elif isinstance(options, Mapping) and "text" in options:
+        elif isinstance(options, Mapping) and {"text", "label"} <= options.keys():
             options, row["answer"] = read_arc(options, row.pop("answerKey", None))
         if isinstance(options, Mapping):
             options = {label: value for label, value in options.items() if value is not None}

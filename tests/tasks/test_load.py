@@ -151,6 +151,9 @@ def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
     for row in (ARC, MMLU, GSM8K, MATH500, DART, PLAIN):
         load_questions(write(row))
     assert not caplog.messages
+    (question,) = load_questions(write(PLAIN | {"question": "Where?", "metadata": "none"}))
+    assert question.text == PLAIN["prompt"]
+    assert "'question', 'metadata'" in caplog.text
 
 
 def test_load_questions_warns_of_a_gold_that_an_earlier_option_equals(write, caplog):

@@ -139,7 +139,7 @@ BROKEN = {
     "no question": (changed(ARC, question=None), "question: Field required"),
     "no choices": (changed(ARC, choices=None), "options: Dictionary should have at least 2 items"),
     "no key": (changed(ARC, answerKey=None), "answerKey None is not among ['A', 'B', 'C']"),
-    "no label": (changed(ARC, choices={"text": ["a", "b"]}), "'label'"),
+    "no label": (changed(ARC, choices={"text": ["a", "b"]}), "options"),
     "null text": (labelled(None, ["A"]), "not iterable"),
     "key not a label": (changed(ARC, answerKey="D"), "'D' is not among ['A', 'B', 'C']"),
     "fewer labels": (labelled(["a", "b"], ["A"]), "2 options, but their labels"),
