@@ -16,7 +16,7 @@ class Question:
     """A question, its answer options in order, and the index of the correct one.
 
     The options of an open question are the gold answer and a decoy, if it has one: by default an
-    integer close to an integer gold. What a metric of your own scores needs none.
+    integer close to an integer gold. A metric of your own needs none.
     """
 
     id: str
@@ -90,5 +90,5 @@ def decoy_of(id: str, gold: str) -> str | None:
 
 
 def content(question: Question) -> tuple[str, ...]:
-    """Return what makes two questions the same: the text, and the options in any order."""
+    """Return the parts in which equal questions agree: the text, and the options in any order."""
     return (question.text.strip(), *(() if question.open else sorted(question.options)))

@@ -25,7 +25,7 @@ class Level:
     signs: str
 
     def count(self, sign: str) -> int:
-        """The number of distinct questions with that sign."""
+        """Count the distinct questions with that sign."""
         if sign == "-" and self.first == self.second:  # the smaller is subtracted from the larger
             return len(self.first) * (len(self.first) + 1) // 2
         return len(self.first) * len(self.second)

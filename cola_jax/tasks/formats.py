@@ -42,7 +42,7 @@ class Format:
 
     @property
     def shows_work(self) -> bool:
-        """Whether an answer includes a worked solution, so that many completions are correct."""
+        """Say whether an answer includes a worked solution: many completions are correct."""
         return SOLUTION in self.reply
 
     def ask(self, question: Question, shots: Sequence[Question] = ()) -> str:

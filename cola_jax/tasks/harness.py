@@ -30,7 +30,7 @@ def manager() -> Any:
 
 
 def is_installed() -> bool:
-    """Whether the library is installed."""
+    """Say whether the library is installed."""
     return importlib.util.find_spec("lm_eval") is not None
 
 
@@ -40,7 +40,7 @@ def task_names() -> list[str]:
 
 
 def is_open(name: str) -> bool:
-    """Whether a task decodes its answers; InputError for one that neither chooses nor decodes."""
+    """Say whether a task decodes; InputError for one that neither chooses nor decodes."""
     entry = manager().task_index.get(name)
     config = (entry and entry.cfg) or {}
     kind = config.get("output_type")
@@ -158,8 +158,8 @@ class ChoiceTask(HarnessTask):
 class DecodingTask(HarnessTask):
     """A task that decodes, and the grader of its completions, with the library's code.
 
-    What a completion answers is what one of the task's filters makes of it; whether that is right
-    says the first of METRICS that the task has.
+    The answer of a completion is found by one of the task's filters, and judged by the first of
+    METRICS that the task has.
     """
 
     def __init__(self, name: str, task: Any, rule: str | None = None):
@@ -238,7 +238,7 @@ class DecodingTask(HarnessTask):
             return self.grade_row(self.row(question), text)
 
     def grade_row(self, row: Any, text: str) -> tuple[str | None, Grade]:
-        """Grade a completion of a row; what the library's code fails on stays ungraded."""
+        """Grade a completion of a row; UNGRADED where the library fails."""
         try:
             filtered = self.filtered(row, text)
             return text_of(filtered), grade_of(self.value(row, filtered))
@@ -246,7 +246,7 @@ class DecodingTask(HarnessTask):
             return None, Grade.UNGRADED
 
     def gives(self, question: Question, text: str, answer: str) -> bool:
-        """Whether a completion gives another answer than gold.
+        """Say whether a completion gives another answer than gold.
 
         The task's metric compares the two, with that answer in the place of gold; their texts are
         compared where the task has a code of its own for it, which knows gold alone.
@@ -267,7 +267,7 @@ class DecodingTask(HarnessTask):
 
     @property
     def has_own_code(self) -> bool:
-        """Whether the task grades by more than a metric and its gold answer."""
+        """Say whether the task grades by more than a metric and its gold answer."""
         from lm_eval.api.task import ConfigurableTask
 
         config = self.task.config
@@ -275,7 +275,7 @@ class DecodingTask(HarnessTask):
         return not same or callable(config.process_results) or config.doc_to_choice is not None
 
     def filtered(self, row: Any, text: str) -> Any:
-        """Return what the filter makes of a completion."""
+        """Return the answer to which the filter reduces a completion."""
         from lm_eval.api.instance import Instance
 
         request = Instance("generate_until", row, ("", {}), 0, (self.name, 0, 1), [text])
@@ -287,7 +287,7 @@ class DecodingTask(HarnessTask):
         return self.task.process_results(row, [filtered])[self.metric]
 
     def record(self) -> dict[str, Any]:
-        """Return what is recorded of how answers are found and graded."""
+        """Return the record of how answers are found and graded."""
         return {
             "rule": self.filter.name,
             "metric": self.metric,

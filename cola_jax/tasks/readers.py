@@ -1,15 +1,14 @@
-"""Readers: the question in a row of each kind; what a row must have is a pydantic model."""
+"""Readers: the question in a row of each kind, by a pydantic model of its fields."""
 
 import ast
 import dataclasses
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from cola_jax.errors import InputError, shown
 from cola_jax.question import LETTERS, Question, open_question
@@ -25,18 +24,6 @@ SCHEMA = (
     "question (or prompt) and answer (or label, target, gold), for multiple choice options (or "
     "choices, or option_a, option_b, ...); or the fields of ARC, MMLU, GSM8K, MATH or DART-Math"
 )
-
-
-def not_blank(text: str) -> str:
-    """Return a text; ValueError for one that is empty."""
-    if not text.strip():
-        raise ValueError(f"must be a nonempty string, got {shown(text)}")
-    return text
-
-
-def read_number(value: Any) -> Any:
-    """Read a number as a text; others are left."""
-    return str(value) if type(value) in (int, float) and math.isfinite(value) else value
 
 
 def read_id(value: Any) -> str:
@@ -72,8 +59,7 @@ def named(*names: str) -> Any:
     return Field(validation_alias=AliasChoices(*names))
 
 
-Text = Annotated[str, AfterValidator(not_blank)]
-Answer = Annotated[Text, BeforeValidator(read_number)]
+Text = Annotated[str, Field(pattern=r"\S")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[str, BeforeValidator(read_id)]
 Level = Annotated[str | None, BeforeValidator(read_level)]
@@ -82,7 +68,7 @@ Level = Annotated[str | None, BeforeValidator(read_level)]
 class Fields(pydantic.BaseModel):
     """The fields of a row that are read; others are kept apart."""
 
-    model_config = pydantic.ConfigDict(extra="allow", strict=True)
+    model_config = pydantic.ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
     id: Id | None = None
 
@@ -113,7 +99,7 @@ class Choice(Fields):
         if options is None:
             fields = {name: match[1] for name in row if (match := OPTION.fullmatch(name))}
             options = {label: row.pop(name) for name, label in fields.items()}
-        elif isinstance(options, Mapping) and "text" in options:
+        elif isinstance(options, Mapping) and {"text", "label"} <= options.keys():
             options, row["answer"] = read_arc(options, row.pop("answerKey", None))
         if isinstance(options, Mapping):
             options = {label: value for label, value in options.items() if value is not None}
@@ -164,7 +150,7 @@ class Open(Fields):
     """An open question: prompt (or question), answer (a string or number), id, solution."""
 
     text: Text = named("prompt", "question")
-    answer: Answer = named(*ANSWERS)
+    answer: Text = named(*ANSWERS)
     solution: str | None = None
 
     def question(self, default_id: str | None) -> Question:
@@ -201,7 +187,7 @@ class Math(Open):
 
     id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "unique_id", "id"))
     text: Text = named("query", "problem")
-    answer: Answer = named("gt_ans", "answer")
+    answer: Text = named("gt_ans", "answer")
     level: Level = None
     subject: Any = Field(None, validation_alias=AliasChoices("subject", "domain", "type"))
     query_metadata: Annotated[dict[str, Any], BeforeValidator(read_query_metadata)] = {}
@@ -309,5 +295,5 @@ def text_id(*texts: str) -> str:
 
 
 def metadata_of(**values: Any) -> tuple[tuple[str, str], ...]:
-    """Return the metadata of a question, without what is blank or not a string."""
+    """Return the metadata of a question, without blanks and values that are not strings."""
     return tuple(x for x in values.items() if isinstance(x[1], str) and x[1].strip())

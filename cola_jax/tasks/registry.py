@@ -21,7 +21,7 @@ HARNESS = "harness"  # the kind of a multiple-choice task of lm-evaluation-harne
 HARNESS_OPEN = "harness-open"  # the kind of one that decodes its answers
 CHOICE = ("arc", "mmlu", "choice", HARNESS)  # kinds of multiple choice
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files, which no task of the library has
-TYPO = 0.85  # similarity of a name to one of ours from which it is taken for a mistyped one
+TYPO = 0.8  # similarity of a name to one of ours from which it is taken for a mistyped one
 # the scorer and the format of multiple choice by default, and those of kinds with others
 USUAL = ("options", "plain")
 DEFAULTS = {"mmlu": ("letter", "harness")}
@@ -97,12 +97,12 @@ class Task:
 
     @property
     def choice(self) -> bool:
-        """Whether options are offered."""
+        """Say whether options are offered."""
         return self.kind in CHOICE
 
     @property
     def of_library(self) -> bool:
-        """Whether it is lm-evaluation-harness's own."""
+        """Say whether it is lm-evaluation-harness's own."""
         return self.kind in (HARNESS, HARNESS_OPEN)
 
 
@@ -153,30 +153,25 @@ def find_task(source: Source) -> Task:
 
     Raises InputError for a name that no task has, with the most similar.
     """
+    name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
+    if name in TASKS:
+        return dataclasses.replace(TASKS[name], subject=subject)
+    from etils import epath
+
     from cola_jax.tasks.readers import kind_of_rows  # imports pydantic
 
     if not isinstance(source, str):
-        return Task("the questions", kind_of_rows(source))
-    name, subject = canonical(source)
-    if name in TASKS:
-        return dataclasses.replace(TASKS[name], subject=subject)
-    if is_file(name):
+        return Task(name, kind_of_rows(source))
+    if not name.startswith(LIBRARY) and epath.Path(name).is_file():
         return Task(name, kind_of_rows(name))
     name = library_name(name)
     return Task(name, HARNESS_OPEN if harness.is_open(name) else HARNESS)
 
 
-def is_file(name: str) -> bool:
-    """Whether a task is a file of questions."""
-    from etils import epath
-
-    return not name.startswith(LIBRARY) and epath.Path(name).is_file()
-
-
 def check_task(name: str) -> None:
-    """Raise InputError for a task that does not exist, before anything that takes seconds."""
-    if canonical(name)[0] not in TASKS and "://" not in name and not is_file(name):
-        library_name(name)
+    """Raise InputError for a task that does not exist; storage is not asked."""
+    if "://" not in name:
+        find_task(name)
 
 
 def check_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:

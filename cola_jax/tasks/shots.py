@@ -58,7 +58,7 @@ class Shots:
         return shots
 
     def record(self, first: Question) -> dict[str, Any]:
-        """Return what is recorded of the shots: those of the first question, and the seed."""
+        """Return the record of the shots: those of the first question, and the seed."""
         shots: dict[str, Any] = {"shots": [shot.id for shot in self(first)]}
         return shots if self.drawn is None else shots | {"fewshot_seed": SEED}
 

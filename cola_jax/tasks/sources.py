@@ -135,7 +135,7 @@ def load_hub(hub: str, config: str | None, split: str) -> Any:
 
 
 def config_names(hub: str) -> list[str]:
-    """List the subsets of a data set; none where that fails: loading it says what is wrong."""
+    """List the subsets of a data set; none where that fails, as loading it then reports."""
     import datasets
 
     try:

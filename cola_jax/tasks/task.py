@@ -1,4 +1,4 @@
-"""`TaskConfig`: which questions are asked, how, and what makes an answer right."""
+"""`TaskConfig`: the questions of a task, their prompts, and the grading of answers."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
-from tyro.constructors import PrimitiveConstructorSpec
 
 from cola_jax import scoring
 from cola_jax.errors import InputError
@@ -26,19 +25,12 @@ if TYPE_CHECKING:
     from cola_jax.scoring.encode import Encoded
     from cola_jax.scoring.scorer import Scorer
 
-LIMIT = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="N|SHARE",
-    instance_from_str=lambda texts: read_limit(texts[0]),
-    is_instance=lambda value: value is None or isinstance(value, int | float),
-    str_from_instance=lambda value: [str(value)],
-)
 Part = Literal["train", "held-out"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Encoded questions, their scorer, and what is recorded of their prompts."""
+    """Encoded questions, their scorer, and the record of their prompts."""
 
     encoded: list["Encoded"]
     scorer: "Scorer"
@@ -78,7 +70,7 @@ class TaskConfig:
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
     """Hub id, or local directory of the same layout, to take the task's data set from instead."""
-    limit: Annotated[int | float | None, arg(aliases=["-l"]), LIMIT] = None
+    limit: Annotated[int | float | str | None, arg(aliases=["-l"], metavar="N|SHARE")] = None
     """Number of questions, from the first, or a share of them, such as 0.1 or 10%; all by default,
     100 of arithmetic."""
     level: int | None = None
@@ -140,12 +132,15 @@ class TaskConfig:
         object.__setattr__(self, "subject", subject or self.subject)
         object.__setattr__(self, "limit", read_limit(self.limit))
 
-    def load(self) -> tuple[list[Question], list[Question]]:
-        """Load the questions for training and those held out; InputError as `load_questions`."""
-        return self.divide(self.load_sources())
+    def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
+        """Load the questions, and divide them into those for training and those held out.
 
-    def load_sources(self) -> list[list[Question]]:
-        """Load the questions of the task, and those of a file of held-out ones, in order."""
+        Raises InputError as `load_questions` and `split` do.
+
+        Returns:
+          The questions of the task, and those of a file of held-out ones, in order; those for
+          training; and those held out.
+        """
         task = find_task(self.task)
         questions = load_questions(
             self.task,
@@ -161,20 +156,15 @@ class TaskConfig:
             rule=self.rule if task.of_library else None,
         )
         if not self.held_out_from:
-            return [questions]
+            return [questions], *split(questions, self.held_out, self.held_out_seed)
         if (kind := find_task(self.held_out_from).kind) != task.kind:
             raise InputError(
                 f"{self.held_out_from} asks {kind} questions, {self.task} {task.kind} questions: "
                 "hold out questions of the same kind."
             )
-        return [questions, load_questions(self.held_out_from, limit=self.held_out or None)]
-
-    def divide(self, sources: list[list[Question]]) -> tuple[list[Question], list[Question]]:
-        """Divide what `load_sources` returns into questions for training and those held out."""
-        if len(sources) == 1:
-            return split(sources[0], self.held_out, self.held_out_seed)
-        check_disjoint(*sources)
-        return sources[0], sources[1]
+        held = load_questions(self.held_out_from, limit=self.held_out or None)
+        check_disjoint(questions, held)
+        return [questions, held], questions, held
 
     def prepare(
         self,
@@ -190,8 +180,7 @@ class TaskConfig:
         the wrong answer that an open question is also searched for. Raises InputError for whatever
         is wrong with the task, a row, a prompt or these settings.
         """
-        task, sources = find_task(self.task), self.load_sources()
-        train, held = self.divide(sources)
+        task, (sources, train, held) = find_task(self.task), self.load()
         questions, others = (train, held) if self.part == "train" else (held, [])
         if not questions:
             raise InputError("no questions are held out: give held_out or held_out_from.")
@@ -223,10 +212,7 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScorerMaker:
-    """Make the scorer of a task, and what is recorded of it.
-
-    InputError for settings that do not fit the task, and for too few shots.
-    """
+    """Make the scorer of a task, and its record; InputError for unfit settings."""
 
     config: TaskConfig
     task: Task
@@ -243,25 +229,20 @@ class ScorerMaker:
     def make_of_library(self) -> "tuple[Scorer, dict[str, Any]]":
         """Make the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
         config = self.config
-        fitting = ("options", "options-norm") if self.task.choice else ("generation",)
-        scorer = self.choose(fitting[0])
-        ignored = config.chat or config.format or config.shots_file or config.shots_seed
-        if ignored or scorer.name not in fitting:
+        if config.chat or config.format or config.shots_file or config.shots_seed:
             raise InputError(
                 f"the prompts of {config.task} are lm-evaluation-harness's own: leave out --chat, "
-                "--format, --shots-file and --shots-seed, and use the scorer "
-                f"{' or '.join(fitting)}."
+                "--format, --shots-file and --shots-seed."
             )
+        names = ("options", "options-norm") if self.task.choice else ("generation",)
+        scorer = self.choose(names[0], names)
         prompt = {"format": "lm-evaluation-harness", "shots": [], "num_fewshot": config.shots}
-        record: dict[str, Any] = {"scorer": scorer.name, "chat": None, "prompt": prompt}
+        record = self.record(scorer) | {"prompt": prompt}
         if self.task.choice:
             return scorer(self.tokenizer, **self.common), record
-        made = scoring.FilteredGeneration(
-            self.tokenizer,
-            load_task(self.task.name, config.hub, config.rule),
-            max_new_tokens=config.max_new_tokens,
-            **self.common,
-        )
+        grader: Any = load_task(self.task.name, config.hub, config.rule)
+        more = self.common | {"max_new_tokens": config.max_new_tokens}
+        made = scoring.FilteredGeneration(self.tokenizer, grader, **more)
         prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
         return made, record | made.record()
 
@@ -280,7 +261,7 @@ class ScorerMaker:
             )
         shots, record, more = self.shots(0), self.record(scorer), dict[str, Any]()
         if style != "plain" or shots:
-            record["prompt"] = {"format": style, **shots.record(self.first)}
+            record["prompt"] = {"format": style, **shots.record(self.sources[0][0])}
             more["shots"] = shots
         if style != "plain":
             more["harness"] = True
@@ -302,20 +283,21 @@ class ScorerMaker:
             check_answerable(itertools.chain(*self.sources), made, self.tokenizer)
         prompt = {
             "format": dataclasses.asdict(format) | {"shots": len(shots), "stop": list(format.stop)},
-            **shots.record(self.first),
+            **shots.record(self.sources[0][0]),
             "stop_tokens": [int(token) for token in self.common["stop_tokens"]],
         }
         return made, self.record(scorer) | {"prompt": prompt} | made.record()
 
-    def choose(self, default: str) -> "type[Scorer]":
-        """Return the scorer of that name, unless the task has another."""
-        name, choice = self.config.scorer or default, self.task.choice
+    def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
+        """Return the scorer of the settings, one of `names` or of all that fit the task."""
+        name = self.config.scorer or default
         scorer = scoring.scorer_class(name)
-        if scorer.open == choice:
-            asks = "is multiple choice" if choice else "asks open questions"
+        names = names or scoring.scorer_names(open=not self.task.choice)
+        if name not in names:
+            asks = "is multiple choice" if self.task.choice else "asks open questions"
             raise InputError(
                 f"{self.config.task} {asks}, which the scorer {name!r} is not for: use "
-                f"{', '.join(scoring.scorer_names(open=not choice))}."
+                f"{', '.join(names)}."
             )
         for field in ("max_new_tokens", "rule"):
             if getattr(self.config, field) is not None and not scorer.decodes:
@@ -323,14 +305,9 @@ class ScorerMaker:
         return scorer
 
     def record(self, scorer: "type[Scorer]") -> dict[str, Any]:
-        """Return what is recorded of any scorer."""
+        """Return the record of any scorer."""
         chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
         return {"scorer": scorer.name, "chat": chat}
-
-    @property
-    def first(self) -> Question:
-        """The first question, whose shots do not depend on how many others are asked."""
-        return next(itertools.chain(*self.sources))
 
     def shots(self, default: int) -> Shots:
         """Load the questions shown before each."""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
 
 NAMES = ("plain", "chat", "instruction", "shots", "order")
-INSTRUCTION = "Read the question with care, then give the best answer."
+FIELD = "{question}"  # of a template
+INSTRUCTION = f"Read the question with care, then give the best answer.\n\n{FIELD}"
 MORE_SHOTS = 2
-FIELD = "{question}"  # of a user's own template
 
 # makes a question another, and says where each of its options stands there
 Change = Callable[[Question], tuple[Question, tuple[int, ...]]]
@@ -74,15 +74,19 @@ def make_variant(
 
 
 def changes(name: str, shots: int) -> tuple[dict[str, Any], Change]:
-    """Return what a variant changes in how a task asks, and in each question."""
+    """Return the settings that a variant changes, and its change of each question."""
     if name in ("plain", "chat"):
         return {"chat": name == "chat"}, unchanged
     if name == "shots":
         return {"shots": shots + MORE_SHOTS}, unchanged
     if name == "order":
         return {}, reordered
-    if name == "instruction":
-        return {}, lambda question: worded(question, f"{INSTRUCTION}\n\n{FIELD}")
+    template = INSTRUCTION if name == "instruction" else read_template(name)
+    return {}, lambda question: worded(question, template)
+
+
+def read_template(name: str) -> str:
+    """Read a user's template; InputError where there is none, or no place for the question."""
     if not Path(name).is_file():
         raise InputError(
             f"the variant {name!r} is not one of {', '.join(NAMES)}, nor a file with {FIELD} in "
@@ -91,7 +95,7 @@ def changes(name: str, shots: int) -> tuple[dict[str, Any], Change]:
     template = read_text(name).replace("\r\n", "\n").rstrip("\n")
     if FIELD not in template:
         raise InputError(f"the template {name} does not say {FIELD}, where the question belongs.")
-    return {}, lambda question: worded(question, template)
+    return template
 
 
 def unchanged(question: Question) -> tuple[Question, tuple[int, ...]]:

@@ -21,33 +21,39 @@ def test_direct_format():
     instruction, rest = text.split("\n\n")
     assert "\\boxed{}" in instruction
     assert rest == "### Problem Start\nWhat is $1+1$?\n### Problem End\nAnswer:"
-    assert (form.max_new_tokens, form.stop, form.extract, form.shots) == (50, (), "boxed", 0)
+    assert (form.stop, form.extract, form.shots) == ((), "boxed", 0)
     assert form.completion(SUM, r"\frac{1}{2}") == r" \boxed{\frac{1}{2}}"
-    assert form.completion(SUM, "12", chat=True) == r"\boxed{12}"
     with_shot = form.ask(SUM, SHOTS[:1])
     assert with_shot.count(instruction) == 1
     assert "1 + 2\n### Problem End\nAnswer: \\boxed{3}\n\n### Problem Start\n7 + 5" in with_shot
 
 
-def test_harness_format_of_gsm8k():
-    form = format_of("gsm8k", "harness")
-    assert form.ask(ASKED, [WORKED]) == (
-        "Question: Ann has 3 and buys 4. How many?\nAnswer: She has 3 + 4 = 7.\n#### 7\n\n"
-        "Question: Bob has 5. How many?\nAnswer:"
-    )
-    assert form.stop == ("Question:", "</s>", "<|im_end|>")
-    assert (form.shots, form.extract) == (5, "hashes")
-
-
-def test_harness_format_of_math():
-    for kind in ("math", "dart"):
-        form = format_of(kind, "harness")
-        assert form.ask(ASKED, [WORKED]) == (
-            "Problem:\nAnn has 3 and buys 4. How many?\n\nSolution: She has 3 + 4 = 7.\n"
-            "Final Answer: The final answer is $7$. I hope it is correct.\n\n"
-            "Problem:\nBob has 5. How many?\n\nSolution:"
-        )
-        assert (form.stop, form.shots, form.extract) == (("Problem:",), 4, "minerva")
+@pytest.mark.parametrize(
+    ("kind", "shown", "opening", "stop", "shots", "rule"),
+    [
+        (
+            "gsm8k",
+            "Question: {}\nAnswer: She has 3 + 4 = 7.\n#### 7\n\n",
+            "Question: {}\nAnswer:",
+            ("Question:", "</s>", "<|im_end|>"),
+            5,
+            "hashes",
+        ),
+        (
+            "dart",
+            "Problem:\n{}\n\nSolution: She has 3 + 4 = 7.\n"
+            "Final Answer: The final answer is $7$. I hope it is correct.\n\n",
+            "Problem:\n{}\n\nSolution:",
+            ("Problem:",),
+            4,
+            "minerva",
+        ),
+    ],
+)
+def test_harness_formats(kind, shown, opening, stop, shots, rule):
+    form = format_of(kind, "harness")
+    assert form.ask(ASKED, [WORKED]) == shown.format(WORKED.text) + opening.format(ASKED.text)
+    assert (form.stop, form.shots, form.extract) == (stop, shots, rule)
 
 
 def test_plain_format():
@@ -102,16 +108,10 @@ def prepare(file, **settings):
 @pytest.mark.parametrize(
     ("answer", "settings", "message"),
     [
-        (
-            "4\n5",
-            {},
-            r"can give the answer '4\\n5', of which the rule 'line' finds '4'",
-        ),
+        ("4\n5", {}, r"can give the answer '4\\n5', of which the rule 'line' finds '4'"),
         ("Paris", {"rule": "number"}, "the rule 'number' finds None"),
-        ("Paris", {"rule": "hashes"}, "the rule 'hashes' finds None"),
         ("a } b", {"format": "direct"}, "the rule 'boxed' finds 'a'"),
         ("rock " * 120, {}, r"has \d+ tokens, but at most 50 are decoded: raise --max-new-tokens"),
-        ("rock rain leaf bird fish", {"max_new_tokens": 1}, "but at most 1 are decoded"),
     ],
 )
 def test_check_answerable_names_the_question(write, answer, settings, message):
@@ -122,7 +122,7 @@ def test_check_answerable_names_the_question(write, answer, settings, message):
 
 
 @pytest.mark.parametrize("rule", ["line", "number", "hashes", "boxed", "minerva"])
-@pytest.mark.parametrize("answer", ["$1,000$", "-3.5", "1000."])
-def test_check_answerable_accepts_what_can_be_given(write, rule, answer):
-    file = write({"prompt": "How many?", "answer": answer})
-    assert len(prepare(file, rule=rule).encoded) == 1
+def test_check_answerable_accepts_what_can_be_given(write, rule):
+    answers = ("$1,000$", "-3.5", "1000.")
+    file = write(*({"prompt": f"{i}. How many?", "answer": a} for i, a in enumerate(answers)))
+    assert len(prepare(file, rule=rule).encoded) == 3

@@ -1,9 +1,7 @@
 """load_questions: kinds, limits, levels, subjects, duplicates and held-out questions."""
 
-import json
-from pathlib import Path
-
 import pytest
+import tyro
 
 from cola_jax.question import Question, open_question
 from cola_jax.tasks import load_questions
@@ -26,7 +24,7 @@ def test_load_questions_skips_blank_lines_and_stops_at_limit(write):
 
 
 def test_load_questions_refuses_unknown_task(tmp_path):
-    for task in ("arc", str(tmp_path / "nothing.jsonl"), str(tmp_path)):
+    for task in (str(tmp_path / "nothing.jsonl"), str(tmp_path)):
         with pytest.raises(ValueError, match="neither one of arc-easy, arc-challenge"):
             load_questions(task)
 
@@ -38,52 +36,44 @@ def test_load_questions_refuses_duplicate_id(write):
         load_questions(write(PLAIN | {"id": 7}, PLAIN | {"id": 7, "answer": "Lyon"}))
 
 
+def ids(file, **options):
+    return [question.id for question in load_questions(file, **options)]
+
+
 def test_load_questions_reads_each_query_of_dart_once(write):
     rows = [
-        changed(
-            DART,
-            query_id=f"q{i // 3}",
-            query=f"What is {i // 3}?",
-            query_metadata=str({"level": i // 3}),
-        )
-        for i in range(3, 18)
+        changed(DART, query_id=f"q{i}", query=f"{i}?", query_metadata=str({"level": i}))
+        for i in (1, 1, 2, 3, 3, 4)
     ]
-    assert [q.id for q in load_questions(write(*rows))] == ["q1", "q2", "q3", "q4", "q5"]
-    assert [q.id for q in load_questions(write(*rows), limit=2)] == ["q1", "q2"]
-    assert [q.id for q in load_questions(write(*rows), level=4)] == ["q4"]
+    assert ids(write(*rows)) == ["q1", "q2", "q3", "q4"]
+    assert ids(write(*rows), limit=2) == ["q1", "q2"]
+    assert ids(write(*rows), level=4) == ["q4"]
+    other = changed(rows[0], query="What is $3^5$?", gt_ans="243")
+    with pytest.raises(ValueError, match=r"task\.jsonl:2: the id 'q1' is already used in .*:1"):
+        load_questions(write(rows[0], other))
 
 
-def test_load_questions_selects_levels(write):
+def test_load_questions_selects_levels_and_subjects(write):
     file = write(*[changed(MATH500, unique_id=str(i), level=x) for i, x in enumerate((1, 2, 4, 2))])
-    assert [q.id for q in load_questions(file, level=2)] == ["1", "3"]
-    assert [q.id for q in load_questions(file, level=2, limit=1)] == ["1"]
-    with pytest.raises(ValueError, match=r"no questions \(limit None, level 3\)"):
-        load_questions(file, level=3)
-    with pytest.raises(ValueError, match=r"has no fail_rate_level, .*dart-math\)"):
-        load_questions(file, fail_rate_level=1)
-    with pytest.raises(ValueError, match=r"has no level, .*math, math-500, dart-math, arithm"):
-        load_questions(write(GSM8K), level=1)
-    with pytest.raises(ValueError, match="gsm8k has no level"):
-        load_questions("gsm8k", level=1)
-
-
-def test_load_questions_selects_fail_rate_levels(write):
-    file = write(*[changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)])
-    assert [q.id for q in load_questions(file, fail_rate_level=2)] == ["3"]
-    assert [q.id for q in load_questions(file, level=2, fail_rate_level=3)] == ["2"]
-    with pytest.raises(ValueError, match="level 1, fail_rate_level 1"):
-        load_questions(file, level=1, fail_rate_level=1)
-    with pytest.raises(ValueError, match=r"no questions .*fail_rate_level 1"):
-        load_questions(write(changed(DART, pass_rate=None)), fail_rate_level=1)
-
-
-def test_load_questions_selects_subject(write):
-    file = write(MMLU, changed(MMLU, subject="law", question="Which is legal?"))
-    assert [q.text for q in load_questions(file, subject="law")] == ["Which is legal?"]
-    with pytest.raises(ValueError, match=r"no questions .*subject art"):
-        load_questions(file, subject="art")
-    with pytest.raises(ValueError, match="arithmetic has no subject, but subject is 'art'"):
-        load_questions("arithmetic", subject="art")
+    assert ids(file, level=2) == ["1", "3"]
+    assert ids(file, level=2, limit=1) == ["1"]
+    rated = write(*[changed(DART, query_id=str(i), pass_rate=i / 5) for i in range(5)], name="dart")
+    assert ids(rated, fail_rate_level=2) == ["3"]
+    assert ids(rated, level=2, fail_rate_level=3) == ["2"]
+    laws = write(MMLU, changed(MMLU, subject="law", id="legal"), name="mmlu")
+    assert ids(laws, subject="law") == ["legal"]
+    unrated = write(changed(DART, pass_rate=None), name="unrated")
+    for task, options, message in (
+        (file, {"level": 3}, r"no questions \(limit None, level 3\)"),
+        (file, {"fail_rate_level": 1}, r"has no fail_rate_level, .*dart-math\)"),
+        ("gsm8k", {"level": 1}, r"gsm8k has no level, .*math, math-500, dart-math, arithm"),
+        (rated, {"level": 1, "fail_rate_level": 1}, "level 1, fail_rate_level 1"),
+        (unrated, {"fail_rate_level": 1}, r"no questions .*fail_rate_level 1"),
+        (laws, {"subject": "art"}, r"no questions .*subject art"),
+        ("arithmetic", {"subject": "art"}, "arithmetic has no subject, but subject is 'art'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_questions(task, **options)
 
 
 QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
@@ -112,36 +102,33 @@ def test_check_disjoint_names_what_is_in_both() -> None:
         check_disjoint(QUESTIONS, [other, open_question("new", "50 + 1", "51")])
     with pytest.raises(ValueError, match=r"7 of 7 .* \(q0, q1, q2, q3 and 3 more\)"):
         check_disjoint(QUESTIONS, QUESTIONS[:7])
+    question = Question("a", "Which?", ("x", "y"), 0)
+    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
+        check_disjoint([question], [Question("b", "Which? ", ("y", "x"), 1)])  # in another order
+    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
 
 
 def test_task_holds_out_questions_beyond_its_limit() -> None:
     config = TaskConfig("arithmetic", limit=30, held_out=20)
-    train, held = config.load()
+    _, train, held = config.load()
     assert (len(train), len(held)) == (30, 20)
     assert not {q.text for q in train} & {q.text for q in held}
-    assert {q.id for q in TaskConfig("arithmetic", limit=50).load()[0]} == {
+    assert {q.id for q in TaskConfig("arithmetic", limit=50).load()[1]} == {
         q.id for q in [*train, *held]
     }
-    assert len(TaskConfig("arithmetic", held_out=7).load()[0]) == 100
+    assert len(TaskConfig("arithmetic", held_out=7).load()[1]) == 100
 
 
-def rows(path: Path, numbers: range, kind: str = "prompt") -> str:
-    lines = [json.dumps({kind: f"{i} + 1 =", "answer": str(i + 1)}) for i in numbers]
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-def test_held_out_from_a_file(tmp_path: Path) -> None:
-    ours = rows(tmp_path / "train.jsonl", range(8))
-    apart = rows(tmp_path / "test.jsonl", range(8, 20))
-    train, held = TaskConfig(ours, held_out_from=apart).load()
+def test_held_out_from_a_file(write) -> None:
+    rows = [{"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(20)]
+    train_file, other = write(*rows[:8], name="train"), write(*rows[8:], name="test")
+    _, train, held = TaskConfig(train_file, held_out_from=other).load()
     assert (len(train), len(held)) == (8, 12)
-    assert len(TaskConfig(ours, held_out_from=apart, held_out=3).load()[1]) == 3
-    both = rows(tmp_path / "both.jsonl", range(5, 9))
+    assert len(TaskConfig(train_file, held_out_from=other, held_out=3).load()[2]) == 3
     with pytest.raises(ValueError, match="3 of 4 held-out questions are training questions"):
-        TaskConfig(ours, held_out_from=both).load()
+        TaskConfig(train_file, held_out_from=write(*rows[5:9], name="both")).load()
     with pytest.raises(ValueError, match="the same kind"):
-        TaskConfig("arithmetic", held_out_from=apart).load()
+        TaskConfig("arithmetic", held_out_from=other).load()
 
 
 def test_held_out_questions_exist_where_they_are_run() -> None:
@@ -150,14 +137,6 @@ def test_held_out_questions_exist_where_they_are_run() -> None:
         config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
     with pytest.raises(ValueError, match="-1 questions cannot be held out"):
         TaskConfig("arithmetic", held_out=-1).load()
-
-
-def test_check_disjoint_ignores_the_order_of_options() -> None:
-    question = Question("a", "Which?", ("x", "y"), 0)
-    turned = Question("b", "Which? ", ("y", "x"), 1)
-    with pytest.raises(ValueError, match=r"1 of 1 held-out questions .* \(b\)"):
-        check_disjoint([question], [turned])
-    check_disjoint([question], [Question("b", "Which?", ("y", "z"), 1)])
 
 
 def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
@@ -172,6 +151,9 @@ def test_load_questions_warns_once_of_fields_that_are_not_used(write, caplog):
     for row in (ARC, MMLU, GSM8K, MATH500, DART, PLAIN):
         load_questions(write(row))
     assert not caplog.messages
+    (question,) = load_questions(write(PLAIN | {"question": "Where?", "metadata": "none"}))
+    assert question.text == PLAIN["prompt"]
+    assert "'question', 'metadata'" in caplog.text
 
 
 def test_load_questions_warns_of_a_gold_that_an_earlier_option_equals(write, caplog):
@@ -185,13 +167,6 @@ def test_load_questions_warns_of_a_gold_that_an_earlier_option_equals(write, cap
     assert "the gold answer of 1 question has the text of an earlier option (twice)" in message
 
 
-def test_load_questions_refuses_an_id_of_two_queries_of_dart(write):
-    rows = [DART, DART | {"pass_rate": 0.1}, changed(DART, query="What is $3^5$?", gt_ans="243")]
-    assert len(load_questions(write(*rows[:2]))) == 1
-    with pytest.raises(ValueError, match=r"task\.jsonl:3: the id 'MATH.*' is already used in .*:1"):
-        load_questions(write(*rows))
-
-
 def test_load_questions_refuses_options_that_do_not_exist():
     with pytest.raises(TypeError, match="unexpected keyword argument 'levl'"):
         load_questions("arithmetic", levl=1)  # type: ignore[call-arg]
@@ -202,8 +177,9 @@ def test_load_questions_refuses_options_that_do_not_exist():
     [("50%", 0.5), ("12.5 %", 0.125), ("100%", None), ("7", 7), ("0.1", 0.1), (None, None), (3, 3)],
 )
 def test_read_limit(text, limit):
-    assert read_limit(text) == limit
-    assert TaskConfig("arithmetic", limit=text).limit == limit
+    assert read_limit(text) == TaskConfig("arithmetic", limit=text).limit == limit
+    if isinstance(text, str):
+        assert tyro.cli(TaskConfig, args=["--task", "arithmetic", "-l", text]).limit == limit
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,11 @@ def test_find_task_hints_at_a_name_of_ours_before_the_library_loads(monkeypatch,
         find_task("arc_eazy")
 
 
-def test_load_questions_takes_a_share(tmp_path):
-    rows = [f'{{"prompt": "{i} + 1 =", "answer": "{i + 1}"}}\n' for i in range(7)]
-    (tmp_path / "own.jsonl").write_text("".join(rows))
-    file = str(tmp_path / "own.jsonl")
+def test_load_questions_takes_a_share(write):
+    file = write(*({"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(7)))
     assert len(load_questions(file, limit=0.5)) == 4
     assert len(load_questions(file, limit=0.01)) == 1
-    train, held = TaskConfig(file, limit=0.5, held_out=2).load()
+    _, train, held = TaskConfig(file, limit=0.5, held_out=2).load()
     assert (len(train), len(held)) == (4, 2)
 
 

@@ -13,19 +13,14 @@ from tests.tasks.rows import ARC, GSM8K, MATH, MMLU, changed
 def test_load_shots_takes_first_training_rows_but_the_question(hub):
     rows = [changed(GSM8K, question=f"{i}?") for i in range(6)]
     folder = hub(("main", "train", [*rows, rows[0]]), ("main", "test", [rows[1], GSM8K]))
-    same, other = asked = load_questions("gsm8k", hub=folder)
-    shots = load_shots("gsm8k", 3, questions=[asked], hub=folder)
+    same, other = questions = load_questions("gsm8k", hub=folder)
+    shots = load_shots("gsm8k", 3, questions=[questions], hub=folder)
     assert [shot.text for shot in shots(same)] == ["0?", "2?", "3?"]
     assert [shot.text for shot in shots(other)] == ["0?", "1?", "2?"]
     assert shots.record(same) == {"shots": ["main/train/1", "main/train/3", "main/train/4"]}
-    assert not load_shots("gsm8k", 0)
     assert load_shots("gsm8k", 0)(same) == []
-    with pytest.raises(ValueError, match="gsm8k has 5 questions to show before question main/tes"):
-        load_shots("gsm8k", 6, questions=[asked], hub=folder)
     train = load_questions("gsm8k", hub=folder, split="train", limit=2)
     assert [shot.text for shot in shots(train[0])] == ["1?", "2?", "3?"]
-    with pytest.raises(ValueError, match="at least 0"):
-        load_shots("gsm8k", -1)
 
 
 def test_load_shots_of_math_500_and_dart_math_are_of_math(hub):
@@ -35,9 +30,9 @@ def test_load_shots_of_math_500_and_dart_math_are_of_math(hub):
             for name in MATH_SUBJECTS
         )
     )
-    (asked, *_) = load_questions("arithmetic", limit=1)
+    (question,) = load_questions("arithmetic", limit=1)
     for task in ("math", "math-500", "dart-math"):
-        shots = load_shots(task, 2, hub=folder)(asked)
+        shots = load_shots(task, 2, hub=folder)(question)
         assert [shot.id for shot in shots] == [f"{name}/train/1" for name in MATH_SUBJECTS[:2]]
 
 
@@ -46,9 +41,9 @@ def test_load_shots_of_file_need_shots_file(write):
     with pytest.raises(ValueError, match=r"task\.jsonl is a file of questions to ask.*0 shots"):
         load_shots(task, 1)
     file = write(GSM8K, changed(GSM8K, question="Third?"), name="shots")
-    asked = load_questions(task)
-    shots = load_shots(task, 1, shots_file=file, questions=[asked])
-    assert [[shot.text for shot in shots(one)] for one in asked] == [
+    questions = load_questions(task)
+    shots = load_shots(task, 1, shots_file=file, questions=[questions])
+    assert [[shot.text for shot in shots(question)] for question in questions] == [
         ["Third?"],
         [GSM8K["question"]],
     ]
@@ -56,12 +51,12 @@ def test_load_shots_of_file_need_shots_file(write):
         load_shots(task, 1, shots_file=write(MATH, name="shots"))
 
 
-@pytest.mark.parametrize("level", [None, 1, 2, 5])
+@pytest.mark.parametrize("level", [None, 1])
 def test_load_shots_of_arithmetic_do_not_depend_on_the_limit(level):
-    asked = load_questions("arithmetic", level=level, limit=150)
-    many = load_shots("arithmetic", 2, questions=[asked], level=level)
-    few = load_shots("arithmetic", 2, questions=[asked[:3]], level=level)
-    for question in asked:
+    questions = load_questions("arithmetic", level=level, limit=150)
+    many = load_shots("arithmetic", 2, questions=[questions], level=level)
+    few = load_shots("arithmetic", 2, questions=[questions[:3]], level=level)
+    for question in questions:
         shots = many(question)
         assert len({shot.id for shot in shots} - {question.id}) == 2
         assert shots == few(question)
@@ -70,10 +65,12 @@ def test_load_shots_of_arithmetic_do_not_depend_on_the_limit(level):
 
 
 def test_load_shots_refuses_more_than_there_are():
-    asked = load_questions("arithmetic", level=1, limit=155)
-    assert len(load_shots("arithmetic", 154, questions=[asked], level=1)(asked[0])) == 154
+    questions = load_questions("arithmetic", level=1, limit=155)
+    assert len(load_shots("arithmetic", 154, questions=[questions], level=1)(questions[0])) == 154
     with pytest.raises(ValueError, match="arithmetic has 154 questions to show before question"):
-        load_shots("arithmetic", 155, questions=[asked], level=1)
+        load_shots("arithmetic", 155, questions=[questions], level=1)
+    with pytest.raises(ValueError, match="at least 0"):
+        load_shots("gsm8k", -1)
 
 
 def test_load_shots_of_mmlu_are_the_first_of_the_subject(hub):
@@ -81,28 +78,28 @@ def test_load_shots_of_mmlu_are_the_first_of_the_subject(hub):
     same = changed(physics, answer=1)
     dev = [MMLU, same, *[changed(physics, choices=["a", "b", str(i), "d"]) for i in range(3)]]
     folder = hub(("all", "dev", dev), ("all", "test", [same]))
-    (asked,) = load_questions("mmlu", hub=folder)
-    shots = load_shots("mmlu", 3, questions=[[asked]], hub=folder)(asked)
+    (question,) = load_questions("mmlu", hub=folder)
+    shots = load_shots("mmlu", 3, questions=[[question]], hub=folder)(question)
     assert [shot.options[2] for shot in shots] == ["7", "0", "1"]  # what reads like it as well
     with pytest.raises(ValueError, match="has 4 questions of the subject college_physics to show"):
-        load_shots("mmlu", 5, questions=[[asked]], hub=folder)
-    (own,) = load_questions("mmlu", hub=folder, split="dev", limit=4, subject="college_physics")[:1]
-    assert own not in load_shots("mmlu", 3, hub=folder)(own)
+        load_shots("mmlu", 5, questions=[[question]], hub=folder)
+    (trained, *_) = load_questions("mmlu", hub=folder, split="dev", subject="college_physics")
+    assert trained not in load_shots("mmlu", 3, hub=folder)(trained)
 
 
 def test_load_shots_of_arc_are_drawn_as_the_harness_draws_them(hub):
     train = [changed(ARC, id=f"t{i}", question=f"{i}?") for i in range(9)]
     test = [changed(ARC, id=f"q{i}", question=f"{i}?") for i in range(4)]
     folder = hub(("ARC-Easy", "train", train), ("ARC-Easy", "test", test))
-    asked = load_questions("arc-easy", hub=folder)
-    shots = load_shots("arc-easy", 2, questions=[asked, asked[:1]], hub=folder)
+    questions = load_questions("arc-easy", hub=folder)
+    shots = load_shots("arc-easy", 2, questions=[questions, questions[:1]], hub=folder)
     generator = random.Random(SEED)
-    drawn = [[train[i]["id"] for i in generator.sample(range(9), 2)] for _ in asked]
-    assert [[shot.id for shot in shots(one)] for one in asked[1:]] == drawn[1:]
-    assert shots.record(asked[0]) == {"shots": drawn[0], "fewshot_seed": SEED}
-    own = load_questions("arc-easy", hub=folder, split="train")
-    shots = load_shots("arc-easy", 8, questions=[own], hub=folder)
-    for one in own:
-        assert {shot.id for shot in shots(one)} == {row["id"] for row in train} - {one.id}
+    drawn = [[train[i]["id"] for i in generator.sample(range(9), 2)] for _ in questions]
+    assert [[shot.id for shot in shots(question)] for question in questions[1:]] == drawn[1:]
+    assert shots.record(questions[0]) == {"shots": drawn[0], "fewshot_seed": SEED}
+    trained = load_questions("arc-easy", hub=folder, split="train")
+    shots = load_shots("arc-easy", 8, questions=[trained], hub=folder)
+    for question in trained:
+        assert {shot.id for shot in shots(question)} == {row["id"] for row in train} - {question.id}
     with pytest.raises(ValueError, match="arc-easy has 8 questions to show before question t0"):
-        load_shots("arc-easy", 9, questions=[own], hub=folder)
+        load_shots("arc-easy", 9, questions=[trained], hub=folder)

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tyro
 
 from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
@@ -27,8 +26,8 @@ def folder(tmp_path_factory):
         "shots": [GSM8K | {"question": f"{i} and 2?"} for i in range(2, 9)],
         "prompt": [{"prompt": "2 + 2 =", "answer": "4"}, {"prompt": "the sun", "answer": "moon"}],
     }
-    for name, some in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     return folder
 
 
@@ -102,33 +101,26 @@ def test_prepare_records_prompts(prepare):
 
 
 def test_each_seed_draws_its_own_questions(prepare):
-    """Prompts of another task seed after the same shots are those of other questions alone."""
     limits = {"limit": 5, "level": 2, "context": 2000}
-    plain, asked, shown = (
+    plain, seeded, shown = (
         prepare("arithmetic", **limits, **seed)
         for seed in ({}, {"task_seed": 1}, {"shots_seed": 1})
     )
-    questions = [[one.question.id for one in each.encoded] for each in (plain, asked, shown)]
-    shots = [each.record["prompt"]["shots"] for each in (plain, asked, shown)]
+    questions = [[row.question.id for row in each.encoded] for each in (plain, seeded, shown)]
+    shots = [each.record["prompt"]["shots"] for each in (plain, seeded, shown)]
     assert questions[0] == questions[2] != questions[1]
     assert shots[0] == shots[1] != shots[2]
 
 
-def test_prepare_shows_shots_of_file(prepare, folder):
+def test_prepare_takes_shots_of_file_and_rule(prepare, folder):
     more = {"format": "harness", "shots_file": str(folder / "shots.jsonl"), "context": 2000}
     prepared = prepare("gsm8k", **more)
     assert len(prepared.record["prompt"]["shots"]) == 5
-    assert prepared.scorer.max_new_tokens == 256
-    fewer = prepare("gsm8k", shots=2, **more)
+    fewer = prepare("gsm8k", shots=2, rule="number", **more)
     assert fewer.encoded[0].num_tokens < prepared.encoded[0].num_tokens
-
-
-def test_prepare_takes_rule_asked_for(prepare):
-    prepared = prepare("gsm8k", format="harness", shots=0, rule="number", context=2000)
-    assert prepared.scorer.rule == "number"
-    assert prepared.record["prompt"]["format"]["extract"] == "number"
-    prepared = prepare("arithmetic", limit=2, scorer="generation", rule="boxed", context=2000)
-    assert prepared.scorer.stop.rule is not None  # a closed box ends the text
+    assert fewer.scorer.rule == fewer.record["prompt"]["format"]["extract"] == "number"
+    boxed = prepare("arithmetic", limit=2, scorer="generation", rule="boxed", context=2000)
+    assert boxed.scorer.stop.rule is not None  # a closed box ends the text
 
 
 def test_prepare_needs_no_stop_token_for_choice(prepare):
@@ -147,42 +139,27 @@ def test_prepare_encodes_prompts_alone_to_decode(prepare):
     assert all(e.prompts.targets is None for e in prepared.encoded)
 
 
-OPEN = "asks open questions, which the scorer '{}' is not for: use exact, generation"
-CHOICE = "is multiple choice, which the scorer '{}' is not for: use options, options-norm, letter"
-ONLY_GENERATION = "{} is a setting of the scorer `generation`"
+OPEN = "asks open questions, which the scorer 'letter' is not for: use exact, generation"
+CHOICE = (
+    "is multiple choice, which the scorer 'exact' is not for: use options, options-norm, letter"
+)
 
 
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
         ("arc", {"scorer": "mine"}, "scorer 'mine' is not one of options, options-norm, letter"),
-        ("arc", {"scorer": "exact"}, CHOICE.format("exact")),
+        ("arc", {"scorer": "exact"}, CHOICE),
         ("arc", {"format": "harness"}, "'options' has the formats plain, not 'harness'"),
-        ("arc", {"scorer": "letter", "format": "direct"}, "plain, harness, not 'direct'"),
-        ("arc", {"max_new_tokens": 5}, ONLY_GENERATION.format("max_new_tokens")),
-        ("arc", {"rule": "line"}, ONLY_GENERATION.format("rule")),
+        ("arc", {"max_new_tokens": 5}, "max_new_tokens is a setting of the scorer `generation`"),
+        ("arc", {"rule": "line"}, "rule is a setting of the scorer `generation`"),
         ("arc", {"split": "trian"}, "has no split, but split is 'trian'"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
-        ("arithmetic", {"scorer": "letter"}, OPEN.format("letter")),
-        ("arithmetic", {"scorer": "generation", "max_new_tokens": 0}, "at least 1, it is 0"),
-        (
-            "arithmetic",
-            {"scorer": "generation", "max_new_tokens": 250},
-            "the model's context is 256",
-        ),
-        ("arithmetic", {"level": 6}, "level must be 1 to 5 .*, got 6"),
-        ("arithmetic", {"format": "harness"}, "formats plain, direct, not 'harness'"),
-        ("arithmetic", {"shots": -1}, "at least 0, got -1"),
-        ("arithmetic", {"limit": 0}, "0"),
-        ("prompt", {"shots": 2}, "give a file of shots"),
-        (
-            "gsm8k",
-            {"format": "harness", "scorer": "exact", "shots": 0},
-            "use the scorer `generation`",
-        ),
-        ("gsm8k", {"format": "harness"}, "give a file of shots"),
+        ("arithmetic", {"scorer": "letter"}, OPEN),
         ("arithmetic", {"shots": 60}, "the model's context is 256"),
+        ("prompt", {"shots": 2}, "give a file of shots"),
+        ("gsm8k", {"format": "harness", "scorer": "exact", "shots": 0}, "scorer `generation`"),
     ],
 )
 def test_prepare_refuses(prepare, task, settings, message):
@@ -228,20 +205,13 @@ def test_session_records_its_task(tiny_checkpoint):
     assert made["exact"].settings["task"] != made["generation"].settings["task"]
 
 
-@pytest.mark.parametrize("scorer", ["exact", "generation"])
-def test_session_refuses_small_budget_before_weights_load(
-    tiny_checkpoint, scorer, monkeypatch, tmp_path
-):
-    def fail(*arguments, **keywords):
-        raise AssertionError("the weights are loaded")
-
-    monkeypatch.setattr("cola_jax.runs.session.checkpoint.load", fail)
-    session = Session.prepare(
-        str(tiny_checkpoint),
-        TaskConfig("arithmetic", limit=3, scorer=scorer).prepare,
-        RunConfig(devices=Devices(data=1, memory_budget="2KB")),
+def test_session_refuses_small_budget_before_weights_load(tiny_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "cola_jax.runs.session.checkpoint.load", lambda *_, **__: pytest.fail("weights are loaded")
     )
-    path = tuple(range(tiny.LAYERS))
+    config, path = TaskConfig("arithmetic", limit=3), tuple(range(tiny.LAYERS))
+    devices = RunConfig(devices=Devices(data=1, memory_budget="2KB"))
+    session = Session.prepare(str(tiny_checkpoint), config.prepare, devices)
     with pytest.raises(ValueError, match="too small"):
         session.evaluate(str(tmp_path / "run"), [path])
     with pytest.raises(ValueError, match="too small"):
@@ -255,8 +225,3 @@ def test_session_refuses_tokens_that_model_lacks(tiny_checkpoint, tmp_path):
     (model / "cola.json").write_text(json.dumps(metadata | {"stop_tokens": [1, 9999]}))
     with pytest.raises(ValueError, match="targets run from 1 to 9999"):
         Session.prepare(str(model), TaskConfig("arithmetic", limit=2).prepare)
-
-
-def test_limit_may_be_a_share_in_percent():
-    config = tyro.cli(TaskConfig, args=["--task", "arithmetic", "-l", "50%"])
-    assert config.limit == TaskConfig("arithmetic", limit="50%").limit == 0.5

@@ -1,8 +1,5 @@
 """Variants of a task: what each changes, and which are refused."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 
 from cola_jax import checkpoint
@@ -27,7 +24,7 @@ def prepare(config, tokenizer):
 
 
 def texts(encoded, tokenizer):
-    return [tokenizer.decode(one.prompts.ids) for one in encoded]
+    return [tokenizer.decode(asked_again.prompts.ids) for asked_again in encoded]
 
 
 def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
@@ -38,33 +35,32 @@ def test_variants_ask_the_same_questions_otherwise(words, choice, tmp_path):
     chat, instruction, mine = prepared.variants
     assert [variant.name for variant in prepared.variants] == list(names)
     plain = texts(prepared.encoded, words)
+    assert texts(prepare(TaskConfig(choice), words).encoded, words) == plain
     assert all("user:" in text for text in texts(chat.encoded, words))
     assert all("Read the question with care" in text for text in texts(instruction.encoded, words))
-    for one, before in zip(texts(mine.encoded, words), plain, strict=True):
-        assert one.startswith("<s>Question: Think.\nwhich of")
-        assert "? Say.\nAnswer:" in one
+    for asked_again, before in zip(texts(mine.encoded, words), plain, strict=True):
+        assert asked_again.startswith("<s>Question: Think.\nwhich of")
+        assert "? Say.\nAnswer:" in asked_again
         assert "Think" not in before
     for variant in prepared.variants:
-        for one, other in zip(prepared.encoded, variant.encoded, strict=True):
-            assert one.question.options == other.question.options
-            assert one.question.answer == other.question.answer
+        for asked_again, other in zip(prepared.encoded, variant.encoded, strict=True):
+            assert asked_again.question.options == other.question.options
+            assert asked_again.question.answer == other.question.answer
         assert variant.places == [tuple(range(len(e.question.options))) for e in prepared.encoded]
     again = prepare(TaskConfig(choice, chat=True, variants=("plain",)), words)
     assert texts(again.variants[0].encoded, words) == plain
-    digests = prepared.settings()["variants"]
-    assert len(set(digests.values())) == 3
-    assert digests["chat"] != prepare(TaskConfig(choice), words).settings().get("variants")
+    assert len(set(prepared.settings()["variants"].values())) == 3
 
 
 def test_order_turns_the_options(words, choice):
     config = TaskConfig(choice, scorer="letter", variants=("order",))
     (order,) = prepare(config, words).variants
     turns = set()
-    for one, places in zip(order.encoded, order.places, strict=True):
-        before = next(q for q in tiny.questions(4) if q.id == one.question.id)
-        assert one.question.options != before.options
-        assert [one.question.options[place] for place in places] == list(before.options)
-        assert one.question.gold == before.gold
+    for asked_again, places in zip(order.encoded, order.places, strict=True):
+        before = next(q for q in tiny.questions(4) if q.id == asked_again.question.id)
+        assert asked_again.question.options != before.options
+        assert [asked_again.question.options[place] for place in places] == list(before.options)
+        assert asked_again.question.gold == before.gold
         turns.add(places[0])
     same = Question("q", "?", ("a", "a", "b"), 2)  # options that read the same keep their places
     turned, places = reordered(same)
@@ -88,32 +84,21 @@ def test_shots_shows_two_more(words):
     [
         ({"variants": ("polite",)}, "'polite' is not one of plain, chat"),
         ({"variants": ("plain",)}, "asks just as the task does"),
-        ({"chat": True, "variants": ("chat",)}, "asks just as the task does"),
         ({"variants": ("order",)}, "'order' cannot be made.*does not list the options"),
-        ({"variants": ("shots",)}, "'shots' cannot be made.*shows no shots|lacks|shots"),
+        ({"variants": ("shots",)}, "'shots' cannot be made.*give a file of shots"),
+        ({"variants": ("chat",)}, "'chat' cannot be made: the tokenizer has no chat"),
     ],
 )
-def test_variants_that_cannot_be_made_are_refused(words, choice, settings, message):
+def test_variants_that_cannot_be_made_are_refused(choice, settings, message):
     with pytest.raises(ValueError, match=message):
-        prepare(TaskConfig(choice, **settings), words)
+        prepare(TaskConfig(choice, **settings), tiny.tokenizer(chat=False))
 
 
-def test_variant_without_chat_template_or_field_is_refused(choice, tmp_path):
-    with pytest.raises(ValueError, match="'chat' cannot be made: the tokenizer has no chat"):
-        prepare(TaskConfig(choice, variants=("chat",)), tiny.tokenizer(chat=False))
+@pytest.mark.parametrize(
+    ("content", "message"), [("Think.", r"does not say \{question\}"), ("\xff", "can't decode")]
+)
+def test_template_without_field_is_refused(choice, tmp_path, content, message):
     template = tmp_path / "mine.txt"
-    for content, message in (
-        ("Think.", r"does not say \{question\}"),
-        ("\xff", "can't decode"),
-    ):
-        template.write_text(content, encoding="latin-1")
-        with pytest.raises(ValueError, match=f"mine.txt .*{message}"):
-            prepare(TaskConfig(choice, variants=(str(template),)), tiny.tokenizer())
-
-
-def test_variants_change_no_prompt_of_the_task(words, choice):
-    alone = prepare(TaskConfig(choice), words)
-    with_others = prepare(TaskConfig(choice, variants=("chat",)), words)
-    for one, other in zip(alone.encoded, with_others.encoded, strict=True):
-        np.testing.assert_array_equal(one.prompts.ids, other.prompts.ids)
-        assert dataclasses.asdict(one.question) == dataclasses.asdict(other.question)
+    template.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"mine\.txt .*{message}"):
+        prepare(TaskConfig(choice, variants=(str(template),)), tiny.tokenizer())
