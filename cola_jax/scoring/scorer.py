@@ -88,26 +88,23 @@ class Scorer(abc.ABC):
     ) -> list[bool | None]:
         """Run at most one path a question once more in float32 by the reference executor.
 
-        Args:
-          completions: decoded along the paths before; None where nothing is decoded.
-
-        Returns:
-          Whether each path is right; None without a path.
+        `completions` were decoded along the paths before, None where nothing was. Returns whether
+        each path is right, None without a path.
         """
         chosen = {b: path for b, path in enumerate(paths) if path is not None}
         if not chosen:
             return [None] * len(paths)
-        asked = [self.reread(batch[b], completions[b]) for b in chosen]
+        rows = [self.reread(batch[b], completions[b]) for b in chosen]
         padded = pad_paths(
-            [[path] for path in chosen.values()], len(asked), worker.config.num_layers
+            [[path] for path in chosen.values()], len(rows), worker.config.num_layers
         )
-        run = ReferenceEvaluator(worker, prompts_of(asked), np.dtype(np.float32), "highest")
-        right = score_readings(self, asked, run(padded), padded).verdict[:, 0].tolist()
+        run = ReferenceEvaluator(worker, prompts_of(rows), np.dtype(np.float32), "highest")
+        right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
         held = dict(zip(chosen, right, strict=True))
         return [held.get(b) for b in range(len(paths))]
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
-        """Return what is read to confirm a verdict: here, what was read before."""
+        """Return the prompt to confirm a verdict with: here the same as before."""
         return encoded
 
     def check_memory(

@@ -51,7 +51,7 @@ def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) ->
 
     Returns:
       A function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
-      margins in any variant; the answer is what all say, or none.
+      margins in any variant; the answer is that of all variants, or none.
     """
 
     def evaluate_all(paths: np.ndarray) -> Verdicts:
@@ -114,7 +114,7 @@ def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) ->
 def with_again(
     outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], places: Places
 ) -> list[Outcome]:
-    """Add to outcomes what was answered in each of V other variants on `paths_to_ask`.
+    """Add the answers on `paths_to_ask` in each of V other variants to outcomes.
 
     Args:
       verdicts: of each variant, fields [B, C].
@@ -127,14 +127,14 @@ def with_again(
         ]
         column = columns(outcome)
         root = column[outcome.paths[ROOT]]
-        own = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
-        scores = np.stack([own, *(each.scores[root] for each in variants)])
+        first = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
+        scores = np.stack([first, *(each.scores[root] for each in variants)])
+        plain = [int(each.answer[root]) for each in variants]
 
         def of_search(search: Outcome) -> Again:
             nodes = nodes_to_ask(search)
-            asked = [column[search.paths[i]] for i in nodes]
-            answers = np.stack([each.answer[asked] for each in variants], axis=1)
-            plain = [int(each.answer[root]) for each in variants]
+            places = [column[search.paths[i]] for i in nodes]
+            answers = np.stack([each.answer[places] for each in variants], axis=1)
             return Again(nodes, answers == search.target, plain, scores)
 
         return for_each_search(outcome, of_search)
@@ -143,7 +143,7 @@ def with_again(
 
 
 def for_each_search(outcome: Outcome, again: Callable[[Outcome], Again]) -> Outcome:
-    """Add what was asked again to a search and to its control searches."""
+    """Add answers in other variants to a search and to its control searches."""
     controls = tuple(for_each_search(control, again) for control in outcome.controls)
     return dataclasses.replace(outcome, again=again(outcome), controls=controls)
 

@@ -208,7 +208,7 @@ class History:
         return known & np.any(verdict & better, axis=1)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what is known of every search."""
+        """Return the outcome of every search."""
         return [
             Outcome(
                 question=question,

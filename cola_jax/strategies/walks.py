@@ -1,4 +1,4 @@
-"""Walks: searches without a tree, each a generator that is sent the results of what it yields."""
+"""Walks: searches without a tree, each a generator that yields paths and is sent results."""
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -9,7 +9,8 @@ import numpy as np
 from cola_jax.edits import FittingEdits, edited, random_edit
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import unpad_path
+from cola_jax.scoring.evaluations import pad_rows
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
@@ -34,7 +35,6 @@ class Result(NamedTuple):
     """A path that was evaluated."""
 
     path: Path
-    verdict: bool
     margin: float
 
 
@@ -46,8 +46,8 @@ class Child(NamedTuple):
     edit: np.ndarray | None = None  # [4], kind, start, k, amount
 
 
-# Yields paths, any number at a time, and is sent what they were found to be, without those that
-# had been evaluated before; ends where it knows no more.
+# Yields paths, any number at a time, and is sent their results, without those that had been
+# evaluated before; ends where it knows no more.
 Walk = Generator[Sequence[Child], Sequence[Result], None]
 
 
@@ -57,16 +57,6 @@ class Start(NamedTuple):
     identity: Result
     random: np.random.Generator  # the question's own
     fitting: FittingEdits
-
-    @property
-    def shortest(self) -> int:
-        """The layers of the shortest path allowed."""
-        return self.fitting.shortest
-
-    def edits(self, path: Path) -> np.ndarray:
-        """Return every edit [A, 4] that fits a path."""
-        fits = np.sort(np.concatenate([[], *self.fitting[len(path)].values()]).astype(int))
-        return np.stack(self.fitting.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
         """Apply a random edit; returns the same path where none fits."""
@@ -82,8 +72,10 @@ def random(start: Start, rules: RandomRules) -> Walk:
 
 def single_edits(start: Start, rules: EnumerateRules) -> Walk:
     """Try every single edit of the identity path, in random order."""
-    path, edits = start.identity.path, start.edits(start.identity.path)
-    yield [Child(edited(path, edit), path, edit) for edit in start.random.permutation(edits)]
+    path, fitting = start.identity.path, start.fitting
+    fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
+    edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 4]
+    yield [Child(edited(path, edit), path, edit) for edit in edits]
 
 
 def beam(start: Start, rules: BeamRules) -> Walk:
@@ -108,7 +100,7 @@ def evolution(start: Start, rules: EvolutionRules) -> Walk:
 def prefixes(start: Start, rules: ExitRules) -> Walk:
     """Try every prefix of the layers, the longest first."""
     path = start.identity.path
-    yield [Child(path[:n], path) for n in range(len(path) - 1, start.shortest - 1, -1)]
+    yield [Child(path[:n], path) for n in range(len(path) - 1, start.fitting.shortest - 1, -1)]
 
 
 def without_least(start: Start, rules: InfluenceRules) -> Walk:
@@ -121,7 +113,7 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
     path = start.identity.path
     yield [
         Child(tuple(layer for layer in path if layer not in rules.order[:n]), path)
-        for n in range(1, len(path) - start.shortest + 1)
+        for n in range(1, len(path) - start.fitting.shortest + 1)
     ]
 
 
@@ -167,12 +159,11 @@ class Walks:
         if not width:
             return None
         shape = (len(wave), width)
-        paths = np.full((*shape, self.positions), STOP, np.int32)
+        paths = pad_rows([[child.path for child in children] for children in wave], self.positions)
         node, parent = np.full(shape, NOTHING), np.full(shape, NO_PARENT)
         edits = np.zeros((*shape, 4), np.int32)
         for s, (walker, children) in enumerate(zip(self.walkers, wave, strict=True)):
             for c, child in enumerate(children):
-                paths[s, c, : len(child.path)] = child.path
                 node[s, c] = walker.number[child.path]
                 parent[s, c] = walker.number.get(child.parent, ROOT)
                 edits[s, c] = 0 if child.edit is None else child.edit
@@ -183,8 +174,7 @@ class Walks:
         for s, walker in enumerate(self.walkers):
             for c in np.flatnonzero(proposals.node[s] != NOTHING).tolist():
                 path = unpad_path(proposals.paths[s, c])
-                right, margin = verdicts.verdict[s, c], verdicts.margin[s, c]
-                walker.take(Result(path, bool(right), float(margin)))
+                walker.take(Result(path, float(verdicts.margin[s, c])))
 
 
 class Walker:

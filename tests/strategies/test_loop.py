@@ -10,6 +10,7 @@ import pytest
 
 import cola_jax
 from cola_jax.edits import KINDS, Edit, apply_edit
+from cola_jax.execute import worker
 from cola_jax.path import STOP, identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question, open_question
@@ -393,11 +394,18 @@ def test_search_of_model_counts_evaluations(searched):
     assert counted == sum(outcome.evaluations for outcome in outcomes) == 7 * 17
 
 
-@pytest.mark.parametrize("chosen", [[4], [6, 2, 0]], ids=str)
-def test_search_of_model_depends_on_others_by_rounding_alone(model, scorer, searched, chosen):
+@pytest.mark.parametrize("chosen", [[4], [6, 2, 0, 5, 1]], ids=str)
+def test_search_of_model_depends_on_others_by_rounding_alone(
+    model, scorer, searched, chosen, monkeypatch
+):
+    """Also where there are more batches than stay open; all of them show one progress bar."""
+    bars, show = [], worker.metrics_bar
+    monkeypatch.setattr(worker, "metrics_bar", lambda *args: bars.append(args) or show(*args))
     asked = [tiny.questions(7)[i] for i in chosen]
-    evaluate = cola_jax.evaluator(model, asked, scorer, batch_size=2)
+    evaluate = cola_jax.evaluator(model, asked, scorer, batch_size=1)
+    assert evaluate.keeps_open == (len(chosen) == 1)
     outcomes = cola_jax.confirm(evaluate, cola_jax.search(evaluate, asked, **MODEL))
+    assert len(bars) == 1
     for i, outcome in zip(chosen, outcomes, strict=True):
         expected = searched[0][i]
         assert np.abs(expected.verdicts.margin).min() > 1e-4  # else rounding may turn a verdict
