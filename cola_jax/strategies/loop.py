@@ -109,11 +109,8 @@ def search_batch(
     """Search a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: only what none has evaluated before is run.
-
-    Args:
-      evaluations: of the questions.
-      answers: of the pretrained model to each question, in every variant asked; that of the
-        identity path when None.
+    `answers` are the pretrained model's in all variants of each question; that of the identity path
+    when None.
     """
     questions = evaluations.questions
     root = pad_path(identity(num_layers), settings.positions(num_layers))
@@ -156,12 +153,8 @@ def control_targets(question: Question, answers: Collection[int], control: Contr
     None where the pretrained model gives gold in any way the question is asked: a search for gold
     then only keeps its answer. Elsewhere the wrong options that it gives in none, since such a
     search must start where that for gold starts; and after them, where options are offered, the
-    wrong one that it gives in all, which that search only keeps.
-
-    Args:
-      answers: the model's own.
-      control: every wrong option that is no answer, one of them by a hash of the question's id, or
-        nothing at all.
+    wrong one that it gives in all, which that search only keeps. With `one`, a hash of the
+    question's id picks one of the wrong options.
     """
     if control == "none" or question.answer in answers:
         return []
