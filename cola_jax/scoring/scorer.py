@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import buckets, pad_paths
 from cola_jax.execute.memory import Memory
@@ -16,7 +17,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded, check_chat
+from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
@@ -41,7 +42,10 @@ class Scorer(abc.ABC):
 
         Raises InputError where the tokenizer has no chat template.
         """
-        check_chat(tokenizer, chat)
+        if chat and not tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template: use the plain prompt (drop --chat)."
+            )
         self.tokenizer, self.chat, self.context = tokenizer, chat, context
 
     @abc.abstractmethod

@@ -136,91 +136,69 @@ WALKS: Mapping[type[Rules], Callable[[Start, Any], Walk]] = {
 }
 
 
+def paced(
+    settings: Settings, random: np.random.Generator, fitting: FittingEdits
+) -> Generator[list[tuple[int, int, Child]], list[Result], None]:
+    """Run a walk of one question: yield new paths, at most `leaves` at a time, within the budget.
+
+    Each has its number and that of its parent. The walk is sent the results of what was yielded
+    last, and at first, for nothing, that of the identity path.
+    """
+    (identity,) = yield []
+    walk = WALKS[type(settings.preset)](Start(identity, random, fitting), settings.preset)
+    number: dict[Path | None, int] = {identity.path: ROOT}
+    results: Any = None
+    while len(number) <= settings.simulations:
+        try:
+            children = walk.send(results)
+        except StopIteration:
+            return
+        new = {child.path: child for child in children if child.path not in number}
+        left, results = list(new.values())[: settings.simulations + 1 - len(number)], []
+        for first in range(0, len(left), settings.leaves):
+            wave = []
+            for child in left[first : first + settings.leaves]:
+                number[child.path] = len(number)
+                wave.append((number[child.path], number.get(child.parent, ROOT), child))
+            results += yield wave
+
+
 class Walks:
     """Run a generator of paths for each search, a wave at a time."""
 
     def __init__(self, settings: Settings, ids: Sequence[str], num_layers: int):
         """Start a walk for each of the questions with these ids."""
-        rules = settings.preset
-        table = table_of(rules, settings.positions(num_layers))
-        fitting = FittingEdits(table, *rules.lengths(num_layers))
-        self.settings, self.positions = settings, settings.positions(num_layers)
-        self.walkers = [
-            Walker(rules, random_of(settings.seed, id), fitting, settings.simulations) for id in ids
-        ]
+        rules, self.positions = settings.preset, settings.positions(num_layers)
+        fitting = FittingEdits(table_of(rules, self.positions), *rules.lengths(num_layers))
+        self.walks = [paced(settings, random_of(settings.seed, id), fitting) for id in ids]
+        self.results = [next(walk) for walk in self.walks]  # of the last wave; none yet
 
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Return the next wave of the active searches [S]; None where all have ended."""
-        wave = [
-            walker.next(self.settings.leaves) if runs else []
-            for walker, runs in zip(self.walkers, active.tolist(), strict=True)
-        ]
-        width = max(map(len, wave), default=0)
-        if not width:
+        waves = [self.advance(s) if runs else [] for s, runs in enumerate(active.tolist())]
+        shape = len(waves), max(map(len, waves), default=0)
+        if not shape[1]:
             return None
-        shape = (len(wave), width)
-        paths = pad_rows([[child.path for child in children] for children in wave], self.positions)
+        rows = [[child.path for _, _, child in wave] for wave in waves]
         node, parent = np.full(shape, NOTHING), np.full(shape, NO_PARENT)
         edits = np.zeros((*shape, 4), np.int32)
-        for s, (walker, children) in enumerate(zip(self.walkers, wave, strict=True)):
-            for c, child in enumerate(children):
-                node[s, c] = walker.number[child.path]
-                parent[s, c] = walker.number.get(child.parent, ROOT)
+        for s, wave in enumerate(waves):
+            for c, (number, of_parent, child) in enumerate(wave):
+                node[s, c], parent[s, c] = number, of_parent
                 edits[s, c] = 0 if child.edit is None else child.edit
-        return Proposals(paths, node, parent, edits)
+        return Proposals(pad_rows(rows, self.positions), node, parent, edits)
+
+    def advance(self, search: int) -> list[tuple[int, int, Child]]:
+        """Return the next paths of a search; none where its walk has ended."""
+        try:
+            return self.walks[search].send(self.results[search])
+        except StopIteration:
+            return []
 
     def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
         """Take the verdicts [S, C] of a wave; the first is that of the identity path."""
-        for s, walker in enumerate(self.walkers):
-            for c in np.flatnonzero(proposals.node[s] != NOTHING).tolist():
-                path = unpad_path(proposals.paths[s, c])
-                walker.take(Result(path, float(verdicts.margin[s, c])))
-
-
-class Walker:
-    """A generator of paths with what it still waits for."""
-
-    def __init__(
-        self, rules: Rules, random: np.random.Generator, fitting: FittingEdits, budget: int
-    ):
-        self.rules, self.random, self.fitting = rules, random, fitting
-        self.walk: Walk | None = None
-        self.waiting: list[Child] = []  # asked for and not yet proposed
-        self.results: list[Result] = []  # since the walk was last resumed
-        self.number: dict[Path | None, int] = {}  # of every path proposed
-        self.budget = budget + 1  # the identity path included
-
-    def take(self, result: Result) -> None:
-        """Take the result of a path, first of all of the identity path."""
-        if self.walk is None:
-            self.number[result.path] = ROOT
-            start = Start(result, self.random, self.fitting)
-            self.walk = WALKS[type(self.rules)](start, self.rules)
-            self.resume(None)
-        else:
-            self.results.append(result)
-
-    def resume(self, results: list[Result] | None) -> None:
-        """Resume the walk until it yields a path that is new, or ends."""
-        while self.walk is not None:
-            try:
-                children = next(self.walk) if results is None else self.walk.send(results)
-            except StopIteration:
-                self.budget = 0
-                return
-            new = {child.path: child for child in children if child.path not in self.number}
-            self.waiting = list(new.values())
-            if self.waiting:
-                return
-            results = []
-
-    def next(self, most: int) -> list[Child]:
-        """Return the next paths to evaluate, at most a number."""
-        if not self.waiting and self.results:
-            results, self.results = self.results, []
-            self.resume(results)
-        count = max(0, min(most, self.budget - len(self.number)))
-        chosen, self.waiting = self.waiting[:count], self.waiting[count:]
-        for child in chosen:
-            self.number[child.path] = len(self.number)
-        return chosen
+        present, margins = proposals.node != NOTHING, verdicts.margin.tolist()
+        self.results = [
+            [Result(unpad_path(paths[c]), margins[s][c]) for c in np.flatnonzero(present[s])]
+            for s, paths in enumerate(proposals.paths)
+        ]
