@@ -92,8 +92,10 @@ class Scorer(abc.ABC):
     ) -> list[bool | None]:
         """Run at most one path a question once more in float32 by the reference executor.
 
-        `completions` were decoded along the paths before, None where nothing was. Returns whether
-        each path is right, None without a path.
+        `completions` were decoded along the paths before; None where nothing was.
+
+        Returns:
+          Whether each path is right; None without a path.
         """
         chosen = {b: path for b, path in enumerate(paths) if path is not None}
         if not chosen:
@@ -108,7 +110,11 @@ class Scorer(abc.ABC):
         return [held.get(b) for b in range(len(paths))]
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
-        """Return the prompt to confirm a verdict with: here the same as before."""
+        """Make the prompt to confirm a verdict with.
+
+        Returns:
+          By default the same prompt.
+        """
         return encoded
 
     def check_memory(
