@@ -133,16 +133,16 @@ def noted(log: str, *arguments: str) -> None:
     """
     from cola_jax.cli.main import main
     from cola_jax.execute.inputs import count_paths
-    from cola_jax.scoring.evaluations import Evaluations
+    from cola_jax.scoring import evaluations
 
-    cut = Evaluations.cut
+    cut = evaluations.cut_waves
 
     def note(*values: Any) -> None:
         with open(log, "a") as file:
             file.write(" ".join(map(str, (time.time(), *values))) + "\n")
 
-    def noted_cut(self: Evaluations, missing: Any, positions: int) -> Any:
-        for wave in cut(self, missing, positions):
+    def noted_cut(*arguments: Any) -> Any:
+        for wave in cut(*arguments):
             note(CALL, count_paths(wave))
             yield wave
 
@@ -152,7 +152,7 @@ def noted(log: str, *arguments: str) -> None:
 
     if arguments[0] == "convert":
         note(CALL, 0)
-    Evaluations.cut = noted_cut
+    evaluations.cut_waves = noted_cut
     jax.monitoring.register_event_duration_secs_listener(hear)
     main(arguments)
 

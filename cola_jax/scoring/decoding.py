@@ -38,6 +38,19 @@ class DecodingScorer(Scorer):
     stop: Stop
     max_new_tokens: int
 
+    def prompt(self, question: Question) -> str:
+        """Write a question's prompt: here its text."""
+        return render_chat(self.tokenizer, question.text) if self.chat else question.text
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
+        text = self.prompt(question)
+        encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
+        if not encoded.num_tokens:
+            raise InputError(f"prompt {question.id} is empty: there is nothing to complete.")
+        check_length(encoded, self.context, self.max_new_tokens)
+        return encoded
+
     def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
         """Make the completions of decoded rows, graded against the gold answers."""
         return [completion(row, self.stop) for row in rows]
@@ -131,20 +144,18 @@ class Completions(DecodingScorer):
         context: int | None = None,
     ):
         super().__init__(tokenizer, chat=chat, context=context)
-        self.stop, self.max_new_tokens = stop, max_new_tokens
-
-    def encode(self, question: Question) -> Encoded:
-        """Encode a question's text; InputError where it is empty or too long."""
-        text = render_chat(self.tokenizer, question.text) if self.chat else question.text
-        encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
-        if not encoded.num_tokens:
-            raise InputError(f"prompt {question.id} is empty: there is nothing to complete.")
-        check_length(encoded, self.context, self.max_new_tokens)
-        return encoded
+        self.stop, self.max_new_tokens = stop, checked_limit(max_new_tokens)
 
     def record(self) -> dict[str, Any]:
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
         return super().record() | stop
+
+
+def checked_limit(tokens: int) -> int:
+    """Return the most tokens to decode; InputError for a limit below 1."""
+    if tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, it is {tokens}.")
+    return tokens
 
 
 def completion(

@@ -137,12 +137,6 @@ def render_chat(tokenizer: Any, text: str) -> str:
         )
 
 
-def check_chat(tokenizer: Any, chat: bool) -> None:
-    """Raise InputError where the tokenizer has no chat template for a chat."""
-    if chat and not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template: use the plain prompt (drop --chat).")
-
-
 def check_length(encoded: Encoded, context: int | None, more: int = 0) -> None:
     """Raise InputError where a prompt and `more` new tokens exceed the context."""
     longest = int(np.asarray(encoded.prompts.positions).max()) + 1

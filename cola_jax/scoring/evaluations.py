@@ -54,10 +54,7 @@ class Evaluations:
     ) -> tuple[Verdicts, np.ndarray]:
         """Return the verdicts [S, C] of S searches, and which of them were known before [S, C].
 
-        Args:
-          question: [S], the question of each search.
-          target: [S], the option that it looks for.
-          paths: [S, C, P], STOP-padded; an entry of STOP alone is none.
+        Search s asks about paths[s] of question[s], and looks for the option target[s].
         """
         verdicts, reused = self.look_up(question, paths)
         gold = np.array([each.answer for each in self.questions])[question]
@@ -68,11 +65,7 @@ class Evaluations:
         return verdicts, reused
 
     def look_up(self, question: np.ndarray, paths: np.ndarray) -> tuple[Verdicts, np.ndarray]:
-        """Evaluate what is new of paths [S, C, P] of questions [S].
-
-        Returns:
-          Verdicts [S, C], and which of the paths were known before [S, C].
-        """
+        """Evaluate what is new of paths [S, C, P] of questions [S]; returns as `of_searches`."""
         reused = paths[:, :, 0] != STOP
         entries = [
             (s, c, question[s], unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()

@@ -187,13 +187,13 @@ class ModelEvaluator:
         """Evaluate paths [B, C, P], STOP-padded, or for each question a list of paths."""
         padded = pad_paths(paths, len(self.encoded), self.num_layers)
         out = Verdicts.empty(padded.shape[:2], most_options(self.encoded))
-        asked = np.flatnonzero((padded[:, :, 0] != STOP).any(axis=1)).tolist()
+        questions = np.flatnonzero((padded[:, :, 0] != STOP).any(axis=1)).tolist()
         workload = Workload(*padded.shape[1:], same=bool((padded == padded[:1]).all()))
 
         def run(evaluate: Evaluate, indices: np.ndarray) -> Verdicts:
             return evaluate(padded[indices])
 
-        for indices, verdicts in self.over_batches(run, workload, count_paths(padded), asked):
+        for indices, verdicts in self.over_batches(run, workload, count_paths(padded), questions):
             out.put((indices,), verdicts)
         return out
 
@@ -202,31 +202,26 @@ class ModelEvaluator:
         function: Callable[[Evaluate, np.ndarray], Result],
         workload: Workload,
         evaluations: int,
-        asked: Sequence[int] | None = None,
+        questions: Sequence[int] | None = None,
     ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Call a function with an `Evaluate` for each batch, in threads, under one progress bar.
+        """Call a function for each batch of questions, in threads, under one progress bar.
 
-        Args:
-          function: also takes the indices of the questions of the batch.
-          workload: the paths that it evaluates.
-          evaluations: the number of them that is expected, of all batches.
-          asked: indices of the questions; all by default.
-
-        Yields the indices of each batch with the result, in the order in which they finish.
+        It takes an `Evaluate` of the batch, open for `workload`, and the indices of its questions.
+        `evaluations` are expected of all batches. Yields indices with results, as they finish.
         """
         parts = self.workers.batches_at_once
         if self.keeps_open:
-            asked, parts, workload = None, 1, self.widest(workload)
-        indices = range(len(self.encoded)) if asked is None else asked
+            questions, parts, workload = None, 1, self.widest(workload)
         batches = question_batches([self.encoded], workload, self.encoded)
+        everything = range(len(self.encoded))
+        cut = batches.cut(everything if questions is None else questions, parts, self.batch_size)
 
-        def run(worker: Worker, some: np.ndarray) -> Result:
-            own = workload._replace(prefix=batches.prefixes[some[0]])
-            with self.opening(worker, some, own) as evaluate:
-                return function(evaluate, some)
+        def run(worker: Worker, indices: np.ndarray) -> Result:
+            prefix = batches.prefixes[indices[0]]
+            with self.opening(worker, indices, workload._replace(prefix=prefix)) as evaluate:
+                return function(evaluate, indices)
 
         with self.scorer:
-            cut = batches.cut(indices, parts, self.batch_size)
             yield from self.workers.map(run, cut, evaluations)
 
     def widest(self, workload: Workload) -> Workload:
@@ -254,7 +249,7 @@ class ModelEvaluator:
 
 
 def question_batches(
-    asked: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
+    variants: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
 ) -> Batches:
     """Find what decides how questions are put into batches.
 
@@ -262,11 +257,11 @@ def question_batches(
     depend on no other question: a run can be continued with more questions, in other batches.
 
     Args:
-      asked: the questions, and the same ones in every other way in which they are asked.
+      variants: the questions, and the same ones in every other way in which they are asked.
       first: the first questions of all, in each of which a common prefix may end.
     """
-    keys = [sum(each, ()) for each in zip(*map(prompt_buckets, asked), strict=True)]
-    both = [*first[:FIRST], *asked[0]]
+    keys = [sum(each, ()) for each in zip(*map(prompt_buckets, variants), strict=True)]
+    both = [*first[:FIRST], *variants[0]]
     fresh = 1 / default_batch_size() if workload.same else FRESH
     return Batches.of(prompts_of(both), keys, fresh, before=len(both) - len(keys))
 

@@ -11,16 +11,8 @@ from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Row
 from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
-from cola_jax.scoring.decoding import DECOY, DecodingScorer, completion
-from cola_jax.scoring.encode import (
-    Encoded,
-    PromptFormat,
-    ShotSource,
-    check_length,
-    encode_prompt,
-    render_chat,
-    shots_of,
-)
+from cola_jax.scoring.decoding import DECOY, DecodingScorer, checked_limit, completion
+from cola_jax.scoring.encode import PromptFormat, ShotSource, render_chat, shots_of
 from cola_jax.scoring.grader import Grade, Grader, check_installed
 from cola_jax.scoring.scorer import Scorer
 from cola_jax.scoring.verdicts import Completion
@@ -89,7 +81,8 @@ class Generation(OpenScorer, DecodingScorer):
         Raises InputError where math-verify is not installed.
         """
         super().__init__(tokenizer, format, **options)
-        self.max_new_tokens = limit(max_new_tokens, format.max_new_tokens)
+        usual = format.max_new_tokens
+        self.max_new_tokens = checked_limit(usual if max_new_tokens is None else max_new_tokens)
         if grader is None:
             check_installed()
         self.grader, self.stack = grader, contextlib.ExitStack()
@@ -107,13 +100,6 @@ class Generation(OpenScorer, DecodingScorer):
     def record(self) -> dict[str, Any]:
         # another version may grade otherwise
         return super().record() | {"grader": f"math-verify {version('math-verify')}"}
-
-    def encode(self, question: Question) -> Encoded:
-        """Encode the prompt alone; InputError where it and the answer exceed the context."""
-        text = self.prompt(question)
-        encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
-        check_length(encoded, self.context, self.max_new_tokens)
-        return encoded
 
     def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
         """Make the completions of rows, graded against gold."""
@@ -175,17 +161,12 @@ class FilteredGeneration(DecodingScorer):
         `max_new_tokens` replaces the task's own limit. Raises InputError for one below 1.
         """
         super().__init__(tokenizer, chat=chat, context=context)
-        until, most = grader.settings
-        self.grader, self.max_new_tokens = grader, limit(max_new_tokens, most)
+        until, usual = grader.settings
+        self.max_new_tokens = checked_limit(usual if max_new_tokens is None else max_new_tokens)
+        self.grader = grader
         end = tokenizer.eos_token  # a stop string as well, as in the harness's model `hf`
         strings = (*until, *([end] if end and end not in until else []))
         self.stop = Stop(tuple(stop_tokens), strings, tokenizer=tokenizer)
-
-    def encode(self, question: Question) -> Encoded:
-        """Encode the prompt alone; InputError where it and its answer exceed the context."""
-        encoded = encode_prompt(question, self.tokenizer, question.text)
-        check_length(encoded, self.context, self.max_new_tokens)
-        return encoded
 
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
@@ -217,14 +198,6 @@ class FilteredGeneration(DecodingScorer):
             self.grader.gives(question, each.text, question.options[DECOY])
             for each, question in zip(completions, questions, strict=True)
         ]
-
-
-def limit(max_new_tokens: int | None, usual: int) -> int:
-    """Return the most tokens to decode; InputError for a limit below 1."""
-    most = usual if max_new_tokens is None else max_new_tokens
-    if most < 1:
-        raise InputError(f"max_new_tokens must be at least 1, it is {most}.")
-    return most
 
 
 def box_closed(text: str) -> bool:

@@ -4,9 +4,11 @@ It is run by path and not imported from the package, so that a worker does not l
 one JSON pair [answer, gold] per line, and writes true, false or, if grading failed, null.
 """
 
+import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import sys
 
@@ -24,12 +26,10 @@ def main(memory: int, seconds: float) -> None:
 
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        if hasattr(signal, "alarm"):  # ends a worker whose parent was killed during a pair
-            signal.alarm(int(2 * seconds) + 10)
+        signal.alarm(int(2 * seconds) + 10)  # ends a worker whose parent was killed during a pair
         verdict = grade(math_verify, *json.loads(line))
         print(json.dumps(verdict), file=replies, flush=True)
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+        signal.alarm(0)
 
 
 def grade(math_verify, answer: str, gold: str) -> bool | None:
@@ -73,12 +73,8 @@ def wrap(text: str) -> str:
 
 def limit_memory(size: int) -> None:
     """Limit the address space in bytes, where the system supports it."""
-    try:
-        import resource
-
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    except (ImportError, OSError, ValueError):
-        pass
 
 
 if __name__ == "__main__":

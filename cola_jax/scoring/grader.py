@@ -1,7 +1,7 @@
 """`Grader`: math-verify in worker processes, which may hang, crash or run out of memory."""
 
+import contextlib
 import enum
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -66,23 +66,17 @@ class Grader:
         """
         check_installed()
         self.seconds, self.memory, self.recycle = seconds, memory, recycle
-        self.version = importlib.metadata.version("math-verify")
         self.verdicts: dict[tuple[str, str], Grade] = {}
-        count = workers or max(1, min(4, (os.cpu_count() or 1) - 2))
-        self.idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()  # None: not yet started
-        self.idle.put(Worker(seconds, memory))
-        for _ in range(count - 1):
-            self.idle.put(None)
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix="grade")
-        self.count = count
+        self.count = workers or max(1, min(4, (os.cpu_count() or 1) - 2))
+        self.idle: queue.SimpleQueue[GradeWorker | None] = queue.SimpleQueue()  # None: not started
+        for worker in (GradeWorker(seconds, memory), *[None] * (self.count - 1)):
+            self.idle.put(worker)
+        self.threads = ThreadPoolExecutor(self.count, thread_name_prefix="grade")
 
     def __enter__(self) -> "Grader":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Kill all workers."""
         self.threads.shutdown(wait=True, cancel_futures=True)
         for _ in range(self.count):
@@ -94,28 +88,20 @@ class Grader:
         """Grade pairs of (answer, gold), each distinct pair once: paths share few answers."""
         stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
         new = [pair for pair in dict.fromkeys(stripped) if pair not in self.verdicts]
-        for _ in self.threads.map(self.grade_pair, new):
-            pass  # raises the first exception; the verdicts of the other pairs are kept
+        # what is raised for a pair is raised here; the verdicts of those before it are kept
+        for pair, grade in zip(new, self.threads.map(self.grade_pair, new), strict=True):
+            self.verdicts[pair] = grade
         return [self.verdicts[pair] for pair in stripped]
 
-    def grade_pair(self, pair: tuple[str, str]) -> None:
-        """Grade one pair and caches its verdict."""
-        answer, gold = pair
-        if not answer:
-            self.verdicts[pair] = Grade.WRONG
-        elif answer == gold:
-            self.verdicts[pair] = Grade.RIGHT
-        elif (same := match_text(answer, gold)) is not None:
-            self.verdicts[pair] = Grade.RIGHT if same else Grade.WRONG
-        else:
-            self.verdicts[pair] = self.verify(pair)
-
-    def verify(self, pair: tuple[str, str]) -> Grade:
-        """Grade a pair in a worker, and again in a new one if that fails."""
+    def grade_pair(self, pair: tuple[str, str]) -> Grade:
+        """Grade a pair by its texts, or else in a worker, and again in a new one if that fails."""
+        same = match_text(*pair)
+        if same is not None:
+            return Grade.RIGHT if same else Grade.WRONG
         worker = self.idle.get()
         try:
             for _ in range(2):
-                worker = worker or Worker(self.seconds, self.memory)
+                worker = worker or GradeWorker(self.seconds, self.memory)
                 grade = worker.grade(pair)
                 if grade is Grade.UNGRADED or worker.served >= self.recycle:
                     worker.kill()
@@ -127,12 +113,12 @@ class Grader:
             self.idle.put(worker)
 
 
-class Worker:
+class GradeWorker:
     """One process that grades one pair at a time."""
 
     def __init__(self, seconds: float, memory: int):
-        """Start the process and waits until it is ready; InputError if it does not start."""
-        self.seconds, self.served, self.expired = seconds, 0, False
+        """Start the process and wait until it is ready; InputError if it does not start."""
+        self.seconds, self.served = seconds, 0
         self.process = subprocess.Popen(
             # -P: modules in the script's folder must not shadow those that it imports
             [sys.executable, "-P", str(WORKER), str(memory), str(seconds)],
@@ -156,40 +142,30 @@ class Worker:
         return {"true": Grade.RIGHT, "false": Grade.WRONG}.get(reply, Grade.UNGRADED)
 
     def exchange(self, line: str, seconds: float) -> str:
-        """Write a line and reads the reply; "" if the process died or exceeded the time limit.
+        """Write a line and read the reply; "" if the process died or exceeded the time limit.
 
         Killing the process unblocks a write or read that would never return.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        timer = threading.Timer(seconds, self.expire)
+        timer = threading.Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
             self.process.stdin.write(line)
             self.process.stdin.flush()
-            reply = self.process.stdout.readline().strip()
+            return self.process.stdout.readline().strip()
         except OSError:
-            reply = ""
-        timer.cancel()
-        timer.join()
-        return "" if self.expired else reply
-
-    def expire(self) -> None:
-        """Kill the process for exceeding the time limit."""
-        self.expired = True
-        self.process.kill()
+            return ""
+        finally:
+            timer.cancel()
+            timer.join()
 
     def kill(self) -> None:
-        """Kill the process and closes its pipes."""
+        """Kill the process and close its pipes."""
         self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:  # buffered data can no longer be written
-                pass
+        with contextlib.suppress(OSError), self.process:  # buffered data can no longer be written
+            pass
 
 
 def check_installed() -> None:
@@ -200,10 +176,12 @@ def check_installed() -> None:
 
 
 def match_text(answer: str, gold: str) -> bool | None:
-    """Compare an answer with a gold that is words, ignoring case; None for any other gold.
+    """Compare an answer with a gold that is equal to it, or words, ignoring case; None for others.
 
     Also None if the gold is words and the answer is not, since they may agree: 7 cm and 7.
     """
+    if not answer or answer == gold:
+        return bool(answer)
     answer, gold = normalize(answer), normalize(gold)
     if DATE.fullmatch(gold):
         return answer == gold

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import buckets, pad_paths
 from cola_jax.execute.memory import Memory
@@ -16,7 +17,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.encode import Encoded, check_chat
+from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
 Evaluate = Callable[[np.ndarray], Verdicts]  # paths [B, C, P], STOP-padded -> fields [B, C]
@@ -41,7 +42,10 @@ class Scorer(abc.ABC):
 
         Raises InputError where the tokenizer has no chat template.
         """
-        check_chat(tokenizer, chat)
+        if chat and not tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template: use the plain prompt (drop --chat)."
+            )
         self.tokenizer, self.chat, self.context = tokenizer, chat, context
 
     @abc.abstractmethod
@@ -88,8 +92,7 @@ class Scorer(abc.ABC):
     ) -> list[bool | None]:
         """Run at most one path a question once more in float32 by the reference executor.
 
-        Args:
-          completions: decoded along the paths before; None where nothing is decoded.
+        `completions` were decoded along the paths before; None where nothing was.
 
         Returns:
           Whether each path is right; None without a path.
@@ -97,17 +100,21 @@ class Scorer(abc.ABC):
         chosen = {b: path for b, path in enumerate(paths) if path is not None}
         if not chosen:
             return [None] * len(paths)
-        asked = [self.reread(batch[b], completions[b]) for b in chosen]
+        rows = [self.reread(batch[b], completions[b]) for b in chosen]
         padded = pad_paths(
-            [[path] for path in chosen.values()], len(asked), worker.config.num_layers
+            [[path] for path in chosen.values()], len(rows), worker.config.num_layers
         )
-        run = ReferenceEvaluator(worker, prompts_of(asked), np.dtype(np.float32), "highest")
-        right = score_readings(self, asked, run(padded), padded).verdict[:, 0].tolist()
+        run = ReferenceEvaluator(worker, prompts_of(rows), np.dtype(np.float32), "highest")
+        right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
         held = dict(zip(chosen, right, strict=True))
         return [held.get(b) for b in range(len(paths))]
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
-        """Return what is read to confirm a verdict: here, what was read before."""
+        """Make the prompt to confirm a verdict with.
+
+        Returns:
+          By default the same prompt.
+        """
         return encoded
 
     def check_memory(

@@ -152,5 +152,9 @@ class Verdicts(NamedTuple):
                 column[index] = new
 
     def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
-        """Return the verdicts at an index of the leading axes, as numpy indexes them."""
+        """Take the verdicts at an index of the leading axes.
+
+        Returns:
+          Verdicts whose fields are those of numpy's indexing.
+        """
         return Verdicts(*(column[index] for column in self))

@@ -19,7 +19,7 @@ from cola_jax.strategies.outcome import ROOT, Again, Outcome
 MOST = 4  # right paths of a search that are asked again
 FIRST = 25  # evaluations of the first budget
 
-Places = Sequence[Sequence[Sequence[int]]]  # of each variant and question, of each of its options
+Places = Sequence[Sequence[Sequence[int]]]  # of each variant and question, of each option there
 
 
 def in_order(verdicts: Verdicts, place: Sequence[int]) -> Verdicts:
@@ -45,13 +45,9 @@ def in_variants(
 def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) -> Evaluate:
     """Combine evaluations of V variants of B questions: right is what is right in all of them.
 
-    Args:
-      evaluate: takes paths [V * B, C, P], first those of all questions in the first variant.
-      places: the place of each option of the questions in each variant.
-
-    Returns:
-      A function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
-      margins in any variant; the answer is what all say, or none.
+    `evaluate` takes paths [V * B, C, P], first those of all questions in the first variant. Returns
+    a function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
+    margins in any variant; the answer is that of all variants, or none.
     """
 
     def evaluate_all(paths: np.ndarray) -> Verdicts:
@@ -90,9 +86,7 @@ def plain_answers(plain: Verdicts, places: Places) -> list[list[int]]:
 def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) -> list[Outcome]:
     """Add the answers of the pretrained model to searches for paths right in all variants.
 
-    Args:
-      plain: of the identity path, fields [V * B, 1], all questions in the first variant first.
-      places: the place of each option of the questions in each variant.
+    `plain` are the verdicts of the identity path, fields [V * B, 1], the first variant's first.
     """
 
     def add(b: int, outcome: Outcome) -> Outcome:
@@ -114,12 +108,7 @@ def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) ->
 def with_again(
     outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], places: Places
 ) -> list[Outcome]:
-    """Add to outcomes what was answered in each of V other variants on `paths_to_ask`.
-
-    Args:
-      verdicts: of each variant, fields [B, C].
-      places: the place of each option of the questions in each variant.
-    """
+    """Add the answers on `paths_to_ask` to outcomes; the verdicts of each variant are [B, C]."""
 
     def add(b: int, outcome: Outcome) -> Outcome:
         variants = [
@@ -127,14 +116,14 @@ def with_again(
         ]
         column = columns(outcome)
         root = column[outcome.paths[ROOT]]
-        own = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
-        scores = np.stack([own, *(each.scores[root] for each in variants)])
+        first = outcome.verdicts.scores[ROOT, : len(outcome.question.options)]
+        scores = np.stack([first, *(each.scores[root] for each in variants)])
+        plain = [int(each.answer[root]) for each in variants]
 
         def of_search(search: Outcome) -> Again:
             nodes = nodes_to_ask(search)
-            asked = [column[search.paths[i]] for i in nodes]
-            answers = np.stack([each.answer[asked] for each in variants], axis=1)
-            plain = [int(each.answer[root]) for each in variants]
+            places = [column[search.paths[i]] for i in nodes]
+            answers = np.stack([each.answer[places] for each in variants], axis=1)
             return Again(nodes, answers == search.target, plain, scores)
 
         return for_each_search(outcome, of_search)
@@ -143,7 +132,7 @@ def with_again(
 
 
 def for_each_search(outcome: Outcome, again: Callable[[Outcome], Again]) -> Outcome:
-    """Add what was asked again to a search and to its control searches."""
+    """Add answers in other variants to a search and to its control searches."""
     controls = tuple(for_each_search(control, again) for control in outcome.controls)
     return dataclasses.replace(outcome, again=again(outcome), controls=controls)
 

@@ -79,16 +79,15 @@ def search(
         evaluations = Evaluations(evaluate, [questions[i] for i in indices])
         return search_batch(evaluations, layers, settings)
 
-    everything = np.arange(len(questions))
-    over_batches = getattr(evaluate, "over_batches", None)  # of a model, each batch by itself
+    over_batches = getattr(evaluate, "over_batches", None)  # of a model: each batch by itself
     if over_batches is None:
-        return Outcomes(work(evaluate, everything), settings)
+        return Outcomes(work(evaluate, np.arange(len(questions))), settings)
     searches = settings.searches(max(len(question.options) for question in questions))
     expected = len(questions) * (1 + simulations * searches)
-    found = {}
-    for indices, outcomes in over_batches(work, settings.workload(layers), expected):
-        found |= zip(indices.tolist(), outcomes, strict=True)
-    return Outcomes((found[i] for i in everything.tolist()), settings)
+    outcomes: dict[int, Outcome] = {}
+    for indices, batch in over_batches(work, settings.workload(layers), expected):
+        outcomes |= zip(indices.tolist(), batch, strict=True)
+    return Outcomes((outcomes[i] for i in sorted(outcomes)), settings)
 
 
 def resolve(strategy: str | Rules) -> Rules:
@@ -110,11 +109,8 @@ def search_batch(
     """Search a batch of questions in step, each for gold and for its control targets.
 
     The searches of a question share their evaluations: only what none has evaluated before is run.
-
-    Args:
-      evaluations: of the questions.
-      answers: of the pretrained model to each question, in every variant asked; that of the
-        identity path when None.
+    `answers` are the pretrained model's in all variants of each question; that of the identity path
+    when None.
     """
     questions = evaluations.questions
     root = pad_path(identity(num_layers), settings.positions(num_layers))
@@ -130,11 +126,11 @@ def search_batch(
     ]
     question = np.array([*question, *(b for b, _ in controls)])
     target = np.array([*target, *(j for _, j in controls)])
-    asked = [questions[b] for b in question]
+    searched = [questions[b] for b in question]
     kind = TreeSearch if isinstance(settings.preset, TreeRules) else Walks
-    strategy = kind(settings, [each.id for each in asked], num_layers)
-    history = History(asked, target.tolist(), root, settings.simulations + 1)
-    proposals: Proposals | None = Proposals.root(root, len(asked))
+    strategy = kind(settings, [each.id for each in searched], num_layers)
+    history = History(searched, target.tolist(), root, settings.simulations + 1)
+    proposals: Proposals | None = Proposals.root(root, len(searched))
     while proposals is not None:
         verdicts, reused = evaluations.of_searches(question, target, proposals.paths)
         if not history.waves:
@@ -157,12 +153,8 @@ def control_targets(question: Question, answers: Collection[int], control: Contr
     None where the pretrained model gives gold in any way the question is asked: a search for gold
     then only keeps its answer. Elsewhere the wrong options that it gives in none, since such a
     search must start where that for gold starts; and after them, where options are offered, the
-    wrong one that it gives in all, which that search only keeps.
-
-    Args:
-      answers: the model's own.
-      control: every wrong option that is no answer, one of them by a hash of the question's id, or
-        nothing at all.
+    wrong one that it gives in all, which that search only keeps. With `one`, a hash of the
+    question's id picks one of the wrong options.
     """
     if control == "none" or question.answer in answers:
         return []
@@ -170,9 +162,9 @@ def control_targets(question: Question, answers: Collection[int], control: Contr
     others = [j for j in options if j != question.answer and j not in answers]
     if control == "one" and others:
         others = [others[stable_hash(f"control {question.id}") % len(others)]]
-    own = set(answers)
-    kept = len(own) == 1 and own <= set(options) and not question.open
-    return [*others, *own] if kept else others
+    kept = set(answers)
+    keeps = len(kept) == 1 and kept <= set(options) and not question.open
+    return [*others, *kept] if keeps else others
 
 
 def without_control(questions: Sequence[Question], control: Control) -> list[str]:
@@ -213,13 +205,11 @@ def paths_to_confirm(
     outcomes: Sequence[Outcome],
 ) -> tuple[list[tuple[int, ...] | None], list[Completion | None]]:
     """Return each shortest correct path, and what was decoded along it; None where none is."""
-    paths = [outcome.best for outcome in outcomes]
-    best = [outcome.shortest_correct for outcome in outcomes]
     completions = [
-        None if i is None else outcome.verdicts.completion[i]
-        for outcome, i in zip(outcomes, best, strict=True)
+        None if (i := outcome.shortest_correct) is None else outcome.verdicts.completion[i]
+        for outcome in outcomes
     ]
-    return paths, completions
+    return [outcome.best for outcome in outcomes], completions
 
 
 def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> list[Outcome]:

@@ -56,16 +56,22 @@ class TreeSearch:
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Select the leaves of the next wave of the active searches [S]; None for none."""
         budgets = np.where(active, self.settings.simulations + 1, 0)
-        while True:
-            nodes = self.select(budgets)
-            if (nodes != NOTHING).any():
-                return self.proposals(nodes)
-            # a wave of nothing may still have closed nodes, so the next one looks elsewhere
-            if self.exhausted(budgets):
+        nodes = self.select(budgets)
+        while (nodes == NOTHING).all():
+            full = np.asarray(self.trees.size)[: self.count] >= budgets
+            if (full | np.asarray(self.trees.dead)[: self.count, ROOT]).all():
                 return None
+            # a wave of nothing may still have closed nodes, so the next one looks elsewhere
+            nodes = self.select(budgets)
+        index = np.arange(self.count)[:, None], np.maximum(nodes, 0)
+        paths, parents, edits = (
+            np.asarray(x)[index] for x in (self.trees.paths, self.trees.parents, self.trees.edits)
+        )
+        missing = (nodes == NOTHING)[..., None]
+        return Proposals(np.where(missing, STOP, paths), nodes, parents, edits)
 
     def select(self, budgets: np.ndarray) -> np.ndarray:
-        """Add leaves to trees of fewer nodes than their budgets [S]; returns them [S, C]."""
+        """Add leaves to trees of fewer nodes than their budgets [S]; return them [S, C]."""
         with on_host():
             self.trees, nodes = select_wave(
                 self.trees,
@@ -75,15 +81,6 @@ class TreeSearch:
                 leaves=self.settings.leaves,
             )
         return np.asarray(nodes)[: self.count]
-
-    def proposals(self, nodes: np.ndarray) -> Proposals:
-        """Return the paths of leaves [S, C], NOTHING for none."""
-        trees, missing = self.trees, nodes == NOTHING
-        index = np.arange(self.count)[:, None], np.maximum(nodes, 0)
-        paths, parents, edits = (
-            np.asarray(x)[index] for x in (trees.paths, trees.parents, trees.edits)
-        )
-        return Proposals(np.where(missing[..., None], STOP, paths), nodes, parents, edits)
 
     def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
         """Back up the rewards of evaluated leaves."""
@@ -104,11 +101,6 @@ class TreeSearch:
                 jnp.asarray(self.pad(nodes, NOTHING), jnp.int32),
                 jnp.asarray(self.pad(rewards, 0), jnp.float32),
             )
-
-    def exhausted(self, budgets: np.ndarray) -> bool:
-        """Say whether every tree is full, or dead at the root."""
-        done = np.asarray(self.trees.size)[: self.count] >= budgets
-        return bool((done | np.asarray(self.trees.dead)[: self.count, ROOT]).all())
 
     def pad(self, values: np.ndarray, fill: int) -> np.ndarray:
         """Add rows for the padding trees."""
@@ -144,19 +136,19 @@ def logarithms() -> np.ndarray:
 def select_wave(
     trees: Tree, budgets: Int[Array, " B"], *, rules: TreeRules, num_layers: int, leaves: int
 ) -> tuple[Tree, Int[Array, "B C"]]:
-    """Select up to `leaves` new nodes in each tree, and adds them as pending.
+    """Select up to `leaves` new nodes in each tree, and add them as pending.
 
     Returns the trees and the nodes' slots, -1 where a tree found no new path or has as many nodes
     as its budget.
     """
 
-    def one(tree: Tree, budget: Int[Array, ""]) -> tuple[Tree, Int[Array, " C"]]:
+    def of_tree(tree: Tree, budget: Int[Array, ""]) -> tuple[Tree, Int[Array, " C"]]:
         def step(tree, _):
             return select_leaf(tree, budget, rules, num_layers)
 
         return jax.lax.scan(step, tree, length=leaves)
 
-    return jax.vmap(one)(trees, budgets)
+    return jax.vmap(of_tree)(trees, budgets)
 
 
 @jax.jit
@@ -168,16 +160,16 @@ def back_up_wave(trees: Tree, nodes: Int[Array, "B C"], rewards: Float[Array, "B
 def select_leaf(
     tree: Tree, budget: Int[Array, ""], rules: TreeRules, num_layers: int
 ) -> tuple[Tree, Int[Array, ""]]:
-    """Descend from the root to the node to expand, and adds one child of it."""
+    """Descend from the root to the node to expand, and add one child of it."""
     key = jax.random.fold_in(tree.key, tree.size)
     node = descend(tree, key, rules, num_layers)
-    path, edit, found = draw_child(tree, node, key, rules, num_layers)
+    path, edit, exists = draw_child(tree, node, key, rules, num_layers)
     has_room = tree.size < budget
     # the tree only grows, so a node without a new path now never has one again
     outcomes = (add_node(tree, node, path, edit), close(tree, node), tree)
-    chosen = jnp.where(has_room, jnp.where(found, 0, 1), 2)
+    chosen = jnp.where(has_room, jnp.where(exists, 0, 1), 2)
     tree = jax.tree.map(lambda *leaves: jax.lax.select_n(chosen, *leaves), *outcomes)
-    return tree, jnp.where(has_room & found, tree.size - 1, NOTHING)
+    return tree, jnp.where(has_room & exists, tree.size - 1, NOTHING)
 
 
 def descend(tree: Tree, key: Array, rules: TreeRules, num_layers: int) -> Int[Array, ""]:

@@ -80,10 +80,11 @@ class Outcome:
         return np.array([len(path) for path in self.paths])
 
     def shortest(self, verdict: bool) -> int | None:
-        """Return the evaluation of the shortest path that is right, or wrong; None without one.
+        """Find the shortest path that is right, or wrong; where the grader failed, it is neither.
 
-        Of equally short ones it is that of the largest margin. An answer on which the grader failed
-        is neither right nor wrong.
+        Returns:
+          The index of the evaluation, of equally short ones that of the largest margin; None where
+          no path has this verdict.
         """
         candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
@@ -131,7 +132,11 @@ class Outcome:
         return [right, wrong] if self.lengths[wrong] < self.lengths[right] else [right]
 
     def describe_edit(self, i: int) -> str | None:
-        """Write the edit of evaluation i, such as `skip 2 at 5`; None for none or several edits."""
+        """Write the edit that made the path of evaluation i from its parent's.
+
+        Returns:
+          Text such as `skip 2 at 5`; None where there were none or several edits.
+        """
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
 
@@ -207,7 +212,7 @@ class History:
         return known & np.any(verdict & better, axis=1)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what is known of every search."""
+        """Return the outcome of every search."""
         return [
             Outcome(
                 question=question,

@@ -209,7 +209,7 @@ class Settings:
         return max(num_layers, self.preset.lengths(num_layers)[1])
 
     def workload(self, num_layers: int) -> "Workload":
-        """Return what a batch of questions will be asked to run."""
+        """Return the workload of a batch of questions."""
         from cola_jax.execute.evaluator import Workload
 
         return Workload(self.leaves, self.positions(num_layers), fixed=True)

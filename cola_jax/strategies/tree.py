@@ -24,7 +24,7 @@ class Tree(struct.PyTreeNode):
     paths: Int[Array, "M P"]
     hashes: UInt32[Array, " M"]
     parents: Int[Array, " M"]
-    edits: Int[Array, "M four"]  # kind, start, k, amount: what made the node from its parent
+    edits: Int[Array, "M four"]  # kind, start, k, amount, from the parent
     visits: Int[Array, " M"]  # evaluations at and below the node, pending ones included
     value: Float[Array, " M"]  # sum of rewards at and below the node
     children: Int[Array, " M"]
@@ -67,7 +67,7 @@ def path_hash(path: Int[Array, "*B P"]) -> UInt32[Array, "*B"]:
 
 
 def add_node(tree: Tree, parent: Int[Array, ""], path: Int[Array, " P"], edit: Edit) -> Tree:
-    """Add a pending node and counts its visit on the way up."""
+    """Add a pending node and count its visit on the way up."""
     slot = tree.size
     tree = tree.replace(
         paths=tree.paths.at[slot].set(path),
@@ -93,11 +93,11 @@ def add_upwards(tree: Tree, counts: Array, node: Int[Array, ""], amount: Array |
 def back_up(tree: Tree, nodes: Int[Array, " C"], rewards: Float[Array, " C"]) -> Tree:
     """Add the rewards of evaluated nodes to them and their ancestors; nodes of -1 are none."""
 
-    def one(value, item):
+    def add(value, item):
         node, reward = item
         return add_upwards(tree, value, node, reward), None
 
-    return tree.replace(value=jax.lax.scan(one, tree.value, (nodes, rewards))[0])
+    return tree.replace(value=jax.lax.scan(add, tree.value, (nodes, rewards))[0])
 
 
 def live_children(tree: Tree, node: Int[Array, ""]) -> Bool[Array, " M"]:

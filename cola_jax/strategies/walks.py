@@ -1,4 +1,4 @@
-"""Walks: searches without a tree, each a generator that is sent the results of what it yields."""
+"""Walks: searches without a tree, each a generator that yields paths and is sent results."""
 
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,7 +8,8 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
-from cola_jax.path import STOP, FittingEdits, edited, unpad_path
+from cola_jax.path import FittingEdits, edited, unpad_path
+from cola_jax.scoring.evaluations import pad_rows
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
@@ -33,7 +34,6 @@ class Result(NamedTuple):
     """A path that was evaluated."""
 
     path: Path
-    verdict: bool
     margin: float
 
 
@@ -45,8 +45,8 @@ class Child(NamedTuple):
     edit: np.ndarray | None = None  # [4], kind, start, k, amount
 
 
-# Yields paths, any number at a time, and is sent what they were found to be, without those that
-# had been evaluated before; ends where it knows no more.
+# Yields paths, any number at a time, and is sent their results, without those that had been
+# evaluated before; ends where it knows no more.
 Walk = Generator[Sequence[Child], Sequence[Result], None]
 
 
@@ -56,16 +56,6 @@ class Start(NamedTuple):
     identity: Result
     random: np.random.Generator  # the question's own
     fitting: FittingEdits
-
-    @property
-    def shortest(self) -> int:
-        """The layers of the shortest path allowed."""
-        return self.fitting.shortest
-
-    def edits(self, path: Path) -> np.ndarray:
-        """Return every edit [A, 4] that fits a path."""
-        fits = np.sort(np.concatenate([[], *self.fitting[len(path)].values()]).astype(int))
-        return np.stack(self.fitting.table, axis=1)[fits]
 
     def child(self, path: Path) -> Child:
         """Apply a random edit; returns the same path where none fits."""
@@ -81,8 +71,10 @@ def random(start: Start, rules: RandomRules) -> Walk:
 
 def single_edits(start: Start, rules: EnumerateRules) -> Walk:
     """Try every single edit of the identity path, in random order."""
-    path, edits = start.identity.path, start.edits(start.identity.path)
-    yield [Child(edited(path, edit), path, edit) for edit in start.random.permutation(edits)]
+    path, fitting = start.identity.path, start.fitting
+    fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
+    edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 4]
+    yield [Child(edited(path, edit), path, edit) for edit in edits]
 
 
 def beam(start: Start, rules: BeamRules) -> Walk:
@@ -107,7 +99,7 @@ def evolution(start: Start, rules: EvolutionRules) -> Walk:
 def prefixes(start: Start, rules: ExitRules) -> Walk:
     """Try every prefix of the layers, the longest first."""
     path = start.identity.path
-    yield [Child(path[:n], path) for n in range(len(path) - 1, start.shortest - 1, -1)]
+    yield [Child(path[:n], path) for n in range(len(path) - 1, start.fitting.shortest - 1, -1)]
 
 
 def without_least(start: Start, rules: InfluenceRules) -> Walk:
@@ -120,7 +112,7 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
     path = start.identity.path
     yield [
         Child(tuple(layer for layer in path if layer not in rules.order[:n]), path)
-        for n in range(1, len(path) - start.shortest + 1)
+        for n in range(1, len(path) - start.fitting.shortest + 1)
     ]
 
 
@@ -143,93 +135,69 @@ WALKS: Mapping[type[Rules], Callable[[Start, Any], Walk]] = {
 }
 
 
+def paced(
+    settings: Settings, random: np.random.Generator, fitting: FittingEdits
+) -> Generator[list[tuple[int, int, Child]], list[Result], None]:
+    """Run a walk of one question: yield new paths, at most `leaves` at a time, within the budget.
+
+    Each has its number and that of its parent. The walk is sent the results of what was yielded
+    last, and at first, for nothing, that of the identity path.
+    """
+    (identity,) = yield []
+    walk = WALKS[type(settings.preset)](Start(identity, random, fitting), settings.preset)
+    number: dict[Path | None, int] = {identity.path: ROOT}
+    results: Any = None
+    while len(number) <= settings.simulations:
+        try:
+            children = walk.send(results)
+        except StopIteration:
+            return
+        new = {child.path: child for child in children if child.path not in number}
+        left, results = list(new.values())[: settings.simulations + 1 - len(number)], []
+        for first in range(0, len(left), settings.leaves):
+            wave = []
+            for child in left[first : first + settings.leaves]:
+                number[child.path] = len(number)
+                wave.append((number[child.path], number.get(child.parent, ROOT), child))
+            results += yield wave
+
+
 class Walks:
     """Run a generator of paths for each search, a wave at a time."""
 
     def __init__(self, settings: Settings, ids: Sequence[str], num_layers: int):
         """Start a walk for each of the questions with these ids."""
-        rules = settings.preset
-        table = table_of(rules, settings.positions(num_layers))
-        fitting = FittingEdits(table, *rules.lengths(num_layers))
-        self.settings, self.positions = settings, settings.positions(num_layers)
-        self.walkers = [
-            Walker(rules, random_of(settings.seed, id), fitting, settings.simulations) for id in ids
-        ]
+        rules, self.positions = settings.preset, settings.positions(num_layers)
+        fitting = FittingEdits(table_of(rules, self.positions), *rules.lengths(num_layers))
+        self.walks = [paced(settings, random_of(settings.seed, id), fitting) for id in ids]
+        self.results = [next(walk) for walk in self.walks]  # of the last wave; none yet
 
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Return the next wave of the active searches [S]; None where all have ended."""
-        wave = [
-            walker.next(self.settings.leaves) if runs else []
-            for walker, runs in zip(self.walkers, active.tolist(), strict=True)
-        ]
-        width = max(map(len, wave), default=0)
-        if not width:
+        waves = [self.advance(s) if runs else [] for s, runs in enumerate(active.tolist())]
+        shape = len(waves), max(map(len, waves), default=0)
+        if not shape[1]:
             return None
-        shape = (len(wave), width)
-        paths = np.full((*shape, self.positions), STOP, np.int32)
+        rows = [[child.path for _, _, child in wave] for wave in waves]
         node, parent = np.full(shape, NOTHING), np.full(shape, NO_PARENT)
         edits = np.zeros((*shape, 4), np.int32)
-        for s, (walker, children) in enumerate(zip(self.walkers, wave, strict=True)):
-            for c, child in enumerate(children):
-                paths[s, c, : len(child.path)] = child.path
-                node[s, c] = walker.number[child.path]
-                parent[s, c] = walker.number.get(child.parent, ROOT)
+        for s, wave in enumerate(waves):
+            for c, (number, of_parent, child) in enumerate(wave):
+                node[s, c], parent[s, c] = number, of_parent
                 edits[s, c] = 0 if child.edit is None else child.edit
-        return Proposals(paths, node, parent, edits)
+        return Proposals(pad_rows(rows, self.positions), node, parent, edits)
+
+    def advance(self, search: int) -> list[tuple[int, int, Child]]:
+        """Return the next paths of a search; none where its walk has ended."""
+        try:
+            return self.walks[search].send(self.results[search])
+        except StopIteration:
+            return []
 
     def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
         """Take the verdicts [S, C] of a wave; the first is that of the identity path."""
-        for s, walker in enumerate(self.walkers):
-            for c in np.flatnonzero(proposals.node[s] != NOTHING).tolist():
-                path = unpad_path(proposals.paths[s, c])
-                right, margin = verdicts.verdict[s, c], verdicts.margin[s, c]
-                walker.take(Result(path, bool(right), float(margin)))
-
-
-class Walker:
-    """A generator of paths with what it still waits for."""
-
-    def __init__(
-        self, rules: Rules, random: np.random.Generator, fitting: FittingEdits, budget: int
-    ):
-        self.rules, self.random, self.fitting = rules, random, fitting
-        self.walk: Walk | None = None
-        self.waiting: list[Child] = []  # asked for and not yet proposed
-        self.results: list[Result] = []  # since the walk was last resumed
-        self.number: dict[Path | None, int] = {}  # of every path proposed
-        self.budget = budget + 1  # the identity path included
-
-    def take(self, result: Result) -> None:
-        """Take the result of a path, first of all of the identity path."""
-        if self.walk is None:
-            self.number[result.path] = ROOT
-            start = Start(result, self.random, self.fitting)
-            self.walk = WALKS[type(self.rules)](start, self.rules)
-            self.resume(None)
-        else:
-            self.results.append(result)
-
-    def resume(self, results: list[Result] | None) -> None:
-        """Resume the walk until it yields a path that is new, or ends."""
-        while self.walk is not None:
-            try:
-                children = next(self.walk) if results is None else self.walk.send(results)
-            except StopIteration:
-                self.budget = 0
-                return
-            new = {child.path: child for child in children if child.path not in self.number}
-            self.waiting = list(new.values())
-            if self.waiting:
-                return
-            results = []
-
-    def next(self, most: int) -> list[Child]:
-        """Return the next paths to evaluate, at most a number."""
-        if not self.waiting and self.results:
-            results, self.results = self.results, []
-            self.resume(results)
-        count = max(0, min(most, self.budget - len(self.number)))
-        chosen, self.waiting = self.waiting[:count], self.waiting[count:]
-        for child in chosen:
-            self.number[child.path] = len(self.number)
-        return chosen
+        present, margins = proposals.node != NOTHING, verdicts.margin.tolist()
+        self.results = [
+            [Result(unpad_path(paths[c]), margins[s][c]) for c in np.flatnonzero(present[s])]
+            for s, paths in enumerate(proposals.paths)
+        ]

@@ -1,8 +1,5 @@
 """Prompts token by token: packing, tokenizers, lengths, and chat templates of our own."""
 
-import os
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -78,25 +75,12 @@ def test_tokenize_prompt_refuses_tokenizer_that_adds_eos():
     encode_answers(QUESTION, appending, PROMPT, ANSWERS, special=False)  # the template's own end
 
 
-def test_encode_prompt_reads_nothing():
-    encoded = encode_prompt(QUESTION, CodePoints(), PROMPT)
-    assert encoded.prompts.ids.tolist() == [1, *map(ord, PROMPT)]
-    assert encoded.prompts.read is None
-    assert encoded.prompts.targets is None
-    assert encoded.option.tolist() == []
-
-
 def test_check_length_counts_longest_continuation():
     longest = 1 + len(f"{PROMPT} iron or")
     encoded = Options(CodePoints(), context=longest).encode(QUESTION)
     assert encoded.prompts.positions.max() + 1 == longest < encoded.num_tokens
     with pytest.raises(ValueError, match=f"question q1 has {longest} tokens"):
         Options(CodePoints(), context=longest - 1).encode(QUESTION)
-
-
-def test_check_chat_refuses_tokenizer_without_template():
-    with pytest.raises(ValueError, match="no chat template"):
-        Options(tiny.tokenizer(chat=False), chat=True)
 
 
 def test_chat_refuses_templates_that_fail():
@@ -118,36 +102,16 @@ TEMPLATES = {
         "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     ),
-    "qwen2.5": (
-        "{% if messages[0].role != 'system' %}[system]By nobody.[end]{% endif %}"
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
-    ),
     "qwen3": (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
         "{% if add_generation_prompt %}[assistant]"
         "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
         "{% endif %}"
     ),
-    "gemma-3": (
-        "{{ bos_token }}"
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
-        "{% for m in messages %}"
-        "[{{ 'model' if m.role == 'assistant' else m.role }}]{{ m.content | trim }}[end]"
-        "{% endfor %}{% if add_generation_prompt %}[model]{% endif %}"
-    ),
-    "smollm2": (
-        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
-        "[system]Be of use.[end]{% endif %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
-    ),
 }
 RENDERED = {
     "llama-3.2": "<s>[system]As of 26 Jul 2024[end][user]Hi?[end][assistant]",
-    "qwen2.5": "[system]By nobody.[end][user]Hi?[end][assistant]",
     "qwen3": "[user]Hi?[end][assistant]<think></think>",
-    "gemma-3": "<s>[user]Hi?[end][model]",
-    "smollm2": "[system]Be of use.[end][user]Hi?[end][assistant]",
 }
 HI = Question("q", "Hi?", ("sun", "moon"), 0)
 
@@ -161,32 +125,10 @@ def family(request):
     return request.param, words
 
 
-def test_render_chat_has_fixed_date_and_no_thinking(family):
+def test_chat_has_fixed_date_no_thinking_and_bos_only_where_template_does(family):
     name, words = family
     assert render_chat(words, "Hi?") == RENDERED[name]
-
-
-def test_chat_has_bos_only_where_template_does(family):
-    name, words = family
     encoded = Options(words, chat=True).encode(HI)
     prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
     assert prompt.count(words.bos_token_id) == RENDERED[name].count("<s>")
     assert words.decode(prompt) == RENDERED[name]
-
-
-@pytest.mark.slow
-def test_render_chat_of_smollm2():
-    from transformers import AutoTokenizer
-
-    folder = os.environ.get("COLA_TEST_MODELS")
-    if not folder:
-        pytest.skip("COLA_TEST_MODELS names no folder of models")
-    (file,) = Path(folder).glob("SmolLM2-135M-Instruct*.gguf")
-    words = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-    text = render_chat(words, "Hi?")
-    assert text.count("<|im_start|>") == 3  # its own system message, the user's, the reply's
-    assert text.startswith("<|im_start|>system\nYou are")
-    assert text.endswith("<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n")
-    encoded = Options(words, chat=True).encode(HI)
-    prompt = encoded.prompts.ids[: encoded.prompts.read[0] + 1].tolist()
-    assert words.decode(prompt) == text

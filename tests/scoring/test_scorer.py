@@ -1,7 +1,5 @@
 """`Scorer`: one of a user's own, and what binds a scorer to a batch of questions."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -162,17 +160,3 @@ def test_scorer_enters_and_leaves(words):
     assert (scorer.open, scorer.decodes) == (False, False)
     with pytest.raises(TypeError, match="abstract"):
         Scorer(words)
-
-
-def test_batch_of_mixed_buckets_equals_reference(model, words):
-    """The other variants of a batch's questions need not be of one length."""
-    short, long = tiny.questions(2)
-    long = dataclasses.replace(long, text=" ".join([long.text] * 12))
-    batch = [Options(words).encode(question) for question in (short, long)]
-    assert len({len(encoded.prompts.ids) > 40 for encoded in batch}) == 2
-    paths = pad_paths([random_paths(tiny.LAYERS, PATHS, seed=3)] * 2, 2, tiny.LAYERS)
-    worker, scorer = worker_of(model), Options(words)
-    with scorer.evaluator(worker, batch, WORKLOAD) as evaluate:
-        ours = evaluate(paths)
-    theirs = by_reference(worker, scorer, batch, paths)
-    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)

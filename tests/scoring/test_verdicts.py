@@ -75,12 +75,6 @@ def test_of_margins_is_right_from_zero_up():
     assert verdicts.finite.tolist() == [[True] * 3, [False, False, True]]
 
 
-def test_of_scores_of_single_option_has_no_rival():
-    verdicts = Verdicts.of_scores(np.array([[-1.0]]), 0)
-    assert verdicts.verdict.tolist() == [True]
-    assert verdicts.margin.tolist() == [np.inf]
-
-
 def test_empty_holds_no_evaluation():
     verdicts = Verdicts.empty((2, 3), 4)
     assert not verdicts.verdict.any()
@@ -106,15 +100,6 @@ def test_put_and_take_are_inverse(options):
     assert back.margin.tolist() == [-options + 1] * 2
     assert not out.take((0,)).finite.any()
     assert not out.finite[1, 1]
-
-
-def test_put_takes_index_of_first_axis():
-    scores = np.arange(24.0).reshape(2, 4, 3)
-    out = Verdicts.empty((3, 4), 5)
-    out.put((np.array([2, 0]),), Verdicts.of_scores(scores, 1))
-    np.testing.assert_array_equal(out.scores[[2, 0], :, :3], scores)
-    assert np.isnan(out.scores[:, :, 3:]).all()
-    assert out.finite.tolist() == [[True] * 4, [False] * 4, [True] * 4]
 
 
 def test_graded_is_false_where_grader_failed():
