@@ -146,11 +146,10 @@ def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdict
 class Answers:
     """The answers of the pretrained model and of random paths to each question of a run."""
 
-    def __init__(self, directory: epath.PathLike, model: str | None = None):
+    def __init__(self, directory: epath.PathLike):
         """Read a run of `cola evaluate` that decoded answers, the identity path's among them.
 
-        `model` is the identity of the checkpoint to be searched. Raises InputError for a run of
-        another checkpoint, one that decoded nothing, and one without the identity path.
+        Raises InputError for a run that decoded nothing, and one without the identity path.
         """
         run = Run(directory)
         manifest = run.manifest()
@@ -160,8 +159,6 @@ class Answers:
                 f"{directory} does not hold decoded answers of given paths: make it with `cola "
                 "evaluate --scorer generation`."
             )
-        if model is not None:
-            run.check_model(model)
         paths, plain = [tuple(path) for path in settings["paths"]], identity(start["num_layers"])
         if plain not in paths or len(paths) < 2:
             raise InputError(

@@ -19,7 +19,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.run import KINDS, UNFINISHED, Run
+from cola_jax.runs.run import TABLES, UNFINISHED, Run
 from cola_jax.runs.session import RunConfig, Session, collapse
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -140,12 +140,12 @@ def generate(make_case, sums):
 @pytest.mark.parametrize(
     ("name", "files", "kinds"),
     [
-        ("search", 3, KINDS),
+        ("search", 3, TABLES),
         ("search", 5, [UNFINISHED]),
-        ("evaluate", 1, KINDS),
-        pytest.param("decode", 3, KINDS, marks=pytest.mark.slow),
+        ("evaluate", 1, TABLES),
+        pytest.param("decode", 3, TABLES, marks=pytest.mark.slow),
         pytest.param("decode", 4, [UNFINISHED], marks=pytest.mark.slow),
-        pytest.param("generate", 4, KINDS, marks=pytest.mark.slow),
+        pytest.param("generate", 4, TABLES, marks=pytest.mark.slow),
     ],
 )
 def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
@@ -243,19 +243,12 @@ def test_hosts_agree_on_the_settings(search, monkeypatch):
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
     before, metrics = search.run.evaluations(), Metrics()
-    monkeypatch.setattr(Session, "workers", lambda *_: pytest.fail("something was evaluated"))
+    monkeypatch.setattr(
+        "cola_jax.runs.session.Workers", lambda *_, **__: pytest.fail("something was evaluated")
+    )
     jobs.fill(changed(search.session, batch_size=2), str(search.run.directory), SEARCH, metrics)
     assert search.run.evaluations() == before
     assert (metrics.earlier, metrics.evaluations) == (count(search.run), 0)
-
-
-@pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
-def test_other_settings_of_a_search_are_refused(search, name):
-    out, other = str(search.run.directory), dataclasses.replace(SEARCH, **{name: 5})
-    with pytest.raises(ValueError, match=f"--{name}: {getattr(SEARCH, name)} there, 5 here"):
-        jobs.fill(search.session, out, other)
-    with pytest.raises(ValueError, match="was made by `cola search`, not by `cola evaluate`"):
-        jobs.fill(search.session, out, EVALUATE)
 
 
 def test_session_records_the_model_and_the_task(checkpoint, task, search):
@@ -337,21 +330,6 @@ def test_search_function_finds_what_the_session_does(decode):
         assert [tuple(row["path"]) for row in own] == outcome.paths
         assert [row["verdict"] for row in own] == outcome.verdicts.verdict.tolist()
         assert [row["text"] for row in own] == [one.text for one in outcome.verdicts.completion]
-
-
-@pytest.mark.parametrize(
-    ("other", "name"),
-    [
-        ({"max_new_tokens": 5}, "max-new-tokens"),
-        ({"format": "direct"}, "--format: 'plain' there, 'direct' here"),
-        ({"chat": True}, "chat"),
-        ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
-        ({"limit": 3}, "limit"),
-    ],
-)
-def test_other_settings_of_a_task_are_refused(sums, decode, other, name):
-    with pytest.raises(ValueError, match=name):
-        jobs.fill(open_session(sums, **other), str(decode.run.directory), SEARCH)
 
 
 def test_other_shots_are_refused(sums, tmp_path):
@@ -517,25 +495,13 @@ def test_robust_search_of_decoded_answers_is_refused(sums, tmp_path):
         session.search(str(tmp_path / "run"), SEARCH, robust=True)
 
 
-def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, task, tmp_path):
-    session = Session.prepare(checkpoint, TaskConfig(task).prepare, ONE)
-    fields = {"min_length": 0.0}
-    one, other = (
-        dataclasses.replace(SEARCH, preset=dataclasses.replace(PRESETS[name], **fields))
-        for name in ("early-exit", "enumerate")
-    )
-    session.search(str(tmp_path / "run"), one)
-    with pytest.raises(ValueError, match="--preset: 'early-exit' there, 'enumerate' here"):
-        session.search(str(tmp_path / "run"), other)
-
-
 # searches over all questions
 
 
 def record(session, out, paths=PATHS):
     """Asks for one path of all questions, and then for more; returns the metrics."""
     metrics = Metrics()
-    with session.recording(str(out), {"command": "static"}, 8, metrics) as evaluate:
+    with session.recording(str(out), {"command": "static"}, metrics) as evaluate:
         for some in (paths[:1], paths):
             evaluate(pad_paths(some, QUESTIONS, tiny.LAYERS))
     return metrics

@@ -235,7 +235,7 @@ def test_session_refuses_small_budget_before_weights_load(
     def fail(*arguments, **keywords):
         raise AssertionError("the weights are loaded")
 
-    monkeypatch.setattr("cola_jax.runs.session.checkpoint.load", fail)
+    monkeypatch.setattr("cola_jax.runs.model_handle.cache.load_converted", fail)
     session = Session.prepare(
         str(tiny_checkpoint),
         TaskConfig("arithmetic", limit=3, scorer=scorer).prepare,
