@@ -123,8 +123,6 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the scores of the pairs that two programs have both evaluated.
 
-    Two searches may part ways over the last bit of a margin.
-
     Returns:
       How many there are, their largest difference, and how many answers differ, as of options that
       are almost as likely.
@@ -134,17 +132,17 @@ def compare(
     """
     known = {(pair.encoded.question.id, pair.path): pair.verdict for pair in ours}
     errors, differ = [], 0
-    for question, path, verdict in ((p.encoded.question.id, p.path, p.verdict) for p in theirs):
-        if (question, path) not in known:
+    for encoded, path, verdict in theirs:
+        own = known.get((encoded.question.id, path))
+        if own is None:  # two searches may part ways over the last bit of a margin
             continue
-        own = known[question, path]
         errors.append(difference(own, verdict))
         differ += int(own.answer != verdict.answer)
         if not errors[-1] <= limit:
             raise InputError(
-                f"{name}: the scores of question {question} on path {format_path(path)} differ by "
-                f"{errors[-1]:.1e}, and by at most {limit:.0e} would be rounding: nothing was "
-                "timed. Please report this with the command."
+                f"{name}: the scores of question {encoded.question.id} on path "
+                f"{format_path(path)} differ by {errors[-1]:.1e}, more than {limit:.0e}: nothing "
+                "was timed. Please report this with the command."
             )
     return {"compared": len(errors), "difference": max(errors, default=None), "answers": differ}
 
