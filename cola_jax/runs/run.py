@@ -341,10 +341,6 @@ class Run:
         """Return the settings of the last start, those of the first before it is recorded."""
         return self.content()["settings"]
 
-    def recorded(self, name: str) -> Any:
-        """Return a setting of a run; None for a new one."""
-        return self.settings().get(name) if (self.directory / MANIFEST).exists() else None
-
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
         rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()

@@ -16,7 +16,7 @@ from cola_jax.execute.worker import Worker
 from cola_jax.path import identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.runs.devices import machine
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
 from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
@@ -149,9 +149,10 @@ def ordered(
         return settings
     run = Run(directory)
     run.refuse_foreign()  # before the weights load
-    if len(session.first) == min(len(session.first), run.recorded("questions") or 0):
-        before = run.recorded("preset") or {}  # a run of another strategy is refused, without
-        order = before.get("order", ())
+    before = run.settings() if (run.directory / MANIFEST).exists() else {}
+    if len(session.first) <= (before.get("questions") or 0):
+        # a run of another strategy is refused, without
+        order = (before.get("preset") or {}).get("order", ())
     else:
         prompts = Prompts.stack([encoded.prompts for encoded in session.first])
         influence = block_influence(session.handle.load(session.mesh, metrics), prompts)

@@ -79,17 +79,6 @@ def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
     assert done(run) == {"a", "b"}
 
 
-def test_open_names_other_settings(run):
-    other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
-    with pytest.raises(InputError, match="created with different settings") as error:
-        done(run, other)
-    for difference in ("seed: 0 there, 3 here", "max-repeat: 4 there, 0 here", "extra: None"):
-        assert difference in str(error.value)
-    assert "max-skip" not in str(error.value)
-    assert "model" not in str(error.value)
-    assert run.manifest()["starts"] == [START]
-
-
 def test_manifest_is_written_once_and_each_start_apart(run):
     content = (run.directory / "run.json").read_bytes()
     assert json.loads(content)["settings"] == SETTINGS
@@ -306,13 +295,6 @@ def test_shards_write_parts_of_their_own(tmp_path):
     starts = run.manifest()["starts"]
     assert [start["metrics"]["evaluations"] for start in starts] == [2, 2]
     assert done(run, settings) == {"a", "b", "c", "d"}
-
-
-def test_recorded_reads_a_setting(tmp_path, run):
-    assert run.recorded("seed") == 0
-    assert run.recorded("other") is None
-    assert Run(tmp_path / "new").recorded("seed") is None
-    assert not (tmp_path / "new").exists()
 
 
 def test_count_earlier_adds_what_is_done(tmp_path):
