@@ -6,14 +6,18 @@ differs, and exits with status 1 if anything does.
 """
 
 import dataclasses
+import io
 import sys
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import tyro
+from etils import epath
 from tyro.conf import Positional
 
 from cola_jax.path import format_path
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import Run, check_once
 
 TOLERANCE = 1e-4  # of margins
 CLEAR = 1e-3  # a margin above which no rounding changes a verdict
@@ -53,13 +57,23 @@ def differences(run: Run, other: Run) -> list[str]:
 
 
 def read_rows(run: Run) -> dict[Key, tuple[bool | None, float]]:
-    """Read the verdict and the margin of every evaluation; a question twice is an error."""
-    run.questions()
-    rows = {}
-    for row in run.evaluations(COLUMNS).to_pylist():
-        key = row["question"], row["target"] if row["control"] else None, tuple(row["path"])
-        rows[key] = row["verdict"], row["margin"]
+    """Read the verdict and the margin of every evaluation; a question twice is an error.
+
+    Reads the tables as they are, so that runs of two versions can be compared.
+    """
+    rows, questions = {}, []
+    for part in run.parts():
+        questions += read_table(part["questions"], ["question"])
+        for row in read_table(part["evaluations"], COLUMNS):
+            key = row["question"], row["target"] if row["control"] else None, tuple(row["path"])
+            rows[key] = row["verdict"], row["margin"]
+    check_once(run.directory, [row["question"] for row in questions])
     return rows
+
+
+def read_table(file: epath.Path, columns: list[str]) -> list[dict[str, Any]]:
+    """Read columns of a Parquet file."""
+    return pq.ParquetFile(io.BytesIO(file.read_bytes())).read(columns).to_pylist()
 
 
 def shown(key: Key) -> str:

@@ -55,7 +55,7 @@ class Benchmark(Command):
     task: TaskChoice = NO_TASK
     simulations: int = 32
     """Evaluations per question of the search over a task, beyond the baseline, and again for each
-    control; without the confirmation of paths in float32."""
+    control."""
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else bfloat16."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)

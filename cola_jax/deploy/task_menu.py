@@ -185,7 +185,6 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
     Its paths are tried again, so another dtype, scorer or prompt is only told.
     """
     run = Run(directory)
-    run.check_model(session.settings["model"])
     here = asked_here(session.settings, session.encoded)
     allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
     if told := check_comparable(asked_by_run(run), here, allowed):

@@ -76,7 +76,7 @@ def find_path(
         len(rest) + len(held_out)
     )
     longest = max(lengths.longest, layers)
-    with session.recording(out, recorded, longest, metrics) as evaluate:
+    with session.recording(out, recorded, metrics) as evaluate:
 
         def evaluate_on(paths: Sequence[Path], questions: np.ndarray) -> Verdicts:
             wave = np.full((len(golds), len(paths), longest), STOP, np.int32)

@@ -1,8 +1,9 @@
-"""Part files: tables of rows, each under a name that carries the digest of its content."""
+"""Files of a run, each with the digest of its content: tables of rows in parts, and records."""
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,41 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cola_jax.errors import InputError, reading
-from cola_jax.files import read_bytes
+from cola_jax.files import matching, read_bytes, read_json, readable_json, write_whole
+from cola_jax.identity import digest
 
 TOGETHER = 64  # tables that are joined at once
 MARK = b"cola_run"  # in the metadata of a file: the digest of the settings of its run
+TABLES = ("evaluations", "questions")  # the two tables of a part
 ROUNDED = 1e-4  # a margin below which rounding may turn its sign
+
+
+PartFiles = Mapping[str, epath.Path]  # the two files of a part, by kind
+
+
+def write_record(file: epath.Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file with the digest of its content."""
+    write_whole(file, readable_json({**content, "digest": digest(content)}).encode() + b"\n")
+
+
+def read_record(file: epath.Path) -> dict[str, Any]:
+    """Read what `write_record` wrote; InputError for a file that was changed since."""
+    content = read_json(file)
+    if content.pop("digest", None) != digest(content):
+        raise InputError(
+            f"{file} is damaged, or was changed or made by an earlier version: restore it, or make "
+            "a new run."
+        )
+    return content
+
+
+def list_parts(directory: epath.Path) -> list[PartFiles]:
+    """List the parts of a run in order, without those that lack one of their two files."""
+    parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
+    for kind in TABLES:
+        for file in matching(directory / kind, "part-*.parquet"):
+            parts[stem_of(file)][kind] = file
+    return [parts[stem] for stem in sorted(parts) if len(parts[stem]) == len(TABLES)]
 
 
 def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) -> bytes:

@@ -18,18 +18,27 @@ import pyarrow as pa
 import yaml
 from etils import epath
 
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
+from cola_jax.files import check_links, hold, matching, write_whole
 from cola_jax.identity import digest
 from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.hosts import WHOLE, Shard
-from cola_jax.runs.parts import by_question, encode_part, part_name, read_part, read_parts, stem_of
+from cola_jax.runs.parts import (
+    TABLES,
+    PartFiles,
+    by_question,
+    encode_part,
+    list_parts,
+    part_name,
+    read_part,
+    read_parts,
+    read_record,
+    write_record,
+)
 from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, known_verdicts
 from cola_jax.runs.settings import (
     Asked,
-    Manifest,
-    Start,
     asked_by_run,
     check_comparable,
     continues,
@@ -45,10 +54,8 @@ MANIFEST = "run.json"
 CONFIG = "config.yaml"
 STARTS = "starts"
 METRICS = ".metrics.json"  # of a start, beside its own file
-KINDS = ("evaluations", "questions")
 UNFINISHED = "unfinished"  # evaluations of questions that are not done
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
-PartFiles = Mapping[str, epath.Path]  # the two files of a part, by kind
 
 
 class Run:
@@ -71,7 +78,7 @@ class Run:
         self,
         settings: Mapping[str, Any],
         environment: Mapping[str, Any],
-        here: Asked | None = None,
+        asked: Asked | None = None,
         *,
         again: bool = False,
         metrics: Metrics | None = None,
@@ -83,7 +90,7 @@ class Run:
             questions, simulations or paths.
           environment: recorded of this start. The flags of the command, under the name `flags`, go
             to a file of their own, with which `--config` starts it again.
-          here: what this command asks; a run that has its questions otherwise is refused.
+          asked: by this command; a run that has its questions otherwise is refused.
           again: no question is done before all are; `replace` writes them.
           metrics: of this start, recorded when it ends.
 
@@ -97,8 +104,8 @@ class Run:
             self.create(settings)
             content = self.content()
             further = continues(self.directory, content["settings"], settings)
-            if content["starts"] and here is not None:
-                self.check_asked(here)
+            if content["starts"] and asked is not None:
+                self.check_asked(asked)
             if further:
                 self.set_aside()
             start_file = self.record_start(len(content["starts"]), settings, environment)
@@ -114,7 +121,7 @@ class Run:
                 yield self
             finally:
                 if metrics is not None:  # in another file, as none is written twice
-                    write_json(start_file.with_suffix(METRICS), metrics.report())
+                    write_record(start_file.with_suffix(METRICS), metrics.report())
             self.tidy(settings.get("questions"))
 
     def check_asked(self, asked: Asked) -> None:
@@ -131,8 +138,8 @@ class Run:
         file = self.directory / MANIFEST
         self.directory.mkdir(parents=True, exist_ok=True)
         if not file.exists():  # before all else, by which another process knows a run
-            write_json(file, {"settings": settings})
-        for folder in (*KINDS, STARTS):
+            write_record(file, {"settings": settings})
+        for folder in (*TABLES, STARTS):
             (self.directory / folder).mkdir(exist_ok=True)
 
     def record_start(
@@ -142,7 +149,7 @@ class Run:
         start = dict(environment)
         flags = start.pop("flags", None)
         file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
-        write_json(file, start | {"settings": settings})
+        write_record(file, start | {"settings": settings})
         if flags is not None:
             content = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True)
             write_whole(self.directory / CONFIG, content.encode())
@@ -297,11 +304,7 @@ class Run:
         if not file.exists():
             raise InputError(f"{self.directory} has no {MANIFEST}: it is not a run directory.")
         check_links(self.directory)
-        manifest = read_json(file)
-        if "starts" in manifest:
-            raise InputError(f"{self.directory} was made by an earlier version: make a new run.")
-        with reading(file):
-            return manifest["settings"]
+        return read_record(file)["settings"]
 
     @functools.cached_property
     def mark(self) -> str:
@@ -315,17 +318,12 @@ class Run:
         for file in files:
             if file.name.endswith(METRICS):
                 continue
-            start, metrics = read_json(file), file.with_suffix(METRICS)
+            start, metrics = read_record(file), file.with_suffix(METRICS)
             if metrics in files:
-                start["metrics"] = read_json(metrics)
-            with reading(file):
-                Start.model_validate(start)
-            settings = start.pop("settings", settings)
+                start["metrics"] = read_record(metrics)
+            settings = start.pop("settings")
             starts.append(start)
-        content = {"settings": settings, "starts": starts}
-        with reading(self.directory / MANIFEST, "Restore it, or start again in another directory."):
-            Manifest.model_validate(content)
-        return content
+        return {"settings": settings, "starts": starts}
 
     def manifest(self) -> dict[str, Any]:
         """Read the settings and one or more starts, as {"settings": ..., "starts": [...]}.
@@ -343,19 +341,6 @@ class Run:
         """Return the settings of the last start, those of the first before it is recorded."""
         return self.content()["settings"]
 
-    def recorded(self, name: str) -> Any:
-        """Return a setting of a run; None for a new one."""
-        return self.settings().get(name) if (self.directory / MANIFEST).exists() else None
-
-    def check_model(self, model: str) -> None:
-        """Raise InputError unless this is a run, of the checkpoint with this identity."""
-        recorded = self.settings().get("model")
-        if recorded != model:
-            raise InputError(
-                f"{self.directory} is a run of another checkpoint ({recorded}, here it is {model}):"
-                " give a run of this one."
-            )
-
     def count_earlier(self, num_layers: int) -> None:
         """Add the results of earlier starts to the metrics."""
         rows = self.questions(["evaluations", "baseline", "best", "controls"]).to_pylist()
@@ -368,11 +353,7 @@ class Run:
 
     def parts(self) -> list[PartFiles]:
         """List the parts in order, without those that lack one of their two files."""
-        parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
-        for kind in KINDS:
-            for file in matching(self.directory / kind, "part-*.parquet"):
-                parts[stem_of(file)][kind] = file
-        return [parts[stem] for stem in sorted(parts) if len(parts[stem]) == len(KINDS)]
+        return list_parts(self.directory)
 
     def questions(
         self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
@@ -398,11 +379,6 @@ class Run:
         """Read columns of one of the two tables."""
         files = [part[kind] for part in (self.parts() if parts is None else parts)]
         return read_parts(files, SCHEMAS[kind], self.mark, columns)
-
-
-def write_json(file: epath.Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that people read, whole."""
-    write_whole(file, (readable_json(dict(content)) + "\n").encode())
 
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The rows of a run's part files: one for each evaluation, one for each question."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -135,17 +136,10 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
     """Return the verdict [1] for gold that a row was made from."""
     completion = np.full(1, None, object)
     if row["finish"] is not None:
-        completion[0] = Completion(
-            text=row["text"],
-            answer=row["answer_text"],
-            finish=row["finish"],
-            truncated=row["truncated"],
-            grade=None if row["grade"] is None else Grade(row["grade"]),
-            tokens=tuple(row["tokens"]),
-            logprob=row["logprob"],
-            entropy=row["entropy"],
-            certainty=row["certainty"],
-        )
+        fields = {field.name: row[field.name] for field in dataclasses.fields(Completion)}
+        fields |= {"answer": row["answer_text"], "tokens": tuple(row["tokens"])}
+        fields["grade"] = None if row["grade"] is None else Grade(row["grade"])
+        completion[0] = Completion(**fields)
     verdicts = Verdicts.of_scores(
         # a prompt that is completed has no options
         np.array([row["scores"] or [row["margin"]]], np.float32),
@@ -168,17 +162,9 @@ def completion_columns(completion: Completion | None) -> dict[str, Any]:
     """Make the columns of what a path decoded."""
     if completion is None:
         return {}
-    return {
-        "text": completion.text,
-        "answer_text": completion.answer,
-        "finish": completion.finish,
-        "truncated": completion.truncated,
-        "grade": None if completion.grade is None else completion.grade.value,
-        "tokens": completion.tokens,
-        "logprob": completion.logprob,
-        "entropy": completion.entropy,
-        "certainty": completion.certainty,
-    }
+    columns = dict(vars(completion))
+    columns["answer_text"] = columns.pop("answer")  # of a row, `answer` is an option
+    return columns | {"grade": completion.grade and completion.grade.value}
 
 
 def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,17 +11,13 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.benchmark import Program, machine, time_in_turns
-from cola_jax.execute.common_prefix import Batches
-from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker, Workers
 from cola_jax.path import format_path
+from cola_jax.runs.parts import by_question
+from cola_jax.runs.schema import known_verdicts
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import question_batches
-from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.loop import search_batch
 from cola_jax.strategies.rules import Settings
 
 SEARCH, WHOLE = "search", "search, whole prompts"
@@ -40,57 +37,15 @@ Baseline = Callable[[Sequence[Pair]], Sequence[Verdicts]]  # evaluates pairs in 
 SearchBaselines = Callable[[Session], Mapping[str, Baseline]]
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchProgram:
-    """A search of all questions of a session, as a run makes it, without a run directory.
-
-    Shortest correct paths are not confirmed in float32, which is not an evaluation of a search.
-    """
-
-    session: Session
-    settings: Settings
-    workers: Workers
-    batches: Batches
-
-    def __call__(self) -> list[Pair]:
-        """Search all questions, without reusing anything of an earlier call."""
-        for worker in self.workers.workers:
-            worker.share_nothing()
-        count = len(self.session.encoded)
-        cut = self.batches.cut(range(count), largest=self.session.batch_size(count))
-        with self.session.scorer:
-            return [pair for _, pairs in self.workers.map(self.search, cut) for pair in pairs]
-
-    def search(self, worker: Worker, indices: np.ndarray) -> list[Pair]:
-        """Search a batch of questions, and return each path of a question once."""
-        layers, batch = self.session.num_layers, [self.session.encoded[i] for i in indices]
-        prefix = self.batches.prefixes[indices[0]]
-        workload = self.settings.workload(layers)._replace(prefix=prefix)
-        with self.session.scorer.evaluator(worker, batch, workload) as evaluate:
-            evaluations = Evaluations(evaluate, [encoded.question for encoded in batch])
-            search_batch(evaluations, layers, self.settings)
-        return [
-            Pair(encoded, path, evaluations.verdict(b, path))
-            for b, encoded in enumerate(batch)
-            for path in evaluations.known[b]
-        ]
-
-
-def search_programs(session: Session, settings: Settings) -> dict[str, SearchProgram]:
-    """Return the search of a run, and one of whole prompts where the run shares beginnings.
-
-    Raises InputError where memory does not suffice, before weights load.
-    """
-    workload, encoded = settings.workload(session.num_layers), session.encoded
-    session.check_memory(workload.positions)
-    session.check_search(settings)
-    shared = question_batches([encoded], workload, session.first)
-    whole = Batches([*prompt_buckets(encoded)], [0] * len(encoded))
-    workers = session.workers(Metrics())
-    every = {SEARCH: shared, WHOLE: whole} if any(shared.prefixes) else {SEARCH: shared}
-    return {
-        name: SearchProgram(session, settings, workers, batches) for name, batches in every.items()
-    }
+def search_pairs(session: Session, settings: Settings) -> list[Pair]:
+    """Search all questions as a new run, and return each path of a question once."""
+    with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+        tables = by_question(session.search(f"{folder}/run", settings).evaluations())
+    return [
+        Pair(encoded, path, verdict.take(0))
+        for encoded in session.encoded
+        for path, verdict in known_verdicts([tables[encoded.question.id]], encoded).items()
+    ]
 
 
 def benchmark_search(
@@ -117,8 +72,12 @@ def benchmark_search(
     Raises:
       InputError: where they do not agree, before anything is timed.
     """
-    searches = search_programs(session, settings)
-    programs: dict[str, Callable[[], list[Pair]]] = dict(searches)
+    workload = settings.workload(session.num_layers)
+    shared = max(question_batches([session.encoded], workload, session.first).prefixes)
+    programs = {SEARCH: functools.partial(search_pairs, session, settings)}
+    if shared:
+        whole = dataclasses.replace(session, shares_prompts=False)
+        programs[WHOLE] = functools.partial(search_pairs, whole, settings)
     results = {name: run() for name, run in programs.items()}
     search = results[SEARCH]
     drawn = np.random.default_rng(0).permutation(len(search))[:pairs]
@@ -139,7 +98,7 @@ def benchmark_search(
         "scorer": session.scorer.name,
         "questions": len(session.encoded),
         "tokens": max(encoded.num_tokens for encoded in session.encoded),
-        "shared_tokens": max(searches[SEARCH].batches.prefixes),
+        "shared_tokens": shared,
         "strategy": settings.preset.name,
         "simulations": settings.simulations,
         "control": settings.control,
@@ -164,8 +123,6 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the scores of the pairs that two programs have both evaluated.
 
-    Two searches may part ways over the last bit of a margin.
-
     Returns:
       How many there are, their largest difference, and how many answers differ, as of options that
       are almost as likely.
@@ -175,17 +132,17 @@ def compare(
     """
     known = {(pair.encoded.question.id, pair.path): pair.verdict for pair in ours}
     errors, differ = [], 0
-    for question, path, verdict in ((p.encoded.question.id, p.path, p.verdict) for p in theirs):
-        if (question, path) not in known:
+    for encoded, path, verdict in theirs:
+        own = known.get((encoded.question.id, path))
+        if own is None:  # two searches may part ways over the last bit of a margin
             continue
-        own = known[question, path]
         errors.append(difference(own, verdict))
         differ += int(own.answer != verdict.answer)
         if not errors[-1] <= limit:
             raise InputError(
-                f"{name}: the scores of question {question} on path {format_path(path)} differ by "
-                f"{errors[-1]:.1e}, and by at most {limit:.0e} would be rounding: nothing was "
-                "timed. Please report this with the command."
+                f"{name}: the scores of question {encoded.question.id} on path "
+                f"{format_path(path)} differ by {errors[-1]:.1e}, more than {limit:.0e}: nothing "
+                "was timed. Please report this with the command."
             )
     return {"compared": len(errors), "difference": max(errors, default=None), "answers": differ}
 

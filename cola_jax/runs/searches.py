@@ -1,4 +1,4 @@
-"""The searches of a batch of a session's questions, and of one made in Python, as rows of a run."""
+"""Searches as rows of a run: those of a session, batch by batch, and one made in Python."""
 
 import dataclasses
 import os
@@ -10,15 +10,18 @@ import numpy as np
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.influence import block_influence
+from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker
 from cola_jax.path import identity, pad_path
+from cola_jax.prompts import Prompts
 from cola_jax.runs.devices import machine
-from cola_jax.runs.run import Run
+from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
 from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.again import (
     most_asked,
@@ -28,9 +31,9 @@ from cola_jax.strategies.again import (
     with_again,
     with_robust,
 )
-from cola_jax.strategies.loop import paths_to_confirm, search_batch, with_confirmed
+from cola_jax.strategies.loop import check_memory, paths_to_confirm, search_batch, with_confirmed
 from cola_jax.strategies.outcome import Outcome, Outcomes
-from cola_jax.strategies.rules import Settings
+from cola_jax.strategies.rules import InfluenceRules, Settings
 from cola_jax.tasks.variants import Variant
 
 if TYPE_CHECKING:
@@ -134,6 +137,34 @@ def recorded_search(settings: Settings) -> dict[str, Any]:
     """Return what a run records of the settings of its searches."""
     name = {"command": "search", "strategy": settings.preset.name}
     return name | dataclasses.asdict(settings)
+
+
+def ordered(
+    session: "Session", directory: str, settings: Settings, metrics: Metrics | None
+) -> Settings:
+    """Order the layers by their influence on the first questions, if rules need it, once a run."""
+    rules = settings.preset
+    if not isinstance(rules, InfluenceRules) or rules.order:
+        return settings
+    run = Run(directory)
+    run.refuse_foreign()  # before the weights load
+    before = run.settings() if (run.directory / MANIFEST).exists() else {}
+    if len(session.first) <= (before.get("questions") or 0):
+        # a run of another strategy is refused, without
+        order = (before.get("preset") or {}).get("order", ())
+    else:
+        prompts = Prompts.stack([encoded.prompts for encoded in session.first])
+        influence = block_influence(session.handle.load(session.mesh, metrics), prompts)
+        order = np.argsort(influence, kind="stable").tolist()
+    return dataclasses.replace(settings, preset=dataclasses.replace(rules, order=tuple(order)))
+
+
+def check_search(session: "Session", settings: Settings) -> None:
+    """Raise InputError where searches that run together need too much memory."""
+    session.check_memory(settings.positions(session.num_layers))
+    options = max(len(encoded.question.options) for encoded in session.encoded)
+    together = THREADS * session.batch_size(len(session.encoded)) * settings.searches(options)
+    check_memory(settings, session.num_layers, together, session.handle.memory.budget)
 
 
 def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:

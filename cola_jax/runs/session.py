@@ -5,48 +5,46 @@ import dataclasses
 import functools
 import itertools
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.influence import block_influence
-from cola_jax.execute.inputs import check_tokens, pad_paths
-from cola_jax.execute.memory import Memory
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker, WorkerOptions, Workers
-from cola_jax.formats import cache
-from cola_jax.params import Model, shapes
+from cola_jax.execute.worker import Worker, Workers
+from cola_jax.params import Model
 from cola_jax.path import identity
-from cola_jax.prompts import Prompts
-from cola_jax.runs.devices import Devices, choose_dtype, machine
+from cola_jax.runs.devices import Devices, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
+from cola_jax.runs.model_handle import ModelHandle
 from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
-from cola_jax.runs.searches import BatchSearch, check_robust, recorded_search
+from cola_jax.runs.searches import (
+    BatchSearch,
+    check_robust,
+    check_search,
+    ordered,
+    recorded_search,
+)
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
 from cola_jax.scoring.verdicts import NO_ANSWER
-from cola_jax.strategies.loop import check_memory
-from cola_jax.strategies.rules import InfluenceRules, Settings
+from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
 log = logging.getLogger(__name__)
-FIRST = 32  # questions on which the influence of layers is measured
+FIRST = 32  # questions on which the model is measured
 WAVE = 32  # paths of a question that are evaluated, and written, at a time
 COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and how many tell
 
@@ -69,41 +67,6 @@ class RunConfig:
             raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
 
 
-class ModelHandle:
-    """A model that is loaded when it is first needed."""
-
-    def __init__(self, source: str):
-        """Read the metadata of what `cola_jax.load` takes."""
-        self.source, self.directory = source, cache.find(source)
-        self.metadata = checkpoint.read_metadata(self.directory)
-        self.config = ModelConfig.from_json(self.metadata["config"])
-        self.loaded: Model | None = None
-
-    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
-        """Encode the questions of a task; InputError for tokens that the model does not have."""
-        prepared = prepare(
-            checkpoint.load_tokenizer(self.directory),
-            context=self.config.context,
-            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
-        )
-        ways = (variant.encoded for variant in prepared.variants)
-        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *ways):
-            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
-            if encoded.prompts.targets is not None:
-                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
-        return prepared
-
-    def load(self, dtype: str, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
-        """Load the weights, once; the metrics, or a bar, show how far that is."""
-        if self.loaded is None:
-            if metrics is None:
-                self.loaded = cache.load(self.source, dtype=dtype, mesh=mesh)
-            else:
-                place = self.source, self.directory, dtype, mesh
-                self.loaded = cache.load_converted(*place, metrics.load)
-        return self.loaded
-
-
 @dataclasses.dataclass(frozen=True)
 class Session:
     """A model, the questions of a task encoded for a scorer, and the devices they run on."""
@@ -117,6 +80,7 @@ class Session:
     settings: dict[str, Any]  # decide the rows, with those that a command adds
     environment: dict[str, Any]
     run_config: RunConfig
+    shares_prompts: bool = True  # runs common beginnings of prompts once; off to measure that
 
     @classmethod
     def prepare(
@@ -136,15 +100,15 @@ class Session:
           decoys: a run that decoded answers on other paths, of which open questions get theirs.
         """
         run_config.devices.check_backend()
-        handle = ModelHandle(str(model))
+        handle = ModelHandle(str(model), run_config.devices, run_config.dtype)
         saved, shard = handle.metadata, run_config.shard
-        answers = None if decoys is None else Answers(decoys, checkpoint.model_digest(saved))
+        answers = None if decoys is None else Answers(decoys)
         if answers is not None:
             prepare = functools.partial(prepare, decoy=answers.decoy)
         prepared = handle.prepare(prepare)
         settings = {
             "model": checkpoint.model_digest(saved),
-            "dtype": choose_dtype(run_config.dtype, saved["dtype"]),
+            "dtype": handle.dtype,
             "questions": len(prepared.encoded),
             **prepared.settings(),
         }
@@ -202,7 +166,7 @@ class Session:
     @property
     def model(self) -> Model:
         """The weights, loaded when they are first needed."""
-        return self.handle.load(self.settings["dtype"], self.mesh)
+        return self.handle.load(self.mesh)
 
     def search(
         self,
@@ -223,32 +187,15 @@ class Session:
         """
         if robust:
             check_robust(self.scorer, self.variants, reuse)
+        check_search(self, settings)
+        settings = ordered(self, directory, settings, metrics)
         workload = settings.workload(self.num_layers)
-        self.check_search(settings)
-        if isinstance(settings.preset, InfluenceRules) and not settings.preset.order:
-            ordered = self.ordered(directory, settings.preset, metrics)
-            settings = dataclasses.replace(settings, preset=ordered)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
-        with self.open(directory, recorded, workload.positions, metrics) as run:
+        with self.open(directory, recorded, metrics) as run:
             work = BatchSearch(self, run, settings, stored, robust)
             self.fill(run, self.encoded, workload, work, work.most_evaluations)
         return run
-
-    def ordered(
-        self, directory: str, rules: InfluenceRules, metrics: Metrics | None
-    ) -> InfluenceRules:
-        """Order the layers by their influence on the first questions, once for a run."""
-        run = Run(directory)
-        run.refuse_foreign()  # before the weights load
-        asked = min(FIRST, self.settings["questions"])
-        if min(FIRST, run.recorded("questions") or 0) == asked:
-            before = run.recorded("preset") or {}  # a run of another strategy is refused, without
-            return dataclasses.replace(rules, order=tuple(before.get("order", ())))
-        prompts = Prompts.stack([encoded.prompts for encoded in self.first])
-        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
-        order = np.argsort(block_influence(model, prompts), kind="stable").tolist()
-        return dataclasses.replace(rules, order=tuple(order))
 
     def evaluate(
         self,
@@ -269,8 +216,8 @@ class Session:
         padded = pad_paths([list(paths)], 1, self.num_layers)[0]
         recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
         workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True, fixed=True)
-        positions = workload.positions
-        with self.open(directory, recorded, positions, metrics, held_out=held_out) as run:
+        self.check_memory(workload.positions)
+        with self.open(directory, recorded, metrics, held_out=held_out) as run:
 
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
@@ -291,7 +238,6 @@ class Session:
         self,
         directory: str,
         recorded: Mapping[str, Any],
-        longest: int,
         metrics: Metrics | None = None,
     ) -> Iterator[Evaluations]:
         """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
@@ -299,10 +245,7 @@ class Session:
         A search over all questions chooses paths by the verdicts of others, so it is resumed by
         running it again, with the evaluations of an earlier start known. Its questions are done
         together, when the body ends.
-
-        Args:
-          recorded: as `open`.
-          longest: P, the layers of the longest path.
+        `recorded` is as `open` takes it.
         """
         refuse_variants(recorded["command"], [variant.name for variant in self.variants])
         if self.run_config.shard != WHOLE or self.run_config.hosts.distributed:
@@ -310,7 +253,7 @@ class Session:
                 "one path is sought for all questions, so they cannot be divided: leave out "
                 "--shard and --distributed."
             )
-        with self.open(directory, recorded, longest, metrics, again=True) as run:
+        with self.open(directory, recorded, metrics, again=True) as run:
             evaluator = functools.cache(lambda: self.evaluator(run.metrics))  # when first needed
             evaluations = run.resume(lambda paths: evaluator()(paths), self.encoded)
             yield evaluations
@@ -327,13 +270,12 @@ class Session:
         self,
         directory: str,
         recorded: Mapping[str, Any],
-        positions: int,
         metrics: Metrics | None,
         *,
         held_out: bool = False,
         again: bool = False,
     ) -> Iterator[Run]:
-        """Open a run of the questions, where memory suffices for paths of so many layers.
+        """Open a run of the questions.
 
         `recorded` decides, with the session's own settings, whether a run can be resumed.
         """
@@ -342,7 +284,6 @@ class Session:
         if held_out:
             settings |= {"task": task_digest(questions, self.scorer), "questions": len(questions)}
             settings.pop("variants", None)
-        self.check_memory(positions)
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         devices = 1 if self.mesh is None else self.mesh.size
         opened = Run(directory, config.shard).open(
@@ -372,13 +313,14 @@ class Session:
         plain, answers = identity(self.num_layers), []
 
         def run_batch(worker: Worker, indices: np.ndarray) -> Part:
-            prefix = batches.prefixes[indices[0]]
+            prefix = batches.prefixes[indices[0]] if self.shares_prompts else 0
             return work(worker, indices, workload._replace(prefix=prefix))
 
         with contextlib.ExitStack() as stack:
             for scorer in (self.scorer, *(variant.scorer for variant in variants)):
                 stack.enter_context(scorer)
-            workers = self.workers(metrics)
+            model = self.handle.load(self.mesh, metrics)
+            workers = Workers(model, threads=THREADS, **self.handle.options(metrics))
             workers.check_count(len(questions))
             cut = batches.cut(left, largest=self.batch_size(len(left)))
             for _, part in workers.map(run_batch, cut):
@@ -396,30 +338,15 @@ class Session:
             metrics.collapsed = True  # once for all runs of a command
             log.warning("by the scorer %s, %s", self.scorer.name, problem)
 
-    def workers(self, metrics: Metrics) -> Workers:
-        """Make workers on the devices of this session."""
-        model = self.handle.load(self.settings["dtype"], self.mesh, metrics)
-        return Workers(model, threads=THREADS, **self.options(metrics))
-
     def evaluator(self, metrics: Metrics) -> ModelEvaluator:
         """Make a function from paths of all questions to verdicts; loads the weights."""
         return ModelEvaluator(
-            self.handle.load(self.settings["dtype"], self.mesh, metrics),
+            self.handle.load(self.mesh, metrics),
             self.encoded,
             self.scorer,
             batch_size=self.batch_size(len(self.encoded)),
-            **self.options(metrics),
+            **self.handle.options(metrics),
         )
-
-    def options(self, metrics: Metrics) -> WorkerOptions:
-        """Return how the model is executed; the caller shows the metrics."""
-        devices = self.run_config.devices
-        return {
-            "memory_budget": devices.budget,
-            "rows": devices.rows,
-            "metrics": metrics,
-            "progress": False,
-        }
 
     def batch_size(self, questions: int) -> int:
         """Return the most questions of a batch: enough batches to keep all workers busy."""
@@ -427,28 +354,11 @@ class Session:
         even = -(-questions // (THREADS * workers))
         return min(even, self.run_config.batch_size or default_batch_size())
 
-    @property
-    def memory(self) -> Memory:
-        """The memory that workers will have, before weights load."""
-        devices, itemsize = self.run_config.devices, jnp.dtype(self.settings["dtype"]).itemsize
-        budget = devices.budget
-        if budget is None:
-            weights = sum(math.prod(shape) for shape in shapes(self.config).values()) * itemsize
-            budget = default_budget(jax.local_devices()[0], weights // devices.tensor)
-        backend = jax.default_backend()
-        return Memory(budget, THREADS, itemsize=itemsize, backend=backend, rows=devices.rows)
-
     def check_memory(self, positions: int) -> None:
         """Raise InputError where memory does not suffice for a path of so many layers."""
         ways = [(self.scorer, self.encoded), *((v.scorer, v.encoded) for v in self.variants)]
         for scorer, encoded in ways:
-            scorer.check_memory(self.config, self.memory, encoded, positions)
-
-    def check_search(self, settings: Settings) -> None:
-        """Raise InputError where searches that run together need too much memory."""
-        options = max(len(encoded.question.options) for encoded in self.encoded)
-        together = THREADS * self.batch_size(len(self.encoded)) * settings.searches(options)
-        check_memory(settings, self.num_layers, together, self.memory.budget)
+            scorer.check_memory(self.config, self.handle.memory, encoded, positions)
 
 
 def collapse(answers: Sequence[tuple[int, int]]) -> str | None:

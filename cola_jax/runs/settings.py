@@ -1,12 +1,10 @@
-"""Settings of runs: what a manifest holds, which continue a run, and whose results go together."""
+"""Settings of runs: which continue a run, and whose results belong together."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cola_jax.config import MOST_LAYERS
 from cola_jax.errors import InputError, printed, shown
 from cola_jax.identity import check_belongs, difference, digest
 from cola_jax.scoring.encode import Encoded
@@ -14,10 +12,6 @@ from cola_jax.scoring.encode import Encoded
 if TYPE_CHECKING:
     from cola_jax.runs.run import Run
 
-Count = Annotated[int, Field(ge=0)]
-Layer = Annotated[int, Field(ge=0, lt=MOST_LAYERS)]
-OF_PATHS = ("evaluate", "generate", "scan")  # commands that evaluate the same paths
-COMMANDS = ("search", *OF_PATHS)
 FLAGS = {
     "strategy": "--preset",
     "questions": "--limit",
@@ -32,72 +26,6 @@ ASKED = ("format", "shots")  # how a question is asked, beside `chat`
 # what may differ where the paths of a run are only tried again
 ANY_SCORER = (*DECIDE[1:], *ASKED, "prompts")
 DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on which questions are asked
-
-
-class Stored(BaseModel):
-    """What readers of a run rely on; other fields may be there, and are shown as they are."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class Start(Stored):
-    """What is recorded of a start."""
-
-    num_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
-    origin: dict[str, Any] | None = None
-    scorer: dict[str, Any] | None = None
-    versions: dict[str, str] | None = None
-    metrics: dict[str, float | None] | None = None
-
-
-class PromptFormat(Stored):
-    """How open questions are asked."""
-
-    name: str
-
-
-class Prompt(Stored):
-    """What decides the prompts."""
-
-    format: str | PromptFormat
-    shots: list[str] | None = None
-    num_fewshot: Count | None = None
-
-
-class RunSettings(Stored):
-    """What decides the rows of a run."""
-
-    command: str | None = None
-    questions: Count | None = None
-    simulations: Count | None = None
-    paths: list[Annotated[list[Layer], Field(min_length=1)]] | None = None
-    strategy: str | None = None
-    preset: dict[str, Any] | None = None
-    prompt: Prompt | None = None
-    scorer: str | None = None
-    variants: dict[str, str] | None = None
-
-
-class Manifest(Stored):
-    """The settings of a run, and its starts."""
-
-    settings: RunSettings
-    starts: list[Start]
-
-    @model_validator(mode="after")
-    def is_whole(self) -> "Manifest":
-        """Refuses a manifest without what its command records, and paths of other models."""
-        if not self.starts:
-            return self
-        settings, layers = self.settings, self.starts[-1].num_layers
-        if settings.command in COMMANDS and None in (layers, settings.questions):
-            raise InputError("it does not say how many layers the model has, or how many questions")
-        if settings.command in OF_PATHS and not settings.paths:
-            raise InputError("it names no paths")
-        largest = max((max(path) for path in settings.paths or ()), default=0)
-        if layers is not None and largest >= layers:
-            raise InputError(f"it has a path of layer {largest}, but the model has {layers} layers")
-        return self
 
 
 def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -40,7 +40,7 @@ QUESTION += ["again"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-    """What a run knows of N paths of one question, asked for the correct answer."""
+    """The results of a run for N paths of one question, asked for the correct answer."""
 
     question: str  # its id
     text: str
@@ -56,7 +56,9 @@ class Labels:
     @property
     def correct(self) -> list[Path]:
         """The paths that are right, shortest first."""
-        return sorted((p for p, right in zip(self.paths, self.right, strict=True) if right), key=by)
+        return sorted(
+            (p for p, right in zip(self.paths, self.right, strict=True) if right), key=by_length
+        )
 
     @property
     def held(self) -> list[Path]:
@@ -66,8 +68,8 @@ class Labels:
         return [path for path in self.correct if self.robust.get(path)]
 
 
-def by(path: Path) -> tuple[int, Path]:
-    """Orders paths by length, and by layers where lengths are equal."""
+def by_length(path: Path) -> tuple[int, Path]:
+    """Order paths by length, and by layers where lengths are equal."""
     return len(path), path
 
 
@@ -146,81 +148,67 @@ def stored_verdicts(run: Run, encoded: Sequence[Encoded], paths: int) -> Verdict
 class Answers:
     """The answers of the pretrained model and of random paths to each question of a run."""
 
-    def __init__(self, directory: epath.PathLike, model: str | None = None):
+    def __init__(self, directory: epath.PathLike):
         """Read a run of `cola evaluate` that decoded answers, the identity path's among them.
 
-        `model` is the identity of the checkpoint to be searched. Raises InputError for a run of
-        another checkpoint, one that decoded nothing, and one without the identity path.
+        Raises InputError for a run that decoded nothing, and one without the identity path.
         """
-        run = Run(directory)
-        manifest = run.manifest()
+        self.run = Run(directory)
+        manifest = self.run.manifest()
         settings, start = manifest["settings"], manifest["starts"][-1]
         if settings.get("command") != "evaluate" or not (start.get("scorer") or {}).get("decodes"):
             raise InputError(
                 f"{directory} does not hold decoded answers of given paths: make it with `cola "
                 "evaluate --scorer generation`."
             )
-        if model is not None:
-            run.check_model(model)
-        paths, plain = [tuple(path) for path in settings["paths"]], identity(start["num_layers"])
-        if plain not in paths or len(paths) < 2:
+        paths, self.plain = list(map(tuple, settings["paths"])), identity(start["num_layers"])
+        if self.plain not in paths or len(paths) < 2:
             raise InputError(
                 f"{directory} needs the model's own answer and those on other paths: add "
                 f"--paths 0-{start['num_layers'] - 1} and --random 50 to its command."
             )
-        self.directory, self.run = directory, run
-        self.own: dict[str, str | None] = {}  # the pretrained model's, by question
-        self.counts: dict[str, Counter[str]] = defaultdict(Counter)  # of wrong answers
-        self.right: Counter[str] = Counter()  # paths that gave gold
-        for row in run.evaluations(ANSWER).to_pylist():
-            self.add(row, tuple(row["path"]) == plain)
+        self.tables = by_question(self.run.evaluations(ANSWER))
 
     def check(self, settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> None:
         """Raise InputError where a command asks other questions, and log other differences."""
         asked, allowed = asked_here(settings, encoded), (*ANY_SCORER, "options")
-        if told := check_comparable(asked_by_run(self.run), asked, allowed):
-            log.info(
-                "the answers of %s are those of other settings: %s", self.directory, "; ".join(told)
-            )
-
-    def add(self, row: Mapping[str, Any], own: bool) -> None:
-        """Count one answer."""
-        question = row["question"]
-        answer = None if row["truncated"] else row["answer_text"]
-        if own:
-            self.own[question] = answer
-        elif row["grade"] == Grade.RIGHT.value:
-            self.right[question] += 1
-        elif row["grade"] == Grade.WRONG.value and answer is not None:
-            self.counts[question][answer.strip()] += 1
+        if differences := check_comparable(asked_by_run(self.run), asked, allowed):
+            text = "; ".join(differences)
+            log.info("the answers of %s have other settings: %s", self.run.directory, text)
 
     def decoy(self, question: Question) -> str | None:
-        """Return the wrong answer given on as many paths as gold, as nearly as there is one.
+        """Return the wrong answer given on as many paths as gold, or as nearly as possible.
 
         Not the pretrained model's own. An integer gold that no path gives has an integer close to
         it that no path gives either. None where there is no answer to choose. Raises InputError
         for a question that the run does not have.
         """
-        if question.id not in self.own:
+        if question.id not in self.tables:
             raise InputError(
-                f"question {question.id} is not among those answered in {self.directory}: answer "
-                "the same questions there."
+                f"question {question.id} is not among those answered in {self.run.directory}: "
+                "answer the same questions there."
             )
-        own, right = self.own[question.id], self.right[question.id]
-        whole = bool(INTEGER.fullmatch(question.gold))
-        counts = {
-            answer: count
-            for answer, count in self.counts[question.id].items()
-            if answer not in (own, question.gold, "")
-            # what is no number where a number is asked is no plausible answer
-            and (not whole or INTEGER.fullmatch(answer))
-        }
+        plain, right, counts = None, 0, Counter[str]()
+        for row in self.tables[question.id].to_pylist():
+            answer = None if row["truncated"] else row["answer_text"]
+            if tuple(row["path"]) == self.plain:
+                plain = answer
+            elif row["grade"] == Grade.RIGHT.value:
+                right += 1
+            elif row["grade"] == Grade.WRONG.value and answer is not None:
+                counts[answer.strip()] += 1
         near = decoy_of(question.id, question.gold)
-        if near is not None and near != own:
+        if near is not None:
             counts.setdefault(near, 0)
+        whole = INTEGER.fullmatch(question.gold)  # where a number is asked, a number is plausible
 
         def distance(answer: str) -> tuple[int, bytes]:
             drawn = hashlib.sha256(f"decoy {question.id} {answer}".encode()).digest()
             return abs(counts[answer] - right), drawn
 
-        return min(counts, key=distance, default=None)
+        allowed = [
+            answer
+            for answer in counts
+            if answer not in (plain, question.gold, "") and (not whole or INTEGER.fullmatch(answer))
+        ]
+        return min(allowed, key=distance, default=None)

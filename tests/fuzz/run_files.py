@@ -111,7 +111,6 @@ class Readers:
     def chosen_from(self, folder: Path) -> None:
         """Does what `cola menu` and `cola distill` do with a run."""
         run = Run(folder)
-        run.check_model("digest")
         labels = read_labels(run)
         candidates(labels, LAYERS, MenuSettings())
         design = LayerDesign(LAYERS, 8)

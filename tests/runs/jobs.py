@@ -16,7 +16,7 @@ from cola_jax.execute.metrics import Metrics
 from cola_jax.runs import run as run_module
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.run import KINDS, Run
+from cola_jax.runs.run import TABLES, Run
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import TaskConfig
@@ -53,7 +53,7 @@ def killed(
     out: str,
     work: Settings | Paths,
     files: int,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = TABLES,
 ) -> None:
     """Fills a run directory, and kills this process when it has written some files of it.
 
@@ -64,7 +64,7 @@ def killed(
     fill(Session.prepare(model, prepare, config), out, work)
 
 
-def kill_after(files: int, kinds: Sequence[str] = KINDS) -> None:
+def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
     """Kills this process when it has written some files of a run, and half of one more."""
     count, write = itertools.count(1), run_module.write_whole
 

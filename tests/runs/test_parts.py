@@ -25,10 +25,10 @@ def write(folder: Path, *rows: dict[str, Any]) -> epath.Path:
     return file
 
 
-def refused(file: epath.Path, message: str, mark: str = "mark") -> None:
+def refused(file: epath.Path, message: str) -> None:
     text = f"{re.escape(str(file))}: {message}. Remove it, and its questions are evaluated again"
     with pytest.raises(InputError, match=text):
-        read_part(file, EVALUATIONS, mark)
+        read_part(file, EVALUATIONS, "mark")
 
 
 def test_rows_are_read(tmp_path: Path) -> None:
@@ -40,10 +40,6 @@ def test_rows_are_read(tmp_path: Path) -> None:
         "margin",
         "path",
     ]
-
-
-def test_parts_of_another_run_are_refused(tmp_path: Path) -> None:
-    refused(write(tmp_path, evaluation()), "it is of another run", mark="ours")
 
 
 def test_changed_parts_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -78,20 +79,9 @@ def test_a_directory_may_have_the_name_of_a_pattern(tmp_path):
     assert done(run) == {"a", "b"}
 
 
-def test_open_names_other_settings(run):
-    other = SETTINGS | {"seed": 3, "preset": {"max_skip": 4, "max_repeat": 0}, "extra": 1}
-    with pytest.raises(InputError, match="created with different settings") as error:
-        done(run, other)
-    for difference in ("seed: 0 there, 3 here", "max-repeat: 4 there, 0 here", "extra: None"):
-        assert difference in str(error.value)
-    assert "max-skip" not in str(error.value)
-    assert "model" not in str(error.value)
-    assert run.manifest()["starts"] == [START]
-
-
 def test_manifest_is_written_once_and_each_start_apart(run):
     content = (run.directory / "run.json").read_bytes()
-    assert json.loads(content) == {"settings": SETTINGS}
+    assert json.loads(content)["settings"] == SETTINGS
     done(run, SETTINGS | {"questions": 4})
     assert (run.directory / "run.json").read_bytes() == content
     assert Run(run.directory).settings() == SETTINGS | {"questions": 4}
@@ -107,13 +97,6 @@ def test_open_records_the_metrics_of_a_start(run):
     assert first == START
     assert second["metrics"]["evaluations"] == 7
     assert (run.directory / "config.yaml").read_text() == "limit: 3\n"
-
-
-def test_runs_of_earlier_versions_are_refused(run):
-    (run.directory / "run.json").write_text(json.dumps(run.manifest()))  # with its starts
-    for act in (Run(run.directory).manifest, lambda: done(run)):
-        with pytest.raises(InputError, match="made by an earlier version: make a new run"):
-            act()
 
 
 def test_open_refuses_a_directory_of_other_files(tmp_path):
@@ -141,24 +124,17 @@ def test_open_refuses_a_place_that_cannot_be_written(tmp_path):
         done(Run(tmp_path / ("x" * 300)))
 
 
-def test_check_model_refuses_runs_of_another_checkpoint(tmp_path, run):
-    with pytest.raises(InputError, match="not a run directory"):
-        Run(tmp_path / "other").check_model("abc")
-    run.check_model("abc")
-    with pytest.raises(InputError, match=r"run of another checkpoint \(abc, here it is xyz\)"):
-        run.check_model("xyz")
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"'])
-@pytest.mark.parametrize("name", ["run.json", "start"])
-def test_damaged_manifest_is_named(run, content, name):
-    file = run.directory / name
-    if name == "start":
-        (file,) = (run.directory / "starts").iterdir()
-    file.write_text(content)
-    for act in (Run(run.directory).manifest, lambda: done(run)):
-        with pytest.raises(InputError, match=r"run\.json|starts/0000-\w+\.json"):
-            act()
+@pytest.mark.parametrize("name", ["run.json", "starts/*.json"])
+def test_damaged_and_changed_records_are_named(run, name):
+    (file,) = Path(run.directory).glob(name)
+    whole = json.loads(file.read_text())
+    earlier = {"settings": SETTINGS, "starts": [START]}  # as earlier versions had it
+    changed = whole | {"settings": SETTINGS | {"seed": 1}}
+    for content in ("", "{", "[]", "null", json.dumps(earlier), json.dumps(changed)):
+        file.write_text(content)
+        for act in (Run(run.directory).manifest, lambda: done(run)):
+            with pytest.raises(InputError, match=re.escape(str(file))):
+                act()
 
 
 @pytest.mark.parametrize("kind", ["evaluations", "questions"])
@@ -319,13 +295,6 @@ def test_shards_write_parts_of_their_own(tmp_path):
     starts = run.manifest()["starts"]
     assert [start["metrics"]["evaluations"] for start in starts] == [2, 2]
     assert done(run, settings) == {"a", "b", "c", "d"}
-
-
-def test_recorded_reads_a_setting(tmp_path, run):
-    assert run.recorded("seed") == 0
-    assert run.recorded("other") is None
-    assert Run(tmp_path / "new").recorded("seed") is None
-    assert not (tmp_path / "new").exists()
 
 
 def test_count_earlier_adds_what_is_done(tmp_path):

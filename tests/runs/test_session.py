@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,12 +15,14 @@ import pytest
 import cola_jax
 from cola_jax import checkpoint as checkpoints
 from cola_jax.cli.runs import Generate
+from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
 from cola_jax.report import summarise
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.runs.run import KINDS, UNFINISHED, Run
+from cola_jax.runs.run import TABLES, UNFINISHED, Run
+from cola_jax.runs.searches import check_robust
 from cola_jax.runs.session import RunConfig, Session, collapse
 from cola_jax.scoring import Grader
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -140,12 +143,12 @@ def generate(make_case, sums):
 @pytest.mark.parametrize(
     ("name", "files", "kinds"),
     [
-        ("search", 3, KINDS),
+        ("search", 3, TABLES),
         ("search", 5, [UNFINISHED]),
-        ("evaluate", 1, KINDS),
-        pytest.param("decode", 3, KINDS, marks=pytest.mark.slow),
+        ("evaluate", 1, TABLES),
+        pytest.param("decode", 3, TABLES, marks=pytest.mark.slow),
         pytest.param("decode", 4, [UNFINISHED], marks=pytest.mark.slow),
-        pytest.param("generate", 4, KINDS, marks=pytest.mark.slow),
+        pytest.param("generate", 4, TABLES, marks=pytest.mark.slow),
     ],
 )
 def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
@@ -220,7 +223,7 @@ def test_evaluate_rows(evaluate, search):
         np.testing.assert_allclose(found[key]["margin"], known[key]["margin"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["search", "evaluate", "decode", "generate"])
+@pytest.mark.parametrize("name", ["search", "decode"])
 def test_batch_size_changes_rounding_alone(request, tmp_path, name):
     case = request.getfixturevalue(name)
     run = jobs.fill(changed(case.session, batch_size=3), str(tmp_path / "run"), case.work)
@@ -243,19 +246,12 @@ def test_hosts_agree_on_the_settings(search, monkeypatch):
 
 def test_finished_run_evaluates_nothing(search, monkeypatch):
     before, metrics = search.run.evaluations(), Metrics()
-    monkeypatch.setattr(Session, "workers", lambda *_: pytest.fail("something was evaluated"))
+    monkeypatch.setattr(
+        "cola_jax.runs.session.Workers", lambda *_, **__: pytest.fail("something was evaluated")
+    )
     jobs.fill(changed(search.session, batch_size=2), str(search.run.directory), SEARCH, metrics)
     assert search.run.evaluations() == before
     assert (metrics.earlier, metrics.evaluations) == (count(search.run), 0)
-
-
-@pytest.mark.parametrize("name", ["simulations", "leaves", "seed"])
-def test_other_settings_of_a_search_are_refused(search, name):
-    out, other = str(search.run.directory), dataclasses.replace(SEARCH, **{name: 5})
-    with pytest.raises(ValueError, match=f"--{name}: {getattr(SEARCH, name)} there, 5 here"):
-        jobs.fill(search.session, out, other)
-    with pytest.raises(ValueError, match="was made by `cola search`, not by `cola evaluate`"):
-        jobs.fill(search.session, out, EVALUATE)
 
 
 def test_session_records_the_model_and_the_task(checkpoint, task, search):
@@ -296,34 +292,22 @@ def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
 # open questions
 
 
-def open_session(sums, **changed):
-    return Session.prepare(sums[0], TaskConfig(sums[1], **DECODING | changed).prepare, ONE)
-
-
 def test_decoding_rows(sums, decode):
-    questions, evaluations = (
-        table.to_pylist() for table in (decode.run.questions(), decode.run.evaluations())
-    )
-    assert len(questions) == QUESTIONS
-    tokens = checkpoints.stop_tokens(sums[0])
-    settings = decode.run.manifest()["settings"]
-    assert settings["prompt"]["stop_tokens"] == list(tokens)
-    golds = {q["question"]: q["options"][0] for q in questions}
+    settings, evaluations = decode.run.settings(), decode.run.evaluations().to_pylist()
+    assert settings["prompt"]["stop_tokens"] == list(checkpoints.stop_tokens(sums[0]))
+    questions = decode.run.questions().to_pylist()
+    golds = {question["question"]: question["options"][0] for question in questions}
     for row in evaluations:
         assert row["grade"] == ("right" if row["verdict"] else "wrong")
         assert row["verdict"] == (row["margin"] > 0) == (row["answer"] == 0)
-        assert row["scores"][0] == row["margin"]
-        assert 1 <= len(row["tokens"]) <= DECODING["max_new_tokens"]
-        assert row["finish"] in ("stop", "length")
         assert row["truncated"] == (row["finish"] == "length")
-        assert row["logprob"] < 0
+        assert len(row["tokens"]) <= DECODING["max_new_tokens"]
         if row["answer_text"] == golds[row["question"]] and not row["truncated"]:
             assert row["verdict"]
-        if row["truncated"]:
-            assert len(row["tokens"]) == DECODING["max_new_tokens"]
         assert (row["answer_text"] or "") == row["text"].partition("\n")[0].strip()
-    for part in ([r["verdict"] for r in evaluations], [r["truncated"] for r in evaluations]):
-        assert min(part.count(True), part.count(False)) > 3
+    for column in ("verdict", "truncated"):
+        values = [row[column] for row in evaluations]
+        assert min(values.count(True), values.count(False)) > 3
     assert all(q["confirmed"] == (None if q["best"] is None else True) for q in questions)
 
 
@@ -337,21 +321,6 @@ def test_search_function_finds_what_the_session_does(decode):
         assert [tuple(row["path"]) for row in own] == outcome.paths
         assert [row["verdict"] for row in own] == outcome.verdicts.verdict.tolist()
         assert [row["text"] for row in own] == [one.text for one in outcome.verdicts.completion]
-
-
-@pytest.mark.parametrize(
-    ("other", "name"),
-    [
-        ({"max_new_tokens": 5}, "max-new-tokens"),
-        ({"format": "direct"}, "--format: 'plain' there, 'direct' here"),
-        ({"chat": True}, "chat"),
-        ({"scorer": "exact", "max_new_tokens": None}, "scorer"),
-        ({"limit": 3}, "limit"),
-    ],
-)
-def test_other_settings_of_a_task_are_refused(sums, decode, other, name):
-    with pytest.raises(ValueError, match=name):
-        jobs.fill(open_session(sums, **other), str(decode.run.directory), SEARCH)
 
 
 def test_other_shots_are_refused(sums, tmp_path):
@@ -458,7 +427,8 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
     session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)
     search = dataclasses.replace(SEARCH, control="all")
     run = session.search(str(tmp_path / "run"), search, robust=True)
-    assert run.manifest()["settings"]["robust"] is True
+    assert run.settings()["robust"] is True
+    assert set(run.evaluations()["asked"].to_pylist()) == {None}  # no other search may take them
     every = [(session.scorer, session.encoded), *((v.scorer, v.encoded) for v in session.variants)]
     options = [tuple(range(len(e.question.options))) for e in session.encoded]
     places = [options, *(variant.places for variant in session.variants)]
@@ -496,37 +466,17 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
 
 
 @pytest.mark.parametrize(
-    ("settings", "reuse", "message"),
+    ("decodes", "variants", "reuse", "message"),
     [
-        ({}, [], "needs another way to ask each question"),
-        ({"variants": ("chat",)}, ["run"], "can reuse no other run"),
+        (False, [], [], "needs another way to ask each question"),
+        (False, ["chat"], ["run"], "can reuse no other run"),
+        (True, ["chat"], [], "decodes answers"),
     ],
 )
-def test_robust_searches_that_cannot_be_are_refused(
-    checkpoint, task, tmp_path, settings, reuse, message
-):
-    session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)
-    with pytest.raises(ValueError, match=message):
-        session.search(str(tmp_path / "run"), SEARCH, reuse=reuse, robust=True)
-
-
-def test_robust_search_of_decoded_answers_is_refused(sums, tmp_path):
-    config = TaskConfig(sums[1], **DECODING, variants=("instruction",))
-    session = Session.prepare(sums[0], config.prepare, ONE)
-    with pytest.raises(ValueError, match="'generation' decodes answers"):
-        session.search(str(tmp_path / "run"), SEARCH, robust=True)
-
-
-def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, task, tmp_path):
-    session = Session.prepare(checkpoint, TaskConfig(task).prepare, ONE)
-    fields = {"min_length": 0.0}
-    one, other = (
-        dataclasses.replace(SEARCH, preset=dataclasses.replace(PRESETS[name], **fields))
-        for name in ("early-exit", "enumerate")
-    )
-    session.search(str(tmp_path / "run"), one)
-    with pytest.raises(ValueError, match="--preset: 'early-exit' there, 'enumerate' here"):
-        session.search(str(tmp_path / "run"), other)
+def test_robust_searches_that_cannot_be_are_refused(decodes, variants, reuse, message):
+    scorer: Any = types.SimpleNamespace(name="generation", decodes=decodes)
+    with pytest.raises(InputError, match=message):
+        check_robust(scorer, variants, reuse)
 
 
 # searches over all questions
@@ -535,7 +485,7 @@ def test_run_of_another_strategy_with_the_same_fields_is_refused(checkpoint, tas
 def record(session, out, paths=PATHS):
     """Asks for one path of all questions, and then for more; returns the metrics."""
     metrics = Metrics()
-    with session.recording(str(out), {"command": "static"}, 8, metrics) as evaluate:
+    with session.recording(str(out), {"command": "static"}, metrics) as evaluate:
         for some in (paths[:1], paths):
             evaluate(pad_paths(some, QUESTIONS, tiny.LAYERS))
     return metrics

@@ -1,8 +1,6 @@
 """Which settings continue a run as an unbroken one, and whose results go together."""
 
 import dataclasses
-import json
-from typing import Any
 
 import pytest
 
@@ -19,8 +17,6 @@ from cola_jax.runs.settings import (
     asked_here,
     check_comparable,
     continues,
-    differing,
-    flag_of,
 )
 from cola_jax.scoring import Encoded
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -184,25 +180,47 @@ def test_shards_extend_a_run(prepare, tmp_path):
     assert not (run.directory / UNFINISHED).exists()
 
 
+OLD = {
+    **{"command": "search", "strategy": "best", "questions": 4, "simulations": 8, "seed": 2},
+    **{"preset": {"max_times": 1}, "prompt": {"format": "plain", "hash": "a"}, "task": "a"},
+    **{"paths": [[0, 1], [1]], "variants": {"chat": "a"}},
+}
+MORE = {"questions": 5, "task": "b", "prompt": {"format": "plain", "hash": "b"}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"limit": 2}, "--limit: 4 there, 2 here"),
+        ({"questions": 2}, "--limit: 4 there, 2 here"),
         ({"simulations": 4}, "--simulations: 8 there, 4 here"),
         ({"seed": 3}, "--seed: 2 there, 3 here"),
-        ({"preset": PRESETS["cola"]}, "--rules.max-times: 1 there, 4 here"),
-        ({"early_stop": True}, "--early-stop: False there, True here"),
+        ({"strategy": "cola"}, "--preset: 'best' there, 'cola' here"),
+        ({"preset": {"max_times": 4}}, "--rules.max-times: 1 there, 4 here"),
+        ({"prompt": {"format": "direct", "hash": "a"}}, "--format: 'plain' there, 'direct' here"),
+        ({"max_new_tokens": 4}, "--max-new-tokens: None there, 4 here"),
+        ({"task": "b"}, "--task: 'a' there, 'b' here"),
+        ({"variants": {}}, "--variants: 'a' there, None here"),
+        (MORE | {"variants": {"order": "b"}}, "--variants: 'a' there, None here"),
+        ({"paths": [[0, 1]]}, r"--paths: \[\[0, 1\], \[1\]\] there, \[\[0, 1\]\] here"),
+        ({"command": "evaluate"}, "was made by `cola search`, not by `cola evaluate`"),
     ],
 )
-def test_what_cannot_be_continued_is_named_by_its_flag(prepare, tmp_path, change, message):
-    out = str(tmp_path / "run")
-    prepare("options", 4).search(out, of(8))
-    before = Run(out).evaluations()
-    size, limit = change.pop("simulations", 8), change.pop("limit", 4)
-    with pytest.raises(ValueError, match=message) as error:
-        prepare("options", limit).search(out, of(size, **change))
-    assert "\n" not in str(error.value)
-    assert Run(out).evaluations() == before
+def test_changes_that_do_not_continue_a_run_are_named_by_their_flags(change, message):
+    with pytest.raises(InputError, match=f"run .*{message}"):
+        continues("run", OLD, OLD | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "further"),
+    [
+        ({}, False),
+        (MORE | {"variants": {"chat": "b"}}, False),
+        ({"simulations": 9}, True),
+        ({"paths": [[1], [0, 1], [2]]}, True),
+    ],
+)
+def test_continues_says_whether_questions_are_evaluated_further(change, further):
+    assert continues("run", OLD, OLD | change) is further
 
 
 def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
@@ -213,33 +231,6 @@ def test_other_questions_are_refused(prepare, tmp_path, files, checkpoint):
     task = TaskConfig(str(tmp_path / "other.jsonl"), limit=6, **TASKS["letter-strict"])
     with pytest.raises(ValueError, match="--task: it has other questions, such as 'q0'"):
         Session.prepare(checkpoint, task.prepare, CONFIG).search(out, of(4))
-
-
-def test_fewer_paths_are_refused(prepare, tmp_path):
-    out = str(tmp_path / "run")
-    prepare("options", 3).evaluate(out, PATHS[:2])
-    with pytest.raises(ValueError, match=r"--paths: .* there, .* here"):
-        prepare("options", 3).evaluate(out, PATHS[1:])
-
-
-def test_continues_says_whether_questions_are_searched_further():
-    old = {"command": "search", "questions": 4, "simulations": 8}
-    assert continues("run", old, old) is False
-    assert continues("run", old, old | {"questions": 5}) is False
-    assert continues("run", old, old | {"simulations": 9}) is True
-
-
-def test_flags_are_those_of_the_command_line():
-    assert flag_of("preset.max_length") == "--rules.max-length"
-    assert flag_of("max_new_tokens") == "--max-new-tokens"
-    assert flag_of("strategy") == "--preset"
-
-
-def test_differing_compares_nested_settings():
-    assert differing({"a": {"b": {"c": 1, "d": 2}}, "e": 1}, {"a": {"b": {"c": 0, "d": 2}}}) == [
-        ("a.b.c", 1, 0),
-        ("e", 1, None),
-    ]
 
 
 DECIDING = {
@@ -296,45 +287,3 @@ def test_differences_that_are_allowed_are_told():
     ]
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
         check_comparable(asked(), asked(model="xyz"), ANY_SCORER)
-
-
-START = {"num_layers": 4, "model": "m", "origin": {"kind": "hub", "name": "a/b", "revision": None}}
-RECORDED = {"command": "evaluate", "questions": 2, "paths": [[0, 1, 2, 3], [0, 3]]}
-
-
-def manifest_of(folder: Any, settings: dict[str, Any], start: dict[str, Any]) -> Run:
-    run = Run(folder / "run")
-    (folder / "run" / "starts").mkdir(parents=True)
-    (folder / "run" / "run.json").write_text(json.dumps({"settings": RECORDED}))
-    start = START | {"settings": RECORDED | settings} | start
-    (folder / "run" / "starts" / "0000-a.json").write_text(json.dumps(start))
-    return run
-
-
-def test_manifest_keeps_what_it_does_not_know(tmp_path: Any) -> None:
-    manifest = manifest_of(tmp_path, {"later": 1}, {"other": [2]}).manifest()
-    assert manifest["settings"] == RECORDED | {"later": 1}  # those of the last start
-    assert manifest["starts"] == [START | {"other": [2]}]
-
-
-@pytest.mark.parametrize(
-    ("settings", "start", "message"),
-    [
-        ({"paths": [[0, 4]]}, {}, "it has a path of layer 4, but the model has 4 layers"),
-        ({"paths": [[]]}, {}, "settings.paths.0: List should have at least 1 item"),
-        ({"paths": [[0, True]]}, {}, "settings.paths.0.1: Input should be a valid integer"),
-        ({"paths": None}, {}, "it names no paths"),
-        ({"questions": "2"}, {}, "settings.questions: Input should be a valid integer, got '2'"),
-        ({"questions": None}, {}, "does not say how many layers"),
-        ({"prompt": {"shots": []}}, {}, "settings.prompt.format: Field required"),
-        ({}, {"num_layers": None}, "does not say how many layers"),
-        ({}, {"num_layers": 10**6}, "0000-a.json .*num_layers: Input should be less than"),
-        ({}, {"versions": {"jax": 1}}, "0000-a.json .*versions.jax: Input should be a valid"),
-    ],
-)
-def test_manifest_refuses_other_values(
-    tmp_path: Any, settings: Any, start: Any, message: str
-) -> None:
-    with pytest.raises(InputError, match=message) as error:
-        manifest_of(tmp_path, settings, start).manifest()
-    assert "\n" not in str(error.value)

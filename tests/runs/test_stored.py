@@ -177,7 +177,6 @@ def test_questions_must_have_been_answered(tmp_path):
     [
         ({"command": "search"}, {}, "decoded answers of given paths"),
         ({}, {"scorer": {"open": True, "decodes": False}}, "scorer generation"),
-        ({"model": "xyz"}, {}, "another checkpoint"),
         ({"paths": OTHERS}, {}, "add --paths 0-2 and --random 50"),
         ({"paths": [PLAIN]}, {}, "add --paths 0-2"),
     ],
@@ -185,4 +184,4 @@ def test_questions_must_have_been_answered(tmp_path):
 def test_other_runs_cannot_serve(tmp_path, settings, start, message):
     folder = a_run(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
     with pytest.raises(ValueError, match=message):
-        Answers(folder, "abc")
+        Answers(folder)

@@ -124,7 +124,7 @@ def session(tiny_checkpoint, tmp_path_factory):
 
 def batches_of(session, count, workload=SAME):
     encoded = session.encoded[:count]
-    variants = [variant.take(slice(count)) for variant in session.variants]
+    variants = [variant.take(range(count)) for variant in session.variants]
     asked = (encoded, *(variant.encoded for variant in variants))
     return question_batches(asked, workload, encoded)
 

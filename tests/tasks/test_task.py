@@ -206,9 +206,10 @@ def test_session_records_its_task(tiny_checkpoint):
 
 
 def test_session_refuses_small_budget_before_weights_load(tiny_checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "cola_jax.runs.session.checkpoint.load", lambda *_, **__: pytest.fail("weights are loaded")
-    )
+    def fail(*arguments, **keywords):
+        raise AssertionError("the weights are loaded")
+
+    monkeypatch.setattr("cola_jax.runs.model_handle.cache.load_converted", fail)
     config, path = TaskConfig("arithmetic", limit=3), tuple(range(tiny.LAYERS))
     devices = RunConfig(devices=Devices(data=1, memory_budget="2KB"))
     session = Session.prepare(str(tiny_checkpoint), config.prepare, devices)

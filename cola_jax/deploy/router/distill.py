@@ -187,7 +187,6 @@ def read_examples(session: Session, run: str, design: Design, config: DistillCon
     """Reads the examples of a run that asked this model these questions; ValueError otherwise."""
     there = Run(run)
     labels = read_labels(there)
-    there.check_model(session.settings["model"])
     here = asked_here(session.settings, session.encoded)
     allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
     if told := check_comparable(asked_by_run(there), here, allowed):

@@ -187,7 +187,7 @@ def test_cola_distill_refuses_other_questions_and_directories(setting, tmp_path,
             command(setting, tmp_path / "out", *more)
         return " ".join(capsys.readouterr().err.split())
 
-    assert "differ in scorer: 'options' and 'letter'" in fail("--scorer", "letter")
+    assert "its scorer is options, here it is letter" in fail("--scorer", "letter")
     assert "but the task does not" in fail("--limit", "3")
     assert "at least 1 path is named" in fail("--beams", "0")
     assert "between 0 and 1, it is 0" in fail("--validation", "0")

@@ -1,0 +1,83 @@
+"""A model on the devices of a session, loaded when it is first needed."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from cola_jax import checkpoint
+from cola_jax.config import ModelConfig
+from cola_jax.execute.device_memory import default_budget
+from cola_jax.execute.inputs import check_tokens
+from cola_jax.execute.memory import Memory
+from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.worker import WorkerOptions
+from cola_jax.formats import cache
+from cola_jax.params import Model, shapes
+from cola_jax.runs.devices import Devices, choose_dtype
+from cola_jax.scoring.evaluator import THREADS
+from cola_jax.tasks.task import Prepared
+
+
+class ModelHandle:
+    """A checkpoint, the dtype and devices that it runs on, and its weights when they are needed."""
+
+    def __init__(self, source: str, devices: Devices, dtype: str | None = None):
+        """Read the metadata of a source that `cola_jax.load` takes."""
+        self.source, self.directory, self.devices = source, cache.find(source), devices
+        self.metadata = checkpoint.read_metadata(self.directory)
+        self.config = ModelConfig.from_json(self.metadata["config"])
+        self.dtype = choose_dtype(dtype, self.metadata["dtype"])
+        self.loaded: Model | None = None
+
+    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
+        """Encode the questions of a task; InputError for tokens that the model does not have."""
+        prepared = prepare(
+            checkpoint.load_tokenizer(self.directory),
+            context=self.config.context,
+            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
+        )
+        ways = (variant.encoded for variant in prepared.variants)
+        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *ways):
+            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+            if encoded.prompts.targets is not None:
+                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
+        return prepared
+
+    def load(self, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
+        """Load the weights, once; the metrics, or a bar, show the progress."""
+        if self.loaded is None:
+            if metrics is None:
+                self.loaded = cache.load(self.source, dtype=self.dtype, mesh=mesh)
+            else:
+                place = self.source, self.directory, self.dtype, mesh
+                self.loaded = cache.load_converted(*place, metrics.load)
+        return self.loaded
+
+    def options(self, metrics: Metrics) -> WorkerOptions:
+        """Return how the model is executed; the caller shows the metrics."""
+        return {
+            "memory_budget": self.devices.budget,
+            "rows": self.devices.rows,
+            "metrics": metrics,
+            "progress": False,
+        }
+
+    @functools.cached_property
+    def memory(self) -> Memory:
+        """The memory that workers will have on each device, known before the weights load."""
+        budget, itemsize = self.devices.budget, jnp.dtype(self.dtype).itemsize
+        if budget is None:
+            weights = sum(map(math.prod, shapes(self.config).values())) * itemsize
+            budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
+        return Memory(
+            budget,
+            sharing=THREADS,
+            itemsize=itemsize,
+            backend=jax.default_backend(),
+            rows=self.devices.rows,
+        )
