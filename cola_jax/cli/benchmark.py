@@ -14,12 +14,12 @@ from cola_jax.cli.flags import (
     Dtype,
     TaskChoice,
     check_one_task,
-    check_task,
     checkpoint_of,
-    console,
+    open_session,
 )
+from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import print_json
-from cola_jax.cli.verbosity import log_devices
+from cola_jax.cli.verbosity import console, log_devices
 from cola_jax.errors import InputError, nearest
 from cola_jax.files import check_file, write_whole
 from cola_jax.runs.devices import Devices, choose_dtype
@@ -114,20 +114,18 @@ class Benchmark(Command):
     def prepare(self) -> "Session":
         """Check the flags, and load what a search of the task needs."""
         from cola_jax.execute.random_model import SHAPES
-        from cola_jax.runs.session import RunConfig, Session
+        from cola_jax.runs.session import RunConfig
 
         self.check()
         check_one_task("benchmark", self.task)
-        check_task(self.task.task)
         if self.model in SHAPES:
             raise InputError(
                 f"{self.model} is a shape with random weights, which has no tokenizer for a task: "
                 "give --model a checkpoint or a Hugging Face model."
             )
-        checkpoint_of(self.model)
         log_devices()
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
-        return Session.prepare(self.model, self.task.prepare, config)
+        return open_session(self.model, self.task.prepare, config)
 
     def check(self) -> None:
         """Check what takes no time to check; InputError."""
@@ -140,11 +138,9 @@ class Benchmark(Command):
     def write(self, results: dict[str, Any], **flags: Any) -> None:
         """Write the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
-            command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
-            del command["general"]
-            content = json.dumps({"command": command, **results}, indent=1) + "\n"
+            content = json.dumps({"command": values_of(self) | flags, **results}, indent=1)
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out, content.encode())
+            write_whole(self.out, f"{content}\n".encode())
 
 
 def table_of(results: dict[str, Any]) -> Table:

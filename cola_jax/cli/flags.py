@@ -10,13 +10,12 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax import progress
 from cola_jax.cli.parser import read_whole, value, values_of
-from cola_jax.cli.verbosity import console as console
 from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.tasks.registry import check_task as check_task
+from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
@@ -144,27 +143,6 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
-    def check(self) -> None:
-        """Check what takes no time to check; InputError."""
-        check_output(self.out)
-        for flags in self.each():
-            check_task(flags.task.task)
-
-    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Check and load what a session needs; `decoys` is a run with the model's answers.
-
-        The flags of `command`, to which these belong, are recorded.
-        """
-        self.check()
-        checkpoint_of(self.model)
-        from cola_jax.runs.session import Session
-
-        metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
-        if command is not None:
-            metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
-        config = self.run.resolve()
-        return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
-
     def each(self) -> "list[TaskFlags]":
         """Return the flags of each task; those of several have a directory of their own each.
 
@@ -182,21 +160,49 @@ class TaskFlags:
             each[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
         return list(each.values())
 
-    def prepare_each(
-        self, decoys: str | None = None, command: Any = None
-    ) -> "list[tuple[TaskFlags, Session]]":
-        """Prepare a session for each task, all before the first runs; they share the weights."""
-        sessions: list[tuple[TaskFlags, Session]] = []
-        self.check()
-        for flags in self.each():
+    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
+        """Check and load what the session of one task needs, except the weights.
+
+        Args:
+          decoys: a run with the model's answers.
+          command: whose flags are recorded, these among them.
+        """
+        check_output(self.out)
+        check_task(self.task.task)
+        metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
+        if command is not None:
+            metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
+        return open_session(self.model, self.task.prepare, self.run.resolve(), metadata, decoys)
+
+    def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
+        """Prepare the session of each task, by directory; they share the weights."""
+        sessions: dict[str, Session] = {}
+        every = self.each()
+        for flags in every:
+            check_task(flags.task.task)
+        for flags in every:
             session = flags.prepare(decoys, command)
-            if sessions:
-                session = dataclasses.replace(session, handle=sessions[0][1].handle)
-            sessions.append((flags, session))
+            for first in list(sessions.values())[:1]:
+                session = dataclasses.replace(session, handle=first.handle)
+            sessions[flags.out] = session
         return sessions
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
+
+
+def open_session(
+    model: str,
+    prepare: Callable[..., Any],
+    config: "RunConfig",
+    metadata: dict[str, Any] | None = None,
+    decoys: str | None = None,
+) -> "Session":
+    """Load what a session needs, except the weights; see `Session.prepare`."""
+    checkpoint_of(model)
+    from cola_jax.runs.session import Session
+
+    return Session.prepare(model, prepare, config, metadata, decoys)
 
 
 def task_names(task: str) -> list[str]:
@@ -207,7 +213,7 @@ def task_names(task: str) -> list[str]:
 
 
 def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raise InputError for several tasks, and for variants, of a command that takes neither."""
+    """Raise InputError for an unknown task, several, and variants, of a command without them."""
     refuse_variants(command, task.variants)
     names = task_names(task.task)
     if len(names) > 1:
@@ -215,18 +221,13 @@ def check_one_task(command: str, task: TaskConfig) -> None:
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
             "and start the command once for each."
         )
+    check_task(task.task)
 
 
 def check_output(directory: str) -> None:
-    """Raise UsageError where the directory of a run would lie at a file, or below one.
-
-    OSError where it cannot be written.
-    """
-    if "://" in directory:
-        return
-    for place in (Path(directory), *Path(directory).parents):
-        if place.is_file():
-            raise UsageError(f"--output {directory}: {place} is a file: give a directory.")
+    """Raise UsageError for a file in place of a run directory, OSError where none can be."""
+    if Path(directory).is_file():
+        raise UsageError(f"--output {directory} is a file: give a directory.")
     check_writable(directory)
 
 
@@ -271,9 +272,9 @@ class PathFlags:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))
 
-    def of_model(self, num_layers: int) -> list[tuple[int, ...]]:
+    def of_session(self, session: "Session") -> list[tuple[int, ...]]:
         """Read all paths as `collect`; the identity path where there are none."""
-        return self.collect(num_layers) or [tuple(range(num_layers))]
+        return self.collect(session.num_layers) or [tuple(range(session.num_layers))]
 
 
 PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
@@ -291,13 +292,6 @@ def checkpoint_of(model: str) -> str:
     directory = find(model, lambda what: progress.byte_bar(f"{what} {model}"))
     log.debug("checkpoint: %s", directory)
     return directory
-
-
-def num_layers_of(model: str) -> int:
-    """Return the number of a model's layers, converting it first where it has not been."""
-    from cola_jax.checkpoint import read_metadata
-
-    return read_metadata(checkpoint_of(model))["config"]["num_layers"]
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:

@@ -1,7 +1,6 @@
 """The command `cola`: signals and errors around what a command does."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with ended_in_order(last=arguments is None):
             run(sys.argv[1:] if arguments is None else [*arguments])
     except KeyboardInterrupt as interrupt:
-        ended = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        print(f"\n{ended}: {str(interrupt) or KEPT}", file=sys.stderr)
-        sys.exit(interrupt.status if isinstance(interrupt, Interrupted) else 128 + signal.SIGINT)
+        kind = Terminated if isinstance(interrupt, Terminated) else Interrupted
+        print(f"\n{kind.__name__.lower()}: {str(interrupt) or KEPT}", file=sys.stderr)
+        sys.exit(128 + kind.number)  # as of a shell
     except BrokenPipeError:  # what reads the results has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE)

@@ -62,9 +62,10 @@ ALIASES = {
 RARE = {
     *("beams", "candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
     *("finalists", "first", "held-out-from", "held-out-seed", "host", "hub", "learning-rate"),
-    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads", "reuse"),
-    *("robust", "rounds", "rows", "rule", "save-every", "shots-file", "shots-seed", "state-layer"),
-    *("task-seed", "tokens", "try-scorer", "validation", "wait", "weight-decay"),
+    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads"),
+    *("reuse", "robust", "rounds", "rows", "rule", "save-every", "shard", "shots-file"),
+    *("shots-seed", "split", "state-layer", "task-seed", "tokens", "try-scorer", "validation"),
+    *("variants", "wait", "weight-decay"),
 }
 SHARED = ("config", "verbose", "quiet")  # flags of a start, which are not recorded with a run
 POSITIONAL = get_args(Positional[int])[1]  # the note that it leaves on a type
@@ -105,7 +106,7 @@ def blank(kind: type) -> Any:
     required = {}
     for field in dataclasses.fields(kind):
         if field.default is field.default_factory is dataclasses.MISSING:
-            hint = get_type_hints(kind)[field.name]
+            hint: Any = get_type_hints(kind)[field.name]
             required[field.name] = blank(hint) if dataclasses.is_dataclass(hint) else tyro.MISSING
     return kind(**required)
 
@@ -203,8 +204,9 @@ def parse_words(
     with reading(file):
         values = read_values(prog, [flag for flag in flags if flag.spellings], in_file)
     command = with_values(command, values | read_values(prog, flags, words))
-    if missing := [flag.name for flag in flags_of(command) if flag.value is tyro.MISSING]:
-        raise UsageError(f"`{prog}` needs --{' and --'.join(missing)}.")
+    if missing := [flag for flag in flags_of(command) if flag.value is tyro.MISSING]:
+        names = (flag.spellings[-1] if flag.spellings else flag.name.upper() for flag in missing)
+        raise UsageError(f"`{prog}` needs {' and '.join(names)}.")
     return command
 
 

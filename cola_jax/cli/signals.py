@@ -15,18 +15,13 @@ SECONDS = 0.02  # until an exception that was dropped is raised again
 class Interrupted(KeyboardInterrupt):
     """A signal ended a command; its text says what is kept, where that is known."""
 
-    signal = signal.SIGINT
-
-    @property
-    def status(self) -> int:
-        """The exit status that a shell gives a command which a signal has ended."""
-        return 128 + self.signal
+    number = signal.SIGINT
 
 
 class Terminated(Interrupted):
     """The same, by SIGTERM."""
 
-    signal = signal.SIGTERM
+    number = signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -91,5 +86,4 @@ def keeping(what: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        kind = type(interrupt) if isinstance(interrupt, Interrupted) else Interrupted
-        raise kind(what) from None
+        raise (Terminated if isinstance(interrupt, Terminated) else Interrupted)(what) from None

@@ -36,7 +36,7 @@ def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     config = ["--config", str(tmp_path / "run.yaml")]
     main(["benchmark", "--model", str(tiny_checkpoint), *config, *flags])
     results = json.loads(file.read_text())
-    assert results["command"]["task"]["limit"] == results["questions"] == 2
+    assert results["command"]["limit"] == results["questions"] == 2
     assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
     assert results["evaluations_per_second"]["search"] > 0
     shown = capsys.readouterr().out

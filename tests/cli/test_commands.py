@@ -26,7 +26,6 @@ OWN = [name for name in COMMANDS if name != "lm-eval"]  # whose help is the harn
     [
         (["serch"], "there is no command serch (did you mean search?): `cola --help` lists"),
         (["--versoin"], "(did you mean --version?)"),
-        (["--version", "search"], "--version takes nothing after it, not 'search'."),
         (["--print-completion", "zhs"], "one of bash, zsh, fish (did you mean zsh?)."),
         (["search", *GIVEN, "--simulatoins", "3"], "(did you mean --simulations?)"),
         (["search", *GIVEN, "-x"], "`cola search` has no flag -x."),
@@ -43,10 +42,10 @@ OWN = [name for name in COMMANDS if name != "lm-eval"]  # whose help is the harn
         (["search", "--model", "m"], "`cola search` needs --task and --output."),
         (["evaluate", *GIVEN, "--paths"], "--paths: expected at least one argument."),
         (
-            ["evaluate", *GIVEN, "-o", f"{__file__}/x"],
+            ["evaluate", *GIVEN, "-o", __file__],
             "test_commands.py is a file: give a directory.",
         ),
-        (["report"], "`cola report` needs RUN-DIRECTORIES:"),
+        (["report"], "`cola report` needs RUN-DIRECTORIES."),
         (["search", *GIVEN, "--verbose", "--quiet"], "--verbose and --quiet say the opposite"),
         (
             ["search", *GIVEN, "--config", "nothing.yaml"],
@@ -198,7 +197,7 @@ def test_help_lists_every_command(capsys, monkeypatch):
 def test_help_lists_every_flag_but_rare_ones(name, capsys, monkeypatch):
     shown = helped(capsys, monkeypatch, 100, name, "--help")
     assert max(map(len, shown.splitlines())) <= 100
-    assert len(shown.splitlines()) <= 110
+    assert len(shown.splitlines()) <= 90
     for leak in ("None", "MISSING", "(default: )"):
         assert leak not in shown
     for flag in flags_of(COMMANDS[name]):

@@ -13,7 +13,7 @@ import yaml
 
 from cola_jax.checkpoint import read_metadata
 from cola_jax.cli.commands import parse
-from cola_jax.cli.deployment import LmEval
+from cola_jax.cli.export import LmEval
 from cola_jax.cli.main import main
 from cola_jax.execute.evaluator import PathEvaluator
 from cola_jax.formats.conversion import convert

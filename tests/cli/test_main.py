@@ -32,7 +32,7 @@ def common(tiny_checkpoint, task, tmp_path):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(Report, "show", lambda self, directory: None)
+    monkeypatch.setattr(Report, "show", lambda self, run: None)
 
 
 SMALL = ["--simulations", "4", "--leaves", "2", "--data", "1"]
@@ -175,8 +175,9 @@ def test_bad_model_is_named(common, tmp_path, capsys):
 
 def test_bad_destination_is_named(common, tmp_path, capsys, no_report):
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        assert "is a file" in refused(capsys, "search", *changed(common, out=out))
+    assert "is a file" in refused(capsys, "search", *changed(common, out=tmp_path / "file"))
+    below = changed(common, out=tmp_path / "file" / "run")
+    assert "is not a directory" in fails(capsys, "search", *below)
     fails(capsys, "search", *changed(common, out=tmp_path / ("x" * 300)))
     cli.main(["search", *common, *SMALL])
     error = fails(capsys, "search", *common, *SMALL, "--seed", "4", "--rules.max-skip", "2")

@@ -205,7 +205,7 @@ def test_cache_lists_models(kept, capsys):
 @pytest.mark.parametrize("name", ["key", "source"])
 def test_cache_removes_a_model(kept, capsys, name):
     main(["cache", "--remove", getattr(kept, name)])
-    assert "1 model removed" in capsys.readouterr().out
+    assert "1 model, " in capsys.readouterr().out
     assert copies.entries() == []
 
 
