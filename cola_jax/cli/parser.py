@@ -101,12 +101,12 @@ class Flag(NamedTuple):
         return values if self.many else values[0]
 
 
-def blank(kind: type) -> Any:
+def blank(kind: Any) -> Any:
     """Make a command whose required flags are tyro.MISSING."""
     required = {}
     for field in dataclasses.fields(kind):
         if field.default is field.default_factory is dataclasses.MISSING:
-            hint: Any = get_type_hints(kind)[field.name]
+            hint = get_type_hints(kind)[field.name]
             required[field.name] = blank(hint) if dataclasses.is_dataclass(hint) else tyro.MISSING
     return kind(**required)
 
@@ -149,6 +149,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [str(part) for part in value]
     return value if isinstance(value, bool | int | float) else str(value)
+
+
+def yaml_of(command: Any) -> str:
+    """Return the flags of a command as a file for --config."""
+    import yaml
+
+    return yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
 
 
 class WordParser(argparse.ArgumentParser):

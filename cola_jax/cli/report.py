@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Command
-from cola_jax.cli.verbosity import console, errors
+from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError
 from cola_jax.files import check_file, readable_json, write_whole
 
@@ -131,7 +131,7 @@ class Report(Command):
         page = self.page_in(run.directory)
         if summary is None:
             report.write_paths_page(run, page)
-            say_written(page)
+            log.info("report: %s", page)
         else:
             self.write([run], [summary], page)
         return results
@@ -176,7 +176,7 @@ class Report(Command):
         markdown = page.with_suffix(".md")
         report.write_page(runs, summaries, page, compared)
         report.write_markdown(runs, summaries, markdown)
-        say_written(f"{page}, and as Markdown {markdown}")
+        log.info("report: %s, and as Markdown %s", page, markdown)
 
     def show_scan(self, run: "Run") -> None:
         """Print the best blocks of a scan, and write the map as CSV and as a page."""
@@ -193,12 +193,7 @@ class Report(Command):
         page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(page.with_suffix(".csv"), table.encode())
         write_scan_page(run, summary, page)
-        say_written(f"{page}, and every block {page.with_suffix('.csv')}")
-
-
-def say_written(places: Any) -> None:
-    """Say where a report was written."""
-    errors.print(f"report: {places}", soft_wrap=True)
+        log.info("report: %s, and every block %s", page, page.with_suffix(".csv"))
 
 
 def check_page(page: Path) -> None:

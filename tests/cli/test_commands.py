@@ -197,7 +197,7 @@ def test_help_lists_every_command(capsys, monkeypatch):
 def test_help_lists_every_flag_but_rare_ones(name, capsys, monkeypatch):
     shown = helped(capsys, monkeypatch, 100, name, "--help")
     assert max(map(len, shown.splitlines())) <= 100
-    assert len(shown.splitlines()) <= 90
+    assert len(shown.splitlines()) <= 95  # without UTF-8, each group takes a line more
     for leak in ("None", "MISSING", "(default: )"):
         assert leak not in shown
     for flag in flags_of(COMMANDS[name]):
