@@ -71,7 +71,7 @@ class Benchmark(Command):
         if self.json:
             print_json(results)
         else:
-            console.print(table_of(results))
+            console.print(benchmark_table(results))
 
     def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
         """Return all measurements; `options` are passed to `benchmark`."""
@@ -112,7 +112,7 @@ class Benchmark(Command):
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def prepare(self) -> "Session":
-        """Check the flags, and load what a search of the task needs."""
+        """Check the flags, and open a session of the task."""
         from cola_jax.execute.random_model import SHAPES
         from cola_jax.runs.session import RunConfig
 
@@ -143,7 +143,7 @@ class Benchmark(Command):
             write_whole(self.out, f"{content}\n".encode())
 
 
-def table_of(results: dict[str, Any]) -> Table:
+def benchmark_table(results: dict[str, Any]) -> Table:
     """Show the measurements of a search, or those of `run_paths`."""
     return search_table(results) if "over_search" in results else ratio_table(results)
 

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Command:
     try:
         first = parser.first_values(words)
         file = first.get("config", "")
-        entries = parser.read_config(file) if "config" in first else {}
+        entries = parser.read_flag_file(file) if "config" in first else {}
         made = parser.blank(command)
         if command is Search:
             preset = first.get("preset", entries.get("preset"))

@@ -22,7 +22,7 @@ from cola_jax.cli.flags import (
     group,
     open_session,
     run_with_progress,
-    write_config,
+    write_flags,
 )
 from cola_jax.cli.report import print_json
 from cola_jax.cli.verbosity import console, log, log_devices
@@ -106,7 +106,7 @@ class Menu(Command):
         file = io.BytesIO()
         np.savez(file, **menu.selector._asdict())
         write_whole(f"{out}/{SELECTOR}", file.getvalue())
-        write_config(out, self)
+        write_flags(out, self)
         content = menu_json(menu, origin_of(session) | {"task": self.flags.task.task})
         write_result(f"{out}/{MENU}", content, None if self.json else menu_table(menu))
 
@@ -206,7 +206,7 @@ class Distill(Command):
             track=self.track,
             report=self.after_epoch,
         )
-        write_config(self.out, self)
+        write_flags(self.out, self)
         if self.json:
             print_json(distilled.to_json())
             return
@@ -216,10 +216,10 @@ class Distill(Command):
     def after_epoch(self, epoch: int, epochs: int, loss: float) -> None:
         """Log how training goes; only then it is sure that the directory is ours to write to."""
         log.info("epoch %d/%d  loss %.4f", epoch, epochs, loss)
-        write_config(self.out, self)
+        write_flags(self.out, self)
 
     def config(self) -> "DistillConfig":
-        """Check and return what a router is trained on, and how."""
+        """Check and return the settings of the training."""
         from cola_jax.deploy.router.distill import DistillConfig
         from cola_jax.deploy.router.train import TrainingConfig
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax import progress
-from cola_jax.cli.parser import read_whole, value, values_of, yaml_of
+from cola_jax.cli.parser import read_whole, reader, values_of, yaml_of
 from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
@@ -51,8 +51,8 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[str | None, value(read_dtype, "auto|float32|bfloat16|float16")]
-BatchSize = Annotated[int | None, value(read_batch_size, "auto|N")]
+Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16")]
+BatchSize = Annotated[int | None, reader(read_batch_size, "auto|N")]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[
     str,
@@ -77,7 +77,7 @@ class General:
     verbose: Annotated[bool, arg(aliases=["-v"])] = False
     """Also print the resolved configuration, versions, devices, and the traceback of an error."""
     quiet: Annotated[bool, arg(aliases=["-q"])] = False
-    """Print results, warnings and errors alone: no progress, and nothing about what is loaded."""
+    """Print results, warnings and errors alone, without progress."""
 
     def __post_init__(self):
         if self.verbose and self.quiet:
@@ -91,7 +91,7 @@ class Command:
     general: Annotated[OmitArgPrefixes[General], group("General")] = General()
 
     def run(self) -> None:
-        """Run the command; InputError for what is wrong with its input."""
+        """Run the command; InputError for bad input."""
         raise NotImplementedError
 
 
@@ -142,7 +142,7 @@ class TaskFlags:
 
         Raises InputError for a task that is given twice.
         """
-        names = task_names(self.task.task)
+        names = split_tasks(self.task.task)
         if len(names) < 2:
             return [self]
         each: dict[str, TaskFlags] = {}
@@ -155,7 +155,7 @@ class TaskFlags:
         return list(each.values())
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Check and load what the session of one task needs, except the weights.
+        """Open the session of one task, without the weights yet.
 
         Args:
           decoys: a run with the model's answers.
@@ -192,14 +192,14 @@ def open_session(
     metadata: dict[str, Any] | None = None,
     decoys: str | None = None,
 ) -> "Session":
-    """Load what a session needs, except the weights; see `Session.prepare`."""
+    """Open a session, without the weights yet; see `Session.prepare`."""
     checkpoint_of(model)
     from cola_jax.runs.session import Session
 
     return Session.prepare(model, prepare, config, metadata, decoys)
 
 
-def task_names(task: str) -> list[str]:
+def split_tasks(task: str) -> list[str]:
     """Return the names of tasks that are given with commas between them; a file is one."""
     if Path(task).exists():
         return [task]
@@ -209,7 +209,7 @@ def task_names(task: str) -> list[str]:
 def check_one_task(command: str, task: TaskConfig) -> None:
     """Raise InputError for an unknown task, several, and variants, of a command without them."""
     refuse_variants(command, task.variants)
-    names = task_names(task.task)
+    names = split_tasks(task.task)
     if len(names) > 1:
         raise UsageError(
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
@@ -225,7 +225,7 @@ def check_output(directory: str) -> None:
     check_writable(directory)
 
 
-def write_config(directory: str, command: Any) -> None:
+def write_flags(directory: str, command: Any) -> None:
     """Write the flags of a command into a directory, with which --config starts it again."""
     from cola_jax.runs.run import CONFIG
 
@@ -234,7 +234,7 @@ def write_config(directory: str, command: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PathFlags:
-    """Paths that are given, read from a file, or drawn at random."""
+    """Paths as texts, of a file, or drawn at random."""
 
     paths: tuple[str, ...] = ()
     """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
@@ -280,7 +280,7 @@ def checkpoint_of(model: str) -> str:
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
 
-    directory = find(model, lambda what: progress.byte_bar(f"{what} {model}"))
+    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"))
     log.debug("checkpoint: %s", directory)
     return directory
 

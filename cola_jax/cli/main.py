@@ -1,4 +1,4 @@
-"""The command `cola`: signals and errors around what a command does."""
+"""The command `cola`: its signals and errors."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         with ended_in_order(last=arguments is None):
-            run(sys.argv[1:] if arguments is None else [*arguments])
+            run_command(sys.argv[1:] if arguments is None else [*arguments])
     except KeyboardInterrupt as interrupt:
         kind = Terminated if isinstance(interrupt, Terminated) else Interrupted
         print(f"\n{kind.__name__.lower()}: {str(interrupt) or KEPT}", file=sys.stderr)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(PIPE)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run_command(arguments: Sequence[str]) -> None:
     """Parse a command line and run its command; exit with a line for an error of the input."""
     from cola_jax.cli import verbosity
     from cola_jax.cli.commands import parse

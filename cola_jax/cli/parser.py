@@ -141,10 +141,10 @@ def with_values(command: Any, values: Mapping[Place, Any], place: Place = ()) ->
 def values_of(command: Any) -> dict[str, Any]:
     """Return the flags of a command with their values, as --config reads them, without None."""
     values = {flag.name: flag.value for flag in flags_of(command) if flag.name not in SHARED}
-    return {name: plain(value) for name, value in values.items() if value is not None}
+    return {name: yaml_value(value) for name, value in values.items() if value is not None}
 
 
-def plain(value: Any) -> Any:
+def yaml_value(value: Any) -> Any:
     """Return a value as YAML has it."""
     if isinstance(value, tuple):
         return [str(part) for part in value]
@@ -236,7 +236,7 @@ def rename(word: str, known: Collection[str]) -> str:
     return f"{flag}{equals}{value}"
 
 
-def read_config(file: str) -> dict[str, Any]:
+def read_flag_file(file: str) -> dict[str, Any]:
     """Read a YAML file of flags, by their dotted names; InputError for anything else."""
     if not Path(file).is_file():
         raise UsageError(f"--config {printed(file)}: there is no such file.")
@@ -288,7 +288,7 @@ def read_float(text: str) -> float:
     return float(text)
 
 
-def value(read: Callable[[str], Any], metavar: str, choices: Any = None) -> Any:
+def reader(read: Callable[[str], Any], metavar: str, choices: Any = None) -> Any:
     """Tell tyro how a value is read and named; None is written as auto."""
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -310,14 +310,14 @@ def choice(choices: Iterable[str]) -> Any:
             raise InputError(f"{shown(text)} is not one of {', '.join(names)}{near}.")
         return text
 
-    return value(read, "|".join(names), names)
+    return reader(read, "|".join(names), names)
 
 
 READERS = {
-    str: value(str, "TEXT"),
-    Path: value(Path, "FILE"),
-    int: value(read_whole, "N"),
-    float: value(read_float, "NUMBER"),
+    str: reader(str, "TEXT"),
+    Path: reader(Path, "FILE"),
+    int: reader(read_whole, "N"),
+    float: reader(read_float, "NUMBER"),
 }
 
 

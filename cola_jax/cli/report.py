@@ -80,7 +80,7 @@ class Report(Command):
                 console.print(write(run, file), soft_wrap=True)
 
     def show_null(self, run: "Run") -> None:
-        """Print what a search without anything to find gives."""
+        """Print the results of a search without anything to find."""
         from cola_jax.report.null import DRAWS, null, null_table
         from cola_jax.report.statistics import number_or_none
         from cola_jax.report.summary import check_search, ways_of
@@ -197,7 +197,7 @@ class Report(Command):
 
 
 def check_page(page: Path) -> None:
-    """Raise InputError for a page that would replace what is none, OSError where none can be."""
+    """Raise InputError for a page that would replace another file, OSError where none can be."""
     check_file(page)
     if page.suffix not in (".html", ".htm"):
         raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")

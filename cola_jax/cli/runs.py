@@ -26,7 +26,7 @@ from cola_jax.cli.parser import choice, values_of
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import console, log
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, Space
 from cola_jax.tasks.task import refuse_variants
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
     from cola_jax.tasks.task import Prepared
 
-NAMED = 5  # questions named in a note
 UNKEPT = "nothing is kept. Give --output, and the same command goes on where it was interrupted."
 
 
@@ -90,11 +89,10 @@ class Search(Command):
         )
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
-            named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
             log.warning(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
-                f"search to look for, and are left out of the net effect ({named}); answers that "
-                "the model gives on other paths can serve: see --decoys."
+                f"search to look for, and are left out of the net effect ({shorten(lacking)}); "
+                "answers that the model gives on other paths can serve: see --decoys."
             )
         run_with_progress(
             lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust)
@@ -114,11 +112,11 @@ class Evaluate(Command):
         refuse_variants("evaluate", self.flags.task.variants)
         sessions = self.flags.prepare_each(command=self)
         for directory, session in sessions.items():
-            evaluate(session, directory, self.path_flags.of_session(session))
+            run_evaluation(session, directory, self.path_flags.of_session(session))
         show_results([*sessions], self.json)
 
 
-def evaluate(
+def run_evaluation(
     session: "Session", directory: str, paths: Sequence[tuple[int, ...]], command: str = "evaluate"
 ) -> "Run":
     """Evaluate paths on the questions of a session, with their progress, and return the run."""
@@ -147,7 +145,7 @@ class Scan(Command):
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
         paths = scan_paths(session.num_layers, self.longest_block, self.edits)
-        evaluate(session, self.flags.out, paths, "scan")
+        run_evaluation(session, self.flags.out, paths, "scan")
         Report((self.flags.out,), json=self.json).run()
 
 
@@ -180,11 +178,11 @@ class Generate(Command):
         session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
         paths = self.path_flags.of_session(session)
         if self.out is not None:
-            show_completions(evaluate(session, self.out, paths, "generate"), self.json)
+            show_completions(run_evaluation(session, self.out, paths, "generate"), self.json)
             return
         temporary = tempfile.TemporaryDirectory(prefix="cola-generate-")
         with keeping(UNKEPT), temporary as directory:
-            show_completions(evaluate(session, directory, paths, "generate"), self.json)
+            show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]

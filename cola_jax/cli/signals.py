@@ -13,7 +13,7 @@ SECONDS = 0.02  # until an exception that was dropped is raised again
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a command; its text says what is kept, where that is known."""
+    """A signal ended a command; its text says which work is kept, where that is known."""
 
     number = signal.SIGINT
 
@@ -81,9 +81,9 @@ def importing(frame: FrameType | None) -> bool:
 
 
 @contextlib.contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """Say, where the body is interrupted, what is kept and how to go on."""
+def keeping(kept: str) -> Iterator[None]:
+    """Add a message to an interruption of the body: the work that is kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise (Terminated if isinstance(interrupt, Terminated) else Interrupted)(what) from None
+        raise (Terminated if isinstance(interrupt, Terminated) else Interrupted)(kept) from None

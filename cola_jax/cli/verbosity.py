@@ -1,4 +1,4 @@
-"""What is printed on standard error: more with --verbose, only warnings and errors with --quiet.
+"""Messages on standard error: more with --verbose, only warnings and errors with --quiet.
 
 Commands log to the logger `cola_jax`: info is printed by default, debug is for --verbose.
 """
@@ -19,7 +19,7 @@ from cola_jax.errors import one_line
 
 PACKAGES = ("cola-jax", "jax", "transformers")
 
-# what a terminal obeys, such as the escape character: names and texts may have it
+# characters that a terminal obeys, such as escape: names and texts may have them
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -68,7 +68,7 @@ HANDLER = ToConsole()
 
 
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Choose what is printed on standard error from now on."""
+    """Choose the messages that are printed from now on."""
     progress.hidden = quiet
     log.handlers = [HANDLER]
     log.propagate = False

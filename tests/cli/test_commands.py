@@ -227,10 +227,3 @@ def test_print_completion(shell, capsys):
         assert part in script
     if shutil.which(shell):  # it parses
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
-
-
-def test_limit_takes_a_percentage():
-    for text, limit in (("50%", 0.5), ("0.5", 0.5), ("50", 50)):
-        command: Any = parse(["evaluate", *GIVEN, "--limit", text])
-        assert command.flags.task.limit == limit
-        assert type(command.flags.task.limit) is type(limit)
