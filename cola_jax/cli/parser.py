@@ -48,6 +48,7 @@ ALIASES = {
     "--fewshot": "--num-fewshot",
     "--max-gen-toks": "--max-new-tokens",
     "--max-tokens": "--max-new-tokens",
+    "--no-apply-chat-template": "--no-chat",
     "--out": "--output",
     "--output-dir": "--output",
     "--output-path": "--output",
@@ -182,9 +183,10 @@ class WordParser(argparse.ArgumentParser):
 
 def read_values(prog: str, flags: Sequence[Flag], words: Iterable[str]) -> dict[Place, Any]:
     """Read the values on a command line; InputError for unknown flags and unfit values."""
-    parser, known = WordParser(prog), {each for flag in flags for each in flag.spellings}
+    parser, known = WordParser(prog), {f"--no-{f.name}" for f in flags if f.kind is bool}
     for flag in flags:
         parser.add(flag)
+        known.update(flag.spellings)
     texts, extra = parser.parse_known_args([rename(word, known) for word in words])
     if extra and extra[0].startswith("-"):
         word = extra[0].partition("=")[0]
@@ -261,10 +263,10 @@ def words_of(entries: Mapping[str, Any]) -> Iterator[str]:
     for key, entry in entries.items():
         if isinstance(entry, bool):
             yield f"--{key}" if entry else f"--no-{key}"
-        elif isinstance(entry, list) and entry:
+        elif isinstance(entry, list) and len(entry) > 1:
             yield from (f"--{key}", *map(str, entry))
-        elif entry is not None and entry != []:
-            yield f"--{key}={entry}"
+        elif entry is not None and entry != []:  # after =, a value may begin with a hyphen
+            yield f"--{key}={entry[0] if isinstance(entry, list) else entry}"
 
 
 def print_help(name: str, command: type) -> None:

@@ -1,5 +1,6 @@
 """Command lines as people write them, files of flags, help and completion."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cola_jax.cli.commands import COMMANDS, SHELLS, parse
+from cola_jax.cli.flags import General
 from cola_jax.cli.main import main
 from cola_jax.cli.parser import RARE, flags_of, rename, values_of
 from cola_jax.cli.runs import Search
@@ -62,11 +64,15 @@ def test_a_line_says_what_is_wrong(arguments, message, refused):
     assert message in refused(*arguments, status=2)
 
 
-def test_values_of_flags_may_begin_with_a_hyphen():
+def test_values_of_flags_may_begin_with_a_hyphen(tmp_path):
     command: Any = parse(["search", *GIVEN, "--rules.block-power", "-0.5", "--held-out-seed=-3"])
     assert command.rules.block_power == -0.5
     command = parse(["generate", "--model", "m", "--prompt=-x", "--stop", "a", "- b", "--chat"])
     assert (command.prompt, command.stop) == (("-x",), ("a", "- b"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values_of(command)))
+    assert parse(["generate", "--config", str(tmp_path / "run.yaml"), "--no-chat"]) == (
+        dataclasses.replace(command, chat=False, general=General(tmp_path / "run.yaml"))
+    )
 
 
 @pytest.mark.parametrize(
