@@ -4,14 +4,12 @@ Searches, for each input of a pretrained LLM, which of its layers to run, skip o
 listed in `__init__.pyi` and imported when they are first used.
 """
 
-from typing import Any
-
 import lazy_loader
 
 load_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name that is first used, and find the version, which takes as long as the rest."""
     if name == "__version__":
         from importlib.metadata import version

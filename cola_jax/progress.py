@@ -35,7 +35,7 @@ class LogFile:
         """No-op."""
 
 
-def new_bar(what: str, progress: bool | None, **options: Any) -> Any:
+def new_bar(label: str, progress: bool | None, **options: Any) -> Any:
     """Make a bar, as a widget where a notebook can show one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that ipywidgets are missing: the bar is text then
@@ -46,7 +46,7 @@ def new_bar(what: str, progress: bool | None, **options: Any) -> Any:
         delay = SECONDS_PER_LINE
         options |= {"file": LogFile(), "bar_format": LINE, "mininterval": SECONDS_PER_LINE}
     return tqdm(
-        desc=what, delay=delay, miniters=0, dynamic_ncols=True, unit_divisor=1000, **options
+        desc=label, delay=delay, miniters=0, dynamic_ncols=True, unit_divisor=1000, **options
     )
 
 
@@ -56,12 +56,12 @@ def is_hidden(progress: bool | None) -> bool:
 
 
 @contextlib.contextmanager
-def byte_bar(what: str, progress: bool | None = None) -> Iterator[Callable[[int, int], None]]:
+def byte_bar(label: str, progress: bool | None = None) -> Iterator[Callable[[int, int], None]]:
     """Yield the function to call with bytes done and in all, which a bar shows."""
     if is_hidden(progress):
         yield lambda done, total: None
         return
-    with new_bar(what, progress, unit="B", unit_scale=True) as bar:
+    with new_bar(label, progress, unit="B", unit_scale=True) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -128,7 +128,7 @@ def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[No
 
 
 def describe_results(metrics: "Metrics") -> str:
-    """Write what a search has found, or what was decoded before the first text is complete."""
+    """Write the results of a search, or the tokens decoded before a text is complete."""
     if metrics.corrected or metrics.shortened:
         return f"W→C {metrics.corrected}, shorter C→C {metrics.shortened}"
     if metrics.tokens and not metrics.evaluations:
@@ -137,7 +137,7 @@ def describe_results(metrics: "Metrics") -> str:
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Write what a start took and saved, as a run's manifest has it."""
+    """Write the speed of a start, and its savings, from the metrics in a run's manifest."""
     text = f"{metrics['evaluations']:,} evaluations in {metrics['seconds']:,.0f} s "
     text += f"({metrics['evaluations_per_second']:,.1f}/s)"
     if metrics["prefix_sharing"]:

@@ -15,8 +15,9 @@ import tyro
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.cli.benchmark import Benchmark, ratio_table, spread, table_of
+from cola_jax.cli.benchmark import Benchmark, benchmark_table, ratio_table, spread
 from cola_jax.cli.flags import console
+from cola_jax.cli.verbosity import console
 from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
 from cola_jax.execute.metrics import compilations
 from cola_jax.execute.worker import Workers
@@ -55,7 +56,7 @@ class FullBenchmark:
             options = {"baselines": option_baselines, "pairs": self.pairs}
         results = command.measure_search(command.prepare(), **options)
         command.write(results, torch=self.torch, pairs=self.pairs)
-        console.print(table_of(results))
+        console.print(benchmark_table(results))
 
     def run_paths(self) -> None:
         """Compares `run_paths` with everything else that runs random paths."""

@@ -14,12 +14,12 @@ from cola_jax.cli.flags import (
     Dtype,
     TaskChoice,
     check_one_task,
-    check_task,
     checkpoint_of,
-    console,
+    open_session,
 )
+from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import print_json
-from cola_jax.cli.verbosity import log_devices
+from cola_jax.cli.verbosity import console, log_devices
 from cola_jax.errors import InputError, nearest
 from cola_jax.files import check_file, write_whole
 from cola_jax.runs.devices import Devices, choose_dtype
@@ -71,7 +71,7 @@ class Benchmark(Command):
         if self.json:
             print_json(results)
         else:
-            console.print(table_of(results))
+            console.print(benchmark_table(results))
 
     def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
         """Return all measurements; `options` are passed to `benchmark`."""
@@ -112,22 +112,20 @@ class Benchmark(Command):
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def prepare(self) -> "Session":
-        """Check the flags, and load what a search of the task needs."""
+        """Check the flags, and open a session of the task."""
         from cola_jax.execute.random_model import SHAPES
-        from cola_jax.runs.session import RunConfig, Session
+        from cola_jax.runs.session import RunConfig
 
         self.check()
         check_one_task("benchmark", self.task)
-        check_task(self.task.task)
         if self.model in SHAPES:
             raise InputError(
                 f"{self.model} is a shape with random weights, which has no tokenizer for a task: "
                 "give --model a checkpoint or a Hugging Face model."
             )
-        checkpoint_of(self.model)
         log_devices()
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
-        return Session.prepare(self.model, self.task.prepare, config)
+        return open_session(self.model, self.task.prepare, config)
 
     def check(self) -> None:
         """Check what takes no time to check; InputError."""
@@ -140,14 +138,12 @@ class Benchmark(Command):
     def write(self, results: dict[str, Any], **flags: Any) -> None:
         """Write the measurements with the flags that made them, if a file was given."""
         if self.out is not None:
-            command = dataclasses.asdict(self) | {"out": str(self.out), **flags}
-            del command["general"]
-            content = json.dumps({"command": command, **results}, indent=1) + "\n"
+            content = json.dumps({"command": values_of(self) | flags, **results}, indent=1)
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out, content.encode())
+            write_whole(self.out, f"{content}\n".encode())
 
 
-def table_of(results: dict[str, Any]) -> Table:
+def benchmark_table(results: dict[str, Any]) -> Table:
     """Show the measurements of a search, or those of `run_paths`."""
     return search_table(results) if "over_search" in results else ratio_table(results)
 

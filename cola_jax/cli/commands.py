@@ -9,7 +9,8 @@ import tyro
 
 from cola_jax.cli import parser
 from cola_jax.cli.benchmark import Benchmark
-from cola_jax.cli.deployment import Distill, Export, LmEval, Menu, Static
+from cola_jax.cli.deployment import Distill, Menu, Static
+from cola_jax.cli.export import Export, LmEval
 from cola_jax.cli.flags import Command
 from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
@@ -69,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Command:
     try:
         first = parser.first_values(words)
         file = first.get("config", "")
-        entries = parser.read_config(file) if "config" in first else {}
+        entries = parser.read_flag_file(file) if "config" in first else {}
         made = parser.blank(command)
         if command is Search:
             preset = first.get("preset", entries.get("preset"))
@@ -88,8 +89,6 @@ def print_general(name: str, words: Sequence[str]) -> None:
     elif name == "--version":
         from importlib.metadata import version
 
-        if words:
-            raise UsageError(f"--version takes nothing after it, not {shown(words[0])}.")
         print(f"cola-jax {version('cola-jax')}")
     elif name == "--print-completion":
         shell = " ".join(words)

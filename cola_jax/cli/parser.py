@@ -48,6 +48,7 @@ ALIASES = {
     "--fewshot": "--num-fewshot",
     "--max-gen-toks": "--max-new-tokens",
     "--max-tokens": "--max-new-tokens",
+    "--no-apply-chat-template": "--no-chat",
     "--out": "--output",
     "--output-dir": "--output",
     "--output-path": "--output",
@@ -62,9 +63,10 @@ ALIASES = {
 RARE = {
     *("beams", "candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
     *("finalists", "first", "held-out-from", "held-out-seed", "host", "hub", "learning-rate"),
-    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads", "reuse"),
-    *("robust", "rounds", "rows", "rule", "save-every", "shots-file", "shots-seed", "state-layer"),
-    *("task-seed", "tokens", "try-scorer", "validation", "wait", "weight-decay"),
+    *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads"),
+    *("reuse", "robust", "rounds", "rows", "rule", "save-every", "shard", "shots-file"),
+    *("shots-seed", "split", "state-layer", "task-seed", "tokens", "try-scorer", "validation"),
+    *("variants", "wait", "weight-decay"),
 }
 SHARED = ("config", "verbose", "quiet")  # flags of a start, which are not recorded with a run
 POSITIONAL = get_args(Positional[int])[1]  # the note that it leaves on a type
@@ -100,7 +102,7 @@ class Flag(NamedTuple):
         return values if self.many else values[0]
 
 
-def blank(kind: type) -> Any:
+def blank(kind: Any) -> Any:
     """Make a command whose required flags are tyro.MISSING."""
     required = {}
     for field in dataclasses.fields(kind):
@@ -140,14 +142,21 @@ def with_values(command: Any, values: Mapping[Place, Any], place: Place = ()) ->
 def values_of(command: Any) -> dict[str, Any]:
     """Return the flags of a command with their values, as --config reads them, without None."""
     values = {flag.name: flag.value for flag in flags_of(command) if flag.name not in SHARED}
-    return {name: plain(value) for name, value in values.items() if value is not None}
+    return {name: yaml_value(value) for name, value in values.items() if value is not None}
 
 
-def plain(value: Any) -> Any:
+def yaml_value(value: Any) -> Any:
     """Return a value as YAML has it."""
     if isinstance(value, tuple):
         return [str(part) for part in value]
     return value if isinstance(value, bool | int | float) else str(value)
+
+
+def yaml_of(command: Any) -> str:
+    """Return the flags of a command as a file for --config."""
+    import yaml
+
+    return yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
 
 
 class WordParser(argparse.ArgumentParser):
@@ -174,9 +183,10 @@ class WordParser(argparse.ArgumentParser):
 
 def read_values(prog: str, flags: Sequence[Flag], words: Iterable[str]) -> dict[Place, Any]:
     """Read the values on a command line; InputError for unknown flags and unfit values."""
-    parser, known = WordParser(prog), {each for flag in flags for each in flag.spellings}
+    parser, known = WordParser(prog), {f"--no-{f.name}" for f in flags if f.kind is bool}
     for flag in flags:
         parser.add(flag)
+        known.update(flag.spellings)
     texts, extra = parser.parse_known_args([rename(word, known) for word in words])
     if extra and extra[0].startswith("-"):
         word = extra[0].partition("=")[0]
@@ -203,8 +213,9 @@ def parse_words(
     with reading(file):
         values = read_values(prog, [flag for flag in flags if flag.spellings], in_file)
     command = with_values(command, values | read_values(prog, flags, words))
-    if missing := [flag.name for flag in flags_of(command) if flag.value is tyro.MISSING]:
-        raise UsageError(f"`{prog}` needs --{' and --'.join(missing)}.")
+    if missing := [flag for flag in flags_of(command) if flag.value is tyro.MISSING]:
+        names = (flag.spellings[-1] if flag.spellings else flag.name.upper() for flag in missing)
+        raise UsageError(f"`{prog}` needs {' and '.join(names)}.")
     return command
 
 
@@ -227,7 +238,7 @@ def rename(word: str, known: Collection[str]) -> str:
     return f"{flag}{equals}{value}"
 
 
-def read_config(file: str) -> dict[str, Any]:
+def read_flag_file(file: str) -> dict[str, Any]:
     """Read a YAML file of flags, by their dotted names; InputError for anything else."""
     if not Path(file).is_file():
         raise UsageError(f"--config {printed(file)}: there is no such file.")
@@ -252,10 +263,10 @@ def words_of(entries: Mapping[str, Any]) -> Iterator[str]:
     for key, entry in entries.items():
         if isinstance(entry, bool):
             yield f"--{key}" if entry else f"--no-{key}"
-        elif isinstance(entry, list) and entry:
+        elif isinstance(entry, list) and len(entry) > 1:
             yield from (f"--{key}", *map(str, entry))
-        elif entry is not None and entry != []:
-            yield f"--{key}={entry}"
+        elif entry is not None and entry != []:  # after =, a value may begin with a hyphen
+            yield f"--{key}={entry[0] if isinstance(entry, list) else entry}"
 
 
 def print_help(name: str, command: type) -> None:
@@ -279,7 +290,7 @@ def read_float(text: str) -> float:
     return float(text)
 
 
-def value(read: Callable[[str], Any], metavar: str, choices: Any = None) -> Any:
+def reader(read: Callable[[str], Any], metavar: str, choices: Any = None) -> Any:
     """Tell tyro how a value is read and named; None is written as auto."""
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -301,14 +312,14 @@ def choice(choices: Iterable[str]) -> Any:
             raise InputError(f"{shown(text)} is not one of {', '.join(names)}{near}.")
         return text
 
-    return value(read, "|".join(names), names)
+    return reader(read, "|".join(names), names)
 
 
 READERS = {
-    str: value(str, "TEXT"),
-    Path: value(Path, "FILE"),
-    int: value(read_whole, "N"),
-    float: value(read_float, "NUMBER"),
+    str: reader(str, "TEXT"),
+    Path: reader(Path, "FILE"),
+    int: reader(read_whole, "N"),
+    float: reader(read_float, "NUMBER"),
 }
 
 

@@ -5,16 +5,18 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from cola_jax.cli.flags import Command, console
-from cola_jax.cli.verbosity import errors
-from cola_jax.errors import InputError, UsageError
-from cola_jax.files import check_file, readable_json
+from cola_jax.cli.flags import Command
+from cola_jax.cli.verbosity import console, log
+from cola_jax.errors import InputError
+from cola_jax.files import check_file, readable_json, write_whole
 
 if TYPE_CHECKING:
+    from etils import epath
+
     from cola_jax.report.compare import Change
     from cola_jax.report.preference import Preference
     from cola_jax.report.summary import Summary
@@ -28,7 +30,7 @@ class Report(Command):
     Several searches of one model are compared on one page.
     """
 
-    run_directories: Positional[tuple[str, ...]] = ()
+    run_directories: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
     """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
     page: Path | None = None
     """Where to write the page, and of searches or a scan the same table beside it as .md or .csv;
@@ -48,67 +50,58 @@ class Report(Command):
     """Print the results as JSON, as results.json has them."""
 
     def run(self) -> None:
-        if not self.run_directories:
-            raise UsageError("`cola report` needs RUN-DIRECTORIES: name what `cola search` made.")
-        if self.page is not None:
-            check_page(self.page)
-        if self.null:
-            self.show_null()
-            return
-        self.export()
-        if len(self.run_directories) == 1:
-            self.show(self.run_directories[0])
-        else:
-            self.compare()
-
-    def export(self) -> None:
-        """Write the files of other projects that are asked for."""
-        if self.polar is None and self.drllm is None:
-            return
-        from cola_jax.runs.peers import check_new, write_drllm, write_polar
         from cola_jax.runs.run import Run
 
-        directory, *others = self.run_directories
-        if others:
-            raise InputError("--polar and --drllm are of one run: give one run directory.")
-        if self.polar == self.drllm:
+        if self.page is not None:
+            check_page(self.page)
+        single = [name for name in ("null", "polar", "drllm") if getattr(self, name)]
+        if single and len(self.run_directories) > 1:
+            raise InputError(f"--{single[0]} is of one run: give one run directory.")
+        runs = [Run(directory) for directory in self.run_directories]
+        if self.null:
+            self.show_null(runs[0])
+            return
+        self.export(runs[0])
+        if len(runs) == 1:
+            self.show(runs[0])
+        else:
+            self.compare(runs)
+
+    def export(self, run: "Run") -> None:
+        """Write the files of other projects that are asked for."""
+        from cola_jax.runs.peers import check_new, write_drllm, write_polar
+
+        if self.polar is not None and self.polar == self.drllm:
             raise InputError(f"--polar and --drllm are both {self.polar}: give a file for each.")
         for file in filter(None, (self.polar, self.drllm)):  # before any is written
             check_new(file)
-        run = Run(directory)
         for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
             if file is not None:
                 console.print(write(run, file), soft_wrap=True)
 
-    def show_null(self) -> None:
-        """Print what a search without anything to find gives."""
+    def show_null(self, run: "Run") -> None:
+        """Print the results of a search without anything to find."""
         from cola_jax.report.null import DRAWS, null, null_table
         from cola_jax.report.summary import check_search, ways_of
-        from cola_jax.runs.run import Run
+        from cola_jax.scoring.statistics import number_or_none
 
-        directory, *others = self.run_directories
-        if others:
-            raise InputError("--null is of one run: give one run directory.")
         if self.page or self.polar or self.drllm:
             raise InputError("--null writes no file: leave out --page, --polar and --drllm.")
-        run = Run(directory)
         check_search(run, run.manifest()["settings"])
-        ways, preference = ways_of(run), self.given(run)
-        every = {name: ways.targets(name)[1] for name in ways.names}
-        if not any(len(targets.hits) for targets in every.values()):
+        ways, preference = ways_of(run), self.read_preference(run)
+        targets = {name: ways.targets(name)[1] for name in ways.names}
+        if not any(len(each.hits) for each in targets.values()):
             raise InputError(
-                f"{directory} has no wrong question that was searched for other options: search "
-                "with --control all."
+                f"{run.directory} has no wrong question that was searched for other options: "
+                "search with --control all."
             )
-        nulls = {name: null(targets, preference, DRAWS) for name, targets in every.items()}
+        nulls = {name: null(each, preference, DRAWS) for name, each in targets.items()}
         if self.json:
-            from cola_jax.scoring.statistics import number_or_none
-
-            print_json(number_or_none({name: one.to_json() for name, one in nulls.items()}))
+            print_json(number_or_none({name: each.to_json() for name, each in nulls.items()}))
         else:
             console.print(null_table(nulls, weighted=ways.weighted))
 
-    def given(self, run: "Run") -> "Preference | None":
+    def read_preference(self, run: "Run") -> "Preference | None":
         """Read the preference of another run for this one, if one is named."""
         from cola_jax.report.results import read_preference
 
@@ -116,43 +109,45 @@ class Report(Command):
             return None
         return read_preference(self.preference, run.manifest()["settings"])
 
-    def show(self, directory: str) -> dict[str, Any]:
+    def show(self, run: "Run") -> dict[str, Any]:
         """Print the table of a run, write its page, and return the results but of a scan."""
-        from etils import epath
-
         from cola_jax import report
-        from cola_jax.runs.run import Run
 
-        run = Run(directory)
         command = run.manifest()["settings"].get("command")
         if command != "search" and self.preference is not None:
             raise InputError("--preference belongs to searches: leave it out.")
         if command == "scan":
             self.show_scan(run)
             return {}
-        summary = None if command == "evaluate" else report.summarise(run, self.given(run))
+        summary = None
+        if command != "evaluate":
+            summary = report.summarise(run, self.read_preference(run))
         results = report.write_results(run, summary)
         if self.json:
             print_json(results)
         else:
             table = report.paths_table(run) if summary is None else report.summary_table(summary)
             console.print(table)
-        page = self.page or run.directory / "report.html"
+        page = self.page_in(run.directory)
         if summary is None:
-            report.write_paths_page(run, epath.Path(page))
-            errors.print(f"report: {page}", soft_wrap=True)
+            report.write_paths_page(run, page)
+            log.info("report: %s", page)
         else:
             self.write([run], [summary], page)
         return results
 
-    def compare(self) -> None:
+    def page_in(self, folder: Any) -> "epath.Path":
+        """Return where the page is written, by default in this folder."""
+        from etils import epath
+
+        return epath.Path(self.page or folder / "report.html")
+
+    def compare(self, runs: "Sequence[Run]") -> None:
         """Print the table of each of several searches, and write one page about all."""
         from cola_jax import report
-        from cola_jax.runs.run import Run
 
-        runs = [Run(directory) for directory in self.run_directories]
         report.check_runs(runs)
-        preference = self.given(runs[0])
+        preference = self.read_preference(runs[0])
         summaries = [report.summarise(run, preference) for run in runs]
         results = list(map(report.write_results, runs, summaries))
         names = report.run_names(runs)
@@ -166,50 +161,43 @@ class Report(Command):
                 console.print(name, style="bold")
                 console.print(report.summary_table(summary))
             console.print(report.changes_table(names, changes))
-        self.write(runs, summaries, self.page or Path("report.html"), changes)
+        self.write(runs, summaries, self.page_in(Path()), changes)
 
     def write(
         self,
         runs: "Sequence[Run]",
         summaries: "Sequence[Summary]",
-        page: Any,
+        page: "epath.Path",
         compared: "Sequence[Change]" = (),
     ) -> None:
         """Write the page and its Markdown, and say where they are."""
-        from etils import epath
-
         from cola_jax import report
 
-        page = epath.Path(page)
         markdown = page.with_suffix(".md")
         report.write_page(runs, summaries, page, compared)
         report.write_markdown(runs, summaries, markdown)
-        errors.print(f"report: {page}, and as Markdown {markdown}", soft_wrap=True)
+        log.info("report: %s, and as Markdown %s", page, markdown)
 
     def show_scan(self, run: "Run") -> None:
         """Print the best blocks of a scan, and write the map as CSV and as a page."""
-        from etils import epath
-
-        from cola_jax.files import write_whole
         from cola_jax.report.scan import summarise_scan
         from cola_jax.report.scan_page import write_scan_page
         from cola_jax.report.scan_table import scan_csv, scan_table
 
-        summary = summarise_scan(run)
+        summary, page = summarise_scan(run), self.page_in(run.directory)
+        table = scan_csv(summary)
         if self.json:
-            print_json(list(csv.DictReader(io.StringIO(scan_csv(summary)))))
+            print_json(list(csv.DictReader(io.StringIO(table))))
         else:
             console.print(scan_table(summary))
-        page = epath.Path(self.page or run.directory / "report.html")
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(page.with_suffix(".csv"), scan_csv(summary).encode())
-        errors.print(f"every block: {page.with_suffix('.csv')}", soft_wrap=True)
+        write_whole(page.with_suffix(".csv"), table.encode())
         write_scan_page(run, summary, page)
-        errors.print(f"report: {page}", soft_wrap=True)
+        log.info("report: %s, and every block %s", page, page.with_suffix(".csv"))
 
 
 def check_page(page: Path) -> None:
-    """Raise InputError for a page that would replace what is none, OSError where none can be."""
+    """Raise InputError for a page that would replace another file, OSError where none can be."""
     check_file(page)
     if page.suffix not in (".html", ".htm"):
         raise InputError(f"--page {page} is an HTML page: give a name that ends in .html.")
@@ -225,11 +213,10 @@ def show_results(directories: Sequence[str], as_json: bool) -> None:
     from cola_jax import report
     from cola_jax.runs.run import Run
 
-    if len(directories) == 1:
-        Report((directories[0],), json=as_json).run()
-        return
-    if as_json:
-        print_json([report.write_results(Run(directory)) for directory in directories])
-        return
-    every = [Report((one,)).show(one) for one in directories]
-    console.print(report.tasks_table(every))
+    runs = [Run(directory) for directory in directories]
+    if len(runs) == 1:
+        Report((directories[0],), json=as_json).show(runs[0])
+    elif as_json:
+        print_json([report.write_results(run) for run in runs])
+    else:
+        console.print(report.tasks_table([Report(()).show(run) for run in runs]))

@@ -19,15 +19,14 @@ from cola_jax.cli.flags import (
     RunFlags,
     check_one_task,
     check_output,
-    console,
-    num_layers_of,
+    open_session,
     run_with_progress,
 )
 from cola_jax.cli.parser import choice, values_of
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.cli.signals import keeping
-from cola_jax.cli.verbosity import log
-from cola_jax.errors import InputError, reading, shown
+from cola_jax.cli.verbosity import console, log
+from cola_jax.errors import InputError, reading, shorten, shown
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, Space
 from cola_jax.tasks.task import refuse_variants
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
     from cola_jax.tasks.task import Prepared
 
-NAMED = 5  # questions named in a note
 UNKEPT = "nothing is kept. Give --output, and the same command goes on where it was interrupted."
 
 
@@ -77,9 +75,9 @@ class Search(Command):
 
     def run(self) -> None:
         sessions = self.flags.prepare_each(self.decoys, self)
-        for flags, session in sessions:
-            self.search(flags.out, session)
-        show_results([flags.out for flags, _ in sessions], self.json)
+        for directory, session in sessions.items():
+            self.search(directory, session)
+        show_results([*sessions], self.json)
 
     def search(self, directory: str, session: "Session") -> None:
         """Search the questions of a task."""
@@ -91,11 +89,10 @@ class Search(Command):
         )
         questions = [encoded.question for encoded in session.encoded]
         if lacking := without_control(questions, self.control):
-            named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
             log.warning(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
-                f"search to look for, and are left out of the net effect ({named}); answers that "
-                "the model gives on other paths can serve: see --decoys."
+                f"search to look for, and are left out of the net effect ({shorten(lacking)}); "
+                "answers that the model gives on other paths can serve: see --decoys."
             )
         run_with_progress(
             lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust)
@@ -113,16 +110,19 @@ class Evaluate(Command):
 
     def run(self) -> None:
         refuse_variants("evaluate", self.flags.task.variants)
-        self.flags.check()
-        paths = self.path_flags.of_model(num_layers_of(self.flags.model))
         sessions = self.flags.prepare_each(command=self)
-        for flags, session in sessions:
-            run_with_progress(
-                lambda metrics, flags=flags, session=session: session.evaluate(
-                    flags.out, paths, metrics
-                ),
-            )
-        show_results([flags.out for flags, _ in sessions], self.json)
+        for directory, session in sessions.items():
+            run_evaluation(session, directory, self.path_flags.of_session(session))
+        show_results([*sessions], self.json)
+
+
+def run_evaluation(
+    session: "Session", directory: str, paths: Sequence[tuple[int, ...]], command: str = "evaluate"
+) -> "Run":
+    """Evaluate paths on the questions of a session, with their progress, and return the run."""
+    return run_with_progress(
+        lambda metrics: session.evaluate(directory, paths, metrics, command=command)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,14 +141,11 @@ class Scan(Command):
         from cola_jax.deploy.scan import scan_paths
 
         check_one_task("scan", self.flags.task)
-        self.flags.check()
-        paths = scan_paths(num_layers_of(self.flags.model), self.longest_block, self.edits)
         session = self.flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")
-        run_with_progress(
-            lambda metrics: session.evaluate(self.flags.out, paths, metrics, command="scan"),
-        )
+        paths = scan_paths(session.num_layers, self.longest_block, self.edits)
+        run_evaluation(session, self.flags.out, paths, "scan")
         Report((self.flags.out,), json=self.json).run()
 
 
@@ -177,24 +174,15 @@ class Generate(Command):
     def run(self) -> None:
         if self.out is not None:
             check_output(self.out)
-        from cola_jax.runs.session import Session
-
-        paths = self.path_flags.of_model(num_layers_of(self.model))
         metadata = {"flags": values_of(self)}
-        session = Session.prepare(self.model, self.prepare, self.run_flags.resolve(), metadata)
-
-        def complete(directory: str) -> None:
-            run = run_with_progress(
-                lambda metrics: session.evaluate(directory, paths, metrics, command="generate"),
-            )
-            show_completions(run, self.json)
-
+        session = open_session(self.model, self.prepare, self.run_flags.resolve(), metadata)
+        paths = self.path_flags.of_session(session)
         if self.out is not None:
-            complete(self.out)
+            show_completions(run_evaluation(session, self.out, paths, "generate"), self.json)
             return
         temporary = tempfile.TemporaryDirectory(prefix="cola-generate-")
         with keeping(UNKEPT), temporary as directory:
-            complete(directory)
+            show_completions(run_evaluation(session, directory, paths, "generate"), self.json)
 
     def prepare(
         self, tokenizer: Any, *, context: int, stop_tokens: Callable[[], Sequence[int]]

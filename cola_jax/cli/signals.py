@@ -13,20 +13,15 @@ SECONDS = 0.02  # until an exception that was dropped is raised again
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a command; its text says what is kept, where that is known."""
+    """A signal ended a command; its text says which work is kept, where that is known."""
 
-    signal = signal.SIGINT
-
-    @property
-    def status(self) -> int:
-        """The exit status that a shell gives a command which a signal has ended."""
-        return 128 + self.signal
+    number = signal.SIGINT
 
 
 class Terminated(Interrupted):
     """The same, by SIGTERM."""
 
-    signal = signal.SIGTERM
+    number = signal.SIGTERM
 
 
 @contextlib.contextmanager
@@ -86,10 +81,9 @@ def importing(frame: FrameType | None) -> bool:
 
 
 @contextlib.contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """Say, where the body is interrupted, what is kept and how to go on."""
+def keeping(kept: str) -> Iterator[None]:
+    """Add a message to an interruption of the body: the work that is kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        kind = type(interrupt) if isinstance(interrupt, Interrupted) else Interrupted
-        raise kind(what) from None
+        raise (Terminated if isinstance(interrupt, Terminated) else Interrupted)(kept) from None

@@ -1,7 +1,6 @@
-"""What is said on standard error: more with --verbose, only warnings and errors with --quiet.
+"""Messages on standard error: more with --verbose, only warnings and errors with --quiet.
 
-Commands log to the logger `cola_jax`: info is what is said by default, debug is for --verbose.
-Progress is shown on `errors`, which --quiet silences.
+Commands log to the logger `cola_jax`: info is printed by default, debug is for --verbose.
 """
 
 import contextlib
@@ -15,12 +14,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 from cola_jax import progress
-from cola_jax.cli.parser import values_of
+from cola_jax.cli.parser import yaml_of
 from cola_jax.errors import one_line
 
 PACKAGES = ("cola-jax", "jax", "transformers")
 
-# what a terminal obeys, such as the escape character: names and texts may have it
+# characters that a terminal obeys, such as escape: names and texts may have them
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -43,44 +42,33 @@ class PlainConsole(Console):
 
 log = logging.getLogger("cola_jax")
 console = PlainConsole()  # results
-errors = PlainConsole(stderr=True)  # progress, and what else is not a result
+errors = PlainConsole(stderr=True)  # all else
+LABELS = {
+    logging.WARNING: ("warning: ", "bold yellow"),
+    logging.ERROR: ("error: ", "bold red"),
+}
 
 
 class ToConsole(logging.Handler):
-    """Print messages where they do not disturb a progress bar; warnings are never silenced."""
+    """Print messages where they do not disturb a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        shown = errors if record.levelno < logging.WARNING else alerts()
-        said = self.format(record)  # details may take several lines
-        text = Text(said if record.levelno < logging.INFO else one_line(said))
-        if record.levelno >= logging.WARNING:
-            text = Text.assemble(("warning: ", "bold yellow"), text)
-        elif record.levelno < logging.INFO:
-            text.stylize("dim")
         from tqdm import tqdm
 
-        with tqdm.external_write_mode() if shown.is_terminal else contextlib.nullcontext():
-            shown.print(text, soft_wrap=True, highlight=False)
+        text = self.format(record)
+        if record.levelno < logging.INFO:  # details may take several lines
+            line = Text(text, "dim")
+        else:
+            line = Text.assemble(LABELS.get(record.levelno, ""), one_line(text))
+        with tqdm.external_write_mode() if errors.is_terminal else contextlib.nullcontext():
+            errors.print(line, soft_wrap=True, highlight=False)
 
 
 HANDLER = ToConsole()
 
 
-def alerts() -> Console:
-    """Return where warnings and errors are printed."""
-    return PlainConsole(stderr=True) if errors.quiet else errors
-
-
-def print_error(text: str, error: BaseException) -> None:
-    """Print an error as a line, and its traceback with --verbose."""
-    log.debug("traceback:", exc_info=error)
-    line = Text.assemble(("error: ", "bold red"), one_line(text))
-    alerts().print(line, highlight=False, soft_wrap=True)
-
-
 def choose(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Choose what is printed on standard error from now on."""
-    errors.quiet = quiet
+    """Choose the messages that are printed from now on."""
     progress.hidden = quiet
     log.handlers = [HANDLER]
     log.propagate = False
@@ -89,16 +77,12 @@ def choose(*, verbose: bool = False, quiet: bool = False) -> None:
 
 def log_start(command: Any) -> None:
     """Log the versions of what runs, and the command's flags, where that is asked for."""
-    if not log.isEnabledFor(logging.DEBUG):
-        return
-    from importlib.metadata import version
+    if log.isEnabledFor(logging.DEBUG):
+        from importlib.metadata import version
 
-    import yaml
-
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    log.debug("%s; Python %s", versions, platform.python_version())
-    flags = yaml.safe_dump(values_of(command), sort_keys=False, allow_unicode=True)
-    log.debug("configuration:\n  %s", flags.strip().replace("\n", "\n  "))
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        log.debug("%s; Python %s", versions, platform.python_version())
+        log.debug("configuration:\n  %s", yaml_of(command).strip().replace("\n", "\n  "))
 
 
 def log_devices() -> None:

@@ -60,12 +60,10 @@ class TaskConfig:
     """The questions, their prompts and their scorer."""
 
     task: Annotated[str, arg(aliases=["-t"])]
-    """A task of the Hugging Face Hub (arc_easy, arc_challenge, mmlu, gsm8k, math, math_500,
-    dart_math), arithmetic (generated), a JSONL, CSV or Parquet file with the fields of one of them,
-    prompt and answer, or question, options and answer, or any other task of lm-evaluation-harness
-    (extra lm-eval) that chooses or decodes, such as hellaswag or triviaqa; of a name that is ours
-    as well, lm_eval:gsm8k is that library's own. `cola search` and `cola evaluate` take several,
-    such as arc_easy,gsm8k, each with a directory in that of the run."""
+    """A task that `cola tasks` lists, such as arc_easy or gsm8k; a JSONL, CSV or Parquet file with
+    the fields of one, prompt and answer, or question, options and answer; or another task of
+    lm-evaluation-harness that chooses or decodes, such as hellaswag (extra lm-eval). `cola search`
+    and `cola evaluate` take several, such as arc_easy,gsm8k, each with a directory of its own."""
     split: str | None = None
     """Split of a task from the Hub; its test split by default."""
     hub: str | None = None
@@ -86,19 +84,17 @@ class TaskConfig:
     scorer: ScorerName | None = None
     """How an answer is judged. options, options-norm: by the likelihood of each option's text, raw
     or per character; letter, letter-strict: by the most likely offered letter, or the most likely
-    token of all; exact: by whether greedy decoding gives the gold answer, in one forward pass;
-    generation: by decoding and grading. Options by default, and letter for MMLU; for open questions
-    exact, or generation where the format shows its work and for your own prompts."""
+    token of all; exact: by whether greedy decoding gives the gold answer; generation: by decoding
+    and grading. `cola tasks` lists each task's scorers, the default first."""
     format: str | None = None
     """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
-    plain; by default the first that the task has, and harness for letters of MMLU."""
+    plain; `cola tasks` lists each task's, the default first."""
     rule: str | None = None
     """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
     minerva or line (see tasks/README.md); of a task of lm-evaluation-harness, one of its filters,
     such as flexible-extract."""
     shots: Annotated[int | None, arg(name="num-fewshot")] = None
-    """Number of questions shown with their answers before each; by default the format's, none of
-    multiple choice, and what a task of lm-evaluation-harness says."""
+    """Number of questions shown with their answers before each; `cola tasks` lists the default."""
     shots_file: str | None = None
     """File of the questions shown, instead of the task's training split."""
     shots_seed: int = 0

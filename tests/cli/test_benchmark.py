@@ -36,7 +36,7 @@ def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     config = ["--config", str(tmp_path / "run.yaml")]
     main(["benchmark", "--model", str(tiny_checkpoint), *config, *flags])
     results = json.loads(file.read_text())
-    assert results["command"]["task"]["limit"] == results["questions"] == 2
+    assert results["command"]["limit"] == results["questions"] == 2
     assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
     assert results["evaluations_per_second"]["search"] > 0
     shown = capsys.readouterr().out
@@ -49,14 +49,11 @@ def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--task", "arithmetic"], "smollm2-135m is a shape with random weights"),
-        (["--task", "arc_easy,gsm8k"], "`cola benchmark` takes one task, not 2"),
         (["--model", "gpt 5"], "gpt 5 is not a model: no such directory"),
         (["--model", "smolm2-135m"], "did you mean smollm2-135m?"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--out", "."], ". is a directory: give a file."),
     ],
 )
-def test_benchmark_refuses_bad_input(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        main(["benchmark", *arguments])
-    assert message in " ".join(capsys.readouterr().err.split())
+def test_benchmark_refuses_bad_input(arguments, message, refused):
+    assert message in refused("benchmark", *arguments)

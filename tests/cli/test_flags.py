@@ -7,7 +7,6 @@ import pytest
 from cola_jax.cli import verbosity
 from cola_jax.cli.commands import parse
 from cola_jax.cli.flags import PathFlags, RunFlags, TaskFlags, run_with_progress
-from cola_jax.cli.main import main
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
 from cola_jax.tasks.task import TaskConfig
@@ -15,15 +14,12 @@ from tests import tiny
 
 
 @pytest.mark.parametrize("command", ["scan", "static", "menu", "evaluate"])
-def test_variants_are_refused_where_nothing_is_asked_again(command, tmp_path, capsys):
+def test_variants_are_refused_where_nothing_is_asked_again(command, tmp_path, refused):
     flags = ["--model", "none", "--task", "arithmetic", "--variants", "chat", "shots"]
     runs = ["--runs", "run"] if command == "menu" else []
-    with pytest.raises(SystemExit):
-        main([command, *flags, *runs, "--out", str(tmp_path / "out")])
-    error = " ".join(capsys.readouterr().err.split())
+    error = refused(command, *flags, *runs, "--out", tmp_path / "out")
     assert f"`cola {command}` asks each question in one way" in error
     assert "chat, shots: leave out --variants, or use `cola search`" in error
-    assert "loading" not in error
 
 
 def test_collect_takes_each_path_once_and_in_order(tmp_path):

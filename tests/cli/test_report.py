@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cola_jax.cli.main import main
+from tests.cli.conftest import Refused
 from tests.report.conftest import PARTS, make_run
 
 
@@ -13,12 +14,6 @@ from tests.report.conftest import PARTS, make_run
 def runs(tmp_path: Path) -> list[str]:
     made = [make_run(tmp_path / name, *PARTS, model="one") for name in ("a", "b")]
     return [str(run.directory) for run in made]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit):
-        main(["report", *arguments])
-    return " ".join(capsys.readouterr().err.split())
 
 
 def test_report_of_one_run(runs: list[str]):
@@ -58,17 +53,19 @@ def test_report_of_several_runs(
     assert (tmp_path / "x" / "page.html").exists()
 
 
-def test_report_of_what_nothing_gives(runs: list[str], capsys: pytest.CaptureFixture[str]):
+def test_report_of_what_nothing_gives(
+    runs: list[str], capsys: pytest.CaptureFixture[str], refused: Refused
+):
     main(["report", runs[0], "--null"])
     assert "gold by preference: net effect" in " ".join(capsys.readouterr().out.split())
     assert not (Path(runs[0]) / "report.html").exists()
     main(["report", runs[0], "--null", "--json"])
     assert json.loads(capsys.readouterr().out)["once"]["n"] == 2
-    assert "--null is of one run" in refused(capsys, *runs, "--null")
+    assert "--null is of one run" in refused("report", *runs, "--null")
 
 
 def test_report_with_the_preference_of_another_run(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ):
     main(["report", runs[0]])
     file = Path(runs[0]) / "results.json"
@@ -79,41 +76,37 @@ def test_report_with_the_preference_of_another_run(
     main(["report", runs[1], "--preference", str(file)])
     assert "1.25 ± 0.50" in capsys.readouterr().out
     (tmp_path / "other.json").write_text("{}")
-    error = refused(capsys, runs[1], "--preference", str(tmp_path / "other.json"))
+    error = refused("report", runs[1], "--preference", str(tmp_path / "other.json"))
     assert "has no preference: give the results.json of a search" in error
 
 
-def test_report_refuses_runs_of_different_models(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_report_refuses_runs_of_different_models(runs: list[str], tmp_path: Path, refused: Refused):
     other = str(make_run(tmp_path / "c", *PARTS, model="another").directory)
-    error = refused(capsys, *runs, other)
+    error = refused("report", *runs, other)
     assert "its model is one, here it is another" in error
     assert not (Path(runs[0]) / "results.json").exists()  # refused before any work
 
 
-def test_report_names_what_is_missing(runs: list[str], capsys: pytest.CaptureFixture[str]):
-    assert "`cola report` needs RUN-DIRECTORIES" in refused(capsys)
-    assert "of one run" in refused(capsys, *runs, "--polar", "x.json")
+def test_report_names_what_is_missing(runs: list[str], refused: Refused):
+    assert "`cola report` needs RUN-DIRECTORIES" in refused("report", status=2)
+    assert "of one run" in refused("report", *runs, "--polar", "x.json")
 
 
-def test_report_writes_both_files_or_none(
-    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_report_writes_both_files_or_none(runs: list[str], tmp_path: Path, refused: Refused):
     new, there = str(tmp_path / "new.json"), tmp_path / "there.json"
     there.write_text("mine")
     both = ["--polar", new, "--drllm"]
-    assert "there.json exists already" in refused(capsys, runs[0], *both, str(there))
-    assert "give a file for each" in refused(capsys, runs[0], *both, new)
+    assert "there.json exists already" in refused("report", runs[0], *both, str(there))
+    assert "give a file for each" in refused("report", runs[0], *both, new)
     assert not Path(new).exists()
 
 
 @pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])
 def test_report_replaces_nothing_but_pages(
-    runs: list[str], tmp_path: Path, page: str, capsys: pytest.CaptureFixture[str]
+    runs: list[str], tmp_path: Path, page: str, refused: Refused
 ):
     (tmp_path / "questions.jsonl").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    error = refused(capsys, runs[0], "--page", str(tmp_path / page))
+    error = refused("report", runs[0], "--page", str(tmp_path / page))
     assert any(why in error for why in ("ends in .html", "is not a directory", "is a directory"))
     assert sorted(tmp_path.rglob("*")) == before

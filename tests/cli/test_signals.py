@@ -54,7 +54,7 @@ def test_a_signal_raises_once_and_handlers_are_put_back(
     with pytest.raises(Interrupted) as caught:
         signalled(number)
     assert type(caught.value) is kind
-    assert caught.value.status == status
+    assert 128 + caught.value.number == status
     after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
     assert after == before
 
@@ -107,7 +107,7 @@ def test_a_command_says_what_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "run", raising(number))
+    monkeypatch.setattr(cli, "run_command", raising(number))
     with pytest.raises(SystemExit) as ended:
         cli.main(["search"])
     assert ended.value.code == status
@@ -119,7 +119,7 @@ import signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "cola_jax.cli.commands":
+        if name == PLACE:
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
@@ -128,12 +128,16 @@ AT_THE_END = """
 import atexit, signal, sys
 atexit.register(signal.raise_signal, signal.SIGINT)
 """
-MAIN = "from cola_jax.cli.main import main; sys.argv = ['cola', 'tasks']; main()"
+MAIN = "sys.argv = ['cola', 'tasks']; from cola_jax.__main__ import main; main()"
 
 
 @pytest.mark.parametrize(
     ("code", "status", "text"),
-    [(AT_THE_START, 130, "\ninterrupted: what a run"), (AT_THE_END, -signal.SIGINT, "")],
+    [
+        ("PLACE = 'cola_jax.cli.main'" + AT_THE_START, -signal.SIGINT, ""),
+        ("PLACE = 'cola_jax.cli.commands'" + AT_THE_START, 130, "\ninterrupted: what a run"),
+        (AT_THE_END, -signal.SIGINT, ""),
+    ],
 )
 def test_a_signal_while_python_starts_or_ends_prints_no_traceback(
     code: str, status: int, text: str
