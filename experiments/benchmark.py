@@ -16,7 +16,6 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
 from cola_jax.cli.benchmark import Benchmark, benchmark_table, ratio_table, spread
-from cola_jax.cli.flags import console
 from cola_jax.cli.verbosity import console
 from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
 from cola_jax.execute.metrics import compilations
