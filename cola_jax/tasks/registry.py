@@ -88,6 +88,7 @@ class Task:
     interleave: str | None = None  # the field to interleave by, if the split is sorted by it
     shots: str = "train"  # the split of the shots
     shots_of: str | None = None  # the task from whose split they are, where it has none
+    drawn: bool = False  # whether lm-evaluation-harness draws other shots for each question
     subject: str | None = None  # the one that its name selects
 
     @property
@@ -111,8 +112,8 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("arc-easy", "arc", "allenai/ai2_arc", ("ARC-Easy",)),
-        Task("arc-challenge", "arc", "allenai/ai2_arc", ("ARC-Challenge",)),
+        Task("arc-easy", "arc", "allenai/ai2_arc", ("ARC-Easy",), drawn=True),
+        Task("arc-challenge", "arc", "allenai/ai2_arc", ("ARC-Challenge",), drawn=True),
         Task("mmlu", "mmlu", "cais/mmlu", ("all",), interleave="subject", shots="dev"),
         Task("gsm8k", "gsm8k", "openai/gsm8k", ("main",)),
         Task("math", "math", "EleutherAI/hendrycks_math", MATH_SUBJECTS),

@@ -14,7 +14,6 @@ from cola_jax.tasks.load import read_questions
 from cola_jax.tasks.registry import ARITHMETIC, OWN, TASKS, Task, find_task
 from cola_jax.tasks.sources import hub_rows, read_rows
 
-DRAWN = ("arc-easy", "arc-challenge")  # lm-evaluation-harness draws others for each question
 ALIKE = ({"math", "dart"}, {ARITHMETIC, *OWN})  # kinds whose questions may be shown before another
 
 
@@ -112,7 +111,7 @@ def load_shots(
     if task.kind == "mmlu":
         for question in every:
             pool.setdefault(question.get("subject"), []).append(question)
-    elif task.name in DRAWN and shots_file is None:
+    elif task.drawn and shots_file is None:
         pool[None] = list(every)
         drawn = draw(pool[None], count, questions)
     else:  # one more, for a question that is among them

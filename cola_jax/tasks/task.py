@@ -237,7 +237,7 @@ class ScorerMaker:
         if self.task.choice:
             return scorer(self.tokenizer, **self.common), record
         grader: Any = load_task(self.task.name, config.hub, config.rule)
-        more = self.common | {"max_new_tokens": config.max_new_tokens}
+        more: dict[str, Any] = self.common | {"max_new_tokens": config.max_new_tokens}
         made = scoring.FilteredGeneration(self.tokenizer, grader, **more)
         prompt |= {"stop": list(made.stop.strings), "stop_tokens": list(made.stop.tokens)}
         return made, record | made.record()
