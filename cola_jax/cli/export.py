@@ -96,6 +96,7 @@ class Export(Command):
 
     def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a Hugging Face checkpoint, with a model card."""
+        from cola_jax.checkpoint import model_digest
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effect
 
