@@ -171,7 +171,9 @@ class Walks:
         rules, self.positions = settings.preset, settings.positions(num_layers)
         fitting = FittingEdits(table_of(rules, self.positions), *rules.lengths(num_layers))
         self.walks = [paced(settings, random_of(settings.seed, id), fitting) for id in ids]
-        self.results = [next(walk) for walk in self.walks]  # of the last wave; none yet
+        self.results: list[list[Result]] = [[] for _ in ids]  # of the last wave
+        for walk in self.walks:
+            next(walk)  # to where it waits for the identity path's result
 
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Return the next wave of the active searches [S]; None where all have ended."""
