@@ -10,7 +10,7 @@ from cola_jax.edits import FittingEdits, edited, random_edit
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
 from cola_jax.path import unpad_path
-from cola_jax.scoring.evaluations import pad_rows
+from cola_jax.scoring.evaluations import pad_lists
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
@@ -188,7 +188,7 @@ class Walks:
             for c, (number, of_parent, child) in enumerate(wave):
                 node[s, c], parent[s, c] = number, of_parent
                 edits[s, c] = 0 if child.edit is None else child.edit
-        return Proposals(pad_rows(rows, self.positions), node, parent, edits)
+        return Proposals(pad_lists(rows, self.positions), node, parent, edits)
 
     def advance(self, search: int) -> list[tuple[int, int, Child]]:
         """Return the next paths of a search; none where its walk has ended."""
