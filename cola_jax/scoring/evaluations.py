@@ -112,10 +112,10 @@ def cut_waves(
         wave: list[list[Path]] = [[] for _ in paths]
         for b, path in order[first : first + size]:
             wave[b].append(path)
-        yield pad_rows(wave, positions)
+        yield pad_lists(wave, positions)
 
 
-def pad_rows(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
+def pad_lists(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
     """Pad lists of paths, one of each question, to an array [B, C, P]."""
     paths = np.full((len(rows), max(map(len, rows)), positions), STOP, np.int32)
     for b, row in enumerate(rows):

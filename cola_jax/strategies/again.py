@@ -11,7 +11,7 @@ import numpy as np
 
 from cola_jax.path import STOP
 from cola_jax.question import Question
-from cola_jax.scoring.evaluations import pad_rows
+from cola_jax.scoring.evaluations import pad_lists
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
@@ -165,7 +165,7 @@ def budgets(evaluations: int) -> list[int]:
 
 def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
     """Return the paths [B, C, P] that the searches of each question want asked again."""
-    return pad_rows([list(columns(outcome)) for outcome in outcomes], positions)
+    return pad_lists([list(columns(outcome)) for outcome in outcomes], positions)
 
 
 def columns(outcome: Outcome) -> dict[tuple[int, ...], int]:

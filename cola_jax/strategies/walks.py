@@ -9,7 +9,7 @@ import numpy as np
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
 from cola_jax.path import FittingEdits, edited, unpad_path
-from cola_jax.scoring.evaluations import pad_rows
+from cola_jax.scoring.evaluations import pad_lists
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
@@ -170,7 +170,9 @@ class Walks:
         rules, self.positions = settings.preset, settings.positions(num_layers)
         fitting = FittingEdits(table_of(rules, self.positions), *rules.lengths(num_layers))
         self.walks = [paced(settings, random_of(settings.seed, id), fitting) for id in ids]
-        self.results = [next(walk) for walk in self.walks]  # of the last wave; none yet
+        self.results: list[list[Result]] = [[] for _ in ids]  # of the last wave
+        for walk in self.walks:
+            next(walk)  # to where it waits for the identity path's result
 
     def propose(self, active: np.ndarray) -> Proposals | None:
         """Return the next wave of the active searches [S]; None where all have ended."""
@@ -185,7 +187,7 @@ class Walks:
             for c, (number, of_parent, child) in enumerate(wave):
                 node[s, c], parent[s, c] = number, of_parent
                 edits[s, c] = 0 if child.edit is None else child.edit
-        return Proposals(pad_rows(rows, self.positions), node, parent, edits)
+        return Proposals(pad_lists(rows, self.positions), node, parent, edits)
 
     def advance(self, search: int) -> list[tuple[int, int, Child]]:
         """Return the next paths of a search; none where its walk has ended."""
