@@ -363,7 +363,7 @@ class Export(Command):
         write_recipe(path, config, name, self.out)
 
     def write_gguf(self, path: tuple[int, ...], config: "ModelConfig", origin: dict) -> None:
-        from cola_jax.deploy.export_gguf import check_same_model, export_gguf
+        from cola_jax.deploy.export_gguf import check_sizes, export_gguf
 
         converted = origin["kind"] == "gguf" and Path(origin["name"]).is_file()
         if self.source is None and not converted:
@@ -372,7 +372,7 @@ class Export(Command):
                 "exists here: give --source the .gguf file of the same model."
             )
         source = Path(self.source or origin["name"])
-        check_same_model(source, config)
+        check_sizes(source, config)
         export_gguf(source, path, self.out)
 
 

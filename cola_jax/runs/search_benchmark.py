@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.benchmark import Program, machine, time_in_turns
+from cola_jax.execute.benchmark import Program, measured_on, time_in_turns
 from cola_jax.execute.common_prefix import Batches
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import Worker
@@ -146,7 +146,7 @@ def benchmark_search(
         "agreement": agreement,
         "tolerance": limit,
         "seconds": {name: timing.seconds for name, timing in timings.items()},
-        "machine": machine(),
+        "machine": measured_on(),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, rows_of
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.generate import check_limit
@@ -41,7 +41,7 @@ class DecodingScorer(Scorer):
     max_new_tokens: int
 
     @abc.abstractmethod
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
         """Returns the verdicts [R] of R decoded rows, each of its question."""
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
@@ -151,12 +151,12 @@ class Completions(DecodingScorer):
         stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
         return super().record() | stop
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
         completions = [completion(row, self.stop, None, None) for row in rows]
         return completion_verdicts(completions, [False] * len(rows), rows)
 
 
-def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> Completion:
+def completion(row: DecodeRow, stop: Stop, rule: Rule | None, grade: Grade | None) -> Completion:
     """Makes the completion of a row, with the answer that a rule finds in its text."""
     text = stop.text(row.tokens)
     answer, complete = None, row.finish != TRUNCATED
@@ -176,7 +176,7 @@ def completion(row: Row, stop: Stop, rule: Rule | None, grade: Grade | None) -> 
 
 
 def completion_verdicts(
-    completions: Sequence[Completion], decoys: Sequence[bool], rows: Sequence[Row]
+    completions: Sequence[Completion], decoys: Sequence[bool], rows: Sequence[DecodeRow]
 ) -> Verdicts:
     """Scores completions; `decoys` says which are graded as their question's decoy.
 
@@ -196,6 +196,6 @@ def completion_verdicts(
     return verdicts._replace(completion=column)
 
 
-def closest(row: Row) -> float:
+def closest(row: DecodeRow) -> float:
     """Returns the least difference between a token that a row chose and the next best."""
     return min((a - b for a, b in zip(row.logprob, row.rival, strict=True)), default=0.0)

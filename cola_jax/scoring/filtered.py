@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED
 from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
@@ -65,7 +65,7 @@ class FilteredGeneration(DecodingScorer):
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
         """Grade the completions of rows against gold, and the wrong ones against the decoys."""
         found = [self.complete(row, one) for row, one in zip(rows, questions, strict=True)]
         hits = [
@@ -77,7 +77,7 @@ class FilteredGeneration(DecodingScorer):
         ]
         return completion_verdicts(found, hits, rows)
 
-    def complete(self, row: Row, question: Question) -> Completion:
+    def complete(self, row: DecodeRow, question: Question) -> Completion:
         """Make the graded completion of a row.
 
         The harness grades what the token limit cut as well; here that is recorded as truncated

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import NOT_FINITE
 from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
@@ -119,7 +119,7 @@ class Generation(OpenScorer, DecodingScorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
         """Grades the answers of rows against gold, and the wrong ones against the decoys.
 
         A control is held to what gold is held to, so it is graded, not compared as text.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cola_jax.errors import InputError, did_you_mean, plain
+from cola_jax.errors import InputError, did_you_mean, plain_name
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
@@ -131,7 +131,7 @@ def canonical(name: str) -> tuple[str, str | None]:
     subject abstract_algebra of mmlu. A name after `lm_eval:` is not ours.
     """
     known = name.strip().lower().replace("_", "-")
-    if known.startswith(plain(LIBRARY)):
+    if known.startswith(plain_name(LIBRARY)):
         return LIBRARY + name.strip()[len(LIBRARY) :].strip(), None
     known = SYNONYMS.get(known, known)
     if known in TASKS:
@@ -198,8 +198,8 @@ def require(task: str) -> str:
     the most similar name.
     """
     names, name = harness.task_names(), task.removeprefix(LIBRARY)
-    forms = {plain(each): each for each in names} | {each: each for each in names}
-    if (known := forms.get(name) or forms.get(plain(name))) is not None:
+    forms = {plain_name(each): each for each in names} | {each: each for each in names}
+    if (known := forms.get(name) or forms.get(plain_name(name))) is not None:
         return known
     if names and name in harness.manager().task_index:
         raise InputError(

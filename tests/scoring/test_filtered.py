@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.question import Question
 from cola_jax.scoring.decoding import DECOY, GOLD
@@ -42,7 +42,7 @@ def words():
 def row(words, text, finish=STOPPED):
     ids = words(text, add_special_tokens=False).input_ids
     scores = {"logprob": [-0.1] * len(ids), "rival": [-3.0] * len(ids)}
-    return Row(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
+    return DecodeRow(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
 
 
 def test_row_verdicts_grade_the_text_before_a_stop_string(words):
