@@ -378,9 +378,9 @@ class Export(Command):
 
 def size(out: Path) -> int:
     """Return the bytes of a file, or of all files below a directory."""
-    from cola_jax.deploy.destination import absolute, folder_bytes
+    from cola_jax.deploy.destination import folder_bytes, real_path
 
-    out = absolute(out)
+    out = real_path(out)
     return folder_bytes(out) if out.is_dir() else out.stat().st_size
 
 

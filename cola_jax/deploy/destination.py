@@ -13,7 +13,7 @@ from cola_jax.files import check_apart, check_local, check_writable
 def check_empty(destination: Path, *sources: Path) -> None:
     """Raise InputError for a destination that has contents, or that lies inside a source."""
     check_local(destination)
-    place = absolute(destination)
+    place = real_path(destination)
     check_writable(place)
     for source in sources:
         check_apart(destination, source)
@@ -39,7 +39,7 @@ def exporting(destination: Path, folder: bool = True) -> Iterator[Path]:
         check_empty(destination)  # another process may have been faster
 
 
-def absolute(destination: Path) -> Path:
+def real_path(destination: Path) -> Path:
     """Return where a destination is, with links followed."""
     return Path(os.path.realpath(os.path.expanduser(destination)))
 

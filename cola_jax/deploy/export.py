@@ -14,7 +14,7 @@ from etils import epath
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.adapter import check_replication, write_adapter
-from cola_jax.deploy.destination import absolute, check_empty, exporting
+from cola_jax.deploy.destination import check_empty, exporting, real_path
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.errors import InputError, shown
@@ -121,7 +121,7 @@ def export_shared(
     base = choose_layers(config, layers, metadata["dtype"])
     within = tuple(layers.index(layer) for layer in card.path)
     check_replication(base.config, within, format_path(card.path))
-    name = origin["name"] if on_hub else str(absolute(destination) / BASE)
+    name = origin["name"] if on_hub else str(real_path(destination) / BASE)
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()
     with exporting(destination) as folder:
@@ -147,7 +147,7 @@ def write_checkpoint(
 ) -> None:
     """Writes layers of a checkpoint, and its tokenizer, into a new or empty directory."""
     folder.mkdir(exist_ok=True)
-    copy_tokenizer(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
+    copy_files(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
     tokens = special_tokens(directory, metadata)
     (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")
     weights = checkpoint.restore_weights(directory, metadata)
@@ -188,7 +188,7 @@ def tensor_sizes(selected: Selected) -> dict[str, int]:
     }
 
 
-def copy_tokenizer(source: epath.Path, folder: Path) -> None:
+def copy_files(source: epath.Path, folder: Path) -> None:
     """Copies the files of a tokenizer, if there are any."""
     for file in source.iterdir() if source.is_dir() else ():
         (folder / file.name).write_bytes(file.read_bytes())
