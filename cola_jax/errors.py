@@ -136,10 +136,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     forms: dict[str, str] = {}
     for other in known:
-        forms.setdefault(plain(other), other)
-    begin = sorted((form for form in forms if form.startswith(plain(name))), key=len)
-    near = begin[:1] if plain(name) else []
-    near = near or difflib.get_close_matches(plain(name), forms, 1)
+        forms.setdefault(plain_name(other), other)
+    begin = sorted((form for form in forms if form.startswith(plain_name(name))), key=len)
+    near = begin[:1] if plain_name(name) else []
+    near = near or difflib.get_close_matches(plain_name(name), forms, 1)
     return forms[near[0]] if near else None
 
 
@@ -149,7 +149,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near}?)" if near else ""
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a name without what people write differently."""
     return name.strip().lower().lstrip("-").replace("_", "-")
 

@@ -76,7 +76,7 @@ def check_belongs(
       action: what to do about it: a clause in the imperative.
     """
     problems = [
-        difference(key, theirs[key], ours[key])
+        describe_difference(key, theirs[key], ours[key])
         for key in theirs
         if theirs[key] is not None and ours.get(key) is not None
     ]
@@ -87,7 +87,7 @@ def check_belongs(
         )
 
 
-def difference(name: str, theirs: Any, ours: Any) -> str:
+def describe_difference(name: str, theirs: Any, ours: Any) -> str:
     """Describe how two values differ; "" where they do not."""
     if isinstance(theirs, Mapping):
         changed = [key for key, value in theirs.items() if ours.get(key, value) != value]

@@ -54,7 +54,7 @@ def mixture(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Floa
     tokens = x.reshape(-1, x.shape[-1])
     chosen, weights = route(config, layer, tokens)
     blocks = sort(chosen, config.experts)
-    rows = run(config, layer, tokens, blocks)
+    rows = run_experts(config, layer, tokens, blocks)
     mixed = jnp.einsum("tad,ta->td", rows[blocks.place], weights)
     return mixed.reshape(x.shape)
 
@@ -105,7 +105,7 @@ def block_rows(pairs: int, experts: int) -> int:
     return min(MOST_ROWS, 1 << max(0, (pairs // experts) - 1).bit_length())
 
 
-def run(
+def run_experts(
     config: ModelConfig, layer: Layer, x: Float[Array, "T D"], blocks: Blocks
 ) -> Float[Array, "MR D"]:
     """Run each block's rows through its expert; blocks that are not used give zeros."""

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import cola_jax
 from cola_jax.execute import decoder, generate
-from cola_jax.execute.readouts import Sample
+from cola_jax.execute.readouts import ChosenToken
 from cola_jax.formats.conversion import convert
 from cola_jax.model import unembed
 from cola_jax.path import pad_path, random_paths
@@ -53,7 +53,7 @@ class RecordingDecoder(decoder.Decoder):
 
     logits: list[tuple[list[int], np.ndarray]]
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Sample:
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> ChosenToken:
         logits = unembed(self.worker.model, self.states[:, None])[:, 0]
         RecordingDecoder.logits.append((slots[0].reshape(-1).tolist(), np.asarray(logits)))
         return super().sample(slots)

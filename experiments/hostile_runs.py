@@ -9,7 +9,7 @@ from etils import epath
 from cola_jax.cli.main import main
 from cola_jax.formats.conversion import convert
 from cola_jax.report import summarise, write_markdown, write_page, write_results
-from cola_jax.report.compare import changes
+from cola_jax.report.compare import compare_runs
 from cola_jax.runs.run import Run
 from tests import tiny
 from tests.report.conftest import make_run
@@ -51,7 +51,7 @@ def make_pages(folder: Path) -> Iterator[tuple[str, Path]]:
 def write_all(runs: Sequence[Run], page: epath.Path) -> Path:
     """Writes what `cola report` writes."""
     summaries = [summarise(run) for run in runs]
-    write_page(runs, summaries, page, changes(runs, summaries[0].num_layers))
+    write_page(runs, summaries, page, compare_runs(runs, summaries[0].num_layers))
     write_markdown(runs, summaries, page.with_suffix(".md"))
     for run, summary in zip(runs, summaries, strict=True):
         write_results(run, summary)

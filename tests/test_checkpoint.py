@@ -1,10 +1,8 @@
 """Saving and loading: dtypes, meshes, and the errors for damaged and other directories."""
 
-import dataclasses
 import json
 import os
 import shutil
-from dataclasses import MISSING
 
 import jax
 import jax.numpy as jnp
@@ -243,17 +241,12 @@ def test_load_refuses_damaged_metadata(copy, text):
     [
         ({"num_layers": 10**9}, "num_layers: .* less than or equal to 10000, got 1000000000"),
         ({"num_layers": 5}, "layer_ropes has 6 entries for 5 layers"),
-        ({"width": -32}, "width: .* greater than or equal to 1, got -32"),
         ({"width": "32"}, "width: Input should be a valid integer, got '32'"),
-        ({"width": 32.0}, "width: Input should be a valid integer"),
-        ({"tied": 1}, "tied: Input should be a valid boolean, got 1"),
         ({"head_dim": 7}, "head_dim must be even, got 7"),
-        ({"norm_eps": 0}, "norm_eps: .*got 0"),
         ({"ropes": []}, "layer_ropes must be 0 to -1"),
         ({"ropes": [{"theta": -1.0}]}, "ropes.0.theta: .*got -1.0"),
         ({"ropes": [{"theta": 1e4, "divisors": [1.0]}]}, "1 divisors for heads of 8"),
         ({"ropes": [{"theta": 1e4, "llama3": [8, 4, 1, 64]}]}, "must have low < high"),
-        ({"windows": [0] * 6}, "windows.0: .*got 0"),
         ({"activation": "relu"}, "activation: .*'silu' or 'gelu_tanh', got 'relu'"),
         ({"mlp_width": 0}, "a layer must have an MLP or experts"),
         (
@@ -278,7 +271,15 @@ def test_load_refuses_a_config_that_cannot_be(copy, changes, message):
     [
         *({name: 3} for name in ("config", "dtype", "digest", "sums", "tokenizer", "origin")),
         *({"dtype": "int8"}, {"sums": {"q": -1}}, {"sums": {}}, {"tokenizer": {"a": "b"}}),
-        *({"layout": "2"}, {"layout": None}, {"layout": True}, {"digest": "0"}),
+        *({"pad_token": "0"}, {"pad_token": True}, {"stop_tokens": [-1]}, {"stop_tokens": None}),
+        *(
+            {"layout": 1},
+            {"layout": 3},
+            {"layout": "2"},
+            {"layout": None},
+            {"layout": True},
+            {"digest": "0"},
+        ),
         *({"origin": origin} for origin in ({}, {"kind": "hub"}, {"kind": "hub", "name": "a/b"})),
         *({"origin": HUB | {"name": name}} for name in ('a"); import os', "a/b\nlicense: x", 3)),
         {"origin": HUB | {"revision": "main\n"}},
@@ -300,13 +301,6 @@ def test_load_refuses_pipes(copy):
     (copy / "cola.json").unlink()
     (copy / "cola.json").mkdir()
     with pytest.raises(ValueError, match=r"cola\.json is a directory, pipe or device"):
-        cola_jax.load(copy)
-
-
-@pytest.mark.parametrize("layout", [1, 3])
-def test_load_refuses_another_layout(copy, layout):
-    edit_metadata(copy, layout=layout)
-    with pytest.raises(ValueError, match=f"layout: .* be 2, got {layout}.*another version"):
         cola_jax.load(copy)
 
 
@@ -353,10 +347,6 @@ def test_stop_tokens_fall_back_to_the_tokenizer(with_tokenizer):
     for ids, expected in ((..., (1,)), ([], (1,)), ([2, 5], (2, 5))):
         edit_metadata(with_tokenizer, stop_tokens=ids)
         assert checkpoint.stop_tokens(with_tokenizer) == expected
-    for junk in (3, "a", [True], [-1], [[1]], None):
-        edit_metadata(with_tokenizer, stop_tokens=junk)
-        with pytest.raises(ValueError, match=r"cola\.json cannot be read \(stop_tokens"):
-            checkpoint.stop_tokens(with_tokenizer)
 
 
 def test_stop_tokens_refuses_a_model_without_any(with_tokenizer):
@@ -373,10 +363,6 @@ def test_load_restores_the_padding_token(copy):
         model = cola_jax.load(copy)
         assert model.pad_token == expected
         assert len(jax.tree.leaves(model)) == len(shapes(model.config))  # a static field
-    for junk in ("0", -1, True, 1.0, [1]):
-        edit_metadata(copy, pad_token=junk)
-        with pytest.raises(ValueError, match=r"cola\.json cannot be read \(pad_token"):
-            cola_jax.load(copy)
 
 
 def test_model_digest_is_of_weights_config_and_tokenizer(copy):
@@ -390,13 +376,6 @@ def test_model_digest_is_of_weights_config_and_tokenizer(copy):
         {"dtype": "bfloat16"},
     ):
         assert checkpoint.model_digest(metadata | changed) != identity
-
-
-def test_load_accepts_configs_of_older_versions(pair, copy):
-    config = json.loads((copy / "cola.json").read_text())["config"]
-    optional = {f.name for f in dataclasses.fields(ModelConfig) if f.default is not MISSING}
-    edit_metadata(copy, config={k: v for k, v in config.items() if k not in optional})
-    assert cola_jax.load(copy).config == pair("llama-gqa").ours.config
 
 
 def test_load_places_experts_by_their_width(pair):

@@ -67,9 +67,7 @@ def test_check_links_follows_those_that_stay_inside(tmp_path: Path) -> None:
     files.check_links(tmp_path / "missing")
 
 
-@pytest.mark.parametrize(
-    "place", ["evaluations", "evaluations/part-00000.parquet", ".run.json.partial"]
-)
+@pytest.mark.parametrize("place", ["evaluations", ".run.json.partial"])
 def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str) -> None:
     run = Run(tmp_path / "run")
     with run.open({}, {}):
@@ -82,7 +80,7 @@ def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str
     for act in (Run(run.directory).manifest, lambda: run.open({}, {}).__enter__()):
         with pytest.raises(InputError, match="is a symbolic link out of"):
             act()
-    assert target.is_dir() or target.read_text() == "mine"
+    assert not os.listdir(tmp_path / "mine")
 
 
 def test_check_links_refuses_a_checkpoint_of_links(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Export(Command):
 
     def run(self) -> None:
         from cola_jax.checkpoint import model_digest, read_metadata
-        from cola_jax.deploy.destination import absolute, folder_bytes
+        from cola_jax.deploy.destination import folder_bytes, real_path
         from cola_jax.deploy.export import read_path
         from cola_jax.path import format_path
 
@@ -57,7 +57,7 @@ class Export(Command):
         path = read_path(self.path, num_layers)
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
-        out = absolute(self.out)
+        out = real_path(self.out)
         size = folder_bytes(out) if out.is_dir() else out.stat().st_size
         console.print(
             f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
@@ -136,7 +136,7 @@ class Export(Command):
     def write_gguf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a GGUF file."""
         from cola_jax.config import ModelConfig
-        from cola_jax.deploy.export_gguf import check_same_model, export_gguf
+        from cola_jax.deploy.export_gguf import check_sizes, export_gguf
 
         name, kind = metadata["origin"]["name"], metadata["origin"]["kind"]
         if self.source is None and not (kind == "gguf" and Path(name).is_file()):
@@ -145,7 +145,7 @@ class Export(Command):
                 "here: give --source the .gguf file of the same model."
             )
         source = Path(self.source or name)
-        check_same_model(source, ModelConfig.from_json(metadata["config"]))
+        check_sizes(source, ModelConfig.from_json(metadata["config"]))
         export_gguf(source, path, self.out)
 
 

@@ -151,7 +151,7 @@ class Report(Command):
         summaries = [report.summarise(run, preference) for run in runs]
         results = list(map(report.write_results, runs, summaries))
         names = report.run_names(runs)
-        changes = report.changes(runs, summaries[0].num_layers, preference)
+        changes = report.compare_runs(runs, summaries[0].num_layers, preference)
         if self.json:
             for result, change in zip(results[1:], changes, strict=True):
                 result["against"] = {"run": names[0], **change.to_json()}

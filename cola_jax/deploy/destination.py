@@ -10,10 +10,10 @@ from cola_jax.errors import InputError
 from cola_jax.files import check_apart, check_local, check_writable
 
 
-def check_destination(destination: Path, *sources: Path) -> None:
+def check_empty(destination: Path, *sources: Path) -> None:
     """Raise InputError for a destination that has contents, or that lies inside a source."""
     check_local(destination)
-    place = absolute(destination)
+    place = real_path(destination)
     check_writable(place)
     for source in sources:
         check_apart(destination, source)
@@ -29,17 +29,17 @@ def check_destination(destination: Path, *sources: Path) -> None:
 
 
 @contextlib.contextmanager
-def building(destination: Path, folder: bool = True) -> Iterator[Path]:
+def exporting(destination: Path, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside the destination, and move it there at the end.
 
     After an error, nothing is left of it.
     """
     with files.building(destination, folder=folder) as partial:
         yield partial
-        check_destination(destination)  # another process may have been faster
+        check_empty(destination)  # another process may have been faster
 
 
-def absolute(destination: Path) -> Path:
+def real_path(destination: Path) -> Path:
     """Return where a destination is, with links followed."""
     return Path(os.path.realpath(os.path.expanduser(destination)))
 

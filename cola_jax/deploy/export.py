@@ -14,7 +14,7 @@ from etils import epath
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.deploy.adapter import check_replication, write_adapter
-from cola_jax.deploy.destination import absolute, building, check_destination
+from cola_jax.deploy.destination import check_empty, exporting, real_path
 from cola_jax.deploy.model_card import Card, ReportedEffect
 from cola_jax.deploy.shards import plan_shards, write_shards
 from cola_jax.errors import InputError, shown
@@ -85,14 +85,14 @@ def export(
     metadata = checkpoint.read_metadata(directory)
     config = ModelConfig.from_json(metadata["config"])
     path = validate(path, config.num_layers)
-    check_destination(destination, Path(directory))
+    check_empty(destination, Path(directory))
     model = checkpoint.model_digest(metadata)
     card = Card(path, config.num_layers, metadata["origin"], command, effect, model)
     if share:
         export_shared(directory, metadata, card, destination, on_progress)
         return
-    selected = select(config, path, metadata["dtype"])
-    with building(destination) as folder:
+    selected = choose_layers(config, path, metadata["dtype"])
+    with exporting(destination) as folder:
         write_checkpoint(directory, metadata, selected, folder, on_progress)
         (folder / "README.md").write_text(card.markdown(), encoding="utf-8")
 
@@ -118,20 +118,20 @@ def export_shared(
     on_hub = origin["kind"] == "hub"
     layers = tuple(range(card.num_layers)) if on_hub else tuple(sorted(set(card.path)))
     config = ModelConfig.from_json(metadata["config"])
-    base = select(config, layers, metadata["dtype"])
+    base = choose_layers(config, layers, metadata["dtype"])
     within = tuple(layers.index(layer) for layer in card.path)
     check_replication(base.config, within, format_path(card.path))
-    name = origin["name"] if on_hub else str(absolute(destination) / BASE)
+    name = origin["name"] if on_hub else str(real_path(destination) / BASE)
     where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
     text = dataclasses.replace(card, base=where).markdown()
-    with building(destination) as folder:
+    with exporting(destination) as folder:
         if not on_hub:
             write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
         write_adapter(folder, within, base.config, name, origin["revision"])
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def select(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
+def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
     """Chooses the layers to write; raises ValueError where config.json cannot describe them."""
     values = write_config(select_layers(config, layers), dtype)
     written, rows = read_config(values)
@@ -147,7 +147,7 @@ def write_checkpoint(
 ) -> None:
     """Writes layers of a checkpoint, and its tokenizer, into a new or empty directory."""
     folder.mkdir(exist_ok=True)
-    copy_tokenizer(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
+    copy_files(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
     tokens = special_tokens(directory, metadata)
     (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")
     weights = checkpoint.restore_weights(directory, metadata)
@@ -188,7 +188,7 @@ def tensor_sizes(selected: Selected) -> dict[str, int]:
     }
 
 
-def copy_tokenizer(source: epath.Path, folder: Path) -> None:
+def copy_files(source: epath.Path, folder: Path) -> None:
     """Copies the files of a tokenizer, if there are any."""
     for file in source.iterdir() if source.is_dir() else ():
         (folder / file.name).write_bytes(file.read_bytes())
@@ -224,7 +224,7 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
         attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
         windows would stay where they were while the layers move.
     """
-    check_destination(destination)
+    check_empty(destination)
     if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
         raise InputError(
             f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of this "
@@ -232,5 +232,5 @@ def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destinati
             "Export with --format hf."
         )
     text = mergekit_config(path, model)
-    with building(destination, folder=False) as file:
+    with exporting(destination, folder=False) as file:
         file.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.destination import building, check_destination
+from cola_jax.deploy.destination import check_empty, exporting
 from cola_jax.errors import InputError
 from cola_jax.formats.gguf import GEMMA3_27B, read_file
 from cola_jax.path import format_path, validate
@@ -27,15 +27,15 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
     Raises ValueError, before any work, if the destination exists, the source is not a whole GGUF
     file of a supported architecture, or llama.cpp would treat a layer differently at its new place.
     """
-    check_destination(destination)
+    check_empty(destination)
     reader = read_file(source)
-    architecture = str(value(reader, "general.architecture"))
+    architecture = str(field_value(reader, "general.architecture"))
     check_architecture(source, reader, architecture)
-    layers = int(value(reader, f"{architecture}.block_count"))
+    layers = int(field_value(reader, f"{architecture}.block_count"))
     path = validate(path, layers)
     check_places(path, architecture, layers)
     placed = list(place_tensors(source, reader, path))
-    with building(destination, folder=False) as file:
+    with exporting(destination, folder=False) as file:
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
         writer.data_alignment = reader.alignment
@@ -43,14 +43,14 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
         writer.close()
 
 
-def check_same_model(source: Path, config: ModelConfig) -> None:
+def check_sizes(source: Path, config: ModelConfig) -> None:
     """Raises ValueError if a GGUF file has other sizes than a checkpoint's model."""
     reader = read_file(source)
-    architecture = value(reader, "general.architecture")
+    architecture = field_value(reader, "general.architecture")
     embedding = {t.name: t for t in reader.tensors}.get("token_embd.weight")
     found = {
-        "layers": value(reader, f"{architecture}.block_count"),
-        "width": value(reader, f"{architecture}.embedding_length"),
+        "layers": field_value(reader, f"{architecture}.block_count"),
+        "width": field_value(reader, f"{architecture}.embedding_length"),
         "vocabulary": None if embedding is None else int(embedding.shape[1]),
     }
     wanted = {"layers": config.num_layers, "width": config.width, "vocabulary": config.vocab_size}
@@ -61,7 +61,7 @@ def check_same_model(source: Path, config: ModelConfig) -> None:
         )
 
 
-def value(reader: GGUFReader, key: str) -> Any:
+def field_value(reader: GGUFReader, key: str) -> Any:
     """Returns the value of a key, None where the file lacks it."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
@@ -74,12 +74,12 @@ def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> N
             f"{source} has architecture {architecture!r}, whose layers llama.cpp may treat by "
             f"their place. Supported: {', '.join((*UNIFORM, *PERIODS))}."
         )
-    if (value(reader, "split.count") or 1) > 1:
+    if (field_value(reader, "split.count") or 1) > 1:
         raise InputError(
             f"{source} is one of several files of a model: join them with "
             "`llama-gguf-split --merge` first."
         )
-    if type(value(reader, f"{architecture}.block_count")) is not int:
+    if type(field_value(reader, f"{architecture}.block_count")) is not int:
         raise InputError(f"{source} has no {architecture}.block_count: it is not a whole model.")
 
 
@@ -108,7 +108,7 @@ def copy_metadata(
 ) -> None:
     """Copies all keys; lists with a value for each layer follow the path."""
     count = f"{architecture}.block_count"
-    layers = value(reader, count)
+    layers = field_value(reader, count)
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name in ("general.architecture", PATH_KEY):
             continue  # they are added anew

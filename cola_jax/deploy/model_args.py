@@ -65,23 +65,23 @@ def read_arguments(arguments: Mapping[str, Any]) -> ModelArguments:
 
     Raises InputError for unknown names, naming the nearest, and for unfit values.
     """
-    given = {name: value for name, value in arguments.items() if value is not None}
+    values = {name: value for name, value in arguments.items() if value is not None}
     known = ["checkpoint", "pretrained", *list(ModelArguments.model_fields)[1:]]
-    for name in given:
+    for name in values:
         if name not in known:
             raise InputError(
                 f"the model cola takes no argument {name!r}{did_you_mean(name, known)}: it takes "
                 f"{', '.join(known)}."
             )
-    if ("checkpoint" in given) == ("pretrained" in given):
+    if ("checkpoint" in values) == ("pretrained" in values):
         raise InputError(
             "the model cola needs either checkpoint=MODEL or pretrained=MODEL: a Hub id, a local "
             "Hugging Face directory, a .gguf file, or what `cola convert` made."
         )
-    if len(both := [name for name in ("path", "router", "menu") if name in given]) > 1:
+    if len(both := [name for name in ("path", "router", "menu") if name in values]) > 1:
         raise InputError(f"{' and '.join(both)} both name the paths: give one.")
     with reading("model_args"):
-        read = ModelArguments.model_validate(given)
+        read = ModelArguments.model_validate(values)
     _ = read.devices  # their own checks
     return read
 

@@ -50,18 +50,18 @@ def write_shards(
     total, current = 0, None
     for name, array in tensors:
         if files[name] != current:
-            save(folder, current, shard)
+            write_shard(folder, current, shard)
             shard, current = {}, files[name]
         shard[name] = array
         total += array.nbytes
-    save(folder, current, shard)
+    write_shard(folder, current, shard)
     if len(set(files.values())) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return total
 
 
-def save(folder: Path, name: str | None, tensors: dict[str, np.ndarray]) -> None:
+def write_shard(folder: Path, name: str | None, tensors: dict[str, np.ndarray]) -> None:
     """Writes one file, unless there is none yet."""
     if name is not None:
         save_tensors(folder / name, tensors)

@@ -40,7 +40,7 @@ NAMED = 5  # questions named in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Choice:
+class MenuChoice:
     """What a rule chose on held-out questions."""
 
     rule: str
@@ -55,16 +55,16 @@ class TaskMenu:
     """A menu, and whether its paths and rules answered the held-out questions."""
 
     paths: tuple[Path, ...]
-    plain: Choice  # the pretrained model
-    choices: tuple[Choice, ...]  # the simplest rule first
-    some: Choice  # some path of the menu, which needs the answer
+    plain: MenuChoice  # the pretrained model
+    choices: tuple[MenuChoice, ...]  # the simplest rule first
+    some: MenuChoice  # some path of the menu, which needs the answer
     single: int  # the path of the rule `single`
     selector: Selector
     state_layer: int
     questions: str  # digest of the training questions, each without the order of its options
 
     @property
-    def chosen(self) -> Choice:
+    def chosen(self) -> MenuChoice:
         """The rule that is right most often on training questions; of equals the simplest."""
         return max(self.choices, key=lambda choice: choice.trained.mean())
 
@@ -135,14 +135,14 @@ def find_menu(
     trained = cross_fit(training, folds, [[used.index(p) for p in one] for one in menus[1:]])
     measured, chosen = right_by_rule(rules, held), rules.choose(held)
 
-    def choice(rule: str, cost: float, sign: int | None = None) -> Choice:
-        return Choice(rule, sign, trained[rule], measured[rule], cost)
+    def choice(rule: str, cost: float, sign: int | None = None) -> MenuChoice:
+        return MenuChoice(rule, sign, trained[rule], measured[rule], cost)
 
     start, every = tuple(range(depth)), float(prefix_layers(menu))
     after = np.array([prefix_layers([start, path]) for path in menu])  # layers with the state's
     return TaskMenu(
         paths=tuple(menu),
-        plain=Choice("", None, training.right[:, 0], held.right[:, 0], float(layers)),
+        plain=MenuChoice("", None, training.right[:, 0], held.right[:, 0], float(layers)),
         choices=(
             choice("single", float(len(menu[rules.single]))),
             choice("vote", every),

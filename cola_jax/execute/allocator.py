@@ -12,7 +12,7 @@ from cola_jax.path import STOP
 
 
 @dataclasses.dataclass
-class Row:
+class DecodeRow:
     """A prompt on a path, and what it has decoded."""
 
     question: int
@@ -54,21 +54,21 @@ class Allocator:
         self.padding_block, self.padding_slot = blocks, slots
         self.readers = np.zeros(blocks + 1, np.int32)
         # one more slot for padding
-        self.row: list[Row | None] = [None] * (slots + 1)
+        self.row: list[DecodeRow | None] = [None] * (slots + 1)
         self.length = np.ones(slots + 1, np.int32)
         self.decoded = np.ones(slots + 1, np.int32)
         self.path = np.full((slots + 1, positions), STOP, np.int32)
         self.prompt_block = np.full((slots + 1, positions), blocks, np.int32)
         self.own_block = np.full((slots + 1, positions), blocks, np.int32)
 
-    def room(self, waiting: Sequence[Row]) -> int:
+    def room(self, waiting: Sequence[DecodeRow]) -> int:
         """Counts the rows, from the first on, that fit now even if none shared a block."""
         free = min(len(self.prompt_pool.free), len(self.own_pool.free))
         some = waiting[: len(self.slots.free)]
         needed = np.cumsum([len(row.path) for row in some])
         return int((needed <= free).sum())
 
-    def admit(self, rows: Sequence[Row], lengths: np.ndarray) -> "Admission":
+    def admit(self, rows: Sequence[DecodeRow], lengths: np.ndarray) -> "Admission":
         """Assigns slots and blocks to rows; `lengths` [B] are the tokens of the prompts."""
         width = max(len(row.path) for row in rows)
         table = np.zeros((len(rows), 1 + width), np.uint16)
@@ -89,7 +89,7 @@ class Allocator:
         slot_of = np.array([rows[place].slot for place in order], np.int32)
         return Admission(nodes, block, slot_of, self.padding_slot)
 
-    def fill(self, row: Row, shared: np.ndarray, length: int) -> None:
+    def fill(self, row: DecodeRow, shared: np.ndarray, length: int) -> None:
         """Writes what the device must know of a decode slot."""
         slot, size = row.slot, len(row.path)
         self.row[slot] = row
@@ -99,7 +99,7 @@ class Allocator:
         self.own_block[slot] = self.padding_block
         self.own_block[slot, :size] = self.own_pool.take(size)
 
-    def release(self, row: Row) -> None:
+    def release(self, row: DecodeRow) -> None:
         """Frees the slot of a row, its own blocks, and those of its prompt that no row reads."""
         slot, size = row.slot, len(row.path)
         shared = self.prompt_block[slot, :size]

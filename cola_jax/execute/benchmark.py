@@ -114,7 +114,7 @@ def benchmark(
         "over_run_paths": ratios,
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "metrics": workers.metrics.report(),
-        "machine": machine(),
+        "machine": measured_on(),
     }
 
 
@@ -208,7 +208,7 @@ def random_prompts(config: ModelConfig, count: int, tokens: int, reads: int) -> 
     )
 
 
-def machine() -> dict[str, Any]:
+def measured_on() -> dict[str, Any]:
     """Records the date, the device and the versions of a measurement."""
     device = jax.local_devices()[0]
     return {

@@ -94,12 +94,12 @@ def decode_attention(
     count, heads, width = q.shape
     groups = own[0].shape[1]
     q = q.reshape(count, groups, heads // groups, width)
-    run = call(q, prompt, own, reach, interpret)
+    run = tpu_call(q, prompt, own, reach, interpret)
     out, k, v = run(*rows, q, *(x[:, :, None] for x in token), *prompt, *own)
     return out.reshape(count, heads, width), k, v
 
 
-def call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
+def tpu_call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
     """Builds the call of the kernel for these shapes: rows by steps, a span of each part a step."""
     count, groups, queries, width = q.shape
     most = span(groups * width * own[0].dtype.itemsize)
@@ -132,7 +132,7 @@ def call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *own)]
     state = (groups, queries, 1), (groups, queries, 1), (groups, queries, width)
     return pl.pallas_call(
-        functools.partial(kernel, spans=spans, scale=width**-0.5),
+        functools.partial(tpu_kernel, spans=spans, scale=width**-0.5),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(Rows._fields),
             grid=(count, steps),
@@ -172,7 +172,7 @@ def seen_spans(seen: tuple[Any, Any], size: int) -> tuple[Any, Any]:
     return jnp.minimum(jax.lax.div(first, size), last), last
 
 
-def kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
+def tpu_kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     """Attends to one span of the prompt and one of the decoded tokens of a row."""
     rows = Rows(*refs[:5])
     q, k_new, v_new, prompt_k, prompt_v, own_k, own_v, out, put_k, put_v, *state = refs[5:]
@@ -190,7 +190,7 @@ def kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
 
     @pl.when((i >= first) & (i <= last) & (seen[0] < seen[1]))
     def _():
-        attend(state, q[0], prompt_k[0], prompt_v[0], seen, i * spans[0], scale)
+        tpu_attend(state, q[0], prompt_k[0], prompt_v[0], seen, i * spans[0], scale)
 
     seen = seen_own(rows, r)
     first, last = seen_spans(seen, spans[1])
@@ -199,7 +199,7 @@ def kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
     def _():
         nth = rows.nth[r] - i * spans[1]
         k, v = insert(own_k[0], k_new[0], nth), insert(own_v[0], v_new[0], nth)
-        attend(state, q[0], k, v, seen, i * spans[1], scale)
+        tpu_attend(state, q[0], k, v, seen, i * spans[1], scale)
 
     @pl.when(i == last)
     def _():
@@ -213,7 +213,7 @@ def kernel(*refs: Any, spans: tuple[int, int], scale: float) -> None:
         out[0] = (mixed[...] / total[...]).astype(out.dtype)
 
 
-def attend(
+def tpu_attend(
     state: list[Any],
     q: Array,
     k: Array,

@@ -73,11 +73,11 @@ def write_and_attend(
     padding = max(FEWEST_QUERIES, ceil_power(queries)) - queries
     grouped = q.reshape(count, groups, queries, width)
     grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    mixed = call(grouped, prompt, (k, v), interpret)(*rows, grouped, *prompt, k, v)
+    mixed = gpu_call(grouped, prompt, (k, v), interpret)(*rows, grouped, *prompt, k, v)
     return mixed[:, :, :queries].reshape(count, heads, width), k, v
 
 
-def call(q: Array, prompt: Pair, own: Pair, interpret: bool) -> Any:
+def gpu_call(q: Array, prompt: Pair, own: Pair, interpret: bool) -> Any:
     """Builds the call of the kernel for these shapes: a program for each row and key/value head."""
     count, groups, queries, width = q.shape
     a_row = pl.BlockSpec((1,), lambda r, head: (r,))
@@ -88,7 +88,7 @@ def call(q: Array, prompt: Pair, own: Pair, interpret: bool) -> Any:
         return pl.BlockSpec(x.shape, lambda r, head: (0, 0, 0, 0))
 
     return pl.pallas_call(
-        functools.partial(kernel, scale=width**-0.5),
+        functools.partial(gpu_kernel, scale=width**-0.5),
         grid=(count, groups),
         in_specs=[*[a_row] * 4, one, heads, *map(whole, (*prompt, *own))],
         out_specs=heads,
@@ -99,7 +99,7 @@ def call(q: Array, prompt: Pair, own: Pair, interpret: bool) -> Any:
     )
 
 
-def kernel(*refs: Any, scale: float) -> None:
+def gpu_kernel(*refs: Any, scale: float) -> None:
     """Attends with the queries of one row that share a key to its prompt and its decoded tokens."""
     rows = Rows(*refs[:5])
     q_ref, prompt_k, prompt_v, own_k, own_v, out = refs[5:]
@@ -110,12 +110,12 @@ def kernel(*refs: Any, scale: float) -> None:
         (rows.prompt_block[0], seen_prompt(rows, 0), prompt_k, prompt_v),
         (rows.block[0], seen_own(rows, 0), own_k, own_v),
     ):
-        state = attend(state, q, k, v, block, seen, scale)
+        state = gpu_attend(state, q, k, v, block, seen, scale)
     _, total, mixed = state
     out[...] = (mixed / total[:, None]).astype(out.dtype)
 
 
-def attend(
+def gpu_attend(
     state: State, q: Array, k: Any, v: Any, block: Any, seen: tuple[Any, Any], scale: float
 ) -> State:
     """Adds the tokens of a block that are seen to a softmax, in float32."""

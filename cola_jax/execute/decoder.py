@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.allocator import Allocator, Row
+from cola_jax.execute.allocator import Allocator, DecodeRow
 from cola_jax.execute.common_prefix import tokens_after, without
 from cola_jax.execute.driver import Driver, enlarge
 from cola_jax.execute.evaluator import Workload
@@ -20,7 +20,7 @@ from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
 from cola_jax.execute.inputs import bucket, buckets, cut
 from cola_jax.execute.kv_cache import KVBlocks, Past
 from cola_jax.execute.memory import Memory, capacity, choose_decode_sizes
-from cola_jax.execute.readouts import Sample, greedy_sample
+from cola_jax.execute.readouts import ChosenToken, greedy_sample
 from cola_jax.execute.shared_prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Pending, Worker
@@ -85,18 +85,18 @@ class Decoder:
         k, v = (self.worker.buffer(shape, self.worker.dtype, split=1) for _ in range(2))
         return KVBlocks(k=k, v=v)
 
-    def __call__(self, paths: np.ndarray) -> list[Row]:
+    def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decodes every path [B, C, P] that is not padding; returns its rows in order."""
         rows = rows_of(paths)
         with self.worker.decoding:
             self.decode(rows)
         return rows
 
-    def decode(self, rows: Sequence[Row]) -> None:
+    def decode(self, rows: Sequence[DecodeRow]) -> None:
         """Decodes rows to their ends; what they decoded is then in them."""
         # sorted, so that those that share a prefix are admitted together
         waiting = deque(sorted(rows, key=lambda row: (row.question, row.path.tolist())))
-        dispatched: deque[tuple[list[Row], Pending]] = deque()
+        dispatched: deque[tuple[list[DecodeRow], Pending]] = deque()
         while True:
             while len(dispatched) < AHEAD and (step := self.advance(waiting)) is not None:
                 dispatched.append(step)
@@ -105,7 +105,7 @@ class Decoder:
             some, pending = dispatched.popleft()
             self.collect(some, pending.get())
 
-    def advance(self, waiting: deque[Row]) -> tuple[list[Row], Pending] | None:
+    def advance(self, waiting: deque[DecodeRow]) -> tuple[list[DecodeRow], Pending] | None:
         """Dispatches what comes next: the prefill of new rows, or a step of those admitted."""
         soon = list(itertools.islice(waiting, self.sizes.decode_slots))
         room = self.allocator.room(soon)
@@ -119,7 +119,7 @@ class Decoder:
         active = [row for row in admitted if row.asked < self.limit]
         return self.step(active) if active else None
 
-    def prefill(self, rows: list[Row]) -> tuple[list[Row], Pending]:
+    def prefill(self, rows: list[DecodeRow]) -> tuple[list[DecodeRow], Pending]:
         """Admits rows, runs their prompts, and chooses the first token of each."""
         admission = self.allocator.admit(rows, self.lengths)
         slots = self.sampled(rows)
@@ -130,7 +130,7 @@ class Decoder:
                 self.worker.metrics.add(cost=cost)
             self.worker.metrics.add(planning=time.perf_counter() - begun)
 
-            def program() -> Sample:
+            def program() -> ChosenToken:
                 fill()
                 prefix = None if self.shared is None else self.shared.value.cache
                 for chunk, _ in chunks:
@@ -141,14 +141,14 @@ class Decoder:
 
             return rows, self.worker.dispatch(program)
 
-    def prefix_of(self, rows: Sequence[Row]) -> contextlib.AbstractContextManager[Any]:
+    def prefix_of(self, rows: Sequence[DecodeRow]) -> contextlib.AbstractContextManager[Any]:
         """Plans the shared prefix on the paths of rows; see `SharedPrefix.planned`."""
         if self.shared is None:
             return contextlib.nullcontext((None, lambda: None))
         paths = [pad_path(row.path.tolist(), self.sizes.positions) for row in rows]
         return self.shared.value.planned(np.unique(paths, axis=0))
 
-    def step(self, rows: list[Row]) -> tuple[list[Row], Pending]:
+    def step(self, rows: list[DecodeRow]) -> tuple[list[DecodeRow], Pending]:
         """Runs every layer of each row's path for the token it decoded last, and chooses one."""
         allocator, worker = self.allocator, self.worker
         active = np.array([row.slot for row in rows], np.int32)
@@ -157,7 +157,7 @@ class Decoder:
         past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
         launches, slots = self.plan(active), self.sampled(rows)
 
-        def program() -> Sample:
+        def program() -> ChosenToken:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, past, dtype=worker.dtype
             )
@@ -195,7 +195,7 @@ class Decoder:
         self.worker.metrics.add(decode_layers=layers, decode_rows=self.planned[1])
         return self.planned[2]
 
-    def sampled(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.int32]:
+    def sampled(self, rows: Sequence[DecodeRow]) -> tuple[np.ndarray, np.int32]:
         """Notes that rows choose a token; returns their slots U at a time, and how many times."""
         size, slots = self.sizes.unembedded, [row.slot for row in rows]
         for row in rows:
@@ -205,14 +205,14 @@ class Decoder:
         table[: len(slots)] = slots
         return table.reshape(most, size), np.int32(-(-len(slots) // size))
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> Sample:
+    def sample(self, slots: tuple[np.ndarray, np.int32]) -> ChosenToken:
         """Dispatches the choice of a token for each of these slots."""
         self.tokens, sample = greedy_sample(
             self.worker.model, self.states, self.tokens, *self.worker.put(slots)
         )
         return sample
 
-    def collect(self, rows: Sequence[Row], sample: Sample) -> None:
+    def collect(self, rows: Sequence[DecodeRow], sample: ChosenToken) -> None:
         """Takes the tokens that rows chose, and releases those that have ended."""
         token, first, second, finite, entropy, certainty = (x.reshape(-1).tolist() for x in sample)
         tokens = ended = 0
@@ -253,9 +253,9 @@ def check_decode_memory(
     choose_decode_sizes(config, tokens, memory, positions=positions, max_new_tokens=max_new_tokens)
 
 
-def rows_of(paths: np.ndarray) -> list[Row]:
+def rows_of(paths: np.ndarray) -> list[DecodeRow]:
     """Makes a row of every path [B, C, P] that is not padding, in order."""
     return [
-        Row(int(b), paths[b, c][paths[b, c] != STOP])
+        DecodeRow(int(b), paths[b, c][paths[b, c] != STOP])
         for b, c in np.argwhere(paths[:, :, 0] != STOP)
     ]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.decoder import Decoder, check_decode_memory
 from cola_jax.execute.evaluator import Workload, take
@@ -185,7 +185,7 @@ def check_limit(longest: int, max_new_tokens: int, context: int) -> None:
         )
 
 
-def collect(rows: list[Row], paths: np.ndarray, limit: int) -> Generated:
+def collect(rows: list[DecodeRow], paths: np.ndarray, limit: int) -> Generated:
     """Collects what rows, in the order of the paths [B, C, P], have decoded."""
     out = empty(paths.shape[:2], limit)
     for row, (b, c) in zip(rows, np.argwhere(paths[:, :, 0] != STOP), strict=True):

@@ -42,7 +42,7 @@ def choose_attention(
     if device.platform != "gpu" or dtype.name not in HALF:  # cuDNN fuses no float32
         return None
     try:
-        check_split(config, split)
+        check_heads(config, split)
         jax.block_until_ready(run_attention(config, dtype, device))
     except Exception as error:  # of JAX, XLA or cuDNN, each with types of its own
         log.warning(
@@ -143,7 +143,7 @@ def tried(
     """
     device, config, dtype, split = on
     try:
-        check_split(config, split)
+        check_heads(config, split)
         kernel.check_width(config.head_dim)
         mixed, plain = run(kernel, config, dtype, device, split)
         if not np.allclose(mixed, plain, atol=0.05):  # of values around 1, in 8 bits
@@ -154,7 +154,7 @@ def tried(
     return kernel
 
 
-def check_split(config: ModelConfig, split: int) -> None:
+def check_heads(config: ModelConfig, split: int) -> None:
     """Raises ValueError where devices cannot share the heads of a kernel."""
     if config.num_kv_heads % split:
         raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")

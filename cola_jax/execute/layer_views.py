@@ -38,7 +38,7 @@ pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
-class Part:
+class StackPart:
     """A part of a stack, for `jax.dlpack.from_dlpack`.
 
     It is what JAX gives out for the whole stack, which holds its memory until the reader calls back
@@ -66,18 +66,18 @@ def layers_of(layers: Layer) -> Iterator[Layer]:
     ever made; a device that does not have them in order gets copies.
     """
     for index in range(layers.q.shape[0]):
-        yield jax.tree.map(lambda leaf, index=index: part_of(leaf, index), layers)
+        yield jax.tree.map(lambda leaf, index=index: layer_part(leaf, index), layers)
 
 
-def part_of(leaf: jax.Array, index: int) -> jax.Array:
+def layer_part(leaf: jax.Array, index: int) -> jax.Array:
     """Returns a layer's part of a stacked array."""
-    parts = [view(shard.data, index) for shard in leaf.addressable_shards]
+    parts = [view_part(shard.data, index) for shard in leaf.addressable_shards]
     if len(parts) == 1:
         return parts[0]
     return jax.make_array_from_single_device_arrays((1, *leaf.shape[1:]), leaf.sharding, parts)
 
 
-def view(stack: Any, index: int) -> jax.Array:
+def view_part(stack: Any, index: int) -> jax.Array:
     """Views a part of what one device holds, or copies it where it is small or not in order.
 
     `stack` is a jax.Array, whose type stubs lack what is asked of it.
@@ -88,4 +88,4 @@ def view(stack: Any, index: int) -> jax.Array:
     elsewhere = device.platform == "cpu" and device.id > 0  # DLPack knows the first CPU alone
     if not in_order or size < VIEWED or size % ALIGNED or elsewhere:
         return stack[index : index + 1]
-    return jax.dlpack.from_dlpack(Part(stack, index))
+    return jax.dlpack.from_dlpack(StackPart(stack, index))

@@ -64,7 +64,7 @@ def choose_sizes(
     _, sharing, itemsize, backend, rows = memory
     budget = memory.budget // sharing
     rows = default_rows(backend, tokens) if rows is None else rows
-    check_rows(rows)
+    check_tile_rows(rows)
     state, output = (n * config.width * itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # one more slot and one more output take what padding rows write
@@ -123,7 +123,7 @@ def choose_decode_sizes(
     cpu = backend == "cpu"
     prefill_rows = default_rows(backend, tokens - prefix) if rows is None else rows
     decode_rows = DECODE_ROWS[cpu] if rows is None else rows
-    check_rows(prefill_rows)
+    check_tile_rows(prefill_rows)
     state = (tokens - prefix) * config.width * itemsize
     kept = -(-max_new_tokens // MULTIPLE[cpu]) * MULTIPLE[cpu]
     block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
@@ -154,7 +154,7 @@ def choose_decode_sizes(
     )
 
 
-def check_rows(rows: int) -> None:
+def check_tile_rows(rows: int) -> None:
     """Raises ValueError for tiles without rows, and those that take minutes to compile."""
     if not 1 <= rows <= MOST_ROWS:
         raise InputError(f"a tile has 1 to {MOST_ROWS} rows, not {rows:,}.")

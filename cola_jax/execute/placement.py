@@ -27,7 +27,7 @@ def worker_mesh(devices: np.ndarray) -> Mesh:
     return Mesh(devices.reshape(-1), ("tensor",), axis_types=(AxisType.Auto,))
 
 
-def replicated(devices: np.ndarray) -> jax.sharding.Sharding:
+def held_whole(devices: np.ndarray) -> jax.sharding.Sharding:
     """Returns the sharding of what every device of a worker holds whole."""
     if devices.size == 1:
         return SingleDeviceSharding(devices.flat[0])
@@ -41,7 +41,7 @@ def split_along(devices: np.ndarray, axis: int) -> jax.sharding.Sharding:
     return NamedSharding(worker_mesh(devices), PartitionSpec(*(None,) * axis, "tensor"))
 
 
-def local(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
+def local_shards(leaf: jax.Array, devices: np.ndarray) -> jax.Array:
     """Views the shards of a weight that lie on a worker's devices as an array, without a copy."""
     shards = {shard.device: shard.data for shard in leaf.addressable_shards}
     missing = [device for device in devices.flat if device not in shards]

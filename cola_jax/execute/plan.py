@@ -63,7 +63,7 @@ def pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def pack(steps: Sequence[Step], rows: int, padding: Mapping[str, int]) -> Tiles:
+def pack_tiles(steps: Sequence[Step], rows: int, padding: Mapping[str, int]) -> Tiles:
     """Cuts the rows of each step into tiles of R rows.
 
     `padding` has the value of each field that the steps have, for rows that fill up a tile.

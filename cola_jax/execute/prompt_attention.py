@@ -41,7 +41,7 @@ class PromptKernel(DeviceKernel):
         `group` query heads share a key.
         """
         whole = reads % SUBLANES == 0 and tokens % SUBLANES == 0
-        return self.interpret or (whole and group * block_of(reads) * tokens <= MOST_SCORES)
+        return self.interpret or (whole and group * query_block(reads) * tokens <= MOST_SCORES)
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ def after_rotated(before: KVBlocks, rotation: Rotation) -> Rotation:
     return jnp.concatenate([none[0], cos], axis=1), jnp.concatenate([none[1], sin], axis=1)
 
 
-def block_of(reads: int) -> int:
+def query_block(reads: int) -> int:
     """Returns how many tokens attend at a time."""
     return BLOCK if reads % BLOCK == 0 else reads
 
@@ -142,7 +142,7 @@ def call_kernel(
     """Calls the kernel on one device for blocks of some tokens and some key/value heads."""
     (rows, reads, _), (_, tokens, lanes) = q.shape, k.shape
     kv_heads, group = lanes // width, q.shape[2] // lanes
-    reading = block_of(reads)
+    reading = query_block(reads)
     bytes_of_head = 4 * q.dtype.itemsize * width * (group * reading + (1 + keep) * tokens)
     parts = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
     heads = max(n for n in parts if n == 1 or n * bytes_of_head <= MOST_BYTES)
@@ -158,7 +158,7 @@ def call_kernel(
     kept = pl.BlockSpec((1, heads, tokens, width), lambda r, head, _: (r, head, 0, 0))
     cache = jax.ShapeDtypeStruct((rows, kv_heads, tokens, width), k.dtype)
     run = pl.pallas_call(
-        functools.partial(kernel, width=width, heads=heads),
+        functools.partial(prompt_kernel, width=width, heads=heads),
         grid=(rows, kv_heads // heads, reads // reading),
         in_specs=[mixed, seen, seen, of_reads(tokens), *angles],
         out_specs=[mixed, *[kept] * 2 * keep],
@@ -173,7 +173,7 @@ def call_kernel(
     return tuple(run(q, k, v, mask, *rotations[0], *rotations[1]))
 
 
-def kernel(
+def prompt_kernel(
     q: Any,
     k: Any,
     v: Any,

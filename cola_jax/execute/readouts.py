@@ -153,11 +153,11 @@ class Top(NamedTuple):
 
 def best_two(logits: Float[Array, "U V"]) -> Top:
     """Finds the two best of logits; of equals the first."""
-    on_cpu = best_two_at_once if part_of(logits) < LEAST_PART else best_two_by_parts
+    on_cpu = best_two_at_once if part_size(logits) < LEAST_PART else best_two_by_parts
     return jax.lax.platform_dependent(logits, cpu=on_cpu, default=best_two_at_once)
 
 
-def part_of(logits: Float[Array, "U V"]) -> int:
+def part_size(logits: Float[Array, "U V"]) -> int:
     """Returns the logits of a part: the largest power of two up to 512 that divides all."""
     return math.gcd(logits.shape[-1], PART)
 
@@ -176,7 +176,7 @@ def best_two_by_parts(logits: Float[Array, "U V"]) -> Top:
     A CPU takes the maximum of every part as it reads them, but is slow where a comparison of all
     logits is reduced: 32 rows of 262,144 take 12 ms so, and 61 ms at once.
     """
-    part = part_of(logits)
+    part = part_size(logits)
     parts = logits.reshape(len(logits), -1, part)
     most = jnp.max(parts, axis=-1)
     n = jnp.argmax(most, axis=-1)
@@ -210,7 +210,7 @@ def top_of(
     )
 
 
-class Sample(NamedTuple):
+class ChosenToken(NamedTuple):
     """A token that was chosen, and what its distribution says of how sure the model was."""
 
     token: Int[Array | np.ndarray, "*N U"]
@@ -221,7 +221,7 @@ class Sample(NamedTuple):
     certainty: Float[Array | np.ndarray, "*N U"]  # see `sample_of`
 
 
-def sample_of(logits: Float[Array, "U V"]) -> Sample:
+def chosen_token(logits: Float[Array, "U V"]) -> ChosenToken:
     """Chooses the likeliest token.
 
     Self-certainty (arXiv 2502.18581) is the divergence of the model's distribution from the uniform
@@ -234,7 +234,7 @@ def sample_of(logits: Float[Array, "U V"]) -> Sample:
     weights = jnp.exp(shifted)
     total = jnp.sum(weights, axis=-1)
     log_sum = jnp.log(total)
-    return Sample(
+    return ChosenToken(
         *top,
         entropy=log_sum - jnp.sum(weights * shifted, axis=-1) / total,
         certainty=log_sum - jnp.mean(shifted, axis=-1) - math.log(size),
@@ -248,19 +248,19 @@ def greedy_sample(
     tokens: Int[Array, " W"],
     slots: Int[Array, "N U"],
     used: Int[Array, ""],
-) -> tuple[Int[Array, " W"], Sample]:
+) -> tuple[Int[Array, " W"], ChosenToken]:
     """Unembeds U decode slots at a time, the first `used` times; each takes its likeliest token."""
 
     def step(
-        i: Int[Array, ""], carry: tuple[Int[Array, " W"], Sample]
-    ) -> tuple[Int[Array, " W"], Sample]:
+        i: Int[Array, ""], carry: tuple[Int[Array, " W"], ChosenToken]
+    ) -> tuple[Int[Array, " W"], ChosenToken]:
         tokens, out = carry
-        sample = sample_of(unembed(model, states[slots[i]][:, None])[:, 0])
+        sample = chosen_token(unembed(model, states[slots[i]][:, None])[:, 0])
         out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, sample)
         return tokens.at[slots[i]].set(sample.token), out
 
     number = jnp.zeros(slots.shape, jnp.float32)
-    start = Sample(
+    start = ChosenToken(
         token=jnp.zeros(slots.shape, jnp.int32),
         first=number,
         second=number,

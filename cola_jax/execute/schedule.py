@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, pack
+from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, pack_tiles
 from cola_jax.path import STOP
 
 
@@ -66,7 +66,7 @@ class Schedule:
         embedded = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
         self.add(self.ready)
         self.add(self.below(roots))
-        tiles = pack(list(self.steps()), self.rows, padding(self.slots))
+        tiles = pack_tiles(list(self.steps()), self.rows, padding(self.slots))
         last, order = self.last_tiles()
         cost = Cost(
             useful=self.useful,
@@ -96,7 +96,7 @@ class Schedule:
                     state=self.ends[some],
                 )
             )
-        return pack(steps, self.rows, padding(len(order))), order
+        return pack_tiles(steps, self.rows, padding(len(order))), order
 
     def steps(self) -> Iterator[Step]:
         """Yields the states that run together."""
@@ -221,4 +221,4 @@ def decode_tiles(
         left[now] -= 1
     slot, block = len(paths) - 1, int(blocks[-1, 0])
     padding = {"source": slot, "target": slot, "question": slot}
-    return pack(steps, tile, padding | {"block": block, "prompt_block": block})
+    return pack_tiles(steps, tile, padding | {"block": block, "prompt_block": block})

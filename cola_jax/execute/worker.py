@@ -66,8 +66,8 @@ class Worker:
     ):
         """Takes the part of a model that lies on the devices of one place of the `data` axis."""
         self.device, self.devices = devices.flat[0], devices
-        self.sharding = placement.replicated(devices)
-        model = jax.tree.map(lambda leaf: placement.local(leaf, devices), model)
+        self.sharding = placement.held_whole(devices)
+        model = jax.tree.map(lambda leaf: placement.local_shards(leaf, devices), model)
         platform, split = self.device.platform, devices.size
         if platform == "tpu":
             model = model.replace(layers=placement.in_tpu_order(model.layers))

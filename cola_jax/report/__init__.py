@@ -1,8 +1,8 @@
 """What a run found: its numbers, tables for the terminal, figures, and one HTML page."""
 
-from cola_jax.report.compare import changes as changes
 from cola_jax.report.compare import changes_table as changes_table
 from cola_jax.report.compare import check_runs as check_runs
+from cola_jax.report.compare import compare_runs as compare_runs
 from cola_jax.report.compare import run_names as run_names
 from cola_jax.report.markdown import write_markdown as write_markdown
 from cola_jax.report.page import write_page as write_page

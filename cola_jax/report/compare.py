@@ -18,7 +18,7 @@ from cola_jax.report.summary import check_search, ways_of
 from cola_jax.report.table import (
     LABELS,
     UNDECIDED,
-    Row,
+    TableRow,
     format_interval,
     format_p,
     format_points,
@@ -49,14 +49,14 @@ class Change(NamedTuple):
         )
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """Lists the differences of what is beyond control."""
         rows = []
         for name, net in self.nets.items():
             value = UNDECIDED if net.undecided else format_points(net.value)
             interval = format_interval(net.interval, signed=True) or "too few differ"
             p = "" if math.isnan(self.p[name]) else f"; p {format_p(self.p[name])}"
-            rows.append(Row(LABELS[name], value, f"{interval}{p}", f"{net.n:,}"))
+            rows.append(TableRow(LABELS[name], value, f"{interval}{p}", f"{net.n:,}"))
         return rows
 
 
@@ -105,7 +105,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return [f"{number}: {title(str(run.directory))}" for number, run in enumerate(runs, 1)]
 
 
-def changes(
+def compare_runs(
     runs: Sequence[Run], num_layers: int, preference: Preference | None = None
 ) -> list[Change]:
     """Compares each run but the first with the first, on the questions that both have done.

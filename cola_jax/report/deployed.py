@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cola_jax.deploy.task_menu import Choice, TaskMenu
+from cola_jax.deploy.task_menu import MenuChoice, TaskMenu
 from cola_jax.deploy.task_path import Measured, TaskPath
 from cola_jax.path import format_path
 from cola_jax.report.table import effect_cells, format_mean, format_percent
@@ -20,14 +20,14 @@ def static_table(found: TaskPath) -> Table:
     table.add_column("path", overflow="fold", min_width=14)
     for name in ("layers", "training", "validation", "held out", "points more"):
         table.add_column(name, justify="right", no_wrap=True)
-    for measured in shown(found):
+    for measured in shown_paths(found):
         chosen = measured is found.chosen
         name = format_path(measured.path) + (" (chosen)" if chosen else "")
         table.add_row(Text(name), *row(found, measured), style="bold" if chosen else None)
     return table
 
 
-def shown(found: TaskPath) -> list[Measured]:
+def shown_paths(found: TaskPath) -> list[Measured]:
     """Lists the pretrained model, then the front and the chosen path, shortest first."""
     others = [one for one in found.finalists if one.on_front or one is found.chosen]
     return [found.plain, *sorted(others, key=lambda one: len(one.path))]
@@ -76,14 +76,14 @@ def static_json(found: TaskPath, task: str, metadata: dict[str, Any]) -> str:
                 "validation": Share.of(one.validation).value,
                 "held_out": effect_of(found, one).to_json(),
             }
-            for one in shown(found)
+            for one in shown_paths(found)
         ],
         **metadata,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def menu_rows(menu: TaskMenu) -> list[tuple[str, Choice]]:
+def menu_rows(menu: TaskMenu) -> list[tuple[str, MenuChoice]]:
     """Lists the pretrained model, every rule, and what needs the answer, each with its name."""
     rows = [("pretrained model", menu.plain)]
     for choice in menu.choices:

@@ -20,7 +20,7 @@ from cola_jax.report.page_data import figures_of
 from cola_jax.report.summary import Summary
 from cola_jax.report.table import (
     LABELS,
-    Row,
+    TableRow,
     format_interval,
     format_points,
     net_row,
@@ -125,7 +125,7 @@ def run_settings(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     return run_details(settings, starts[-1], len(starts)) + shortened(own)
 
 
-def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row]]]]:
+def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[TableRow]]]]:
     """Lists the rows of several summaries side by side, by heading; a run may lack some.
 
     A label may have a number of its run, such as `(+35%)`, which does not tell rows apart.
@@ -133,20 +133,20 @@ def compared_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[list[Row
     tables = [dict(summary_rows(summary)) for summary in summaries]
     groups = []
     for heading in dict.fromkeys(heading for table in tables for heading in table):
-        rows: dict[tuple[str, int], list[Row]] = {}
+        rows: dict[tuple[str, int], list[TableRow]] = {}
         for i, table in enumerate(tables):
             seen: dict[str, int] = {}
             for row in table.get(heading, []):
                 label = re.sub(r" \([+-]\d+%\)", "", row.label)
                 # the label of control searches is the same in several rows
                 number = seen[label] = seen.get(label, 0) + 1
-                empty = [Row(label, "", role=row.role)] * len(tables)
+                empty = [TableRow(label, "", role=row.role)] * len(tables)
                 rows.setdefault((label, number), empty)[i] = row._replace(label=label)
         groups.append((heading, list(rows.values())))
     return groups
 
 
-def headline_rows(summary: Summary) -> list[Row]:
+def headline_rows(summary: Summary) -> list[TableRow]:
     """Lists the numbers that a reader looks for first."""
     return [
         share_row("correct before", summary.before),
@@ -185,8 +185,8 @@ def render(template: str, scripts: Sequence[str], **values: Any) -> bytes:
     script = '"use strict";\n(() => {\n' + "".join(asset(name) for name in scripts) + "})();\n"
     style = asset("page.css")
     policy = (
-        f"default-src 'none'; script-src '{digest(script)}' 'strict-dynamic'; "
-        f"style-src '{digest(style)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{policy_hash(script)}' 'strict-dynamic'; "
+        f"style-src '{policy_hash(style)}'; base-uri 'none'; form-action 'none'"
     )
     content = (
         templates()
@@ -196,7 +196,7 @@ def render(template: str, scripts: Sequence[str], **values: Any) -> bytes:
     return content.encode(errors="replace")  # a name of a file may not be UTF-8
 
 
-def digest(content: str) -> str:
+def policy_hash(content: str) -> str:
     """Names a script or style in a security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
@@ -232,7 +232,7 @@ def control_conclusion(summary: Summary) -> str:
     )
 
 
-def interval_bar(row: Row) -> dict[str, float] | None:
+def interval_bar(row: TableRow) -> dict[str, float] | None:
     """Places a share and its interval on a bar; None where there is nothing to draw."""
     if row.share is None or not row.share.n:
         return None

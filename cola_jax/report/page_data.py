@@ -66,18 +66,18 @@ def run_figures(run: Run, summary: Summary) -> dict[str, Rows]:
     own = rows.filter(pa.array(~is_true(rows["control"])))
     groups = {name: paths for name, paths in best_paths(questions).items() if len(paths)}
     return {
-        "evaluations": evaluation_rows(gold, control),
+        "evaluations": evaluation_curve(gold, control),
         "transitions": transition_rows(questions, own),
-        "depth": depth_rows(summary),
+        "depth": depth_curve(summary),
         "front": front_rows(gold, control, summary),
         "ratios": ratio_rows(groups, own["path"], summary.num_layers),
-        "use": use_rows(summary),
-        "lengths": length_rows(summary),
+        "use": layer_uses(summary),
+        "lengths": length_counts(summary),
     }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Searches:
+class SearchCosts:
     """What S searches reached, those of questions whose baseline is graded."""
 
     right: np.ndarray  # [S], whether the pretrained model answers the question correctly
@@ -86,32 +86,32 @@ class Searches:
     shortest: np.ndarray  # [S], layers of the shortest path that was evaluated
     evaluations: int  # of the longest search, beyond its baseline
 
-    def group(self, questions: str) -> "Searches":
+    def group(self, questions: str) -> "SearchCosts":
         """Selects the searches of some questions, such as those wrong before."""
         mask = {EVERY: self.right | True, RIGHT: self.right, WRONG: ~self.right}[questions]
         fields = (self.right, self.first, self.reached, self.shortest)
-        return Searches(*(field[mask] for field in fields), evaluations=self.evaluations)
+        return SearchCosts(*(field[mask] for field in fields), evaluations=self.evaluations)
 
 
-def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[Searches, Searches]:
+def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[SearchCosts, SearchCosts]:
     """Reads the searches for gold and the control searches from the tables of a run."""
-    question = places(rows["question"], questions["question"])
+    question = index_in(rows["question"], questions["question"])
     right, graded = is_true(questions["baseline"]), ~is_null(questions["baseline"])
     known = (question >= 0) & graded[question]
     control = is_true(rows["control"])
     target = np.where(control, rows["target"].fill_null(-1).to_numpy(), 0)
     span = int(target.max(initial=0)) + 2
 
-    def select(mask: np.ndarray) -> Searches:
+    def select(mask: np.ndarray) -> SearchCosts:
         mask = mask & known
         searches, search = np.unique((question * span + target + 1)[mask], return_inverse=True)
         node, length = rows["node"].to_numpy()[mask], rows["length"].to_numpy()[mask]
         hit = is_true(rows["verdict"])[mask]
-        return Searches(
+        return SearchCosts(
             right=right[searches // span],
-            first=least(search[hit], node[hit], len(searches)),
-            reached=least(search[hit], length[hit], len(searches)),
-            shortest=least(search, length, len(searches)),
+            first=group_minimum(search[hit], node[hit], len(searches)),
+            reached=group_minimum(search[hit], length[hit], len(searches)),
+            shortest=group_minimum(search, length, len(searches)),
             evaluations=int(node.max(initial=0)),
         )
 
@@ -119,20 +119,20 @@ def searches_of(questions: pa.Table, rows: pa.Table) -> tuple[Searches, Searches
     return select(~control), select(control & ~own)
 
 
-def places(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+def index_in(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
     """Returns the place of each name among others, -1 where it is none of them."""
     others = pc.SetLookupOptions(among.combine_chunks())
     return pc.call_function("index_in", [names], others).fill_null(-1).to_numpy()
 
 
-def least(group: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+def group_minimum(group: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     """Returns the smallest value of each group, NEVER for a group without one."""
     out = np.full(count, NEVER, np.int64)
     np.minimum.at(out, group, values)
     return out
 
 
-def evaluation_rows(gold: Searches, control: Searches) -> Rows:
+def evaluation_curve(gold: SearchCosts, control: SearchCosts) -> Rows:
     """Lists the share of searches that have reached their target, by evaluations made."""
     groups = ((EVERY, GOLD, gold), (WRONG, GOLD, gold), (WRONG, CONTROL, control))
     return [
@@ -161,7 +161,7 @@ def transition_rows(questions: pa.Table, own: pa.Table) -> Rows:
     """Counts verdicts before and after: of the shortest correct paths, and of all paths tried."""
     correct, found = is_true(questions["baseline"]), ~is_null(questions["best"])
     graded = ~is_null(questions["baseline"])
-    question = places(own["question"], questions["question"])
+    question = index_in(own["question"], questions["question"])
     tried = (own["node"].to_numpy() > 0) & (question >= 0) & graded[question]
     tried &= ~is_null(own["verdict"])
     groups = (
@@ -181,7 +181,7 @@ def counted(before: np.ndarray, after: np.ndarray) -> tuple[int, float, int]:
     return share.hits, share.value, share.n
 
 
-def depth_rows(summary: Summary) -> Rows:
+def depth_curve(summary: Summary) -> Rows:
     """Lists the share of searches that reach their target on at most so many layers."""
     reach = summary.reach
     hits = {name: np.rint(one.share * one.searches).astype(int) for name, one in reach.items()}
@@ -200,7 +200,7 @@ def depth_rows(summary: Summary) -> Rows:
     ]
 
 
-def front_rows(gold: Searches, control: Searches, summary: Summary) -> Rows:
+def front_rows(gold: SearchCosts, control: SearchCosts, summary: Summary) -> Rows:
     """Lists the front of the mean layers and of the share correct, and two points to compare."""
     rows: Rows = []
     for questions, search, every in (
@@ -215,7 +215,7 @@ def front_rows(gold: Searches, control: Searches, summary: Summary) -> Rows:
     return rows
 
 
-def front(searches: Searches) -> Iterator[tuple[Any, ...]]:
+def front(searches: SearchCosts) -> Iterator[tuple[Any, ...]]:
     """Yields the best shares for every mean of layers, where each search may take any path.
 
     Taking the shortest path is cheapest. From there, the searches whose shortest path to the target
@@ -235,7 +235,7 @@ def front(searches: Searches) -> Iterator[tuple[Any, ...]]:
         yield total / n, *share_cells(hits, n)
 
 
-def use_rows(summary: Summary) -> Rows:
+def layer_uses(summary: Summary) -> Rows:
     """Lists how often each group of paths skips, repeats and moves each layer."""
     return [
         (TRIED if name == ALL else name, layer, *map(float, cells), use.paths)
@@ -245,7 +245,7 @@ def use_rows(summary: Summary) -> Rows:
     ]
 
 
-def length_rows(summary: Summary) -> Rows:
+def length_counts(summary: Summary) -> Rows:
     """Counts the layers of the shortest correct paths, and of all correct evaluations."""
     groups = summary.best_lengths | {CORRECT: summary.correct_lengths}
     return [

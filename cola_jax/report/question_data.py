@@ -41,11 +41,11 @@ def question_entries(
         tables = by_question(run.evaluations(COLUMNS, [part]))
         for question in questions.to_pylist():
             own = tables.get(question["question"])
-            rows = [] if own is None else evaluation_rows(own)
+            rows = [] if own is None else readable_rows(own)
             yield list_entry(question, rows, listed), detail_entry(question, rows, shown)
 
 
-def evaluation_rows(table: pa.Table) -> list[dict[str, Any]]:
+def readable_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Reads evaluations with their paths as text and the number of tokens decoded."""
     tokens = list_lengths(table["tokens"]).tolist()
     texts = path_texts(table["path"])
@@ -84,7 +84,7 @@ def limit(budget: int, count: int, least: int, most: int) -> int:
     return min(max(budget // max(count, 1), least), most)
 
 
-def kind_of(question: dict[str, Any]) -> str:
+def verdict_change(question: dict[str, Any]) -> str:
     """Names the verdicts before and after, such as W→C."""
     before = {True: "C", False: "W", None: "?"}[question["baseline"]]
     return before + "→" + ("W" if question["best"] is None else "C")
@@ -97,7 +97,7 @@ def list_entry(question: dict[str, Any], rows: list[dict[str, Any]], limit: int)
     return {
         "id": question["question"],
         "text": text if len(text) <= limit else text[: limit - 1] + "…",
-        "kind": kind_of(question),
+        "kind": verdict_change(question),
         "best": None if best is None else len(best),
         "paths": len(rows),
         "first": min(hits, default=None),

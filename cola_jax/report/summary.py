@@ -33,7 +33,7 @@ from cola_jax.scoring.statistics import Share, holm, mean
 COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
 
 
-class Level(NamedTuple):
+class LevelSummary(NamedTuple):
     """Results on the questions of one level."""
 
     name: str  # of the metadata, such as math_level
@@ -72,7 +72,7 @@ class Summary:
     curves: dict[str, Excess]  # the same by how far targets are from the model's answer
     kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
-    levels: tuple[Level, ...]  # of all metadata that take more than one level
+    levels: tuple[LevelSummary, ...]  # of all metadata that take more than one level
 
     again: AskedAgain | None  # None where no other variant was asked
 
@@ -232,7 +232,7 @@ def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
 
 def count_levels(
     metadata: pa.ChunkedArray, correct: np.ndarray, found: np.ndarray, graded: np.ndarray
-) -> Iterator[Level]:
+) -> Iterator[LevelSummary]:
     """Counts the questions of each level, for all metadata that take more than one level."""
     rows = [{one["name"]: one["value"] for one in row or ()} for row in metadata.to_pylist()]
     for name in sorted({name for row in rows for name in row if name.endswith("_level")}):
@@ -242,7 +242,7 @@ def count_levels(
             continue
         for level in sorted(present, key=lambda x: (float(x) if x.isdecimal() else math.inf, x)):
             mask = graded & np.array([x == level for x in levels])
-            yield Level(name, level, Share.of(correct[mask]), Share.of(found[mask]))
+            yield LevelSummary(name, level, Share.of(correct[mask]), Share.of(found[mask]))
 
 
 def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:

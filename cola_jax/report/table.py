@@ -20,7 +20,7 @@ UNDECIDED = "undecided"
 MAX_LEVEL = 100  # characters
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One row of the summary, as text."""
 
     label: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     share: Share | None = None  # to draw
 
 
-def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, list[Row]]]:
+def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, list[TableRow]]]:
     """Lists the rows of a summary by heading; not the whole of them for a terminal."""
     groups = [
         ("Answers", answer_rows(summary)),
@@ -49,7 +49,7 @@ def summary_rows(summary: Summary, *, whole: bool = True) -> list[tuple[str, lis
     return [(heading, rows) for heading, rows in groups if rows]
 
 
-def answer_rows(summary: Summary) -> list[Row]:
+def answer_rows(summary: Summary) -> list[TableRow]:
     """Lists the shares of questions, each control directly below what it is compared with."""
     confirmed = "decodes the same in float32" if summary.decodes else "correct in float32 too"
     rows = [
@@ -64,15 +64,15 @@ def answer_rows(summary: Summary) -> list[Row]:
     ]
     if summary.without_control and summary.control.n:
         count = f"{summary.without_control:,}"
-        rows.append(Row("wrong before, without a control", count))
+        rows.append(TableRow("wrong before, without a control", count))
     if summary.unscored:
-        rows.append(Row("without finite scores: not in net figures", f"{summary.unscored:,}"))
+        rows.append(TableRow("without finite scores: not in net figures", f"{summary.unscored:,}"))
     if summary.excluded:
-        rows.append(Row("questions excluded, ungraded before", f"{summary.excluded:,}"))
+        rows.append(TableRow("questions excluded, ungraded before", f"{summary.excluded:,}"))
     return rows
 
 
-def again_rows(again: AskedAgain | None) -> list[Row]:
+def again_rows(again: AskedAgain | None) -> list[TableRow]:
     """Lists what held when the questions were asked in other variants."""
     if again is None:
         return []
@@ -87,7 +87,7 @@ def again_rows(again: AskedAgain | None) -> list[Row]:
     ]
 
 
-def level_rows(summary: Summary) -> list[Row]:
+def level_rows(summary: Summary) -> list[TableRow]:
     """Lists the shares before and after by level."""
     rows = []
     for name, value, before, after in summary.levels:
@@ -97,10 +97,10 @@ def level_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def share_row(label: str, share: Share, role: str = "") -> Row:
+def share_row(label: str, share: Share, role: str = "") -> TableRow:
     """Makes the row of a share."""
     interval = format_interval(share.interval)
-    return Row(label, format_percent(share.value), interval, f"{share.n:,}", role, share)
+    return TableRow(label, format_percent(share.value), interval, f"{share.n:,}", role, share)
 
 
 LABELS = {
@@ -110,7 +110,7 @@ LABELS = {
 }
 
 
-def net_rows(summary: Summary) -> list[Row]:
+def net_rows(summary: Summary) -> list[TableRow]:
     """Lists what was reached beyond the control searches."""
     if not any(net.n for net in summary.nets.values()):
         return []
@@ -121,17 +121,17 @@ def net_rows(summary: Summary) -> list[Row]:
             rows.append(curve_row(f"by distance: {name}", curve))
     if summary.preference is not None:
         value = f"{summary.preference.tau:.2f} ± {summary.preference.error:.2f}"
-        rows.append(Row("the model's preference for gold, tau", value))
+        rows.append(TableRow("the model's preference for gold, tau", value))
     return rows
 
 
-def p_row(name: str, p: float, corrected: float) -> Row:
+def p_row(name: str, p: float, corrected: float) -> TableRow:
     """Makes the row of a p-value, also as corrected for all of its table."""
     by_holm = "" if math.isnan(p) else f"Holm: {format_p(corrected)}"
-    return Row(f"p, two-sided: {name}", format_p(p), by_holm, role="control")
+    return TableRow(f"p, two-sided: {name}", format_p(p), by_holm, role="control")
 
 
-def kept_rows(summary: Summary) -> list[Row]:
+def kept_rows(summary: Summary) -> list[TableRow]:
     """Lists the layers saved where the model's answer is kept, whether right or wrong."""
     rows, p = [], summary.p_values
     for name, kept in summary.kept.items():
@@ -139,12 +139,12 @@ def kept_rows(summary: Summary) -> list[Row]:
             continue
         where = "" if name == ONCE else ", all ways"
         rows += [
-            Row(
+            TableRow(
                 f"saved on right answers{where}",
                 format_mean(kept.right),
                 n=f"{kept.n_right:,}",
             ),
-            Row(
+            TableRow(
                 f"on own wrong answers{where}",
                 format_mean(kept.wrong),
                 n=f"{kept.n_wrong:,}",
@@ -156,22 +156,22 @@ def kept_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def net_row(label: str, net: Net) -> Row:
+def net_row(label: str, net: Net) -> TableRow:
     """Makes the row of what a search reached beyond its controls, in points, or as counts."""
     n = f"{net.n:,}"
     if net.undecided:
-        return Row(label, UNDECIDED, "", n, "control")
+        return TableRow(label, UNDECIDED, "", n, "control")
     if math.isnan(net.interval[0]) and net.n:
-        return Row(label, f"{net.reached}", f"{net.expected:.1f} expected", n, "control")
+        return TableRow(label, f"{net.reached}", f"{net.expected:.1f} expected", n, "control")
     interval = format_interval(net.interval, signed=True)
-    return Row(label, format_points(net.value), interval, n, "control")
+    return TableRow(label, format_points(net.value), interval, n, "control")
 
 
-def curve_row(label: str, curve: Excess) -> Row:
+def curve_row(label: str, curve: Excess) -> TableRow:
     """Makes the row of what was reached beyond what the distance to gold explains."""
     interval = format_interval(curve.interval, signed=True)
     value = format_points(curve.value) if interval else NO_VALUE
-    return Row(label, value, interval, f"{curve.n:,}", "control")
+    return TableRow(label, value, interval, f"{curve.n:,}", "control")
 
 
 def format_p(p: float) -> str:
@@ -179,16 +179,16 @@ def format_p(p: float) -> str:
     return NO_VALUE if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def length_rows(summary: Summary) -> list[Row]:
+def length_rows(summary: Summary) -> list[TableRow]:
     """Lists the mean lengths."""
     return [
-        Row("layers before", f"{summary.num_layers}"),
-        Row("layers after, mean over questions", format_mean(summary.length)),
+        TableRow("layers before", f"{summary.num_layers}"),
+        TableRow("layers after, mean over questions", format_mean(summary.length)),
         *depth_rows(summary),
     ]
 
 
-def depth_rows(summary: Summary) -> list[Row]:
+def depth_rows(summary: Summary) -> list[TableRow]:
     """Lists the depth of best and of shortest paths, each with that of its control searches."""
     rows = []
     for name, control in CONTROLS.items():
@@ -205,34 +205,36 @@ def depth_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def depth_row(label: str, depth: Depth, role: str = "") -> Row:
+def depth_row(label: str, depth: Depth, role: str = "") -> TableRow:
     """Makes the row of the depth of some paths."""
     value = f"{format_mean(depth.layers)} ({format_mean(depth.distinct)})"
-    return Row(label, value if depth.paths else NO_VALUE, n=f"{depth.paths:,}", role=role)
+    return TableRow(label, value if depth.paths else NO_VALUE, n=f"{depth.paths:,}", role=role)
 
 
-def use_rows(summary: Summary) -> list[Row]:
+def use_rows(summary: Summary) -> list[TableRow]:
     """Lists how often paths run the layers of each third, and how evenly they run all."""
     rows = []
     for name, use in summary.layers.items():
         role = "control" if name in CONTROLS.values() else ""
         label = "all evaluations" if name == ALL else f"{name} best paths" if not role else name
         thirds = " / ".join(format_mean(third, 2) for third in use.thirds)
-        rows.append(Row(label, thirds if use.paths else NO_VALUE, n=f"{use.paths:,}", role=role))
+        rows.append(
+            TableRow(label, thirds if use.paths else NO_VALUE, n=f"{use.paths:,}", role=role)
+        )
     even = f"({math.log(summary.num_layers):.3f} if all run alike)"
     for name in CONTROLS:
         entropy = format_mean(summary.layers[name].entropy, 3)
-        rows.append(Row(f"{name} entropy {even}", entropy))
+        rows.append(TableRow(f"{name} entropy {even}", entropy))
     return rows
 
 
-def kept_row(label: str, kept: Kept) -> Row:
+def kept_row(label: str, kept: Kept) -> TableRow:
     """Makes the row of layers saved on right answers beyond those saved on wrong ones."""
     n = f"{kept.n_right + kept.n_wrong:,}"
     if math.isnan(kept.interval[0]):
-        return Row(label, NO_VALUE, "", n, "control")
+        return TableRow(label, NO_VALUE, "", n, "control")
     value, low, high = map(format_signed, (kept.difference, *kept.interval))
-    return Row(label, value, f"{low} to {high}", n, "control")
+    return TableRow(label, value, f"{low} to {high}", n, "control")
 
 
 def format_signed(value: float) -> str:
@@ -240,24 +242,26 @@ def format_signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
-def search_rows(summary: Summary) -> list[Row]:
+def search_rows(summary: Summary) -> list[TableRow]:
     """Lists what the search evaluated."""
     tree = summary.tree
     return [
         *distinct_answer_rows(summary),
-        Row("evaluations without control searches", f"{summary.evaluations:,}"),
-        Row(
+        TableRow("evaluations without control searches", f"{summary.evaluations:,}"),
+        TableRow(
             f"with them ({control_cost(summary)})",
             f"{summary.evaluations + summary.control_evaluations:,}",
             role="control",
         ),
-        Row("evaluations per question, mean", format_mean(summary.per_question)),
+        TableRow("evaluations per question, mean", format_mean(summary.per_question)),
         share_row("evaluations not finite", summary.not_finite),
         *decoding_rows(summary),
-        Row("duplicate evaluations", f"{summary.duplicates.hits:,}"),
-        Row("edits from the identity, mean (max)", f"{format_mean(tree.depth)} ({tree.max_depth})"),
-        Row("children per root, mean", format_mean(tree.root_children)),
-        Row("children per expanded node, mean", format_mean(tree.children)),
+        TableRow("duplicate evaluations", f"{summary.duplicates.hits:,}"),
+        TableRow(
+            "edits from the identity, mean (max)", f"{format_mean(tree.depth)} ({tree.max_depth})"
+        ),
+        TableRow("children per root, mean", format_mean(tree.root_children)),
+        TableRow("children per expanded node, mean", format_mean(tree.children)),
     ]
 
 
@@ -266,24 +270,26 @@ def control_cost(summary: Summary) -> str:
     return f"{summary.control_evaluations / summary.evaluations:+.0%}"
 
 
-def distinct_answer_rows(summary: Summary) -> list[Row]:
+def distinct_answer_rows(summary: Summary) -> list[TableRow]:
     """Lists the distinct answers of a question, where the scorer distinguishes them."""
     answers = format_mean(summary.answers)
     if summary.decodes:
-        return [Row("distinct answers, mean", answers)]
+        return [TableRow("distinct answers, mean", answers)]
     if summary.open:
         return []
-    return [Row("distinct options answered, mean", f"{answers} of {format_mean(summary.options)}")]
+    return [
+        TableRow("distinct options answered, mean", f"{answers} of {format_mean(summary.options)}")
+    ]
 
 
-def decoding_rows(summary: Summary) -> list[Row]:
+def decoding_rows(summary: Summary) -> list[TableRow]:
     """Lists how decoding and grading ended."""
     rows = []
     if summary.ungraded.hits:
         rows.append(share_row("evaluations ungraded", summary.ungraded))
     if summary.decodes:
         rows.append(share_row("evaluations truncated", summary.truncated))
-        rows.append(Row("tokens decoded per evaluation, mean", format_mean(summary.tokens)))
+        rows.append(TableRow("tokens decoded per evaluation, mean", format_mean(summary.tokens)))
     return rows
 
 

@@ -44,9 +44,9 @@ class Devices:
 
     def __post_init__(self):
         if self.rows is not None:
-            from cola_jax.execute.memory import check_rows
+            from cola_jax.execute.memory import check_tile_rows
 
-            check_rows(self.rows)
+            check_tile_rows(self.rows)
         for name in ("data", "tensor"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.benchmark import Program, machine, time_in_turns
+from cola_jax.execute.benchmark import Program, measured_on, time_in_turns
 from cola_jax.path import format_path
 from cola_jax.runs.parts import by_question
 from cola_jax.runs.schema import known_verdicts
@@ -108,7 +108,7 @@ def benchmark_search(
         "agreement": agreement,
         "tolerance": limit,
         "seconds": {name: timing.seconds for name, timing in timings.items()},
-        "machine": machine(),
+        "machine": measured_on(),
     }
 
 

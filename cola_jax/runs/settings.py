@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etils import epath
 
 from cola_jax.errors import InputError, printed, shown
-from cola_jax.identity import check_belongs, difference, digest
+from cola_jax.identity import check_belongs, describe_difference, digest
 from cola_jax.scoring.encode import Encoded
 
 if TYPE_CHECKING:
@@ -168,7 +168,9 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
     theirs = {name: value for name, value in one.values.items() if name not in allowed}
     action = "give results of one model, with the same questions asked alike"
     check_belongs(one.name, theirs, other.name, other.values, action)
-    texts = [difference(name, one.values[name], other.values[name]) for name in sorted(allowed)]
+    texts = [
+        describe_difference(name, one.values[name], other.values[name]) for name in sorted(allowed)
+    ]
     return [text for text in texts if text]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, Row, check_decode_memory
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, DecodeRow, check_decode_memory
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.stop import Stop
@@ -51,7 +51,9 @@ class DecodingScorer(Scorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+    def complete(
+        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
+    ) -> list[Completion]:
         """Make the completions of decoded rows, graded against the gold answers."""
         return [completion(row, self.stop) for row in rows]
 
@@ -64,7 +66,7 @@ class DecodingScorer(Scorer):
         """
         return [False] * len(completions)
 
-    def row_verdicts(self, rows: Sequence[Row], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
         """Return the verdicts [R] of R decoded rows, each of its question."""
         completions = self.complete(rows, questions)
         wrong = [
@@ -159,7 +161,7 @@ def checked_limit(tokens: int) -> int:
 
 
 def completion(
-    row: Row, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
+    row: DecodeRow, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
 ) -> Completion:
     """Make the completion of a row, with the answer that a rule finds in its text."""
     text, cut = stop.text(row.tokens), row.finish == TRUNCATED
@@ -178,7 +180,7 @@ def completion(
 
 
 def completion_verdicts(
-    completions: Sequence[Completion], decoys: np.ndarray, rows: Sequence[Row]
+    completions: Sequence[Completion], decoys: np.ndarray, rows: Sequence[DecodeRow]
 ) -> Verdicts:
     """Score the completions of R rows; `decoys` [R] are those that give their question's decoy.
 
@@ -196,6 +198,6 @@ def completion_verdicts(
     return verdicts
 
 
-def closest(row: Row) -> float:
+def closest(row: DecodeRow) -> float:
     """Return the least difference between a token that a row chose and the next best."""
     return min((a - b for a, b in zip(row.logprob, row.rival, strict=True)), default=0.0)

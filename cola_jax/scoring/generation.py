@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from cola_jax.errors import InputError
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Row
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, DecodeRow
 from cola_jax.execute.stop import Stop
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
@@ -101,7 +101,9 @@ class Generation(OpenScorer, DecodingScorer):
         # another version may grade otherwise
         return super().record() | {"grader": f"math-verify {version('math-verify')}"}
 
-    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+    def complete(
+        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
+    ) -> list[Completion]:
         """Make the completions of rows, graded against gold."""
         completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
         grades = self.grade(completions, [question.gold for question in questions])
@@ -171,7 +173,9 @@ class FilteredGeneration(DecodingScorer):
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
 
-    def complete(self, rows: Sequence[Row], questions: Sequence[Question]) -> list[Completion]:
+    def complete(
+        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
+    ) -> list[Completion]:
         """Make the graded completions of rows.
 
         The harness grades what the token limit cut as well; here that is recorded as truncated

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cola_jax.errors import InputError, did_you_mean, plain
+from cola_jax.errors import InputError, did_you_mean, plain_name
 from cola_jax.scoring import scorer_names
 from cola_jax.tasks import harness
 from cola_jax.tasks.formats import FORMATS
@@ -138,7 +138,7 @@ def canonical(name: str) -> tuple[str, str | None]:
     subject abstract_algebra of mmlu. A name after `lm_eval:` is not ours.
     """
     known = name.strip().lower().replace("_", "-")
-    if known.startswith(plain(LIBRARY)):
+    if known.startswith(plain_name(LIBRARY)):
         return LIBRARY + name.strip()[len(LIBRARY) :].strip(), None
     known = SYNONYMS.get(known, known)
     if known in TASKS:
@@ -204,12 +204,12 @@ def library_name(task: str) -> str:
     if suffix in SUFFIXES:
         names, known = [], [str(file) for file in Path(name).parent.glob(f"*{suffix}")]
     else:
-        if near := difflib.get_close_matches(plain(name), TASKS, 1, TYPO):
+        if near := difflib.get_close_matches(plain_name(name), TASKS, 1, TYPO):
             log.warning("%s: did you mean %s? Looking in lm-evaluation-harness.", task, near[0])
         names = harness.task_names()
         known = [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] + names
-    forms = {plain(each): each for each in names} | {each: each for each in names}
-    if (match := forms.get(name) or forms.get(plain(name))) is not None:
+    forms = {plain_name(each): each for each in names} | {each: each for each in names}
+    if (match := forms.get(name) or forms.get(plain_name(name))) is not None:
         return match
     if names and name in harness.manager().task_index:
         raise InputError(

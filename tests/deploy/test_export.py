@@ -13,8 +13,8 @@ import yaml
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.deploy import shards
-from cola_jax.deploy.destination import check_destination
-from cola_jax.deploy.export import export, read_path, select, write_model, write_recipe
+from cola_jax.deploy.destination import check_empty
+from cola_jax.deploy.export import choose_layers, export, read_path, write_model, write_recipe
 from cola_jax.formats.hf_config import select_layers
 from cola_jax.formats.sources import locate
 from cola_jax.formats.table import stack
@@ -41,7 +41,9 @@ def stacked(model):
 def write(model, path, folder):
     """Exports a model that is in memory."""
     folder.mkdir()
-    write_model(folder, select(model.config, path, "float32"), stacked(model), {}, print_nothing)
+    write_model(
+        folder, choose_layers(model.config, path, "float32"), stacked(model), {}, print_nothing
+    )
     return folder
 
 
@@ -147,7 +149,7 @@ def test_plan_shards_keeps_to_the_limit():
 def test_write_model_keeps_the_dtype(pair, tmp_path, dtype):
     ours = jax.tree.map(lambda x: x.astype(dtype), pair("llama-gqa").ours)
     (tmp_path / "out").mkdir()
-    selected = select(ours.config, (0, 5), dtype)
+    selected = choose_layers(ours.config, (0, 5), dtype)
     write_model(tmp_path / "out", selected, stacked(ours), {}, print_nothing)
     theirs = read_by_transformers(tmp_path / "out")
     assert str(theirs.dtype) == f"torch.{dtype}"
@@ -172,7 +174,7 @@ def test_export_refuses_a_destination_inside_the_checkpoint_and_urls(tiny_checkp
         with pytest.raises(ValueError, match="is inside the source"):
             export(tiny_checkpoint, (0, 1), place, command="")
     with pytest.raises(ValueError, match="on URLs are not supported yet"):
-        check_destination(Path("gs://bucket/out"))
+        check_empty(Path("gs://bucket/out"))
 
 
 def test_export_leaves_nothing_of_a_failed_export(tiny_checkpoint, tmp_path, monkeypatch):

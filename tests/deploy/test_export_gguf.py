@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 import cola_jax
-from cola_jax.deploy.export_gguf import check_places, check_same_model, export_gguf, value
+from cola_jax.deploy.export_gguf import check_places, check_sizes, export_gguf, field_value
 from tests import oracle
 from tests.formats.gguf_writer import GEMMA_KEYS, add_byte_level, finish, tiny_gemma, tiny_llama
 from tests.formats.gguf_writer import write as write_gguf
@@ -64,8 +64,8 @@ def test_export_gguf_copies_bytes_and_metadata(llama, tmp_path):
         if name not in ("llama.block_count", "GGUF.kv_count", "GGUF.tensor_count"):
             assert after.fields[name].types == field.types
             assert after.fields[name].contents() == field.contents()
-    assert value(after, "llama.block_count") == 5
-    assert value(after, "cola.path") == "0,1,1,2,0"
+    assert field_value(after, "llama.block_count") == 5
+    assert field_value(after, "cola.path") == "0,1,1,2,0"
 
 
 def test_export_gguf_moves_lists_of_layers(tmp_path):
@@ -82,11 +82,11 @@ def test_export_gguf_moves_lists_of_layers(tmp_path):
     finish(writer)
     export_gguf(tmp_path / "in.gguf", (1, 1, 0, 1), tmp_path / "out.gguf")
     reader = GGUFReader(tmp_path / "out.gguf")
-    assert value(reader, "llama.attention.head_count_kv") == [4, 4, 2, 4]
-    assert value(reader, "tokenizer.ggml.tokens") == ["a", "b", "c"]
+    assert field_value(reader, "llama.attention.head_count_kv") == [4, 4, 2, 4]
+    assert field_value(reader, "tokenizer.ggml.tokens") == ["a", "b", "c"]
     assert [float(tensor.data[0]) for tensor in reader.tensors] == [1, 1, 0, 1]
     assert [tensor.data_offset % 64 for tensor in reader.tensors] == [0] * 4
-    assert value(reader, "cola.path") == "1,1,0-1"
+    assert field_value(reader, "cola.path") == "1,1,0-1"
     with pytest.raises(ValueError, match=r"in\.gguf has no tensors of layer 2"):
         export_gguf(tmp_path / "in.gguf", (0, 2), tmp_path / "new.gguf")
 
@@ -131,9 +131,9 @@ def test_export_gguf_refuses_bad_input(llama, tmp_path):
 
 
 def test_check_same_model_compares_sizes(llama, pair):
-    check_same_model(llama, oracle.convert_in_memory(llama).config)
+    check_sizes(llama, oracle.convert_in_memory(llama).config)
     with pytest.raises(ValueError, match=r"is another model than the checkpoint: .*'layers': 3"):
-        check_same_model(llama, pair("llama-gqa").ours.config)
+        check_sizes(llama, pair("llama-gqa").ours.config)
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.execute.allocator import Allocator, Row
+from cola_jax.execute.allocator import Allocator, DecodeRow
 from cola_jax.path import STOP
 
 POSITIONS = 6
@@ -72,7 +72,7 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
     allocator = Allocator(slots=5, blocks=4 * POSITIONS, positions=POSITIONS)
     live, content, states = [], {}, {}
     for waiting, random in waves:
-        rows = [Row(question, np.array(path)) for question, path in waiting]
+        rows = [DecodeRow(question, np.array(path)) for question, path in waiting]
         rows = rows[: allocator.room(rows)]
         if rows:
             admission = allocator.admit(rows, lengths=np.array([4, 5, 6]))
@@ -92,7 +92,7 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
         check_blocks(allocator, live)
     for row in live:
         allocator.release(row)
-    assert allocator.room([Row(0, np.zeros(POSITIONS, int))] * 9) == 4
+    assert allocator.room([DecodeRow(0, np.zeros(POSITIONS, int))] * 9) == 4
     assert (allocator.path == STOP).all()
 
 
@@ -100,7 +100,7 @@ def test_allocator_shares_blocks_of_equal_prefixes():
     """Of rows admitted together, on one question; equal paths share all."""
     allocator = Allocator(slots=4, blocks=16, positions=4)
     paths = [(0, (0, 1, 2)), (0, (0, 1, 3)), (1, (0, 1, 2)), (0, (0, 1, 2))]
-    rows = [Row(question, np.array(path)) for question, path in paths]
+    rows = [DecodeRow(question, np.array(path)) for question, path in paths]
     allocator.admit(rows, lengths=np.array([4, 4]))
     first, second, other, equal = (allocator.prompt_block[row.slot, :3].tolist() for row in rows)
     assert first == equal
@@ -113,5 +113,5 @@ def test_allocator_shares_blocks_of_equal_prefixes():
 
 @pytest.mark.parametrize(("slots", "blocks", "room"), [(9, 5, 2), (9, 6, 3), (2, 99, 2), (1, 1, 0)])
 def test_room_counts_rows_that_fit_without_sharing(slots, blocks, room):
-    rows = [Row(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
+    rows = [DecodeRow(0, np.zeros(size, int)) for size in (3, 2, 1, 4)]
     assert Allocator(slots, blocks, POSITIONS).room(rows) == room

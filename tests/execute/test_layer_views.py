@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.layer_views import layers_of, view
+from cola_jax.execute.layer_views import layers_of, view_part
 from cola_jax.execute.plan import Tiles
 from cola_jax.execute.worker import Workers
 from tests import oracle
@@ -29,7 +29,7 @@ def offsets(parts, whole):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_view_shares_memory(dtype):
     whole = stack(128, 512, dtype=dtype)
-    parts = [view(whole, i) for i in range(LAYERS)]
+    parts = [view_part(whole, i) for i in range(LAYERS)]
     assert offsets(parts, whole) == [i * whole.nbytes // LAYERS for i in range(LAYERS)]
     for i, part in enumerate(parts):
         assert part.dtype == whole.dtype
@@ -38,14 +38,14 @@ def test_view_shares_memory(dtype):
 
 def test_view_stays_on_its_device():
     whole = jax.device_put(stack(128, 512), jax.devices()[5])
-    assert view(whole, 2).devices() == whole.devices()
-    np.testing.assert_array_equal(view(whole, 2), whole[2:3])
+    assert view_part(whole, 2).devices() == whole.devices()
+    np.testing.assert_array_equal(view_part(whole, 2), whole[2:3])
 
 
 @pytest.mark.parametrize("shape", [(3,), (127, 509)])
 def test_view_copies_what_is_small_or_not_aligned(shape):
     whole = stack(*shape)
-    parts = [view(whole, i) for i in range(LAYERS)]
+    parts = [view_part(whole, i) for i in range(LAYERS)]
     assert offsets(parts[1:], whole) != [i * whole.nbytes // LAYERS for i in range(1, LAYERS)]
     for i, part in enumerate(parts):
         np.testing.assert_array_equal(part, whole[i : i + 1])
@@ -53,7 +53,7 @@ def test_view_copies_what_is_small_or_not_aligned(shape):
 
 def test_view_holds_the_memory_of_a_deleted_stack():
     whole = stack(128, 512)
-    expected, parts = np.array(whole), [view(whole, i) for i in range(LAYERS)]
+    expected, parts = np.array(whole), [view_part(whole, i) for i in range(LAYERS)]
     whole.delete()
     del whole
     gc.collect()

@@ -44,7 +44,7 @@ def test_local_shares_the_shards_of_a_place(found, data, tensor):
     model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, tensor))
     for devices in placement.model_devices(model):
         for leaf in jax.tree.leaves(model):
-            part = placement.local(leaf, devices)
+            part = placement.local_shards(leaf, devices)
             assert part.devices() == set(devices.flat)
             assert addresses(part).items() <= addresses(leaf).items()
             np.testing.assert_array_equal(part, leaf)
@@ -52,7 +52,7 @@ def test_local_shares_the_shards_of_a_place(found, data, tensor):
 
 def test_local_refuses_devices_without_the_model(found):
     with pytest.raises(ValueError, match="load it with the mesh that it runs on"):
-        placement.local(found.ours.embedding, np.array(jax.devices()[1:2]))
+        placement.local_shards(found.ours.embedding, np.array(jax.devices()[1:2]))
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.execute.plan import NONE, Cost, Step, Tiles, pack
+from cola_jax.execute.plan import NONE, Cost, Step, Tiles, pack_tiles
 
 PADDING = {"source": 0, "target": 99, "question": 0, "state": NONE}
 
@@ -15,7 +15,7 @@ def step(layer, numbers):
 
 
 def test_pack_fills_tiles_in_order():
-    tiles = pack([step(3, [1, 2, 3]), step(0, [4]), step(3, [5, 6])], 2, PADDING)
+    tiles = pack_tiles([step(3, [1, 2, 3]), step(0, [4]), step(3, [5, 6])], 2, PADDING)
     assert tiles.layer.tolist() == [3, 3, 0, 3]
     assert tiles.source.tolist() == [[1, 2], [3, 0], [4, 0], [5, 6]]
     assert tiles.target.tolist() == [[11, 12], [13, 99], [14, 99], [15, 16]]
@@ -27,20 +27,22 @@ def test_pack_fills_tiles_in_order():
 
 
 def test_pack_of_no_steps_has_no_tiles():
-    tiles = pack([], 3, PADDING)
+    tiles = pack_tiles([], 3, PADDING)
     assert tiles.layer.shape == (0,)
     assert tiles.source.shape == tiles.state.shape == (0, 3)
 
 
 def test_runs_group_neighbours_of_one_layer():
-    tiles = pack([step(3, range(5)), step(3, [5]), step(1, range(4)), step(3, [6])], 2, PADDING)
+    tiles = pack_tiles(
+        [step(3, range(5)), step(3, [5]), step(1, range(4)), step(3, [6])], 2, PADDING
+    )
     assert list(tiles.runs()) == [(3, 0, 4), (1, 4, 6), (3, 6, 7)]
-    assert list(pack([], 2, PADDING).runs()) == []
+    assert list(pack_tiles([], 2, PADDING).runs()) == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_calls_cut_tiles_and_pad_them(size):
-    tiles = pack([step(layer, range(2 * layer)) for layer in (1, 2, 1)], 2, PADDING)
+    tiles = pack_tiles([step(layer, range(2 * layer)) for layer in (1, 2, 1)], 2, PADDING)
     calls = list(tiles.calls(size))
     assert [len(call.layer) for call in calls[:-1]] == [size] * (len(calls) - 1)
     for name in ("layer", "source", "target", "question"):

@@ -16,9 +16,9 @@ from cola_jax.execute.readouts import (
     best_two,
     best_two_at_once,
     best_two_by_parts,
+    chosen_token,
     greedy_sample,
     read_logits,
-    sample_of,
     unembed_queries,
 )
 from cola_jax.model import unembed
@@ -125,7 +125,7 @@ def test_best_two_of_many(find, vocabulary):
 def test_sample_says_how_sure_the_model_is():
     values = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32) * 3
     values[0] = 1.0
-    sample = sample_of(jnp.asarray(values))
+    sample = chosen_token(jnp.asarray(values))
     p = np.exp(scipy.special.log_softmax(values.astype(np.float64), axis=1))
     np.testing.assert_allclose(sample.entropy, scipy.stats.entropy(p, axis=1), rtol=1e-5)
     uniform = np.full(96, 1 / 96)

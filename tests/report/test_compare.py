@@ -6,7 +6,7 @@ import pytest
 
 from cola_jax.errors import InputError
 from cola_jax.report import check_runs, run_names
-from cola_jax.report.compare import MOST, changes
+from cola_jax.report.compare import MOST, compare_runs
 from cola_jax.runs.run import Run
 from tests.report.conftest import E1, E2, E5, PARTS, Q1, Q2, Q5, START, WHOLE, make_run
 
@@ -63,10 +63,10 @@ def test_changes_are_paired_over_common_questions(tmp_path: Path):
     longer = Q1 | {"best": WHOLE}
     first = make_run(tmp_path / "a", (E1 + E2, [Q1, Q2]))
     second = make_run(tmp_path / "b", (E1 + E2 + E5, [longer, lost, Q5]))
-    [change] = changes([first, second], 4)
+    [change] = compare_runs([first, second], 4)
     assert (change.after.first_only, change.after.second_only, change.after.n) == (0, 1, 2)
     assert (change.shortened.first_only, change.shortened.second_only) == (0, 1)
-    assert changes([first], 4) == []
+    assert compare_runs([first], 4) == []
 
 
 def test_changes_of_what_is_beyond_control(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_changes_of_what_is_beyond_control(tmp_path: Path):
     lost = alike | {"best": None, "confirmed": None}
     first = make_run(tmp_path / "a", (E1 + E2, [Q1, lost]))
     second = make_run(tmp_path / "b", (E1 + E2 + E5, [Q1, alike, Q5]))
-    [change] = changes([first, second], 4)
+    [change] = compare_runs([first, second], 4)
     net = change.nets["once"]
     assert (net.value, net.n, net.informative) == (1.0, 1, 1)
     assert change.p["once"] == net.p

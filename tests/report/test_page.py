@@ -14,7 +14,7 @@ import pytest
 
 from cola_jax.report import page as page_module
 from cola_jax.report import scan_page, summarise, write_page
-from cola_jax.report.compare import changes
+from cola_jax.report.compare import compare_runs
 from cola_jax.report.page import SCRIPTS, asset
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
@@ -56,7 +56,7 @@ def page_of(tmp_path: Path) -> PageOf:
     def write(*runs: Run) -> str:
         file = tmp_path / "pages" / "report.html"
         summaries = [summarise(run) for run in runs]
-        write_page(runs, summaries, file, changes(runs, summaries[0].num_layers))
+        write_page(runs, summaries, file, compare_runs(runs, summaries[0].num_layers))
         return file.read_text()
 
     return write

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import STOPPED, TRUNCATED
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.worker import Workers
@@ -102,7 +102,7 @@ def test_completion_verdicts_score_decoy_like_gold():
     grades = [Grade.RIGHT, Grade.WRONG, Grade.WRONG, Grade.UNGRADED, Grade.RIGHT]
     completions = [Completion("x", "x", STOPPED, False, grade, (1,), -1.0) for grade in grades]
     rows = [
-        Row(0, np.arange(2), tokens=[1], logprob=[-1.0], rival=[-1.0 - margin])
+        DecodeRow(0, np.arange(2), tokens=[1], logprob=[-1.0], rival=[-1.0 - margin])
         for margin in (0.5, 0.25, 0.125, 0.5, 0)
     ]
     verdicts = completion_verdicts(completions, [False, True, False, False, False], rows)

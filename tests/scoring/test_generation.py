@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.allocator import Row
+from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.path import STOP
 from cola_jax.question import Question
@@ -183,7 +183,7 @@ def test_row_verdicts_grade_numbers_written_otherwise():
     for text in ("5.0", "$7$", "8", "", "7", "5"):
         tokens = [*words(text, add_special_tokens=False).input_ids, EOS]
         logprob = [-1.0] * len(tokens)
-        row = Row(0, np.arange(2), tokens=tokens, logprob=logprob, rival=[-2.0] * len(tokens))
+        row = DecodeRow(0, np.arange(2), tokens=tokens, logprob=logprob, rival=[-2.0] * len(tokens))
         rows.append(dataclasses.replace(row, finish=STOPPED))
     rows[-1].finish = NOT_FINITE  # it gave the answer and then broke
     with Generation(words, BARE, stop_tokens=(EOS,)) as scorer:
@@ -197,7 +197,7 @@ def test_row_verdicts_grade_numbers_written_otherwise():
 
 def test_row_verdicts_grade_against_each_question(letters):
     """Rows of one call belong to different questions, some without a decoy."""
-    rows = [Row(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
+    rows = [DecodeRow(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
     for row in rows:
         row.logprob, row.rival = [-1.0, -1.0], [-2.0, -3.0]
     golds = [letters.texts[90 + b] for b in range(3)]
@@ -262,7 +262,7 @@ def words():
 def decoded_row(words, text, finish=STOPPED):
     ids = words(text, add_special_tokens=False).input_ids
     scores = {"logprob": [-0.1] * len(ids), "rival": [-3.0] * len(ids)}
-    return Row(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
+    return DecodeRow(0, np.zeros(1, np.int32), tokens=ids, finish=finish, **scores)
 
 
 def test_row_verdicts_grade_the_text_before_a_stop_string(words):

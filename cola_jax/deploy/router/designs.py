@@ -13,7 +13,7 @@ from jaxtyping import Array
 from cola_jax.config import STRICT
 from cola_jax.deploy.router.features import WINDOWS, states_after, windows_along
 from cola_jax.deploy.router.layer_router import LayerRouter, class_weights, decide, focal_loss
-from cola_jax.deploy.router.segment_router import SegmentRouter, best_paths, segment_loss
+from cola_jax.deploy.router.segment_router import SegmentRouter, likeliest_paths, segment_loss
 from cola_jax.deploy.router.targets import (
     CLASSES,
     NO_OP,
@@ -188,7 +188,7 @@ class SegmentDesign(Design):
         states = states_after(model, prompts, self.early_layers)
         batch = Batch(states, lengths, lengths, lengths)
         boundary, ops = jax.device_get(segment_logits(self, params, batch))
-        return [best_paths(*row, beams) for row in zip(boundary, ops, strict=True)]
+        return [likeliest_paths(*row, beams) for row in zip(boundary, ops, strict=True)]
 
     def layers_run(self, path: Path) -> int:
         return self.early_layers

@@ -177,7 +177,7 @@ def distill(
         state = trainer.train(states, config.save_every, watch)
     checkpoint.save_weights(directory, state.params)
     router = make_router(design, state.params, session.model)
-    distilled = evaluate(session, router, features, np.asarray(state.losses), beams, trainer)
+    distilled = evaluate_router(session, router, features, np.asarray(state.losses), beams, trainer)
     content = json.dumps(distilled.to_json(), indent=2, ensure_ascii=False) + "\n"
     write_whole(absolute(directory) / METRICS, content.encode())
     return distilled
@@ -223,7 +223,7 @@ class Watch:
             self.losses = []
 
 
-def evaluate(
+def evaluate_router(
     session: Session,
     router: Router,
     features: Features,

@@ -88,10 +88,10 @@ def make_examples(
         else:
             chosen = fitting if which == "all" and not held else fitting[:1]
             rows[held] += [(i, *pair, 1 / len(chosen)) for pair in chosen]
-    return assemble(rows, left_out)
+    return examples_of(rows, left_out)
 
 
-def assemble(rows: list[list], left_out: dict[str, int]) -> Examples:
+def examples_of(rows: list[list], left_out: dict[str, int]) -> Examples:
     """Makes examples of rows (question, path, target, weight) to train on and to hold out."""
     for part, name in zip(rows, ("trained on", "held out"), strict=True):
         if not part:

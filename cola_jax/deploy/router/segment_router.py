@@ -10,7 +10,7 @@ from scipy.special import log_expit, log_softmax
 from cola_jax.deploy.router.targets import CLASSES, NO_OP, Path, Segment, segments_at
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """A post-norm encoder block over the layers' queries."""
 
     heads: int
@@ -51,7 +51,7 @@ class SegmentRouter(nn.Module):
         mask = is_prompt[:, None, None, :]
         x = nn.LayerNorm()(x + attention(x, tokens, mask=mask, deterministic=not train))
         for _ in range(self.blocks):
-            x = Block(self.heads, self.hidden, self.dropout)(x, train)
+            x = EncoderBlock(self.heads, self.hidden, self.dropout)(x, train)
         return nn.Dense(1)(x)[..., 0], nn.Dense(len(CLASSES))(x)
 
 
@@ -69,7 +69,7 @@ def segment_loss(
     return at_boundary.mean(axis=-1) + jnp.mean(at_start, axis=-1, where=starts)
 
 
-def best_paths(boundary: np.ndarray, ops: np.ndarray, beams: int) -> list[Path]:
+def likeliest_paths(boundary: np.ndarray, ops: np.ndarray, beams: int) -> list[Path]:
     """Returns the most likely paths by their likeliest segments, best first, at most `beams`.
 
     A beam search from segment to segment, with `boundary` [L] and `ops` [L, 3]. The beams of one

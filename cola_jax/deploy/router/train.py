@@ -136,7 +136,7 @@ class Trainer:
         if save_every < 1:
             raise InputError(f"a state is saved every 1 or more steps, not {save_every}.")
         with saved_states(directory) as manager:
-            state = restore(manager, self.initial())
+            state = restore_newest(manager, self.initial())
             first, saved = int(state.step), time.monotonic()
             for step in range(first, self.steps):
                 begun, batch = time.perf_counter(), self.batch(step)
@@ -165,7 +165,7 @@ def saved_states(directory: epath.PathLike) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(absolute(directory), options=options)
 
 
-def restore(manager: ocp.CheckpointManager, initial: TrainState) -> TrainState:
+def restore_newest(manager: ocp.CheckpointManager, initial: TrainState) -> TrainState:
     """Restores the newest state, of the form of `initial`; `initial` itself where there is none."""
     step = manager.latest_step()
     if step is None:

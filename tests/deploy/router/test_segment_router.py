@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cola_jax.deploy.router.segment_router import SegmentRouter, best_paths, segment_loss
+from cola_jax.deploy.router.segment_router import SegmentRouter, likeliest_paths, segment_loss
 from cola_jax.deploy.router.targets import NO_OP, path_of_segments, segments_at
 
 
@@ -53,19 +53,19 @@ def test_best_paths_are_those_of_enumeration(seed):
         scores[path] = max(score, scores.get(path, -np.inf))
     del scores[()]
     expected = sorted(scores, key=lambda path: -scores[path])
-    assert best_paths(boundary, ops, 20) == expected[:20]
+    assert likeliest_paths(boundary, ops, 20) == expected[:20]
 
 
 def test_best_paths_never_skip_every_layer():
     ops = np.tile([50.0, 0.0, -50.0], (3, 1))
-    paths = best_paths(np.zeros(3), ops, 100)
+    paths = likeliest_paths(np.zeros(3), ops, 100)
     assert () not in paths
     assert (
         len(paths)
         == len(set(paths))
         == len({path_of_segments(way) for way in every_way(0, 3)} - {()})
     )
-    assert len(best_paths(np.zeros(3), ops, 1)[0]) < 3
+    assert len(likeliest_paths(np.zeros(3), ops, 1)[0]) < 3
 
 
 def test_segment_router_does_not_see_padding():
