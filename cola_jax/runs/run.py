@@ -9,11 +9,10 @@ import contextlib
 import functools
 import json
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import yaml
 from etils import epath
@@ -22,21 +21,18 @@ from cola_jax.errors import InputError, shown
 from cola_jax.execute.metrics import Metrics
 from cola_jax.files import check_links, hold, matching, write_whole
 from cola_jax.identity import digest
-from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.hosts import WHOLE, Shard
 from cola_jax.runs.parts import (
     TABLES,
     PartFiles,
-    by_question,
     encode_part,
     list_parts,
     part_name,
-    read_part,
     read_parts,
     read_record,
     write_record,
 )
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS, evaluation_rows, known_verdicts
+from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.settings import (
     Asked,
     asked_by_run,
@@ -44,10 +40,10 @@ from cola_jax.runs.settings import (
     continues,
     other_settings,
 )
+from cola_jax.runs.unfinished import Unfinished
 from cola_jax.scoring import Encoded
-from cola_jax.scoring.evaluations import Evaluations, Known, Write
+from cola_jax.scoring.evaluations import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
-from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
 MANIFEST = "run.json"
@@ -69,8 +65,7 @@ class Run:
         self.shard = shard
         self.metrics = Metrics()
         self.done: set[str] = set()
-        self.unfinished: dict[str, list[pa.Table]] = defaultdict(list)  # evaluations, by question
-        self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
+        self.unfinished = Unfinished(functools.partial(self.write_rows, UNFINISHED))
         self.number = 0  # of the next part
 
     @contextlib.contextmanager
@@ -115,7 +110,7 @@ class Run:
                 files += [part["evaluations"] for part in parts]
             else:
                 self.done = set(self.questions(["question"])["question"].to_pylist())
-            self.load(files)
+            self.unfinished.load(files, self.mark, self.done)
             self.metrics = metrics or Metrics()
             try:
                 yield self
@@ -173,20 +168,6 @@ class Run:
         self.set_aside()
         self.write(evaluations, questions)
 
-    def load(self, files: Sequence[epath.Path]) -> None:
-        """Read the evaluations of questions that are not done."""
-        for file in files:
-            try:
-                tables = by_question(read_part(file, EVALUATIONS, self.mark))
-            except FileNotFoundError:  # another shard has done its questions
-                continue
-            for name in tables.keys() - self.done:
-                self.unfinished[name].append(tables[name])
-
-    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
-        """Return the verdict [1] of each path that an earlier start evaluated of a question."""
-        return known_verdicts(self.unfinished.get(encoded.question.id, ()), encoded)
-
     def resume(
         self,
         evaluate: Evaluate,
@@ -202,30 +183,16 @@ class Run:
           known, call_size: as `Evaluations` takes them.
           write: whether new evaluations are written before their questions are done.
         """
-        resumed = [self.known(encoded) for encoded in batch]
+        resumed = [self.unfinished.known(encoded) for encoded in batch]
         self.metrics.add(earlier=sum(map(len, resumed)))
         return Evaluations(
             evaluate,
             [encoded.question for encoded in batch],
             known=known,
             resumed=resumed,
-            write=self.writer(batch) if write else None,
+            write=self.unfinished.writer(batch) if write else None,
             call_size=call_size,
         )
-
-    def writer(self, batch: Sequence[Encoded]) -> Write:
-        """Return a function that writes new evaluations of a batch."""
-
-        def write(paths: np.ndarray, verdicts: Verdicts) -> None:
-            rows = []
-            for b, encoded in enumerate(batch):
-                entries = np.flatnonzero(paths[b, :, 0] != STOP)
-                written = [unpad_path(path) for path in paths[b, entries]]
-                rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
-            file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
-            self.waves[batch[0].question.id].append(file)
-
-        return write
 
     def write(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
@@ -236,9 +203,7 @@ class Run:
         self.write_rows("evaluations", stem, evaluations)
         self.write_rows("questions", stem, questions)
         for row in questions:
-            self.unfinished.pop(row["question"], None)
-            for file in self.waves.pop(row["question"], ()):
-                file.unlink(missing_ok=True)
+            self.unfinished.drop(row["question"])
 
     def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
         """Write rows to a file of the run, whole; OSError says what to do."""

@@ -262,7 +262,7 @@ class Session:
                 if paths := list(evaluations.known[b]):
                     rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            if run.waves or not run.parts():  # or nothing is new
+            if run.unfinished.waves or not run.parts():  # or nothing is new
                 run.replace(rows, done)
 
     @contextlib.contextmanager

@@ -177,7 +177,7 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide what is right, whatever questions are asked."""
     prompt = settings.get("prompt") or {}
-    style, shots = prompt.get("format"), prompt.get("num_fewshot")
+    style, shots = prompt.get("format", "plain"), prompt.get("num_fewshot")
     if isinstance(style, dict):
         rest = {name: value for name, value in style.items() if name != "shots"}
         style = f"{style['name']} {digest(rest)[:8]}"

@@ -101,7 +101,7 @@ class Readers:
         with Run(folder).open(settings, sound_runs.START, here, metrics=Metrics()) as run:
             run.count_earlier(LAYERS)
             for encoded in self.encoded:
-                run.known(encoded)
+                run.unfinished.known(encoded)
 
     def reused(self, folder: Path) -> None:
         stored = Reuse([str(folder)], sound_runs.SEARCH, self.encoded)

@@ -206,24 +206,24 @@ def wave(*scores):
 def test_known_are_the_evaluations_that_were_written(run):
     variant = [encode("a", "In short: ?"), encode("b", "In short: ?")]
     with Run(run.directory).open(SETTINGS, START) as first:
-        first.writer(BATCH)(*wave(0.25, -0.5))
-        first.writer(variant)(*wave(2.0, 3.0))
-        assert first.known(BATCH[0]) == {}  # what this start wrote is in memory already
+        first.unfinished.writer(BATCH)(*wave(0.25, -0.5))
+        first.unfinished.writer(variant)(*wave(2.0, 3.0))
+        assert first.unfinished.known(BATCH[0]) == {}  # what this start wrote is in memory already
     with Run(run.directory).open(SETTINGS, START) as again:
         for encoded, margin in zip([*BATCH, *variant], (0.25, -0.5, 2.0, 3.0), strict=True):
-            known = again.known(encoded)
+            known = again.unfinished.known(encoded)
             assert list(known) == [(0, 1), (1,)]
             for verdict in known.values():
                 assert verdict.margin.tolist() == [margin]
                 assert verdict.verdict.tolist() == [margin > 0]
-        assert again.known(encode("a", "another text")) == {}
-        assert again.known(encode("c")) == {}
+        assert again.unfinished.known(encode("a", "another text")) == {}
+        assert again.unfinished.known(encode("c")) == {}
 
 
 def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
     paths, verdicts = wave(2.0, 3.0)
     with Run(run.directory).open(SETTINGS, START) as first:
-        first.writer(BATCH)(paths, verdicts)
+        first.unfinished.writer(BATCH)(paths, verdicts)
     metrics, evaluated = Metrics(), []
     with Run(run.directory).open(SETTINGS, START, metrics=metrics) as again:
         evaluations = again.resume(evaluated.append, BATCH)
@@ -233,13 +233,13 @@ def test_resume_counts_and_repeats_nothing_of_an_earlier_start(run):
 
 def test_waves_are_removed_once_their_questions_are_done(run):
     with Run(run.directory).open(SETTINGS, START) as again:
-        again.writer(BATCH)(*wave(1.0, 1.0))
-        again.writer([encode("c")])(PATHS[None], wave(1.0)[1])
+        again.unfinished.writer(BATCH)(*wave(1.0, 1.0))
+        again.unfinished.writer([encode("c")])(PATHS[None], wave(1.0)[1])
         again.write(*rows("a", "b"))
         assert len(list((run.directory / UNFINISHED).iterdir())) == 1
     with Run(run.directory).open(SETTINGS, START) as again:
-        assert len(again.known(encode("c"))) == 2
-        assert again.known(BATCH[0]) == {}
+        assert len(again.unfinished.known(encode("c"))) == 2
+        assert again.unfinished.known(BATCH[0]) == {}
         again.write(*rows("c"))
     assert not (run.directory / UNFINISHED).exists()
 
@@ -249,7 +249,7 @@ def test_replace_writes_all_questions_again(run):
     assert done(run) == {"a", "b", "c"}
     with Run(run.directory).open(SETTINGS, START, again=True) as again:
         assert again.done == set()
-        assert again.unfinished.keys() == {"a", "b", "c"}
+        assert again.unfinished.tables.keys() == {"a", "b", "c"}
         again.replace(*rows("a", "b", "c"))
         assert column(again.questions()) == ["a", "b", "c"]
     assert not (run.directory / UNFINISHED).exists()

@@ -1,13 +1,11 @@
 """The benchmark of a search: all programs evaluate the same, or nothing is timed."""
 
-import numpy as np
 import pytest
 
 from cola_jax.runs import search_benchmark as module
-from cola_jax.runs.search_benchmark import SEARCH, WHOLE, benchmark_search, search_pairs
+from cola_jax.runs.search_benchmark import SEARCH, WHOLE, benchmark_search
 from cola_jax.runs.session import Session
 from cola_jax.scoring.evaluator import question_batches
-from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Settings
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
@@ -71,24 +69,3 @@ def test_benchmark_search_times_nothing_that_disagrees(session, monkeypatch):
     monkeypatch.setattr(module, "time_in_turns", lambda *_, **__: pytest.fail("was timed"))
     with pytest.raises(ValueError, match=r"mistaken: the scores of question q\d on path .* differ"):
         benchmark_search(session, SETTINGS, baselines=lambda _: {"mistaken": mistaken})
-
-
-def test_search_pairs_lists_each_path_once_and_reuses_nothing(session):
-    pairs, again = (search_pairs(session, SETTINGS) for _ in range(2))
-    assert len(set(map(key, pairs))) == len(pairs) >= 5 * len(session.encoded)
-    for pair, other in zip(sorted(pairs, key=key), sorted(again, key=key), strict=True):
-        assert key(pair) == key(other)
-        np.testing.assert_array_equal(pair.verdict.scores, other.verdict.scores)
-
-
-def test_difference_is_relative_to_the_largest_score():
-    one = Verdicts.of_scores(np.array([-20.0, -4.0]), 0)
-    padded = one._replace(scores=np.float32([-20, -4.2, np.nan]))
-    assert module.difference(one, padded) == pytest.approx(0.01)
-    small = one._replace(scores=np.float32([-0.2, -0.1]))
-    assert module.difference(small, one._replace(scores=np.float32([-0.2, -0.4]))) == (
-        pytest.approx(0.3)
-    )
-    broken = one._replace(finite=np.False_)
-    assert module.difference(one, broken) == np.inf
-    assert module.difference(broken, broken) == 0

@@ -17,6 +17,7 @@ from cola_jax.runs.settings import (
     asked_here,
     check_comparable,
     continues,
+    deciding,
 )
 from cola_jax.scoring import Encoded
 from cola_jax.strategies.rules import PRESETS, Settings
@@ -259,6 +260,7 @@ def changed(**fields) -> list[Question]:
         (asked(model="xyz"), "its model is abc, here it is xyz"),
         (asked(dtype="bfloat16"), "its dtype is float32, here it is bfloat16"),
         (asked(scorer="letter"), "its scorer is options, here it is letter"),
+        (asked(prompt={"format": "x", "num_fewshot": 2}), "its format is plain, here it is x"),
         (asked(digest="1"), r"2 of 2 prompts have changed \('p', 'q'\)"),
         (
             asked(prompt={"format": "gsm8k", "shots": ["a"]}),
@@ -287,3 +289,7 @@ def test_differences_that_are_allowed_are_told():
     ]
     with pytest.raises(InputError, match="its model is abc, here it is xyz"):
         check_comparable(asked(), asked(model="xyz"), ANY_SCORER)
+
+
+def test_questions_without_a_format_are_asked_plainly():
+    assert deciding({})["format"] == deciding({"prompt": {"format": "plain"}})["format"]
