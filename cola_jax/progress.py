@@ -41,13 +41,11 @@ def new_bar(label: str, progress: bool | None, **options: Any) -> Any:
         warnings.simplefilter("ignore")  # that ipywidgets are missing: the bar is text then
         from tqdm.auto import tqdm
 
-    delay = DELAY
+    options |= {"delay": DELAY, "miniters": 0, "smoothing": 0, "unit_divisor": 1000}
     if not (progress or "ipykernel" in sys.modules or sys.stderr.isatty()):
-        delay = SECONDS_PER_LINE
-        options |= {"file": LogFile(), "bar_format": LINE, "mininterval": SECONDS_PER_LINE}
-    return tqdm(
-        desc=label, delay=delay, miniters=0, dynamic_ncols=True, unit_divisor=1000, **options
-    )
+        options |= {"delay": SECONDS_PER_LINE, "mininterval": SECONDS_PER_LINE}
+        options |= {"file": LogFile(), "bar_format": LINE}
+    return tqdm(desc=label, dynamic_ncols=True, **options)
 
 
 def is_hidden(progress: bool | None) -> bool:
