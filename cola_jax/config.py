@@ -142,11 +142,22 @@ class ModelConfig:
         return bool(self.experts and self.mlp_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, of types that JSON has."""
+        """Write the config for a file.
+
+        Returns:
+          Its fields by name, of types that JSON has.
+        """
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuild what `to_json` wrote; InputError for fields that break a rule."""
+        """Rebuild what `to_json` wrote.
+
+        Returns:
+          The config.
+
+        Raises:
+          InputError: for fields that are unknown, missing or break a rule.
+        """
         with reading("the model config"):
             return TypeAdapter(ModelConfig).validate_json(json.dumps(fields))
