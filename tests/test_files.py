@@ -80,7 +80,7 @@ def test_check_links_refuses_a_run_with_one_out_of_it(tmp_path: Path, place: str
     for act in (Run(run.directory).manifest, lambda: run.open({}, {}).__enter__()):
         with pytest.raises(InputError, match="is a symbolic link out of"):
             act()
-    assert not os.listdir(tmp_path / "mine")
+    assert target.is_dir() or target.read_text() == "mine"
 
 
 def test_check_links_refuses_a_checkpoint_of_links(tiny_checkpoint: Path, tmp_path: Path) -> None:

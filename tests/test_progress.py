@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[Callable[..., object], int]] = {
         ),
         6,
     ),
-    "search": (search, 12),  # a wave after the identity path
+    "search": (search, 15),  # 4 of each question, and the identity path
     "generate": (
         lambda model, progress: cola_jax.generate(
             model, "Two words", ["0-3", "0"], max_new_tokens=2, progress=progress

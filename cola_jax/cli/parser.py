@@ -328,7 +328,7 @@ def read_primitive(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | N
     """Read numbers and choices, also those that may be None, as people write them."""
     kind = info.type
     if get_origin(kind) in (Union, types.UnionType):
-        kind = get_args(kind)[0]
+        kind = str if str in get_args(kind) else get_args(kind)[0]
     return choice(get_args(kind)) if get_origin(kind) is Literal else READERS.get(kind)
 
 

@@ -63,6 +63,8 @@ def ended_in_order(*, last: bool = False) -> Iterator[None]:
     before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield
+        if ended:  # put off until the body was done
+            raise ended[0]
     finally:
         if ended:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -142,7 +142,7 @@ def test_bad_model_is_named(common, tmp_path, refused):
     model = tmp_path / "nothing"
     assert "is not a model: no such" in refused("search", *changed(common, model=model))
     error = refused("evaluate", *changed(common, model="some/model"), "--random", 1)
-    assert "no file or directory 'some/model' here, HF_HUB_OFFLINE is set" in error
+    assert "some/model (revision main) is not a file or directory here, and could not be" in error
 
 
 def test_bad_destination_is_named(common, tmp_path, refused, no_report):
