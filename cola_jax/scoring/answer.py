@@ -1,7 +1,7 @@
 """Where a completion ends, and rules that extract its answer."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 from cola_jax.errors import InputError
@@ -208,9 +208,3 @@ def check_greedy(keywords: Mapping[str, Any]) -> None:
             f"generation asks for {name}={keywords[name]!r}, but the model cola decodes greedily: "
             "give --gen_kwargs do_sample=False,temperature=0, or another task."
         )
-
-
-def cut_text(text: str, stops: Sequence[str]) -> str:
-    """Cut a text before the first place where a stop string begins."""
-    places = [text.find(stop) for stop in stops]
-    return text[: min((place for place in places if place >= 0), default=None)]

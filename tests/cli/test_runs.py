@@ -104,7 +104,10 @@ def test_generate_prints_without_a_directory(model, capsys, tmp_path, monkeypatc
     ("arguments", "message"),
     [
         ((), "there are no prompts"),
-        (("--prompt", "sun", "--max-new-tokens", "300"), "question 0 has 3 tokens and 300 new ones"),
+        (
+            ("--prompt", "sun", "--max-new-tokens", "300"),
+            "question 0 has 3 tokens and 300 new ones",
+        ),
         (("--prompt", "sun", "--paths", "0-9"), "0..4"),
         (("--prompts-file", "nowhere.jsonl"), "nowhere.jsonl"),
     ],

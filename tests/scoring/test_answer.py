@@ -5,7 +5,6 @@ import pytest
 from cola_jax.scoring.answer import (
     Answer,
     GenerationSettings,
-    cut_text,
     find_answer,
     last_box,
     read_gen_kwargs,
@@ -124,9 +123,3 @@ def test_read_gen_kwargs(given, settings):
 def test_read_gen_kwargs_refuses(given, message):
     with pytest.raises(ValueError, match=message):
         read_gen_kwargs(given, 256)
-
-
-def test_cut_text_at_the_first_stop():
-    assert cut_text("one two three", ("three", "two")) == "one "
-    assert cut_text("one", ("two",)) == "one"
-    assert cut_text("one", ()) == "one"

@@ -87,11 +87,6 @@ def extend(segment: Segment, rest: Way) -> Way:
     return (segments + 1, skips, repeats, (-segment.size, *sizes)), [segment, *following]
 
 
-def path_of_segments(segments: list[Segment]) -> Path:
-    """Joins what the segments add."""
-    return tuple(layer for segment in segments for layer in segment.layers)
-
-
 def segment_target(path: Path, num_layers: int) -> np.ndarray | None:
     """Returns the operation at each layer where a segment starts [L], NO_OP elsewhere."""
     segments = segments_of_path(path, num_layers)

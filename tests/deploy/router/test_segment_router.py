@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cola_jax.deploy.router.segment_router import SegmentRouter, likeliest_paths, segment_loss
-from cola_jax.deploy.router.targets import NO_OP, path_of_segments, segments_at
+from cola_jax.deploy.router.targets import NO_OP, segments_at
 
 
 def sigmoid(x):
@@ -37,6 +37,11 @@ def every_way(first, layers):
     ]
 
 
+def joined(way):
+    """Return the path of segments."""
+    return tuple(layer for segment in way for layer in segment.layers)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_best_paths_are_those_of_enumeration(seed):
     layers, rng = 6, np.random.default_rng(seed)
@@ -49,7 +54,7 @@ def test_best_paths_are_those_of_enumeration(seed):
         score += sum(
             np.log(sigmoid(boundary[i] if i in starts else -boundary[i])) for i in range(1, layers)
         )
-        path = path_of_segments(way)
+        path = joined(way)
         scores[path] = max(score, scores.get(path, -np.inf))
     del scores[()]
     expected = sorted(scores, key=lambda path: -scores[path])
@@ -60,11 +65,7 @@ def test_best_paths_never_skip_every_layer():
     ops = np.tile([50.0, 0.0, -50.0], (3, 1))
     paths = likeliest_paths(np.zeros(3), ops, 100)
     assert () not in paths
-    assert (
-        len(paths)
-        == len(set(paths))
-        == len({path_of_segments(way) for way in every_way(0, 3)} - {()})
-    )
+    assert len(paths) == len(set(paths)) == len({joined(way) for way in every_way(0, 3)} - {()})
     assert len(likeliest_paths(np.zeros(3), ops, 1)[0]) < 3
 
 

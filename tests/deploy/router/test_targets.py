@@ -27,7 +27,7 @@ def test_targets_say_the_same_path(text, counts):
     path = parse_path(text, L)
     segments = targets.segments_of_path(path, L)
     assert segments is not None
-    assert targets.path_of_segments(segments) == path
+    assert tuple(layer for each in segments for layer in each.layers) == path
     assert all(1 <= segment.size <= 4 for segment in segments)
     assert [s.first for s in segments[1:]] == [s.first + s.size for s in segments[:-1]]
     found = targets.counts_of_path(path, L)
