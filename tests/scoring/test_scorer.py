@@ -1,16 +1,28 @@
-"""`Scorer`: one of a user's own, and what binds a scorer to a batch of questions."""
+"""`Scorer`: one of a user's own, its evaluator of a batch of questions, and scorers by name."""
+
+import typing
 
 import numpy as np
 import pytest
 
 import cola_jax
+import cola_jax.scoring
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, identity, random_paths, unpad_path
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
-from cola_jax.scoring import Options, Scorer, Verdicts, encode_answers
+from cola_jax.scoring import (
+    SCORERS,
+    Options,
+    Scorer,
+    ScorerName,
+    Verdicts,
+    encode_answers,
+    scorer_class,
+    scorer_names,
+)
 from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.scorer import score_readings
 from tests import tiny
@@ -160,3 +172,28 @@ def test_scorer_enters_and_leaves(words):
     assert (scorer.open, scorer.decodes) == (False, False)
     with pytest.raises(TypeError, match="abstract"):
         Scorer(words)
+
+
+def test_scorer_class_knows_every_name():
+    assert set(SCORERS) == set(typing.get_args(ScorerName))
+    for name in SCORERS:
+        assert scorer_class(name).name == name
+
+
+@pytest.mark.parametrize("name", ["mine", "", "Options", "generate"])
+def test_scorer_class_refuses_unknown_name(name):
+    names = "options, options-norm, letter, letter-strict, exact, generation"
+    with pytest.raises(ValueError, match=f"^scorer '{name}' is not one of {names}"):
+        scorer_class(name)
+
+
+def test_scorers_say_what_they_are_for():
+    assert scorer_names(open=True) == ["exact", "generation"]
+    assert [name for name in SCORERS if scorer_class(name).decodes] == ["generation"]
+
+
+def test_registry_names_every_scorer():
+    every = [getattr(cola_jax.scoring, name) for name in cola_jax.scoring.__all__]
+    kinds = {kind for kind in every if isinstance(kind, type) and issubclass(kind, Scorer)}
+    named = {kind.name for kind in kinds if "name" in vars(kind)}
+    assert named - {cola_jax.scoring.Completions.name} == set(SCORERS)
