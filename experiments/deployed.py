@@ -154,7 +154,7 @@ def main(settings: Deployed) -> None:
     session: Any = settings.session()
     final = session
     if settings.final is not None:
-        final = dataclasses.replace(settings.session(settings.final), whole=session)
+        final = dataclasses.replace(settings.session(settings.final), handle=session.handle)
     parts = (single_ways, menu_ways, router_ways)
     ways = [way for part in parts for way in part(settings, session, final)]
     before = ways[0].right

@@ -95,7 +95,7 @@ class Menu(Command):
                 self.flags.task, scorer=self.try_scorer, max_new_tokens=None, rule=None
             )
             screen = dataclasses.replace(self.flags, task=task).prepare(command=self)
-            screen = dataclasses.replace(screen, whole=session)  # it shares the weights
+            screen = dataclasses.replace(screen, handle=session.handle)  # it shares the weights
         out = self.flags.out
         menu = run_with_progress(
             lambda metrics: find_menu(session, screen, out, self.runs, self.settings, metrics)

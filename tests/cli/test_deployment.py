@@ -79,6 +79,10 @@ def test_menu_of_a_search(
     assert effects["pretrained model"]["held_out"]["difference"] == 0
     with np.load(out / "selector.npz", allow_pickle=False) as selector:
         assert selector["weights"].shape[1] == len(menu["paths"])
+    other = ["--out", str(tmp_path / "tried"), "--runs", str(tmp_path / "run")]
+    main(["menu", *common, *parts, *other, "--try-scorer", "options-norm", "--json"])
+    tried = json.loads(capsys.readouterr().out)
+    assert tried["paths"][0] == "0-4"
     assert "8 of the held-out questions" in refused(*command, out / "held-out")
     command.append(str(tmp_path / "run"))
     assert "leaves nothing to choose" in refused(*command, "--size", "1")
