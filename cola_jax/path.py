@@ -172,6 +172,15 @@ def pad_path(path: Ids, positions: int) -> np.ndarray:
     return np.pad(np.asarray(path, np.int32), (0, positions - len(path)), constant_values=STOP)
 
 
+def pad_lists(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
+    """Pad lists of paths, one for each question, to an int32 array [B, C, P] as `pad_path` does."""
+    paths = np.full((len(rows), max(map(len, rows), default=0), positions), STOP, np.int32)
+    for b, row in enumerate(rows):
+        for c, path in enumerate(row):
+            paths[b, c, : len(path)] = path
+    return paths
+
+
 def unpad_path(path: np.ndarray) -> tuple[int, ...]:
     """Return the layer ids of a path [P] that is padded with STOP."""
     return tuple(path[path != STOP].tolist())

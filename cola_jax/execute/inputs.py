@@ -14,7 +14,7 @@ from cola_jax.checkpoint import load_tokenizer
 from cola_jax.errors import InputError
 from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
-from cola_jax.path import STOP, pad_path, parse_path, validate
+from cola_jax.path import STOP, pad_lists, parse_path, validate
 from cola_jax.prompts import (
     NO_READ,
     PADDING,
@@ -187,13 +187,8 @@ def pad_paths(paths: Paths, questions: int, num_layers: int) -> np.ndarray:
     checked = [[validate(path, num_layers) for path in row] for row in rows]
     if padded is not None:
         return padded.astype(np.int32)
-    width = max((len(row) for row in checked), default=0)
     longest = max((len(path) for row in checked for path in row), default=1)
-    out = np.full((questions, width, bucket(longest)), STOP, np.int32)
-    for b, row in enumerate(checked):
-        for c, path in enumerate(row):
-            out[b, c] = pad_path(path, out.shape[2])
-    return out
+    return pad_lists(checked, bucket(longest))
 
 
 def bucket(size: int, smallest: int = 8) -> int:

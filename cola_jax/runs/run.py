@@ -100,7 +100,7 @@ class Run:
             content = self.content()
             further = continues(self.directory, content["settings"], settings)
             if content["starts"] and asked is not None:
-                self.check_asked(asked)
+                self.check_asked(asked, content["settings"])
             if further:
                 self.set_aside()
             start_file = self.record_start(len(content["starts"]), settings, environment)
@@ -119,9 +119,9 @@ class Run:
                     write_record(start_file.with_suffix(METRICS), metrics.report())
             self.tidy(settings.get("questions"))
 
-    def check_asked(self, asked: Asked) -> None:
-        """Raise InputError where a run has other questions, or has them otherwise."""
-        before = asked_by_run(self)
+    def check_asked(self, asked: Asked, settings: Mapping[str, Any]) -> None:
+        """Raise InputError where a run of these settings asks others, or asks them otherwise."""
+        before = asked_by_run(self, settings)
         check_comparable(before, asked)
         others = before.values["texts"].keys() - asked.values["texts"].keys()
         if others and self.shard == WHOLE:

@@ -182,6 +182,15 @@ def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
     }
 
 
+def search_part(batch: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
+    """Make the rows of the searches of a batch."""
+    pairs = list(zip(batch, outcomes, strict=True))
+    return Part(
+        [row for pair in pairs for row in search_evaluation_rows(*pair)],
+        [search_question_row(*pair) for pair in pairs],
+    )
+
+
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
     """Make the rows of all that the searches of one question asked about, that for gold first."""
     rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts)

@@ -17,11 +17,12 @@ from cola_jax.path import identity, pad_path
 from cola_jax.prompts import Prompts
 from cola_jax.runs.devices import machine
 from cola_jax.runs.run import MANIFEST, Run
-from cola_jax.runs.schema import Part, search_evaluation_rows, search_question_row
+from cola_jax.runs.schema import Part, search_part
 from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
+from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.again import (
     most_asked,
@@ -53,8 +54,7 @@ class BatchSearch:
     @property
     def most_evaluations(self) -> int:
         """The most evaluations of a question: its control searches and its variants included."""
-        options = max(len(encoded.question.options) for encoded in self.session.encoded)
-        searches = self.settings.searches(options)
+        searches = self.settings.searches(most_options(self.session.encoded))
         variants, size = len(self.session.variants), self.settings.simulations
         if self.robust:
             return (1 + variants) * (1 + size * searches)
@@ -67,14 +67,10 @@ class BatchSearch:
         batch = [self.session.encoded[i] for i in indices]
         search = self.search_robust if self.robust else self.search
         outcomes = search(worker, batch, variants, workload)
-        rows = [
-            row
-            for encoded, outcome in zip(batch, outcomes, strict=True)
-            for row in search_evaluation_rows(encoded, outcome)
-        ]
+        part = search_part(batch, outcomes)
         if self.robust:  # a verdict is of several prompts, so that no other search can take it
-            rows = [row | {"asked": None} for row in rows]
-        return Part(rows, list(map(search_question_row, batch, outcomes)))
+            part = part._replace(evaluations=[row | {"asked": None} for row in part.evaluations])
+        return part
 
     def search(
         self,
@@ -162,8 +158,8 @@ def ordered(
 def check_search(session: "Session", settings: Settings) -> None:
     """Raise InputError where searches that run together need too much memory."""
     session.check_memory(settings.positions(session.num_layers))
-    options = max(len(encoded.question.options) for encoded in session.encoded)
-    together = THREADS * session.batch_size(len(session.encoded)) * settings.searches(options)
+    searches = settings.searches(most_options(session.encoded))
+    together = THREADS * session.batch_size(len(session.encoded)) * searches
     check_memory(settings, session.num_layers, together, session.handle.memory.budget)
 
 
@@ -216,10 +212,6 @@ def save_run(
         "scorer": {"open": scorer.open, "decodes": scorer.decodes},
         **machine(),
     }
-    rows = list(zip(evaluate.encoded, outcomes, strict=True))
     with Run(directory).open(recorded, environment, again=True) as run:
-        run.replace(
-            [row for pair in rows for row in search_evaluation_rows(*pair)],
-            [search_question_row(*pair) for pair in rows],
-        )
+        run.replace(*search_part(evaluate.encoded, outcomes))
     return run

@@ -136,10 +136,11 @@ class Asked(NamedTuple):
         return cls(name, values)
 
 
-def asked_by_run(run: "Run") -> Asked:
-    """Read what a run asked."""
+def asked_by_run(run: "Run", settings: Mapping[str, Any] | None = None) -> Asked:
+    """Read the questions of a run; its settings too, unless they are given."""
+    known: Mapping[str, Any] = run.manifest()["settings"] if settings is None else settings
     rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
-    return Asked.of(str(run.directory), run.manifest()["settings"], rows)
+    return Asked.of(str(run.directory), known, rows)
 
 
 def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:

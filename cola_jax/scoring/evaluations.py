@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cola_jax.path import STOP, Ids, unpad_path
+from cola_jax.path import STOP, pad_lists, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Verdicts
@@ -113,12 +113,3 @@ def cut_waves(
         for b, path in order[first : first + size]:
             wave[b].append(path)
         yield pad_lists(wave, positions)
-
-
-def pad_lists(rows: Sequence[Sequence[Ids]], positions: int) -> np.ndarray:
-    """Pad lists of paths, one of each question, to an array [B, C, P]."""
-    paths = np.full((len(rows), max(map(len, rows)), positions), STOP, np.int32)
-    for b, row in enumerate(rows):
-        for c, path in enumerate(row):
-            paths[b, c, : len(path)] = path
-    return paths

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cola_jax.path import STOP
+from cola_jax.path import STOP, pad_lists
 from cola_jax.question import Question
-from cola_jax.scoring.evaluations import pad_lists
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
@@ -122,8 +121,8 @@ def with_again(
 
         def of_search(search: Outcome) -> Again:
             nodes = nodes_to_ask(search)
-            places = [column[search.paths[i]] for i in nodes]
-            answers = np.stack([each.answer[places] for each in variants], axis=1)
+            indices = [column[search.paths[i]] for i in nodes]
+            answers = np.stack([each.answer[indices] for each in variants], axis=1)
             return Again(nodes, answers == search.target, plain, scores)
 
         return for_each_search(outcome, of_search)

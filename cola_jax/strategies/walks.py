@@ -8,8 +8,7 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
-from cola_jax.path import FittingEdits, edited, unpad_path
-from cola_jax.scoring.evaluations import pad_lists
+from cola_jax.path import FittingEdits, edited, pad_lists, unpad_path
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.mcts import NOTHING, table_of
 from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
