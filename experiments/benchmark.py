@@ -62,7 +62,7 @@ class FullBenchmark:
         command = self.benchmark
         model = command.load()
         results = command.measure(model, baselines=more_baselines(model, torch=self.torch))
-        worker = Workers(model, rows=command.devices.rows).workers[0]
+        worker = Workers(model, tile_tokens=command.devices.tile_tokens).workers[0]
         results["layer"] = time_layer(
             worker, command.tokens, command.paths, command.reads, command.rounds
         )

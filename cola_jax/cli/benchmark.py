@@ -84,7 +84,7 @@ class Benchmark(Command):
             reads=self.reads,
             rounds=self.rounds,
             memory_budget=self.devices.budget,
-            rows=self.devices.rows,
+            tile_tokens=self.devices.tile_tokens,
             **options,
         )
 

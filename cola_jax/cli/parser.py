@@ -64,7 +64,7 @@ RARE = {
     *("beams", "candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
     *("finalists", "first", "held-out-from", "held-out-seed", "host", "hub", "learning-rate"),
     *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads"),
-    *("reuse", "robust", "rounds", "rows", "rule", "save-every", "shard", "shots-file"),
+    *("reuse", "robust", "rounds", "rule", "save-every", "shard", "shots-file", "tile-tokens"),
     *("shots-seed", "split", "state-layer", "task-seed", "tokens", "try-scorer", "validation"),
     *("variants", "wait", "weight-decay"),
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
+from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
 from cola_jax.execute.trie import PrefixBlocks
 from cola_jax.path import STOP
@@ -109,7 +109,7 @@ class Allocator:
         self.slots.give_back(np.array([slot], np.int32))
         self.row[slot], self.path[slot] = None, STOP
 
-    def step_tiles(self, slots: np.ndarray, tile: int) -> Tiles:
+    def step_tiles(self, slots: np.ndarray, tile: Layout) -> Tiles:
         """Orders one decode step of these slots."""
         return decode_tiles(self.path, slots, self.own_block, self.prompt_block, tile)
 
@@ -124,30 +124,26 @@ class Admission:
     padding_slot: int
 
     def chunks(
-        self, slots: int, tile: int, prefix: PrefixBlocks | None = None
+        self, slots: int, layout: Layout, prefix: PrefixBlocks | None = None
     ) -> list[tuple[Chunk, Cost]]:
-        """Plans the prefill with S slots and tiles of R rows; `last` writes to decode slots.
+        """Plan the prefill with S slots and tiles of these shapes; `last` writes to decode slots.
 
         With `prefix`, the blocks of what the prompts continue, tiles name these as well.
         """
         out, every = [], np.arange(len(self.slot_of))
-        before = None if prefix is None else prefix.of(self.nodes, every)
-        most = paths_at_once(slots, tile)
+        blocks = {"block": self.block}
+        if prefix is not None:
+            blocks["prompt_block"] = prefix.of(self.nodes, every)
+        most = paths_at_once(slots, layout.rows)
         for start in range(0, len(self.slot_of), most):
             some = every[start : start + most]
-            chunk, cost = Schedule(self.nodes, some, slots, tile).chunk()
+            chunk, cost = Schedule(self.nodes, some, slots, layout).chunk()
             targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
-            last = chunk.last._replace(target=targets[chunk.last.target].astype(np.int32))
+            last = chunk.last.with_blocks(**blocks)
+            target = Columns._fields.index("target")
+            last.table[:, target] = targets[last.table[:, target]]
             chunk = chunk._replace(
-                tiles=self.with_blocks(chunk.tiles, before),
-                last=self.with_blocks(last, before),
-                paths=some[chunk.paths],
+                tiles=chunk.tiles.with_blocks(**blocks), last=last, paths=some[chunk.paths]
             )
             out.append((chunk, cost))
         return out
-
-    def with_blocks(self, tiles: Tiles, before: np.ndarray | None) -> Tiles:
-        """Adds the block of each state that tiles compute, and that of what it continues."""
-        assert tiles.state is not None
-        prompt_block = None if before is None else before[tiles.state]
-        return tiles._replace(block=self.block[tiles.state], prompt_block=prompt_block)

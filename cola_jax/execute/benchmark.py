@@ -84,7 +84,7 @@ def benchmark(
     reads: int = 16,
     rounds: int = 5,
     memory_budget: int | None = None,
-    rows: int | None = None,
+    tile_tokens: int | None = None,
     baselines: Baselines = lambda prompts, paths: (),
 ) -> dict[str, Any]:
     """Measures `run_paths` on one question and many random paths, against baselines.
@@ -93,7 +93,7 @@ def benchmark(
       model: with pretrained or random weights; the first place of its `data` axis is used.
       tokens, paths, reads: T, C and Q.
       rounds: how often each program is timed, in turns.
-      memory_budget, rows: as `run_paths`.
+      memory_budget, tile_tokens: as `run_paths`.
       baselines: makes more programs that run paths, from the prompt and all paths.
 
     Returns:
@@ -103,7 +103,7 @@ def benchmark(
     config = model.config
     prompts = random_prompts(config, 1, tokens, reads)
     drawn = random_paths(config.num_layers, paths, 0)
-    workers = Workers(model, memory_budget=memory_budget, rows=rows)
+    workers = Workers(model, memory_budget=memory_budget, tile_tokens=tile_tokens)
     wave = Wave(workers.workers[0], prompts, [drawn])
     compared = [path_by_path(model, prompts, drawn[:FEW]), *baselines(prompts, drawn)]
     programs = [matmul(str(model.embedding.dtype)), wave.evaluations(), *compared]
@@ -138,11 +138,10 @@ class Wave:
 
     def run_tiles(self) -> jax.Array:
         """Runs the tiles of the wave without last layers and readouts."""
-        evaluator = self.evaluator
+        driver = self.evaluator.driver
         for chunk in self.chunks:
-            for launch in evaluator.worker.launches(chunk.tiles):
-                evaluator.driver.inner(launch, None)
-        return evaluator.driver.slots
+            driver.fill(chunk.embedded[:0], chunk.tiles)
+        return driver.slots
 
     def evaluations(self) -> Program:
         """The whole wave, per evaluation."""
@@ -167,13 +166,13 @@ def summarize(
         "model": {"layers": config.num_layers, "width": config.width, "vocab": config.vocab_size},
         "tokens": tokens,
         "paths": paths,
-        "rows": wave.sizes.rows,
+        "rows": wave.evaluator.layout.rows,
         "slots": wave.sizes.slots,
         "matmul_size": MATMUL_SIZE,
         "matmul_gflops": rate / 1e9,
         "evaluations_per_second": 1 / timings["run_paths"].median,
         "prefix_sharing": cost.useful / run,
-        "padding_share": 1 - run / cost.rows,
+        "padding_share": 1 - cost.tokens / cost.token_rows,
         "unique_over_matmul": unique / seconds / rate,
         "useful_over_matmul": useful / seconds / rate,
     }

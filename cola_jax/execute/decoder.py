@@ -13,19 +13,21 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.allocator import Allocator, DecodeRow
-from cola_jax.execute.common_prefix import tokens_after, without
+from cola_jax.execute.attention import ToCache
+from cola_jax.execute.common_prefix import without
 from cola_jax.execute.driver import Driver, enlarge
-from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.forward import Context, Launch, embed_tokens, forward
-from cola_jax.execute.inputs import bucket, buckets, cut
-from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.evaluator import Workload, layout_of, slot_sizes
+from cola_jax.execute.forward import embed_tokens
+from cola_jax.execute.inputs import bucket, cut, token_counts
+from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, capacity, choose_decode_sizes
+from cola_jax.execute.plan import Layout, TileShape
 from cola_jax.execute.readouts import ChosenToken, greedy_sample
 from cola_jax.execute.shared_prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.stop import Stop
-from cola_jax.execute.worker import Pending, Worker
+from cola_jax.execute.worker import Launches, Pending, Worker
 from cola_jax.path import STOP, pad_path
-from cola_jax.prompts import PROMPT, Prompts
+from cola_jax.prompts import Prompts
 
 AHEAD = 2  # steps dispatched, so that the devices never wait to hear of a stop
 STOPPED, TRUNCATED, NOT_FINITE = "stop", "length", "not finite"  # why a row ended
@@ -50,33 +52,37 @@ class Decoder:
             positions=workload.positions,
             max_new_tokens=max_new_tokens,
             wanted=workload.wave * len(prompts.ids),
-            fixed=workload.fixed,
         )
-        tokens, _ = map(max, zip(*buckets(prompts), strict=True))
-        self.lengths = (np.asarray(prompts.branch) == PROMPT).sum(axis=1).astype(np.int32)
+        self.lengths = token_counts(prompts).astype(np.int32)
         size, memory, self.shared = workload.prefix, beside_blocks(worker), None
-        after = size + tokens_after(prompts, size)
-        if size and fits(worker, workload, lambda: choose(after, memory, prefix=size)):
-            sizes = choose(after, memory, prefix=size)
+        limits, ends = memory.limits, [1] * len(prompts.ids)
+
+        def layout_after(size: int) -> tuple[Layout, int]:
+            layout = layout_of(without(prompts, size), ends, limits)
+            return last_only(layout), size + slot_sizes(layout)[0]
+
+        self.layout, tokens = layout_after(size)
+        if size and fits(worker, workload, lambda: choose(tokens, memory, prefix=size)):
+            sizes = choose(tokens, memory, prefix=size)
             self.shared = SharedPrefix.of(worker, prompts, workload)
-            tokens, prompts = after, without(prompts, size)
         else:
+            size, (self.layout, tokens) = 0, layout_after(0)
             sizes = choose(tokens, worker.memory)
             worker.share_nothing()  # whole prompts take all of the budget
-            size, prompts = 0, cut(prompts, tokens, 0)
-        config = worker.config
+        prompts, config = cut(without(prompts, size), tokens - size, 0), worker.config
         self.worker, self.sizes = worker, sizes
         self.stop, self.limit = stop, max_new_tokens
         self.allocator = Allocator(sizes.decode_slots, sizes.blocks, sizes.positions)
         count = capacity(len(prompts.ids))
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
-        ends = enlarge(self.lengths - size - 1, count)[:, None]
-        self.driver = Driver(worker, inputs, ends, sizes.slots)
+        last = enlarge(self.lengths - size - 1, count)[:, None]
+        self.driver = Driver(worker, inputs, last, sizes.slots, self.layout)
         self.prompt, self.decoded = (self.blocks(length) for length in (tokens, sizes.kept))
-        states = np.zeros((sizes.decode_slots + 1, config.width), worker.dtype)
+        states = np.zeros((sizes.decode_slots + 1, 1, config.width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
-        self.planned: tuple[bytes, int, list[Launch]] | None = None  # the last step's
+        self.step_layout = Layout.of_one(TileShape(sizes.rows, 1))
+        self.planned: tuple[bytes, int, Launches] | None = None  # the last step's
 
     def blocks(self, tokens: int) -> KVBlocks:
         """Makes KV blocks of that many tokens, and one for padding."""
@@ -88,8 +94,7 @@ class Decoder:
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decodes every path [B, C, P] that is not padding; returns its rows in order."""
         rows = rows_of(paths)
-        with self.worker.decoding:
-            self.decode(rows)
+        self.decode(rows)
         return rows
 
     def decode(self, rows: Sequence[DecodeRow]) -> None:
@@ -125,18 +130,18 @@ class Decoder:
         slots = self.sampled(rows)
         with self.prefix_of(rows) as (blocks, fill):
             begun = time.perf_counter()
-            chunks = admission.chunks(self.sizes.slots, self.sizes.rows, blocks)
+            chunks = admission.chunks(self.sizes.slots, self.layout, blocks)
             for _, cost in chunks:
                 self.worker.metrics.add(cost=cost)
             self.worker.metrics.add(planning=time.perf_counter() - begun)
 
-            def program() -> ChosenToken:
+            def program() -> list[ChosenToken]:
                 fill()
                 prefix = None if self.shared is None else self.shared.value.cache
                 for chunk, _ in chunks:
-                    self.states, cache = self.driver.run(chunk, self.states, self.prompt, prefix)
-                    assert cache is not None
-                    self.prompt = cache
+                    self.states, self.prompt = self.driver.run(
+                        chunk, self.states, self.prompt, prefix
+                    )
                 return self.sample(slots)
 
             return rows, self.worker.dispatch(program)
@@ -154,31 +159,20 @@ class Decoder:
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.asked for row in rows]
         reach = min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept)
-        past = Past(None, *worker.put((allocator.length.copy(), allocator.decoded.copy())))
+        lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
         launches, slots = self.plan(active), self.sampled(rows)
 
-        def program() -> ChosenToken:
+        def program() -> list[ChosenToken]:
             self.states, views = embed_tokens(
-                worker.model, self.states, self.tokens, past, dtype=worker.dtype
+                worker.model, self.states, self.tokens, *lengths, dtype=worker.dtype
             )
-            context = Context(views, past=past._replace(prompt=self.prompt))
-            for launch in launches:
-                self.states, cache = forward(
-                    worker.config,
-                    launch,
-                    self.states,
-                    self.decoded,
-                    context,
-                    reach=reach,
-                    decode_kernel=worker.decode_kernel,
-                )
-                assert cache is not None
-                self.decoded = cache
+            mode = ToCache(views, self.prompt, *lengths, reach=reach, kernel=worker.decode_kernel)
+            self.states, self.decoded = worker.run(launches, self.states, mode, self.decoded)
             return self.sample(slots)
 
         return rows, worker.dispatch(program)
 
-    def plan(self, active: np.ndarray) -> list[Launch]:
+    def plan(self, active: np.ndarray) -> Launches:
         """Plans a step, or takes the last plan where the same rows go on."""
         tables = self.allocator
         key = b"".join(
@@ -188,33 +182,35 @@ class Decoder:
         key += active.tobytes()
         if self.planned is None or self.planned[0] != key:
             begun = time.perf_counter()
-            tiles = self.allocator.step_tiles(active, self.sizes.decode_rows)
-            self.planned = (key, tiles.source.size, list(self.worker.launches(tiles)))
+            tiles = self.allocator.step_tiles(active, self.step_layout)
+            self.planned = (key, tiles.state.size, self.worker.load(tiles, self.step_layout))
             self.worker.metrics.add(planning=time.perf_counter() - begun)
         layers = int((self.allocator.path[active] != STOP).sum())
         self.worker.metrics.add(decode_layers=layers, decode_rows=self.planned[1])
         return self.planned[2]
 
-    def sampled(self, rows: Sequence[DecodeRow]) -> tuple[np.ndarray, np.int32]:
-        """Notes that rows choose a token; returns their slots U at a time, and how many times."""
+    def sampled(self, rows: Sequence[DecodeRow]) -> np.ndarray:
+        """Note that rows choose a token; returns their slots, U at a time [N, U]."""
         size, slots = self.sizes.unembedded, [row.slot for row in rows]
         for row in rows:
             row.asked += 1
-        most = -(-self.sizes.decode_slots // size)
-        table = np.full(most * size, self.allocator.padding_slot, np.int32)
+        table = np.full(-(-len(slots) // size) * size, self.allocator.padding_slot, np.int32)
         table[: len(slots)] = slots
-        return table.reshape(most, size), np.int32(-(-len(slots) // size))
+        return table.reshape(-1, size)
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> ChosenToken:
-        """Dispatches the choice of a token for each of these slots."""
-        self.tokens, sample = greedy_sample(
-            self.worker.model, self.states, self.tokens, *self.worker.put(slots)
-        )
-        return sample
+    def sample(self, slots: np.ndarray) -> list[ChosenToken]:
+        """Dispatch the choice of a token for each of these slots."""
+        samples = []
+        for some in self.worker.put(list(slots)):
+            self.tokens, sample = greedy_sample(self.worker.model, self.states, self.tokens, some)
+            samples.append(sample)
+        return samples
 
-    def collect(self, rows: Sequence[DecodeRow], sample: ChosenToken) -> None:
+    def collect(self, rows: Sequence[DecodeRow], samples: Sequence[ChosenToken]) -> None:
         """Takes the tokens that rows chose, and releases those that have ended."""
-        token, first, second, finite, entropy, certainty = (x.reshape(-1).tolist() for x in sample)
+        token, first, second, finite, entropy, certainty = (
+            np.concatenate(column).tolist() for column in zip(*samples, strict=True)
+        )
         tokens = ended = 0
         for i, row in enumerate(rows):
             if row.finish:  # it ended while this step was being computed
@@ -248,9 +244,14 @@ class Decoder:
 def check_decode_memory(
     config: ModelConfig, prompts: Prompts, memory: Memory, positions: int, max_new_tokens: int
 ) -> None:
-    """Raises InputError where memory is too small to decode after prompts on the longest path."""
-    tokens = max(tokens for tokens, _ in buckets(prompts))
+    """Raise InputError where memory is too small to decode after prompts on the longest path."""
+    tokens, _ = slot_sizes(layout_of(prompts, [1] * len(prompts.ids), memory.limits))
     choose_decode_sizes(config, tokens, memory, positions=positions, max_new_tokens=max_new_tokens)
+
+
+def last_only(layout: Layout) -> Layout:
+    """Return the layout of prompts that are read at one position alone."""
+    return layout._replace(shapes=tuple(shape._replace(reads=1) for shape in layout.shapes))
 
 
 def rows_of(paths: np.ndarray) -> list[DecodeRow]:

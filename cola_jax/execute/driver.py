@@ -1,11 +1,14 @@
 """A driver: the prompts of a batch on a worker, and the dispatch of the tiles that run them."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
-from cola_jax.execute.forward import Context, Launch, embed_prompts, forward, view_of
-from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.execute.plan import Chunk, Tiles, pad_rows
+from cola_jax.execute.attention import AfterPrefix, OverPrompts
+from cola_jax.execute.forward import embed_prompts, view_of
+from cola_jax.execute.kv_cache import Cache, KVBlocks, NoCache
+from cola_jax.execute.plan import Chunk, Layout, Tiles
 from cola_jax.execute.worker import Worker
 from cola_jax.prompts import Prompts
 
@@ -13,9 +16,11 @@ from cola_jax.prompts import Prompts
 class Driver:
     """The prompts of a batch on its worker, and the slots of their hidden states."""
 
-    def __init__(self, worker: Worker, prompts: Prompts, read: np.ndarray, slots: int):
-        """Takes prompts [B, T], the positions read by the last layer [B, Q], and S."""
-        self.worker = worker
+    def __init__(
+        self, worker: Worker, prompts: Prompts, read: np.ndarray, slots: int, layout: Layout
+    ):
+        """Take prompts [B, T], the positions read by the last layer [B, Q], and S."""
+        self.worker, self.layout, self.padding_slot = worker, layout, slots
         self.ids, self.read = worker.put((prompts.ids, read))
         self.views = view_of(worker.config, worker.put(prompts))
         # the slot after the last one takes what padding rows write
@@ -26,82 +31,48 @@ class Driver:
         self,
         chunk: Chunk,
         outputs: jax.Array,
-        cache: KVBlocks | None = None,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
         prefix: KVBlocks | None = None,
-    ) -> tuple[jax.Array, KVBlocks | None]:
-        """Dispatches a chunk; returns the outputs of the last layers, and the cache.
+    ) -> tuple[jax.Array, Any]:
+        """Dispatch a chunk; returns the outputs of the last layers, and the cache.
 
         `prefix` has the keys and values of what all prompts begin with, and these continue.
         """
         cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
-        for launch in self.worker.launches(chunk.last):
-            outputs, cache = self.last(launch, outputs, cache, prefix)
-        return outputs, cache
+        last = self.worker.load(chunk.last, self.layout)
+        mode = self.mode(prefix).replace(read=self.read)
+        return self.worker.run(last, outputs, mode, cache, source=self.slots)
 
     def fill(
         self,
         embedded: np.ndarray,
         tiles: Tiles,
-        cache: KVBlocks | None = None,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
         prefix: KVBlocks | None = None,
-    ) -> KVBlocks | None:
-        """Dispatches embeddings and tiles, which fill slots; returns the cache."""
+    ) -> Any:
+        """Dispatch embeddings and tiles, which fill slots; returns the cache."""
         worker = self.worker
-        pairs = pad_rows(embedded.astype(np.int32), len(self.ids))
-        args = worker.put((pairs, np.int32(len(embedded))))
-        self.slots = embed_prompts(worker.model, self.slots, self.ids, *args, dtype=worker.dtype)
-        for launch in worker.launches(tiles):
-            cache = self.inner(launch, cache, prefix)
+        if len(embedded):
+            pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
+            pairs[: len(embedded)] = embedded
+            self.slots = embed_prompts(
+                worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
+            )
+        launches = worker.load(tiles, self.layout)
+        self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
         return cache
 
-    def inner(
-        self, launch: Launch, cache: KVBlocks | None, prefix: KVBlocks | None = None
-    ) -> KVBlocks | None:
-        """Dispatches tiles of layers that are not the last of their paths."""
-        worker, context = self.worker, Context(self.views, prefix=prefix)
-        self.slots, cache = forward(
-            worker.config, launch, self.slots, cache, context, kernel=worker.kernel
-        )
-        return cache
-
-    def last(
-        self,
-        launch: Launch,
-        outputs: jax.Array,
-        cache: KVBlocks | None,
-        prefix: KVBlocks | None = None,
-    ) -> tuple[jax.Array, KVBlocks | None]:
-        """Dispatches tiles of last layers."""
-        worker = self.worker
-        context = Context(self.views, source=self.slots, read=self.read, prefix=prefix)
-        return forward(worker.config, launch, outputs, cache, context, kernel=worker.kernel)
-
-    def no_tiles(
-        self, rows: int, cache: KVBlocks | None = None, prefix: KVBlocks | None = None
-    ) -> Launch:
-        """Makes a call that runs no tiles, with which programs are compiled."""
-        none = np.zeros((1, rows), np.int32)
-        tiles = Tiles(none[:, 0], none, none, none)
-        if cache is not None:
-            tiles = tiles._replace(block=none)
-        if prefix is not None:
-            tiles = tiles._replace(prompt_block=none)
-        (launch,) = self.worker.launches(tiles)
-        zero = self.worker.put(np.int32(0))
-        return launch._replace(first=zero, end=zero)
+    def mode(self, prefix: KVBlocks | None) -> OverPrompts:
+        """Return what tiles attend to."""
+        if prefix is None:
+            return OverPrompts(self.views, kernel=self.worker.kernel)
+        return AfterPrefix(self.views, kernel=self.worker.kernel, prefix=prefix)
 
     def close(self) -> None:
-        """Gives the slots back to the worker."""
+        """Give the slots back to the worker."""
         self.worker.give_back(self.slots)
 
 
-def empty_chunk(rows: int) -> Chunk:
-    """Makes a chunk of no tiles of R rows."""
-    none = np.zeros((0, rows), np.int32)
-    empty = Tiles(none[:, 0], none, none, none)
-    return Chunk(np.zeros((0, 2), np.int32), empty, empty, np.zeros(0, np.int64))
-
-
 def enlarge(values: np.ndarray, rows: int) -> np.ndarray:
-    """Repeats the first row at the end, up to `rows` rows."""
+    """Repeat the first row at the end, up to `rows` rows."""
     return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])

@@ -8,12 +8,19 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from cola_jax.execute.driver import Driver, empty_chunk, enlarge
-from cola_jax.execute.inputs import buckets, count_paths, cut, no_readings
+from cola_jax.execute.driver import Driver, enlarge
+from cola_jax.execute.inputs import (
+    bucket,
+    count_paths,
+    cut,
+    distinct_reads,
+    no_readings,
+    token_counts,
+)
 from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.execute.memory import Memory, capacity, choose_sizes
+from cola_jax.execute.memory import Limits, Memory, capacity, choose_sizes, row_tokens, tile_rows
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.plan import Chunk
+from cola_jax.execute.plan import Chunk, Layout, TileShape
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.trie import PrefixBlocks, Trie
@@ -21,11 +28,8 @@ from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
-# Paths of a question whose states find a slot, if memory allows. With 16, a search of 50
-# evaluations a question runs 0.1 % more layers than with a slot for every state; with 4, another
-# 1.2 % more, in 2.0 GB of a CPU's memory in place of 2.8 (SmolLM2, ARC-Easy).
-STATES_KEPT = (16, 4)  # elsewhere, and on a CPU
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
+MOST_SHARE = 8  # how many times longer than its shortest prompt the longest of a batch may be
 
 
 class Workload(NamedTuple):
@@ -34,25 +38,23 @@ class Workload(NamedTuple):
     wave: int  # paths of a question at a time
     positions: int  # layers of the longest path
     same: bool = False  # whether all questions run the same paths
-    # Whether what is computed for a question may not depend, to the last bit, on the others of its
-    # batch: shapes are then those of a full batch.
-    fixed: bool = False
     prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
 
 
-def cut_batches(
-    keys: Sequence[tuple[int, ...]], parts: int, largest: int | None = None
-) -> list[np.ndarray]:
-    """Cuts indices into batches of equal keys, in the order of the keys.
+def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
+    """Cut indices of prompts of so many tokens into batches, the longest first.
 
-    There are at least `parts` batches where there are as many indices, and none has more than
-    `largest`, or than a trie can number.
+    There are at least `parts` batches where there are as many indices. None has more than
+    `largest`, and all but very long prompts may share one: slots are as long as its longest.
     """
-    size = min(-(-len(keys) // parts) or 1, largest or LARGEST_BATCH, LARGEST_BATCH)
-    batches = []
-    for key in sorted(set(keys), reverse=True):  # what needs most memory first
-        same = np.flatnonzero([other == key for other in keys])
-        batches += np.array_split(same, -(-len(same) // size))
+    order = np.argsort(-np.asarray(tokens), kind="stable")
+    size = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
+    batches, start = [], 0
+    while start < len(order):
+        longest = tokens[order[start]]
+        end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
+        batches += np.array_split(order[start:end], -(-(end - start) // size))
+        start = end
     return batches
 
 
@@ -71,8 +73,26 @@ class Prefix(NamedTuple):
 Dispatched = list[tuple[np.ndarray, Pending]]  # numbers of paths of a wave, and their readouts
 
 
+def layout_of(prompts: Prompts, reads: Sequence[int], limits: Limits) -> Layout:
+    """Choose the shapes of tiles for prompts that are read at so many positions each."""
+    length = token_counts(prompts)
+    tokens = np.array([row_tokens(limits, int(size)) for size in length])
+    sizes, shape = np.unique(tokens, return_inverse=True)
+    most = [int(np.max(np.array(reads)[tokens <= size], initial=1)) for size in sizes]
+    shapes = tuple(
+        TileShape(tile_rows(limits, size), size, row_tokens(limits, reads))
+        for size, reads in zip(sizes.tolist(), most, strict=True)
+    )
+    return Layout(shapes, shape.astype(np.int32), length)
+
+
+def slot_sizes(layout: Layout) -> tuple[int, int]:
+    """Return T and Q of slots and outputs, which are as long as the longest tile's, rounded up."""
+    return bucket(layout.tokens), bucket(max(shape.reads for shape in layout.shapes))
+
+
 class PathEvaluator:
-    """Runs waves of paths of prompts, padded to the bucket of the longest, and reads the model.
+    """Runs waves of paths of prompts, each padded to the tokens of its tiles, and reads the model.
 
     States that a wave computed are kept for later waves as long as slots allow.
     """
@@ -84,35 +104,26 @@ class PathEvaluator:
         workload: Workload,
         *,
         memory: Memory | None = None,
-        tokens: int | None = None,
-        prefix: KVBlocks | None = None,
     ):
-        """Takes the prompts of a batch.
-
-        Args:
-          memory: of the buffers, the worker's when None.
-          tokens: T; the bucket of the longest prompt when None.
-          prefix: blocks of keys and values of what all prompts continue, for their shapes.
-        """
-        longest, width = map(max, zip(*buckets(prompts), strict=True))
-        size = longest if tokens is None else tokens
+        """Take the prompts of a batch; `memory` of the buffers is the worker's when None."""
         memory = worker.memory if memory is None else memory
+        limits, reads = memory.limits, distinct_reads(prompts)
         self.worker, self.reads = worker, np.asarray(prompts.read).shape[1]
+        self.layout = layout_of(prompts, reads, limits)
+        size, width = slot_sizes(self.layout)
         self.prompts = cut(prompts, size, self.reads)
         self.read_positions = ReadPositions(prompts, width)
         # with arrays as large, a smaller last batch compiles nothing
-        count, on_cpu = capacity(len(prompts.ids)), memory.backend == "cpu"
-        states = count * min(workload.wave, STATES_KEPT[on_cpu]) * worker.config.num_layers
+        count = capacity(len(prompts.ids))
+        states = count * min(workload.wave, limits.states_kept) * worker.config.num_layers
         self.sizes = choose_sizes(worker.config, size, width, memory, states)
-        self.together = self.sizes.rows  # evaluations that take hardly longer than one
         self.trie = self.new_trie()
         inputs = jax.tree.map(lambda x: enlarge(x, count), self.prompts)
         read = enlarge(self.read_positions.read, count)
-        self.driver = Driver(worker, inputs, read, self.sizes.slots)
+        self.driver = Driver(worker, inputs, read, self.sizes.slots, self.layout)
         # the output after the last one takes what padding rows write
         shape = (self.sizes.outputs + 1, width, worker.config.width)
         self.outputs = worker.buffer(shape, worker.dtype, split=2)
-        self.compile(prefix)
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
@@ -144,32 +155,22 @@ class PathEvaluator:
             self.worker.metrics.add(evaluations=len(some))
         return out
 
-    def run(self, chunk: Chunk, queries: Queries, prefix: KVBlocks | None = None) -> Readouts:
-        """Dispatches a chunk; returns what is read in its outputs."""
+    def run(self, chunk: Chunk, queries: Queries, prefix: KVBlocks | None = None) -> list[Readouts]:
+        """Dispatch a chunk; returns what is read in its outputs."""
         self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=prefix)
-        return unembed_queries(self.worker.model, self.outputs, *self.worker.put(queries))
+        model = self.worker.model
+        return [
+            unembed_queries(model, self.outputs, *self.worker.put(part))
+            for part in zip(*queries, strict=True)
+        ]
 
     def queries(self, question: np.ndarray) -> Queries:
-        """Says what to read in outputs that belong to these questions."""
-        return self.read_positions.queries(question, self.sizes.outputs, self.sizes.unembedded)
-
-    def compile(self, prefix: KVBlocks | None) -> None:
-        """Compiles every program."""
-        driver, launch = self.driver, self.driver.no_tiles(self.sizes.rows, prefix=prefix)
-        nothing = empty_chunk(self.sizes.rows)
-
-        def last() -> None:
-            self.outputs, _ = driver.last(launch, self.outputs, None, prefix)
-
-        self.worker.compile(
-            lambda: driver.inner(launch, None, prefix),
-            last,
-            lambda: self.run(nothing, self.queries(nothing.paths), prefix),
-        )
+        """Say what to read in outputs that belong to these questions."""
+        return self.read_positions.queries(question, self.sizes.unembedded)
 
     def new_trie(self) -> Trie:
-        """Makes a trie that holds no state yet."""
-        return Trie(self.sizes.slots, self.sizes.rows, self.sizes.outputs)
+        """Make a trie that holds no state yet."""
+        return Trie(self.sizes.slots, self.layout, self.sizes.outputs)
 
     def close(self) -> None:
         """Gives the buffers back to the worker."""
@@ -179,8 +180,6 @@ class PathEvaluator:
 
 class ReferenceEvaluator:
     """Runs paths one by one with the reference executor: what others are compared with."""
-
-    together = 1
 
     def __init__(
         self,
@@ -197,8 +196,7 @@ class ReferenceEvaluator:
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
         model, dtype, precision = self.worker.model, self.dtype, self.precision
-        with self.worker.busy():
-            readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
+        readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
         if self.metrics is not None:
             self.metrics.add(evaluations=count_paths(paths))
         return readings

@@ -11,7 +11,6 @@ from cola_jax.execute.decoder import Decoder, check_decode_memory
 from cola_jax.execute.evaluator import Workload, take
 from cola_jax.execute.inputs import (
     Paths,
-    buckets,
     check_prompts,
     count_paths,
     is_path,
@@ -90,7 +89,7 @@ def generate(
         paths for all; the whole model where None.
       max_new_tokens: N, the most tokens that a row decodes.
       stop: what ends a row before that.
-      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
+      options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
     Returns:
       Tokens, log-probabilities and finish reasons, [B, C, N] and [B, C]; texts where the model has
@@ -110,13 +109,12 @@ def generate(
     out = empty(padded.shape[:2], max_new_tokens)
     if not longest:
         return out
-    keys = [(tokens, 0) for tokens, _ in buckets(prompts)]
     workers = Workers(model, **options)
-    workers.check_count(len(keys))
+    workers.check_count(len(padded))
     check_decode_memory(model.config, prompts, workers.memory, longest, max_new_tokens)
     same = bool((padded == padded[:1]).all())
     workload = Workload(padded.shape[1], longest, same)
-    found = Batches.of(prompts, keys, 1 / len(keys) if same else FRESH)
+    found = Batches.of(prompts, 1 / len(padded) if same else FRESH)
 
     def run(worker: Worker, some: np.ndarray) -> Generated:
         work = workload._replace(prefix=found.prefixes[some[0]])
@@ -127,7 +125,8 @@ def generate(
         decoder.close()
         return collect(rows, padded[some], max_new_tokens)
 
-    batches = found.cut(range(len(keys)), len(workers.workers))
+    largest = workers.memory.limits.questions
+    batches = found.cut(range(len(padded)), len(workers.workers), largest)
     for some, generated in workers.map(run, batches, count_paths(padded)):
         for whole, part in zip(out, generated, strict=True):
             whole[some] = part

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 
 from cola_jax.checkpoint import load_tokenizer
 from cola_jax.errors import InputError
-from cola_jax.execute.memory import ceil_power
 from cola_jax.params import Model
 from cola_jax.path import STOP, pad_lists, parse_path, validate
 from cola_jax.prompts import (
@@ -201,14 +200,15 @@ def bucket(size: int, smallest: int = 8) -> int:
     return power
 
 
-def buckets(prompts: Prompts) -> list[tuple[int, int]]:
-    """Returns T and Q of each question: its tokens and distinct read positions, rounded up."""
-    tokens = (np.asarray(prompts.branch) != PADDING).sum(axis=1)
-    reads = [()] * len(tokens) if prompts.read is None else np.asarray(prompts.read)
-    counts = [len(set(np.asarray(read).tolist()) - {NO_READ}) for read in reads]
-    return [
-        (bucket(int(t), 32), ceil_power(max(q, 16))) for t, q in zip(tokens, counts, strict=True)
-    ]
+def token_counts(prompts: Prompts) -> np.ndarray:
+    """Return the tokens of each prompt [B]."""
+    return (np.asarray(prompts.branch) != PADDING).sum(axis=1)
+
+
+def distinct_reads(prompts: Prompts) -> list[int]:
+    """Return the distinct positions at which each prompt is read, at least one."""
+    reads = np.asarray(prompts.read).tolist()
+    return [max(len(set(positions) - {NO_READ}), 1) for positions in reads]
 
 
 def cut(prompts: Prompts, tokens: int, reads: int) -> Prompts:

@@ -1,13 +1,8 @@
-"""The memory budget: how large the buffers of a batch are, and how they are read and written."""
+"""The memory budget, and how large the buffers of a batch are."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
@@ -15,16 +10,37 @@ from cola_jax.errors import InputError, shown
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
 FEWEST_SLOTS = 2
-FEWEST_POSITIONS, MOST_POSITIONS = 8, 256  # unembedded at a time
-MOST_OUTPUTS = (1024, 256)  # elsewhere, and on a CPU, where more paths at a time save nothing
-MOST_DECODE_SLOTS = (256, 64)
-DECODE_ROWS = (64, 16)  # rows of a decode step that run a layer together
+FEWEST_POSITIONS = 8  # unembedded at a time
 WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
-MULTIPLE = (WRITTEN, 1)  # of the tokens of a decoded block
-MOST_DECODE_POSITIONS = (64, 16)  # rows whose logits are made at a time while decoding
-MOST_GATHERED = 2**19  # bytes of a row; to gather longer ones, libtpu 0.0.42 copies the buffer
-LANES = 128  # of a TPU, in an array's last axis
-FLOATS, BITS = jnp.dtype("bfloat16"), jnp.dtype("uint16")
+
+
+class Limits(NamedTuple):
+    """The sizes that suit one kind of device."""
+
+    tile_tokens: int  # enough that reading a layer's weights pays off
+    multiple: int  # of the tokens of a row
+    threads: int  # batches that share a worker: the host plans one while devices run another
+    questions: int  # of a batch: with more of them, fewer tiles are filled in part
+    outputs: int  # paths whose last layers are kept until they are unembedded
+    positions: int  # unembedded at a time
+    states_kept: int  # paths of a question whose states find a slot, if memory allows
+    prefix_states: int  # of a common prefix, where paths differ
+    decode_slots: int
+    decode_rows: int  # that run a layer together
+    decode_positions: int  # rows whose logits are made at a time while decoding
+    decode_multiple: int  # of the tokens of a decoded block
+
+
+# A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best. With
+# states of 16 paths kept, a search of 50 evaluations a question runs 0.1 % more layers than with
+# all of them; with 4, another 1.2 % more, in 2.0 GB of memory in place of 2.8 (SmolLM2, ARC-Easy).
+CPU = Limits(144, 8, 1, 32, 256, 64, 4, 1024, 64, 16, 16, 1)
+ACCELERATOR = Limits(2048, 16, 2, 64, 1024, 256, 16, 4096, 256, 64, 64, WRITTEN)
+
+
+def limits_of(backend: str) -> Limits:
+    """Return the limits of a backend."""
+    return CPU if backend == "cpu" else ACCELERATOR
 
 
 class Memory(NamedTuple):
@@ -34,13 +50,18 @@ class Memory(NamedTuple):
     sharing: int
     itemsize: int  # bytes of an activation
     backend: str
-    rows: int | None = None  # R of a tile; chosen by backend and tokens when None
+    tile_tokens: int | None = None  # chosen by backend when None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the backend."""
+        limits = limits_of(self.backend)
+        return limits if self.tile_tokens is None else limits._replace(tile_tokens=self.tile_tokens)
 
 
 class Sizes(NamedTuple):
     """The shapes that decide what is compiled, beside the model's own and the tokens."""
 
-    rows: int  # R, states in a tile
     slots: int  # S
     outputs: int  # O, paths whose last layer is kept until it is unembedded
     unembedded: int  # U, positions unembedded at a time
@@ -61,10 +82,8 @@ def choose_sizes(
 
     Raises ValueError where the budget is too small for one path, naming one that is enough.
     """
-    _, sharing, itemsize, backend, rows = memory
+    sharing, itemsize = memory.sharing, memory.itemsize
     budget = memory.budget // sharing
-    rows = default_rows(backend, tokens) if rows is None else rows
-    check_tile_rows(rows)
     state, output = (n * config.width * itemsize for n in (tokens, reads))
     logits = LOGITS * 4 * config.vocab_size
     # one more slot and one more output take what padding rows write
@@ -77,10 +96,10 @@ def choose_sizes(
     # of what is left, an eighth each for outputs and logits, which need no more than a few
     eighth = (budget - least) // 8
     most = floor_power(FEWEST_POSITIONS + eighth // logits)
-    unembedded = int(np.clip(most, FEWEST_POSITIONS, MOST_POSITIONS))
-    outputs = int(np.clip(1 + eighth // output, 1, MOST_OUTPUTS[backend == "cpu"]))
+    unembedded = int(np.clip(most, FEWEST_POSITIONS, memory.limits.positions))
+    outputs = int(np.clip(1 + eighth // output, 1, memory.limits.outputs))
     slots = (budget - unembedded * logits - (outputs + 1) * output) // state - 1
-    return Sizes(rows, min(slots, ceil_power(wanted)), outputs, unembedded)
+    return Sizes(min(slots, ceil_power(wanted)), outputs, unembedded)
 
 
 class DecodeSizes(NamedTuple):
@@ -90,8 +109,7 @@ class DecodeSizes(NamedTuple):
     positions: int  # P, of the longest path
     blocks: int  # M, KV blocks: for prompts, and as many for decoded tokens
     slots: int  # S, hidden states while prompts run
-    rows: int  # R of prefill
-    decode_rows: int  # R of a decode step
+    rows: int  # R of a decode step
     unembedded: int  # U, rows unembedded at a time
     kept: int  # X, the most decoded tokens of a row, rounded up
 
@@ -104,7 +122,6 @@ def choose_decode_sizes(
     positions: int,
     max_new_tokens: int,
     wanted: int = 1,
-    fixed: bool = False,
     prefix: int = 0,
 ) -> DecodeSizes:
     """Chooses the sizes of a decoder.
@@ -113,59 +130,48 @@ def choose_decode_sizes(
       tokens: T of the prompts, of which the first `prefix` are run elsewhere; `positions`: layers
         of the longest path.
       wanted: the most rows that there will be at a time.
-      fixed: whether the logits of a row may not depend on how many rows there are.
 
     Raises ValueError where the budget is too small for one row, naming one that is enough.
     """
-    _, sharing, itemsize, backend, rows = memory
+    sharing, itemsize, limits = memory.sharing, memory.itemsize, memory.limits
     budget = memory.budget // sharing
     positions = -(-positions // 8) * 8  # few shapes for paths of many lengths
-    cpu = backend == "cpu"
-    prefill_rows = default_rows(backend, tokens - prefix) if rows is None else rows
-    decode_rows = DECODE_ROWS[cpu] if rows is None else rows
-    check_tile_rows(prefill_rows)
+    prefill_rows = tile_rows(limits, limits.multiple)  # at most
     state = (tokens - prefix) * config.width * itemsize
-    kept = -(-max_new_tokens // MULTIPLE[cpu]) * MULTIPLE[cpu]
+    kept = -(-max_new_tokens // limits.decode_multiple) * limits.decode_multiple
     block = 2 * config.num_kv_heads * config.head_dim * (tokens + kept) * itemsize
     logits = LOGITS * 4 * config.vocab_size
     slot = positions * block + state + logits
     # beside the decode slots: prefill tiles, all that a tile of a step reads, and padding
-    spare = (2 * prefill_rows + 1) * state + (decode_rows + 1) * block + logits
+    spare = (2 * prefill_rows + 1) * state + (limits.decode_rows + 1) * block + logits
     if budget < slot + spare:
         raise InputError(
             f"a memory budget of {format_bytes(sharing * budget)} is too small to decode "
             f"{max_new_tokens} tokens after {tokens} on {positions} layers: give at least "
             f"{format_bytes(sharing * (slot + spare))}."
         )
-    most = min(MOST_DECODE_SLOTS[cpu], ceil_power(wanted))
+    most = min(limits.decode_slots, ceil_power(wanted))
     decode_slots = int(np.clip((budget - spare) // slot, 1, most))
     return DecodeSizes(
         decode_slots=decode_slots,
         positions=positions,
         blocks=decode_slots * positions,
         slots=decode_slots + 2 * prefill_rows,
-        rows=prefill_rows,
-        decode_rows=decode_rows,
-        # rounding depends on how many rows a matrix product has
-        unembedded=MOST_DECODE_POSITIONS[cpu]
-        if fixed
-        else min(MOST_DECODE_POSITIONS[cpu], ceil_power(decode_slots)),
+        rows=limits.decode_rows,
+        unembedded=min(limits.decode_positions, ceil_power(decode_slots)),
         kept=kept,
     )
 
 
-def check_tile_rows(rows: int) -> None:
-    """Raises ValueError for tiles without rows, and those that take minutes to compile."""
-    if not 1 <= rows <= MOST_ROWS:
-        raise InputError(f"a tile has 1 to {MOST_ROWS} rows, not {rows:,}.")
+def tile_rows(limits: Limits, tokens: int) -> int:
+    """Return R of tiles whose rows have so many tokens."""
+    return min(max(1, round(limits.tile_tokens / tokens)), MOST_ROWS)
 
 
-def default_rows(backend: str, tokens: int) -> int:
-    """Returns R: enough rows that reading a layer's weights pays off.
-
-    A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best.
-    """
-    return max(1, round(144 / tokens)) if backend == "cpu" else 16
+def row_tokens(limits: Limits, tokens: int) -> int:
+    """Round tokens up to one of few numbers, so that at most an eighth of a long row is padding."""
+    step = max(limits.multiple, ceil_power(tokens) // 8)
+    return -(-tokens // step) * step
 
 
 def parse_share(text: str) -> float | None:
@@ -221,67 +227,3 @@ def capacity(questions: int) -> int:
 def ceil_power(size: int) -> int:
     """Rounds up to a power of two."""
     return 1 << (size - 1).bit_length()
-
-
-def stored_as(dtype: Any, platform: str) -> jnp.dtype:
-    """Returns the dtype in which a buffer stores values of a dtype.
-
-    XLA's CPU compiler updates no bfloat16 buffer in place: it converts all of it to float32 and
-    back for each row that is written, and for a gather. So on a CPU such a buffer holds bits: a
-    wave of 24 paths through SmolLM2's shapes in bfloat16 took 114 s before, and 2.8 s since.
-    """
-    dtype = jnp.dtype(dtype)
-    return BITS if platform == "cpu" and dtype == FLOATS else dtype
-
-
-def get(
-    buffer: Shaped[Array, " S *X"], rows: Int[Array, " R"], *part: slice
-) -> Float[Array, " R *Y"]:
-    """Takes rows, or a part of each, as the floats that were written."""
-    at_once, by_rows = (functools.partial(f, part=part) for f in (get_at_once, get_by_rows))
-    on_tpu = by_rows if buffer.nbytes > MOST_GATHERED * len(buffer) else at_once
-    values = jax.lax.platform_dependent(buffer, rows, tpu=on_tpu, default=at_once)
-    return jax.lax.bitcast_convert_type(values, FLOATS) if values.dtype == BITS else values
-
-
-def get_at_once(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows in one operation."""
-    return buffer[rows, *part]
-
-
-def get_by_rows(buffer: Array, rows: Array, part: tuple[slice, ...] = ()) -> Array:
-    """Reads rows one by one: to gather large rows, a TPU's compiler may copy the whole buffer.
-
-    The constraint keeps it from copying the buffer to the order of axes in which the values are
-    used. Arrays of other widths than whole lanes have an order of their own in memory.
-    """
-    taken = [jax.lax.dynamic_index_in_dim(buffer, row, keepdims=False)[part] for row in rows]
-    values = jnp.stack(taken)
-    if values.shape[-1] % LANES:
-        return values
-    return with_layout_constraint(values, Layout(tuple(range(values.ndim))))
-
-
-def put(
-    buffer: Shaped[Array, " S *X"], values: Float[Array, " R *X"], rows: Int[Array, " R"]
-) -> Shaped[Array, " S *X"]:
-    """Writes rows, in place where the buffer is donated."""
-    values = as_stored(buffer, values)
-    return jax.lax.platform_dependent(buffer, values, rows, cuda=put_at_once, default=put_by_rows)
-
-
-def put_at_once(buffer: Array, values: Array, rows: Array) -> Array:
-    """Writes rows in one operation: on a GPU each costs a kernel."""
-    return buffer.at[rows].set(values, mode="promise_in_bounds")
-
-
-def put_by_rows(buffer: Array, values: Array, rows: Array) -> Array:
-    """Writes rows one by one: elsewhere than on a GPU, a scatter may copy the buffer."""
-    for row in range(len(values)):
-        buffer = jax.lax.dynamic_update_index_in_dim(buffer, values[row], rows[row], 0)
-    return buffer
-
-
-def as_stored(buffer: Shaped[Array, "*S"], values: Float[Array, "*X"]) -> Shaped[Array, "*X"]:
-    """Returns values as a buffer stores them."""
-    return jax.lax.bitcast_convert_type(values, BITS) if buffer.dtype == BITS else values

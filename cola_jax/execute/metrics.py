@@ -1,8 +1,10 @@
 """Metrics: what was evaluated, what it cost, and how long devices and compilers were busy."""
 
+import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -53,42 +55,44 @@ def compilations() -> Compilations:
 
 
 class Clock:
-    """Adds up the time in which a worker's devices had work."""
+    """Adds up the time in which threads waited for a worker's devices, which then had work."""
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.running = 0  # dispatched and not yet fetched
-        self.since = self.busy = 0.0
-        self.first: float | None = None
+        self.threads = 0  # that wait
+        self.since = self.waited = self.compiled = 0.0
+        self.first: float | None = None  # when work was dispatched
         self.last = 0.0
 
-    def start(self) -> None:
-        """Notes that work is about to be dispatched."""
-        with self.lock:
-            now = time.perf_counter()
-            self.first = now if self.first is None else self.first
-            if not self.running:
-                self.since = now
-            self.running += 1
+    @contextlib.contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Note when work is dispatched first, and what that compiles."""
+        if self.first is None:
+            self.first = time.perf_counter()
+        before = COUNTER.thread_seconds()
+        yield
+        self.compiled += COUNTER.thread_seconds() - before
 
-    def stop(self) -> None:
-        """Notes that the results of work have arrived."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time in which this thread, or another one, waits."""
         with self.lock:
-            self.last = time.perf_counter()
-            self.running -= 1
-            if not self.running:
-                self.busy += self.last - self.since
-
-    def exclude(self, seconds: float) -> None:
-        """Excludes time in which the devices waited for a compiler, if nothing else was running."""
-        with self.lock:
-            if self.running == 1:
-                self.busy -= seconds
+            if not self.threads:
+                self.since = time.perf_counter()
+            self.threads += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.last = time.perf_counter()
+                self.threads -= 1
+                if not self.threads:
+                    self.waited += self.last - self.since
 
     @property
     def wall(self) -> float:
-        """Seconds from the first dispatch to the last result."""
-        return 0.0 if self.first is None else self.last - self.first
+        """Seconds from the first dispatch to the last result, without those of a compiler."""
+        return 0.0 if self.first is None else self.last - self.first - self.compiled
 
 
 class Stage(NamedTuple):
@@ -108,8 +112,6 @@ class Metrics:
 
     loaded: int = 0  # bytes of weights
     to_load: int = 0
-    compiled: int = 0  # programs of the evaluators made so far
-    to_compile: int = 0
     total: int = 0  # evaluations expected; a search that runs out of paths makes fewer
     earlier: int = 0  # evaluations of earlier starts
     evaluations: int = 0  # of this start
@@ -144,11 +146,11 @@ class Metrics:
         Returns:
           The stage; programs that are compiled while others are run belong to evaluating.
         """
-        evaluating = self.evaluations or self.tokens
-        if not evaluating and self.compiled == self.to_compile == 0:
+        if not self.clocks:  # of workers
             return Stage("loading", self.loaded, self.to_load)
-        if not evaluating and self.compiled < self.to_compile:
-            return Stage("compiling", self.compiled, self.to_compile)
+        if not (self.evaluations or self.tokens):
+            compiled = compilations() - self.compilations_before
+            return Stage("compiling", compiled.count, 0)
         return Stage("evaluating", self.earlier + self.evaluations, self.total)
 
     def report(self) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class Metrics:
         compiled = compilations() - self.compilations_before
         cost, evaluations = self.cost, self.evaluations
         wall = sum(clock.wall for clock in self.clocks)
-        busy = sum(clock.busy for clock in self.clocks)
+        waited = sum(clock.waited for clock in self.clocks)
         run = cost.unique + cost.last
         own = run - self.prefix_layers
         return {
@@ -174,10 +176,13 @@ class Metrics:
             "layer_evaluations": run,
             "common_prefix_share": round(self.prefix_layers / run, 4) if run else None,
             "hit_share": round(cost.hits / (cost.hits + run), 4) if run else None,
-            "padding_share": round(1 - run / cost.rows, 4) if cost.rows else None,
+            "padding_share": round(1 - cost.tokens / cost.token_rows, 4)
+            if cost.token_rows
+            else None,
             "evicted": cost.evicted,
             "planning_seconds": round(self.planning, 3),
-            "idle_share": round(1 - busy / wall, 4) if wall else None,
+            # at most: while a thread waits for results, the devices run what was dispatched
+            "idle_share": round(1 - waited / wall, 4) if wall > 0 else None,
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens / seconds, 3),
             "decode_padding_share": round(1 - self.decode_layers / self.decode_rows, 4)

@@ -1,10 +1,11 @@
 """The plan of a wave: which states to compute, in which tiles, from and into which slots.
 
-All of it is numpy on the host. Prefill and decoding plan alike: steps of rows that need the same
-layer next are packed into tiles.
+All of it is numpy on the host. Prefill and decoding plan alike: rows that need the same layer next
+are packed into tiles.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,84 +14,147 @@ from jaxtyping import Int
 NONE = -1  # the slot of a state that is not held, and the parent of a root
 
 
-class Step(NamedTuple):
-    """Rows [n] that run the same layer next; see `Tiles` for the fields."""
+class Columns(NamedTuple):
+    """What the device must know of the rows of a tile: integers, or arrays [n] of them."""
 
-    layer: int
-    source: np.ndarray
-    target: np.ndarray
-    question: np.ndarray
-    block: np.ndarray | None = None
-    prompt_block: np.ndarray | None = None
-    state: np.ndarray | None = None
+    layer: Any
+    source: Any  # slots read
+    target: Any  # slots written; by padding rows the padding slot
+    question: Any
+    block: Any = 0  # KV blocks written
+    prompt_block: Any = 0  # KV blocks of what rows continue, or of their prompts
+
+
+WIDTH = len(Columns._fields)
+
+
+class TileShape(NamedTuple):
+    """The shape of a tile: R rows of T tokens, of which a last layer computes Q positions."""
+
+    rows: int
+    tokens: int
+    reads: int = 1
+
+
+class Layout(NamedTuple):
+    """The shapes of tiles, and the smallest that each question fits."""
+
+    shapes: Sequence[TileShape]  # in ascending order of their tokens
+    shape: Int[np.ndarray, " B"]
+    length: Int[np.ndarray, " B"]  # tokens
+
+    @classmethod
+    def of_one(cls, shape: TileShape, questions: int = 1) -> "Layout":
+        """Return the layout of questions that all fill the tokens of one shape."""
+        length = np.full(questions, shape.tokens, np.int32)
+        return cls((shape,), np.zeros(questions, np.int32), length)
+
+    @property
+    def rows(self) -> int:
+        """The most rows of a tile."""
+        return max(shape.rows for shape in self.shapes)
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a row."""
+        return self.shapes[-1].tokens
+
+    def tile_ends(self, shapes: Sequence[int]) -> list[int]:
+        """Return where tiles end in rows that need these shapes, the longest first.
+
+        Each tile has the shape of its first row.
+        """
+        ends, end = [], 0
+        while end < len(shapes):
+            end = min(end + self.shapes[shapes[end]].rows, len(shapes))
+            ends.append(end)
+        return ends
+
+
+class Step(NamedTuple):
+    """Rows [n] that run the same layer next, cut into tiles, and the numbers of their states."""
+
+    columns: Columns
+    state: np.ndarray
+    shapes: list[int]  # of each tile
+    ends: list[int]
 
 
 class Tiles(NamedTuple):
-    """N tiles of R rows each, in the order in which they run.
+    """N tiles of up to R rows each, in the order in which they run."""
 
-    Arrays of numpy on the host, and of JAX in a program, which takes one tile at a time.
-    """
+    table: Int[np.ndarray, "N F R"]  # the F `Columns` of each row
+    state: Int[np.ndarray, "N R"]  # numbers of the states, NONE for padding
+    shape: Int[np.ndarray, " N"]  # indices into the shapes of a layout
 
-    layer: Int[Any, "*N"]
-    source: Int[Any, "*N R"]  # slots read
-    target: Int[Any, "*N R"]  # slots written; by padding rows the padding slot
-    question: Int[Any, "*N R"]  # rows of the view
-    block: Int[Any, "*N R"] | None = None  # KV blocks written; None without a cache
-    prompt_block: Int[Any, "*N R"] | None = None  # KV blocks of the prompts
-    state: Int[np.ndarray, "N R"] | None = None  # numbers of the states, which stay on the host
+    @property
+    def layer(self) -> Int[np.ndarray, " N"]:
+        """The layer that each tile runs."""
+        return self.table[:, 0, 0]
 
-    def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Yields (layer, first tile, end) of neighbours that run the same layer."""
-        ends = (np.flatnonzero(np.diff(self.layer, append=NONE)) + 1).tolist()
+    def with_blocks(self, **blocks: np.ndarray) -> "Tiles":
+        """Set columns to the block [n + 1] of each state, the last one for padding."""
+        table = self.table.copy()
+        for name, block in blocks.items():
+            table[:, Columns._fields.index(name)] = block[self.state]
+        return self._replace(table=table)
+
+    def written_as_blocks(self) -> "Tiles":
+        """Write to the KV blocks of the same numbers as the slots."""
+        table = self.table.copy()
+        table[:, Columns._fields.index("block")] = table[:, Columns._fields.index("target")]
+        return self._replace(table=table)
+
+    def parts(self, size: int) -> Iterator["Tiles"]:
+        """Cut into parts of at most `size` tiles."""
+        for start in range(0, len(self.table), size):
+            yield Tiles(*(column[start : start + size] for column in self))
+
+    def runs(self, same_layer: bool) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (layer, shape, first tile, end) of neighbours of one shape, and of one layer."""
+        changes = np.diff(self.shape, append=NONE) != 0
+        if same_layer:
+            changes |= np.diff(self.layer, append=NONE) != 0
+        ends = (np.flatnonzero(changes) + 1).tolist()
         for start, end in zip([0, *ends], ends, strict=False):
-            yield int(self.layer[start]), start, end
-
-    def calls(self, size: int) -> Iterator["Tiles"]:
-        """Cuts into parts of at most `size` tiles, without the state numbers."""
-        for start in range(0, len(self.layer), size):
-            some = (None if x is None else x[start : start + size] for x in self[:-1])
-            yield Tiles(*some)  # pyright: ignore[reportArgumentType] - None stays None
-
-    def padded(self, size: int) -> "Tiles":
-        """Appends tiles of zeros up to `size` tiles."""
-        return Tiles(*(None if x is None else pad_rows(x, size) for x in self))  # pyright: ignore
+            yield int(self.layer[start]), int(self.shape[start]), start, end
 
 
 def pad_rows(values: np.ndarray, rows: int) -> np.ndarray:
-    """Appends zeros to [n, ...] up to `rows` rows."""
+    """Append zeros to [n, ...] up to `rows` rows."""
     out = np.zeros((rows, *values.shape[1:]), values.dtype)
     out[: len(values)] = values
     return out
 
 
-def pack_tiles(steps: Sequence[Step], rows: int, padding: Mapping[str, int]) -> Tiles:
-    """Cuts the rows of each step into tiles of R rows.
-
-    `padding` has the value of each field that the steps have, for rows that fill up a tile.
-    """
-    sizes = np.array([len(step.source) for step in steps], np.int64)
-    each = -(-sizes // rows)
-    total = int(each.sum())
-    first = (np.cumsum(each) - each) * rows  # place of the first row of each step
-    places = np.repeat(first - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-    columns = []
-    for name in Step._fields[1:]:
-        if name not in padding:
-            columns.append(None)
-            continue
-        values = np.full(total * rows, padding[name], np.int32)
-        if steps:
-            values[places] = np.concatenate([getattr(step, name) for step in steps])
-        columns.append(values.reshape(total, rows))
-    layer = np.repeat(np.array([step.layer for step in steps], np.int32), each)
-    return Tiles(layer, *columns)
+def pack_tiles(steps: Sequence[Step], layout: Layout, padding: Columns) -> Tiles:
+    """Put the rows of steps into tiles; `padding` is what rows that fill up a tile have."""
+    ends = [[0, *step.ends] for step in steps]
+    sizes = np.array([e - s for one in ends for s, e in itertools.pairwise(one)], np.int64)
+    table = np.empty((len(sizes), WIDTH, layout.rows), np.int32)
+    table[:] = np.array(padding, np.int32)[:, None]
+    state = np.full((len(sizes), layout.rows), NONE, np.int32)
+    shape = np.array([shape for step in steps for shape in step.shapes], np.int32)
+    if steps:
+        rows = np.array([len(step.state) for step in steps])
+        tile = np.repeat(np.arange(len(sizes)), sizes)
+        place = np.arange(len(tile)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        columns = zip(*(step.columns for step in steps), strict=True)
+        for i, values in enumerate(columns):
+            if isinstance(values[0], np.ndarray):
+                table[tile, i, place] = np.concatenate(values)
+            else:
+                table[tile, i, place] = np.repeat(values, rows)
+        state[tile, place] = np.concatenate([step.state for step in steps])
+        table[:, 0] = table[:, 0, :1]
+    return Tiles(table, state, shape)
 
 
 class Nodes:
     """The prefixes of sorted paths as arrays, and `grid` [n, 1 + P], the node of each prefix."""
 
     def __init__(self, rows: np.ndarray, held: np.ndarray | None = None):
-        """Numbers the prefixes of sorted rows [n, 1 + P]; `held` are the slots that they have."""
+        """Number the prefixes of sorted rows [n, 1 + P]; `held` are the slots that they have."""
         count, width = rows.shape
         depths = np.arange(width)
         self.rows = rows
@@ -118,7 +182,7 @@ class Nodes:
 
 
 def lexicographic(rows: np.ndarray) -> np.ndarray:
-    """Sorts rows of uint16; returns their order [n]."""
+    """Sort rows of uint16; return their order [n]."""
     # big-endian bytes compare as the numbers do, in one pass for all columns
     text = np.ascontiguousarray(rows.astype(">u2")).view(f"S{2 * rows.shape[1]}")
     return np.argsort(text[:, 0], kind="stable")
@@ -137,12 +201,13 @@ class Chunk(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a plan saves and wastes, in layers run on one state."""
+    """What a plan saves and wastes: layers run on one state, and tokens that these have."""
 
     useful: int = 0  # of all paths, each run in full
     unique: int = 0  # run, without the last layers of the paths
     last: int = 0  # last layers, run at the read positions
-    rows: int = 0  # rows of all tiles, padding included
+    tokens: int = 0  # of the states run
+    token_rows: int = 0  # of their tiles, padding included
     hits: int = 0  # saved by states held from earlier waves
     evicted: int = 0  # states that lost their slot
 

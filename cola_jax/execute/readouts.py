@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from cola_jax.execute.memory import ceil_power, get
+from cola_jax.execute.memory import ceil_power
+from cola_jax.execute.plan import pad_rows
+from cola_jax.kernels.buffers import get
 from cola_jax.model import unembed
 from cola_jax.params import Model
 from cola_jax.prompts import NO_READ, Prompts, Readings
@@ -20,18 +23,17 @@ PART, LEAST_PART = 512, 16  # logits of which a CPU takes the maximum in one go
 class Queries(NamedTuple):
     """What to read in the outputs of a chunk, U positions at a time."""
 
-    rows: Int[np.ndarray, "N U"]  # of O W; N is enough for O outputs, so that shapes stay
+    rows: Int[np.ndarray, "N U"]  # of O W
     targets: Int[np.ndarray, "N U M"]
-    used: Int[np.ndarray, ""]  # how many of the N are in use
 
 
 class Readouts(NamedTuple):
-    """Readings of N U positions, each asked about M targets."""
+    """Readings of U positions, each asked about M targets."""
 
-    logprob: Float[Array | np.ndarray, "*N U M"]
-    rival: Float[Array | np.ndarray, "*N U M"]
-    token: Int[Array | np.ndarray, "*N U"]
-    finite: Bool[Array | np.ndarray, "*N U"]
+    logprob: Float[Array | np.ndarray, "U M"]
+    rival: Float[Array | np.ndarray, "U M"]
+    token: Int[Array | np.ndarray, " U"]
+    finite: Bool[Array | np.ndarray, " U"]
 
 
 class ReadPositions:
@@ -66,30 +68,28 @@ class ReadPositions:
             self.position[b, valid], self.nth[b, valid] = inverse, nth
             self.targets[b, inverse, nth] = targets[b, valid]
 
-    def queries(self, question: np.ndarray, outputs: int, unembedded: int) -> Queries:
-        """Says what to read where output i, of at most O, belongs to `question[i]`."""
+    def queries(self, question: np.ndarray, unembedded: int) -> Queries:
+        """Say what to read where output i belongs to `question[i]`, U positions at a time."""
         width, counts = self.read.shape[1], self.count[question]
         begin = np.cumsum(counts) - counts
         position = np.arange(counts.sum()) - np.repeat(begin, counts)
         output = np.repeat(np.arange(len(question)), counts)
-        most = -(-outputs * width // unembedded)
-        rows = np.zeros(most * unembedded, np.int32)
-        targets = np.zeros((most * unembedded, self.targets.shape[2]), np.int32)
-        rows[: len(output)] = output * width + position
-        targets[: len(output)] = self.targets[question[output], position]
-        used = np.asarray(-(-len(output) // unembedded), np.int32)
-        return Queries(rows.reshape(most, -1), targets.reshape(most, unembedded, -1), used)
+        parts = -(-len(output) // unembedded)
+        rows = pad_rows((output * width + position).astype(np.int32), parts * unembedded)
+        targets = pad_rows(self.targets[question[output], position], parts * unembedded)
+        shape = parts, unembedded
+        return Queries(rows.reshape(shape), targets.reshape(*shape, -1))
 
     def collect(
-        self, readouts: Readouts, question: np.ndarray, candidate: np.ndarray, out: Readings
+        self, parts: Sequence[Readouts], question: np.ndarray, candidate: np.ndarray, out: Readings
     ) -> None:
-        """Writes what was read in outputs of these questions to their candidates in `out`."""
+        """Write what was read in outputs of these questions to their candidates in `out`."""
+        readouts = Readouts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         counts = self.count[question]
         begin = np.cumsum(counts) - counts
         at = begin[:, None] + self.position[question]
         nth, valid = self.nth[question], self.valid[question]
-        token, finite = readouts.token.reshape(-1), readouts.finite.reshape(-1)
-        logprob, rival = (x.reshape(-1, x.shape[-1]) for x in (readouts.logprob, readouts.rival))
+        logprob, rival, token, finite = readouts
         out.logprob[question, candidate] = np.where(valid, logprob[at, nth], -np.inf)
         out.rival[question, candidate] = np.where(valid, rival[at, nth], -np.inf)
         out.token[question, candidate] = np.where(valid, token[at], -1)
@@ -102,30 +102,16 @@ class ReadPositions:
 def unembed_queries(
     model: Model,
     outputs: Shaped[Array, "O Q D"],
-    rows: Int[Array, "N U"],
-    targets: Int[Array, "N U M"],
-    used: Int[Array, ""],
+    rows: Int[Array, " U"],
+    targets: Int[Array, "U M"],
 ) -> Readouts:
-    """Unembeds U positions at a time, the first `used` times, and reads their logits.
+    """Unembed U positions and read their logits.
 
     So there are never more than [U, V] logits, and a position that is read for several targets,
     as the end of a prompt is for every option, is unembedded once.
     """
     flat = outputs.reshape(-1, outputs.shape[-1])
-
-    def step(i: Int[Array, ""], out: Readouts) -> Readouts:
-        logits = unembed(model, get(flat, rows[i])[:, None])[:, 0]
-        return jax.tree.map(
-            lambda whole, part: whole.at[i].set(part), out, read_logits(logits, targets[i])
-        )
-
-    start = Readouts(
-        logprob=jnp.zeros(targets.shape, jnp.float32),
-        rival=jnp.zeros(targets.shape, jnp.float32),
-        token=jnp.zeros(rows.shape, jnp.int32),
-        finite=jnp.zeros(rows.shape, jnp.bool_),
-    )
-    return jax.lax.fori_loop(0, used, step, start)
+    return read_logits(unembed(model, get(flat, rows)[:, None])[:, 0], targets)
 
 
 def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Readouts:
@@ -145,10 +131,10 @@ def read_logits(logits: Float[Array, "U V"], targets: Int[Array, "U M"]) -> Read
 class Top(NamedTuple):
     """The most likely token, its log-probability, and that of the next best."""
 
-    token: Int[Array | np.ndarray, "*N U"]
-    first: Float[Array | np.ndarray, "*N U"]
-    second: Float[Array | np.ndarray, "*N U"]
-    finite: Bool[Array | np.ndarray, "*N U"]  # whether all logits are
+    token: Int[Array | np.ndarray, " U"]
+    first: Float[Array | np.ndarray, " U"]
+    second: Float[Array | np.ndarray, " U"]
+    finite: Bool[Array | np.ndarray, " U"]  # whether all logits are
 
 
 def best_two(logits: Float[Array, "U V"]) -> Top:
@@ -213,12 +199,12 @@ def top_of(
 class ChosenToken(NamedTuple):
     """A token that was chosen, and what its distribution says of how sure the model was."""
 
-    token: Int[Array | np.ndarray, "*N U"]
-    first: Float[Array | np.ndarray, "*N U"]  # its log-probability
-    second: Float[Array | np.ndarray, "*N U"]  # that of the next best
-    finite: Bool[Array | np.ndarray, "*N U"]
-    entropy: Float[Array | np.ndarray, "*N U"]  # in nats
-    certainty: Float[Array | np.ndarray, "*N U"]  # see `sample_of`
+    token: Int[Array | np.ndarray, " U"]
+    first: Float[Array | np.ndarray, " U"]  # its log-probability
+    second: Float[Array | np.ndarray, " U"]  # that of the next best
+    finite: Bool[Array | np.ndarray, " U"]
+    entropy: Float[Array | np.ndarray, " U"]  # in nats
+    certainty: Float[Array | np.ndarray, " U"]  # see `sample_of`
 
 
 def chosen_token(logits: Float[Array, "U V"]) -> ChosenToken:
@@ -244,28 +230,10 @@ def chosen_token(logits: Float[Array, "U V"]) -> ChosenToken:
 @functools.partial(jax.jit, donate_argnames="tokens")
 def greedy_sample(
     model: Model,
-    states: Float[Array, "W D"],
+    states: Float[Array, "W 1 D"],
     tokens: Int[Array, " W"],
-    slots: Int[Array, "N U"],
-    used: Int[Array, ""],
+    slots: Int[Array, " U"],
 ) -> tuple[Int[Array, " W"], ChosenToken]:
-    """Unembeds U decode slots at a time, the first `used` times; each takes its likeliest token."""
-
-    def step(
-        i: Int[Array, ""], carry: tuple[Int[Array, " W"], ChosenToken]
-    ) -> tuple[Int[Array, " W"], ChosenToken]:
-        tokens, out = carry
-        sample = chosen_token(unembed(model, states[slots[i]][:, None])[:, 0])
-        out = jax.tree.map(lambda whole, part: whole.at[i].set(part), out, sample)
-        return tokens.at[slots[i]].set(sample.token), out
-
-    number = jnp.zeros(slots.shape, jnp.float32)
-    start = ChosenToken(
-        token=jnp.zeros(slots.shape, jnp.int32),
-        first=number,
-        second=number,
-        finite=jnp.zeros(slots.shape, jnp.bool_),
-        entropy=number,
-        certainty=number,
-    )
-    return jax.lax.fori_loop(0, used, step, (tokens, start))
+    """Unembed U decode slots; each takes its likeliest token."""
+    sample = chosen_token(unembed(model, states[slots])[:, 0])
+    return tokens.at[slots].set(sample.token), sample

@@ -6,13 +6,11 @@ import numpy as np
 
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.evaluator import Workload, take
-from cola_jax.execute.inputs import Paths, buckets, check_batch, count_paths, no_readings
+from cola_jax.execute.inputs import Paths, check_batch, count_paths, no_readings
 from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.prompts import PromptsLike, Readings
-
-LARGEST = (64, 8)  # questions of a batch: elsewhere, and on a CPU, where larger ones save nothing
 
 
 def run_paths(
@@ -29,7 +27,7 @@ def run_paths(
         is read at each token but the last, and asked about the next one.
       paths: [B, C, P] padded with STOP, for each question a list of paths of any lengths and
         number, or one list for all. An entry of STOP alone is not a path and is not evaluated.
-      options: dtype, memory_budget, rows, metrics; see `WorkerOptions`.
+      options: dtype, memory_budget, tile_tokens, metrics; see `WorkerOptions`.
 
     Returns:
       Readings [B, C, Q] as numpy; entries without a path or a read position are -inf, and not
@@ -39,7 +37,7 @@ def run_paths(
       ValueError: as `run_path`, and where the prompts do not say what to read, the budget is too
         small for one path, or there are fewer questions than places on the `data` axis.
 
-    Compiles once for each bucket of T and Q. In float32 it agrees with `run_path` up to rounding.
+    Compiles once for each of few numbers of tokens. In float32 it agrees with `run_path` up to rounding.
     """
     batch, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(batch.read).shape[1])
@@ -48,9 +46,8 @@ def run_paths(
     # one batch at a time on a worker: each has the whole budget
     workers = Workers(model, **options)
     workers.check_count(len(padded))
-    keys = buckets(batch)
     check_path_memory(model.config, batch, workers.memory)
-    shared = Batches.of(batch, keys, 1 / len(keys) if workload.same else FRESH)
+    shared = Batches.of(batch, 1 / len(padded) if workload.same else FRESH)
 
     def run(worker: Worker, rows: np.ndarray) -> Readings:
         work = workload._replace(prefix=shared.prefixes[rows[0]])
@@ -59,8 +56,8 @@ def run_paths(
         evaluate.close()
         return readings
 
-    largest = LARGEST[workers.memory.backend == "cpu"]
-    batches = shared.cut(range(len(keys)), len(workers.workers), largest)
+    largest = workers.memory.limits.questions
+    batches = shared.cut(range(len(padded)), len(workers.workers), largest)
     for rows, readings in workers.map(run, batches, count_paths(padded)):
         for name in ("logprob", "token", "rival", "finite"):
             getattr(out, name)[rows] = getattr(readings, name)

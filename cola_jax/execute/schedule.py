@@ -8,19 +8,33 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Step, Tiles, pack_tiles
+from cola_jax.execute.plan import (
+    NONE,
+    Chunk,
+    Columns,
+    Cost,
+    Layout,
+    Nodes,
+    Step,
+    Tiles,
+    pack_tiles,
+)
 from cola_jax.path import STOP
 
 
 class Schedule:
     """Orders the states that some paths need into tiles, and finds their slots.
 
-    The layer for which most states wait goes first, in whole tiles while there are any, and then
-    the lowest layer. The loop is over groups of tiles, never over paths.
+    The layer for which most tiles wait goes first, in whole tiles while there are any, and then
+    the lowest layer. States of one layer run in the order of their tokens, so that those of a tile
+    need little padding. The loop is over groups of tiles, never over paths.
     """
 
-    def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, rows: int):
-        self.nodes, self.slots, self.rows = nodes, slots, rows
+    def __init__(self, nodes: Nodes, paths: np.ndarray, slots: int, layout: Layout):
+        self.nodes, self.slots, self.layout = nodes, slots, layout
+        self.shape = layout.shape[nodes.question]  # that each node fits
+        # the part of a tile that each node takes
+        self.part = np.array([1 / shape.rows for shape in layout.shapes])[self.shape]
         depths, length = np.arange(nodes.grid.shape[1]), nodes.length[paths]
         grid = nodes.grid[paths]
         before_last = depths < length[:, None]
@@ -45,7 +59,7 @@ class Schedule:
         # reads still to come: by children, and by the last layers of paths
         self.readers = self.fanout + np.bincount(self.sources, minlength=len(missing))
         self.waiting: list[list[np.ndarray]] = [[] for _ in range(int(nodes.layer.max()) + 1)]
-        self.count = np.zeros(len(self.waiting), np.int64)
+        self.tiles = np.zeros(len(self.waiting))  # that wait for each layer
 
         held = np.flatnonzero(nodes.slot != NONE)
         free = np.ones(slots, bool)
@@ -59,69 +73,78 @@ class Schedule:
         self.ready = children[~missing[parents[inner]]]
 
     def chunk(self) -> tuple[Chunk, Cost]:
-        """Makes the chunk; the nodes' slots are then those after it has run."""
-        nodes = self.nodes
+        """Make the chunk; the nodes' slots are then those after it has run."""
+        nodes, layout = self.nodes, self.layout
         roots = self.needed[nodes.parent[self.needed] == NONE]
         nodes.slot[roots] = self.take(len(roots))
         embedded = np.stack([nodes.question[roots], nodes.slot[roots]], axis=1)
         self.add(self.ready)
         self.add(self.below(roots))
-        tiles = pack_tiles(list(self.steps()), self.rows, padding(self.slots))
+        tiles = pack_tiles(list(self.steps()), layout, Columns(0, 0, self.slots, 0))
         last, order = self.last_tiles()
+        length = layout.length[nodes.question]
         cost = Cost(
             useful=self.useful,
             unique=len(self.needed) - len(roots),
             last=len(order),
-            rows=tiles.source.size + last.source.size,
+            tokens=int(length[self.needed].sum() - length[roots].sum() + length[self.ends].sum()),
+            token_rows=token_rows(tiles, layout) + token_rows(last, layout),
             hits=self.hits,
             evicted=self.evicted,
         )
         return Chunk(embedded, tiles, last, order), cost
 
     def last_tiles(self) -> tuple[Tiles, np.ndarray]:
-        """Packs the last layers of the paths by layer; returns their order [n] as well."""
-        nodes = self.nodes
-        order = np.argsort(self.last, kind="stable")
+        """Pack the last layers of the paths by layer; returns their order [n] as well."""
+        order = np.lexsort((-self.shape[self.ends], self.last))
         ends = np.flatnonzero(np.diff(self.last[order], append=NONE)) + 1
         steps = []
         for start, end in zip([0, *ends], ends, strict=False):
             some = order[start:end]
-            source = self.sources[some]
             steps.append(
-                Step(
+                self.step(
                     int(self.last[some[0]]),
-                    source=nodes.slot[source],
+                    self.sources[some],
                     target=np.arange(start, end, dtype=np.int32),
-                    question=nodes.question[source],
                     state=self.ends[some],
                 )
             )
-        return pack_tiles(steps, self.rows, padding(len(order))), order
+        return pack_tiles(steps, self.layout, Columns(0, 0, len(order), 0)), order
+
+    def step(self, layer: int, parents: np.ndarray, target: np.ndarray, state: np.ndarray) -> Step:
+        """Cut states, the longest first, into tiles of a layer that read those of their parents."""
+        nodes = self.nodes
+        shapes = self.shape[parents].tolist()
+        ends = self.layout.tile_ends(shapes)
+        columns = Columns(layer, nodes.slot[parents], target, nodes.question[parents])
+        return Step(columns, state, [shapes[start] for start in [0, *ends[:-1]]], ends)
 
     def steps(self) -> Iterator[Step]:
-        """Yields the states that run together."""
+        """Yield the states that run together."""
         nodes = self.nodes
         while True:
-            layer = int(self.count.argmax())
-            if self.count[layer] < self.rows:
+            layer = int(self.tiles.argmax())
+            if self.tiles[layer] < 1:
                 # no tile is full: a low layer's states soon wait at the layers above it
-                layer = int((self.count > 0).argmax())
-            count = int(self.count[layer])
-            if not count:
+                layer = int((self.tiles > 0).argmax())
+            if not self.waiting[layer]:
                 return
             some = self.waiting[layer]
             waiting = some[0] if len(some) == 1 else np.concatenate(some)
-            count = min(count, len(self.free) + self.num_idle)
-            if count > self.rows:
-                count -= count % self.rows  # defer the remainder to a fuller tile
+            if len(self.layout.shapes) > 1:
+                waiting = waiting[np.argsort(-self.shape[waiting], kind="stable")]
+            shapes = self.shape[waiting].tolist()
+            count = min(len(waiting), len(self.free) + self.num_idle)
+            ends = self.layout.tile_ends(shapes[:count])
+            if len(ends) > 1 and count - ends[-2] < self.layout.shapes[shapes[ends[-2]]].rows:
+                count = ends[-2]  # defer the remainder to a fuller tile
             now, rest = waiting[:count], waiting[count:]
             self.waiting[layer] = [rest] if len(rest) else []
-            self.count[layer] = len(rest)
+            self.tiles[layer] = self.part[rest].sum()
             parents = nodes.parent[now]  # all different: a parent has one child of each layer
             slots = self.take(count)
             nodes.slot[now] = slots
-            question = nodes.question[now]
-            yield Step(layer, nodes.slot[parents], slots, question, state=now)
+            yield self.step(layer, parents, slots, now)
             self.readers[parents] -= 1
             self.release(parents[self.readers[parents] == 0])
             self.add(self.below(now))
@@ -149,7 +172,7 @@ class Schedule:
         for part in parts:
             layer = self.nodes.layer[part[0]]
             self.waiting[layer].append(part)
-            self.count[layer] += len(part)
+            self.tiles[layer] += self.part[part].sum()
 
     def release(self, some: np.ndarray) -> None:
         """Marks states as no longer needed; they are kept until their slots are needed."""
@@ -174,9 +197,10 @@ class Schedule:
         return taken
 
 
-def padding(target: int) -> dict[str, int]:
-    """Returns what padding rows read and write; question and source are any valid ones."""
-    return {"source": 0, "target": target, "question": 0, "state": NONE}
+def token_rows(tiles: Tiles, layout: Layout) -> int:
+    """Count the tokens of tiles, padding included."""
+    sizes = np.array([shape.rows * shape.tokens for shape in layout.shapes])
+    return int(sizes[tiles.shape].sum())
 
 
 def paths_at_once(slots: int, rows: int) -> int:
@@ -189,15 +213,15 @@ def paths_at_once(slots: int, rows: int) -> int:
 
 
 def decode_tiles(
-    paths: np.ndarray, rows: np.ndarray, blocks: np.ndarray, prompt_blocks: np.ndarray, tile: int
+    paths: np.ndarray, rows: np.ndarray, blocks: np.ndarray, prompt_blocks: np.ndarray, tile: Layout
 ) -> Tiles:
-    """Orders one decode step: every layer of each row's path, in tiles that run the same layer.
+    """Order one decode step: every layer of each row's path, in tiles that run the same layer.
 
     Args:
       paths: [W, P] of all decode slots, padded with STOP; the last slot is for padding.
       rows: the decode slots [n] that take the step.
       blocks, prompt_blocks: [W, P], the KV blocks of each path position.
-      tile: R.
+      tile: of one token a row.
 
     Reading a layer's weights is most of what a step costs, so layers should be visited as seldom
     as possible: a shortest common supersequence of the paths. The layer whose waiting rows have
@@ -216,9 +240,10 @@ def decode_tiles(
         now = np.flatnonzero(wanted == layer)
         slot, position = rows[now], at[now]
         own, prompt = blocks[slot, position], prompt_blocks[slot, position]
-        steps.append(Step(layer, slot, slot, slot, own, prompt))
+        ends = tile.tile_ends([0] * len(now))
+        columns = Columns(layer, slot, slot, slot, own, prompt)
+        steps.append(Step(columns, slot, [0] * len(ends), ends))
         at[now] += 1
         left[now] -= 1
     slot, block = len(paths) - 1, int(blocks[-1, 0])
-    padding = {"source": slot, "target": slot, "question": slot}
-    return pack_tiles(steps, tile, padding | {"block": block, "prompt_block": block})
+    return pack_tiles(steps, tile, Columns(0, slot, slot, slot, block, block))

@@ -15,38 +15,41 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.common_prefix import tokens_after, without
-from cola_jax.execute.driver import Driver, empty_chunk
-from cola_jax.execute.evaluator import PathEvaluator, Prefix, Workload
-from cola_jax.execute.inputs import buckets, no_readings
+from cola_jax.execute.common_prefix import without
+from cola_jax.execute.driver import Driver
+from cola_jax.execute.evaluator import (
+    PathEvaluator,
+    Prefix,
+    Workload,
+    layout_of,
+    slot_sizes,
+)
+from cola_jax.execute.inputs import distinct_reads, no_readings
 from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, default_rows, floor_power
-from cola_jax.execute.plan import Tiles
+from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power, tile_rows
+from cola_jax.execute.plan import Layout, Tiles, TileShape
 from cola_jax.execute.trie import PrefixBlocks, PrefixTrie
 from cola_jax.execute.worker import Shared, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import PROMPT, Prompts, Readings
 
-MOST_STATES = (4096, 1024)  # elsewhere, and on a CPU, where paths differ
-
 
 def path_evaluator(
     worker: Worker, prompts: Prompts, workload: Workload
 ) -> "PathEvaluator | SharedPrefixEvaluator":
-    """Makes what runs paths of a batch: a common prefix once, where it fits."""
+    """Make what runs paths of a batch: a common prefix once, where it fits."""
     if workload.prefix:
-        after = tokens_after(prompts, workload.prefix)
-        width, memory = max(reads for _, reads in buckets(prompts)), beside_blocks(worker)
-        if fits(worker, workload, lambda: choose_sizes(worker.config, after, width, memory)):
+        rest, memory = without(prompts, workload.prefix), beside_blocks(worker)
+        if fits(worker, workload, lambda: check_path_memory(worker.config, rest, memory)):
             return SharedPrefixEvaluator(worker, prompts, workload)
     worker.share_nothing()  # whole prompts take all of the budget
     return PathEvaluator(worker, prompts, workload)
 
 
 def check_path_memory(config: ModelConfig, prompts: Prompts, memory: Memory) -> None:
-    """Raises InputError where memory is too small to run a path of prompts."""
-    for tokens, reads in sorted(set(buckets(prompts)), reverse=True):
-        choose_sizes(config, tokens, reads, memory)
+    """Raise InputError where memory is too small to run a path of prompts."""
+    layout = layout_of(prompts, distinct_reads(prompts), memory.limits)
+    choose_sizes(config, *slot_sizes(layout), memory)
 
 
 def fits(worker: Worker, workload: Workload, choose: Callable[[], Any]) -> bool:
@@ -72,7 +75,7 @@ def blocks_within(worker: Worker, workload: Workload) -> int:
     most = memory.budget // memory.sharing // 4 // (workload.prefix * width * memory.itemsize) - 1
     needed = 1 + workload.wave * workload.positions  # one is the embedded prefix
     if not workload.same:
-        needed = MOST_STATES[memory.backend == "cpu"]
+        needed = memory.limits.prefix_states
     return min(floor_power(max(0, most)), ceil_power(needed))
 
 
@@ -87,18 +90,12 @@ class SharedPrefix:
         """Takes the tokens [size], and M."""
         config, (size,) = worker.config, ids.shape
         self.worker, self.blocks, self.lock = worker, blocks, threading.Lock()
-        self.rows = worker.memory.rows or default_rows(worker.memory.backend, size)
         shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
         k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
         self.cache = KVBlocks(k=k, v=v)
-        self.trie = PrefixTrie(blocks, self.rows)
-        self.driver = Driver(worker, *as_prompt(ids), blocks)
-        launch = self.driver.no_tiles(self.rows, self.cache)
-        nothing = empty_chunk(self.rows)
-        worker.compile(
-            lambda: self.keep(self.driver.inner(launch, self.cache)),
-            lambda: self.fill(nothing.embedded, [nothing.tiles]),
-        )
+        self.layout = Layout.of_one(TileShape(tile_rows(worker.memory.limits, size), size))
+        self.trie = PrefixTrie(blocks, self.layout)
+        self.driver = Driver(worker, *as_prompt(ids), blocks, self.layout)
 
     @classmethod
     def of(cls, worker: Worker, prompts: Prompts, workload: Workload) -> Shared:
@@ -120,20 +117,15 @@ class SharedPrefix:
                 self.worker.metrics.add(cost=cost, prefix_layers=cost.unique)
                 yield blocks, lambda: self.fill(embedded, tiles)
             except BaseException:
-                self.trie = PrefixTrie(self.blocks, self.rows)  # what is planned may not be run
+                self.trie = PrefixTrie(self.blocks, self.layout)  # what is planned may not be run
                 raise
 
     def fill(self, embedded: np.ndarray, tiles: list[Tiles]) -> jax.Array:
         """Dispatches tiles, after the embedded prefix; returns what can be waited for."""
         for some in tiles:
-            self.keep(self.driver.fill(embedded, some, self.cache))
+            self.cache = self.driver.fill(embedded, some, self.cache)
             embedded = embedded[:0]
         return self.cache.k[:1, :1, :1, :1]
-
-    def keep(self, cache: KVBlocks | None) -> None:
-        """Keeps the blocks that a program returned: it took those from before."""
-        assert cache is not None
-        self.cache = cache
 
     def groups(self, paths: np.ndarray) -> Iterator[np.ndarray]:
         """Cuts sorted paths [n, P], all different, into groups whose states fit together."""
@@ -169,19 +161,12 @@ class SharedPrefixEvaluator:
         self.shared = SharedPrefix.of(worker, prompts, workload)
         self.prefix: SharedPrefix = self.shared.value
         try:
-            with self.prefix.lock:  # programs are compiled with its blocks
-                self.rest = PathEvaluator(
-                    worker,
-                    without(prompts, size),
-                    workload,
-                    memory=beside_blocks(worker),
-                    tokens=tokens_after(prompts, size),
-                    prefix=self.prefix.cache,
-                )
+            self.rest = PathEvaluator(
+                worker, without(prompts, size), workload, memory=beside_blocks(worker)
+            )
         except BaseException:
             worker.leave(self.shared)
             raise
-        self.together = self.rest.together
 
     def __call__(self, paths: np.ndarray) -> Readings:
         """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""

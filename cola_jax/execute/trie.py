@@ -3,8 +3,8 @@
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.plan import NONE, Chunk, Cost, Nodes, Tiles, lexicographic
-from cola_jax.execute.schedule import Schedule, paths_at_once
+from cola_jax.execute.plan import NONE, Chunk, Cost, Layout, Nodes, Tiles, lexicographic
+from cola_jax.execute.schedule import Schedule, paths_at_once, token_rows
 from cola_jax.path import STOP
 
 
@@ -15,12 +15,12 @@ class Trie:
     are evicted first, and recomputed when a path needs them again.
     """
 
-    def __init__(self, slots: int, rows: int, outputs: int):
-        """Plans for S slots, tiles of R rows, and at most `outputs` paths in a chunk."""
+    def __init__(self, slots: int, layout: Layout, outputs: int):
+        """Plan for S slots, tiles of these shapes, and at most `outputs` paths in a chunk."""
         if slots < 2:
             raise InputError(f"a path needs 2 slots, there are {slots}.")
-        self.slots, self.rows = slots, rows
-        self.width = min(outputs, paths_at_once(slots, rows))
+        self.slots, self.layout = slots, layout
+        self.width = min(outputs, paths_at_once(slots, layout.rows))
         self.paths = np.zeros((0, 0), np.uint16)  # [n, 1 + P] question, then layers + 1
         self.held = np.zeros((0, 0), np.int32)  # [n, 1 + P] slots of each path's prefixes
 
@@ -37,19 +37,15 @@ class Trie:
         block = None if blocks is None else blocks.of(nodes, new)
         chunks, cost = [], Cost()
         for start in range(0, len(new), self.width):
-            chunk, spent = Schedule(nodes, new[start : start + self.width], *self.shape).chunk()
+            some = new[start : start + self.width]
+            chunk, spent = Schedule(nodes, some, self.slots, self.layout).chunk()
             if block is not None:
-                tiles, last = (each._replace(prompt_block=block[each.state]) for each in chunk[1:3])
+                tiles, last = (each.with_blocks(prompt_block=block) for each in chunk[1:3])
                 chunk = chunk._replace(tiles=tiles, last=last)
             chunks.append(chunk._replace(paths=places[start : start + self.width][chunk.paths]))
             cost += spent
         self.keep(nodes)
         return chunks, cost
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """S and R."""
-        return self.slots, self.rows
 
     def merged(self, wave: np.ndarray) -> tuple[Nodes, np.ndarray, np.ndarray]:
         """Returns the nodes of all paths, which of their rows are of a wave, and their places."""
@@ -62,9 +58,12 @@ class Trie:
         return Nodes(rows[order], held[order]), new, order[new] - known
 
     def keep(self, nodes: Nodes) -> None:
-        """Keeps the paths, and the slots that their states have now."""
-        self.paths = nodes.rows
-        self.held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
+        """Keep the slots that states have now, and a path through each of them."""
+        held = np.where(nodes.inside, nodes.slot[nodes.grid], NONE)
+        row, depth = np.nonzero(held != NONE)
+        _, first = np.unique(held[row, depth], return_index=True)
+        some = np.unique(row[first])
+        self.paths, self.held = nodes.rows[some], held[some]
 
 
 class PrefixTrie(Trie):
@@ -73,9 +72,9 @@ class PrefixTrie(Trie):
     What a wave needs keeps its slots until the next one is planned.
     """
 
-    def __init__(self, slots: int, rows: int):
-        """Plans for S slots, which hold the embedded prefix and the states of at least one path."""
-        super().__init__(slots, rows, slots)
+    def __init__(self, slots: int, layout: Layout):
+        """Plan for S slots, which hold the embedded prefix and the states of at least one path."""
+        super().__init__(slots, layout, slots)
 
     def plan_prefix(
         self, paths: np.ndarray
@@ -93,20 +92,15 @@ class PrefixTrie(Trie):
         nodes.pinned[nodes.grid[new][:, :-1][nodes.inside[new][:, 1:]]] = True
         tiles, embedded, cost = [], [], Cost()
         for start in range(0, len(new), self.width):
-            chunk, spent = Schedule(nodes, new[start : start + self.width], *self.shape).chunk()
-            tiles.append(chunk.tiles._replace(block=chunk.tiles.target))
+            some = new[start : start + self.width]
+            chunk, spent = Schedule(nodes, some, self.slots, self.layout).chunk()
+            tiles.append(chunk.tiles.written_as_blocks())
             embedded.append(chunk.embedded)
-            cost += spent._replace(useful=0, last=0, rows=chunk.tiles.source.size)
+            run = token_rows(chunk.tiles, self.layout)
+            tokens = spent.unique * self.layout.tokens
+            cost += spent._replace(useful=0, last=0, tokens=tokens, token_rows=run)
         self.keep(nodes)
         return tiles, np.concatenate(embedded), PrefixBlocks(nodes, new, self.slots), cost
-
-    def keep(self, nodes: Nodes) -> None:
-        """Forgets paths of which no state has a slot that another path does not have as well."""
-        super().keep(nodes)
-        row, depth = np.nonzero(self.held != NONE)
-        _, first = np.unique(self.held[row, depth], return_index=True)
-        some = np.unique(row[first])
-        self.paths, self.held = self.paths[some], self.held[some]
 
 
 class PrefixBlocks:

@@ -1,6 +1,5 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
-import contextlib
 import dataclasses
 import queue
 import threading
@@ -14,23 +13,24 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.decode_attention import DecodeKernel
+from cola_jax.execute.attention import Mode
 from cola_jax.execute.device_memory import default_budget
-from cola_jax.execute.forward import Launch
-from cola_jax.execute.kernels import choose_attention, choose_decode_kernel
+from cola_jax.execute.forward import States, forward_tile, forward_tiles
+from cola_jax.execute.kv_cache import Cache, NoCache
 from cola_jax.execute.layer_views import layers_of
-from cola_jax.execute.memory import Memory, stored_as
-from cola_jax.execute.metrics import COUNTER, Clock, Metrics
-from cola_jax.execute.plan import Tiles
-from cola_jax.execute.prompt_attention import PromptKernel
-from cola_jax.model import Kernel
+from cola_jax.execute.memory import Memory
+from cola_jax.execute.metrics import Clock, Metrics
+from cola_jax.execute.plan import Layout, Tiles, pad_rows
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention
+from cola_jax.kernels.buffers import stored_as
+from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention
 from cola_jax.params import Model
 from cola_jax.progress import metrics_bar
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 END = object()  # after the last batch
-CALL = 1024  # tiles in one call of a program; longer plans make several
+CALL = 512  # tiles that are copied to the devices together
 
 
 class Stopped(Exception):
@@ -44,10 +44,17 @@ class Pending(NamedTuple):
     clock: Clock
 
     def get(self) -> Any:
-        """Waits for the arrays; returns them as numpy."""
-        arrays = jax.device_get(self.arrays)
-        self.clock.stop()
-        return arrays
+        """Wait for the arrays; return them as numpy."""
+        with self.clock.waiting():
+            return jax.device_get(self.arrays)
+
+
+class Launches(NamedTuple):
+    """Tiles on the devices, and the calls that run them."""
+
+    layout: Layout
+    tables: list[jax.Array]  # [CALL, F, R]
+    calls: list[list[tuple[int, int, int, int]]]  # of each table: layer, shape, first tile, end
 
 
 class Worker:
@@ -59,8 +66,8 @@ class Worker:
         devices: np.ndarray,
         memory: Memory,
         dtype: Any,
-        kernel: Kernel | PromptKernel,
-        decode_kernel: DecodeKernel | None,
+        kernel: PromptAttention,
+        decode_kernel: DecodeAttention,
         metrics: Metrics,
         stopped: threading.Event,
     ):
@@ -76,29 +83,18 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        # of attention over prompts
-        self.kernel = kernel.on(devices) if isinstance(kernel, PromptKernel) else kernel
-        self.decode_kernel = decode_kernel and decode_kernel.on(devices)
+        several = devices.size > 1
+        self.kernel = kernel.on(placement.worker_mesh(devices)) if several else kernel
+        self.decode_kernel = (
+            decode_kernel.on(placement.worker_mesh(devices)) if several else decode_kernel
+        )
+        self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
-        self.compiling = threading.Lock()  # so that threads do not compile the same program twice
-        # Two batches that a CPU decodes by turns both end late, and an interruption loses both.
-        self.decoding = threading.Lock() if platform == "cpu" else contextlib.nullcontext()
         self.clock = Clock()
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()
         self.shared: list[Shared] = []
-
-    def compile(self, *programs: Callable[[], Any]) -> None:
-        """Calls functions that run a program each on nothing, so that it is compiled.
-
-        The devices may still be busy with another batch.
-        """
-        self.metrics.add(to_compile=len(programs))
-        with self.compiling:
-            for program in programs:
-                program()
-                self.metrics.add(compiled=1)
 
     def put(self, tree: Any) -> Any:
         """Copies arrays to every device of the worker."""
@@ -112,36 +108,41 @@ class Worker:
         """
         if self.stopped.is_set():
             raise Stopped
-        self.clock.start()
-        try:
-            with self.lock:
-                compiled = COUNTER.thread_seconds()
-                arrays = program()
-                self.clock.exclude(COUNTER.thread_seconds() - compiled)
-        except BaseException:
-            self.clock.stop()
-            raise
-        return Pending(arrays, self.clock)
+        with self.lock, self.clock.dispatching():
+            return Pending(program(), self.clock)
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Counts the time in which devices run what is not dispatched."""
-        self.clock.start()
-        compiled = COUNTER.thread_seconds()
-        try:
-            yield
-        finally:
-            self.clock.exclude(COUNTER.thread_seconds() - compiled)
-            self.clock.stop()
+    def load(self, tiles: Tiles, layout: Layout) -> Launches:
+        """Copy tiles to the devices."""
+        parts = list(tiles.parts(CALL))
+        tables = [self.put(pad_rows(part.table, CALL)) for part in parts]
+        calls = [list(part.runs(same_layer=self.layers is not None)) for part in parts]
+        return Launches(layout, tables, calls)
 
-    def launches(self, tiles: Tiles) -> Iterator[Launch]:
-        """Yields the calls of `forward` that run tiles, with the weights of each."""
-        for some in tiles.calls(CALL):
-            fixed = self.put(some.padded(CALL))
-            whole = (0, 0, len(some.layer))
-            for layer, first, end in [whole] if self.layers is None else some.runs():
-                weights = self.model.layers if self.layers is None else self.layers[layer]
-                yield Launch(weights, fixed, *self.put((np.int32(first), np.int32(end))))
+    def run(
+        self,
+        launches: Launches,
+        states: States,
+        mode: Mode,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        source: States | None = None,
+    ) -> tuple[States, Cache]:
+        """Dispatch tiles; returns the states and the cache that they have written."""
+        config = self.config
+        for table, calls in zip(launches.tables, launches.calls, strict=True):
+            for layer, number, first, end in calls:
+                shape = launches.layout.shapes[number]
+                if self.layers is None:
+                    ends = self.index[first], self.index[end]
+                    states, cache = forward_tiles(
+                        config, shape, self.model.layers, table, *ends, states, cache, mode, source
+                    )
+                    continue
+                weights = self.layers[layer]
+                for i in range(first, end):
+                    states, cache = forward_tile(
+                        config, shape, weights, table, self.index[i], states, cache, mode, source
+                    )
+        return states, cache
 
     def buffer(self, shape: tuple[int, ...], dtype: Any, *, split: int) -> jax.Array:
         """Takes a buffer of any content, one that was given back where the shape is the same.
@@ -209,14 +210,14 @@ class WorkerOptions(TypedDict, total=False):
     memory_budget: bytes for states, KV caches and other buffers on each device, beside the weights;
       by default half of what the weights leave of an accelerator's or a machine's memory, of which
       a run takes no more than it can use.
-    rows: R, the states that run a layer together; by default chosen for the backend.
+    tile_tokens: tokens that run a layer together; by default chosen for the backend.
     metrics: counts evaluations and what they cost.
     progress: shows a bar; by default in a notebook or on a terminal.
     """
 
     dtype: DTypeLike | None
     memory_budget: int | None
-    rows: int | None
+    tile_tokens: int | None
     metrics: Metrics | None
     progress: bool | None
 
@@ -247,12 +248,12 @@ class Workers:
             sharing=threads,
             itemsize=dtype.itemsize,
             backend=devices.flat[0].platform,
-            rows=options.get("rows"),
+            tile_tokens=options.get("tile_tokens"),
         )
         self.stopped, self.metrics = threading.Event(), options.get("metrics") or Metrics()
         self.progress = options.get("progress")
         on = devices.flat[0], model.config, dtype, devices.shape[1]
-        kernels = choose_attention(*on), choose_decode_kernel(*on)
+        kernels = choose_prompt_attention(*on), choose_decode_attention(*on)
         self.workers = [
             Worker(model, row, self.memory, dtype, *kernels, self.metrics, self.stopped)
             for row in devices

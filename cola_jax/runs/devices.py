@@ -39,15 +39,11 @@ class Devices:
     memory_budget: str | None = None
     """Memory for states and caches on each device beside the weights, such as 2GB or 50%; by
     default half of what the weights leave, of which a run takes no more than it can use."""
-    rows: int | None = None
-    """States that run a layer together; chosen for the backend by default."""
+    tile_tokens: int | None = None
+    """Tokens that run a layer together; chosen for the backend by default."""
 
     def __post_init__(self):
-        if self.rows is not None:
-            from cola_jax.execute.memory import check_tile_rows
-
-            check_tile_rows(self.rows)
-        for name in ("data", "tensor"):
+        for name in ("tile_tokens", "data", "tensor"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, it is {value}.")

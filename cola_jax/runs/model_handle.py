@@ -19,7 +19,7 @@ from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
 from cola_jax.params import Model, shapes
 from cola_jax.runs.devices import Devices, choose_dtype
-from cola_jax.scoring.evaluator import THREADS
+from cola_jax.scoring.evaluator import default_threads
 from cola_jax.tasks.task import Prepared
 
 
@@ -62,7 +62,7 @@ class ModelHandle:
         """Return how the model is executed; the caller shows the metrics."""
         return {
             "memory_budget": self.devices.budget,
-            "rows": self.devices.rows,
+            "tile_tokens": self.devices.tile_tokens,
             "metrics": metrics,
             "progress": False,
         }
@@ -76,8 +76,8 @@ class ModelHandle:
             budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
         return Memory(
             budget,
-            sharing=THREADS,
+            sharing=default_threads(),
             itemsize=itemsize,
             backend=jax.default_backend(),
-            rows=self.devices.rows,
+            tile_tokens=self.devices.tile_tokens,
         )

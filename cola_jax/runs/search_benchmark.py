@@ -73,7 +73,7 @@ def benchmark_search(
       InputError: where they do not agree, before anything is timed.
     """
     workload = settings.workload(session.num_layers)
-    shared = max(question_batches([session.encoded], workload, session.first).prefixes)
+    shared = max(question_batches(session.encoded, workload, session.first).prefixes)
     programs = {SEARCH: functools.partial(search_pairs, session, settings)}
     if shared:
         whole = dataclasses.replace(session, shares_prompts=False)

@@ -21,7 +21,7 @@ from cola_jax.runs.schema import Part, search_part
 from cola_jax.runs.stored import Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
+from cola_jax.scoring.evaluator import ModelEvaluator, default_threads
 from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.again import (
@@ -98,7 +98,7 @@ class BatchSearch:
 
     def ask(self, worker: Worker, variant: Variant, paths: np.ndarray) -> Verdicts:
         """Evaluate paths [B, C, P] on the questions of a batch in another variant."""
-        workload, scorer = Workload(*paths.shape[1:], fixed=True), variant.scorer
+        workload, scorer = Workload(*paths.shape[1:]), variant.scorer
         with scorer.evaluator(worker, variant.encoded, workload) as evaluate:
             return self.run.resume(evaluate, variant.encoded, call_size=scorer.call_size)(paths)
 
@@ -159,7 +159,7 @@ def check_search(session: "Session", settings: Settings) -> None:
     """Raise InputError where searches that run together need too much memory."""
     session.check_memory(settings.positions(session.num_layers))
     searches = settings.searches(most_options(session.encoded))
-    together = THREADS * session.batch_size(len(session.encoded)) * searches
+    together = default_threads() * session.batch_size(len(session.encoded)) * searches
     check_memory(settings, session.num_layers, together, session.handle.memory.budget)
 
 

@@ -37,7 +37,12 @@ from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator, default_batch_size, question_batches
+from cola_jax.scoring.evaluator import (
+    ModelEvaluator,
+    default_batch_size,
+    default_threads,
+    question_batches,
+)
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.strategies.rules import Settings
 from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
@@ -215,7 +220,7 @@ class Session:
         questions = self.held_out if held_out else self.encoded
         padded = pad_paths([list(paths)], 1, self.num_layers)[0]
         recorded: dict[str, Any] = {"command": command, "paths": [list(p) for p in paths]}
-        workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True, fixed=True)
+        workload = Workload(min(WAVE, len(paths)), padded.shape[1], same=True)
         self.check_memory(workload.positions)
         with self.open(directory, recorded, metrics, held_out=held_out) as run:
 
@@ -308,8 +313,7 @@ class Session:
         if not left:
             return
         variants = self.variants if questions is self.encoded else []
-        ways = [questions, *(variant.encoded for variant in variants)]
-        batches = question_batches(ways, workload, self.first)
+        batches = question_batches(questions, workload, self.first)
         plain, answers = identity(self.num_layers), []
 
         def run_batch(worker: Worker, indices: np.ndarray) -> Part:
@@ -320,9 +324,9 @@ class Session:
             for scorer in (self.scorer, *(variant.scorer for variant in variants)):
                 stack.enter_context(scorer)
             model = self.handle.load(self.mesh, metrics)
-            workers = Workers(model, threads=THREADS, **self.handle.options(metrics))
+            workers = Workers(model, threads=default_threads(), **self.handle.options(metrics))
             workers.check_count(len(questions))
-            cut = batches.cut(left, largest=self.batch_size(len(left)))
+            cut = batches.cut(left, 1, self.batch_size(len(left)))
             for _, part in workers.map(run_batch, cut):
                 run.write(part.evaluations, part.questions)
                 metrics.add(**improvements(part.questions, self.num_layers))
@@ -351,7 +355,7 @@ class Session:
     def batch_size(self, questions: int) -> int:
         """Return the most questions of a batch: enough batches to keep all workers busy."""
         workers = 1 if self.mesh is None else self.mesh.shape["data"]
-        even = -(-questions // (THREADS * workers))
+        even = -(-questions // (default_threads() * workers))
         return min(even, self.run_config.batch_size or default_batch_size())
 
     def check_memory(self, positions: int) -> None:

@@ -13,18 +13,18 @@ from cola_jax.errors import InputError
 from cola_jax.execute.common_prefix import FRESH, Batches
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
+from cola_jax.execute.memory import limits_of
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
 from cola_jax.question import Question
 from cola_jax.scoring import scorer_class, scorer_names
 from cola_jax.scoring.encode import Encoded
-from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompt_buckets, prompts_of
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompts_of
 from cola_jax.scoring.verdicts import Verdicts
 
 Result = TypeVar("Result")
 
-THREADS = 2  # batches that share a worker: the host works for one while devices run the other
 OPEN = 4  # batches that share a worker where they stay open
 FIRST = 32  # questions that decide what common prefixes there are
 WAVE = 16  # paths of a question for which an open batch keeps states
@@ -175,7 +175,7 @@ class ModelEvaluator:
         self.num_layers = model.config.num_layers
         self.batch_size = batch_size or default_batch_size()
         few = len(self.encoded) <= OPEN * self.batch_size
-        self.workers = Workers(model, threads=OPEN if few else THREADS, **options)
+        self.workers = Workers(model, threads=OPEN if few else default_threads(), **options)
         self.workers.check_count(len(self.encoded))
         self.keeps_open = few and len(self.workers.workers) == 1
         self.stack = contextlib.ExitStack()
@@ -212,7 +212,7 @@ class ModelEvaluator:
         parts = self.workers.batches_at_once
         if self.keeps_open:
             questions, parts, workload = None, 1, self.widest(workload)
-        batches = question_batches([self.encoded], workload, self.encoded)
+        batches = question_batches(self.encoded, workload, self.encoded)
         everything = range(len(self.encoded))
         cut = batches.cut(everything if questions is None else questions, parts, self.batch_size)
 
@@ -249,23 +249,22 @@ class ModelEvaluator:
 
 
 def question_batches(
-    variants: Sequence[Sequence[Encoded]], workload: Workload, first: Sequence[Encoded]
+    encoded: Sequence[Encoded], workload: Workload, first: Sequence[Encoded]
 ) -> Batches:
     """Find what decides how questions are put into batches.
 
-    They agree in all that decides a shape, and shapes are those of a full batch, so that rows
-    depend on no other question: a run can be continued with more questions, in other batches.
-
-    Args:
-      variants: the questions, and the same ones in every other way in which they are asked.
-      first: the first questions of all, in each of which a common prefix may end.
+    `first` are the first questions of all, in each of which a common prefix may end.
     """
-    keys = [sum(each, ()) for each in zip(*map(prompt_buckets, variants), strict=True)]
-    both = [*first[:FIRST], *variants[0]]
+    both = [*first[:FIRST], *encoded]
     fresh = 1 / default_batch_size() if workload.same else FRESH
-    return Batches.of(prompts_of(both), keys, fresh, before=len(both) - len(keys))
+    return Batches.of(prompts_of(both), fresh, before=len(both) - len(encoded))
 
 
 def default_batch_size() -> int:
-    """Return the most questions of a batch: few on a CPU, where large batches save nothing."""
-    return 8 if jax.default_backend() == "cpu" else 64
+    """Return the most questions of a batch on the present backend."""
+    return limits_of(jax.default_backend()).questions
+
+
+def default_threads() -> int:
+    """Return how many batches share a worker on the present backend."""
+    return limits_of(jax.default_backend()).threads

@@ -10,7 +10,7 @@ import numpy as np
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
-from cola_jax.execute.inputs import buckets, pad_paths
+from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker
@@ -75,7 +75,7 @@ class Scorer(abc.ABC):
     def evaluator(
         self, worker: Worker, batch: Sequence[Encoded], workload: Workload
     ) -> Iterator[Evaluate]:
-        """Bind the scorer to a batch of questions on a worker, best of one token bucket.
+        """Bind the scorer to a batch of questions on a worker, best of similar lengths.
 
         Returns:
           A context manager of a function from paths [B, C, P] to Verdicts [B, C], which blocks.
@@ -165,8 +165,3 @@ def prompts_of(batch: Sequence[Encoded]) -> Prompts:
 def most_options(batch: Sequence[Encoded]) -> int:
     """Return the most options, decoys included, that a question of a batch has."""
     return max(len(encoded.question.options) for encoded in batch)
-
-
-def prompt_buckets(batch: Sequence[Encoded]) -> list[tuple[int, int]]:
-    """Return T and Q of each question."""
-    return buckets(prompts_of(batch))

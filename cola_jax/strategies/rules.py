@@ -212,7 +212,7 @@ class Settings:
         """Return the workload of a batch of questions."""
         from cola_jax.execute.evaluator import Workload
 
-        return Workload(self.leaves, self.positions(num_layers), fixed=True)
+        return Workload(self.leaves, self.positions(num_layers))
 
 
 # `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The

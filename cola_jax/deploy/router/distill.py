@@ -96,8 +96,8 @@ class Features:
         self.prompts = prompt_alone(every, session.model.pad_token)
         self.lengths = prompt_lengths(self.prompts)
         self.unit, units = self.units()
-        keys = [(tokens, 0) for tokens in length_buckets(take(self.prompts, units))]
-        parts = cut_batches(keys, 1, default_batch_size())
+        tokens = length_buckets(take(self.prompts, units))
+        parts = cut_batches(tokens, 1, default_batch_size())
         self.cache = FeatureCache(absolute(directory) / FEATURES, parts)
         self.cache.fill(lambda some: self.compute(session, units[some]))
 
@@ -113,10 +113,10 @@ class Features:
         return row, first
 
     def compute(self, session: Session, some: np.ndarray) -> np.ndarray:
-        """Computes the features of examples whose prompts are in one bucket."""
+        """Computes the features of examples whose prompts have similar lengths."""
         rows = fill_up(some)
         prompts, targets = take(self.prompts, rows), self.examples.targets[rows]
-        batch = on_devices(session.model, prompts, length_buckets(prompts)[0])
+        batch = on_devices(session.model, prompts, max(length_buckets(prompts)))
         return np.asarray(self.design.features(session.model, batch, targets))[: len(some)]
 
     def batch(self, some: np.ndarray) -> Batch:

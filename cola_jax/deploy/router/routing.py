@@ -39,10 +39,10 @@ class Router:
             raise InputError(f"at least 1 path is named, not {beams}.")
         alone = prompt_alone(prompts, self.model.pad_token)
         check_prompts(self.model, alone)
-        keys = [(tokens, 0) for tokens in length_buckets(alone)]
-        out: list[list[Path]] = [[] for _ in keys]
-        for some in cut_batches(keys, 1, max(default_batch_size() // beams, 1)):
-            named = self.name(take(alone, some), keys[some[0]][0], beams)
+        tokens = length_buckets(alone)
+        out: list[list[Path]] = [[] for _ in tokens]
+        for some in cut_batches(tokens, 1, max(default_batch_size() // beams, 1)):
+            named = self.name(take(alone, some), tokens[some[0]], beams)
             for b, paths in zip(some, named, strict=False):  # rows after the last are padding
                 out[b] = paths
         return out

@@ -13,13 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from cola_jax.config import ModelConfig
-from cola_jax.execute.device_kernel import MASKED, DeviceKernel
-from cola_jax.execute.kv_cache import KVBlocks
-from cola_jax.model import View, add_attended, at, at_view, keys_values, queries, visible
+from cola_jax.kernels.attention import (
+    MASKED,
+    KeysValues,
+    PromptAttention,
+    Rotated,
+    Rotation,
+    followed_by,
+)
 from cola_jax.params import Layer
 
 SUBLANES = 16  # of a TPU's tiles: tokens are a multiple of it
@@ -27,36 +31,70 @@ BLOCK = 128  # tokens that attend at a time
 MOST_SCORES = 2**20  # of the heads that share a key, for a block: all are on the chip
 MOST_BYTES = 6 * 2**20  # of the blocks on the chip, which are there twice
 
-Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
-KeysValues = tuple[Float[Array, "R S K H"], Float[Array, "R S K H"]]
-
 
 @dataclasses.dataclass(frozen=True)
-class PromptKernel(DeviceKernel):
-    """The kernel of prompts; narrower heads are half a tile, and gain nothing by it."""
+class TpuPromptAttention(PromptAttention):
+    """The kernel, on the devices of a mesh, which split the heads.
 
-    def serves(self, group: int, reads: int, tokens: int) -> bool:
-        """Whether prompts of so many tokens, of which `reads` attend, fit a chip in whole blocks.
+    Narrower heads than whole lanes are half a tile, and gain nothing by it.
+    """
 
-        `group` query heads share a key.
+    mesh: Mesh | None = None  # of several devices
+    interpret: bool = False  # without the device, for tests
+
+    def on(self, mesh: Mesh) -> "TpuPromptAttention":
+        """Return the kernel for several devices, which split the heads."""
+        return dataclasses.replace(self, mesh=mesh)
+
+    def view_layers(self, layers: Layer) -> Layer:
+        """View q, k, v and o of a stack as matrices [L, N H, D], as they are in a TPU's memory.
+
+        Of a layer's slice it would not be a view but a copy.
         """
-        whole = reads % SUBLANES == 0 and tokens % SUBLANES == 0
-        return self.interpret or (whole and group * query_block(reads) * tokens <= MOST_SCORES)
 
-    def __call__(
+        def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
+            return x.reshape(x.shape[0], -1, x.shape[-1])
+
+        q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
+        return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
+
+    def serves(self, tokens: Rotated, before: int = 0) -> bool:
+        """Whether prompts of so many tokens fit a chip in whole blocks."""
+        (_, reads, heads, _), (_, size, groups, _) = tokens.q.shape, tokens.k.shape
+        size += before
+        whole = reads % SUBLANES == 0 and size % SUBLANES == 0
+        scores = heads // groups * query_block(reads) * size
+        return self.interpret or (whole and scores <= MOST_SCORES)
+
+    def over(
+        self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
+        """Attend to the tokens that the mask shows; keys that are kept have heads first."""
+        if not self.serves(tokens):
+            return super().over(tokens, mask, keep)
+        return self.call(tokens, mask, keep)
+
+    def after(
         self,
-        q: Float[Array, "R Q N H"],
-        k: Float[Array, "R S K H"],
-        v: Float[Array, "R S K H"],
-        mask: Bool[Array, "R Q S"],
-        rotations: tuple[Rotation, Rotation],
-        keep: bool = False,
-    ) -> tuple[Float[Array, "R Q N H"], KeysValues | None]:
-        """Rotates queries and keys, each by their own angles, and attends; softmax in float32.
+        before: tuple[Float[Array, "R K P H"], Float[Array, "R K P H"]],
+        seen: Bool[Array, "R Q P"],
+        tokens: Rotated,
+        mask: Bool[Array, "R Q T"],
+        keep: bool,
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
+        """Attend to P earlier tokens, whose keys are rotated, as well; keeps those of both."""
+        if not self.serves(tokens, before[0].shape[2]):
+            return super().after(before, seen, tokens, mask, keep)
+        k, v = followed_by(before, (tokens.k, tokens.v))
+        of_keys = after_rotated(before[0].shape[2], tokens.of_keys)
+        every = tokens._replace(k=k, v=v, of_keys=of_keys)
+        return self.call(every, jnp.concatenate([seen, mask], axis=2), keep)
 
-        With `keep`, also returns the rotated keys and the values; in memory heads come first, as in
-        a KV cache.
-        """
+    def call(
+        self, tokens: Rotated, mask: Bool[Array, "R Q S"], keep: bool
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
+        """Call the kernel on every device."""
+        q = tokens.q
         options = {"width": q.shape[-1], "keep": keep, "interpret": self.interpret}
         run: Any = functools.partial(call_kernel, **options)
         if self.mesh is not None:
@@ -66,59 +104,17 @@ class PromptKernel(DeviceKernel):
             run = jax.shard_map(
                 run, mesh=self.mesh, in_specs=places, out_specs=results, check_vma=False
             )
-        flat = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+        flat = (x.reshape(*x.shape[:2], -1) for x in (q, tokens.k, tokens.v))
+        rotations = tokens.of_queries, tokens.of_keys
         mixed, *kept = run(*flat, mask.astype(jnp.int8), rotations)
-        if not keep:
-            return mixed.reshape(q.shape), None
-        keys, values = (x.transpose(0, 2, 1, 3) for x in kept)
-        return mixed.reshape(q.shape), (keys, values)
+        kept = [x.transpose(0, 2, 1, 3) for x in kept] if keep else [tokens.k, tokens.v]
+        return mixed.reshape(q.shape), (kept[0], kept[1])
 
 
-def by_rows(layers: Layer) -> Layer:
-    """Views q, k, v and o of a stack as matrices [L, N H, D], which they are in a TPU's memory.
-
-    Of a layer's slice it would not be a view but a copy.
-    """
-
-    def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
-        return x.reshape(x.shape[0], -1, x.shape[-1])
-
-    q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
-    return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
-
-
-def block_by_rows(
-    config: ModelConfig,
-    layer: Layer,
-    h: Float[Array, "R T D"],
-    view: View,
-    read: Int[Array, "R Q"] | None,
-    kernel: PromptKernel,
-    keep: bool,
-    before: KVBlocks | None = None,
-) -> tuple[Float[Array, "R _ D"], KeysValues | None]:
-    """Applies one layer, a slice of `by_rows`, as `model.block` does.
-
-    With `before`, prompts continue what has these keys and values. With `keep`, also returns keys
-    and values, of both.
-    """
-    k, v = keys_values(config, layer, h, view, rotated=False)
-    mask = at(visible(config, view, layer.window), read)
-    h, there = at(h, read), at_view(view, read)
-    q = queries(config, layer, h, there, rotated=False)
-    ours, theirs = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, view))
-    if before is not None:
-        seen = at(before.seen_from(view.positions, layer.window), read)
-        k, v = before.followed_by(k, v)
-        mask, theirs = jnp.concatenate([seen, mask], axis=2), after_rotated(before, theirs)
-    attended, kept = kernel(q, k, v, mask, (ours, theirs), keep)
-    return add_attended(config, layer, h, attended), kept
-
-
-def after_rotated(before: KVBlocks, rotation: Rotation) -> Rotation:
-    """Puts angles of 0 in front of others, for keys that are rotated already."""
+def after_rotated(size: int, rotation: Rotation) -> Rotation:
+    """Put angles of 0 in front of others, for so many keys that are rotated already."""
     cos, sin = rotation
-    shape = cos.shape[0], before.k.shape[2], cos.shape[2]
+    shape = cos.shape[0], size, cos.shape[2]
     none = jnp.ones(shape, cos.dtype), jnp.zeros(shape, sin.dtype)
     return jnp.concatenate([none[0], cos], axis=1), jnp.concatenate([none[1], sin], axis=1)
 

@@ -9,51 +9,46 @@ block that others share, filled in part, and then its own, within a window that 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, Shaped
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Shaped
 
-from cola_jax.execute.device_kernel import MASKED, DeviceKernel
-from cola_jax.execute.memory import WRITTEN, floor_power
+from cola_jax.kernels.attention import MASKED, DecodeAttention, KeysValues, Rows
 
+WRITTEN = 16  # decoded tokens that are written together
 SPAN_BYTES = 2**19  # of keys that are on the chip at a time, and as many of values
-
-Pair = tuple[Array, Array]  # keys and values
-
-
-class Rows(NamedTuple):
-    """What the kernel must know of each row before it reads: scalars, one a row."""
-
-    prompt_block: Int[Array, " R"]
-    block: Int[Array, " R"]
-    length: Int[Array, " R"]  # tokens of its prompt
-    nth: Int[Array, " R"]  # decoded tokens before this one
-    window: Int[Array, " 1"]  # of the layer
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeKernel(DeviceKernel):
-    """The kernel of decode steps.
+class TpuDecodeAttention(DecodeAttention):
+    """The kernel, on the devices of a mesh, which split the heads.
 
     XLA lays blocks of narrower heads out with another axis last, and would copy all of them.
     """
+
+    mesh: Mesh | None = None  # of several devices
+    interpret: bool = False  # without the device, for tests
+
+    def on(self, mesh: Mesh) -> "TpuDecodeAttention":
+        """Return the kernel for several devices, which split the heads."""
+        return dataclasses.replace(self, mesh=mesh)
 
     def __call__(
         self,
         rows: Rows,
         q: Float[Array, "R 1 N H"],
-        token: Pair,
-        prompt: Pair,
-        own: Pair,
+        token: KeysValues,
+        prompt: KeysValues,
+        own: KeysValues,
         reach: int,
-    ) -> tuple[Float[Array, "R 1 N H"], Array, Array]:
-        """Attends to blocks, and writes the keys and values of the token [R, 1, K, H] to them."""
-        run = functools.partial(self.run, reach=reach)
+    ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
+        """Attend to blocks where they lie, and write the token [R, 1, K, H] to them."""
+        run = functools.partial(decode_attention, reach=reach, interpret=self.interpret)
         if self.mesh is not None:
             heads = PartitionSpec(None, "tensor")
             run = jax.shard_map(
@@ -65,11 +60,7 @@ class DecodeKernel(DeviceKernel):
             )
         k, v = token
         mixed, k, v = run(rows, q[:, 0], (k[:, 0], v[:, 0]), prompt, own)
-        return mixed[:, None], k, v
-
-    def run(self, *arrays: Any, reach: int) -> tuple[Array, Array, Array]:
-        """Attends on one device."""
-        return decode_attention(*arrays, reach=reach, interpret=self.interpret)
+        return mixed[:, None], (k, v)
 
 
 def decode_attention(
@@ -151,7 +142,7 @@ def tpu_call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> An
 
 def span(token: int) -> int:
     """Chooses how many tokens are read at a time, given the bytes of a token's keys."""
-    return max(WRITTEN, floor_power(SPAN_BYTES // token))
+    return max(WRITTEN, 1 << ((SPAN_BYTES // token).bit_length() - 1))
 
 
 def seen_prompt(rows: Rows, r: Any) -> tuple[Any, Any]:

@@ -1,0 +1,133 @@
+"""What the rows of a tile attend to: their prompts, a prefix before them, or a KV cache.
+
+Each mode is one object with the same call. Its arrays are those of a whole batch, from which a tile
+takes its rows; its kernel is one of `cola_jax.kernels`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from cola_jax.config import ModelConfig
+from cola_jax.execute.kv_cache import Cache, KVBlocks
+from cola_jax.execute.plan import Columns, TileShape
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.model import View, at, at_view, keys_values, queries, visible
+from cola_jax.params import Layer
+
+Heads = Float[Array, "R _ N H"]
+
+
+class Tile(NamedTuple):
+    """The rows of one tile on the device, and the view of their tokens."""
+
+    columns: Columns  # arrays [R]
+    view: View  # [R, T]
+    read: Int[Array, "R Q"] | None  # the positions of the result; all when None
+
+
+class OverPrompts(struct.PyTreeNode):
+    """Rows are prompts, whose tokens see earlier ones of their own branch and of the prompt."""
+
+    views: View  # [B, T]
+    read: Int[Array, "B Q"] | None = None
+    kernel: PromptAttention = struct.field(pytree_node=False, default=PromptAttention())
+
+    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+        """Take the view of the rows of a tile."""
+        view = of_questions(self.views, columns.question, shape.tokens)
+        read = None if self.read is None else self.read[columns.question, : shape.reads]
+        return Tile(columns, view, read)
+
+    def view_layers(self, layers: Layer) -> Layer:
+        """View a stack of layers as the kernel takes its products."""
+        return self.kernel.view_layers(layers)
+
+    def __call__(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Cache
+    ) -> tuple[Heads, Cache]:
+        """Attend with the tokens that are read, and write keys and values of all to the cache."""
+        tokens, mask = self.tokens(config, layer, h, tile)
+        mixed, kept = self.kernel.over(tokens, mask, isinstance(cache, KVBlocks))
+        return mixed, cache.write(kept, tile.columns.block)
+
+    def tokens(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile
+    ) -> tuple[Rotated, Array]:
+        """Compute queries, keys and values of a tile, and which tokens see which."""
+        there = at_view(tile.view, tile.read)
+        k, v = keys_values(config, layer, h, tile.view, rotated=False)
+        q = queries(config, layer, at(h, tile.read), there, rotated=False)
+        of_queries, of_keys = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, tile.view))
+        mask = at(visible(config, tile.view, layer.window), tile.read)
+        return Rotated(q, k, v, of_queries, of_keys), mask
+
+
+class AfterPrefix(OverPrompts):
+    """Rows continue a prefix, whose keys and values are in blocks of exactly its tokens."""
+
+    prefix: KVBlocks = struct.field(kw_only=True)
+
+    def __call__(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Cache
+    ) -> tuple[Heads, Cache]:
+        """Attend to the prefix as well, and write the keys and values of both to the cache."""
+        tokens, mask = self.tokens(config, layer, h, tile)
+        position = jnp.arange(self.prefix.k.shape[2])
+        seen = tile.view.positions[:, :, None] - position < layer.window
+        before = self.prefix.take(tile.columns.prompt_block)
+        mixed, kept = self.kernel.after(
+            before, at(seen, tile.read), tokens, mask, isinstance(cache, KVBlocks)
+        )
+        return mixed, cache.write(kept, tile.columns.block)
+
+
+class ToCache(struct.PyTreeNode):
+    """Rows are single tokens, of W decode slots and one more for padding."""
+
+    views: View  # [W, 1]
+    prompt: KVBlocks
+    length: Int[Array, " W"]  # tokens of its prompt
+    decoded: Int[Array, " W"]  # tokens decoded so far
+    reach: int = struct.field(pytree_node=False)  # bounds the decoded tokens attended to
+    kernel: DecodeAttention = struct.field(pytree_node=False, default=DecodeAttention())
+
+    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+        """Take the view of the rows of a tile."""
+        return Tile(columns, of_questions(self.views, columns.question, 1), None)
+
+    def view_layers(self, layers: Layer) -> Layer:
+        """Leave the layers as they are."""
+        return layers
+
+    def __call__(
+        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Cache
+    ) -> tuple[Heads, Cache]:
+        """Write the token's keys and values to the row's own block, and attend."""
+        assert isinstance(cache, KVBlocks)
+        columns, nth = tile.columns, self.decoded[tile.columns.question] - 1
+        rows = Rows(
+            columns.prompt_block,
+            columns.block,
+            self.length[columns.question],
+            nth,
+            layer.window[None],
+        )
+        q, token = queries(config, layer, h, tile.view), keys_values(config, layer, h, tile.view)
+        mixed, own = self.kernel(rows, q, token, self.prompt, cache, self.reach)
+        return mixed, KVBlocks(*own)
+
+
+Mode = OverPrompts | AfterPrefix | ToCache
+
+
+def of_questions(views: View, question: Int[Array, " R"], tokens: int) -> View:
+    """Take the view of the first tokens of the question of each row."""
+    return View(
+        positions=views.positions[question, :tokens],
+        branch=views.branch[question, :tokens],
+        cos=views.cos[:, question, :tokens],
+        sin=views.sin[:, question, :tokens],
+    )

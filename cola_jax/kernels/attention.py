@@ -1,0 +1,192 @@
+"""Attention by XLA: over prompts, after a prefix, and to a KV cache. cuDNN may do the first two."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from cola_jax.kernels.buffers import as_stored, get
+from cola_jax.model import attention_over, rotate
+from cola_jax.params import Layer
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row of nothing else gives no NaN
+
+Rotation = tuple[Float[Array, "R _ h"], Float[Array, "R _ h"]]  # cosines and sines
+KeysValues = tuple[Array, Array]
+
+
+class Rotated(NamedTuple):
+    """Queries, keys and values of a tile, not rotated yet, and the angles that rotate them."""
+
+    q: Float[Array, "R Q N H"]
+    k: Float[Array, "R T K H"]
+    v: Float[Array, "R T K H"]
+    of_queries: Rotation
+    of_keys: Rotation
+
+
+class Rows(NamedTuple):
+    """The scalars of each row that attends to a cache."""
+
+    prompt_block: Int[Array, " R"]
+    block: Int[Array, " R"]
+    length: Int[Array, " R"]  # tokens of its prompt
+    nth: Int[Array, " R"]  # decoded tokens before this one
+    window: Int[Array, " 1"]  # of the layer
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptAttention:
+    """Attention of the tokens of prompts to each other; softmax in float32."""
+
+    implementation: Literal["cudnn"] | None = None
+
+    def on(self, mesh: Mesh) -> "PromptAttention":
+        """Return the kernel for several devices, which split the heads."""
+        return self
+
+    def view_layers(self, layers: Layer) -> Layer:
+        """View a stack of layers in the shapes in which the kernel takes its products."""
+        return layers
+
+    def over(
+        self, tokens: Rotated, mask: Bool[Array, "R Q T"], keep: bool
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
+        """Attend to the tokens that the mask shows.
+
+        Returns:
+          What the queries attend to, mixed, and with `keep` the rotated keys and the values.
+        """
+        q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
+        mixed = attention_over(k, tokens.v, mask, self.implementation)(q)
+        return mixed, (k, tokens.v)
+
+    def after(
+        self,
+        before: tuple[Float[Array, "R K P H"], Float[Array, "R K P H"]],
+        seen: Bool[Array, "R Q P"],
+        tokens: Rotated,
+        mask: Bool[Array, "R Q T"],
+        keep: bool,
+    ) -> tuple[Float[Array, "R Q N H"], KeysValues]:
+        """Attend to P earlier tokens, whose keys are rotated, as well; keeps those of both."""
+        q, k = rotate(tokens.q, *tokens.of_queries), rotate(tokens.k, *tokens.of_keys)
+        kept = followed_by(before, (k, tokens.v))
+        if self.implementation is not None:
+            masks = jnp.concatenate([seen, mask], axis=2)
+            return attention_over(*kept, masks, self.implementation)(q), kept
+        own = k.transpose(0, 2, 1, 3), tokens.v.transpose(0, 2, 1, 3)
+        return attend_to_parts(q, (before, own), (seen, mask)), kept
+
+
+def followed_by(before: KeysValues, own: KeysValues) -> KeysValues:
+    """Put keys and values [R, K, P, H] in front of those of T more tokens [R, T, K, H]."""
+    k, v = (
+        jnp.concatenate([first.transpose(0, 2, 1, 3).astype(x.dtype), x], axis=1)
+        for first, x in zip(before, own, strict=True)
+    )
+    return k, v
+
+
+def attend_to_parts(
+    q: Float[Array, "R T N H"],
+    parts: Sequence[KeysValues],
+    masks: Sequence[Bool[Array, "R T _"]],
+) -> Float[Array, "R T N H"]:
+    """Attend to two parts [R, K, X, H] of what is seen, as `model.attention_over` to all of it.
+
+    The parts stay where they are: joining them would copy all keys and values.
+    """
+    rows, tokens, heads, width = q.shape
+    grouped = q.reshape(rows, tokens, parts[0][0].shape[1], -1, width)
+    scores = [
+        jnp.einsum("rtkgh,rkxh->rkgtx", grouped, k, preferred_element_type=jnp.float32)
+        for k, _ in parts
+    ]
+    masked = [
+        jnp.where(mask[:, None, None], score * width**-0.5, MASKED)
+        for score, mask in zip(scores, masks, strict=True)
+    ]
+    shares = jax.nn.softmax(jnp.concatenate(masked, axis=-1), axis=-1).astype(q.dtype)
+    shares = jnp.split(shares, [parts[0][0].shape[2]], axis=-1)
+    mixed = [
+        jnp.einsum("rkgtx,rkxh->rtkgh", share, v)
+        for share, (_, v) in zip(shares, parts, strict=True)
+    ]
+    return jnp.asarray(sum(mixed)).reshape(rows, tokens, heads, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeAttention:
+    """Attention of one token of each row to its prompt and to what it decoded.
+
+    It gathers the blocks that a tile's rows read.
+    """
+
+    def on(self, mesh: Mesh) -> "DecodeAttention":
+        """Return the kernel for several devices, which split the heads."""
+        return self
+
+    def __call__(
+        self,
+        rows: Rows,
+        q: Float[Array, "R 1 N H"],
+        token: tuple[Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
+        prompt: tuple[Shaped[Array, "M K T H"], Shaped[Array, "M K T H"]],
+        own: tuple[Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]],
+        reach: int,
+    ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
+        """Write the token's keys and values to the rows' own blocks, and attend.
+
+        Args:
+          rows: of the tile.
+          q, token: the queries, the keys and the values of the token.
+          prompt, own: all blocks of prompts and of decoded tokens.
+          reach: bounds the decoded tokens that are attended to.
+
+        Returns:
+          What the queries attend to, mixed, and the own blocks, updated in place.
+        """
+        k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
+        tokens = prompt[0].shape[2]
+        in_prompt, in_own = jnp.arange(tokens), jnp.arange(min(reach, k.shape[2]))
+        length, nth = rows.length[:, None], rows.nth[:, None]
+        masks = (
+            (in_prompt < length) & (length + nth - in_prompt < rows.window),
+            (in_own <= nth) & (nth - in_own < rows.window),
+        )
+        blocks = (prompt, rows.prompt_block, tokens), ((k, v), rows.block, reach)
+        parts = []
+        for (buffers, block, count), mask in zip(blocks, masks, strict=True):
+            keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)
+            # values that are not seen may be NaN, left over from others, and 0 * NaN is NaN
+            parts.append((keys, jnp.where(mask[:, None, :, None], values, 0)))
+        return attend_to_parts(q, parts, [mask[:, None] for mask in masks]), (k, v)
+
+
+def put_tokens(
+    buffer: Shaped[Array, "M K X H"], values: Float[Array, "R 1 K H"], rows: Rows
+) -> Shaped[Array, "M K X H"]:
+    """Write the token of each row to the next place of its block."""
+    values = as_stored(buffer, values)[:, 0]
+    at_once: Any = put_tokens_at_once
+    return jax.lax.platform_dependent(
+        buffer, values, rows.block, rows.nth, cuda=at_once, default=put_tokens_by_rows
+    )
+
+
+def put_tokens_at_once(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
+    """Write the token of each row [R, K, H] in one operation, as `buffers.put_at_once`."""
+    return buffer.at[block, :, nth].set(values, mode="promise_in_bounds")
+
+
+def put_tokens_by_rows(buffer: Array, values: Array, block: Array, nth: Array) -> Array:
+    """Write them row by row, as `buffers.put_by_rows`."""
+    for row in range(len(values)):
+        start = (block[row], 0, nth[row], 0)
+        buffer = jax.lax.dynamic_update_slice(buffer, values[row][None, :, None], start)
+    return buffer

@@ -1,0 +1,138 @@
+"""Which kernels a device runs, beside what XLA makes of plain operations."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.config import ModelConfig
+from cola_jax.errors import InputError, first_line
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.kernels.tpu_decode import TpuDecodeAttention, span
+from cola_jax.kernels.tpu_prompt import TpuPromptAttention
+
+Kernel = TypeVar("Kernel", bound=PromptAttention | DecodeAttention)
+log = logging.getLogger(__name__)
+LANES = 128  # of a TPU's tiles: a head's width is a multiple of it
+
+
+@functools.cache
+def choose_prompt_attention(
+    device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
+) -> PromptAttention:
+    """Choose the kernel of attention over prompts: cuDNN's on a GPU that has it, ours on a TPU.
+
+    A kernel is tried before it is used. Where it cannot be, a line says so.
+
+    Args:
+      device: one of those that run a layer together, `split` in number.
+      dtype: of the activations.
+    """
+    xla = PromptAttention()
+    if device.platform == "tpu" and dtype.name == "bfloat16":  # it multiplies float32 in bfloat16
+        return tried(
+            TpuPromptAttention(),
+            xla,
+            run_prompts,
+            (device, config, dtype, split),
+            "attention is not fused on %s (%s): the products with the weights of queries, keys "
+            "and values take twice as long.",
+        )
+    if device.platform == "gpu" and dtype.name in ("bfloat16", "float16"):  # no float32
+        return tried(
+            PromptAttention("cudnn"),
+            xla,
+            run_prompts,
+            (device, config, dtype, split),
+            "attention is not fused on %s (%s): the scores of each head, 4 bytes for each pair of "
+            "tokens of a prompt, are written to memory and read.",
+        )
+    return xla
+
+
+@functools.cache
+def choose_decode_attention(
+    device: Any, config: ModelConfig, dtype: jnp.dtype, split: int
+) -> DecodeAttention:
+    """Choose how decode steps attend, as `choose_prompt_attention`: by our kernel on a TPU."""
+    xla = DecodeAttention()
+    if device.platform != "tpu":
+        return xla
+    return tried(
+        TpuDecodeAttention(),
+        xla,
+        run_decoding,
+        (device, config, dtype, split),
+        "decode steps gather keys and values on %s (%s): those that a row attends to are copied "
+        "before they are read.",
+    )
+
+
+def tried(
+    kernel: Kernel,
+    xla: Kernel,
+    run: Callable[..., np.ndarray],
+    on: tuple[Any, ModelConfig, jnp.dtype, int],
+    warning: str,
+) -> Kernel:
+    """Return a kernel if it attends as plain operations do, else these; then a line says so.
+
+    Args:
+      run: attends by a kernel on a device, with its part of the heads.
+      on: the device, the model, the dtype of the activations, and how many devices split the heads.
+      warning: names the device and the reason.
+    """
+    device, config, _, split = on
+    try:
+        if config.num_kv_heads % split:
+            raise InputError(f"{split} devices do not divide {config.num_kv_heads} key/value heads")
+        if device.platform == "tpu" and config.head_dim % LANES:
+            raise InputError(f"heads of {config.head_dim} are not a multiple of {LANES} wide")
+        if not np.allclose(run(kernel, *on), run(xla, *on), atol=0.05):  # of values around 1
+            raise InputError("its trial differs from plain attention")
+    except Exception as error:  # of JAX, XLA, cuDNN or Mosaic, each with types of its own
+        log.warning(warning, device.device_kind, first_line(error))
+        return xla
+    return kernel
+
+
+def random_arrays(device: Any, dtype: Any) -> Callable[..., jax.Array]:
+    """Return what draws normal arrays of given shapes on a device, one after the other."""
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    return lambda *shape: jax.device_put(jax.random.normal(next(keys), shape).astype(dtype), device)
+
+
+def run_prompts(
+    kernel: PromptAttention, device: Any, config: ModelConfig, dtype: Any, split: int
+) -> np.ndarray:
+    """Attend over a prompt of random tokens, with one device's part of the heads."""
+    tokens, width, normal = 128, config.head_dim, random_arrays(device, dtype)
+    q, *kv = (
+        normal(1, tokens, heads // split, width)
+        for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+    )
+    angles = normal(1, tokens, width // 2).astype(jnp.float32)
+    rotation = jnp.cos(angles), jnp.sin(angles)
+    mask = jax.device_put(np.tril(np.ones((1, tokens, tokens), bool)), device)
+    run = jax.jit(lambda *args: kernel.over(*args, keep=False)[0].astype(jnp.float32))
+    return jax.device_get(run(Rotated(q, kv[0], kv[1], rotation, rotation), mask))
+
+
+def run_decoding(
+    kernel: DecodeAttention, device: Any, config: ModelConfig, dtype: Any, split: int
+) -> np.ndarray:
+    """Attend with two rows to random tokens, with one device's part of the heads."""
+    queries, groups = config.num_heads // split, config.num_kv_heads // split
+    tokens = span(groups * config.head_dim * dtype.itemsize)  # the most that are on the chip
+    normal = random_arrays(device, dtype)
+    row, ends = (jax.device_put(np.array(x, np.int32), device) for x in ([0, 1], [tokens, 9]))
+    rows = Rows(row, row, ends, ends - 1, jnp.full(1, tokens, jnp.int32))
+    q, k, v = (normal(2, 1, heads, config.head_dim) for heads in (queries, groups, groups))
+    blocks = [normal(3, groups, 2 * tokens, config.head_dim) for _ in range(4)]
+    pairs = (blocks[0], blocks[1]), (blocks[2], blocks[3])
+    run = jax.jit(lambda token: kernel(rows, q, token, *pairs, 2 * tokens)[0].astype(jnp.float32))
+    return jax.device_get(run((k, v)))
