@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.moe import ACTIVATIONS, mixture, product
+from cola_jax.moe import gated, mixture, product
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
 
@@ -118,10 +118,9 @@ def add_attended(
 
     What attention and MLP read, and what they add, is normalised where the family has the norm.
     """
-    if layer.o.ndim == 3:
-        mixed = project("btnh,nhd->btd", attended, layer.o, layer.o_bias)
-    else:
-        mixed = project("btf,fd->btd", attended.reshape(*h.shape[:2], -1), layer.o, layer.o_bias)
+    # as matrices: of heads, a CPU would copy the weight to another order
+    rows, weight = attended.reshape(*h.shape[:2], -1), layer.o.reshape(-1, layer.o.shape[-1])
+    mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
     return h + norm(config, mixed, layer.mlp_post_norm)
@@ -211,9 +210,11 @@ def rotate(
     x: Float[Array, "B T N H"], cos: Float[Array, "B T h"], sin: Float[Array, "B T h"]
 ) -> Float[Array, "B T N H"]:
     """Rotate each head's halves by their angles: the rotate-half layout of Hugging Face files."""
-    first, second = jnp.split(x, 2, axis=-1)
-    cos, sin = cos[:, :, None].astype(x.dtype), sin[:, :, None].astype(x.dtype)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    # in float32: a CPU rounds each operation on bfloat16 by several of its own
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
 
 
 def feed_forward(
@@ -233,7 +234,7 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
     """The gated MLP."""
     gate = project("btd,df->btf", x, layer.gate, layer.gate_bias)
     up = project("btd,df->btf", x, layer.up, layer.up_bias)
-    hidden = ACTIVATIONS[config.activation](gate) * up
+    hidden = gated(config, gate, up)
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)
 
 

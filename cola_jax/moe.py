@@ -40,6 +40,13 @@ def product(axes: str, x: Array, weight: Array) -> Array:
     return jax.lax.platform_dependent(x, weight.astype(x.dtype), cpu=widely, default=multiply)
 
 
+def gated(config: ModelConfig, gate: Float[Array, "*X"], up: Float[Array, "*X"]) -> Array:
+    """Apply the activation of the family to the gate, and multiply by it; in float32."""
+    # a CPU rounds each operation on bfloat16 by several of its own
+    hidden = ACTIVATIONS[config.activation](gate.astype(jnp.float32)) * up.astype(jnp.float32)
+    return hidden.astype(gate.dtype)
+
+
 class Blocks(NamedTuple):
     """Pairs in the order of their experts, in blocks of R rows of one expert each."""
 
@@ -118,8 +125,8 @@ def run_experts(
     def compute(x, experts, source, expert):
         rows = x[source]
         gate, up, down = (weights[expert] for weights in experts)
-        hidden = ACTIVATIONS[config.activation](product("rd,df->rf", rows, gate))
-        return product("rf,fd->rd", hidden * product("rd,df->rf", rows, up), down)
+        hidden = gated(config, product("rd,df->rf", rows, gate), product("rd,df->rf", rows, up))
+        return product("rf,fd->rd", hidden, down)
 
     def step(i, block):
         out = jax.lax.cond(
