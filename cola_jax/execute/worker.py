@@ -1,6 +1,7 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
 import contextlib
+import copy
 import dataclasses
 import queue
 import threading
@@ -123,16 +124,16 @@ class Worker:
             raise
         return Pending(arrays, self.clock)
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Counts the time in which devices run what is not dispatched."""
-        self.clock.start()
-        compiled = COUNTER.thread_seconds()
-        try:
-            yield
-        finally:
-            self.clock.exclude(COUNTER.thread_seconds() - compiled)
-            self.clock.stop()
+    def in_float32(self) -> "Worker":
+        """Returns a worker of the same weights, devices and spare buffers that runs in float32.
+
+        The metrics do not count its evaluations.
+        """
+        worker = copy.copy(self)
+        worker.dtype, worker.kernel = jnp.dtype(jnp.float32), None  # kernels multiply in 16 bits
+        worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
+        worker.metrics, worker.shared = Metrics(), []
+        return worker
 
     def launches(self, tiles: Tiles) -> Iterator[Launch]:
         """Yields the calls of `forward` that run tiles, with the weights of each."""
