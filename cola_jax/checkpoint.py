@@ -329,10 +329,26 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
 
 def load_folder(folder: Path, name: str) -> Any:
     """Load the tokenizer of a local folder with transformers; `name` says which in errors."""
-    from transformers import AutoTokenizer
-
     with reading(f"the tokenizer of {name}", REPAIR):
         try:
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            return tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
         except (OSError, ImportError) as error:
             raise ValueError(first_line(error)) from error
+
+
+def tokenizer_class(folder: Path) -> Any:
+    """Return the class that AutoTokenizer would choose, or AutoTokenizer itself.
+
+    Importing AutoTokenizer imports torch, which takes most of the time that a tokenizer takes.
+    """
+    import transformers
+
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_bytes()) if is_file(file) else {}
+    kind = config.get("tokenizer_class") or ""
+    # AutoTokenizer replaces LlamaTokenizer where tokenizer.json is byte-level
+    if "auto_map" not in config and "Llama" not in kind:
+        known = getattr(transformers, kind, None)
+        if isinstance(known, type) and issubclass(known, transformers.PreTrainedTokenizerFast):
+            return known
+    return transformers.AutoTokenizer

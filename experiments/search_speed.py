@@ -10,16 +10,20 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tyro
 from etils import epath
 
-from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.inputs import count_paths
+from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Worker
 from cola_jax.prompts import Prompts
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring import Encoded, Scorer
 from cola_jax.scoring.scorer import Evaluate, score_readings
+from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks import TaskConfig
 from cola_jax.tasks.task import Prepared
@@ -49,8 +53,13 @@ def one_by_one(
 ) -> Iterator[Evaluate]:
     """Evaluates paths one by one with the reference executor, as `Scorer.evaluator`."""
     prompts = Prompts.stack([encoded.prompts for encoded in batch])
-    run = ReferenceEvaluator(worker, prompts, metrics=worker.metrics)
-    yield lambda paths: score_readings(scorer, batch, run(paths), paths)
+
+    def evaluate(paths: np.ndarray) -> Verdicts:
+        readings = run_reference(worker.model, prompts, paths, dtype=worker.dtype)
+        worker.metrics.add(evaluations=count_paths(paths))
+        return score_readings(scorer, batch, readings, paths)
+
+    yield evaluate
 
 
 def path_by_path(task: TaskConfig, *arguments: Any, **keywords: Any) -> Prepared:

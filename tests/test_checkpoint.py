@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from transformers import AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
@@ -334,6 +335,30 @@ def test_load_tokenizer_says_what_is_wrong_in_one_line(with_tokenizer, settings)
     with pytest.raises(InputError, match=r"^the tokenizer of .* cannot be read \(") as raised:
         cola_jax.load_tokenizer(with_tokenizer)
     assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs_auto"),
+    [
+        ({"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}, False),
+        ({"tokenizer_class": "Qwen2TokenizerFast", "pad_token": "<s>"}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, False),
+        ({"tokenizer_class": "LlamaTokenizer"}, True),
+        ({"tokenizer_class": None}, True),
+        ({}, True),
+    ],
+)
+def test_load_tokenizer_loads_the_class_of_auto_tokenizer(
+    with_tokenizer, settings, needs_auto, monkeypatch
+):
+    write_tokenizer(with_tokenizer, settings)
+    theirs = AutoTokenizer.from_pretrained(with_tokenizer / "tokenizer")
+    if not needs_auto:  # whose import takes longer than all else
+        monkeypatch.delattr("transformers.AutoTokenizer")
+    ours = cola_jax.load_tokenizer(with_tokenizer)
+    assert type(ours) is type(theirs)
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours("Is it iron?").input_ids == theirs("Is it iron?").input_ids
 
 
 def test_load_tokenizer_refuses_one_that_has_changed(with_tokenizer):

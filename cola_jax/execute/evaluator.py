@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import DTypeLike
 
 from cola_jax.execute.driver import Driver, enlarge
 from cola_jax.execute.inputs import (
     bucket,
-    count_paths,
     cut,
     distinct_reads,
     no_readings,
@@ -19,10 +17,8 @@ from cola_jax.execute.inputs import (
 )
 from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Limits, Memory, capacity, choose_sizes, row_tokens, tile_rows
-from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.plan import Chunk, Layout, TileShape
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
-from cola_jax.execute.reference import run_reference
 from cola_jax.execute.trie import PrefixBlocks, Trie
 from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
@@ -176,30 +172,3 @@ class PathEvaluator:
         """Gives the buffers back to the worker."""
         self.driver.close()
         self.worker.give_back(self.outputs)
-
-
-class ReferenceEvaluator:
-    """Runs paths one by one with the reference executor: what others are compared with."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        prompts: Prompts,
-        dtype: DTypeLike | None = None,
-        precision: str | None = None,
-        metrics: Metrics | None = None,
-    ):
-        """Takes a worker and its prompts; `metrics` count evaluations, None for confirmations."""
-        self.worker, self.prompts, self.dtype = worker, prompts, dtype or worker.dtype
-        self.precision, self.metrics = precision, metrics
-
-    def __call__(self, paths: np.ndarray) -> Readings:
-        """Runs a wave [B, C, P]; returns Readings [B, C, Q] as numpy."""
-        model, dtype, precision = self.worker.model, self.dtype, self.precision
-        readings = run_reference(model, self.prompts, paths, dtype=dtype, precision=precision)
-        if self.metrics is not None:
-            self.metrics.add(evaluations=count_paths(paths))
-        return readings
-
-    def close(self) -> None:
-        """Holds no buffers."""

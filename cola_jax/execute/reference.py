@@ -1,6 +1,5 @@
 """`run_path`, the definition of running a path, and `run_reference`, which runs path by path."""
 
-import contextlib
 import functools
 from typing import Any
 
@@ -81,31 +80,26 @@ def run_reference(
     paths: Paths,
     *,
     dtype: DTypeLike | None = None,
-    precision: str | None = None,
 ) -> Readings:
     """Runs each path of each question by itself; `run_paths` must agree with it.
 
-    Takes and returns what `run_paths` does, on the devices of the model. `precision` is that of
-    `jax.default_matmul_precision`, the current one when None. Compiles once for each bucket of a
-    question's T and Q, and for each P.
+    Takes and returns what `run_paths` does, on the devices of the model. Compiles once for each
+    bucket of a question's T and Q, and for each P.
     """
     prompts, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(prompts.read).shape[1])
     # one compilation for the weights' own dtype, however it was asked for
     dtype = None if dtype == model.embedding.dtype else dtype
     sharding = replicated(model)
-    if next(iter(sharding.device_set)).platform == "cpu":
-        precision = None  # a CPU multiplies in full precision; a setting would compile it again
     todo = np.argwhere(padded[:, :, 0] != STOP).tolist()
     for start in range(0, len(todo), AHEAD):
         group = todo[start : start + AHEAD]
         questions = {b: question_of(prompts, b) for b, _ in group}
-        with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-            rows = {b: jax.device_put(row, sharding) for b, (row, _) in questions.items()}
-            pending = [
-                path_readings(model, rows[b], jax.device_put(padded[b, c], sharding), dtype)
-                for b, c in group
-            ]
+        rows = {b: jax.device_put(row, sharding) for b, (row, _) in questions.items()}
+        pending = [
+            path_readings(model, rows[b], jax.device_put(padded[b, c], sharding), dtype)
+            for b, c in group
+        ]
         for (b, c), result in zip(group, jax.device_get(pending), strict=True):
             real = questions[b][1]
             for name in ("logprob", "token", "rival"):

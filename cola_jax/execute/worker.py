@@ -1,5 +1,6 @@
 """Workers: one copy of the model each, and the threads that map a function over batches."""
 
+import copy
 import dataclasses
 import queue
 import threading
@@ -15,7 +16,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute import placement
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.device_memory import default_budget
-from cola_jax.execute.forward import States, forward_tile, forward_tiles
+from cola_jax.execute.forward import Outputs, States, forward_tile, forward_tiles
 from cola_jax.execute.kv_cache import Cache, NoCache
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory
@@ -118,14 +119,25 @@ class Worker:
         calls = [list(part.runs(same_layer=self.layers is not None)) for part in parts]
         return Launches(layout, tables, calls)
 
+    def in_float32(self) -> "Worker":
+        """Returns a worker of the same weights, devices and spare buffers that runs in float32.
+
+        The metrics do not count its evaluations.
+        """
+        worker = copy.copy(self)
+        worker.dtype, worker.kernel = jnp.dtype(jnp.float32), PromptAttention()  # in 32 bits
+        worker.memory = self.memory._replace(itemsize=worker.dtype.itemsize)
+        worker.metrics, worker.shared = Metrics(), []
+        return worker
+
     def run(
         self,
         launches: Launches,
-        states: States,
+        states: Outputs,
         mode: Mode,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
         source: States | None = None,
-    ) -> tuple[States, Cache]:
+    ) -> tuple[Outputs, Cache]:
         """Dispatch tiles; returns the states and the cache that they have written."""
         config = self.config
         for table, calls in zip(launches.tables, launches.calls, strict=True):

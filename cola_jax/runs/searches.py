@@ -88,7 +88,7 @@ class BatchSearch:
             evaluations = self.run.resume(evaluate, batch, known=known, call_size=scorer.call_size)
             outcomes = search_batch(evaluations, layers, self.settings)
         outcomes = with_confirmed(
-            outcomes, scorer.confirm(worker, batch, *paths_to_confirm(outcomes))
+            outcomes, scorer.confirm(worker, batch, workload, *paths_to_confirm(outcomes))
         )
         if not variants:
             return outcomes
@@ -116,16 +116,19 @@ class BatchSearch:
         places = [options, *(variant.places for variant in variants)]
         rows = [encoded for each in batches for encoded in each]
         questions = [encoded.question for encoded in batch]
-        with scorer.evaluator(worker, rows, workload._replace(prefix=0)) as evaluate:
+        workload = workload._replace(prefix=0)
+        with scorer.evaluator(worker, rows, workload) as evaluate:
             every = self.run.resume(evaluate, rows)
             root = pad_path(identity(layers), self.settings.positions(layers))
             plain = every(np.tile(root, (len(rows), 1, 1)))
             evaluations = Evaluations(robust(every, questions, places), questions)
             answers = plain_answers(plain, places)
             outcomes = search_batch(evaluations, layers, self.settings, answers)
-        best = paths_to_confirm(outcomes)
-        held = [scorer.confirm(worker, each, *best) for each in batches]
-        agreed = [None if None in each else all(each) for each in zip(*held, strict=True)]
+        best, completions = paths_to_confirm(outcomes)
+        repeats = len(batches)
+        held = scorer.confirm(worker, rows, workload, best * repeats, completions * repeats)
+        ways = [held[b :: len(batch)] for b in range(len(batch))]
+        agreed = [None if None in each else all(each) for each in ways]
         return with_robust(with_confirmed(outcomes, agreed), plain, places)
 
 

@@ -5,11 +5,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
 from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
@@ -87,27 +88,38 @@ class Scorer(abc.ABC):
         self,
         worker: Worker,
         batch: Sequence[Encoded],
+        workload: Workload,
         paths: Sequence[tuple[int, ...] | None],
         completions: Sequence[Completion | None],
     ) -> list[bool | None]:
-        """Run at most one path a question once more in float32 by the reference executor.
+        """Run at most one path a question once more in float32, all questions at once.
 
+        With the `workload` of the batch before, a CPU compiles nothing for one in float32.
         `completions` were decoded along the paths before; None where nothing was.
 
         Returns:
           Whether each path is right; None without a path.
         """
-        chosen = {b: path for b, path in enumerate(paths) if path is not None}
-        if not chosen:
-            return [None] * len(paths)
+        held: list[bool | None] = [None] * len(paths)
+        present = [b for b, path in enumerate(paths) if path is not None]
+        if not present:
+            return held
+        # all questions, so that the shapes are those of the batch, unless the prompts are others
+        chosen = present if self.decodes else list(range(len(paths)))
         rows = [self.reread(batch[b], completions[b]) for b in chosen]
-        padded = pad_paths(
-            [[path] for path in chosen.values()], len(rows), worker.config.num_layers
-        )
-        run = ReferenceEvaluator(worker, prompts_of(rows), np.dtype(np.float32), "highest")
-        right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
-        held = dict(zip(chosen, right, strict=True))
-        return [held.get(b) for b in range(len(paths))]
+        given = [[path] if (path := paths[b]) is not None else [] for b in chosen]
+        padded = pad_paths(given, len(rows), worker.config.num_layers)
+        if self.decodes:  # other prompts than before, of which few states are needed
+            workload = workload._replace(wave=1)
+        # a CPU multiplies in full precision; a setting would compile all programs again
+        precision = None if worker.device.platform == "cpu" else "highest"
+        with jax.default_matmul_precision(precision):
+            run = path_evaluator(worker.in_float32(), prompts_of(rows), workload)
+            with contextlib.closing(run):
+                right = score_readings(self, rows, run(padded), padded).verdict[:, 0].tolist()
+        for b, verdict in zip(chosen, right, strict=True):
+            held[b] = verdict if b in present else None
+        return held
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
         """Make the prompt to confirm a verdict with.

@@ -16,7 +16,7 @@ from cola_jax.identity import stable_hash
 from cola_jax.path import identity, pad_path
 from cola_jax.question import Question
 from cola_jax.scoring.evaluations import Evaluations
-from cola_jax.scoring.evaluator import ModelEvaluator, layers_in
+from cola_jax.scoring.evaluator import ModelEvaluator, layers_in, question_batches
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import Completion
 from cola_jax.strategies.mcts import TreeSearch
@@ -218,7 +218,7 @@ def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> 
 
 
 def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
-    """Run each shortest correct path once more in float32 by the reference executor.
+    """Run each shortest correct path once more in float32.
 
     That is not an evaluation of the search.
 
@@ -229,6 +229,14 @@ def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
     Returns:
       The outcomes with `confirmed`.
     """
-    worker = evaluate.workers.workers[0]
-    held = evaluate.scorer.confirm(worker, evaluate.encoded, *paths_to_confirm(outcomes))
-    return Outcomes(with_confirmed(outcomes, held), outcomes.settings)
+    workload = outcomes.settings.workload(evaluate.num_layers)._replace(wave=1)
+    batches = question_batches(evaluate.encoded, workload, evaluate.encoded)
+    confirmed = np.full(len(outcomes), None)
+    for indices in batches.cut(range(len(outcomes)), 1, evaluate.batch_size):
+        confirmed[indices] = evaluate.scorer.confirm(
+            evaluate.workers.workers[0],
+            [evaluate.encoded[i] for i in indices],
+            workload._replace(prefix=batches.prefixes[indices[0]]),
+            *paths_to_confirm([outcomes[i] for i in indices]),
+        )
+    return Outcomes(with_confirmed(outcomes, confirmed.tolist()), outcomes.settings)

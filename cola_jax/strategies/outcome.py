@@ -153,7 +153,7 @@ class Outcomes(list[Outcome]):
         Returns:
           A DataFrame with a row for each question, and the columns question (its id), baseline
           (whether the pretrained model is right), best (the shortest correct path, None where there
-          is none), length (its layers), evaluations and confirmed (by `run_path` in float32).
+          is none), length (its layers), evaluations and confirmed (right in float32 too).
         """
         import pandas
 

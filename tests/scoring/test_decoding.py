@@ -38,7 +38,7 @@ def evaluated(model, letters, decoded):
     ):
         batch = [scorer.encode(question) for question in decoded.questions]
         with scorer.evaluator(worker, batch, workload) as evaluate:
-            confirm = functools.partial(scorer.confirm, worker, batch)
+            confirm = functools.partial(scorer.confirm, worker, batch, workload)
             made[scorer.name] = confirm, evaluate(decoded.paths)
     return made
 
@@ -64,15 +64,7 @@ def test_completion_is_what_was_decoded(evaluated, decoded, letters):
 
 
 @pytest.mark.parametrize("name", ["exact", "generation"])
-def test_confirm_runs_once_more_in_float32(evaluated, decoded, name, monkeypatch):
-    settings = []
-
-    class Spy(cola_jax.scoring.scorer.ReferenceEvaluator):
-        def __init__(self, worker, prompts, *more):
-            settings.append(more)
-            super().__init__(worker, prompts, *more)
-
-    monkeypatch.setattr("cola_jax.scoring.scorer.ReferenceEvaluator", Spy)
+def test_confirm_runs_once_more(evaluated, decoded, name):
     confirm, verdicts = evaluated[name]
     paths, rows = decoded.paths, np.arange(len(decoded.questions))
     best = verdicts.verdict.argmax(axis=1)
@@ -95,7 +87,6 @@ def test_confirm_runs_once_more_in_float32(evaluated, decoded, name, monkeypatch
         completions[b] = dataclasses.replace(completions[b], tokens=tuple(tokens))
         held = confirm(chosen, completions)
         assert held == [(i != b) if r else None for i, r in enumerate(right)]
-    assert set(settings) == {(np.dtype(np.float32), "highest")}
 
 
 def test_completion_verdicts_score_decoy_like_gold():

@@ -7,8 +7,9 @@ import pytest
 
 import cola_jax
 import cola_jax.scoring
-from cola_jax.execute.evaluator import ReferenceEvaluator, Workload
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, identity, random_paths, unpad_path
 from cola_jax.prompts import Prompts
@@ -108,8 +109,9 @@ def worker_of(model, **settings):
 
 def by_reference(worker, scorer, batch, paths):
     """The verdicts of paths by the reference executor."""
-    run = ReferenceEvaluator(worker, Prompts.stack([encoded.prompts for encoded in batch]))
-    return score_readings(scorer, batch, run(paths), paths)
+    prompts = Prompts.stack([encoded.prompts for encoded in batch])
+    readings = run_reference(worker.model, prompts, paths, dtype=worker.dtype)
+    return score_readings(scorer, batch, readings, paths)
 
 
 def test_evaluator_equals_reference(model, words, batch, paths):
@@ -135,7 +137,7 @@ def test_evaluator_equals_reference(model, words, batch, paths):
     assert len(np.unique(ours.margin)) > 40
 
 
-def test_confirm_runs_in_float32_by_reference(model, words, batch):
+def test_confirm_runs_in_float32(model, words, batch):
     """Where bfloat16 has another verdict than float32, that of float32 is returned."""
     many = pad_paths([random_paths(tiny.LAYERS, 60, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
     scorer, coarse, fine = Options(words), worker_of(model, dtype="bfloat16"), worker_of(model)
@@ -146,10 +148,11 @@ def test_confirm_runs_in_float32_by_reference(model, words, batch):
     rows = np.arange(QUESTIONS)
     selected = [unpad_path(path) for path in many[rows, chosen]]
     completions = [None] * QUESTIONS
-    held = scorer.confirm(coarse, batch, selected, completions)
+    held = scorer.confirm(coarse, batch, WORKLOAD, selected, completions)
     assert held == exact.verdict[rows, chosen].tolist()
     selected[0] = None
-    assert scorer.confirm(coarse, batch, selected, completions) == [None, *held[1:]]
+    assert scorer.confirm(coarse, batch, WORKLOAD, selected, completions) == [None, *held[1:]]
+    assert coarse.metrics.evaluations == 0
 
 
 def test_check_memory_names_enough(model, words, batch):
