@@ -3,9 +3,8 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -13,6 +12,7 @@ from cola_jax.errors import InputError, reading, shown
 from cola_jax.identity import random_of
 
 Ids = Sequence[int] | np.ndarray | Array
+Layers = TypeVar("Layers", tuple[int, ...], str)  # of a path without padding, or a character each
 STOP = -1  # marks the positions of a padded path after its last layer
 
 ITEM = re.compile(r"(?P<first>[0-9]{1,30})(?:-(?P<last>[0-9]{1,30}))?")
@@ -191,21 +191,16 @@ def identity(num_layers: int) -> tuple[int, ...]:
     return tuple(range(num_layers))
 
 
-def path_length(path: Int[Array, "*B P"]) -> Int[Array, "*B"]:
-    """Count the layers of padded paths."""
-    return jnp.sum(path != STOP, axis=-1)
-
-
 class Edit(NamedTuple):
     """One edit, or arrays of them: what, at which position, how many layers, and how much.
 
     `amount` is r for a repeat, s for a move and 0 for a skip.
     """
 
-    kind: Int[Array, "*A"]
-    start: Int[Array, "*A"]
-    k: Int[Array, "*A"]
-    amount: Int[Array, "*A"]
+    kind: Int[np.ndarray, "*A"]
+    start: Int[np.ndarray, "*A"]
+    k: Int[np.ndarray, "*A"]
+    amount: Int[np.ndarray, "*A"]
 
 
 def edit_table(
@@ -238,33 +233,9 @@ def edit_table(
     return Edit(*rows.T)
 
 
-def apply_edit(path: Int[Array, " P"], edit: Edit) -> Int[Array, " P"]:
-    """Apply one edit (scalars) to one padded path; what falls beyond P is cut: see `edits_fit`.
-
-    Every edit maps output positions to input positions, so one gather makes the new path.
-    """
-    kind, start, k, amount = edit
-    p = jnp.arange(path.shape[0])
-    skipped = jnp.where(p < start, p, p + k)
-
-    repeats_end = start + k * (amount + 1)
-    repeated = jnp.where(p < repeats_end, start + (p - start) % k, p - k * amount)
-    repeated = jnp.where(p < start, p, repeated)
-
-    target = start + amount
-    passed_later = (p >= start) & (p < target)  # these slide back by k to make room
-    passed_earlier = (p >= target + k) & (p < start + k)
-    moved = jnp.where(passed_later, p + k, jnp.where(passed_earlier, p - k, p))
-    moved = jnp.where((p >= target) & (p < target + k), p - amount, moved)
-
-    source = jnp.select([kind == SKIP, kind == REPEAT], [skipped, repeated], moved)
-    inside = (source >= 0) & (source < len(p))
-    return jnp.where(inside, path[jnp.clip(source, 0, len(p) - 1)], STOP)
-
-
-def edited(path: tuple[int, ...], edit: Ids) -> tuple[int, ...]:
-    """Apply one edit to one path without padding, as `apply_edit` does to a padded one."""
-    kind, start, k, amount = (int(x) for x in edit)
+def edited(path: Layers, edit: Ids) -> Layers:
+    """Apply one edit to one path without padding."""
+    kind, start, k, amount = map(int, edit)
     before, block, after = path[:start], path[start : start + k], path[start + k :]
     if kind == SKIP:
         return before + after
@@ -278,7 +249,7 @@ def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
     """Say which edits' blocks lie in a path of a length, and whose result is as long as allowed.
 
     A path that is longer than allowed, such as the identity, may be made shorter. Takes scalars and
-    edits [A], of numpy or of JAX; returns booleans [A] of the same.
+    edits [A]; returns booleans [A].
     """
     kind, start, k, amount = edits
     after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)

@@ -1,7 +1,5 @@
 """Paths: their text form, validation and padding; edits against plain lists, and random paths."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,15 +11,14 @@ from cola_jax.path import (
     SKIP,
     STOP,
     Edit,
-    apply_edit,
     edit_table,
+    edited,
     edits_fit,
     format_edit,
     format_path,
     identity,
     pad_path,
     parse_path,
-    path_length,
     random_paths,
     validate,
 )
@@ -123,7 +120,6 @@ def test_pad_path_pads_or_refuses():
     padded = pad_path((1, 2), 4)
     assert padded.tolist() == [1, 2, STOP, STOP]
     assert padded.dtype == np.int32
-    assert path_length(jnp.asarray([padded, padded + STOP])).tolist() == [2, 4]
     with pytest.raises(ValueError, match=r"3 layers but only 2 positions; pass positions=3"):
         pad_path((1, 2, 3), 2)
 
@@ -133,11 +129,9 @@ TABLE = edit_table(POSITIONS, skip=4, repeat=3, times=3, move=3)
 MOVES = [(MOVE, start, k, s) for k in (2, 3) for s in (-4, -1, 2, 5) for start in range(POSITIONS)]
 EDITS = Edit(*(np.concatenate([a, b]) for a, b in zip(TABLE, np.array(MOVES).T, strict=True)))
 EDITS = Edit(*(column.astype(np.int32) for column in EDITS))
-apply_all = jax.jit(jax.vmap(apply_edit, (None, 0)))
-fits_all = jax.jit(edits_fit)
 
 
-def edited(path, kind, start, k, amount):
+def edited_list(path, kind, start, k, amount):
     """Edits a list; None where the block, or the place it moves to, is outside."""
     block, rest = path[start : start + k], path[:start] + path[start + k :]
     if len(block) < k:
@@ -155,41 +149,25 @@ def rows(edits):
 
 
 @given(paths)
-def test_apply_edit_matches_lists(path):
-    """Every edit of the table whose block fits; what exceeds the padding is cut."""
-    out = np.asarray(apply_all(jnp.asarray(pad_path(path, POSITIONS)), EDITS))
-    for row, edit in zip(out, rows(EDITS), strict=True):
-        expected = edited(path, *edit)
+def test_edited_matches_lists(path):
+    """Every edit of the table whose block fits, of a tuple and of a string."""
+    text = "".join(map(chr, path))
+    for edit in rows(EDITS):
+        expected = edited_list(path, *edit)
         if expected is not None:
-            cut = expected[:POSITIONS]
-            assert row.tolist() == cut + [STOP] * (POSITIONS - len(cut)), (path, edit)
+            assert edited(tuple(path), edit) == tuple(expected), (path, edit)
+            assert edited(text, edit) == "".join(map(chr, expected))
 
 
 @given(paths, st.integers(0, 4), st.integers(0, POSITIONS + 2))
 def test_edit_fits_matches_lists(path, shortest, longest):
-    fits = np.asarray(fits_all(len(path), EDITS, shortest, longest))
+    fits = edits_fit(len(path), EDITS, shortest, longest)
     for fit, edit in zip(fits, rows(EDITS), strict=True):
-        expected = edited(path, *edit)
+        expected = edited_list(path, *edit)
         # what is longer than allowed may be made shorter
         longest_here = max(longest, len(path) - 1)
         allowed = expected is not None and shortest <= len(expected) <= longest_here
         assert fit == allowed, (path, edit)
-
-
-def test_apply_edit_takes_plain_numbers():
-    start = jnp.asarray(pad_path((0, 1, 2, 3), 8))
-    assert apply_edit(start, Edit(SKIP, 1, 2, 0)).tolist() == [0, 3] + [STOP] * 6
-    repeated = apply_edit(start, Edit(REPEAT, np.int32(2), 2, 1))
-    assert repeated.tolist() == [0, 1, 2, 3, 2, 3, STOP, STOP]
-    assert apply_edit(start, Edit(MOVE, 0, 1, jnp.int32(2))).tolist() == [1, 2, 0, 3] + [STOP] * 4
-
-
-def test_apply_edit_compiles_once():
-    start = pad_path((0, 1, 2, 3), 8)
-    apply = jax.jit(lambda path, edit: apply_edit(path, edit))  # a cache of its own
-    for edit in ((SKIP, 0, 1, 0), (REPEAT, 1, 2, 2), (MOVE, 3, 1, -1)):
-        apply(start, Edit(*map(jnp.int32, edit)))
-    assert apply._cache_size() == 1
 
 
 def test_edit_table_lists_requested_edits():
@@ -224,7 +202,7 @@ def test_random_paths_are_distinct_valid_and_reproducible():
 def test_random_paths_are_edits_of_the_identity():
     start = list(identity(5))
     table = rows(edit_table(10))
-    one_edit = {tuple(new) for edit in table if (new := edited(start, *edit))}
+    one_edit = {tuple(new) for edit in table if (new := edited_list(start, *edit))}
     assert set(random_paths(5, 30, seed=0, edits=1)) <= one_edit
     assert any(len(path) < 5 for path in random_paths(5, 30, seed=0, edits=1))
     assert any(len(path) > 5 for path in random_paths(5, 30, seed=0, edits=1))

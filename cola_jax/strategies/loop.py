@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
-from cola_jax.execute.memory import capacity, format_bytes
+from cola_jax.execute.memory import format_bytes
 from cola_jax.identity import stable_hash
 from cola_jax.path import identity, pad_path
 from cola_jax.question import Question
@@ -24,9 +24,8 @@ from cola_jax.strategies.outcome import History, Outcome, Outcomes, Proposals
 from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, TreeRules
 from cola_jax.strategies.walks import Walks
 
-EDIT = 64  # bytes of an edit: four integers, and whether it fits
-LAYER = 12  # bytes of a layer of an edited path, while all edits of a node are looked at
-NODE = 64  # bytes of a node, beside its path
+EDIT = 64  # bytes of an edit that fits: four integers, its start and its weight
+NODE = 400  # bytes of an evaluation and its node, beside its path
 
 
 def search(
@@ -180,16 +179,12 @@ def check_memory(settings: Settings, num_layers: int, searches: int, budget: int
     It names the flag to lower.
     """
     rules, positions = settings.preset, settings.positions(num_layers)
-    tree = isinstance(rules, TreeRules)
-    sizes = rules.largest_skip, rules.max_repeat, rules.max_times, rules.max_move
+    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move
     skip, repeat, times, move = (min(size, positions) for size in sizes)
     edits = skip + repeat * times + 2 * move * min(rules.max_move_block, positions)
-    searches = capacity(searches) if tree else searches  # with those that round up the batch
-    node = 4 * positions + NODE
+    node = 5 * positions + NODE
     needed = {
-        f"--rules.max-length {rules.max_length:g}": (
-            edits * positions * (LAYER * positions if tree else EDIT)
-        ),
+        f"--rules.max-length {rules.max_length:g}": edits * positions * EDIT,
         f"--simulations {settings.simulations:,}": (settings.simulations + 1) * node,
         f"--leaves {settings.leaves:,}": (settings.leaves + 1) * node,
     }

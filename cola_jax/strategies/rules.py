@@ -16,7 +16,7 @@ LARGEST = 1e30  # weight
 LONGEST = 1e9  # path, in multiples of L
 MOST_EDITS = 100  # of a path that is drawn
 MOST_CHILDREN = 1000  # paths that a search without a tree draws at a time, of each kept
-MOST_LEAVES = 10_000  # of a wave; each is a step of its tree, whether or not a path is left
+MOST_LEAVES = 10_000  # of a wave
 RANGES = {  # the least and the largest value of each field of rules
     **dict.fromkeys(("max_skip", "max_repeat", "max_times", "max_move", "exits"), (0, ANY)),
     **dict.fromkeys(("max_move_block", "deep_block", "max_runs"), (1, ANY)),
@@ -67,11 +67,6 @@ class Rules:
         shortest = max(1, round(self.min_length * num_layers))
         return shortest, max(shortest, int(self.max_length * num_layers))
 
-    @property
-    def largest_skip(self) -> int:
-        """The layers of the largest block that any edit skips."""
-        return self.max_skip
-
     def within(self, space: "Space") -> "Rules":
         """Allow the kinds of edits of a search space alone, with their sizes here.
 
@@ -119,10 +114,6 @@ class TreeRules(Rules):
             raise InputError(
                 f"{self.exits} early exits are skips, which max_skip = 0 turns off: give exits = 0."
             )
-
-    @property
-    def largest_skip(self) -> int:
-        return max(self.max_skip, self.exits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,259 +1,207 @@
-"""Choosing the leaves of a wave: UCB, virtual visits, widening, budgets, and drawing edits."""
+"""The leaves of a wave: budgets, spreading, rewards, and the distribution of the edits drawn."""
 
 import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 import cola_jax
-import cola_jax.strategies.mcts as mcts
-from cola_jax.path import STOP, edit_table, identity, pad_path
-from cola_jax.strategies.mcts import (
-    MAX_VISITS,
-    NOTHING,
-    TreeSearch,
-    back_up_wave,
-    draw,
-    draw_child,
-    edit_weights,
-    question_key,
-    select_wave,
-    ucb,
-)
-from cola_jax.strategies.outcome import Proposals
+from cola_jax.identity import random_of
+from cola_jax.path import KINDS, SKIP, STOP, edited, edits_fit, identity, pad_path
+from cola_jax.scoring import Verdicts
+from cola_jax.strategies.mcts import NOTHING, EditDraws, TreeSearch, as_ids, as_text, table_of
+from cola_jax.strategies.outcome import ROOT, Proposals
 from cola_jax.strategies.rules import PRESETS, Settings, TreeRules
-from cola_jax.strategies.tree import ROOT, new_tree, path_hash
+from cola_jax.strategies.tree import Tree
 from tests.strategies.formula import formula, questions
 
-COLA = PRESETS["cola"]
-LAYERS, NODES, LEAVES = 6, 41, 20
+LAYERS = 6
+SETTINGS = Settings(TreeRules(max_skip=2, max_repeat=0), simulations=20, leaves=7, seed=0)
+ALL = np.ones(3, bool)
 
 
-def a_tree(num_layers, nodes, seed=0):
-    root = jnp.asarray(pad_path(identity(num_layers), 2 * num_layers))
-    return new_tree(root, nodes, jax.random.key(seed))
+def new_search(**settings: Any) -> TreeSearch:
+    ids = [f"q{i}" for i in range(3)]
+    return TreeSearch(dataclasses.replace(SETTINGS, **settings), ids, LAYERS)
 
 
-def two_trees():
-    trees = (a_tree(LAYERS, NODES, seed) for seed in (0, 1))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def run(
+    search: TreeSearch, evaluate: Callable[[np.ndarray], Verdicts], active: np.ndarray = ALL
+) -> list[Proposals]:
+    """Runs a search to its end; returns all that was proposed."""
+    root = pad_path(identity(LAYERS), search.positions)
+    proposals: Proposals | None = Proposals.root(root, 3)
+    waves = []
+    while proposals is not None:
+        waves.append(proposals)
+        search.update(proposals, evaluate(proposals.paths))
+        proposals = search.propose(active)
+    return waves
 
 
-def select(trees, *budgets):
-    budgets = jnp.array(budgets, jnp.int32)
-    return select_wave(trees, budgets, rules=COLA, num_layers=LAYERS, leaves=LEAVES)
+def test_propose_numbers_evaluations_in_order() -> None:
+    waves = run(new_search(), formula())
+    for b in range(3):
+        nodes = np.concatenate([wave.node[b] for wave in waves])
+        assert nodes[nodes != NOTHING].tolist() == list(range(21))
+    assert [wave.paths.shape for wave in waves] == [(3, c, 12) for c in (1, 7, 7, 6)]
+    for wave in waves[1:]:
+        assert (wave.paths[..., 0] != STOP).all()
+        assert (wave.parent < wave.node).all()
+        assert (wave.parent >= ROOT).all()
 
 
-@pytest.fixture(scope="module")
-def grown():
-    """A tree of 41 nodes after two waves, rewards of 1 for every third node; and the rewards."""
-    trees, earned = two_trees(), np.zeros((2, NODES), np.float32)
-    for _ in range(2):
-        trees, nodes = select(trees, NODES, NODES)
-        rewards = (np.asarray(nodes) % 3 == 0).astype(np.float32)
-        for b in range(2):
-            earned[b, nodes[b]] = rewards[b]
-        trees = back_up_wave(trees, nodes, jnp.asarray(rewards))
-    return jax.tree.map(lambda x: x[0], trees), earned[0]
+def test_propose_leaves_out_inactive_questions() -> None:
+    search = new_search()
+    active = np.array([True, False, True])
+    for wave in run(search, formula(), active)[1:]:
+        assert (wave.node[1] == NOTHING).all()
+        assert (wave.paths[1] == STOP).all()
+    assert [len(tree.paths) for tree in search.trees] == [21, 1, 21]
+    assert search.propose(~ALL) is None
 
 
-def test_counts_add_up(grown):
-    tree, earned = grown
-    assert tree.size == tree.visits[ROOT] == NODES
-    assert tree.value[ROOT] == earned.sum() > 0
-    parents = np.asarray(tree.parents)
-    for node in range(NODES):
-        children = np.flatnonzero(parents == node)
-        assert tree.children[node] == len(children)
-        assert tree.visits[node] == 1 + np.asarray(tree.visits)[children].sum()
-        assert tree.value[node] == earned[node] + np.asarray(tree.value)[children].sum()
-        assert tree.hashes[node] == path_hash(tree.paths[node])
+def test_propose_spreads_by_virtual_visits() -> None:
+    search = new_search(preset=PRESETS["cola"], leaves=20)
+    proposals = search.propose(ALL)
+    assert proposals is not None
+    for b, tree in enumerate(search.trees):
+        assert tree.visits[ROOT] == 21
+        assert len(set(proposals.parent[b].tolist())) > 3
+        assert not any(tree.value)
+    assert search.trees[0].paths != search.trees[1].paths  # each draws from its own key
 
 
-def test_children_widen_with_root_of_visits(grown):
-    tree, _ = grown
-    children, visits = np.asarray(tree.children), np.asarray(tree.visits)
-    limit = np.ceil(COLA.widening * np.sqrt(visits))
-    assert (children <= limit).all()
-    assert (children == limit).any()
+def test_propose_looks_elsewhere_until_a_wave_is_full() -> None:
+    """Every subset of six layers but the empty one, and then none."""
+    rules = TreeRules(max_skip=1, max_repeat=0, min_length=0.0)
+    waves = run(new_search(preset=rules, simulations=100, leaves=10), formula())
+    assert [wave.node.shape[1] for wave in waves] == [1, *[10] * 6, 2]
+    assert all((wave.node != NOTHING).all() for wave in waves)
 
 
-def test_ucb_is_the_papers_formula():
-    tree = a_tree(4, 5)
-    visits, value = np.array([9, 4, 3, 1, 1]), np.array([4.0, 3, 1, 0, 1])
-    for node, path in enumerate([(0, 2, 3), (0, 1, 1, 2, 3), (0,), (0, 3)], start=1):
-        tree = tree.replace(paths=tree.paths.at[node].set(pad_path(path, 8)), size=node + 1)
-    tree = tree.replace(visits=jnp.array(visits), value=jnp.array(value, jnp.float32))
-    rules = TreeRules(exploration=1.8, length_weight=3.0)
-    expected = value / visits + 1.8 * np.sqrt(np.log(9) / visits)
-    expected -= 3.0 * np.array([4, 3, 5, 1, 2]) / 4
-    np.testing.assert_allclose(ucb(tree, rules, 4), expected, rtol=1e-6)
+@pytest.mark.parametrize("name", ["best", "cola", "drllm"])
+def test_counts_and_values_add_up(name: str) -> None:
+    rules = dataclasses.replace(PRESETS[name], length_penalty=0.5)
+    assert isinstance(rules, TreeRules)
+    search = new_search(preset=rules, simulations=60)
+    earned = np.zeros((3, 61))
+    evaluate = formula()
+    for wave in run(search, evaluate):
+        verdicts = evaluate(wave.paths)
+        lengths = (wave.paths != STOP).sum(axis=-1)
+        reward = 1 / (1 + np.exp(-verdicts.margin)) if name == "best" else verdicts.verdict
+        earned[np.arange(3)[:, None], wave.node] = reward - 0.5 * lengths / LAYERS
+    for tree, rewards in zip(search.trees, earned, strict=True):
+        assert len(tree.known) == 61
+        parents = np.array(tree.parents)
+        for node in range(61):
+            children = np.flatnonzero(parents == node)
+            assert tree.grown[node] == len(children)
+            assert tree.visits[node] == 1 + sum(tree.visits[child] for child in children)
+            value = rewards[node] + sum(tree.value[child] for child in children)
+            assert tree.value[node] == pytest.approx(value, abs=1e-5)
+            if not rules.epsilon:
+                most = math.ceil(rules.widening * tree.visits[node] ** rules.widening_power)
+                assert len(children) <= most
 
 
-def test_logarithms_are_exactly_rounded():
-    table = mcts.logarithms()
-    assert table.dtype == np.float32
-    assert table.shape == (MAX_VISITS,)
-    np.testing.assert_array_equal(table[1:], np.log(np.arange(1, MAX_VISITS)).astype(np.float32))
-
-
-def test_select_wave_follows_best_child():
-    """Of two children of a full root, that with the higher value is expanded."""
-    rules = TreeRules(exploration=0.5, length_weight=0.0, widening=1.0, max_repeat=0)
-    for better in (1, 2):
-        trees = jax.tree.map(lambda x: x[None], a_tree(6, 4))
-        for wave in range(3):
-            trees, nodes = select_wave(
-                trees, jnp.array([4], jnp.int32), rules=rules, num_layers=6, leaves=1
-            )
-            if wave < 2:  # the root has its second child at 2 visits, its third at 5
-                assert trees.parents[0, nodes[0, 0]] == ROOT
-            reward = jnp.float32([[nodes[0, 0] == better]])
-            trees = back_up_wave(trees, nodes, reward)
-        assert trees.parents[0, 3] == better
-
-
-def test_select_wave_spreads_by_virtual_visits():
-    trees, nodes = select(two_trees(), NODES, NODES)
-    assert nodes.tolist() == [list(range(1, 21))] * 2
-    for b in range(2):
-        assert trees.visits[b, ROOT] == 21
-        assert len(set(trees.parents[b, 1:21].tolist())) > 3
-    assert (trees.value == 0).all()
-    assert trees.paths[0].tolist() != trees.paths[1].tolist()  # each draws from its own key
-
-
-def test_select_wave_keeps_each_budget():
-    trees, nodes = select(two_trees(), 4, 25)
-    assert nodes.tolist() == [[1, 2, 3, *[NOTHING] * 17], list(range(1, 21))]
-    trees, nodes = select(trees, 4, 25)
-    assert nodes.tolist() == [[NOTHING] * 20, [21, 22, 23, 24, *[NOTHING] * 16]]
-    trees, nodes = select(trees, 0, 25)  # a search that has ended
-    assert nodes.tolist() == [[NOTHING] * 20] * 2
-    assert trees.size.tolist() == [4, 25]
-
-
-def test_draw_child_takes_any_number_of_runs():
-    drawn = [
-        draw_child(
-            a_tree(LAYERS, 2), jnp.int32(ROOT), jax.random.key(0), TreeRules(max_runs=most), LAYERS
-        )[0]
-        for most in (None, 2**62)
-    ]
-    assert drawn[0].tolist() == drawn[1].tolist()
-
-
-def test_entries_are_drawn_in_proportion_to_their_weights():
-    weights = jnp.array([0, 2, 0, 2, 1, 0])
-    keys = jax.random.split(jax.random.key(0), 3000)
-    drawn = jax.jit(jax.vmap(draw, (0, None)))(keys, weights)
-    counts = np.bincount(drawn, minlength=6)
-    assert counts[[0, 2, 5]].sum() == 0
-    assert (np.abs(counts[[1, 3, 4]] - [1200, 1200, 600]) < 120).all()
-
-
-def test_small_blocks_are_drawn_more_often():
-    table = edit_table(30)
-    even, small = edit_weights(table, 0.0), edit_weights(table, -2.0)
-    assert (even == 1).all()
-    assert {int(k): set(small[table.k == k].tolist()) for k in (1, 2, 4)} == {
-        1: {1024},
-        2: {256},
-        4: {64},
-    }
-
-
-def test_kinds_are_drawn_evenly():
+def test_kinds_are_drawn_evenly() -> None:
     outcomes = cola_jax.search(formula(), questions(4), simulations=100, leaves=16, num_layers=12)
     kinds = np.concatenate([outcome.edits[1:, 0] for outcome in outcomes])
     assert 0.4 < kinds.mean() < 0.6  # skips are 0, repeats 1
 
 
-SKIPS = TreeRules(max_skip=2, max_repeat=0)  # compiles faster
-SETTINGS = Settings(SKIPS, simulations=20, leaves=7, seed=0, early_stop=False)
-ALL = np.ones(3, bool)
+def test_paths_as_text_and_back() -> None:
+    paths = [(0, 5, 300), (70_000,)]
+    assert as_ids([*map(as_text, paths), ""], 4).tolist() == [
+        [0, 5, 300, STOP],
+        [70_000, STOP, STOP, STOP],
+        [STOP] * 4,
+    ]
 
 
-def new_search(count=3, **settings):
-    ids = [f"q{i}" for i in range(count)]
-    settings = dataclasses.replace(SETTINGS, **settings)
-    return TreeSearch(settings, ids, 6)
+# the distribution of edits
 
 
-def run(strategy, evaluate, active=ALL):
-    """Runs a search to its end; returns all that was proposed."""
-    root = np.full((strategy.count, 1, 12), STOP, np.int32)
-    root[:, :, :6] = identity(6)
-    proposals, waves = Proposals.root(root[0, 0], strategy.count), []
-    while proposals is not None:
-        waves.append(proposals)
-        strategy.update(proposals, evaluate(proposals.paths))
-        proposals = strategy.propose(active)
-    return waves
-
-
-def test_propose_numbers_evaluations_in_order():
-    waves = run(new_search(), formula())
-    for b in range(3):
-        nodes = np.concatenate([wave.node[b] for wave in waves])
-        assert nodes[nodes >= 0].tolist() == list(range(21))
-    for wave in waves[1:]:
-        present = wave.node >= 0
-        assert wave.paths.shape == (3, 7, 12)
-        np.testing.assert_array_equal(wave.paths[..., 0] != STOP, present)
-        assert (wave.parent[present] < wave.node[present]).all()
-        assert (wave.parent[present] >= 0).all()
-
-
-def test_propose_leaves_out_inactive_questions():
-    strategy = new_search()
-    active = np.array([True, False, True])
-    waves = run(strategy, formula(), active)
-    for wave in waves[1:]:
-        assert (wave.node[1] == -1).all()
-        assert (wave.paths[1] == STOP).all()
-    assert strategy.trees.size[:3].tolist() == [21, 1, 21]
-    assert strategy.propose(~ALL) is None
-
-
-@pytest.mark.parametrize("penalty", [0.0, 2.0])
-def test_update_backs_up_reward_less_length_penalty(penalty):
-    strategy = new_search(preset=dataclasses.replace(SKIPS, length_penalty=penalty))
-    evaluate = formula(lambda b, path: len(path) % 2)
-    run(strategy, evaluate)
-    trees = jax.tree.map(np.asarray, strategy.trees.replace(key=0))
-    for b in range(3):
-        lengths = (trees.paths[b] != STOP).sum(axis=-1)
-        rewards = lengths % 2 - penalty * lengths / 6
-        rewards[0] = trees.value[b, 0] - rewards[1:].sum()  # the root's own
-        assert rewards[0] == pytest.approx(0 - penalty, abs=1e-5)
-        for node in range(1, 21):
-            below = {node}
-            for other in range(node + 1, 21):
-                if trees.parents[b, other] in below:
-                    below.add(other)
-            assert trees.value[b, node] == pytest.approx(rewards[list(below)].sum(), abs=1e-5)
-
-
-def test_trees_are_padded_to_few_sizes():
-    assert len(new_search(3).trees.size) == len(new_search(8).trees.size) == 8
-    assert len(new_search(9).trees.size) == 16
-
-
-def test_question_key_depends_on_seed_and_id_alone():
-    """Pinned, since other keys would change every search."""
-    keys = {
-        (seed, id): jax.random.key_data(question_key(seed, id)).tolist()
-        for seed, id in [(0, "q0"), (0, "q1"), (1, "q0"), (0, "")]
+def chances(tree: Tree, node: int, rules: TreeRules, path: tuple[int, ...]) -> dict[Any, float]:
+    """The chance of each edit of a node's path, by looking at all of them."""
+    table = table_of(rules, 2 * LAYERS)
+    fits = edits_fit(len(path), table, *rules.lengths(LAYERS))
+    weights: dict[int, dict[Any, float]] = {kind: {} for kind in range(len(KINDS))}
+    for edit in np.stack(table, axis=1)[fits].tolist():
+        kind, start, k, _ = edit
+        child = edited(path, edit)
+        if (
+            as_text(child) not in tree.known
+            and not (rules.ordered and start < tree.starts[node])
+            and not (rules.deep_block and node != ROOT and k > rules.deep_block)
+            and max(Counter(child).values()) <= (rules.max_runs or len(child))
+        ):
+            weights[kind][tuple(edit)] = k**rules.block_power
+    kinds = [of_kind for of_kind in weights.values() if of_kind]
+    return {
+        edit: weight / sum(of_kind.values()) / len(kinds)
+        for of_kind in kinds
+        for edit, weight in of_kind.items()
     }
-    assert keys == PINNED
 
 
-PINNED = {
-    (0, "q0"): [832519600, 65973564],
-    (0, "q1"): [441185938, 2969298792],
-    (1, "q0"): [2825248393, 2297609652],
-    (0, ""): [2321684811, 542991194],
-}
+MOVES = dataclasses.replace(PRESETS["cola"], max_move=2, max_move_block=3)
+
+
+@pytest.mark.parametrize("known", [0.3, 0.97], ids=["some-known", "most-known"])
+@pytest.mark.parametrize("node", [ROOT, 1])
+@pytest.mark.parametrize(
+    "rules",
+    [*(PRESETS[name] for name in ("best", "cola", "polar", "drllm")), MOVES],
+    ids=["best", "cola", "polar", "drllm", "moves"],
+)
+def test_edits_are_drawn_from_those_that_are_new(rules: TreeRules, node: int, known: float) -> None:
+    """In proportion to their weights, the kind first, over many keys."""
+    draws = EditDraws(rules, 2 * LAYERS, LAYERS)
+    paths = identity(LAYERS), (0, 1, 2, 1, 2, 3, 4, 5)
+    tree = Tree(as_text(paths[0]), rules, LAYERS, random_of(0))
+    tree.add(as_text(paths[1]), ROOT, start=2)
+    edits = list(chances(tree, node, rules, paths[node]))
+    chosen = random_of(1).permutation(len(edits))[: min(int(known * len(edits)), len(edits) - 3)]
+    tree.known |= {as_text(edited(paths[node], edits[i])) for i in chosen}
+    expected = chances(tree, node, rules, paths[node])
+    counts: Counter[Any] = Counter()
+    for key in range(1500):
+        tree.random = random_of(key)
+        drawn = draws.draw(tree, node)
+        assert drawn is not None
+        path, edit = drawn
+        assert path == as_text(edited(paths[node], edit))
+        counts[tuple(edit)] += 1
+    assert counts.keys() <= expected.keys()
+    observed = [counts[edit] for edit in expected]
+    assert chisquare(observed, 1500 * np.array([*expected.values()])).pvalue > 1e-3
+
+
+def test_no_edit_is_drawn_where_none_is_new() -> None:
+    rules = TreeRules(max_skip=1, max_repeat=0)
+    tree = Tree(as_text((0, 1)), rules, 2, random_of(0))
+    draws = EditDraws(rules, 4, 2)
+    tree.known |= {as_text((0,))}
+    assert draws.draw(tree, ROOT) == (as_text((0,))[:0] + as_text((1,)), [SKIP, 0, 1, 0])
+    tree.known |= {as_text((1,))}
+    assert draws.draw(tree, ROOT) is None
+
+
+def test_early_exits_come_first() -> None:
+    rules = TreeRules(max_skip=1, exits=3, min_length=0.5)
+    search = new_search(preset=rules)
+    proposals = search.propose(ALL)
+    assert proposals is not None
+    exits = [[SKIP, LAYERS - k, k, 0] for k in (1, 2, 3)]
+    for b in range(3):
+        at_root = proposals.edits[b][proposals.parent[b] == ROOT]
+        assert at_root[:3].tolist() == exits
+        assert (at_root[3:, 2][at_root[3:, 0] == SKIP] == 1).all()
