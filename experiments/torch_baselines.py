@@ -147,21 +147,24 @@ class OptionRows:
         self.model, self.scorer, self.all_logits = model, scorer, all_logits
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Verdicts]:
-        with torch.inference_mode():
-            return [self.verdict(pair.encoded, pair.path) for pair in pairs]
+        return [self.verdict(pair.encoded, pair.path) for pair in pairs]
 
     def verdict(self, encoded: Encoded, path: tuple[int, ...]) -> Verdicts:
         """Evaluates a question on a path."""
+        return self.scorer.verdicts(self.readings(encoded, path), encoded).take(0)
+
+    def readings(self, encoded: Encoded, path: tuple[int, ...]) -> Readings:
+        """Reads the model on a path where the question's options are scored."""
         rows = rows_of(encoded)
         first = 0 if self.all_logits else int(rows.column.min())
         ids = torch.as_tensor(rows.ids, device=self.model.device)
-        with rebuilt(self.model, path):
+        with torch.inference_mode(), rebuilt(self.model, path):
             # padding is on the right, so that a causal model needs no mask of it
             out = self.model(ids, use_cache=False, logits_to_keep=ids.shape[1] - first)
-        logprobs = torch.log_softmax(out.logits, -1, dtype=torch.float32)
-        read = logprobs[rows.row, rows.column - first]
-        targets = torch.as_tensor(np.asarray(encoded.prompts.targets), device=read.device)
-        return self.scorer.verdicts(readings(read, targets.long()), encoded).take(0)
+            logprobs = torch.log_softmax(out.logits, -1, dtype=torch.float32)
+            read = logprobs[rows.row, rows.column - first]
+            targets = torch.as_tensor(np.asarray(encoded.prompts.targets), device=read.device)
+            return readings(read, targets.long())
 
 
 def readings(logprobs: torch.Tensor, targets: torch.Tensor) -> Readings:
