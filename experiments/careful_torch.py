@@ -1,4 +1,4 @@
-"""`CarefulTorch`: the options of many questions on many paths, as a careful user of torch runs them.
+"""`CarefulTorch`: options of many questions on many paths, as a careful user of torch runs them.
 
 It packs the options of a question after one prompt, runs the trie of all paths breadth first,
 batches the states of questions of like length that need the same layer, runs the last layer of a

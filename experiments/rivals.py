@@ -13,11 +13,15 @@ transformers: path by path, a row for each option, as lm-evaluation-harness does
 
 import dataclasses
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+# or threads of torch that wait for others spend CPU seconds; read when torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import numpy as np
