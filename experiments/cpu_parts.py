@@ -4,9 +4,8 @@ import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType
 
 TASKS = Path("/proc/self/task")
 HOST, DEVICE = "host", "device"
@@ -21,23 +20,31 @@ FILES = {
     "selection": ("strategies/mcts.py", "strategies/tree.py"),
 }
 FUNCTIONS = {
+    "report": ("show_results",),
     "confirmations": ("confirm",),
     "import and load": ("_find_and_load", "load", "load_converted", "prepare", "prepare_each"),
-    "report": ("show_results",),
 }
 
 
-def frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yields the frames of a stack, the innermost first."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def stacks() -> dict[int, list[CodeType]]:
+    """Returns the functions that each thread is in, the innermost first."""
+    # no other thread may run while frames are followed: they would change
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1)
+    each: dict[int, list[CodeType]] = {}
+    for thread, top in sys._current_frames().items():
+        each[thread], frame = [], top
+        while frame is not None:
+            each[thread].append(frame.f_code)
+            frame = frame.f_back
+    sys.setswitchinterval(interval)
+    return each
 
 
-def part_of(stack: list[FrameType]) -> str:
+def part_of(stack: list[CodeType]) -> str:
     """Names the part that a thread works on."""
-    files = [frame.f_code.co_filename for frame in stack]
-    functions = {frame.f_code.co_name for frame in stack}
+    files = [code.co_filename for code in stack]
+    functions = {code.co_name for code in stack}
     for part, ends in FILES.items():
         if any(file.endswith(ends) for file in files):
             return part
@@ -47,14 +54,14 @@ def part_of(stack: list[FrameType]) -> str:
     return HOST
 
 
-def place_of(stack: list[FrameType]) -> str:
+def place_of(stack: list[CodeType]) -> str:
     """Names the innermost function of ours, and the one that it calls, if any."""
-    for i, frame in enumerate(stack):
-        file = frame.f_code.co_filename
+    for i, code in enumerate(stack):
+        file = code.co_filename
         if "/cola_jax/" in file:
-            name = f"{file.split('/cola_jax/')[-1]}:{frame.f_code.co_name}"
-            return name if not i else f"{name} > {stack[i - 1].f_code.co_name}"
-    return stack[0].f_code.co_name
+            name = f"{file.split('/cola_jax/')[-1]}:{code.co_name}"
+            return name if not i else f"{name} > {stack[i - 1].co_name}"
+    return stack[0].co_name
 
 
 class CpuParts:
@@ -97,15 +104,15 @@ class CpuParts:
 
     def sample(self) -> None:
         """Counts what each thread has run since the last sample."""
-        stacks, spent = sys._current_frames(), self.read()
+        spent, working = self.read(), stacks()
         used = {task: ns - self.before.get(task, 0) for task, ns in spent.items()}
         self.before = spent
         used.pop(threading.get_native_id())
         waiting = DEVICE
         for thread in threading.enumerate():
-            if thread is self.thread or thread.ident not in stacks:
+            if thread is self.thread or thread.ident not in working:
                 continue
-            stack = list(frames(stacks[thread.ident]))
+            stack = working[thread.ident]
             part, seconds = part_of(stack), used.pop(thread.native_id or 0, 0) / 1e9
             self.parts[part] += seconds
             if part == HOST:

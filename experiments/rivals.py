@@ -170,7 +170,7 @@ def programs_of(
         return run
 
     def rows(all_logits: bool) -> Callable[[], Logprobs]:
-        program = OptionRows(model, session.scorer, all_logits)
+        program = OptionRows(model, all_logits)
         pairs = [every[i] for i in np.random.default_rng(0).permutation(len(every))]
 
         def run() -> Logprobs:
