@@ -72,7 +72,7 @@ class CpuParts:
     is to run one batch at a time.
     """
 
-    def __init__(self, interval: float = 0.005):
+    def __init__(self, interval: float = 0.02):
         """Takes the seconds between samples."""
         self.interval = interval
         self.parts: Counter[str] = Counter()
