@@ -3,7 +3,8 @@
 `python -m experiments.search_speed --model CHECKPOINT --task arc_easy.jsonl --out FOLDER` runs the
 command twice, by this checkout and, with `--package` and `--package-model`, by another; then twice
 more one batch at a time, sampling what its threads do, which gives the parts; sampling takes CPU
-seconds of its own, which are in none of them. CPU seconds, of all threads, since other processes of a machine disturb them less than wall seconds.
+seconds of its own, which are in none of them. CPU seconds are those of all threads, since other
+processes of a machine disturb them less than wall seconds.
 """
 
 import dataclasses
