@@ -1,7 +1,6 @@
 """`cola benchmark` with more baselines, what a wave is made of, and how cost grows with it.
 
 `python -m experiments.benchmark --torch --growth 90` takes the flags of `cola benchmark` as well.
-With a task, `--torch` compares the search with transformers on some of its evaluations.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ import tyro
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
-from cola_jax.cli.benchmark import Benchmark, benchmark_table, ratio_table, spread
+from cola_jax.cli.benchmark import Benchmark, ratio_table, spread
 from cola_jax.cli.verbosity import console
 from cola_jax.execute.benchmark import FEW, Baselines, Paths, Program, Wave, random_prompts
 from cola_jax.execute.metrics import compilations
@@ -37,25 +36,12 @@ class FullBenchmark:
     """Compare with transformers, which needs torch."""
     growth: float = 0.0
     """Also measure how cost grows, with at most this many seconds per point; without a task."""
-    pairs: int = 32
-    """Evaluations of the search that transformers makes as well, drawn at random; with a task."""
 
     def run(self) -> None:
         if self.benchmark.task.task:
-            self.run_search()
+            self.benchmark.run()
         else:
             self.run_paths()
-
-    def run_search(self) -> None:
-        """Compares the search over a task with transformers."""
-        command, options = self.benchmark, {}
-        if self.torch:
-            from experiments.torch_baselines import option_baselines
-
-            options = {"baselines": option_baselines, "pairs": self.pairs}
-        results = command.measure_search(command.prepare(), **options)
-        command.write(results, torch=self.torch, pairs=self.pairs)
-        console.print(benchmark_table(results))
 
     def run_paths(self) -> None:
         """Compares `run_paths` with everything else that runs random paths."""

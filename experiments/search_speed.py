@@ -1,105 +1,143 @@
-"""Speed of a search with the fast executor and path by path.
+"""CPU seconds of `cola search`, with an empty cache of programs and with a full one.
 
-`python -m experiments.search_speed --model CHECKPOINT --task TASK.jsonl --out FOLDER`
+`python -m experiments.search_speed --model CHECKPOINT --task arc_easy.jsonl --out FOLDER` runs the
+command twice, by this checkout and, with `--package` and `--package-model`, by another; then twice
+more one batch at a time, sampling what its threads do, which gives the parts; sampling takes CPU
+seconds of its own, which are in none of them. CPU seconds are those of all threads, since other
+processes of a machine disturb them less than wall seconds.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from etils import epath
 
-from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.inputs import count_paths
-from cola_jax.execute.reference import run_reference
-from cola_jax.execute.worker import Worker
-from cola_jax.prompts import Prompts
-from cola_jax.runs.run import Run
-from cola_jax.runs.session import Session
-from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.scorer import Evaluate, score_readings
-from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.rules import PRESETS, Settings
-from cola_jax.tasks import TaskConfig
-from cola_jax.tasks.task import Prepared
+from cola_jax.report.markdown import table
+from experiments.cpu_parts import CpuParts
+
+PARTS = ("import and load", "compile", "selection", "host", "device", "confirmations", "report")
+SAMPLED = "import sys; from experiments.search_speed import sample; sample(sys.argv[1:])"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpeed:
-    """Run a search with each executor, and compare speed and rows."""
+    """Measure whole searches, and the parts of one."""
 
     model: str
     """Checkpoint directory."""
     task: str
     """A JSONL file or a task's name."""
-    out: str
-    """Folder for both run directories; run again to resume them."""
-    limit: int | None = None
-    """Number of questions, from the first."""
-    simulations: int = 50
-    """Evaluations per question, beyond the baseline."""
-    leaves: int = 16
-    """Evaluations per question and wave."""
-
-
-@contextlib.contextmanager
-def one_by_one(
-    scorer: Scorer, worker: Worker, batch: Sequence[Encoded], workload: Workload
-) -> Iterator[Evaluate]:
-    """Evaluates paths one by one with the reference executor, as `Scorer.evaluator`."""
-    prompts = Prompts.stack([encoded.prompts for encoded in batch])
-
-    def evaluate(paths: np.ndarray) -> Verdicts:
-        readings = run_reference(worker.model, prompts, paths, dtype=worker.dtype)
-        worker.metrics.add(evaluations=count_paths(paths))
-        return score_readings(scorer, batch, readings, paths)
-
-    yield evaluate
-
-
-def path_by_path(task: TaskConfig, *arguments: Any, **keywords: Any) -> Prepared:
-    """Prepares a task whose scorer evaluates path by path."""
-    prepared = task.prepare(*arguments, **keywords)
-    setattr(prepared.scorer, "evaluator", functools.partial(one_by_one, prepared.scorer))  # noqa: B010
-    return prepared
+    out: Path
+    """Folder for caches and runs; emptied first."""
+    searches: tuple[str, ...] = ("16x30", "40x50")
+    """Questions x simulations of each search."""
+    dtype: str = "float32"
+    package: Path | None = None
+    """Another checkout."""
+    package_model: str | None = None
+    """Checkpoint directory for it."""
+    parts: bool = True
+    """Measure the parts as well."""
 
 
 def main(settings: SearchSpeed) -> None:
-    runs, speeds = [], []
-    search = Settings(PRESETS["cola"], settings.simulations, settings.leaves, 0, False)
-    task = TaskConfig(settings.task, limit=settings.limit)
-    slow = functools.partial(path_by_path, task)
-    for name, prepare in (("path-by-path", slow), ("run-paths", task.prepare)):
-        session = Session.prepare(settings.model, prepare)
-        run = session.search(str(epath.Path(settings.out) / name), search)
-        metrics = [start["metrics"] for start in run.manifest()["starts"] if "metrics" in start]
-        print(name, json.dumps(metrics[-1]) if metrics else "was complete")
-        speeds.append(metrics[-1]["evaluations_per_second"] if metrics else float("nan"))
-        runs.append(run)
-    print(f"fast executor over path by path: {speeds[1] / speeds[0]:.2f}")
-    compare(*map(by_path, runs))
+    mine = Path(__file__).parent.parent
+    trees = [(mine, settings.model)]
+    if settings.package is not None:
+        trees.append((settings.package, settings.package_model or settings.model))
+    whole, parts = [], []
+    for size in settings.searches:
+        for package, model in trees:
+            clear(settings.out)
+            seconds = [run(settings, size, package, model, name)[0] for name in ("cold", "warm")]
+            whole.append((size, str(package), *(f"{each:.1f}" for each in seconds)))
+            print(*whole[-1], flush=True)
+        if settings.parts:
+            clear(settings.out)
+            for name in ("cold", "warm"):
+                _, sampled = run(settings, size, mine, settings.model, name, sampled=True)
+                cells = [f"{sampled['parts'].get(part, 0):.1f}" for part in PARTS]
+                useful = sampled["useful"] / max(1, sampled["rows"])
+                parts.append((size, name, *cells, str(sampled["programs"]), f"{useful:.3f}"))
+                print(*parts[-1], flush=True)
+    print("\n".join(table(("CPU seconds", "checkout", "cold", "warm"), whole)))
+    head = ("one batch at a time", "cache", *PARTS, "programs", "useful token rows")
+    print("\n" + "\n".join(table(head, parts)))
 
 
-def by_path(run: Run) -> dict[tuple[str, tuple[int, ...]], dict[str, Any]]:
-    """Returns the evaluations of a run by question and path."""
-    rows = run.evaluations().to_pylist()
-    return {(row["question"], tuple(row["path"])): row for row in rows}
+def clear(folder: Path) -> None:
+    """Empties a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
-def compare(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
-    """Prints how far two runs agree."""
-    both = one.keys() & other.keys()
-    verdicts = sum(one[key]["verdict"] != other[key]["verdict"] for key in both)
-    margin = max((abs(one[key]["margin"] - other[key]["margin"]) for key in both), default=0.0)
-    print(
-        f"evaluations: {len(one)} and {len(other)}, {len(both)} of the same question and path; "
-        f"{verdicts} verdicts differ, margins by up to {margin:.1e}"
+def run(
+    settings: SearchSpeed, size: str, package: Path, model: str, name: str, *, sampled: bool = False
+) -> tuple[float, dict[str, Any]]:
+    """Runs the command in a process; returns its CPU seconds, and what it sampled."""
+    questions, simulations = size.split("x")
+    out, file = settings.out.resolve(), settings.out.resolve() / f"{name}.json"
+    arguments = ["search", "--model", model, "--task", settings.task, "--limit", questions]
+    arguments += ["--simulations", simulations, "--dtype", settings.dtype]
+    arguments += ["--output", str(out / name)]
+    environment = os.environ | {
+        "PYTHONPATH": str(package.resolve()),
+        "JAX_COMPILATION_CACHE_DIR": str(out / "programs"),
+    }
+    program = ["-c", SAMPLED, str(file)] if sampled else ["-m", "cola_jax"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, *program, *arguments],
+        env=environment,
+        cwd=out,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, json.loads(file.read_text()) if sampled else {}
+
+
+def sample(arguments: list[str]) -> None:
+    """Runs a command one batch at a time, and writes its CPU seconds by part to a file."""
+    file, *command = arguments
+    counts = {"useful": 0, "rows": 0}
+    with CpuParts() as parts:
+        from cola_jax.cli.main import main as run_command
+        from cola_jax.execute.evaluator import PathEvaluator
+        from cola_jax.execute.metrics import compilations
+        from cola_jax.runs import session
+
+        session.THREADS = 1  # or a part could not be told from another batch's
+        setattr(PathEvaluator, "run", counting(PathEvaluator.run, counts))  # noqa: B010
+        run_command(command)
+        programs = compilations().count
+    Path(file).write_text(json.dumps({"parts": parts.parts, "programs": programs, **counts}))
+
+
+def counting(run: Any, counts: dict[str, int]) -> Any:
+    """Counts the tokens of prompts in tiles, and all rows of the tiles, of each call."""
+
+    @functools.wraps(run)
+    def wrapped(self: Any, chunk: Any, *arguments: Any) -> Any:
+        branch = np.asarray(self.prompts.branch)
+        tokens = (branch >= 0).sum(axis=1)
+        for tiles, padding in ((chunk.tiles, self.sizes.slots), (chunk.last, len(chunk.paths))):
+            used = tiles.target != padding
+            counts["useful"] += int(tokens[tiles.question[used]].sum())
+            counts["rows"] += tiles.target.size * branch.shape[1]
+        return run(self, chunk, *arguments)
+
+    return wrapped
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,8 @@ from cola_jax.execute.benchmark import Paths, Program
 from cola_jax.formats import cache
 from cola_jax.path import identity
 from cola_jax.prompts import PROMPT, Readings
-from cola_jax.runs.search_benchmark import Baseline, Pair
 from cola_jax.runs.session import Session
-from cola_jax.scoring import Encoded, Scorer
-from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.scoring import Encoded
 from tests.oracle import rebuilt, with_cache
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,30 +88,12 @@ def generate_exactly(model: Any, batch: Any, tokens: int) -> None:
     )
 
 
-def option_baselines(session: Session) -> dict[str, Baseline]:
-    """Evaluates pairs as lm-evaluation-harness does: path by path, with a row for each option.
-
-    The harness computes the logits of all tokens; the second program those of the tokens that are
-    read, and before them, alone. Raises ValueError for a scorer that decodes.
-    """
-    if session.scorer.decodes:
-        raise ValueError(
-            f"the scorer {session.scorer.name} decodes answers: compare with transformers by one "
-            "that reads the model, such as options."
-        )
-    model = same_model(session)
-    return {
-        f"transformers, {logits}": OptionRows(model, session.scorer, all_logits)
-        for logits, all_logits in (("all logits", True), ("logits where read", False))
-    }
-
-
 def same_model(session: Session) -> Any:
     """Loads the weights of a session into transformers, by way of an export."""
     checkpoint = cache.find(session.handle.source)
-    with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cola-rivals-") as folder:
         place = Path(folder) / "model"
-        export(checkpoint, identity(session.num_layers), place, command="experiments.benchmark")
+        export(checkpoint, identity(session.num_layers), place, command="experiments.rivals")
         dtype = getattr(torch, session.settings["dtype"])
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     return model.to(DEVICE).eval()
@@ -141,27 +121,27 @@ def rows_of(encoded: Encoded) -> Rows:
 
 
 class OptionRows:
-    """Evaluates pairs one after the other, with a row for each option of the question."""
+    """Evaluates paths as lm-evaluation-harness does: one by one, with a row for each option.
 
-    def __init__(self, model: Any, scorer: Scorer, all_logits: bool):
-        self.model, self.scorer, self.all_logits = model, scorer, all_logits
+    The harness computes the logits of all tokens; without `all_logits`, those of the tokens that
+    are read, and before them, are left out.
+    """
 
-    def __call__(self, pairs: Sequence[Pair]) -> list[Verdicts]:
-        with torch.inference_mode():
-            return [self.verdict(pair.encoded, pair.path) for pair in pairs]
+    def __init__(self, model: Any, all_logits: bool):
+        self.model, self.all_logits = model, all_logits
 
-    def verdict(self, encoded: Encoded, path: tuple[int, ...]) -> Verdicts:
-        """Evaluates a question on a path."""
+    def readings(self, encoded: Encoded, path: tuple[int, ...]) -> Readings:
+        """Reads the model on a path where the question's options are scored."""
         rows = rows_of(encoded)
         first = 0 if self.all_logits else int(rows.column.min())
         ids = torch.as_tensor(rows.ids, device=self.model.device)
-        with rebuilt(self.model, path):
+        with torch.inference_mode(), rebuilt(self.model, path):
             # padding is on the right, so that a causal model needs no mask of it
             out = self.model(ids, use_cache=False, logits_to_keep=ids.shape[1] - first)
-        logprobs = torch.log_softmax(out.logits, -1, dtype=torch.float32)
-        read = logprobs[rows.row, rows.column - first]
-        targets = torch.as_tensor(np.asarray(encoded.prompts.targets), device=read.device)
-        return self.scorer.verdicts(readings(read, targets.long()), encoded).take(0)
+            logprobs = torch.log_softmax(out.logits, -1, dtype=torch.float32)
+            read = logprobs[rows.row, rows.column - first]
+            targets = torch.as_tensor(np.asarray(encoded.prompts.targets), device=read.device)
+            return readings(read, targets.long())
 
 
 def readings(logprobs: torch.Tensor, targets: torch.Tensor) -> Readings:

@@ -88,12 +88,12 @@ class Benchmark(Command):
             **options,
         )
 
-    def measure_search(self, session: "Session", **options: Any) -> dict[str, Any]:
-        """Return the measurements of a search; `options` are passed to `benchmark_search`."""
+    def measure_search(self, session: "Session") -> dict[str, Any]:
+        """Return the measurements of a search."""
         from cola_jax.runs.search_benchmark import benchmark_search
 
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
-        return benchmark_search(session, settings, rounds=self.rounds, **options)
+        return benchmark_search(session, settings, rounds=self.rounds)
 
     def load(self) -> "Model":
         """Check the flags, and load or make the model on the devices of one copy."""

@@ -1,9 +1,9 @@
-"""Benchmark of searches over the questions of a task, against other ways to run their paths."""
+"""Benchmark of searches over the questions of a task, and of what their prompts share."""
 
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,10 +33,6 @@ class Pair(NamedTuple):
     verdict: Verdicts  # fields []
 
 
-Baseline = Callable[[Sequence[Pair]], Sequence[Verdicts]]  # evaluates pairs in another way
-SearchBaselines = Callable[[Session], Mapping[str, Baseline]]
-
-
 def search_pairs(session: Session, settings: Settings) -> list[Pair]:
     """Search all questions as a new run, and return each path of a question once."""
     with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
@@ -53,17 +49,13 @@ def benchmark_search(
     settings: Settings,
     *,
     rounds: int = 5,
-    pairs: int = 32,
-    baselines: SearchBaselines = lambda session: {},
 ) -> dict[str, Any]:
-    """Measure a search of a session's questions, in alternation with other programs.
+    """Measure a search of a session's questions, in turns with one over whole prompts.
 
     Args:
       session: the model and the questions.
       settings: of the search, which is the same in each round.
       rounds: how often each program is timed, in turns.
-      pairs: evaluations of the search, drawn at random, that the baselines repeat.
-      baselines: makes programs that evaluate pairs one after the other, from the session.
 
     Returns:
       Results for JSON: evaluations per second, times over the search's with their range over the
@@ -79,16 +71,10 @@ def benchmark_search(
         whole = dataclasses.replace(session, shares_prompts=False)
         programs[WHOLE] = functools.partial(search_pairs, whole, settings)
     results = {name: run() for name, run in programs.items()}
-    search = results[SEARCH]
-    drawn = np.random.default_rng(0).permutation(len(search))[:pairs]
-    sample = [search[i] for i in sorted(drawn)]
-    for name, baseline in baselines(session).items():
-        programs[name] = functools.partial(evaluate_with, baseline, sample)
-        results[name] = programs[name]()
     others = sorted(results.keys() - {SEARCH})
     exact = session.settings["dtype"] == "float32" and jax.default_backend() == "cpu"
     limit = IN_FLOAT32 if exact else ROUNDED
-    agreement = {name: compare(name, search, results[name], limit) for name in others}
+    agreement = {name: compare(name, results[SEARCH], results[name], limit) for name in others}
     timed = [Program(name, run, len(results[name])) for name, run in programs.items()]
     timings = time_in_turns(timed, rounds, warm_up=False)  # each has run once
     config = session.config
@@ -110,12 +96,6 @@ def benchmark_search(
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "machine": measured_on(),
     }
-
-
-def evaluate_with(baseline: Baseline, pairs: Sequence[Pair]) -> list[Pair]:
-    """Return pairs with the verdicts of a baseline."""
-    verdicts = baseline(pairs)
-    return [pair._replace(verdict=verdict) for pair, verdict in zip(pairs, verdicts, strict=True)]
 
 
 def compare(

@@ -35,37 +35,19 @@ def shared(session, monkeypatch):
     return batches
 
 
-def key(pair):
-    return pair.encoded.question.id, pair.path
-
-
-def repeat(pairs):
-    """A baseline that knows the verdicts."""
-    return [pair.verdict for pair in pairs]
-
-
-def mistaken(pairs):
-    """A baseline whose last score is wrong."""
-    verdicts = repeat(pairs)
-    return [*verdicts[:-1], verdicts[-1]._replace(scores=verdicts[-1].scores * 1.1)]
-
-
-def test_benchmark_search_compares_every_program(session, shared):
-    results = benchmark_search(
-        session, SETTINGS, rounds=2, pairs=3, baselines=lambda _: {"repeat": repeat}
-    )
-    assert list(results["seconds"]) == [SEARCH, WHOLE, "repeat"]
+def test_benchmark_search_compares_with_whole_prompts(session, shared):
+    results = benchmark_search(session, SETTINGS, rounds=2)
+    assert list(results["seconds"]) == [SEARCH, WHOLE]
     assert all(len(seconds) == 2 for seconds in results["seconds"].values())
-    assert set(results["over_search"]) == set(results["agreement"]) == {WHOLE, "repeat"}
+    assert set(results["over_search"]) == set(results["agreement"]) == {WHOLE}
     assert results["shared_tokens"] == max(shared.prefixes)
-    assert results["evaluations"]["repeat"] == 3
-    assert results["agreement"]["repeat"] == {"compared": 3, "difference": 0, "answers": 0}
     whole = results["agreement"][WHOLE]
     assert whole["compared"] >= len(session.encoded)  # at least the identity path of each
     assert whole["difference"] < 1e-5
 
 
-def test_benchmark_search_times_nothing_that_disagrees(session, monkeypatch):
+def test_benchmark_search_times_nothing_that_disagrees(session, shared, monkeypatch):
     monkeypatch.setattr(module, "time_in_turns", lambda *_, **__: pytest.fail("was timed"))
-    with pytest.raises(ValueError, match=r"mistaken: the scores of question q\d on path .* differ"):
-        benchmark_search(session, SETTINGS, baselines=lambda _: {"mistaken": mistaken})
+    monkeypatch.setattr(module, "difference", lambda *_: 1.0)
+    with pytest.raises(ValueError, match=r"whole prompts: the scores of question q\d on path"):
+        benchmark_search(session, SETTINGS)
