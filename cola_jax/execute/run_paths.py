@@ -37,7 +37,8 @@ def run_paths(
       ValueError: as `run_path`, and where the prompts do not say what to read, the budget is too
         small for one path, or there are fewer questions than places on the `data` axis.
 
-    Compiles once for each of few numbers of tokens. In float32 it agrees with `run_path` up to rounding.
+    Compiles once for each of few numbers of tokens. In float32 it agrees with `run_path` up to
+    rounding.
     """
     batch, padded = check_batch(model, prompts, paths)
     out = no_readings(padded, np.asarray(batch.read).shape[1])
