@@ -15,14 +15,13 @@ import numpy as np
 import tyro
 
 from cola_jax.execute import common_prefix
-from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.inputs import pad_paths, token_counts
 from cola_jax.execute.memory import format_bytes
 from cola_jax.path import STOP, random_paths
 from cola_jax.prompts import Prompts
 from cola_jax.report.markdown import table
 from cola_jax.runs.session import Session
 from cola_jax.scoring.evaluator import ModelEvaluator
-from cola_jax.scoring.scorer import prompt_buckets
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.task import TaskConfig
 
@@ -66,7 +65,7 @@ def main(settings: PrefixSpeed) -> None:
     relative = np.nanmax(np.abs(one.scores - other.scores) / np.abs(other.scores))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = [
-        ("tokens of the longest prompt", str(max(t for t, _ in prompt_buckets(session.encoded)))),
+        ("tokens of the longest prompt", str(token_counts(prompts).max())),
         ("tokens in common", str(common_prefix.common_prefix(prompts))),
         ("evaluations a second, whole prompts", f"{speed[False]:.1f}"),
         ("evaluations a second, prefix once", f"{speed[True]:.1f}"),

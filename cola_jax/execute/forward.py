@@ -22,6 +22,7 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T D"]
+Sources = Shaped[Array, "_ _ D"]  # slots that are read in place of those written
 view_of = jax.jit(view, static_argnums=0)
 # joining q, k and v, or gate and up, into one product would copy their weights for every tile
 OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
@@ -36,7 +37,7 @@ def run_tile(
     states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None,
+    source: Sources | None,
 ) -> tuple[States, Cache]:
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
@@ -68,7 +69,7 @@ def forward_tile(
     states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None = None,
+    source: Sources | None = None,
 ) -> tuple[States, Cache]:
     """Run one tile. Calls queue: a GPU's host would wait for each step of a loop on the device."""
     layers = mode.view_layers(layers)
@@ -86,7 +87,7 @@ def forward_tiles(
     states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None = None,
+    source: Sources | None = None,
 ) -> tuple[States, Cache]:
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
     layers = mode.view_layers(layers)

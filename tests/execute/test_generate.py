@@ -114,7 +114,7 @@ def test_generate_matches_uncached_on_devices(pair, prompts, variant, data, tens
 
 
 @pytest.mark.parametrize("data", [1, 2])
-def test_generate_keeps_buckets_apart(pair, data):
+def test_generate_takes_prompts_of_any_lengths(pair, data):
     found = pair("qwen2-window")
     model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, 1)) if data > 1 else found.ours
     prompts = batches.plain(40, 12, 3, 60, 7, 33)
@@ -191,7 +191,7 @@ def test_generate_takes_turns_on_few_slots(model, prompts, factor):
         paths,
         max_new_tokens=NEW,
         memory_budget=factor * least,
-        rows=2,
+        tile_tokens=24,
         metrics=metrics,
     )
     assert metrics.evaluations == 7 * len(LENGTHS)
@@ -300,7 +300,6 @@ def test_generate_leaves_entries_without_a_path_empty(model, prompts):
         ({"max_new_tokens": 120}, "12 tokens and 120 new ones exceed the model's context of 128"),
         ({"stop": cola_jax.Stop(tokens=(97,))}, r"stop tokens are \[97\], but the model's vocab"),
         ({"paths": [[(9,)], [], []]}, r"0\.\.5"),
-        ({"rows": 0}, "a tile has 1 to 512 rows"),
         ({"memory_budget": 10}, "a memory budget of 10B is too small to decode 9 tokens after 32"),
     ],
 )

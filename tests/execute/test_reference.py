@@ -19,7 +19,7 @@ from tests import oracle
 
 PATH = (0, 2, 3, 3, 1, 5)
 CANDIDATES, POSITIONS = 3, 12  # of all waves, so that they share compilations
-QUESTIONS = [(12, 2), (40, 3), (5, 1)]  # tokens and reads: the rows fall in different buckets
+QUESTIONS = [(12, 2), (40, 3), (5, 1)]  # tokens and reads: rows of different shapes
 
 
 @pytest.fixture(scope="module")
