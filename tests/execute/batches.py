@@ -78,11 +78,13 @@ def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]
 
 def assert_agree(ours: Readings, theirs: Readings, tolerance: float = TOLERANCE) -> None:
     """Compares readings; the tolerance is relative to the largest log-probability."""
+    values = np.concatenate([theirs.logprob.ravel(), theirs.rival.ravel()])
+    largest = np.abs(values[np.isfinite(values)]).max()
     for name in ("logprob", "rival"):
         left, right = getattr(ours, name), getattr(theirs, name)
         np.testing.assert_array_equal(np.isfinite(left), np.isfinite(right))
         real = np.isfinite(right)
-        assert np.abs(left[real] - right[real]).max() <= tolerance * np.abs(right[real]).max()
+        assert np.abs(left[real] - right[real]).max() <= tolerance * largest
     np.testing.assert_array_equal(ours.token, theirs.token)
     np.testing.assert_array_equal(ours.finite, theirs.finite)
 

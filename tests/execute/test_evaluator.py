@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,42 +122,29 @@ def test_run_paths_matches_reference(
     assert len(metrics.clocks) == data
 
 
-def test_cases_meet_every_branch():
-    """Each variant runs a stack of one layer and the whole stack; both run on several workers."""
-    for variant in {case[0] for case in CASES}:
-        assert {case[-1] > 1 for case in CASES if case[0] == variant} == {False, True}
-    several = [tensor > 1 for *_, data, tensor in CASES if data > 1]
-    assert set(several) == {False, True}
-    assert {(budget, tensor > 1) for _, _, budget, _, tensor in CASES} == {
-        (budget, split) for budget in (None, "least", "40kB") for split in (False, True)
-    }
-
-
-@st.composite
-def mixed_batches(draw):
-    """Draws prompts of 2 to 60 tokens, some with branches, and paths that may repeat layers."""
-    lengths = [60, *draw(st.lists(st.integers(2, 56), max_size=6))]
-    rows, paths = [], np.full((len(lengths), 4, WIDTH), STOP, np.int32)
-    for b, length in enumerate(draw(st.permutations(lengths))):
-        sizes = draw(st.lists(st.integers(1, 4), max_size=3)) if length < 50 else []
-        rows.append(batches.branched(length, sizes, seed=b))
-        layers = st.lists(st.integers(0, oracle.LAYERS - 1), min_size=1, max_size=WIDTH)
-        for c, path in enumerate(draw(st.lists(layers, min_size=1, max_size=4))):
-            paths[b, c] = pad_path(path, WIDTH)
-    return Prompts.stack(rows), paths
+SIZES = st.lists(st.integers(1, 4), max_size=3)
+LAYERS = st.lists(st.integers(0, oracle.LAYERS - 1), min_size=1, max_size=WIDTH)
+QUESTION = st.tuples(st.integers(2, 48), SIZES, st.lists(LAYERS, min_size=1, max_size=4))
 
 
 @settings(max_examples=15)
 @given(
-    batch=mixed_batches(),
+    batch=st.lists(QUESTION, min_size=1, max_size=6),
     variant=st.sampled_from(["gemma3", "qwen2-moe-window"]),
     tile_tokens=st.sampled_from([1, TOKENS]),
     budget=st.sampled_from([None, "least"]),
 )
 def test_run_paths_matches_run_path_on_any_batch(pair, batch, variant, tile_tokens, budget):
-    """Lengths, branches, windows, repeats, experts and evictions in every combination."""
-    prompts, paths = batch
-    model = pair(variant).ours
+    """Prompts of 2 to 60 tokens, some with branches, on paths that may repeat any layer.
+
+    With windows, experts and evictions; one prompt always has 60, so that slots compile once.
+    """
+    batch, model = [*batch, (60, [], [[0, 5, 5]])], pair(variant).ours
+    rows = [batches.branched(tokens, sizes, b) for b, (tokens, sizes, _) in enumerate(batch)]
+    paths = np.full((len(batch), 4, WIDTH), STOP, np.int32)
+    for b, (_, _, drawn) in enumerate(batch):
+        paths[b, : len(drawn)] = [pad_path(path, WIDTH) for path in drawn]
+    prompts = Prompts.stack(rows)
     got = run_in(budget, model, prompts, paths, tile_tokens=tile_tokens)
     batches.assert_agree(got, run_reference(model, prompts, paths))
 
@@ -190,52 +176,13 @@ def test_path_evaluator_reuses_states_of_earlier_waves(model, prompts, budget, k
     assert metrics.report()["evaluations"] == 8 * QUESTIONS
 
 
-def test_path_evaluator_skips_entries_of_stop(model, prompts):
-    """Questions may have nothing to run in a wave, and a wave nothing at all."""
-    wave = draw(0, each=2)
-    wave[0], wave[1, 0] = STOP, STOP
-    (got, nothing), metrics = evaluate(model, prompts, [wave, np.full_like(wave, STOP)])
-    batches.assert_agree(got, run_reference(model, prompts, wave))
-    assert metrics.evaluations == 2 * QUESTIONS - 3
-    assert not nothing.finite.any()
-    assert np.isneginf(nothing.logprob).all()
-
-
 def test_path_evaluator_repeats_to_the_bit(model, prompts):
     """An interrupted search runs the same waves again: what they read must not change."""
     waves = [draw(seed, each=3) for seed in range(2)]
+    waves.insert(1, np.full_like(waves[0], STOP))  # a wave of nothing
     first, again = (evaluate(model, prompts, waves)[0] for _ in range(2))
     batches.assert_identical(first, again)
-
-
-def test_run_paths_composition_changes_rounding_only(model, prompts):
-    """Whatever else is in a batch or a tile changes a reading by rounding, and whether the target
-    is the likeliest token not at all where the margin is larger than that."""
-    paths = draw(seed=1)
-    together = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
-    scale = np.abs(together.logprob[np.isfinite(together.logprob)]).max()
-    for some, count, tokens in [
-        ([0], 8, TOKENS),
-        ([3, 5], 1, TOKENS),
-        ([7, 2, 1], 3, 72),
-        ([6], 8, 1),
-    ]:
-        fewer = np.where(np.arange(EACH)[:, None] < count, paths[some], STOP)
-        part = take(prompts, np.array(some))
-        got = cola_jax.run_paths(model, part, fewer, tile_tokens=tokens)
-        ran = np.isfinite(got.logprob)
-        whole = jax.tree.map(lambda x, some=some: x[some], together)
-        for name in ("logprob", "rival"):
-            error = np.abs(getattr(got, name)[ran] - getattr(whole, name)[ran]).max()
-            assert error <= batches.ROUNDING * scale
-        right, before = (x.token[ran] == targets(part, ran) for x in (got, whole))
-        clear = np.abs(whole.logprob[ran] - whole.rival[ran]) > batches.ROUNDING * scale
-        np.testing.assert_array_equal(right[clear], before[clear])
-        assert clear.mean() > 0.9
-
-
-def targets(prompts, ran):
-    return np.broadcast_to(prompts.targets[:, None], ran.shape)[ran]
+    assert not first[1].finite.any()
 
 
 def test_path_evaluator_compiles_once(model, prompts):
@@ -275,16 +222,6 @@ def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
     assert made == [1] * QUESTIONS
 
 
-def test_run_paths_keeps_nan_to_its_path(model, prompts):
-    """A NaN in a row of a tile reaches no other row."""
-    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(np.nan)))
-    paths = pad([[(0, 4, 5), (0, 1, 5), (0, 4), (4, 0)] * 2] * QUESTIONS)
-    got = cola_jax.run_paths(broken, prompts, paths, tile_tokens=TOKENS)
-    np.testing.assert_array_equal(got.finite, [[False, True, False, False] * 2] * QUESTIONS)
-    good = jax.tree.map(lambda x: x[:, 1::4], got)
-    batches.assert_agree(good, run_reference(model, prompts, paths[:, 1::4]))
-
-
 def test_run_paths_in_bfloat16(pair, prompts):
     """Buffers of bfloat16 hold bits on a CPU; weights are converted where dtypes differ."""
     model = cola_jax.load(pair("llama-gqa").checkpoint, dtype="bfloat16")
@@ -312,14 +249,6 @@ def test_run_paths_reads_many_targets_at_one_position(model):
     batches.assert_agree(got, run_reference(model, prompts, paths))
     assert len(np.unique(got.logprob[0, 0, :many])) == many
     assert np.isneginf(got.logprob[0, :, many]).all()
-
-
-def test_run_paths_leaves_padding_reads_empty(model, prompts):
-    got = cola_jax.run_paths(model, prompts, draw(0), tile_tokens=TOKENS)
-    padding = np.broadcast_to((prompts.read == NO_READ)[:, None], got.logprob.shape)
-    assert padding.any()
-    assert np.isneginf(got.logprob[padding]).all()
-    assert (got.token[padding] == -1).all()
 
 
 # Bad input

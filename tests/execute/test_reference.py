@@ -244,12 +244,6 @@ def test_executors_equal_run_path_and_readings(model, questions, run, seed):
             assert_close(at(out, (b, c), QUESTIONS[b][1]), at(expected, 0, QUESTIONS[b][1]))
 
 
-def test_run_paths_counts_evaluations(model, questions):
-    metrics = cola_jax.Metrics()
-    cola_jax.run_paths(model, questions, wave(candidates((3, 1, 2))), metrics=metrics)
-    assert metrics.evaluations == 6
-
-
 def test_executors_take_arrays_and_lists_of_paths(model, questions, run):
     paths = candidates((3, 3, 3))
     array = wave(paths)

@@ -32,14 +32,15 @@ def own_paths(count: int, seed: int) -> np.ndarray:
 
 
 def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> tuple[Any, list]:
-    """Runs waves with one evaluator, which compile nothing; returns it and the readings."""
+    """Runs waves with one evaluator, which compiles with the first; returns it and readings."""
     workers = Workers(model, **options)
     workload = Workload(waves[0].shape[1], POSITIONS, same=True, prefix=SHARED)
 
     def each(worker: Any, _: object) -> tuple[Any, list]:
         evaluate = path_evaluator(worker, batch, workload)
+        readings = [evaluate(waves[0])]
         before = compilations()
-        readings = [evaluate(paths) for paths in waves]
+        readings += [evaluate(paths) for paths in waves[1:]]
         assert compilations().count == before.count
         evaluate.close()
         return evaluate, readings

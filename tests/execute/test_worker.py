@@ -1,7 +1,6 @@
 """Workers: batches on threads, errors and early ends, clocks, and buffers that are used again."""
 
 import contextlib
-import gc
 import threading
 
 import jax
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.evaluator import PathEvaluator, Workload, take
 from cola_jax.execute.plan import WIDTH, Layout, Tiles, TileShape
 from cola_jax.execute.worker import Stopped, Workers
-from cola_jax.prompts import Prompts
 from tests.execute import batches
 
 TIMEOUT = 2  # seconds until a test that hangs fails
@@ -58,6 +55,7 @@ def test_map_yields_every_batch_once(split, threads):
     assert sorted(batch for batch, _ in results) == list(range(20))
     assert all(square == batch * batch for batch, (square, _) in results)
     assert {worker for _, (_, worker) in results} <= set(workers.workers)
+    assert list(workers.map(lambda worker, batch: batch, [])) == []
 
 
 def test_map_yields_in_the_order_of_the_ends(model):
@@ -106,10 +104,6 @@ def test_map_takes_batches_as_they_are_needed(model):
     assert len(list(results)) == 4
 
 
-def test_map_of_no_batches_ends(model):
-    assert list(Workers(model, threads=2).map(lambda worker, batch: batch, [])) == []
-
-
 def fail(worker, batch):
     """Fails on batch 3; the others run wave after wave until they are stopped."""
     if batch == 3:
@@ -156,40 +150,6 @@ def test_map_ends_when_closed_early(split):
     results.close()
     assert len(began) <= 6
     assert not workers.stopped.is_set()
-
-
-def test_map_ends_when_its_results_are_dropped(model):
-    results = Workers(model, threads=2).map(lambda worker, batch: work(worker), iter(range(100)))
-    next(results)
-    del results
-    gc.collect()
-
-
-def test_an_evaluator_stops_between_waves(model, monkeypatch):
-    """One thread has an error in a wave; the other ends before its next one."""
-    prompts = take(Prompts.stack([batches.packed(seed) for seed in (0, 1)]), np.arange(2))
-    paths = np.array([[[0, 1, 5]], [[2, 3, 5]]], np.int32)
-    waves = []
-
-    def run(worker, batch):
-        evaluate = PathEvaluator(worker, prompts, Workload(1, 3))
-        if batch == 1:
-            monkeypatch.setattr(evaluate, "run", fail_to_run)
-        try:
-            while True:
-                evaluate(paths)
-                waves.append(batch)
-        except Stopped:
-            waves.append("stopped")
-            raise
-
-    def fail_to_run(*arguments):
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(Workers(model, threads=2).map(run, range(2)))
-    assert 1 not in waves
-    assert waves[-1] == "stopped"
 
 
 # Programs of a worker
@@ -290,10 +250,3 @@ def test_workers_take_the_dtype_of_the_weights(model):
     workers = Workers(model, dtype="bfloat16", memory_budget=123, tile_tokens=7, threads=2)
     assert workers.workers[0].dtype == jnp.bfloat16
     assert workers.memory == (123, 2, 2, "cpu", 7)
-
-
-def test_check_count_wants_a_question_for_each_worker(found):
-    workers = Workers(cola_jax.load(found.checkpoint, mesh=batches.mesh(8, 1)))
-    workers.check_count(8)
-    with pytest.raises(ValueError, match="7 questions for 8 places on the 'data' axis"):
-        workers.check_count(7)
