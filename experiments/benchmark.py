@@ -133,6 +133,7 @@ def measure_point(model: Model, point: dict[str, int], reads: int) -> dict[str, 
     before = compilations()
     workers = Workers(model)
     wave = Wave(workers.workers[0], prompts, [drawn] * point["questions"])
+    wave.run()  # compiles
     compiled = compilations() - before
     begun = time.perf_counter()
     wave.run()

@@ -53,9 +53,9 @@ class RecordingDecoder(decoder.Decoder):
 
     logits: list[tuple[list[int], np.ndarray]]
 
-    def sample(self, slots: tuple[np.ndarray, np.int32]) -> ChosenToken:
-        logits = unembed(self.worker.model, self.states[:, None])[:, 0]
-        RecordingDecoder.logits.append((slots[0].reshape(-1).tolist(), np.asarray(logits)))
+    def sample(self, slots: np.ndarray) -> list[ChosenToken]:
+        logits = unembed(self.worker.model, self.states)[:, 0]
+        RecordingDecoder.logits.append((slots.reshape(-1).tolist(), np.asarray(logits)))
         return super().sample(slots)
 
 

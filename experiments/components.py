@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.execute.benchmark import Paths, Program, Wave, random_prompts, time_in_turns
+from cola_jax.execute.plan import Layout, TileShape
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.trie import Trie
 from cola_jax.execute.worker import Worker
@@ -23,7 +24,7 @@ def time_layer(worker: Worker, tokens: int, paths: int, reads: int, rounds: int)
     config = worker.config
     prompts = random_prompts(config, 1, tokens, reads)
     wave = Wave(worker, prompts, [random_paths(config.num_layers, paths, 0)])
-    programs = [wave.tiles(), *one_layer(worker.model, tokens, wave.sizes.rows)]
+    programs = [wave.tiles(), *one_layer(worker.model, tokens, wave.evaluator.layout.rows)]
     timings = time_in_turns(programs, rounds)
     tiles = timings.pop("tiles")
     return {
@@ -82,7 +83,8 @@ def time_planning(num_layers: int, paths: int = 1024) -> dict[str, Any]:
     rows = np.array([[i % 64, *pad_path(path, width)] for i, path in enumerate(drawn)])
     times: dict[str, list[float]] = {}
     for size in (1, 8, 16) * 5:
-        trie, begun = Trie(1 << 15, size, 1024), time.perf_counter()
+        layout = Layout.of_one(TileShape(size, 128), 64)
+        trie, begun = Trie(1 << 15, layout, 1024), time.perf_counter()
         trie.plan(rows)
         times.setdefault(f"R={size}", []).append(1e3 * (time.perf_counter() - begun))
     best = {name: min(each) for name, each in times.items()}

@@ -14,7 +14,7 @@ from cola_jax.checkpoint import stop_tokens
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.path import identity, random_paths
 from cola_jax.scoring import Completion, Verdicts
-from cola_jax.scoring.evaluator import THREADS, ModelEvaluator
+from cola_jax.scoring.evaluator import ModelEvaluator, default_threads
 from cola_jax.tasks.task import Prepared, ScorerName, TaskConfig
 
 
@@ -69,7 +69,7 @@ def evaluate(
         evaluator = ModelEvaluator(model, encoded, prepared.scorer, batch_size=batch_size)
         return evaluator([paths] * len(encoded))
 
-    run(batch_size * THREADS)  # compiles
+    run(batch_size * default_threads())  # compiles
     begun = time.perf_counter()
     verdicts = run(len(prepared.encoded))
     return verdicts, verdicts.verdict.size / (time.perf_counter() - begun)

@@ -31,7 +31,7 @@ FLOPS, BANDWIDTH = 989e12, 3.352e12  # per second: bfloat16 and memory, by its m
 # JAX 0.12 asks this, not the devices of a program, which card a kernel is for
 CARD = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
 PRODUCTS = {"Triton": True, "cuBLAS": False}  # whether Triton makes matrix products
-FUSED = "fmha", "triton"  # in the names of calls: cuDNN's attention, and kernels of our own
+FUSED = "fmha"  # in the names of calls of cuDNN's attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,6 @@ class GpuCompile:
     """Programs to compile."""
     products: tuple[str, ...] = tuple(PRODUCTS)
     """Libraries of matrix products."""
-    decode_kernel: bool = True
-    """Whether decode steps attend by our own kernel, which JAX has announced to drop."""
     tokens: int = 128
     """Tokens of a prompt, T."""
     rows: int = 16
@@ -78,7 +76,7 @@ def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
     compiled = program.lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()
     parsed = hlo.parse(compiled.as_text())
-    body = hlo.longest_body(parsed)
+    body = hlo.entry(parsed)
     copies = hlo.weight_reads(parsed, body, program.weights(), "bf16")
     kernels = hlo.kernels(parsed, body)
     moved = program.least_bytes(make)
@@ -92,7 +90,7 @@ def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
         "copied_mb": sum(copies.values()) / 1e6,
         "copied": sorted(copies),
         "kernels": len(kernels),
-        "fused_attention": any(name in (one.target or "") for one in kernels for name in FUSED),
+        "fused_attention": any(FUSED in (one.target or "") for one in kernels),
     }
 
 
@@ -101,8 +99,6 @@ def main(settings: GpuCompile) -> None:
     card = devices()
     for model in settings.models:
         make = Abstract(SHAPES[model], card)
-        if not settings.decode_kernel:
-            make.decode_kernel = None
         for name in settings.programs:
             with use_abstract_mesh(CARD):
                 sizes = Sizes(settings.tokens, settings.rows, settings.slots)

@@ -99,6 +99,11 @@ def longest_body(program: Computations) -> str:
     return max(bodies, key=lambda name: (sum(i.cycles for i in program[name]), len(program[name])))
 
 
+def entry(program: Computations) -> str:
+    """Return the computation with which a program begins: that of a tile where it runs only one."""
+    return [*program][-1]
+
+
 def kernels(program: Computations, computation: str) -> list[Instruction]:
     """Lists what a GPU starts a kernel for."""
     return [one for one in program[computation] if one.op not in FREE]
@@ -163,15 +168,15 @@ def weight_copies(
 def weight_reads(
     program: Computations, computation: str, weights: dict[str, tuple[int, ...]], kind: str
 ) -> dict[str, int]:
-    """Sums the bytes that kernels of a loop write which read a weight, and are no products.
+    """Sums the bytes that kernels write which read a weight, and are no products.
 
-    Keys are the names of these kernels. Unlike `weight_copies` this follows the weights from what
-    the loop is given, a stack of each, and so finds those that are joined.
+    Keys are the names of these kernels. Unlike `weight_copies` this follows the weights from the
+    arguments, a stack of each, and so finds those that are joined.
     """
     found: dict[str, int] = {}
     stacks: set[str] = set()
     for one in program[computation]:
-        if one.op == "get-tuple-element":
+        if one.op in ("get-tuple-element", "parameter"):
             if any(
                 dtype == kind and dims[1:] == shape
                 for dtype, dims, _ in one.arrays()

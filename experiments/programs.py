@@ -11,16 +11,18 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.forward import Context, Launch, forward
-from cola_jax.execute.kernels import DECODE_KERNELS
-from cola_jax.execute.kv_cache import KVBlocks, Past
+from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
+from cola_jax.execute.forward import forward_tile, forward_tiles
+from cola_jax.execute.kv_cache import Cache, KVBlocks, NoCache
 from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
-from cola_jax.execute.plan import Tiles
-from cola_jax.execute.prompt_attention import PromptKernel
+from cola_jax.execute.plan import WIDTH, TileShape
 from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
+from cola_jax.kernels.attention import DecodeAttention, PromptAttention
+from cola_jax.kernels.tpu_decode import TpuDecodeAttention
+from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.model import View
 from cola_jax.params import Layer, Model, assemble, shapes, sharding
 from cola_jax.prompts import Prompts
@@ -86,10 +88,13 @@ class Abstract:
         self.mesh = Mesh(devices.reshape(1, -1), axes, axis_types=(AxisType.Auto,) * 2)
         self.worker = worker_mesh(devices)
         self.platform = devices.flat[0].platform
-        mesh = self.worker if self.tensor > 1 else None
-        self.decode_kernel = dataclasses.replace(DECODE_KERNELS[self.platform], mesh=mesh)
-        # as `choose_attention` for these models
-        self.kernel = PromptKernel(mesh) if self.platform == "tpu" else "cudnn"
+        # as `kernels.choice` chooses for these models
+        self.kernel, self.decode_kernel = PromptAttention("cudnn"), DecodeAttention()
+        if self.platform == "tpu":
+            self.kernel, self.decode_kernel = TpuPromptAttention(), TpuDecodeAttention()
+        if self.tensor > 1:
+            self.kernel = self.kernel.on(self.worker)
+            self.decode_kernel = self.decode_kernel.on(self.worker)
 
     def array(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         """An array that every device holds whole."""
@@ -122,7 +127,7 @@ class Abstract:
         return assemble(self.config, weights)
 
     def layers(self) -> Layer:
-        """The weights of a call of `forward`, as a worker gives them: on a GPU, of one layer."""
+        """The weights of a call, as a worker gives them: on a GPU, of one layer."""
         layers = self.model().layers
         return layers if self.platform == "tpu" else jax.tree.map(one_layer, layers)
 
@@ -132,11 +137,22 @@ class Abstract:
         place = self.array(rows, tokens)
         return View(positions=place, branch=place, cos=angles, sin=angles)
 
-    def launch(self, layers: Layer, rows: int, *, block: bool, prompt_block: bool) -> Launch:
-        """A call of `forward`, with the tile columns that it has."""
-        tile, count = self.array(CALL, rows), self.array()
-        blocks = tile if block else None, tile if prompt_block else None
-        return Launch(layers, Tiles(self.array(CALL), tile, tile, tile, *blocks), count, count)
+    def lower(
+        self,
+        shape: TileShape,
+        states: Any,
+        mode: Mode,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        source: Any = None,
+    ) -> tuple[Any, Layer]:
+        """Lower the program that runs tiles, of which a GPU runs one a call."""
+        layers, index = self.layers(), self.array()
+        table = self.array(CALL, WIDTH, shape.rows)
+        run, tiles = (forward_tile, (index,))
+        if self.platform == "tpu":
+            run, tiles = (forward_tiles, (index, index))
+        lowered = run.lower(self.config, shape, layers, table, *tiles, states, cache, mode, source)
+        return lowered, layers
 
 
 def one_layer(leaf: Any) -> Any:
@@ -154,24 +170,24 @@ def lower_prefill(
     `prefix`, prompts continue so many tokens, whose keys and values are in blocks.
     """
     config, (tokens, rows, slots) = make.config, sizes
-    layers = make.layers()
-    launch = make.launch(layers, rows, block=cache, prompt_block=bool(prefix))
+    shape = TileShape(rows, tokens, 1 if cache else READS)
     count = DECODE_SLOTS + 2 * rows if cache else slots
-    states = make.buffer(count + 1, tokens, config.width, split=2)
-    context, flops = Context(make.view(QUESTIONS, tokens)), layer_flops(config, tokens)
+    slots = states = make.buffer(count + 1, tokens, config.width, split=2)
+    views, flops = make.view(QUESTIONS, tokens), layer_flops(config, tokens)
+    mode = OverPrompts(views, kernel=make.kernel)
     kv = config.num_kv_heads * config.head_dim
+    if prefix:
+        mode = AfterPrefix(views, kernel=make.kernel, prefix=make.blocks(prefix, STATES))
+        flops += 4.0 * tokens * prefix * config.num_heads * config.head_dim
     if last:
-        reads = 1 if cache else READS
-        context = context._replace(source=states, read=make.array(QUESTIONS, reads))
+        mode = mode.replace(read=make.array(QUESTIONS, shape.reads))
         states = make.buffer(OUTPUTS + 1, READS, config.width, split=2)
         if cache:
-            states = make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16)
-        flops = layer_flops(config, reads) + 4.0 * (tokens - reads) * config.width * kv
-    if prefix:
-        context = context._replace(prefix=make.blocks(prefix, STATES))
-        flops += 4.0 * tokens * prefix * config.num_heads * config.head_dim
-    blocks = make.blocks(tokens) if cache else None
-    lowered = forward.lower(config, launch, states, blocks, context, kernel=make.kernel)
+            states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
+        flops = layer_flops(config, shape.reads)
+        flops += 4.0 * (tokens - shape.reads) * config.width * kv
+    blocks = make.blocks(tokens) if cache else NoCache()
+    lowered, layers = make.lower(shape, states, mode, blocks, slots if last else None)
     cached = 4 * rows * (tokens * cache + prefix) * kv
     return Program(lowered, layers, rows * flops, rows * tokens, cached)
 
@@ -179,21 +195,15 @@ def lower_prefill(
 def lower_decode(make: Abstract, sizes: Sizes) -> Program:
     """Lowers a decode step."""
     config, tokens, rows = make.config, sizes.tokens, DECODE_ROWS
-    layers = make.layers()
-    counts = make.array(DECODE_SLOTS + 1)
-    lowered = forward.lower(
-        config,
-        make.launch(layers, rows, block=True, prompt_block=True),
-        make.array(DECODE_SLOTS + 1, config.width, dtype=jnp.bfloat16),
-        make.blocks(DECODED),
-        Context(make.view(DECODE_SLOTS + 1, 1), past=Past(make.blocks(tokens), counts, counts)),
-        reach=DECODED,
-        decode_kernel=make.decode_kernel,
-    )
+    views, counts = make.view(DECODE_SLOTS + 1, 1), make.array(DECODE_SLOTS + 1)
+    prompt, kernel = make.blocks(tokens), make.decode_kernel
+    mode = ToCache(views, prompt, counts, counts, reach=DECODED, kernel=kernel)
+    states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
+    lowered, layers = make.lower(TileShape(rows, 1), states, mode, make.blocks(DECODED))
     kv, heads = (n * config.head_dim for n in (config.num_kv_heads, config.num_heads))
     past = 4 * rows * (tokens + DECODED) * kv
     unseen = Unseen()
-    if make.decode_kernel is not None:
+    if make.platform == "tpu":
         # beside the past, queries and what they attend to, the new token, and the tile it is in
         moved = past + 4 * rows * heads + 4 * rows * (1 + WRITTEN) * kv
         unseen = Unseen(4.0 * rows * (tokens + DECODED) * heads, moved)

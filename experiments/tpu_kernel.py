@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from cola_jax.execute.prompt_attention import call_kernel
+from cola_jax.kernels.tpu_prompt import call_kernel
 from experiments.hlo import Instruction
 
 NAME = "prompt_attention"

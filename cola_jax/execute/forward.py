@@ -22,7 +22,7 @@ from cola_jax.prompts import PADDING, PROMPT, Prompts
 
 Index = Int[Array, ""]
 States = Shaped[Array, "S T D"]
-Outputs = Shaped[Array, "O Q D"]  # of last layers, states alike
+Sources = Shaped[Array, "_ _ D"]  # slots that are read in place of those written
 view_of = jax.jit(view, static_argnums=0)
 # joining q, k and v, or gate and up, into one product would copy their weights for every tile
 OPTIONS = {"xla_gpu_dot_merger_threshold_mb": 0}
@@ -34,11 +34,11 @@ def run_tile(
     layers: Layer,
     table: Int[Array, "N F R"],
     i: Index,
-    states: Outputs,
+    states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None,
-) -> tuple[Outputs, Cache]:
+    source: Sources | None,
+) -> tuple[States, Cache]:
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
     `layers` is the whole stack, or a stack of the layer of this tile. States are read from `source`
@@ -66,11 +66,11 @@ def forward_tile(
     layers: Layer,
     table: Int[Array, "N F R"],
     i: Index,
-    states: Outputs,
+    states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None = None,
-) -> tuple[Outputs, Cache]:
+    source: Sources | None = None,
+) -> tuple[States, Cache]:
     """Run one tile. Calls queue: a GPU's host would wait for each step of a loop on the device."""
     layers = mode.view_layers(layers)
     return run_tile(config, shape, layers, table, i, states, cache, mode, source)
@@ -84,15 +84,15 @@ def forward_tiles(
     table: Int[Array, "N F R"],
     first: Index,
     end: Index,
-    states: Outputs,
+    states: States,
     cache: Cache,
     mode: Mode,
-    source: States | None = None,
-) -> tuple[Outputs, Cache]:
+    source: Sources | None = None,
+) -> tuple[States, Cache]:
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
     layers = mode.view_layers(layers)
 
-    def step(i: Index, carry: tuple[Outputs, Cache]) -> Any:
+    def step(i: Index, carry: tuple[States, Cache]) -> Any:
         return run_tile(config, shape, layers, table, i, *carry, mode, source)
 
     return jax.lax.fori_loop(first, end, step, (states, cache))

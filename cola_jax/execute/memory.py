@@ -158,7 +158,7 @@ def choose_decode_sizes(
         blocks=decode_slots * positions,
         slots=decode_slots + 2 * prefill_rows,
         rows=limits.decode_rows,
-        unembedded=min(limits.decode_positions, ceil_power(decode_slots)),
+        unembedded=min(limits.decode_positions, floor_power(decode_slots)),
         kept=kept,
     )
 

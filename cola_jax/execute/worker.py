@@ -16,7 +16,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute import placement
 from cola_jax.execute.attention import Mode
 from cola_jax.execute.device_memory import default_budget
-from cola_jax.execute.forward import Outputs, States, forward_tile, forward_tiles
+from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.kv_cache import Cache, NoCache
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.memory import Memory
@@ -133,11 +133,11 @@ class Worker:
     def run(
         self,
         launches: Launches,
-        states: Outputs,
+        states: States,
         mode: Mode,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        source: States | None = None,
-    ) -> tuple[Outputs, Cache]:
+        source: Sources | None = None,
+    ) -> tuple[States, Cache]:
         """Dispatch tiles; returns the states and the cache that they have written."""
         config = self.config
         for table, calls in zip(launches.tables, launches.calls, strict=True):

@@ -25,15 +25,19 @@ def mesh(data: int, tensor: int) -> Mesh:
 
 
 def packed(seed: int) -> Prompts:
-    """Makes a question of two or three continuations after a prompt, of one of two buckets."""
+    """Makes a question of two or three continuations after a prompt."""
     generator = np.random.default_rng(seed)
     prompt = int(generator.integers(3, 30))
-    sizes = generator.integers(1, 4, 2 + seed % 2)
-    ids = oracle.random_ids(1, prompt + int(sizes.sum()), seed)[0]
+    return branched(prompt, generator.integers(1, 4, 2 + seed % 2).tolist(), seed)
+
+
+def branched(prompt: int, sizes: list[int], seed: int) -> Prompts:
+    """Makes a question of these continuations after a prompt, of so many tokens."""
+    generator = np.random.default_rng(seed)
+    ids = oracle.random_ids(1, prompt + sum(sizes), seed)[0]
     branch = np.repeat(np.arange(len(sizes) + 1), [prompt, *sizes])
-    restart = np.concatenate([np.arange(size) for size in sizes])
-    positions = np.concatenate([np.arange(prompt), prompt + restart])
-    read = np.concatenate([np.full(len(sizes), prompt - 1), np.arange(prompt, len(ids))])
+    positions = np.concatenate([np.arange(prompt), *(prompt + np.arange(n) for n in sizes)])
+    read = np.concatenate([np.full(len(sizes) or 1, prompt - 1), np.arange(prompt, len(ids))])
     targets = generator.integers(0, oracle.VOCAB, len(read))
     return Prompts(ids=ids, positions=positions, branch=branch, read=read, targets=targets)
 
@@ -74,11 +78,13 @@ def paths_of(questions: int, each: int, seed: int) -> list[list[tuple[int, ...]]
 
 def assert_agree(ours: Readings, theirs: Readings, tolerance: float = TOLERANCE) -> None:
     """Compares readings; the tolerance is relative to the largest log-probability."""
+    values = np.concatenate([theirs.logprob.ravel(), theirs.rival.ravel()])
+    largest = np.abs(values[np.isfinite(values)]).max()
     for name in ("logprob", "rival"):
         left, right = getattr(ours, name), getattr(theirs, name)
         np.testing.assert_array_equal(np.isfinite(left), np.isfinite(right))
         real = np.isfinite(right)
-        assert np.abs(left[real] - right[real]).max() <= tolerance * np.abs(right[real]).max()
+        assert np.abs(left[real] - right[real]).max() <= tolerance * largest
     np.testing.assert_array_equal(ours.token, theirs.token)
     np.testing.assert_array_equal(ours.finite, theirs.finite)
 

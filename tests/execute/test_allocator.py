@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_jax.execute.allocator import Allocator, DecodeRow
+from cola_jax.execute.plan import Layout, TileShape
 from cola_jax.path import STOP
 
 POSITIONS = 6
@@ -30,18 +31,18 @@ def check_blocks(allocator, live):
     assert sorted(allocator.prompt_pool.free) == np.flatnonzero(readers[:-1] == 0).tolist()
 
 
-def prefill(admission, slots, tile, content, states):
+def prefill(admission, slots, layout, content, states):
     """Runs the chunks of an admission on prefixes; `content` is that of blocks."""
     held = {}
-    for chunk, cost in admission.chunks(slots, tile):
+    for chunk, cost in admission.chunks(slots, layout):
         assert cost.last == len(chunk.paths)
         for question, slot in chunk.embedded.tolist():
             held[slot] = (question, ())
         for tiles, target_of in ((chunk.tiles, held), (chunk.last, states)):
-            columns = (tiles.layer, tiles.source, tiles.target, tiles.question, tiles.block)
-            for layer, *rows in zip(*(x.tolist() for x in columns), strict=True):
-                read = [held.get(source) for source in rows[0]]
-                for state, target, question, block in zip(read, *rows[1:], strict=True):
+            for table in tiles.table:
+                rows = table[:5].T.tolist()
+                read = [held.get(source) for _, source, *_ in rows]
+                for state, (layer, _, target, question, block) in zip(read, rows, strict=True):
                     if block == admission.block[-1]:  # padding
                         assert target == (slots if target_of is held else admission.padding_slot)
                         continue
@@ -76,7 +77,8 @@ def test_allocator_keeps_blocks_of_live_rows(waves, tile):
         rows = rows[: allocator.room(rows)]
         if rows:
             admission = allocator.admit(rows, lengths=np.array([4, 5, 6]))
-            prefill(admission, 5 + 2 * tile, tile, content, states)
+            layout = Layout.of_one(TileShape(tile, 8), 3)
+            prefill(admission, 5 + 2 * tile, layout, content, states)
             live += rows
         check_blocks(allocator, live)
         for row in live:

@@ -81,7 +81,7 @@ def test_plan_is_kept_only_while_slots_have_the_same_blocks(make):
     assert (allocator.path[second.slot][:3] == PATHS[0]).all()
     new = decoder.plan(active)
     assert new is not plan
-    assert not np.array_equal(new[0].tiles.block, plan[0].tiles.block)
+    assert not np.array_equal(new.tables[0], plan.tables[0])
     allocator.release(second)
 
 
@@ -112,7 +112,7 @@ def test_decode_counts_what_it_runs(make, workers):
     assert metrics.cost.useful - before[3].useful == 3 * sum(map(len, PATHS))
     assert metrics.cost.unique - before[3].unique == 3 * 4  # 0, 0-1, 0-2, 0-2-2
     assert metrics.cost.last - before[3].last == 3 * len(PATHS)
-    assert workers.workers[0].clock.running == 0
+    assert workers.workers[0].clock.threads == 0
 
 
 def test_decode_plans_once_while_rows_stay(make):

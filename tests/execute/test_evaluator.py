@@ -2,14 +2,15 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.execute import evaluator
-from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches, take
-from cola_jax.execute.inputs import buckets
+from cola_jax.execute import memory
+from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches, layout_of, take
+from cola_jax.execute.inputs import distinct_reads, token_counts
 from cola_jax.execute.memory import parse_bytes
 from cola_jax.execute.metrics import compilations
 from cola_jax.execute.reference import run_reference
@@ -20,40 +21,40 @@ from tests import oracle
 from tests.execute import batches
 
 QUESTIONS, EACH, WIDTH = 8, 8, 12  # B, C and P of nearly all batches, so that they compile once
-ROWS = 4  # R, likewise
+TOKENS = 96  # of a tile, likewise
 
-# Variant, R, budget, and the `data` and `tensor` axes. Each variant meets both ways of running a
-# layer: on one device a call has a stack of that layer; with weights split over several, it takes
-# the layer out of the whole stack. Each of several workers has a view of either. "least" is room
-# for two states and one output, so that a wave is cut into chunks, and states are evicted and
-# computed again; 40kB is room for some of them, and None for all.
+# Variant, tokens of a tile, budget, and the `data` and `tensor` axes. Each variant meets both ways
+# of running a layer: on one device a call has a stack of that layer; with weights split over
+# several, it takes the layer out of the whole stack. Each of several workers has a view of either.
+# "least" is room for two states and one output, so that a wave is cut into chunks, and states are
+# evicted and computed again; 40kB is room for some of them, and None for all.
 CASES = [
     # biases, and two key/value heads
     ("llama-biases", 1, None, 1, 1),  # no padding rows, as many tiles as states
-    ("llama-biases", 6, "40kB", 1, 4),  # biases split over heads, key/value heads replicated
+    ("llama-biases", 150, "40kB", 1, 4),  # biases split over heads, key/value heads replicated
     # a window in some layers
-    ("qwen2-window", ROWS, None, 1, 1),
-    ("qwen2-window", 3, "least", 1, 2),  # windows taken out of the whole stack, evictions
+    ("qwen2-window", TOKENS, None, 1, 1),
+    ("qwen2-window", 72, "least", 1, 2),  # windows taken out of the whole stack, evictions
     ("qwen2-window", 1, "40kB", 4, 1),  # two questions a worker
     # windows, two rope tables, a tied head, norms with an offset
-    ("gemma3", 2, "least", 1, 1),
-    ("gemma3", 4, None, 1, 2),
-    ("gemma3", 3, "40kB", 2, 2),
+    ("gemma3", 48, "least", 1, 1),
+    ("gemma3", TOKENS, None, 1, 2),
+    ("gemma3", 72, "40kB", 2, 2),
     # experts: which rows share a tile decides where in a block of an expert they run
-    ("olmoe", 16, None, 1, 1),  # the experts of one layer, in tiles wider than what waits
-    ("olmoe", 3, "40kB", 1, 4),  # those of all layers in one stack, from `first_expert` on
+    ("olmoe", 400, None, 1, 1),  # the experts of one layer, in tiles wider than what waits
+    ("olmoe", 72, "40kB", 1, 4),  # those of all layers in one stack, from `first_expert` on
     # experts beside a shared one, and windows
-    ("qwen2-moe-window", 3, "40kB", 1, 1),
+    ("qwen2-moe-window", 72, "40kB", 1, 1),
     ("qwen2-moe-window", 1, "least", 1, 2),
-    ("qwen2-moe-window", 2, None, 2, 4),  # all devices
+    ("qwen2-moe-window", 48, None, 2, 4),  # all devices
 ]
-ONE_BUCKET = (0, 1, 2, 3, 4, 5, 6, 8)  # seeds of questions of at most 32 tokens
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    prompts = Prompts.stack([batches.packed(seed) for seed in ONE_BUCKET])
-    assert set(buckets(prompts)) == {(32, 16)}
+    """Questions of two to six branches, of 6 to 34 tokens: tiles have several shapes."""
+    prompts = Prompts.stack([batches.packed(seed) for seed in range(QUESTIONS)])
+    assert len(layout_of(prompts, distinct_reads(prompts), memory.CPU).shapes) > 2
     return prompts
 
 
@@ -90,7 +91,7 @@ def reference(pair, prompts):
 @pytest.fixture(autouse=True)
 def room_for_every_state(monkeypatch):
     """As elsewhere, so that only a budget evicts states; a CPU keeps fewer."""
-    monkeypatch.setattr(evaluator, "STATES_KEPT", (16, 16))
+    monkeypatch.setattr(memory, "CPU", memory.CPU._replace(states_kept=16))
 
 
 def run_in(budget, model, prompts, paths, **settings):
@@ -104,14 +105,16 @@ def run_in(budget, model, prompts, paths, **settings):
     return cola_jax.run_paths(model, prompts, paths, memory_budget=budget, **settings)
 
 
-@pytest.mark.parametrize(("variant", "rows", "budget", "data", "tensor"), CASES)
-def test_run_paths_matches_reference(pair, prompts, reference, variant, rows, budget, data, tensor):
+@pytest.mark.parametrize(("variant", "tokens", "budget", "data", "tensor"), CASES)
+def test_run_paths_matches_reference(
+    pair, prompts, reference, variant, tokens, budget, data, tensor
+):
     model = pair(variant).ours
     paths, expected = reference(variant)
     if data * tensor > 1:
         model = cola_jax.load(pair(variant).checkpoint, mesh=batches.mesh(data, tensor))
     metrics = cola_jax.Metrics()
-    got = run_in(budget, model, prompts, paths, rows=rows, metrics=metrics)
+    got = run_in(budget, model, prompts, paths, tile_tokens=tokens, metrics=metrics)
     batches.assert_agree(got, expected)
     assert metrics.evaluations == QUESTIONS * EACH
     assert metrics.cost.useful == (paths != STOP).sum()
@@ -119,26 +122,31 @@ def test_run_paths_matches_reference(pair, prompts, reference, variant, rows, bu
     assert len(metrics.clocks) == data
 
 
-def test_cases_meet_every_branch():
-    """Each variant runs a stack of one layer and the whole stack; both run on several workers."""
-    for variant in {case[0] for case in CASES}:
-        assert {case[-1] > 1 for case in CASES if case[0] == variant} == {False, True}
-    several = [tensor > 1 for *_, data, tensor in CASES if data > 1]
-    assert set(several) == {False, True}
-    assert {(budget, tensor > 1) for _, _, budget, _, tensor in CASES} == {
-        (budget, split) for budget in (None, "least", "40kB") for split in (False, True)
-    }
+SIZES = st.lists(st.integers(1, 4), max_size=3)
+LAYERS = st.lists(st.integers(0, oracle.LAYERS - 1), min_size=1, max_size=WIDTH)
+QUESTION = st.tuples(st.integers(2, 48), SIZES, st.lists(LAYERS, min_size=1, max_size=4))
 
 
-@pytest.mark.parametrize(("budget", "data"), [(None, 1), ("least", 2)])
-def test_run_paths_matches_reference_in_several_buckets(pair, budget, data):
-    """Questions of several buckets run in several batches."""
-    prompts = Prompts.stack([batches.packed(seed) for seed in range(QUESTIONS)])
-    assert len(set(buckets(prompts))) == 2
-    found, paths = pair("qwen2-window"), draw(0, each=3)
-    model = cola_jax.load(found.checkpoint, mesh=batches.mesh(data, 1)) if data > 1 else found.ours
-    got = run_in(budget, model, prompts, paths, rows=ROWS)
-    batches.assert_agree(got, run_reference(found.ours, prompts, paths))
+@settings(max_examples=15)
+@given(
+    batch=st.lists(QUESTION, min_size=1, max_size=6),
+    variant=st.sampled_from(["gemma3", "qwen2-moe-window"]),
+    tile_tokens=st.sampled_from([1, TOKENS]),
+    budget=st.sampled_from([None, "least"]),
+)
+def test_run_paths_matches_run_path_on_any_batch(pair, batch, variant, tile_tokens, budget):
+    """Prompts of 2 to 60 tokens, some with branches, on paths that may repeat any layer.
+
+    With windows, experts and evictions; one prompt always has 60, so that slots compile once.
+    """
+    batch, model = [*batch, (60, [], [[0, 5, 5]])], pair(variant).ours
+    rows = [batches.branched(tokens, sizes, b) for b, (tokens, sizes, _) in enumerate(batch)]
+    paths = np.full((len(batch), 4, WIDTH), STOP, np.int32)
+    for b, (_, _, drawn) in enumerate(batch):
+        paths[b, : len(drawn)] = [pad_path(path, WIDTH) for path in drawn]
+    prompts = Prompts.stack(rows)
+    got = run_in(budget, model, prompts, paths, tile_tokens=tile_tokens)
+    batches.assert_agree(got, run_reference(model, prompts, paths))
 
 
 # What a batch promises
@@ -146,7 +154,7 @@ def test_run_paths_matches_reference_in_several_buckets(pair, budget, data):
 
 def evaluate(model, prompts, waves, **settings):
     """Runs waves on a PathEvaluator; returns their readings, and the worker's metrics."""
-    workers = Workers(model, rows=ROWS, **settings)
+    workers = Workers(model, tile_tokens=TOKENS, **settings)
     run = PathEvaluator(workers.workers[0], prompts, Workload(EACH, WIDTH))
     readings = [run(wave) for wave in waves]
     run.close()
@@ -168,56 +176,24 @@ def test_path_evaluator_reuses_states_of_earlier_waves(model, prompts, budget, k
     assert metrics.report()["evaluations"] == 8 * QUESTIONS
 
 
-def test_path_evaluator_skips_entries_of_stop(model, prompts):
-    """Questions may have nothing to run in a wave, and a wave nothing at all."""
-    wave = draw(0, each=2)
-    wave[0], wave[1, 0] = STOP, STOP
-    (got, nothing), metrics = evaluate(model, prompts, [wave, np.full_like(wave, STOP)])
-    batches.assert_agree(got, run_reference(model, prompts, wave))
-    assert metrics.evaluations == 2 * QUESTIONS - 3
-    assert not nothing.finite.any()
-    assert np.isneginf(nothing.logprob).all()
-
-
 def test_path_evaluator_repeats_to_the_bit(model, prompts):
     """An interrupted search runs the same waves again: what they read must not change."""
     waves = [draw(seed, each=3) for seed in range(2)]
+    waves.insert(1, np.full_like(waves[0], STOP))  # a wave of nothing
     first, again = (evaluate(model, prompts, waves)[0] for _ in range(2))
     batches.assert_identical(first, again)
-
-
-def test_run_paths_composition_changes_rounding_only(model, prompts):
-    """Whatever else is in a batch or a tile changes a reading by rounding, and whether the target
-    is the likeliest token not at all where the margin is larger than that."""
-    paths = draw(seed=1)
-    together = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
-    scale = np.abs(together.logprob[np.isfinite(together.logprob)]).max()
-    for some, count, rows in [([0], 8, ROWS), ([3, 5], 1, ROWS), ([7, 2, 1], 3, ROWS), ([6], 8, 1)]:
-        fewer = np.where(np.arange(EACH)[:, None] < count, paths[some], STOP)
-        part = take(prompts, np.array(some))
-        got = cola_jax.run_paths(model, part, fewer, rows=rows)
-        ran = np.isfinite(got.logprob)
-        whole = jax.tree.map(lambda x, some=some: x[some], together)
-        for name in ("logprob", "rival"):
-            error = np.abs(getattr(got, name)[ran] - getattr(whole, name)[ran]).max()
-            assert error <= batches.ROUNDING * scale
-        right, before = (x.token[ran] == targets(part, ran) for x in (got, whole))
-        clear = np.abs(whole.logprob[ran] - whole.rival[ran]) > batches.ROUNDING * scale
-        np.testing.assert_array_equal(right[clear], before[clear])
-        assert clear.mean() > 0.9
-
-
-def targets(prompts, ran):
-    return np.broadcast_to(prompts.targets[:, None], ran.shape)[ran]
+    assert not first[1].finite.any()
 
 
 def test_path_evaluator_compiles_once(model, prompts):
-    """Neither a new plan nor a smaller batch of the same bucket compiles anything."""
-    evaluate(model, prompts, [])
+    """Neither a new plan nor a smaller batch of shorter prompts compiles anything."""
+    evaluate(model, prompts, [draw(0)])
+    few = np.flatnonzero(token_counts(prompts) == token_counts(prompts).max())[:1]
+    evaluate(model, take(prompts, few), [draw(0)[few]])
     before = compilations()
     for seed in range(3):
         evaluate(model, prompts, [draw(seed, each=2 + seed)])
-        evaluate(model, take(prompts, np.arange(1)), [draw(seed, each=1)[:1]])
+        evaluate(model, take(prompts, few), [draw(seed, each=1)[few]])
     assert compilations().count == before.count
 
 
@@ -225,13 +201,13 @@ def test_run_paths_cuts_long_plans(model, prompts, monkeypatch):
     """A plan of more tiles than a call takes makes several calls."""
     monkeypatch.setattr("cola_jax.execute.worker.CALL", 3)
     paths = draw(0, each=3)
-    got = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    got = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(got, run_reference(model, prompts, paths))
 
 
 def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
     paths = draw(0)
-    together = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    together = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     made = []
 
     class Spy(PathEvaluator):
@@ -240,20 +216,10 @@ def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
             super().__init__(worker, prompts, workload)
 
     monkeypatch.setattr("cola_jax.execute.shared_prefix.PathEvaluator", Spy)
-    monkeypatch.setattr("cola_jax.execute.run_paths.LARGEST", (1, 1))
-    apart = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    monkeypatch.setattr(memory, "CPU", memory.CPU._replace(questions=1))
+    apart = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(apart, together, batches.ROUNDING)
     assert made == [1] * QUESTIONS
-
-
-def test_run_paths_keeps_nan_to_its_path(model, prompts):
-    """A NaN in a row of a tile reaches no other row."""
-    broken = model.replace(layers=model.layers.replace(up=model.layers.up.at[4].set(np.nan)))
-    paths = pad([[(0, 4, 5), (0, 1, 5), (0, 4), (4, 0)] * 2] * QUESTIONS)
-    got = cola_jax.run_paths(broken, prompts, paths, rows=ROWS)
-    np.testing.assert_array_equal(got.finite, [[False, True, False, False] * 2] * QUESTIONS)
-    good = jax.tree.map(lambda x: x[:, 1::4], got)
-    batches.assert_agree(good, run_reference(model, prompts, paths[:, 1::4]))
 
 
 def test_run_paths_in_bfloat16(pair, prompts):
@@ -279,18 +245,10 @@ def test_run_paths_reads_many_targets_at_one_position(model):
         targets=np.arange(many + 2),
     )
     prompts, paths = Prompts.stack([row]), pad([[(0, 1, 5), (0, 0, 2)] * 4])
-    got = cola_jax.run_paths(model, prompts, paths, rows=ROWS)
+    got = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(got, run_reference(model, prompts, paths))
     assert len(np.unique(got.logprob[0, 0, :many])) == many
     assert np.isneginf(got.logprob[0, :, many]).all()
-
-
-def test_run_paths_leaves_padding_reads_empty(model, prompts):
-    got = cola_jax.run_paths(model, prompts, draw(0), rows=ROWS)
-    padding = np.broadcast_to((prompts.read == NO_READ)[:, None], got.logprob.shape)
-    assert padding.any()
-    assert np.isneginf(got.logprob[padding]).all()
-    assert (got.token[padding] == -1).all()
 
 
 # Bad input
@@ -303,21 +261,18 @@ def test_run_paths_refuses_more_workers_than_questions(pair, prompts):
         cola_jax.run_paths(model, few, [[(0, 1)]] * 3)
 
 
-@pytest.mark.parametrize("rows", [0, -2])
-def test_run_paths_refuses_tiles_without_rows(model, prompts, rows):
-    with pytest.raises(ValueError, match="a tile has 1 to 512 rows"):
-        cola_jax.run_paths(model, prompts, [[(0, 1)]] * QUESTIONS, rows=rows)
-
-
 # Batches
 
 
-@pytest.mark.parametrize(("parts", "largest"), [(1, None), (2, 4), (4, 100), (11, None)])
-def test_cut_batches_keeps_keys_apart(parts, largest):
-    keys = [(32, 16)] * 5 + [(48, 16)] * 2 + [(32, 16)] * 4
-    cut = cut_batches(keys, parts, largest)
-    assert sorted(itertools.chain(*(batch.tolist() for batch in cut))) == list(range(11))
-    assert all(len({keys[i] for i in batch}) == 1 for batch in cut)
+@pytest.mark.parametrize(("parts", "largest"), [(1, 99), (2, 4), (4, 100), (11, 11)])
+def test_cut_batches_puts_like_lengths_together(parts, largest):
+    tokens = [30, 9, 500, 40, 31, 8, 33, 35, 62, 7, 64]
+    cut = cut_batches(tokens, parts, largest)
+    joined = list(itertools.chain(*(batch.tolist() for batch in cut)))
+    assert [tokens[i] for i in joined] == sorted(tokens, reverse=True)
+    assert sorted(joined) == list(range(11))
     assert len(cut) >= parts
-    assert all(len(batch) <= (largest or 11) for batch in cut)
-    assert [keys[batch[0]] for batch in cut] == sorted((keys[b[0]] for b in cut), reverse=True)
+    for batch in cut:
+        assert len(batch) <= largest
+        assert 8 * min(tokens[i] for i in batch) >= max(tokens[i] for i in batch)
+    assert cut_batches([], parts, largest) == []

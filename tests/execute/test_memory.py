@@ -1,28 +1,19 @@
-"""The memory budget, sizes as text, and buffers that hold what was written in any form."""
+"""The memory budget, sizes as text, and the sizes of buffers and tiles."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from cola_jax.execute.memory import (
-    MOST_GATHERED,
+    ACCELERATOR,
+    CPU,
     DecodeSizes,
     Memory,
     Sizes,
     choose_decode_sizes,
     choose_sizes,
     format_bytes,
-    get,
-    get_at_once,
-    get_by_rows,
     parse_bytes,
-    put,
-    put_at_once,
-    put_by_rows,
-    stored_as,
+    row_tokens,
+    tile_rows,
 )
 
 
@@ -65,17 +56,17 @@ def test_choose_sizes_names_a_budget_that_is_enough(config):
             choose_sizes(config, 32, 16, memory(100 + sharing, sharing=sharing))
         least = parse_bytes(str(error.value).split("at least ")[1].rstrip("."))
         sizes = choose_sizes(config, 32, 16, memory(least, sharing=sharing))
-        assert sizes == Sizes(rows=4, slots=2, outputs=1, unembedded=8)
+        assert sizes == Sizes(slots=2, outputs=1, unembedded=8)
 
 
-@pytest.mark.parametrize("budget", [10**6, 10**8])
-@pytest.mark.parametrize(("backend", "rows"), [("cpu", None), ("cpu", 2), ("tpu", None)])
-def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, rows):
+@pytest.mark.parametrize("budget", [2 * 10**6, 10**8])
+@pytest.mark.parametrize(("backend", "tile_tokens"), [("cpu", None), ("cpu", 2), ("tpu", None)])
+def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, tile_tokens):
     tokens, new, itemsize = 32, 9, 4
     sizes = choose_decode_sizes(
         config,
         tokens,
-        memory(budget, backend=backend, rows=rows),
+        memory(budget, backend=backend, tile_tokens=tile_tokens),
         positions=12,
         max_new_tokens=new,
         wanted=10**6,
@@ -85,7 +76,7 @@ def test_choose_decode_sizes_stays_within_the_budget(config, budget, backend, ro
     token = 2 * config.num_kv_heads * config.head_dim * itemsize
     blocks = (sizes.blocks + 1) * (tokens + new) * token
     # a step reads the blocks of a whole tile
-    tile = sizes.decode_rows * (tokens + new) * token
+    tile = sizes.rows * (tokens + new) * token
     states = (sizes.slots + 1) * tokens * config.width * itemsize
     logits = sizes.unembedded * config.vocab_size * 12
     assert blocks + tile + states + logits <= budget
@@ -98,15 +89,14 @@ def test_choose_decode_sizes_takes_no_more_slots_than_wanted(config):
         decode_slots=8,
         positions=8,
         blocks=64,
-        slots=16,
-        rows=4,
-        decode_rows=16,
+        slots=44,
+        rows=16,
         unembedded=8,
         kept=4,
     )
     assert choose_decode_sizes(config, 32, memory(10**9), wanted=999, **fixed).decode_slots == 64
     wide = choose_decode_sizes(config, 32, memory(10**9, backend="tpu"), wanted=999, **fixed)
-    assert (wide.decode_slots, wide.decode_rows, wide.unembedded) == (256, 64, 64)
+    assert (wide.decode_slots, wide.rows, wide.unembedded) == (256, 64, 64)
     assert wide.kept == 16  # tokens that a TPU's kernel writes together
 
 
@@ -118,15 +108,21 @@ def test_choose_decode_sizes_names_a_budget_that_is_enough(config):
     assert choose_decode_sizes(config, 32, memory(least), wanted=9, **fixed).decode_slots == 1
 
 
-@pytest.mark.parametrize("rows", [0, -1])
-def test_tiles_need_a_row(config, rows):
-    fixed = {"positions": 8, "max_new_tokens": 4}
-    for choose in (
-        lambda: choose_sizes(config, 32, 16, memory(10**6, rows=rows)),
-        lambda: choose_decode_sizes(config, 32, memory(10**6, rows=rows), **fixed),
-    ):
-        with pytest.raises(ValueError, match=f"a tile has 1 to 512 rows, not {rows}"):
-            choose()
+@pytest.mark.parametrize("limits", [CPU, ACCELERATOR])
+def test_tiles_have_about_the_tokens_of_the_limits(limits):
+    """Of few numbers of tokens, with at most an eighth of a row of some length as padding."""
+    shapes = {row_tokens(limits, tokens) for tokens in range(1, 4097)}
+    assert len(shapes) < 60
+    for tokens in range(1, 4097):
+        padded = row_tokens(limits, tokens)
+        assert padded % limits.multiple == 0
+        assert 0 <= padded - tokens < max(limits.multiple, tokens / 4)
+        rows = tile_rows(limits, padded)
+        assert 1 <= rows <= 512
+        if 1 < rows < 512:
+            assert limits.tile_tokens / 1.5 <= rows * padded <= limits.tile_tokens * 1.5
+    assert tile_rows(limits._replace(tile_tokens=10**9), 8) == 512
+    assert memory(1, tile_tokens=5).limits == CPU._replace(tile_tokens=5)
 
 
 # Text
@@ -144,63 +140,3 @@ def test_parse_bytes_reads_units(text, size):
 def test_parse_bytes_refuses_other_text(text):
     with pytest.raises(ValueError, match="size"):
         parse_bytes(text)
-
-
-# Buffers
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_get_returns_what_put_wrote(dtype, platform):
-    values = jnp.array([[1.5, -0.0, jnp.inf], [jnp.nan, -3e-3, 7.0]], dtype)
-    buffer = jnp.zeros((4, 3), stored_as(dtype, platform))
-    written = jax.jit(put)(buffer, values, jnp.array([2, 0]))
-    assert written.dtype == buffer.dtype
-    read = get(written, jnp.array([2, 0, 1]))
-    assert read.dtype == values.dtype
-    expected = jnp.concatenate([values, jnp.zeros((1, 3), dtype)])
-    np.testing.assert_array_equal(read.astype(jnp.float32), expected.astype(jnp.float32))
-
-
-@pytest.mark.parametrize("write", [put_at_once, put_by_rows])
-def test_rows_are_written_alike_on_every_device(write):
-    buffer, values = jnp.zeros((4, 2, 3)), jnp.arange(1.0, 13).reshape(2, 2, 3)
-    expected = np.zeros(buffer.shape)
-    expected[[3, 1]] = values
-    written = jax.jit(write, donate_argnums=0)(buffer, values, jnp.array([3, 1]))
-    np.testing.assert_array_equal(written, expected)
-
-
-@pytest.mark.parametrize("shape", [(4, 2, 3), (4, 2, 6, 128)])
-@pytest.mark.parametrize("part", [(), (slice(None), slice(2))])
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_rows_are_read_alike_on_every_device(shape, part, platform):
-    dtype, rows = stored_as("bfloat16", platform), jnp.array([3, 0, 3])
-    buffer = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    by_rows = jax.jit(functools.partial(get_by_rows, part=part))(buffer, rows)
-    np.testing.assert_array_equal(by_rows, get_at_once(buffer, rows, part))
-    assert by_rows.dtype == dtype
-
-
-def test_get_gathers_small_rows_alone_on_a_tpu():
-    def lowered(width):
-        buffer = jax.ShapeDtypeStruct((3, width), "bfloat16")
-        taken = jax.jit(get).trace(buffer, jnp.array([2, 0]))
-        return taken.lower(lowering_platforms=("tpu",)).as_text()
-
-    assert "gather" in lowered(MOST_GATHERED // 2)
-    assert "gather" not in lowered(MOST_GATHERED)
-
-
-def test_stored_as_spares_a_cpu_conversions_of_a_buffer():
-    """With jax 0.10, those of bfloat16 take as long for a row as for the whole buffer."""
-    values, where = jnp.zeros((2, 3), "bfloat16"), jnp.array([2, 0])
-
-    def compiled(dtype):
-        buffer = jnp.zeros((999, 3), dtype)
-        again = jax.jit(lambda buffer: get(put(buffer, values, where), where))
-        return again.lower(buffer).compile().as_text()
-
-    assert "f32[999" not in compiled(stored_as("bfloat16", "cpu"))
-    if jax.__version_info__ < (0, 11):  # newer ones need no `stored_as`
-        assert "f32[999" in compiled("bfloat16")

@@ -1,4 +1,4 @@
-"""Metrics: what is counted from many threads, and when devices count as busy."""
+"""Metrics: what is counted from many threads, and how long threads wait for devices."""
 
 import threading
 from types import SimpleNamespace
@@ -21,38 +21,35 @@ def time(monkeypatch):
 
 
 def run(clock, time, events):
-    """Starts (+) and stops (-) work, or excludes the seconds given, a second after one another."""
+    """Dispatches (.) and waits (+ to -), a second after one another; a number is compilation."""
+    waiting = []
     for event in events:
         if event == "+":
-            clock.start()
+            waiting.append(clock.waiting())
+            waiting[-1].__enter__()
         elif event == "-":
-            clock.stop()
+            waiting.pop().__exit__(None, None, None)
         else:
-            clock.exclude(event)
+            with clock.dispatching():
+                metrics.COUNTER.local.seconds = metrics.COUNTER.thread_seconds() + float(event)
         time.now += 1
 
 
 @pytest.mark.parametrize(
-    ("events", "busy", "wall"),
+    ("events", "waited", "wall"),
     [
         ("", 0, 0),
-        ("+-", 1, 1),
-        ("+-+-", 2, 3),  # idle between the two
-        ("++--", 3, 3),  # two at once count once
-        ("+-++-+--", 6, 7),
+        ("0+-", 1, 2),
+        ("0+-0+-", 2, 5),  # no thread waits between the two
+        ("00++--", 3, 5),  # two at once count once
+        ("0+-+0+-+--", 7, 9),
+        (["0.5", "+", "-"], 1, 1.5),  # without what was compiled
     ],
 )
-def test_clock_adds_up_busy_time(time, events, busy, wall):
+def test_clock_adds_up_the_time_in_which_threads_wait(time, events, waited, wall):
     clock = Clock()
     run(clock, time, events)
-    assert (clock.busy, clock.wall, clock.running) == (busy, wall, 0)
-
-
-def test_clock_excludes_compilation_while_nothing_else_runs(time):
-    alone, together = Clock(), Clock()
-    run(alone, time, ["+", 0.5, "-"])
-    run(together, time, ["+", "+", 0.5, "-", "-"])
-    assert (alone.busy, together.busy) == (1.5, 4)
+    assert (clock.waited, clock.wall, clock.threads) == (waited, wall, 0)
 
 
 def test_compilations_count_every_program():
@@ -103,17 +100,17 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
     monkeypatch.setattr(metrics, "compilations", lambda: compiled[0])
     counted = Metrics(total=50)
     compiled.pop(0)
-    for events in ("+-+-", "++--"):  # two workers, busy in two and in three of three seconds
+    for events in ("0+-+-", "0++--"):  # two workers: threads wait for 2 and 3 of 4 seconds
         counted.clocks.append(Clock())
         run(counted.clocks[-1], time, events)
-    cost = Cost(useful=100, unique=30, last=10, rows=50, hits=10, evicted=3)
+    cost = Cost(useful=100, unique=30, last=10, tokens=400, token_rows=500, hits=10, evicted=3)
     counted.add(evaluations=20, cost=cost, planning=0.25, tokens=40)
     counted.add(decode_layers=30, decode_rows=40, prefix_layers=8)
     report = counted.report()
     assert report == {
         "evaluations": 20,
-        "seconds": 8.0,
-        "evaluations_per_second": 2.5,
+        "seconds": 10.0,
+        "evaluations_per_second": 2.0,
         "prefix_sharing": 3.125,  # of 32 layers on the prompts' own tokens
         "layer_evaluations": 40,
         "common_prefix_share": 0.2,
@@ -121,9 +118,9 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
         "padding_share": 0.2,
         "evicted": 3,
         "planning_seconds": 0.25,
-        "idle_share": 0.1667,
+        "idle_share": 0.375,
         "tokens": 40,
-        "tokens_per_second": 5.0,
+        "tokens_per_second": 4.0,
         "decode_padding_share": 0.25,
         "compilations": 3,
         "compilation_seconds": 1.5,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cola_jax.execute.inputs import no_readings
@@ -36,13 +36,14 @@ def answer(question, position, target):
 
 def read(positions, queries, question):
     """Answers queries about outputs of these questions, without a model."""
-    rows, targets, used = queries
+    rows, targets = (x.reshape(-1, *x.shape[2:]) for x in queries)
     output, column = np.divmod(rows, positions.read.shape[1])
-    asked = np.append(question, np.zeros(output.max() + 1, int))[output]  # zeros for padding
+    asked = question[output]
     position = positions.read[asked, column]
     logprob = answer(asked[..., None], position[..., None], targets).astype(np.float32)
-    finite = (position % 7 != 3) & (np.arange(len(rows)) < used)[:, None]
-    return Readouts(logprob, logprob + 1, answer(asked, position, -1), finite)
+    whole = Readouts(logprob, logprob + 1, answer(asked, position, -1), position % 7 != 3)
+    parts = len(queries.rows)
+    return [Readouts(*part) for part in zip(*(np.split(x, parts) for x in whole), strict=True)]
 
 
 @given(
@@ -54,11 +55,11 @@ def test_read_positions_ask_once_and_collect_all(reads, question):
     reads, question = np.array(reads), np.array(question)
     targets = np.arange(reads.size).reshape(reads.shape)
     positions = ReadPositions(Prompts(reads, reads, reads, reads, targets), width=16)
-    queries = positions.queries(question, outputs=6, unembedded=UNEMBEDDED)
+    queries = positions.queries(question, unembedded=UNEMBEDDED)
     count = sum(len(set(reads[b]) - {NO_READ}) for b in question)
-    assert queries.used == -(-count // UNEMBEDDED)
-    assert queries.rows.shape == (6 * 16 // UNEMBEDDED, UNEMBEDDED)  # whatever is asked
+    assert queries.rows.shape == (-(-count // UNEMBEDDED), UNEMBEDDED)  # no more than is asked
     assert queries.targets.shape == (*queries.rows.shape, 8)
+    assume(count)
 
     candidate = np.arange(len(question))
     out = no_readings(np.full((len(reads), len(question), 1), STOP), reads.shape[1])
@@ -158,28 +159,22 @@ def states(*shape):
 
 
 def test_unembed_queries_reads_what_is_asked(model):
-    """The first `used` rows of queries; the others cost nothing and say nothing."""
     outputs = states(3, 2, model.config.width)
-    rows = jnp.array([[5, 0], [3, 3], [1, 2]])
-    targets = jnp.arange(3 * 2 * 8).reshape(3, 2, 8)
-    got = unembed_queries(model, outputs, rows, targets, jnp.int32(2))
-    wanted = unembed(model, outputs).reshape(6, oracle.VOCAB)[rows]
-    for i in range(2):
-        expected = read_logits(wanted[i], targets[i])
-        for mine, theirs in zip(got, expected, strict=True):
-            np.testing.assert_allclose(mine[i], theirs, rtol=1e-5)
-    assert not got.finite[2].any()
-    assert not got.logprob[2].any()
+    rows, targets = jnp.array([5, 0, 3, 3]), jnp.arange(4 * 8).reshape(4, 8)
+    got = unembed_queries(model, outputs, rows, targets)
+    expected = read_logits(unembed(model, outputs).reshape(6, oracle.VOCAB)[rows], targets)
+    for mine, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
 
 
 def test_greedy_sample_writes_tokens_of_the_slots_asked(model):
-    hidden, tokens = states(5, model.config.width), jnp.arange(90, 95)
-    expected = best_two(unembed(model, hidden[:, None])[:, 0])
-    slots = jnp.array([[3, 0], [1, 4], [2, 2]])
-    after, top = greedy_sample(model, hidden, tokens, slots, jnp.int32(2))
+    hidden, tokens = states(5, 1, model.config.width), jnp.arange(90, 95)
+    expected = best_two(unembed(model, hidden)[:, 0])
+    slots = jnp.array([3, 0, 1, 4])
+    after, top = greedy_sample(model, hidden, tokens, slots)
     chosen = expected.token.tolist()
     assert after.tolist() == [chosen[0], chosen[1], 92, chosen[3], chosen[4]]
-    np.testing.assert_array_equal(top.token[:2], expected.token[slots[:2]])
-    np.testing.assert_allclose(top.first[:2], expected.first[slots[:2]], rtol=1e-5)
-    np.testing.assert_allclose(top.second[:2], expected.second[slots[:2]], rtol=1e-5)
-    assert top.finite.tolist() == [[True, True], [True, True], [False, False]]
+    np.testing.assert_array_equal(top.token, expected.token[slots])
+    np.testing.assert_allclose(top.first, expected.first[slots], rtol=1e-5)
+    np.testing.assert_allclose(top.second, expected.second[slots], rtol=1e-5)
+    assert top.finite.all()

@@ -2,13 +2,19 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cola_jax.execute.plan import Cost
-from cola_jax.execute.schedule import decode_tiles, paths_at_once
+from cola_jax.execute.plan import NONE, Cost, Layout, TileShape
+from cola_jax.execute.schedule import decode_tiles, paths_at_once, token_rows
 from cola_jax.execute.trie import Trie
 from cola_jax.path import STOP, pad_path, random_paths
+
+SHAPES = (TileShape(5, 8), TileShape(3, 16), TileShape(2, 32))
+
+
+def one_shape(rows, questions=8):
+    return Layout.of_one(TileShape(rows, 8), questions)
 
 
 def carry_out(trie, chunks, paths, slots):
@@ -18,19 +24,21 @@ def carry_out(trie, chunks, paths, slots):
         for question, slot in chunk.embedded.tolist():
             slots[slot] = (question, ())
         numbers = {}
-        for layer, source, target, question, numbered in rows_of(chunk.tiles):
+        for layer, rows in rows_of(trie, chunk.tiles):
             # a tile reads all its slots before it writes any
-            read = [slots.get(slot) for slot in source]
-            rows = zip(read, target, question, numbered, strict=True)
-            for state, slot, asked, number in rows:
-                if slot != trie.slots:
-                    assert state is not None
-                    assert state[0] == asked
-                    slots[slot] = (asked, (*state[1], layer))
-                    assert numbers.setdefault(number, slots[slot]) == slots[slot]
+            read = [slots.get(source) for source, *_ in rows]
+            for state, (_, slot, asked, number) in zip(read, rows, strict=True):
+                if number == NONE:
+                    assert slot == trie.slots
+                    continue
+                assert state is not None
+                assert state[0] == asked
+                slots[slot] = (asked, (*state[1], layer))
+                assert number not in numbers  # a state runs once
+                numbers[number] = slots[slot]
         assert set(slots) <= set(range(trie.slots))
-        for layer, source, target, question, numbered in rows_of(chunk.last):
-            for slot, row, asked, number in zip(source, target, question, numbered, strict=True):
+        for layer, rows in rows_of(trie, chunk.last):
+            for slot, row, asked, number in rows:
                 if row != len(chunk.paths):
                     assert slots[slot][0] == asked
                     end = (asked, (*slots[slot][1], layer))
@@ -41,58 +49,58 @@ def carry_out(trie, chunks, paths, slots):
         assert done[number] == (path[0], tuple(i for i in path[1:] if i != STOP))
 
 
-def rows_of(tiles):
-    assert tiles.block is None
-    assert tiles.prompt_block is None
-    columns = (tiles.layer, tiles.source, tiles.target, tiles.question, tiles.state)
-    return zip(*(column.tolist() for column in columns), strict=True)
+def rows_of(trie, tiles):
+    """Yields the layer of each tile and its rows, which fit the tile's shape."""
+    layout = trie.layout
+    for table, states, shape in zip(tiles.table, tiles.state, tiles.shape, strict=True):
+        real = states != NONE
+        assert not real[layout.shapes[shape].rows :].any()
+        questions = table[3, real]
+        assert (layout.length[questions] <= layout.shapes[shape].tokens).all()
+        yield int(table[0, 0]), np.stack([*table[1:4], states], axis=1).tolist()
 
 
-def wave(questions, each, seed, num_layers=6, width=12):
-    drawn = random_paths(num_layers, questions * each, seed)
-    generator = np.random.default_rng(seed)
-    return np.array([[generator.integers(questions), *pad_path(path, width)] for path in drawn])
-
-
-@pytest.mark.parametrize("slots", [2, 3, 7, 40, 5000])
-@pytest.mark.parametrize("rows", [1, 3, 8, 32])
-def test_plan_computes_every_path(slots, rows):
-    """Over waves that grow wider, with states of earlier waves and evictions."""
-    trie, held = Trie(slots, rows, 50), {}
-    cost = Cost()
-    for number in range(4):
-        paths = wave(3, 12, number, width=(12, 15, 13, 12)[number])
-        chunks, spent = trie.plan(paths)
-        carry_out(trie, chunks, paths, held)
-        cost += spent
-        assert spent.useful == (paths[:, 1:] != STOP).sum()
-        assert spent.last == len(paths)
-        assert spent.rows % rows == 0
-        assert spent.unique + spent.last + spent.hits <= spent.useful
-    assert (cost.evicted > 0) == (slots < 5000)
-    if slots == 5000:
-        assert cost.hits > 0
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12),
-    st.integers(2, 6),
-    st.integers(1, 4),
-    st.integers(1, 5),
+PATHS = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=1, max_size=7)),
+    min_size=1,
+    max_size=16,
 )
-def test_plan_computes_any_paths_in_any_sizes(paths, slots, rows, outputs):
-    """Equal paths, prefixes of others, and one layer again and again are all fine."""
-    trie = Trie(slots, rows, outputs)
-    table = np.array([[i % 2, *pad_path(path, 6)] for i, path in enumerate(paths)])
-    held = {}
-    for _ in range(2):
-        chunks, _ = trie.plan(table)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(PATHS, min_size=1, max_size=4),
+    st.one_of(st.integers(2, 9), st.sampled_from([40, 5000])),
+    st.lists(st.integers(1, 32), min_size=4, max_size=4),
+    st.integers(1, 20),
+)
+def test_plan_computes_any_paths_in_any_sizes(waves, slots, lengths, outputs):
+    """Equal paths, prefixes of others, one layer again and again, and prompts of any lengths.
+
+    Over waves of several widths, with states of earlier ones, and evictions where slots are few.
+    """
+    tokens = [shape.tokens for shape in SHAPES]
+    layout = Layout(SHAPES, np.searchsorted(tokens, lengths), np.array(lengths))
+    trie, held = Trie(slots, layout, outputs), {}
+    for number, paths in enumerate(waves):
+        width = (8, 12, 7, 9)[number]
+        table = np.array([[question, *pad_path(path, width)] for question, path in paths])
+        chunks, cost = trie.plan(table)
         assert all(len(chunk.paths) <= outputs for chunk in chunks)
         carry_out(trie, chunks, table, held)
+        assert cost.useful == (table[:, 1:] != STOP).sum()
+        assert cost.last == len(paths)
+        assert cost.unique + cost.last + cost.hits <= cost.useful
+        assert cost.evicted == 0 or slots < 5000
+        all_tiles = [tiles for chunk in chunks for tiles in (chunk.tiles, chunk.last)]
+        assert cost.token_rows == sum(token_rows(tiles, layout) for tiles in all_tiles)
+        assert cost.tokens == sum(
+            layout.length[tiles.table[:, 3][tiles.state != NONE]].sum() for tiles in all_tiles
+        )
 
 
 def test_plan_reuses_held_states():
-    trie = Trie(100, 2, 10)
+    trie = Trie(100, one_shape(2), 10)
     path = np.array([[0, *pad_path((0, 1, 2, 3), 8)]])
     first, again = (trie.plan(path)[1] for _ in range(2))
     assert (first.unique, first.hits) == (3, 0)
@@ -104,7 +112,7 @@ def test_plan_reuses_held_states():
 
 def test_plan_evicts_states_on_few_paths():
     """With room for few states, those that most paths share are the ones that are left."""
-    trie = Trie(6, 1, 3)
+    trie = Trie(6, one_shape(1), 3)
     base = (0, 1, 2)
     paths = np.array(
         [[0, *pad_path((*base, last, other), 8)] for last in (3, 4) for other in (5, 3)]
@@ -115,31 +123,44 @@ def test_plan_evicts_states_on_few_paths():
 
 
 def test_plan_of_no_paths_has_no_chunks():
-    assert Trie(4, 1, 4).plan(np.zeros((0, 5), int)) == ([], Cost())
+    assert Trie(4, one_shape(1), 4).plan(np.zeros((0, 5), int)) == ([], Cost())
 
 
 def test_trie_refuses_too_few_slots():
     with pytest.raises(ValueError, match="a path needs 2 slots, there are 1"):
-        Trie(1, 1, 1)
+        Trie(1, one_shape(1), 1)
 
 
 def test_schedule_fills_tiles_of_a_layer_first():
     """Paths that meet in a layer run it together, whatever their depth."""
-    trie = Trie(100, 4, 100)
+    trie = Trie(100, one_shape(4), 100)
     paths = np.array([[q, *pad_path((*([q] * q), 5, 4), 8)] for q in range(4)])
     (chunk,), cost = trie.plan(paths)
     (layer_5,) = np.flatnonzero(chunk.tiles.layer == 5)
-    assert (chunk.tiles.target[layer_5] != trie.slots).all()
+    assert (chunk.tiles.table[layer_5, 2] != trie.slots).all()
     assert cost.unique == 3 * 4 // 2 + 4
 
 
 def test_schedule_packs_last_layers_by_layer():
     """So their weights are read once, whatever the order of the paths."""
-    trie = Trie(100, 4, 100)
+    trie = Trie(100, one_shape(4), 100)
     paths = np.array([[q, *pad_path((0, q % 2), 4)] for q in range(8)])
     (chunk,), _ = trie.plan(paths)
     assert chunk.last.layer.tolist() == [0, 1]
     assert chunk.paths.tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_schedule_runs_prompts_of_like_lengths_together():
+    """Short prompts in tiles of short rows, though they meet in the same layer."""
+    lengths = np.array([30, 7, 25, 3, 20, 8, 6, 5])
+    shape = np.searchsorted([shape.tokens for shape in SHAPES], lengths)
+    trie = Trie(100, Layout(SHAPES, shape, lengths), 100)
+    paths = np.array([[q, *pad_path((0, 1, 2), 4)] for q in range(8)])
+    (chunk,), cost = trie.plan(paths)
+    for tiles in (chunk.tiles, chunk.last):
+        count = 2 if tiles is chunk.tiles else 1
+        assert sorted(tiles.shape.tolist()) == sorted([2, 2, 0] * count)
+    assert cost.token_rows == 3 * (2 * 2 * 32 + 5 * 8)
 
 
 @pytest.mark.parametrize(("slots", "rows"), [(2, 1), (2, 8), (9, 4), (40, 4), (100, 16)])
@@ -167,15 +188,11 @@ def tables(paths, positions):
 def check_step(paths, active, rows):
     """Runs the tiles of a decode step on lists of layers; returns the tiles."""
     path, own, prompt = tables(paths, 8)
-    tiles = decode_tiles(path, np.array(active, np.int32), own, prompt, rows)
+    tiles = decode_tiles(path, np.array(active, np.int32), own, prompt, one_shape(rows))
     done = {slot: [] for slot in active}
-    for layer, *columns in zip(
-        *(tiles.layer, tiles.source, tiles.target, tiles.question),
-        *(tiles.block, tiles.prompt_block),
-        strict=True,
-    ):
+    for table in tiles.table:
         seen = set()
-        for source, target, question, block, prompt_block in zip(*columns, strict=True):
+        for layer, source, target, question, block, prompt_block in table.T.tolist():
             assert source == target == question  # a row's state, token and view
             if source == len(paths):
                 assert (block, prompt_block) == (own[-1, 0], prompt[-1, 0])
@@ -184,7 +201,7 @@ def check_step(paths, active, rows):
             seen.add(source)
             position = len(done[source])
             assert (block, prompt_block) == (own[source, position], prompt[source, position])
-            done[source].append(int(layer))
+            done[source].append(layer)
     assert done == {slot: list(paths[slot]) for slot in active}
     return tiles
 

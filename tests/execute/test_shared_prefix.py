@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cola_jax.execute import shared_prefix
+from cola_jax.execute import memory, shared_prefix
 from cola_jax.execute.common_prefix import common_prefix, shared_by_each
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.metrics import Metrics, compilations
@@ -32,14 +32,15 @@ def own_paths(count: int, seed: int) -> np.ndarray:
 
 
 def run(model: Any, batch: Prompts, waves: list[np.ndarray], **options: Any) -> tuple[Any, list]:
-    """Runs waves with one evaluator, which compile nothing; returns it and the readings."""
+    """Runs waves with one evaluator, which compiles with the first; returns it and readings."""
     workers = Workers(model, **options)
     workload = Workload(waves[0].shape[1], POSITIONS, same=True, prefix=SHARED)
 
     def each(worker: Any, _: object) -> tuple[Any, list]:
         evaluate = path_evaluator(worker, batch, workload)
+        readings = [evaluate(waves[0])]
         before = compilations()
-        readings = [evaluate(paths) for paths in waves]
+        readings += [evaluate(paths) for paths in waves[1:]]
         assert compilations().count == before.count
         evaluate.close()
         return evaluate, readings
@@ -139,7 +140,7 @@ def test_states_are_kept_while_others_come_and_go(pair: Callable[[str], Any]) ->
 
         def each(worker: Any, _: object, most: int = most) -> list:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(shared_prefix, "MOST_STATES", (most, most))
+                patch.setattr(memory, "CPU", memory.CPU._replace(prefix_states=most))
                 evaluate = path_evaluator(worker, batch, workload)
             assert isinstance(evaluate, SharedPrefixEvaluator)
             assert evaluate.prefix.blocks == most
@@ -179,7 +180,7 @@ def test_batches_at_the_same_time_share_a_prefix(pair: Callable[[str], Any]) -> 
 
 def test_prefix_is_shared_where_it_pays() -> None:
     def shares(batch: Prompts, fresh: float = 0.25) -> list[int]:
-        return [size for size, _ in shared_by_each(batch, len(batch.ids), fresh)]
+        return shared_by_each(batch, len(batch.ids), fresh)
 
     assert common_prefix(batches.alike(SHARED)) == SHARED
     assert shares(batches.alike(SHARED)) == [SHARED // 8 * 8] * 4

@@ -1,7 +1,6 @@
 """Workers: batches on threads, errors and early ends, clocks, and buffers that are used again."""
 
 import contextlib
-import gc
 import threading
 
 import jax
@@ -10,11 +9,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute.evaluator import PathEvaluator, Workload, take
-from cola_jax.execute.plan import Tiles
+from cola_jax.execute.plan import WIDTH, Layout, Tiles, TileShape
 from cola_jax.execute.worker import Stopped, Workers
-from cola_jax.prompts import Prompts
-from tests import oracle
 from tests.execute import batches
 
 TIMEOUT = 2  # seconds until a test that hangs fails
@@ -59,6 +55,7 @@ def test_map_yields_every_batch_once(split, threads):
     assert sorted(batch for batch, _ in results) == list(range(20))
     assert all(square == batch * batch for batch, (square, _) in results)
     assert {worker for _, (_, worker) in results} <= set(workers.workers)
+    assert list(workers.map(lambda worker, batch: batch, [])) == []
 
 
 def test_map_yields_in_the_order_of_the_ends(model):
@@ -107,10 +104,6 @@ def test_map_takes_batches_as_they_are_needed(model):
     assert len(list(results)) == 4
 
 
-def test_map_of_no_batches_ends(model):
-    assert list(Workers(model, threads=2).map(lambda worker, batch: batch, [])) == []
-
-
 def fail(worker, batch):
     """Fails on batch 3; the others run wave after wave until they are stopped."""
     if batch == 3:
@@ -127,7 +120,7 @@ def test_map_raises_the_error_of_a_batch(split):
         next(results)
     assert not workers.stopped.is_set()
     assert len(list(workers.map(lambda worker, batch: work(worker), range(4)))) == 4
-    assert all(worker.clock.running == 0 for worker in workers.workers)
+    assert all(worker.clock.threads == 0 for worker in workers.workers)
 
 
 def test_map_raises_errors_of_the_batches(model):
@@ -157,40 +150,6 @@ def test_map_ends_when_closed_early(split):
     results.close()
     assert len(began) <= 6
     assert not workers.stopped.is_set()
-
-
-def test_map_ends_when_its_results_are_dropped(model):
-    results = Workers(model, threads=2).map(lambda worker, batch: work(worker), iter(range(100)))
-    next(results)
-    del results
-    gc.collect()
-
-
-def test_an_evaluator_stops_between_waves(model, monkeypatch):
-    """One thread has an error in a wave; the other ends before its next one."""
-    prompts = take(Prompts.stack([batches.packed(seed) for seed in (0, 1)]), np.arange(2))
-    paths = np.array([[[0, 1, 5]], [[2, 3, 5]]], np.int32)
-    waves = []
-
-    def run(worker, batch):
-        evaluate = PathEvaluator(worker, prompts, Workload(1, 3))
-        if batch == 1:
-            monkeypatch.setattr(evaluate, "run", fail_to_run)
-        try:
-            while True:
-                evaluate(paths)
-                waves.append(batch)
-        except Stopped:
-            waves.append("stopped")
-            raise
-
-    def fail_to_run(*arguments):
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(Workers(model, threads=2).map(run, range(2)))
-    assert 1 not in waves
-    assert waves[-1] == "stopped"
 
 
 # Programs of a worker
@@ -223,46 +182,46 @@ def test_dispatch_runs_one_thread_at_a_time(model):
     assert met == []
 
 
-def test_dispatch_counts_busy_time_without_compilation(model):
+def test_clock_counts_waiting_without_compilation(model):
     metrics = cola_jax.Metrics()
     (worker,) = Workers(model, metrics=metrics).workers
     assert metrics.clocks == [worker.clock]
     pending = worker.dispatch(lambda: jax.jit(lambda x: x * 2.5 + 1)(jnp.ones(3)))
-    assert worker.clock.running == 1
+    assert worker.clock.compiled > 0
+    assert worker.clock.waited == 0
     np.testing.assert_array_equal(pending.get(), np.full(3, 3.5))
-    assert worker.clock.running == 0
-    assert 0 < worker.clock.busy < worker.clock.wall  # which includes compilation
-
-
-def test_dispatch_stops_the_clock_on_errors(model):
-    (worker,) = Workers(model).workers
+    assert 0 < worker.clock.waited <= worker.clock.wall
     with pytest.raises(ZeroDivisionError):
         worker.dispatch(lambda: 1 // 0)
-    assert worker.clock.running == 0
-    assert work(worker).tolist() == [1, 1]
+    assert work(worker).tolist() == [1, 1]  # no lock is held
 
 
-def tiles(layers):
-    block = np.arange(2 * len(layers), dtype=np.int32).reshape(-1, 2)
-    return Tiles(np.array(layers, np.int32), block, block, block)
+def tiles(layers, shapes):
+    """Tiles of two rows, each of a slot of its own, which it writes to the next."""
+    slots = np.arange(2 * len(layers), dtype=np.int32).reshape(-1, 2)
+    table = np.zeros((len(layers), WIDTH, 2), np.int32)
+    table[:, 0], table[:, 1], table[:, 2] = np.array(layers)[:, None], slots, slots
+    return Tiles(table, slots, np.array(shapes, np.int32))
 
 
-def test_launches_have_the_weights_of_their_tiles(model, split, monkeypatch):
-    """One call for each run of a layer, or one with the whole stack; plans are cut into calls."""
+def test_load_divides_tiles_into_calls_of_one_shape(model, split, monkeypatch):
+    """And of one layer, where each call has the weights of that layer alone."""
     monkeypatch.setattr("cola_jax.execute.worker.CALL", 4)
+    layout = Layout((TileShape(2, 8), TileShape(1, 12)), np.zeros(1, int), np.full(1, 8))
+    some = tiles([3, 3, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1])
     (worker,) = Workers(model).workers
-    launches = list(worker.launches(tiles([3, 3, 1, 1, 1, 0])))
-    ranges = [(int(launch.first), int(launch.end)) for launch in launches]
-    assert ranges == [(0, 2), (2, 4), (0, 1), (1, 2)]
-    for launch, layer in zip(launches, (3, 1, 1, 0), strict=True):
-        assert launch.tiles.layer.shape == (4,)
-        np.testing.assert_array_equal(launch.layers.q, model.layers.q[layer : layer + 1])
-    worker = Workers(split).workers[1]
-    launches = list(worker.launches(tiles([3, 3, 1, 1, 1, 0])))
-    assert [(int(launch.first), int(launch.end)) for launch in launches] == [(0, 4), (0, 2)]
-    for launch in launches:
-        assert launch.layers.q.shape[0] == oracle.LAYERS
-        assert launch.layers.q.devices() == launch.tiles.layer.devices() == set(worker.devices.flat)
+    launches = worker.load(some, layout)
+    assert launches.calls == [
+        [(3, 0, 0, 2), (1, 0, 2, 3), (1, 1, 3, 4)],
+        [(1, 1, 0, 1), (0, 1, 1, 2)],
+    ]
+    whole = Workers(split).workers[1]
+    launches = whole.load(some, layout)
+    assert launches.calls == [[(3, 0, 0, 3), (1, 1, 3, 4)], [(1, 1, 0, 2)]]
+    for table in launches.tables:
+        assert table.shape == (4, WIDTH, 2)
+        assert table.devices() == set(whole.devices.flat)
+    np.testing.assert_array_equal(np.concatenate(launches.tables)[:6], some.table)
 
 
 def test_buffers_are_used_again_where_shapes_agree(model):
@@ -288,13 +247,6 @@ def test_buffers_are_split_where_devices_divide_them(split):
 
 def test_workers_take_the_dtype_of_the_weights(model):
     assert Workers(model).workers[0].dtype == jnp.float32
-    workers = Workers(model, dtype="bfloat16", memory_budget=123, rows=7, threads=2)
+    workers = Workers(model, dtype="bfloat16", memory_budget=123, tile_tokens=7, threads=2)
     assert workers.workers[0].dtype == jnp.bfloat16
     assert workers.memory == (123, 2, 2, "cpu", 7)
-
-
-def test_check_count_wants_a_question_for_each_worker(found):
-    workers = Workers(cola_jax.load(found.checkpoint, mesh=batches.mesh(8, 1)))
-    workers.check_count(8)
-    with pytest.raises(ValueError, match="7 questions for 8 places on the 'data' axis"):
-        workers.check_count(7)

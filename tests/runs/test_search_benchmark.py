@@ -28,7 +28,7 @@ def shared(session, monkeypatch):
     """Lets a search run the shots once, as where all questions run the same paths."""
     workload = SETTINGS.workload(session.num_layers)._replace(same=True)
     encoded = session.encoded
-    batches = question_batches([encoded], workload, encoded)
+    batches = question_batches(encoded, workload, encoded)
     assert any(batches.prefixes)
     for name in ("search_benchmark", "session"):
         monkeypatch.setattr(f"cola_jax.runs.{name}.question_batches", lambda *_: batches)

@@ -13,7 +13,7 @@ from cola_jax.scoring.evaluator import question_batches
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 
-SAME = Workload(4, 8, same=True, fixed=True)
+SAME = Workload(4, 8, same=True)
 PATHS = [identity(tiny.LAYERS), *random_paths(tiny.LAYERS, 9, seed=0)]
 
 
@@ -33,7 +33,7 @@ def lengths(paths):
 
 @pytest.fixture(scope="module")
 def questions():
-    """Questions of two token buckets, of three to five options."""
+    """Questions of unlike lengths, of three to five options."""
     long = Question("long", "which of the words " * 10, ("sun", "moon"), 0)
     return [*tiny.questions(3), long, *tiny.questions(5)[3:]]
 
@@ -124,16 +124,14 @@ def session(tiny_checkpoint, tmp_path_factory):
 
 def batches_of(session, count, workload=SAME):
     encoded = session.encoded[:count]
-    variants = [variant.take(range(count)) for variant in session.variants]
-    asked = (encoded, *(variant.encoded for variant in variants))
-    return question_batches(asked, workload, encoded)
+    return question_batches(encoded, workload, encoded)
 
 
-def test_keys_depend_on_no_later_question(session):
+def test_prefixes_depend_on_no_later_question(session):
     whole = batches_of(session, 10)
     for count in (2, 5, 9):
         some = batches_of(session, count)
-        assert some.keys == whole.keys[:count]
+        assert some.tokens == whole.tokens[:count]
         assert some.prefixes == whole.prefixes[:count]
 
 
@@ -143,13 +141,12 @@ def test_prefix_is_that_of_all_questions(session):
     assert batches_of(session, 1).prefixes == [0]  # one question shares with no other
 
 
-def test_batches_are_of_one_key(session):
+def test_batches_are_of_one_prefix(session):
     batches = batches_of(session, 10)
     left = [0, 2, 3, 5, 6, 7, 9]
-    cut = batches.cut(left, largest=3)
+    cut = batches.cut(left, 1, 3)
     assert sorted(i for some in cut for i in some.tolist()) == left
     for some in cut:
         assert len(some) <= 3
-        assert len({batches.keys[i] for i in some}) == 1
         assert len({batches.prefixes[i] for i in some}) == 1
-    assert batches.cut([]) == []
+    assert batches.cut([], 1, 3) == []

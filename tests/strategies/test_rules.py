@@ -46,7 +46,7 @@ def test_lengths_are_multiples_of_the_model():
 def test_workload_holds_wave_and_longest_path():
     settings = Settings(TreeRules(max_length=1.5), 20, 7, 0, False)
     assert settings.positions(5) == 7
-    assert settings.workload(5) == Workload(7, 7, fixed=True)
+    assert settings.workload(5) == Workload(7, 7)
 
 
 def test_every_preset_is_recorded_as_itself():

@@ -11,20 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_jax
-from cola_jax.execute import prompt_attention, worker
+from cola_jax.execute import worker
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.prompt_attention import PromptKernel
 from cola_jax.execute.random_model import llama
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.worker import Workers
-from cola_jax.model import at, at_view, rotate, view, visible
+from cola_jax.kernels import tpu_prompt
+from cola_jax.kernels.attention import PromptAttention, Rotated
+from cola_jax.kernels.tpu_prompt import TpuPromptAttention
+from cola_jax.model import at, at_view, view, visible
 from cola_jax.prompts import PADDING, Prompts
 from tests import oracle
 from tests.execute import batches
 
-KERNEL = PromptKernel(interpret=True)
+KERNEL = TpuPromptAttention(interpret=True)
 
 
 def prompts_of(generator, rows, tokens):
@@ -63,15 +65,14 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
         for n, heads in ((mask.shape[1], config.num_heads), *[(tokens, kv_heads)] * 2)
     )
     ours, theirs = ((x.cos[0], x.sin[0]) for x in (there, here))
+    given = Rotated(q, k, v, ours, theirs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompt_attention, "MOST_BYTES", most_bytes)
-        mixed, kept = KERNEL(q, k, v, mask, (ours, theirs), keep)
-    turned = rotate(k, *theirs)
-    expected = jax.nn.dot_product_attention(rotate(q, *ours), turned, v, mask=mask[:, None])
+        patch.setattr(tpu_prompt, "MOST_BYTES", most_bytes)
+        mixed, kept = KERNEL.over(given, mask, keep)
+    expected, turned = PromptAttention().over(given, mask, keep)
     assert oracle.relative_error(mixed, expected) < oracle.TOLERANCE
-    assert (kept is None) == (not keep)
-    for one, other in zip(kept or (), (turned, v), strict=False):
-        assert oracle.relative_error(one, other) < oracle.TOLERANCE
+    for one, other in zip(kept, turned, strict=True):
+        assert not keep or oracle.relative_error(one, other) < oracle.TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,12 @@ def test_kernel_matches_attention(seed, rows, tokens, reads, shape, window, most
     ],
 )
 def test_kernel_serves_whole_blocks(group, reads, tokens, served):
-    assert PromptKernel().serves(group, reads, tokens) == served
+    q, k = jnp.zeros((1, reads, group, 1)), jnp.zeros((1, tokens, 1, 1))
+    given = Rotated(q, k, k, (q[:, :, 0],) * 2, (k[:, :, 0],) * 2)
+    assert TpuPromptAttention().serves(given) == served
+    if tokens > 96:
+        rest = given._replace(k=k[:, 96:])
+        assert TpuPromptAttention().serves(rest, before=96) == served
 
 
 class Call(NamedTuple):
@@ -100,17 +106,14 @@ class Call(NamedTuple):
 @pytest.fixture
 def forced(monkeypatch):
     """Makes workers use the kernel, and lists what it was called for."""
-    calls = []
-    call = PromptKernel.__call__
+    calls, call = [], TpuPromptAttention.call
 
-    def counted(self, q, *rest):
-        keys, (_, (angles, _)) = rest[0], rest[3]
-        assert keys.shape[1] == angles.shape[1]
-        calls.append(Call(q.shape[1], keys.shape[1], self.mesh is not None, rest[-1]))
-        return call(self, q, *rest)
+    def counted(self, tokens, mask, keep):
+        calls.append(Call(mask.shape[1], mask.shape[2], self.mesh is not None, keep))
+        return call(self, tokens, mask, keep)
 
-    monkeypatch.setattr(worker, "choose_attention", lambda *_: KERNEL)
-    monkeypatch.setattr(PromptKernel, "__call__", counted)
+    monkeypatch.setattr(worker, "choose_prompt_attention", lambda *_: KERNEL)
+    monkeypatch.setattr(TpuPromptAttention, "call", counted)
     return calls
 
 
@@ -126,7 +129,7 @@ def forced(monkeypatch):
     ],
 )
 def test_run_paths_with_the_kernel_matches_reference(pair, forced, variant, data, tensor):
-    """Packed options, padding, paths that repeat layers, and several buckets."""
+    """Packed options, padding, paths that repeat layers, and tiles of several shapes."""
     found = pair(variant)
     prompts = Prompts.stack([batches.packed(seed) for seed in range(4)])
     paths = batches.paths_of(4, 3, 0)
@@ -157,8 +160,7 @@ def test_prompts_continue_what_they_share_with_the_kernel(pair, forced, variant,
 
     ((_, readings),) = Workers(model).map(run, [0])
     batches.assert_agree(readings, run_reference(found.ours, prompts, paths))
-    own = np.asarray(prompts.ids).shape[1] - size
-    assert {call.tokens > size + own / 2 for call in forced if not call.keep} == {True}
+    assert {call.tokens > size for call in forced if not call.keep} == {True}
 
 
 @pytest.mark.parametrize("common", [0, 40])
@@ -173,7 +175,7 @@ def test_generate_with_the_kernel_writes_the_same_cache(pair, forced, common):
     # what is run for the prefix alone may have been compiled before
     assert any(call.tokens > call.reads > 1 for call in forced) == (common > 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "choose_attention", lambda *_: None)
+        patch.setattr(worker, "choose_prompt_attention", lambda *_: PromptAttention())
         expected = cola_jax.generate(found.ours, prompts, paths, max_new_tokens=6)
     np.testing.assert_array_equal(ours.tokens, expected.tokens)
     np.testing.assert_allclose(ours.logprob, expected.logprob, atol=1e-5)
