@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import threading
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from types import CodeType
 
@@ -75,8 +75,8 @@ class CpuParts:
     def __init__(self, interval: float = 0.02):
         """Takes the seconds between samples."""
         self.interval = interval
-        self.parts: Counter[str] = Counter()
-        self.places: Counter[str] = Counter()  # of the host
+        self.parts: dict[str, float] = defaultdict(float)
+        self.places: dict[str, float] = defaultdict(float)  # of the host
         self.before: dict[int, int] = {}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.run, name="cpu parts")

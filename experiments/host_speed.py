@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import tyro
 
 import cola_jax
-from cola_jax.execute import driver, evaluator
+from cola_jax.execute import driver, evaluator, worker
 from cola_jax.execute.random_model import llama, random_model
 from cola_jax.path import random_paths
 from cola_jax.report.markdown import table
@@ -51,19 +51,19 @@ def no_readouts(*arguments: Any) -> Any:
 
 unembed_queries = evaluator.unembed_queries
 no_forward = jax.jit(
-    lambda config, launch, states, cache, context, *, kernel: (states, cache),
-    static_argnames=("config", "kernel"),
+    lambda config, shape, layers, table, i, states, cache, mode, source=None: (states, cache),
+    static_argnames=("config", "shape"),
     donate_argnames=("states", "cache"),
     keep_unused=True,
 )
 no_embeddings = jax.jit(
-    lambda model, slots, ids, embedded, count, *, dtype: slots,
+    lambda model, slots, ids, embedded, *, dtype: slots,
     static_argnames="dtype",
     donate_argnames="slots",
     keep_unused=True,
 )
 STUBS = (
-    (driver, "forward", no_forward),
+    (worker, "forward_tile", no_forward),
     (driver, "embed_prompts", no_embeddings),
     (evaluator, "unembed_queries", no_readouts),
 )
@@ -101,14 +101,17 @@ def main(settings: HostSpeed) -> None:
             evaluate([row[i : i + settings.leaves] for row in paths])
         return settings.simulations * len(encoded)
 
-    searched(), evaluated()
+    searched()
+    evaluated()
     parts = measure("search", searched)
     measure("evaluations alone", evaluated)
     head = ("CPU ms an evaluation", "evaluations", "host", "selection", "compile", "other threads")
     print("\n".join(table(head, rows)))
     total = parts.parts[HOST]
     print("\nwhere the host spends it, in a search:")
-    for place, seconds in parts.places.most_common(settings.places):
+    for place, seconds in sorted(parts.places.items(), key=lambda each: -each[1])[
+        : settings.places
+    ]:
         print(f"{seconds / total:6.1%}  {place}")
 
 

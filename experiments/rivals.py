@@ -158,7 +158,7 @@ def programs_of(
 
     def ours() -> Logprobs:
         logprob = cola_jax.run_paths(weights, prompts, paths, progress=False).logprob
-        return {(q, c): logprob[q, c, : len(encoded[q].option)] for q, c in every}
+        return {(q, c): np.asarray(logprob[q, c, : len(encoded[q].option)]) for q, c in every}
 
     def torch_program(**options: Any) -> Callable[[], Logprobs]:
         program = CarefulTorch(model, encoded, dtype, **options)
@@ -175,7 +175,7 @@ def programs_of(
 
         def run() -> Logprobs:
             return {
-                (q, c): program.readings(encoded[q], paths[q][c]).logprob[0]
+                (q, c): np.asarray(program.readings(encoded[q], paths[q][c]).logprob[0])
                 for q, c in pairs[: settings.pairs]
             }
 

@@ -8,7 +8,6 @@ processes of a machine disturb them less than wall seconds.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import resource
@@ -18,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from cola_jax.report.markdown import table
@@ -66,12 +64,18 @@ def main(settings: SearchSpeed) -> None:
             for name in ("cold", "warm"):
                 _, sampled = run(settings, size, mine, settings.model, name, sampled=True)
                 cells = [f"{sampled['parts'].get(part, 0):.1f}" for part in PARTS]
-                useful = sampled["useful"] / max(1, sampled["rows"])
+                useful = 1 - padding_share(settings.out / name)
                 parts.append((size, name, *cells, str(sampled["programs"]), f"{useful:.3f}"))
                 print(*parts[-1], flush=True)
     print("\n".join(table(("CPU seconds", "checkout", "cold", "warm"), whole)))
     head = ("one batch at a time", "cache", *PARTS, "programs", "useful token rows")
     print("\n" + "\n".join(table(head, parts)))
+
+
+def padding_share(run: Path) -> float:
+    """Reads how much of the rows of tiles was padding in the only start of a run."""
+    (start,) = (run / "starts").glob("*.json")
+    return json.loads(start.read_text())["padding_share"]
 
 
 def clear(folder: Path) -> None:
@@ -110,34 +114,13 @@ def run(
 def sample(arguments: list[str]) -> None:
     """Runs a command one batch at a time, and writes its CPU seconds by part to a file."""
     file, *command = arguments
-    counts = {"useful": 0, "rows": 0}
     with CpuParts() as parts:
         from cola_jax.cli.main import main as run_command
-        from cola_jax.execute.evaluator import PathEvaluator
         from cola_jax.execute.metrics import compilations
-        from cola_jax.runs import session
 
-        session.THREADS = 1  # or a part could not be told from another batch's
-        setattr(PathEvaluator, "run", counting(PathEvaluator.run, counts))  # noqa: B010
         run_command(command)
         programs = compilations().count
-    Path(file).write_text(json.dumps({"parts": parts.parts, "programs": programs, **counts}))
-
-
-def counting(run: Any, counts: dict[str, int]) -> Any:
-    """Counts the tokens of prompts in tiles, and all rows of the tiles, of each call."""
-
-    @functools.wraps(run)
-    def wrapped(self: Any, chunk: Any, *arguments: Any) -> Any:
-        branch = np.asarray(self.prompts.branch)
-        tokens = (branch >= 0).sum(axis=1)
-        for tiles, padding in ((chunk.tiles, self.sizes.slots), (chunk.last, len(chunk.paths))):
-            used = tiles.target != padding
-            counts["useful"] += int(tokens[tiles.question[used]].sum())
-            counts["rows"] += tiles.target.size * branch.shape[1]
-        return run(self, chunk, *arguments)
-
-    return wrapped
+    Path(file).write_text(json.dumps({"parts": parts.parts, "programs": programs}))
 
 
 if __name__ == "__main__":
