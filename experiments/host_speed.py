@@ -38,6 +38,8 @@ class HostSpeed:
     layers: int = 28
     simulations: int = 48
     leaves: int = 16
+    tile_tokens: int = 2048
+    """Tokens of a tile, those of an accelerator by default."""
     places: int = 15
     """Functions to name."""
 
@@ -78,6 +80,8 @@ def main(settings: HostSpeed) -> None:
     drawn = random_paths(settings.layers, settings.simulations * len(encoded), 0)
     paths = [drawn[i :: len(encoded)] for i in range(len(encoded))]
     search = {"simulations": settings.simulations, "leaves": settings.leaves, "control": "none"}
+    options: Any = {"batch_size": len(encoded), "tile_tokens": settings.tile_tokens}
+    options |= {"progress": False}
     rows: list[tuple[str, ...]] = []
     for stub in STUBS:
         mock.patch.object(*stub).start()
@@ -92,11 +96,11 @@ def main(settings: HostSpeed) -> None:
         return parts
 
     def searched() -> int:
-        evaluate = ModelEvaluator(model, encoded, scorer, batch_size=len(encoded), progress=False)
+        evaluate = ModelEvaluator(model, encoded, scorer, **options)
         return sum(len(o.paths) for o in cola_jax.search(evaluate, questions, **search))
 
     def evaluated() -> int:
-        evaluate = ModelEvaluator(model, encoded, scorer, batch_size=len(encoded), progress=False)
+        evaluate = ModelEvaluator(model, encoded, scorer, **options)
         for i in range(0, settings.simulations, settings.leaves):
             evaluate([row[i : i + settings.leaves] for row in paths])
         return settings.simulations * len(encoded)

@@ -31,7 +31,7 @@ from cola_jax.progress import metrics_bar
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 END = object()  # after the last batch
-CALL = 512  # tiles that are copied to the devices together
+CALL = 128  # tiles that are copied to the devices together
 
 
 class Stopped(Exception):

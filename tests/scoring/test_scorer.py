@@ -139,7 +139,7 @@ def test_evaluator_equals_reference(model, words, batch, paths):
 
 def test_confirm_runs_in_float32(model, words, batch):
     """Where bfloat16 has another verdict than float32, that of float32 is returned."""
-    many = pad_paths([random_paths(tiny.LAYERS, 60, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
+    many = pad_paths([random_paths(tiny.LAYERS, 120, seed=9)] * QUESTIONS, QUESTIONS, tiny.LAYERS)
     scorer, coarse, fine = Options(words), worker_of(model, dtype="bfloat16"), worker_of(model)
     before, exact = (by_reference(worker, scorer, batch, many) for worker in (coarse, fine))
     differs = before.verdict != exact.verdict
