@@ -160,7 +160,7 @@ class Worker:
         """Takes a buffer of any content, one that was given back where the shape is the same.
 
         It is split over the devices along the axis `split`, where their number divides it, and
-        read and written by `memory.get` and `memory.put`.
+        read and written by `buffers.get` and `buffers.put`.
         """
         dtype = stored_as(dtype, self.device.platform)
         with self.lock:

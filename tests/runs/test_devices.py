@@ -37,9 +37,9 @@ def test_mesh_refuses_devices_that_are_not_there(fields, message):
         Devices(**fields).mesh(5)
 
 
-@pytest.mark.parametrize("fields", [{"data": 0}, {"tensor": -1}, {"rows": 0}])
+@pytest.mark.parametrize("fields", [{"data": 0}, {"tensor": -1}, {"tile_tokens": 0}])
 def test_devices_refuse_numbers_below_one(fields):
-    with pytest.raises(ValueError, match=r"must be at least 1|has 1 to 512 rows"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         Devices(**fields)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from cola_jax.errors import InputError
+from cola_jax.execute import memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import Question
 from cola_jax.runs.devices import Devices
@@ -146,6 +147,7 @@ def test_killed_extension_finds_what_an_unbroken_one_does(
 
 def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkeypatch):
     """A wave of each of the two batches that run at the same time, at most."""
+    monkeypatch.setattr(memory, "CPU", memory.CPU._replace(threads=2))  # as on an accelerator
     session, metrics = prepare("generation", 4), Metrics()
     whole = session.search(str(tmp_path / "whole"), SEARCH)
     run = Run(tmp_path / "run")
