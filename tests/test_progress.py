@@ -106,7 +106,7 @@ def test_each_stage_has_a_bar(capsys: Captured) -> None:
     assert "270M/540M" in shown(bar, loaded=270_000_000)
     before = bar.metrics.compilations_before
     bar.metrics.compilations_before = dataclasses.replace(before, count=before.count - 7)
-    assert "compiling: 7" in shown(bar, clocks=[Clock()])
+    assert "compiling: 7" in shown(bar, clocks=[Clock(on_cpu=False)])
     # what an earlier start evaluated is done, but no part of the speed
     text = shown(bar, earlier=1000, evaluations=100)
     assert "1100/1200" in text
@@ -116,14 +116,14 @@ def test_each_stage_has_a_bar(capsys: Captured) -> None:
 
 
 def test_a_decoding_run_counts_tokens_until_a_text_is_complete() -> None:
-    bar = MetricsBar(Metrics(total=200, clocks=[Clock()]), progress=True)
+    bar = MetricsBar(Metrics(total=200, clocks=[Clock(on_cpu=False)]), progress=True)
     assert "1,234 tokens decoded" in shown(bar, tokens=1234)
     assert "tokens" not in shown(bar, evaluations=1)
     bar.close()
 
 
 def test_a_complete_run_ends_at_what_it_evaluated(capsys: Captured) -> None:
-    metrics = Metrics(total=10, clocks=[Clock()])  # a bound, which a search does not reach
+    metrics = Metrics(total=10, clocks=[Clock(on_cpu=False)])  # a bound, which a search does not reach
     with metrics_bar(metrics, progress=True):
         metrics.add(evaluations=8)
     assert "8/8" in capsys.readouterr().err.split("\r")[-1]

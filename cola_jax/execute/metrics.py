@@ -55,9 +55,13 @@ def compilations() -> Compilations:
 
 
 class Clock:
-    """Adds up the time in which threads waited for a worker's devices, which then had work."""
+    """Adds up the time in which threads waited for a worker's devices, which then had work.
 
-    def __init__(self):
+    A CPU runs what is dispatched in the thread that dispatches it.
+    """
+
+    def __init__(self, on_cpu: bool):
+        self.on_cpu = on_cpu
         self.lock = threading.Lock()
         self.threads = 0  # that wait
         self.since = self.waited = self.compiled = 0.0
@@ -70,8 +74,11 @@ class Clock:
         if self.first is None:
             self.first = time.perf_counter()
         before = COUNTER.thread_seconds()
-        yield
-        self.compiled += COUNTER.thread_seconds() - before
+        with self.waiting() if self.on_cpu else contextlib.nullcontext():
+            yield
+        compiled = COUNTER.thread_seconds() - before
+        self.compiled += compiled
+        self.waited -= compiled if self.on_cpu else 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

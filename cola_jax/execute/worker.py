@@ -91,7 +91,7 @@ class Worker:
         )
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
-        self.clock = Clock()
+        self.clock = Clock(on_cpu=platform == "cpu")
         metrics.clocks.append(self.clock)
         self.spare: dict[tuple[tuple[int, ...], str], list[jax.Array]] = {}
         self.sharing = threading.Lock()

@@ -47,7 +47,7 @@ def run(clock, time, events):
     ],
 )
 def test_clock_adds_up_the_time_in_which_threads_wait(time, events, waited, wall):
-    clock = Clock()
+    clock = Clock(on_cpu=False)
     run(clock, time, events)
     assert (clock.waited, clock.wall, clock.threads) == (waited, wall, 0)
 
@@ -101,7 +101,7 @@ def test_metrics_report_shares_and_rates(time, monkeypatch):
     counted = Metrics(total=50)
     compiled.pop(0)
     for events in ("0+-+-", "0++--"):  # two workers: threads wait for 2 and 3 of 4 seconds
-        counted.clocks.append(Clock())
+        counted.clocks.append(Clock(on_cpu=False))
         run(counted.clocks[-1], time, events)
     cost = Cost(useful=100, unique=30, last=10, tokens=400, token_rows=500, hits=10, evicted=3)
     counted.add(evaluations=20, cost=cost, planning=0.25, tokens=40)
