@@ -28,6 +28,7 @@ DTYPES = {
     **dict.fromkeys(("float32", "fp32", "float"), "float32"),
     **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
     **dict.fromkeys(("float16", "fp16", "half"), "float16"),
+    "int8": "int8",
 }
 
 
@@ -36,7 +37,7 @@ def read_dtype(text: str) -> str | None:
     if text.lower() not in DTYPES:
         near = did_you_mean(text, DTYPES)
         raise InputError(
-            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16 or float16."
+            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16, float16 or int8."
         )
     return DTYPES[text.lower()]
 
@@ -51,7 +52,7 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16")]
+Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16|int8")]
 BatchSize = Annotated[int | None, reader(read_batch_size, "auto|N")]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[

@@ -79,7 +79,7 @@ class ColaLM(TemplateLM):
         self.tokenizer = checkpoint.load_tokenizer(self.directory)
         if self.arguments.add_bos_token is not None:
             self.tokenizer.add_bos_token = self.arguments.add_bos_token
-        self.dtype = choose_dtype(self.arguments.dtype, self.metadata["dtype"])
+        self.dtype = choose_dtype(self.arguments.dtype, checkpoint.stored_dtype(self.metadata))
         mesh = self.arguments.devices.mesh(EVERY_DEVICE)
         self.copies = 1 if mesh is None else mesh.shape["data"]
         self.model = cache.load(self.arguments.checkpoint, dtype=self.dtype, mesh=mesh)

@@ -83,8 +83,9 @@ def by_rows(layers: Layer) -> Layer:
     def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
-    q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
-    return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
+    qkv = layers.q, layers.k, layers.v
+    q, k, v = jax.tree.map(lambda x: joined(x.transpose(0, 2, 3, 1)), qkv)
+    return layers.replace(q=q, k=k, v=v, o=jax.tree.map(joined, layers.o))
 
 
 def block_by_rows(
