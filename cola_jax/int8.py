@@ -57,6 +57,21 @@ class Int8(struct.PyTreeNode):
         return wide.astype(dtype).reshape(self.shape)
 
 
+def int8_product(axes: str, x: jax.Array, weight: Int8) -> jax.Array:
+    """Multiply by a weight; sums are float32, and rounded once, at the end.
+
+    A scale that a channel has alone multiplies its sums. Compilers then read the int8 values inside
+    the product, where of scaled values they write a copy first (XLA for H100, Triton's products).
+    """
+    multiply = functools.partial(jnp.einsum, axes, x, preferred_element_type=jnp.float32)
+    letters, out = axes.split(",")[1].split("->")
+    channels = [n for n, axis in zip(weight.scale.shape, letters, strict=True) if axis in out]
+    if weight.scale.size > math.prod(channels):
+        return multiply(weight.widen(x.dtype)).astype(x.dtype)
+    sums = multiply(weight.values.astype(x.dtype))
+    return (sums * weight.scale.reshape(channels)).astype(x.dtype)
+
+
 def quantize(weight: Any, inputs: tuple[int, ...]) -> Int8:
     """Round an array to eight bits, with a scale in float32 for each output channel.
 

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
-from cola_jax.int8 import Int8
+from cola_jax.int8 import Int8, int8_product
 from cola_jax.params import Layer
 
 MOST_ROWS = 128  # of a block: more would only add padding
@@ -33,14 +33,14 @@ def product(axes: str, x: Array, weight: Array | Int8) -> Array:
     A CPU is asked for sums in float32: asked for bfloat16, XLA multiplies in float32, without the
     matrix units. A GPU is not, since cuBLAS would then write them in float32.
     """
-
-    matrix = weight.widen(x.dtype) if isinstance(weight, Int8) else weight.astype(x.dtype)
+    if isinstance(weight, Int8):
+        return int8_product(axes, x, weight)
 
     def multiply(x: Array, weight: Array, dtype: DTypeLike | None = None) -> Array:
         return jnp.einsum(axes, x, weight, preferred_element_type=dtype).astype(x.dtype)
 
     widely = functools.partial(multiply, dtype=jnp.float32)
-    return jax.lax.platform_dependent(x, matrix, cpu=widely, default=multiply)
+    return jax.lax.platform_dependent(x, weight.astype(x.dtype), cpu=widely, default=multiply)
 
 
 class Blocks(NamedTuple):
