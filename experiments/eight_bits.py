@@ -31,18 +31,20 @@ COLUMNS += ("flips, identity", "flips, random paths", "decoded per CPU s", "deco
 class EightBits:
     """Compare weights of eight bits with floats."""
 
-    models: Positional[tuple[str, ...]]
+    models: Positional[tuple[str, ...]] = ()
     """What `cola_jax.load` takes."""
-    questions: Path
+    questions: Path = Path("arc_easy.jsonl")
     """Multiple-choice questions."""
     shape: str | None = "llama-3.2-1b"
     """Named shape with random weights."""
+    weights: tuple[str, ...] = ("float32", "bfloat16", "int8 by channel", "int8 in blocks")
+    """Weights to compare; the first are float32."""
     limit: int = 200
     """Questions."""
-    paths: int = 3
+    paths: int = 2
     """Random paths of each question."""
-    texts: int = 32
-    """Questions whose texts' logits are compared, at every token."""
+    texts: int = 16
+    """Texts of 64 tokens, cut from the questions, whose logits are compared at every token."""
     rows: int = 8
     """Rows that are decoded at once."""
     tokens: int = 16
@@ -70,22 +72,22 @@ def converted(model: Model, convert: Callable[[str, jax.Array], Int8 | jax.Array
     return model.replace(layers=model.layers.replace(**layers), **rest)
 
 
-def variants(model: Model) -> dict[str, Model]:
-    """Return a float32 model with its weights rounded in other ways."""
+def variants(model: Model) -> dict[str, Callable[[], Model]]:
+    """Return functions that round the weights of a float32 model, or keep them."""
     wide = float_dtype("int8")
 
     def blocks(name: str, weight: jax.Array) -> Int8 | jax.Array:
         return by_blocks(name, weight) if name in INPUTS else weight.astype(wide)
 
     return {
-        "float32": model,
-        "bfloat16": converted(model, lambda name, x: x.astype("bfloat16")),
-        "int8 by channel": converted(model, lambda name, x: cast(name, x, "int8")),
-        "int8 in blocks": converted(model, blocks),
+        "float32": lambda: model,
+        "bfloat16": lambda: converted(model, lambda name, x: x.astype("bfloat16")),
+        "int8 by channel": lambda: converted(model, lambda name, x: cast(name, x, "int8")),
+        "int8 in blocks": lambda: converted(model, blocks),
     }
 
 
-def logits_of(model: Model, texts: list[np.ndarray]) -> list[np.ndarray]:
+def logits_of(model: Model, texts: np.ndarray) -> list[np.ndarray]:
     """Return the logits of every token of each text along the identity path."""
     path = identity(model.config.num_layers)
     return [np.asarray(cola_jax.run_path(model, text[None], path))[0] for text in texts]
@@ -107,13 +109,14 @@ def seconds(models: dict[str, Model], settings: EightBits) -> dict[str, np.ndarr
 
 def compare(name: str, model: Model, settings: EightBits) -> list[list[str]]:
     """Return the rows of a model."""
-    models, rows = variants(model), []
-    questions = cola_jax.load_questions(settings.questions, limit=settings.limit)
-    if model.checkpoint is None:
-        texts = list(np.random.default_rng(1).integers(3, model.config.vocab_size, (4, 32)))
-    else:
+    rows, models = [], {weights: variants(model)[weights]() for weights in settings.weights}
+    questions: list[cola_jax.Question] = []
+    ids = np.random.default_rng(1).integers(3, model.config.vocab_size, settings.texts * 64)
+    if model.checkpoint is not None:
+        questions = cola_jax.load_questions(settings.questions, limit=settings.limit)
         tokenizer = cola_jax.load_tokenizer(model.checkpoint)
-        texts = [np.array(tokenizer(q.text).input_ids) for q in questions[: settings.texts]]
+        ids = np.concatenate([tokenizer(q.text).input_ids for q in questions])[: len(ids)]
+    texts = ids[: len(ids) // 64 * 64].astype(np.int32).reshape(-1, 64)
     layers = model.config.num_layers
     paths = [identity(layers), *random_paths(layers, settings.paths, 0)]
     times, exact, wanted = seconds(models, settings), logits_of(model, texts), None
@@ -123,7 +126,7 @@ def compare(name: str, model: Model, settings: EightBits) -> list[list[str]]:
         worst, mean = max(e.max() for e, _ in errors), np.mean([e.mean() for e, _ in errors])
         top = np.concatenate([t for _, t in errors]).mean()
         flips = ["", ""]
-        if model.checkpoint is not None:
+        if questions:
             made = cola_jax.evaluate(other, questions, paths, scorer="options", progress=False)
             verdict = made.verdicts.verdict
             wanted = verdict if wanted is None else wanted

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.device_kernel import MASKED, DeviceKernel
@@ -80,7 +80,7 @@ def by_rows(layers: Layer) -> Layer:
     Of a layer's slice it would not be a view but a copy.
     """
 
-    def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
+    def joined(x: Shaped[Array, "L N H D"]) -> Shaped[Array, "L NH D"]:
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
     qkv = layers.q, layers.k, layers.v

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.int8 import cast, float_dtype
+from cola_jax.int8 import Int8, cast, float_dtype
 from cola_jax.params import Model, assemble, shapes, sharding
 
 
@@ -48,7 +48,7 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
 
     wide = float_dtype(dtype)
 
-    def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array:
+    def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array | Int8:
         place = sharding(name, shape, mesh)
         if name.endswith("norm"):
             return jnp.ones(shape, wide, device=place)
