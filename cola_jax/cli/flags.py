@@ -194,7 +194,7 @@ def open_session(
     decoys: str | None = None,
 ) -> "Session":
     """Open a session, without the weights yet; see `Session.prepare`."""
-    checkpoint_of(model)
+    checkpoint_of(model, config.dtype)
     from cola_jax.runs.session import Session
 
     return Session.prepare(model, prepare, config, metadata, decoys)
@@ -272,7 +272,7 @@ PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
 
 
 @functools.cache
-def checkpoint_of(model: str) -> str:
+def checkpoint_of(model: str, dtype: str | None = None) -> str:
     """Return the checkpoint directory of a model, converting it first where it has not been.
 
     Says that it is being loaded before anything that takes seconds is imported.
@@ -280,7 +280,7 @@ def checkpoint_of(model: str) -> str:
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
 
-    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"))
+    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"), dtype)
     log.debug("checkpoint: %s", directory)
     return directory
 

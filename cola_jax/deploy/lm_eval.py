@@ -67,7 +67,7 @@ class ColaLM(TemplateLM):
         super().__init__()
         self.arguments = read_arguments(arguments)
         self.arguments.check_device(jax.default_backend())
-        self.directory = cache.find(self.arguments.checkpoint)
+        self.directory = cache.find(self.arguments.checkpoint, dtype=self.arguments.dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.menu, self.path = self.read_menu()
         context = self.metadata["config"]["context"]

@@ -27,7 +27,8 @@ class ModelHandle:
 
     def __init__(self, source: str, devices: Devices, dtype: str | None = None):
         """Read the metadata of a source that `cola_jax.load` takes."""
-        self.source, self.directory, self.devices = source, cache.find(source), devices
+        self.source, self.devices = source, devices
+        self.directory = cache.find(source, dtype=dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.config = ModelConfig.from_json(self.metadata["config"])
         self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata))
