@@ -40,11 +40,11 @@ def widened(model):
 
 
 def in_blocks(name, weight):
-    """Round a weight of layers in blocks of 8 inputs."""
+    """Round a weight of layers in blocks of 4 inputs."""
     if name not in INPUTS:
         return weight
     axis, shape = weight.ndim + INPUTS[name][-1], weight.shape
-    split = weight.reshape(*shape[:axis], -1, 8, *shape[axis + 1 :])
+    split = weight.reshape(*shape[:axis], -1, 4, *shape[axis + 1 :])
     rounded = quantize(split, (axis + 1,))
     return Int8(rounded.values.reshape(shape), rounded.scale.squeeze(axis + 1))
 
