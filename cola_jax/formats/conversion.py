@@ -77,8 +77,8 @@ def convert_opened(
     """Convert an opened source; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
         model = source()
-        is_int8 = dtype == INT8
-        kind = np.dtype(model.dtype if is_int8 else dtype or model.dtype)
+        q8 = model.q8 if dtype == INT8 else None
+        kind = np.dtype(model.dtype if dtype in (None, INT8) else dtype)
         pad_token = write_tokenizer(model, partial / checkpoint.TOKENIZER)
         total = weight_bytes(model.config, dtype or kind, kind)
         done = 0
@@ -91,10 +91,7 @@ def convert_opened(
         return checkpoint.save(
             partial,
             model.config,
-            stack(
-                *(model.tensors, model.rows, model.config, kind, advance),
-                q8=model.q8 if is_int8 else None,
-            ),
+            stack(model.tensors, model.rows, model.config, kind, advance, q8),
             model.origin,
             stop_tokens=model.stop_tokens,
             pad_token=pad_token,
