@@ -19,20 +19,23 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, first_line, reading
 from cola_jax.files import check_links, check_local, is_file, read_bytes, read_json
 from cola_jax.identity import digest
+from cola_jax.int8 import INT8, Int8, cast
 from cola_jax.params import Model, assemble, shapes, sharding
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
-Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[str, ...] = get_args(Dtype)
+FloatDtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal[FloatDtype, "int8"]
+DTYPES: tuple[str, ...] = (*get_args(FloatDtype), INT8)
+SCALE = ".scale"  # follows a weight's name where its scales are meant
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
 PIECE = 1 << 20  # values of a weight that are summed at once
@@ -64,6 +67,15 @@ class SourceRecord(BaseModel):
         return self
 
 
+class ScaleRecord(BaseModel):
+    """The scales of a weight of eight bits."""
+
+    model_config = ConfigDict(strict=True)
+
+    dtype: FloatDtype
+    shape: list[PositiveInt]
+
+
 class Metadata(BaseModel):
     """The fields of `cola.json` that are read."""
 
@@ -72,8 +84,9 @@ class Metadata(BaseModel):
     layout: Literal[2]
     digest: str  # the identity of the model
     config: dict[str, Any]
-    dtype: Dtype
-    sums: dict[str, NonNegativeInt]  # of the bits of each weight
+    dtype: FloatDtype  # of all but the weights of eight bits
+    scales: dict[str, ScaleRecord] = {}  # of these
+    sums: dict[str, NonNegativeInt]  # of the bits of each array
     tokenizer: dict[str, str]  # the SHA-256 of each file
     origin: SourceRecord
     stop_tokens: list[NonNegativeInt] = []
@@ -83,7 +96,7 @@ class Metadata(BaseModel):
 def save(
     directory: str | os.PathLike[str],
     config: ModelConfig,
-    weights: Iterable[tuple[str, np.ndarray]],
+    weights: Iterable[tuple[str, np.ndarray | Int8]],
     origin: dict[str, Any],
     *,
     stop_tokens: Iterable[int] = (),
@@ -95,18 +108,24 @@ def save(
     so a generator of weights keeps memory at a few times the largest. The tokenizer has to be in
     the directory. Returns the metadata: what `Metadata` describes, and versions.
     """
-    folder, sums, dtype = local(directory), {}, None
+    folder, sums, scales, dtype = local(directory), {}, {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-        for name, array in weights:
+        for name, weight in weights:
             with orbax_writing():
-                saved = ocp.args.PyTreeSave({name: array})
+                saved = ocp.args.PyTreeSave(arrays_of(name, weight))
                 checkpointer.save(folder / WEIGHTS / name, args=saved)
-            sums[name], dtype = bit_sum(array), str(array.dtype)
+            sums |= {key: bit_sum(array) for key, array in arrays_of(name, weight).items()}
+            if isinstance(weight, Int8):
+                scale = weight.scale
+                scales[name] = {"dtype": str(scale.dtype), "shape": list(scale.shape)}
+            else:
+                dtype = str(weight.dtype)
     metadata: dict[str, Any] = {
         "layout": LAYOUT,
         "config": config.to_json(),
         "dtype": dtype,
+        **({"scales": scales} if scales else {}),
         "sums": sums,
         "tokenizer": file_digests(folder / TOKENIZER),
         "stop_tokens": sorted(stop_tokens),
@@ -117,6 +136,13 @@ def save(
     metadata["digest"] = model_digest(metadata)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return metadata
+
+
+def arrays_of(name: str, weight: Any) -> dict[str, Any]:
+    """Return the arrays that a weight is stored as, by name."""
+    if isinstance(weight, Int8):
+        return {name: weight.values, name + SCALE: weight.scale}
+    return {name: weight}
 
 
 def local(directory: str | os.PathLike[str]) -> Path:
@@ -155,7 +181,13 @@ def model_digest(metadata: dict[str, Any]) -> str:
     The same weights with another rope, window or vocabulary are another model.
     """
     config = ModelConfig.from_json(metadata["config"]).to_json()
-    return digest(metadata["dtype"], metadata["sums"], config, metadata["tokenizer"])
+    facts = [metadata["dtype"], metadata["sums"], config, metadata["tokenizer"]]
+    return digest(*facts, *([scales] if (scales := metadata.get("scales")) else []))
+
+
+def stored_dtype(metadata: dict[str, Any]) -> str:
+    """Return the dtype of a checkpoint: int8 where its layers are."""
+    return INT8 if metadata.get("scales") else metadata["dtype"]
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -252,7 +284,8 @@ def load(
 
     Args:
       directory: a checkpoint made by `cola convert`.
-      dtype: of the parameters; that of the checkpoint if None.
+      dtype: of the parameters; that of the checkpoint if None. With int8, the matrices of layers
+        have eight bits, and all else is float32 on a CPU and bfloat16 elsewhere.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
       on_progress: called with the bytes read so far and in all, after each weight.
@@ -262,44 +295,65 @@ def load(
         the mesh.
     """
     metadata = read_metadata(directory)
-    kind = jnp.dtype(metadata["dtype"] if dtype is None else dtype)
-    config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
-    total = sum(math.prod(shape) for shape in shapes(config).values()) * stored.itemsize
+    kind = jnp.dtype(stored_dtype(metadata) if dtype is None else dtype)
+    config = ModelConfig.from_json(metadata["config"])
+    stored = jax.tree.leaves([leaves for _, leaves in stored_arrays(metadata, mesh)])
+    total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in stored)
     weights, done = {}, 0
     on_progress(0, total)
     for name, weight in restore_weights(directory, metadata, mesh):
-        weights[name] = weight.astype(kind)
-        done += weight.nbytes
+        weights[name] = cast(name, weight, kind, mesh)
+        done += sum(array.nbytes for array in jax.tree.leaves(weight))
         on_progress(done, total)
     return assemble(config, weights, metadata.get("pad_token"), str(directory))
 
 
 def restore_weights(
     directory: str | os.PathLike[str], metadata: dict[str, Any], mesh: Mesh | None = None
-) -> Iterator[tuple[str, jax.Array]]:
+) -> Iterator[tuple[str, jax.Array | Int8]]:
     """Restore the weights one by one: field name and stacked array, in the dtype they are stored.
 
     `metadata` is that of the checkpoint. InputError if the files are damaged or incomplete.
     """
     folder = local(directory) / WEIGHTS
-    config, stored = ModelConfig.from_json(metadata["config"]), jnp.dtype(metadata["dtype"])
     quieten_orbax()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
-        for name, shape in shapes(config).items():
-            leaf = jax.ShapeDtypeStruct(shape, stored, sharding=sharding(name, shape, mesh))
+        for name, leaves in stored_arrays(metadata, mesh):
             try:
-                weight = checkpointer.restore(folder / name, {name: leaf})[name]
+                arrays = checkpointer.restore(folder / name, leaves)
             except Exception as error:  # Orbax and TensorStore raise many types for damaged files
                 raise DamagedError(
                     f"{folder} is damaged, {name} could not be restored ({first_line(error)}): "
                     "convert the model again."
                 ) from error
             # without a checksum of the file, a damaged one may restore without an error
-            if int(device_bit_sum(weight)) != metadata["sums"][name]:
-                raise DamagedError(
-                    f"{folder} is damaged, {name} has changed: convert the model again."
+            for key, array in arrays.items():
+                if int(device_bit_sum(array)) != metadata["sums"][key]:
+                    raise DamagedError(
+                        f"{folder} is damaged, {key} has changed: convert the model again."
+                    )
+            scale = arrays.get(name + SCALE)
+            yield name, arrays[name] if scale is None else Int8(arrays[name], scale)
+
+
+def stored_arrays(
+    metadata: dict[str, Any], mesh: Mesh | None
+) -> Iterator[tuple[str, dict[str, jax.ShapeDtypeStruct]]]:
+    """Yield the arrays that each weight is stored as, by name, and where they belong."""
+    scales = metadata.get("scales", {})
+    for name, shape in shapes(ModelConfig.from_json(metadata["config"])).items():
+        stored = {name: (shape, INT8 if name in scales else metadata["dtype"])}
+        if name in scales:
+            stored[name + SCALE] = tuple(scales[name]["shape"]), scales[name]["dtype"]
+        yield (
+            name,
+            {
+                key: jax.ShapeDtypeStruct(
+                    shape, jnp.dtype(dtype), sharding=sharding(name, shape, mesh)
                 )
-            yield name, weight
+                for key, (shape, dtype) in stored.items()
+            },
+        )
 
 
 def this_host_only() -> ocp.options.MultiprocessingOptions:

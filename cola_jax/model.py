@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
+from cola_jax.int8 import Int8
 from cola_jax.moe import gated, mixture, product
 from cola_jax.params import Layer, Model
 from cola_jax.prompts import PROMPT, Prompts
@@ -87,7 +88,7 @@ def queries(
 
 
 def project_heads(
-    config: ModelConfig, x: Float[Array, "B T D"], weight: Array | None, bias: Array | None
+    config: ModelConfig, x: Float[Array, "B T D"], weight: Array | Int8 | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
     """Project to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
     assert weight is not None
@@ -119,7 +120,8 @@ def add_attended(
     What attention and MLP read, and what they add, is normalised where the family has the norm.
     """
     # as matrices: of heads, a CPU would copy the weight to another order
-    rows, weight = attended.reshape(*h.shape[:2], -1), layer.o.reshape(-1, layer.o.shape[-1])
+    weight = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), layer.o)
+    rows = attended.reshape(*h.shape[:2], -1)
     mixed = project("btf,fd->btd", rows, weight, layer.o_bias)
     h = h + norm(config, mixed, layer.attention_post_norm)
     mixed = feed_forward(config, layer, norm(config, h, layer.mlp_norm))
@@ -238,7 +240,7 @@ def mlp(config: ModelConfig, layer: Layer, x: Float[Array, "B T D"]) -> Float[Ar
     return project("btf,fd->btd", hidden, layer.down, layer.down_bias)
 
 
-def project(axes: str, x: Array, weight: Array | None, bias: Array | None) -> Array:
+def project(axes: str, x: Array, weight: Array | Int8 | None, bias: Array | None) -> Array:
     """Multiply by a weight in the activations' dtype and adds the bias if there is one."""
     assert weight is not None, "a layer of this config has the weight"
     y = product(axes, x, weight)

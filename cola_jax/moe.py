@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
+from cola_jax.int8 import Int8, int8_product
 from cola_jax.params import Layer
 
 MOST_ROWS = 128  # of a block: more would only add padding
@@ -26,12 +27,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def product(axes: str, x: Array, weight: Array) -> Array:
+def product(axes: str, x: Array, weight: Array | Int8) -> Array:
     """Multiply by a weight in the activations' dtype; sums are rounded once, at the end.
 
     A CPU is asked for sums in float32: asked for bfloat16, XLA multiplies in float32, without the
     matrix units. A GPU is not, since cuBLAS would then write them in float32.
     """
+    if isinstance(weight, Int8):
+        return int8_product(axes, x, weight)
 
     def multiply(x: Array, weight: Array, dtype: DTypeLike | None = None) -> Array:
         return jnp.einsum(axes, x, weight, preferred_element_type=dtype).astype(x.dtype)
@@ -124,7 +127,7 @@ def run_experts(
     @jax.checkpoint
     def compute(x, experts, source, expert):
         rows = x[source]
-        gate, up, down = (weights[expert] for weights in experts)
+        gate, up, down = jax.tree.map(lambda weights: weights[expert], experts)
         hidden = gated(config, product("rd,df->rf", rows, gate), product("rd,df->rf", rows, up))
         return product("rf,fd->rd", hidden, down)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -128,12 +129,13 @@ class Model(struct.PyTreeNode):
         shape += f"{config.num_kv_heads} key/value heads of {config.head_dim}"
         if not weights or not all(hasattr(weight, "dtype") for weight in weights):
             return f"Model({shape})"  # a tree of something else, such as shardings
-        count = sum(weight.size for weight in weights)
+        count = sum(map(math.prod, shapes(config).values()))
+        dtypes = " and ".join(dict.fromkeys(str(weight.dtype) for weight in weights))
         size = sum(weight.size * weight.dtype.itemsize for weight in weights)
         return (
             f"Model({shape},\n"
             f"      vocabulary {config.vocab_size:,}, context {config.context:,},\n"
-            f"      {count / 1e6:,.1f}M parameters of {weights[0].dtype}, {size / 1e6:,.1f} MB"
+            f"      {count / 1e6:,.1f}M parameters of {dtypes}, {size / 1e6:,.1f} MB"
             + (f",\n      from {self.checkpoint})" if self.checkpoint else ")")
         )
 
@@ -208,7 +210,7 @@ def layer_at(config: ModelConfig, layers: Layer, i: Int[ArrayLike, ""]) -> Layer
         first = i * config.experts
         if has_experts:
             stacks = {name: getattr(layers, name) for name in EXPERTS}
-            layer = layer.replace(**{n: x.reshape(-1, *x.shape[2:]) for n, x in stacks.items()})
+            layer = layer.replace(**jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacks))
     return layer.replace(**attributes, first_expert=first if has_experts else None)
 
 
@@ -239,7 +241,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
     ways = mesh.shape.get("tensor", 1)
     axes = []
     for size, axis in itertools.zip_longest(shape, SPECS[name]):  # what no spec names is whole
-        splits = axis == "tensor" and ways > 1
+        splits = axis == "tensor" and ways > 1 and size > 1  # 1: a scale that all inputs share
         if splits and size % ways and name not in REPLICABLE:
             raise InputError(
                 f"weight {name} of shape {shape} cannot be split over {ways} devices: choose a "

@@ -123,7 +123,9 @@ def test_a_decoding_run_counts_tokens_until_a_text_is_complete() -> None:
 
 
 def test_a_complete_run_ends_at_what_it_evaluated(capsys: Captured) -> None:
-    metrics = Metrics(total=10, clocks=[Clock(on_cpu=False)])  # a bound, which a search does not reach
+    metrics = Metrics(
+        total=10, clocks=[Clock(on_cpu=False)]
+    )  # a bound, which a search does not reach
     with metrics_bar(metrics, progress=True):
         metrics.add(evaluations=8)
     assert "8/8" in capsys.readouterr().err.split("\r")[-1]

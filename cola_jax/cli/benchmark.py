@@ -108,7 +108,7 @@ class Benchmark(Command):
             return random_model(SHAPES[self.model], dtype, mesh)
         if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
             raise InputError(f"{self.model} is not a model or a shape: did you mean {near}?")
-        checkpoint_of(self.model)
+        checkpoint_of(self.model, dtype)
         return load(self.model, dtype=dtype, mesh=mesh)
 
     def prepare(self) -> "Session":

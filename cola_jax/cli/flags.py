@@ -28,6 +28,7 @@ DTYPES = {
     **dict.fromkeys(("float32", "fp32", "float"), "float32"),
     **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
     **dict.fromkeys(("float16", "fp16", "half"), "float16"),
+    "int8": "int8",
 }
 
 
@@ -36,7 +37,7 @@ def read_dtype(text: str) -> str | None:
     if text.lower() not in DTYPES:
         near = did_you_mean(text, DTYPES)
         raise InputError(
-            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16 or float16."
+            f"{shown(text)} is not a dtype{near}: give auto, float32, bfloat16, float16 or int8."
         )
     return DTYPES[text.lower()]
 
@@ -51,7 +52,7 @@ def group(title: str) -> object:
     return arg(name=title, prefix_name=False)
 
 
-Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16")]
+Dtype = Annotated[str | None, reader(read_dtype, "auto|float32|bfloat16|float16|int8")]
 BatchSize = Annotated[int | None, reader(read_batch_size, "auto|N")]
 Output = Annotated[str, arg(name="output", aliases=["-o"], metavar="DIRECTORY")]
 Model = Annotated[
@@ -193,7 +194,7 @@ def open_session(
     decoys: str | None = None,
 ) -> "Session":
     """Open a session, without the weights yet; see `Session.prepare`."""
-    checkpoint_of(model)
+    checkpoint_of(model, config.dtype)
     from cola_jax.runs.session import Session
 
     return Session.prepare(model, prepare, config, metadata, decoys)
@@ -271,7 +272,7 @@ PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
 
 
 @functools.cache
-def checkpoint_of(model: str) -> str:
+def checkpoint_of(model: str, dtype: str | None = None) -> str:
     """Return the checkpoint directory of a model, converting it first where it has not been.
 
     Says that it is being loaded before anything that takes seconds is imported.
@@ -279,7 +280,7 @@ def checkpoint_of(model: str) -> str:
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
 
-    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"))
+    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"), dtype)
     log.debug("checkpoint: %s", directory)
     return directory
 

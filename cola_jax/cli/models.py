@@ -48,13 +48,15 @@ class Convert(Command):
     destination: Positional[Path]
     """Directory to make."""
     dtype: Dtype = None
-    """Dtype of the converted weights; auto is the source's own, float32 for GGUF."""
+    """Dtype of the converted weights; auto is the source's own, float32 for GGUF. With int8, the
+    matrices of layers have eight bits, and all else has the source's dtype."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     overwrite: bool = False
     """Replace an existing destination."""
 
     def run(self) -> None:
+        from cola_jax.checkpoint import stored_dtype
         from cola_jax.formats.conversion import convert
 
         bar = byte_bar(f"converting {self.source}")
@@ -70,7 +72,7 @@ class Convert(Command):
         config = metadata["config"]
         console.print(
             f"{self.destination}: {config['num_layers']} layers, width {config['width']}, "
-            f"{metadata['dtype']}, digest {metadata['digest'][:12]}"
+            f"{stored_dtype(metadata)}, digest {metadata['digest'][:12]}"
         )
 
 
@@ -134,12 +136,14 @@ def describe_all(entries: "Sequence[Entry]") -> str:
 
 def describe_entry(entry: "Entry") -> dict[str, Any]:
     """Return the facts that are listed of a model; None where a damaged copy lacks them."""
+    from cola_jax.checkpoint import stored_dtype
+
     return {
         "key": entry.key,
         "source": entry.source,
         "revision": entry.revision,
         "layers": entry.metadata.get("config", {}).get("num_layers"),
-        "dtype": entry.metadata.get("dtype"),
+        "dtype": stored_dtype(entry.metadata) if entry.metadata else None,
         "bytes": entry.bytes,
     }
 

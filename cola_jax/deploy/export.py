@@ -23,6 +23,7 @@ from cola_jax.formats.hf_config import read_config, select_layers, write_config
 from cola_jax.formats.huggingface import GENERATION
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
+from cola_jax.int8 import cast
 from cola_jax.params import shapes
 from cola_jax.path import format_path, parse_path, parse_path_of, validate
 
@@ -150,7 +151,8 @@ def write_checkpoint(
     copy_files(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
     tokens = special_tokens(directory, metadata)
     (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")
-    weights = checkpoint.restore_weights(directory, metadata)
+    stored, dtype = checkpoint.restore_weights(directory, metadata), metadata["dtype"]
+    weights = ((name, cast(name, weight, dtype)) for name, weight in stored)
     write_model(folder, selected, weights, tokens, on_progress)
 
 

@@ -67,7 +67,7 @@ class ColaLM(TemplateLM):
         super().__init__()
         self.arguments = read_arguments(arguments)
         self.arguments.check_device(jax.default_backend())
-        self.directory = cache.find(self.arguments.checkpoint)
+        self.directory = cache.find(self.arguments.checkpoint, dtype=self.arguments.dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.menu, self.path = self.read_menu()
         context = self.metadata["config"]["context"]
@@ -79,7 +79,7 @@ class ColaLM(TemplateLM):
         self.tokenizer = checkpoint.load_tokenizer(self.directory)
         if self.arguments.add_bos_token is not None:
             self.tokenizer.add_bos_token = self.arguments.add_bos_token
-        self.dtype = choose_dtype(self.arguments.dtype, self.metadata["dtype"])
+        self.dtype = choose_dtype(self.arguments.dtype, checkpoint.stored_dtype(self.metadata))
         mesh = self.arguments.devices.mesh(EVERY_DEVICE)
         self.copies = 1 if mesh is None else mesh.shape["data"]
         self.model = cache.load(self.arguments.checkpoint, dtype=self.dtype, mesh=mesh)

@@ -64,7 +64,9 @@ def in_tpu_order(layers: Layer) -> Layer:
     """
     return layers.replace(
         **{
-            name: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding))
-            for name, leaf in (("q", layers.q), ("k", layers.k), ("v", layers.v))
+            name: jax.tree.map(
+                lambda leaf: jax.device_put(leaf, Format(TPU_ORDER, leaf.sharding)), weight
+            )
+            for name, weight in (("q", layers.q), ("k", layers.k), ("v", layers.v))
         }
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ModelConfig, Rope
+from cola_jax.int8 import Int8, cast, float_dtype
 from cola_jax.params import Model, assemble, shapes, sharding
 
 
@@ -45,14 +46,16 @@ def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> M
     """Makes a model with small normal weights, each generated on the devices that hold it."""
     seed = jax.random.key(0, impl="rbg")  # the generator that compiles and runs fastest
 
-    def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array:
+    wide = float_dtype(dtype)
+
+    def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array | Int8:
         place = sharding(name, shape, mesh)
         if name.endswith("norm"):
-            return jnp.ones(shape, dtype, device=place)
+            return jnp.ones(shape, wide, device=place)
         make = jax.jit(
-            lambda key: (0.02 * jax.random.normal(key, shape)).astype(dtype), out_shardings=place
+            lambda key: (0.02 * jax.random.normal(key, shape)).astype(wide), out_shardings=place
         )
-        return make(jax.random.fold_in(seed, number))
+        return cast(name, make(jax.random.fold_in(seed, number)), dtype, mesh)
 
     every = enumerate(shapes(config).items())
     return assemble(config, {name: draw(name, shape, i) for i, (name, shape) in every})

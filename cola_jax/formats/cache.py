@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -20,6 +21,7 @@ from cola_jax.formats.conversion import convert_opened
 from cola_jax.formats.sources import locate
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
+from cola_jax.int8 import INT8
 from cola_jax.params import Model
 from cola_jax.progress import byte_bar
 
@@ -61,7 +63,8 @@ def load(
       source: a checkpoint made by `cola convert`, a local directory in Hugging Face layout, a
         `.gguf` file, or a Hub id, also as ID@REVISION. All but the first are converted once, into
         the cache that `cola cache` lists.
-      dtype: of the parameters; that of the checkpoint if None.
+      dtype: of the parameters; that of the checkpoint if None. With int8 the matrices of layers
+        have eight bits, in the blocks of a GGUF file in Q8_0 and else by output channel.
       mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
         field in `params`. The default device if None.
       progress: shows a bar while the model is converted or loaded; by default in a notebook or on
@@ -74,7 +77,7 @@ def load(
       InputError: if the source is nothing of these, is not supported, cannot be downloaded, is
         damaged or incomplete, or does not fit the mesh.
     """
-    directory = find(source, functools.partial(byte_bar, progress=progress))
+    directory = find(source, functools.partial(byte_bar, progress=progress), dtype)
     with byte_bar("loading", progress) as on_progress:
         return load_converted(source, directory, dtype, mesh, on_progress)
 
@@ -93,7 +96,8 @@ def load_converted(
         if directory == os.fspath(source):  # not ours to replace
             raise
         discard(Path(directory), error)
-        return checkpoint.load(find(source), dtype=dtype, mesh=mesh, on_progress=on_progress)
+        directory = find(source, dtype=dtype)
+        return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
 def load_tokenizer(source: epath.PathLike) -> Any:
@@ -111,21 +115,24 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     return checkpoint.load_tokenizer(find(source))
 
 
-def find(source: epath.PathLike, bar: Bar = NO_BAR) -> str:
+def find(source: epath.PathLike, bar: Bar = NO_BAR, dtype: DTypeLike | None = None) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
     A checkpoint is its own. Others are converted where the cache has no copy of their content; one
     that is damaged is replaced, with a line on stderr. Two processes convert one source once.
+    int8 has a copy of its own, as a source may have eight bits.
     """
     text = os.fspath(source)
     check_local(text)
     if (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
     located = locate(text)
-    return keep(located.key, located.open, bar)
+    if dtype is None or jnp.dtype(dtype) != INT8:
+        return keep(located.key, located.open, bar)
+    return keep(f"{located.key} {INT8}", located.open, bar, INT8)
 
 
-def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
+def keep(key: str, source: Callable[[], Source], bar: Bar, dtype: str | None = None) -> str:
     """Return the folder of the cache with this key, converting the source into it if need be."""
     folder = root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +144,7 @@ def keep(key: str, source: Callable[[], Source], bar: Bar) -> str:
             except InputError as error:
                 discard(folder, error)
         with bar("converting") as on_progress:
-            convert_opened(source, folder, on_progress=on_progress)
+            convert_opened(source, folder, dtype=dtype, on_progress=on_progress)
     return str(folder)
 
 

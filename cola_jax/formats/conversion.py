@@ -1,6 +1,5 @@
 """Convert a model of another format into a directory that `cola_jax.load` restores."""
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from cola_jax.errors import InputError, printed, reading
 from cola_jax.files import building, check_apart, check_local, check_writable
 from cola_jax.formats.sources import locate
 from cola_jax.formats.table import Source, stack
-from cola_jax.params import shapes
+from cola_jax.int8 import INT8, weight_bytes
 
 SENTENCE = "Which planet is the largest? Jupiter, 11 times as wide as the Earth."
 
@@ -35,7 +34,9 @@ def convert(
       source: a local directory in Hugging Face layout, a `.gguf` file, or a Hub id, also as
         ID@REVISION.
       destination: the directory to create; it appears only when complete.
-      dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF).
+      dtype: float32, bfloat16 or float16; that of the source if None (float32 for GGUF). With
+        int8, the matrices of layers have eight bits, by output channel or in the blocks of a file
+        in Q8_0, and all else has the source's dtype.
       revision: a branch, tag or commit of a Hub id.
       overwrite: replace an existing checkpoint, but never another kind of directory.
       origin: the source's name to record, if a local path would mean nothing to others.
@@ -76,9 +77,10 @@ def convert_opened(
     """Convert an opened source; see `convert`. An existing destination is replaced."""
     with building(destination) as partial:
         model = source()
-        kind = np.dtype(dtype or model.dtype)
+        q8 = model.q8 if dtype == INT8 else None
+        kind = np.dtype(model.dtype if dtype in (None, INT8) else dtype)
         pad_token = write_tokenizer(model, partial / checkpoint.TOKENIZER)
-        total = sum(math.prod(shape) for shape in shapes(model.config).values()) * kind.itemsize
+        total = weight_bytes(model.config, dtype or kind, kind)
         done = 0
 
         def advance(nbytes: int) -> None:
@@ -89,7 +91,7 @@ def convert_opened(
         return checkpoint.save(
             partial,
             model.config,
-            stack(model.tensors, model.rows, model.config, kind, advance),
+            stack(model.tensors, model.rows, model.config, kind, advance, q8),
             model.origin,
             stop_tokens=model.stop_tokens,
             pad_token=pad_token,

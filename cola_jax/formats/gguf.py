@@ -1,6 +1,7 @@
 """Read GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.formats.gguf_header import Tensor, read_header
 from cola_jax.formats.hf_config import read_config
-from cola_jax.formats.table import Row, Source, check
+from cola_jax.formats.table import Q8_BLOCK, Row, Source, check
+from cola_jax.int8 import Int8
 
 TYPES = {
     GGMLQuantizationType[name]
@@ -135,6 +137,11 @@ def open_gguf(file: Path) -> Source:
             write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
             origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
             stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
+            q8={
+                name: functools.partial(tensors.read_q8, name)
+                for name, tensor in stored.items()
+                if tensor.kind == GGMLQuantizationType.Q8_0
+            },
         )
 
 
@@ -211,11 +218,23 @@ class GgufTensors:
 
     def read(self, name: str) -> np.ndarray:
         """Dequantise one tensor."""
-        kind, shape, start, nbytes = self.tensors[name]
+        kind, shape, *_ = self.tensors[name]
+        return dequantize(self.read_bytes(name), kind).reshape(shape)
+
+    def read_q8(self, name: str) -> Int8:
+        """Read a tensor of Q8_0 as it is: a float16 and 32 values, one block after the other."""
+        shape = self.tensors[name].shape
+        raw = self.read_bytes(name).reshape(-1, 2 + Q8_BLOCK)
+        scale, values = raw[:, :2].copy().view("<f2"), raw[:, 2:].view(np.int8)
+        return Int8(values.reshape(shape), scale.reshape(*shape[:-1], -1))
+
+    def read_bytes(self, name: str) -> np.ndarray:
+        """Read one tensor as it is stored."""
+        _, _, start, nbytes = self.tensors[name]
         raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
         if raw.size != nbytes:
             raise InputError(f"{self.place} was changed while it was read: start again.")
-        return dequantize(raw, kind).reshape(shape)
+        return raw
 
 
 def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:

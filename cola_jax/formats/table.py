@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,8 +12,10 @@ from einops.parsing import ParsedExpression
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, printed, shorten, shown
+from cola_jax.int8 import INPUTS, Int8, quantize
 from cola_jax.params import axis_sizes, shapes
 
+Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis
 COUNTERS = {"i": "L", "e": "E"}  # placeholders in names, and our axis of layers or experts
 
 
@@ -39,6 +42,9 @@ class Tensors(Protocol):
         ...
 
 
+Q8 = Mapping[str, Callable[[], Int8]]  # tensors in blocks of eight bits by name, to be read
+
+
 class Source(NamedTuple):
     """A checkpoint opened for conversion, of which only names and shapes have been read."""
 
@@ -49,6 +55,7 @@ class Source(NamedTuple):
     write_tokenizer: Callable[[Path], None]  # writes into an existing directory
     origin: dict[str, Any]  # recorded in the metadata
     stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
+    q8: Q8 = MappingProxyType({})  # the tensors that are stored so, unread
 
 
 def check(
@@ -105,29 +112,61 @@ def stack(
     config: ModelConfig,
     dtype: np.dtype,
     on_progress: Callable[[int], None] = lambda nbytes: None,
-) -> Iterator[tuple[str, np.ndarray]]:
+    q8: Q8 | None = None,
+) -> Iterator[tuple[str, np.ndarray | Int8]]:
     """Yield each weight under our field name, stacked over layers.
 
     Reads one tensor at a time into a preallocated array, and starts a weight only when the
     previous one has been consumed. `on_progress` receives the bytes converted since its last call.
+    With `q8`, layers have their matrices in eight bits, and these tensors keep their blocks.
     Raises InputError for a tensor with values that are not finite.
     """
     for row in rows:
-        array = np.empty(shapes(config)[row.ours], dtype)
+        is_int8, scales = q8 is not None and row.ours in INPUTS, []
+        array = np.empty(shapes(config)[row.ours], np.int8 if is_int8 else dtype)
         sizes = axis_sizes(config)
         sizes = {name: sizes[name] for name in parse_theirs(row).identifiers}
+        blocks = q8 if is_int8 and has_blocks(row, config, q8 or {}) else None
         for index, name, _ in expected(row, config):
-            values = rearrange(tensors.read(name), row.pattern, **sizes)
-            target = array[index]  # a view
-            with np.errstate(over="ignore"):  # overflow in the new dtype is reported below
-                target[...] = values + row.offset if row.offset else values
-            if not np.isfinite(target).all():
+            target = floats = array[index]  # a view
+            with np.errstate(over="ignore", invalid="ignore"):  # is reported below
+                if is_int8:
+                    weight = read_int8(tensors, row, name, sizes, blocks)
+                    target[...], floats = weight.values, weight.scale
+                    scales.append(floats)
+                else:
+                    values = rearrange(tensors.read(name), row.pattern, **sizes)
+                    target[...] = values + row.offset if row.offset else values
+            if not np.isfinite(floats).all():
                 raise InputError(
                     f"{tensors.place}: tensor {name} has values that are not finite in {dtype}: "
                     "the file is damaged, or needs another --dtype."
                 )
             on_progress(target.nbytes)
-        yield row.ours, array
+        if not is_int8:
+            yield row.ours, array
+            continue
+        stacks = array.shape[: array.ndim - scales[0].ndim]
+        scale = np.stack(scales).reshape(*stacks, *scales[0].shape)
+        yield row.ours, Int8(array, scale)
+
+
+def has_blocks(row: Row, config: ModelConfig, q8: Q8) -> bool:
+    """Return whether all tensors of a row are in blocks, each of them within one of our axes."""
+    innermost = axis_sizes(config)[parse_theirs(row).composition[-1][-1]]
+    return innermost % Q8_BLOCK == 0 and all(name in q8 for _, name, _ in expected(row, config))
+
+
+def read_int8(
+    tensors: Tensors, row: Row, name: str, sizes: dict[str, int], blocks: Q8 | None
+) -> Int8:
+    """Read a tensor in our layout, in its blocks or else rounded by output channel."""
+    if blocks is None:
+        return quantize(rearrange(tensors.read(name), row.pattern, **sizes), INPUTS[row.ours])
+    weight, innermost = blocks[name](), parse_theirs(row).composition[-1][-1]
+    of_scale = sizes | {innermost: sizes[innermost] // Q8_BLOCK}
+    scale = rearrange(weight.scale, row.pattern, **of_scale)
+    return Int8(rearrange(weight.values, row.pattern, **sizes), scale)
 
 
 def unstack(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cola_jax.kernels.attention import (
     MASKED,
@@ -52,11 +52,12 @@ class TpuPromptAttention(PromptAttention):
         Of a layer's slice it would not be a view but a copy.
         """
 
-        def joined(x: Float[Array, "L N H D"]) -> Float[Array, "L NH D"]:
+        def joined(x: Shaped[Array, "L N H D"]) -> Shaped[Array, "L NH D"]:
             return x.reshape(x.shape[0], -1, x.shape[-1])
 
-        q, k, v = (joined(x.transpose(0, 2, 3, 1)) for x in (layers.q, layers.k, layers.v))
-        return layers.replace(q=q, k=k, v=v, o=joined(layers.o))
+        qkv = layers.q, layers.k, layers.v
+        q, k, v = jax.tree.map(lambda x: joined(x.transpose(0, 2, 3, 1)), qkv)
+        return layers.replace(q=q, k=k, v=v, o=jax.tree.map(joined, layers.o))
 
     def serves(self, tokens: Rotated, before: int = 0) -> bool:
         """Whether prompts of so many tokens fit a chip in whole blocks."""

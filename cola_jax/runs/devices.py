@@ -133,15 +133,15 @@ def parse_budget(text: str) -> int | float:
 def choose_dtype(asked: str | None, stored: str) -> str:
     """Return the dtype of weights and activations: by default the stored one.
 
-    On a CPU it is float32, as bfloat16 is faster only with matrix units. Raises InputError for
-    float16 on a CPU, whose products XLA cannot sum in float32 there.
+    On a CPU it is float32 for bfloat16, which is faster only with matrix units. Raises InputError
+    for float16 on a CPU, whose products XLA cannot sum in float32 there.
     """
     import jax
 
     cpu = jax.default_backend() == "cpu"
     if asked == "float16" and cpu:
         raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
-    return asked or ("float32" if cpu else stored)
+    return asked or ("float32" if cpu and stored != "int8" else stored)
 
 
 def check_driver() -> None:

@@ -2,11 +2,9 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax import checkpoint
@@ -17,7 +15,8 @@ from cola_jax.execute.memory import Memory
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache
-from cola_jax.params import Model, shapes
+from cola_jax.int8 import float_dtype, weight_bytes
+from cola_jax.params import Model
 from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.evaluator import default_threads
 from cola_jax.tasks.task import Prepared
@@ -28,10 +27,11 @@ class ModelHandle:
 
     def __init__(self, source: str, devices: Devices, dtype: str | None = None):
         """Read the metadata of a source that `cola_jax.load` takes."""
-        self.source, self.directory, self.devices = source, cache.find(source), devices
+        self.source, self.devices = source, devices
+        self.directory = cache.find(source, dtype=dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.config = ModelConfig.from_json(self.metadata["config"])
-        self.dtype = choose_dtype(dtype, self.metadata["dtype"])
+        self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata))
         self.loaded: Model | None = None
 
     def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
@@ -70,14 +70,14 @@ class ModelHandle:
     @functools.cached_property
     def memory(self) -> Memory:
         """The memory that workers will have on each device, known before the weights load."""
-        budget, itemsize = self.devices.budget, jnp.dtype(self.dtype).itemsize
+        budget, wide = self.devices.budget, float_dtype(self.dtype)
         if budget is None:
-            weights = sum(map(math.prod, shapes(self.config).values())) * itemsize
+            weights = weight_bytes(self.config, self.dtype, wide)
             budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
         return Memory(
             budget,
             sharing=default_threads(),
-            itemsize=itemsize,
+            itemsize=wide.itemsize,
             backend=jax.default_backend(),
             tile_tokens=self.devices.tile_tokens,
         )

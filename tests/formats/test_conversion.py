@@ -161,8 +161,8 @@ def test_convert_refuses_overflow(source, tmp_path):
 
 
 def test_convert_refuses_invalid_arguments(source, tmp_path):
-    with pytest.raises(ValueError, match="dtype 'int8' is not one of float32, bfloat16, float16"):
-        convert(str(source), tmp_path / "made", dtype="int8")
+    with pytest.raises(ValueError, match="dtype 'int4' is not one of float32, bfloat16, float16"):
+        convert(str(source), tmp_path / "made", dtype="int4")
     with pytest.raises(ValueError, match="--revision is for Hub ids"):
         convert(str(source), tmp_path / "made", revision="main")
     with pytest.raises(ValueError, match=r"gone\.gguf does not exist"):

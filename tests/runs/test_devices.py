@@ -52,6 +52,7 @@ def test_devices_refuse_a_budget_that_is_not_a_size():
 
 def test_choose_dtype_is_float32_on_a_cpu_alone(monkeypatch):
     assert choose_dtype(None, "bfloat16") == "float32"
+    assert choose_dtype(None, "int8") == "int8"
     assert choose_dtype("bfloat16", "float32") == "bfloat16"
     with pytest.raises(ValueError, match="a CPU does not run float16"):
         choose_dtype("float16", "float16")
