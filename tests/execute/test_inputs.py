@@ -11,7 +11,7 @@ from cola_jax.execute.reference import run_reference
 from cola_jax.path import STOP
 from cola_jax.prompts import NO_READ, PADDING, Prompts
 from tests import oracle
-from tests.execute.test_reference import PAD, PATH, QUESTIONS, encoding_of, question, with_pad_token
+from tests.execute.test_reference import PAD, PATH, QUESTIONS, encoding_of, question
 
 RUNS = [cola_jax.run_paths, run_reference]
 
@@ -91,12 +91,6 @@ def test_generate_honours_the_attention_mask(pair, side):
     for b, ids in enumerate(encoding["input_ids"].numpy()):
         theirs = oracle.decode(models.theirs, ids[mask[b]][None], PATH, 3)
         np.testing.assert_array_equal(out.tokens[b, 0], theirs[0])
-
-
-def test_generate_refuses_visible_padding_without_a_mask(model):
-    ids = encoding_of("left")["input_ids"].numpy()
-    with pytest.raises(ValueError, match=f"row 1 begins with the pad token {PAD}"):
-        cola_jax.generate(with_pad_token(model), ids, [[PATH]] * 3, max_new_tokens=3)
 
 
 @pytest.mark.parametrize(

@@ -82,17 +82,12 @@ def test_run_path_compiles_once_for_a_padded_length(model):
     assert reference.logits._cache_size() == 2
 
 
-def test_run_path_ignores_the_padding_of_a_path(model):
+def test_run_path_takes_any_sequence_of_ids_and_padding(model):
     ids = oracle.random_ids(2)
     exact = cola_jax.run_path(model, ids, PATH)
     for positions in (7, 9):
         padded = cola_jax.run_path(model, ids, pad_path(PATH, positions))
         np.testing.assert_array_equal(padded, exact)
-
-
-def test_run_path_takes_any_sequence_of_ids(model):
-    ids = oracle.random_ids(2)
-    exact = cola_jax.run_path(model, ids, PATH)
     for path in (list(PATH), np.array(PATH), jnp.array(PATH), np.array(PATH, np.int64)):
         np.testing.assert_array_equal(cola_jax.run_path(model, ids, path), exact)
 
@@ -160,13 +155,15 @@ def with_pad_token(model):
     return model
 
 
-def test_run_path_refuses_visible_padding_without_a_mask(model):
+def test_visible_padding_without_a_mask_is_refused(model):
     model = with_pad_token(model)
     for side, edge in (("left", "begins"), ("right", "ends")):
         ids = encoding_of(side)["input_ids"].numpy()
         for prompts in (ids, jnp.asarray(ids), {"input_ids": ids}):
             with pytest.raises(ValueError, match=f"row 1 {edge} with the pad token {PAD}"):
                 cola_jax.run_path(model, prompts, PATH)
+            with pytest.raises(ValueError, match=f"row 1 {edge} with the pad token {PAD}"):
+                cola_jax.generate(model, prompts, [[PATH]] * 3, max_new_tokens=3)
         for allowed in (encoding_of(side), Prompts.plain(ids)):
             jax.eval_shape(lambda x=allowed: cola_jax.run_path(model, x, PATH))
         jax.eval_shape(lambda x: cola_jax.run_path(model, x, PATH), ids)
