@@ -14,8 +14,7 @@ import torch
 import tyro
 
 import cola_jax
-from cola_jax.execute.benchmark import Paths, Program, time_in_turns
-from cola_jax.execute.random_model import SHAPES, random_model
+from cola_jax.execute.benchmark import SHAPES, Paths, Program, random_model, time_in_turns
 from cola_jax.path import identity, random_paths
 from experiments.torch_baselines import generate_exactly, permuted, random_llama
 

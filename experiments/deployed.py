@@ -22,7 +22,7 @@ from cola_jax.deploy.scan import scan_paths
 from cola_jax.deploy.settings import MenuSettings, StaticSettings
 from cola_jax.deploy.task_menu import find_menu
 from cola_jax.deploy.task_path import find_path
-from cola_jax.execute.influence import block_influence
+from cola_jax.execute.reference import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
 from cola_jax.report.markdown import table

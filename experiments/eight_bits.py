@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 import cola_jax
-from cola_jax.execute.random_model import SHAPES, random_model
+from cola_jax.execute.benchmark import SHAPES, random_model
 from cola_jax.int8 import INPUTS, Int8, cast, float_dtype, quantize
 from cola_jax.params import Layer, Model
 from cola_jax.path import identity, random_paths

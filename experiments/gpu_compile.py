@@ -22,7 +22,7 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from cola_jax.execute.random_model import SHAPES
+from cola_jax.execute.benchmark import SHAPES
 from experiments import hlo
 from experiments.programs import PROGRAMS, Abstract, Program, Sizes
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import tyro
 
 import cola_jax
-from cola_jax.execute import driver, evaluator, worker
-from cola_jax.execute.random_model import llama, random_model
+from cola_jax.execute import evaluator, worker
+from cola_jax.execute.benchmark import llama, random_model
 from cola_jax.path import random_paths
 from cola_jax.report.markdown import table
 from cola_jax.scoring import Options
@@ -66,7 +66,7 @@ no_embeddings = jax.jit(
 )
 STUBS = (
     (worker, "forward_tile", no_forward),
-    (driver, "embed_prompts", no_embeddings),
+    (evaluator, "embed_prompts", no_embeddings),
     (evaluator, "unembed_queries", no_readouts),
 )
 

@@ -11,13 +11,20 @@ from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import AfterPrefix, Mode, OverPrompts, ToCache
+from cola_jax.execute.attention import (
+    AfterPrefix,
+    Cache,
+    KVBlocks,
+    Mode,
+    NoCache,
+    OverPrompts,
+    ToCache,
+)
+from cola_jax.execute.benchmark import layer_flops
 from cola_jax.execute.forward import forward_tile, forward_tiles
-from cola_jax.execute.kv_cache import Cache, KVBlocks, NoCache
 from cola_jax.execute.memory import WRITTEN
 from cola_jax.execute.placement import TPU_ORDER, split_along, worker_mesh
 from cola_jax.execute.plan import WIDTH, TileShape
-from cola_jax.execute.random_model import layer_flops
 from cola_jax.execute.reference import path_readings
 from cola_jax.execute.worker import CALL
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention

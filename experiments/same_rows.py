@@ -1,5 +1,6 @@
 """Whether two runs found the same: `python -m experiments.same_rows RUN OTHER`.
 
+With `--model CHECKPOINT` in place of OTHER, the paths of the run are evaluated again by this code.
 The paths of every question and target must be the same, and margins equal within 1e-4, relative to
 the largest if that is above 1; verdicts must be equal wherever a margin is above 1e-3. Prints what
 differs, and exits with status 1 if anything does.
@@ -7,6 +8,7 @@ differs, and exits with status 1 if anything does.
 
 import dataclasses
 import io
+import json
 import sys
 from typing import Any
 
@@ -16,8 +18,12 @@ import tyro
 from etils import epath
 from tyro.conf import Positional
 
+from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.metrics import Metrics
 from cola_jax.path import format_path
 from cola_jax.runs.run import Run, check_once
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.tasks import TaskConfig
 
 TOLERANCE = 1e-4  # of margins
 CLEAR = 1e-3  # a margin above which no rounding changes a verdict
@@ -25,6 +31,7 @@ COLUMNS = ["question", "target", "control", "path", "verdict", "margin"]
 SHOWN = 20  # differences printed
 
 Key = tuple[str, int | None, tuple[int, ...]]  # question, target of a control search, path
+Rows = dict[Key, tuple[bool | None, float]]  # verdicts and margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +39,46 @@ class SameRows:
     """Compare the paths, verdicts and margins of two runs."""
 
     run: Positional[str]
-    other: Positional[str]
+    other: Positional[str | None] = None
+    model: str | None = None
 
 
 def main(settings: SameRows) -> None:
-    lines = differences(Run(settings.run), Run(settings.other))
-    print("\n".join([*lines[:SHOWN], f"{len(lines)} differences"]))
+    run, rows = Run(settings.run), read_rows(Run(settings.run))
+    if settings.other is not None:
+        lines = differences(run, Run(settings.other))
+    else:
+        lines = compare(rows, evaluate_again(settings.run, rows, str(settings.model)))
+    print("\n".join([*lines[:SHOWN], f"{len(lines)} differences in {len(rows)} evaluations"]))
     sys.exit(1 if lines else 0)
+
+
+def evaluate_again(run: str, rows: Rows, model: str) -> Rows:
+    """Evaluate the paths of a run, on its task."""
+    first = min((epath.Path(run) / "starts").glob("*.json"), key=lambda file: file.name)
+    start = json.loads(first.read_text())
+    task = TaskConfig(**start["task_config"])
+    session = Session.prepare(model, task.prepare, RunConfig(start["settings"]["dtype"]))
+    ids = [encoded.question.id for encoded in session.encoded]
+    paths = [sorted({key[2] for key in rows if key[0] == question}) for question in ids]
+    evaluate = session.evaluator(Metrics())
+    verdicts = evaluate(pad_paths(paths, len(ids), session.num_layers))
+    again: Rows = {}
+    for key in rows:
+        b, target = ids.index(key[0]), key[1]
+        row = verdicts.take((b, paths[b].index(key[2])))
+        row = row if target is None else row.of_target(target)
+        again[key] = bool(row.verdict), float(row.margin)
+    return again
 
 
 def differences(run: Run, other: Run) -> list[str]:
     """Describe each evaluation in which two runs differ."""
-    rows, others = read_rows(run), read_rows(other)
+    return compare(read_rows(run), read_rows(other))
+
+
+def compare(rows: Rows, others: Rows) -> list[str]:
+    """Describe each evaluation whose verdict or margin differs."""
     margins = np.abs([margin for each in (rows, others) for _, margin in each.values()])
     limit = TOLERANCE * max([1.0, *margins[np.isfinite(margins)]])
     lines = [f"{shown(key)} is in one run only" for key in rows.keys() ^ others.keys()]
@@ -56,7 +91,7 @@ def differences(run: Run, other: Run) -> list[str]:
     return lines
 
 
-def read_rows(run: Run) -> dict[Key, tuple[bool | None, float]]:
+def read_rows(run: Run) -> Rows:
     """Read the verdict and the margin of every evaluation; a question twice is an error.
 
     Reads the tables as they are, so that runs of two versions can be compared.

@@ -19,7 +19,7 @@ from experiments.tpu_chips import CHIPS, topology_of  # before jax is imported
 import numpy as np
 import tyro
 
-from cola_jax.execute.random_model import SHAPES
+from cola_jax.execute.benchmark import SHAPES
 from experiments import hlo
 from experiments.programs import PROGRAMS, Abstract, Program, Sizes, lower_vmap
 from experiments.tpu_kernel import call_in, cycles_of

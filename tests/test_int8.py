@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from cola_jax.execute.prompt_attention import by_rows
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from jax.sharding import AxisType
@@ -14,10 +13,11 @@ import cola_jax
 from cola_jax import checkpoint
 from cola_jax.deploy.export import export
 from cola_jax.errors import InputError
-from cola_jax.execute.random_model import random_model
+from cola_jax.execute.benchmark import random_model
 from cola_jax.execute.reference import run_reference
 from cola_jax.formats.conversion import convert
 from cola_jax.int8 import INPUTS, Int8, cast, quantize
+from cola_jax.kernels.tpu_prompt import TpuPromptAttention
 from cola_jax.params import Layer, shapes
 from tests import oracle
 from tests.execute.test_benchmark import TINY
@@ -138,7 +138,8 @@ def test_load_splits_scales_over_a_mesh(pair, converted):
 def test_by_rows_views_scales_as_values(pair):
     for round_weight in ROUNDINGS:
         model = map_weights(pair("llama-gqa").ours, round_weight)
-        ours, exact = by_rows(model.layers), by_rows(widened(model).layers)
+        view = TpuPromptAttention().view_layers
+        ours, exact = view(model.layers), view(widened(model).layers)
         for name in "qkvo":
             values = getattr(ours, name).widen("float32")
             np.testing.assert_array_equal(values, getattr(exact, name))

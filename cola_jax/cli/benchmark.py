@@ -98,7 +98,7 @@ class Benchmark(Command):
     def load(self) -> "Model":
         """Check the flags, and load or make the model on the devices of one copy."""
         from cola_jax import load
-        from cola_jax.execute.random_model import SHAPES, random_model
+        from cola_jax.execute.benchmark import SHAPES, random_model
 
         self.check()
         log_devices()
@@ -113,7 +113,7 @@ class Benchmark(Command):
 
     def prepare(self) -> "Session":
         """Check the flags, and open a session of the task."""
-        from cola_jax.execute.random_model import SHAPES
+        from cola_jax.execute.benchmark import SHAPES
         from cola_jax.runs.session import RunConfig
 
         self.check()

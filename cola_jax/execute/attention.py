@@ -6,16 +6,54 @@ takes its rows; its kernel is one of `cola_jax.kernels`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.kv_cache import Cache, KVBlocks
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.kernels.attention import DecodeAttention, PromptAttention, Rotated, Rows
+from cola_jax.kernels.attention import DecodeAttention, KeysValues, PromptAttention, Rotated, Rows
+from cola_jax.kernels.buffers import get, put
 from cola_jax.model import View, at, at_view, keys_values, queries, visible
 from cola_jax.params import Layer
+
+IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
+
+
+class KVBlocks(NamedTuple):
+    """Keys and values of X tokens in each of M blocks; the block after the last is for padding.
+
+    Heads come first, so that the keys of a head are contiguous: a CPU attends twice as fast.
+    """
+
+    k: Shaped[Array, "M K X H"]
+    v: Shaped[Array, "M K X H"]
+
+    def write(self, kept: KeysValues, block: Int[Array, " R"]) -> "KVBlocks":
+        """Write keys and values [R, T, K, H] to the beginnings of blocks."""
+        # without the constraint, a TPU copies all blocks to the order in which keys are computed
+        k, v = (with_layout_constraint(x.transpose(0, 2, 1, 3), IN_ORDER) for x in kept)
+        return KVBlocks(k=put(self.k, k, block), v=put(self.v, v, block))
+
+    def take(
+        self, block: Int[Array, " R"]
+    ) -> tuple[Float[Array, "R K X H"], Float[Array, "R K X H"]]:
+        """Take blocks."""
+        return get(self.k, block), get(self.v, block)
+
+
+class NoCache(NamedTuple):
+    """Stands for the cache where keys and values are not kept."""
+
+    def write(self, kept: KeysValues, block: jax.Array) -> "NoCache":
+        """Keep nothing."""
+        return self
+
+
+Cache = KVBlocks | NoCache
+
 
 Heads = Float[Array, "R _ N H"]
 

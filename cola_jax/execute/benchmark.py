@@ -13,15 +13,80 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from cola_jax.config import ModelConfig
+from cola_jax.config import ModelConfig, Rope
 from cola_jax.execute.evaluator import PathEvaluator, Workload
-from cola_jax.execute.random_model import layer_flops, unembed_flops
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Worker, Workers
-from cola_jax.params import Model
+from cola_jax.int8 import Int8, cast, float_dtype
+from cola_jax.params import Model, assemble, shapes, sharding
 from cola_jax.path import pad_path, random_paths
 from cola_jax.prompts import Prompts, Readings
+
+
+def llama(
+    layers: int, width: int, heads: int, kv: int, mlp: int, vocab: int, **other: Any
+) -> ModelConfig:
+    """Makes the config of a Llama of that shape."""
+    return ModelConfig(
+        vocab_size=vocab,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=kv,
+        head_dim=other.pop("head_dim", width // heads),
+        mlp_width=mlp,
+        context=8192,
+        norm_eps=1e-5,
+        ropes=(Rope(500000.0),),
+        layer_ropes=(0,) * layers,
+        windows=(None,) * layers,
+        tied=other.pop("tied", True),
+        **other,
+    )
+
+
+SHAPES = {
+    "smollm2-135m": llama(30, 576, 9, 3, 1536, 49152),
+    "llama-3.2-1b": llama(16, 2048, 32, 8, 8192, 128256),
+    "llama-3.2-3b": llama(28, 3072, 24, 8, 8192, 128256, head_dim=128),
+    "llama-3-8b": llama(32, 4096, 32, 8, 14336, 128256, tied=False),
+    "qwen3-8b": llama(36, 4096, 32, 8, 12288, 151936, head_dim=128, tied=False, head_norms=True),
+}
+
+
+def random_model(config: ModelConfig, dtype: str, mesh: Mesh | None = None) -> Model:
+    """Makes a model with small normal weights, each generated on the devices that hold it."""
+    seed = jax.random.key(0, impl="rbg")  # the generator that compiles and runs fastest
+
+    wide = float_dtype(dtype)
+
+    def draw(name: str, shape: tuple[int, ...], number: int) -> jax.Array | Int8:
+        place = sharding(name, shape, mesh)
+        if name.endswith("norm"):
+            return jnp.ones(shape, wide, device=place)
+        make = jax.jit(
+            lambda key: (0.02 * jax.random.normal(key, shape)).astype(wide), out_shardings=place
+        )
+        return cast(name, make(jax.random.fold_in(seed, number)), dtype, mesh)
+
+    every = enumerate(shapes(config).items())
+    return assemble(config, {name: draw(name, shape, i) for i, (name, shape) in every})
+
+
+def layer_flops(config: ModelConfig, tokens: int) -> float:
+    """Counts the floating-point operations of one layer on one state: matmuls and attention."""
+    heads = config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    weights = config.width * (2 * heads + 2 * kv + 3 * config.mlp_width)
+    return 2.0 * tokens * weights + 4.0 * tokens * tokens * heads
+
+
+def unembed_flops(config: ModelConfig, positions: int) -> float:
+    """Counts the floating-point operations of unembedding that many positions."""
+    return 2.0 * positions * config.width * config.vocab_size
+
 
 Paths = Sequence[tuple[int, ...]]
 FEW = 8  # paths that slow baselines run

@@ -13,17 +13,15 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.allocator import Allocator, DecodeRow
-from cola_jax.execute.attention import ToCache
-from cola_jax.execute.common_prefix import without
-from cola_jax.execute.driver import Driver, enlarge
-from cola_jax.execute.evaluator import Workload, layout_of, slot_sizes
+from cola_jax.execute.attention import KVBlocks, ToCache
+from cola_jax.execute.batches import without
+from cola_jax.execute.evaluator import Driver, Workload, enlarge, layout_of, slot_sizes
 from cola_jax.execute.forward import embed_tokens
 from cola_jax.execute.inputs import bucket, cut, token_counts
-from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, capacity, choose_decode_sizes
 from cola_jax.execute.plan import Layout, TileShape
+from cola_jax.execute.prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.readouts import ChosenToken, greedy_sample
-from cola_jax.execute.shared_prefix import SharedPrefix, beside_blocks, fits
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Launches, Pending, Worker
 from cola_jax.path import STOP, pad_path

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cola_jax.execute.driver import Driver, enlarge
+from cola_jax.execute.attention import AfterPrefix, Cache, KVBlocks, NoCache, OverPrompts
+from cola_jax.execute.forward import embed_prompts, view_of
 from cola_jax.execute.inputs import (
     bucket,
     cut,
@@ -15,17 +16,78 @@ from cola_jax.execute.inputs import (
     no_readings,
     token_counts,
 )
-from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Limits, Memory, capacity, choose_sizes, row_tokens, tile_rows
-from cola_jax.execute.plan import Chunk, Layout, TileShape
+from cola_jax.execute.plan import Chunk, Layout, Tiles, TileShape
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
 from cola_jax.execute.trie import PrefixBlocks, Trie
 from cola_jax.execute.worker import Pending, Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings
 
-LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
-MOST_SHARE = 8  # how many times longer than its shortest prompt the longest of a batch may be
+
+class Driver:
+    """The prompts of a batch on its worker, and the slots of their hidden states."""
+
+    def __init__(
+        self, worker: Worker, prompts: Prompts, read: np.ndarray, slots: int, layout: Layout
+    ):
+        """Take prompts [B, T], the positions read by the last layer [B, Q], and S."""
+        self.worker, self.layout, self.padding_slot = worker, layout, slots
+        self.ids, self.read = worker.put((prompts.ids, read))
+        self.views = view_of(worker.config, worker.put(prompts))
+        # the slot after the last one takes what padding rows write
+        shape = (slots + 1, prompts.ids.shape[1], worker.config.width)
+        self.slots = worker.buffer(shape, worker.dtype, split=2)
+
+    def run(
+        self,
+        chunk: Chunk,
+        outputs: jax.Array,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        prefix: KVBlocks | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """Dispatch a chunk; returns the outputs of the last layers, and the cache.
+
+        `prefix` has the keys and values of what all prompts begin with, and these continue.
+        """
+        cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
+        last = self.worker.load(chunk.last, self.layout)
+        mode = self.mode(prefix).replace(read=self.read)
+        return self.worker.run(last, outputs, mode, cache, source=self.slots)
+
+    def fill(
+        self,
+        embedded: np.ndarray,
+        tiles: Tiles,
+        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        prefix: KVBlocks | None = None,
+    ) -> Any:
+        """Dispatch embeddings and tiles, which fill slots; returns the cache."""
+        worker = self.worker
+        if len(embedded):
+            pairs = np.full((len(self.ids), 2), [0, self.padding_slot], np.int32)
+            pairs[: len(embedded)] = embedded
+            self.slots = embed_prompts(
+                worker.model, self.slots, self.ids, worker.put(pairs), dtype=worker.dtype
+            )
+        launches = worker.load(tiles, self.layout)
+        self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
+        return cache
+
+    def mode(self, prefix: KVBlocks | None) -> OverPrompts:
+        """Return what tiles attend to."""
+        if prefix is None:
+            return OverPrompts(self.views, kernel=self.worker.kernel)
+        return AfterPrefix(self.views, kernel=self.worker.kernel, prefix=prefix)
+
+    def close(self) -> None:
+        """Give the slots back to the worker."""
+        self.worker.give_back(self.slots)
+
+
+def enlarge(values: np.ndarray, rows: int) -> np.ndarray:
+    """Repeat the first row at the end, up to `rows` rows."""
+    return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])
 
 
 class Workload(NamedTuple):
@@ -35,28 +97,6 @@ class Workload(NamedTuple):
     positions: int  # layers of the longest path
     same: bool = False  # whether all questions run the same paths
     prefix: int = 0  # tokens with which all prompts begin, and that are run once for all
-
-
-def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
-    """Cut indices of prompts of so many tokens into batches, the longest first.
-
-    There are at least `parts` batches where there are as many indices. None has more than
-    `largest`, and all but very long prompts may share one: slots are as long as its longest.
-    """
-    order = np.argsort(-np.asarray(tokens), kind="stable")
-    size = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
-    batches, start = [], 0
-    while start < len(order):
-        longest = tokens[order[start]]
-        end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
-        batches += np.array_split(order[start:end], -(-(end - start) // size))
-        start = end
-    return batches
-
-
-def take(prompts: Prompts, some: np.ndarray) -> Prompts:
-    """Takes some questions of a batch."""
-    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)
 
 
 class Prefix(NamedTuple):

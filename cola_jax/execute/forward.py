@@ -12,8 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import Mode
-from cola_jax.execute.kv_cache import Cache
+from cola_jax.execute.attention import Cache, Mode
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.buffers import get, put
 from cola_jax.model import View, add_attended, at, embed, view

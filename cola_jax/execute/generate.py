@@ -6,9 +6,9 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.allocator import DecodeRow
-from cola_jax.execute.common_prefix import FRESH, Batches
+from cola_jax.execute.batches import FRESH, Batches, take
 from cola_jax.execute.decoder import Decoder, check_decode_memory
-from cola_jax.execute.evaluator import Workload, take
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import (
     Paths,
     check_prompts,

@@ -4,10 +4,10 @@ from typing import Unpack
 
 import numpy as np
 
-from cola_jax.execute.common_prefix import FRESH, Batches
-from cola_jax.execute.evaluator import Workload, take
+from cola_jax.execute.batches import FRESH, Batches, take
+from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, check_batch, count_paths, no_readings
-from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
+from cola_jax.execute.prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.prompts import PromptsLike, Readings

@@ -14,13 +14,11 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.attention import Mode
-from cola_jax.execute.device_memory import default_budget
+from cola_jax.execute.attention import Cache, Mode, NoCache
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
-from cola_jax.execute.kv_cache import Cache, NoCache
-from cola_jax.execute.layer_views import layers_of
-from cola_jax.execute.memory import Memory
+from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
+from cola_jax.execute.placement import layers_of
 from cola_jax.execute.plan import Layout, Tiles, pad_rows
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.buffers import stored_as

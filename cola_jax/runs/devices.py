@@ -60,7 +60,7 @@ class Devices:
             return size
         import jax
 
-        from cola_jax.execute.device_memory import device_memory
+        from cola_jax.execute.memory import device_memory
 
         return int(size * device_memory(jax.local_devices()[0]))
 

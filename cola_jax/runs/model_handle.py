@@ -9,9 +9,8 @@ from jax.sharding import Mesh
 
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
-from cola_jax.execute.device_memory import default_budget
 from cola_jax.execute.inputs import check_tokens
-from cola_jax.execute.memory import Memory
+from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics
 from cola_jax.execute.worker import WorkerOptions
 from cola_jax.formats import cache

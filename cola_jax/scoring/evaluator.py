@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cola_jax.errors import InputError
-from cola_jax.execute.common_prefix import FRESH, Batches
+from cola_jax.execute.batches import FRESH, Batches
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
 from cola_jax.execute.memory import limits_of

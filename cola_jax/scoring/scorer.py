@@ -13,7 +13,7 @@ from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.memory import Memory
-from cola_jax.execute.shared_prefix import check_path_memory, path_evaluator
+from cola_jax.execute.prefix import check_path_memory, path_evaluator
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
 from cola_jax.prompts import Prompts, Readings

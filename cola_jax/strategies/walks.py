@@ -106,7 +106,7 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
     if not rules.order:
         raise InputError(
             "the order of the layers is not known: give `order`, the layers by their "
-            "cola_jax.execute.influence.block_influence."
+            "cola_jax.execute.reference.block_influence."
         )
     path = start.identity.path
     yield [

@@ -32,7 +32,7 @@ def test_read_arguments_batch_size(given, size):
         ({"checkpoint": None}, "needs either checkpoint=MODEL"),
         ({"pretrained": "n"}, "needs either checkpoint=MODEL"),
         ({"path": "0-3", "router": "r"}, "both name the paths"),
-        ({"dtype": "int8"}, "dtype: Input should be 'float32'.*got 'int8'"),
+        ({"dtype": "int4"}, "dtype: Input should be 'float32'.*got 'int4'"),
         ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
         ({"data": "0"}, "data must be at least 1"),
         ({"memory_budget": "lots"}, "'lots' is not a size"),

@@ -5,8 +5,17 @@ import numpy as np
 import pytest
 
 from cola_jax.execute import benchmark as module
-from cola_jax.execute.benchmark import Program, Timing, Wave, benchmark, random_prompts
-from cola_jax.execute.random_model import SHAPES, layer_flops, llama, random_model
+from cola_jax.execute.benchmark import (
+    SHAPES,
+    Program,
+    Timing,
+    Wave,
+    benchmark,
+    layer_flops,
+    llama,
+    random_model,
+    random_prompts,
+)
 from cola_jax.execute.reference import run_reference
 from cola_jax.execute.worker import Workers
 from cola_jax.params import shapes

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import memory
-from cola_jax.execute.evaluator import PathEvaluator, Workload, cut_batches, layout_of, take
+from cola_jax.execute.batches import cut_batches, take
+from cola_jax.execute.evaluator import PathEvaluator, Workload, layout_of
 from cola_jax.execute.inputs import distinct_reads, token_counts
 from cola_jax.execute.memory import parse_bytes
 from cola_jax.execute.metrics import compilations
@@ -215,7 +216,7 @@ def test_run_paths_cuts_large_batches(model, prompts, monkeypatch):
             made.append(len(prompts.ids))
             super().__init__(worker, prompts, workload)
 
-    monkeypatch.setattr("cola_jax.execute.shared_prefix.PathEvaluator", Spy)
+    monkeypatch.setattr("cola_jax.execute.prefix.PathEvaluator", Spy)
     monkeypatch.setattr(memory, "CPU", memory.CPU._replace(questions=1))
     apart = cola_jax.run_paths(model, prompts, paths, tile_tokens=TOKENS)
     batches.assert_agree(apart, together, batches.ROUNDING)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cola_jax.execute.attention import OverPrompts
+from cola_jax.execute.attention import KVBlocks, NoCache, OverPrompts
 from cola_jax.execute.forward import (
     embed_prompts,
     embed_tokens,
@@ -13,7 +13,6 @@ from cola_jax.execute.forward import (
     forward_tiles,
     view_of,
 )
-from cola_jax.execute.kv_cache import KVBlocks, NoCache
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.model import block, embed, keys_values
 from cola_jax.params import layer_at

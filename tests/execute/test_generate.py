@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import cola_jax
-from cola_jax.execute import common_prefix, shared_prefix
+from cola_jax.execute import batches as cut
+from cola_jax.execute import prefix
 from cola_jax.execute.decoder import NOT_FINITE, STOPPED, TRUNCATED
 from cola_jax.path import STOP, pad_path, random_paths
 from cola_jax.prompts import PADDING, Prompts
@@ -157,7 +158,7 @@ def test_prompts_that_begin_alike_share_what_they_have_in_common(
 ):
     found, prompts = pair(variant), alike(9, 2, 5, 11)
     if states is not None:
-        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: states)
+        monkeypatch.setattr(prefix, "blocks_within", lambda *_: states)
     model = found.ours
     if devices != (1, 1):
         model = cola_jax.load(found.checkpoint, mesh=mesh(*devices))
@@ -166,7 +167,7 @@ def test_prompts_that_begin_alike_share_what_they_have_in_common(
         shared, whole = cola_jax.Metrics(), cola_jax.Metrics()
         out = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=shared)
         with monkeypatch.context() as patch:
-            patch.setattr(common_prefix, "LEAST_GAIN", np.inf)
+            patch.setattr(cut, "LEAST_GAIN", np.inf)
             expected = cola_jax.generate(model, prompts, some, max_new_tokens=NEW, metrics=whole)
         assert_greedy(found.ours, prompts, some, out)
         np.testing.assert_array_equal(out.tokens, expected.tokens)

@@ -1,5 +1,7 @@
 """Where the arrays of a worker lie: views of the model's own, whole or split."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ from jax.sharding import AxisType, Mesh
 
 import cola_jax
 from cola_jax.execute import placement
+from cola_jax.execute.placement import layers_of, view_part
 from cola_jax.execute.reference import run_reference
+from cola_jax.execute.worker import Workers
 from cola_jax.prompts import Prompts
 from tests.execute import batches
 
@@ -76,3 +80,68 @@ def test_in_tpu_order_changes_no_values(found):
     paths = batches.paths_of(2, 2, 0)
     expected = run_reference(model, prompts, paths)
     batches.assert_agree(run_reference(ordered, prompts, paths), expected)
+
+
+LAYERS = 4
+
+
+def stack(*shape, dtype="float32"):
+    return jnp.arange(LAYERS * np.prod(shape)).reshape(LAYERS, *shape).astype(dtype)
+
+
+def offsets(parts, whole):
+    """The places of arrays, in bytes from that of another."""
+    return [part.unsafe_buffer_pointer() - whole.unsafe_buffer_pointer() for part in parts]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_view_shares_memory(dtype):
+    whole = stack(128, 512, dtype=dtype)
+    parts = [view_part(whole, i) for i in range(LAYERS)]
+    assert offsets(parts, whole) == [i * whole.nbytes // LAYERS for i in range(LAYERS)]
+    for i, part in enumerate(parts):
+        assert part.dtype == whole.dtype
+        np.testing.assert_array_equal(part, whole[i : i + 1])
+
+
+def test_view_stays_on_its_device():
+    whole = jax.device_put(stack(128, 512), jax.devices()[5])
+    assert view_part(whole, 2).devices() == whole.devices()
+    np.testing.assert_array_equal(view_part(whole, 2), whole[2:3])
+
+
+@pytest.mark.parametrize("shape", [(3,), (127, 509)])
+def test_view_copies_what_is_small_or_not_aligned(shape):
+    whole = stack(*shape)
+    parts = [view_part(whole, i) for i in range(LAYERS)]
+    assert offsets(parts[1:], whole) != [i * whole.nbytes // LAYERS for i in range(1, LAYERS)]
+    for i, part in enumerate(parts):
+        np.testing.assert_array_equal(part, whole[i : i + 1])
+
+
+def test_view_holds_the_memory_of_a_deleted_stack():
+    whole = stack(128, 512)
+    expected, parts = np.array(whole), [view_part(whole, i) for i in range(LAYERS)]
+    whole.delete()
+    del whole
+    gc.collect()
+    others = [jnp.zeros((LAYERS, 128, 512)) for _ in range(4)]  # would take the memory
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+    del others
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_layers_of_a_model_are_where_it_is(pair, tensor):
+    model = cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(1, tensor))
+    layers = model.layers
+    for i, part in enumerate(layers_of(layers)):
+        for one, whole in zip(jax.tree.leaves(part), jax.tree.leaves(layers), strict=True):
+            assert one.devices() == whole.devices()
+            np.testing.assert_array_equal(one, whole[i : i + 1])
+
+
+@pytest.mark.parametrize(("tensor", "whole"), [(1, False), (2, True)])
+def test_several_devices_of_a_cpu_run_the_whole_stack_as_a_tpu(pair, tensor, whole):
+    model = cola_jax.load(pair("qwen2-window").checkpoint, mesh=batches.mesh(1, tensor))
+    (worker,) = Workers(model).workers
+    assert (worker.layers is None) == whole

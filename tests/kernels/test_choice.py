@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cola_jax.execute.random_model import SHAPES
+from cola_jax.execute.benchmark import SHAPES
 from cola_jax.kernels import choice
 from cola_jax.kernels.attention import DecodeAttention, PromptAttention
 from cola_jax.kernels.choice import choose_decode_attention, choose_prompt_attention

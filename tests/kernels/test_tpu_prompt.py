@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import cola_jax
 from cola_jax.execute import worker
+from cola_jax.execute.benchmark import llama
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import pad_paths
-from cola_jax.execute.random_model import llama
+from cola_jax.execute.prefix import path_evaluator
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.kernels import tpu_prompt
 from cola_jax.kernels.attention import PromptAttention, Rotated

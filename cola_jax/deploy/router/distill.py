@@ -29,7 +29,7 @@ from cola_jax.deploy.router.routing import Router, make_router
 from cola_jax.deploy.router.targets import CLASSES, count_layers
 from cola_jax.deploy.router.tracking import Tracker, TrackerName, tracking
 from cola_jax.deploy.router.train import Trainer, TrainingConfig
-from cola_jax.execute.evaluator import cut_batches, take
+from cola_jax.execute.batches import cut_batches, take
 from cola_jax.files import write_whole
 from cola_jax.identity import question_digest, set_digest
 from cola_jax.prompts import Prompts

@@ -12,7 +12,7 @@ from cola_jax.deploy.router.designs import Design
 from cola_jax.deploy.router.features import fill_up, length_buckets, on_devices, prompt_alone
 from cola_jax.deploy.router.targets import Path
 from cola_jax.errors import InputError
-from cola_jax.execute.evaluator import cut_batches, take
+from cola_jax.execute.batches import cut_batches, take
 from cola_jax.execute.inputs import check_prompts
 from cola_jax.execute.reference import replicated
 from cola_jax.params import Model

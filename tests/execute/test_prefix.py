@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from cola_jax.execute import memory, shared_prefix
-from cola_jax.execute.common_prefix import common_prefix, shared_by_each
+from cola_jax.execute import memory, prefix
+from cola_jax.execute.batches import common_prefix, shared_by_each
 from cola_jax.execute.evaluator import PathEvaluator, Workload
 from cola_jax.execute.metrics import Metrics, compilations
+from cola_jax.execute.prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.reference import run_reference
-from cola_jax.execute.shared_prefix import SharedPrefixEvaluator, path_evaluator
 from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, pad_path
 from cola_jax.prompts import Prompts
@@ -63,7 +63,7 @@ def test_shared_prefix_matches_reference(
 ) -> None:
     """With few blocks the paths run in several groups; a second wave finds states of the first."""
     if blocks is not None:
-        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: blocks)
+        monkeypatch.setattr(prefix, "blocks_within", lambda *_: blocks)
     model, batch = pair(variant).ours, batches.alike(SHARED)
     waves = [same_paths(4), same_paths(4, seed=1)]
     waves[1][:, 0] = waves[0][:, 0]
@@ -99,7 +99,7 @@ def test_batches_that_begin_alike_run_the_prefix_once(
     parts = [jax.tree.map(lambda x, i=i: np.asarray(x)[i : i + 2], whole) for i in (0, 2)]
     workload = Workload(6, POSITIONS, same=True, prefix=SHARED)
     if blocks is not None:
-        monkeypatch.setattr(shared_prefix, "blocks_within", lambda *_: blocks)
+        monkeypatch.setattr(prefix, "blocks_within", lambda *_: blocks)
 
     def evaluate(worker: Any, part: Prompts, paths: np.ndarray) -> tuple[Any, int]:
         before, run = metrics.cost, path_evaluator(worker, part, workload)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cola_jax.execute.kv_cache import KVBlocks
+from cola_jax.execute.attention import KVBlocks
 from cola_jax.kernels.buffers import stored_as
 
 BLOCKS, R, K, H = 5, 3, 2, 4  # blocks, rows, key/value heads, head width

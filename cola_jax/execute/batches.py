@@ -1,4 +1,4 @@
-"""What prompts have in common at their beginning, and what is left of them without it."""
+"""How prompts are put into batches: by a common beginning, and by length."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cola_jax.execute.evaluator import cut_batches
 from cola_jax.execute.inputs import token_counts
 from cola_jax.execute.memory import limits_of
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
@@ -18,6 +17,8 @@ LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # The states of a prefix that are run, over those of the questions' own tokens, where each question
 # has paths of its own: 0.74 in searches of 8 questions (SmolLM2, ARC-Easy), 0.70 in `cola demo`.
 FRESH = 0.75
+LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
+MOST_SHARE = 8  # how many times longer than its shortest prompt the longest of a batch may be
 
 
 class Batches(NamedTuple):
@@ -111,3 +112,25 @@ def without(prompts: Prompts, size: int) -> Prompts:
     read = np.asarray(prompts.read)
     read = np.where(read == NO_READ, NO_READ, read - size)
     return Prompts(ids, positions, branch, read, np.asarray(prompts.targets))
+
+
+def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndarray]:
+    """Cut indices of prompts of so many tokens into batches, the longest first.
+
+    There are at least `parts` batches where there are as many indices. None has more than
+    `largest`, and all but very long prompts may share one: slots are as long as its longest.
+    """
+    order = np.argsort(-np.asarray(tokens), kind="stable")
+    size = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
+    batches, start = [], 0
+    while start < len(order):
+        longest = tokens[order[start]]
+        end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
+        batches += np.array_split(order[start:end], -(-(end - start) // size))
+        start = end
+    return batches
+
+
+def take(prompts: Prompts, some: np.ndarray) -> Prompts:
+    """Takes some questions of a batch."""
+    return jax.tree.map(lambda x: np.asarray(x)[some], prompts)

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.common_prefix import without
-from cola_jax.execute.driver import Driver
+from cola_jax.execute.attention import KVBlocks
+from cola_jax.execute.batches import without
 from cola_jax.execute.evaluator import (
+    Driver,
     PathEvaluator,
     Prefix,
     Workload,
@@ -25,7 +26,6 @@ from cola_jax.execute.evaluator import (
     slot_sizes,
 )
 from cola_jax.execute.inputs import distinct_reads, no_readings
-from cola_jax.execute.kv_cache import KVBlocks
 from cola_jax.execute.memory import Memory, ceil_power, choose_sizes, floor_power, tile_rows
 from cola_jax.execute.plan import Layout, Tiles, TileShape
 from cola_jax.execute.trie import PrefixBlocks, PrefixTrie
