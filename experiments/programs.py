@@ -204,7 +204,7 @@ def lower_decode(make: Abstract, sizes: Sizes) -> Program:
     config, tokens, rows = make.config, sizes.tokens, DECODE_ROWS
     views, counts = make.view(DECODE_SLOTS + 1, 1), make.array(DECODE_SLOTS + 1)
     prompt, kernel = make.blocks(tokens), make.decode_kernel
-    mode = ToCache(views, prompt, counts, counts, reach=DECODED, kernel=kernel)
+    mode = ToCache(views, prompt, counts, counts, reach=(prompt.k.shape[2], DECODED), kernel=kernel)
     states = make.array(DECODE_SLOTS + 1, 1, config.width, dtype=jnp.bfloat16)
     lowered, layers = make.lower(TileShape(rows, 1), states, mode, make.blocks(DECODED))
     kv, heads = (n * config.head_dim for n in (config.num_kv_heads, config.num_heads))

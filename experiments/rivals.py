@@ -38,7 +38,7 @@ from experiments.careful_torch import CarefulTorch, Paths
 from experiments.torch_baselines import OptionRows, same_model
 
 Logprobs = dict[tuple[int, int], np.ndarray]  # [Q] by question and path
-LIMIT = 1e-3  # largest difference of two log-probabilities in float32
+LIMIT = 1e-2  # random paths make rounding grow
 SHARED = 32  # tokens that prompts must have in common to be run once
 OURS = "cola-jax"
 

@@ -129,7 +129,7 @@ class ToCache(struct.PyTreeNode):
     prompt: KVBlocks
     length: Int[Array, " W"]  # tokens of its prompt
     decoded: Int[Array, " W"]  # tokens decoded so far
-    reach: int = struct.field(pytree_node=False)  # bounds the decoded tokens attended to
+    reach: tuple[int, int] = struct.field(pytree_node=False)  # of prompts, and of decoded tokens
     kernel: DecodeAttention = struct.field(pytree_node=False, default=DecodeAttention())
 
     def tile(self, columns: Columns, shape: TileShape) -> Tile:

@@ -1,4 +1,4 @@
-"""A decoder: rows of one token bucket on one worker, decoded step by step until all have ended."""
+"""A decoder: rows of a batch on one worker, decoded step by step until all have ended."""
 
 import contextlib
 import functools
@@ -156,7 +156,11 @@ class Decoder:
         allocator, worker = self.allocator, self.worker
         active = np.array([row.slot for row in rows], np.int32)
         allocator.decoded[active] = [row.asked for row in rows]
-        reach = min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept)
+        # a short text does not pay for a long one
+        reach = (
+            min(bucket(int(allocator.length[active].max()), 32), self.prompt.k.shape[2]),
+            min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept),
+        )
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
         launches, slots = self.plan(active), self.sampled(rows)
 

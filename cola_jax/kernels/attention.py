@@ -138,7 +138,7 @@ class DecodeAttention:
         token: tuple[Float[Array, "R 1 K H"], Float[Array, "R 1 K H"]],
         prompt: tuple[Shaped[Array, "M K T H"], Shaped[Array, "M K T H"]],
         own: tuple[Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]],
-        reach: int,
+        reach: tuple[int, int],
     ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
         """Write the token's keys and values to the rows' own blocks, and attend.
 
@@ -146,20 +146,20 @@ class DecodeAttention:
           rows: of the tile.
           q, token: the queries, the keys and the values of the token.
           prompt, own: all blocks of prompts and of decoded tokens.
-          reach: bounds the decoded tokens that are attended to.
+          reach: bounds the tokens of prompts, and the decoded ones, that are attended to.
 
         Returns:
           What the queries attend to, mixed, and the own blocks, updated in place.
         """
         k, v = (put_tokens(buffer, x, rows) for buffer, x in zip(own, token, strict=True))
-        tokens = prompt[0].shape[2]
-        in_prompt, in_own = jnp.arange(tokens), jnp.arange(min(reach, k.shape[2]))
+        tokens, decoded = min(reach[0], prompt[0].shape[2]), min(reach[1], k.shape[2])
+        in_prompt, in_own = jnp.arange(tokens), jnp.arange(decoded)
         length, nth = rows.length[:, None], rows.nth[:, None]
         masks = (
             (in_prompt < length) & (length + nth - in_prompt < rows.window),
             (in_own <= nth) & (nth - in_own < rows.window),
         )
-        blocks = (prompt, rows.prompt_block, tokens), ((k, v), rows.block, reach)
+        blocks = (prompt, rows.prompt_block, tokens), ((k, v), rows.block, decoded)
         parts = []
         for (buffers, block, count), mask in zip(blocks, masks, strict=True):
             keys, values = (get(buffer, block, slice(None), slice(count)) for buffer in buffers)

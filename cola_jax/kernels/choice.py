@@ -134,5 +134,6 @@ def run_decoding(
     q, k, v = (normal(2, 1, heads, config.head_dim) for heads in (queries, groups, groups))
     blocks = [normal(3, groups, 2 * tokens, config.head_dim) for _ in range(4)]
     pairs = (blocks[0], blocks[1]), (blocks[2], blocks[3])
-    run = jax.jit(lambda token: kernel(rows, q, token, *pairs, 2 * tokens)[0].astype(jnp.float32))
+    reach = 2 * tokens, 2 * tokens
+    run = jax.jit(lambda token: kernel(rows, q, token, *pairs, reach)[0].astype(jnp.float32))
     return jax.device_get(run((k, v)))

@@ -45,7 +45,7 @@ class TpuDecodeAttention(DecodeAttention):
         token: KeysValues,
         prompt: KeysValues,
         own: KeysValues,
-        reach: int,
+        reach: tuple[int, int],
     ) -> tuple[Float[Array, "R 1 N H"], KeysValues]:
         """Attend to blocks where they lie, and write the token [R, 1, K, H] to them."""
         run = functools.partial(decode_attention, reach=reach, interpret=self.interpret)
@@ -70,14 +70,14 @@ def decode_attention(
     prompt: tuple[Float[Array, "M K T H"], Float[Array, "M K T H"]],
     own: tuple[Float[Array, "M K X H"], Float[Array, "M K X H"]],
     *,
-    reach: int,
+    reach: tuple[int, int],
     interpret: bool = False,
 ) -> tuple[Float[Array, "R N H"], Shaped[Array, "M K X H"], Shaped[Array, "M K X H"]]:
     """Attends with a token of each row to its prompt and to what it decoded, and to itself.
 
     Args:
       token: its keys and values, which are written to the row's own block.
-      reach: bounds the decoded tokens, that one included.
+      reach: bounds the tokens of prompts, and the decoded tokens, that one included.
 
     Returns:
       What the queries attend to, mixed, and the row's own blocks, updated in place.
@@ -90,13 +90,13 @@ def decode_attention(
     return out.reshape(count, heads, width), k, v
 
 
-def tpu_call(q: Array, prompt: Any, own: Any, reach: int, interpret: bool) -> Any:
+def tpu_call(q: Array, prompt: Any, own: Any, reach: tuple[int, int], interpret: bool) -> Any:
     """Builds the call of the kernel for these shapes: rows by steps, a span of each part a step."""
     count, groups, queries, width = q.shape
     most = span(groups * width * own[0].dtype.itemsize)
-    tokens = prompt[0].shape[2]
-    spans = min(most, tokens), min(most, reach)
-    steps = max(pl.cdiv(tokens, spans[0]), pl.cdiv(reach, spans[1]))
+    tokens = min(reach[0], prompt[0].shape[2])
+    spans = min(most, tokens), min(most, reach[1])
+    steps = max(pl.cdiv(tokens, spans[0]), pl.cdiv(reach[1], spans[1]))
 
     def spec(tokens: int, index: Callable[..., tuple[Any, Any]]) -> pl.BlockSpec:
         """Which part of an array a step takes: a block, and the place of these tokens in it."""

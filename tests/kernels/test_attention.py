@@ -54,7 +54,7 @@ def test_decode_attention_sees_the_prompt_and_decoded_tokens(window):
     rows = Rows(jnp.array(prompt_block), jnp.array(block), jnp.array(lengths), nth, width)
     q = jnp.asarray(normal(R, 1, K * G, H, seed=2))
     pairs = [tuple(map(jnp.asarray, pair)) for pair in (token, prompts, texts)]
-    mixed, own = DecodeAttention()(rows, q, *pairs, reach)
+    mixed, own = DecodeAttention()(rows, q, *pairs, (tokens, reach))
     expected = attention_over(jnp.asarray(k), jnp.asarray(v), jnp.asarray(seen))(q)
     np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(own, after)

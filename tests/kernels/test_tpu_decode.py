@@ -62,7 +62,7 @@ def test_kernel_attends_and_writes_as_plain_operations(lengths, decoded, window,
     q = jnp.asarray(normal(R, 1, heads * queries, H, seed=20))
     token = tuple(jnp.asarray(normal(R, 1, heads, H, seed=seed)) for seed in (21, 22))
     (mixed, ours), (plain, theirs) = (
-        attend(rows, q, token, prompt, own, reach) for attend in (KERNEL, DecodeAttention())
+        attend(rows, q, token, prompt, own, (128, reach)) for attend in (KERNEL, DecodeAttention())
     )
     np.testing.assert_allclose(mixed, plain, rtol=1e-5, atol=1e-6)
     for got, expected in zip(ours, theirs, strict=True):
@@ -88,7 +88,7 @@ def test_kernel_lowers_for_a_tpu():
     token, scalar = array(R, 1, 8, 128), array(R, dtype="int32")
     rows = Rows(scalar, scalar, scalar, scalar, array(1, dtype="int32"))
     traced = jax.jit(TpuDecodeAttention(), static_argnums=5).trace(
-        rows, q, (token, token), (k, k), (own, own), 32
+        rows, q, (token, token), (k, k), (own, own), (128, 32)
     )
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
