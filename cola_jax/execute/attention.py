@@ -4,10 +4,13 @@ Each mode is one object with the same call. Its arrays are those of a whole batc
 takes its rows; its kernel is one of `cola_jax.kernels`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cola_jax.config import ModelConfig
@@ -26,6 +29,24 @@ class Tile(NamedTuple):
     columns: Columns  # arrays [R]
     view: View  # [R, T]
     read: Int[Array, "R Q"] | None  # the positions of the result; all when None
+
+
+class Mode(Protocol):
+    """How layers of a kind run the rows of tiles; a pytree."""
+
+    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+        """Take what a tile needs of the arrays of the batch."""
+        ...
+
+    def view_layers(self, layers: Any) -> Any:
+        """View a stack of layers in the shapes in which the mode takes its products."""
+        ...
+
+    def __call__(
+        self, config: ModelConfig, layer: Any, h: Float[Array, "R T D"], tile: Tile, cache: Any
+    ) -> tuple[Heads, Any]:
+        """Mix the tokens of rows, at the positions read, and write what is kept to the cache."""
+        ...
 
 
 class OverPrompts(struct.PyTreeNode):
@@ -120,7 +141,30 @@ class ToCache(struct.PyTreeNode):
         return mixed, KVBlocks(*own)
 
 
-Mode = OverPrompts | AfterPrefix | ToCache
+def over_prompts(
+    views: View, prefix: KVBlocks | None, read: Array | None, kernel: PromptAttention
+) -> OverPrompts:
+    """Make the mode of prompts, or of what continues a prefix."""
+    if prefix is None:
+        return OverPrompts(views, read, kernel)
+    return AfterPrefix(views, read, kernel, prefix=prefix)
+
+
+def kv_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> KVBlocks:
+    """Return the shapes of the keys and values of so many tokens."""
+    shape: Any = jax.ShapeDtypeStruct((config.num_kv_heads, tokens, config.head_dim), dtype)
+    return KVBlocks(shape, shape)
+
+
+class Kind(NamedTuple):
+    """How layers of a kind run, and what they keep."""
+
+    over_prompts: Callable[..., Mode]
+    to_cache: Callable[..., Mode]
+    block: Callable[[ModelConfig, int, DTypeLike], Any]
+
+
+KINDS = {Layer: Kind(over_prompts, ToCache, kv_block)}  # by the class of a stack
 
 
 def of_questions(views: View, question: Int[Array, " R"], tokens: int) -> View:

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cola_jax.execute.attention import AfterPrefix, OverPrompts
+from cola_jax.execute.attention import Mode
 from cola_jax.execute.forward import embed_prompts, view_of
-from cola_jax.execute.kv_cache import Cache, KVBlocks, NoCache
+from cola_jax.execute.kv_cache import Cache, NoCache
 from cola_jax.execute.plan import Chunk, Layout, Tiles
 from cola_jax.execute.worker import Worker
 from cola_jax.prompts import Prompts
@@ -32,15 +32,15 @@ class Driver:
         chunk: Chunk,
         outputs: jax.Array,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: KVBlocks | None = None,
+        prefix: Cache | None = None,
     ) -> tuple[jax.Array, Any]:
         """Dispatch a chunk; returns the outputs of the last layers, and the cache.
 
-        `prefix` has the keys and values of what all prompts begin with, and these continue.
+        `prefix` has what layers keep of what all prompts begin with, and these continue.
         """
         cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
         last = self.worker.load(chunk.last, self.layout)
-        mode = self.mode(prefix).replace(read=self.read)
+        mode = self.mode(prefix, self.read)
         return self.worker.run(last, outputs, mode, cache, source=self.slots)
 
     def fill(
@@ -48,7 +48,7 @@ class Driver:
         embedded: np.ndarray,
         tiles: Tiles,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: KVBlocks | None = None,
+        prefix: Cache | None = None,
     ) -> Any:
         """Dispatch embeddings and tiles, which fill slots; returns the cache."""
         worker = self.worker
@@ -62,11 +62,9 @@ class Driver:
         self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
         return cache
 
-    def mode(self, prefix: KVBlocks | None) -> OverPrompts:
-        """Return what tiles attend to."""
-        if prefix is None:
-            return OverPrompts(self.views, kernel=self.worker.kernel)
-        return AfterPrefix(self.views, kernel=self.worker.kernel, prefix=prefix)
+    def mode(self, prefix: Cache | None, read: jax.Array | None = None) -> Mode:
+        """Return how tiles run."""
+        return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
 
     def close(self) -> None:
         """Give the slots back to the worker."""

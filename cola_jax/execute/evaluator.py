@@ -15,7 +15,7 @@ from cola_jax.execute.inputs import (
     no_readings,
     token_counts,
 )
-from cola_jax.execute.kv_cache import KVBlocks
+from cola_jax.execute.kv_cache import Cache
 from cola_jax.execute.memory import Limits, Memory, capacity, choose_sizes, row_tokens, tile_rows
 from cola_jax.execute.plan import Chunk, Layout, TileShape
 from cola_jax.execute.readouts import Queries, Readouts, ReadPositions, unembed_queries
@@ -63,7 +63,7 @@ class Prefix(NamedTuple):
     """Keys and values of what all prompts of a batch begin with, and the block of each state."""
 
     blocks: PrefixBlocks
-    cache: KVBlocks
+    cache: Cache
 
 
 Dispatched = list[tuple[np.ndarray, Pending]]  # numbers of paths of a wave, and their readouts
@@ -151,7 +151,7 @@ class PathEvaluator:
             self.worker.metrics.add(evaluations=len(some))
         return out
 
-    def run(self, chunk: Chunk, queries: Queries, prefix: KVBlocks | None = None) -> list[Readouts]:
+    def run(self, chunk: Chunk, queries: Queries, prefix: Cache | None = None) -> list[Readouts]:
         """Dispatch a chunk; returns what is read in its outputs."""
         self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=prefix)
         model = self.worker.model

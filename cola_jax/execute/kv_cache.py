@@ -5,7 +5,7 @@ layer that runs twice has two caches: those of the prompt in blocks that rows sh
 state of the trie, and those of the decoded tokens in blocks of the row's own.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -47,4 +47,9 @@ class NoCache(NamedTuple):
         return self
 
 
-Cache = KVBlocks | NoCache
+class Cache(Protocol):
+    """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
+
+    def write(self, kept: Any, block: Int[Array, " R"]) -> "Cache":
+        """Write what a layer keeps of each row to blocks."""
+        ...
