@@ -19,7 +19,7 @@ import transformers
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from cola_jax.config import ModelConfig, Rope
+from cola_jax.config import ModelConfig
 from cola_jax.execute.allocator import DecodeRow
 from cola_jax.execute.attention import KINDS, Kind, Mode, Tile, of_questions
 from cola_jax.execute.decoder import Decoder
@@ -27,7 +27,7 @@ from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.kv_cache import NoCache
 from cola_jax.execute.layer_views import layers_of
 from cola_jax.execute.plan import Columns, TileShape
-from cola_jax.execute.random_model import random_model
+from cola_jax.execute.random_model import llama, random_model
 from cola_jax.execute.shared_prefix import path_evaluator
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker, Workers
@@ -47,12 +47,8 @@ WINDOW = 3  # tokens before its own that a convolution reads
 SHARED = 16  # tokens with which all prompts begin
 
 
-OURS = ModelConfig(
-    **{"vocab_size": V, "num_layers": L + 1, "width": D, "mlp_width": F, "context": 64},
-    **{"num_heads": N, "num_kv_heads": K, "head_dim": HK, "ropes": (Rope(1e4),), "tied": False},
-    **{"layer_ropes": (0,) * (L + 1), "windows": (None,) * (L + 1)},
-    **{"norm_eps": 1e-2, "norm_offset": 1.0},
-)
+SHAPE = llama(L + 1, D, N, K, F, V, head_dim=HK, tied=False, norm_offset=1.0)
+OURS = dataclasses.replace(SHAPE, norm_eps=1e-2)  # a small one would enlarge errors of rounding
 BLOCK = ((WINDOW, 2 * K * HK + N * HV), (N, HK, HV))  # shapes of a convolution's window and a state
 
 
@@ -167,7 +163,7 @@ def recur(
     by_token = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (tokens, kept_share, rate, branch))
     (_, end, _), mixed = jax.lax.scan(read, (before, before, branch[:, 0] * 0), by_token)
     mixed = rms_norm(jnp.moveaxis(mixed, 0, 1), layer.gated_norm, config.norm_eps)
-    return mixed * jax.nn.silu(z), end
+    return (mixed * jax.nn.silu(z)).astype(h.dtype), end
 
 
 def unit(x: Array) -> Array:
@@ -175,23 +171,13 @@ def unit(x: Array) -> Array:
     return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)
 
 
-def delta_prompts(views: View, prefix: Any, read: Any, kernel: Any) -> DeltaOverPrompts:
-    """Make the mode of prompts."""
-    return DeltaOverPrompts(views, prefix, read)
-
-
-def delta_steps(views: View, prompt: Any, length: Any, decoded: Array, **_: Any) -> DeltaToCache:
-    """Make the mode of decoding."""
-    return DeltaToCache(views, prompt, decoded=decoded)
-
-
-def delta_block(config: ModelConfig, tokens: int, dtype: Any) -> RecurrentStates:
-    """Return the shapes of a block, which does not depend on tokens."""
-    window, state = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in BLOCK)
-    return RecurrentStates(window, state)
-
-
-KINDS[DeltaLayer] = Kind(delta_prompts, delta_steps, delta_block)
+KINDS[DeltaLayer] = Kind(
+    over_prompts=lambda views, prefix, read, kernel: DeltaOverPrompts(views, prefix, read),
+    to_cache=lambda views, prompt, length, decoded, **_: DeltaToCache(
+        views, prompt, decoded=decoded
+    ),
+    block=lambda *_: RecurrentStates(*(jnp.zeros(shape) for shape in BLOCK)),
+)
 
 
 class EachKind(struct.PyTreeNode):
@@ -277,7 +263,7 @@ class Theirs:
         weights = {name: x.numpy() for name, x in self.model.state_dict().items()}
         layers = [ours_of(weights, f"model.layers.{i}.") for i in range(L)]
         stacks = {name: jnp.stack([layer[name] for layer in layers]) for name in layers[0]}
-        absent = {field.name: None for field in dataclasses.fields(Layer)}
+        absent: dict[str, Any] = {field.name: None for field in dataclasses.fields(Layer)}
         return Model(
             config=OURS,
             layers=DeltaLayer(**(absent | stacks)),
@@ -328,13 +314,13 @@ def reading_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: Se
     """Yield what readings differ by from transformers, which runs each continuation alone."""
     readings = run(Prompts.stack(batch), paths)
     for (b, question), (c, path) in itertools.product(enumerate(batch), enumerate(paths)):
-        for branch in range(question.branch.max() + 1):
-            tokens = np.flatnonzero((question.branch == PROMPT) | (question.branch == branch))
-            logprobs = theirs.logprobs(path, question.ids[tokens])
-            reads = np.flatnonzero(question.branch[question.read] == branch)
-            places = np.searchsorted(tokens, question.read[reads])
-            errors = readings.logprob[b, c, reads] - logprobs[places, question.targets[reads]]
-            yield np.abs(errors).max()
+        branch, read, targets = map(np.asarray, (question.branch, question.read, question.targets))
+        for j in range(branch.max() + 1):
+            tokens = np.flatnonzero((branch == PROMPT) | (branch == j))
+            logprobs = theirs.logprobs(path, np.asarray(question.ids)[tokens])
+            i = np.flatnonzero(branch[read] == j)
+            expected = logprobs[np.searchsorted(tokens, read[i]), targets[i]]
+            yield np.abs(readings.logprob[b, c, i] - expected).max()
 
 
 def decoding_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: Sequence[Path]):
@@ -355,10 +341,11 @@ def decoding_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: S
 
 def worker_of(theirs: Theirs, hybrid: bool) -> Worker:
     """Make a worker of the layers of transformers, and with `hybrid` of one that attends."""
-    (worker,) = Workers(theirs.ours()).workers
+    (worker,) = Workers(theirs.ours(), tile_tokens=32).workers
     if hybrid:
         worker.kind = HYBRID
-        worker.layers += list(layers_of(theirs.attention))[L:]
+        stacks = worker.model.layers, theirs.attention
+        worker.layers = [*layers_of(stacks[0]), list(layers_of(stacks[1]))[L]]
     return worker
 
 

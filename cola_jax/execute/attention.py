@@ -5,7 +5,7 @@ takes its rows; its kernel is one of `cola_jax.kernels`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class Tile(NamedTuple):
     read: Int[Array, "R Q"] | None  # the positions of the result; all when None
 
 
+@runtime_checkable
 class Mode(Protocol):
     """How layers of a kind run the rows of tiles; a pytree."""
 

@@ -5,7 +5,7 @@ layer that runs twice has two caches: those of the prompt in blocks that rows sh
 state of the trie, and those of the decoded tokens in blocks of the row's own.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -47,6 +47,7 @@ class NoCache(NamedTuple):
         return self
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
 
