@@ -4,12 +4,14 @@ Each mode is one object with the same call. Its arrays are those of a whole batc
 takes its rows; its kernel is one of `cola_jax.kernels`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
@@ -25,7 +27,10 @@ IN_ORDER = Layout((0, 1, 2, 3))  # in memory as in the shape
 class KVBlocks(NamedTuple):
     """Keys and values of X tokens in each of M blocks; the block after the last is for padding.
 
-    Heads come first, so that the keys of a head are contiguous: a CPU attends twice as fast.
+    They belong to a position of a path, never to a layer: one that runs twice has two caches. Those
+    of prompts are shared by rows, a block for each state of the trie; those of decoded tokens are a
+    row's own. Heads come first, so that the keys of a head are contiguous: a CPU attends twice as
+    fast.
     """
 
     k: Shaped[Array, "M K X H"]
@@ -52,7 +57,13 @@ class NoCache(NamedTuple):
         return self
 
 
-Cache = KVBlocks | NoCache
+@runtime_checkable
+class Cache(Protocol):
+    """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
+
+    def write(self, kept: Any, block: Int[Array, " R"]) -> "Cache":
+        """Write what a layer keeps of each row to blocks."""
+        ...
 
 
 Heads = Float[Array, "R _ N H"]
@@ -64,6 +75,25 @@ class Tile(NamedTuple):
     columns: Columns  # arrays [R]
     view: View  # [R, T]
     read: Int[Array, "R Q"] | None  # the positions of the result; all when None
+
+
+@runtime_checkable
+class Mode(Protocol):
+    """How layers of a kind run the rows of tiles; a pytree."""
+
+    def tile(self, columns: Columns, shape: TileShape) -> Tile:
+        """Take what a tile needs of the arrays of the batch."""
+        ...
+
+    def view_layers(self, layers: Any) -> Any:
+        """View a stack of layers in the shapes in which the mode takes its products."""
+        ...
+
+    def __call__(
+        self, config: ModelConfig, layer: Any, h: Float[Array, "R T D"], tile: Tile, cache: Any
+    ) -> tuple[Heads, Any]:
+        """Mix the tokens of rows, at the positions read, and write what is kept to the cache."""
+        ...
 
 
 class OverPrompts(struct.PyTreeNode):
@@ -158,7 +188,30 @@ class ToCache(struct.PyTreeNode):
         return mixed, KVBlocks(*own)
 
 
-Mode = OverPrompts | AfterPrefix | ToCache
+def over_prompts(
+    views: View, prefix: KVBlocks | None, read: Array | None, kernel: PromptAttention
+) -> OverPrompts:
+    """Make the mode of prompts, or of what continues a prefix."""
+    if prefix is None:
+        return OverPrompts(views, read, kernel)
+    return AfterPrefix(views, read, kernel, prefix=prefix)
+
+
+def kv_block(config: ModelConfig, tokens: int, dtype: DTypeLike) -> KVBlocks:
+    """Return the shapes of the keys and values of so many tokens."""
+    shape: Any = jax.ShapeDtypeStruct((config.num_kv_heads, tokens, config.head_dim), dtype)
+    return KVBlocks(shape, shape)
+
+
+class Kind(NamedTuple):
+    """How layers of a kind run, and what they keep."""
+
+    over_prompts: Callable[..., Mode]
+    to_cache: Callable[..., Mode]
+    block: Callable[[ModelConfig, int, DTypeLike], Any]
+
+
+KINDS = {Layer: Kind(over_prompts, ToCache, kv_block)}  # by the class of a stack
 
 
 def of_questions(views: View, question: Int[Array, " R"], tokens: int) -> View:

@@ -13,7 +13,6 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.execute.allocator import Allocator, DecodeRow
-from cola_jax.execute.attention import KVBlocks, ToCache
 from cola_jax.execute.batches import without
 from cola_jax.execute.evaluator import Driver, Workload, enlarge, layout_of, slot_sizes
 from cola_jax.execute.forward import embed_tokens
@@ -75,19 +74,14 @@ class Decoder:
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
         last = enlarge(self.lengths - size - 1, count)[:, None]
         self.driver = Driver(worker, inputs, last, sizes.slots, self.layout)
-        self.prompt, self.decoded = (self.blocks(length) for length in (tokens, sizes.kept))
+        self.prompt, self.decoded = (
+            worker.blocks(sizes.blocks, length) for length in (tokens, sizes.kept)
+        )
         states = np.zeros((sizes.decode_slots + 1, 1, config.width), worker.dtype)
         self.states = worker.put(states)
         self.tokens = worker.put(np.zeros(sizes.decode_slots + 1, np.int32))
         self.step_layout = Layout.of_one(TileShape(sizes.rows, 1))
         self.planned: tuple[bytes, int, Launches] | None = None  # the last step's
-
-    def blocks(self, tokens: int) -> KVBlocks:
-        """Makes KV blocks of that many tokens, and one for padding."""
-        config = self.worker.config
-        shape = (self.sizes.blocks + 1, config.num_kv_heads, tokens, config.head_dim)
-        k, v = (self.worker.buffer(shape, self.worker.dtype, split=1) for _ in range(2))
-        return KVBlocks(k=k, v=v)
 
     def __call__(self, paths: np.ndarray) -> list[DecodeRow]:
         """Decodes every path [B, C, P] that is not padding; returns its rows in order."""
@@ -168,7 +162,9 @@ class Decoder:
             self.states, views = embed_tokens(
                 worker.model, self.states, self.tokens, *lengths, dtype=worker.dtype
             )
-            mode = ToCache(views, self.prompt, *lengths, reach=reach, kernel=worker.decode_kernel)
+            mode = worker.kind.to_cache(
+                views, self.prompt, *lengths, reach=reach, kernel=worker.decode_kernel
+            )
             self.states, self.decoded = worker.run(launches, self.states, mode, self.decoded)
             return self.sample(slots)
 
@@ -238,7 +234,7 @@ class Decoder:
     def close(self) -> None:
         """Gives the buffers back to the worker."""
         self.driver.close()
-        self.worker.give_back(*self.prompt, *self.decoded)
+        self.worker.give_back(*jax.tree.leaves((self.prompt, self.decoded)))
         if self.shared is not None:
             self.worker.leave(self.shared)
 

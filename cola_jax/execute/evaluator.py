@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cola_jax.execute.attention import AfterPrefix, Cache, KVBlocks, NoCache, OverPrompts
+from cola_jax.execute.attention import Cache, Mode, NoCache
 from cola_jax.execute.forward import embed_prompts, view_of
 from cola_jax.execute.inputs import (
     bucket,
@@ -44,15 +44,15 @@ class Driver:
         chunk: Chunk,
         outputs: jax.Array,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: KVBlocks | None = None,
+        prefix: Cache | None = None,
     ) -> tuple[jax.Array, Any]:
         """Dispatch a chunk; returns the outputs of the last layers, and the cache.
 
-        `prefix` has the keys and values of what all prompts begin with, and these continue.
+        `prefix` has what layers keep of what all prompts begin with, and these continue.
         """
         cache = self.fill(chunk.embedded, chunk.tiles, cache, prefix)
         last = self.worker.load(chunk.last, self.layout)
-        mode = self.mode(prefix).replace(read=self.read)
+        mode = self.mode(prefix, self.read)
         return self.worker.run(last, outputs, mode, cache, source=self.slots)
 
     def fill(
@@ -60,7 +60,7 @@ class Driver:
         embedded: np.ndarray,
         tiles: Tiles,
         cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: KVBlocks | None = None,
+        prefix: Cache | None = None,
     ) -> Any:
         """Dispatch embeddings and tiles, which fill slots; returns the cache."""
         worker = self.worker
@@ -74,11 +74,9 @@ class Driver:
         self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
         return cache
 
-    def mode(self, prefix: KVBlocks | None) -> OverPrompts:
-        """Return what tiles attend to."""
-        if prefix is None:
-            return OverPrompts(self.views, kernel=self.worker.kernel)
-        return AfterPrefix(self.views, kernel=self.worker.kernel, prefix=prefix)
+    def mode(self, prefix: Cache | None, read: jax.Array | None = None) -> Mode:
+        """Return how tiles run."""
+        return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
 
     def close(self) -> None:
         """Give the slots back to the worker."""
@@ -103,7 +101,7 @@ class Prefix(NamedTuple):
     """Keys and values of what all prompts of a batch begin with, and the block of each state."""
 
     blocks: PrefixBlocks
-    cache: KVBlocks
+    cache: Cache
 
 
 Dispatched = list[tuple[np.ndarray, Pending]]  # numbers of paths of a wave, and their readouts
@@ -191,7 +189,7 @@ class PathEvaluator:
             self.worker.metrics.add(evaluations=len(some))
         return out
 
-    def run(self, chunk: Chunk, queries: Queries, prefix: KVBlocks | None = None) -> list[Readouts]:
+    def run(self, chunk: Chunk, queries: Queries, prefix: Cache | None = None) -> list[Readouts]:
         """Dispatch a chunk; returns what is read in its outputs."""
         self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=prefix)
         model = self.worker.model

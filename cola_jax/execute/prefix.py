@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import KVBlocks
 from cola_jax.execute.batches import without
 from cola_jax.execute.evaluator import (
     Driver,
@@ -88,11 +87,9 @@ class SharedPrefix:
 
     def __init__(self, worker: Worker, ids: np.ndarray, blocks: int):
         """Takes the tokens [size], and M."""
-        config, (size,) = worker.config, ids.shape
+        (size,) = ids.shape
         self.worker, self.blocks, self.lock = worker, blocks, threading.Lock()
-        shape = (blocks + 1, config.num_kv_heads, size, config.head_dim)
-        k, v = (worker.buffer(shape, worker.dtype, split=1) for _ in range(2))
-        self.cache = KVBlocks(k=k, v=v)
+        self.cache = worker.blocks(blocks, size)
         self.layout = Layout.of_one(TileShape(tile_rows(worker.memory.limits, size), size))
         self.trie = PrefixTrie(blocks, self.layout)
         self.driver = Driver(worker, *as_prompt(ids), blocks, self.layout)
@@ -125,7 +122,7 @@ class SharedPrefix:
         for some in tiles:
             self.cache = self.driver.fill(embedded, some, self.cache)
             embedded = embedded[:0]
-        return self.cache.k[:1, :1, :1, :1]
+        return jax.tree.leaves(self.cache)[0][:1, :1, :1]
 
     def groups(self, paths: np.ndarray) -> Iterator[np.ndarray]:
         """Cuts sorted paths [n, P], all different, into groups whose states fit together."""

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.attention import Cache, Mode, NoCache
+from cola_jax.execute.attention import KINDS, Cache, Mode, NoCache
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
@@ -78,6 +78,7 @@ class Worker:
         if platform == "tpu":
             model = model.replace(layers=placement.in_tpu_order(model.layers))
         self.model, self.config = model, model.config
+        self.kind = KINDS[type(model.layers)]
         # several devices of a CPU are there to test what a TPU runs, which slices the stack
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
@@ -168,6 +169,11 @@ class Worker:
         even = shape[split] % self.devices.size == 0
         placed = placement.split_along(self.devices, split) if even else self.sharding
         return jnp.zeros(shape, dtype, device=placed)
+
+    def blocks(self, count: int, tokens: int) -> Any:
+        """Take blocks of what layers keep of so many tokens, and one for padding."""
+        block = self.kind.block(self.config, tokens, self.dtype)
+        return jax.tree.map(lambda x: self.buffer((count + 1, *x.shape), x.dtype, split=1), block)
 
     def give_back(self, *buffers: jax.Array) -> None:
         """Keeps buffers for the next batch of the same shapes."""
