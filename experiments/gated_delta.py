@@ -37,7 +37,7 @@ from cola_jax.path import pad_path
 from cola_jax.prompts import PROMPT, Prompts, Readings
 
 Path = tuple[int, ...]
-Run = Callable[[Prompts, Any], Any]
+Run = Callable[[Prompts], Any]
 
 POSITIONS, NEW_TOKENS, LONGEST = 8, 3, 40
 L, V, D, F = 2, 97, 48, 64  # layers, vocabulary, width, width of the MLP
@@ -311,7 +311,7 @@ def packed(prompt: int, sizes: Sequence[int]) -> Prompts:
 
 def reading_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: Sequence[Path]):
     """Yield what readings differ by from transformers, which runs each continuation alone."""
-    readings = run(Prompts.stack(batch), paths)
+    readings = run(Prompts.stack(batch))
     for (b, question), (c, path) in itertools.product(enumerate(batch), enumerate(paths)):
         branch, read, targets = map(np.asarray, (question.branch, question.read, question.targets))
         for j in range(branch.max() + 1):
@@ -324,9 +324,9 @@ def reading_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: Se
 
 def decoding_errors(theirs: Theirs, run: Run, batch: Sequence[Prompts], paths: Sequence[Path]):
     """Yield what the log-probabilities of decoded tokens differ by."""
-    rows = iter(run(Prompts.stack(batch), paths))
+    rows = iter(run(Prompts.stack(batch)))
     for question, path in itertools.product(batch, paths):
-        row, ids, start = next(rows), question.ids, 0
+        row, ids, start = next(rows), np.asarray(question.ids), 0
         caches = [transformers.DynamicCache(config=theirs.config) for _ in path]
         for token, logprob in zip(row.tokens, row.logprob, strict=True):
             if max(path) < L:  # layers of transformers alone, which take the tokens after `start`
@@ -354,11 +354,11 @@ def compare(theirs: Theirs, lengths: Sequence[int], paths: Sequence[Path], prefi
     workload = Workload(len(paths), POSITIONS, prefix=prefix)
     padded = np.array([[pad_path(path, POSITIONS) for path in paths]] * len(lengths))
 
-    def read(prompts: Prompts, _: Any) -> Readings:
+    def read(prompts: Prompts) -> Readings:
         with contextlib.closing(path_evaluator(worker, prompts, workload)) as evaluate:
             return evaluate(padded)
 
-    def decode(prompts: Prompts, _: Any) -> list[DecodeRow]:
+    def decode(prompts: Prompts) -> list[DecodeRow]:
         options = {"max_new_tokens": NEW_TOKENS, "stop": Stop()}
         with contextlib.closing(Decoder(worker, prompts, workload, **options)) as decoder:
             return decoder(padded)
@@ -372,11 +372,11 @@ def compare(theirs: Theirs, lengths: Sequence[int], paths: Sequence[Path], prefi
 
 
 CASES = {
-    "layers once": ((3, 9, 30), [(0,), (0, 1)], 0),
+    "each layer once": ((3, 9, 30), [(0,), (0, 1)], 0),
     "a layer twice": ((3, 9, 30), [(0, 0), (1, 0, 1)], 0),
     "after a prefix": ((17, 21, 30), [(0, 1), (0, 0, 1)], 16),
-    "with attention": ((3, 9, 30), [(0, 2, 1), (2, 0, 0, 2)], 0),
-    "both": ((17, 21, 30), [(0, 2, 1), (2, 0, 0, 2)], 16),
+    "mixed with attention": ((3, 9, 30), [(0, 2, 1), (2, 0, 0, 2)], 0),
+    "mixed with attention, after a prefix": ((17, 21, 30), [(0, 2, 1), (2, 0, 0, 2)], 16),
 }
 
 if __name__ == "__main__":
