@@ -74,6 +74,7 @@ class Decoder:
         inputs = jax.tree.map(lambda x: enlarge(np.asarray(x), count), prompts)
         last = enlarge(self.lengths - size - 1, count)[:, None]
         self.driver = Driver(worker, inputs, last, sizes.slots, self.layout)
+        self.longest = tokens  # of a prompt, rounded up
         self.prompt, self.decoded = (
             worker.blocks(sizes.blocks, length) for length in (tokens, sizes.kept)
         )
@@ -152,7 +153,7 @@ class Decoder:
         allocator.decoded[active] = [row.asked for row in rows]
         # a short text does not pay for a long one
         reach = (
-            min(bucket(int(allocator.length[active].max()), 32), self.prompt.k.shape[2]),
+            min(bucket(int(allocator.length[active].max()), 32), self.longest),
             min(bucket(int(allocator.decoded[active].max()), 32), self.sizes.kept),
         )
         lengths = worker.put((allocator.length.copy(), allocator.decoded.copy()))
