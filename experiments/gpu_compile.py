@@ -75,7 +75,8 @@ def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
     options = {"xla_gpu_enable_triton_gemm": triton}
     compiled = program.lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()
-    parsed = hlo.parse(compiled.as_text())
+    text = compiled.as_text()
+    parsed = hlo.parse(text)
     body = hlo.entry(parsed)
     copies = hlo.weight_reads(parsed, body, program.weights(), "bf16")
     kernels = hlo.kernels(parsed, body)
@@ -90,6 +91,8 @@ def read(program: Program, make: Abstract, triton: bool) -> dict[str, Any]:
         "copied_mb": sum(copies.values()) / 1e6,
         "copied": sorted(copies),
         "kernels": len(kernels),
+        # for each step of which the host would wait
+        "loops": text.count(" while("),
         "fused_attention": any(FUSED in (one.target or "") for one in kernels),
     }
 

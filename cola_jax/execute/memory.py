@@ -38,7 +38,7 @@ class Limits(NamedTuple):
 # A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best. With
 # states of 16 paths kept, a search of 50 evaluations a question runs 0.1 % more layers than with
 # all of them; with 4, another 1.2 % more, in 2.0 GB of memory in place of 2.8 (SmolLM2, ARC-Easy).
-CPU = Limits(144, 8, 1, 32, 256, 64, 4, 1024, 64, 16, 16, 1)
+CPU = Limits(144, 8, 1, 32, 256, 128, 4, 1024, 64, 16, 16, 1)
 ACCELERATOR = Limits(2048, 16, 2, 64, 1024, 256, 16, 4096, 256, 64, 64, WRITTEN)
 
 
