@@ -148,7 +148,7 @@ def test_describe_metrics() -> None:
         **{"compilations": 60, "compilation_seconds": 11.2},
     }
     assert describe_metrics(metrics) == (
-        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; device idle 3.0%; "
+        "5,100 evaluations in 311 s (16.4/s); prefix sharing 1.90x; device idle at most 3.0%; "
         "60 compilations, 11 s"
     )
     none = {"prefix_sharing": None, "idle_share": None}

@@ -10,12 +10,12 @@ import numpy as np
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, shown
+from cola_jax.kernels.tpu_decode import WRITTEN
 
 LOGITS = 3  # arrays [U, V] of float32 alive while logits are read
 MOST_ROWS = 512  # each is written by an operation of its own
 FEWEST_SLOTS = 2
 FEWEST_POSITIONS = 8  # unembedded at a time
-WRITTEN = 16  # decoded tokens that a TPU's kernel writes together
 
 
 class Limits(NamedTuple):
@@ -38,8 +38,34 @@ class Limits(NamedTuple):
 # A CPU multiplies a few rows no faster than some more: about 144 tokens at a time are best. With
 # states of 16 paths kept, a search of 50 evaluations a question runs 0.1 % more layers than with
 # all of them; with 4, another 1.2 % more, in 2.0 GB of memory in place of 2.8 (SmolLM2, ARC-Easy).
-CPU = Limits(144, 8, 1, 32, 256, 128, 4, 1024, 64, 16, 16, 1)
-ACCELERATOR = Limits(2048, 16, 2, 64, 1024, 256, 16, 4096, 256, 64, 64, WRITTEN)
+CPU = Limits(
+    tile_tokens=144,
+    multiple=8,
+    threads=1,
+    questions=32,
+    outputs=256,
+    positions=128,
+    states_kept=4,
+    prefix_states=1024,
+    decode_slots=64,
+    decode_rows=16,
+    decode_positions=16,
+    decode_multiple=1,
+)
+ACCELERATOR = Limits(
+    tile_tokens=2048,
+    multiple=16,
+    threads=2,
+    questions=64,
+    outputs=1024,
+    positions=256,
+    states_kept=16,
+    prefix_states=4096,
+    decode_slots=256,
+    decode_rows=64,
+    decode_positions=64,
+    decode_multiple=WRITTEN,
+)
 
 
 def limits_of(backend: str) -> Limits:
