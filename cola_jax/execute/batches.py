@@ -18,6 +18,7 @@ LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # has paths of its own: 0.74 in searches of 8 questions (SmolLM2, ARC-Easy), 0.70 in `cola demo`.
 FRESH = 0.75
 LARGEST_BATCH = 4096  # questions: a trie numbers them in 16 bits
+LEAST_BATCH = 8  # questions of long prompts, where there are as many
 MOST_SHARE = 8  # how many times longer than its shortest prompt the longest of a batch may be
 
 
@@ -118,15 +119,20 @@ def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndar
     """Cut indices of prompts of so many tokens into batches, the longest first.
 
     There are at least `parts` batches where there are as many indices. None has more than
-    `largest`, and all but very long prompts may share one: slots are as long as its longest.
+    `largest`, fewer of long prompts, which fill tiles alone; and all but very long prompts may
+    share one: slots are as long as its longest.
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
-    size = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
+    even = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
+    most = limits_of(jax.default_backend()).batch_tokens
     batches, start = [], 0
     while start < len(order):
         longest = tokens[order[start]]
         end = start + sum(MOST_SHARE * tokens[i] >= longest for i in order[start:])
-        batches += np.array_split(order[start:end], -(-(end - start) // size))
+        some = order[start:end]
+        by_tokens = -(-sum(tokens[i] for i in some) // most)
+        cuts = max(-(-len(some) // even), min(by_tokens, -(-len(some) // LEAST_BATCH)))
+        batches += np.array_split(some, cuts)
         start = end
     return batches
 

@@ -25,6 +25,7 @@ class Limits(NamedTuple):
     multiple: int  # of the tokens of a row
     threads: int  # batches that share a worker: the host plans one while devices run another
     questions: int  # of a batch: with more of them, fewer tiles are filled in part
+    batch_tokens: int  # of the prompts of a batch: with more, a wave would take minutes
     outputs: int  # paths whose last layers are kept until they are unembedded
     positions: int  # unembedded at a time
     states_kept: int  # paths of a question whose states find a slot, if memory allows
@@ -43,6 +44,7 @@ CPU = Limits(
     multiple=8,
     threads=1,
     questions=32,
+    batch_tokens=2048,
     outputs=256,
     positions=128,
     states_kept=4,
@@ -57,6 +59,7 @@ ACCELERATOR = Limits(
     multiple=16,
     threads=2,
     questions=64,
+    batch_tokens=2**20,
     outputs=1024,
     positions=256,
     states_kept=16,

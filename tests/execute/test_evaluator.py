@@ -277,3 +277,9 @@ def test_cut_batches_puts_like_lengths_together(parts, largest):
         assert len(batch) <= largest
         assert 8 * min(tokens[i] for i in batch) >= max(tokens[i] for i in batch)
     assert cut_batches([], parts, largest) == []
+
+
+def test_cut_batches_bounds_the_tokens_of_long_prompts():
+    """Of 2,048 on a CPU, but eight questions go together."""
+    sizes = [[len(batch) for batch in cut_batches([t] * 40, 1, 32)] for t in (40, 100, 1000)]
+    assert sizes == [[20, 20], [20, 20], [8] * 5]
