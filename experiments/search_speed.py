@@ -74,8 +74,9 @@ def main(settings: SearchSpeed) -> None:
 
 def padding_share(run: Path) -> float:
     """Reads how much of the rows of tiles was padding in the only start of a run."""
-    (start,) = (run / "starts").glob("*.json")
-    return json.loads(start.read_text())["padding_share"]
+    files = map(json.loads, (file.read_text() for file in (run / "starts").glob("*.json")))
+    (share,) = (file["padding_share"] for file in files if "padding_share" in file)
+    return share
 
 
 def clear(folder: Path) -> None:

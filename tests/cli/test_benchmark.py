@@ -6,15 +6,15 @@ import pytest
 
 from cola_jax.cli.benchmark import ratio_table
 from cola_jax.cli.main import main
-from cola_jax.execute import benchmark, random_model
+from cola_jax.execute import benchmark
 from tests import tiny
 
-TINY = random_model.llama(4, 32, 4, 2, 48, 97)
+TINY = benchmark.llama(4, 32, 4, 2, 48, 97)
 FLAGS = ["--tokens", "16", "--paths", "4", "--reads", "2", "--rounds", "1"]
 
 
 def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(random_model.SHAPES, "tiny", TINY)
+    monkeypatch.setitem(benchmark.SHAPES, "tiny", TINY)
     monkeypatch.setattr(benchmark, "MATMUL_SIZE", 64)
     file = tmp_path / "results.json"
     main(["benchmark", "--model", "tiny", "--out", str(file), *FLAGS])
