@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cola_jax.config import ModelConfig
 from cola_jax.execute.attention import (
     AfterPrefix,
-    Cache,
+    Kept,
     KVBlocks,
     Mode,
     NoCache,
@@ -149,7 +149,7 @@ class Abstract:
         shape: TileShape,
         states: Any,
         mode: Mode,
-        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        cache: Kept = NoCache(),  # noqa: B008 - has no fields
         source: Any = None,
     ) -> tuple[Any, Layer]:
         """Lower the program that runs tiles, of which a GPU runs one a call."""

@@ -58,10 +58,10 @@ class NoCache(NamedTuple):
 
 
 @runtime_checkable
-class Cache(Protocol):
+class Kept(Protocol):
     """What layers of a kind keep, in blocks: a tuple of arrays [M, ...]."""
 
-    def write(self, kept: Any, block: Int[Array, " R"]) -> "Cache":
+    def write(self, kept: Any, block: Int[Array, " R"]) -> "Kept":
         """Write what a layer keeps of each row to blocks."""
         ...
 
@@ -114,8 +114,13 @@ class OverPrompts(struct.PyTreeNode):
         return self.kernel.view_layers(layers)
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Cache
-    ) -> tuple[Heads, Cache]:
+        self,
+        config: ModelConfig,
+        layer: Layer,
+        h: Float[Array, "R T D"],
+        tile: Tile,
+        cache: Kept,
+    ) -> tuple[Heads, Kept]:
         """Attend with the tokens that are read, and write keys and values of all to the cache."""
         tokens, mask = self.tokens(config, layer, h, tile)
         mixed, kept = self.kernel.over(tokens, mask, isinstance(cache, KVBlocks))
@@ -139,8 +144,13 @@ class AfterPrefix(OverPrompts):
     prefix: KVBlocks = struct.field(kw_only=True)
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile, cache: Cache
-    ) -> tuple[Heads, Cache]:
+        self,
+        config: ModelConfig,
+        layer: Layer,
+        h: Float[Array, "R T D"],
+        tile: Tile,
+        cache: Kept,
+    ) -> tuple[Heads, Kept]:
         """Attend to the prefix as well, and write the keys and values of both to the cache."""
         tokens, mask = self.tokens(config, layer, h, tile)
         position = jnp.arange(self.prefix.k.shape[2])
@@ -171,8 +181,13 @@ class ToCache(struct.PyTreeNode):
         return layers
 
     def __call__(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R 1 D"], tile: Tile, cache: Cache
-    ) -> tuple[Heads, Cache]:
+        self,
+        config: ModelConfig,
+        layer: Layer,
+        h: Float[Array, "R 1 D"],
+        tile: Tile,
+        cache: Kept,
+    ) -> tuple[Heads, Kept]:
         """Write the token's keys and values to the row's own block, and attend."""
         assert isinstance(cache, KVBlocks)
         columns, nth = tile.columns, self.decoded[tile.columns.question] - 1

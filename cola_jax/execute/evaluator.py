@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cola_jax.execute.attention import Cache, Mode, NoCache
+from cola_jax.execute.attention import Kept, Mode, NoCache
 from cola_jax.execute.forward import embed_prompts, view_of
 from cola_jax.execute.inputs import (
     bucket,
@@ -43,8 +43,8 @@ class Driver:
         self,
         chunk: Chunk,
         outputs: jax.Array,
-        cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: Cache | None = None,
+        cache: Kept = NoCache(),  # noqa: B008 - has no fields
+        prefix: Kept | None = None,
     ) -> tuple[jax.Array, Any]:
         """Dispatch a chunk; returns the outputs of the last layers, and the cache.
 
@@ -59,8 +59,8 @@ class Driver:
         self,
         embedded: np.ndarray,
         tiles: Tiles,
-        cache: Cache = NoCache(),  # noqa: B008 - has no fields
-        prefix: Cache | None = None,
+        cache: Kept = NoCache(),  # noqa: B008 - has no fields
+        prefix: Kept | None = None,
     ) -> Any:
         """Dispatch embeddings and tiles, which fill slots; returns the cache."""
         worker = self.worker
@@ -74,7 +74,7 @@ class Driver:
         self.slots, cache = worker.run(launches, self.slots, self.mode(prefix), cache)
         return cache
 
-    def mode(self, prefix: Cache | None, read: jax.Array | None = None) -> Mode:
+    def mode(self, prefix: Kept | None, read: jax.Array | None = None) -> Mode:
         """Return how tiles run."""
         return self.worker.kind.over_prompts(self.views, prefix, read, self.worker.kernel)
 
@@ -101,7 +101,7 @@ class Prefix(NamedTuple):
     """Keys and values of what all prompts of a batch begin with, and the block of each state."""
 
     blocks: PrefixBlocks
-    cache: Cache
+    cache: Kept
 
 
 Dispatched = list[tuple[np.ndarray, Pending]]  # numbers of paths of a wave, and their readouts
@@ -189,7 +189,7 @@ class PathEvaluator:
             self.worker.metrics.add(evaluations=len(some))
         return out
 
-    def run(self, chunk: Chunk, queries: Queries, prefix: Cache | None = None) -> list[Readouts]:
+    def run(self, chunk: Chunk, queries: Queries, prefix: Kept | None = None) -> list[Readouts]:
         """Dispatch a chunk; returns what is read in its outputs."""
         self.outputs, _ = self.driver.run(chunk, self.outputs, prefix=prefix)
         model = self.worker.model

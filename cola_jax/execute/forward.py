@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from cola_jax.config import ModelConfig
-from cola_jax.execute.attention import Cache, Mode
+from cola_jax.execute.attention import Kept, Mode
 from cola_jax.execute.plan import Columns, TileShape
 from cola_jax.kernels.buffers import get, put
 from cola_jax.model import View, add_attended, at, embed, view
@@ -34,10 +34,10 @@ def run_tile(
     table: Int[Array, "N F R"],
     i: Index,
     states: States,
-    cache: Cache,
+    cache: Kept,
     mode: Mode,
     source: Sources | None,
-) -> tuple[States, Cache]:
+) -> tuple[States, Kept]:
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
     `layers` is the whole stack, or a stack of the layer of this tile. States are read from `source`
@@ -66,10 +66,10 @@ def forward_tile(
     table: Int[Array, "N F R"],
     i: Index,
     states: States,
-    cache: Cache,
+    cache: Kept,
     mode: Mode,
     source: Sources | None = None,
-) -> tuple[States, Cache]:
+) -> tuple[States, Kept]:
     """Run one tile. Calls queue: a GPU's host would wait for each step of a loop on the device."""
     layers = mode.view_layers(layers)
     return run_tile(config, shape, layers, table, i, states, cache, mode, source)
@@ -84,14 +84,14 @@ def forward_tiles(
     first: Index,
     end: Index,
     states: States,
-    cache: Cache,
+    cache: Kept,
     mode: Mode,
     source: Sources | None = None,
-) -> tuple[States, Cache]:
+) -> tuple[States, Kept]:
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
     layers = mode.view_layers(layers)
 
-    def step(i: Index, carry: tuple[States, Cache]) -> Any:
+    def step(i: Index, carry: tuple[States, Kept]) -> Any:
         return run_tile(config, shape, layers, table, i, *carry, mode, source)
 
     return jax.lax.fori_loop(first, end, step, (states, cache))

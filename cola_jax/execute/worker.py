@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from cola_jax.errors import InputError
 from cola_jax.execute import placement
-from cola_jax.execute.attention import KINDS, Cache, Mode, NoCache
+from cola_jax.execute.attention import KINDS, Kept, Mode, NoCache
 from cola_jax.execute.forward import Sources, States, forward_tile, forward_tiles
 from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Clock, Metrics
@@ -134,9 +134,9 @@ class Worker:
         launches: Launches,
         states: States,
         mode: Mode,
-        cache: Cache = NoCache(),  # noqa: B008 - has no fields
+        cache: Kept = NoCache(),  # noqa: B008 - has no fields
         source: Sources | None = None,
-    ) -> tuple[States, Cache]:
+    ) -> tuple[States, Kept]:
         """Dispatch tiles; returns the states and the cache that they have written."""
         config = self.config
         for table, calls in zip(launches.tables, launches.calls, strict=True):
