@@ -90,7 +90,7 @@ def queries(
 def project_heads(
     config: ModelConfig, x: Float[Array, "B T D"], weight: Array | Int8 | None, bias: Array | None
 ) -> Float[Array, "B T _ H"]:
-    """Project to heads by a weight [D, N, H], or [N H, D] as `prompt_attention` views it."""
+    """Project to heads by a weight [D, N, H], or [N H, D] as a TPU's kernel views it."""
     assert weight is not None
     if weight.ndim == 3:
         return project("btd,dnh->btnh", x, weight, bias)

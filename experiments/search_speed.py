@@ -97,6 +97,9 @@ def run(
     environment = os.environ | {
         "PYTHONPATH": str(package.resolve()),
         "JAX_COMPILATION_CACHE_DIR": str(out / "programs"),
+        # as `cola` sets them itself, unless JAX is imported before
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     program = ["-c", SAMPLED, str(file)] if sampled else ["-m", "cola_jax"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.execute.plan import NONE, Chunk, Columns, Cost, Layout, Nodes, Tiles, lexicographic
+from cola_jax.execute.plan import NONE, Chunk, Cost, Layout, Nodes, Tiles, lexicographic
 from cola_jax.execute.schedule import Schedule, decode_tiles, paths_at_once
 from cola_jax.execute.trie import PrefixBlocks
 from cola_jax.path import STOP
@@ -138,12 +138,12 @@ class Admission:
         for start in range(0, len(self.slot_of), most):
             some = every[start : start + most]
             chunk, cost = Schedule(self.nodes, some, slots, layout).chunk()
-            targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
-            last = chunk.last.with_blocks(**blocks)
-            target = Columns._fields.index("target")
-            last.table[:, target] = targets[last.table[:, target]]
-            chunk = chunk._replace(
-                tiles=chunk.tiles.with_blocks(**blocks), last=last, paths=some[chunk.paths]
+            tiles, last = (
+                each.with_columns(**{name: block[each.state] for name, block in blocks.items()})
+                for each in chunk[1:3]
             )
+            targets = np.append(self.slot_of[some[chunk.paths]], self.padding_slot)
+            last = last.with_columns(target=targets[last.target])
+            chunk = chunk._replace(tiles=tiles, last=last, paths=some[chunk.paths])
             out.append((chunk, cost))
         return out

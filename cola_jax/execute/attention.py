@@ -121,21 +121,21 @@ class OverPrompts(struct.PyTreeNode):
         tile: Tile,
         cache: Kept,
     ) -> tuple[Heads, Kept]:
-        """Attend with the tokens that are read, and write keys and values of all to the cache."""
-        tokens, mask = self.tokens(config, layer, h, tile)
-        mixed, kept = self.kernel.over(tokens, mask, isinstance(cache, KVBlocks))
-        return mixed, cache.write(kept, tile.columns.block)
-
-    def tokens(
-        self, config: ModelConfig, layer: Layer, h: Float[Array, "R T D"], tile: Tile
-    ) -> tuple[Rotated, Array]:
-        """Compute queries, keys and values of a tile, and which tokens see which."""
+        """Attend with the tokens that are read, and write the keys and values seen to the cache."""
         there = at_view(tile.view, tile.read)
         k, v = keys_values(config, layer, h, tile.view, rotated=False)
         q = queries(config, layer, at(h, tile.read), there, rotated=False)
         of_queries, of_keys = ((x.cos[layer.rope], x.sin[layer.rope]) for x in (there, tile.view))
+        tokens = Rotated(q, k, v, of_queries, of_keys)
         mask = at(visible(config, tile.view, layer.window), tile.read)
-        return Rotated(q, k, v, of_queries, of_keys), mask
+        mixed, kept = self.attend(layer, tile, tokens, mask, isinstance(cache, KVBlocks))
+        return mixed, cache.write(kept, tile.columns.block)
+
+    def attend(
+        self, layer: Layer, tile: Tile, tokens: Rotated, mask: Array, keep: bool
+    ) -> tuple[Heads, KeysValues]:
+        """Attend to the tokens of the tile; returns the keys and values seen as well."""
+        return self.kernel.over(tokens, mask, keep)
 
 
 class AfterPrefix(OverPrompts):
@@ -143,23 +143,15 @@ class AfterPrefix(OverPrompts):
 
     prefix: KVBlocks = struct.field(kw_only=True)
 
-    def __call__(
-        self,
-        config: ModelConfig,
-        layer: Layer,
-        h: Float[Array, "R T D"],
-        tile: Tile,
-        cache: Kept,
-    ) -> tuple[Heads, Kept]:
-        """Attend to the prefix as well, and write the keys and values of both to the cache."""
-        tokens, mask = self.tokens(config, layer, h, tile)
+    def attend(
+        self, layer: Layer, tile: Tile, tokens: Rotated, mask: Array, keep: bool
+    ) -> tuple[Heads, KeysValues]:
+        """Attend to the prefix as well."""
         position = jnp.arange(self.prefix.k.shape[2])
-        seen = tile.view.positions[:, :, None] - position < layer.window
-        before = self.prefix.take(tile.columns.prompt_block)
-        mixed, kept = self.kernel.after(
-            before, at(seen, tile.read), tokens, mask, isinstance(cache, KVBlocks)
+        seen = at(tile.view.positions[:, :, None] - position < layer.window, tile.read)
+        return self.kernel.after(
+            self.prefix.take(tile.columns.prompt_block), seen, tokens, mask, keep
         )
-        return mixed, cache.write(kept, tile.columns.block)
 
 
 class ToCache(struct.PyTreeNode):

@@ -7,11 +7,9 @@ import jax
 import numpy as np
 
 from cola_jax.execute.inputs import token_counts
-from cola_jax.execute.memory import limits_of
+from cola_jax.execute.memory import default_limits
 from cola_jax.prompts import NO_READ, PROMPT, Prompts
 
-# Tokens of a prefix: two questions that happen to begin with the same word have the same one.
-MULTIPLE = 8
 LEAST_SHARED = 32  # a shorter prefix saves less than smaller batches cost
 LEAST_GAIN = 1.15  # tokens of whole prompts over those that are run otherwise
 # The states of a prefix that are run, over those of the questions' own tokens, where each question
@@ -85,7 +83,8 @@ def shared_by_each(prompts: Prompts, first: int, fresh: float) -> list[int]:
     would gain little: `fresh` is the share of the prefix's states run for each prompt.
     """
     whole = token_counts(prompts).tolist()
-    multiple = max(MULTIPLE, limits_of(jax.default_backend()).multiple)
+    # two questions that happen to begin with the same word have the same one
+    multiple = default_limits().multiple
     common = [
         common_prefix(jax.tree.map(lambda x, i=i: np.asarray(x)[[0, i]], prompts))
         // multiple
@@ -124,7 +123,7 @@ def cut_batches(tokens: Sequence[int], parts: int, largest: int) -> list[np.ndar
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
     even = min(-(-len(order) // parts) or 1, largest, LARGEST_BATCH)
-    most = limits_of(jax.default_backend()).batch_tokens
+    most = default_limits().batch_tokens
     batches, start = [], 0
     while start < len(order):
         longest = tokens[order[start]]

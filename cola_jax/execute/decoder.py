@@ -59,13 +59,14 @@ class Decoder:
             return last_only(layout), size + slot_sizes(layout)[0]
 
         self.layout, tokens = layout_after(size)
-        if size and fits(worker, workload, lambda: choose(tokens, memory, prefix=size)):
-            sizes = choose(tokens, memory, prefix=size)
+        if size and not fits(worker, workload, lambda: choose(tokens, memory, prefix=size)):
+            size, (self.layout, tokens) = 0, layout_after(0)
+        if size:
             self.shared = SharedPrefix.of(worker, prompts, workload)
         else:
-            size, (self.layout, tokens) = 0, layout_after(0)
-            sizes = choose(tokens, worker.memory)
+            memory = worker.memory
             worker.share_nothing()  # whole prompts take all of the budget
+        sizes = choose(tokens, memory, prefix=size)
         prompts, config = cut(without(prompts, size), tokens - size, 0), worker.config
         self.worker, self.sizes = worker, sizes
         self.stop, self.limit = stop, max_new_tokens

@@ -36,7 +36,7 @@ def run_tile(
     states: States,
     cache: Kept,
     mode: Mode,
-    source: Sources | None,
+    source: Sources | None = None,
 ) -> tuple[States, Kept]:
     """Run tile i: read its slots, run its layer, and write its slots and KV blocks.
 
@@ -46,7 +46,7 @@ def run_tile(
     """
     columns = Columns(*(table[i, column, : shape.rows] for column in range(table.shape[1])))
     tile = mode.tile(columns, shape)
-    layer = layer_at(config, layers, table[i, 0, 0])
+    layer = layer_at(config, mode.view_layers(layers), table[i, 0, 0])
     h = get(states if source is None else source, columns.source, slice(shape.tokens))
     # after the end of a prompt, a slot may have NaN left over, and 0 * NaN is NaN
     h = jnp.where(tile.view.branch[:, :, None] == PADDING, 0, h)
@@ -55,27 +55,14 @@ def run_tile(
     return put(states, h, columns.target), cache
 
 
-STATIC = {"static_argnames": ("config", "shape"), "donate_argnames": ("states", "cache")}
+jit_tiles = functools.partial(
+    jax.jit, static_argnames=("config", "shape"), donate_argnames=("states", "cache")
+)
+# Calls of one tile queue: a GPU's host would wait for each step of a loop on the device.
+forward_tile = jit_tiles(run_tile, compiler_options=OPTIONS)
 
 
-@functools.partial(jax.jit, **STATIC, compiler_options=OPTIONS)
-def forward_tile(
-    config: ModelConfig,
-    shape: TileShape,
-    layers: Layer,
-    table: Int[Array, "N F R"],
-    i: Index,
-    states: States,
-    cache: Kept,
-    mode: Mode,
-    source: Sources | None = None,
-) -> tuple[States, Kept]:
-    """Run one tile. Calls queue: a GPU's host would wait for each step of a loop on the device."""
-    layers = mode.view_layers(layers)
-    return run_tile(config, shape, layers, table, i, states, cache, mode, source)
-
-
-@functools.partial(jax.jit, **STATIC)
+@jit_tiles
 def forward_tiles(
     config: ModelConfig,
     shape: TileShape,
@@ -89,7 +76,6 @@ def forward_tiles(
     source: Sources | None = None,
 ) -> tuple[States, Kept]:
     """Run tiles first..end-1 in a loop on the device, which slices the stack of layers."""
-    layers = mode.view_layers(layers)
 
     def step(i: Index, carry: tuple[States, Kept]) -> Any:
         return run_tile(config, shape, layers, table, i, *carry, mode, source)

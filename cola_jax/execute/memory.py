@@ -76,6 +76,11 @@ def limits_of(backend: str) -> Limits:
     return CPU if backend == "cpu" else ACCELERATOR
 
 
+def default_limits() -> Limits:
+    """Return the limits of the backend that JAX uses."""
+    return limits_of(jax.default_backend())
+
+
 class Memory(NamedTuple):
     """What buffers may take on each device, and what decides how much they need."""
 

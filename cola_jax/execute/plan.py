@@ -92,17 +92,16 @@ class Tiles(NamedTuple):
         """The layer that each tile runs."""
         return self.table[:, 0, 0]
 
-    def with_blocks(self, **blocks: np.ndarray) -> "Tiles":
-        """Set columns to the block [n + 1] of each state, the last one for padding."""
-        table = self.table.copy()
-        for name, block in blocks.items():
-            table[:, Columns._fields.index(name)] = block[self.state]
-        return self._replace(table=table)
+    @property
+    def target(self) -> Int[np.ndarray, "N R"]:
+        """The slot that each row writes."""
+        return self.table[:, Columns._fields.index("target")]
 
-    def written_as_blocks(self) -> "Tiles":
-        """Write to the KV blocks of the same numbers as the slots."""
+    def with_columns(self, **columns: Int[np.ndarray, "N R"]) -> "Tiles":
+        """Replace columns of the table."""
         table = self.table.copy()
-        table[:, Columns._fields.index("block")] = table[:, Columns._fields.index("target")]
+        for name, values in columns.items():
+            table[:, Columns._fields.index(name)] = values
         return self._replace(table=table)
 
     def parts(self, size: int) -> Iterator["Tiles"]:

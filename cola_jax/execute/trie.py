@@ -40,7 +40,9 @@ class Trie:
             some = new[start : start + self.width]
             chunk, spent = Schedule(nodes, some, self.slots, self.layout).chunk()
             if block is not None:
-                tiles, last = (each.with_blocks(prompt_block=block) for each in chunk[1:3])
+                tiles, last = (
+                    each.with_columns(prompt_block=block[each.state]) for each in chunk[1:3]
+                )
                 chunk = chunk._replace(tiles=tiles, last=last)
             chunks.append(chunk._replace(paths=places[start : start + self.width][chunk.paths]))
             cost += spent
@@ -94,7 +96,7 @@ class PrefixTrie(Trie):
         for start in range(0, len(new), self.width):
             some = new[start : start + self.width]
             chunk, spent = Schedule(nodes, some, self.slots, self.layout).chunk()
-            tiles.append(chunk.tiles.written_as_blocks())
+            tiles.append(chunk.tiles.with_columns(block=chunk.tiles.target))
             embedded.append(chunk.embedded)
             run = token_rows(chunk.tiles, self.layout)
             tokens = spent.unique * self.layout.tokens

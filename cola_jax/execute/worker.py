@@ -83,11 +83,10 @@ class Worker:
         whole = platform == "tpu" or (platform == "cpu" and split > 1)
         self.layers = None if whole else list(layers_of(model.layers))
         self.memory, self.dtype, self.metrics = memory, dtype, metrics
-        several = devices.size > 1
-        self.kernel = kernel.on(placement.worker_mesh(devices)) if several else kernel
-        self.decode_kernel = (
-            decode_kernel.on(placement.worker_mesh(devices)) if several else decode_kernel
-        )
+        self.kernel, self.decode_kernel = kernel, decode_kernel
+        if split > 1:
+            mesh = placement.worker_mesh(devices)
+            self.kernel, self.decode_kernel = kernel.on(mesh), decode_kernel.on(mesh)
         self.index = self.put([np.int32(i) for i in range(CALL + 1)])
         self.lock, self.stopped = threading.Lock(), stopped
         self.clock = Clock(on_cpu=platform == "cpu")

@@ -6,14 +6,13 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
-import jax
 import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.execute.batches import FRESH, Batches
 from cola_jax.execute.evaluator import Workload
 from cola_jax.execute.inputs import Paths, count_paths, pad_paths, tokenizer_of
-from cola_jax.execute.memory import limits_of
+from cola_jax.execute.memory import default_limits
 from cola_jax.execute.worker import Worker, WorkerOptions, Workers
 from cola_jax.params import Model
 from cola_jax.path import STOP, format_path
@@ -262,9 +261,9 @@ def question_batches(
 
 def default_batch_size() -> int:
     """Return the most questions of a batch on the present backend."""
-    return limits_of(jax.default_backend()).questions
+    return default_limits().questions
 
 
 def default_threads() -> int:
     """Return how many batches share a worker on the present backend."""
-    return limits_of(jax.default_backend()).threads
+    return default_limits().threads

@@ -96,11 +96,15 @@ def test_blocks_are_those_of_states():
     tiles = pack_tiles([step(2, [0] * 5)], layout_of(), PADDING)
     block = np.full(40, 7, np.int32)
     block[31:36], block[NONE] = range(50, 55), 77
-    table = tiles.with_blocks(block=block, prompt_block=block + 1).table
+    table = tiles.with_columns(
+        block=block[tiles.state], prompt_block=(block + 1)[tiles.state]
+    ).table
     assert table[:, 4].tolist() == [[50, 51, 52, 53], [54, 77, 77, 77]]
     np.testing.assert_array_equal(table[:, 5], table[:, 4] + 1)
     np.testing.assert_array_equal(table[:, :4], tiles.table[:, :4])
-    np.testing.assert_array_equal(tiles.written_as_blocks().table[:, 4], tiles.table[:, 2])
+    np.testing.assert_array_equal(
+        tiles.with_columns(block=tiles.target).table[:, 4], tiles.table[:, 2]
+    )
     assert not tiles.table[:, 4].any()  # a copy
 
 
