@@ -275,14 +275,15 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 def default_budget(device: Any, weights: int) -> int:
     """Returns the bytes that buffers may take on a device: half of what the weights leave.
 
-    `weights` are their bytes on the device. What is free there is measured on an accelerator. A
-    CPU's share is one of all the memory that there can be, so that a run which is resumed on the
-    same machine cuts its matrix products as before, and its results are equal to the bit.
+    `weights` are their bytes on the device, loaded or not yet. On an accelerator, memory that
+    others use is left out. A CPU's share is one of all the memory that there can be, so that a run
+    which is resumed on the same machine cuts its matrix products as before, and its results are
+    equal to the bit.
     """
     memory = device_memory(device)
     if device.platform == "cpu":
         return int(SHARE * max(memory - weights, memory / 4))  # the rest may be swapped
-    return int(SHARE * (memory - device.memory_stats()["bytes_in_use"]))
+    return int(SHARE * (memory - max(weights, device.memory_stats()["bytes_in_use"])))
 
 
 def device_memory(device: Any) -> int:

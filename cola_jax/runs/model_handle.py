@@ -60,7 +60,7 @@ class ModelHandle:
     def options(self, metrics: Metrics) -> WorkerOptions:
         """Return how the model is executed; the caller shows the metrics."""
         return {
-            "memory_budget": self.devices.budget,
+            "memory_budget": self.memory.budget,
             "tile_tokens": self.devices.tile_tokens,
             "metrics": metrics,
             "progress": False,

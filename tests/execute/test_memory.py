@@ -189,7 +189,9 @@ def test_device_memory_is_within_the_limits_of_containers(machine, own, limits, 
 
 
 def test_default_budget_is_half_of_what_the_weights_leave(machine):
-    assert default_budget(device("gpu", bytes_limit=1000, bytes_in_use=600), weights=500) == 200
+    gpu = device("gpu", bytes_limit=1000, bytes_in_use=600)
+    assert default_budget(gpu, weights=500) == 200
+    assert default_budget(gpu, weights=800) == 100  # not loaded yet
     total = machine("0::/\n", {"memory.max": "8000000"}) // len(jax.local_devices())
     assert default_budget(jax.local_devices()[0], weights=0) == total // 2
     assert default_budget(jax.local_devices()[0], weights=total // 2) == total // 4
