@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 
 from cola_jax.errors import InputError
 
@@ -92,3 +93,20 @@ def decoy_of(id: str, gold: str) -> str | None:
 def content(question: Question) -> tuple[str, ...]:
     """Return the parts in which equal questions agree: the text, and the options in any order."""
     return (question.text.strip(), *(() if question.open else sorted(question.options)))
+
+
+def split(ids: Sequence[str], key: str) -> list[int]:
+    """Order ids by a hash of key and id, as the same key does on any machine and in any selection.
+
+    Args:
+      ids: of questions, or their texts.
+      key: what the order is for, such as "validation"; another key gives another order.
+
+    Returns:
+      The indices of all ids. Questions held out are the first n, folds every n-th.
+    """
+
+    def rank(i: int) -> bytes:
+        return hashlib.sha256((f"{key} {ids[i]}" if key else ids[i]).encode()).digest()
+
+    return sorted(range(len(ids)), key=rank)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cola_jax.question import open_question
+from cola_jax.question import open_question, split
 
 
 def test_decoy_of_integer_is_plausible():
@@ -27,3 +27,14 @@ def test_open_question_refuses_blank_text_or_answer():
         open_question("q", "?", "  ")
     with pytest.raises(ValueError, match="q is empty"):
         open_question("q", " ", "5")
+
+
+def test_split_depends_on_key_and_id_alone() -> None:
+    ids = [f"q{i}" for i in range(20)]
+    order = split(ids, "validation")
+    assert sorted(order) == list(range(20))
+    assert split(ids, "validation") == order != split(ids, "other")
+    kept = ids[5:]
+    assert [kept[i] for i in split(kept, "validation")] == [ids[i] for i in order if i >= 5]
+    assert [ids[i] for i in order[:3]] == ["q19", "q2", "q15"]  # on any machine
+    assert split(["same", "same"], "") == [0, 1]

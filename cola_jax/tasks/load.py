@@ -1,7 +1,6 @@
 """`load_questions`: the questions of a task of the Hub, a file, memory or a generator."""
 
 import functools
-import hashlib
 import itertools
 import logging
 import math
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from cola_jax.errors import InputError, count, reading, shorten, shown
-from cola_jax.question import Question, content
+from cola_jax.question import Question, content, split
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
 from cola_jax.tasks.harness import load_task
 from cola_jax.tasks.registry import ARITHMETIC, Options, Task, check_options, find_task
@@ -172,27 +171,21 @@ def read_questions(
         yield question
 
 
-def split(
+def hold_out(
     questions: Sequence[Question], held_out: int, seed: int = 0
 ) -> tuple[list[Question], list[Question]]:
-    """Split questions into those for training and `held_out` others, each part in order.
+    """Divide questions into those for training and `held_out` others, each part in order.
 
-    A hash of a question's text and the seed decides, so that the part of a question depends neither
-    on its place nor, but for the last of them, on the other questions. Raises InputError where
-    nothing would be left for training, and for a text that is in both parts.
+    A hash of its text and the seed decides on which side a question is. Raises InputError where
+    none would be left for training, and for a text on both sides.
     """
     if not 0 <= held_out < len(questions):
         raise InputError(
             f"{held_out} questions cannot be held out of {len(questions)}: leave some for training."
         )
-
-    def rank(question: Question) -> bytes:
-        return hashlib.sha256(f"held out {seed} {question.text}".encode()).digest()
-
-    ranked = sorted(questions, key=rank)
-    chosen = {question.id for question in ranked[:held_out]}
-    train = [question for question in questions if question.id not in chosen]
-    held = [question for question in questions if question.id in chosen]
+    order = split([question.text for question in questions], f"held out {seed}")
+    train = [questions[i] for i in sorted(order[held_out:])]
+    held = [questions[i] for i in sorted(order[:held_out])]
     check_disjoint(train, held)
     return train, held
 

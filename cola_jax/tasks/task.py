@@ -16,7 +16,7 @@ from cola_jax.scoring import ScorerName
 from cola_jax.scoring.answer import check_rule
 from cola_jax.tasks.formats import check_answerable, format_of
 from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.load import check_disjoint, load_questions, read_limit, split
+from cola_jax.tasks.load import check_disjoint, hold_out, load_questions, read_limit
 from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
 from cola_jax.tasks.shots import Shots, load_shots
 from cola_jax.tasks.variants import Variant, make_variant
@@ -131,7 +131,7 @@ class TaskConfig:
     def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
         """Load the questions, and divide them into those for training and those held out.
 
-        Raises InputError as `load_questions` and `split` do.
+        Raises InputError as `load_questions` and `hold_out` do.
 
         Returns:
           The questions of the task, and those of a file of held-out ones, in order; those for
@@ -152,7 +152,7 @@ class TaskConfig:
             rule=self.rule if task.of_library else None,
         )
         if not self.held_out_from:
-            return [questions], *split(questions, self.held_out, self.held_out_seed)
+            return [questions], *hold_out(questions, self.held_out, self.held_out_seed)
         if (kind := find_task(self.held_out_from).kind) != task.kind:
             raise InputError(
                 f"{self.held_out_from} asks {kind} questions, {self.task} {task.kind} questions: "

@@ -5,7 +5,7 @@ import tyro
 
 from cola_jax.question import Question, open_question
 from cola_jax.tasks import load_questions
-from cola_jax.tasks.load import check_disjoint, read_limit, split
+from cola_jax.tasks.load import check_disjoint, hold_out, read_limit
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
 from tests.tasks.rows import ARC, DART, GSM8K, MATH500, MMLU, PLAIN, changed
@@ -79,21 +79,21 @@ def test_load_questions_selects_levels_and_subjects(write):
 QUESTIONS = [open_question(f"q{i}", f"{i} + 1", str(i + 1)) for i in range(40)]
 
 
-def test_split_keeps_order_and_depends_on_text_and_seed() -> None:
-    train, held = split(QUESTIONS, 10)
+def test_hold_out_keeps_order_and_depends_on_text_and_seed() -> None:
+    train, held = hold_out(QUESTIONS, 10)
     assert len(held) == 10
     assert sorted([*train, *held], key=QUESTIONS.index) == QUESTIONS
     assert train == sorted(train, key=QUESTIONS.index)
-    fewer, _ = split(QUESTIONS[::-1], 10)
+    fewer, _ = hold_out(QUESTIONS[::-1], 10)
     assert set(fewer) == set(train)
-    assert split(QUESTIONS, 10, seed=1)[1] != held
-    assert split(QUESTIONS, 0) == (QUESTIONS, [])
+    assert hold_out(QUESTIONS, 10, seed=1)[1] != held
+    assert hold_out(QUESTIONS, 0) == (QUESTIONS, [])
 
 
-def test_split_leaves_questions_for_training() -> None:
+def test_hold_out_leaves_questions_for_training() -> None:
     for count in (-1, 40):
         with pytest.raises(ValueError, match=f"{count} questions cannot be held out of 40"):
-            split(QUESTIONS, count)
+            hold_out(QUESTIONS, count)
 
 
 def test_check_disjoint_names_what_is_in_both() -> None:
