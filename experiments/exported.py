@@ -32,7 +32,6 @@ from cola_jax.deploy.export import export, read_path
 from cola_jax.deploy.export_gguf import export_gguf
 from cola_jax.scoring import Options
 from cola_jax.tasks import load_questions
-from experiments.baseline import transformers_scores
 from tests.oracle import convert_in_memory, relative_error
 
 TEXT = (
@@ -84,7 +83,7 @@ class Check:
                 )
 
     def write(self, name: str, path: tuple[int, ...], out: Path) -> None:
-        """Exports in one format."""
+        """Export in one format."""
         if name != "gguf":
             export(self.model, path, out, command="", share=name == "share")
         elif self.gguf is None:
@@ -93,17 +92,17 @@ class Check:
             export_gguf(self.gguf, path, out)
 
     def our_accuracy(self, model: Any, tokenizer: Any, path: Sequence[int]) -> float:
-        """Returns the accuracy of a path on the task."""
+        """Return the accuracy of a path on the task."""
         questions = load_questions(self.task or "", limit=self.limit)
-        found = cola_jax.evaluate(model, questions, [path], scorer=Options(tokenizer)).verdicts
+        verdicts = cola_jax.evaluate(model, questions, [path], scorer=Options(tokenizer)).verdicts
         answers = [
             scores[: len(q.options)].argmax()
-            for scores, q in zip(found.scores[:, 0], questions, strict=True)
+            for scores, q in zip(verdicts.scores[:, 0], questions, strict=True)
         ]
         return float(np.mean([a == q.answer for a, q in zip(answers, questions, strict=True)]))
 
     def accuracy(self, theirs: Any, tokenizer: Any) -> float:
-        """Returns the accuracy of a model of transformers on the task."""
+        """Return the accuracy of a model of transformers on the task."""
         questions = load_questions(self.task or "", limit=self.limit)
         right = [transformers_scores(theirs, tokenizer, q).argmax() == q.answer for q in questions]
         return float(np.mean(right))
@@ -149,7 +148,7 @@ class Speed:
         console.print(table)
 
     def measure(self, folder: Path) -> dict[str, float]:
-        """Runs `One` in a process of its own."""
+        """Run `One` in a process of its own."""
         arguments = [sys.executable, "-m", "experiments.exported", "one", str(folder)]
         done = subprocess.run(
             [*arguments, "--tokens", str(self.tokens)], capture_output=True, text=True, check=True
@@ -186,7 +185,7 @@ class One:
         )
 
     def median(self, run: Any) -> float:
-        """Returns the median CPU time of calls, after one that warms up."""
+        """Return the median CPU time of calls, after one that warms up."""
         seconds = []
         with torch.inference_mode():
             run()
@@ -197,8 +196,22 @@ class One:
         return statistics.median(seconds)
 
 
+def transformers_scores(model: Any, tokenizer: Any, question: cola_jax.Question) -> np.ndarray:
+    """Return the log-likelihood of each option, of one forward pass each."""
+    prompt = f"Question: {question.text}\nAnswer:"
+    length = len(tokenizer(prompt).input_ids)
+    scores = []
+    for option in question.options:
+        ids = torch.tensor([tokenizer(f"{prompt} {option}").input_ids])
+        with torch.no_grad():
+            logprobs = model(ids[:, :-1], use_cache=False).logits[0].log_softmax(-1)
+        targets = ids[0, length:]
+        scores.append(logprobs[length - 1 :].gather(1, targets[:, None]).sum().item())
+    return np.array(scores)
+
+
 def decode(model: Any, ids: torch.Tensor, tokens: int) -> None:
-    """Decodes greedily, exactly that many tokens."""
+    """Decode greedily, exactly that many tokens."""
     model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -210,7 +223,7 @@ def decode(model: Any, ids: torch.Tensor, tokens: int) -> None:
 
 
 def read(folder: Path) -> Any:
-    """Loads an exported folder: a model, or an adapter with the base beside it."""
+    """Load an exported folder: a model, or an adapter with the base beside it."""
     if not (folder / "adapter_config.json").exists():
         return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     from peft import PeftModel
@@ -220,7 +233,7 @@ def read(folder: Path) -> Any:
 
 
 def readings(out: Path, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the logits of everything that reads an export."""
+    """Yield the logits of everything that reads an export."""
     if out.suffix != ".gguf":
         yield "transformers" if out.name == "hf" else "PEFT", logits(read(out), ids)
         return
@@ -234,14 +247,14 @@ def readings(out: Path, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def logits(model: Any, ids: np.ndarray) -> np.ndarray:
-    """Returns float32 logits [B, T, V]."""
+    """Return float32 logits [B, T, V]."""
     with torch.no_grad():
         batch = torch.from_numpy(ids.astype(np.int64))
         return model(input_ids=batch, use_cache=False).logits.float().numpy()
 
 
 def size(out: Path) -> int:
-    """Returns the bytes of a file, or of all files below a directory."""
+    """Return the bytes of a file, or of all files below a directory."""
     return folder_bytes(out) if out.is_dir() else out.stat().st_size
 
 

@@ -87,7 +87,7 @@ def free(model, prompts):
     return cola_jax.generate(model, prompts, pad([PATHS] * 3), max_new_tokens=NEW)
 
 
-# experiments/cached.py runs every variant; these differ in what a decode step does: heads that
+# variants that differ in their decode step: heads that
 # share keys, windows, a rope table for each kind of layer, a tied head, and experts
 @pytest.mark.parametrize(
     ("variant", "data", "tensor"),
