@@ -1,8 +1,8 @@
-"""How often the figures of a report are wrong where the truth is known.
+"""Error rates of the figures of a report where the truth is known.
 
 `python -m experiments.calibration` draws questions with and without an effect, and prints how often
-each test rejects and each interval holds the truth. With `--run RUN`, a search for all options
-(`--control all --variants ...`), gold is also drawn anew over what was found there: nothing is left
+each test rejects and each interval covers the truth. With `--run RUN`, a search for all options
+(`--control all --variants ...`), gold is also drawn anew over its stored searches: nothing is left
 to find, and no figure should be clear of zero. `--tables` picks some of the tables.
 """
 
@@ -49,15 +49,15 @@ class Calibration:
     run: str | None = None
     """Run directory of a search for all options."""
     replicates: int = 1000
-    """Draws of each row; of intervals at most 300."""
+    """Draw of each row; of intervals at most 300."""
     tables: tuple[Table, ...] = get_args(Table)
 
 
 def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -> Targets:
-    """Draws n questions whose gold is drawn by preference, and reached by distance.
+    """Draw n questions whose gold is drawn by preference, and reached by distance.
 
-    What is preferred is reached more easily, and so is gold, without any skill. With some, a target
-    that is reached is more likely to be gold.
+    Preferred targets are reached more easily, and so is gold, without any skill. With skill, a
+    target that is reached is more likely to be gold.
     """
     gaps = random.exponential(1.5, (n, TARGETS))
     hits = random.random((n, TARGETS)) < 1 / (1 + np.exp(1.2 * gaps - 1.2))
@@ -67,12 +67,12 @@ def drawn(n: int, tau: float, random: np.random.Generator, skill: float = 0.0) -
 
 
 def percent(mask: list[bool]) -> str:
-    """Formats a share of replicates."""
+    """Format a share of replicates."""
     return f"{100 * np.mean(mask):.1f} %"
 
 
 def level(settings: Calibration) -> Iterator[list[str]]:
-    """Rejections where there is nothing to find, and effects that are undecided."""
+    """Count rejections without an effect, and undecided effects."""
     for tau in TAUS:
         cells = []
         for n in SIZES:
@@ -84,7 +84,7 @@ def level(settings: Calibration) -> Iterator[list[str]]:
 
 
 def power(settings: Calibration) -> Iterator[list[str]]:
-    """Rejections where there is an effect."""
+    """Count rejections with an effect."""
     for effect, skill in SKILLS.items():
         for tau in (0.0, 0.5, 1.0):
             truth = Net.of(drawn(MANY, tau, np.random.default_rng(0), skill), quick=True).value
@@ -102,7 +102,7 @@ def power(settings: Calibration) -> Iterator[list[str]]:
 def covered(
     make: Callable[[np.random.Generator], tuple[float, float]], truth: float, replicates: int
 ) -> str:
-    """Says how often an interval holds the truth, of those that are given."""
+    """Return the share of intervals that cover the truth."""
     random = np.random.default_rng(3)
     given = [(low, high) for low, high in (make(random) for _ in range(replicates)) if low == low]
     if not given:
@@ -113,7 +113,7 @@ def covered(
 
 
 def coverage(settings: Calibration) -> Iterator[list[str]]:
-    """How often intervals hold the truth."""
+    """Tabulate the coverage of intervals."""
     count = min(settings.replicates, 300)
 
     def row(
@@ -155,7 +155,7 @@ def coverage(settings: Calibration) -> Iterator[list[str]]:
 
 
 def kept(n: int, random: np.random.Generator, effect: float) -> Kept:
-    """Draws layers that are kept: sure answers are right more often, and kept on fewer layers."""
+    """Draw layers that are kept: sure answers are right more often, and kept on fewer layers."""
     margin = random.exponential(1.0, n)
     right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
     saved = np.rint(3 + 2 * np.minimum(margin, 2) + effect * right + random.normal(0, 1.5, n))
@@ -163,7 +163,7 @@ def kept(n: int, random: np.random.Generator, effect: float) -> Kept:
 
 
 def kept_level(settings: Calibration) -> Iterator[list[str]]:
-    """Rejections of what is no net effect."""
+    """Count rejections without an effect on layers kept."""
     random = np.random.default_rng(4)
     for n in SIZES:
         every = [kept(n, random, 0.0) for _ in range(settings.replicates)]
@@ -173,7 +173,7 @@ def kept_level(settings: Calibration) -> Iterator[list[str]]:
 
 
 def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
-    """What a run gives where gold is another of the options that were searched for."""
+    """Tabulate a run whose gold is another of the searched options."""
     assert settings.run is not None
     run = Run(settings.run)
     ways, layers = ways_of(run), run.manifest()["starts"][-1]["num_layers"]
@@ -212,7 +212,7 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
 
 
 def menus(settings: Calibration) -> Iterator[list[str]]:
-    """What the rules of a menu gain over the first path where features are noise."""
+    """Tabulate the gain of menu rules over the first path on features of noise."""
     for n in (100, 300):
         gains, fitted, chosen = [], [], []
         for seed in range(min(settings.replicates, 60)):
@@ -234,7 +234,7 @@ def menus(settings: Calibration) -> Iterator[list[str]]:
 
 
 def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> Ways:
-    """Calls the model's own wrong answer gold on a random half of the questions."""
+    """Make the model's own wrong answer gold on a random half of the questions."""
     half = random.random(len(whole)) < 0.5
     asked = [
         one._replace(gold=one.answers[0]) if own else one
@@ -244,14 +244,14 @@ def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> W
 
 
 def summed(nets: list[Net]) -> list[str]:
-    """Formats the effects of many draws."""
+    """Format the effects of many draws."""
     undecided = percent([net.undecided for net in nets])
     value = Mean.of(np.array([net.value for net in nets]))
     return [f"{len(nets)}", points(value), percent([net.p <= P for net in nets]), undecided]
 
 
 def summed_kept(every: list[Kept]) -> list[str]:
-    """Formats the layers kept of many draws."""
+    """Format the layers kept of many draws."""
     tested = [one for one in every if one.p == one.p]
     value = Mean.of(np.array([one.difference for one in tested]))
     cells = f"{value.value:+.2f} layers ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"

@@ -2,8 +2,8 @@
 
 It packs the options of a question after one prompt, runs the trie of all paths breadth first,
 batches the states of questions of like length that need the same layer, runs the last layer of a
-path only where the model is read, joins q, k, v and gate, up, and runs what all prompts begin with
-once for each path.
+path only where the model is read, joins q, k, v and gate, up, and runs the common
+beginning of prompts once for each path.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 class View(NamedTuple):
-    """What layers need of prompts that are padded to one length; the first axis is theirs."""
+    """Tensors of prompts padded to one length; the first axis is the prompt."""
 
     ids: torch.Tensor  # [n, T]
     mask: torch.Tensor  # [n, 1, T, S + T], S tokens of the common prefix first
@@ -49,7 +49,7 @@ class View(NamedTuple):
 
 
 def with_last_tokens(encoded: Encoded) -> dict[str, np.ndarray]:
-    """Returns a question's tokens with the last token of each option, which nothing reads."""
+    """Return a question's tokens with the last token of each option, which nothing reads."""
     prompts = encoded.prompts
     fields = {name: np.asarray(getattr(prompts, name)) for name in ("ids", "positions", "branch")}
     length = int((fields["branch"] == PROMPT).sum())
@@ -64,7 +64,7 @@ def with_last_tokens(encoded: Encoded) -> dict[str, np.ndarray]:
 
 
 class CarefulTorch:
-    """Runs paths of encoded questions on a Llama of transformers."""
+    """Run paths of encoded questions on a Llama of transformers."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class CarefulTorch:
         prefix: int = 0,
         last_tokens: bool = False,
     ):
-        """Joins weights, and groups the questions by length.
+        """Join weights, and groups the questions by length.
 
         Args:
           prefix: S, tokens with which all prompts begin, to run once for each path.
@@ -118,7 +118,7 @@ class CarefulTorch:
         )
 
     def view(self, fields: Sequence[dict[str, np.ndarray]], reads: Sequence[Any] | None) -> View:
-        """Pads tokens after the prefix, or those of the prefix itself, to the longest."""
+        """Pad tokens after the prefix, or those of the prefix itself, to the longest."""
         skip = 0 if reads is None else self.prefix
         longest = max(len(each["ids"]) for each in fields) - skip
 
@@ -144,12 +144,12 @@ class CarefulTorch:
         return View(padded("ids", 0), mask, cos, sin, read, targets)
 
     def __call__(self, paths: Paths) -> list[list[np.ndarray]]:
-        """Returns log-probabilities [Q] of the targets for each question and path."""
+        """Return log-probabilities [Q] of the targets for each question and path."""
         with torch.inference_mode():
             return self.run(paths)
 
     def run(self, paths: Paths) -> list[list[np.ndarray]]:
-        """Runs the trie of all paths breadth first; only the states of one depth are held."""
+        """Run the trie of all paths breadth first; only the states of one depth are held."""
         pairs = dict.fromkeys((q, path) for q, row in enumerate(paths) for path in row)
         embedded = [F.embedding(group.ids, self.embedding) for group in self.groups]
         states: dict[State, torch.Tensor] = {}
@@ -179,7 +179,7 @@ class CarefulTorch:
     def run_prefix(
         self, states: dict, going_on: set[tuple[int, ...]], paths: Sequence[tuple[int, ...]]
     ) -> tuple[dict, dict]:
-        """Runs the last layer of each path on the prefix; returns states, and keys with values.
+        """Run the last layer of each path on the prefix; return states, and keys with values.
 
         A path that does not go on needs the keys and values alone.
         """
@@ -201,7 +201,7 @@ class CarefulTorch:
         return new, kept
 
     def tiles(self, states: Sequence[State] | dict) -> Iterator[tuple[list[State], View]]:
-        """Cuts states into tiles of one layer and of questions of like length."""
+        """Cut states into tiles of one layer and of questions of like length."""
         alike: dict[tuple[int, int], list[State]] = {}
         for q, path in states:
             alike.setdefault((self.place[q][0], path[-1]), []).append((q, path))
@@ -213,7 +213,7 @@ class CarefulTorch:
                 yield tile, view.take([self.place[q][1] for q, _ in tile])
 
     def stacked(self, before: dict, tile: Sequence[State]) -> tuple[torch.Tensor, ...] | None:
-        """Stacks the keys and values of the prefix on the path of each state."""
+        """Stack the keys and values of the prefix on the path of each state."""
         if not before:
             return None
         return tuple(torch.stack(x) for x in zip(*(before[p] for _, p in tile), strict=True))
@@ -228,7 +228,7 @@ class CarefulTorch:
         read: bool = False,
         keep: list[Any] | None = None,
     ) -> torch.Tensor:
-        """Runs a layer on states [R, T, D]; with `read`, only where the model is read."""
+        """Run a layer on states [R, T, D]; with `read`, only where the model is read."""
         w, (rows, tokens, width) = self.layers[number], h.shape
         sizes = [self.heads * self.head, *[self.kv * self.head] * 2]
         q, k, v = F.linear(self.rms(h, w.attention_norm), w.qkv).split(sizes, -1)
@@ -255,12 +255,12 @@ class CarefulTorch:
         return F.rms_norm(h, (h.shape[-1],), weight, self.eps)
 
     def logprobs(self, h: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-        """Returns the log-probabilities of targets [R, Q]."""
+        """Return the log-probabilities of targets [R, Q]."""
         logits = F.linear(self.rms(h, self.norm), self.head_weight).float()
         return F.log_softmax(logits, -1).gather(2, targets[:, :, None])[:, :, 0].numpy()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates queries or keys by the angles of their positions."""
+    """Rotate queries or keys by the angles of their positions."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

@@ -42,7 +42,7 @@ class DecodingSpeed:
 def generate_program(
     name: str, model: cola_jax.Model, ids: np.ndarray, paths: Paths, tokens: int
 ) -> Program:
-    """Decodes each row along its path with `cola_jax.generate`."""
+    """Decode each row along its path with `cola_jax.generate`."""
 
     def run() -> None:
         cola_jax.generate(model, ids, [[path] for path in paths], max_new_tokens=tokens)
@@ -51,7 +51,7 @@ def generate_program(
 
 
 def programs(settings: DecodingSpeed, paths: Paths) -> Sequence[Program]:
-    """Makes what is timed; work is in tokens."""
+    """Make the timed programs; work is in tokens."""
     config = SHAPES[settings.model]
     model, theirs = random_model(config, "float32"), random_llama(config, "float32")
     new, alone = settings.new_tokens, settings.alone

@@ -1,7 +1,7 @@
 """Exported models in transformers: their logits, sizes, latency and memory.
 
-`python -m experiments.exported check --help` exports a path of a checkpoint and compares what reads
-it with `run_path`; `speed` measures folders of exported models, each in a process of its own, in
+`python -m experiments.exported check --help` exports a path of a checkpoint and compares its
+readers with `run_path`; `speed` measures folders of exported models, each in a process of its own, in
 turn. Both need the `test` extra.
 """
 
@@ -43,14 +43,14 @@ console = Console(width=140)
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Export a path; compare the logits of what reads it with `run_path`, and print sizes."""
+    """Export a path; compare the logits of its readers with `run_path`, and print sizes."""
 
     model: Path
     """Checkpoint, as `cola convert` makes it."""
     path: str
     """Path to export."""
     formats: tuple[Literal["hf", "share", "gguf"], ...] = ("hf", "share")
-    """Formats to export."""
+    """Format to export."""
     gguf: Path | None = None
     """GGUF file of the same model, for the format gguf."""
     task: str | None = None
@@ -165,7 +165,7 @@ class One:
     tokens: int = 16
     """Tokens to decode."""
     repeats: int = 3
-    """Times of which the median counts."""
+    """Time of which the median counts."""
 
     def run(self) -> None:
         torch.set_num_threads(1)

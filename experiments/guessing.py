@@ -1,4 +1,4 @@
-"""What open questions gain without any path: sampled answers, and frequent ones.
+"""Gains on open questions without any path: sampled answers, and frequent answers.
 
 `python -m experiments.guessing --model CHECKPOINT --task.task arithmetic` prints, for questions
 that the pretrained model answers wrongly, the share on which one of n guesses is gold, beyond the
@@ -34,7 +34,7 @@ BUDGETS = (25, 50, 100, 200)
 
 @dataclasses.dataclass(frozen=True)
 class Guessing:
-    """Compare sampled and frequent answers with what a search finds."""
+    """Compare sampled and frequent answers with a search."""
 
     model: str
     """Checkpoint directory."""
@@ -44,10 +44,10 @@ class Guessing:
 
 
 def answer_probabilities(session: Session) -> np.ndarray:
-    """Returns the probability [B, 2] of decoding gold and decoy at temperature 1; NaN for none.
+    """Return the probability [B, 2] of decoding gold and decoy at temperature 1; NaN for none.
 
-    An answer's end may be one of many tokens, of which the scorer reads the first eight, so what is
-    returned is a lower bound by what the others have.
+    An answer's end may be one of many tokens, of which the scorer reads the first eight, so the
+    result is a lower bound.
     """
     prompts = Prompts.stack([encoded.prompts for encoded in session.encoded])
     paths = [[identity(session.num_layers)]] * len(session.encoded)
@@ -62,7 +62,7 @@ def answer_probabilities(session: Session) -> np.ndarray:
 
 
 def probability(encoded: Encoded, logprob: np.ndarray, option: int) -> float:
-    """Returns the probability of one answer and its end from the log-probabilities read."""
+    """Return the probability of one answer and its end from the log-probabilities read."""
     assert isinstance(encoded, EncodedAnswer), "the scorer is exact"
     if option >= len(encoded.question.options):
         return float("nan")
@@ -73,7 +73,7 @@ def probability(encoded: Encoded, logprob: np.ndarray, option: int) -> float:
 
 
 def guessed(golds: Sequence[str], answers: Sequence[str | None], guesses: int) -> np.ndarray:
-    """Says of each answer [B] whether it is among those most often gold on other questions."""
+    """Return whether each answer [B] is among the most frequent golds of other questions."""
     counts, hits = Counter(golds), []
     for gold, answer in zip(golds, answers, strict=True):
         counts[gold] -= 1

@@ -44,7 +44,7 @@ class Harness:
 
 
 def make_models(gguf: Path, folder: Path) -> tuple[Path, Path]:
-    """Writes the weights in Hugging Face layout, and converts that; returns both directories."""
+    """Write the weights in Hugging Face layout, and converts that; return both directories."""
     hf, checkpoint = folder / "hf", folder / "cola"
     if not hf.exists():
         source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
@@ -62,7 +62,7 @@ def make_models(gguf: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def read_task(name: str, data: Path) -> dict[str, Any]:
-    """Reads a task's YAML, with its files in the folder given."""
+    """Read a task's YAML, with its files in the folder given."""
     task = yaml.safe_load((TASKS / f"{name}.yaml").read_text())
     files = task["dataset_kwargs"]["data_files"]
     task["dataset_kwargs"]["data_files"] = {
@@ -72,7 +72,7 @@ def read_task(name: str, data: Path) -> dict[str, Any]:
 
 
 def evaluate(settings: Harness, model: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Runs the tasks through a model of the harness."""
+    """Run the tasks through a model of the harness."""
     if settings.max_length is not None:
         arguments = arguments | {"max_length": settings.max_length}
     run: Any = simple_evaluate  # whose decorator hides its signature
@@ -86,13 +86,13 @@ def evaluate(settings: Harness, model: str, arguments: dict[str, Any]) -> dict[s
 
 
 def answers(results: dict[str, Any], task: str) -> list[Any]:
-    """Returns what a model answered to the requests of a task, in the order of its rows."""
+    """Return a model's answers to the requests of a task, in the order of its rows."""
     rows = sorted(results["samples"][task], key=lambda row: row["doc_id"])
     return [answer for row in rows for (answer,) in row["resps"]]
 
 
 def differences(ours: list[Any], theirs: list[Any]) -> str:
-    """Describes how two models' answers to the same requests differ."""
+    """Describe how two models' answers to the same requests differ."""
     count, pairs = len(theirs), list(zip(ours, theirs, strict=True))
     if isinstance(theirs[0], str):
         return f"{sum(a != b for a, b in pairs)} of {count} completions differ"
@@ -105,7 +105,7 @@ def differences(ours: list[Any], theirs: list[Any]) -> str:
 
 
 def show(task: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Prints a task's scores by both models, and how their answers differ."""
+    """Print a task's scores by both models, and how their answers differ."""
     console.print(f"[bold]{task}[/bold]: {differences(answers(ours, task), answers(theirs, task))}")
     for metric, score in theirs["results"][task].items():
         if isinstance(score, float) and "stderr" not in metric:

@@ -18,12 +18,12 @@ Row = dict[str, Any]
 
 
 def read(file: Path) -> list[Row]:
-    """Reads a JSONL file."""
+    """Read a JSONL file."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def write(folder: Path, subsets: dict[tuple[str, str], Sequence[Row]]) -> Path:
-    """Writes rows by (config, split), with the card that names the files."""
+    """Write rows by (config, split), with the card that names the files."""
     lines = ["---", "configs:"]
     for config in dict.fromkeys(config for config, _ in subsets):
         lines += [f"- config_name: {config}", "  data_files:"]
@@ -38,7 +38,7 @@ def write(folder: Path, subsets: dict[tuple[str, str], Sequence[Row]]) -> Path:
 
 
 def gold(row: Row) -> int:
-    """Returns the index of an ARC row's answer."""
+    """Return the index of an ARC row's answer."""
     return row["choices"]["label"].index(row["answerKey"])
 
 
@@ -71,13 +71,13 @@ def as_trivia(row: Row) -> Row:
 def splits(
     rows: Sequence[Row], test: str, train: str = "train", change: Callable[[Row], Row] = dict
 ) -> dict[str, list[Row]]:
-    """Asks the first half of rows, and shows the others."""
+    """Ask the first half of rows, and shows the others."""
     half = len(rows) // 2
     return {test: [change(row) for row in rows[:half]], train: [change(r) for r in rows[half:]]}
 
 
 def make(data: Path, folder: Path) -> dict[str, Path]:
-    """Writes all data sets that are not there; returns the directory of each."""
+    """Write all data sets that are not there; return the directory of each."""
     arc, gsm8k = read(data / "arc_easy.jsonl"), read(data / "gsm8k.jsonl")
     four = [row for row in arc if len(row["choices"]["text"]) == 4]
     mmlu = {}

@@ -71,7 +71,7 @@ class HarnessTasks:
 
 
 def theirs(model: HFLM, task: Task, hub: Path, shots: int, limit: int) -> list[dict[str, Any]]:
-    """Returns the harness's samples of a task, in order."""
+    """Return the harness's samples of a task, in order."""
     run: Any = simple_evaluate  # whose decorator hides its signature
     spec = {"group": "local", "task": [{"task": task.name, "dataset_path": str(hub)}]}
     results = run(model=model, tasks=[spec], num_fewshot=shots, limit=limit, bootstrap_iters=0)
@@ -83,7 +83,7 @@ def theirs(model: HFLM, task: Task, hub: Path, shots: int, limit: int) -> list[d
 def ours(
     model: Any, task: Task, scorer: str | None, hub: Path, shots: int, limit: int
 ) -> tuple[list[Any], Any]:
-    """Returns our encoded questions of a task, and their verdicts on the identity path."""
+    """Return our encoded questions of a task, and their verdicts on the identity path."""
     config: Any = {"scorer": scorer, "hub": str(hub), "shots": shots, "limit": limit}
     prepared = TaskConfig(task.ours, rule=task.rule, **config).prepare(
         load_tokenizer(model.checkpoint),
@@ -98,7 +98,7 @@ def ours(
 def compare(
     samples: list[dict[str, Any]], metric: str, encoded: list[Any], verdicts: Any
 ) -> Iterator[str]:
-    """Yields what the table says of a task and a metric: the scores, rows equal, and more."""
+    """Yield the rows of the table for a task: a metric, scores, and equal rows."""
     own = np.array([sample[metric] for sample in samples], bool)
     equal = verdicts.verdict == own
     yield f"{own.mean():.3f}, {verdicts.verdict.mean():.3f}"

@@ -45,7 +45,7 @@ class Parity:
 
 
 def main(options: Parity) -> None:
-    """Compares every tiny model, and the pretrained ones of a folder if one is given."""
+    """Compare every tiny model, and the pretrained ones of a folder if one is given."""
     jax.config.update("jax_default_matmul_precision", "highest")
     table = Table(title=f"logits against transformers {transformers.__version__}, {device()}")
     table.add_column("model")
@@ -61,7 +61,7 @@ def device() -> str:
 
 
 def compare(options: Parity) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields each model's name and its largest error by kind of path."""
+    """Yield each model's name and its largest error by kind of path."""
     with tempfile.TemporaryDirectory() as folder:
         for variant in oracle.VARIANTS:
             theirs = oracle.make(variant, Path(folder) / variant)
@@ -81,7 +81,7 @@ def compare(options: Parity) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def compare_pretrained(models: Path, name: str, destination: Path) -> dict[str, float]:
-    """Compares a converted GGUF file with transformers' own loading of it."""
+    """Compare a converted GGUF file with transformers' own loading of it."""
     ours = converted(models / name, destination)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         models, gguf_file=name, dtype=torch.float32
@@ -103,7 +103,7 @@ def largest_errors(
     batches: list[np.ndarray],
     paths: Mapping[str, tuple[int, ...]],
 ) -> dict[str, float]:
-    """Returns the largest error over the batches for every path; all paths share a compilation."""
+    """Return the largest error over the batches for every path; all paths share a compilation."""
     longest = max(map(len, paths.values()))
     return {
         kind: max(

@@ -2,7 +2,7 @@
 
 `python -m experiments.random_labels RUN` takes a scan of multiple-choice questions, gives every
 question a random option as its correct one, and sums the scan up again: `--draws` times. The
-evaluations are those of the run; what is right there is chance, so the corrected p-value should be
+evaluations are those of the run; with random labels right answers are chance, so the corrected p-value should be
 below 0.05 in a twentieth of the draws, and a block should gain nothing on questions that it was not
 chosen on.
 """
@@ -30,15 +30,15 @@ class RandomLabels:
     """Sum up a scan with random labels."""
 
     run: Positional[str]
-    """What `cola scan` made, of questions with options."""
+    """Run directory of a scan of multiple-choice questions."""
     draws: int = 50
-    """Sets of random labels."""
+    """Set of random labels."""
     seed: int = 0
     """Random seed of the labels."""
 
 
 def read_scores(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray]:
-    """Reads the ids of n questions, and the scores [n, C, J] of their options or NaN."""
+    """Read the ids of n questions, and the scores [n, C, J] of their options or NaN."""
     ids, _, _ = read_map(rows, paths)
     at = {name: i for i, name in enumerate(ids)}
     lists = rows["scores"].to_pylist()
@@ -51,7 +51,7 @@ def read_scores(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray]:
 
 
 def relabelled(scores: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns verdicts and margins [n, C] with a random option of each question as correct."""
+    """Return verdicts and margins [n, C] with a random option of each question as correct."""
     options = (~np.isnan(scores)).any(axis=1).sum(axis=-1)
     label = (random.random(len(scores)) * options).astype(int)
     gold = np.repeat(label[:, None], scores.shape[1], axis=1)
@@ -77,7 +77,7 @@ def main(settings: RandomLabels) -> None:
 
 
 def results(drawn: list[ScanSummary]) -> list[tuple[str, ...]]:
-    """Formats what the best blocks of all draws were."""
+    """Format the best blocks of all draws."""
     p = np.array([[one.best.p, one.best_margin.p_margin] for one in drawn]) < SIGNIFICANT
     shares = [Share.of(p[:, i]) for i in range(2)]
     gain = float(np.mean([one.best.difference.value for one in drawn]))

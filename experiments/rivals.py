@@ -2,12 +2,12 @@
 
 `python -m experiments.rivals --model CHECKPOINT --task arc_easy.jsonl` evaluates the options of
 questions on random paths by each program in turn, without and with shots before the questions, on
-the same paths for all questions and on each question's own. The first round compiles what it needs;
+the same paths for all questions and on each question's own. The first round compiles;
 the later ones are timed as well, and the fastest is shown. Wall seconds count other processes of
 the machine, CPU seconds do not. All programs have to find the same log-probabilities in float32.
 
 careful: `CarefulTorch` with whole prompts, and the last token of each option, as it is read.
-sharing: the same without what nothing reads, and with common shots run once for each path.
+sharing: the same without unread tokens, and with common shots run once for each path.
 transformers: path by path, a row for each option, as lm-evaluation-harness does; on few pairs.
 """
 
@@ -69,7 +69,7 @@ class Rivals:
 
 
 class Spent(NamedTuple):
-    """What a call cost, for each evaluation."""
+    """Cost of a call per evaluation, in seconds."""
 
     wall: float
     cpu: float
@@ -95,7 +95,7 @@ def main(settings: Rivals) -> None:
 
 
 def prepare(settings: Rivals, dtype: str, shots: int) -> Session:
-    """Opens a session of the first questions, with shots from the end of the file."""
+    """Open a session of the first questions, with shots from the end of the file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "shots.jsonl"
         lines = Path(settings.task).read_text().splitlines()
@@ -109,7 +109,7 @@ def prepare(settings: Rivals, dtype: str, shots: int) -> Session:
 def compare(
     settings: Rivals, session: Session, model: Any, choice: str
 ) -> Iterator[tuple[str, ...]]:
-    """Times all programs in turns; yields a row of the table for each."""
+    """Time all programs in turns; yield a row of the table for each."""
     drawn = random_paths(session.num_layers, settings.paths * settings.questions, 3)
     count = settings.paths
     own = [drawn[q * count : (q + 1) * count] for q in range(settings.questions)]
@@ -150,7 +150,7 @@ def compare(
 def programs_of(
     settings: Rivals, session: Session, model: Any, paths: Paths
 ) -> dict[str, Callable[[], Callable[[], Logprobs]]]:
-    """Returns what makes each program, from the same weights and prompts."""
+    """Return a constructor for each program, from the same weights and prompts."""
     encoded, dtype = session.encoded, getattr(torch, session.settings["dtype"])
     prompts = Prompts.stack([each.prompts for each in encoded])
     weights = session.model
@@ -194,7 +194,7 @@ def programs_of(
 
 
 def shared_tokens(prompts: Prompts) -> int:
-    """Counts the tokens with which all prompts begin, before any is read; 0 for a few."""
+    """Count the tokens with which all prompts begin, before any is read; 0 for a few."""
     ids = np.asarray(prompts.ids)
     read = np.asarray(prompts.read)
     same = int(np.argmin(np.append((ids == ids[:1]).all(axis=0), False)))

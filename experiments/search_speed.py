@@ -2,7 +2,7 @@
 
 `python -m experiments.search_speed --model CHECKPOINT --task arc_easy.jsonl --out FOLDER` runs the
 command twice, by this checkout and, with `--package` and `--package-model`, by another; then twice
-more one batch at a time, sampling what its threads do, which gives the parts; sampling takes CPU
+more one batch at a time, sampling its threads, for the parts; sampling takes CPU
 seconds of its own, which are in none of them. CPU seconds are those of all threads, since other
 processes of a machine disturb them less than wall seconds.
 """
@@ -73,14 +73,14 @@ def main(settings: SearchSpeed) -> None:
 
 
 def padding_share(run: Path) -> float:
-    """Reads how much of the rows of tiles was padding in the only start of a run."""
+    """Read the share of padding rows in the tiles of a run with one start."""
     files = map(json.loads, (file.read_text() for file in (run / "starts").glob("*.json")))
     (share,) = (file["padding_share"] for file in files if "padding_share" in file)
     return share
 
 
 def clear(folder: Path) -> None:
-    """Empties a folder."""
+    """Empty a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -88,7 +88,7 @@ def clear(folder: Path) -> None:
 def run(
     settings: SearchSpeed, size: str, package: Path, model: str, name: str, *, sampled: bool = False
 ) -> tuple[float, dict[str, Any]]:
-    """Runs the command in a process; returns its CPU seconds, and what it sampled."""
+    """Run the command in a process; return its CPU seconds and samples."""
     questions, simulations = size.split("x")
     out, file = settings.out.resolve(), settings.out.resolve() / f"{name}.json"
     arguments = ["search", "--model", model, "--task", settings.task, "--limit", questions]
@@ -116,7 +116,7 @@ def run(
 
 
 def sample(arguments: list[str]) -> None:
-    """Runs a command one batch at a time, and writes its CPU seconds by part to a file."""
+    """Run a command one batch at a time, and writes its CPU seconds by part to a file."""
     file, *command = arguments
     with CpuParts() as parts:
         from cola_jax.cli.main import main as run_command

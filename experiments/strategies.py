@@ -1,8 +1,8 @@
 """Strategies of search against each other, at equal numbers of evaluations.
 
 `python -m experiments.strategies --model CHECKPOINT --out FOLDER --task.task arithmetic` searches
-the questions of a task with every strategy, asks what was found again in the task's variants, and
-prints what each finds beyond its control searches after 25, 50, 100, ... evaluations. Run it again
+the questions of a task with every strategy, asks the found paths again in the task's variants, and
+prints effects beyond control searches after 25, 50, 100, ... evaluations. Run it again
 to resume.
 """
 
@@ -64,7 +64,7 @@ class Hits(NamedTuple):
 
 
 def rules_of(text: str) -> Rules:
-    """Reads a preset with changed fields, as `cola:epsilon=0.1`."""
+    """Read a preset with changed fields, as `cola:epsilon=0.1`."""
     name, _, changes = text.partition(":")
     rules = resolve(name)
     values = dict(change.split("=") for change in changes.split(",") if change)
@@ -72,7 +72,7 @@ def rules_of(text: str) -> Rules:
 
 
 def searches(run: Run) -> dict[tuple[str, int], Hits]:
-    """Reads the searches of every question, by its id and their target."""
+    """Read the searches of every question, by its id and their target."""
     found: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
     for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
@@ -88,13 +88,13 @@ def searches(run: Run) -> dict[tuple[str, int], Hits]:
 
 
 class Seed(NamedTuple):
-    """What a strategy found with one seed."""
+    """The searches of a strategy with one seed."""
 
     ways: Ways
     found: dict[tuple[str, int], Hits]
 
     def within(self, size: int) -> Ways:
-        """Counts the first evaluations of each search, the baseline included."""
+        """Count the first evaluations of each search, the baseline included."""
 
         def cut(one: Hits) -> Reached:
             hits = {node: hit for node, hit in one.hits.items() if node < size}
@@ -112,14 +112,14 @@ class Seed(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a strategy reaches within a number of evaluations, seeds averaged."""
+    """Hits of a strategy within a number of evaluations, averaged over seeds."""
 
     targets: dict[str, tuple[list[str], Targets]]  # ids, and hits [n, J] as shares of the seeds
     kept: Kept
 
 
 def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
-    """Measures a strategy; hits of seeds are averaged, layers kept are those of the first."""
+    """Measure a strategy; hits of seeds are averaged, layers kept are those of the first."""
     every = [seed.within(size) for seed in seeds]
     targets = {}
     for name in every[0].names:
@@ -130,7 +130,7 @@ def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
 
 
 def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
-    """Evaluations to the first hit of gold and of the controls of wrong questions, `size` if none.
+    """Return evaluations to the first hit of gold and of controls of wrong questions, else `size`.
 
     Of each kind, [n].
     """
@@ -146,7 +146,7 @@ def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
 
 
 def layers_run(searches: Iterable[Hits], size: int) -> float:
-    """Layers that the first evaluations of a search for gold need, mean: each prefix runs once."""
+    """Return the mean layers run by the first evaluations for gold; each prefix runs once."""
     prefixes = [
         {path[:n] for path in one.paths[:size] for n in range(1, len(path) + 1)} for one in searches
     ]
@@ -161,13 +161,13 @@ class Row(NamedTuple):
     measured: Measured
     nets: dict[str, Net]
     curve: Excess | None
-    cells: tuple[str, ...]  # W→C, and what it cost
+    cells: tuple[str, ...]  # W→C, and its cost
 
     @classmethod
     def of(
         cls, name: str, size: int, seeds: Sequence[Seed], num_layers: int, cost: Sequence[str]
     ) -> "Row":
-        """Measures a strategy at a number of evaluations."""
+        """Measure a strategy at a number of evaluations."""
         measured = measure(seeds, size, num_layers)
         nets = {way: Net.of(targets) for way, (_, targets) in measured.targets.items()}
         _, once = measured.targets[ONCE]
@@ -180,7 +180,7 @@ class Row(NamedTuple):
         return cls(name, size - 1, measured, nets, curve, (corrected, first, run, *cost))
 
     def line(self, p: Mapping[tuple[str, int, str], float]) -> list[str]:
-        """Formats the row, with p-values as corrected for the table."""
+        """Format the row, with p-values as corrected for the table."""
         nets = [
             points(self.nets[way], p[self.strategy, self.evaluations, way])
             if way in self.nets else "–"
@@ -194,7 +194,7 @@ class Row(NamedTuple):
 
 
 def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
-    """Searches with one strategy, and measures it at each number of evaluations."""
+    """Search with one strategy, and measures it at each number of evaluations."""
     seeds, metrics = [], []
     for seed in settings.seeds:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
@@ -216,7 +216,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
 
 
 def changes(rows: Sequence[Row]) -> list[list[str]]:
-    """Compares every strategy with the first one at equal numbers of evaluations."""
+    """Compare every strategy with the first one at equal numbers of evaluations."""
     first, lines = rows[0].strategy, []
     nets: dict[tuple[str, int, str], Net] = {}
     before = {row.evaluations: row.measured for row in rows if row.strategy == first}
@@ -236,7 +236,7 @@ def changes(rows: Sequence[Row]) -> list[list[str]]:
 def corrected(
     nets: Mapping[tuple[str, int, str], Net | Kept],
 ) -> dict[tuple[str, int, str], float]:
-    """Corrects the p-values of a table by Holm's method."""
+    """Correct the p-values of a table by Holm's method."""
     return dict(zip(nets, holm(list(map(p_of, nets.values()))), strict=True))
 
 

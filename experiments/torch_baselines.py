@@ -24,7 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random_llama(config: ModelConfig, dtype: str) -> Any:
-    """Makes a random Llama of the same shape, on the GPU if there is one."""
+    """Make a random Llama of the same shape, on the GPU if there is one."""
     theirs = transformers.LlamaConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.width,
@@ -43,7 +43,7 @@ def random_llama(config: ModelConfig, dtype: str) -> Any:
 
 @contextlib.contextmanager
 def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
-    """Rebuilds a model along a path, each position with a KV cache of its own."""
+    """Rebuild a model along a path, each position with a KV cache of its own."""
     with rebuilt(model, path):
         blocks = [with_cache(block, i) for i, block in enumerate(model.model.layers)]
         model.model.layers = torch.nn.ModuleList(blocks)
@@ -51,7 +51,7 @@ def permuted(model: Any, path: tuple[int, ...]) -> Iterator[None]:
 
 
 def forward_baseline(model: Any, ids: np.ndarray, paths: Paths) -> Program:
-    """One forward pass per path, without a cache."""
+    """Time a forward pass per path, without a cache."""
     batch = torch.as_tensor(ids, device=model.device)
 
     def run() -> None:
@@ -64,7 +64,7 @@ def forward_baseline(model: Any, ids: np.ndarray, paths: Paths) -> Program:
 
 
 def generate_baseline(model: Any, ids: np.ndarray, paths: Paths, tokens: int) -> Program:
-    """Greedy generation of a fixed number of tokens, as the peers evaluate a path."""
+    """Time greedy generation of a fixed number of tokens, as the peers evaluate a path."""
     batch = torch.as_tensor(ids, device=model.device)
 
     def run() -> None:
@@ -77,7 +77,7 @@ def generate_baseline(model: Any, ids: np.ndarray, paths: Paths, tokens: int) ->
 
 
 def generate_exactly(model: Any, batch: Any, tokens: int) -> None:
-    """Decodes exactly that many tokens greedily, after a torch batch of ids."""
+    """Decode exactly that many tokens greedily, after a torch batch of ids."""
     model.generate(
         batch,
         attention_mask=batch.new_ones(batch.shape),
@@ -89,7 +89,7 @@ def generate_exactly(model: Any, batch: Any, tokens: int) -> None:
 
 
 def same_model(session: Session) -> Any:
-    """Loads the weights of a session into transformers, by way of an export."""
+    """Load the weights of a session into transformers, by way of an export."""
     checkpoint = cache.find(session.handle.source)
     with tempfile.TemporaryDirectory(prefix="cola-rivals-") as folder:
         place = Path(folder) / "model"
@@ -108,7 +108,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(encoded: Encoded) -> Rows:
-    """Writes the prompt once for each option, but once for all that the same tokens precede."""
+    """Write a row for each option; options that differ only in unread tokens share a row."""
     ids, branch = np.asarray(encoded.prompts.ids), np.asarray(encoded.prompts.branch)
     prompt, options = ids[branch == PROMPT], int(encoded.option.max()) + 1
     each = [(*prompt, *ids[branch == 1 + j]) for j in range(options)]
@@ -121,7 +121,7 @@ def rows_of(encoded: Encoded) -> Rows:
 
 
 class OptionRows:
-    """Evaluates paths as lm-evaluation-harness does: one by one, with a row for each option.
+    """Evaluate paths as lm-evaluation-harness does: one by one, with a row for each option.
 
     The harness computes the logits of all tokens; without `all_logits`, those of the tokens that
     are read, and before them, are left out.
@@ -131,7 +131,7 @@ class OptionRows:
         self.model, self.all_logits = model, all_logits
 
     def readings(self, encoded: Encoded, path: tuple[int, ...]) -> Readings:
-        """Reads the model on a path where the question's options are scored."""
+        """Read the model on a path where the question's options are scored."""
         rows = rows_of(encoded)
         first = 0 if self.all_logits else int(rows.column.min())
         ids = torch.as_tensor(rows.ids, device=self.model.device)
@@ -145,7 +145,7 @@ class OptionRows:
 
 
 def readings(logprobs: torch.Tensor, targets: torch.Tensor) -> Readings:
-    """Returns what scorers take, of log-probabilities [Q, V] on one path."""
+    """Return readings from log-probabilities [Q, V] on a path."""
     (best, second), token = logprobs.topk(2).values.T, logprobs.argmax(-1)
     each = {
         "logprob": logprobs.gather(-1, targets[:, None])[:, 0],

@@ -1,7 +1,7 @@
 """Walks: searches without a tree, each a generator that yields paths and is sent results."""
 
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +124,7 @@ def mutated(start: Start, path: Path, most: int, *, exactly: bool = False) -> Ch
     return child
 
 
-WALKS: Mapping[type[Rules], Callable[[Start, Any], Walk]] = {
+WALKS: dict[type[Rules], Callable[[Start, Any], Walk]] = {
     RandomRules: random,
     EnumerateRules: single_edits,
     BeamRules: beam,

@@ -1,4 +1,4 @@
-"""Reads finished searches for the tables and figures of the paper, and prints Markdown."""
+"""Read finished searches for the tables and figures of the paper, and print Markdown."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ class Result:
 
 
 def read(directories: Iterable[str]) -> list[Result]:
-    """Reads the searches of run directories."""
+    """Read the searches of run directories."""
     results = []
     for directory in directories:
         run = Run(directory)
@@ -44,7 +44,7 @@ def read(directories: Iterable[str]) -> list[Result]:
 
 
 def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUse]]:
-    """Yields how the paths of every group of a search that has any use the layers."""
+    """Yield the use of layers by the paths of every group of a search."""
     for one in results:
         for group in (*GROUPS, ALL):
             use = one.summary.layers[group]
@@ -53,14 +53,14 @@ def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUs
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table in Markdown."""
+    """Print a table in Markdown."""
     print("\n".join(table(tuple(head), [tuple(row) for row in rows])))
 
 
 def points(net: Net | Excess | Mean, corrected: float | None = None, *, counts: bool = True) -> str:
-    """Formats a difference in points with its interval and p-value, also as corrected.
+    """Format a difference in points with its interval and p-value, also as corrected.
 
-    Where too few questions tell a difference, formats what was reached and what is expected, unless
+    Where too few questions differ, format hits and expected hits, unless
     those are no `counts`, as in a comparison of two runs.
     """
     if math.isnan(net.value):
@@ -80,7 +80,7 @@ def points(net: Net | Excess | Mean, corrected: float | None = None, *, counts: 
 
 
 def layers(kept: Kept, corrected: float | None = None) -> str:
-    """Formats a difference in layers with its interval and p-value, also as corrected."""
+    """Format a difference in layers with its interval and p-value, also as corrected."""
     if math.isnan(kept.interval[0]):
         return "–"
     value, low, high = map(format_signed, (kept.difference, *kept.interval))
@@ -88,17 +88,17 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
 
 
 def p_of(one: Net | Kept | None) -> float:
-    """Returns the p-value that a table corrects for, NaN for none."""
+    """Return the p-value that a table corrects for, NaN for none."""
     if one is None or (isinstance(one, Net) and one.undecided):
         return math.nan
     return one.p
 
 
 def by_holm(corrected: float | None) -> str:
-    """Formats a corrected p-value, unless it is 1."""
+    """Format a corrected p-value, unless it is 1."""
     return "" if corrected is None or corrected > 0.999 else f", corrected {format_p(corrected)}"
 
 
 def depth(one: Depth) -> str:
-    """Formats the mean layers of paths, and of them the different ones."""
+    """Format the mean layers of paths, and of them the different ones."""
     return f"{format_mean(one.layers)} ({format_mean(one.distinct)})"

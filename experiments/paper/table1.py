@@ -1,7 +1,7 @@
 """Table 1 of CoLa, with controls: accuracy by search space.
 
 `python -m experiments.paper.table1 --model CHECKPOINT --out FOLDER --task.task arc_easy.jsonl
---task.variants chat` searches every space, asks what was found again in the variants, and with
+--task.variants chat` searches every space, asks the found paths again in the variants, and with
 `--robust` also searches for paths that are right in all of them. Run it again to resume.
 """
 
@@ -31,7 +31,7 @@ HEAD = (
 
 @dataclasses.dataclass(frozen=True)
 class Table1(Searches):
-    """Search every space, and compare what they find."""
+    """Search every space, and compare the results."""
 
     preset: PresetName = "best"
     """Rules of the search, but for the kinds of edits."""
@@ -44,7 +44,7 @@ class Table1(Searches):
 
 
 def table_rows(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
-    """Formats a row for each space, of what was asked again and of what was searched for."""
+    """Format a row for each space: paths asked again, and robust searches."""
     every = [figures(once.summary, robust and robust.summary) for _, once, robust in searched]
     p = iter(holm([p_of(one) for figures in every for one in figures]))
     rows = []
@@ -65,7 +65,7 @@ def table_rows(searched: Sequence[tuple[str, Result, Result | None]]) -> list[li
 
 
 def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
-    """Lists the figures of a space that have a p-value."""
+    """List the figures of a space that have a p-value."""
     return [
         once.net, once.nets.get(ROBUST), once.kept.get(ONCE),
         robust and robust.nets.get(ROBUST), robust and robust.kept.get(ROBUST),
@@ -73,7 +73,7 @@ def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
 
 
 def figure_cell(one: Net | Kept | None, corrected: float) -> str:
-    """Formats a figure, a dash for none."""
+    """Format a figure, a dash for none."""
     if one is None:
         return "–"
     return layers(one, corrected) if isinstance(one, Kept) else points(one, corrected)

@@ -1,8 +1,10 @@
 """The examples run on a tiny model, and print what `run_path` says."""
 
+import json
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,40 @@ import numpy as np
 import pytest
 
 import cola_jax
+from cola_jax.formats.huggingface import FAMILIES
 from cola_jax.path import pad_path
-from tests import tiny
+from cola_jax.strategies.rules import PRESETS
+from cola_jax.strategies.walks import WALKS
+from cola_jax.tasks import readers, registry
+from tests import oracle, tiny
 
 EXAMPLES = Path(__file__).parents[2] / "experiments" / "examples"
+WINOGRANDE = """---
+configs:
+- config_name: winogrande_xl
+  data_files:
+  - split: validation
+    path: winogrande_xl/validation.jsonl
+---
+"""
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the tables that examples add to."""
+    monkeypatch.setattr(registry, "CHOICE", registry.CHOICE)
+    tables: list[dict] = [PRESETS, WALKS, registry.TASKS, readers.KINDS, FAMILIES]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 @pytest.fixture
 def run(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(name: str) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", [name, str(tiny_checkpoint)])
+    def run(name: str, *arguments: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [name, str(tiny_checkpoint), *arguments])
         return runpy.run_path(str(EXAMPLES / name))
 
     return run
@@ -78,8 +104,58 @@ def test_states_are_read_as_paths_that_end_there(run, capsys):
         assert of_answer == pytest.approx(np.exp(said[names["answer"]]), abs=1e-6)
 
 
-def test_readme_counts_the_lines_of_every_example():
-    page = (EXAMPLES.parent / "README.md").read_text()
-    rows = re.findall(r"\(examples/(\w+\.py)\) \|.*\| (\d+) \|", page)
-    lines = {file.name: len(file.read_text().splitlines()) for file in EXAMPLES.glob("*.py")}
-    assert {name: int(count) for name, count in rows} == lines
+def test_strategy_skips_blocks_around_the_middle(run):
+    names = run("strategy.py")
+    (outcome,) = names["outcomes"]
+    searched = [path for path in outcome.paths if len(path) < tiny.LAYERS]
+    assert searched == [(0, 1, 3, 4), (0, 3, 4), (0, 4), (4,)]
+
+
+def test_scorer_gives_a_difference_of_logits(run):
+    names = run("scorer.py")
+    model, tokenizer, question = names["model"], names["tokenizer"], names["questions"][0]
+    path = (0, 1, 1, 2, 3, 4)
+    verdicts = cola_jax.evaluate(names["evaluate"], names["questions"], [path]).verdicts
+    logits = cola_jax.run_path(model, question.text, path)[0, -1]
+    length = len(tokenizer(question.text).input_ids)
+    wrong, right = (
+        logits[tokenizer(question.text + option).input_ids[length]]
+        for option in (question.options[1 - question.answer], question.options[question.answer])
+    )
+    assert verdicts.margin[0, 0] == pytest.approx(float(right - wrong), abs=1e-4)
+    # the path found for a question is at least as good for it as the other's
+    margins = names["margins"]
+    assert (margins.diagonal() >= margins.min(axis=1)).all()
+
+
+def test_task_reads_the_rows_of_a_data_set(run, tmp_path):
+    row = {"sentence": "The sun is warm but the _ is not.", "option1": "moon", "option2": "fire"}
+    rows = [row | {"answer": "1"}, row | {"sentence": "Ice melts near the _.", "answer": "2"}]
+    (tmp_path / "winogrande_xl").mkdir()
+    (tmp_path / "README.md").write_text(WINOGRANDE)
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "winogrande_xl" / "validation.jsonl").write_text(lines)
+    names = run("task.py", str(tmp_path))
+    assert [question.gold for question in names["questions"]] == ["moon", "fire"]
+    assert len(names["results"].to_pandas()) == 4
+
+
+def test_family_computes_what_transformers_does(tmp_path, monkeypatch):
+    theirs = oracle.random_model("seed_oss", attention_bias=True, head_dim=12)
+    theirs.save_pretrained(tmp_path / "theirs")
+    monkeypatch.setattr(sys, "argv", ["family.py", str(tmp_path / "theirs")])
+    model = runpy.run_path(str(EXAMPLES / "family.py"))["model"]
+    ids = oracle.random_ids(2)
+    for path in oracle.PATHS.values():
+        error = oracle.relative_error(
+            cola_jax.run_path(model, ids, path), oracle.logits(theirs, ids, path)
+        )
+        assert error < oracle.TOLERANCE
+
+
+def test_code_of_the_guide_is_in_the_examples():
+    guide = (EXAMPLES.parents[1] / ".github" / "CONTRIBUTING.md").read_text()
+    examples = "".join(file.read_text() for file in EXAMPLES.glob("*.py"))
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert blocks
+    assert all(block in examples for block in blocks)

@@ -1,0 +1,39 @@
+"""Add a scorer: the difference of the logits of two names, as in studies of indirect objects.
+
+python experiments/examples/scorer.py [MODEL]
+"""
+
+import sys
+
+import cola_jax
+from cola_jax.scoring import Encoded, encode_answers
+
+MODEL = sys.argv[1] if sys.argv[1:] else "HuggingFaceTB/SmolLM2-135M-Instruct"
+TEXT = "When Mary and John went to the store,{} gave a drink to"
+NAMES = (" Mary", " John")
+
+
+class NameDifference(cola_jax.Scorer):
+    """The log-probability of the right name minus that of the other one."""
+
+    name = "name-difference"
+
+    def encode(self, question: cola_jax.Question) -> Encoded:
+        """Pack the options after one shared prompt."""
+        return encode_answers(question, self.tokenizer, question.text, question.options)
+
+    def verdicts(self, readings: cola_jax.Readings, encoded: Encoded) -> cola_jax.Verdicts:
+        """Compare the first tokens of both options; readings have the log-probabilities [C, Q]."""
+        first = [encoded.option.tolist().index(j) for j in range(2)]
+        return cola_jax.Verdicts.of_scores(readings.logprob[:, first], encoded.question.answer)
+
+
+questions = [
+    cola_jax.Question(name, TEXT.format(name), NAMES, 1 - j) for j, name in enumerate(NAMES)
+]
+model, tokenizer = cola_jax.load(MODEL), cola_jax.load_tokenizer(MODEL)
+evaluate = cola_jax.evaluator(model, questions, NameDifference(tokenizer))
+outcomes = cola_jax.search(evaluate, questions, simulations=20)
+best = [outcome.paths[outcome.verdicts.margin.argmax()] for outcome in outcomes]
+margins = cola_jax.evaluate(evaluate, questions, best).verdicts.margin  # [questions, paths]
+print(margins)
