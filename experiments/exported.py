@@ -1,8 +1,8 @@
 """Exported models in transformers: their logits, sizes, latency and memory.
 
 `python -m experiments.exported check --help` exports a path of a checkpoint and compares its
-readers with `run_path`; `speed` measures folders of exported models, each in a process of its own, in
-turn. Both need the `test` extra.
+readers with `run_path`; `speed` measures folders of exported models, each in a process of its own,
+in turn. Both need the `test` extra.
 """
 
 import dataclasses

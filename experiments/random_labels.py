@@ -2,9 +2,9 @@
 
 `python -m experiments.random_labels RUN` takes a scan of multiple-choice questions, gives every
 question a random option as its correct one, and sums the scan up again: `--draws` times. The
-evaluations are those of the run; with random labels right answers are chance, so the corrected p-value should be
-below 0.05 in a twentieth of the draws, and a block should gain nothing on questions that it was not
-chosen on.
+evaluations are those of the run; with random labels right answers are chance, so the corrected
+p-value should be below 0.05 in a twentieth of the draws, and a block should gain nothing on
+questions that it was not chosen on.
 """
 
 import dataclasses
