@@ -1,18 +1,11 @@
-"""Exported models in transformers: their logits, sizes, latency and memory.
+"""Exported models in transformers: their logits, sizes and accuracy.
 
-`python -m experiments.exported check --help` exports a path of a checkpoint and compares its
-readers with `run_path`; `speed` measures folders of exported models, each in a process of its own,
-in turn. Both need the `test` extra.
+`python -m experiments.exported --help` exports a path of a checkpoint and compares its readers with
+`run_path`. It needs the `test` extra.
 """
 
 import dataclasses
-import json
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +16,6 @@ import torch
 import transformers
 import tyro
 from rich.console import Console
-from rich.table import Table
-from tyro.conf import Positional
 
 import cola_jax
 from cola_jax.deploy.destination import folder_bytes
@@ -42,7 +33,7 @@ console = Console(width=140)
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class Exported:
     """Export a path; compare the logits of its readers with `run_path`, and print sizes."""
 
     model: Path
@@ -108,94 +99,6 @@ class Check:
         return float(np.mean(right))
 
 
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """Measure exported folders, each in a process of its own, in turn; ratios to the first.
-
-    Times are of the CPU on one thread, which other processes on the machine disturb less than they
-    do the clock.
-    """
-
-    folders: Positional[tuple[Path, ...]]
-    """Folders that `cola export` wrote; the first is the original, exported along its own path."""
-    rounds: int = 5
-    """Processes for each folder."""
-    tokens: int = 16
-    """Tokens to decode."""
-
-    def run(self) -> None:
-        rounds = [[self.measure(folder) for folder in self.folders] for _ in range(self.rounds)]
-        table = Table(title=f"medians of {self.rounds} rounds; ratios within a round, to the first")
-        names = ("prefill", "decode", "weights", "peak")
-        for name in ("folder", "MB on disk", "prefill, ms", "ratio", "decode, ms a token", "ratio"):
-            table.add_column(name)
-        for name in ("weights in memory, MB", "peak memory of the process, MB"):
-            table.add_column(name)
-        for i, folder in enumerate(self.folders):
-            of = {name: [r[i][name] for r in rounds] for name in names}
-            ratio = {n: statistics.median(r[i][n] / r[0][n] for r in rounds) for n in names}
-            middle = {name: statistics.median(values) for name, values in of.items()}
-            table.add_row(
-                str(folder),
-                f"{folder_bytes(folder) / 1e6:,.1f}",
-                f"{1000 * middle['prefill']:.0f}",
-                f"{ratio['prefill']:.2f}",
-                f"{1000 * middle['decode']:.1f}",
-                f"{ratio['decode']:.2f}",
-                f"{middle['weights'] / 1e6:,.1f}",
-                f"{middle['peak'] / 1e6:,.0f}",
-            )
-        console.print(table)
-
-    def measure(self, folder: Path) -> dict[str, float]:
-        """Run `One` in a process of its own."""
-        arguments = [sys.executable, "-m", "experiments.exported", "one", str(folder)]
-        done = subprocess.run(
-            [*arguments, "--tokens", str(self.tokens)], capture_output=True, text=True, check=True
-        )
-        return json.loads(done.stdout.splitlines()[-1])
-
-
-@dataclasses.dataclass(frozen=True)
-class One:
-    """Measure one folder and print JSON: seconds of CPU time and bytes; `speed` runs it."""
-
-    folder: Positional[Path]
-    """Folder that `cola export` wrote."""
-    tokens: int = 16
-    """Tokens to decode."""
-    repeats: int = 3
-    """Time of which the median counts."""
-
-    def run(self) -> None:
-        torch.set_num_threads(1)
-        model = read(self.folder)
-        ids = torch.arange(128)[None] + 1000
-        weights = {p.data_ptr(): p.nbytes for p in model.parameters()}
-        print(
-            json.dumps(
-                {
-                    "prefill": self.median(lambda: model(ids, use_cache=False)),
-                    "decode": self.median(lambda: decode(model, ids[:, :8], self.tokens))
-                    / self.tokens,
-                    "weights": sum(weights.values()),
-                    "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                }
-            )
-        )
-
-    def median(self, run: Any) -> float:
-        """Return the median CPU time of calls, after one that warms up."""
-        seconds = []
-        with torch.inference_mode():
-            run()
-            for _ in range(self.repeats):
-                start = time.process_time()
-                run()
-                seconds.append(time.process_time() - start)
-        return statistics.median(seconds)
-
-
 def transformers_scores(model: Any, tokenizer: Any, question: cola_jax.Question) -> np.ndarray:
     """Return the log-likelihood of each option, of one forward pass each."""
     prompt = f"Question: {question.text}\nAnswer:"
@@ -208,18 +111,6 @@ def transformers_scores(model: Any, tokenizer: Any, question: cola_jax.Question)
         targets = ids[0, length:]
         scores.append(logprobs[length - 1 :].gather(1, targets[:, None]).sum().item())
     return np.array(scores)
-
-
-def decode(model: Any, ids: torch.Tensor, tokens: int) -> None:
-    """Decode greedily, exactly that many tokens."""
-    model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
 
 
 def read(folder: Path) -> Any:
@@ -259,4 +150,4 @@ def size(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    tyro.cli(Check | Speed | One).run()
+    tyro.cli(Exported).run()
