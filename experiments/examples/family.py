@@ -9,7 +9,7 @@ import cola_jax
 from cola_jax.config import ModelConfig
 from cola_jax.formats import llama
 from cola_jax.formats.attributes import Attributes
-from cola_jax.formats.huggingface import FAMILIES, Family
+from cola_jax.formats.hf_config import FAMILIES, Family
 
 
 def read_seed_oss(attributes: Attributes) -> ModelConfig:
@@ -25,7 +25,7 @@ def read_seed_oss(attributes: Attributes) -> ModelConfig:
 
 
 # the table of weights is Llama's, which has a row for each bias; a new one is a tuple of `Row`
-FAMILIES["seed_oss"] = Family("SeedOss", read_seed_oss, llama.rows)
+FAMILIES["seed_oss"] = Family("SeedOss", read_seed_oss, llama.rows, ())
 
 model = cola_jax.load(sys.argv[1])
 print(model)
