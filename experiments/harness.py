@@ -44,7 +44,7 @@ class Harness:
 
 
 def make_models(gguf: Path, folder: Path) -> tuple[Path, Path]:
-    """Write the weights in Hugging Face layout, and converts that; return both directories."""
+    """Write the weights in Hugging Face layout and convert them; return both directories."""
     hf, checkpoint = folder / "hf", folder / "cola"
     if not hf.exists():
         source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
@@ -62,7 +62,7 @@ def make_models(gguf: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def read_task(name: str, data: Path) -> dict[str, Any]:
-    """Read a task's YAML, with its files in the folder given."""
+    """Read a task's YAML, with its files in `data`."""
     task = yaml.safe_load((TASKS / f"{name}.yaml").read_text())
     files = task["dataset_kwargs"]["data_files"]
     task["dataset_kwargs"]["data_files"] = {

@@ -71,7 +71,7 @@ def as_trivia(row: Row) -> Row:
 def splits(
     rows: Sequence[Row], test: str, train: str = "train", change: Callable[[Row], Row] = dict
 ) -> dict[str, list[Row]]:
-    """Ask the first half of rows, and shows the others."""
+    """Put the first half of the rows in one split and the others in another."""
     half = len(rows) // 2
     return {test: [change(row) for row in rows[:half]], train: [change(r) for r in rows[half:]]}
 

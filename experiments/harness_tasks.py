@@ -76,7 +76,7 @@ def theirs(model: HFLM, task: Task, hub: Path, shots: int, limit: int) -> list[d
     spec = {"group": "local", "task": [{"task": task.name, "dataset_path": str(hub)}]}
     results = run(model=model, tasks=[spec], num_fewshot=shots, limit=limit, bootstrap_iters=0)
     (samples,) = results["samples"].values()
-    samples = [one for one in samples if task.rule in (None, one["filter"])]
+    samples = [sample for sample in samples if task.rule in (None, sample["filter"])]
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
@@ -104,7 +104,7 @@ def compare(
     yield f"{own.mean():.3f}, {verdicts.verdict.mean():.3f}"
     yield f"{equal.sum()} of {len(own)}"
     if verdicts.completion[0] is not None:
-        texts = [one.text for one in verdicts.completion]
+        texts = [completion.text for completion in verdicts.completion]
         same = [text == sample["resps"][0][0] for text, sample in zip(texts, samples, strict=True)]
         yield f"{sum(same)} of {len(same)} completions the same"
         return

@@ -194,7 +194,7 @@ class Row(NamedTuple):
 
 
 def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
-    """Search with one strategy, and measures it at each number of evaluations."""
+    """Search with a strategy, and measure it at each number of evaluations."""
     seeds, metrics = [], []
     for seed in settings.seeds:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
