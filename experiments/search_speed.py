@@ -116,7 +116,7 @@ def run(
 
 
 def sample(arguments: list[str]) -> None:
-    """Run a command one batch at a time, and writes its CPU seconds by part to a file."""
+    """Run a command one batch at a time, and write its CPU seconds by part to a file."""
     file, *command = arguments
     with CpuParts() as parts:
         from cola_jax.cli.main import main as run_command
