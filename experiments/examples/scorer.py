@@ -5,6 +5,8 @@ python experiments/examples/scorer.py [MODEL]
 
 import sys
 
+import numpy as np
+
 import cola_jax
 from cola_jax.scoring import Encoded, encode_answers
 
@@ -25,7 +27,8 @@ class NameDifference(cola_jax.Scorer):
     def verdicts(self, readings: cola_jax.Readings, encoded: Encoded) -> cola_jax.Verdicts:
         """Compare the first tokens of both options; readings have the log-probabilities [C, Q]."""
         first = [encoded.option.tolist().index(j) for j in range(2)]
-        return cola_jax.Verdicts.of_scores(readings.logprob[:, first], encoded.question.answer)
+        scores = np.asarray(readings.logprob)[:, first]
+        return cola_jax.Verdicts.of_scores(scores, encoded.question.answer)
 
 
 questions = [
