@@ -16,10 +16,9 @@ import tyro
 from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags
-from cola_jax.deploy.router.designs import make_design
-from cola_jax.deploy.router.distill import DistillConfig, distill
+from cola_jax.deploy.distill import distill
 from cola_jax.deploy.scan import scan_paths
-from cola_jax.deploy.settings import MenuSettings, StaticSettings
+from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.deploy.task_menu import find_menu
 from cola_jax.deploy.task_path import find_path
 from cola_jax.execute.reference import block_influence
@@ -34,7 +33,6 @@ from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.statistics import Effect
 from cola_jax.strategies.rules import PRESETS, Settings
 from cola_jax.tasks.task import ScorerName, TaskConfig
-from experiments.routers import DESIGNS
 
 Path = tuple[int, ...]
 SHORTER = (0.0, 0.1, 0.2)  # of the layers, left out
@@ -57,7 +55,7 @@ class Deployed:
     """Most layers of a block of the scan."""
     static: StaticSettings = dataclasses.field(default_factory=StaticSettings)
     menu: MenuSettings = dataclasses.field(default_factory=MenuSettings)
-    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
+    distill: DistillSettings = dataclasses.field(default_factory=DistillSettings)
     simulations: int = 25
     """Evaluations of the search of each training question."""
 
@@ -126,20 +124,14 @@ def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[
 
 
 def router_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
-    """Trains routers on the same search, and measures the paths that they name."""
+    """Train a router on the same search, and measure the paths that it names."""
     out, held_out = epath.Path(settings.out), final.held_out
-    prompts = Prompts.stack([one.prompts for one in held_out])
-    evaluate = ModelEvaluator(final.model, held_out, final.scorer)
-    for name in DESIGNS:
-        design = make_design(name, session.num_layers, session.config.width)
-        folder = str(out / f"router-{name}")
-        router = distill(session, str(out / "search"), folder, design, settings.distill).router
-        paths = [named[0] for named in router.paths(prompts)]
-        right = evaluate([[path] for path in paths]).verdict[:, 0]
-        lengths = np.array([len(path) for path in paths])
-        run = float(np.mean([design.layers_run(path) for path in paths]))
-        label = f"router {name}, {len(set(paths))} paths"
-        yield Way(label, "", float(lengths.mean()), float(lengths.mean()) + run, right)
+    router = distill(session, str(out / "search"), str(out / "router"), settings.distill).router
+    paths = router.paths(Prompts.stack([each.prompts for each in held_out]))
+    right = ModelEvaluator(final.model, held_out, final.scorer)(paths).verdict[:, 0]
+    layers = float(np.mean([len(first) for (first,) in paths]))
+    label = f"router, {len({first for (first,) in paths})} paths"
+    yield Way(label, "", layers, layers + router.early_layers, right)
 
 
 def row(way: Way, before: np.ndarray) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -23,8 +23,7 @@ from cola_jax.cli.flags import (
 )
 from cola_jax.cli.report import print_json
 from cola_jax.cli.verbosity import console, log, log_devices
-from cola_jax.deploy.settings import MenuSettings, StaticSettings
-from cola_jax.errors import InputError
+from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
 from cola_jax.files import claimed, is_url, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.tasks.task import ScorerName
@@ -32,7 +31,6 @@ from cola_jax.tasks.task import ScorerName
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cola_jax.deploy.router.distill import DistillConfig
     from cola_jax.runs.session import Session
 
 RESULT = "static.json"
@@ -135,35 +133,11 @@ class Distill(Command):
     source: Annotated[str, arg(name="run")]
     """Run directory of `cola search`, whose correct paths are learned."""
     out: Output
-    """Directory of the router: created, or its training resumed."""
+    """Directory of the router."""
     task: TaskChoice
-    design: Literal["drllm", "polar"] = "drllm"
-    """Kind of router. drllm: a skip, execute or repeat head for each layer, decided on the states
-    before it; polar: segments of up to four layers and their operations, from the states after the
-    early layers."""
-    early_layers: int | None = None
-    """Layers whose states the design polar reads; a quarter of the model's by default."""
-    labels: Literal["shortest", "all"] = "shortest"
-    """Which of a question's correct paths are learned: the shortest, or all, each with weight 1/n;
-    of a run with variants, paths that are right in all of them."""
-    validation: float = 0.2
-    """Share of the run's questions to hold out, chosen by a hash of their ids."""
-    beams: int = 1
-    """Paths named for each held-out question; accuracy is that of the first."""
-    epochs: int = 25
-    """Passes over the training examples."""
-    batch_size: int = 16
-    """Examples of a training step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate, after a warm-up and before a cosine decay."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW."""
-    seed: int = 0
-    """Random seed of the network, of dropout and of the order of examples."""
-    save_every: int = 100
-    """Steps between saved training states, at most; slow steps are saved every ten seconds."""
-    track: Literal["tensorboard", "wandb"] | None = None
-    """Also send metrics to TensorBoard or Weights & Biases (extra `tracking`)."""
+    settings: Annotated[OmitArgPrefixes[DistillSettings], group("Training")] = dataclasses.field(
+        default_factory=DistillSettings
+    )
     dtype: Dtype = None
     """Dtype of the model's weights and activations; auto is float32 on a CPU, else the
     checkpoint's own."""
@@ -178,50 +152,20 @@ class Distill(Command):
             self.train()
 
     def train(self) -> None:
-        """Train the router, or resume its training, and print what it is worth."""
-        from cola_jax.deploy.router.designs import make_design
-        from cola_jax.deploy.router.distill import distill
-        from cola_jax.deploy.router.summary import lines
-        from cola_jax.deploy.router.tracking import check_tracker
+        """Train the router, and print its effect on held-out questions."""
+        from cola_jax.deploy.distill import distill
+        from cola_jax.report.deployed import router_lines
         from cola_jax.runs.run import Run
         from cola_jax.runs.session import RunConfig
 
         Run(self.source).manifest()  # or it is not a run
-        config = self.config()
-        check_tracker(self.track)
         run_config = RunConfig(dtype=self.dtype, devices=self.devices)
         session = open_session(self.model, self.task.prepare, run_config)
         log_devices()
-        sizes = session.config.num_layers, session.config.width
-        distilled = distill(
-            session,
-            self.source,
-            self.out,
-            make_design(self.design, *sizes, self.early_layers),
-            config,
-            beams=self.beams,
-            track=self.track,
-            report=self.after_epoch,
-        )
+        distilled = distill(session, self.source, self.out, self.settings)
         write_flags(self.out, self)
         if self.json:
             print_json(distilled.to_json())
             return
-        for line in lines(distilled):
+        for line in router_lines(distilled):
             console.print(line, soft_wrap=True, highlight=False)
-
-    def after_epoch(self, epoch: int, epochs: int, loss: float) -> None:
-        """Log how training goes; only then it is sure that the directory is ours to write to."""
-        log.info("epoch %d/%d  loss %.4f", epoch, epochs, loss)
-        write_flags(self.out, self)
-
-    def config(self) -> "DistillConfig":
-        """Check and return the settings of the training."""
-        from cola_jax.deploy.router.distill import DistillConfig
-        from cola_jax.deploy.router.train import TrainingConfig
-
-        if self.beams < 1:
-            raise InputError(f"at least 1 path is named for a question, not {self.beams}.")
-        steps = self.epochs, self.batch_size, self.learning_rate, self.weight_decay, self.seed
-        training = TrainingConfig(*steps)
-        return DistillConfig(self.labels, self.validation, training, self.save_every)

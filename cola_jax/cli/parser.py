@@ -61,10 +61,10 @@ ALIASES = {
 }
 # set by one user in ten: the help leaves them out, README.md lists them; so are all of --rules.*
 RARE = {
-    *("beams", "candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
+    *("candidates", "coordinator", "decoys", "early-stop", "fail-rate-level"),
     *("finalists", "first", "held-out-from", "held-out-seed", "host", "hub", "learning-rate"),
     *("leaves", "max-length", "min-layers", "num-hosts", "offspring", "part", "reads"),
-    *("reuse", "robust", "rounds", "rule", "save-every", "shard", "shots-file", "tile-tokens"),
+    *("reuse", "robust", "rounds", "rule", "shard", "shots-file", "tile-tokens"),
     *("shots-seed", "split", "state-layer", "task-seed", "tokens", "try-scorer", "validation"),
     *("variants", "wait", "weight-decay"),
 }

@@ -27,8 +27,7 @@ from cola_jax import checkpoint
 from cola_jax.deploy.menu_file import MenuFile, load_menu
 from cola_jax.deploy.model_args import join_path, read_arguments
 from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
-from cola_jax.deploy.router.checkpoint import router_digest
-from cola_jax.deploy.router.routing import load_router
+from cola_jax.deploy.router import Record, load_router
 from cola_jax.deploy.rules import CONFIDENCE, Signals, signals
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated, generate
@@ -102,7 +101,7 @@ class ColaLM(TemplateLM):
         if arguments.path is not None:
             path = parse_path(arguments.path, num_layers)
         router = arguments.router
-        name = format_path(path) if router is None else f"router {router_digest(router)}"
+        name = format_path(path) if router is None else f"router {Record.read(router).weights}"
         return MenuFile((path,), "single", 1, None, 0), name
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:

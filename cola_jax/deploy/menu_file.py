@@ -8,7 +8,7 @@ from etils import epath
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cola_jax.deploy.array_file import read_arrays
-from cola_jax.deploy.router.features import prompt_states
+from cola_jax.deploy.prompt_states import prompt_states
 from cola_jax.deploy.rules import Selector, Signals, most_confident, vote
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json

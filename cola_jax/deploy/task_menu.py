@@ -20,7 +20,7 @@ from cola_jax.deploy.cross_fit import (
     right_by_rule,
 )
 from cola_jax.deploy.menu_file import Path
-from cola_jax.deploy.router.features import prompt_states
+from cola_jax.deploy.prompt_states import prompt_states
 from cola_jax.deploy.rules import Selector, signals
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.errors import InputError

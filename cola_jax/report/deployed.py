@@ -1,7 +1,7 @@
-"""What `cola static` and `cola menu` found: tables, static.json and menu.json."""
+"""Results of `cola static`, `menu` and `distill`: tables, static.json and menu.json."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -12,6 +12,9 @@ from cola_jax.deploy.task_path import Measured, TaskPath
 from cola_jax.path import format_path
 from cola_jax.report.table import effect_cells, format_mean, format_percent
 from cola_jax.scoring.statistics import Effect, Share
+
+if TYPE_CHECKING:
+    from cola_jax.deploy.distill import Distilled
 
 
 def static_table(found: TaskPath) -> Table:
@@ -143,3 +146,21 @@ def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
         **metadata,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def router_lines(distilled: "Distilled") -> list[str]:
+    """Format the examples of a router and its effect on held-out questions, a fact on each line."""
+    examples, effect, paths = distilled.examples, distilled.effect, distilled.paths
+    left_out = ", ".join(f"{n} {reason}" for reason, n in examples.left_out.items() if n)
+    after, points, interval = effect_cells(effect)
+    lines = [
+        f"trained on {len(examples.targets)} paths; left out: {left_out or 'none'}",
+        f"final loss {distilled.losses[-1]:.4f}",
+        f"accuracy on {paths.total()} held-out questions: {format_percent(effect.before.value)} of "
+        f"the pretrained model, {after} with the router; {points} points ({interval})",
+        f"layers {format_mean(distilled.layers)}, and {distilled.router.early_layers} over the "
+        "prompt to name a path",
+        f"{len(paths)} distinct paths; the identity path for "
+        f"{format_percent(distilled.identity_share)} of the questions",
+    ]
+    return lines if distilled.warning is None else [*lines, distilled.warning]

@@ -4,22 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 
 from cola_jax.deploy.menu_file import MENU, SELECTOR, load_menu
-from cola_jax.deploy.router.cache import FeatureCache
-from cola_jax.deploy.router.checkpoint import (
-    RECORD,
-    begin,
-    make_record,
-    read_record,
-)
-from cola_jax.deploy.router.designs import LayerDesign
+from cola_jax.deploy.router import RECORD, Record
 from tests.fuzz.kind import Kind
 from tests.fuzz.models import of_bytes, of_json_text
 
 LAYERS, WIDTH = 5, 8
-NAMES = ("menu", "selector", "router record", "router features")
+NAMES = ("menu", "selector", "router record")
 CONTENT = {
     "paths": ["0-4", "0,2-4", "0-4,4"],
     "rule": "selector",
@@ -29,13 +21,14 @@ CONTENT = {
     "num_layers": LAYERS,
     "task": "arc-easy",
 }
-MODEL = {
-    "name": "someone/model",
-    "identity": "digest",
-    "num_layers": LAYERS,
-    "width": WIDTH,
-}
-SETTINGS = {"labels": "shortest", "validation": 0.2, "epochs": 25, "learning_rate": 0.001}
+ROUTER = Record(
+    model="someone/model",
+    identity="digest",
+    num_layers=LAYERS,
+    width=WIDTH,
+    early_layers=1,
+    settings={"labels": "shortest", "validation": 0.2, "epochs": 25, "learning_rate": 0.001},
+)
 
 
 def make(folder: Path) -> None:
@@ -44,15 +37,7 @@ def make(folder: Path) -> None:
     (folder / "menu" / MENU).write_text(json.dumps(CONTENT))
     shapes = {"mean": WIDTH, "scale": WIDTH, "weights": (WIDTH, 3), "bias": 3}
     np.savez(folder / "menu" / SELECTOR, **{name: np.ones(size) for name, size in shapes.items()})
-    begin(folder / "router", make_record(MODEL, LayerDesign(LAYERS, WIDTH), SETTINGS))
-    cache(folder / "router")
-
-
-def cache(router: Path) -> FeatureCache:
-    """Returns the features of two examples, which are computed where they are not there."""
-    features = FeatureCache(epath.Path(router) / "features", [np.arange(2)])
-    features.fill(lambda rows: np.ones((len(rows), LAYERS, WIDTH)))
-    return features
+    ROUTER.save(folder / "router", {"queries": np.zeros((LAYERS, WIDTH), np.float32)})
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -60,16 +45,14 @@ def kinds(folder: Path) -> dict[str, Kind]:
     menu, router = folder / "menu", folder / "router"
 
     def read_router() -> None:
-        read_record(router)
-        begin(router, make_record(MODEL, LayerDesign(LAYERS, WIDTH), SETTINGS))
+        Record.read(router)
+        ROUTER.check_free(router)
 
     def read_menu() -> None:
         load_menu(str(menu), "digest", LAYERS)
 
-    (features,) = (router / "features").iterdir()
     return {
         "menu": of_json_text(menu / MENU, read_menu, "menu/"),
         "selector": of_bytes(menu / SELECTOR, read_menu),
         "router record": of_json_text(router / RECORD, read_router),
-        "router features": of_bytes(features, lambda: cache(router).take(np.arange(2))),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cola_jax.cli.report import Report
-from cola_jax.deploy.router.designs import LayerDesign
+from cola_jax.deploy.router import target_of_path
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
@@ -113,9 +113,8 @@ class Readers:
         run = Run(folder)
         labels = read_labels(run)
         candidates(labels, LAYERS, MenuSettings())
-        design = LayerDesign(LAYERS, 8)
         for path in (path for one in labels for path in one.held):
-            design.target(path)
+            target_of_path(path, LAYERS)
 
     def decoys(self, folder: Path) -> None:
         answers = Answers(folder)

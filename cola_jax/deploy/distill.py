@@ -1,0 +1,254 @@
+"""`distill`: train a router on the correct paths of a run, and measure it on held-out questions."""
+
+import dataclasses
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from cola_jax.checkpoint import absolute
+from cola_jax.deploy.prompt_states import state_batches
+from cola_jax.deploy.router import (
+    NO_SEGMENT,
+    Path,
+    Record,
+    Router,
+    SegmentNetwork,
+    segment_logits,
+    target_of_path,
+)
+from cola_jax.deploy.settings import DistillSettings
+from cola_jax.errors import InputError
+from cola_jax.execute.inputs import bucket
+from cola_jax.execute.metrics import Metrics
+from cola_jax.execute.reference import replicated
+from cola_jax.files import write_whole
+from cola_jax.identity import digest
+from cola_jax.path import identity
+from cola_jax.prompts import Prompts
+from cola_jax.question import split
+from cola_jax.runs.run import Run
+from cola_jax.runs.session import Session
+from cola_jax.runs.settings import asked_by_run, asked_here, check_comparable
+from cola_jax.runs.stored import Labels, read_labels
+from cola_jax.scoring.evaluator import ModelEvaluator
+from cola_jax.scoring.statistics import Effect
+
+log = logging.getLogger(__name__)
+METRICS = "metrics.json"
+WARMUP = 0.08  # share of the steps
+COLLAPSED = 0.95  # share of questions with the same path from which on a router chooses nothing
+
+
+class Examples(NamedTuple):
+    """N labelled paths to train on, and the questions that are held out."""
+
+    questions: np.ndarray  # [N], indices among the encoded questions
+    targets: np.ndarray  # [N, L]
+    weights: np.ndarray  # [N], mean 1
+    held_out: list[int]  # indices among the encoded questions
+    left_out: Counter[str]  # training questions and paths that were not used, by reason
+
+
+class Distilled(NamedTuple):
+    """A trained router, and the effect of its first path for each of the held-out questions."""
+
+    router: Router
+    examples: Examples
+    losses: list[float]  # mean of each epoch
+    effect: Effect
+    layers: float  # mean, of the paths
+    paths: Counter[Path]  # with the number of their questions
+
+    @property
+    def identity_share(self) -> float:
+        """The share of questions for which the router names the identity path."""
+        return self.paths[identity(self.router.model.config.num_layers)] / self.paths.total()
+
+    @property
+    def warning(self) -> str | None:
+        """A line where the router names one path for nearly all questions, otherwise None."""
+        most, questions = max(self.paths.values()), self.paths.total()
+        if most < COLLAPSED * questions:
+            return None
+        names = f"for {most} of {questions} held-out questions it names the"
+        if self.identity_share >= COLLAPSED:
+            return f"WARNING: identity collapse: {names} identity path, so it changes nothing."
+        return f"WARNING: collapse to one path: {names} same path, so `cola static` does as much."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as JSON has them."""
+        return {
+            "examples": len(self.examples.targets),
+            "left_out": dict(self.examples.left_out),
+            "final_loss": self.losses[-1],
+            "held_out": self.effect.to_json(),
+            "layers": self.layers,
+            "early_layers": self.router.early_layers,
+            "identity_share": self.identity_share,
+            "distinct_paths": len(self.paths),
+            "collapsed": self.warning is not None,
+        }
+
+
+def distill(session: Session, run: str, directory: str, settings: DistillSettings) -> Distilled:
+    """Train a router on the correct paths of a run, and measure it on held-out questions.
+
+    Args:
+      session: the model and the task of the run, with the same questions.
+      run: the run's directory.
+      directory: of the router; written when training has finished.
+
+    Raises InputError where the run is of another model or asked other questions, or leaves nothing
+    to train on, and where the directory holds other files or a router with other settings.
+    """
+    early_layers, source = settings.depth(session.num_layers), Run(run)
+    here = asked_here(session.settings, session.encoded)
+    allowed = ("dtype", "options") if session.scorer.open else ("dtype",)  # options are decoys
+    if differences := check_comparable(asked_by_run(source), here, allowed):
+        log.info("%s was made with other settings: %s", run, "; ".join(differences))
+    examples = make_examples(read_labels(source), session, settings)
+    digests = digest(*(part.tolist() for part in examples[:3]), examples.held_out)
+    shared = {name: session.settings[name] for name in ("task", "dtype")}
+    record = Record(
+        model=str(session.environment["origin"].get("name") or session.handle.source),
+        identity=session.settings["model"],
+        num_layers=session.num_layers,
+        width=session.config.width,
+        early_layers=early_layers,
+        settings={**dataclasses.asdict(settings), "examples": digests, **shared},
+    )
+    record.check_free(directory)
+    params, losses = train(read_states(session, examples, early_layers), examples, settings)
+    router = Router(session.model, jax.device_put(params, replicated(session.model)), early_layers)
+    distilled = measure(session, router, examples, losses)
+    record.save(directory, params)
+    content = json.dumps(distilled.to_json(), indent=2) + "\n"
+    write_whole(absolute(directory) / METRICS, content.encode())
+    return distilled
+
+
+def make_examples(
+    labels: Sequence[Labels], session: Session, settings: DistillSettings
+) -> Examples:
+    """Hold out a share of the questions, and choose examples from the correct paths of the others.
+
+    Correct is what holds in all variants where a run has them. InputError where no question is
+    left to train on.
+    """
+    places = {each.question.id: i for i, each in enumerate(session.encoded)}
+    known = [label for label in labels if label.question in places]
+    order = split([label.question for label in known], "validation")
+    held = order[: max(round(settings.validation * len(known)), 1)]
+    held_prompts = {known[i].prompt_hash for i in held}
+    left_out = Counter({"questions that the task does not have": len(labels) - len(known)})
+    rows = []
+    for label in (known[i] for i in sorted(order[len(held) :])):
+        targets = [target_of_path(path, session.num_layers) for path in label.held]
+        targets = [target for target in targets if target is not None]
+        left_out["questions without a correct path"] += not label.held
+        left_out["paths not expressible"] += len(label.held) - len(targets)
+        if label.prompt_hash in held_prompts:
+            left_out["questions asked in both parts"] += 1
+            continue
+        chosen = targets[:1] if settings.labels == "shortest" else targets
+        rows += [(places[label.question], target, 1 / len(chosen)) for target in chosen]
+    if not rows:
+        raise InputError(
+            f"no question with a correct path is left to train on ({dict(left_out)}): give the "
+            "task flags of the run, search more questions, or choose a smaller --validation."
+        )
+    questions, targets, weights = map(np.array, zip(*rows, strict=True))
+    held_out = sorted(places[known[i].question] for i in held)
+    return Examples(questions, targets, weights / weights.mean(), held_out, left_out)
+
+
+def read_states(session: Session, examples: Examples, layers: int) -> list[np.ndarray]:
+    """Read the states [T, D] of the prompt of each example, as float16, once for a question."""
+    questions, inverse = np.unique(examples.questions, return_inverse=True)
+    prompts = Prompts.stack([session.encoded[i].prompts for i in questions])
+    states: dict[int, np.ndarray] = {}
+    for rows, batch, lengths in state_batches(session.model, prompts, layers):
+        for row, h, length in zip(rows.tolist(), np.asarray(batch), lengths, strict=False):
+            states[row] = h[:length].astype(np.float16)
+    return [states[row] for row in inverse.tolist()]
+
+
+def train(
+    states: Sequence[np.ndarray], examples: Examples, settings: DistillSettings
+) -> tuple[Any, list[float]]:
+    """Train a network on examples with the states [T, D] of their prompts.
+
+    Returns the parameters, and the mean loss of each epoch. InputError where one is not finite.
+    """
+    count, num_layers = examples.targets.shape
+    size = min(settings.batch_size, count)
+    batches = -(-count // size)
+    steps, rate = settings.epochs * batches + 1, settings.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(round(WARMUP * steps), 1), steps)
+    optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
+    lengths = np.array([len(h) for h in states])
+    tokens = bucket(int(lengths.max()), 32)
+
+    @jax.jit
+    def update(params, state, key, h, lengths, targets, weights):
+        def loss_of(params):
+            boundary, ops = segment_logits(params, h, lengths, key)
+            return jnp.mean(weights * segment_loss(boundary, ops, targets))
+
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    key, network = jax.random.key(settings.seed), SegmentNetwork(num_layers)
+    params = jax.jit(network.init)(key, states[0][None, :1], np.ones((1, 1), bool))["params"]
+    state, means = optimizer.init(params), []
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng([settings.seed, epoch]).permutation(count)
+        losses = []
+        for rows in np.resize(order, (batches, size)):  # the last is filled with the first
+            h = np.stack([np.pad(states[i], ((0, tokens - lengths[i]), (0, 0))) for i in rows])
+            key, dropout = jax.random.split(key)
+            parts = lengths[rows], examples.targets[rows], examples.weights[rows]
+            params, state, loss = update(params, state, dropout, h, *parts)
+            losses.append(loss)
+        means.append(float(np.mean(losses)))
+        if not np.isfinite(means[-1]):
+            raise InputError(
+                f"the loss of epoch {epoch + 1} is {means[-1]}: choose a lower learning rate."
+            )
+        log.info("epoch %d/%d  loss %.4f", epoch + 1, settings.epochs, means[-1])
+    return params, means
+
+
+def segment_loss(
+    boundary: Float[Array, "B L"], ops: Float[Array, "B L O"], targets: Int[Array, "B L"]
+) -> Float[Array, " B"]:
+    """Return the loss of each example: of its boundaries, and of operations where segments start.
+
+    Binary cross-entropy, a mean over layers 1..L-1 (a segment always starts at layer 0), plus
+    cross-entropy, a mean over the segments.
+    """
+    starts = targets != NO_SEGMENT
+    at_boundary = optax.losses.sigmoid_binary_cross_entropy(boundary, starts)[:, 1:]
+    at_start = optax.losses.softmax_cross_entropy_with_integer_labels(ops, jnp.maximum(targets, 0))
+    return at_boundary.mean(axis=-1) + jnp.mean(at_start, axis=-1, where=starts)
+
+
+def measure(session: Session, router: Router, examples: Examples, losses: list[float]) -> Distilled:
+    """Evaluate the pretrained model and the paths that a router names on held-out questions."""
+    encoded, plain = [session.encoded[i] for i in examples.held_out], identity(session.num_layers)
+    prompts = Prompts.stack([each.prompts for each in encoded])
+    paths = [first for (first,) in router.paths(prompts)]
+    options = session.handle.options(Metrics())
+    evaluate = ModelEvaluator(session.model, encoded, session.scorer, **options)
+    right = evaluate([[plain, path] for path in paths]).verdict
+    effect, layers = Effect.of(right[:, 1], right[:, 0]), float(np.mean(list(map(len, paths))))
+    return Distilled(router, examples, losses, effect, layers, Counter(paths))

@@ -1,0 +1,86 @@
+"""Hidden states of prompts, without what is packed after them: features of menus and routers."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cola_jax.errors import InputError
+from cola_jax.execute.batches import take
+from cola_jax.execute.inputs import as_prompts, bucket, check_prompts, cut, padded_right
+from cola_jax.execute.memory import ceil_power
+from cola_jax.execute.reference import replicated
+from cola_jax.model import block, embed, view
+from cola_jax.params import Model, layer_at
+from cola_jax.prompts import PADDING, PROMPT, Prompts, PromptsLike
+
+EPSILON = 1e-6
+BATCH = 8  # prompts
+
+
+def prompt_states(model: Model, prompts: Sequence[Prompts], layers: int) -> np.ndarray:
+    """Return the state [n, D] of the last token of each prompt after the first `layers` layers.
+
+    Args:
+      prompts: n rows, with fields [T]; options or an answer packed after a prompt are not seen.
+
+    Returns:
+      States as those of `states_after`, float32.
+    """
+    out = np.zeros((len(prompts), model.config.width), np.float32)
+    for rows, states, lengths in state_batches(model, Prompts.stack(prompts), layers):
+        last = lengths[: len(rows)] - 1
+        out[rows] = np.asarray(states)[np.arange(len(rows)), last]
+    return out
+
+
+def state_batches(
+    model: Model, prompts: PromptsLike, layers: int
+) -> Iterator[tuple[np.ndarray, Array, np.ndarray]]:
+    """Yield the states of prompts [B, T] after the first layers, in batches of similar lengths.
+
+    Compiles once for each bucket of lengths and of rows. Raises InputError for prompts that the
+    model cannot read.
+
+    Yields:
+      The indices [r] of the prompts of a batch, their states [R, T, D] and lengths [R]; R is at
+      least r, and rows after the first r are padding.
+    """
+    whole = padded_right(as_prompts(prompts, model.pad_token))
+    keep = np.asarray(whole.branch) == PROMPT  # neither options nor a gold answer
+    tokens = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))
+    alone = Prompts(*tokens, np.where(keep, PROMPT, PADDING))
+    check_prompts(model, alone)
+    lengths = keep.sum(axis=1)
+    if not lengths.all():
+        raise InputError(f"prompt {int(np.argmin(lengths))} has no tokens.")
+    sizes = np.array([bucket(length, 32) for length in lengths.tolist()])
+    for size in np.unique(sizes).tolist():
+        same = np.flatnonzero(sizes == size)
+        for first in range(0, len(same), BATCH):
+            rows = same[first : first + BATCH]
+            padded = np.resize(rows, ceil_power(len(rows)))
+            batch = jax.device_put(cut(take(alone, padded), size, 0), replicated(model))
+            yield rows, states_after(model, batch, layers), lengths[padded]
+
+
+@functools.partial(jax.jit, static_argnames="layers")
+def states_after(model: Model, prompts: Prompts, layers: int) -> Float[Array, "B T D"]:
+    """Return the states after the first `layers` layers in float32, 0 at padding.
+
+    Each is divided by its root mean square: states grow with depth, the first token's are a
+    hundred times those of others in many models, and one learning rate serves no network that
+    reads them raw.
+    """
+    mask_view = view(model.config, prompts)
+
+    def step(h, i):
+        return block(model.config, layer_at(model.config, model.layers, i), h, mask_view), None
+
+    h, _ = jax.lax.scan(step, embed(model, jnp.asarray(prompts.ids)), jnp.arange(layers))
+    h = h.astype(jnp.float32)
+    h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + EPSILON)
+    return jnp.where((mask_view.branch == PROMPT)[:, :, None], h, 0.0)

@@ -1,0 +1,259 @@
+"""`distill` and `cola distill`: from a run whose verdicts are made up to a router in use."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cola_jax
+from cola_jax.cli.main import main
+from cola_jax.deploy.distill import Distilled, Examples, distill, make_examples, segment_loss, train
+from cola_jax.deploy.router import NO_SEGMENT, likeliest_paths, load_router, segment_logits
+from cola_jax.deploy.router import target_of_path as target
+from cola_jax.deploy.settings import DistillSettings
+from cola_jax.errors import InputError
+from cola_jax.prompts import Prompts
+from cola_jax.runs.devices import Devices
+from cola_jax.runs.run import Run
+from cola_jax.runs.schema import Part, evaluation_rows, question_row
+from cola_jax.runs.session import RunConfig, Session
+from cola_jax.runs.stored import Labels
+from cola_jax.scoring.statistics import Effect
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.tasks.task import TaskConfig
+from tests import tiny
+
+PATHS = [(0, 1, 2, 3, 4), (0, 1, 3, 4), (0, 1, 1, 2, 3, 4), (0, 2, 1, 3, 4)]
+SETTINGS = DistillSettings(labels="all", validation=0.3, epochs=4, batch_size=6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A model, a task, and a run of it."""
+
+    model: str
+    task: str
+    run: str
+
+    def session(self):
+        config = RunConfig(devices=Devices(data=1))
+        return Session.prepare(self.model, TaskConfig(self.task).prepare, config)
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_checkpoint, tmp_path_factory):
+    """24 questions: a third is right on a shorter path, a third on a longer one alone."""
+    folder = tmp_path_factory.mktemp("distill")
+    task = str(tiny.write_questions(folder / "task.jsonl", 24))
+    setting = Setting(str(tiny_checkpoint), task, str(folder / "run"))
+    session, part = setting.session(), Part([], [])
+    for i, encoded in enumerate(session.encoded):
+        right = np.array([[True, True, False, False], [False, False, True, True], [False] * 4])
+        gold = encoded.question.answer
+        options = np.zeros((4, len(encoded.question.options)))
+        options[:, gold] = np.where(right[i % 3], 1.0, -1.0)
+        options[:, 1 - min(gold, 1)] -= options[:, gold]
+        rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(options, gold))
+        part.evaluations.extend(rows)
+        part.questions.append(question_row(encoded, 4))
+    with Run(setting.run).open(session.settings, session.environment) as run:
+        run.write(part.evaluations, part.questions)
+    return setting
+
+
+@pytest.fixture(scope="module")
+def trained(setting, tmp_path_factory):
+    """The directory of a router, and what `distill` returned."""
+    folder = str(tmp_path_factory.mktemp("trained") / "router")
+    return folder, distill(setting.session(), setting.run, folder, SETTINGS)
+
+
+def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, setting):
+    folder, distilled = trained
+    session, examples = setting.session(), distilled.examples
+    expressible = [target(path, 5).tolist() for path in PATHS[:3]]
+    assert all(row in expressible for row in examples.targets.tolist())
+    assert distilled.losses[-1] < distilled.losses[0]
+    assert len(examples.held_out) == distilled.effect.before.n == 7
+    assert set(examples.held_out).isdisjoint(examples.questions)
+    router = load_router(folder, session.model)
+    prompts = Prompts.stack([session.encoded[i].prompts for i in examples.held_out])
+    paths = router.paths(prompts)
+    assert Counter(first for (first,) in paths) == distilled.paths
+    questions = [session.encoded[i].question for i in examples.held_out]
+    routed, plain = (
+        cola_jax.evaluate(session.model, questions, used, scorer=session.scorer).verdicts.verdict
+        for used in (paths, [PATHS[0]])
+    )
+    assert distilled.effect == Effect.of(routed[:, 0], plain[:, 0])
+    assert json.loads(Path(folder, "metrics.json").read_text()) == distilled.to_json()
+
+
+def test_distill_refuses_other_settings_and_repeats_the_same(trained, setting):
+    folder, distilled = trained
+    before = Path(folder, "router.json").read_text()
+    other = dataclasses.replace(SETTINGS, epochs=5)
+    with pytest.raises(InputError, match=r"settings\.epochs: 4 there, 5 here"):
+        distill(setting.session(), setting.run, folder, other)
+    assert distill(setting.session(), setting.run, folder, SETTINGS).losses == distilled.losses
+    assert Path(folder, "router.json").read_text() == before
+
+
+@pytest.mark.parametrize("field", ["golds", "options"])
+def test_distill_refuses_a_task_that_changed_since_the_run(setting, tmp_path, field):
+    rows = [json.loads(line) for line in Path(setting.task).read_text().splitlines()]
+    choices = rows[3]["choices"]
+    if field == "golds":
+        rows[3]["answerKey"] = next(x for x in choices["label"] if x != rows[3]["answerKey"])
+    else:
+        choices["text"][0] += "s"
+    file = tmp_path / "task.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    session = dataclasses.replace(setting, task=str(file)).session()
+    with pytest.raises(InputError, match=f"does not belong to.*1 of 24 {field} have changed"):
+        distill(session, setting.run, str(tmp_path / "router"), SETTINGS)
+    assert not (tmp_path / "router").exists()
+
+
+def label(i, right, robust=None, prompt=None):
+    return Labels(
+        question=f"q{i}",
+        text="",
+        options=(),
+        gold=None,
+        prompt_hash=prompt or f"hash {i}",
+        metadata={},
+        paths=tuple(PATHS),
+        right=np.array(right, bool),
+        margin=np.zeros(4, np.float32),
+        robust=robust,
+    )
+
+
+def examples_of(labels, **settings):
+    asked: Any = [SimpleNamespace(question=SimpleNamespace(id=f"q{i}")) for i in range(20)]
+    session: Any = SimpleNamespace(encoded=asked, num_layers=5)
+    return make_examples(labels, session, DistillSettings(**settings))
+
+
+HELD = examples_of([label(i, [1, 0, 0, 0]) for i in range(20)]).held_out
+
+
+def test_make_examples_chooses_and_weighs_the_correct_paths_of_a_question():
+    labels = [label(i, [1, 1, i % 2, 1]) for i in range(20)]
+    shortest = examples_of(labels)
+    trained = [i for i in range(20) if i not in HELD]
+    assert len(HELD) == 4
+    assert shortest.questions.tolist() == trained
+    assert (shortest.targets == target(PATHS[1], 5)).all()
+    assert (shortest.weights == 1).all()
+    every = examples_of(labels, labels="all")
+    assert every.held_out == HELD
+    sums = np.bincount(every.questions, every.weights)[trained]
+    np.testing.assert_allclose(sums, sums[0])
+    assert Counter(every.questions.tolist()) == {i: 2 + i % 2 for i in trained}
+
+
+def test_make_examples_counts_what_cannot_be_learned():
+    rows = {i: label(i, [1, 0, 0, 0]) for i in range(20)}
+    a, b, c, d = [i for i in rows if i not in HELD][:4]
+    rows[a] = label(a, [0, 0, 0, 0])
+    rows[b] = label(b, [0, 1, 0, 1])
+    rows[c] = label(c, [1, 1, 0, 0], robust={PATHS[0]: True, PATHS[1]: False})
+    rows[d] = label(d, [1, 0, 0, 0], prompt=f"hash {HELD[0]}")
+    made = examples_of([*rows.values(), label(99, [1, 0, 0, 0])])
+    targets = dict(zip(made.questions.tolist(), made.targets.tolist(), strict=True))
+    assert not {a, d} & set(targets)
+    assert targets[b] == target(PATHS[1], 5).tolist()
+    assert targets[c] == target(PATHS[0], 5).tolist()
+    assert made.left_out == {
+        "questions that the task does not have": 1,
+        "questions without a correct path": 1,
+        "paths not expressible": 1,
+        "questions asked in both parts": 1,
+    }
+    with pytest.raises(InputError, match="no question with a correct path is left to train on"):
+        examples_of([label(i, [0, 0, 0, 1]) for i in range(20)])
+
+
+def test_train_learns_a_path_for_each_prompt_by_heart():
+    rng, paths = np.random.default_rng(0), PATHS[:3]
+    states = [rng.normal(size=(n, 8)).astype(np.float16) for n in (4, 9, 6)]
+    targets = np.array([target(path, 5) for path in paths])
+    examples = Examples(np.arange(3), targets, np.ones(3), [], Counter())
+    params, losses = train(states, examples, DistillSettings(epochs=60))
+    assert losses[-1] < 0.05 < losses[0]
+    for h, path in zip(states, paths, strict=True):
+        boundary, ops = segment_logits(params, h[None], np.array([len(h)]))
+        assert likeliest_paths(np.asarray(boundary[0]), np.asarray(ops[0]), 1) == [path]
+    with pytest.raises(InputError, match="the loss of epoch 1 is nan: choose a lower"):
+        train([h * np.float16(np.nan) for h in states], examples, DistillSettings())
+
+
+def test_segment_loss_is_the_formula():
+    rng = np.random.default_rng(0)
+    boundary, ops = rng.normal(size=(1, 4)), rng.normal(size=(1, 4, 3))
+    p, q = 1 / (1 + np.exp(-boundary[0])), np.exp(ops[0]) / np.exp(ops[0]).sum(-1, keepdims=True)
+    at_boundary = -np.log([1 - p[1], p[2], p[3]]).mean()
+    at_start = -np.log([q[0, 1], q[2, 2], q[3, 0]]).mean()
+    loss = segment_loss(np.float32(boundary), np.float32(ops), np.array([[1, NO_SEGMENT, 2, 0]]))
+    np.testing.assert_allclose(loss, [at_boundary + at_start], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "warning"),
+    [
+        ((20, 0, 0), "WARNING: identity collapse: for 20 of 20"),
+        ((19, 1, 0), "identity collapse"),
+        ((0, 20, 0), "WARNING: collapse to one path: for 20 of 20"),
+        ((18, 1, 1), None),
+    ],
+)
+def test_collapse_is_said(counts, warning):
+    paths = Counter({path: n for path, n in zip(PATHS, counts, strict=False) if n})
+    router: Any = SimpleNamespace(
+        model=SimpleNamespace(config=SimpleNamespace(num_layers=5)), early_layers=1
+    )
+    nothing: Any = None
+    distilled = Distilled(router, nothing, [], nothing, 5.0, paths)
+    assert distilled.identity_share == counts[0] / 20
+    assert warning in distilled.warning if warning else distilled.warning is None
+
+
+def command(setting, out, *more):
+    flags = ("--model", setting.model, "--task", setting.task, "--run", setting.run, "--data", "1")
+    main(["distill", *flags, "--out", str(out), "--epochs", "1", "--validation", "0.3", *more])
+
+
+def test_cola_distill_prints_the_effect_of_a_router(setting, tmp_path, capsys):
+    command(setting, tmp_path / "router", "--early-layers", "2")
+    printed, logged = capsys.readouterr()
+    assert "epoch 1/1  loss" in logged
+    assert "questions without a correct path" in printed
+    assert "accuracy on 7 held-out questions" in printed
+    assert "distinct path" in printed
+    record = json.loads((tmp_path / "router" / "router.json").read_text())
+    assert record["early_layers"] == 2
+    main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])
+    assert json.loads(capsys.readouterr().out)["held_out"]["n"] == 7
+
+
+def test_cola_distill_refuses_other_questions_settings_and_directories(setting, tmp_path, capsys):
+    def fail(*more):
+        with pytest.raises(SystemExit):
+            command(setting, tmp_path / "out", *more)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "its scorer is options, here it is letter" in fail("--scorer", "letter")
+    assert "between 0 and 1, it is 0" in fail("--validation", "0")
+    assert "after 6 layers, but the model has 5" in fail("--early-layers", "6")
+    assert "batch_size must be at least 1" in fail("--batch-size", "0")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").touch()
+    assert "exists and is not a router" in fail()
