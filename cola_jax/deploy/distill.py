@@ -214,7 +214,8 @@ def train(
         order = np.random.default_rng([settings.seed, epoch]).permutation(count)
         losses = []
         for rows in np.resize(order, (batches, size)):  # the last is filled with the first
-            h = np.stack([np.pad(states[i], ((0, tokens - lengths[i]), (0, 0))) for i in rows])
+            chosen = [states[i] for i in rows.tolist()]
+            h = np.stack([np.pad(x, ((0, tokens - len(x)), (0, 0))) for x in chosen])
             key, dropout = jax.random.split(key)
             parts = lengths[rows], examples.targets[rows], examples.weights[rows]
             params, state, loss = update(params, state, dropout, h, *parts)

@@ -51,8 +51,8 @@ def state_batches(
     """
     whole = padded_right(as_prompts(prompts, model.pad_token))
     keep = np.asarray(whole.branch) == PROMPT  # neither options nor a gold answer
-    tokens = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))
-    alone = Prompts(*tokens, np.where(keep, PROMPT, PADDING))
+    ids, positions = (np.where(keep, x, 0) for x in (whole.ids, whole.positions))
+    alone = Prompts(ids, positions, np.where(keep, PROMPT, PADDING))
     check_prompts(model, alone)
     lengths = keep.sum(axis=1)
     if not lengths.all():

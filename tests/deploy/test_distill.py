@@ -135,10 +135,10 @@ def label(i, right, robust=None, prompt=None):
     )
 
 
-def examples_of(labels, **settings):
+def examples_of(rows, **settings):
     asked: Any = [SimpleNamespace(question=SimpleNamespace(id=f"q{i}")) for i in range(20)]
     session: Any = SimpleNamespace(encoded=asked, num_layers=5)
-    return make_examples(labels, session, DistillSettings(**settings))
+    return make_examples(rows, session, DistillSettings(**settings))
 
 
 HELD = examples_of([label(i, [1, 0, 0, 0]) for i in range(20)]).held_out

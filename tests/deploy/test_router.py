@@ -119,7 +119,9 @@ def test_paths_of_a_row_do_not_depend_on_the_batch(pair):
     assert all(len(set(paths)) == 2 for paths in together)
     assert [router.paths(np.array([row]), beams=2)[0] for row in ROWS] == together
     assert router.paths(packed) == [paths[:1] for paths in together]
-    decoded = cola_jax.generate(model, [row[:5] for row in ROWS], together, max_new_tokens=2)
+    decoded = cola_jax.generate(
+        model, np.array([row[:5] for row in ROWS]), together, max_new_tokens=2
+    )
     assert decoded.length.tolist() == [[2, 2]] * 3
     with pytest.raises(InputError, match="at least 1 path is named, not 0"):
         router.paths(packed, beams=0)
@@ -159,7 +161,7 @@ def half(checkpoint):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"identity": "another"}, "does not belong to this model: its identity is another.*load"),
+        ({"identity": "another"}, "does not belong to this model: its identity is another.*Load"),
         ({"num_layers": 6}, "its num_layers is 6, here it is 5"),
         ({"weights": "another"}, r"does not belong to .*router\.safetensors: its weights is"),
         ({"layout": 2}, r"router\.json cannot be read \(layout: .*Train a router with"),
