@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from cola_jax.cli.flags import Command, Model, checkpoint_of
-from cola_jax.cli.signals import keeping
+from cola_jax.cli.main import keeping
 from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, first_line, shown
 from cola_jax.files import check_apart, read_json

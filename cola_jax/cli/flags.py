@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import OmitArgPrefixes, arg
 
 from cola_jax import progress
-from cola_jax.cli.parser import read_whole, reader, values_of, yaml_of
+from cola_jax.cli.parser import reader, values_of, yaml_of
 from cola_jax.cli.verbosity import log, log_devices
 from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import RunConfig, Session
 
 Result = TypeVar("Result")
-SPEED = "Speed and devices"  # a group of the help
+SPEED = "Speed and devices"  # a help group
 DTYPES = {
     "auto": None,
     **dict.fromkeys(("float32", "fp32", "float"), "float32"),
@@ -44,11 +44,15 @@ def read_dtype(text: str) -> str | None:
 
 def read_batch_size(text: str) -> int | None:
     """Read a number of questions; auto is None."""
-    return None if text.lower() == "auto" else read_whole(text)
+    if text.lower() == "auto":
+        return None
+    if not text.isdecimal():
+        raise InputError(f"a batch size is auto or a whole number, not {shown(text)}.")
+    return int(text)
 
 
 def group(title: str) -> object:
-    """Name the group of the help that has the flags of a nested dataclass."""
+    """Name the help group of a nested dataclass."""
     return arg(name=title, prefix_name=False)
 
 
@@ -70,7 +74,7 @@ DeviceChoice = Annotated[OmitArgPrefixes[Devices], group(SPEED)]
 
 @dataclasses.dataclass(frozen=True)
 class General:
-    """What every command takes."""
+    """The flags of every command."""
 
     config: Path | None = None
     """YAML file of flags by their names, such as the config.yaml that a run writes; flags on the
@@ -82,12 +86,12 @@ class General:
 
     def __post_init__(self):
         if self.verbose and self.quiet:
-            raise InputError("--verbose and --quiet say the opposite: give one.")
+            raise InputError("--verbose and --quiet contradict each other: give one.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command of `cola`, with the flags that all of them have."""
+    """A command of `cola`; its fields are its flags."""
 
     general: Annotated[OmitArgPrefixes[General], group("General")] = General()
 
@@ -98,12 +102,12 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
-    """How a run is executed."""
+    """The execution of a run."""
 
     dtype: Dtype = None
     """Dtype of weights and activations; auto is float32 on a CPU, else the checkpoint's own."""
     batch_size: BatchSize = None
-    """Questions per batch, on which no result depends. Auto is 8 on a CPU, else 64."""
+    """Questions per batch, which changes no result. Auto is 8 on a CPU, else 64."""
     devices: DeviceChoice = dataclasses.field(default_factory=Devices)
     shard: str | None = None
     """Part of the questions to run, such as 0/4, the first of four; other processes run the
@@ -113,13 +117,13 @@ class RunFlags:
     )
 
     def resolve(self) -> "RunConfig":
-        """Meet the other hosts, if any, and return the configuration of a session."""
+        """Connect to the other hosts, if any, and return the configuration of a session."""
         from cola_jax.runs.hosts import Shard
         from cola_jax.runs.session import RunConfig
 
         if self.shard is not None and self.hosts.distributed:
             raise InputError("give --shard or --distributed: hosts that meet assign the shards.")
-        shard = self.hosts.join()  # also with --shard: a host of a TPU slice waits for the others
+        shard = self.hosts.join()  # refuses one host of a TPU slice with --shard, too
         if self.shard is not None:
             shard = Shard.parse(self.shard)
         return RunConfig(self.dtype, self.batch_size, self.devices, self.hosts, shard)
@@ -139,7 +143,7 @@ class TaskFlags:
     run: RunChoice = dataclasses.field(default_factory=RunFlags)
 
     def each(self) -> "list[TaskFlags]":
-        """Return the flags of each task; those of several have a directory of their own each.
+        """Return the flags of each task, each of several with a directory of its own.
 
         Raises InputError for a task that is given twice.
         """
@@ -156,11 +160,11 @@ class TaskFlags:
         return list(each.values())
 
     def prepare(self, decoys: str | None = None, command: Any = None) -> "Session":
-        """Open the session of one task, without the weights yet.
+        """Open the session of one task, without loading the weights.
 
         Args:
-          decoys: a run with the model's answers.
-          command: whose flags are recorded, these among them.
+          decoys: run with the model's answers.
+          command: the command whose flags are recorded.
         """
         check_output(self.out)
         check_task(self.task.task)
@@ -171,16 +175,13 @@ class TaskFlags:
 
     def prepare_each(self, decoys: str | None = None, command: Any = None) -> "dict[str, Session]":
         """Prepare the session of each task, by directory; they share the weights."""
-        sessions: dict[str, Session] = {}
-        every = self.each()
-        for flags in every:
+        for flags in self.each():
             check_task(flags.task.task)
-        for flags in every:
-            session = flags.prepare(decoys, command)
-            for first in list(sessions.values())[:1]:
-                session = dataclasses.replace(session, handle=first.handle)
-            sessions[flags.out] = session
-        return sessions
+        sessions = {flags.out: flags.prepare(decoys, command) for flags in self.each()}
+        handle = next(iter(sessions.values())).handle
+        return {
+            out: dataclasses.replace(session, handle=handle) for out, session in sessions.items()
+        }
 
 
 Flags = Annotated[OmitArgPrefixes[TaskFlags], group("Model and output")]
@@ -193,7 +194,7 @@ def open_session(
     metadata: dict[str, Any] | None = None,
     decoys: str | None = None,
 ) -> "Session":
-    """Open a session, without the weights yet; see `Session.prepare`."""
+    """Open a session without loading the weights; see `Session.prepare`."""
     checkpoint_of(model, config.dtype)
     from cola_jax.runs.session import Session
 
@@ -201,14 +202,14 @@ def open_session(
 
 
 def split_tasks(task: str) -> list[str]:
-    """Return the names of tasks that are given with commas between them; a file is one."""
+    """Split the names of tasks at commas; an existing file is one task."""
     if Path(task).exists():
         return [task]
     return [name.strip() for name in task.split(",") if name.strip()]
 
 
 def check_one_task(command: str, task: TaskConfig) -> None:
-    """Raise InputError for an unknown task, several, and variants, of a command without them."""
+    """Raise InputError for an unknown task, several tasks, and variants."""
     refuse_variants(command, task.variants)
     names = split_tasks(task.task)
     if len(names) > 1:
@@ -220,14 +221,14 @@ def check_one_task(command: str, task: TaskConfig) -> None:
 
 
 def check_output(directory: str) -> None:
-    """Raise UsageError for a file in place of a run directory, OSError where none can be."""
+    """Raise UsageError for a file in place of a run directory, OSError where none can be made."""
     if Path(directory).is_file():
         raise UsageError(f"--output {directory} is a file: give a directory.")
     check_writable(directory)
 
 
 def write_flags(directory: str, command: Any) -> None:
-    """Write the flags of a command into a directory, with which --config starts it again."""
+    """Write the flags of a command into a directory as a file for --config."""
     from cola_jax.runs.run import CONFIG
 
     write_whole(f"{directory}/{CONFIG}", yaml_of(command).encode())
@@ -235,13 +236,13 @@ def write_flags(directory: str, command: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PathFlags:
-    """Paths as texts, of a file, or drawn at random."""
+    """Paths as texts, from a file, or drawn at random."""
 
-    paths: tuple[str, ...] = ()
+    paths: Annotated[tuple[str, ...], arg(aliases=["--path"])] = ()
     """Paths such as 0-5,7,7,8-29 or 0-5,(6-7)x2,8-29."""
     paths_file: Path | None = None
-    """File with a path on each line, where # starts a comment; or a file of paths of another
-    project, which is recognised: PoLar, Dr.LLM, RYS or mergekit."""
+    """File with a path on each line, where # starts a comment; or a file of PoLar, Dr.LLM, RYS or
+    mergekit, which is recognised."""
     random: int = 0
     """Number of random paths of 1 to 3 edits to add."""
     seed: int = 0
@@ -250,7 +251,7 @@ class PathFlags:
     """Longest path allowed, in layers; twice the model's by default."""
 
     def collect(self, num_layers: int) -> list[tuple[int, ...]]:
-        """Read all paths asked for, each once, in order; InputError for one that is malformed."""
+        """Read all paths, each once, in order; InputError for malformed paths."""
         from cola_jax.formats.peers import read_paths
         from cola_jax.path import parse_path, random_paths
 
@@ -264,7 +265,7 @@ class PathFlags:
         return list(dict.fromkeys(paths))
 
     def of_session(self, session: "Session") -> list[tuple[int, ...]]:
-        """Read all paths as `collect`; the identity path where there are none."""
+        """Read all paths as `collect` does; the identity path by default."""
         return self.collect(session.num_layers) or [tuple(range(session.num_layers))]
 
 
@@ -273,9 +274,9 @@ PathChoice = Annotated[OmitArgPrefixes[PathFlags], group("Paths")]
 
 @functools.cache
 def checkpoint_of(model: str, dtype: str | None = None) -> str:
-    """Return the checkpoint directory of a model, converting it first where it has not been.
+    """Return the checkpoint directory of a model, which is converted on first use.
 
-    Says that it is being loaded before anything that takes seconds is imported.
+    Logs the model before anything that takes seconds is imported.
     """
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
@@ -286,7 +287,7 @@ def checkpoint_of(model: str, dtype: str | None = None) -> str:
 
 
 def run_with_progress(run: Callable[[Any], Result]) -> Result:
-    """Call a function with metrics that are shown while it runs, and print what it took."""
+    """Call a function with metrics, show them while it runs, and log its speed."""
     from cola_jax.execute.metrics import Metrics
 
     log_devices()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Command, Dtype, Output, TaskFlags
+from cola_jax.cli.main import keeping
 from cola_jax.cli.report import print_json
 from cola_jax.cli.runs import Search
-from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, count, did_you_mean
 from cola_jax.files import cache_directory

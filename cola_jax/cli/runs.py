@@ -22,12 +22,20 @@ from cola_jax.cli.flags import (
     open_session,
     run_with_progress,
 )
-from cola_jax.cli.parser import choice, values_of
+from cola_jax.cli.main import keeping
+from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import Report, print_json, show_results
-from cola_jax.cli.signals import keeping
 from cola_jax.cli.verbosity import console, log
 from cola_jax.errors import InputError, reading, shorten, shown
-from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, Space
+from cola_jax.strategies.rules import (
+    DEFAULT,
+    PRESETS,
+    Control,
+    PresetName,
+    Rules,
+    Settings,
+    Space,
+)
 from cola_jax.tasks.task import refuse_variants
 
 if TYPE_CHECKING:
@@ -44,11 +52,11 @@ class Search(Command):
     """Search, for every question, which layers to skip or repeat."""
 
     flags: Flags
-    preset: Annotated[str, choice(PRESETS)] = DEFAULT
-    """Strategy, whose rules `rules` in the file of --config changes."""
+    preset: PresetName = DEFAULT
+    """Strategy; `rules` in the file of --config changes its rules."""
     rules: Rules = PRESETS[DEFAULT]
     space: Space | None = None
-    """Kinds of edits that are tried; those that the rules allow by default."""
+    """Kinds of edits to try; all that the rules allow by default."""
     simulations: int = 100
     """Evaluations per question, beyond the baseline."""
     leaves: int = 16
@@ -58,18 +66,16 @@ class Search(Command):
     early_stop: bool = False
     """End a question's search at its first improvement."""
     control: Control = "all"
-    """Wrong options for which a question answered wrongly is searched as well, to tell skill from
-    luck: all, one of them beside the model's own answer, or none."""
+    """Wrong options that are searched for as well where the model answers wrongly, to tell skill
+    from luck: all, one of them beside the model's own answer, or none."""
     decoys: str | None = None
     """Run of `cola evaluate --scorer generation` over the same questions, with all layers and with
-    random paths: the wrong answer of an open question is then one that the model gave there, as
-    often as the correct one."""
+    random paths: its wrong answers, chosen by their counts, are decoys of open questions."""
     robust: bool = False
-    """Search for paths that are right in all variants at once, instead of asking again what was
-    found in one."""
+    """Search for paths that are right in all variants at once, instead of asking again for the
+    paths found in one."""
     reuse: tuple[str, ...] = ()
-    """Run directories over the same checkpoint, prompts and scorer: what they have evaluated is not
-    run again."""
+    """Run directories with the same checkpoint, prompts and scorer, whose evaluations are used."""
     json: bool = False
     """Print the results as JSON, as results.json has them."""
 
@@ -91,8 +97,7 @@ class Search(Command):
         if lacking := without_control(questions, self.control):
             log.warning(
                 f"{len(lacking)} of {len(questions)} questions have no wrong answer for a control "
-                f"search to look for, and are left out of the net effect ({shorten(lacking)}); "
-                "answers that the model gives on other paths can serve: see --decoys."
+                f"search and are left out of the net effect ({shorten(lacking)}): give --decoys."
             )
         run_with_progress(
             lambda metrics: session.search(directory, settings, metrics, self.reuse, self.robust)
@@ -119,7 +124,7 @@ class Evaluate(Command):
 def run_evaluation(
     session: "Session", directory: str, paths: Sequence[tuple[int, ...]], command: str = "evaluate"
 ) -> "Run":
-    """Evaluate paths on the questions of a session, with their progress, and return the run."""
+    """Evaluate paths on the questions of a session with a progress bar."""
     return run_with_progress(
         lambda metrics: session.evaluate(directory, paths, metrics, command=command)
     )
@@ -127,13 +132,13 @@ def run_evaluation(
 
 @dataclasses.dataclass(frozen=True)
 class Scan(Command):
-    """Skip, and repeat once, every block of layers, and map what that does."""
+    """Skip, and repeat once, every block of layers, and map the effects."""
 
     flags: Flags
     longest_block: int | None = None
     """Most layers of a block; all by default, about the square of the model's layers in paths."""
     edits: tuple[Literal["skip", "repeat"], ...] = ("skip", "repeat")
-    """What is done to blocks: skip, repeat or both."""
+    """Edits of blocks: skip, repeat or both."""
     json: bool = False
     """Print every block as JSON."""
 

@@ -1,11 +1,11 @@
-"""Messages on standard error: more with --verbose, only warnings and errors with --quiet.
+"""Results on standard output, and messages on standard error.
 
-Commands log to the logger `cola_jax`: info is printed by default, debug is for --verbose.
+Commands log to the logger `cola_jax`: info is printed by default, debug with --verbose, and only
+warnings and errors with --quiet.
 """
 
 import contextlib
 import logging
-import platform
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,13 +14,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from cola_jax import progress
-from cola_jax.cli.parser import yaml_of
 from cola_jax.errors import one_line
-
-PACKAGES = ("cola-jax", "jax", "transformers")
 
 # characters that a terminal obeys, such as escape: names and texts may have them
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+LABELS = {
+    logging.WARNING: ("warning: ", "bold yellow"),
+    logging.ERROR: ("error: ", "bold red"),
+}
 
 
 class PlainConsole(Console):
@@ -42,11 +43,7 @@ class PlainConsole(Console):
 
 log = logging.getLogger("cola_jax")
 console = PlainConsole()  # results
-errors = PlainConsole(stderr=True)  # all else
-LABELS = {
-    logging.WARNING: ("warning: ", "bold yellow"),
-    logging.ERROR: ("error: ", "bold red"),
-}
+errors = PlainConsole(stderr=True)  # messages
 
 
 class ToConsole(logging.Handler):
@@ -75,18 +72,8 @@ def choose(*, verbose: bool = False, quiet: bool = False) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
-def log_start(command: Any) -> None:
-    """Log the versions of what runs, and the command's flags, where that is asked for."""
-    if log.isEnabledFor(logging.DEBUG):
-        from importlib.metadata import version
-
-        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        log.debug("%s; Python %s", versions, platform.python_version())
-        log.debug("configuration:\n  %s", yaml_of(command).strip().replace("\n", "\n  "))
-
-
 def log_devices() -> None:
-    """Log the devices of this host, where that is asked for; imports JAX then."""
+    """Log the devices of this host with --verbose, which imports JAX."""
     if log.isEnabledFor(logging.DEBUG):
         import jax
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cola_jax.cli.signals import Interrupted, Terminated, ended_in_order
 
 from cola_jax.cli import main as cli
-from cola_jax.cli.signals import Interrupted, Terminated, ended_in_order
 
 
 def wait() -> None:
