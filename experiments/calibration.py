@@ -13,16 +13,15 @@ from typing import Literal, get_args
 import numpy as np
 import tyro
 
-from cola_jax.deploy.cross_fit import (
-    FOLDS,
-    SOME,
-    Known,
+from cola_jax.deploy.menu import FOLDS, folds_of
+from cola_jax.deploy.rules import (
+    ORACLE,
+    MenuResults,
+    Signals,
     cross_fit,
     fit_rules,
-    folds_of,
     right_by_rule,
 )
-from cola_jax.deploy.rules import Signals
 from cola_jax.report.controls import ROBUST, Case, Ways
 from cola_jax.report.kept import Kept
 from cola_jax.report.null import draw_golds
@@ -221,10 +220,10 @@ def menus(settings: Calibration) -> Iterator[list[str]]:
             told = Signals(
                 right.astype(object), *(random.normal(size=right.shape) for _ in range(3))
             )
-            known = Known(right, told, random.normal(size=(n, FEATURES)))
+            known = MenuResults(right, told, random.normal(size=(n, FEATURES)))
             crossed = cross_fit(known, folds_of([str(i) for i in range(n)]), [range(MENU)] * FOLDS)
             own = right_by_rule(fit_rules(known), known)
-            crossed.pop(SOME)
+            crossed.pop(ORACLE)
             before = right[:, 0].mean()
             gains.append(crossed["selector"].mean() - before)
             fitted.append(own["selector"].mean() - before)

@@ -17,10 +17,10 @@ from etils import epath
 
 from cola_jax.cli.flags import Dtype, RunFlags
 from cola_jax.deploy.distill import distill
+from cola_jax.deploy.menu import find_menu
 from cola_jax.deploy.scan import scan_paths
 from cola_jax.deploy.settings import DistillSettings, MenuSettings, StaticSettings
-from cola_jax.deploy.task_menu import find_menu
-from cola_jax.deploy.task_path import find_path
+from cola_jax.deploy.static import find_path
 from cola_jax.execute.reference import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
@@ -120,7 +120,7 @@ def menu_ways(settings: Deployed, session: Session, final: Session) -> Iterator[
         name = f"menu of {len(menu.paths)}, {choice.rule}"
         yield Way(name, "", float(lengths.mean()), choice.layers, choice.right)
     name = "menu, some path is right (needs the answer)"
-    yield Way(name, "", np.nan, np.nan, menu.some.right)
+    yield Way(name, "", np.nan, np.nan, menu.oracle.right)
 
 
 def router_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:

@@ -18,8 +18,7 @@ import tyro
 from rich.console import Console
 
 import cola_jax
-from cola_jax.deploy.destination import folder_bytes
-from cola_jax.deploy.export import export, read_path
+from cola_jax.deploy.export import export, read_path, written_bytes
 from cola_jax.deploy.export_gguf import export_gguf
 from cola_jax.scoring import Options
 from cola_jax.tasks import load_questions
@@ -62,7 +61,7 @@ class Exported:
             for name in self.formats:
                 out = (self.out or Path(folder)) / (f"{name}.gguf" if name == "gguf" else name)
                 self.write(name, path, out)
-                console.print(f"{self.model.name} {self.path} {name}: {size(out) / 1e6:,.1f} MB")
+                console.print(f"{self.model.name} {self.path} {name}: {written_bytes(out) / 1e6:,.1f} MB")
                 for reader, theirs in readings(out, ids):
                     error = relative_error(theirs, expected)
                     console.print(f"  read by {reader}: worst error of a logit {error:.1e}")
@@ -76,7 +75,7 @@ class Exported:
     def write(self, name: str, path: tuple[int, ...], out: Path) -> None:
         """Export in one format."""
         if name != "gguf":
-            export(self.model, path, out, command="", share=name == "share")
+            export(self.model, path, out, share=name == "share")
         elif self.gguf is None:
             raise ValueError("the format gguf copies tensors from a file: give --gguf.")
         else:
@@ -142,11 +141,6 @@ def logits(model: Any, ids: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         batch = torch.from_numpy(ids.astype(np.int64))
         return model(input_ids=batch, use_cache=False).logits.float().numpy()
-
-
-def size(out: Path) -> int:
-    """Return the bytes of a file, or of all files below a directory."""
-    return folder_bytes(out) if out.is_dir() else out.stat().st_size
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def same_model(session: Session) -> Any:
     checkpoint = cache.find(session.handle.source)
     with tempfile.TemporaryDirectory(prefix="cola-rivals-") as folder:
         place = Path(folder) / "model"
-        export(checkpoint, identity(session.num_layers), place, command="experiments.rivals")
+        export(checkpoint, identity(session.num_layers), place)
         dtype = getattr(torch, session.settings["dtype"])
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     return model.to(DEVICE).eval()

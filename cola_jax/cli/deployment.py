@@ -49,7 +49,7 @@ class Static(Command):
 
     def run(self) -> None:
         check_one_task("static", self.flags.task)
-        from cola_jax.deploy.task_path import find_path
+        from cola_jax.deploy.static import find_path
         from cola_jax.identity import question_digest, set_digest
         from cola_jax.report.deployed import static_json, static_table
 
@@ -83,8 +83,8 @@ class Menu(Command):
 
         import numpy as np
 
-        from cola_jax.deploy.menu_file import MENU, SELECTOR
-        from cola_jax.deploy.task_menu import find_menu
+        from cola_jax.deploy.menu import find_menu
+        from cola_jax.deploy.rules import MENU, SELECTOR
         from cola_jax.report.deployed import menu_json, menu_table
 
         session = screen = self.flags.prepare(command=self)

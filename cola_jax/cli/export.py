@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import os
-import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -44,24 +43,22 @@ class Export(Command):
     results.json of `cola evaluate`."""
 
     def run(self) -> None:
-        from cola_jax.checkpoint import model_digest, read_metadata
-        from cola_jax.deploy.destination import folder_bytes, real_path
-        from cola_jax.deploy.export import read_path
+        from cola_jax.checkpoint import read_metadata
+        from cola_jax.deploy.export import read_path, written_bytes
         from cola_jax.path import format_path
 
         self.check_flags()
         directory = checkpoint_of(self.model)
         metadata = read_metadata(directory)
         num_layers = metadata["config"]["num_layers"]
-        self.check_measured(model_digest(metadata))
+        self.check_measured(metadata["digest"])
         path = read_path(self.path, num_layers)
         write = {"hf": self.write_hf, "mergekit": self.write_recipe, "gguf": self.write_gguf}
         write[self.format](directory, metadata, path)
-        out = real_path(self.out)
-        size = folder_bytes(out) if out.is_dir() else out.stat().st_size
+        size = written_bytes(self.out.expanduser()) / 1e6
         console.print(
             f"{self.out}: path {format_path(path)}, {len(path)} layers of {num_layers}, "
-            f"{size / 1e6:,.1f} MB",
+            f"{size:,.1f} MB",
             soft_wrap=True,
         )
 
@@ -87,33 +84,18 @@ class Export(Command):
                 f"{model}): what the path does to this one is not known."
             )
 
-    def command(self) -> str:
-        """Return the command line of this export."""
-        words = ["cola", "export", "--model", self.model, "--path", self.path]
-        words += ["--output", str(self.out)] + ["--share"] * self.share
-        words += [] if self.effect is None else ["--effect", str(self.effect)]
-        return shlex.join(words)
-
     def write_hf(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a Hugging Face checkpoint, with a model card."""
-        from cola_jax.checkpoint import model_digest
         from cola_jax.deploy.export import export
         from cola_jax.deploy.model_card import read_effect
 
         effect = None
         if self.effect is not None:
             num_layers = metadata["config"]["num_layers"]
-            effect = read_effect(self.effect, path, num_layers, model_digest(metadata))
+            effect = read_effect(self.effect, path, num_layers, metadata["digest"])
         with byte_bar(f"exporting {self.model}") as on_progress:
-            export(
-                directory,
-                path,
-                self.out,
-                command=self.command(),
-                share=self.share,
-                effect=effect,
-                on_progress=on_progress,
-            )
+            options = {"share": self.share, "effect": effect, "on_progress": on_progress}
+            export(directory, path, self.out, **options)
 
     def write_recipe(self, directory: str, metadata: dict[str, Any], path: tuple[int, ...]) -> None:
         """Write a recipe for mergekit."""
@@ -123,6 +105,7 @@ class Export(Command):
         name, origin = self.source, metadata["origin"]
         if name is None and origin["kind"] == "directory":
             name = origin["name"]
+            log.warning("the recipe names a local directory; give --source a Hub id to share it")
         elif name is None and origin["kind"] == "hub":
             name = f"{origin['name']}@{origin['revision']}"
         if name is None:
@@ -163,8 +146,7 @@ class LmEval(Command):
             )
         from lm_eval.__main__ import cli_evaluate
 
-        import cola_jax.deploy.lm_eval  # noqa: F401 - registers the model
-        from cola_jax.deploy.model_args import join_path
+        from cola_jax.deploy.lm_eval import join_path  # registers the model
 
         before = sys.argv
         # the harness reads its command line from nowhere else

@@ -38,8 +38,6 @@ class Report(Command):
     paths of many questions go to a folder beside the page, such as report_files."""
     polar: Path | None = None
     """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
-    drllm: Path | None = None
-    """Where to write the right paths of each question as a result file of Dr.LLM."""
     null: bool = False
     """Print instead what the tests say where there is nothing to find: gold is drawn anew among the
     answers that were searched for; and the smallest effect that the run would show."""
@@ -54,7 +52,7 @@ class Report(Command):
 
         if self.page is not None:
             check_page(self.page)
-        single = [name for name in ("null", "polar", "drllm") if getattr(self, name)]
+        single = [name for name in ("null", "polar") if getattr(self, name)]
         if single and len(self.run_directories) > 1:
             raise InputError(f"--{single[0]} is of one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
@@ -68,16 +66,11 @@ class Report(Command):
             self.compare(runs)
 
     def export(self, run: "Run") -> None:
-        """Write the files of other projects that are asked for."""
-        from cola_jax.runs.peers import check_new, write_drllm, write_polar
+        """Write the file of another project that is asked for."""
+        from cola_jax.runs.peers import write_polar
 
-        if self.polar is not None and self.polar == self.drllm:
-            raise InputError(f"--polar and --drllm are both {self.polar}: give a file for each.")
-        for file in filter(None, (self.polar, self.drllm)):  # before any is written
-            check_new(file)
-        for write, file in ((write_polar, self.polar), (write_drllm, self.drllm)):
-            if file is not None:
-                console.print(write(run, file), soft_wrap=True)
+        if self.polar is not None:
+            console.print(write_polar(run, self.polar), soft_wrap=True)
 
     def show_null(self, run: "Run") -> None:
         """Print the results of a search without anything to find."""
@@ -85,8 +78,8 @@ class Report(Command):
         from cola_jax.report.summary import check_search, ways_of
         from cola_jax.scoring.statistics import number_or_none
 
-        if self.page or self.polar or self.drllm:
-            raise InputError("--null writes no file: leave out --page, --polar and --drllm.")
+        if self.page or self.polar:
+            raise InputError("--null writes no file: leave out --page and --polar.")
         check_search(run, run.manifest()["settings"])
         ways, preference = ways_of(run), self.read_preference(run)
         targets = {name: ways.targets(name)[1] for name in ways.names}

@@ -1,1 +1,1 @@
-"""Using what a search found, without the answer at hand."""
+"""Uses of the paths that a search found, where the correct answer is not known."""

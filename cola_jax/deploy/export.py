@@ -1,33 +1,44 @@
-"""Exports a path of a checkpoint as a Hugging Face model, or as a mergekit recipe."""
+"""Export a path of a checkpoint as a Hugging Face model, a PEFT adapter, or a mergekit recipe."""
 
-import dataclasses
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
-from cola_jax import checkpoint
+from cola_jax import checkpoint, files
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.adapter import check_replication, write_adapter
-from cola_jax.deploy.destination import check_empty, exporting, real_path
-from cola_jax.deploy.model_card import Card, ReportedEffect
-from cola_jax.deploy.shards import plan_shards, write_shards
+from cola_jax.deploy.model_card import ReportedEffect, model_card
 from cola_jax.errors import InputError, shown
-from cola_jax.files import read_json
-from cola_jax.formats.hf_config import read_config, select_layers, write_config
-from cola_jax.formats.huggingface import GENERATION
+from cola_jax.files import check_apart, check_local, check_writable, read_json
+from cola_jax.formats.hf_config import (
+    FAMILIES,
+    model_type_of,
+    read_config,
+    select_layers,
+    write_config,
+)
+from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.int8 import cast
 from cola_jax.params import shapes
-from cola_jax.path import format_path, parse_path, parse_path_of, validate
+from cola_jax.path import ascending_ranges, format_path, parse_path, parse_path_of, validate
 
 BASE = "base"  # folder of the layers that an adapter runs
+MODULE = "q_proj"  # of the first layer, which an adapter changes by nothing: PEFT wants one
+SHARD_BYTES = 2 * 2**30
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 OnProgress = Callable[[int, int], None]
 
 
@@ -41,9 +52,9 @@ class Selected(NamedTuple):
 
 
 def read_path(text: str, num_layers: int) -> tuple[int, ...]:
-    """Reads a path from its text form, or from the field `path` of a JSON file.
+    """Read a path from its text form, or from the field `path` of a JSON file.
 
-    Raises ValueError if the file has no such field, or the path does not fit the model.
+    Raises InputError if the file has no such field, or the path does not fit the model.
     """
     if not text.endswith(".json"):
         return parse_path(text, num_layers)
@@ -61,79 +72,106 @@ def export(
     path: tuple[int, ...],
     destination: Path,
     *,
-    command: str,
     share: bool = False,
     effect: ReportedEffect | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> None:
-    """Writes the model that a path makes of a checkpoint, in Hugging Face layout.
+    """Write the model that a path makes of a checkpoint, in Hugging Face layout.
+
+    Holds one stacked weight and one file of weights at a time.
 
     Args:
       directory: the checkpoint, as `cola convert` makes it.
       path: ids of its layers, in the order in which they run.
       destination: directory to create; it appears only when complete.
-      command: what made the export, for the model card.
-      share: store a layer that runs several times once, as the base model of a PEFT adapter.
-      effect: what the path changes, for the model card.
+      share: store a layer that runs several times once. This writes a PEFT adapter that repeats
+        layers of a base model: the original on the Hub where the checkpoint came from there, else
+        a model of the layers that the path runs, each once, in the folder `base` of the adapter.
+      effect: the measured effect of the path, for the model card.
       on_progress: called with the bytes of weights written so far and the total.
 
     Raises:
-      ValueError: before any work, if the destination has contents or is inside the checkpoint, or
+      InputError: before any work, if the destination has contents or is inside the checkpoint, or
         if the format cannot express the path.
-
-    Holds one stacked weight and one file of weights at a time.
     """
     metadata = checkpoint.read_metadata(directory)
-    config = ModelConfig.from_json(metadata["config"])
+    config, origin = ModelConfig.from_json(metadata["config"]), metadata["origin"]
     path = validate(path, config.num_layers)
-    check_empty(destination, Path(directory))
-    model = checkpoint.model_digest(metadata)
-    card = Card(path, config.num_layers, metadata["origin"], command, effect, model)
-    if share:
-        export_shared(directory, metadata, card, destination, on_progress)
-        return
-    selected = choose_layers(config, path, metadata["dtype"])
-    with exporting(destination) as folder:
-        write_checkpoint(directory, metadata, selected, folder, on_progress)
-        (folder / "README.md").write_text(card.markdown(), encoding="utf-8")
-
-
-def export_shared(
-    directory: epath.PathLike,
-    metadata: dict[str, Any],
-    card: Card,
-    destination: Path,
-    on_progress: OnProgress,
-) -> None:
-    """Writes a PEFT adapter that repeats layers of a base model.
-
-    The base is the original on the Hub where the checkpoint came from there, else a model of the
-    layers that the path runs, each once, in the folder `base` beside the adapter.
-    """
-    if len(set(card.path)) == len(card.path):
-        raise InputError(
-            f"path {format_path(card.path)} runs no layer twice, so there is nothing to share: "
-            "export without --share."
-        )
-    origin = metadata["origin"]
-    on_hub = origin["kind"] == "hub"
-    layers = tuple(range(card.num_layers)) if on_hub else tuple(sorted(set(card.path)))
-    config = ModelConfig.from_json(metadata["config"])
-    base = choose_layers(config, layers, metadata["dtype"])
-    within = tuple(layers.index(layer) for layer in card.path)
-    check_replication(base.config, within, format_path(card.path))
-    name = origin["name"] if on_hub else str(real_path(destination) / BASE)
-    where = origin["name"] if on_hub else f"THIS_FOLDER/{BASE}"
-    text = dataclasses.replace(card, base=where).markdown()
-    with exporting(destination) as folder:
+    with exporting(destination, Path(directory)) as folder:
+        if not share:
+            selected = choose_layers(config, path, metadata["dtype"])
+            write_checkpoint(directory, metadata, selected, folder, on_progress)
+            model_card(metadata, path, effect=effect).save(folder / "README.md")
+            return
+        if len(set(path)) == len(path):
+            raise InputError(
+                f"path {format_path(path)} runs no layer twice, so there is nothing to share: "
+                "export without --share."
+            )
+        on_hub = origin["kind"] == "hub"
+        layers = tuple(range(config.num_layers)) if on_hub else tuple(sorted(set(path)))
+        base = choose_layers(config, layers, metadata["dtype"])
+        within = tuple(layers.index(layer) for layer in path)
+        check_replication(base.config, within, format_path(path))
         if not on_hub:
             write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
+        name = origin["name"] if on_hub else BASE
         write_adapter(folder, within, base.config, name, origin["revision"])
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        place = name if on_hub else f"THIS_FOLDER/{BASE}"
+        model_card(metadata, path, base=place, effect=effect).save(folder / "README.md")
+
+
+def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
+    """Write a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
+
+    Args:
+      path: ids of the layers of the original, whose config is `config`.
+      model: its name for mergekit: a Hub id, with `@revision` if one is meant, or a directory.
+      destination: file to create.
+
+    Raises:
+      InputError: if the destination exists, or if the layers of the model differ in their kind of
+        attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
+        windows would stay where they were while the layers move.
+    """
+    with exporting(destination, folder=False) as file:
+        if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
+            raise InputError(
+                f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of "
+                "this model differ in window or rotary embedding, which mergekit does not move "
+                "with them. Export with --format hf."
+            )
+        file.write_text(mergekit_config(path, model), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def exporting(destination: Path, *sources: Path, folder: bool = True) -> Iterator[Path]:
+    """Yield an empty folder or file beside the destination, and move it there at the end.
+
+    After an error, nothing is left of it. Raises InputError for a destination that has contents,
+    or that lies inside a source.
+    """
+    check_local(destination)
+    place = Path(os.path.realpath(os.path.expanduser(destination)))
+    check_writable(place)
+    for source in sources:
+        check_apart(destination, source)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        state = " and is not empty" if place.is_dir() else ""
+        raise InputError(
+            f"{destination} exists already{state}: remove it, or choose another destination."
+        )
+    with files.building(destination, folder=folder) as partial:
+        yield partial
+
+
+def written_bytes(place: Path) -> int:
+    """Return the bytes of a file, or of all files below a directory."""
+    return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
 
 
 def choose_layers(config: ModelConfig, layers: tuple[int, ...], dtype: str) -> Selected:
-    """Chooses the layers to write; raises ValueError where config.json cannot describe them."""
+    """Choose the layers to write; InputError where config.json cannot describe them."""
     values = write_config(select_layers(config, layers), dtype)
     written, rows = read_config(values)
     return Selected(layers, written, values, rows)
@@ -146,11 +184,13 @@ def write_checkpoint(
     folder: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Writes layers of a checkpoint, and its tokenizer, into a new or empty directory."""
+    """Write layers of a checkpoint, and its tokenizer, into a new or empty directory."""
     folder.mkdir(exist_ok=True)
-    copy_files(checkpoint.absolute(directory) / checkpoint.TOKENIZER, folder)
+    words = checkpoint.absolute(directory) / checkpoint.TOKENIZER
+    for file in words.iterdir() if words.is_dir() else ():
+        (folder / file.name).write_bytes(file.read_bytes())
     tokens = special_tokens(directory, metadata)
-    (folder / GENERATION).write_text(json.dumps(tokens, indent=2) + "\n")
+    write_json(folder / GENERATION, tokens)
     stored, dtype = checkpoint.restore_weights(directory, metadata), metadata["dtype"]
     weights = ((name, cast(name, weight, dtype)) for name, weight in stored)
     write_model(folder, selected, weights, tokens, on_progress)
@@ -160,27 +200,34 @@ def write_model(
     folder: Path,
     selected: Selected,
     weights: Iterable[tuple[str, Any]],
-    tokens: dict[str, Any],
+    tokens: Mapping[str, Any],
     on_progress: OnProgress,
 ) -> None:
-    """Writes config and weights; `weights` are by field name, stacked over all layers."""
-    (folder / "config.json").write_text(json.dumps(selected.values | tokens, indent=2) + "\n")
-    sizes = tensor_sizes(selected)
-    total, done = sum(sizes.values()), 0
-
-    def tensors() -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal done
-        arrays = ((name, np.asarray(weight)) for name, weight in weights)
-        for name, array in unstack(arrays, selected.rows, selected.config, selected.layers):
-            yield name, array
-            done += array.nbytes
-            on_progress(done, total)
-
-    write_shards(folder, tensors(), plan_shards(sizes))
+    """Write config and weights; `weights` are by field name, stacked over all layers."""
+    write_json(folder / "config.json", selected.values | dict(tokens))
+    plan = split_state_dict_into_shards_factory(
+        tensor_sizes(selected),
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    total, done = plan.metadata["total_size"], 0
+    shards: dict[str, dict[str, np.ndarray]] = {name: {} for name in plan.filename_to_tensors}
+    arrays = ((name, np.asarray(weight)) for name, weight in weights)
+    for name, array in unstack(arrays, selected.rows, selected.config, selected.layers):
+        file = plan.tensor_to_filename[name]
+        shards[file][name] = array
+        if len(shards[file]) == len(plan.filename_to_tensors[file]):
+            save_tensors(folder / file, shards.pop(file))
+        done += array.nbytes
+        on_progress(done, total)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(folder / INDEX, index)
 
 
 def tensor_sizes(selected: Selected) -> dict[str, int]:
-    """Returns the bytes of every tensor, in the order of `params.shapes`."""
+    """Return the bytes of every tensor, in the order of `params.shapes`."""
     table = {row.ours: row for row in selected.rows}
     itemsize = jnp.dtype(selected.values["dtype"]).itemsize
     return {
@@ -190,14 +237,27 @@ def tensor_sizes(selected: Selected) -> dict[str, int]:
     }
 
 
-def copy_files(source: epath.Path, folder: Path) -> None:
-    """Copies the files of a tokenizer, if there are any."""
-    for file in source.iterdir() if source.is_dir() else ():
-        (folder / file.name).write_bytes(file.read_bytes())
+def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file with the permissions of its directory.
+
+    OSError where it cannot be written, for which safetensors has an error of its own.
+    """
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})  # pt: readers demand it
+    except SafetensorError as error:
+        if not (match := SYSTEM_ERROR.search(str(error))):
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(file)) from error
+    file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented."""
+    file.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Returns the ids of the tokens that begin, end and pad a text, null for what is unknown.
+    """Return the ids of the tokens that begin, end and pad a text, null for unknown ones.
 
     A family's defaults in transformers would be another vocabulary's.
     """
@@ -213,26 +273,57 @@ def special_tokens(directory: epath.PathLike, metadata: dict[str, Any]) -> dict[
     }
 
 
-def write_recipe(path: Sequence[int], config: ModelConfig, model: str, destination: Path) -> None:
-    """Writes a path as a passthrough merge of layer ranges, for `mergekit-yaml`.
+def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> None:
+    """Raise InputError where PEFT cannot run a path through the layers of a base model.
 
-    Args:
-      path: ids of the layers of the original, whose config is `config`.
-      model: what mergekit calls it: a Hub id, with `@revision` for one, or a directory.
-      destination: file to create.
-
-    Raises:
-      ValueError: if the destination exists, or if the layers of the model differ in their kind of
-        attention. mergekit sets `num_hidden_layers` and copies the rest of config.json, so the
-        windows would stay where they were while the layers move.
+    `text` is the path through the original, whose other layers a base may lack. The families whose
+    config has `layer_types` look up a layer's kind of attention by its place in that list, which
+    PEFT neither reorders nor extends.
     """
-    check_empty(destination)
-    if len({*zip(config.windows, config.layer_ropes, strict=True)}) > 1:
-        raise InputError(
-            f"path {format_path(path)} cannot be written as a mergekit recipe: the layers of this "
-            "model differ in window or rotary embedding, which mergekit does not move with them. "
-            "Export with --format hf."
-        )
-    text = mergekit_config(path, model)
-    with exporting(destination, folder=False) as file:
-        file.write_text(text, encoding="utf-8")
+    model_type = model_type_of(config)
+    if "layer_types" not in FAMILIES[model_type].attributes:
+        return
+    kinds = list(zip(config.windows, config.layer_ropes, strict=True))
+    if len(path) > config.num_layers:
+        reason = f"the path has {len(path)} layers and the list {config.num_layers}"
+    elif wrong := [place for place, layer in enumerate(path) if kinds[layer] != kinds[place]]:
+        reason = f"the layer at place {wrong[0]} of the path is of another kind than that place"
+    else:
+        return
+    raise InputError(
+        f"path {text} cannot be shared by PEFT's layer_replication: models of type "
+        f"{model_type} look up a layer's kind of attention by its place in config.layer_types, "
+        f"which PEFT leaves as it is, and {reason}. Export without --share."
+    )
+
+
+def write_adapter(
+    folder: Path, path: Sequence[int], config: ModelConfig, base: str, revision: str | None
+) -> None:
+    """Write a PEFT adapter that runs a path of the base model's layers, without their weights.
+
+    `layer_replication` of `LoraConfig` rebuilds the layers of the base model from ranges of them,
+    which share weights. The adapter itself does nothing: its only matrix, of rank 1, is zero.
+    `config` is that of the base model, `base` its Hub id or its folder, seen from the adapter's.
+    """
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "inference_mode": True,
+        "r": 1,
+        "lora_alpha": 1,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [MODULE],
+        "layers_to_transform": [0],
+        "layer_replication": [[run.start, run.stop] for run in ascending_ranges(path)],
+    }
+    write_json(folder / "adapter_config.json", settings)
+    name = f"base_model.model.model.layers.0.self_attn.{MODULE}"
+    zeros = {
+        f"{name}.lora_A.weight": np.zeros((1, config.width), np.float32),
+        f"{name}.lora_B.weight": np.zeros((config.num_heads * config.head_dim, 1), np.float32),
+    }
+    save_tensors(folder / "adapter_model.safetensors", zeros)

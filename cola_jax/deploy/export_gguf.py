@@ -1,4 +1,4 @@
-"""Exports a path of a GGUF file as another: tensors are copied as they are and renumbered."""
+"""Export a path of a GGUF file as another: tensors are copied as they are and renumbered."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 
 from cola_jax.config import ModelConfig
-from cola_jax.deploy.destination import check_empty, exporting
+from cola_jax.deploy.export import exporting
 from cola_jax.errors import InputError
 from cola_jax.formats.gguf import GEMMA3_27B, read_file
 from cola_jax.path import format_path, validate
@@ -19,23 +19,25 @@ UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe")
 PERIODS = {"gemma3": 6}
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 PATH_KEY = "cola.path"  # for people; no reader depends on it
+BASE_MODEL = "general.base_model."
+WRITTEN = ("general.architecture", PATH_KEY)  # keys that are not copied
 
 
 def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
-    """Writes a GGUF file whose layers are those of a path, without requantising anything.
+    """Write a GGUF file whose layers are those of a path, without requantising anything.
 
-    Raises ValueError, before any work, if the destination exists, the source is not a whole GGUF
+    All keys are copied, the license among them, and the source is recorded as the base model.
+    Raises InputError, before any work, if the destination exists, the source is not a whole GGUF
     file of a supported architecture, or llama.cpp would treat a layer differently at its new place.
     """
-    check_empty(destination)
-    reader = read_file(source)
-    architecture = str(field_value(reader, "general.architecture"))
-    check_architecture(source, reader, architecture)
-    layers = int(field_value(reader, f"{architecture}.block_count"))
-    path = validate(path, layers)
-    check_places(path, architecture, layers)
-    placed = list(place_tensors(source, reader, path))
     with exporting(destination, folder=False) as file:
+        reader = read_file(source)
+        architecture = str(field_value(reader, "general.architecture"))
+        check_architecture(source, reader, architecture)
+        layers = int(field_value(reader, f"{architecture}.block_count"))
+        path = validate(path, layers)
+        check_places(path, architecture, layers)
+        placed = list(place_tensors(source, reader, path))
         writer = GGUFWriter(file, architecture, endianess=reader.endianess)
         copy_metadata(reader, writer, architecture, path)
         writer.data_alignment = reader.alignment
@@ -44,31 +46,31 @@ def export_gguf(source: Path, path: Sequence[int], destination: Path) -> None:
 
 
 def check_sizes(source: Path, config: ModelConfig) -> None:
-    """Raises ValueError if a GGUF file has other sizes than a checkpoint's model."""
+    """Raise InputError if a GGUF file has other sizes than a checkpoint's model."""
     reader = read_file(source)
     architecture = field_value(reader, "general.architecture")
     embedding = {t.name: t for t in reader.tensors}.get("token_embd.weight")
-    found = {
+    stored = {
         "layers": field_value(reader, f"{architecture}.block_count"),
         "width": field_value(reader, f"{architecture}.embedding_length"),
         "vocabulary": None if embedding is None else int(embedding.shape[1]),
     }
     wanted = {"layers": config.num_layers, "width": config.width, "vocabulary": config.vocab_size}
-    if found != wanted:
+    if stored != wanted:
         raise InputError(
-            f"{source} is another model than the checkpoint: it has {found}, and the checkpoint "
+            f"{source} is another model than the checkpoint: it has {stored}, and the checkpoint "
             f"{wanted}."
         )
 
 
 def field_value(reader: GGUFReader, key: str) -> Any:
-    """Returns the value of a key, None where the file lacks it."""
+    """Return the value of a key, None where the file lacks it."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
 
 
 def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> None:
-    """Raises ValueError for an architecture that is not known to be safe, or a part of a model."""
+    """Raise InputError for an architecture that is not known to be safe, or a part of a model."""
     if architecture not in (*UNIFORM, *PERIODS):
         raise InputError(
             f"{source} has architecture {architecture!r}, whose layers llama.cpp may treat by "
@@ -84,7 +86,7 @@ def check_architecture(source: Path, reader: GGUFReader, architecture: str) -> N
 
 
 def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
-    """Raises ValueError where llama.cpp would run a layer of the path differently at its place."""
+    """Raise InputError where llama.cpp would run a layer of the path differently at its place."""
     period = PERIODS.get(architecture)
     if period is None:
         return
@@ -106,12 +108,12 @@ def check_places(path: Sequence[int], architecture: str, layers: int) -> None:
 def copy_metadata(
     reader: GGUFReader, writer: GGUFWriter, architecture: str, path: Sequence[int]
 ) -> None:
-    """Copies all keys; lists with a value for each layer follow the path."""
+    """Copy all keys but those of the source's own base model; lists of layers follow the path."""
     count = f"{architecture}.block_count"
     layers = field_value(reader, count)
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", PATH_KEY):
-            continue  # they are added anew
+        if field.name.startswith(("GGUF.", BASE_MODEL)) or field.name in WRITTEN:
+            continue
         kind, contents, items = field.types[0], field.contents(), None
         if field.name == count:
             contents = len(path)
@@ -120,13 +122,16 @@ def copy_metadata(
             if field.name.startswith(f"{architecture}.") and len(contents) == layers:
                 contents = [contents[layer] for layer in path]
         writer.add_key_value(field.name, contents, kind, items)
-    writer.add_key_value(PATH_KEY, format_path(path), GGUFValueType.STRING)
+    writer.add_string(PATH_KEY, format_path(path))
+    if name := field_value(reader, "general.name"):
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, name)
 
 
 def copy_tensors(
     placed: list[tuple[str, ReaderTensor]], writer: GGUFWriter, endianess: GGUFEndian
 ) -> None:
-    """Copies tensors from file to file one by one; nothing is held in memory."""
+    """Copy tensors from file to file one by one; nothing is held in memory."""
     for name, tensor in placed:
         data = tensor.data
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
@@ -140,9 +145,9 @@ def copy_tensors(
 def place_tensors(
     source: Path, reader: GGUFReader, path: Sequence[int]
 ) -> Iterator[tuple[str, ReaderTensor]]:
-    """Yields the tensors to write under their new names: those of no layer, then by place.
+    """Yield the tensors to write under their new names: those of no layer, then by place.
 
-    Raises ValueError if the file lacks a layer of the path.
+    Raises InputError if the file lacks a layer of the path.
     """
     layers: dict[int, list[tuple[str, ReaderTensor]]] = {}
     for tensor in reader.tensors:

@@ -1,12 +1,13 @@
 """The model `cola` of lm-evaluation-harness: any of its tasks, on a path, a menu or a router.
 
-Importing this module registers the model. Tokens, windows and what ends a completion are those of
+Importing this module registers the model. Tokens, windows and the end of a completion are those of
 the harness's own model `hf`, so that scores on the identity path are comparable.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import lm_eval.models  # noqa: F401  registers the harness's own, which ours would keep it from
@@ -21,15 +22,22 @@ from lm_eval.utils import (
     make_disjoint_window,
     simple_parse_args_string,
 )
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+)
 from tqdm import tqdm
 
 from cola_jax import checkpoint
-from cola_jax.deploy.menu_file import MenuFile, load_menu
-from cola_jax.deploy.model_args import join_path, read_arguments
-from cola_jax.deploy.packing import PackedRow, pack_requests, plain_row
+from cola_jax.checkpoint import Dtype
 from cola_jax.deploy.router import Record, load_router
-from cola_jax.deploy.rules import CONFIDENCE, Signals, signals
-from cola_jax.errors import InputError
+from cola_jax.deploy.rules import CONFIDENCE, MenuFile, Signals, load_menu, signals
+from cola_jax.errors import InputError, reading
 from cola_jax.execute.generate import Generated, generate
 from cola_jax.execute.run_paths import run_paths
 from cola_jax.execute.stop import Stop
@@ -38,15 +46,82 @@ from cola_jax.formats import cache
 from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity, parse_path
 from cola_jax.prompts import Prompts, Readings
-from cola_jax.runs.devices import choose_dtype
+from cola_jax.runs.devices import Devices, choose_dtype
 from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
+from cola_jax.scoring.encode import pack
 from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
+Tokens = Sequence[int]
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]  # key, context, continuation
 EVERY_DEVICE = 1 << 30  # questions; the mesh has at most as many copies of the model
 ROWS = (1024, 64)  # of a call, after which answers are kept: elsewhere, and on a CPU
 RECORD = "cola_jax"  # key of the harness's cache
+# A row holds at most as many tokens of continuations as of its context, or these: each layer
+# compares all tokens of a row, though those of other continuations are masked.
+FEW_TOKENS = 256
+MOST_CONTINUATIONS = 64  # the reads of one position are padded to a power of two
+# the harness cuts its arguments at commas, which a path has as well
+PATH = re.compile(r"""(?<![^,])path=["']?[-\d,()x ]+?["']?(?=,\s*[A-Za-z_]+=|,?$)""")
+
+
+def join_path(argument: str) -> str:
+    """Write the commas of a path in an argument as +, for the harness's own parser."""
+    return PATH.sub(lambda match: match[0].replace(",", "+"), argument)
+
+
+def path_text(path: Any) -> str:
+    """Return a path as text, of one with + for commas, a list of layers, or a single layer."""
+    layers = path if isinstance(path, list | tuple) else [path]
+    return ",".join(map(str, layers)).replace("+", ",").strip("[]")
+
+
+def chosen_size(value: Any) -> Any:
+    """Return None for auto, and for 1, which the harness passes by default."""
+    return None if str(value).split(":")[0] in ("auto", "1") else value
+
+
+def check_device(device: str) -> str:
+    """Refuse a device other than JAX's, but the `cuda:0` that the harness passes by default."""
+    backend = jax.default_backend()
+    if device != "cuda:0" and device.split(":")[0].replace("cuda", "gpu") != backend:
+        raise InputError(f"JAX runs on {backend} here: leave it out, and set JAX_PLATFORMS")
+    return device
+
+
+class ModelArguments(BaseModel):
+    """The fields of `--model_args`, as values or as text."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, extra="forbid")
+
+    checkpoint: str = Field(validation_alias=AliasChoices("checkpoint", "pretrained"))
+    path: Annotated[str | None, BeforeValidator(path_text)] = None
+    router: str | None = None
+    menu: str | None = None
+    dtype: Dtype | None = None
+    batch_size: Annotated[PositiveInt | None, BeforeValidator(chosen_size)] = None
+    max_length: PositiveInt | None = None
+    max_gen_toks: PositiveInt = 256
+    add_bos_token: bool | None = None
+    memory_budget: str | None = None
+    data: int | None = None
+    tensor: int = 1
+    device: Annotated[str, AfterValidator(check_device)] = "cuda:0"
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "ModelArguments":
+        """Read arguments as the harness passes them; InputError for unknown or unfit ones."""
+        values = {name: value for name, value in values.items() if value is not None}
+        with reading("model_args"):
+            arguments = cls.model_validate(values)
+        if len(both := [name for name in ("path", "router", "menu") if name in values]) > 1:
+            raise InputError(f"{' and '.join(both)} both name the paths: give one.")
+        return arguments
+
+    @property
+    def devices(self) -> Devices:
+        """The devices to use, with the memory budget."""
+        return Devices(data=self.data, tensor=self.tensor, memory_budget=self.memory_budget)
 
 
 @register_model("cola")
@@ -64,8 +139,8 @@ class ColaLM(TemplateLM):
         Raises InputError for unknown names and unfit values, and as `cola_jax.load`.
         """
         super().__init__()
-        self.arguments = read_arguments(arguments)
-        self.arguments.check_device(jax.default_backend())
+        self.arguments = ModelArguments.read(arguments)
+        devices = self.arguments.devices
         self.directory = cache.find(self.arguments.checkpoint, dtype=self.arguments.dtype)
         self.metadata = checkpoint.read_metadata(self.directory)
         self.menu, self.path = self.read_menu()
@@ -79,20 +154,18 @@ class ColaLM(TemplateLM):
         if self.arguments.add_bos_token is not None:
             self.tokenizer.add_bos_token = self.arguments.add_bos_token
         self.dtype = choose_dtype(self.arguments.dtype, checkpoint.stored_dtype(self.metadata))
-        mesh = self.arguments.devices.mesh(EVERY_DEVICE)
+        mesh = devices.mesh(EVERY_DEVICE)
         self.copies = 1 if mesh is None else mesh.shape["data"]
         self.model = cache.load(self.arguments.checkpoint, dtype=self.dtype, mesh=mesh)
-        self.options: WorkerOptions = {
-            "memory_budget": self.arguments.devices.budget,
-            "progress": False,  # the harness shows its own
-        }
+        # the harness shows its own progress
+        self.options: WorkerOptions = {"memory_budget": devices.budget, "progress": False}
         rows = self.arguments.batch_size or ROWS[jax.default_backend() == "cpu"]
         self.batch_size = max(self.copies, rows)
         router = self.arguments.router
         self.router = None if router is None else load_router(router, self.model)
 
     def read_menu(self) -> tuple[MenuFile, str]:
-        """Return the menu, of one path where no menu is given, and what names the paths."""
+        """Return the menu, of one path where no menu is given, and a name of the paths."""
         arguments, num_layers = self.arguments, self.metadata["config"]["num_layers"]
         if arguments.menu is not None:
             menu = load_menu(arguments.menu, self.metadata["digest"], num_layers)
@@ -102,7 +175,7 @@ class ColaLM(TemplateLM):
             path = parse_path(arguments.path, num_layers)
         router = arguments.router
         name = format_path(path) if router is None else f"router {Record.read(router).weights}"
-        return MenuFile((path,), "single", 1, None, 0), name
+        return MenuFile((path,)), name
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's cache of answers.
@@ -142,9 +215,8 @@ class ColaLM(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "ColaLM":
-        """Make the model; what --model_args say goes before the harness's own flags."""
-        flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
-        return cls(**(flags | arg_dict))
+        """Make the model; --model_args take precedence of the harness's own flags."""
+        return cls(**((additional_config or {}) | arg_dict))
 
     @property
     def eot_token_id(self) -> int:
@@ -159,11 +231,11 @@ class ColaLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Name the tokenizer in the harness's cache of requests."""
+        """The tokenizer's name in the harness's cache of requests."""
         return str(checkpoint.absolute(self.directory)).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what the harness records in its results."""
+        """Return the model's entries in the harness's results."""
         return {
             "model_sha": self.metadata["digest"],
             "model_dtype": self.dtype,
@@ -261,7 +333,7 @@ class ColaLM(TemplateLM):
     def prompt(self, text: str, settings: GenerationSettings) -> Prompts:
         """Encode a prompt, cut from the left so that the new tokens fit.
 
-        Raises ValueError where nothing is left of it.
+        Raises InputError where nothing is left of it.
         """
         room = self.max_length - settings.max_gen_toks
         if room < 1:
@@ -273,7 +345,7 @@ class ColaLM(TemplateLM):
             raise InputError("a prompt is empty: there is nothing to complete.")
         return plain_row(ids[-room:])
 
-    def read(self, rows: Sequence[PackedRow]) -> list[Readings]:
+    def read(self, rows: Sequence["PackedRow"]) -> list[Readings]:
         """Run rows along their paths; return the readings [Q] of each."""
         batch = self.fill(rows)
         prompts = Prompts.stack([row.prompts for row in batch])
@@ -286,10 +358,15 @@ class ColaLM(TemplateLM):
 
     def complete(self, prompts: Sequence[Prompts], settings: GenerationSettings) -> list[str]:
         """Decode after prompts; return the text of each."""
-        batch, stop = self.fill(prompts), self.stop(settings)
-        paths, limit = self.paths_of(batch), settings.max_gen_toks
+        batch, limit = self.fill(prompts), settings.max_gen_toks
+        # the end of a text is a stop string, as in the model `hf`
+        end = self.tokenizer.decode(self.eot_token_id)
+        strings = tuple(dict.fromkeys([*settings.until, end]))
+        tokens = checkpoint.stop_tokens(self.directory)
+        stop = Stop(tokens, strings, tokenizer=self.tokenizer)
+        paths, stacked = self.paths_of(batch), Prompts.stack(batch)
         decoded = generate(
-            self.model, Prompts.stack(batch), paths, max_new_tokens=limit, stop=stop, **self.options
+            self.model, stacked, paths, max_new_tokens=limit, stop=stop, **self.options
         )
         texts = []
         for b in range(len(prompts)):
@@ -302,19 +379,12 @@ class ColaLM(TemplateLM):
             texts.append(choose_text(self.menu, of_paths, cut))
         return texts
 
-    def stop(self, settings: GenerationSettings) -> Stop:
-        """Return what ends decoding: the end of a text is a stop string, as in the model `hf`."""
-        end = self.tokenizer.decode(self.eot_token_id)
-        strings = tuple(dict.fromkeys([*settings.until, end]))
-        tokens = checkpoint.stop_tokens(self.directory)
-        return Stop(tokens, strings, tokenizer=self.tokenizer)
-
     def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
         """Return the path of each prompt, chosen from the prompts alone, or all of a menu."""
         if self.router is not None:
             return self.router.paths(Prompts.stack(prompts), beams=1)
         if self.menu.selector is not None:
-            return [[path] for path in self.menu.select(self.model, Prompts.stack(prompts))]
+            return [[path] for path in self.menu.select(self.model, prompts)]
         return [self.menu.paths] * len(prompts)
 
     def fill(self, rows: Sequence[Any]) -> list[Any]:
@@ -322,10 +392,71 @@ class ColaLM(TemplateLM):
         return [*rows, *[rows[-1]] * (self.copies - len(rows))]
 
 
+class PackedRow(NamedTuple):
+    """A context with continuations packed after it, each of its own request."""
+
+    context: Prompts  # fields [T]
+    prompts: Prompts  # fields [T], [Q]
+    requests: list[int]  # of each continuation
+    owner: np.ndarray  # [Q], the continuation that each read belongs to
+
+    def answers(self, readings: Readings) -> Iterator[tuple[int, float, bool]]:
+        """Yield the log-likelihood of each request, and whether it is decoded greedily.
+
+        `readings` [Q'] have this row's reads first. A path that is not finite gives -inf.
+        """
+        count = len(self.owner)
+        logprob = np.asarray(readings.logprob)[:count].astype(np.float64)
+        greedy = np.asarray(readings.token)[:count] == np.asarray(self.prompts.targets)
+        for j, request in enumerate(self.requests):
+            reads = self.owner == j
+            if readings.finite:
+                yield request, float(logprob[reads].sum()), bool(greedy[reads].all())
+            else:
+                yield request, float("-inf"), False
+
+
+def pack_requests(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> list[PackedRow]:
+    """Pack pairs of context and continuation tokens; a context is cut from the left to fit.
+
+    As lm-evaluation-harness does, up to `max_length` tokens go into the model, which the last of a
+    continuation does not.
+
+    Raises InputError for an empty context, and for a continuation that is empty or too long.
+    """
+    rows: dict[tuple[int, ...], list[list[int]]] = {}  # the requests of each row of a context
+    for request, (context, continuation) in enumerate(pairs):
+        size = len(continuation)
+        if not context or not 0 < size <= max_length:
+            raise InputError(
+                f"a request has {len(context)} context tokens, and its continuation {size}, but "
+                f"they must have at least 1, and 1 to {max_length}: look for an empty text in the "
+                "task's rows, or raise max_length."
+            )
+        kept = tuple(context[-(max_length + 1 - size) :])
+        row = (parts := rows.setdefault(kept, [[]]))[-1]
+        tokens = sum(len(pairs[other][1]) for other in row)
+        full = tokens + size > max(len(kept), FEW_TOKENS) or len(row) == MOST_CONTINUATIONS
+        if row and full:
+            parts.append(row := [])
+        row.append(request)
+    return [
+        PackedRow(plain_row(context), prompts, requests, owner)
+        for context, parts in rows.items()
+        for requests in parts
+        for prompts, owner in [pack(context, [list(pairs[request][1]) for request in requests])]
+    ]
+
+
+def plain_row(ids: Tokens) -> Prompts:
+    """Make a row of a prompt alone."""
+    return pack(ids, [])[0].replace(read=None, targets=None)
+
+
 def choose_readings(menu: MenuFile, row: PackedRow, readings: Readings) -> Readings:
     """Choose the readings [Q] of a path, of those [k, Q] of its only path or of all of a menu.
 
-    The continuations of a row are its options; one alone says nothing, so its path is the first.
+    The continuations of a row are its options; for one alone the path is the first.
     """
     each = [jax.tree.map(lambda x, c=c: x[c], readings) for c in range(len(readings.finite))]
     if len(each) == 1:

@@ -1,88 +1,125 @@
-"""The README.md of an exported model: its path, the measured effect of it, and the command."""
+"""The README.md of an exported model: its path, the measured effect of it, and its origin."""
 
-import dataclasses
+import itertools
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from cola_jax.errors import InputError, reading
 from cola_jax.files import read_json
 from cola_jax.identity import check_belongs, path_digest
 from cola_jax.path import format_path, parse_path_of
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
+Share = Annotated[float, Field(ge=0, le=1)]
+CARD = """---
+{data}
+---
+
+# {name}, path {path}
+
+The layers of {name}{revision}, run in the order `{path}`. No weight was trained or changed.
+
+| | |
+|---|---|
+| license | {license} |
+| layers of the original | {num_layers} |
+| layers run | {count} |
+| skipped | {skipped} |
+| run more than once | {repeated} |
+| steps back to an earlier layer | {moves} |
+
+{effect}## Use
+
+```python
+{usage}
+```
+
+## Made by
+
+```
+{command}
+```
+
+The path as JSON: `{layers}`, its digest `{path_digest}`, that of the model `{model_digest}`.
+"""
+USE_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+USE_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained({base})"""
+EFFECT = """## Measured effect
+
+| task | questions | accuracy before | after | difference, points | 95 % interval |
+|---|---|---|---|---|---|
+| {task} | {n} | {before:.1%} | {after:.1%} | {difference:+.1f} | {low:+.1f} to {high:+.1f} |
+
+"""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportedEffect:
-    """What a path changes on questions that it was not chosen on; all shares are 0 to 1."""
+class ReportedEffect(BaseModel):
+    """The effect of a path on questions that it was not chosen on; all shares are 0 to 1."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    model_config = ConfigDict(strict=True, frozen=True)
 
     task: str  # with its split
-    n: int  # questions
-    before: float  # accuracy of the pretrained model
-    after: float  # accuracy along the path
+    n: PositiveInt  # questions
+    before: Share  # accuracy of the pretrained model
+    after: Share  # accuracy along the path
     difference: float  # after - before
     interval: tuple[float, float]  # of the difference, 95 %
 
-    def __post_init__(self):
-        low, high = self.interval
-        if not (0 <= self.before <= 1 and 0 <= self.after <= 1 and self.n >= 1):
-            raise InputError(
-                f"accuracies are shares of at least one question, got before {self.before}, after "
-                f"{self.after}, n {self.n}."
-            )
-        if abs(self.after - self.before - self.difference) > 1e-3 or not low <= high:
-            raise InputError(
-                f"the difference {self.difference} [{low}, {high}] does not fit {self.before} "
-                f"before and {self.after} after."
-            )
-
     def markdown(self) -> str:
-        """Returns the effect as a table."""
+        """Return the effect as a section with a table."""
         low, high = self.interval
-        cell = literal(self.task).replace("|", "\\|")
-        return (
-            "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
-            "|---|---|---|---|---|---|\n"
-            f"| {cell} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
-            f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
+        return EFFECT.format(
+            task=cell(self.task),
+            n=self.n,
+            before=self.before,
+            after=self.after,
+            difference=100 * self.difference,
+            low=100 * low,
+            high=100 * high,
         )
 
 
 def read_effect(
     file: Path, path: Sequence[int], num_layers: int, model: str | None = None
 ) -> ReportedEffect:
-    """Reads what a path does to a model from static.json, results.json or a file of its fields.
+    """Read the effect of a path from static.json, results.json or a file of its fields.
 
-    Raises InputError if fields are missing or of another kind, and for the effect of another path
-    or model than those given.
+    Raises InputError if fields are missing or invalid, and for the effect of another path or model
+    than those given.
     """
     values, name = read_json(file), format_path(path)
     with reading(file):
         if "cola_jax" in values:
-            values = of_results(file, values, name)
+            values = effect_of_results(file, values, name)
         measured = values.get("path")
         if isinstance(measured, str):
             measured = format_path(parse_path_of(file, measured, num_layers))
-        rests_on = {"model": values.get("model"), "path": measured}
-        here = {"model": model, "path": name}
-        check_belongs(str(file), rests_on, "this export", here, "measure this path on this model")
-    names = ", ".join(field.name for field in dataclasses.fields(ReportedEffect))
-    hint = f"A measured effect has the fields {names}, in the file itself or in its field effect."
-    with reading(file, hint):
-        effect = json.dumps(values.get("effect", values))
-        return TypeAdapter(ReportedEffect).validate_json(effect)
+        recorded, here = {"model": values.get("model"), "path": measured}, {"model": model}
+        action = "measure this path on this model"
+        check_belongs(str(file), recorded, "this export", here | {"path": name}, action)
+        return ReportedEffect.model_validate_json(json.dumps(values.get("effect", values)))
 
 
-def of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]:
-    """Returns the effect of a path in the results of `cola evaluate`, as static.json has it."""
+def effect_of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the effect of a path in the results of `cola evaluate`, as static.json has it."""
     known = results["cola_jax"]["effects"].get("paths", {})
     if list(known) != [path]:
         raise InputError(
@@ -94,88 +131,61 @@ def of_results(file: Path, results: dict[str, Any], path: str) -> dict[str, Any]
     return {"model": model, "path": path, "effect": {"task": task, **known[path]}}
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """What a model card states."""
+def model_card(
+    metadata: dict[str, Any],
+    path: tuple[int, ...],
+    *,
+    base: str | None = None,
+    effect: ReportedEffect | None = None,
+) -> "ModelCard":
+    """Make the model card of an export; it names local files without the folders above them.
 
-    path: tuple[int, ...]
-    num_layers: int  # of the original
-    origin: dict[str, Any]  # of the checkpoint, as its metadata has it
-    command: str
-    effect: ReportedEffect | None = None
-    model: str = ""  # digest of the original
-    base: str | None = None  # where the base model of an adapter is; None for a whole model
+    Args:
+      metadata: of the checkpoint.
+      path: ids of its layers.
+      base: of an adapter, the Hub id or the folder of its base model; None for a whole model.
+      effect: the measured effect of the path.
+    """
+    from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
-    def markdown(self) -> str:
-        """Returns the text of README.md."""
-        parts = [self.front_matter(), self.summary(), self.layers()]
-        if self.effect is not None:
-            parts.append(f"## Measured effect\n\n{self.effect.markdown()}")
-        parts += [f"## Use\n\n```python\n{self.usage()}\n```", self.source()]
-        return "\n\n".join(parts) + "\n"
+    origin, num_layers = metadata["origin"], metadata["config"]["num_layers"]
+    on_hub, revision, license = origin["kind"] == "hub", origin["revision"], origin.get("license")
+    name = origin["name"] if on_hub else Path(origin["name"] or "local model").name
+    data = ModelCardData(
+        library_name="transformers" if base is None else "peft",
+        base_model=name if on_hub else None,
+        license=license,
+        tags=["chain-of-layers"],
+    )
+    counts = [path.count(layer) for layer in range(num_layers)]
+    repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
+    model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))
+    share = "" if base is None else " --share"
+    at_revision = f', revision="{revision}"' if on_hub else ""
+    text = CARD.format(
+        data=data.to_yaml(),
+        name=literal(name),
+        revision=f" at revision `{revision}`" if on_hub else "",
+        license=cell(license or "that of the original, which is not recorded"),
+        path=format_path(path),
+        num_layers=num_layers,
+        count=len(path),
+        skipped=format_path([layer for layer, n in enumerate(counts) if not n]) or "none",
+        repeated=", ".join(repeated) or "none",
+        moves=sum(b < a for a, b in itertools.pairwise(path)),
+        effect="" if effect is None else effect.markdown(),
+        usage=USE_MODEL if base is None else USE_ADAPTER.format(base=f'"{base}"{at_revision}'),
+        command=f"cola export --model {model} --path '{format_path(path)}'{share}",
+        layers=json.dumps(list(path)),
+        path_digest=path_digest(path),
+        model_digest=metadata["digest"],
+    )
+    return ModelCard(text)
 
-    @property
-    def name(self) -> str:
-        """The original's name, for Markdown; of a local one, without the folders above it."""
-        name = str(self.origin.get("name", "a pretrained model"))
-        return literal(name if self.origin.get("kind") == "hub" else Path(name).name)
 
-    def front_matter(self) -> str:
-        """Returns what the Hub reads."""
-        lines = ["---", f"library_name: {'transformers' if self.base is None else 'peft'}"]
-        if self.origin.get("kind") == "hub":
-            lines.append(f"base_model: {self.origin['name']}")
-        return "\n".join([*lines, "tags:", "- chain-of-layers", "---"])
-
-    def summary(self) -> str:
-        """Returns the heading, and what the model is."""
-        revision = self.origin.get("revision")
-        at = f" at revision `{revision}`" if revision else ""
-        return (
-            f"# {self.name}, path {format_path(self.path)}\n\n"
-            f"The layers of {self.name}{at}, run in the order `{format_path(self.path)}`. No "
-            "weight was trained or changed."
-        )
-
-    def layers(self) -> str:
-        """Returns a table of what the path does with the layers."""
-        counts = [self.path.count(layer) for layer in range(self.num_layers)]
-        skipped = [layer for layer, count in enumerate(counts) if count == 0]
-        repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
-        moves = sum(b < a for a, b in zip(self.path, self.path[1:], strict=False))
-        return (
-            f"| | |\n|---|---|\n| layers of the original | {self.num_layers} |\n"
-            f"| layers run | {len(self.path)} |\n"
-            f"| skipped | {format_path(skipped) or 'none'} |\n"
-            f"| run more than once | {', '.join(repeated) or 'none'} |\n"
-            f"| steps back to an earlier layer | {moves} |"
-        )
-
-    def usage(self) -> str:
-        """Returns Python that loads the model."""
-        if self.base is None:
-            return (
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
-                'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")'
-            )
-        revision = self.origin.get("revision") if self.origin.get("kind") == "hub" else None
-        at = f', revision="{revision}"' if revision else ""
-        return (
-            "from peft import PeftModel\n"
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'base = AutoModelForCausalLM.from_pretrained("{self.base}"{at})\n'
-            'model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{self.base}"{at})'
-        )
-
-    def source(self) -> str:
-        """Returns the command that made it, and the path for other tools."""
-        return (
-            f"## Made by\n\n```\n{self.command}\n```\n\n"
-            f"The path as JSON: `{json.dumps(list(self.path))}`, its digest "
-            f"`{path_digest(self.path)}`, that of the model `{self.model}`."
-        )
+def cell(text: str) -> str:
+    """Write a text as it is in a cell of a table."""
+    return literal(text).replace("|", "\\|")
 
 
 def literal(text: str) -> str:

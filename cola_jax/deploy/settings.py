@@ -1,18 +1,11 @@
-"""Rules of the searches that serve a whole task."""
+"""Settings of `cola static`, `menu` and `distill`: a file that imports neither NumPy nor JAX."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from cola_jax.errors import InputError
 
 Fitness = Literal["accuracy", "margin", "likelihood"]
-
-
-class Lengths(NamedTuple):
-    """The layers that a path may run."""
-
-    shortest: int
-    longest: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +34,8 @@ class StaticSettings:
     seed: int = 0
     """Random seed."""
 
-    def lengths(self, num_layers: int) -> Lengths:
-        """Returns the lengths allowed; ValueError for settings that allow none."""
+    def lengths(self, num_layers: int) -> range:
+        """Return the allowed numbers of layers of a path; InputError for invalid settings."""
         for name in ("generations", "offspring", "first", "finalists"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
@@ -55,7 +48,7 @@ class StaticSettings:
                 f"paths of {shortest} to {longest} layers cannot be searched: give at least 1, at "
                 f"most {2 * num_layers} (twice the model's), and no minimum above the maximum."
             )
-        return Lengths(shortest, longest)
+        return range(shortest, longest + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,21 +66,25 @@ class MenuSettings:
     default."""
 
     def longest(self, num_layers: int) -> int:
-        """Returns the most layers that a path runs."""
+        """Return the most layers that a path runs."""
         return 2 * num_layers if self.max_layers is None else self.max_layers
 
+    def depth(self, num_layers: int) -> int:
+        """Return the layers run before the selector reads the state."""
+        return num_layers // 2 if self.state_layer is None else self.state_layer
+
     def check(self, num_layers: int) -> None:
-        """Raises ValueError for settings that no menu has."""
+        """Raise InputError for settings that no menu has."""
         if self.size < 2:
             raise InputError(f"a menu of {self.size} leaves nothing to choose: give 2 or more.")
         if self.candidates < 1:
             raise InputError(f"candidates must be at least 1, it is {self.candidates}.")
-        if self.max_layers is not None and self.max_layers < num_layers:
+        if self.longest(num_layers) < num_layers:
             raise InputError(
                 f"a menu begins with the identity path, whose {num_layers} layers are more than "
-                f"{self.max_layers}: allow as many."
+                f"{self.max_layers}: raise --max-layers."
             )
-        if self.state_layer is not None and not 0 <= self.state_layer <= num_layers:
+        if not 0 <= self.depth(num_layers) <= num_layers:
             raise InputError(
                 f"the state after {self.state_layer} layers cannot be read: the model has "
                 f"{num_layers}."

@@ -4,33 +4,166 @@ EvoPress (arXiv 2410.14649) prunes layers so: each generation mutates the best p
 which are compared on few questions, the better of them on more, and the last with the best path.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from etils import epath
 from scipy.special import expit
 
-from cola_jax.deploy.mutation import Path, mutate
 from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
-from cola_jax.path import identity
+from cola_jax.execute.metrics import Metrics
+from cola_jax.path import REPEAT, SKIP, STOP, edited, identity, pad_path
+from cola_jax.question import split
+from cola_jax.runs.stored import stored_verdicts
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
-# paths and the questions [n] to evaluate them on -> fields [n, C]
-EvaluateOn = Callable[[Sequence[Path], np.ndarray], Verdicts]
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
+
+Path = tuple[int, ...]
+HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
+MOST_EDITS = 3  # of a mutation
+LONGEST_BLOCK = 4
 
 
-class Candidate(NamedTuple):
-    """A path that was evaluated on all training questions."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """A path, and whether it answered the questions of each part."""
 
     path: Path
-    fitness: tuple[float, ...]
+    training: np.ndarray  # [n] bool
+    validation: np.ndarray
+    on_front: bool  # of accuracy and length on validation questions
+    held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskPath:
+    """The path that was chosen for a task, the pretrained model's, and the other finalists."""
+
+    measured: tuple[Measured, ...]  # the pretrained model's first
+    best: int  # index of the chosen one
+    tried: int  # paths evaluated on all training questions
+
+    @property
+    def plain(self) -> Measured:
+        """The path of the pretrained model."""
+        return self.measured[0]
+
+    @property
+    def chosen(self) -> Measured:
+        """The path that is best on validation questions."""
+        return self.measured[self.best]
+
+    @property
+    def finalists(self) -> tuple[Measured, ...]:
+        """The paths found by the search."""
+        return self.measured[1:]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All paths, the pretrained model's first."""
+        return [each.path for each in self.measured]
+
+
+def find_path(
+    session: "Session", out: str, settings: StaticSettings, metrics: Metrics | None = None
+) -> TaskPath:
+    """Search one path on the training questions of a session, and measure it on held-out ones.
+
+    Args:
+      session: with held-out questions.
+      out: run directory; an interrupted search is resumed.
+
+    Raises:
+      InputError: for a session without held-out questions, settings that allow no path, and a run
+        directory of other settings.
+    """
+    held_out, metrics = session.held_out, Metrics() if metrics is None else metrics
+    training, validation = training_and_validation(
+        [each.question.id for each in session.encoded], settings.validation
+    )
+    settings.lengths(session.num_layers)
+    metrics.total = most_evaluations(settings, len(training)) + settings.finalists * (
+        len(validation) + len(held_out)
+    )
+    recorded = {"command": "static", "rules": dataclasses.asdict(settings)}
+    with session.recording(out, recorded, metrics) as evaluations:
+        best = search_path(evaluations, session.num_layers, settings)
+    run = session.evaluate(str(epath.Path(out) / HELD_OUT), best.paths, metrics, held_out=True)
+    right = stored_verdicts(run, held_out, len(best.paths)).verdict
+    measured = zip(best.measured, right.T, strict=True)
+    return dataclasses.replace(
+        best,
+        measured=tuple(dataclasses.replace(path, held_out=column) for path, column in measured),
+    )
+
+
+def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSettings) -> TaskPath:
+    """Search one path for all questions, and choose it on those that the search did not see.
+
+    Args:
+      evaluations: of all training questions.
+      num_layers: L.
+
+    Raises:
+      InputError: for settings that allow no path, and for too few questions.
+    """
+    ids = [question.id for question in evaluations.questions]
+    training, validation = training_and_validation(ids, settings.validation)
+    candidates = evolve(evaluations, training, num_layers, settings)
+    plain, longest = identity(num_layers), settings.lengths(num_layers)[-1]
+    paths = list(dict.fromkeys([plain, *finalists(candidates, settings.finalists)]))
+    verdicts = evaluate_on(evaluations, paths, np.arange(len(ids)), max(longest, num_layers))
+    golds = golds_of(evaluations)[validation]
+    fitness = score(verdicts.take(validation), golds, settings.fitness)
+    allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
+    front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
+    on_front = {allowed[i] for i in front}
+    measured = tuple(
+        Measured(path, right[training], right[validation], i in on_front)
+        for i, (path, right) in enumerate(zip(paths, verdicts.verdict.T, strict=True))
+    )
+    best = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
+    return TaskPath(measured, best, len(candidates))
+
+
+def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split questions by a hash of their ids; return the indices of both parts, in order.
+
+    Raises InputError for a share of validation outside 0..1, or one that leaves a part empty.
+    """
+    count = round(len(ids) * share) if 0 < share < 1 else 0
+    if not 0 < count < len(ids):
+        raise InputError(
+            f"a validation share of {share} of {len(ids)} questions leaves one part empty: give a "
+            "share between 0 and 1, and more questions."
+        )
+    order = np.array(split(ids, ""))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def golds_of(evaluations: Evaluations) -> np.ndarray:
+    """Return the index of the correct option of each question [B]."""
+    return np.array([question.answer for question in evaluations.questions])
+
+
+def evaluate_on(
+    evaluations: Evaluations, paths: Sequence[Path], questions: np.ndarray, positions: int
+) -> Verdicts:
+    """Evaluate the same paths on the questions of these indices [n]; return fields [n, C]."""
+    wave = np.full((len(evaluations.questions), len(paths), positions), STOP, np.int32)
+    wave[questions] = [pad_path(path, positions) for path in paths]
+    return evaluations(wave).take(questions)
 
 
 def score(verdicts: Verdicts, golds: np.ndarray, fitness: Fitness) -> list[tuple[float, ...]]:
-    """Returns the fitness of each of C paths from verdicts [n, C] of questions with these golds."""
+    """Return the fitness of each of C paths from verdicts [n, C] of questions with these golds."""
     margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0)
     if fitness == "margin":
         return [(float(x),) for x in margin]
@@ -43,8 +176,63 @@ def score(verdicts: Verdicts, golds: np.ndarray, fitness: Fitness) -> list[tuple
     return [(float(x),) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0)]
 
 
+class Candidate(NamedTuple):
+    """A path that was evaluated on all training questions."""
+
+    path: Path
+    fitness: tuple[float, ...]
+
+    @property
+    def rank(self) -> tuple[tuple[float, ...], int]:
+        """Greater for the fitter of two candidates, and the shorter of equally fit ones."""
+        return self.fitness, -len(self.path)
+
+
+def evolve(
+    evaluations: Evaluations, questions: np.ndarray, num_layers: int, settings: StaticSettings
+) -> list[Candidate]:
+    """Search one path for the questions of these indices [n].
+
+    Returns:
+      The paths that were evaluated on all of them, best first. The identity path is the first
+      parent where its length is allowed. Ends early where a generation finds no new path.
+    """
+    lengths, golds = settings.lengths(num_layers), golds_of(evaluations)
+    positions = max(lengths[-1], num_layers)
+    random = np.random.default_rng(settings.seed)
+    candidates: dict[Path, Candidate] = {}
+    tried: set[Path] = set()
+
+    def fitness(paths: Sequence[Path], part: np.ndarray) -> list[tuple[float, ...]]:
+        verdicts = evaluate_on(evaluations, paths, part, positions)
+        return score(verdicts, golds[part], settings.fitness)
+
+    def complete(paths: Sequence[Path]) -> None:
+        new = map(Candidate, paths, fitness(paths, questions))
+        candidates.update((candidate.path, candidate) for candidate in new)
+
+    parent = identity(num_layers)
+    if num_layers in lengths:
+        complete([parent])
+        tried.add(parent)
+    for _ in range(settings.generations):
+        if candidates:
+            parent = max(candidates.values(), key=lambda candidate: candidate.rank).path
+        paths = offspring(parent, num_layers, settings, tried, random)
+        if not paths:
+            break  # nor would another generation find a new one
+        tried.update(paths)
+        for size, survivors in step_sizes(settings, len(questions)):
+            part = questions[np.sort(random.permutation(len(questions))[:size])]
+            scores = fitness(paths, part)
+            order = sorted(range(len(paths)), key=lambda i: scores[i], reverse=True)
+            paths = [paths[i] for i in order[:survivors]]
+        complete(paths)
+    return sorted(candidates.values(), key=lambda candidate: candidate.rank, reverse=True)
+
+
 def step_sizes(settings: StaticSettings, questions: int) -> list[tuple[int, int]]:
-    """Returns the questions and the survivors of each selection step."""
+    """Return the questions and the survivors of each selection step."""
     steps, size, left = [], min(settings.first, questions), settings.offspring
     while size < questions and left > 1:
         left = max(1, left // 4)
@@ -54,54 +242,11 @@ def step_sizes(settings: StaticSettings, questions: int) -> list[tuple[int, int]
 
 
 def most_evaluations(settings: StaticSettings, questions: int) -> int:
-    """Returns the evaluations of a search that finds no path twice."""
+    """Return the evaluations of a search that never meets a path twice."""
     left, each = settings.offspring, 0
     for size, survivors in step_sizes(settings, questions):
         each, left = each + left * size, survivors
     return questions + settings.generations * (each + left * questions)
-
-
-def evolve(
-    evaluate: EvaluateOn, golds: np.ndarray, num_layers: int, settings: StaticSettings
-) -> list[Candidate]:
-    """Searches one path for all questions.
-
-    Args:
-      evaluate: a function from paths and indices of questions to verdicts.
-      golds: [n], the right option of every training question.
-      num_layers: L.
-
-    Returns:
-      The paths that were evaluated on all questions, best first. The identity path is the first
-      parent where its length is allowed. Ends early where a generation finds no path that is new.
-    """
-    lengths, everything = settings.lengths(num_layers), np.arange(len(golds))
-    random = np.random.default_rng(settings.seed)
-    found: dict[Path, Candidate] = {}
-    tried: set[Path] = set()
-
-    def complete(paths: Sequence[Path]) -> None:
-        fitness = score(evaluate(paths, everything), golds, settings.fitness)
-        found.update((p, Candidate(p, f)) for p, f in zip(paths, fitness, strict=True))
-
-    parent = identity(num_layers)
-    if lengths.shortest <= num_layers <= lengths.longest:
-        complete([parent])
-        tried.add(parent)
-    for _ in range(settings.generations):
-        best = max(found.values(), key=rank, default=None)
-        base = parent if best is None else best.path
-        paths = offspring(base, num_layers, settings, tried, random)
-        if not paths:
-            break  # nor would another generation find what is new
-        tried.update(paths)
-        for size, survivors in step_sizes(settings, len(golds)):
-            some = np.sort(random.permutation(len(golds))[:size])
-            fitness = score(evaluate(paths, some), golds[some], settings.fitness)
-            kept = sorted(range(len(paths)), key=lambda i: fitness[i], reverse=True)
-            paths = [paths[i] for i in kept[:survivors]]
-        complete(paths)
-    return sorted(found.values(), key=rank, reverse=True)
 
 
 def offspring(
@@ -111,7 +256,7 @@ def offspring(
     tried: set[Path],
     random: np.random.Generator,
 ) -> list[Path]:
-    """Mutates a path into others that were not tried yet; fewer where such are hard to find."""
+    """Mutate a path into others that were not tried yet; fewer where such are hard to find."""
     lengths, new = settings.lengths(num_layers), dict[Path, None]()
     for _ in range(ATTEMPTS * settings.offspring):
         path = mutate(parent, num_layers, lengths, random)
@@ -122,46 +267,61 @@ def offspring(
     return list(new)
 
 
-def rank(candidate: Candidate) -> tuple[tuple[float, ...], int]:
-    """Orders candidates: the fitter, and of equally fit ones the shorter, is greater."""
-    return candidate.fitness, -len(candidate.path)
+def mutate(path: Path, num_layers: int, lengths: range, random: np.random.Generator) -> Path:
+    """Apply one to three random edits to a path, then as many as its length needs.
+
+    Few edits are likelier than many. A path that is too long skips layers, one at a time, and one
+    that is too short gets some back, or runs some again where none is missing.
+    """
+    for kind in random.integers(3, size=min(int(random.geometric(0.5)), MOST_EDITS)):
+        if kind in (SKIP, REPEAT):
+            path = edit_block(path, kind, random)
+        else:
+            path = restore(path, num_layers, random)
+    while len(path) > lengths[-1]:
+        path = edit_block(path, SKIP, random, longest=1)
+    while len(path) < lengths[0]:
+        longer = restore(path, num_layers, random)
+        path = longer if longer != path else edit_block(path, REPEAT, random)
+    return path
+
+
+def edit_block(
+    path: Path, kind: int, random: np.random.Generator, longest: int = LONGEST_BLOCK
+) -> Path:
+    """Skip a block, or run it once more; small ones are likelier, since fewer of them do harm."""
+    longest = min(longest, len(path) - (kind == SKIP))
+    if longest < 1:
+        return path
+    k = min(int(random.geometric(0.6)), longest)
+    return edited(path, (kind, int(random.integers(0, len(path) - k + 1)), k, 1))
+
+
+def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
+    """Bring back a layer that a path skips, in front of the first later one."""
+    missing = sorted(set(range(num_layers)) - set(path))
+    if not missing:
+        return path
+    layer = int(random.choice(missing))
+    start = next((i for i, other in enumerate(path) if other > layer), len(path))
+    return (*path[:start], layer, *path[start:])
 
 
 def finalists(candidates: Sequence[Candidate], most: int) -> list[Path]:
-    """Returns the best path of each length and the best of all, up to `most`, best first."""
+    """Return the best path of each length and the best of all, up to `most`, best first."""
     by_length: dict[int, Candidate] = {}
     for candidate in candidates:  # best first
         by_length.setdefault(len(candidate.path), candidate)
-    first = sorted(by_length.values(), key=rank, reverse=True)
+    first = sorted(by_length.values(), key=lambda candidate: candidate.rank, reverse=True)
     rest = [candidate for candidate in candidates if candidate not in first]
     return [candidate.path for candidate in [*first, *rest][:most]]
 
 
 def pareto_front(paths: Sequence[Path], fitness: Sequence[tuple[float, ...]]) -> list[int]:
-    """Returns the indices of paths that are better than all that are no longer, shortest first."""
+    """Return the indices of paths that are better than all that are no longer, shortest first."""
     order = sorted(range(len(paths)), key=lambda i: (len(paths[i]), tuple(-x for x in fitness[i])))
     front: list[int] = []
     for i in order:
         if not front or fitness[i] > fitness[front[-1]]:
             front.append(i)
     return front
-
-
-def ranked(ids: Sequence[str]) -> list[int]:
-    """Orders questions by a hash of their ids."""
-    return sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-
-
-def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits questions by a hash of their ids; returns the indices of both parts, in order.
-
-    Raises ValueError for a share of validation outside 0..1, or one that leaves a part empty.
-    """
-    count = round(len(ids) * share) if 0 < share < 1 else 0
-    if not 0 < count < len(ids):
-        raise InputError(
-            f"a validation share of {share} of {len(ids)} questions leaves one part empty: give a "
-            "share between 0 and 1, and more questions."
-        )
-    order = np.array(ranked(ids))
-    return np.sort(order[count:]), np.sort(order[:count])

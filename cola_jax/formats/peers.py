@@ -1,37 +1,57 @@
-"""Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of mergekit.
+"""Read paths of PoLar, Dr.LLM, RYS and mergekit, and write those of PoLar and mergekit.
 
-The layouts are those of dnhkng/RYS 3e75aca (`src/core/layer_config.py`) and arcee-ai/mergekit
-a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
+The layouts are those of tianyi-lab/PoLar 30d0efd (`polar/data.py`), parameterlab/dr-llm 14e8837
+(`data_generation.py`, `train.py`), dnhkng/RYS 3e75aca (`src/core/layer_config.py`) and
+arcee-ai/mergekit a6e4028 (`mergekit/config.py`); peers.md lists the differences from ours.
 """
 
+import dataclasses
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.files import parse_yaml, read_text
-from cola_jax.formats.searched import Layer, Path, check_same_model, json_searched, parse_json
 from cola_jax.path import STOP, Ids, ascending_ranges, format_path, parse_path, validate
 
-PATH = TypeAdapter(Path)
+Layer = Annotated[int, Field(strict=True, ge=0)]
+Path = Annotated[tuple[Layer, ...], Field(min_length=1)]
+PATHS = TypeAdapter(list[Path])
 FORMATS = (
-    "lines of paths such as 0-5,7,7,8-29; PoLar's samples; Dr.LLM's results; RYS's blocks, queue "
-    "or manifest; a mergekit configuration"
+    "lines of paths such as 0-5,7,7,8-29 or of blocks such as (30,34) of RYS, a JSON list of both, "
+    "a mergekit configuration, PoLar's samples and Dr.LLM's results"
 )
 MERGE = re.compile(r"^(?:merge_method|slices|models|modules)\s*:", re.MULTILINE)
-DTYPES = ("float32", "bfloat16", "float16")
-
 # RYS, without spaces: a pair is a block there, and a path of two layers in ours
 PAIR = r"[0-9]+,[0-9]+"
 BLOCK = rf"(?:\({PAIR}\)|{PAIR})"
 BLOCKS = re.compile(rf"(?:blocks:)?{BLOCK}(?:;+{BLOCK})*;*")
-RYS_LINE = re.compile(rf"blocks:.*|layers:.*|\({PAIR}\)|.*;.*")
-LISTS, SPECS = ("layers", "layer_indices"), ("blocks", "key", "spec")  # of an entry, in RYS's order
-MANIFEST, MODEL = "layer_indices", "rys_relayer"
+RYS_LINE = re.compile(rf"blocks:.*|\({PAIR}\)|.*;.*")
+VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
+COLUMNS = ("best_path", "good_paths", "mcts_correct")  # of Dr.LLM, a list each
+
+
+def transition(value: Any) -> Any:
+    """Return the path of `{"path": [...]}`."""
+    return value["path"] if isinstance(value, dict) and "path" in value else value
+
+
+Transitions = list[Annotated[Path, BeforeValidator(transition)]]
+
+
+class Sample(BaseModel):
+    """The paths of a question in PoLar's samples."""
+
+    valid: Transitions = Field(alias=VALID)
+    invalid: Transitions = Field([], alias=INVALID)
+
+
+SAMPLES = TypeAdapter(list[Sample])
 
 
 def read_paths(
@@ -61,37 +81,70 @@ def read_paths(
         return list(dict.fromkeys(validate(path, num_layers, limit) for path in paths))
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON, which may have NaN, without the fields that are null."""
+
+    def without_nulls(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in pairs if value is not None}
+
+    return json.loads(text, object_pairs_hook=without_nulls)
+
+
 def json_paths(content: Any, num_layers: int, limit: int) -> list[tuple[int, ...]]:
     """Return the paths of JSON, of searched questions those found right first."""
-    if (searched := json_searched(content, num_layers)) is not None:
-        right = [path for question in searched for path in question.correct_paths]
-        return right + [path for question in searched for path in question.wrong_paths]
-    if isinstance(content, dict) and "merge_method" in content:
-        return [merge_path(content, num_layers)]
-    if isinstance(content, dict) and (MODEL in content or MANIFEST in content):
-        manifest = content.get(MODEL, content)
-        check_same_model(manifest.get("source_num_layers"), num_layers)
-        return [PATH.validate_python(manifest[MANIFEST])]
-    if isinstance(content, dict):
-        raise InputError(f"its format is unknown. Known are {FORMATS}.")
-    paths = []
-    for number, entry in enumerate(content):
-        with reading(f"entry {number}"):
-            paths.append(rys_path(entry, num_layers, limit))
-    return paths
+    values = content if isinstance(content, dict) else {}
+    samples = values.get("samples", content)
+    entries = list(samples.values()) if isinstance(samples, dict) else samples
+    if {"best_path", "good_paths"} <= values.keys():
+        entries = list(drllm_samples(values))
+    elif not ("samples" in values or any(isinstance(x, dict) and VALID in x for x in entries)):
+        if values:
+            raise InputError(f"its format is unknown. Known are {FORMATS}.")
+        return [
+            with_blocks([path], num_layers, limit) if len(path) == 2 else path
+            for path in PATHS.validate_python(content)
+        ]
+    if values.get("num_layers", num_layers) != num_layers:
+        raise InputError(
+            f"its paths are of a model of {shown(values['num_layers'])} layers, but the model has "
+            f"{num_layers}."
+        )
+    samples = SAMPLES.validate_python(entries)
+    for number, sample in enumerate(samples, start=1):
+        with reading(f"question {number}"):
+            for path in sample.valid + sample.invalid:
+                validate(path, num_layers)
+    right = [path for sample in samples for path in sample.valid]
+    return right + [path for sample in samples for path in sample.invalid]
+
+
+def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the questions of a result file of Dr.LLM, laid out as PoLar's samples.
+
+    Entry i of each list is about question i. Its paths are lists of layer ids; the vectors of 0, 1
+    and 2 of which its README speaks are made from `best_path` in training, as the number of runs of
+    each layer. The only wrong path is the default one of a question that stayed wrong.
+    """
+    columns = [results[name] for name in COLUMNS]
+    for name, column in zip(COLUMNS, columns, strict=True):
+        if len(column) != (count := len(columns[0])):
+            raise InputError(f"{name} has {len(column)} entries for {count} questions.")
+    for number, (best, good, solved) in enumerate(zip(*columns, strict=True), start=1):
+        if good and not solved:
+            raise InputError(f"question {number} has good_paths, but mcts_correct is 0.")
+        yield {VALID: [*good, best] if solved else [], INVALID: [] if solved else [best]}
 
 
 def line_paths(
     file: FilePath, lines: Sequence[str], num_layers: int, limit: int
 ) -> list[tuple[int, ...]]:
-    """Read paths or configurations of RYS, one on each line; # starts a comment.
+    """Read paths or blocks of RYS, one on each line; # starts a comment.
 
     A range is written 0-5, or 0..5 as `layer_path.py` of alainnothere/llm-circuit-finder does.
     """
     bodies = ["".join(line.partition("#")[0].lower().split()) for line in lines]
     filled = [body for body in bodies if body]
-    is_rys = any(RYS_LINE.fullmatch(body) for body in filled)
-    if filled and not is_rys and all(re.fullmatch(PAIR, body) for body in filled):
+    if filled and all(re.fullmatch(PAIR, body) for body in filled):
         first, last = filled[0].split(",")
         raise InputError(
             f"it has only pairs such as {filled[0]!r}, a path of two layers here but a block "
@@ -102,28 +155,16 @@ def line_paths(
     for number, body in enumerate(bodies, start=1):
         if body:
             with reading(f"{file}:{number}"):
-                read = rys_path if is_rys else parse_path
+                read = rys_path if RYS_LINE.fullmatch(body) else parse_path
                 paths.append(read(body.replace("..", "-"), num_layers, limit))
     return paths
 
 
-def rys_path(entry: Any, num_layers: int, limit: int) -> tuple[int, ...]:
-    """Return the path of a pair, a list of layer ids, a line, or an entry of a queue."""
-    if isinstance(entry, dict):
-        name = next((name for name in (*LISTS, *SPECS) if name in entry), None)
-        if name in LISTS:
-            return PATH.validate_python(entry[name])
-        entry = entry if name is None else entry[name]
-    if isinstance(entry, list):
-        path = PATH.validate_python(entry)
-        return with_blocks([path], num_layers, limit) if len(path) == 2 else path
-    text = "".join(str(entry).lower().split())
-    if text.startswith("layers:"):
-        return PATH.validate_python([int(layer) for layer in text[len("layers:") :].split(",")])
+def rys_path(text: str, num_layers: int, limit: int) -> tuple[int, ...]:
+    """Read blocks of RYS, without spaces."""
     if not BLOCKS.fullmatch(text):
         raise InputError(
-            f"{shown(entry)} is not a configuration of RYS, such as (30, 34), blocks:31,34;43,45 "
-            "or layers:0,1,2,2,3."
+            f"{shown(text)} is not a configuration of RYS, such as (30,34) or blocks:31,34;43,45."
         )
     blocks = [[int(layer) for layer in pair.split(",")] for pair in re.findall(PAIR, text)]
     return with_blocks(blocks, num_layers, limit)
@@ -209,13 +250,12 @@ def merge_path(content: Any, num_layers: int) -> tuple[int, ...]:
         return tuple(path)
 
 
-def mergekit_config(path: Ids, model_name: str, dtype: str | None = None) -> str:
+def mergekit_config(path: Ids, model_name: str) -> str:
     """Write a path of a model as the YAML of a passthrough merge, for `mergekit-yaml`.
 
     Args:
       path: layer ids in order; padding is ignored.
       model_name: a Hub id, with @revision if one is meant, or a local directory.
-      dtype: of the merged model, float32, bfloat16 or float16; the model's own if None.
 
     Raises:
       InputError: for a path without layers, and names that mergekit would misread.
@@ -225,15 +265,42 @@ def mergekit_config(path: Ids, model_name: str, dtype: str | None = None) -> str
             f"mergekit cannot use the model name {model_name!r}: give one that is not empty, "
             "without + (a LoRA) and with at most one @revision."
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     layers = [int(layer) for layer in path if layer != STOP]
     slices = [
         {"sources": [{"model": model_name, "layer_range": [run.start, run.stop]}]}
         for run in ascending_ranges(validate(layers, max([0, *layers]) + 1))
     ]
-    config: dict[str, Any] = {"merge_method": "passthrough", "slices": slices}
-    if dtype is not None:
-        config["dtype"] = dtype
+    config = {"merge_method": "passthrough", "slices": slices}
     text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, allow_unicode=True)
     return f"# the path {format_path(path)}\n{text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """The results of a search for one question, to be written."""
+
+    question: str
+    gold: str  # its correct answer: a letter of the options in the question, or text
+    correct_paths: tuple[tuple[int, ...], ...]
+    wrong_paths: tuple[tuple[int, ...], ...]
+    baseline_right: bool | None  # of the pretrained model; None where it is not known
+
+
+def polar_samples(searched: Sequence[Searched], num_layers: int) -> dict[str, Any]:
+    """Make the content of `merged_mcts_samples.json`, for a model of `num_layers` layers.
+
+    A baseline that is not known is left out, which their loader takes for wrong.
+    """
+    samples = []
+    for question in searched:
+        right = question.baseline_right
+        samples.append(
+            {
+                "question": question.question,
+                "gt_ans": question.gold,
+                **({} if right is None else {"initial_score": float(right)}),
+                VALID: [list(path) for path in question.correct_paths],
+                INVALID: [list(path) for path in question.wrong_paths],
+            }
+        )
+    return {"num_layers": num_layers, "samples": samples}

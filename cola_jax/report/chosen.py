@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_jax.deploy.static import ranked
+from cola_jax.question import split
 
 FLIPS = 10_000  # draws of the signs
 AT_ONCE = 1_000
@@ -46,7 +46,7 @@ def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.
 def halves(ids: Sequence[str]) -> np.ndarray:
     """Assigns questions to two halves [n] of equal size by a hash of their ids."""
     first = np.zeros(len(ids), bool)
-    first[ranked(ids)[: len(ids) // 2]] = True
+    first[split(ids, "")[: len(ids) // 2]] = True
     return first
 
 

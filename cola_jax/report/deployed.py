@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cola_jax.deploy.task_menu import MenuChoice, TaskMenu
-from cola_jax.deploy.task_path import Measured, TaskPath
+from cola_jax.deploy.menu import MenuChoice, TaskMenu
+from cola_jax.deploy.static import Measured, TaskPath
 from cola_jax.path import format_path
 from cola_jax.report.table import effect_cells, format_mean, format_percent
 from cola_jax.scoring.statistics import Effect, Share
@@ -94,7 +94,7 @@ def menu_rows(menu: TaskMenu) -> list[tuple[str, MenuChoice]]:
         path = f": {format_path(menu.paths[menu.single])}" if choice.rule == "single" else ""
         rows.append((f"{choice.rule}{sign}{path}", choice))
     name = f"some path of {len(menu.paths)} is right (needs the answer)"
-    return [*rows, (name, menu.some)]
+    return [*rows, (name, menu.oracle)]
 
 
 def menu_table(menu: TaskMenu) -> Table:

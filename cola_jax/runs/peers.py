@@ -1,12 +1,12 @@
-"""A run's questions and paths as files of other projects."""
+"""A run's questions and paths as PoLar's samples."""
 
 import json
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from cola_jax.errors import InputError, count, shown
 from cola_jax.files import check_file, write_whole
-from cola_jax.formats.searched import Searched, drllm_results, polar_samples
+from cola_jax.formats.peers import Searched, polar_samples
 from cola_jax.path import identity
 from cola_jax.question import LETTERS
 from cola_jax.runs.run import Run
@@ -65,35 +65,8 @@ def write_polar(run: Run, file: Path) -> str:
     check_new(file)
     questions = read_run(run)
     write_json(file, polar_samples(questions, last_start(run)["num_layers"]))
-    paths = sum(len(each.paths) for each in questions)
+    paths = sum(len(each.correct_paths + each.wrong_paths) for each in questions)
     return f"PoLar: {file}, {count(len(questions), 'question')} with {paths} paths"
-
-
-def write_drllm(run: Run, file: Path) -> str:
-    """Write a run as a result file of Dr.LLM; return what was written, in words.
-
-    Raises InputError where the file exists, or the run has no path that Dr.LLM can train on.
-    """
-    check_new(file)
-    questions, start, settings = read_run(run), last_start(run), run.settings()
-    results = drllm_results(
-        questions,
-        start["num_layers"],
-        model_name=str((start.get("origin") or {}).get("name") or start.get("model")),
-        dataset=PurePath(str(start.get("task", "unknown"))).name,
-        simulations=settings.get("simulations") or len(settings.get("paths") or ()),
-    )
-    kept = len(results["questions"])
-    if not kept:
-        raise InputError(
-            f"{run.directory} has no question with a right path that Dr.LLM's labels express: in "
-            "order, no layer more than twice."
-        )
-    write_json(file, results)
-    return (
-        f"Dr.LLM: {file}, {kept} of {count(len(questions), 'question')}; the others have no right "
-        "path in order that runs no layer more than twice"
-    )
 
 
 def check_new(file: Path) -> None:

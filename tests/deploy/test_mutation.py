@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from cola_jax.deploy.mutation import mutate, repeat, restore, skip
 from cola_jax.deploy.settings import Lengths
 

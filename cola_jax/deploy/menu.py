@@ -1,0 +1,314 @@
+"""A menu: a few paths that serve a task, and how well each rule chooses between them."""
+
+import dataclasses
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+
+from cola_jax.deploy.prompt_states import prompt_states
+from cola_jax.deploy.rules import (
+    ORACLE,
+    MenuResults,
+    Selector,
+    cross_fit,
+    fit_rules,
+    right_by_rule,
+    signals,
+)
+from cola_jax.deploy.settings import MenuSettings
+from cola_jax.deploy.static import evaluate_on
+from cola_jax.errors import InputError, shorten
+from cola_jax.execute.metrics import Metrics
+from cola_jax.identity import question_digest, set_digest
+from cola_jax.path import identity, unpad_path
+from cola_jax.question import Question, split
+from cola_jax.runs.run import Run
+from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
+from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
+from cola_jax.scoring.evaluations import Evaluations
+from cola_jax.scoring.verdicts import Verdicts
+
+if TYPE_CHECKING:
+    from cola_jax.runs.session import Session
+
+log = logging.getLogger(__name__)
+Path = tuple[int, ...]
+FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MenuChoice:
+    """The results of a rule."""
+
+    rule: str
+    sign: int | None  # of a confidence, fitted on training questions
+    trained: np.ndarray  # [m] bool, right on training questions, each by a fit without its fold
+    right: np.ndarray  # [n] bool, on held-out questions
+    layers: float  # run for a prompt, mean
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskMenu:
+    """A menu, and whether its paths and rules answered the held-out questions."""
+
+    paths: tuple[Path, ...]
+    plain: MenuChoice  # the pretrained model
+    choices: tuple[MenuChoice, ...]  # the simplest rule first
+    oracle: MenuChoice  # right where some path is, which needs the answer
+    single: int  # the path of the rule `single`
+    selector: Selector
+    state_layer: int
+    questions: str  # digest of the training questions, each without the order of its options
+
+    @property
+    def chosen(self) -> MenuChoice:
+        """The rule that is right most often on training questions; of equals the simplest."""
+        return max(self.choices, key=lambda choice: choice.trained.mean())
+
+
+def find_menu(
+    session: "Session",
+    screen: "Session",
+    out: str,
+    runs: Sequence[str],
+    settings: MenuSettings,
+    metrics: Metrics | None = None,
+) -> TaskMenu:
+    """Choose a menu on the training questions of a session, and measure it on held-out ones.
+
+    Args:
+      session: with held-out questions, and a scorer that tells which answer a path gave.
+      screen: over the same training questions, with the scorer that candidates are tried with; it
+        may be the same session.
+      out: directory of the runs `candidates`, `training` and `held-out`, which are resumed.
+      runs: directories of searches or evaluations of training questions.
+
+    Raises:
+      InputError: for runs of another checkpoint or with held-out questions, and for a scorer that
+        does not tell which answer a path gave.
+    """
+    held_out, layers = session.held_out, session.num_layers
+    settings.check(layers)
+    if session.scorer.open and not session.scorer.decodes:
+        raise InputError(
+            f"the scorer {session.scorer.name!r} does not tell which answer a path gave, by which "
+            "a menu chooses: use `generation`."
+        )
+    labels = [label for run in runs for label in labels_for(run, session)]
+    lists = candidate_lists(labels, [e.question.id for e in session.encoded], layers, settings)
+
+    def through_run(session: "Session", name: str) -> Evaluations:
+        """Evaluate the same paths of all questions through a run, which is resumed."""
+        encoded = session.held_out if name == "held-out" else session.encoded
+
+        def evaluate(wave: np.ndarray) -> Verdicts:
+            paths, folder = [unpad_path(path) for path in wave[0]], str(epath.Path(out) / name)
+            run = session.evaluate(folder, paths, metrics, held_out=name == "held-out")
+            return stored_verdicts(run, encoded, len(paths))
+
+        return Evaluations(evaluate, [each.question for each in encoded])
+
+    states = [
+        prompt_states(session.model, [e.prompts for e in encoded], settings.depth(layers))
+        for encoded in (session.encoded, held_out)
+    ]
+    return choose_menu(
+        through_run(screen, "candidates"),
+        (through_run(session, "training"), states[0]),
+        (through_run(session, "held-out"), states[1]),
+        lists,
+        layers,
+        settings,
+    )
+
+
+def choose_menu(
+    screen: Evaluations,
+    training: tuple[Evaluations, np.ndarray],
+    held_out: tuple[Evaluations, np.ndarray],
+    lists: Sequence[Sequence[Path]],
+    num_layers: int,
+    settings: MenuSettings,
+) -> TaskMenu:
+    """Choose a menu on training questions, fit its rules there, and measure them on held-out ones.
+
+    A rule is chosen by cross-fitting: for each fold of the training questions the candidates, the
+    menu and the rules are made from the other folds.
+
+    Args:
+      screen: evaluates all candidates on the training questions.
+      training: evaluates the menus on them, and the state of each prompt [m, D].
+      held_out: the same of the held-out questions [n, D].
+      lists: the candidates, and those without each fold, as `candidate_lists` returns them.
+      num_layers: L.
+    """
+    folds = folds_of([question.id for question in screen.questions])
+    paths = list(dict.fromkeys(itertools.chain(*lists)))
+    right = evaluate_all(screen, paths).verdict
+    parts = [np.full(len(folds), True), *(folds != fold for fold in range(FOLDS))]
+    menus = [
+        cover(right[part], paths, candidates, settings.size)
+        for part, candidates in zip(parts, lists, strict=True)
+    ]
+    menu, used = menus[0], list(dict.fromkeys(itertools.chain(*menus)))
+    known = results_of(training[0], used, training[1])
+    held = results_of(held_out[0], menu, held_out[1])
+    rules = fit_rules(known.take(parts[0], range(len(menu))))
+    trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus[1:]])
+    measured, chosen = right_by_rule(rules, held), rules.choose(held)
+
+    def choice(rule: str, layers: float, sign: int | None = None) -> MenuChoice:
+        return MenuChoice(rule, sign, trained[rule], measured[rule], layers)
+
+    depth, every = settings.depth(num_layers), float(prefix_layers(menu))
+    state = tuple(range(depth))  # run by the selector before it chooses
+    after = np.array([prefix_layers([state, path]) for path in menu])
+    return TaskMenu(
+        paths=tuple(menu),
+        plain=MenuChoice("", None, known.right[:, 0], held.right[:, 0], float(num_layers)),
+        choices=(
+            choice("single", float(len(menu[rules.single]))),
+            choice("vote", every),
+            *(choice(name, every, sign) for name, sign in rules.signs.items()),
+            choice("selector", float(after[chosen["selector"]].mean())),
+        ),
+        oracle=choice(ORACLE, every),
+        single=rules.single,
+        selector=rules.selector,
+        state_layer=depth,
+        questions=set_digest(map(content_digest, training[0].questions)),
+    )
+
+
+def evaluate_all(evaluations: Evaluations, paths: Sequence[Path]) -> Verdicts:
+    """Evaluate the same paths on all questions; return fields [n, C]."""
+    everything = np.arange(len(evaluations.questions))
+    return evaluate_on(evaluations, paths, everything, max(map(len, paths)))
+
+
+def results_of(evaluations: Evaluations, paths: Sequence[Path], states: np.ndarray) -> MenuResults:
+    """Evaluate paths on all questions, whose prompts have these states [n, D]."""
+    verdicts = evaluate_all(evaluations, paths)
+    return MenuResults(verdicts.verdict, signals(verdicts), states)
+
+
+def labels_for(directory: str, session: "Session") -> list[Labels]:
+    """Read the labels of a run; InputError where they cannot serve a session.
+
+    Its paths are tried again, so another dtype, scorer or prompt is only logged.
+    """
+    run = Run(directory)
+    here = asked_here(session.settings, session.encoded)
+    allowed = (*ANY_SCORER, *(["options"] if session.scorer.open else []))  # decoys
+    if differences := check_comparable(asked_by_run(run), here, allowed):
+        text = "; ".join(differences)
+        log.info("the paths of %s are tried under other settings: %s", directory, text)
+    labels = read_labels(run)
+    ids = {encoded.question.id for encoded in session.others}
+    held_out = {content_digest(encoded.question) for encoded in session.others}
+    both = [
+        label.question
+        for label in labels
+        if label.question in ids
+        or content_digest(question_of(label, session.scorer.open)) in held_out
+    ]
+    if both:
+        raise InputError(
+            f"{directory} has {len(both)} of the held-out questions ({shorten(both)}): give runs "
+            "of training questions (the same --limit, --held-out and --held-out-seed)."
+        )
+    return labels
+
+
+def question_of(label: Labels, open: bool) -> Question:
+    """Return the question that labels are of."""
+    return Question(label.question, label.text, label.options, label.gold or 0, open)
+
+
+def content_digest(question: Question) -> str:
+    """Return a digest that is the same under another id and in another order of the options.
+
+    The options of an open question are decoys, which do not count.
+    """
+    question = dataclasses.replace(question, options=()) if question.open else question
+    return question_digest(question, ordered=False)
+
+
+def folds_of(ids: Sequence[str]) -> np.ndarray:
+    """Divide questions into folds [n] of equal size by a hash of their ids."""
+    folds = np.zeros(len(ids), int)
+    folds[split(ids, "")] = np.arange(len(ids)) % FOLDS
+    return folds
+
+
+def candidate_lists(
+    labels: Sequence[Labels], ids: Sequence[str], num_layers: int, settings: MenuSettings
+) -> list[list[Path]]:
+    """Return the candidates for a menu of training questions, and those without each fold of them.
+
+    Raises InputError for one training question, and where no path but the identity is right.
+    """
+    if len(ids) < 2:
+        raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
+    best = candidates(labels, num_layers, settings)
+    if len(best) == 1:
+        raise InputError(
+            f"the runs have no correct path of at most {settings.longest(num_layers)} layers but "
+            "the identity: search more questions, or allow more layers."
+        )
+    folds = dict(zip(ids, folds_of(ids).tolist(), strict=True))
+    parts = [[each for each in labels if folds.get(each.question) != f] for f in range(FOLDS)]
+    return [best, *(candidates(part, num_layers, settings) for part in parts)]
+
+
+def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings) -> list[Path]:
+    """Return the identity path, and the paths that were right on most questions of the runs.
+
+    Of questions with variants, a path counts where it is right in all. Of equals the shorter is
+    first.
+    """
+    longest = settings.longest(num_layers)
+    counts = Counter(path for label in labels for path in label.held if len(path) <= longest)
+    plain = identity(num_layers)
+    counts.pop(plain, None)
+    best = sorted(counts, key=lambda path: (-counts[path], len(path), path))
+    return [plain, *best[: settings.candidates]]
+
+
+def cover(
+    right: np.ndarray, paths: Sequence[Path], candidates: Sequence[Path], size: int
+) -> list[Path]:
+    """Choose a menu that answers as many questions as possible between its paths.
+
+    The first candidate, the identity, is chosen. Each step adds the path that is right on most
+    questions on which no chosen path is; of equal ones that which is right on more questions, then
+    the shorter. Paths that add nothing are left out.
+
+    Args:
+      right: [n, C], whether each of `paths`, among them the candidates, answers a question.
+      size: the most paths to choose.
+    """
+    right = right[:, [paths.index(path) for path in candidates]]
+    chosen, covered = [0], right[:, 0].copy()
+    while len(chosen) < size:
+        gain = (right & ~covered[:, None]).sum(axis=0)
+        best = max(
+            (i for i in range(len(candidates)) if i not in chosen),
+            key=lambda i: (gain[i], right[:, i].sum(), -len(candidates[i])),
+            default=None,
+        )
+        if best is None or not gain[best]:
+            break
+        chosen.append(best)
+        covered |= right[:, best]
+    return [candidates[i] for i in chosen]
+
+
+def prefix_layers(paths: Sequence[Path]) -> int:
+    """Return the layers that run when paths share the states of their common prefixes."""
+    return len({path[: n + 1] for path in paths for n in range(len(path))})
