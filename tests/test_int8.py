@@ -152,7 +152,7 @@ def test_random_model_has_eight_bits():
 
 
 def test_export_widens(converted, tmp_path):
-    export(converted, tuple(range(oracle.LAYERS)), tmp_path / "theirs", command="test")
+    export(converted, tuple(range(oracle.LAYERS)), tmp_path / "theirs")
     convert(str(tmp_path / "theirs"), tmp_path / "again")
     again = cola_jax.load(tmp_path / "again")
     assert_same(again, cola_jax.load(converted, dtype="float32"))

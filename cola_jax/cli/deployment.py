@@ -50,14 +50,11 @@ class Static(Command):
     def run(self) -> None:
         check_one_task("static", self.flags.task)
         from cola_jax.deploy.static import find_path
-        from cola_jax.identity import question_digest, set_digest
         from cola_jax.report.deployed import static_json, static_table
 
         session, out = self.flags.prepare(command=self), self.flags.out
         best = run_with_progress(lambda metrics: find_path(session, out, self.settings, metrics))
-        questions = set_digest(question_digest(each.question) for each in session.encoded)
-        about = origin_of(session) | {"questions": questions}
-        content = static_json(best, self.flags.task.task, about)
+        content = static_json(best, self.flags.task.task, origin_of(session))
         write_result(f"{out}/{RESULT}", content, None if self.json else static_table(best))
 
 
@@ -117,11 +114,14 @@ def write_result(file: str, content: str, table: "Table | None") -> None:
 
 
 def origin_of(session: "Session") -> dict[str, Any]:
-    """Return the model and the scorer that a result was found with."""
+    """Return the model, the scorer and the questions that a result was found with."""
+    from cola_jax.identity import question_digest, set_digest
+
     return {
         "model": session.settings["model"],
         "num_layers": session.num_layers,
         "scorer": session.scorer.name,
+        "questions": set_digest(question_digest(each.question) for each in session.encoded),
     }
 
 

@@ -24,9 +24,8 @@ from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.static import evaluate_on
 from cola_jax.errors import InputError, shorten
 from cola_jax.execute.metrics import Metrics
-from cola_jax.identity import question_digest, set_digest
 from cola_jax.path import identity, unpad_path
-from cola_jax.question import Question, split
+from cola_jax.question import Question, content, split
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
@@ -63,7 +62,6 @@ class TaskMenu:
     single: int  # the path of the rule `single`
     selector: Selector
     state_layer: int
-    questions: str  # digest of the training questions, each without the order of its options
 
     @property
     def chosen(self) -> MenuChoice:
@@ -149,7 +147,7 @@ def choose_menu(
     """
     folds = folds_of([question.id for question in screen.questions])
     paths = list(dict.fromkeys(itertools.chain(*lists)))
-    right = evaluate_all(screen, paths).verdict
+    right = evaluate_on(screen, paths).verdict
     parts = [np.full(len(folds), True), *(folds != fold for fold in range(FOLDS))]
     menus = [
         cover(right[part], paths, candidates, settings.size)
@@ -181,19 +179,12 @@ def choose_menu(
         single=rules.single,
         selector=rules.selector,
         state_layer=depth,
-        questions=set_digest(map(content_digest, training[0].questions)),
     )
-
-
-def evaluate_all(evaluations: Evaluations, paths: Sequence[Path]) -> Verdicts:
-    """Evaluate the same paths on all questions; return fields [n, C]."""
-    everything = np.arange(len(evaluations.questions))
-    return evaluate_on(evaluations, paths, everything, max(map(len, paths)))
 
 
 def results_of(evaluations: Evaluations, paths: Sequence[Path], states: np.ndarray) -> MenuResults:
     """Evaluate paths on all questions, whose prompts have these states [n, D]."""
-    verdicts = evaluate_all(evaluations, paths)
+    verdicts = evaluate_on(evaluations, paths)
     return MenuResults(verdicts.verdict, signals(verdicts), states)
 
 
@@ -210,12 +201,13 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
         log.info("the paths of %s are tried under other settings: %s", directory, text)
     labels = read_labels(run)
     ids = {encoded.question.id for encoded in session.others}
-    held_out = {content_digest(encoded.question) for encoded in session.others}
+    held_out = {content(encoded.question) for encoded in session.others}
+    is_open = session.scorer.open
     both = [
         label.question
         for label in labels
         if label.question in ids
-        or content_digest(question_of(label, session.scorer.open)) in held_out
+        or content(Question(label.question, label.text, label.options, open=is_open)) in held_out
     ]
     if both:
         raise InputError(
@@ -223,20 +215,6 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
             "of training questions (the same --limit, --held-out and --held-out-seed)."
         )
     return labels
-
-
-def question_of(label: Labels, open: bool) -> Question:
-    """Return the question that labels are of."""
-    return Question(label.question, label.text, label.options, label.gold or 0, open)
-
-
-def content_digest(question: Question) -> str:
-    """Return a digest that is the same under another id and in another order of the options.
-
-    The options of an open question are decoys, which do not count.
-    """
-    question = dataclasses.replace(question, options=()) if question.open else question
-    return question_digest(question, ordered=False)
 
 
 def folds_of(ids: Sequence[str]) -> np.ndarray:

@@ -21,54 +21,6 @@ if TYPE_CHECKING:
 # intraword underscores, as in arc_easy, are no markup
 MARKUP = re.compile(r"[\\`*\[\]<&~$#]|(?<![^\W_])_|_(?![^\W_])")
 Share = Annotated[float, Field(ge=0, le=1)]
-CARD = """---
-{data}
----
-
-# {name}, path {path}
-
-The layers of {name}{revision}, run in the order `{path}`. No weight was trained or changed.
-
-| | |
-|---|---|
-| license | {license} |
-| layers of the original | {num_layers} |
-| layers run | {count} |
-| skipped | {skipped} |
-| run more than once | {repeated} |
-| steps back to an earlier layer | {moves} |
-
-{effect}## Use
-
-```python
-{usage}
-```
-
-## Made by
-
-```
-{command}
-```
-
-The path as JSON: `{layers}`, its digest `{path_digest}`, that of the model `{model_digest}`.
-"""
-USE_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
-USE_ADAPTER = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base})
-model = PeftModel.from_pretrained(base, "THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained({base})"""
-EFFECT = """## Measured effect
-
-| task | questions | accuracy before | after | difference, points | 95 % interval |
-|---|---|---|---|---|---|
-| {task} | {n} | {before:.1%} | {after:.1%} | {difference:+.1f} | {low:+.1f} to {high:+.1f} |
-
-"""
 
 
 class ReportedEffect(BaseModel):
@@ -86,14 +38,12 @@ class ReportedEffect(BaseModel):
     def markdown(self) -> str:
         """Return the effect as a section with a table."""
         low, high = self.interval
-        return EFFECT.format(
-            task=cell(self.task),
-            n=self.n,
-            before=self.before,
-            after=self.after,
-            difference=100 * self.difference,
-            low=100 * low,
-            high=100 * high,
+        return (
+            "## Measured effect\n\n"
+            "| task | questions | accuracy before | after | difference, points | 95 % interval |\n"
+            "|---|---|---|---|---|---|\n"
+            f"| {cell(self.task)} | {self.n} | {self.before:.1%} | {self.after:.1%} | "
+            f"{100 * self.difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |\n"
         )
 
 
@@ -112,9 +62,9 @@ def read_effect(
         measured = values.get("path")
         if isinstance(measured, str):
             measured = format_path(parse_path_of(file, measured, num_layers))
-        recorded, here = {"model": values.get("model"), "path": measured}, {"model": model}
+        recorded, ours = {"model": values.get("model"), "path": measured}, {"model": model}
         action = "measure this path on this model"
-        check_belongs(str(file), recorded, "this export", here | {"path": name}, action)
+        check_belongs(str(file), recorded, "this export", ours | {"path": name}, action)
         return ReportedEffect.model_validate_json(json.dumps(values.get("effect", values)))
 
 
@@ -148,39 +98,70 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData  # imports a client of HTTP
 
-    origin, num_layers = metadata["origin"], metadata["config"]["num_layers"]
+    origin, num_layers, text = (
+        metadata["origin"],
+        metadata["config"]["num_layers"],
+        format_path(path),
+    )
     on_hub, revision, license = origin["kind"] == "hub", origin["revision"], origin.get("license")
     name = origin["name"] if on_hub else Path(origin["name"] or "local model").name
+    counts = [path.count(layer) for layer in range(num_layers)]
+    repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
+    model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))
     data = ModelCardData(
         library_name="transformers" if base is None else "peft",
         base_model=name if on_hub else None,
         license=license,
         tags=["chain-of-layers"],
     )
-    counts = [path.count(layer) for layer in range(num_layers)]
-    repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
-    model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))
-    share = "" if base is None else " --share"
-    at_revision = f', revision="{revision}"' if on_hub else ""
-    text = CARD.format(
-        data=data.to_yaml(),
-        name=literal(name),
-        revision=f" at revision `{revision}`" if on_hub else "",
-        license=cell(license or "that of the original, which is not recorded"),
-        path=format_path(path),
-        num_layers=num_layers,
-        count=len(path),
-        skipped=format_path([layer for layer, n in enumerate(counts) if not n]) or "none",
-        repeated=", ".join(repeated) or "none",
-        moves=sum(b < a for a, b in itertools.pairwise(path)),
-        effect="" if effect is None else effect.markdown(),
-        usage=USE_MODEL if base is None else USE_ADAPTER.format(base=f'"{base}"{at_revision}'),
-        command=f"cola export --model {model} --path '{format_path(path)}'{share}",
-        layers=json.dumps(list(path)),
-        path_digest=path_digest(path),
-        model_digest=metadata["digest"],
+    return ModelCard(f"""---
+{data.to_yaml()}
+---
+
+# {literal(name)}, path {text}
+
+The layers of {literal(name)}{f" at revision `{revision}`" if on_hub else ""}, run in the order
+`{text}`. No weight was trained or changed.
+
+| | |
+|---|---|
+| license | {cell(license or "that of the original, which is not recorded")} |
+| layers of the original | {num_layers} |
+| layers run | {len(path)} |
+| skipped | {format_path([layer for layer, n in enumerate(counts) if not n]) or "none"} |
+| run more than once | {", ".join(repeated) or "none"} |
+| steps back to an earlier layer | {sum(b < a for a, b in itertools.pairwise(path))} |
+
+{"" if effect is None else effect.markdown()}
+## Use
+
+```python
+{usage(base, revision if on_hub else None)}
+```
+
+## Made by
+
+```
+cola export --model {model} --path '{text}'{"" if base is None else " --share"}
+```
+
+The path as JSON: `{list(path)}`, its digest `{path_digest(path)}`, that of the model
+`{metadata["digest"]}`.
+""")
+
+
+def usage(base: str | None, revision: str | None) -> str:
+    """Return Python that loads the model, or the base model and then its adapter."""
+    imports, place, adapter = "", '"THIS_FOLDER"', ""
+    if base is not None:
+        imports = "from peft import PeftModel\n"
+        place = f'"{base}", revision="{revision}"' if revision else f'"{base}"'
+        adapter = 'model = PeftModel.from_pretrained(model, "THIS_FOLDER")\n'
+    return (
+        f"{imports}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({place})\n{adapter}"
+        f"tokenizer = AutoTokenizer.from_pretrained({place})"
     )
-    return ModelCard(text)
 
 
 def cell(text: str) -> str:

@@ -6,7 +6,7 @@ which are compared on few questions, the better of them on more, and the last wi
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
@@ -16,7 +16,7 @@ from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import REPEAT, SKIP, STOP, edited, identity, pad_path
-from cola_jax.question import split
+from cola_jax.question import Question, split
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 Path = tuple[int, ...]
+Score = tuple[float, ...]  # a fitness, the greater the better
 HELD_OUT = "held-out"  # folder of the run of the held-out questions
 ATTEMPTS = 20  # mutations that may give a path that is already known, for each offspring
 MOST_EDITS = 3  # of a mutation
@@ -114,14 +115,14 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
     Raises:
       InputError: for settings that allow no path, and for too few questions.
     """
-    ids = [question.id for question in evaluations.questions]
-    training, validation = training_and_validation(ids, settings.validation)
+    questions, plain = evaluations.questions, identity(num_layers)
+    training, validation = training_and_validation([q.id for q in questions], settings.validation)
     candidates = evolve(evaluations, training, num_layers, settings)
-    plain, longest = identity(num_layers), settings.lengths(num_layers)[-1]
-    paths = list(dict.fromkeys([plain, *finalists(candidates, settings.finalists)]))
-    verdicts = evaluate_on(evaluations, paths, np.arange(len(ids)), max(longest, num_layers))
-    golds = golds_of(evaluations)[validation]
-    fitness = score(verdicts.take(validation), golds, settings.fitness)
+    best = finalists(list(candidates), settings.finalists)
+    paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(num_layers)[-1]
+    verdicts = evaluate_on(evaluations, paths, positions=max(longest, num_layers))
+    asked = [questions[i] for i in validation]
+    fitness = score(verdicts.take(validation), asked, settings.fitness)
     allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
     front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}
@@ -129,8 +130,8 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
         Measured(path, right[training], right[validation], i in on_front)
         for i, (path, right) in enumerate(zip(paths, verdicts.verdict.T, strict=True))
     )
-    best = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
-    return TaskPath(measured, best, len(candidates))
+    chosen = max(allowed, key=lambda i: (fitness[i], -len(paths[i])))
+    return TaskPath(measured, chosen, len(candidates))
 
 
 def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -148,87 +149,72 @@ def training_and_validation(ids: Sequence[str], share: float) -> tuple[np.ndarra
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def golds_of(evaluations: Evaluations) -> np.ndarray:
-    """Return the index of the correct option of each question [B]."""
-    return np.array([question.answer for question in evaluations.questions])
-
-
 def evaluate_on(
-    evaluations: Evaluations, paths: Sequence[Path], questions: np.ndarray, positions: int
+    evaluations: Evaluations,
+    paths: Sequence[Path],
+    questions: np.ndarray | slice = slice(None),
+    positions: int | None = None,
 ) -> Verdicts:
-    """Evaluate the same paths on the questions of these indices [n]; return fields [n, C]."""
+    """Evaluate the same paths on the questions of these indices [n]; return fields [n, C].
+
+    `positions` is P, by default as many as the longest path needs.
+    """
+    positions = positions or max(map(len, paths))
     wave = np.full((len(evaluations.questions), len(paths), positions), STOP, np.int32)
     wave[questions] = [pad_path(path, positions) for path in paths]
     return evaluations(wave).take(questions)
 
 
-def score(verdicts: Verdicts, golds: np.ndarray, fitness: Fitness) -> list[tuple[float, ...]]:
-    """Return the fitness of each of C paths from verdicts [n, C] of questions with these golds."""
-    margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0)
+def score(verdicts: Verdicts, questions: Sequence[Question], fitness: Fitness) -> list[Score]:
+    """Return the fitness of each of C paths from verdicts [n, C] of these questions."""
+    margin = np.where(verdicts.finite, expit(verdicts.margin), 0).mean(axis=0).tolist()
     if fitness == "margin":
-        return [(float(x),) for x in margin]
+        return [(m,) for m in margin]
     if fitness == "accuracy":
-        accuracy = verdicts.verdict.mean(axis=0)
-        return [(float(a), float(m)) for a, m in zip(accuracy, margin, strict=True)]
-    index = np.broadcast_to(golds[:, None, None], (*verdicts.finite.shape, 1))
-    logprob = np.take_along_axis(verdicts.scores, index, axis=-1)[..., 0]
+        return list(zip(verdicts.verdict.mean(axis=0).tolist(), margin, strict=True))
+    logprob = verdicts.scores[np.arange(len(questions)), :, [q.answer for q in questions]]
     # a path that is not finite is worse than any that is
-    return [(float(x),) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0)]
-
-
-class Candidate(NamedTuple):
-    """A path that was evaluated on all training questions."""
-
-    path: Path
-    fitness: tuple[float, ...]
-
-    @property
-    def rank(self) -> tuple[tuple[float, ...], int]:
-        """Greater for the fitter of two candidates, and the shorter of equally fit ones."""
-        return self.fitness, -len(self.path)
+    return [(x,) for x in np.where(np.isfinite(logprob), logprob, -1e4).mean(axis=0).tolist()]
 
 
 def evolve(
-    evaluations: Evaluations, questions: np.ndarray, num_layers: int, settings: StaticSettings
-) -> list[Candidate]:
+    evaluations: Evaluations, indices: np.ndarray, num_layers: int, settings: StaticSettings
+) -> dict[Path, Score]:
     """Search one path for the questions of these indices [n].
 
     Returns:
-      The paths that were evaluated on all of them, best first. The identity path is the first
-      parent where its length is allowed. Ends early where a generation finds no new path.
+      The fitness of each path that was evaluated on all of them, best first. The identity path is
+      the first parent where its length is allowed. Ends early where a generation finds no new path.
     """
-    lengths, golds = settings.lengths(num_layers), golds_of(evaluations)
+    lengths, questions = settings.lengths(num_layers), evaluations.questions
     positions = max(lengths[-1], num_layers)
     random = np.random.default_rng(settings.seed)
-    candidates: dict[Path, Candidate] = {}
+    fitness: dict[Path, Score] = {}
     tried: set[Path] = set()
 
-    def fitness(paths: Sequence[Path], part: np.ndarray) -> list[tuple[float, ...]]:
+    def measure(paths: Sequence[Path], part: np.ndarray) -> list[Score]:
         verdicts = evaluate_on(evaluations, paths, part, positions)
-        return score(verdicts, golds[part], settings.fitness)
+        return score(verdicts, [questions[i] for i in part], settings.fitness)
 
-    def complete(paths: Sequence[Path]) -> None:
-        new = map(Candidate, paths, fitness(paths, questions))
-        candidates.update((candidate.path, candidate) for candidate in new)
+    def rank(path: Path) -> tuple[Score, int]:
+        return fitness[path], -len(path)  # of equally fit paths the shorter is better
 
     parent = identity(num_layers)
     if num_layers in lengths:
-        complete([parent])
+        fitness[parent] = measure([parent], indices)[0]
         tried.add(parent)
     for _ in range(settings.generations):
-        if candidates:
-            parent = max(candidates.values(), key=lambda candidate: candidate.rank).path
+        parent = max(fitness, key=rank, default=parent)
         paths = offspring(parent, num_layers, settings, tried, random)
         if not paths:
             break  # nor would another generation find a new one
         tried.update(paths)
-        for size, survivors in step_sizes(settings, len(questions)):
-            part = questions[np.sort(random.permutation(len(questions))[:size])]
-            scores = fitness(paths, part)
+        for size, survivors in step_sizes(settings, len(indices)):
+            scores = measure(paths, indices[np.sort(random.permutation(len(indices))[:size])])
             order = sorted(range(len(paths)), key=lambda i: scores[i], reverse=True)
             paths = [paths[i] for i in order[:survivors]]
-        complete(paths)
-    return sorted(candidates.values(), key=lambda candidate: candidate.rank, reverse=True)
+        fitness.update(zip(paths, measure(paths, indices), strict=True))
+    return {path: fitness[path] for path in sorted(fitness, key=rank, reverse=True)}
 
 
 def step_sizes(settings: StaticSettings, questions: int) -> list[tuple[int, int]]:
@@ -307,17 +293,14 @@ def restore(path: Path, num_layers: int, random: np.random.Generator) -> Path:
     return (*path[:start], layer, *path[start:])
 
 
-def finalists(candidates: Sequence[Candidate], most: int) -> list[Path]:
-    """Return the best path of each length and the best of all, up to `most`, best first."""
-    by_length: dict[int, Candidate] = {}
-    for candidate in candidates:  # best first
-        by_length.setdefault(len(candidate.path), candidate)
-    first = sorted(by_length.values(), key=lambda candidate: candidate.rank, reverse=True)
-    rest = [candidate for candidate in candidates if candidate not in first]
-    return [candidate.path for candidate in [*first, *rest][:most]]
+def finalists(paths: Sequence[Path], most: int) -> list[Path]:
+    """Return the first path of each length and then the others, up to `most`, of paths in order."""
+    lengths = [len(path) for path in paths]
+    first = [path for i, path in enumerate(paths) if lengths[i] not in lengths[:i]]
+    return [*first, *(path for path in paths if path not in first)][:most]
 
 
-def pareto_front(paths: Sequence[Path], fitness: Sequence[tuple[float, ...]]) -> list[int]:
+def pareto_front(paths: Sequence[Path], fitness: Sequence[Score]) -> list[int]:
     """Return the indices of paths that are better than all that are no longer, shortest first."""
     order = sorted(range(len(paths)), key=lambda i: (len(paths[i]), tuple(-x for x in fitness[i])))
     front: list[int] = []

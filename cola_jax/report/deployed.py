@@ -133,7 +133,6 @@ def menu_json(menu: TaskMenu, metadata: dict[str, Any]) -> str:
         "single": menu.single,
         "state_layer": menu.state_layer,
         "selector": menu.selector.digest,
-        "questions": menu.questions,
         "effects": [
             {
                 "rule": name,

@@ -84,19 +84,14 @@ def test_a_run_becomes_paths_that_are_evaluated(common, tmp_path, no_report):
     """A search is written for other projects, and their files are read again."""
     search = ["--preset", "random", "--simulations", "30", "--leaves", "10", "--data", "1"]
     cli.main(["search", *common, *search, "--control", "none"])
-    files = {name: str(tmp_path / f"{name}.json") for name in ("polar", "drllm")}
-    flags = [word for name, file in files.items() for word in (f"--{name}", file)]
-    cli.main(["report", str(tmp_path / "run"), *flags])
+    file, out = str(tmp_path / "polar.json"), str(tmp_path / "polar")
+    cli.main(["report", str(tmp_path / "run"), "--polar", file])
     verdicts = verdicts_of(tmp_path / "run")
-    right = {path for (_, path), verdict in verdicts.items() if verdict}
-    for name, file in files.items():
-        out = str(tmp_path / name)
-        cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
-        replayed = verdicts_of(out)
-        both = verdicts.keys() & replayed.keys()
-        assert [replayed[key] for key in both] == [verdicts[key] for key in both]
-        paths = {path for _, path in replayed}
-        assert paths == {path for _, path in verdicts} if name == "polar" else paths <= right
+    cli.main(["evaluate", *changed(common, out=out), "--paths-file", file, "--data", "1"])
+    replayed = verdicts_of(out)
+    both = verdicts.keys() & replayed.keys()
+    assert [replayed[key] for key in both] == [verdicts[key] for key in both]
+    assert {path for _, path in replayed} == {path for _, path in verdicts}
 
 
 def verdicts_of(directory):

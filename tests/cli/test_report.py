@@ -92,15 +92,6 @@ def test_report_names_what_is_missing(runs: list[str], refused: Refused):
     assert "of one run" in refused("report", *runs, "--polar", "x.json")
 
 
-def test_report_writes_both_files_or_none(runs: list[str], tmp_path: Path, refused: Refused):
-    new, there = str(tmp_path / "new.json"), tmp_path / "there.json"
-    there.write_text("mine")
-    both = ["--polar", new, "--drllm"]
-    assert "there.json exists already" in refused("report", runs[0], *both, str(there))
-    assert "give a file for each" in refused("report", runs[0], *both, new)
-    assert not Path(new).exists()
-
-
 @pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])
 def test_report_replaces_nothing_but_pages(
     runs: list[str], tmp_path: Path, page: str, refused: Refused

@@ -73,6 +73,10 @@ def test_export_gguf_moves_lists_of_layers(tmp_path):
     writer.add_block_count(3)
     writer.add_custom_alignment(64)
     writer.add_string("cola.path", "0-2")  # of an earlier export
+    writer.add_name("Tiny")
+    writer.add_license("apache-2.0")
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, "another")
     writer.add_key_value(
         "llama.attention.head_count_kv", [2, 4, 1], GGUFValueType.ARRAY, GGUFValueType.UINT32
     )
@@ -87,6 +91,9 @@ def test_export_gguf_moves_lists_of_layers(tmp_path):
     assert [float(tensor.data[0]) for tensor in reader.tensors] == [1, 1, 0, 1]
     assert [tensor.data_offset % 64 for tensor in reader.tensors] == [0] * 4
     assert field_value(reader, "cola.path") == "1,1,0-1"
+    assert field_value(reader, "general.license") == "apache-2.0"
+    assert field_value(reader, "general.base_model.count") == 1
+    assert field_value(reader, "general.base_model.0.name") == "Tiny"
     with pytest.raises(ValueError, match=r"in\.gguf has no tensors of layer 2"):
         export_gguf(tmp_path / "in.gguf", (0, 2), tmp_path / "new.gguf")
 

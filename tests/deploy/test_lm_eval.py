@@ -19,9 +19,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from cola_jax.deploy.lm_eval import ColaLM, choose_readings, choose_text
-from cola_jax.deploy.menu_file import MenuFile
-from cola_jax.deploy.packing import pack_requests
+from cola_jax.deploy.lm_eval import (
+    FEW_TOKENS,
+    MOST_CONTINUATIONS,
+    ColaLM,
+    ModelArguments,
+    choose_readings,
+    choose_text,
+    join_path,
+    pack_requests,
+)
+from cola_jax.deploy.rules import MenuFile
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated
 from cola_jax.prompts import Readings
@@ -74,7 +82,7 @@ def on_path(model, path):
     """Lets a model run a path: the model `hf` with its layers rebuilt, each with its own cache."""
     if isinstance(model, ColaLM):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model, "menu", MenuFile((path,), "single", 1, None, 0))
+            patch.setattr(model, "menu", MenuFile((path,)))
             yield
         return
     with rebuilt(model.model, path):
@@ -250,8 +258,7 @@ def test_create_from_arg_string_keeps_a_path_whole(tiny_checkpoint):
         ({"path": "0-9"}, r"names layer 9, but the model has layers 0\.\.4"),
         ({"path": [0, 5]}, "names layer 5"),
         ({"max_length": 257}, "max_length is 257, but the model's context is 256"),
-        ({"device": "cuda"}, "JAX runs on cpu"),
-        ({"paths": "0-4"}, "did you mean path"),
+        ({"paths": "0-4"}, "paths: Extra inputs are not permitted"),
     ],
 )
 def test_model_refuses(tiny_checkpoint, given, message):
@@ -368,7 +375,7 @@ MENU = ((0, 1), (0,), (1,))
 
 
 def menu(rule: str, sign: int = 1) -> MenuFile:
-    return MenuFile(MENU, rule, sign, None, 1)
+    return MenuFile(MENU, rule, sign)
 
 
 def readings(scores: list[list[float]]) -> Readings:
@@ -407,3 +414,121 @@ def test_choose_text_takes_that_of_the_vote_or_of_the_surest_path() -> None:
     assert choose_text(menu("logprob"), decoded("stop"), ["7", "8", "9"]) == "8"
     assert choose_text(menu("entropy", -1), decoded("stop"), ["7", "8", "9"]) == "9"
     assert choose_text(menu("certainty"), decoded("not finite"), ["7", "8", "9"]) == "9"
+
+
+def test_pack_requests_joins_those_of_one_context():
+    pairs = [([1, 2], [3, 4]), ([1, 5], [3]), ([1, 2], [6])]
+    first, second = pack_requests(pairs, 10)
+    assert (first.requests, second.requests) == ([0, 2], [1])
+    assert np.asarray(first.context.ids).tolist() == [1, 2]
+    assert np.asarray(first.prompts.ids).tolist() == [1, 2, 3]
+    assert np.asarray(first.prompts.read).tolist() == [1, 2, 1]
+    assert np.asarray(first.prompts.targets).tolist() == [3, 4, 6]
+    assert first.context.read is None
+
+
+def test_pack_requests_cuts_contexts_from_the_left():
+    """`max_length` tokens go in, of which the last token of a continuation is none."""
+    pairs = [([1, 2, 3, 4], [5, 6]), ([9, 2, 3, 4], [5, 6]), ([7], [1, 2, 3, 4])]
+    first, second = pack_requests(pairs, 4)
+    assert np.asarray(first.context.ids).tolist() == [2, 3, 4]
+    assert first.requests == [0, 1]
+    assert len(second.prompts.ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("context", "length", "count", "rows"),
+    [
+        (2, 1, MOST_CONTINUATIONS + 1, [MOST_CONTINUATIONS, 1]),
+        (2, FEW_TOKENS // 2, 3, [2, 1]),
+        (2 * FEW_TOKENS, FEW_TOKENS // 2, 3, [3]),
+        (2, FEW_TOKENS + 9, 2, [1, 1]),
+    ],
+)
+def test_pack_requests_bounds_rows(context, length, count, rows):
+    pairs = [([1] * context, [i] * length) for i in range(count)]
+    packed = pack_requests(pairs, 4096)
+    assert [len(row.requests) for row in packed] == rows
+    assert [i for row in packed for i in row.requests] == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (([], [1]), "has 0 context tokens"),
+        (([1], []), "its continuation 0, "),
+        (([1], [2] * 5), "its continuation 5, but they must have at least 1, and 1 to 4"),
+    ],
+)
+def test_pack_requests_refuses(pair, message):
+    with pytest.raises(ValueError, match=message):
+        pack_requests([pair], 4)
+
+
+def test_answers_sum_each_continuation():
+    (row,) = pack_requests([([1, 2], [3, 4]), ([1, 2], [6])], 10)
+    logprob, token = np.float32([-1, -2, -4, -9]), np.int32([3, 4, 5, 0])
+    readings = Readings(logprob=logprob, token=token, rival=logprob, finite=np.array(True))
+    assert list(row.answers(readings)) == [(0, -3.0, True), (1, -4.0, False)]
+    wrong = readings.replace(finite=np.array(False), logprob=logprob * np.nan)
+    assert list(row.answers(wrong)) == [(0, -np.inf, False), (1, -np.inf, False)]
+
+
+def test_arguments_takes_values_and_text():
+    """The harness passes numbers and flags, where text alone was given."""
+    values = {"checkpoint": "m", "path": 7, "max_length": 64, "add_bos_token": True, "tensor": 2}
+    text = {name: str(value) for name, value in values.items()}
+    wanted = ModelArguments(checkpoint="m", path="7", max_length=64, add_bos_token=True, tensor=2)
+    assert ModelArguments.read(values) == ModelArguments.read(text) == wanted
+    assert ModelArguments.read({"checkpoint": "m", "path": [0, 1]}).path == "0,1"
+    budget = ModelArguments.read({"checkpoint": "m", "memory_budget": "2GB"}).devices.budget
+    assert budget == 2 * 10**9
+    for device in (None, "cuda:0", "cpu"):  # the second is what the harness passes by default
+        ModelArguments.read({"checkpoint": "m", "device": device})
+
+
+@pytest.mark.parametrize(("given", "size"), [(1, None), ("auto", None), ("auto:4", None), (3, 3)])
+def test_arguments_batch_size(given, size):
+    """1 is what the harness passes where none is given."""
+    assert ModelArguments.read({"checkpoint": "m", "batch_size": given}).batch_size == size
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_lenght": 4}, "max_lenght: Extra inputs are not permitted, got 4"),
+        ({"checkpoint": None}, "checkpoint: Field required"),
+        ({"pretrained": "n"}, "pretrained: Extra inputs"),
+        ({"device": "cuda"}, "device: JAX runs on cpu here.*JAX_PLATFORMS"),
+        ({"path": "0-3", "router": "r"}, "both name the paths"),
+        ({"dtype": "int4"}, "dtype: Input should be 'float32'.*got 'int4'"),
+        ({"max_gen_toks": "many"}, "max_gen_toks: .*valid integer.*got 'many'"),
+        ({"data": "0"}, "data must be at least 1"),
+        ({"memory_budget": "lots"}, "'lots' is not a size"),
+        ({"max_length": 0}, "max_length: .*greater than 0"),
+        ({"add_bos_token": "perhaps"}, "add_bos_token: .*valid boolean"),
+    ],
+)
+def test_arguments_refuses(given, message):
+    with pytest.raises(ValueError, match=message):
+        ModelArguments.read({"checkpoint": "m"} | given)
+
+
+@pytest.mark.parametrize(
+    ("argument", "joined"),
+    [
+        ("checkpoint=m,path=0-5,7,7,8-29", "checkpoint=m,path=0-5+7+7+8-29"),
+        ("path=0-5,(6-7)x2,dtype=float32,data=1", "path=0-5+(6-7)x2,dtype=float32,data=1"),
+        ("path='0-5,7',data=1", "path='0-5+7',data=1"),
+        ('{"path": "0-5,7"}', '{"path": "0-5,7"}'),
+        ("--include_path=0-5,7", "--include_path=0-5,7"),
+        ("--tasks", "--tasks"),
+    ],
+)
+def test_join_path(argument, joined):
+    assert join_path(argument) == joined
+
+
+def test_arguments_takes_a_joined_path():
+    given = {"checkpoint": "m", "path": "0-5+(6-7)x2"}
+    assert ModelArguments.read(given).path == "0-5,(6-7)x2"

@@ -1,16 +1,36 @@
-"""Rules of a menu: signals of options and of completions, the vote, and fitted signs."""
+"""Rules of a menu: signals, the vote, fitted rules, cross-fitting, and menus on disk."""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 
-from cola_jax.deploy.rules import fit_selector, fit_sign, most_confident, signals, vote
+from cola_jax.deploy.rules import (
+    CONFIDENCE,
+    ORACLE,
+    MenuResults,
+    Selector,
+    Signals,
+    cross_fit,
+    fit_rules,
+    fit_selector,
+    fit_sign,
+    load_menu,
+    most_confident,
+    right_by_rule,
+    signals,
+    vote,
+)
+from cola_jax.errors import InputError
 from cola_jax.scoring.grader import Grade
 from cola_jax.scoring.verdicts import Completion, Verdicts
 
+SEEDS, PATHS, WIDTH = 30, 5, 64
 COMPLETION = Completion("7", "7", "stop", False, Grade.RIGHT, (5, 6), -1.0, 0.25, 3.0)
 
 
@@ -19,18 +39,18 @@ def test_signals_of_options() -> None:
     scores[1, :, 2] = np.nan  # two options
     finite = np.ones((4, 2), bool)
     finite[2, 1] = False
-    told = signals(Verdicts.of_scores(scores, 0, finite))
+    columns = signals(Verdicts.of_scores(scores, 0, finite))
     p = scipy.special.softmax(scores[0, 0])
-    assert told.answer[0, 0] == scores[0, 0].argmax()
-    assert told.logprob[0, 0] == pytest.approx(np.log(p.max()), rel=1e-5)
-    assert told.entropy[0, 0] == pytest.approx(scipy.stats.entropy(p), rel=1e-5)
+    assert columns.answer[0, 0] == scores[0, 0].argmax()
+    assert columns.logprob[0, 0] == pytest.approx(np.log(p.max()), rel=1e-5)
+    assert columns.entropy[0, 0] == pytest.approx(scipy.stats.entropy(p), rel=1e-5)
     uniform = np.full(3, 1 / 3)
-    assert told.certainty[0, 0] == pytest.approx(scipy.stats.entropy(uniform, p), rel=1e-4)
+    assert columns.certainty[0, 0] == pytest.approx(scipy.stats.entropy(uniform, p), rel=1e-4)
     two = scipy.special.softmax(scores[1, 0, :2])
-    assert told.entropy[1, 0] == pytest.approx(scipy.stats.entropy(two), rel=1e-5)
-    assert told.certainty[1, 0] == pytest.approx(scipy.stats.entropy([0.5, 0.5], two), rel=1e-4)
-    assert told.answer[2, 1] is None
-    assert told.entropy[2, 1] == -np.inf
+    assert columns.entropy[1, 0] == pytest.approx(scipy.stats.entropy(two), rel=1e-5)
+    assert columns.certainty[1, 0] == pytest.approx(scipy.stats.entropy([0.5, 0.5], two), rel=1e-4)
+    assert columns.answer[2, 1] is None
+    assert columns.entropy[2, 1] == -np.inf
 
 
 def test_signals_of_completions() -> None:
@@ -40,11 +60,11 @@ def test_signals_of_completions() -> None:
     verdicts.completion[0, 1] = dataclasses.replace(COMPLETION, truncated=True)
     verdicts.completion[0, 2] = dataclasses.replace(COMPLETION, answer=" 8 ", tokens=(1,))
     verdicts.completion[0, 3] = dataclasses.replace(COMPLETION, tokens=(), answer=None)
-    told = signals(verdicts)
-    assert told.answer.tolist() == [["7", None, "8", None]]
-    assert told.logprob.tolist() == [[-0.5, -0.5, -1.0, -np.inf]]
-    assert told.entropy[0, 0] == 0.25
-    assert told.certainty[0, 0] == 3.0
+    columns = signals(verdicts)
+    assert columns.answer.tolist() == [["7", None, "8", None]]
+    assert columns.logprob.tolist() == [[-0.5, -0.5, -1.0, -np.inf]]
+    assert columns.entropy[0, 0] == 0.25
+    assert columns.certainty[0, 0] == 3.0
 
 
 def test_vote_takes_the_first_path_of_the_answer_given_most() -> None:
@@ -79,3 +99,132 @@ def test_selector_of_noise_chooses_the_better_path() -> None:
     right = random.random((60, 2)) < [0.8, 0.3]
     selector = fit_selector(features, right)
     assert (selector.choose(random.normal(size=(100, 200))) == 0).mean() > 0.9
+
+
+def draw(seed: int, n: int, *, informative: bool = False) -> MenuResults:
+    """Draw paths that are right on half of the questions, and features that may tell on which."""
+    random = np.random.default_rng(seed)
+    right, states = random.random((n, PATHS)) < 0.5, random.normal(size=(n, WIDTH))
+    if informative:
+        right[:, 0] = states[:, 3] > 0
+        right[:, 1] = ~right[:, 0]
+    values = [random.normal(size=(n, PATHS)) for _ in CONFIDENCE]
+    return MenuResults(right, Signals(right.astype(object), *values), states)
+
+
+def gain_and_rule(right: dict[str, np.ndarray], results: MenuResults) -> tuple[float, str]:
+    """Return the gain of the selector over a path drawn blindly, and the best rule."""
+    shares = {name: values.mean() for name, values in right.items() if name != ORACLE}
+    return shares["selector"] - results.right.mean(), max(shares, key=lambda name: shares[name])
+
+
+@pytest.mark.parametrize("n", [100, 300])
+def test_cross_fitted_selector_gains_nothing_from_noise(n: int) -> None:
+    fitted, crossed = [], []
+    for seed in range(SEEDS):
+        results, folds = draw(seed, n), np.arange(n) % 5
+        fitted.append(gain_and_rule(right_by_rule(fit_rules(results), results), results))
+        crossed.append(gain_and_rule(cross_fit(results, folds, [range(PATHS)] * 5), results))
+    before, after = (np.mean([gain for gain, _ in each]) for each in (fitted, crossed))
+    assert before > 0.07  # why cross-fitting is needed
+    assert abs(after) < 0.02
+    before, after = (sum(rule == "selector" for _, rule in each) for each in (fitted, crossed))
+    assert after <= SEEDS // 6
+    assert after < before
+
+
+def test_selector_of_informative_features_is_chosen() -> None:
+    for seed in range(5):
+        results = draw(seed, 300, informative=True)
+        right = cross_fit(results, np.arange(300) % 5, [range(PATHS)] * 5)
+        gain, rule = gain_and_rule(right, results)
+        assert rule == "selector"
+        assert gain > 0.2
+
+
+def test_each_fold_has_its_own_menu() -> None:
+    results = draw(0, 20)
+    right = cross_fit(results, np.arange(20) % 5, [[0, 1], [0, 2], [0, 3], [0, 4], [0]])
+    oracle = [results.right[i, [0, (i + 1) % 5]].any() for i in range(20)]
+    assert right[ORACLE].tolist() == oracle
+    assert right["single"][4::5].tolist() == results.right[4::5, 0].tolist()
+
+
+CONTENT: dict[str, Any] = {
+    "paths": ["0-4", "0,2-4"],
+    "rule": "entropy",
+    "sign": -1,
+    "state_layer": 2,
+    "model": "digest",
+}
+
+
+def write(folder: Path, **changed: Any) -> str:
+    (folder / "menu.json").write_text(json.dumps(CONTENT | changed))
+    return str(folder)
+
+
+def test_menu_chooses_by_its_rule(tmp_path: Path) -> None:
+    values = np.array([[1.0, 2.0], [2.0, 1.0]])
+    columns = Signals(np.array([["a", "b"], ["b", "b"]], object), -values, values, values)
+    menu = load_menu(write(tmp_path), "digest", 5)
+    assert menu.paths == ((0, 1, 2, 3, 4), (0, 2, 3, 4))
+    assert menu.choose(columns).tolist() == [0, 1]  # the lowest entropy
+    assert load_menu(write(tmp_path, rule="vote"), "digest", 5).choose(columns).tolist() == [0, 0]
+    single = load_menu(write(tmp_path, rule="single", single=1), "digest", 5)
+    assert single.paths == ((0, 2, 3, 4),)
+    certain = load_menu(write(tmp_path, rule="certainty", sign=1), "digest", 5)
+    assert certain.choose(columns).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "other"}, "this model: its model is other, here it is digest"),
+        ({"rule": "guess"}, "rule: Input should be 'single', 'vote'.*got 'guess'"),
+        ({"single": 2}, "single is 2 of 2 paths"),
+        ({"state_layer": True}, "state_layer: Input should be a valid integer, got True"),
+        ({"paths": ["0-9", "0"]}, "names layer 9"),
+        ({"paths": ["0-4"]}, "paths: List should have at least 2 items"),
+        ({"rule": "selector"}, "selector.npz is damaged"),
+    ],
+)
+def test_load_menu_refuses_other_content(tmp_path: Path, changed: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_menu(write(tmp_path, **changed), "digest", 5)
+
+
+def test_load_menu_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no menu\.json"):
+        load_menu(str(tmp_path), "digest", 5)
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "a JSON object belongs here"),
+        ('{"paths": []}', "menu.json cannot be read \\(model: Field required\\)"),
+    ):
+        (tmp_path / "menu.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_menu(str(tmp_path), "digest", 5)
+
+
+def test_load_menu_refuses_another_selector(tmp_path: Path) -> None:
+    arrays = {"mean": np.zeros(3), "scale": np.ones(3), "weights": np.ones((3, 2))}
+    selector = Selector(**arrays, bias=np.zeros(2))
+    np.savez(tmp_path / "selector.npz", **selector._asdict())
+    folder = write(tmp_path, rule="selector", selector=selector.digest)
+    menu = load_menu(folder, "digest", 5)
+    single = write(tmp_path, rule="single", single=1)
+    assert load_menu(single, "digest", 5).digest != menu.digest
+    write(tmp_path, rule="selector", selector=selector.digest)
+    for changed, message in (
+        ({"bias": np.ones(2)}, r"menu\.json does not belong to .*selector\.npz"),
+        ({"weights": np.ones((3, 4))}, "other arrays than those of its menu"),
+        ({"bias": np.array([np.nan, 0])}, "other arrays than those of its menu"),
+        ({"bias": np.array(["x", "y"])}, r"selector\.npz is damaged"),
+    ):
+        np.savez(tmp_path / "selector.npz", **selector._replace(**changed)._asdict())
+        with pytest.raises(InputError, match=message):
+            load_menu(folder, "digest", 5)
+    (tmp_path / "selector.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=r"selector\.npz is damaged"):
+        load_menu(folder, "digest", 5)

@@ -1,67 +1,110 @@
-"""The evolution of one path on made-up questions whose best path is known."""
-
-from collections.abc import Sequence
+"""The search for one path on made-up questions whose best path is known."""
 
 import numpy as np
 import pytest
 
-from cola_jax.deploy.settings import StaticSettings
+from cola_jax.deploy import Fitness, StaticSettings
 from cola_jax.deploy.static import (
-    Candidate,
+    edit_block,
     evolve,
     finalists,
+    mutate,
     pareto_front,
+    restore,
     score,
+    search_path,
     step_sizes,
     training_and_validation,
 )
+from cola_jax.path import REPEAT, SKIP, STOP
+from cola_jax.question import Question
+from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
-LAYERS, QUESTIONS = 8, 80
-GOLDS = np.zeros(QUESTIONS, int)
+LAYERS, COUNT = 8, 80
+IDENTITY = tuple(range(LAYERS))
+QUESTIONS = [Question(f"q{i}", "", ("a", "b")) for i in range(COUNT)]
+EVERYTHING = np.arange(COUNT)
 BEST = (0, 1, 3, 4, 5, 5, 6, 7)  # without 2, with 5 twice
-HARDNESS = np.random.default_rng(5).random(QUESTIONS)
+HARDNESS = np.random.default_rng(5).random(COUNT)
 
 
-class World:
+def make_evaluations(spent: list[int] | None = None) -> Evaluations:
     """A question is right on paths close to BEST, the harder the closer."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, int]] = []
-
-    def __call__(self, paths: Sequence[tuple[int, ...]], some: np.ndarray) -> Verdicts:
-        self.calls.append((len(paths), len(some)))
-        counts = np.array([np.bincount(path, minlength=LAYERS) for path in paths])
-        distance = np.abs(counts - np.bincount(BEST, minlength=LAYERS)).sum(axis=1)
-        margin = 1 - 0.2 * distance[None] - HARDNESS[some][:, None]
+    def evaluate(paths: np.ndarray) -> Verdicts:
+        present = paths[:, :, 0] != STOP
+        if spent is not None:
+            spent.append(int(present.sum()))
+        counts = (paths[..., None] == np.arange(LAYERS)).sum(axis=2)
+        distance = np.abs(counts - np.bincount(BEST, minlength=LAYERS)).sum(axis=-1)
+        margin = 1 - 0.2 * distance - HARDNESS[:, None]
         return Verdicts.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
+
+    return Evaluations(evaluate, QUESTIONS)
 
 
 @pytest.mark.parametrize("fitness", ["accuracy", "margin", "likelihood"])
-def test_evolution_finds_the_best_path(fitness: str) -> None:
-    settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)  # type: ignore[arg-type]
-    world = World()
-    found = evolve(world, GOLDS, LAYERS, settings)
-    assert sorted(found[0].path) == sorted(BEST)
-    assert found == evolve(World(), GOLDS, LAYERS, settings)
-    spent = sum(paths * questions for paths, questions in world.calls)
-    assert spent < 25 * 12 * QUESTIONS / 2  # poor paths are dropped early
+def test_evolve_finds_the_best_path(fitness: Fitness) -> None:
+    settings = StaticSettings(generations=25, offspring=12, first=10, fitness=fitness)
+    spent: list[int] = []
+    candidates = evolve(make_evaluations(spent), EVERYTHING, LAYERS, settings)
+    assert sorted(next(iter(candidates))) == sorted(BEST)
+    assert candidates == evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    assert sum(spent) < 25 * 12 * COUNT / 2  # poor paths are dropped early
 
 
-def test_evolution_within_a_budget() -> None:
+def test_evolve_keeps_to_the_lengths() -> None:
     settings = StaticSettings(generations=8, offspring=8, first=10, max_layers=6)
-    found = evolve(World(), GOLDS, LAYERS, settings)
-    assert found
-    assert all(3 <= len(candidate.path) <= 6 for candidate in found)
-    plain = StaticSettings(generations=1, offspring=2)
-    assert tuple(range(LAYERS)) in [one.path for one in evolve(World(), GOLDS, LAYERS, plain)]
+    candidates = evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
+    assert candidates
+    assert all(3 <= len(path) <= 6 for path in candidates)
+    settings = StaticSettings(generations=1, offspring=2)
+    assert IDENTITY in evolve(make_evaluations(), EVERYTHING, LAYERS, settings)
 
 
-def test_evolution_ends_where_no_path_is_new() -> None:
+def test_evolve_ends_where_no_path_is_new() -> None:
     settings = StaticSettings(generations=100_000, max_layers=1)
-    found = evolve(World(), GOLDS, 2, settings)
-    assert {candidate.path for candidate in found} <= {(0,), (1,)}
-    assert found
+    candidates = evolve(make_evaluations(), EVERYTHING, 2, settings)
+    assert candidates.keys() <= {(0,), (1,)}
+    assert candidates
+
+
+def test_search_path_chooses_on_validation_questions() -> None:
+    settings = StaticSettings(generations=12, offspring=8, first=10, finalists=4, max_layers=8)
+    best = search_path(make_evaluations(), LAYERS, settings)
+    assert sorted(best.chosen.path) == sorted(BEST)
+    assert best.plain.path == best.paths[0] == IDENTITY
+    assert len(best.chosen.training) + len(best.chosen.validation) == COUNT
+    assert best.chosen.validation.mean() == max(m.validation.mean() for m in best.measured)
+    front = [m for m in best.measured if m.on_front]
+    assert best.chosen in front
+    for member in front:
+        shorter = [m for m in best.measured if len(m.path) < len(member.path)]
+        assert all(m.validation.mean() <= member.validation.mean() for m in shorter)
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (12, 16)])
+def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
+    random, path = np.random.default_rng(0), IDENTITY
+    for _ in range(300):
+        path = mutate(path, LAYERS, range(shortest, longest + 1), random)
+        assert shortest <= len(path) <= longest
+        assert set(path) <= set(IDENTITY)
+
+
+def test_single_edits_skip_repeat_and_restore() -> None:
+    random = np.random.default_rng(0)
+    assert edit_block((3,), SKIP, random) == (3,)
+    for _ in range(50):
+        shorter, longer = (edit_block(IDENTITY, kind, random) for kind in (SKIP, REPEAT))
+        assert 4 <= len(shorter) < 8
+        assert list(shorter) == sorted(set(shorter))
+        assert 8 < len(longer) <= 12
+        assert set(longer) == set(IDENTITY)
+    assert restore((0, 2, 3, 3), 4, random) == (0, 1, 2, 3, 3)
+    assert restore((1, 2), 3, random) == restore((0, 1), 3, random) == (0, 1, 2)
+    assert restore(IDENTITY, LAYERS, random) == IDENTITY
 
 
 def test_selection_steps() -> None:
@@ -70,26 +113,22 @@ def test_selection_steps() -> None:
     assert step_sizes(StaticSettings(first=16), 10) == []
 
 
-def test_score_of_paths_that_are_not_finite_is_the_worst() -> None:
+@pytest.mark.parametrize("fitness", ["accuracy", "margin", "likelihood"])
+def test_score_of_paths_that_are_not_finite_is_the_worst(fitness: Fitness) -> None:
     scores = np.array([[[-1.0, -2.0], [np.nan, np.nan]]])
     verdicts = Verdicts.of_scores(scores, 0, np.array([[True, False]]))
-    for fitness in ("accuracy", "margin", "likelihood"):
-        fine, broken = score(verdicts, np.zeros(1, int), fitness)
-        assert fine > broken
-    assert score(verdicts, np.zeros(1, int), "likelihood")[0] == (-1.0,)
+    finite, broken = score(verdicts, QUESTIONS[:1], fitness)
+    assert finite > broken
+    assert fitness != "likelihood" or finite == (-1.0,)
 
 
 def test_finalists_have_the_best_of_each_length_first() -> None:
-    candidates = [
-        Candidate((0, 1, 2), (0.9,)),
-        Candidate((0, 2, 1), (0.8,)),
-        Candidate((0, 1), (0.5,)),
-    ]
-    assert finalists(candidates, 2) == [(0, 1, 2), (0, 1)]
-    assert finalists(candidates, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
+    paths = [(0, 1, 2), (0, 2, 1), (0, 1)]
+    assert finalists(paths, 2) == [(0, 1, 2), (0, 1)]
+    assert finalists(paths, 9) == [(0, 1, 2), (0, 1), (0, 2, 1)]
 
 
-def test_pareto_front_has_what_no_shorter_path_equals() -> None:
+def test_pareto_front_has_no_path_that_a_shorter_one_equals() -> None:
     paths = [(0, 1, 2), (0, 1), (1, 2), (0,), (0, 1, 2, 3)]
     fitness = [(0.5,), (0.5,), (0.4,), (0.1,), (0.7,)]
     assert pareto_front(paths, fitness) == [3, 1, 4]
@@ -109,14 +148,10 @@ def test_settings_that_allow_no_path_are_refused(settings: dict, message: str) -
         StaticSettings(**settings).lengths(LAYERS)
 
 
-def test_parts_are_apart_and_whole() -> None:
-    ids = [f"q{i}" for i in range(30)]
-    train, rest = training_and_validation(ids, 1 / 3)
-    assert len(rest) == 10
-    assert sorted([*train, *rest]) == list(range(30))
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.5, float("nan"), 0.01])
-def test_an_empty_part_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="leaves one part empty"):
-        training_and_validation(["a", "b", "c"], share)
+def test_training_and_validation_are_disjoint_and_complete() -> None:
+    training, validation = training_and_validation([q.id for q in QUESTIONS], 1 / 4)
+    assert len(validation) == 20
+    assert sorted([*training, *validation]) == list(range(COUNT))
+    for share in (0, 1, -0.5, float("nan"), 0.01):
+        with pytest.raises(ValueError, match="leaves one part empty"):
+            training_and_validation(["a", "b", "c"], share)

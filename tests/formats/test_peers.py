@@ -1,17 +1,40 @@
 """Files of paths: recognised by content, read, refused with the place, written for mergekit."""
 
+import json
+
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_jax.formats.peers import merge_path, mergekit_config, read_paths, with_blocks
-from tests.formats.test_searched import DRLLM, POLAR, write
+from cola_jax.formats.peers import (
+    Searched,
+    merge_path,
+    mergekit_config,
+    polar_samples,
+    read_paths,
+    with_blocks,
+)
 
+SEARCHED = [
+    Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2,)), False),
+    Searched("2 + 2?", "4", ((0, 1, 2),), ((1,),), True),
+    Searched("3 + 3?", "6", (), ((0,),), None),
+]
+POLAR = polar_samples(SEARCHED, 3)
+VALID, INVALID = "final_valid_transitions", "final_invalid_transitions"
+DRLLM = {
+    "num_layers": 3,
+    "questions": ["1 + 1?", "2 + 2?", "3 + 3?"],
+    "best_response": ["2", {"text": ["4"]}, {"text": []}],
+    "original_correct": [0, 1, 0],
+    "best_path": [[0, 2], [0, 1, 2], [0]],
+    "good_paths": [[[0, 2], [0, 1, 1, 2]], [], []],
+    "mcts_correct": [1, 1, 0],
+}
 CORRECT = [(0, 2), (0, 1, 1, 2), (0, 1, 2)]
 PLAIN = tuple(range(8))
 DOUBLED = (0, 1, 2, 2, 3, 4, 5, 6, 7)
-MANIFEST = {"source_num_layers": 8, "layer_indices": [0, 1, 1]}
 MERGE = """
 slices:
   - sources:
@@ -22,14 +45,11 @@ slices:
 merge_method: passthrough
 dtype: float16
 """
-QUEUE = [
-    {"idx": 0, "layers": [1, 2], "spec": "layers:1,2", "legacy_key": [2, 3]},
-    {"idx": 1, "key": [2, 3]},
-    {"idx": 2, "key": "(2, 3)"},
-    {"idx": 3, "blocks": "2,3"},
-    {"idx": 4, "layer_indices": [3]},
-    {"idx": 5, "layers": None, "spec": "layers:5"},
-]
+
+
+def write(folder, content):
+    (folder / "paths").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "paths"
 
 
 @pytest.mark.parametrize(
@@ -41,20 +61,18 @@ QUEUE = [
         ("(1,2)\n0,2\n", 3, [(0, 1, 1, 2), (0, 1, 0, 1, 2)]),
         ([[1, 2], [0, 0]], 3, [(0, 1, 1, 2), (0, 1, 2)]),
         (POLAR, 3, [*CORRECT, (2,), (1,), (0,)]),
-        (DRLLM, 3, CORRECT),
+        ([{VALID: [[0, 1]], INVALID: None}], 3, [(0, 1)]),
+        ({"a": {VALID: [{"path": [0, 1]}], INVALID: [[1]]}}, 3, [(0, 1), (1,)]),
+        (DRLLM, 3, [*CORRECT, (0,)]),
         (mergekit_config((0, 1, 1, 2), "m"), 3, [(0, 1, 1, 2)]),
-        (yaml.safe_load(MERGE), 30, [(*range(24), *range(20, 30))]),
-        ("# of RYS\n(2, 3)\n\n1,3  # bare\nBlocks: 2,3;0,0\nlayers:0,1, 2,2\n", 8, None),
+        ("# of RYS\n(2, 3)\n\nBlocks: 2,3;0,0\n1,3;\n0..2\n", 8, None),
         ("(0, 0)", 8, [PLAIN]),
-        (QUEUE, 8, [(1, 2), DOUBLED, (3,), (5,)]),
-        (["(2,3)", [0, 1, 2], "layers:7"], 8, [DOUBLED, (0, 1, 2), (7,)]),
-        (MANIFEST, 8, [(0, 1, 1)]),
-        ({"rys_relayer": MANIFEST, "num_layers": 9}, 8, [(0, 1, 1)]),
+        ([[2, 3], [0, 1, 2], [7]], 8, [DOUBLED, (0, 1, 2), (7,)]),
     ],
 )
 def test_read_paths_recognises_the_format(tmp_path, content, layers, paths):
     if paths is None:
-        paths = [DOUBLED, (0, 1, 2, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2, 2)]
+        paths = [DOUBLED, (0, 1, 2, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2)]
     assert read_paths(write(tmp_path, content), layers) == paths
 
 
@@ -66,22 +84,23 @@ def test_read_paths_recognises_the_format(tmp_path, content, layers, paths):
         ("0-2,0-2,0-2", ":1: .*more than 6 layers"),
         ({"samples": []}, "has no path"),
         ({"a": 1}, "format is unknown"),
-        ([{"idx": 3}], "entry 0: .*is not a configuration of RYS"),
+        ([{"idx": 3}], "cannot be read .0: Input should be a valid tuple"),
         ("(1,2)\n(2, 2)", r":2: .*got \(2, 2\)"),
-        ("(1,2)\n0-5,7", ":2: '0-5,7' is not a configuration of RYS"),
-        ("(1,2)\n(1,2", "not a configuration"),
-        ("layers:1,,2", ":1 cannot be read"),
-        ("layers:1,8", r"layer ids \[8\]"),
+        ("blocks:0-5,7", ":1: 'blocks:0-5,7' is not a configuration of RYS"),
+        ("(1,2)\n(1,2", ":2: path"),
         ("blocks:" + "0,3;" * 1251, "more than 6 layers"),
-        ([[1, 2], [2, True]], "entry 1 cannot be read .1: Input should be a valid integer"),
-        ([[1, 2], []], "entry 1 cannot be read .*at least 1 item"),
-        ([{"layers": "0,1"}], "entry 0 cannot be read .*valid tuple"),
-        (MANIFEST, "of a model of 8 layers, but the model has 3"),
-        ({"rys_relayer": [0]}, "cannot be read"),
+        ([[1, 2], [2, True]], "cannot be read .1.1: Input should be a valid integer, got True"),
+        ([[1, 2], []], "cannot be read .1: .*at least 1 item"),
         ([[0, 1, 2] * 3], "9 layers, but at most 6"),
         (mergekit_config((0, 5), "m"), "end <= 3, the number of layers"),
         (POLAR | {"num_layers": 4}, "of a model of 4 layers, but the model has 3"),
         (DRLLM | {"num_layers": 4}, "of a model of 4 layers, but the model has 3"),
+        (POLAR | {"num_layers": None, "samples": [{VALID: [[3]]}]}, r"question 1: .* ids \[3\]"),
+        ([{VALID: [[0, 1], [0, True]]}], "transitions.1.1: .*got True"),
+        ([{VALID: ["0,1"]}], "transitions.0: .*tuple, got '0,1'"),
+        ({"samples": [{}]}, "0.final_valid_transitions: Field required"),
+        (DRLLM | {"best_path": [[0]]}, "good_paths has 3 entries for 1 questions"),
+        (DRLLM | {"mcts_correct": [0, 1, 0]}, "question 1 has good_paths, but mcts_correct is 0"),
         pytest.param("0,x" * 9000, r":1: path '0,x.*\.\.\..* has 'x0'", id="text"),
         pytest.param("[" * 100_000, "recursion", id="deep"),
         pytest.param("[" + "1" * 5000 + "]", "cannot be read", id="huge"),
@@ -111,14 +130,13 @@ def test_blocks_are_inserted_after_the_last_run_of_their_end():
 
 
 def test_mergekit_config_stacks_ascending_ranges():
-    config = yaml.safe_load(mergekit_config((0, 1, 2, 2, 3, 7, 6, -1, -1), "a/model", "bfloat16"))
+    config = yaml.safe_load(mergekit_config((0, 1, 2, 2, 3, 7, 6, -1, -1), "a/model"))
     assert config == {
         "merge_method": "passthrough",
         "slices": [
             {"sources": [{"model": "a/model", "layer_range": bounds}]}
             for bounds in ([0, 3], [2, 4], [7, 8], [6, 7])
         ],
-        "dtype": "bfloat16",
     }
 
 
@@ -141,12 +159,23 @@ def test_mergekit_config_keeps_the_name_of_the_model(name):
         (((0,), " "), "not empty"),
         (((0,), "a+b"), r"\+ \(a LoRA\)"),
         (((0,), "a@b@c"), "one @revision"),
-        (((0,), "model", "int64"), "dtype 'int64' is not one of float32"),
     ],
 )
 def test_mergekit_config_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         mergekit_config(*arguments)
+
+
+def test_polar_samples_are_those_of_their_loader():
+    assert POLAR["num_layers"] == 3
+    assert POLAR["samples"][0] == {
+        "question": "1 + 1?",
+        "gt_ans": "2",
+        "initial_score": 0.0,
+        VALID: [[0, 2], [0, 1, 1, 2]],
+        INVALID: [[0, 1, 2], [2]],
+    }
+    assert "initial_score" not in POLAR["samples"][2]  # not known
 
 
 def test_merges_with_a_base_or_a_module_are_read(tmp_path):

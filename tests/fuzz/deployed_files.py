@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cola_jax.deploy.menu_file import MENU, SELECTOR, load_menu
 from cola_jax.deploy.router import RECORD, Record
+from cola_jax.deploy.rules import MENU, SELECTOR, load_menu
 from tests.fuzz.kind import Kind
 from tests.fuzz.models import of_bytes, of_json_text
 

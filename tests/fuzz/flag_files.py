@@ -12,8 +12,7 @@ from cola_jax.cli.flags import PathFlags
 from cola_jax.cli.parser import values_of
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
-from cola_jax.formats.peers import mergekit_config
-from cola_jax.formats.searched import Searched, drllm_results, polar_samples
+from cola_jax.formats.peers import Searched, mergekit_config, polar_samples
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_lines
 
@@ -27,7 +26,13 @@ ODD_PATHS = (
 )
 RYS_LINES = "(2, 3)\nblocks:1,3;3,4\nlayers:0,1,2,2\n"
 ODD_RYS = ("(3, 2)", "(0, 99)", "blocks:", "layers:", "layers:9", "(0,5);" * 3000, *ODD_PATHS)
-QUEUE = [[2, 3], "(1, 4)", {"idx": 1, "key": [2, 3]}, {"layers": [0, 1, 1]}]
+LISTS = [[2, 3], [0, 1, 1], [4]]
+DRLLM = {
+    "num_layers": LAYERS,
+    "best_path": [[0, 2], [0, 1, 2]],
+    "good_paths": [[[0, 2], [0, 1, 1, 2]], []],
+    "mcts_correct": [1, 0],
+}
 SEARCHED = [
     Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2, 1)), False),
     Searched("2 + 2?", "4", ((0, 1, 2),), (), True),
@@ -78,7 +83,7 @@ STATIC = {
     "model": "digest",
     "num_layers": LAYERS,
 }
-NAMES = ("path lines", "RYS lines", "RYS queue", "PoLar", "Dr.LLM", "mergekit", "flags", "static")
+NAMES = ("path lines", "RYS lines", "JSON lists", "PoLar", "Dr.LLM", "mergekit", "flags", "static")
 
 
 def make(folder: Path) -> None:
@@ -93,9 +98,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
     return {
         "path lines": Kind(functools.partial(mutate_lines, PLAIN, ODD_PATHS), read, "fuzzed.txt"),
         "RYS lines": Kind(functools.partial(mutate_lines, RYS_LINES, ODD_RYS), read, "fuzzed.txt"),
-        "RYS queue": of_value(QUEUE, read),
+        "JSON lists": of_value(LISTS, read),
         "PoLar": of_value(polar_samples(SEARCHED, LAYERS), read),
-        "Dr.LLM": of_value(drllm_results(SEARCHED, LAYERS, "someone/model", "sums", 100), read),
+        "Dr.LLM": of_value(DRLLM, read),
         "mergekit": Kind(functools.partial(mutate_yaml, merge), read, "fuzzed.txt"),
         "flags": Kind(
             functools.partial(mutate_yaml, flags),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cola_jax.cli.report import Report
+from cola_jax.deploy.menu import candidates
 from cola_jax.deploy.router import target_of_path
 from cola_jax.deploy.settings import MenuSettings
-from cola_jax.deploy.task_menu import candidates
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
-from cola_jax.runs.peers import write_drllm, write_polar
+from cola_jax.runs.peers import write_polar
 from cola_jax.runs.run import MANIFEST, STARTS, Run
 from cola_jax.runs.settings import asked_here
 from cola_jax.runs.stored import Answers, Reuse, read_labels
@@ -92,7 +92,6 @@ class Readers:
     def exported(self, folder: Path) -> None:
         run = Run(folder)
         write_polar(run, folder / "polar.json")
-        write_drllm(run, folder / "drllm.json")
 
     def resumed(self, folder: Path) -> None:
         """Does what a command does with its run directory before it evaluates anything."""
