@@ -57,6 +57,7 @@ class SourceRecord(BaseModel):
     kind: str
     name: str | None = None
     revision: str | None = None
+    license: str | None = None
 
     @model_validator(mode="after")
     def is_named(self) -> "SourceRecord":

@@ -116,7 +116,7 @@ def export(
         if not on_hub:
             write_checkpoint(directory, metadata, base, folder / BASE, on_progress)
         name = origin["name"] if on_hub else BASE
-        write_adapter(folder, within, base.config, name, origin["revision"])
+        write_adapter(folder, within, base.config, name, origin.get("revision"))
         place = name if on_hub else f"THIS_FOLDER/{BASE}"
         model_card(metadata, path, base=place, effect=effect).save(folder / "README.md")
 

@@ -103,8 +103,8 @@ def model_card(
         metadata["config"]["num_layers"],
         format_path(path),
     )
-    on_hub, revision, license = origin["kind"] == "hub", origin["revision"], origin.get("license")
-    name = origin["name"] if on_hub else Path(origin["name"] or "local model").name
+    on_hub, revision, license = origin["kind"] == "hub", *map(origin.get, ("revision", "license"))
+    name = origin["name"] if on_hub else Path(origin.get("name") or "local model").name
     counts = [path.count(layer) for layer in range(num_layers)]
     repeated = [f"{layer} ({n} times)" for layer, n in enumerate(counts) if n > 1]
     model = shlex.quote(f"{name}@{revision}" if on_hub else " ".join(name.split()))

@@ -127,7 +127,7 @@ def open_gguf(file: Path) -> Source:
         config = gguf_config(name, metadata, tensors)
         check_tokenizer(metadata, config.vocab_size)
         rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
-        has_divisors = len(config.ropes) == 1
+        has_divisors, license = len(config.ropes) == 1, metadata.get("general.license")
         check(tensors, rows, config, lambda name: has_divisors and name == ROPE_DIVISORS)
         return Source(
             config=config,
@@ -135,7 +135,12 @@ def open_gguf(file: Path) -> Source:
             tensors=tensors,
             dtype=np.dtype(np.float32),  # the dtype of dequantised values
             write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
-            origin={"kind": "gguf", "name": str(file.resolve()), "revision": None},
+            origin={
+                "kind": "gguf",
+                "name": str(file.resolve()),
+                "revision": None,
+                "license": license if isinstance(license, str) else None,
+            },
             stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
             q8={
                 name: functools.partial(tensors.read_q8, name)

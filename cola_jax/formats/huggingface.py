@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
 GENERATION = "generation_config.json"
+CARD = "README.md"
 FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES)  # that a conversion reads
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
@@ -80,9 +81,26 @@ def open_directory(folder: Path) -> Source:
         tensors=tensors,
         dtype=tensors.dtype(embedding),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
-        origin={"kind": "directory", "name": str(folder.resolve()), "revision": None},
+        origin={
+            "kind": "directory",
+            "name": str(folder.resolve()),
+            "revision": None,
+            "license": read_license(folder),
+        },
         stop_tokens=read_stop_tokens(folder, values),
     )
+
+
+def read_license(folder: Path) -> str | None:
+    """Return the license that a model card states, None where there is no readable card."""
+    from huggingface_hub import metadata_load  # imports a client of HTTP
+
+    try:
+        with reading(folder / CARD):
+            license = (metadata_load(folder / CARD) or {}).get("license")
+    except (InputError, OSError):
+        return None
+    return license if isinstance(license, str) else None
 
 
 def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:

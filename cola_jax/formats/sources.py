@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cola_jax.errors import InputError, first_line, nearest, reading
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.hf_config import read_config
-from cola_jax.formats.huggingface import CONFIG, FILES, open_directory, read_config_file
+from cola_jax.formats.huggingface import CARD, CONFIG, FILES, open_directory, read_config_file
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
 
@@ -76,8 +76,9 @@ def locate_on_hub(name: str, revision: str | None) -> Located:
     def open_model() -> Source:
         with reading(f"the {CONFIG} of {name}"):
             read_config(read_config_file(folder))  # before the weights are downloaded
-        source = open_directory(download(name, commit, FILES))
-        return source._replace(origin={"kind": "hub", "name": name, "revision": commit})
+        source = open_directory(download(name, commit, [*FILES, CARD]))
+        hub = {"kind": "hub", "name": name, "revision": commit}
+        return source._replace(origin=source.origin | hub)
 
     return Located(f"{name}@{commit}", open_model)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from huggingface_hub import ModelCard
 from peft import PeftModel
 
 import cola_jax
@@ -23,6 +24,7 @@ from cola_jax.deploy.export import (
     write_recipe,
     written_bytes,
 )
+from cola_jax.formats.conversion import convert
 from cola_jax.formats.hf_config import select_layers
 from cola_jax.formats.sources import locate
 from cola_jax.formats.table import stack
@@ -272,6 +274,16 @@ def test_export_of_a_model_from_the_hub_stores_no_weights(tiny_checkpoint, tmp_p
         'from_pretrained("someone/tiny", revision="0123abc")'
         in (tmp_path / "out" / "README.md").read_text()
     )
+
+
+def test_export_records_the_license_of_the_source(source, tmp_path):
+    (source / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    convert(str(source), tmp_path / "ours")
+    export(tmp_path / "ours", (0, 2), tmp_path / "out")
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.license == "mit"
+    (source / "README.md").write_text("---\n[\n---\n")
+    convert(str(source), tmp_path / "again")
+    assert checkpoint.read_metadata(tmp_path / "again")["origin"]["license"] is None
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -38,7 +38,12 @@ def test_convert_returns_the_written_metadata(pair, source, tmp_path):
     assert json.loads((tmp_path / "made" / "cola.json").read_text()) == json.loads(
         json.dumps(metadata)
     )
-    assert metadata["origin"] == {"kind": "directory", "name": str(source), "revision": None}
+    assert metadata["origin"] == {
+        "kind": "directory",
+        "name": str(source),
+        "revision": None,
+        "license": None,
+    }
     assert metadata["dtype"] == "float32"
     assert re.fullmatch(r"[0-9a-f]{64}", metadata["digest"])
     again = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())

@@ -158,7 +158,7 @@ def test_convert_writes_a_gguf_file(tmp_path, llama):
     write(tmp_path / "tiny.gguf", llama)
     metadata = convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
     name = str(tmp_path / "tiny.gguf")
-    assert metadata["origin"] == {"kind": "gguf", "name": name, "revision": None}
+    assert metadata["origin"] == {"kind": "gguf", "name": name, "revision": None, "license": None}
     assert metadata["pad_token"] is None
     with pytest.raises(ValueError, match="has no tokenizer"):
         cola_jax.load_tokenizer(tmp_path / "made")

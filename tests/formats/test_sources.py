@@ -51,7 +51,8 @@ def refusal(kind):
 
 def test_convert_records_the_commit_of_a_hub_id(pair, hub, tmp_path):
     metadata = convert("someone/tiny@main", tmp_path / "made")
-    assert metadata["origin"] == {"kind": "hub", "name": "someone/tiny", "revision": COMMIT}
+    origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT, "license": None}
+    assert metadata["origin"] == origin
     plain = json.loads((pair("llama-gqa").checkpoint / "cola.json").read_text())
     assert metadata["digest"] == plain["digest"]
     with pytest.raises(ValueError, match=r"names a revision, and --revision v1 another"):
@@ -62,7 +63,7 @@ def test_convert_records_the_commit_of_a_hub_id(pair, hub, tmp_path):
 def test_locate_asks_the_cache_offline(hub, revision):
     located = locate("someone/tiny", revision)
     assert located.key == f"someone/tiny@{COMMIT}"
-    origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT}
+    origin = {"kind": "hub", "name": "someone/tiny", "revision": COMMIT, "license": None}
     assert located.open().origin == origin
 
 
