@@ -511,7 +511,7 @@ def test_arguments_batch_size(given, size):
 )
 def test_arguments_refuses(given, message):
     with pytest.raises(ValueError, match=message):
-        ModelArguments.read({"checkpoint": "m"} | given)
+        _ = ModelArguments.read({"checkpoint": "m"} | given).devices
 
 
 @pytest.mark.parametrize(
