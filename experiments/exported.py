@@ -61,7 +61,8 @@ class Exported:
             for name in self.formats:
                 out = (self.out or Path(folder)) / (f"{name}.gguf" if name == "gguf" else name)
                 self.write(name, path, out)
-                console.print(f"{self.model.name} {self.path} {name}: {written_bytes(out) / 1e6:,.1f} MB")
+                size = written_bytes(out) / 1e6
+                console.print(f"{self.model.name} {self.path} {name}: {size:,.1f} MB")
                 for reader, theirs in readings(out, ids):
                     error = relative_error(theirs, expected)
                     console.print(f"  read by {reader}: worst error of a logit {error:.1e}")
