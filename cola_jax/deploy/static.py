@@ -259,7 +259,8 @@ def mutate(path: Path, num_layers: int, lengths: range, random: np.random.Genera
     Few edits are likelier than many. A path that is too long skips layers, one at a time, and one
     that is too short gets some back, or runs some again where none is missing.
     """
-    for kind in random.integers(3, size=min(int(random.geometric(0.5)), MOST_EDITS)):
+    count = min(int(random.geometric(0.5)), MOST_EDITS)
+    for kind in random.integers(3, size=count).tolist():
         if kind in (SKIP, REPEAT):
             path = edit_block(path, kind, random)
         else:

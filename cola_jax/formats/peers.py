@@ -138,13 +138,14 @@ def drllm_samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def line_paths(
     file: FilePath, lines: Sequence[str], num_layers: int, limit: int
 ) -> list[tuple[int, ...]]:
-    """Read paths or blocks of RYS, one on each line; # starts a comment.
+    """Read paths, or blocks of RYS, one on each line; # starts a comment.
 
     A range is written 0-5, or 0..5 as `layer_path.py` of alainnothere/llm-circuit-finder does.
     """
     bodies = ["".join(line.partition("#")[0].lower().split()) for line in lines]
     filled = [body for body in bodies if body]
-    if filled and all(re.fullmatch(PAIR, body) for body in filled):
+    is_rys = any(RYS_LINE.fullmatch(body) for body in filled)
+    if filled and not is_rys and all(re.fullmatch(PAIR, body) for body in filled):
         first, last = filled[0].split(",")
         raise InputError(
             f"it has only pairs such as {filled[0]!r}, a path of two layers here but a block "
@@ -155,7 +156,7 @@ def line_paths(
     for number, body in enumerate(bodies, start=1):
         if body:
             with reading(f"{file}:{number}"):
-                read = rys_path if RYS_LINE.fullmatch(body) else parse_path
+                read = rys_path if is_rys else parse_path
                 paths.append(read(body.replace("..", "-"), num_layers, limit))
     return paths
 
