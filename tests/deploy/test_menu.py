@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cola_jax.deploy import MenuSettings
 from cola_jax.deploy.menu import candidate_lists, choose_menu, cover, folds_of, prefix_layers
+from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
 from cola_jax.runs.stored import Labels

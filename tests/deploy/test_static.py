@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.deploy import Fitness, StaticSettings
+from cola_jax.deploy.settings import Fitness, StaticSettings
 from cola_jax.deploy.static import (
     edit_block,
     evolve,
