@@ -23,9 +23,8 @@ from cola_jax.deploy.rules import (
     right_by_rule,
 )
 from cola_jax.report.controls import ROBUST, Case, Ways
-from cola_jax.report.kept import Kept
 from cola_jax.report.null import draw_golds
-from cola_jax.report.preference import Excess, Net, Targets, weights
+from cola_jax.report.preference import Excess, Kept, Net, Targets, weights
 from cola_jax.report.summary import ways_of
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Mean, Share
@@ -188,7 +187,7 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
                 for _ in range(count)
             ]
             yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
-    whole = [one for one in ways.asked if set(range(one.scores.shape[1])) <= set(one.searches)]
+    whole = [one for one in ways.cases if set(range(one.scores.shape[1])) <= set(one.searches)]
     for name in ways.names:
         nets, kepts = [], []
         for _ in range(count):

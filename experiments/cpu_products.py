@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from cola_jax.report.markdown import table
+from cola_jax.report.tables import markdown_table
 
 Weights = tuple[jax.Array, ...]
 
@@ -133,7 +133,7 @@ def main(settings: CpuProducts) -> None:
         (str(rows), *(cell(median[rows, name], flops * rows, name) for name in ways))
         for rows in settings.rows
     ]
-    print("\n".join(table(("rows", *ways), lines)))
+    print("\n".join(markdown_table(("rows", *ways), lines)))
     low, high = settings.rows[0], settings.rows[-1]
     rate = (high - low) / (median[high, "in the cache"] - median[low, "in the cache"])
     print(f"\nmilliseconds for no rows, at {rate * flops / 1e9:.0f} GFLOP/s of the others:")

@@ -24,9 +24,8 @@ from cola_jax.deploy.static import find_path
 from cola_jax.execute.reference import block_influence
 from cola_jax.path import format_path, identity
 from cola_jax.prompts import Prompts
-from cola_jax.report.markdown import table
 from cola_jax.report.scan import summarise_scan
-from cola_jax.report.table import effect_cells, format_mean
+from cola_jax.report.tables import effect_cells, format_mean, markdown_table
 from cola_jax.runs.session import FIRST, Session
 from cola_jax.runs.stored import stored_verdicts
 from cola_jax.scoring.evaluator import ModelEvaluator
@@ -150,7 +149,7 @@ def main(settings: Deployed) -> None:
     parts = (single_ways, menu_ways, router_ways)
     ways = [way for part in parts for way in part(settings, session, final)]
     before = ways[0].right
-    print("\n".join(table(HEAD, [row(way, before) for way in ways])))
+    print("\n".join(markdown_table(HEAD, [row(way, before) for way in ways])))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import cola_jax
 from cola_jax.execute import evaluator, worker
 from cola_jax.execute.benchmark import llama, random_model
 from cola_jax.path import random_paths
-from cola_jax.report.markdown import table
+from cola_jax.report.tables import markdown_table
 from cola_jax.scoring import Options
 from cola_jax.scoring.evaluator import ModelEvaluator
 from experiments.cpu_parts import HOST, CpuParts
@@ -110,7 +110,7 @@ def main(settings: HostSpeed) -> None:
     parts = measure("search", searched)
     measure("evaluations alone", evaluated)
     head = ("CPU ms an evaluation", "evaluations", "host", "selection", "compile", "other threads")
-    print("\n".join(table(head, rows)))
+    print("\n".join(markdown_table(head, rows)))
     total = parts.parts[HOST]
     print("\nwhere the host spends it, in a search:")
     for place, seconds in sorted(parts.places.items(), key=lambda each: -each[1])[

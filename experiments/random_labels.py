@@ -15,9 +15,8 @@ import tyro
 from tyro.conf import Positional
 
 from cola_jax.path import identity
-from cola_jax.report.markdown import table
 from cola_jax.report.scan import ScanSummary, read_map, summarise_map
-from cola_jax.report.table import format_interval, format_percent, format_points
+from cola_jax.report.tables import format_interval, format_percent, format_points, markdown_table
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Share
 from cola_jax.scoring.verdicts import Verdicts
@@ -73,7 +72,7 @@ def main(settings: RandomLabels) -> None:
         summarise_map(paths, ids, *relabelled(scores, random), layers)
         for _ in range(settings.draws)
     ]
-    print("\n".join(table(("", "by accuracy", "by margin"), results(drawn))))
+    print("\n".join(markdown_table(("", "by accuracy", "by margin"), results(drawn))))
 
 
 def results(drawn: list[ScanSummary]) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from cola_jax.report import summarise, write_page
+from cola_jax.report import summarise, write_search_page
 from cola_jax.runs.run import Run
 
 LAYERS = 30
@@ -48,7 +48,7 @@ class ReportPages:
                     run.write([row for rows, _ in made for row in rows], [q for _, q in made])
         page = self.output / "report.html"
         started = time.perf_counter()
-        write_page([run], [summarise(run)], page)
+        write_search_page([run], [summarise(run)], page)
         files = sorted((self.output / "report_files").glob("*"))
         beside = sum(file.stat().st_size for file in files)
         print(f"written in {time.perf_counter() - started:.1f} s")

@@ -31,7 +31,7 @@ import tyro
 import cola_jax
 from cola_jax.path import random_paths
 from cola_jax.prompts import Prompts
-from cola_jax.report.markdown import table
+from cola_jax.report.tables import markdown_table
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.tasks.task import TaskConfig
 from experiments.careful_torch import CarefulTorch, Paths
@@ -91,7 +91,7 @@ def main(settings: Rivals) -> None:
                     print(*rows[-1], sep=" | ", flush=True)
     head = ("", "program", "first: a second", "a CPU second", "ours", "of CPU")
     head = (*head, "later: a second", "a CPU second", "ours", "of CPU", "largest difference")
-    print("\n".join(table(head, rows)))
+    print("\n".join(markdown_table(head, rows)))
 
 
 def prepare(settings: Rivals, dtype: str, shots: int) -> Session:

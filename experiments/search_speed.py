@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from cola_jax.report.markdown import table
+from cola_jax.report.tables import markdown_table
 from experiments.cpu_parts import CpuParts
 
 PARTS = ("import and load", "compile", "selection", "host", "device", "confirmations", "report")
@@ -67,9 +67,9 @@ def main(settings: SearchSpeed) -> None:
                 useful = 1 - padding_share(settings.out / name)
                 parts.append((size, name, *cells, str(sampled["programs"]), f"{useful:.3f}"))
                 print(*parts[-1], flush=True)
-    print("\n".join(table(("CPU seconds", "checkout", "cold", "warm"), whole)))
+    print("\n".join(markdown_table(("CPU seconds", "checkout", "cold", "warm"), whole)))
     head = ("one batch at a time", "cache", *PARTS, "programs", "useful token rows")
-    print("\n" + "\n".join(table(head, parts)))
+    print("\n" + "\n".join(markdown_table(head, parts)))
 
 
 def padding_share(run: Path) -> float:

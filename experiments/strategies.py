@@ -18,11 +18,10 @@ from etils import epath
 
 from cola_jax.report.compare import net_change
 from cola_jax.report.controls import AGAIN, ONCE, ROBUST, Reached, Ways
-from cola_jax.report.kept import Kept
-from cola_jax.report.preference import Excess, Net, Targets
+from cola_jax.report.preference import Excess, Kept, Net, Targets
 from cola_jax.report.results import number_or_none
 from cola_jax.report.summary import ways_of
-from cola_jax.report.table import format_percent
+from cola_jax.report.tables import format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring.statistics import holm, mean
@@ -106,7 +105,7 @@ class Seed(NamedTuple):
 
         asked = [
             one._replace(searches={j: cut(self.found[one.id, j]) for j in one.searches})
-            for one in self.ways.asked
+            for one in self.ways.cases
         ]
         return self.ways._replace(asked=asked)
 
@@ -136,7 +135,7 @@ def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
     """
     gold, controls = [], []
     for seed in seeds:
-        for one in (each.first() for each in seed.ways.asked):
+        for one in (each.first() for each in seed.ways.cases):
             if one.before == "wrong":
                 for target in one.searches:
                     first = min(seed.found[one.id, target].hits, default=size)
@@ -173,7 +172,7 @@ class Row(NamedTuple):
         _, once = measured.targets[ONCE]
         curve = Excess.of(once) if once.weighted and len(seeds) == 1 else None
         gold, controls = first_hits(seeds, size)
-        own = [seed.found[one.id, one.gold] for seed in seeds for one in seed.ways.asked]
+        own = [seed.found[one.id, one.gold] for seed in seeds for one in seed.ways.cases]
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
         corrected = format_percent(mean(gold < size))

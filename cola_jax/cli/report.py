@@ -17,35 +17,36 @@ from cola_jax.files import check_file, readable_json, write_whole
 if TYPE_CHECKING:
     from etils import epath
 
-    from cola_jax.report.compare import Change
     from cola_jax.report.preference import Preference
-    from cola_jax.report.summary import Summary
+    from cola_jax.report.tables import RunReport
     from cola_jax.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Report(Command):
-    """Print what a run found, and write it as an HTML page that opens offline, and as Markdown.
+    """Print the results of a run, and write them as an HTML page that opens offline.
 
     Several searches of one model are compared on one page.
     """
 
     run_directories: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(required)")]
-    """What `cola search`, `cola evaluate` or `cola scan` made; several searches for one page."""
+    """Runs of `cola search`, `cola evaluate` or `cola scan`; several searches for one page."""
     page: Path | None = None
-    """Where to write the page, and of searches or a scan the same table beside it as .md or .csv;
-    report.html in the run directory by default, in the current one for several runs. The
-    paths of many questions go to a folder beside the page, such as report_files."""
+    """The page to write, with the same tables beside it as .md, and every block of a scan as .csv;
+    report.html in the run directory by default, in the current one for several runs. The paths of
+    many questions go to a folder beside the page, such as report_files."""
+    all: bool = False
+    """Print all numbers, not only the verdict and the first ten rows."""
     polar: Path | None = None
-    """Where to write the paths of each question as PoLar's merged_mcts_samples.json."""
+    """File to write with the paths of each question, as PoLar's merged_mcts_samples.json."""
     null: bool = False
-    """Print instead what the tests say where there is nothing to find: gold is drawn anew among the
-    answers that were searched for; and the smallest effect that the run would show."""
+    """Print instead the results of the tests when nothing is left to find, as gold is drawn anew
+    among the answers searched for; and the smallest effect that the run would show."""
     preference: Path | None = None
     """The results.json of another search with the same model, whose preference for gold among the
     answers searched for is used, where a run has few questions; fitted to each run by default."""
     json: bool = False
-    """Print the results as JSON, as results.json has them."""
+    """Print the results as JSON, in the form of results.json."""
 
     def run(self) -> None:
         from cola_jax.runs.run import Run
@@ -54,7 +55,7 @@ class Report(Command):
             check_page(self.page)
         single = [name for name in ("null", "polar") if getattr(self, name)]
         if single and len(self.run_directories) > 1:
-            raise InputError(f"--{single[0]} is of one run: give one run directory.")
+            raise InputError(f"--{single[0]} is for one run: give one run directory.")
         runs = [Run(directory) for directory in self.run_directories]
         if self.null:
             self.show_null(runs[0])
@@ -66,16 +67,17 @@ class Report(Command):
             self.compare(runs)
 
     def export(self, run: "Run") -> None:
-        """Write the file of another project that is asked for."""
+        """Write the file of another project."""
         from cola_jax.runs.peers import write_polar
 
         if self.polar is not None:
             console.print(write_polar(run, self.polar), soft_wrap=True)
 
     def show_null(self, run: "Run") -> None:
-        """Print the results of a search without anything to find."""
-        from cola_jax.report.null import DRAWS, null, null_table
+        """Print the results of the tests when nothing is left to find."""
+        from cola_jax.report.null import CAPTION, null, null_table
         from cola_jax.report.summary import check_search, ways_of
+        from cola_jax.report.tables import terminal_table
         from cola_jax.scoring.statistics import number_or_none
 
         if self.page or self.polar:
@@ -88,11 +90,11 @@ class Report(Command):
                 f"{run.directory} has no wrong question that was searched for other options: "
                 "search with --control all."
             )
-        nulls = {name: null(each, preference, DRAWS) for name, each in targets.items()}
+        nulls = {name: null(each, preference) for name, each in targets.items()}
         if self.json:
             print_json(number_or_none({name: each.to_json() for name, each in nulls.items()}))
         else:
-            console.print(null_table(nulls, weighted=ways.weighted))
+            console.print(terminal_table(null_table(nulls, weighted=ways.weighted), CAPTION))
 
     def read_preference(self, run: "Run") -> "Preference | None":
         """Read the preference of another run for this one, if one is named."""
@@ -103,31 +105,58 @@ class Report(Command):
         return read_preference(self.preference, run.manifest()["settings"])
 
     def show(self, run: "Run") -> dict[str, Any]:
-        """Print the table of a run, write its page, and return the results but of a scan."""
+        """Print the report of a run, write its page, and return its results, none of a scan."""
         from cola_jax import report
 
         command = run.manifest()["settings"].get("command")
-        if command != "search" and self.preference is not None:
-            raise InputError("--preference belongs to searches: leave it out.")
-        if command == "scan":
-            self.show_scan(run)
-            return {}
-        summary = None
-        if command != "evaluate":
-            summary = report.summarise(run, self.read_preference(run))
-        results = report.write_results(run, summary)
-        if self.json:
-            print_json(results)
-        else:
-            table = report.paths_table(run) if summary is None else report.summary_table(summary)
-            console.print(table)
         page = self.page_in(run.directory)
-        if summary is None:
-            report.write_paths_page(run, page)
-            log.info("report: %s", page)
+        if command != "search" and self.preference is not None:
+            raise InputError("--preference is for searches: leave it out.")
+        if command == "scan":
+            self.show_scan(run, page)
+            return {}
+        if command == "evaluate":
+            tables, results = report.evaluation_report(run), report.write_results(run)
+            report.write_page(tables, page)
         else:
-            self.write([run], [summary], page)
+            summary = report.summarise(run, self.read_preference(run))
+            tables, results = report.search_report(run, summary), report.write_results(run, summary)
+            report.write_search_page([run], [summary], page)
+        self.print_report(results, [tables])
+        self.write_markdown([tables], page)
         return results
+
+    def show_scan(self, run: "Run", page: "epath.Path") -> None:
+        """Print the best blocks of a scan, and write every block as CSV and a page."""
+        from cola_jax.report.page import write_scan_page
+        from cola_jax.report.scan import scan_csv, scan_report, summarise_scan
+
+        summary = summarise_scan(run)
+        tables, table = scan_report(run, summary), scan_csv(summary)
+        self.print_report(list(csv.DictReader(io.StringIO(table))), [tables])
+        write_scan_page(tables, summary, page)
+        write_whole(page.with_suffix(".csv"), table.encode())
+        self.write_markdown([tables], page)
+
+    def compare(self, runs: "Sequence[Run]") -> None:
+        """Print the report of each of several searches, and write one page about all."""
+        from cola_jax import report
+        from cola_jax.report.tables import terminal_table
+
+        report.check_runs(runs)
+        preference, page = self.read_preference(runs[0]), self.page_in(Path())
+        summaries = [report.summarise(run, preference) for run in runs]
+        results = list(map(report.write_results, runs, summaries))
+        names = report.run_names(runs)
+        changes = report.compare_runs(runs, summaries[0].num_layers, preference)
+        for result, change in zip(results[1:], changes, strict=True):
+            result["against"] = {"run": names[0], **change.to_json()}
+        tables = list(map(report.search_report, runs, summaries))
+        self.print_report(results, tables, names)
+        if not self.json:
+            console.print(terminal_table(report.changes_table(names, changes)))
+        report.write_search_page(runs, summaries, page, changes)
+        self.write_markdown(tables, page)
 
     def page_in(self, folder: Any) -> "epath.Path":
         """Return where the page is written, by default in this folder."""
@@ -135,58 +164,28 @@ class Report(Command):
 
         return epath.Path(self.page or folder / "report.html")
 
-    def compare(self, runs: "Sequence[Run]") -> None:
-        """Print the table of each of several searches, and write one page about all."""
-        from cola_jax import report
-
-        report.check_runs(runs)
-        preference = self.read_preference(runs[0])
-        summaries = [report.summarise(run, preference) for run in runs]
-        results = list(map(report.write_results, runs, summaries))
-        names = report.run_names(runs)
-        changes = report.compare_runs(runs, summaries[0].num_layers, preference)
-        if self.json:
-            for result, change in zip(results[1:], changes, strict=True):
-                result["against"] = {"run": names[0], **change.to_json()}
-            print_json(results)
-        else:
-            for name, summary in zip(names, summaries, strict=True):
-                console.print(name, style="bold")
-                console.print(report.summary_table(summary))
-            console.print(report.changes_table(names, changes))
-        self.write(runs, summaries, self.page_in(Path()), changes)
-
-    def write(
-        self,
-        runs: "Sequence[Run]",
-        summaries: "Sequence[Summary]",
-        page: "epath.Path",
-        compared: "Sequence[Change]" = (),
+    def print_report(
+        self, results: Any, reports: "Sequence[RunReport]", names: Sequence[str] = ()
     ) -> None:
-        """Write the page and its Markdown, and say where they are."""
-        from cola_jax import report
+        """Print results as JSON, or reports, each below the name of its run."""
+        from cola_jax.report.tables import terminal_report
 
-        markdown = page.with_suffix(".md")
-        report.write_page(runs, summaries, page, compared)
-        report.write_markdown(runs, summaries, markdown)
-        log.info("report: %s, and as Markdown %s", page, markdown)
-
-    def show_scan(self, run: "Run") -> None:
-        """Print the best blocks of a scan, and write the map as CSV and as a page."""
-        from cola_jax.report.scan import summarise_scan
-        from cola_jax.report.scan_page import write_scan_page
-        from cola_jax.report.scan_table import scan_csv, scan_table
-
-        summary, page = summarise_scan(run), self.page_in(run.directory)
-        table = scan_csv(summary)
         if self.json:
-            print_json(list(csv.DictReader(io.StringIO(table))))
-        else:
-            console.print(scan_table(summary))
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(page.with_suffix(".csv"), table.encode())
-        write_scan_page(run, summary, page)
-        log.info("report: %s, and every block %s", page, page.with_suffix(".csv"))
+            print_json(results)
+            return
+        for place, tables in enumerate(reports):
+            if names:
+                console.print(names[place], style="bold", markup=False)
+            console.print(terminal_report(tables, whole=self.all))
+
+    def write_markdown(self, reports: "Sequence[RunReport]", page: "epath.Path") -> None:
+        """Write reports as Markdown beside their page, and log where they are."""
+        from cola_jax.report.tables import markdown_report
+
+        file = page.with_suffix(".md")
+        text = "\n".join(markdown_report(tables, whole=self.all) for tables in reports)
+        write_whole(file, text.encode(errors="replace"))
+        log.info("report: %s, and as Markdown %s", page, file)
 
 
 def check_page(page: Path) -> None:
@@ -204,6 +203,7 @@ def print_json(value: Any) -> None:
 def show_results(directories: Sequence[str], as_json: bool) -> None:
     """Show the results of one run, or those of several tasks and one table over all of them."""
     from cola_jax import report
+    from cola_jax.report.tables import terminal_table
     from cola_jax.runs.run import Run
 
     runs = [Run(directory) for directory in directories]
@@ -212,4 +212,5 @@ def show_results(directories: Sequence[str], as_json: bool) -> None:
     elif as_json:
         print_json([report.write_results(run) for run in runs])
     else:
-        console.print(report.tasks_table([Report(()).show(run) for run in runs]))
+        every = [Report(()).show(run) for run in runs]
+        console.print(terminal_table(report.tasks_table(every)))

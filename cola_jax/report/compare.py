@@ -1,4 +1,4 @@
-"""Several runs in one report: which may stand beside each other, their names and differences."""
+"""Several searches in one report: whether they are comparable, their names and differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,40 +6,39 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from cola_jax.errors import InputError
 from cola_jax.report.controls import Ways
-from cola_jax.report.details import title
 from cola_jax.report.preference import Net, Preference, Targets
-from cola_jax.report.summary import check_search, ways_of
-from cola_jax.report.table import (
-    LABELS,
-    UNDECIDED,
-    TableRow,
+from cola_jax.report.search import LABELS, search_report
+from cola_jax.report.summary import Summary, check_search, ways_of
+from cola_jax.report.tables import (
+    Row,
+    RunReport,
+    Table,
     format_interval,
     format_p,
     format_points,
+    is_shown,
+    title,
 )
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import asked_by_run, check_comparable
 from cola_jax.scoring.statistics import Difference, holm, number_or_none
 
-MOST = 6  # runs whose colours are told apart
+MAX_RUNS = 6  # whose colours are told apart
 
 
 class Change(NamedTuple):
-    """What a run finds more often than the first one, paired over the questions of both."""
+    """How much more a run reaches than the first one, paired over the questions of both."""
 
     after: Difference  # correct on some path
-    shortened: Difference  # correct on fewer layers than the model has
-    nets: dict[str, Net]  # W→C beyond control, by what both runs count as right
+    shortened: Difference  # correct on a path shorter than the model
+    nets: dict[str, Net]  # W→C beyond control, by the ways of counting of both runs
     p: dict[str, float]  # of them, corrected for their number and that of the runs compared
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the net differences as a tree of numbers."""
+        """Return the net differences as a tree of numbers."""
         kept = ("value", "interval", "p", "n", "informative")
         return number_or_none(
             {
@@ -48,58 +47,74 @@ class Change(NamedTuple):
             }
         )
 
-    @property
-    def rows(self) -> list[TableRow]:
-        """Lists the differences of what is beyond control."""
+    def verdict(self) -> str:
+        """State whether the run reaches more beyond control than the first one."""
+        way, net = next(iter(self.nets.items()), ("", None))
+        if net is None or net.undecided or math.isnan(net.interval[0]):
+            return "Nothing shown: too few questions differ to compare W→C beyond control."
+        interval = format_interval(net.interval, signed=True)
+        size = f"95 % interval {interval}, p {format_p(self.p[way])}"
+        shown = "Shown" if is_shown(self.p[way], net.interval) else "Nothing shown"
+        return f"{shown}: {format_points(net.value)} points of W→C beyond control ({size})."
+
+    def rows(self, name: str) -> list[Row]:
+        """List the differences of the run of this name."""
         rows = []
-        for name, net in self.nets.items():
-            value = UNDECIDED if net.undecided else format_points(net.value)
+        pairs = {"correct on some path": self.after, "on a shorter path": self.shortened}
+        for label, change in pairs.items():
+            interval = format_interval(change.interval, signed=True)
+            cells = format_points(change.value), interval, format_p(change.p), f"{change.n:,}"
+            rows.append(Row(f"{name}: {label}", cells))
+        for way, net in self.nets.items():
+            value = "undecided" if net.undecided else format_points(net.value)
             interval = format_interval(net.interval, signed=True) or "too few differ"
-            p = "" if math.isnan(self.p[name]) else f"; p {format_p(self.p[name])}"
-            rows.append(TableRow(LABELS[name], value, f"{interval}{p}", f"{net.n:,}"))
+            cells = value, interval, format_p(self.p[way]), f"{net.n:,}"
+            rows.append(Row(f"{name}: {LABELS[way]}", cells))
         return rows
 
 
 def check_runs(runs: Sequence[Run]) -> None:
-    """Raises ValueError unless the runs are searches of one model, asked the same alike."""
-    if len(runs) > MOST:
-        raise InputError(f"a report compares at most {MOST} runs, not {len(runs)}: give fewer.")
+    """Raise InputError unless the runs are comparable searches of one model."""
+    if len(runs) > MAX_RUNS:
+        raise InputError(f"a report compares at most {MAX_RUNS} runs, not {len(runs)}: give fewer.")
     directories = [str(run.directory) for run in runs]
-    if twice := next((one for one in directories if directories.count(one) > 1), None):
+    if twice := next((name for name in directories if directories.count(name) > 1), None):
         raise InputError(f"{twice} is given twice: give each run once.")
-    manifests = [run.manifest() for run in runs]
-    for run, manifest in zip(runs, manifests, strict=True):
-        check_search(run, manifest["settings"])
-    check_ways(directories, [manifest["settings"] for manifest in manifests])
-    compared = asked_by_run(runs[0])
+    every = [run.manifest()["settings"] for run in runs]
+    for run, settings in zip(runs, every, strict=True):
+        check_search(run, settings)
+    for directory, settings in zip(directories, every, strict=True):
+        check_counting(directories[0], every[0], directory, settings)
     for run in runs[1:]:
-        check_comparable(compared, asked_by_run(run))
+        check_comparable(asked_by_run(runs[0]), asked_by_run(run))
 
 
-def check_ways(directories: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError unless what counts as right is the same in all runs.
+def check_counting(
+    first: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]
+) -> None:
+    """Raise InputError unless two runs count the same as right.
 
-    A run that asked in no variant is compared in what is found once.
+    A run without variants is compared in what is found once.
     """
-    robust = [bool(each.get("robust")) for each in settings]
-    variants = [sorted(each.get("variants") or ()) for each in settings]
-    for i, other in enumerate(directories):
-        differ: list[tuple[str, Any, Any]] = [("--robust", robust[0], robust[i])]
-        if variants[0] and variants[i]:
-            differ.append(("--variants", variants[0], variants[i]))
-        for name, there, here in differ:
-            if there != here:
-                raise InputError(
-                    f"{directories[0]} and {other} do not belong together, they differ in {name}: "
-                    f"{there} and {here}: give searches of the same kind."
-                )
+    pairs: dict[str, Any] = {
+        "--robust": tuple(bool(each.get("robust")) for each in (settings, others))
+    }
+    variants = tuple(sorted(each.get("variants") or ()) for each in (settings, others))
+    if all(variants):
+        pairs["--variants"] = variants
+    for flag, (value, another) in pairs.items():
+        if value != another:
+            raise InputError(
+                f"{first} and {other} are not comparable, they differ in {flag}: {value} and "
+                f"{another}: give searches of the same kind."
+            )
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """Names each run by as many of the last parts of its directory as tell it from the others."""
+    """Name each run by the fewest last parts of its directory that tell it from the others."""
     parts = [PurePath(str(run.directory)).parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
-        names = [title("/".join(one[-count:])) for one in parts]
+        names = [title("/".join(each[-count:])) for each in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{number}: {title(str(run.directory))}" for number, run in enumerate(runs, 1)]
@@ -108,45 +123,27 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def compare_runs(
     runs: Sequence[Run], num_layers: int, preference: Preference | None = None
 ) -> list[Change]:
-    """Compares each run but the first with the first, on the questions that both have done.
+    """Compare each run but the first with the first, on the questions that both have done.
 
     The preference is of another run of the model; by default fitted to each comparison.
     """
     if len(runs) < 2:
         return []
-    every = [ways_of(run) for run in runs]
-    results = [question_results(ways, num_layers) for ways in every]
-    nets = [net_changes(every[0], other, preference) for other in every[1:]]
-    corrected = iter(holm([math.nan if n.undecided else n.p for one in nets for n in one.values()]))
-    first, compared = results[0], []
-    for other, net in zip(results[1:], nets, strict=True):
-        common = [name for name in first if name in other]
-        pairs = np.array([[first[name], other[name]] for name in common], bool)
-        pairs = pairs.reshape(len(common), 2, 2)
+    first, *others = (ways_of(run) for run in runs)
+    nets = [net_changes(first, other, preference) for other in others]
+    p = holm([math.nan if net.undecided else net.p for each in nets for net in each.values()])
+    corrected, reached, changes = iter(p), solved(first, num_layers), []
+    for other, net in zip(others, nets, strict=True):
+        results = solved(other, num_layers)
+        common = [id for id in reached if id in results]
+        pairs = np.array([[reached[id], results[id]] for id in common], bool).reshape(-1, 2, 2)
         after, shortened = (Difference.of(pairs[:, 1, k], pairs[:, 0, k]) for k in (0, 1))
-        compared.append(Change(after, shortened, net, {name: next(corrected) for name in net}))
-    return compared
-
-
-def changes_table(names: Sequence[str], every: Sequence[Change]) -> Table:
-    """Formats what each run but the first finds more than the first one."""
-    table = Table(box=SIMPLE_HEAD, title=f"against {names[0]}", title_justify="left")
-    table.add_column("")
-    for name in ("difference", "95 % interval; p (Holm)", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, change in zip(names[1:], every, strict=True):
-        for label, one in (("on some path", change.after), ("on fewer layers", change.shortened)):
-            interval = format_interval(one.interval, signed=True)
-            cells = format_points(one.value), interval, f"{one.n:,}"
-            table.add_row(Text(f"{name}: correct {label}"), *cells)
-        for row in change.rows:
-            table.add_row(Text(f"{name}: {row.label}"), row.value, row.interval, row.n)
-        table.add_section()
-    return table
+        changes.append(Change(after, shortened, net, {name: next(corrected) for name in net}))
+    return changes
 
 
 def net_changes(first: Ways, other: Ways, preference: Preference | None) -> dict[str, Net]:
-    """Compares what two runs reach beyond control, on the targets of the questions of both."""
+    """Compare the nets of two runs, on the targets of the questions of both."""
     return {
         name: net_change(first.targets(name), other.targets(name), preference)
         for name in first.names
@@ -159,7 +156,7 @@ def net_change(
     other: tuple[list[str], Targets],
     preference: Preference | None = None,
 ) -> Net:
-    """Tests how much more a run reaches beyond control than the first one."""
+    """Test how much more a run reaches beyond control than the first one."""
     place = {name: i for i, name in enumerate(first[0])}
     common = [(place[name], i) for i, name in enumerate(other[0]) if name in place]
     before, after = np.array(common, int).reshape(-1, 2).T
@@ -170,10 +167,64 @@ def net_change(
     return Net.of(targets, preference, before=mine.hits[:, :width])
 
 
-def question_results(ways: Ways, num_layers: int) -> dict[str, tuple[bool, bool]]:
-    """Says of each question whose baseline is graded: correct on some path, and on fewer layers."""
-    best = {one.id: one.searches[one.gold].best for one in ways.asked}
-    return {
-        name: (layers is not None, layers is not None and layers < num_layers)
-        for name, layers in best.items()
-    }
+def solved(ways: Ways, num_layers: int) -> dict[str, tuple[bool, bool]]:
+    """Return for each graded question: correct on some path, and on a shorter path."""
+    best = {case.id: case.searches[case.gold].best for case in ways.cases}
+    return {id: (n is not None, n is not None and n < num_layers) for id, n in best.items()}
+
+
+def changes_table(names: Sequence[str], changes: Sequence[Change]) -> Table:
+    """List the differences of each run but the first to the first one."""
+    rows = [
+        row
+        for name, change in zip(names[1:], changes, strict=True)
+        for row in change.rows(name)
+    ]  # fmt: skip
+    columns = ("", "difference", "95 % interval", "p (Holm)", "n")
+    return Table(rows, f"Against {names[0]}, on the questions of both", columns)
+
+
+def compared_report(
+    runs: Sequence[Run], summaries: Sequence[Summary], changes: Sequence[Change]
+) -> RunReport:
+    """Make a report with a column for each run; that of the run itself for a single one."""
+    reports = [search_report(run, summary) for run, summary in zip(runs, summaries, strict=True)]
+    if len(reports) == 1:
+        return reports[0]
+    names = run_names(runs)
+    every = [[report.main, *report.rest] for report in reports]
+    headings = dict.fromkeys(table.heading for tables in every for table in tables)
+    tables = [side_by_side(heading, names, every) for heading in headings]
+    return RunReport(
+        title=", ".join(dict.fromkeys(report.title for report in reports)),
+        verdicts=[
+            *(f"{name}: {report.verdicts[0]}" for name, report in zip(names, reports, strict=True)),
+            *(
+                f"{name} against {names[0]}: {change.verdict()}"
+                for name, change in zip(names[1:], changes, strict=True)
+            ),
+        ],
+        main=tables[0],
+        rest=[changes_table(names, changes), *tables[1:]],
+        lead=" ".join(
+            f"{name}: {report.lead}" for name, report in zip(names, reports, strict=True)
+        ),
+        note=" ".join(dict.fromkeys(report.note for report in reports)),
+        settings=[
+            (f"{name}: {setting}", value)
+            for name, report in zip(names, reports, strict=True)
+            for setting, value in report.settings
+        ],
+    )
+
+
+def side_by_side(heading: str, names: Sequence[str], every: Sequence[Sequence[Table]]) -> Table:
+    """Put the tables of this heading beside each other, by label; a run may lack some rows."""
+    rows: dict[str, Row] = {}
+    for place, tables in enumerate(every):
+        for row in (row for table in tables if table.heading == heading for row in table.rows):
+            empty = row._replace(cells=("",) * len(names))
+            cells = list(rows.setdefault(row.label, empty).cells)
+            cells[place] = "\n".join(filter(None, row.cells[:2]))  # the value and its interval
+            rows[row.label] = row._replace(cells=tuple(cells))
+    return Table(list(rows.values()), heading, ("", *names))

@@ -1,8 +1,8 @@
-"""What searches find beyond the model's own preference among the answers that they look for.
+"""Tests of searches against the model's own preference among the answers searched for.
 
-Gold is the model's second choice on most questions that it gets wrong, and is easier to reach for
-that alone. So the hypothesis that a search knows nothing of the truth is: which of a question's
-targets is gold is drawn by the model's preference, in proportion to exp(tau * score).
+Gold is the model's second choice on most questions that it gets wrong, which alone makes it easier
+to reach. So the null hypothesis is that gold is drawn among a question's targets by the model's
+preference, in proportion to exp(tau * score).
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
-from scipy.stats import poisson_binom, t
+from scipy.stats import poisson_binom, rankdata, t
 
-from cola_jax.scoring.statistics import LEVEL
+from cola_jax.scoring.statistics import LEVEL, mean
 
-DRAWS = 10_000  # of which target of each question is gold
+DRAWS = 10_000  # of gold among the targets of each question
 MOST_DRAWN = 4_000_000  # targets drawn in all, which bounds time and memory
 INFORMATIVE = 10  # questions below which no interval is given
 FAR = 100.0  # beta beyond which no weight is left to move
@@ -30,18 +30,18 @@ class Targets(NamedTuple):
     hits: np.ndarray  # [n, J] bool, whether a search reached the target
     # [n, J], the score of the pretrained model's best answer minus that of the target, NaN for none
     gaps: np.ndarray
-    weighted: bool = True  # whether the scores tell how likely a target is to be gold
+    weighted: bool = True  # whether scores say how likely a target is to be gold
 
     def take(self, which: np.ndarray) -> "Targets":
-        """Selects questions."""
+        """Select questions."""
         return self._replace(hits=self.hits[which], gaps=self.gaps[which])
 
     def preference(self) -> "Preference":
-        """Fits the preference for gold among these targets; none without weights."""
+        """Fit the preference for gold among these targets; none without weights."""
         return Preference.fit(self.gaps) if self.weighted else UNWEIGHTED
 
     def relabel(self, gold: np.ndarray) -> "Targets":
-        """Makes another target [n] of each question its gold."""
+        """Make another target [n] of each question its gold."""
         others = np.arange(self.gaps.shape[1]) != gold[:, None]
         order = np.argsort(others, axis=1, kind="stable")
         return self._replace(
@@ -51,14 +51,14 @@ class Targets(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """How strongly the model's scores tell which target is gold; 0 says that all are alike."""
+    """How strongly the model's scores predict which target is gold; at 0 all are alike."""
 
     tau: float  # per unit of score
     error: float  # its standard error
 
     @classmethod
     def fit(cls, gaps: np.ndarray) -> "Preference":
-        """Fits where gold is among the targets of n questions, not what was reached.
+        """Fit the place of gold among the targets of n questions, whatever was reached.
 
         A conditional logit with Jeffreys' prior, which keeps tau finite where gold is the first or
         the last choice throughout.
@@ -81,8 +81,8 @@ class Preference(NamedTuple):
         grid = np.arange(LOWEST, HIGHEST + 1, 3)
         best = float(grid[np.argmin([loss(scaled) for scaled in grid])])
         around = max(LOWEST, best - 3), min(HIGHEST, best + 3)
-        found = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
-        tau = float(found.x) / spread
+        optimum = minimize_scalar(loss, bounds=around, options={"xatol": 1e-4})
+        tau = float(optimum.x) / spread
         return cls(
             tau, float(1 / np.sqrt(floor(weighted_variance(weights(gaps, tau), values).sum())))
         )
@@ -92,51 +92,51 @@ UNWEIGHTED = Preference(0.0, 0.0)
 
 
 def floor(value: np.ndarray | float) -> np.ndarray:
-    """Replaces 0 by a number that has a logarithm."""
+    """Replace 0 by a number that has a logarithm."""
     return np.maximum(value, 1e-300)
 
 
 def weights(gaps: np.ndarray, tau: float) -> np.ndarray:
-    """Returns the chance [n, J] of each target to be gold, 0 where there is none."""
+    """Return the chance [n, J] of each target to be gold, 0 where there is none."""
     logits = np.where(np.isnan(gaps), -np.inf, -tau * gaps)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
 
 
 def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Says of each question whether all its targets have the value of gold, [n]."""
+    """Return whether all targets of each question have the value of gold, [n]."""
     return (~there | (values == values[:, :1])).all(axis=1)
 
 
 def weighted_mean(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the mean [n] of values [n, J] by weights."""
+    """Return the mean [n] of values [n, J] by weights."""
     return (weight * values).sum(axis=1)
 
 
 def weighted_variance(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the variance [n] of values [n, J] by weights."""
+    """Return the variance [n] of values [n, J] by weights."""
     return (weight * (values - weighted_mean(weight, values)[:, None]) ** 2).sum(axis=1)
 
 
 class Net(NamedTuple):
-    """What searches for gold reached beyond their control searches, and beyond preference.
+    """How much more often gold is reached than by control searches and by preference.
 
     The value is a mean over questions of gold's hit minus that of a control, -1 to 1, where a
     question counts by the chance that gold is another of its targets.
     """
 
-    value: float  # what hits and gaps have in common is taken out, which at a fitted tau is nothing
-    interval: tuple[float, float]  # 95 %; NaN for fewer than `INFORMATIVE` questions that tell
+    value: float  # without the part that gaps explain, which at a fitted tau is none
+    interval: tuple[float, float]  # 95 %; NaN for fewer than `INFORMATIVE` informative questions
     p: float  # two-sided
     n: int
     reached: int  # questions on which gold was reached, of the second run in a comparison
     expected: float  # the number of them by preference alone
     informative: int  # questions of which some targets were reached, and others not
-    effective: float  # as many questions of equally likely targets would tell as much
+    effective: float  # equally informative number of questions with equally likely targets
 
     @property
     def undecided(self) -> bool:
-        """Whether preference alone decides which target is gold, so that nothing can be told."""
+        """Whether preference alone decides which target is gold, so that no test is possible."""
         return self.effective < INFORMATIVE <= self.informative
 
     @classmethod
@@ -148,15 +148,15 @@ class Net(NamedTuple):
         before: np.ndarray | None = None,
         quick: bool = False,
     ) -> "Net":
-        """Tests what was reached against gold drawn by a preference, the targets' own by default.
+        """Test hits against gold drawn by a preference, the targets' own by default.
 
         The interval inverts the test, over all effects that multiply the odds of targets reached.
 
         Args:
           targets: of n questions.
           preference: of another run of the model.
-          before: [n, J], hits of other searches for the same: then what is tested is the change.
-          quick: compute no interval, and make fewer draws.
+          before: [n, J], hits of other searches for the same targets, to test the change.
+          quick: skip the interval, and make fewer draws.
         """
         compared = (~np.isnan(targets.gaps)).sum(axis=1) > 1
         targets = targets.take(compared)
@@ -197,9 +197,8 @@ class Drawn:
     Weights are multiplied by exp(beta * value), so beta = 0 is the hypothesis, and larger ones are
     searches that reach gold more often than its controls.
 
-    What values have in common with the gaps is taken out of them first. The sum then hardly depends
-    on tau, so its distribution is right although tau was fitted on the same questions, and varies
-    less.
+    Values are first made independent of the gaps. The sum then hardly depends on tau, so its
+    distribution is right although tau was fitted on the same questions, and varies less.
     """
 
     def __init__(
@@ -211,7 +210,7 @@ class Drawn:
         weighted: bool,
         draws: int = DRAWS,
     ):
-        """Takes values [n, J], with their gaps and weights."""
+        """Take values [n, J], with their gaps and weights."""
         self.exact = not weighted and bool(np.isin(values, (0, 1)).all())
         known = np.nan_to_num(gaps)
         spread = weighted_variance(weight, known).sum() if weighted else 0.0
@@ -230,14 +229,14 @@ class Drawn:
             self.uniform = np.random.default_rng(0).random((draws, len(values)), np.float32)
 
     def raised(self, beta: float) -> np.ndarray:
-        """Returns the weights [n, J] at beta."""
+        """Return the weights [n, J] at beta."""
         with np.errstate(divide="ignore"):
             logits = np.log(self.weight) + beta * self.apart
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)
 
     def tails(self, beta: float = 0.0) -> tuple[float, float]:
-        """Returns the chances of a sum of at least, and of at most, the observed one."""
+        """Return the chances of a sum of at least, and of at most, the observed one."""
         weight = self.raised(beta)
         if self.exact:
             count = poisson_binom(weighted_mean(weight, self.values).clip(0, 1))
@@ -254,18 +253,18 @@ class Drawn:
         return (high + 1) / (len(sums) + 1), (low + 1) / (len(sums) + 1)
 
     def p(self) -> float:
-        """Returns the two-sided p-value: twice the smaller tail."""
+        """Return the two-sided p-value: twice the smaller tail."""
         return min(1.0, 2 * min(self.tails()))
 
     def interval(self) -> tuple[float, float]:
-        """Returns the expected sums between which each tail is at least half of 5 %."""
+        """Return the expected sums between which each tail is at least half of 5 %."""
         least = (1 - LEVEL) / 2
         low = self.bound(lambda beta: self.tails(beta)[0] - least, -1)
         high = self.bound(lambda beta: self.tails(beta)[1] - least, 1)
         return self.effect(low), self.effect(high)
 
     def bound(self, tail: Callable[[float], float], sign: int) -> float:
-        """Finds the beta at which a tail that falls towards `sign` is used up."""
+        """Find the beta at which a tail that falls towards `sign` reaches 0."""
         step = sign / weighted_variance(self.weight, self.apart).sum() ** 0.5
         inside, outside = 0.0, step
         if tail(0.0) < 0:
@@ -279,25 +278,25 @@ class Drawn:
         return cast(float, brentq(tail, inside, outside, xtol=0.01 * abs(step)))
 
     def effect(self, beta: float) -> float:
-        """Returns the expected sum at beta."""
+        """Return the expected sum at beta."""
         return float(weighted_mean(self.raised(beta), self.apart).sum())
 
 
 class Excess(NamedTuple):
-    """How often gold is reached beyond what the distance to it explains: the second way.
+    """How much more often gold is reached than its distance explains: a second test.
 
-    A curve of how often control searches reach their target, by its gap to the model's answer, says
-    how often gold would be. That assumes that of two answers with the same gap the search reaches
-    either as easily, where `Net` assumes that either is as likely to be gold.
+    The expected rate is a curve fitted to control searches: how often they reach their target, by
+    its gap to the model's answer. So of two answers with the same gap, a search is assumed to reach
+    either as easily; `Net` assumes that either is as likely to be gold.
     """
 
     value: float  # mean over questions, -1 to 1
-    interval: tuple[float, float]  # 95 %, jackknife; NaN below `INFORMATIVE` questions that tell
+    interval: tuple[float, float]  # 95 %, jackknife; NaN below `INFORMATIVE` informative questions
     n: int
 
     @classmethod
     def of(cls, targets: Targets) -> "Excess":
-        """Fits a logistic curve to control searches, and compares gold with it at its own gap."""
+        """Fit a logistic curve to control searches, and compare gold with it at its own gap."""
         there = ~np.isnan(targets.gaps)
         n, nothing = len(there), (math.nan, math.nan)
         control = there & (np.arange(there.shape[1]) > 0)
@@ -329,3 +328,47 @@ class Excess(NamedTuple):
         error = math.sqrt((n - 1) / n * float(((means - means.mean()) ** 2).sum()))
         reach = float(t.ppf((1 + LEVEL) / 2, n - 1)) * error
         return cls(value, (max(-1.0, value - reach), min(1.0, value + reach)), n)
+
+
+class Kept(NamedTuple):
+    """Layers saved on right answers minus those saved on wrong ones, over different questions.
+
+    A search for an answer that the model gives already only has to keep it, right or wrong, and a
+    sure answer is kept on fewer layers. So the two are compared at equal confidence.
+    """
+
+    right: float  # mean over the questions answered right, without regard to confidence
+    wrong: float
+    n_right: int
+    n_wrong: int
+    difference: float  # at equal margins of the model's answer; NaN without both, or all alike
+    interval: tuple[float, float]  # 95 %; NaN below ten right or ten wrong questions
+    p: float  # two-sided
+
+    @classmethod
+    def of(cls, saved: np.ndarray, right: np.ndarray, margin: np.ndarray) -> "Kept":
+        """Regress layers saved [n] on whether the answer is right [n] and on ranks of its margin.
+
+        The margin [n] is the best score minus the next one; its rank enters with its square.
+        Errors are HC3, which allow the two groups different variances.
+        """
+        count = int(right.sum()), int((~right).sum())
+        means = [mean(saved[group]) for group in (right, ~right)]
+        kept = cls(means[0], means[1], *count, math.nan, (math.nan, math.nan), math.nan)
+        if min(count) < 2 or np.ptp(saved) == 0:
+            return kept
+        rank = (rankdata(margin) - (len(margin) + 1) / 2) / len(margin)
+        design = np.stack([right, np.ones(len(rank)), rank, rank**2], axis=1).astype(float)
+        inverse = np.linalg.pinv(design.T @ design)
+        beta = inverse @ design.T @ saved
+        kept = kept._replace(difference=float(beta[0]))
+        if min(count) < INFORMATIVE:
+            return kept
+        leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
+        residual = (saved - design @ beta) / np.maximum(1 - leverage, 1e-9)
+        error = float(np.linalg.norm(inverse[0] @ (design * residual[:, None]).T))
+        degrees = len(saved) - design.shape[1]
+        reach = float(t.ppf((1 + LEVEL) / 2, degrees)) * error
+        p = float(2 * t.sf(abs(beta[0]) / error, degrees)) if error > 0 else 1.0
+        low, high = float(beta[0]) - reach, float(beta[0]) + reach
+        return kept._replace(interval=(low, high), p=p)

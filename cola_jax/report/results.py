@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from cola_jax.errors import InputError, one_line
 from cola_jax.files import read_json, readable_json, write_whole
 from cola_jax.identity import check_belongs
 from cola_jax.path import format_path, identity
-from cola_jax.report.paths import effects_by_path, path_results
+from cola_jax.report.evaluation import effects_by_path, path_results
 from cola_jax.report.preference import Preference
 from cola_jax.report.summary import Summary, summarise
+from cola_jax.report.tables import Row, Table
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import deciding
 from cola_jax.scoring.statistics import Share, number_or_none
@@ -26,11 +25,11 @@ METRICS = {"exact": "exact_match", "generation": "exact_match", "options-norm": 
 
 
 def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
-    """Returns the results of a search, with its summary if it is at hand, or of an evaluation.
+    """Return the results of a search, with its summary if it is at hand, or of an evaluation.
 
     `results` maps the task to metrics and their standard errors: those of the pretrained model
-    under lm-evaluation-harness's names, and of a search what it found. An evaluation has an entry
-    for each other path, named after the task and the path. Raises ValueError as `summarise`.
+    under lm-evaluation-harness's names, and those of a search. An evaluation has an entry for each
+    other path, named after the task and the path. Raises InputError as `summarise`.
     """
     manifest = run.manifest()
     settings, start = manifest["settings"], manifest["starts"][-1]
@@ -40,19 +39,8 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     name = METRICS.get(str(settings.get("scorer")), "acc")
     if settings.get("command") != "evaluate":
         summary = summarise(run) if summary is None else summary
-        found = {
-            name: summary.before,
-            "found_among_paths_upper_bound": summary.after,
-            "corrected": summary.corrected,
-            "corrected_control": summary.control,
-            "kept_on_fewer_layers": summary.shortened,
-        }
-        if summary.again is not None:
-            found["robust"] = summary.again.corrected
-        results, samples = {task: metrics(task, found)}, summary.done
-        if not math.isnan(summary.net.interval[0]):
-            results[task]["net,none"] = summary.net.value
-        effects = effects_of(summary)
+        results = {task: search_metrics(task, name, summary)}
+        samples, effects = summary.done, effects_of(summary)
     else:
         original = identity(start["num_layers"])
         results, samples, measured = {}, 0, path_results(run)
@@ -91,8 +79,23 @@ def results_json(run: Run, summary: Summary | None = None) -> dict[str, Any]:
     }
 
 
+def search_metrics(task: str, name: str, summary: Summary) -> dict[str, Any]:
+    """Return the metrics of a search, of which `name` is that of the pretrained model."""
+    shares = {
+        name: summary.before,
+        "found_among_paths_upper_bound": summary.after,
+        "corrected": summary.corrected,
+        "corrected_control": summary.control,
+        "kept_on_fewer_layers": summary.shortened,
+    }
+    if summary.again is not None:
+        shares["robust"] = summary.again.corrected
+    net = {} if math.isnan(summary.net.interval[0]) else {"net,none": summary.net.value}
+    return metrics(task, shares) | net
+
+
 def effects_of(summary: Summary) -> dict[str, Any]:
-    """Returns what a search reached beyond its controls and kept, with intervals and p-values.
+    """Return the effects of a search beyond its controls, with intervals and p-values.
 
     `p_holm` is corrected for the number of p-values here; shares and effects are 0 to 1.
     """
@@ -112,28 +115,28 @@ def effects_of(summary: Summary) -> dict[str, Any]:
 
 
 def read_preference(file: epath.PathLike, settings: Mapping[str, Any]) -> Preference:
-    """Reads the model's preference for gold from the results of another run.
+    """Read the model's preference for gold from the results of another run.
 
-    Raises ValueError for a file that has none, or that of a run that was asked otherwise than one
-    of these settings, and OSError for a file that cannot be read.
+    Raises InputError for a file without a preference, or of a run with a different model or
+    prompts than these settings, and OSError for a file that cannot be read.
     """
     results = read_json(file)
     try:
-        there = dict(results["cola_jax"]["settings"])
-        found = results["cola_jax"]["effects"]["preference"]
-        preference = Preference(float(found["tau"]), float(found["error"]))
+        theirs = dict(results["cola_jax"]["settings"])
+        stored = results["cola_jax"]["effects"]["preference"]
+        preference = Preference(float(stored["tau"]), float(stored["error"]))
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{file} has no preference: give the results.json of a search whose questions offer "
             "options."
         ) from None
-    action = "give the results of a run that asks the same model alike"
-    check_belongs(str(file), deciding(there), "this run", deciding(settings), action)
+    action = "give the results of a run with the same model and prompts"
+    check_belongs(str(file), deciding(theirs), "this run", deciding(settings), action)
     return preference
 
 
 def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
-    """Returns shares and their standard errors by name and filter; those of nothing are left out.
+    """Return shares and their standard errors by name and filter; those of nothing are left out.
 
     The error is that of a sample's mean, as in lm-evaluation-harness.
     """
@@ -148,7 +151,7 @@ def metrics(alias: str, shares: Mapping[str, Share]) -> dict[str, Any]:
 
 
 def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
-    """Writes `results.json` into the run directory, and returns what it holds."""
+    """Write `results.json` into the run directory, and return its content."""
     results = results_json(run, summary)
     content = readable_json(results, default=str, allow_nan=False) + "\n"
     write_whole(epath.Path(run.directory) / RESULTS, content.encode())
@@ -156,22 +159,16 @@ def write_results(run: Run, summary: Summary | None = None) -> dict[str, Any]:
 
 
 def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
-    """Formats the results of several tasks as one table: a row for each metric."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("task", "questions", "metric", "value", "standard error"):
-        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    """List the metrics of several tasks, a row for each metric."""
+    rows = []
     for results in every:
         for label, entry in results["results"].items():
-            errors = {name: f"{name.partition(',')[0]}_stderr,none" for name in entry}
-            names = [name for name in entry if errors[name] in entry or name == "net,none"]
-            for name in names:
+            for name in entry:
                 metric = name.partition(",")[0]
-                error = entry.get(errors[name], "")
-                table.add_row(
-                    one_line(label),
-                    str(results["n-samples"][label]["effective"]),
-                    metric,
-                    f"{entry[name]:.4f}",
-                    error if isinstance(error, str) else f"{error:.4f}",
-                )
-    return table
+                error = entry.get(f"{metric}_stderr,none", "")
+                if error == "" and name != "net,none":
+                    continue
+                questions = str(results["n-samples"][label]["effective"])
+                error = error if isinstance(error, str) else f"{error:.4f}"
+                rows.append(Row(one_line(label), (questions, metric, f"{entry[name]:.4f}", error)))
+    return Table(rows, columns=("task", "questions", "metric", "value", "standard error"))

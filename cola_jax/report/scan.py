@@ -1,25 +1,51 @@
-"""`ScanSummary`: what skipping and repeating each block does, corrected for having many blocks."""
+"""The report of a scan: the effect of skipping and of repeating each block of layers.
 
+The best of hundreds of blocks looks better than it is, by luck alone. So p-values are corrected for
+the number of blocks, and a block chosen on half of the questions is measured on the others.
+"""
+
+import csv
 import dataclasses
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cola_jax.deploy.scan import Block, Kind, Path, block_of
+from cola_jax.deploy.scan import KINDS, Block, Kind, Path, block_of
 from cola_jax.errors import InputError, shown
-from cola_jax.path import identity
-from cola_jax.report.chosen import chosen_elsewhere, flip_test, halves
+from cola_jax.path import format_path, identity
+from cola_jax.question import split
+from cola_jax.report.tables import (
+    Row,
+    RunReport,
+    Table,
+    format_interval,
+    format_p,
+    format_percent,
+    format_points,
+    format_signed,
+    is_shown,
+    run_settings,
+    run_title,
+)
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Mean, Share
 
 COLUMNS = ["question", "node", "verdict", "margin"]
+CSV_COLUMNS = (
+    "kind", "start", "stop", "layers", "path", "correct", "correct_low", "correct_high",
+    "difference", "difference_low", "difference_high", "p", "margin_difference", "margin_low",
+    "margin_high", "p_margin",
+)  # fmt: skip
+FLIPS = 10_000  # draws of the signs
+BATCH = 1_000  # of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One block of the map, compared with the pretrained model on the same questions."""
+    """One block, compared with the pretrained model on the same questions."""
 
     block: Block
     path: Path
@@ -31,13 +57,13 @@ class Cell:
 
 
 def by_accuracy(cell: Cell) -> tuple[float, float]:
-    """Orders cells by accuracy, and equal ones by the margin."""
+    """Order cells by accuracy, and equal ones by the margin."""
     return cell.difference.value, cell.margin.value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanSummary:
-    """A map of blocks, its best cells, and what they are on questions not chosen on."""
+    """The cells of all blocks, and the effect of the best on other questions."""
 
     num_layers: int
     questions: int
@@ -71,9 +97,9 @@ class ScanSummary:
 
 
 def summarise_scan(run: Run) -> ScanSummary:
-    """Summarises the questions of a scan that are done.
+    """Summarise the questions of a scan that are done.
 
-    Raises ValueError for another run, and for fewer than two questions done.
+    Raises InputError for another run, and for fewer than two questions done.
     """
     manifest = run.manifest()
     settings = manifest["settings"]
@@ -92,13 +118,13 @@ def summarise_scan(run: Run) -> ScanSummary:
 
 
 def check_blocks(directory: epath.PathLike, paths: list[Path], num_layers: int) -> None:
-    """Raises ValueError for paths other than the identity path and those of blocks, each once."""
+    """Raise InputError for paths other than the identity path and those of blocks, each once."""
     plain = identity(num_layers)
     others = [path for path in paths if path != plain]
     are_blocks = all(block_of(path, num_layers).path(num_layers) == path for path in others)
     if not are_blocks or len(others) != len(paths) - 1 or len(set(others)) < len(others):
         raise InputError(
-            f"{directory} is no scan of {num_layers} layers: its paths are not those of blocks."
+            f"{directory} is not a scan of {num_layers} layers: its paths are not those of blocks."
         )
 
 
@@ -109,7 +135,7 @@ def summarise_map(
     margin: np.ndarray,
     num_layers: int,
 ) -> ScanSummary:
-    """Summarises the verdicts [n, C] and margins [n, C] of the paths of a scan."""
+    """Summarise the verdicts [n, C] and margins [n, C] of the paths of a scan."""
     plain = list(paths).index(identity(num_layers))
     # a path that is not finite is as bad as the worst that is
     margin = np.where(np.isfinite(margin), margin, margin[np.isfinite(margin)].min(initial=0))
@@ -143,13 +169,152 @@ def summarise_map(
 
 
 def read_map(rows: pa.Table, paths: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Arranges evaluations: sorted ids of n questions, verdicts [n, C] and margins [n, C]."""
+    """Arrange evaluations: sorted ids of n questions, verdicts [n, C] and margins [n, C]."""
     # the signs of questions are drawn in order, which must not depend on that of part files
     rows = rows.sort_by("question")
     question = rows["question"].combine_chunks().dictionary_encode()
     ids = question.dictionary.to_pylist()
-    at = question.indices.to_numpy(), rows["node"].to_numpy()
+    place = question.indices.to_numpy(), rows["node"].to_numpy()
     verdict, margin = np.zeros((len(ids), paths), bool), np.full((len(ids), paths), -np.inf)
-    verdict[at] = rows["verdict"].fill_null(False).to_numpy()
-    margin[at] = rows["margin"].to_numpy()
+    verdict[place] = rows["verdict"].fill_null(False).to_numpy()
+    margin[place] = rows["margin"].to_numpy()
     return ids, verdict, margin
+
+
+def flip_test(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.ndarray:
+    """Return two-sided p-values [C] corrected for C paths (Westfall and Young's max-T).
+
+    If a path has no effect, its difference on a question has either sign as likely. The signs of
+    whole questions are flipped, which keeps the dependence between paths. The statistic of a path
+    is the sum of its differences over the root of the sum of their squares; its p-value is the
+    share of flips in which the largest statistic of all paths, of either sign, reaches it.
+
+    Args:
+      differences: [n, C], each path minus its baseline, on n questions.
+      flips: draws; the smallest p-value is 1 / (flips + 1).
+    """
+    differences = np.asarray(differences, np.float64)
+    norm = np.sqrt((differences**2).sum(axis=0))
+    scaled = differences / np.where(norm > 0, norm, 1)
+    random = np.random.default_rng(seed)
+    reached = np.ones(differences.shape[1])
+    observed = np.abs(scaled.sum(axis=0))
+    for first in range(0, flips, BATCH):
+        size = min(BATCH, flips - first)
+        signs = random.integers(0, 2, (size, len(differences))) * 2.0 - 1
+        largest = np.sort(np.abs(signs @ scaled).max(axis=1))
+        # rounding must not tell equal sums apart
+        reached += size - np.searchsorted(largest, observed - 1e-9)
+    return reached / (flips + 1)
+
+
+def halves(ids: Sequence[str]) -> np.ndarray:
+    """Assign questions to two halves [n] of equal size by a hash of their ids."""
+    first = np.zeros(len(ids), bool)
+    first[split(ids, "")[: len(ids) // 2]] = True
+    return first
+
+
+def chosen_elsewhere(effects: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return for each question [n] the path that is best on the other half of the questions.
+
+    Args:
+      effects: [n, C], of each path on each question; of equal means, the first path wins.
+      first: [n], whether a question is in the first half.
+    """
+    best = [int(effects[first == half].mean(axis=0).argmax()) for half in (False, True)]
+    return np.where(first, best[0], best[1])
+
+
+def scan_report(run: Run, summary: ScanSummary) -> RunReport:
+    """Make the report of a scan from its summary."""
+    manifest = run.manifest()
+    columns = ("", "block", "positions", "correct", "change", "p")
+    return RunReport(
+        run_title(manifest["starts"][-1]),
+        [scan_verdict(summary)],
+        Table(scan_rows(summary), columns=columns),
+        [],
+        f"{len(summary.cells):,} blocks on {summary.questions:,} questions, "
+        f"{summary.num_layers} layers.",
+        scan_note(summary),
+        run_settings(manifest),
+    )
+
+
+def scan_verdict(summary: ScanSummary) -> str:
+    """State in a sentence whether a block makes the model more accurate."""
+    best = summary.best
+    interval = format_interval(best.difference.interval, signed=True)
+    size = (
+        f"{format_points(best.difference.value)} points, 95 % interval {interval}, p "
+        f"{format_p(best.p)} corrected for {len(summary.cells)} blocks"
+    )
+    if best.difference.value > 0 and is_shown(best.p, best.difference.interval):
+        return f"Shown: {block_name(best.block)} makes the model more accurate ({size})."
+    return (
+        "Nothing shown: no block makes the model more accurate beyond chance; "
+        f"{block_name(best.block)} is best ({size})."
+    )
+
+
+def scan_rows(summary: ScanSummary) -> list[Row]:
+    """List the cells that a reader looks for first, each interval below its change."""
+    cells = {f"best {kind}": summary.best_of(kind) for kind in KINDS}
+    cells["longest skip kept"] = summary.shortest_without_loss
+    correct = format_percent(summary.before.value)
+    rows = [Row("model", ("", str(summary.num_layers), correct, "", ""))]
+    for label, cell in cells.items():
+        if cell is not None:
+            interval = format_interval(cell.difference.interval, signed=True)
+            change = f"{format_points(cell.difference.value)}\n{interval}"
+            rows.append(cell_row(label, cell, change, cell.p))
+    cell = summary.best_margin
+    rows.append(cell_row("largest margin", cell, signed_mean(cell.margin, "\n"), cell.p_margin))
+    return rows
+
+
+def cell_row(label: str, cell: Cell, change: str, p: float) -> Row:
+    """Make the row of a block."""
+    correct = format_percent(cell.correct.value)
+    return Row(label, (block_name(cell.block), str(len(cell.path)), correct, change, format_p(p)))
+
+
+def block_name(block: Block) -> str:
+    """Name a block by its layers."""
+    first, last = block.start, block.stop - 1
+    return f"{block.kind} {first}" if first == last else f"{block.kind} {first}-{last}"
+
+
+def signed_mean(mean: Mean, separator: str) -> str:
+    """Format a difference of margins with its interval."""
+    value, low, high = (format_signed(x, 2) for x in (mean.value, *mean.interval))
+    return f"{value}{separator}{low} to {high}"
+
+
+def scan_note(summary: ScanSummary) -> str:
+    """Explain the numbers, and give the effect of the best block on other questions."""
+    chosen = ", ".join(map(block_name, summary.elsewhere_blocks))
+    interval = format_interval(summary.elsewhere.interval, signed=True)
+    return (
+        "Changes are in points of accuracy, or in nats for the margin, paired over questions; a "
+        "skip is kept if no fewer questions are right. p, two-sided: the chance that the largest "
+        "change of all blocks, up or down, would reach this if none had an effect. A block chosen "
+        "on one half of the "
+        f"questions ({chosen}), measured on the other: {format_points(summary.elsewhere.value)} "
+        f"points ({interval}); by margin, {signed_mean(summary.elsewhere_margin, ', ')}."
+    )
+
+
+def scan_csv(summary: ScanSummary) -> str:
+    """Write every cell as a row of CSV; p-values are corrected for the number of cells."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for cell in summary.cells:
+        path = (*cell.block, len(cell.path), format_path(cell.path))
+        correct, difference, margin = (
+            (part.value, *part.interval) for part in (cell.correct, cell.difference, cell.margin)
+        )
+        writer.writerow([*path, *correct, *difference, cell.p, *margin, cell.p_margin])
+    return out.getvalue()

@@ -1,4 +1,4 @@
-"""`Summary` of a search run, and the results of each path of an evaluation run."""
+"""`Summary`: the numbers of a search run."""
 
 import dataclasses
 import math
@@ -10,27 +10,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cola_jax.errors import InputError, shown
-from cola_jax.report.columns import (
-    TreeShape,
-    count_distinct,
+from cola_jax.report.controls import COLUMNS as CONTROL_COLUMNS
+from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
+from cola_jax.report.layers import (
+    Depth,
+    LayerUse,
+    Reach,
+    control_searches,
     is_false,
     is_null,
     is_true,
     list_lengths,
-    tree_shape,
+    summarise_layers,
 )
-from cola_jax.report.controls import COLUMNS as ASKED
-from cola_jax.report.controls import ONCE, ROBUST, AskedAgain, Ways, compare_controls
-from cola_jax.report.controls import control_evaluations as evaluations_of_controls
-from cola_jax.report.kept import Kept
-from cola_jax.report.layers import CORRECTED, RETAINED, Depth, LayerUse, Reach, summarise_layers
-from cola_jax.report.preference import Excess, Net, Preference
+from cola_jax.report.preference import Excess, Kept, Net, Preference
 from cola_jax.runs.parts import join
 from cola_jax.runs.run import PartFiles, Run
 from cola_jax.scoring.statistics import Share, holm, mean
 
-# The columns of questions that a summary is made of
-COLUMNS = [*ASKED, "metadata", "evaluations", "confirmed", "answers"]
+COLUMNS = [*CONTROL_COLUMNS, "metadata", "evaluations", "confirmed", "answers"]  # of questions
 
 
 class LevelSummary(NamedTuple):
@@ -52,6 +50,7 @@ class Summary:
     directory: str
     open: bool  # questions without options offered
     decodes: bool  # answers were decoded
+    dtype: str | None  # that the search computed in
     done: int  # questions
     excluded: int  # of them: those whose baseline is ungraded
     planned: int
@@ -59,8 +58,10 @@ class Summary:
 
     before: Share  # correct on the identity path
     after: Share  # correct on some path
-    shortened: Share  # of those correct before: correct on fewer layers too
+    shortened: Share  # of those correct before: correct on a shorter path too
     corrected: Share  # of those wrong before (in all variants, of a search in all): W→C
+    unchanged: Share  # of all questions: correct before, and on no shorter path
+    unsolved: Share  # of all questions: correct on no path
     # The control: searches of the same questions for wrong answers other than the model's own.
     control: Share  # of those searches on the questions wrong before: reached their target
     without_control: int  # of the questions wrong before: have no wrong answer to search for
@@ -73,13 +74,13 @@ class Summary:
     kept: dict[str, Kept]  # layers saved on right and on wrong answers that are kept
     confirmed: Share  # of the shortest correct paths: correct in float32, or decoded the same there
     levels: tuple[LevelSummary, ...]  # of all metadata that take more than one level
-
     again: AskedAgain | None  # None where no other variant was asked
-
     length: float  # of the shortest correct path, L where there is none
 
     evaluations: int  # of the searches for gold
     control_evaluations: int  # beyond those, of the control searches
+    broken: Share  # of the edited paths tried on questions correct before: wrong
+    fixed: Share  # of the edited paths tried on questions wrong before: correct
     answers: float  # distinct options answered per question, or distinct answers decoded
     options: float  # options offered per question
     ungraded: Share  # evaluations on which the grader failed
@@ -87,25 +88,22 @@ class Summary:
     completions: int  # decoded, those of control searches too
     truncated: Share  # evaluations ended by the token limit; 0 of 0 where nothing is decoded
     tokens: float  # decoded per evaluation
-    duplicates: Share  # evaluations of a path that its question already had
-    tree: TreeShape
-
-    # Histograms, index is the length of a path
-    best_lengths: dict[str, np.ndarray]  # by group
-    correct_lengths: np.ndarray  # of all correct evaluations
 
     layers: dict[str, LayerUse]  # by group, control searches and all evaluations among them
     depths: dict[str, Depth]  # of the shortest correct paths, by group
     reach: dict[str, Reach]  # by group
     shortest: tuple[Depth, ...]  # of the shortest 5, 10, 20 and 100 % of all correct evaluations
     shortest_control: tuple[Depth, ...]  # of those of control searches, kept answers included
-    unchanged: Share  # of all questions: correct before, and on no fewer layers
-    unsolved: Share  # of all questions: correct on no path
 
     @property
     def net(self) -> Net:
-        """W→C beyond its control; of a search in all variants at once, of what is right in all."""
-        return self.nets[ONCE if ONCE in self.nets else ROBUST]
+        """W→C beyond its control; of a search in all variants at once, right in all."""
+        return self.nets[self.counted]
+
+    @property
+    def counted(self) -> str:
+        """The way of counting of `net`: once, or robust for a search in all variants at once."""
+        return ONCE if ONCE in self.nets else ROBUST
 
     @property
     def p_values(self) -> dict[str, tuple[float, float]]:
@@ -117,7 +115,7 @@ class Summary:
 
     @property
     def answer_noun(self) -> str:
-        """What the questions' answers are called."""
+        """The name of the questions' answers: options, where they are offered."""
         return "answer" if self.open else "option"
 
     @property
@@ -127,9 +125,9 @@ class Summary:
 
 
 def summarise(run: Run, preference: Preference | None = None) -> Summary:
-    """Summarises the results of a search run so far.
+    """Summarise the results of a search run so far.
 
-    Raises ValueError for a run that is not a search or has no question done yet.
+    Raises InputError for a run that is not a search or has no question done yet.
 
     Args:
       run: the directory of a search.
@@ -141,48 +139,51 @@ def summarise(run: Run, preference: Preference | None = None) -> Summary:
     questions = run.questions(COLUMNS)
     if not questions.num_rows:
         raise InputError(f"{run.directory} has no question done yet: let the search run first.")
-    tree = ["question", "path", "length", "verdict", "finite", "node", "parent"]
-    rows = read_evaluations(run, [*tree, "answer_text", "truncated", "control"])
-    completions = rows.num_rows - rows["truncated"].null_count
-    layers = summarise_layers(questions, rows, num_layers)
-    rows = rows.filter(pa.array(~is_true(rows["control"])))
+    columns = ["question", "path", "length", "verdict", "finite", "node"]
+    rows = read_evaluations(run, [*columns, "answer_text", "truncated", "control"])
+    gold = rows.filter(pa.array(~is_true(rows["control"])))
     decodes = scorer_flag(manifest, "decodes")
-    results = summarise_questions(questions, num_layers) | layers
-    results |= compare_controls(ways_of(run, questions), num_layers, preference)
+    _, controls = control_searches(questions)
+    fields = summarise_questions(questions, num_layers)
+    fields |= compare_controls(ways_of(run, questions), num_layers, preference)
     return Summary(
         directory=str(run.directory),
         open=scorer_flag(manifest, "open"),
         decodes=decodes,
+        dtype=manifest["settings"].get("dtype"),
         done=questions.num_rows,
         planned=manifest["settings"]["questions"],
         num_layers=num_layers,
-        completions=completions,
-        answers=distinct_answers(questions, rows, decodes),
-        control_evaluations=evaluations_of_controls(questions),
-        **results,
-        **summarise_evaluations(rows),
+        completions=rows.num_rows - rows["truncated"].null_count,
+        answers=distinct_answers(questions, gold, decodes),
+        # evaluations that no other search of a question had made
+        control_evaluations=sum(controls["evaluations"].to_pylist())
+        - sum(controls["shared"].to_pylist()),
+        **fields,
+        **summarise_evaluations(questions, gold),
+        **summarise_layers(questions, rows, num_layers),
     )
 
 
 def ways_of(run: Run, questions: pa.Table | None = None) -> Ways:
-    """Reads what the searches of a run reached, from its questions if they are at hand."""
+    """Read the searches of a run, from its questions if they are at hand."""
     manifest = run.manifest()
-    questions = run.questions(ASKED) if questions is None else questions
+    questions = run.questions(CONTROL_COLUMNS) if questions is None else questions
     robust = bool(manifest["settings"].get("robust"))
     return Ways.of(questions, open=scorer_flag(manifest, "open"), robust=robust)
 
 
 def scorer_flag(manifest: dict[str, Any], name: str) -> bool:
-    """Returns a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
+    """Return a flag of the scorer (`open`, `decodes`), False where it was not recorded."""
     return bool((manifest["starts"][-1].get("scorer") or {}).get(name))
 
 
 def check_search(run: Run, settings: dict[str, Any]) -> None:
-    """Raises ValueError for a run that is not a search."""
+    """Raise InputError for a run that is not a search."""
     command = settings.get("command")
     if command == "evaluate":
         raise InputError(
-            f"{run.directory} holds an evaluation of given paths, not a search: use paths_table "
+            f"{run.directory} holds an evaluation of given paths, not a search: use path_results "
             "for it, or give a directory that `cola search` made."
         )
     if command != "search":
@@ -193,7 +194,7 @@ def check_search(run: Run, settings: dict[str, Any]) -> None:
 
 
 def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
-    """Reads columns of the evaluations, with `num_tokens`, the number of tokens decoded.
+    """Read columns of the evaluations, with `num_tokens`, the number of tokens decoded.
 
     Reads one part at a time, as the token ids of a whole run may exceed the memory.
     """
@@ -206,35 +207,37 @@ def read_evaluations(run: Run, columns: Sequence[str]) -> pa.Table:
     return join([counted([])], (counted([part]) for part in run.parts()))
 
 
+def index_in(names: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """Return the place of each name among others, -1 where it is none of them."""
+    others = pc.SetLookupOptions(among.combine_chunks())
+    return pc.call_function("index_in", [names], others).fill_null(-1).to_numpy()
+
+
 def summarise_questions(questions: pa.Table, num_layers: int) -> dict[str, Any]:
-    """Computes the fields that depend on the questions' rows alone."""
+    """Compute the fields that depend on the questions' rows alone."""
     correct, wrong = is_true(questions["baseline"]), is_false(questions["baseline"])
-    graded = correct | wrong
-    best = questions["best"]
-    found = ~is_null(best)
-    lengths = np.where(found, list_lengths(best), num_layers)
-    groups = {RETAINED: correct & found, CORRECTED: wrong & found}
+    graded, solved = correct | wrong, ~is_null(questions["best"])
+    lengths = np.where(solved, list_lengths(questions["best"]), num_layers)
     return {
         "excluded": int(np.count_nonzero(~graded)),
         "before": Share.of(correct[graded]),
-        "after": Share.of(found[graded]),
+        "after": Share.of(solved[graded]),
         "shortened": Share.of(lengths[correct] < num_layers),
-        "corrected": Share.of(found[wrong]),
+        "corrected": Share.of(solved[wrong]),
+        "unchanged": Share.of((correct & (lengths >= num_layers))[graded]),
+        "unsolved": Share.of(~solved[graded]),
         "confirmed": Share.of(is_true(questions["confirmed"].drop_null())),
-        "levels": tuple(count_levels(questions["metadata"], correct, found, graded)),
+        "levels": tuple(count_levels(questions["metadata"], correct, solved, graded)),
         "length": mean(lengths[graded]),
         "options": mean(list_lengths(questions["options"])),
-        "best_lengths": {name: np.bincount(lengths[mask]) for name, mask in groups.items()},
-        "unchanged": Share.of((correct & (lengths >= num_layers))[graded]),
-        "unsolved": Share.of(~found[graded]),
     }
 
 
 def count_levels(
-    metadata: pa.ChunkedArray, correct: np.ndarray, found: np.ndarray, graded: np.ndarray
+    metadata: pa.ChunkedArray, correct: np.ndarray, solved: np.ndarray, graded: np.ndarray
 ) -> Iterator[LevelSummary]:
-    """Counts the questions of each level, for all metadata that take more than one level."""
-    rows = [{one["name"]: one["value"] for one in row or ()} for row in metadata.to_pylist()]
+    """Count the questions of each level, for all metadata that take more than one level."""
+    rows = [{pair["name"]: pair["value"] for pair in row or ()} for row in metadata.to_pylist()]
     for name in sorted({name for row in rows for name in row if name.endswith("_level")}):
         levels = [row.get(name) for row in rows]
         present = {level for level in levels if level is not None}
@@ -242,28 +245,27 @@ def count_levels(
             continue
         for level in sorted(present, key=lambda x: (float(x) if x.isdecimal() else math.inf, x)):
             mask = graded & np.array([x == level for x in levels])
-            yield LevelSummary(name, level, Share.of(correct[mask]), Share.of(found[mask]))
+            yield LevelSummary(name, level, Share.of(correct[mask]), Share.of(solved[mask]))
 
 
-def summarise_evaluations(rows: pa.Table) -> dict[str, Any]:
-    """Computes the fields that depend on the evaluations' rows alone."""
-    question = rows["question"].combine_chunks().dictionary_encode().indices.to_numpy()
-    parent = rows["parent"].fill_null(-1).to_numpy()
-    distinct = count_distinct(rows["question"], rows["path"])
+def summarise_evaluations(questions: pa.Table, rows: pa.Table) -> dict[str, Any]:
+    """Compute the fields that depend on the evaluations of the searches for gold."""
+    place = index_in(rows["question"], questions["question"])
+    edited = (rows["node"].to_numpy() > 0) & ~is_null(rows["verdict"]) & (place >= 0)
+    right = is_true(rows["verdict"])
     return {
         "evaluations": rows.num_rows,
+        "broken": Share.of(~right[edited & is_true(questions["baseline"])[place]]),
+        "fixed": Share.of(right[edited & is_false(questions["baseline"])[place]]),
         "ungraded": Share.of(is_null(rows["verdict"])),
         "not_finite": Share.of(~is_true(rows["finite"])),
         "truncated": Share.of(is_true(rows["truncated"].drop_null())),
         "tokens": mean(rows["num_tokens"].drop_null().to_numpy()),
-        "duplicates": Share(rows.num_rows - distinct, rows.num_rows),
-        "tree": tree_shape(question, rows["node"].to_numpy(), parent),
-        "correct_lengths": np.bincount(rows["length"].to_numpy()[is_true(rows["verdict"])]),
     }
 
 
 def distinct_answers(questions: pa.Table, rows: pa.Table, decodes: bool) -> float:
-    """Returns the mean number of distinct answers per question."""
+    """Return the mean number of distinct answers per question."""
     if not decodes:
         return mean(questions["answers"].drop_null().to_numpy())
     answers = rows.select(["question", "answer_text"]).filter(pc.field("answer_text").is_valid())

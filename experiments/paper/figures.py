@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cola_jax.report.layers import SHORTEST
-from cola_jax.report.table import format_mean, format_percent
+from cola_jax.report.tables import format_mean, format_percent
 from cola_jax.scoring.statistics import Share, mean
 from experiments.paper.results import GROUPS, Result, depth, layer_uses, points, read, show
 

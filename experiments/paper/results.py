@@ -4,18 +4,18 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from cola_jax.report.kept import Kept
 from cola_jax.report.layers import ALL, CONTROLS, CORRECTED, RETAINED, Depth, LayerUse
-from cola_jax.report.markdown import table
-from cola_jax.report.page import model_name, task_name
-from cola_jax.report.preference import Excess, Net
+from cola_jax.report.preference import Excess, Kept, Net
 from cola_jax.report.summary import Summary, summarise
-from cola_jax.report.table import (
+from cola_jax.report.tables import (
     format_interval,
     format_mean,
     format_p,
     format_points,
     format_signed,
+    markdown_table,
+    model_name,
+    task_name,
 )
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Mean
@@ -54,7 +54,7 @@ def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUs
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table in Markdown."""
-    print("\n".join(table(tuple(head), [tuple(row) for row in rows])))
+    print("\n".join(markdown_table(tuple(head), [tuple(row) for row in rows])))
 
 
 def points(net: Net | Excess | Mean, corrected: float | None = None, *, counts: bool = True) -> str:

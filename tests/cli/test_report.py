@@ -16,9 +16,15 @@ def runs(tmp_path: Path) -> list[str]:
     return [str(run.directory) for run in made]
 
 
-def test_report_of_one_run(runs: list[str]):
+def test_report_of_one_run(runs: list[str], capsys: pytest.CaptureFixture[str]):
     main(["report", runs[0]])
     assert {"report.html", "report.md", "results.json"} <= {x.name for x in Path(runs[0]).iterdir()}
+    shown = capsys.readouterr().out
+    assert shown.startswith("Nothing shown: ")
+    assert "Cost" not in shown
+    main(["report", runs[0], "--all"])
+    shown = capsys.readouterr().out
+    assert "Cost" in shown
 
 
 def test_report_of_names_with_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -40,13 +46,11 @@ def test_report_of_several_runs(
     monkeypatch.chdir(tmp_path)
     main(["report", *runs])
     shown = capsys.readouterr().out
-    assert shown.count("correct before (identity path)") == 2
-    assert "against a/run" in shown
-    assert "b/run: W→C minus control" in shown
-    assert "a/run" in shown
-    assert "b/run" in shown
+    assert shown.count("correct before (pretrained model)") == 2
+    assert "Against a/run" in shown
+    assert "b/run: W→C beyond control" in shown
     assert (tmp_path / "report.html").exists()
-    assert (tmp_path / "report.md").read_text().count("## Answers") == 2
+    assert (tmp_path / "report.md").read_text().count("## Settings") == 2
     assert not (Path(runs[0]) / "report.html").exists()
     main(["report", *runs, "--json", "--page", str(tmp_path / "x" / "page.html")])
     assert len(json.loads(capsys.readouterr().out)) == 2
@@ -61,7 +65,7 @@ def test_report_of_what_nothing_gives(
     assert not (Path(runs[0]) / "report.html").exists()
     main(["report", runs[0], "--null", "--json"])
     assert json.loads(capsys.readouterr().out)["once"]["n"] == 2
-    assert "--null is of one run" in refused("report", *runs, "--null")
+    assert "--null is for one run" in refused("report", *runs, "--null")
 
 
 def test_report_with_the_preference_of_another_run(
@@ -73,7 +77,7 @@ def test_report_with_the_preference_of_another_run(
     known["cola_jax"]["effects"]["preference"] = {"tau": 1.25, "error": 0.5}
     file.write_text(json.dumps(known))
     capsys.readouterr()
-    main(["report", runs[1], "--preference", str(file)])
+    main(["report", runs[1], "--all", "--preference", str(file)])
     assert "1.25 ± 0.50" in capsys.readouterr().out
     (tmp_path / "other.json").write_text("{}")
     error = refused("report", runs[1], "--preference", str(tmp_path / "other.json"))
@@ -89,7 +93,7 @@ def test_report_refuses_runs_of_different_models(runs: list[str], tmp_path: Path
 
 def test_report_names_what_is_missing(runs: list[str], refused: Refused):
     assert "`cola report` needs RUN-DIRECTORIES" in refused("report", status=2)
-    assert "of one run" in refused("report", *runs, "--polar", "x.json")
+    assert "for one run" in refused("report", *runs, "--polar", "x.json")
 
 
 @pytest.mark.parametrize("page", ["notes.md", "", "run.json", "questions.jsonl/page.html"])

@@ -160,8 +160,8 @@ def test_scan_maps_every_block(
     assert "measured on the other" in shown
     assert len((out / "report.csv").read_text().splitlines()) == 1 + 18
     page = (out / "report.html").read_text()
-    assert page.count("<figure id=") == 2
-    assert "scan of blocks" in page
+    assert page.count("<figure id=") == 1
+    assert "Nothing shown: no block" in page
     main(["scan", *common])  # all blocks: those of the run and others
     assert " blocks on 4 questions" in " ".join(capsys.readouterr().out.split())
     assert len((out / "report.csv").read_text().splitlines()) > 1 + 18

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 
 from cola_jax.deploy.model_card import ReportedEffect, literal, model_card, read_effect
 from cola_jax.errors import InputError
-from cola_jax.report.markdown import table
+from cola_jax.report.tables import markdown_table
 from tests.report.hostile import TEXTS
 
 EFFECT = {
@@ -116,7 +116,9 @@ def test_read_effect_reads_the_results_of_an_evaluation(write):
 def test_literal_is_shown_as_it_is(text: str):
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     escaped = literal(text)
-    tokens = reader.parse("\n".join([f"# {escaped}", "", *table(("", ""), [(escaped, "x")])]))
+    tokens = reader.parse(
+        "\n".join([f"# {escaped}", "", *markdown_table(("", ""), [(escaped, "x")])])
+    )
     heading, *_, cell, _ = [token for token in tokens if token.type == "inline"]
     assert [token.type for token in tokens].count("tr_open") == 2
     for inline in (heading, cell):

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from cola_jax.errors import InputError
-from cola_jax.report import check_runs, run_names
-from cola_jax.report.compare import MOST, compare_runs
+from cola_jax.report import check_runs, run_names, summarise
+from cola_jax.report.compare import MAX_RUNS, compare_runs, compared_report
 from cola_jax.runs.run import Run
 from tests.report.conftest import E1, E2, E5, PARTS, Q1, Q2, Q5, START, WHOLE, make_run
 
@@ -24,25 +24,25 @@ def test_check_runs_refuses_what_is_no_search(run: Run, evaluated: Run):
         check_runs([run, evaluated])
     with pytest.raises(ValueError, match="given twice"):
         check_runs([run, Run(run.directory)])
-    with pytest.raises(ValueError, match=f"at most {MOST} runs"):
-        check_runs([run] * (MOST + 1))
+    with pytest.raises(ValueError, match=f"at most {MAX_RUNS} runs"):
+        check_runs([run] * (MAX_RUNS + 1))
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"robust": True}, "--robust: False and True"),
         ({"variants": {"chat": "1"}}, "--variants: ['shots'] and ['chat']"),
     ],
 )
 def test_check_runs_refuses_another_way_of_counting(
-    tmp_path: Path, settings: dict[str, Any], told: str
+    tmp_path: Path, settings: dict[str, Any], message: str
 ):
     one = make_run(tmp_path / "a", *PARTS, variants={"shots": "1"})
     other = make_run(tmp_path / "b", *PARTS, **settings)
-    with pytest.raises(ValueError, match="do not belong together") as error:
+    with pytest.raises(ValueError, match="are not comparable") as error:
         check_runs([one, other])
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_run_names_tell_runs_apart():
@@ -79,6 +79,38 @@ def test_changes_of_what_is_beyond_control(tmp_path: Path):
     net = change.nets["once"]
     assert (net.value, net.n, net.informative) == (1.0, 1, 1)
     assert change.p["once"] == net.p
-    row = next(row for row in change.rows if row.label == "W→C minus control")
-    assert (row.value, row.interval) == ("+100.0", "too few differ; p 1.000")
+    row = next(row for row in change.rows("b") if row.label == "b: W→C beyond control")
+    assert row.cells == ("+100.0", "too few differ", "1.000", "1")
+    assert change.verdict().startswith("Nothing shown: too few")
+    interval = net._replace(interval=(0.1, 1.0))
+    assert change._replace(nets={"once": interval}).verdict().startswith("Nothing shown: +100.0")
+    shown = change._replace(nets={"once": interval}, p={"once": 0.01})
+    assert shown.verdict().startswith("Shown: +100.0 points of W→C beyond control")
     json.dumps(change.to_json(), allow_nan=False)
+
+
+def test_runs_stand_side_by_side(tmp_path: Path):
+    """A search in all variants at once has no row of what is found once."""
+    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1, "robust": None}
+    again = [{"node": 0, "path": WHOLE, "holds": [False]}]
+    asked = Q2 | {
+        "controls": [search | {"again": again}], "again": again, "variant_answers": [1],
+        "baseline_scores": [[-2.0, -1.0, -3.0]] * 2,
+    }  # fmt: skip
+    runs = [
+        make_run(tmp_path / name, (E2, [asked]), **settings)
+        for name, settings in (("once", {}), ("all", {"robust": True}))
+    ]
+    summaries = list(map(summarise, runs))
+    report = compared_report(runs, summaries, compare_runs(runs, 4))
+    assert [text.partition(":")[0] for text in report.verdicts] == [
+        "once/run", "all/run", "all/run against once/run",
+    ]  # fmt: skip
+    rows = {row.label: row.cells for row in report.main.rows}
+    assert rows["W→C beyond control"] == ("1 reached\n0.7 expected", "")
+    assert rows["robust W→C beyond control"][0] == ""
+    assert rows["robust W→C beyond control"][1].startswith("0 reached\n")
+    tables = {table.heading: table for table in report.rest}
+    labels = [row.label for row in tables["Asked again in other variants"].rows]
+    assert len(labels) == len(set(labels))
+    assert "Against once/run, on the questions of both" in tables

@@ -36,6 +36,7 @@ def test_layer_use_counts_skips_repeats_and_moves(chunks: int):
     np.testing.assert_allclose(use.repeats, np.array([0, 1, 2, 0]) / 4)
     # 0 runs after 1 in the third path, and after 3 in the fourth
     np.testing.assert_allclose(use.moved, np.array([2, 0, 0, 0]) / 4)
+    np.testing.assert_allclose(use.variance[1:], np.array([0.6875, 1.5, 0.1875]))
     np.testing.assert_allclose(use.runs, np.array([4, 3, 4, 3]) / 4)
 
 

@@ -1,3 +1,5 @@
+"""The page: its parts, its policy, and texts that are no markup in it."""
+
 import base64
 import hashlib
 import html
@@ -12,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from cola_jax.report import evaluation_report, summarise, write_page, write_search_page
 from cola_jax.report import page as page_module
-from cola_jax.report import scan_page, summarise, write_page
 from cola_jax.report.compare import compare_runs
-from cola_jax.report.page import SCRIPTS, asset
+from cola_jax.report.page import SCRIPTS, asset, write_scan_page
+from cola_jax.report.scan import scan_report
 from cola_jax.runs.run import Run
 from tests.report.conftest import (
     E1,
@@ -35,15 +38,14 @@ from tests.report.conftest import (
     Q1,
     Q2,
     Q3,
-    START,
     UNGRADED,
-    WHOLE,
     evaluation,
     make_run,
     named,
     question,
 )
 from tests.report.hostile import TEXTS, decoded_part, letters_part, settings_of, start_of
+from tests.report.test_scan import PATHS, random_scan
 
 ASSETS = Path(page_module.__file__).parent / "assets"
 PageOf = Callable[..., str]
@@ -51,12 +53,12 @@ PageOf = Callable[..., str]
 
 @pytest.fixture
 def page_of(tmp_path: Path) -> PageOf:
-    """Writes a page about runs and returns it."""
+    """Write a page about runs and return it."""
 
     def write(*runs: Run) -> str:
         file = tmp_path / "pages" / "report.html"
         summaries = [summarise(run) for run in runs]
-        write_page(runs, summaries, file, compare_runs(runs, summaries[0].num_layers))
+        write_search_page(runs, summaries, file, compare_runs(runs, summaries[0].num_layers))
         return file.read_text()
 
     return write
@@ -72,24 +74,23 @@ def without_scripts(page: str) -> str:
     return html.unescape(re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
 
 
-def test_page_shows_table_settings_and_figures(run: Run, page_of: PageOf):
+def test_page_has_a_verdict_contents_and_folded_numbers(run: Run, page_of: PageOf):
     page = page_of(run)
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    cells = [html.unescape(re.sub(r"<[^>]+>", "|", row)) for row in rows]
-    at = next(i for i, row in enumerate(cells) if "W→C: wrong before" in row)
-    assert "66.7 %" in cells[at]
-    assert "20.8 to 93.9" in cells[at]
-    assert "control" in cells[at + 1]
-    assert "50.0 %" in cells[at + 1]
-    assert "someone/model" in page
-    assert "<dt>simulations</dt><dd>2 per question</dd>" in page
-    assert "5 of 6 questions done" in page
-    text = " ".join(page.split())
-    assert "Of 2 control searches for the same questions, 1 reached their wrong option." in text
+    prose = without_scripts(page)
+    order = [
+        '<p class="verdict">Nothing shown: ', "5 of 6 questions", "<nav", '<section id="results">',
+        "wrong, then correct (W→C)", '<section id="browser"', '<figure id="figure-depth">',
+        '<div id="all">', "simulations",
+    ]  # fmt: skip
+    places = [prose.index(text) for text in order]
+    assert places == sorted(places)
+    links = re.findall(r'<a href="#([\w-]+)">', prose)
+    assert set(links) <= set(re.findall(r' id="([\w-]+)"', prose))
+    assert len(re.findall("<tr", prose[: prose.index('<section id="browser"')])) <= 11
     figures = set(re.findall(r'<figure id="figure-(\w+)">', page))
-    assert figures == embedded(page)["figures"].keys()
-    assert page.count("<figcaption>") == len(figures)
-    assert "nan" not in without_scripts(page).lower().split()
+    assert figures == {figure["id"] for figure in embedded(page)["figures"]}
+    assert "nan" not in prose.lower().split()
+    assert len(page) < 200_000
 
 
 def test_page_allows_its_own_script_and_style_alone(run: Run, page_of: PageOf):
@@ -117,11 +118,10 @@ def test_page_is_self_contained(run: Run, page_of: PageOf, tmp_path: Path):
 
 
 def test_scripts_never_set_markup():
-    names = {*SCRIPTS, *scan_page.SCRIPTS}
-    assert names == {file.name for file in ASSETS.glob("*.js")}
+    assert set(SCRIPTS) == {file.name for file in ASSETS.glob("*.js")}
     ways = r"innerHTML|outerHTML|insertAdjacent|\.write\(|\beval\b|\bFunction\("
     ways += "|setHTML|srcdoc|DOMParser|createContextualFragment"
-    for name in names:
+    for name in SCRIPTS:
         assert not re.search(ways, asset(name))
 
 
@@ -147,36 +147,26 @@ def test_no_text_adds_markup_to_a_page(tmp_path: Path, page_of: PageOf, make: An
         return page_of(make_run(tmp_path / name, make([text]), start=start_of(text), **settings))
 
     plain, hostile = Markup(page("plain", "a")), Markup(content := page(text, "b"))
-    assert hostile.elements == plain.elements
+    if text.strip():  # an empty setting is not listed
+        assert hostile.elements == plain.elements
     [listed] = embedded(content)["questions"]
     [details] = embedded(content, "chunk-0")
     assert listed["id"] == listed["text"] == details["id"] == details["text"] == text
     assert details["options"][0] == text
 
 
-def test_page_escapes_all_text(tmp_path: Path, page_of: PageOf):
-    nasty = f"{NASTY}\u2028\u2029"
-    rows = [e | {"question": nasty, "edit": nasty} for e in E2]
-    question = Q2 | {"question": nasty, "text": nasty, "options": [nasty, "b", "c"]}
-    start = START | {
-        "origin": {"kind": "hub", "name": nasty},
-        "model": nasty,
-        "task": nasty,
-        "device": nasty,
-        "versions": {nasty: nasty},
-    }
-    settings = {"scorer": nasty, "preset": {nasty: nasty}}
-    page = page_of(make_run(tmp_path, (rows, [question]), start=start, **settings))
-    assert "<script>alert" not in page
-    assert "</script>&" not in page
-    assert "<!--" not in page
-    assert page.count("<script") == page.count("</script") == 3
-    assert "49" not in page.split("<main>")[0].split("</style>")[1]
-    [shown] = embedded(page)["questions"]
-    assert (shown["id"], shown["text"]) == (nasty, nasty)
-    [details] = embedded(page, "chunk-0")
-    assert (details["id"], details["text"], details["options"][0]) == (nasty, nasty, nasty)
-    assert details["paths"][1][6] == nasty
+def test_no_text_adds_markup_to_the_page_of_a_scan(tmp_path: Path):
+    summary = random_scan(PATHS)
+
+    def elements(text: str, name: str) -> list[str]:
+        settings = settings_of(text) | {"command": "scan", "paths": [[0]]}
+        run = make_run(tmp_path / name, start=start_of(text), **settings)
+        write_scan_page(scan_report(run, summary), summary, tmp_path / f"{name}.html")
+        page = (tmp_path / f"{name}.html").read_text()
+        assert text == "plain" or html.escape(TEXTS["image"]) in page
+        return re.findall(r"<[a-z/!][^ >]*", page)
+
+    assert elements(" ".join(TEXTS.values()), "hostile") == elements("plain", "plain")
 
 
 def test_page_escapes_completions(tmp_path: Path, page_of: PageOf):
@@ -211,16 +201,14 @@ def test_page_of_several_runs(tmp_path: Path, page_of: PageOf):
     page = page_of(*runs)
     data = embedded(page)
     assert data["runs"] == ["a/run", "b/run"]
-    assert [one["run"] for one in data["questions"]] == [0] * 5 + [1] * 2
+    assert [each["run"] for each in data["questions"]] == [0] * 5 + [1] * 2
     # a question's details are found by chunk and place
-    for one in data["questions"]:
-        chunk, place = one["at"]
-        assert embedded(page, f"chunk-{chunk}")[place]["id"] == one["id"]
-    text = " ".join(without_scripts(page).split())
-    assert "b/run against a/run, on the 2 questions of both" in text
+    for each in data["questions"]:
+        chunk, place = each["at"]
+        assert embedded(page, f"chunk-{chunk}")[place]["id"] == each["id"]
+    assert "b/run against a/run: Nothing shown: " in page
     [row] = re.findall(r"<tr><th scope=\"row\">correct after.*?</tr>", page)
     assert re.findall(r"[\d.]+ %", row) == ["80.0 %", "100.0 %"]
-    assert page.count("<h3><span") == 2  # settings of each
 
 
 def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
@@ -230,11 +218,11 @@ def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
     questions = [question(n, text="what " * 60, options=["a" * 80] * 4, best=(0, 1)) for n in names]
     run = make_run(tmp_path, (rows, questions))
     file = tmp_path / "pages" / "big.html"
-    write_page([run], [summarise(run)], file)
+    write_search_page([run], [summarise(run)], file)
     page = file.read_text()
-    assert file.stat().st_size < 5_000_000
+    assert file.stat().st_size < 3_000_000
     data = embedded(page)
-    assert [one["id"] for one in data["questions"]] == names
+    assert [each["id"] for each in data["questions"]] == names
     assert 'id="chunk-' not in page
     assert data["files"] == [f"big_files/questions-{i:03d}.js" for i in range(len(data["files"]))]
     for number, name in enumerate(data["files"]):
@@ -242,62 +230,18 @@ def test_page_of_many_questions_has_files_beside_it(tmp_path: Path):
         call = re.fullmatch(r'colaQuestions\("(\w+)",(\d+),(.*)\);\n', content, re.DOTALL)
         assert call
         assert (call[1], int(call[2])) == (data["token"], number)
-        for place, one in enumerate(json.loads(call[3])):
-            assert data["questions"][names.index(one["id"])]["at"] == [number, place]
+        for place, each in enumerate(json.loads(call[3])):
+            assert data["questions"][names.index(each["id"])]["at"] == [number, place]
 
 
-def test_page_does_not_depend_on_the_working_directory(
-    run: Run, page_of: PageOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    page_module.templates.cache_clear()
-    assert page_of(run).startswith("<!DOCTYPE html>")
-
-
-def test_rows_of_different_ways_stand_apart(tmp_path: Path):
-    """A search in all variants at once has no row of what is found once."""
-    search = {"target": 2, "best": None, "evaluations": 2, "shared": 1, "robust": None}
-    again = [{"node": 0, "path": WHOLE, "holds": [False]}]
-    asked = Q2 | {
-        "controls": [search | {"again": again}], "again": again, "variant_answers": [1],
-        "baseline_scores": [[-2.0, -1.0, -3.0]] * 2,
-    }  # fmt: skip
-    runs = [
-        summarise(make_run(tmp_path / name, (E2, [asked]), **settings))
-        for name, settings in (("once", {}), ("all", {"robust": True}))
-    ]
-    groups = dict(page_module.compared_rows(runs))
-    labels = {one.label: (one.value, other.value) for one, other in groups["Beyond control"]}
-    assert labels["p, two-sided: once"] == ("1.000", "")
-    assert labels["p, two-sided: robust"][0] == labels["p, two-sided: robust"][1] != ""
-
-
-@pytest.mark.parametrize(
-    ("questions", "conclusion"),
-    [
-        ([(E1, [Q1])], "nothing to compare"),
-        ([(E2, [Q2]), (E3, [Q3])], "1 of 2 correct answers were reached where 1.0"),
-    ],
-)
-def test_page_states_what_the_control_leaves(
-    tmp_path: Path, page_of: PageOf, questions: Any, conclusion: str
-):
-    assert conclusion in page_of(make_run(tmp_path, *questions))
-
-
-@pytest.mark.parametrize(
-    ("reached", "conclusion"), [(False, "lies above 0"), (True, "lies below 0")]
-)
-def test_page_states_a_clear_difference_to_the_control(
-    tmp_path: Path, page_of: PageOf, reached: bool, conclusion: str
-):
-    one, rows = (Q3, E3) if reached else (Q2, E2)
-    alike = {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # of gold and the control
-    parts = [
-        ([e | {"question": f"q{i}"} for e in rows], [one | {"question": f"q{i}"} | alike])
-        for i in range(12)
-    ]
-    assert conclusion in page_of(make_run(tmp_path, *parts))
+def test_page_of_an_evaluation(tmp_path: Path, evaluated: Run):
+    file = tmp_path / "report.html"
+    write_page(evaluation_report(evaluated), file)
+    page = without_scripts(file.read_text())
+    assert "0-1,2,2,3" in page
+    assert "selected on these same questions" in page
+    assert "figure" not in page
+    assert 'id="browser"' not in page
 
 
 @pytest.mark.parametrize("scorer", ["exact", "generation"])
@@ -309,35 +253,78 @@ def test_page_of_open_questions(tmp_path: Path, page_of: PageOf, scorer: str):
     assert (data["open"], data["decodes"]) == (True, decodes)
     prose = without_scripts(page)
     assert "control: reached a wrong answer" in prose
-    assert re.search(r"reached\s+their\s+wrong\s+answer", prose)
     assert not re.search(r"\boptions?\b", prose)
-    completions = [bool(one["completions"]) for one in embedded(page, "chunk-0")]
+    completions = [bool(each["completions"]) for each in embedded(page, "chunk-0")]
     assert set(completions) == {decodes}
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_scripts_in_node():
-    """The functions of the page that touch no document."""
-    source = "".join(asset(name) for name in ("charts.js", "figure.js", "paths.js"))
-    source += """
-    const data = { layers: 4 };
-    const use = usesOf(parsePath("0-1,3,2,2"));
-    console.log(JSON.stringify([
-      ticksOf(0, 1, 4), ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),
-      use.counts, [...use.moved], csvOf(["a", "b"], [["x,\\"y\\"", 0.5], ["=1+1", null]]),
-      ["+1", "-1", "@x", "\\t=1", "＝1", "x", -1].map((one) => csvOf(["c"], [[one]])),
-      fitted("W→C: 12 paths", 330), fitted("x".repeat(99) + "end", 75)]));
+    """The functions of the page that touch no document, and the drawing of every kind of panel."""
+    source = """
+    const made = [];
+    class Node {
+      constructor(name) { this.name = name; this.attributes = {}; made.push(this); }
+      setAttribute(key, value) {
+        if (/NaN|undefined/.test(String(value))) throw new Error(`${this.name} ${key} ${value}`);
+        this.attributes[key] = value;
+      }
+      append(...children) {
+        for (const child of children) {
+          if (child === null) throw new Error("null");
+          if (!(child instanceof Node)) this.text = (this.text ?? "") + child;
+        }
+      }
+      addEventListener() {}
+      get style() { return { setProperty() {} }; }
+    }
+    globalThis.document = {
+      createElement: (name) => new Node(name), createElementNS: (_, name) => new Node(name),
+      getElementById: () => ({ textContent: '{"runs": [], "layers": 4, "figures": []}' }),
+      body: new Node("body"), addEventListener() {},
+    };
+    globalThis.window = globalThis;
     """
-    run = subprocess.run(["node", "-e", source], capture_output=True, text=True, check=True)
-    assert json.loads(run.stdout) == [
-        [0, 0.25, 0.5, 0.75, 1],
+    source += "".join(asset(name) for name in SCRIPTS)
+    source += """
+    const use = usesOf(parsePath("0-1,3,2,2"));
+    const panel = (kind, rows, more) => ({ kind, title: "t", x: "x", integer: true,
+      series: [{ name: "search", css: "search", rows }, { name: "tried", css: "tried", rows }],
+      ...more });
+    const frame = (kind, rows, more) => {
+      made.length = 0;
+      drawPanel(panel(kind, rows, more), 400);
+      const bars = made.filter(({ attributes }) => attributes.class === "whisker");
+      const ys = bars.flatMap(({ attributes: { y1, y2 } }) => [y1, y2]);
+      const ticks = made.filter(({ attributes }) => attributes["text-anchor"] === "end");
+      return [ys.every((y) => y >= 32 && y <= 232), ticks.map(({ text }) => text)];
+    };
+    const block = [[0, 0, 1, 0.5, 1.5, 0.01], [0, 1, -1, -2, 0, 0.5]];
+    drawPanel({ kind: "map", title: "t", layers: 4, series: [{ name: "skip", rows: block }] }, 400);
+    pathDiagram([0, 2, 1, 1], 1, 16);
+    console.log(JSON.stringify([
+      ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),
+      use.counts, [...use.moved], csvOf([["a", "b"], ["x,\\"y\\"", 0.5], ["=1+1", null]]),
+      ["+1", "-1", "@x", "\\t=1", "＝1", "x", -1].map((text) => csvOf([[text]])),
+      frame("points", [[0, 0.75, 0.1, 2.3, 9], [1, 1, 0.5, 1.5, 9]], { reference: { y: 1 } })[0],
+      frame("bars", [[0, -12.5, -40, 3, 9]])[0],
+      frame("steps", [[0, 0.25, 0.1, 0.4, 9], [4, 0.5, 0.3, 0.7, 9]], { percent: true })[1],
+      frame("points", [[0, 0.75, 0.6, 0.9, 9]])[1],
+    ]));
+    """
+    run = subprocess.run(["node", "-e", source], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    *values, share_ticks, number_ticks = json.loads(run.stdout)
+    assert values == [
         [0, 10, 20, 30],
         [0, 1],
         [0, 1, 2, 1, 2, 3, 7],
         [1, 1, 2, 1],
         [2],
         'a,b\n"x,""y""",0.5\n\'=1+1,\n',
-        [f"c\n{one}\n" for one in ("'+1", "'-1", "'@x", "'\t=1", "'＝1", "x", "-1")],
-        "W→C: 12 paths",
-        "xxx…xxxend",
+        [f"{text}\n" for text in ("'+1", "'-1", "'@x", "'\t=1", "'＝1", "x", "-1")],
+        True,
+        True,
     ]
+    assert share_ticks == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+    assert all(len(text) < 5 for text in number_ticks)

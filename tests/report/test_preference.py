@@ -1,4 +1,4 @@
-"""What is beyond preference: exact tests, their level and power, and intervals."""
+"""Tests against preference: exact values, level, power and intervals; and layers kept."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from cola_jax.report.preference import UNWEIGHTED, Excess, Net, Preference, Targets
+from cola_jax.report.preference import UNWEIGHTED, Excess, Kept, Net, Preference, Targets
 from experiments.calibration import TARGETS, drawn
 
 
@@ -106,3 +106,40 @@ def test_curve_takes_distance_out():
     assert Excess.of(Targets(better, gaps)).value == pytest.approx(
         (better[:, 0] & ~hits[:, 0]).mean(), abs=0.03
     )
+
+
+def kept(random: np.random.Generator, effect: float, n: int = 60) -> Kept:
+    """Sure answers are right more often and kept on fewer layers, whether right or not."""
+    margin = random.exponential(1.0, n)
+    right = random.random(n) < 1 / (1 + np.exp(0.5 - margin))
+    saved = 3 + 2 * np.minimum(margin, 2) + effect * right + random.normal(0, 1.5, n)
+    return Kept.of(saved, right, margin)
+
+
+def test_confidence_alone_is_no_effect():
+    random = np.random.default_rng(0)
+    every = [kept(random, 0) for _ in range(300)]
+    assert np.mean([one.p <= 0.05 for one in every]) <= 0.08
+    assert np.mean([one.interval[0] <= 0 <= one.interval[1] for one in every]) >= 0.92
+    assert np.mean([one.right - one.wrong for one in every]) > 0.3  # without regard to it
+
+
+def test_an_effect_is_found():
+    random = np.random.default_rng(0)
+    every = [kept(random, 2) for _ in range(50)]
+    assert np.mean([one.difference for one in every]) == pytest.approx(2, abs=0.2)
+    assert np.mean([one.p <= 0.05 for one in every]) >= 0.8
+
+
+def test_few_questions_have_no_interval():
+    right = np.arange(30) < 9
+    few = Kept.of(2.0 * right, right, np.arange(30.0))
+    assert (few.n_right, few.n_wrong, few.right, few.wrong) == (9, 21, 2, 0)
+    assert few.difference == pytest.approx(2)
+    assert math.isnan(few.interval[0])
+    same = Kept.of(np.full(40, 3.0), np.arange(40) < 20, np.arange(40.0))  # nothing differs
+    assert (same.right, same.wrong) == (3, 3)
+    assert math.isnan(same.p)
+    none = Kept.of(np.ones(3), np.ones(3, bool), np.ones(3))
+    assert math.isnan(none.wrong)
+    assert math.isnan(none.difference)

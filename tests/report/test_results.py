@@ -1,13 +1,12 @@
 """`results.json`: what lm-evaluation-harness's own table makes of it."""
 
-import io
 import math
 
 from lm_eval.utils import make_table
-from rich.console import Console
 
 from cola_jax.report.results import results_json, tasks_table, write_results
-from tests.report.conftest import E1, E2, Q1, Q2, make_run
+from cola_jax.report.tables import terminal_table
+from tests.report.conftest import E1, E2, Q1, Q2, make_run, printed
 
 
 def test_results_of_a_search(tmp_path):
@@ -33,9 +32,7 @@ def test_results_of_a_search(tmp_path):
 def test_tasks_table_has_a_row_for_each_metric(tmp_path):
     run = make_run(tmp_path, (E1, [Q1]), (E2, [Q2]))
     results = results_json(run)
-    console = Console(file=io.StringIO(), width=100)
-    console.print(tasks_table([results, results]))
-    text = console.file.getvalue()
+    text = printed(terminal_table(tasks_table([results, results])))
     assert text.count("found_among_paths") == 2
     assert "0.5000" in text
 
@@ -44,7 +41,6 @@ def test_tasks_table_shows_no_escape_codes_of_a_name():
     name = "\x1b[31mred"
     entry = {"acc,none": 0.5, "acc_stderr,none": 0.1}
     results = {"results": {name: entry}, "n-samples": {name: {"effective": 4}}}
-    console = Console(file=io.StringIO(), width=90)
-    console.print(tasks_table([results]))
-    assert "\x1b" not in console.file.getvalue()
-    assert "\\x1b[31mred" in console.file.getvalue()
+    text = printed(terminal_table(tasks_table([results])))
+    assert "\x1b" not in text
+    assert "\\x1b[31mred" in text

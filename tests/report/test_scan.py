@@ -1,37 +1,50 @@
-"""The map of a scan: cells, what is best, CSV and page."""
+"""Scans: cells, the best blocks and their correction, rows and CSV."""
 
 import csv
 import dataclasses
-import html
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binom
 
 from cola_jax.deploy.scan import Block, scan_paths
-from cola_jax.report.scan import ScanSummary, read_map, summarise_map
-from cola_jax.report.scan_page import map_data, write_scan_page
-from cola_jax.report.scan_table import COLUMNS, scan_csv, scan_table
-from tests.report.conftest import make_run, printed
-from tests.report.hostile import TEXTS, settings_of, start_of
+from cola_jax.report.scan import (
+    CSV_COLUMNS,
+    ScanSummary,
+    chosen_elsewhere,
+    flip_test,
+    halves,
+    read_map,
+    scan_csv,
+    scan_rows,
+    scan_verdict,
+    summarise_map,
+)
+from cola_jax.report.tables import Table, terminal_table
+from tests.report.conftest import printed
 
 LAYERS = 4
 PATHS = scan_paths(LAYERS)
 IDS = [f"q{i}" for i in range(60)]
 
 
+def random_scan(paths: list[tuple[int, ...]]) -> ScanSummary:
+    """Summarise a scan in which a repeat of layer 1 helps, and one path is never finite."""
+    random = np.random.default_rng(0)
+    verdict = np.repeat(random.random((60, 1)) < 0.5, len(paths), axis=1)
+    verdict[:, paths.index((0, 1, 1, 2, 3))] |= random.random(60) < 0.6
+    verdict[:, paths.index((3,))] = False
+    margin = random.normal(size=(60, len(paths))) + verdict
+    margin[:, paths.index((3,))] = -np.inf
+    return summarise_map(paths, IDS, verdict, margin, LAYERS)
+
+
 @pytest.fixture
 def summary() -> ScanSummary:
-    random = np.random.default_rng(0)
-    verdict = np.repeat(random.random((60, 1)) < 0.5, len(PATHS), axis=1)
-    verdict[:, PATHS.index((0, 1, 1, 2, 3))] |= random.random(60) < 0.6
-    verdict[:, PATHS.index((3,))] = False
-    margin = random.normal(size=(60, len(PATHS))) + verdict
-    margin[:, PATHS.index((3,))] = -np.inf
-    return summarise_map(PATHS, IDS, verdict, margin, LAYERS)
+    return random_scan(PATHS)
 
 
 def test_best_cell_stands_out_where_it_has_an_effect(summary: ScanSummary) -> None:
@@ -78,51 +91,72 @@ def test_map_does_not_depend_on_the_order_of_rows() -> None:
     assert dataclasses.asdict(one) == dataclasses.asdict(other)
 
 
-def test_map_data_has_every_cell_and_the_best(summary: ScanSummary) -> None:
-    data = map_data(summary)
-    assert data["best"]["accuracy"] == {"kind": "repeat", "start": 1, "stop": 2}
-    assert data["best"]["margin"] == summary.best_margin.block._asdict()
-    for name, table in data["figures"].items():
-        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
-        assert len(rows) == len(PATHS) - 1
-        best = next(
-            row for row in rows if (row["kind"], row["start"], row["stop"]) == ("repeat", 1, 2)
-        )
-        value = "difference" if name == "accuracy" else "margin"
-        assert best[f"{value}_low"] < best[value] < best[f"{value}_high"]
-        assert best["layers"] == 5
-
-
 def test_csv_has_every_cell(summary: ScanSummary) -> None:
     rows = list(csv.DictReader(io.StringIO(scan_csv(summary))))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == CSV_COLUMNS
     assert len(rows) == len(PATHS) - 1
     best = next(row for row in rows if row["path"] == "0,1,1,2-3")
     assert (best["kind"], best["start"], best["stop"]) == ("repeat", "1", "2")
     assert float(best["correct"]) == summary.best.correct.value
 
 
-def test_table_names_the_best_blocks(summary: ScanSummary) -> None:
-    table = scan_table(summary)
-    assert table.row_count == 5
-    text = printed(table)
+def test_rows_name_the_best_blocks(summary: ScanSummary) -> None:
+    text = printed(terminal_table(Table(scan_rows(summary), columns=("",) * 6)))
     assert max(map(len, text.splitlines())) <= 80
     low, high = summary.best.difference.interval
     assert f"{100 * low:+.1f} to {100 * high:+.1f}" in text  # whole
     assert re.search(r"best repeat +repeat 1 +5 ", text)
     assert re.search(r"best skip +skip \d", text)
     repeats = [cell for cell in summary.cells if cell.block.kind == "repeat"]
-    alone = dataclasses.replace(summary, cells=tuple(repeats))
-    assert "skip" not in printed(scan_table(alone)).partition("blocks on")[0]
+    alone = scan_rows(dataclasses.replace(summary, cells=tuple(repeats)))
+    assert not any("skip" in " ".join([row.label, *row.cells]) for row in alone)
 
 
-def test_no_text_adds_markup_to_a_page(tmp_path: Path, summary: ScanSummary) -> None:
-    def elements(text: str, name: str) -> list[str]:
-        settings = settings_of(text) | {"command": "scan", "paths": [[0]]}
-        run = make_run(tmp_path / name, start=start_of(text), **settings)
-        write_scan_page(run, summary, tmp_path / f"{name}.html")
-        page = (tmp_path / f"{name}.html").read_text()
-        assert text == "plain" or html.escape(TEXTS["image"]) in page
-        return re.findall(r"<[a-z/!][^ >]*", page)
+def test_verdict_needs_an_effect_beyond_the_number_of_blocks(summary: ScanSummary) -> None:
+    assert scan_verdict(summary).startswith("Shown: repeat 1 makes the model more accurate (+")
+    cells = tuple(dataclasses.replace(cell, p=0.06) for cell in summary.cells)
+    text = scan_verdict(dataclasses.replace(summary, cells=cells))
+    assert text.startswith("Nothing shown: no block makes")
+    assert "repeat 1 is best" in text
 
-    assert elements(" ".join(TEXTS.values()), "hostile") == elements("plain", "plain")
+
+def test_flip_test_of_one_path_is_the_sign_test() -> None:
+    differences = np.array([[1]] * 8 + [[-1]] * 2 + [[0]] * 5)
+    p = flip_test(np.hstack([differences, -differences]))
+    assert p == pytest.approx(2 * binom.sf(7, 10, 0.5), abs=0.01)  # of either sign
+
+
+def test_flip_test_corrects_for_the_number_of_paths() -> None:
+    random = np.random.default_rng(0)
+    smallest = []
+    for seed in range(60):
+        labels = random.integers(-1, 2, (40, 100))
+        smallest.append(flip_test(labels, flips=400, seed=seed).min())
+    assert np.mean(np.array(smallest) <= 0.1) == pytest.approx(0.1, abs=0.09)
+    assert np.mean(smallest) == pytest.approx(0.5, abs=0.12)
+
+
+def test_flip_test_finds_an_effect_among_many() -> None:
+    random = np.random.default_rng(1)
+    differences = random.integers(-1, 2, (100, 200))
+    differences[:, 7] = random.random(100) < 0.3
+    p = flip_test(differences, flips=1000)
+    assert p[7] < 0.01
+    assert np.delete(p, 7).min() > 0.02
+
+
+def test_flip_test_of_no_differences() -> None:
+    assert flip_test(np.zeros((10, 3)), flips=99).tolist() == [1, 1, 1]
+
+
+def test_halves_are_even_and_stable() -> None:
+    ids = [f"q{i}" for i in range(21)]
+    first = halves(ids)
+    assert first.sum() == 10
+    assert halves(ids[::-1])[::-1].tolist() == first.tolist()
+
+
+def test_a_path_is_measured_where_it_was_not_chosen() -> None:
+    first = np.array([True, True, False, False])
+    effects = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+    assert chosen_elsewhere(effects, first).tolist() == [1, 1, 0, 0]

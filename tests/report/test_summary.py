@@ -5,16 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cola_jax.report import summarise
+from cola_jax.report import search_report, summarise
 from cola_jax.report.layers import ALL, CORRECTED, RETAINED, Depth
 from cola_jax.report.summary import Summary
-from cola_jax.report.table import summary_table
+from cola_jax.report.tables import terminal_report
 from cola_jax.scoring.statistics import Share
 from tests.report.conftest import (
     E1,
     E2,
     E3,
-    ONE_EVALUATION,
     ONLY_RETAINED,
     ONLY_WRONG,
     Q1,
@@ -45,7 +44,8 @@ def test_summarise_shares(summary: Summary):
     assert summary.control_evaluations == 2
     assert summary.confirmed == Share(3, 4)
     assert summary.not_finite == Share(1, 13)
-    assert summary.duplicates == Share(0, 13)
+    # q1 and q4 are right before: one path of each is wrong; q2, q3 and q5: two paths are right
+    assert (summary.broken, summary.fixed) == (Share(2, 3), Share(2, 5))
 
 
 def test_summarise_counts_and_means(summary: Summary):
@@ -59,20 +59,6 @@ def test_summarise_counts_and_means(summary: Summary):
     assert summary.options == pytest.approx((3 + 3 + 3 + 2 + 2) / 5)
 
 
-def test_summarise_tree_shape(summary: Summary):
-    tree = summary.tree
-    assert tree.root_children == pytest.approx((1 + 2 + 1 + 1 + 1) / 5)
-    assert tree.children == pytest.approx(8 / 7)  # five roots, and one node each of q1 and q3
-    assert tree.depth == pytest.approx((1 + 2 + 1 + 1 + 1 + 2 + 1 + 1) / 8)
-    assert tree.max_depth == 2
-
-
-def test_summarise_length_histograms(summary: Summary):
-    assert summary.best_lengths[RETAINED].tolist() == [0, 0, 0, 1, 1]
-    assert summary.best_lengths[CORRECTED].tolist() == [0, 0, 0, 1, 0, 1]
-    assert summary.correct_lengths.tolist() == [0, 0, 0, 2, 2, 1]
-
-
 def test_summarise_layer_use(summary: Summary):
     layers = summary.layers
     assert [layers[name].paths for name in (RETAINED, CORRECTED, ALL)] == [2, 2, 13]
@@ -82,12 +68,6 @@ def test_summarise_layer_use(summary: Summary):
     np.testing.assert_allclose(layers[CORRECTED].repeats, [0, 0.5, 0, 0])
     np.testing.assert_allclose(layers[ALL].skipped, np.array([1, 2, 4, 2]) / 13)
     np.testing.assert_allclose(layers[ALL].repeats, np.array([0, 1, 0, 2]) / 13)
-
-
-def test_summarise_counts_duplicates_from_rows(tmp_path: Path):
-    again = [evaluation("q1", 3, (0, 1, 3), 0, True), evaluation("q1", 4, WHOLE, 0, True)]
-    run = make_run(tmp_path, (E1 + again, [Q1]), (E2, [Q2]))  # WHOLE of q2 is not a duplicate
-    assert summarise(run).duplicates == Share(2, 8)
 
 
 def test_summarise_without_wrong_questions_or_controls(tmp_path: Path):
@@ -108,7 +88,6 @@ def test_summarise_without_scores(tmp_path: Path):
     summary = summarise(make_run(tmp_path, (E2 + E3, unscored)))
     assert (summary.control, summary.unscored) == (Share(1, 2), 2)
     assert (summary.net.n, summary.preference) == (0, None)
-    assert "without finite scores" in printed(summary_table(summary))
 
 
 def test_summarise_without_correct_paths(tmp_path: Path):
@@ -116,20 +95,13 @@ def test_summarise_without_correct_paths(tmp_path: Path):
     assert (summary.after, summary.confirmed) == (Share(0, 1), Share(0, 0))
     assert summary.length == 4  # of the identity, as no path is correct
     assert summary.layers[CORRECTED].paths == 0
-    assert summary.correct_lengths.sum() == 0
-
-
-def test_summarise_single_evaluations(tmp_path: Path):
-    summary = summarise(make_run(tmp_path, ONE_EVALUATION))
-    assert summary.tree.root_children == 0
-    assert math.isnan(summary.tree.children)
-    assert math.isnan(summary.tree.depth)
+    assert summary.broken == Share(0, 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"command": "evaluate", "paths": [[0]]}, "use paths_table"),
+        ({"command": "evaluate", "paths": [[0]]}, "use path_results"),
         ({"command": "generate", "paths": [[0]]}, "made by 'generate'"),
         ({}, "has no question done yet"),
     ],
@@ -162,10 +134,7 @@ def test_summarise_excludes_ungraded(open_summary: Summary):
     assert summary.confirmed == Share(2, 3)
     assert summary.ungraded == Share(3, 11)
     assert summary.length == pytest.approx((3 + 5 + 4) / 3)
-    assert summary.best_lengths[RETAINED].tolist() == [0, 0, 0, 1]
-    assert summary.best_lengths[CORRECTED].tolist() == [0, 0, 0, 0, 0, 1]
     assert [summary.layers[name].paths for name in (RETAINED, CORRECTED, ALL)] == [1, 1, 11]
-    assert summary.correct_lengths.tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_summarise_completions(open_summary: Summary):
@@ -258,6 +227,7 @@ def test_summarise_what_was_asked_again(tmp_path: Path):
     assert (summary.nets["once"].n, summary.nets["asked again"].n) == (3, 1)
     kept = summary.kept["robust"]
     assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
-    text = printed(summary_table(summarise(make_run(tmp_path / "2", (rows, asked)))))
-    assert "robust W→C minus control" in text
+    run = make_run(tmp_path / "2", (rows, asked))
+    text = printed(terminal_report(search_report(run, summary), whole=True))
+    assert "robust W→C beyond control" in text
     assert max(map(len, text.splitlines())) <= 80

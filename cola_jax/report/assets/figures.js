@@ -1,175 +1,230 @@
-// The figures of searches. A run has one colour in all of them; a control search is dashed.
+// Figures: panels of steps, points, bars or maps, each with a legend, a table and a CSV file.
 
-const data = embedded("data");
-const many = data.runs.length > 1;
-const colourOf = (run) => `var(--run-${data.runs.indexOf(run) + 1})`;
-const runsLegend = data.runs.map((run) => ({ name: run, colour: colourOf(run) }));
-const SEARCHES = ["search", "control"];
-const searchLegend = [
-  { name: "search for the correct answer", colour: "var(--ink)" },
-  { name: "control search for a wrong one", colour: "var(--ink)", dashed: true },
-];
-const shares = { low: 0, high: 1, format: (value) => `${Math.round(100 * value)} %` };
+const [GAP, LEAST, PAPER] = [28, 330, 720]; // pixels between panels, of a panel, and of printed ones
+const EDGE = { top: 32, right: 14, bottom: 38, left: 46 };
 
-// Lines of one group of questions, a run's search and control after each other.
-function linesOf(rows, questions, xName) {
-  return data.runs
-    .flatMap((run) =>
-      SEARCHES.map((search) => ({
-        name: many ? `${run}, ${search}` : search,
-        label: search,
-        colour: colourOf(run),
-        dashed: search === "control",
-        rows: rows
-          .filter((row) => row.run === run && row.questions === questions && row.search === search)
-          .map((row) => ({ ...row, x: row[xName] })),
-      })),
-    )
-    .filter((line) => line.rows.length);
+// Return round numbers from low to high, about `count` of them.
+function ticksOf(low, high, count, integer) {
+  const raw = (high - low || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  let step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw * 0.999);
+  if (integer) step = Math.max(1, Math.round(step));
+  const first = Math.ceil(low / step - 1e-9);
+  const length = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({ length }, (_, i) => Number(((first + i) * step).toFixed(10)));
 }
 
-function extent(values, pad = 0) {
-  return { low: Math.min(...values) - pad, high: Math.max(...values) + pad };
+const digitsOf = (ticks) => [0, 1, 2, 3].find((d) => ticks.every((x) => Number(x.toFixed(d)) === x)) ?? 4;
+const formatOf = ({ percent }) => (x) => (percent ? `${(100 * x).toFixed(1)} %` : fixed(x, 2));
+
+function valueOf(panel, [x, value, low, high, n]) {
+  const format = formatOf(panel);
+  const interval = low === null ? "" : ` (${format(low)} to ${format(high)})`;
+  return `${format(value)}${interval}, n = ${grouped(n)}`;
 }
 
-const panelTitle = (questions) => questions[0].toUpperCase() + questions.slice(1);
-
-function drawShares(name, groups, x, options) {
-  const table = data.figures[name];
-  const rows = records(table).filter((row) => SEARCHES.includes(row.search));
-  const panels = groups
-    .map((questions) => [questions, linesOf(rows, questions, options.xName)])
-    .filter(([, series]) => series.length)
-    .map(
-      ([questions, series]) =>
-        (width) =>
-          linePanel({
-            title: panelTitle(questions),
-            x: x(rows),
-            y: shares,
-            series,
-            width,
-            direct: !many && series.length > 1,
-            bands: data.runs.length < 3,
-            ...options.panel?.(questions, table),
-          }),
-    );
-  fillFigure(name, table, { panels, legend: many ? [...runsLegend, ...searchLegend] : [] });
+// Return the range of the values and intervals, so that no error bar leaves the frame.
+function rangeOf({ percent, kind, reference, series }) {
+  if (percent) return [0, 1];
+  const values = series.flatMap(({ rows }) => rows.flatMap((row) => row.slice(1, 4)));
+  values.push(...(kind === "bars" ? [0] : []), ...(reference?.y === undefined ? [] : [reference.y]));
+  const known = values.filter((value) => value !== null);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const pad = 0.05 * (high - low || 1);
+  return [low < 0 || low > pad ? low - pad : 0, high + pad];
 }
 
-function drawSearches() {
-  drawShares(
-    "evaluations",
-    ["all questions", "wrong before"],
-    (rows) => ({
-      label: "evaluations per question",
-      low: 0,
-      high: 1.01 * Math.max(...rows.map((row) => row.evaluations)),
-      integer: true,
-    }),
-    { xName: "evaluations" },
-  );
-  const reference = { x: data.layers, label: `L = ${data.layers}` };
-  drawShares(
-    "depth",
-    ["all questions", "correct before", "wrong before"],
-    (rows) => ({
-      label: "layers allowed",
-      ...extent([...rows.map((row) => row.layers), data.layers], 0.5),
-      integer: true,
-    }),
-    { xName: "layers", panel: () => ({ reference }) },
-  );
-  drawShares(
-    "front",
-    ["all questions", "wrong before"],
-    (rows) => ({
-      label: "layers, mean over questions",
-      ...extent([...rows.map((row) => row.layers), data.layers], 0.5),
-    }),
-    {
-      xName: "layers",
-      panel: (questions, table) => ({
-        steps: false,
-        reference,
-        marks: records(table)
-          .filter((row) => row.questions === questions && !SEARCHES.includes(row.search))
-          .map((row) => ({
-            name: many ? `${row.run}, ${row.search}` : row.search,
-            x: row.layers,
-            share: row.share,
-            colour: row.search === "pretrained model" ? "var(--muted)" : colourOf(row.run),
-            hollow: row.search === "pretrained model",
-          })),
-      }),
-    },
-  );
+function drawPanel(panel, width) {
+  if (panel.kind === "map") return drawMap(panel, width);
+  const { series, reference, kind } = panel;
+  const height = 270;
+  const pad = kind === "steps" ? 0 : 0.7;
+  const places = [...new Set(series.flatMap(({ rows }) => rows.map(([x]) => x)))].sort((a, b) => a - b);
+  const xs = reference?.x === undefined ? places : [...places, reference.x];
+  const [left, right] = [Math.min(...xs) - pad, Math.max(...xs) + pad];
+  const [low, high] = rangeOf(panel);
+  const [top, base, end] = [EDGE.top, height - EDGE.bottom, width - EDGE.right];
+  const X = (x) => EDGE.left + ((end - EDGE.left) * (x - left)) / (right - left || 1);
+  const Y = (y) => base - ((base - top) * (y - low)) / (high - low || 1);
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "panel", "aria-hidden": "true" });
+  const line = (css, x1, y1, x2, y2) => svg.append(shape("line", { class: css, x1, y1, x2, y2 }));
+  const write = (css, x, y, anchor, text) =>
+    svg.append(shape("text", { class: css, x, y, "text-anchor": anchor }, text));
+  write("title", 0, 12, "start", panel.title);
+  const yTicks = ticksOf(low, high, 5, false);
+  const digits = digitsOf(panel.percent ? yTicks.map((y) => Math.round(1e6 * y) / 1e4) : yTicks);
+  for (const y of yTicks) {
+    line("grid", EDGE.left, Y(y), end, Y(y));
+    const text = panel.percent ? `${(100 * y).toFixed(digits)} %` : fixed(y, digits);
+    write("tick", EDGE.left - 6, Y(y) + 4, "end", text);
+  }
+  for (const x of ticksOf(left, right, Math.max(2, Math.min(10, (end - EDGE.left) / 55)), panel.integer)) {
+    line("axis", X(x), base, X(x), base + 4);
+    write("tick", X(x), base + 17, "middle", grouped(x));
+  }
+  line("axis", EDGE.left, base, end, base);
+  write("label", (EDGE.left + end) / 2, height - 5, "middle", panel.x);
+  if (reference?.x !== undefined) {
+    line("reference", X(reference.x), top, X(reference.x), base);
+    const anchor = X(reference.x) > end - 40 ? "end" : "middle";
+    write("tick", Math.min(X(reference.x), end), top - 5, anchor, reference.label);
+  }
+  if (reference?.y !== undefined) line("reference", EDGE.left, Y(reference.y), end, Y(reference.y));
+  const marked = series.filter(({ css }) => css !== "tried");
+  const slot = (X(1) - X(0)) / (marked.length + 1);
+  for (const each of series) {
+    const group = shape("g", { class: `series ${each.css}` });
+    svg.append(group);
+    const add = (name, attributes) => group.append(shape(name, attributes));
+    if (kind === "steps") {
+      const path = (at, rows = each.rows) =>
+        rows.map((row, i) => `${X(row[0])} ${Y(row[at])}L${X(rows[i + 1]?.[0] ?? right)} ${Y(row[at])}`);
+      if (series.length < 5) {
+        add("path", { class: "band", d: `M${[...path(3), ...path(2).reverse().map(turned)].join("L")}Z` });
+      }
+      add("path", { class: "line", d: `M${path(1).join("L")}` });
+      continue;
+    }
+    const shift = (marked.indexOf(each) - (marked.length - 1) / 2) * slot;
+    for (const [x, value, from, to] of each.rows) {
+      const at = X(x) + (each.css === "tried" ? 0 : shift);
+      if (each.css === "tried") {
+        add("line", { class: "line", x1: X(x - 0.45), x2: X(x + 0.45), y1: Y(value), y2: Y(value) });
+        continue;
+      }
+      if (kind === "bars") {
+        const y = Math.min(Y(value), Y(0));
+        const size = Math.max(0.5, Math.abs(Y(value) - Y(0)));
+        add("rect", { x: at - 0.45 * slot, y, width: 0.9 * slot, height: size });
+      }
+      if (from !== null) add("line", { class: "whisker", x1: at, x2: at, y1: Y(from), y2: Y(to) });
+      if (kind === "points") add("circle", { cx: at, cy: Y(value), r: Math.min(3, slot * 0.45) });
+    }
+  }
+  if (kind === "bars") line("axis", EDGE.left, Y(0), end, Y(0));
+  track(svg, (event) => {
+    const box = svg.getBoundingClientRect();
+    const at = ((event.clientX - box.left) / box.width) * width;
+    const place = places.reduce((a, b) => (Math.abs(X(b) - at) < Math.abs(X(a) - at) ? b : a));
+    const lines = series.flatMap((each) => {
+      const row = each.rows.findLast(([x]) => (kind === "steps" ? x <= place : x === place));
+      return row ? [[`${each.name}: ${valueOf(panel, row)}`, `series ${each.css}`]] : [];
+    });
+    showTip(event, `${panel.x} ${grouped(place)}`, lines);
+  });
+  return svg;
 }
 
-const TRANSITIONS = { "C→C": "cc", "W→C": "wc", "C→W": "cw", "W→W": "ww" };
+// Turn "x1 y1Lx2 y2" around, to go back along a line.
+const turned = (text) => text.split("L").reverse().join("L");
 
-function drawTransitions() {
-  const rows = records(data.figures.transitions);
-  const panels = ["shortest correct path", "all paths tried"].map(
-    (paths) => (width) =>
-      barsPanel({
-        title: panelTitle(paths),
-        width,
-        bars: data.runs.map((run) => {
-          const own = rows.filter((row) => row.run === run && row.paths === paths);
-          return {
-            label: many ? run : "",
-            n: own[0]?.n ?? 0,
-            colour: many ? colourOf(run) : null,
-            noun: paths === "all paths tried" ? "evaluations" : "questions",
-            segments: own
-              .filter((row) => row.count)
-              .map((row) => ({
-                name: row.transition,
-                count: row.count,
-                share: row.share,
-                css: TRANSITIONS[row.transition],
-              })),
-          };
-        }),
-      }),
-  );
-  const legend = Object.entries({
-    "C→C": "correct before and after",
-    "W→C": "wrong, then correct",
-    "C→W": "correct, then wrong",
-    "W→W": "wrong before and after",
-  }).map(([name, text]) => ({ name: `${name} ${text}`, css: TRANSITIONS[name] }));
-  fillFigure("transitions", data.figures.transitions, { panels, legend });
-}
-
-const LENGTHS = { "C→C": "var(--cc)", "W→C": "var(--wc)", "correct evaluations": "var(--ww)" };
-
-function drawLengths() {
-  const table = data.figures.lengths;
-  const rows = records(table);
-  const all = [...rows.map((row) => row.layers), data.layers];
-  const x = { label: "layers", ...extent(all, 1), integer: true };
-  const columns = (run, title, names) => (width) => {
-    const own = rows.filter((row) => row.run === run && names.includes(row.paths));
-    const stacks = names.map((name) => ({
-      name,
-      colour: LENGTHS[name],
-      counts: new Map(own.filter((row) => row.paths === name).map((row) => [row.layers, row.count])),
+// Draw blocks as cells: repeats above the diagonal, by first layer down and last layer across, and
+// skips below it, the other way round.
+function drawMap(panel, width) {
+  const [left, top, size] = [40, 26, panel.layers + 1];
+  const cell = (Math.min(width, 620) - left - 4) / size;
+  const end = top + size * cell;
+  const svg = shape("svg", {
+    viewBox: `0 0 ${Math.min(width, 620)} ${end + 62}`, class: "panel map", "aria-hidden": "true",
+  });
+  const write = (x, y, anchor, text, css = "tick") =>
+    svg.append(shape("text", { class: css, x, y, "text-anchor": anchor }, text));
+  write(0, 12, "start", panel.title, "title");
+  const blocks = panel.series.flatMap(({ name, rows }) => rows.map((row) => [name, ...row]));
+  const values = blocks.map((block) => block[3]).sort((a, b) => a - b);
+  // the large losses of most blocks would hide the gains of the best
+  const largest = Math.max(values.at(-1), -values[Math.floor(values.length / 2)], 0.01);
+  const colour = (share) => ({
+    fill: share > 0 ? "var(--better)" : "var(--worse)", "fill-opacity": Math.min(1, Math.abs(share)),
+  });
+  let best;
+  for (const [name, first, last, value, low, high, p] of blocks) {
+    const [row, column] = name === "repeat" ? [first, last + 1] : [last + 1, first];
+    const [x, y] = [left + column * cell, top + row * cell];
+    const mark = shape("rect", {
+      class: "cell", x, y, width: cell - 0.5, height: cell - 0.5, style: colour(value / largest),
+    });
+    svg.append(mark);
+    const text = `${signed(value)} (${signed(low)} to ${signed(high)}), p = ${p.toFixed(3)}`;
+    track(mark, (event) => showTip(event, `${name} ${first}${last > first ? `–${last}` : ""}`, [[text]]));
+    if (value === values.at(-1)) best = { cx: x + cell / 2, cy: y + cell / 2, r: Math.max(6, cell * 0.7) };
+  }
+  svg.append(shape("circle", { class: "best", ...best }));
+  for (const tick of ticksOf(0, panel.layers, Math.min(12, width / 40), true)) {
+    write(left + (tick + 0.5) * cell, end + 15, "middle", tick);
+    write(left - 6, top + (tick + 0.5) * cell + 4, "end", tick);
+  }
+  write(left + size * cell, end + 32, "end", "repeat: from layer ↓ to before layer →");
+  write(left, end + 32, "start", "skip: from layer → to before layer ↓");
+  for (let i = 0; i < 17; i++) {
+    svg.append(shape("rect", {
+      x: left + 60 + i * 9, y: end + 44, width: 9, height: 11, style: colour((i - 8) / 8),
     }));
-    const totals = own.map(({ layers }) =>
-      stacks.reduce((sum, { counts }) => sum + (counts.get(layers) ?? 0), 0),
-    );
-    const y = { low: 0, high: Math.max(1, ...totals), format: grouped, integer: true };
-    const reference = { x: data.layers, label: `L = ${data.layers}` };
-    return columnsPanel({ title, x, y, stacks, reference, width });
-  };
-  const panels = data.runs.map((run) => columns(run, many ? run : "Questions", ["C→C", "W→C"]));
-  if (!many) panels.push(columns(data.runs[0], "All correct evaluations", ["correct evaluations"]));
-  const legend = ["C→C", "W→C"].map((name) => ({ name, colour: LENGTHS[name], css: TRANSITIONS[name] }));
-  fillFigure("lengths", table, { panels, legend });
+  }
+  write(left + size * cell, top + 12, "end", "repeated");
+  write(left + 4, end - 6, "start", "skipped");
+  write(left + 54, end + 54, "end", `≤ ${signed(-largest)}`);
+  write(left + 220, end + 54, "start", signed(largest));
+  return svg;
 }
 
-drawSearches();
-drawTransitions();
-drawLengths();
+function csvOf(rows) {
+  const cell = (value) => {
+    let text = value === null ? "" : String(value);
+    // a spreadsheet would take such a text as a formula
+    if (typeof value === "string" && /^[=+\-@＝＋－＠\t\r\n]/.test(text)) text = `'${text}`;
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
+}
+
+function toolsOf(name, panels) {
+  const columns = ["panel", "series", ...panels[0].columns];
+  const rows = panels.flatMap(({ title, series }) =>
+    series.flatMap((each) => each.rows.map((row) => [title, each.name, ...row])),
+  );
+  const button = element("button", { type: "button" }, "CSV");
+  button.setAttribute("aria-label", `Download the numbers of this figure as ${name}.csv`);
+  button.addEventListener("click", () => {
+    const link = element("a", { download: `${name}.csv` });
+    link.href = URL.createObjectURL(new Blob([csvOf([columns, ...rows])], { type: "text/csv" }));
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+  const details = element("details", {}, element("summary", {}, "Table"));
+  const line = (cells, tag) => element("tr", {}, ...cells.map((cell) => element(tag, {}, cell ?? "–")));
+  const fillTable = () => {
+    const body = [line(columns, "th"), ...rows.map((row) => line(row, "td"))];
+    details.append(
+      element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers" },
+        element("table", {}, ...body)),
+    );
+  };
+  details.addEventListener("toggle", fillTable, { once: true }); // few readers open it
+  return element("div", { class: "figure-tools" }, button, details);
+}
+
+for (const { id, panels } of data.figures) {
+  const figure = document.getElementById(`figure-${id}`);
+  const plot = element("div", { class: "plot" });
+  const names = new Map(panels.flatMap(({ kind, series }) =>
+    kind === "map" ? [] : series.map(({ name, css }) => [name, css])));
+  const legend = [...names].map(([name, css]) =>
+    element("li", {}, element("i", { class: `series ${css}` }), name));
+  const draw = (width) => {
+    const across = Math.max(1, Math.min(panels.length, 2, Math.floor((width + GAP) / (LEAST + GAP))));
+    plot.style.setProperty("grid-template-columns", `repeat(${across}, minmax(0, 1fr))`);
+    const each = (width - GAP * (across - 1)) / across;
+    plot.replaceChildren(...panels.map((panel) => drawPanel(panel, each)));
+  };
+  figure.querySelector("figcaption").before(element("ul", { class: "legend" }, ...legend), plot);
+  figure.append(toolsOf(id, panels));
+  let width = 0;
+  new ResizeObserver(() => {
+    if (plot.clientWidth === width || !plot.clientWidth) return;
+    width = plot.clientWidth;
+    draw(width);
+  }).observe(plot);
+  addEventListener("beforeprint", () => draw(PAPER));
+  addEventListener("afterprint", () => draw(width));
+}

@@ -1,196 +1,336 @@
-// The list of questions. Details come in chunks, from within the page or from the files beside it.
+// The list of questions; the details of each come in chunks, from the page or from files beside it.
 
-const LISTED = 100; // questions at once, to keep long lists responsive
-const LINKED = 2000; // characters of an id that has a link
-const browser = document.getElementById("browser");
-const list = document.getElementById("questions");
-const [more, found] = [browser.querySelector(".more"), browser.querySelector("[role=status]")];
-const chunks = new Map(); // by number: a promise of its questions
+const LISTED = 20; // questions, and paths of a question, shown at once
+const LINKED = 2000; // characters of an id that has a link: a longer address takes seconds
+const many = data.runs.length > 1;
+const letter = (answer) => (answer < 0 ? "no answer" : ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[answer] ?? `${answer}`));
+const span = (css, ...children) => element("span", { class: css }, ...children);
+const fewest = (a, b) => a.layers.length - b.layers.length || b.margin - a.margin;
 
-// Loads the chunk of this number, once.
+// Parse the text form of a path, such as 0-5,7,7,8-29.
+function parsePath(text) {
+  return text.split(",").flatMap((part) => {
+    const [first, last = first] = part.split("-").map(Number);
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  });
+}
+
+// Count the runs of each layer, and list layers that first run after a later one, and jumps back.
+function usesOf(path) {
+  const [counts, moved, jumps] = [Array(data.layers).fill(0), new Set(), new Map()];
+  let highest = -1;
+  path.forEach((layer, i) => {
+    if (!counts[layer]++ && layer < highest) moved.add(layer);
+    highest = Math.max(highest, layer);
+    if (i && layer <= path[i - 1]) jumps.set(`${path[i - 1]} ${layer}`, [path[i - 1], layer]);
+  });
+  return { counts, moved, jumps };
+}
+
+// Draw a cell for each layer: empty if skipped, darker with a count if repeated, framed if moved; an
+// arc is a jump back.
+function pathDiagram(path, correct, size, columns = data.layers) {
+  const { counts, moved, jumps } = usesOf(path);
+  const css = { null: "ungraded", 1: "correct", 0: "wrong" }[correct];
+  const svg = shape("svg", { class: `path ${css}`, width: columns * size, height: 24, role: "img" });
+  counts.slice(0, columns).forEach((count, layer) => {
+    const css = `c${Math.min(count, 3)}${moved.has(layer) ? " moved" : ""}`;
+    const cell = { class: css, x: layer * size + 0.75, y: 9.5, width: size - 1.5, height: 13 };
+    const runs = `layer ${layer}: ${count ? `run ${count}×` : "skipped"}${moved.has(layer) ? ", moved" : ""}`;
+    svg.append(shape("rect", cell, shape("title", {}, runs)));
+    const text = { class: count > 9 || size < 11 ? "count small" : "count", x: (layer + 0.5) * size, y: 19.5 };
+    if (count > 1) svg.append(shape("text", text, count));
+  });
+  for (const [from, to] of jumps.values()) {
+    const shift = from === to ? 0.28 : 0;
+    const [a, b] = [(from + 0.5 + shift) * size, (to + 0.5 - shift) * size];
+    svg.append(shape("path", { class: "loop", d: `M${a} 9 C${a} 0 ${b} 0 ${b} 9` }));
+  }
+  const layersWith = (belongs) => counts.flatMap((count, layer) => (belongs(count) ? [layer] : []));
+  const [skipped, repeated] = [layersWith((count) => !count), layersWith((count) => count > 1)];
+  svg.setAttribute("aria-label", `skips ${skipped.join(", ") || "none"}; repeats ${repeated.join(", ") || "none"}`);
+  return svg;
+}
+
+function ruler(size) {
+  const svg = shape("svg", { class: "ruler", width: data.layers * size, height: 12, "aria-hidden": "true" });
+  for (let layer = 0; layer < data.layers; layer += data.layers * size < 300 ? 10 : 5) {
+    svg.append(shape("text", { x: (layer + 0.5) * size, y: 10 }, layer));
+  }
+  return svg;
+}
+
+// A model's text gets an element of its own, so that its direction cannot affect what surrounds it.
+function answerOf(question, { answer, margin }, decoded) {
+  if (decoded) return decoded[0] === null ? "no answer found" : element("bdi", {}, decoded[0]);
+  if (!data.open) return letter(answer);
+  if (margin === null) return "no answer";
+  if (answer === question.gold) return "gold";
+  return question.controls.some(([target]) => target === answer) ? "control" : "other";
+}
+
+function factsOf({ layers, margin, correct, target, node, mark }, decoded) {
+  const facts = [`${layers.length} positions`];
+  if (margin === null) facts.push("margin not finite");
+  else if (correct !== null) facts.push(`margin ${signed(margin)}`);
+  if (decoded) facts.push(`${decoded[4]} tokens`);
+  if (decoded?.[3]) facts.push("truncated by the token limit");
+  else if (decoded?.[2] === "not finite") facts.push("then not finite");
+  if (target !== null) facts.push(`${correct ? "reaches" : "misses"} the wrong target`);
+  if (!node) facts.push("identity path");
+  if (mark) facts.push(`shortest ${mark} path`);
+  if (correct === null) facts.push("ungraded");
+  return ` · ${facts.join(" · ")}`;
+}
+
+function pathItem(question, path, size) {
+  const { text, correct, node, parent, edit, completion } = path;
+  const decoded = question.completions[completion];
+  const sign = { null: "? ", 1: "✓ ", 0: "✗ " }[correct];
+  const made = edit === null ? "" : ` = #${parent ?? "?"}, ${edit}`;
+  const outcome = element("div", { class: "outcome" });
+  outcome.append(
+    span(`verdict ${correct ? "correct" : ""}`, sign, answerOf(question, path, decoded)),
+    factsOf(path, decoded), element("br"), span("mono", text), ` #${node}${made}`,
+  );
+  if (decoded) {
+    const parts = [element("summary", {}, "decoded text"), element("pre", {}, decoded[1])];
+    outcome.append(element("details", { class: "completion" }, ...parts));
+  }
+  return element("li", {}, element("div", { class: "wide" }, pathDiagram(path.layers, correct, size)), outcome);
+}
+
+function optionItem({ gold, baseline, controls }, option, j) {
+  const item = element("li", { class: j === gold ? "gold" : "" });
+  const control = controls.find(([target]) => target === j);
+  if (!data.open) item.append(span("letter", letter(j)));
+  item.append(element("bdi", { class: "option" }, option));
+  if (j === gold) item.append(span("mark gold", "correct answer"));
+  if (j === baseline) item.append(span("mark", "answered before"));
+  if (control) item.append(span("mark", `control: ${control[1] ? "reached" : "not reached"}`));
+  return item;
+}
+
+const pathKinds = {
+  "all paths": () => true,
+  correct: ({ correct }) => correct === 1,
+  wrong: ({ correct }) => correct === 0,
+  ungraded: ({ correct }) => correct === null,
+  shorter: ({ layers }) => layers.length < data.layers,
+  repeating: ({ counts }) => counts.some((count) => count > 1),
+  moving: ({ moved }) => moved.size > 0,
+};
+const pathOrders = {
+  "order of the search": () => 0,
+  "fewest positions": fewest,
+  "largest margin": (a, b) => (b.margin ?? -Infinity) - (a.margin ?? -Infinity),
+  "correct first": (a, b) => (b.correct ?? 0.5) - (a.correct ?? 0.5) || fewest(a, b),
+};
+
+function choice(label, names, onChange) {
+  const options = names.map((name) => element("option", {}, name));
+  const select = element("select", { "aria-label": label }, ...options);
+  select.addEventListener("change", onChange);
+  return select;
+}
+
+function searchName(question, target) {
+  if (target === null) return "search for the correct answer";
+  if (target === question.baseline) return "search for the model's own answer";
+  return `control search for ${data.open ? "a wrong answer" : letter(target)}`;
+}
+
+function fillQuestion(body, entry, question) {
+  const fields = ["text", "correct", "margin", "answer", "node", "parent", "edit", "target", "completion"];
+  const paths = question.paths.map((row) => {
+    const path = Object.fromEntries(fields.map((name, i) => [name, row[i]]));
+    const layers = parsePath(path.text);
+    return { ...path, layers, ...usesOf(layers) };
+  });
+  const shortest = paths.filter(({ target }) => target === null).sort(fewest);
+  for (const mark of ["correct", "wrong"]) Object.assign(shortest.find(pathKinds[mark]) ?? {}, { mark });
+  const targets = [null, ...paths.map(({ target }) => target)];
+  const searches = new Map(targets.map((target) => [searchName(question, target), target]));
+  const room = body.clientWidth - (innerWidth > 992 ? 470 : 24);
+  const size = Math.max(9, Math.min(18, Math.floor(room / data.layers)));
+  const [list, count] = [element("ul", { class: "paths" }), span("note")];
+  const rest = element("button", { type: "button", class: "more" }, "Show all");
+  const show = (most) => {
+    const [target, belongs] = [searches.get(choices[0].value), pathKinds[choices[1].value]];
+    const chosen = paths.filter((path) => path.target === target && belongs(path));
+    chosen.sort(pathOrders[choices[2].value]);
+    count.textContent = `${grouped(chosen.length)} of ${grouped(paths.length)} evaluations`;
+    rest.hidden = chosen.length <= most;
+    const scale = element("li", {}, element("div", { class: "wide" }, ruler(size)));
+    list.replaceChildren(scale, ...chosen.slice(0, most).map((path) => pathItem(question, path, size)));
+  };
+  const choices = [
+    ["Search", [...searches.keys()]],
+    ["Paths", Object.keys(pathKinds).filter((name) => paths.some(pathKinds[name]))],
+    ["Order of paths", Object.keys(pathOrders)],
+  ].map(([label, names]) => choice(label, names, () => show(LISTED)));
+  choices[0].hidden = searches.size < 2;
+  rest.addEventListener("click", () => show(Infinity));
+  const head = element("p", { class: "note" }, element("bdi", { class: "id" }, question.id));
+  if (!data.float32 && question.confirmed !== null) {
+    const outcomes = data.decodes ? ["different text", "same text"] : ["wrong", "correct"];
+    head.append(` · shortest correct path in float32: ${outcomes[Number(question.confirmed)]}`);
+  }
+  const hash = hashOf(entry);
+  if (hash) head.append(" · ", element("a", { href: hash }, "link"));
+  const options = question.options.map((option, j) => optionItem(question, option, j));
+  body.replaceChildren(
+    head, element("p", { class: "prompt" }, question.text), element("ul", { class: "options" }, ...options),
+    element("div", { class: "tools" }, ...choices, count), list, rest,
+  );
+  show(LISTED);
+}
+
+// Load a chunk of details once: from the page, or from a script, as a page on a disk reads no files.
+const [chunks, arrivals] = [new Map(), new Map()];
 function loadChunk(number) {
-  if (!chunks.has(number))
+  if (!chunks.has(number)) {
     chunks.set(number, data.files.length ? fetchChunk(number) : Promise.resolve(embedded(`chunk-${number}`)));
+    chunks.get(number).catch(() => chunks.delete(number));
+  }
   return chunks.get(number);
 }
 
-// A script, as a page that is opened from a disk may not read other files.
 function fetchChunk(number) {
   const name = data.files[number];
   return new Promise((resolve, reject) => {
     arrivals.set(number, { resolve, reject });
     const script = element("script", { src: name.split("/").map(encodeURIComponent).join("/") });
-    script.addEventListener("error", () =>
-      reject(new Error(`${name} is missing: copy the folder along with this page.`)),
-    );
+    const missing = new Error(`${name} is missing: copy the folder along with this page.`);
+    script.addEventListener("error", () => reject(missing));
     document.head.append(script);
-  }).catch((error) => {
-    chunks.delete(number);
-    throw error;
   });
 }
-
-const arrivals = new Map();
 window.colaQuestions = (token, number, questions) => {
   const { resolve, reject } = arrivals.get(number);
   if (token === data.token) resolve(questions);
   else reject(new Error(`${data.files[number]} is of another report: write this one again.`));
 };
 
-const change = ({ best }) => (best === null ? "no correct path" : `${data.layers} → ${best} layers`);
-const keyOf = (question) => JSON.stringify([question.run, question.id]);
-const items = new Map(); // by key: the <details> of a question that is listed
+const outcomes = { "C→C": "stays correct", "W→C": "now correct", "W→W": "stays wrong" };
+const kinds = {
+  all: () => true,
+  "wrong, then correct (W→C)": ({ kind }) => kind === "W→C",
+  "correct (C→C)": ({ kind }) => kind === "C→C",
+  "correct on a shorter path": ({ kind, best }) => kind === "C→C" && best < data.layers,
+  "wrong (W→W)": ({ kind }) => kind === "W→W",
+  moved: ({ moved }) => moved,
+  "ungraded before": ({ kind }) => kind.startsWith("?"),
+};
+const orders = {
+  "order of the run": () => 0,
+  "fewest positions": (a, b) => (a.best ?? 1e9) - (b.best ?? 1e9),
+  "found first": (a, b) => (a.first ?? 1e9) - (b.first ?? 1e9),
+  "found last": (a, b) => (b.first ?? -1) - (a.first ?? -1),
+};
+
+// Return a link to a question: #question=ID, and its run where there are several.
+function hashOf({ id, run }) {
+  if (id.length > LINKED) return null;
+  return `#question=${encodeURIComponent(id)}${many ? `&run=${encodeURIComponent(data.runs[run])}` : ""}`;
+}
 
 function questionItem(question) {
-  const outcome = { "W→C": "corrected", "W→W": "uncorrected" }[question.kind] ?? "";
-  const details = element(
-    "details",
-    { class: "question" },
-    element(
-      "summary",
-      {},
-      element("span", { class: `kind ${outcome}` }, question.kind),
-      many
-        ? element(
-            "span",
-            { class: "run", style: { "--colour": `var(--run-${question.run + 1})` } },
-            data.runs[question.run],
-          )
-        : null,
-      element("span", { class: "text" }, question.text),
-      question.moved ? element("span", { class: "mark control" }, "moved") : null,
-      element("span", { class: "change" }, change(question)),
-    ),
-  );
-  details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) openQuestion(details, question);
-    const hash = details.open && hashOf(question);
+  const { run, kind, text, moved, best, at: [chunk, place] } = question;
+  const summary = element("summary", {});
+  summary.append(span(kind === "W→C" ? "kind corrected" : "kind", outcomes[kind] ?? "ungraded before"));
+  if (many) summary.append(span(`run series run-${run + 1}`, data.runs[run]));
+  summary.append(span("text", text));
+  if (moved) summary.append(span("mark", "moved"));
+  summary.append(span("note", best === null ? "no correct path" : `${data.layers} → ${best} positions`));
+  const details = element("details", { class: "question" }, summary);
+  details.addEventListener("toggle", async () => {
+    if (!details.open) return;
+    const hash = hashOf(question);
     if (hash) history.replaceState(null, "", hash);
+    if (details.children.length > 1) return;
+    const body = element("div", { class: "body" }, element("p", { class: "note" }, "Loading …"));
+    details.append(body);
+    try {
+      fillQuestion(body, question, (await loadChunk(chunk))[place]);
+    } catch (error) {
+      body.replaceChildren(element("p", { class: "failure", role: "alert" }, error.message));
+      details.addEventListener("toggle", () => body.remove(), { once: true });
+    }
   });
-  items.set(keyOf(question), details);
   return details;
 }
 
-async function openQuestion(details, question) {
-  const body = element("div", { class: "body" }, element("p", { class: "note" }, "Loading …"));
-  details.append(body);
-  try {
-    const [chunk, place] = question.at;
-    fillQuestion(body, question, (await loadChunk(chunk))[place]);
-  } catch (error) {
-    body.replaceChildren(element("p", { class: "failure", role: "alert" }, error.message));
-    details.addEventListener("toggle", () => body.remove(), { once: true });
+function browse(browser) {
+  const find = (css) => browser.querySelector(css);
+  const [search, sorting, running] = [find("[type=search]"), find("[name=order]"), find("[name=run]")];
+  const [status, more, list] = [find("[role=status]"), find(".more"), find("#questions")];
+  const items = new Map(); // the <details> of the questions that are listed
+  let [kind, matches] = ["all", []];
+  const showMore = () => {
+    const next = matches.slice(items.size, items.size + LISTED);
+    for (const question of next) items.set(question, questionItem(question));
+    list.append(...next.map((question) => items.get(question)));
+    more.hidden = items.size === matches.length;
+    more.textContent = `Show ${Math.min(LISTED, matches.length - items.size)} more`;
+  };
+  const update = () => {
+    const query = search.value.trim().toLowerCase();
+    const run = running ? running.selectedIndex - 1 : -1; // the first are all runs
+    const belongs = ({ id, text }) => `${id}\n${text}`.toLowerCase().includes(query);
+    matches = data.questions.filter((each) => kinds[kind](each) && (run < 0 || each.run === run) && belongs(each));
+    matches.sort(orders[sorting.value]);
+    status.textContent = `${grouped(matches.length)} of ${grouped(data.questions.length)}`;
+    items.clear();
+    list.replaceChildren();
+    showMore();
+  };
+  for (const [name, belongs] of Object.entries(kinds)) {
+    const count = data.questions.filter(belongs).length;
+    if (!count) continue;
+    const input = element("input", { type: "radio", name: "kind", value: name });
+    input.checked = name === kind;
+    input.addEventListener("change", () => {
+      kind = name;
+      update();
+    });
+    find("fieldset").append(element("label", {}, input, span("", `${name} ${grouped(count)}`)));
   }
-}
-
-// A link to a question: #question=ID, and its run where there are several; null for a long id,
-// whose address would take a browser seconds.
-function hashOf(question) {
-  if (question.id.length > LINKED) return null;
-  const run = many ? `&run=${encodeURIComponent(data.runs[question.run])}` : "";
-  return `#question=${encodeURIComponent(question.id)}${run}`;
-}
-
-function openLinked() {
-  const wanted = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
-  const [id, run] = [wanted.get("question"), wanted.get("run")];
-  if (id === null) return;
-  const question = data.questions.find(
-    (one) => one.id === id && (run === null || data.runs[one.run] === run),
-  );
-  if (!question) {
-    found.textContent = `This report has no question ${id}.`;
-    browser.scrollIntoView();
-    return;
+  const openLinked = () => {
+    const wanted = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
+    const [id, run] = [wanted.get("question"), wanted.get("run")];
+    if (id === null) return;
+    const question = data.questions.find((each) => each.id === id && (!run || data.runs[each.run] === run));
+    if (question && !items.has(question)) {
+      search.value = question.id;
+      if (running) running.selectedIndex = 0;
+      find("input[value=all]").click();
+      update();
+    }
+    if (!question) status.textContent = `This report has no question ${id}.`;
+    else items.get(question).open = true;
+    (items.get(question) ?? browser).scrollIntoView({ block: "start" });
+  };
+  const add = (select, names) => select?.append(...names.map((name) => element("option", {}, name)));
+  add(sorting, Object.keys(orders));
+  add(running, ["all runs", ...data.runs]);
+  for (const control of [sorting, running]) control?.addEventListener("change", update);
+  search.addEventListener("input", update);
+  more.addEventListener("click", showMore);
+  const samples = [
+    [[0], 1, "run once, path correct"], [[0], 0, "run once, path wrong"],
+    [[0, 0], 1, "run twice; the arc is the jump back"], [[], 1, "skipped"],
+    [[1, 0], 1, "framed: moved, first run after a later layer"],
+    ...(data.decodes ? [[[0], null, "pale: path ungraded"]] : []),
+  ];
+  for (const [path, correct, text] of samples) {
+    const diagram = pathDiagram(path, correct, 16, path.includes(1) ? 2 : 1);
+    find("#path-legend").append(element("li", {}, diagram, text));
   }
-  if (!items.has(keyOf(question))) {
-    search.value = question.id;
-    if (running) running.selectedIndex = 0;
-    showKind("all");
-    update();
-  }
-  const details = items.get(keyOf(question));
-  details.open = true;
-  details.scrollIntoView({ block: "start" });
-  details.querySelector("summary").focus({ preventScroll: true });
+  browser.hidden = false;
+  update();
+  openLinked();
+  addEventListener("hashchange", openLinked);
 }
 
-const kinds = {
-  all: () => true,
-  "C→C": (question) => question.kind === "C→C",
-  "C→C shorter": (question) => question.kind === "C→C" && question.best < data.layers,
-  "W→C": (question) => question.kind === "W→C",
-  "W→W": (question) => question.kind === "W→W",
-  moved: (question) => question.moved,
-  "ungraded before": (question) => question.kind.startsWith("?"),
-};
-const last = Number.MAX_SAFE_INTEGER;
-const orders = {
-  "order of the run": () => 0,
-  "fewest layers": (a, b) => (a.best ?? last) - (b.best ?? last),
-  "most layers": (a, b) => (b.best ?? -1) - (a.best ?? -1),
-  "found first": (a, b) => (a.first ?? last) - (b.first ?? last),
-  "found last": (a, b) => (b.first ?? -1) - (a.first ?? -1),
-  id: (a, b) => a.id.localeCompare(b.id, "en", { numeric: true }),
-};
-const search = browser.querySelector("[type=search]");
-const [sorting, running] = [browser.querySelector("[name=order]"), browser.querySelector("[name=run]")];
-const searchable = new Map();
-let [kind, matches, shown] = ["all", data.questions, 0];
-
-function textOf(question) {
-  if (!searchable.has(question)) searchable.set(question, `${question.id}\n${question.text}`.toLowerCase());
-  return searchable.get(question);
-}
-
-function showMore() {
-  const next = matches.slice(shown, shown + LISTED);
-  list.append(...next.map(questionItem));
-  shown += next.length;
-  more.hidden = shown === matches.length;
-  more.textContent = `Show ${Math.min(LISTED, matches.length - shown)} more`;
-}
-
-function update() {
-  const query = search.value.trim().toLowerCase();
-  const run = running ? running.selectedIndex - 1 : -1; // the first are all runs
-  matches = data.questions
-    .filter(
-      (one) => kinds[kind](one) && (run < 0 || one.run === run) && (!query || textOf(one).includes(query)),
-    )
-    .sort(orders[sorting.value]);
-  found.textContent = `${grouped(matches.length)} of ${grouped(data.questions.length)}`;
-  items.clear();
-  list.replaceChildren();
-  shown = 0;
-  showMore();
-}
-
-function showKind(name) {
-  kind = name;
-  browser.querySelector(`input[value="${CSS.escape(name)}"]`).checked = true;
-}
-
-for (const [name, belongs] of Object.entries(kinds)) {
-  const count = data.questions.filter(belongs).length;
-  if (!count) continue;
-  const input = element("input", { type: "radio", name: "kind", value: name });
-  input.checked = name === kind;
-  input.addEventListener("change", () => {
-    kind = name;
-    update();
-  });
-  browser
-    .querySelector("fieldset")
-    .append(element("label", {}, input, element("span", {}, `${name} ${grouped(count)}`)));
-}
-sorting.append(...Object.keys(orders).map((name) => element("option", {}, name)));
-if (running) running.append(...["all runs", ...data.runs].map((name) => element("option", {}, name)));
-for (const control of [sorting, running].filter(Boolean)) control.addEventListener("change", update);
-search.addEventListener("input", update);
-more.addEventListener("click", showMore);
-document.getElementById("path-legend").append(pathLegend(data.decodes));
-browser.hidden = false;
-update();
-openLinked();
-addEventListener("hashchange", openLinked);
+if (data.questions) browse(document.getElementById("browser"));

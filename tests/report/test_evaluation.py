@@ -1,4 +1,4 @@
-"""What `cola evaluate` measured, as numbers, a table and a page."""
+"""Evaluations of given paths, as numbers and as a report."""
 
 import math
 import re
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cola_jax.report import paths_table, write_paths_page
-from cola_jax.report.paths import path_results
+from cola_jax.report.evaluation import evaluation_report, path_results
+from cola_jax.report.tables import terminal_report
 from cola_jax.runs.run import Run
 from cola_jax.scoring.statistics import Difference, Share
 from tests.report.conftest import (
@@ -17,6 +17,13 @@ from tests.report.conftest import (
     printed,
     question,
 )
+
+
+def text_of(run: Run) -> str:
+    """Print the report of a run in 80 columns."""
+    text = printed(terminal_report(evaluation_report(run)))
+    assert max(map(len, text.splitlines())) <= 80
+    return text
 
 
 def test_path_results_are_sorted_and_counted(evaluated: Run):
@@ -46,21 +53,22 @@ def test_path_results_reject_other_runs(run: Run, tmp_path: Path):
         path_results(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
 
 
-def test_paths_table_lists_paths(evaluated: Run):
-    text = printed(paths_table(evaluated))
-    assert max(map(len, text.splitlines())) <= 80
+def test_report_lists_paths(evaluated: Run):
+    text = text_of(evaluated)
     more = r" +34\.2 to 100\.0 +−\d+\.\d to \+\d+\.\d *\n"
     assert re.search(rf"0,3 +2 +100\.0 % +\+50\.0 +1\.000 +4\.00 *\n{more}", text)
     assert re.search(rf"0-1,2,2,3 +5 +100\.0 % +\+50\.0 +1\.000 +2\.00 *\n{more}", text)
     assert re.search(r"0-3 \(identity\) +4 +50\.0 % +0\.50 *\n +9\.5 to 90\.5 *\n", text)
     assert text.count("(identity)") == 1
+    assert text.startswith("Nothing shown: no path differs from the model beyond chance")
     text = " ".join(text.split())
-    assert "6 evaluations on 2 of 2 questions. 1 of them not finite" in text
+    assert "6 evaluations on 2 of 2 questions. " in text
+    assert "1 evaluations not finite" in text
     assert "two-sided, corrected (Holm) for 2 paths" in text
     assert "selected on these same questions" in text
 
 
-def test_paths_table_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
+def test_report_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
     """12 questions, of which the path corrects 8 and breaks 1: p of McNemar's exact test."""
     rows, questions = [], []
     for i in range(12):
@@ -69,51 +77,40 @@ def test_paths_table_of_a_claim_has_no_selection_and_a_p(tmp_path: Path):
         questions.append(question(name))
     both = {"command": "evaluate", "paths": [list(WHOLE), [0, 3]]}
     run = make_run(tmp_path / "1", (rows, questions), **both)
-    text = " ".join(printed(paths_table(run)).split())
+    text = " ".join(text_of(run).split())
+    assert text.startswith("Shown: path 0,3 answers more questions correctly than the model (+58.3")
     assert "+58.3 0.039" in text
     assert "p: exact, two-sided." in text
     assert "selected" not in text
     assert "Holm" not in text
-    write_paths_page(run, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "<small>91.7" not in page
-    assert '<span class="value">+58.3</span>' in page
     alone = [row | {"node": 0} for row in rows if row["node"]]
     run = make_run(tmp_path / "2", (alone, questions), command="evaluate", paths=[[0, 3]])
-    text = " ".join(printed(paths_table(run)).split())
+    text = " ".join(text_of(run).split())
     assert "The identity path was not evaluated" in text
     assert "add --paths 0-3" in text
 
 
-def test_paths_table_without_finite_margin(tmp_path: Path):
+def test_report_without_finite_margin(tmp_path: Path):
     rows = [evaluation("q1", 0, WHOLE, -1, False, margin=-math.inf, finite=False)]
     run = make_run(tmp_path, (rows, [question("q1")]), command="evaluate", paths=[list(WHOLE)])
     assert math.isnan(path_results(run)[0].margin)
-    assert "nan" not in printed(paths_table(run))
+    assert "nan" not in text_of(run)
 
 
-def test_paths_table_rejects_other_runs(run: Run, tmp_path: Path):
-    with pytest.raises(ValueError, match="use summarise for a search"):
-        paths_table(run)
-    with pytest.raises(ValueError, match="no question done yet"):
-        paths_table(make_run(tmp_path, command="evaluate", paths=[list(WHOLE)]))
-
-
-def test_paths_table_of_completions(open_evaluated: Run):
-    text = printed(paths_table(open_evaluated))
-    assert max(map(len, text.splitlines())) <= 80
+def test_report_of_completions(open_evaluated: Run):
+    text = text_of(open_evaluated)
     assert "tokens" in text
     assert re.search(r"0-1,2,2,3 +5 +100\.0 % +\+0\.0 +1\.000 +4\.0 *\n +20\.7 to 100\.0 ", text)
     assert re.search(r"4 +50\.0 % +8\.0 *\n +9\.5 to 90\.5 *\n", text)
     assert re.search(r"0,3 +2 +– +– +– +4\.0", text)
     text = " ".join(text.split())
-    assert "6 evaluations on 2 of 2 questions. 3 of them ungraded" in text
+    assert "3 evaluations ungraded" in text
     assert "Truncated by the token limit: 16.7 %; tokens decoded per evaluation, mean: 5.3." in text
 
 
-def test_paths_table_of_exact_answers_omits_tokens(tmp_path: Path):
+def test_report_of_exact_answers_omits_tokens(tmp_path: Path):
     rows = [evaluation("q1", 0, WHOLE, 0, True)]
     settings = {"command": "evaluate", "scorer": "exact", "paths": [list(WHOLE)]}
-    text = printed(paths_table(make_run(tmp_path, (rows, [question("q1")]), **settings)))
+    text = text_of(make_run(tmp_path, (rows, [question("q1")]), **settings))
     assert "margin" in text
     assert not re.search("token|trun|ngraded", text)

@@ -1,0 +1,215 @@
+"""The report of given paths: each one, and its difference to the pretrained model."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from cola_jax.errors import InputError, shown
+from cola_jax.path import format_path, identity
+from cola_jax.report.layers import is_null, is_true
+from cola_jax.report.summary import read_evaluations, scorer_flag
+from cola_jax.report.tables import (
+    Row,
+    RunReport,
+    Table,
+    effect_cells,
+    format_interval,
+    format_mean,
+    format_p,
+    format_percent,
+    is_shown,
+    run_settings,
+    run_title,
+)
+from cola_jax.runs.run import Run
+from cola_jax.scoring.statistics import Effect, Share, holm, mean
+
+COLUMNS = ["question", "node", "verdict", "margin", "finite", "truncated"]
+MAIN = 10  # rows before the others are folded
+
+
+@dataclasses.dataclass(frozen=True)
+class PathResult:
+    """The results of one path over all questions."""
+
+    path: tuple[int, ...]
+    correct: Share  # of the graded evaluations
+    margin: float  # mean over the finite graded evaluations, NaN where there are none
+    not_finite: Share  # of all evaluations
+    truncated: Share  # ended by the token limit; 0 of 0 where nothing is decoded
+    tokens: float  # decoded, mean; NaN where nothing is decoded
+    effect: Effect | None  # on the questions that both paths have graded; None of the identity
+    p: float  # of the difference, corrected for the number of paths; NaN without it
+
+
+def path_results(run: Run) -> list[PathResult]:
+    """Measure each path of an evaluation run, best first and ties by length.
+
+    Raises InputError for a run that is not of `evaluate` or has no question done yet.
+    """
+    manifest = run.manifest()
+    settings = manifest["settings"]
+    if (command := settings.get("command")) != "evaluate":
+        raise InputError(
+            f"{run.directory} was made by {shown(command)}, not by an evaluation of given paths: "
+            "use summarise for a search."
+        )
+    rows = read_evaluations(run, COLUMNS)
+    if not rows.num_rows:
+        raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
+    paths = [tuple(path) for path in settings["paths"]]
+    node, question = rows["node"].to_numpy(), rows["question"].combine_chunks().dictionary_encode()
+    place = question.indices.to_numpy(), node
+
+    def by_path(values: np.ndarray) -> np.ndarray:
+        """Arrange a column of the evaluations as [n, C]; 0 where there is none."""
+        out = np.zeros((len(question.dictionary), len(paths)), values.dtype)
+        out[place] = values
+        return out
+
+    graded, right = by_path(~is_null(rows["verdict"])), by_path(is_true(rows["verdict"]))
+    margin, tokens = by_path(rows["margin"].to_numpy()), rows["num_tokens"]
+    margin_known = graded & by_path(is_true(rows["finite"])) & np.isfinite(margin)
+    decoded, length = by_path(~is_null(tokens)), by_path(tokens.fill_null(0).to_numpy())
+    present, not_finite = by_path(np.ones(len(node), bool)), by_path(~is_true(rows["finite"]))
+    ended, truncated = by_path(~is_null(rows["truncated"])), by_path(is_true(rows["truncated"]))
+    original = identity(manifest["starts"][-1]["num_layers"])
+    before = paths.index(original) if original in paths else None
+
+    def effect(c: int) -> Effect | None:
+        if before is None or c == before:
+            return None
+        both = graded[:, c] & graded[:, before]
+        return Effect.of(right[both, c], right[both, before])
+
+    effects = [effect(c) for c in range(len(paths))]
+    p = holm([math.nan if effect is None else effect.difference.p for effect in effects])
+    results = [
+        PathResult(
+            path,
+            correct=Share.of(right[graded[:, c], c]),
+            margin=mean(margin[margin_known[:, c], c]),
+            not_finite=Share.of(not_finite[present[:, c], c]),
+            truncated=Share.of(truncated[ended[:, c], c]),
+            tokens=mean(length[decoded[:, c], c]),
+            effect=effects[c],
+            p=p[c],
+        )
+        for c, path in enumerate(paths)
+    ]
+    # a path without a graded evaluation has no share and comes last
+    return sorted(results, key=lambda x: (-x.correct.value if x.correct.n else 1, len(x.path)))
+
+
+def evaluation_report(run: Run) -> RunReport:
+    """Make the report of an evaluation; raises as `path_results`."""
+    results, manifest = path_results(run), run.manifest()
+    original = identity(manifest["starts"][-1]["num_layers"])
+    decodes = scorer_flag(manifest, "decodes")
+    rows = [path_row(result, original, decodes) for result in results]
+    measure = "tokens" if decodes else "margin"  # which is that of a single token there
+    columns = ("path", "positions", "correct", "points more", "p", measure)
+    rest = [Table(rows[MAIN:], "Other paths", columns)] if rows[MAIN:] else []
+    return RunReport(
+        run_title(manifest["starts"][-1]),
+        [evaluation_verdict(results)],
+        Table(rows[:MAIN], columns=columns),
+        rest,
+        evaluation_lead(run, results),
+        evaluation_note(run, results),
+        run_settings(manifest),
+    )
+
+
+def evaluation_verdict(results: list[PathResult]) -> str:
+    """State in a sentence whether a path differs from the pretrained model."""
+    compared = [(result, result.effect) for result in results if result.effect is not None]
+    if not compared:
+        return "Nothing shown: no path is compared with the pretrained model."
+    different = [pair for pair in compared if is_shown(pair[0].p, pair[1].difference.interval)]
+    better = [pair for pair in different if pair[1].difference.value > 0]
+    result, effect = (better or different or compared)[0]
+    _, points, interval = effect_cells(effect)
+    size = f"{points} points, 95 % interval {interval}, p {format_p(result.p)}"
+    path = format_path(result.path)
+    if better:
+        return f"Shown: path {path} answers more questions correctly than the model ({size})."
+    if different:
+        return f"Shown: path {path} answers fewer questions correctly than the model ({size})."
+    return f"Nothing shown: no path differs from the model beyond chance; {path} is best ({size})."
+
+
+def path_row(result: PathResult, original: tuple[int, ...], decodes: bool) -> Row:
+    """Make the row of a path, each interval below its value."""
+    correct = format_percent(result.correct.value), format_interval(result.correct.interval)
+    more = effect_cells(result.effect)[1:] if result.effect else ()
+    is_original = result.path == original
+    cells = (
+        str(len(result.path)),
+        "\n".join(filter(None, correct)),
+        "\n".join(filter(None, more)),
+        format_p(result.p) if result.effect else "",
+        format_mean(result.tokens) if decodes else format_mean(result.margin, decimals=2),
+    )
+    return Row(format_path(result.path) + " (identity)" * is_original, cells, bold=is_original)
+
+
+def evaluation_lead(run: Run, results: list[PathResult]) -> str:
+    """State the size of an evaluation."""
+    done, planned = run.questions(["question"]).num_rows, run.manifest()["settings"]["questions"]
+    evaluations = sum(result.not_finite.n for result in results)
+    return f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."
+
+
+def evaluation_note(run: Run, results: list[PathResult]) -> str:
+    """Explain what the rows are based on."""
+    original = identity(run.manifest()["starts"][-1]["num_layers"])
+    evaluations = sum(result.not_finite.n for result in results)
+    ungraded = evaluations - sum(result.correct.n for result in results)
+    not_finite = sum(result.not_finite.hits for result in results)
+    decoded = sum(result.truncated.n for result in results)
+    compared = sum(result.effect is not None for result in results)
+    parts = []
+    if ungraded:
+        parts.append(
+            f"{ungraded:,} evaluations ungraded, as the grader failed: they count neither as "
+            "correct nor as wrong."
+        )
+    if not_finite:
+        parts.append(f"{not_finite:,} evaluations not finite, which counts as wrong.")
+    if decoded:
+        truncated = sum(result.truncated.hits for result in results) / decoded
+        tokens = sum(x.tokens * x.truncated.n for x in results if x.truncated.n) / decoded
+        parts.append(
+            f"Truncated by the token limit: {format_percent(truncated)}; tokens decoded per "
+            f"evaluation, mean: {format_mean(tokens)}."
+        )
+    parts.append("Intervals: 95 %.")
+    if compared:
+        correction = f", corrected (Holm) for {compared} paths" * (compared > 1)
+        parts.append(
+            "Points more: the difference to the identity path, paired over questions; p: exact, "
+            f"two-sided{correction}."
+        )
+    elif any(result.path != original for result in results):
+        parts.append(
+            "The identity path was not evaluated, so no path is compared with the model: add "
+            f"--paths {format_path(original)}."
+        )
+    if len(results) > 2 or (len(results) == 2 and not compared):
+        parts.append(
+            "The best of these paths is selected on these same questions, so its share is biased "
+            "upwards: measure it on others."
+        )
+    return " ".join(parts)
+
+
+def effects_by_path(results: list[PathResult]) -> dict[str, Any]:
+    """Return the effect of each path as numbers, by its text form."""
+    return {
+        format_path(result.path): result.effect.to_json() | {"p_holm": result.p}
+        for result in results
+        if result.effect is not None
+    }

@@ -1,0 +1,241 @@
+"""Tables of results: one row type for the terminal, Markdown and the page."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from cola_jax.deploy.model_card import literal
+from cola_jax.scoring.statistics import Effect, Share
+from cola_jax.strategies.rules import PRESETS
+
+NO_VALUE = "–"
+ALPHA = 0.05
+MAX_NAME, MAX_VALUE = 120, 1000  # characters of a title and of a setting
+COLUMNS = ("", "value", "95 % interval", "n")
+
+
+class Row(NamedTuple):
+    """One line of a table, as text; a cell may have its interval on a second line."""
+
+    label: str
+    cells: tuple[str, ...]
+    control: bool = False  # of control searches, to be told apart
+    bold: bool = False
+
+
+class Table(NamedTuple):
+    """Rows with the names of their columns, the first of which is that of the labels."""
+
+    rows: list[Row]
+    heading: str = ""
+    columns: tuple[str, ...] = COLUMNS
+
+
+class RunReport(NamedTuple):
+    """The results of a run, or of several, as the terminal, Markdown and the page show them."""
+
+    title: str
+    verdicts: list[str]  # a sentence for each run
+    main: Table  # at most ten rows
+    rest: list[Table]
+    lead: str  # the size of the run, below its verdict
+    note: str  # explains the tables
+    settings: list[tuple[str, str]]
+
+
+def terminal_table(table: Table, caption: str = "") -> TerminalTable:
+    """Format a table for a terminal of 80 columns: labels wrap, intervals do not."""
+    out = TerminalTable(
+        box=SIMPLE_HEAD,
+        title=Text(table.heading) if table.heading else None,
+        title_justify="left",
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+    )
+    out.add_column(table.columns[0], overflow="fold", min_width=14)
+    for name in table.columns[1:]:
+        out.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        style = "yellow" if row.control else "bold" if row.bold else None
+        label = Text(("↳ " if row.control else "") + row.label)
+        out.add_row(label, *map(Text, row.cells), style=style)
+    return out
+
+
+def terminal_report(report: RunReport, *, whole: bool = False) -> Group:
+    """Format a report for a terminal, with all of its tables if `whole`."""
+    parts = [Text(verdict, style="bold") for verdict in report.verdicts]
+    parts.append(Text(report.lead, style="dim"))
+    tables = [report.main, *(report.rest if whole else ())]
+    shown = whole or not report.rest
+    caption = report.note if shown else "All numbers: cola report --all, or the page."
+    captions = [*[""] * (len(tables) - 1), caption]
+    return Group(*parts, *map(terminal_table, tables, captions))
+
+
+def markdown_report(report: RunReport, *, whole: bool = False) -> str:
+    """Format a report as Markdown, with all of its tables if `whole`."""
+    lines = [f"# {literal(report.title)}", ""]
+    for text in (*report.verdicts, report.lead):
+        lines += [literal(text), ""]
+    for table in (report.main, *(report.rest if whole else ())):
+        lines += [f"## {literal(table.heading)}", ""] if table.heading else []
+        rows = [("↳ " * row.control + row.label, *row.cells) for row in table.rows]
+        columns, cells = map(literal, table.columns), (tuple(map(literal, row)) for row in rows)
+        lines += [*markdown_table(tuple(columns), cells), ""]
+    settings = [(literal(name), literal(value)) for name, value in report.settings]
+    lines += [literal(report.note), "", "## Settings", "", *markdown_table(("", ""), settings)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Format a table as lines of Markdown, with all but the first column to the right."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return ["| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines]
+
+
+def markdown_cell(text: str) -> str:
+    """Escape what would end a cell: bars and line breaks."""
+    return " ".join(text.splitlines()).replace("|", "\\|")
+
+
+def is_shown(p: float, interval: tuple[float, float]) -> bool:
+    """Whether a corrected p-value is below 0.05 and the interval of its effect excludes 0."""
+    low, high = interval
+    return p < ALPHA and not low <= 0 <= high
+
+
+def share_row(label: str, share: Share, control: bool = False) -> Row:
+    """Make the row of a share, in the columns `COLUMNS`."""
+    cells = format_percent(share.value), format_interval(share.interval), f"{share.n:,}"
+    return Row(label, cells, control)
+
+
+def value_row(label: str, value: str, n: int | None = None, control: bool = False) -> Row:
+    """Make the row of a value without an interval, in the columns `COLUMNS`."""
+    return Row(label, (value, "", "" if n is None else f"{n:,}"), control)
+
+
+def format_percent(value: float) -> str:
+    """Format a share with one decimal; only none and all read as 0 and 100 %."""
+    if math.isnan(value):
+        return NO_VALUE
+    text = f"{100 * value:.1f} %"
+    if text == "0.0 %" and value > 0:
+        return "<0.1 %"
+    if text == "100.0 %" and value < 1:
+        return ">99.9 %"
+    return text
+
+
+def format_signed(value: float, decimals: int = 1) -> str:
+    """Format a difference with its sign."""
+    return NO_VALUE if math.isnan(value) else f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def format_points(value: float) -> str:
+    """Format a difference of shares in percentage points, with its sign."""
+    return format_signed(100 * value)
+
+
+def format_mean(value: float, decimals: int = 1) -> str:
+    """Format a mean."""
+    return NO_VALUE if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def format_p(p: float) -> str:
+    """Format a p-value."""
+    return NO_VALUE if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def format_interval(interval: tuple[float, float], signed: bool = False) -> str:
+    """Format an interval of shares in per cent, or of differences in percentage points."""
+    low, high = interval
+    if math.isnan(low):
+        return ""
+    if signed:
+        return f"{format_points(low)} to {format_points(high)}"
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def effect_cells(effect: Effect) -> list[str]:
+    """Format accuracy, and the difference in points with its interval."""
+    return [
+        format_percent(effect.after.value),
+        format_points(effect.difference.value),
+        format_interval(effect.difference.interval, signed=True),
+    ]
+
+
+def run_title(start: dict[str, Any]) -> str:
+    """Name the model and the task of a run."""
+    return f"{model_name(start)} on {task_name(start)}"
+
+
+def model_name(start: dict[str, Any]) -> str:
+    """Return the name of the model: a Hub id, or the last part of a local path."""
+    origin = start.get("origin") or {}
+    name = str(origin.get("name") or start.get("model") or "unknown model")
+    return title(name if origin.get("kind") == "hub" else PurePath(name).name)
+
+
+def task_name(start: dict[str, Any]) -> str:
+    """Return the name of the task, or the last part of a local path."""
+    return title(PurePath(str(start.get("task", "unknown task"))).name)
+
+
+def title(name: str) -> str:
+    """Shorten a name for a title or legend, and replace characters that are not printable.
+
+    Others could end the line, or turn the direction of the numbers that follow.
+    """
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 3]}…{name[-MAX_NAME // 2 :]}"
+    return "".join(char if char.isprintable() else "\ufffd" for char in short)
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """Remove the middle of a long text, as the answer is often at the end."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit // 3, limit - limit // 3
+    return f"{text[:head]} […{len(text) - limit:,} characters left out…] {text[-tail:]}"
+
+
+def run_settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the recorded settings of a run and of its last start, to judge or repeat it."""
+    settings, starts = manifest["settings"], manifest["starts"]
+    named = {"preset name": preset_name(settings)} if settings.get("command") == "search" else {}
+    values = [*flat(named | settings), *flat(starts[-1], f"start {len(starts)}: ")]
+    texts = [
+        (name, value if isinstance(value, str) else json.dumps(value)) for name, value in values
+    ]
+    return [(title(name), cut_middle(text, MAX_VALUE)) for name, text in texts]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested mappings that are not empty, with their names joined."""
+    for name, value in values.items():
+        label = prefix + name.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{label}: ")
+        elif value not in (None, "", [], ()):
+            yield label, value
+
+
+def preset_name(settings: Mapping[str, Any]) -> str:
+    """Return the name of the preset that has the values of a search."""
+    strategy, values = settings.get("strategy", "tree"), settings.get("preset")
+    for name, preset in PRESETS.items():
+        known = dataclasses.asdict(preset)
+        # an older run may lack a field
+        if preset.name == strategy and values and known | values == known:
+            return name
+    return "custom"

@@ -1,0 +1,149 @@
+"""The report of a search: its verdict, first rows, and all others."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cola_jax.report import search_report, summarise
+from cola_jax.report.search import search_verdict
+from cola_jax.report.summary import Summary
+from cola_jax.report.tables import terminal_report
+from cola_jax.runs.run import Run
+from tests.report.conftest import (
+    E1,
+    E2,
+    E3,
+    F2,
+    G2,
+    ONE_EVALUATION,
+    ONLY_RETAINED,
+    ONLY_WRONG,
+    Q1,
+    Q2,
+    Q3,
+    UNGRADED,
+    make_run,
+    printed,
+)
+
+
+def text_of(run: Run, *, whole: bool = True) -> str:
+    """Print the report of a run in 80 columns."""
+    text = printed(terminal_report(search_report(run, summarise(run)), whole=whole))
+    assert max(map(len, text.splitlines())) <= 80
+    return text
+
+
+def words_of(run: Run) -> str:
+    return " ".join(text_of(run).split())
+
+
+def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
+    report = search_report(run, summarise(run))
+    assert report.verdicts[0].startswith("Nothing shown: ")
+    assert len(report.main.rows) <= 10
+    text = text_of(run, whole=False)
+    assert text.startswith("Nothing shown: ")
+    assert "13 evaluations on 5 of 6 questions (unfinished)" in text
+    assert re.search(r"wrong, then correct \(W→C\) +66\.7 % +20\.8 to 93\.9 +3", text)
+    assert re.search(r"control: reached a wrong option +50\.0 % +9\.5 to 90\.5 +2", text)
+    assert re.search(r"beyond control +1 reached +1\.0 expected +2", text)
+    assert "Cost" not in text
+
+
+def test_report_lists_all_rows(run: Run):
+    text = words_of(run)
+    assert "correct before (pretrained model) 40.0 %" in text
+    assert "distinct options answered, mean 2.2 of 2.6" in text
+    assert "paths tried, correct before: wrong (C→W) 66.7 %" in text
+    finished = make_run(Path(run.directory).parent / "finished", ONLY_RETAINED, questions=1)
+    assert "unfinished" not in text_of(finished)
+
+
+def test_float32_runs_are_not_confirmed_in_float32(tmp_path: Path):
+    for dtype in ("float32", "bfloat16"):
+        run = make_run(tmp_path / dtype, (E1, [Q1]), dtype=dtype)
+        assert ("in float32" in text_of(run)) == (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("part", "scorer"),
+    [(ONLY_RETAINED, None), (ONLY_WRONG, None), (ONE_EVALUATION, None), (UNGRADED, "generation")],
+)
+def test_missing_values_are_dashes(tmp_path: Path, part: Any, scorer: Any):
+    text = text_of(make_run(tmp_path, part, scorer=scorer))
+    assert "nan" not in text
+    if part is ONLY_RETAINED:
+        assert re.search(r"wrong, then correct \(W→C\) +– +0\b", text)
+
+
+def test_rows_of_completions(open_run: Run):
+    text = words_of(open_run)
+    assert "control: reached a wrong answer" in text
+    assert "option" not in text
+    assert "questions excluded, ungraded before 1" in text
+    assert re.search(r"evaluations ungraded 27\.3 % \S+ to \S+ 11 ", text)
+    assert "counts neither as correct nor as wrong" in text
+    assert re.search(r"evaluations truncated 9\.1 % \S+ to \S+ 11 ", text)
+    assert "tokens decoded per evaluation 4.7 " in text
+    assert "distinct answers, mean 2.2 " in text
+    assert "best path decodes the same in float32 66.7 %" in text
+    assert re.search(r"math level 2: correct before 100\.0 % \S+ to 100\.0 1 ", text)
+    assert re.search(r"math level 10: correct after 50\.0 % \S+ to \S+ 2 ", text)
+    assert "nan" not in text
+
+
+def test_rows_that_do_not_apply_are_omitted(tmp_path: Path):
+    exact = make_run(tmp_path / "1", (E1, [Q1]), scorer="exact")
+    graded = make_run(tmp_path / "2", (F2, [G2]), scorer="generation")
+    choice = make_run(tmp_path / "3", (E1, [Q1]), scorer="letter")
+    texts = list(map(text_of, (exact, graded, choice)))
+    assert all("ngraded" not in text and "level" not in text for text in texts)
+    assert ["token" in text for text in texts] == [False, True, False]
+    assert ["a wrong answer" in text for text in texts] == [True, True, False]
+    assert ["distinct answers" in text or "distinct options" in text for text in texts] == [
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("questions", "verdict"),
+    [
+        ([(E1, [Q1])], "no question that was wrong before has a control search"),
+        ([(E2, [Q2]), (E3, [Q3])], "reached on 1 of 2 wrong questions, with 1.0 expected"),
+        ([(E2, [Q2 | {"baseline_scores": None}])], "scores, which the comparison needs, are not"),
+    ],
+)
+def test_verdict_of_few_questions(tmp_path: Path, questions: Any, verdict: str):
+    text = search_verdict(summarise(make_run(tmp_path, *questions)))
+    assert text.startswith("Nothing shown: ")
+    assert verdict in text
+
+
+def one_sided(folder: Path, reached: bool) -> Summary:
+    """Summarise twelve questions whose searches all reach gold, or all a wrong option."""
+    question, rows = (Q3, E3) if reached else (Q2, E2)
+    alike = {"baseline_scores": [[-2.0, -1.0, -2.0]]}  # of gold and the control
+    parts = [
+        ([e | {"question": f"q{i}"} for e in rows], [question | {"question": f"q{i}"} | alike])
+        for i in range(12)
+    ]
+    return summarise(make_run(folder, *parts))
+
+
+def test_verdict_needs_p_and_interval(tmp_path: Path):
+    better, worse = (one_sided(tmp_path / str(reached), reached) for reached in (False, True))
+    assert search_verdict(better).startswith("Shown: the search reaches the correct option more")
+    assert "a wrong option is reached more often" in search_verdict(worse)
+    for field, value in (("p", 0.06), ("interval", (-0.1, 0.9))):
+        net = better.net._replace(**{field: value})
+        text = search_verdict(dataclasses.replace(better, nets={"once": net}))
+        assert text.startswith("Nothing shown: ")
+    undecided = better.net._replace(effective=1.0)
+    text = search_verdict(dataclasses.replace(better, nets={"once": undecided}))
+    assert "preference alone nearly decides" in text

@@ -1,0 +1,127 @@
+"""Tables: formats, the terminal, Markdown, and names and settings of runs."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from cola_jax.report import search_report, summarise
+from cola_jax.report.tables import (
+    MAX_NAME,
+    Row,
+    Table,
+    cut_middle,
+    format_interval,
+    format_percent,
+    format_points,
+    markdown_report,
+    run_settings,
+    terminal_table,
+    title,
+)
+from cola_jax.strategies.rules import PRESETS
+from tests.report.conftest import PARTS, SETTINGS, START, make_run, printed
+from tests.report.hostile import LONG, TEXTS, letters_part, settings_of, start_of
+
+READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+KINDS = {"text", "text_special"}  # of all that is in a line
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.0 %"),
+        (1 / 3, "33.3 %"),
+        (0.0625, "6.2 %"),
+        (1.0, "100.0 %"),
+        (0.0004, "<0.1 %"),  # not none
+        (0.9996, ">99.9 %"),
+        (math.nan, "–"),
+    ],
+)
+def test_format_percent(value: float, text: str):
+    assert format_percent(value) == text
+
+
+def test_format_points_and_intervals():
+    texts = [format_points(x) for x in (0.111, -0.25, 0.0, math.nan)]
+    assert texts == ["+11.1", "−25.0", "+0.0", "–"]
+    assert format_interval((0.117, 0.7693)) == "11.7 to 76.9"
+    assert format_interval((-0.304, 0.486), signed=True) == "−30.4 to +48.6"
+    assert format_interval((math.nan, math.nan)) == ""
+
+
+def test_terminal_table_clips_no_interval():
+    cells = ("−100.0", "−100.0 to +100.0", "uncorrected 0.123", "1,000,000")
+    rows = [Row("[b]a label that is longer than the terminal is wide" * 3, cells, control=True)]
+    text = printed(terminal_table(Table(rows, "Heading", ("", "value", "interval", "p", "n"))))
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(cell in text for cell in cells)
+    assert "[b]" in text
+
+
+def markdown(folder: Path, texts: list[str], text: str) -> str:
+    """Write the Markdown of a run of these texts whose settings are a text."""
+    settings = settings_of(text) | {"scorer": "letter"}
+    run = make_run(folder, letters_part(texts), start=start_of(text), **settings)
+    return markdown_report(search_report(run, summarise(run)), whole=True)
+
+
+def test_no_text_is_markup(tmp_path: Path):
+    texts = list(TEXTS.values())
+    plain = READER.parse(markdown(tmp_path / "plain", [f"{i}" for i in range(len(texts))], "plain"))
+    hostile = READER.parse(markdown(tmp_path / "hostile", texts, " ".join(texts)))
+    assert [token.type for token in hostile] == [token.type for token in plain]
+    assert {part.type for token in hostile for part in token.children or ()} <= KINDS
+
+
+def test_long_texts_are_shortened(tmp_path: Path):
+    content = markdown(tmp_path, ["x" * 10**5, "y" * 10**5], "z" * 10**5)
+    assert len(content) < 100_000
+    assert max(map(len, content.splitlines())) < 5000
+
+
+@pytest.mark.parametrize("name", ["model", "task"])
+def test_markdown_title_keeps_its_line(tmp_path: Path, name: str):
+    run = make_run(tmp_path, *PARTS, start=START | {"origin": {}, name: "a\u202e\n# b"})
+    report = search_report(run, summarise(run))
+    first, _, verdict, *_ = markdown_report(report).splitlines()
+    assert "a\ufffd\ufffd\\# b" in first
+    assert verdict.startswith("Nothing shown: ")
+    assert "## Cost" not in markdown_report(report)
+    assert "## Cost" in markdown_report(report, whole=True)
+
+
+def test_cut_middle_removes_the_middle():
+    assert cut_middle("a" * 9, 9) == "a" * 9
+    text = cut_middle("abc" + "-" * 1000 + "defghi", 9)
+    assert text == "abc […1,000 characters left out…] defghi"
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), *LONG.values()], ids=[*TEXTS, *LONG])
+def test_title_is_short_and_printable(text: str):
+    name = title(text)
+    assert name.isprintable()
+    assert len(name) <= MAX_NAME
+    if text.isprintable() and len(text) <= MAX_NAME:
+        assert name == text
+    else:
+        assert "\ufffd" in name or "…" in name
+
+
+def test_run_settings_are_flat_and_name_the_preset():
+    name, preset = next(iter(PRESETS.items()))
+    prompt = {"format": {"name": "boxed"}, "shots": ["a", "b"], "chat": None}
+    settings = SETTINGS | {"preset": dataclasses.asdict(preset), "prompt": prompt}
+    start = START | {"versions": {"jax": "0.10.2"}}
+    values = dict(run_settings({"settings": settings, "starts": [{}, start]}))
+    assert values["preset name"] == name
+    assert values["prompt: format: name"] == "boxed"
+    assert values["prompt: shots"] == '["a", "b"]'
+    assert values["start 2: versions: jax"] == "0.10.2"
+    assert values["start 2: origin: name"] == "someone/model"
+    assert "prompt: chat" not in values
+    unknown = run_settings({"settings": SETTINGS, "starts": [START]})
+    assert dict(unknown)["preset name"] == "custom"
