@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from cola_jax.cli.flags import Command
 from cola_jax.cli.verbosity import console, log
-from cola_jax.errors import InputError
+from cola_jax.errors import InputError, UsageError
 from cola_jax.files import check_file, readable_json, write_whole
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Report(Command):
     def run(self) -> None:
         from cola_jax.runs.run import Run
 
+        if not self.run_directories:
+            raise UsageError("`cola report` needs RUN-DIRECTORIES: give at least one.")
         if self.page is not None:
             check_page(self.page)
         single = [name for name in ("null", "polar") if getattr(self, name)]
