@@ -1,16 +1,13 @@
-"""Whether a run survives kills and other signals, and what each costs.
+"""Whether a run survives kills and other signals, and the work that each loses.
 
 `python -m experiments.kills --out FOLDER --kills 5 --within 30 -- search --model ...` runs a
 command of `cola` twice, with --output FOLDER/whole and FOLDER/other, or with those in place of
-{out}. The second gets so many signals, a start each, within so many seconds of the start's first
-evaluation (of a conversion: of its start), and is then left to end: SIGKILL, with all its
-processes, SIGTERM and SIGINT. A table says of each how long after the first evaluation of that
-start it came; the seconds lost, from the newest file that holds evaluations, or from the first
-evaluation where that is later, to the end, and how many of them programs were being compiled, which
-a cache keeps; and the evaluations that the next start has to repeat, which were made or begun and
-are in no file; then what was printed after SIGTERM and SIGINT. At last both outputs are compared:
-the paths, verdicts and margins of runs, other files byte by byte. Exits with status 1 where they
-differ, or where a signal ended a command with another status than 143 or 130.
+{out}. The second run is interrupted in each start by SIGKILL, SIGTERM or SIGINT, at a random moment
+after the first evaluation of that start (of a conversion: after its start), and is then left to
+end. A table has, for each signal, its moment, the seconds since the newest file of evaluations, and
+the evaluations that were begun and have to be repeated. Exits with status 1 where the outputs
+differ (paths, verdicts and margins of runs, other files byte by byte), or where a signal ended a
+command with another status than 143 or 130.
 """
 
 import contextlib
@@ -26,37 +23,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import pyarrow.parquet as pq
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.execute.metrics import COMPILED
 from cola_jax.runs.run import UNFINISHED
 from experiments.outputs import same_output, with_output
 
-CALL = "call"
 WHOLE, OTHER = "whole", "other"  # of equal lengths, which files of Orbax have
 PRINTED = "printed"
-FOLDERS = ("evaluations", UNFINISHED)  # of a run, that hold evaluations
-HEAD = """| signal | after | seconds lost | compiling | made or begun | to repeat | of all |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+HEAD = """| signal | after | seconds lost | begun | to repeat |
+| --- | ---: | ---: | ---: | ---: |"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kills:
-    """Kill a run at random moments, and compare its rows with those of an unbroken one."""
+    """Interrupt a run at random moments, and compare its rows with those of an unbroken one."""
 
     command: Positional[tuple[str, ...]]
     """The arguments of `cola`, without --output; after `--`."""
     out: str
     """Folder for both run directories."""
     kills: int = 5
-    """How often the run is killed, unless it ends before."""
+    """Number of SIGKILLs, unless the run ends before."""
     terms: int = 0
-    """How often it gets SIGTERM."""
+    """Number of SIGTERMs."""
     ints: int = 0
-    """How often it gets SIGINT."""
+    """Number of SIGINTs."""
     within: float = 30.0
     """Seconds after the first evaluation of a start within which a signal comes."""
     seed: int = 0
@@ -66,35 +59,31 @@ def main(settings: Kills) -> None:
     out = Path(settings.out)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    drawn, log = random.Random(settings.seed), out / "log"
+    generator, log = random.Random(settings.seed), out / "log"
     start(settings.command, out / WHOLE, log).communicate()
-    total, wrong, said = len(written(out / WHOLE)), 0, []
+    numbers = [signal.SIGKILL] * settings.kills
+    numbers += [signal.SIGTERM] * settings.terms + [signal.SIGINT] * settings.ints
+    generator.shuffle(numbers)
+    wrong, endings = 0, []
     print(HEAD)
-    for number in signals(settings, drawn):
+    for number in numbers:
         before = len(written(out / OTHER))
         log.unlink()
         process = start(settings.command, out / OTHER, log)
-        if not stopped(process, number, log, drawn.uniform(0, settings.within)):
+        if not interrupt(process, number, log, generator.uniform(0, settings.within)):
             break
-        print(row(out, log, number, before, total), flush=True)
+        print(row(out, log, number, before), flush=True)
         if number != signal.SIGKILL:
             wrong += process.returncode != 128 + number
-            said.append(f"status {process.returncode}: {ending(out)}")
+            lines = [line for line in (out / PRINTED).read_text().splitlines() if line.strip()]
+            endings.append(f"status {process.returncode}: {lines[-1] if lines else ''}")
     start(settings.command, out / OTHER, log).communicate()
-    print("\n".join(said))
+    print("\n".join(endings))
     sys.exit(0 if same_output(out / WHOLE, out / OTHER) and not wrong else 1)
 
 
-def signals(settings: Kills, drawn: random.Random) -> list[signal.Signals]:
-    """Returns the signals in the order in which they are sent."""
-    numbers = [signal.SIGKILL] * settings.kills
-    numbers += [signal.SIGTERM] * settings.terms + [signal.SIGINT] * settings.ints
-    drawn.shuffle(numbers)
-    return numbers
-
-
 def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Starts `cola` in a process group of its own, which notes its evaluations in a log."""
+    """Start `cola` in a process group of its own, which notes its evaluations in a log."""
     log.touch()
     code = "import sys; from experiments.kills import noted; noted(*sys.argv[1:])"
     with open(directory.parent / PRINTED, "w") as printed:
@@ -106,28 +95,8 @@ def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Po
         )
 
 
-def ending(out: Path) -> str:
-    """Returns what a command printed from the line before the one that names a signal."""
-    lines = [line for line in (out / PRINTED).read_text().splitlines() if line.strip()]
-    traces = sum("Traceback" in line for line in lines)
-    return f"{traces} tracebacks, last: {lines[-1] if lines else ''}"
-
-
-def row(out: Path, log: Path, number: signal.Signals, before: int, total: int) -> str:
-    """Formats what a signal cost, when `before` of `total` evaluations were written before."""
-    end, (calls, compiled) = time.time(), read(log)
-    after, begun = len(written(out / OTHER)), sum(count for _, count in calls)
-    since = max([calls[0][0], *newest(out / OTHER)])
-    compiling = sum(max(0.0, min(at, end) - max(at - took, since)) for at, took in compiled)
-    repeated = before + begun - after
-    return (
-        f"| {number.name} | {end - calls[0][0]:.1f} s | {end - since:.1f} | {compiling:.1f} "
-        f"| {begun} | {repeated} | {repeated / max(1, total):.1%} |"
-    )
-
-
 def noted(log: str, *arguments: str) -> None:
-    """Runs `cola`, and notes each call of evaluations before it is made, and compilations.
+    """Run `cola`, and note the time and the evaluations of each call before it is made.
 
     A conversion, which makes none, is noted as a call of none.
     """
@@ -137,37 +106,25 @@ def noted(log: str, *arguments: str) -> None:
 
     cut = evaluations.cut_waves
 
-    def note(*values: Any) -> None:
+    def note(count: int) -> None:
         with open(log, "a") as file:
-            file.write(" ".join(map(str, (time.time(), *values))) + "\n")
+            file.write(f"{time.time()} {count}\n")
 
     def noted_cut(*arguments: Any) -> Any:
         for wave in cut(*arguments):
-            note(CALL, count_paths(wave))
+            note(count_paths(wave))
             yield wave
 
-    def hear(event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILED and read(Path(log))[0]:
-            note(COMPILED, duration_secs)
-
     if arguments[0] == "convert":
-        note(CALL, 0)
+        note(0)
     evaluations.cut_waves = noted_cut
-    jax.monitoring.register_event_duration_secs_listener(hear)
     main(arguments)
 
 
-def read(log: Path) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]:
-    """Reads the time and the evaluations of each call; the end and the seconds of compilations."""
-    lines = [line.split() for line in log.read_text().splitlines()]
-    calls = [(float(at), int(value)) for at, what, value in lines if what == CALL]
-    return calls, [(float(at), float(value)) for at, what, value in lines if what == COMPILED]
-
-
-def stopped(
+def interrupt(
     process: subprocess.Popen[bytes], number: signal.Signals, log: Path, seconds: float
 ) -> bool:
-    """Sends a signal so many seconds after the first evaluation; False where all ends before."""
+    """Send a signal some seconds after the first evaluation; False for a process that ended."""
     while not log.read_text():
         time.sleep(0.05)
         if process.poll() is not None:
@@ -183,19 +140,23 @@ def stopped(
     return True
 
 
+def row(out: Path, log: Path, number: signal.Signals, before: int) -> str:
+    """Format the loss of a signal, where `before` evaluations were written before the start."""
+    end, calls = time.time(), [line.split() for line in log.read_text().splitlines()]
+    first, begun = float(calls[0][0]), sum(int(count) for _, count in calls)
+    newest = max([first, *(file.stat().st_mtime for file in files(out / OTHER))])
+    repeated = before + begun - len(written(out / OTHER))
+    return f"| {number.name} | {end - first:.1f} s | {end - newest:.1f} | {begun} | {repeated} |"
+
+
 def files(directory: Path) -> Iterator[Path]:
-    """Lists the files of runs below a directory that hold evaluations."""
-    for name in FOLDERS:
+    """List the files of runs below a directory that hold evaluations."""
+    for name in ("evaluations", UNFINISHED):
         yield from directory.rglob(f"{name}/[!.]*.parquet")
 
 
-def newest(directory: Path) -> list[float]:
-    """Returns when the newest file with evaluations was written, if there is one."""
-    return sorted(file.stat().st_mtime for file in files(directory))[-1:]
-
-
 def written(directory: Path) -> set[tuple[Path, str, tuple[int, ...]]]:
-    """Returns the run, question and path of each evaluation that is in a file."""
+    """Return the run, question and path of each evaluation that is in a file."""
     return {
         (file.parent.parent, row["question"], tuple(row["path"]))
         for file in files(directory)

@@ -10,7 +10,7 @@ from cola_jax.tasks.task import TaskConfig
 
 @dataclasses.dataclass(frozen=True)
 class Searches:
-    """What the searches of an experiment have in common."""
+    """The searches of an experiment."""
 
     model: str
     """Checkpoint directory."""
@@ -24,15 +24,15 @@ class Searches:
     control: Control = "all"
     """Wrong answers that are searched for as well."""
     decoys: str | None = None
-    """Run with the model's answers on other paths, of which open questions get their decoys."""
+    """Run with the model's answers on other paths, which are the decoys of open questions."""
     dtype: Dtype | None = None
     """Dtype of weights and activations; float32 on a CPU by default, else the checkpoint's own."""
 
     def prepare(self) -> Session:
-        """Checks and loads what the searches need."""
+        """Open the session of the searches."""
         run = RunFlags(dtype=self.dtype)
         return TaskFlags(self.model, self.task, self.out, run).prepare(self.decoys)
 
     def settings(self, rules: Rules, seed: int = 0) -> Settings:
-        """Returns what decides the search with these rules."""
+        """Return the settings of a search with these rules."""
         return Settings(rules, self.evaluations, self.leaves, seed, control=self.control)

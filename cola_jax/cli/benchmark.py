@@ -1,7 +1,9 @@
 """`cola benchmark`."""
 
 import dataclasses
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,19 +33,20 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
 
 NO_TASK = TaskConfig("")
-LEAVES = 16  # of a wave, as `cola search` has them by default
+LEAVES = 16  # of a wave, the default of `cola search`
+SEARCH, WHOLE = "search", "search, whole prompts"
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(Command):
-    """Measure the speed of `run_paths` on this machine, against simpler ways to run the paths; with
+    """Measure the speed of `run_paths` on this machine against simpler ways to run the paths; with
     --task that of a search, against the same search without sharing of prompts."""
 
     model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
     """A model as every command takes it, or a named shape with random weights: smollm2-135m,
     llama-3.2-1b, llama-3.2-3b, llama-3-8b, qwen3-8b."""
     out: Annotated[Path | None, arg(name="output", aliases=["-o"])] = None
-    """JSON file to write all measurements to."""
+    """JSON file for all measurements."""
     tokens: int = 96
     """Tokens of the question, T; without a task."""
     paths: Annotated[int, arg(metavar="N")] = 64
@@ -63,18 +66,30 @@ class Benchmark(Command):
     """Print all measurements as JSON."""
 
     def run(self) -> None:
-        if self.task.task:
-            results = self.measure_search(self.prepare())
-        else:
-            results = self.measure(self.load())
+        results = self.measure_search() if self.task.task else self.measure(self.load())
         self.write(results)
         if self.json:
             print_json(results)
         else:
-            console.print(benchmark_table(results))
+            console.print(search_table(results) if self.task.task else ratio_table(results))
+
+    def load(self) -> "Model":
+        """Check the flags, and load or make the model on the devices of one copy."""
+        from cola_jax import load
+        from cola_jax.execute.benchmark import SHAPES, random_model
+
+        self.check()
+        mesh = self.devices.mesh(self.devices.data or 1)
+        dtype = choose_dtype(self.dtype, "bfloat16")
+        if self.model in SHAPES:
+            return random_model(SHAPES[self.model], dtype, mesh)
+        if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
+            raise InputError(f"{self.model} is not a model or a shape: did you mean {near}?")
+        checkpoint_of(self.model, dtype)
+        return load(self.model, dtype=dtype, mesh=mesh)
 
     def measure(self, model: "Model", **options: Any) -> dict[str, Any]:
-        """Return all measurements; `options` are passed to `benchmark`."""
+        """Measure `run_paths`; `options` are passed to `benchmark`."""
         from cola_jax.execute.benchmark import benchmark
 
         return benchmark(
@@ -88,28 +103,38 @@ class Benchmark(Command):
             **options,
         )
 
-    def measure_search(self, session: "Session") -> dict[str, Any]:
-        """Return the measurements of a search."""
-        from cola_jax.runs.search_benchmark import benchmark_search
+    def measure_search(self) -> dict[str, Any]:
+        """Measure a search of a task, in turns with a search that shares no prompts."""
+        from cola_jax.execute.benchmark import Program, measured_on, time_in_turns
+        from cola_jax.scoring.evaluator import question_batches
 
+        session = self.prepare()
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
-        return benchmark_search(session, settings, rounds=self.rounds)
-
-    def load(self) -> "Model":
-        """Check the flags, and load or make the model on the devices of one copy."""
-        from cola_jax import load
-        from cola_jax.execute.benchmark import SHAPES, random_model
-
-        self.check()
-        log_devices()
-        mesh = self.devices.mesh(self.devices.data or 1)
-        dtype = choose_dtype(self.dtype, "bfloat16")
-        if self.model in SHAPES:
-            return random_model(SHAPES[self.model], dtype, mesh)
-        if not Path(self.model).exists() and (near := nearest(self.model, SHAPES)):
-            raise InputError(f"{self.model} is not a model or a shape: did you mean {near}?")
-        checkpoint_of(self.model, dtype)
-        return load(self.model, dtype=dtype, mesh=mesh)
+        workload = settings.workload(session.num_layers)
+        shared = max(question_batches(session.encoded, workload, session.first).prefixes)
+        sessions = {SEARCH: session}
+        if shared:
+            sessions[WHOLE] = dataclasses.replace(session, shares_prompts=False)
+        programs = []
+        for name, each in sessions.items():
+            search = functools.partial(count_evaluations, each, settings)
+            programs.append(Program(name, search, search()))  # the first call compiles
+        timings = time_in_turns(programs, self.rounds, warm_up=False)
+        names = ("num_layers", "width", "vocab_size")
+        return {
+            "model": {name: getattr(session.config, name) for name in names},
+            "dtype": session.settings["dtype"],
+            "scorer": session.scorer.name,
+            "questions": len(session.encoded),
+            "tokens": max(encoded.num_tokens for encoded in session.encoded),
+            "shared_tokens": shared,
+            "simulations": settings.simulations,
+            "evaluations": {program.name: program.work for program in programs},
+            "evaluations_per_second": {name: 1 / each.median for name, each in timings.items()},
+            "over_search": {n: t.over(timings[SEARCH]) for n, t in timings.items() if n != SEARCH},
+            "seconds": {name: timing.seconds for name, timing in timings.items()},
+            "machine": measured_on(),
+        }
 
     def prepare(self) -> "Session":
         """Check the flags, and open a session of the task."""
@@ -123,50 +148,46 @@ class Benchmark(Command):
                 f"{self.model} is a shape with random weights, which has no tokenizer for a task: "
                 "give --model a checkpoint or a Hugging Face model."
             )
-        log_devices()
         config = RunConfig(choose_dtype(self.dtype, "bfloat16"), devices=self.devices)
         return open_session(self.model, self.task.prepare, config)
 
     def check(self) -> None:
-        """Check what takes no time to check; InputError."""
+        """Check numbers and the file; InputError."""
         for name in ("tokens", "paths", "reads", "rounds", "simulations"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, it is {getattr(self, name)}.")
         if self.out is not None:
             check_file(self.out)
+        log_devices()
 
     def write(self, results: dict[str, Any], **flags: Any) -> None:
-        """Write the measurements with the flags that made them, if a file was given."""
+        """Write the measurements with the flags that made them, if there is a file for them."""
         if self.out is not None:
             content = json.dumps({"command": values_of(self) | flags, **results}, indent=1)
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.out, f"{content}\n".encode())
 
 
-def benchmark_table(results: dict[str, Any]) -> Table:
-    """Show the measurements of a search, or those of `run_paths`."""
-    return search_table(results) if "over_search" in results else ratio_table(results)
+def count_evaluations(session: "Session", settings: Settings) -> int:
+    """Search all questions in a new run, and return its number of evaluations."""
+    with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+        return session.search(f"{folder}/run", settings).metrics.evaluations
 
 
 def search_table(results: dict[str, Any]) -> Table:
-    """Show the speed of a search and of its baselines, and how far their scores agree."""
+    """Show the speed of the searches."""
     machine, shared = results["machine"], results["shared_tokens"]
     table = Table(
         title=f"{results['questions']} questions of up to {results['tokens']} tokens, "
         f"{shared} run once; {machine['device']}, {machine['date'][:10]}"
     )
     table.add_column("")
-    for name in ("evaluations", "evaluations/s", "time over the search's", "largest difference"):
+    for name in ("evaluations", "evaluations/s", "time over the search's"):
         table.add_column(name, justify="right")
     for name, speed in results["evaluations_per_second"].items():
-        over, agreement = results["over_search"].get(name), results["agreement"].get(name)
-        table.add_row(
-            name,
-            f"{results['evaluations'][name]:,}",
-            f"{speed:,.1f}",
-            "" if over is None else spread(over),
-            "" if agreement is None else f"{agreement['difference']:.0e}",
-        )
+        over = results["over_search"].get(name)
+        count = f"{results['evaluations'][name]:,}"
+        table.add_row(name, count, f"{speed:,.1f}", spread(over) if over else "")
     return table
 
 
@@ -174,7 +195,7 @@ def ratio_table(results: dict[str, Any]) -> Table:
     """Show the speed of `run_paths`, and the time of every baseline relative to it."""
     machine = results["machine"]
     table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
-    shares = {
+    rows = {
         f"matmul of {results['matmul_size']}": f"{results['matmul_gflops']:,.0f} GFLOP/s",
         f"run_paths, {results['paths']} paths of one question, T = {results['tokens']}": (
             f"{results['evaluations_per_second']:,.1f} evaluations/s"
@@ -184,12 +205,10 @@ def ratio_table(results: dict[str, Any]) -> Table:
         "useful operations over matmul": f"{results['useful_over_matmul']:.2f}",
         "unique operations over matmul": f"{results['unique_over_matmul']:.2f}",
     }
-    shares |= {
-        f"{name}, over run_paths": spread(ratio)
-        for name, ratio in results["over_run_paths"].items()
-    }
-    for name, text in shares.items():
-        table.add_row(name, text)
+    for name, ratio in results["over_run_paths"].items():
+        rows[f"{name}, over run_paths"] = spread(ratio)
+    for row in rows.items():
+        table.add_row(*row)
     return table
 
 

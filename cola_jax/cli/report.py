@@ -70,7 +70,7 @@ class Report(Command):
 
     def export(self, run: "Run") -> None:
         """Write the file of another project."""
-        from cola_jax.runs.peers import write_polar
+        from cola_jax.runs.stored import write_polar
 
         if self.polar is not None:
             console.print(write_polar(run, self.polar), soft_wrap=True)

@@ -26,7 +26,7 @@ from cola_jax.cli.main import keeping
 from cola_jax.cli.parser import values_of
 from cola_jax.cli.report import Report, print_json, show_results
 from cola_jax.cli.verbosity import console, log
-from cola_jax.errors import InputError, reading, shorten, shown
+from cola_jax.errors import InputError, UsageError, reading, shorten, shown
 from cola_jax.strategies.rules import (
     DEFAULT,
     PRESETS,
@@ -146,6 +146,8 @@ class Scan(Command):
         from cola_jax.deploy.scan import scan_paths
 
         check_one_task("scan", self.flags.task)
+        if not self.edits:
+            raise UsageError("--edits needs skip, repeat or both.")
         session = self.flags.prepare(command=self)
         if session.settings["questions"] < 2:
             raise InputError("a map needs 2 or more questions, there is 1: raise --limit.")

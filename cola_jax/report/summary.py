@@ -24,8 +24,8 @@ from cola_jax.report.layers import (
     summarise_layers,
 )
 from cola_jax.report.preference import Excess, Kept, Net, Preference
-from cola_jax.runs.parts import join
 from cola_jax.runs.run import PartFiles, Run
+from cola_jax.runs.schema import join
 from cola_jax.scoring.statistics import Share, holm, mean
 
 COLUMNS = [*CONTROL_COLUMNS, "metadata", "evaluations", "confirmed", "answers"]  # of questions

@@ -1,8 +1,7 @@
-"""Devices: those that a session uses, their memory, and the record of the machine."""
+"""The devices of a session, their memory, and the record of the machine."""
 
 import dataclasses
 import datetime
-import functools
 import importlib.util
 import platform
 import re
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 DRIVER = Path("/proc/driver/nvidia/version")
-LEAST = {13: 580, 12: 525}  # version of CUDA: that of the driver which JAX asks for on Linux
+DRIVERS = {13: 580, 12: 525}  # the oldest driver for each version of CUDA on Linux
 PACKAGES = ("cola-jax", "jax", "jaxlib", "flax", "transformers", "numpy")
 
 Device = Literal["cpu", "gpu", "cuda", "tpu"]
@@ -27,18 +26,18 @@ Device = Literal["cpu", "gpu", "cuda", "tpu"]
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of this host that run the model; of several hosts, each uses its own."""
+    """The devices of this host that run the model."""
 
     device: Device | None = None
     """Kind of device to run on: cpu, gpu or tpu; the fastest that JAX finds by default."""
     data: int | None = None
-    """Copies of the model, each on its own devices with its own questions; as many as there are
-    devices for by default."""
+    """Copies of the model, each on its own devices with its own questions; all devices are used by
+    default."""
     tensor: int = 1
     """Devices that split the weights of one copy, by heads and MLP width."""
     memory_budget: str | None = None
-    """Memory for states and caches on each device beside the weights, such as 2GB or 50%; by
-    default half of what the weights leave, of which a run takes no more than it can use."""
+    """Memory for states and caches on each device beside the weights, such as 2GB or 50%; half of
+    the memory that the weights leave by default."""
     tile_tokens: int | None = None
     """Tokens that run a layer together; chosen for the backend by default."""
 
@@ -53,10 +52,8 @@ class Devices:
     @property
     def budget(self) -> int | None:
         """The memory budget in bytes; a share is one of a device's memory."""
-        if self.memory_budget is None:
-            return None
-        size = parse_budget(self.memory_budget)
-        if isinstance(size, int):
+        size = None if self.memory_budget is None else parse_budget(self.memory_budget)
+        if not isinstance(size, float):
             return size
         import jax
 
@@ -65,34 +62,29 @@ class Devices:
         return int(size * device_memory(jax.local_devices()[0]))
 
     def check_backend(self) -> None:
-        """Let JAX run on the kind of device chosen; InputError where it cannot.
+        """Make JAX run on the chosen kind of device; InputError where it cannot.
 
-        Also where none was chosen, but JAX is installed for a GPU that it cannot use.
+        Without a choice, InputError where JAX is installed for a GPU that it cannot use.
         """
         import jax
 
-        config: Any = jax.config  # whose type stubs lack some names
-        chosen = self.device == "cpu" or config.jax_platforms  # by the user
-        if not chosen and jax.default_backend() == "cpu":
-            check_driver()
-        if self.device is None:
-            return
-        wanted = "gpu" if self.device == "cuda" else self.device
-        if wanted == "cpu":  # the others are what JAX chooses itself where they are there
+        config: Any = jax.config  # its type stubs lack some names
+        if self.device == "cpu":  # JAX chooses other kinds itself
             jax.config.update("jax_platforms", "cpu")
-        backend = jax.default_backend()
-        if backend != wanted:
+        elif not config.jax_platforms and jax.default_backend() == "cpu":
+            check_driver()
+        backend, wanted = jax.default_backend(), "gpu" if self.device == "cuda" else self.device
+        if wanted is not None and backend != wanted:
             install = {"tpu": "cola-jax[tpu]", "gpu": "cola-jax[cuda13]", "cpu": "cola-jax"}
             raise InputError(
-                f"the device asked for is {self.device}, but JAX runs on {backend} here: install "
+                f"the device is to be {self.device}, but JAX runs on {backend} here: install "
                 f"{install[wanted]}, and look at JAX_PLATFORMS and at who else holds the devices."
             )
 
     def mesh(self, questions: int) -> "Mesh | None":
-        """Return the mesh for so many questions, None for a single device.
+        """Return the mesh for a number of questions, None for a single device.
 
-        Raises InputError where the devices are not there or do not divide, or where there are
-        more copies of the model than questions.
+        Raises InputError for missing devices, and for more copies of the model than questions.
         """
         import jax
         import numpy as np
@@ -130,37 +122,34 @@ def parse_budget(text: str) -> int | float:
     return parse_bytes(text) if share is None else share
 
 
-def choose_dtype(asked: str | None, stored: str) -> str:
-    """Return the dtype of weights and activations: by default the stored one.
+def choose_dtype(dtype: str | None, stored: str) -> str:
+    """Return the dtype of weights and activations: the stored one by default, float32 on a CPU.
 
-    On a CPU it is float32 for bfloat16, which is faster only with matrix units. Raises InputError
-    for float16 on a CPU, whose products XLA cannot sum in float32 there.
+    Raises InputError for float16 on a CPU, where XLA cannot sum its products in float32.
     """
     import jax
 
     cpu = jax.default_backend() == "cpu"
-    if asked == "float16" and cpu:
+    if dtype == "float16" and cpu:
         raise InputError("a CPU does not run float16: give --dtype float32 or bfloat16.")
-    return asked or ("float32" if cpu and stored != "int8" else stored)
+    return dtype or ("float32" if cpu and stored != "int8" else stored)
 
 
 def check_driver() -> None:
     """Raise InputError where the NVIDIA driver is too old for the packages of JAX.
 
-    JAX says so itself where there are no packages for a GPU, and nothing where there is no driver.
+    JAX itself reports missing packages for a GPU.
     """
     text = DRIVER.read_text() if DRIVER.exists() else ""
     match = re.search(r"Kernel Module\D*(\d+)\.", text)
-    installed = [cuda for cuda in LEAST if importlib.util.find_spec(f"jax_cuda{cuda}_plugin")]
-    if not match or not installed:
-        return
-    fitting = [cuda for cuda, least in LEAST.items() if int(match[1]) >= least]
-    if set(fitting).intersection(installed):
+    installed = [cuda for cuda in DRIVERS if importlib.util.find_spec(f"jax_cuda{cuda}_plugin")]
+    fitting = [cuda for cuda, driver in DRIVERS.items() if match and int(match[1]) >= driver]
+    if not match or not installed or {*fitting} & {*installed}:
         return
     fix = f"pip install 'cola-jax[cuda{fitting[0]}]'" if fitting else "install a newer driver"
     raise InputError(
         f"the NVIDIA driver {match[1]} is too old for the packages of cola-jax[cuda{installed[0]}],"
-        f" which need {LEAST[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
+        f" which need {DRIVERS[installed[0]]}: {fix}, or set JAX_PLATFORMS=cpu to run on the CPU."
     )
 
 
@@ -175,22 +164,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "device": f"{device.platform} {device.device_kind}",
         "command_line": shlex.join(sys.argv),
-        "commit": git_commit(),
+        "commit": git_commit(Path(__file__).parents[2]),
     }
 
 
-@functools.cache
-def git_commit() -> str | None:
-    """Return the commit of the checkout that runs, marked where it has changes.
-
-    None for an installed package, whose version is recorded.
-    """
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of a checkout, marked where it has changes; None without one."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    if not (folder / ".git").exists():  # nor take the commit of a project around a package
         return None
-    return done.stdout.strip() or None
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # git is not installed
+        return None

@@ -88,9 +88,8 @@ class Hosts:
     def join(self) -> Shard:
         """Connect to the other hosts, before anything else uses JAX; return this host's shard.
 
-        Ends the process with a message where they do not connect in time. Raises InputError where
-        there are none, and on a host of a TPU slice without --distributed: it would wait for the
-        others silently.
+        Ends the process with a message after `wait` seconds. Raises InputError where no hosts are
+        found, and on a host of a TPU slice without --distributed, which would wait silently.
         """
         if not self.distributed:
             workers = max(len(os.environ.get(name, "").split(",")) for name in WORKER_LISTS)
@@ -112,11 +111,11 @@ class Hosts:
                     self.host,
                     # a given index needs no detection, which would also divide the host's devices
                     cluster_detection_method="deactivate" if self.coordinator else None,
-                    # longer than our own timeout: JAX would end the process without a reason
+                    # longer than our own timeout: JAX ends the process without a reason
                     initialization_timeout=self.wait + 60,
                     shutdown_timeout_seconds=10,
                 )
-            except Exception as error:  # its types differ with what JAX takes the cluster for
+            except Exception as error:  # of types that differ with the cluster
                 raise InputError(
                     f"no hosts to connect to were found ({first_line(error)}): give --coordinator, "
                     "--num-hosts and --host, or leave --distributed out on a single host."
@@ -126,9 +125,8 @@ class Hosts:
     def agree(self, shard: Shard, settings: Mapping[str, Any], *, together: bool) -> None:
         """Compare the settings of all hosts, and disconnect.
 
-        `together` says that devices of this host will exchange data with each other. Raises
-        InputError naming the hosts whose settings differ from the first host's. Arrays and devices
-        from before must not be used afterwards.
+        `together` is whether devices of this host exchange data. Raises InputError that names the
+        hosts with other settings than the first. Earlier arrays and devices become invalid.
         """
         if not self.distributed:
             return
@@ -143,9 +141,8 @@ class Hosts:
             every = np.asarray(process_allgather(own)).reshape(-1, len(own))
             jax.distributed.shutdown()
         if together and jax.default_backend() != "tpu":
-            # otherwise the devices of this host would still contact the other hosts before they
-            # exchange data; the old client is never freed, since freeing it joins threads that may
-            # be waiting for this one
+            # or the devices of this host would contact the other hosts before they exchange data;
+            # the old client is never freed: that joins threads that may wait for this one
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(jax.local_devices()[0].client))
             clear_backends()
         differing = [i for i, other in enumerate(every) if (other != every[0]).any()]
@@ -157,15 +154,12 @@ class Hosts:
             )
 
     @contextlib.contextmanager
-    def timeout(self, what: str) -> Iterator[None]:
-        """End the process with a message if its body takes too long.
-
-        JAX waits in native code that no exception interrupts.
-        """
+    def timeout(self, action: str) -> Iterator[None]:
+        """End the process if its body takes too long: no exception interrupts native code."""
 
         def end_process():
             sys.stderr.write(
-                f"error: the other hosts did not {what} within {self.wait} s: start the same "
+                f"error: the other hosts did not {action} within {self.wait} s: start the same "
                 "command on every host, and check the output of each.\n"
             )
             sys.stderr.flush()

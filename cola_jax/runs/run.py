@@ -1,7 +1,7 @@
 """The run directory: its settings, its starts, and numbered part files of rows.
 
 A part is two files that are written whole, first that of its evaluations and then that of its
-questions; a question is done once its part has both. Evaluations of questions that are not done are
+questions; a question is done once its part has both. Evaluations of unfinished questions are
 written wave by wave to a folder of their own, from which the next start takes them.
 """
 
@@ -9,30 +9,32 @@ import contextlib
 import functools
 import json
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import yaml
 from etils import epath
 
 from cola_jax.errors import InputError, shown
 from cola_jax.execute.metrics import Metrics
-from cola_jax.files import check_links, hold, matching, write_whole
+from cola_jax.files import check_links, hold, matching, read_json, readable_json, write_whole
 from cola_jax.identity import digest
+from cola_jax.path import STOP, unpad_path
 from cola_jax.runs.hosts import WHOLE, Shard
-from cola_jax.runs.parts import (
-    TABLES,
-    PartFiles,
+from cola_jax.runs.schema import (
+    EVALUATIONS,
+    QUESTIONS,
+    by_question,
     encode_part,
-    list_parts,
+    evaluation_rows,
+    join,
+    known_verdicts,
     part_name,
-    read_parts,
-    read_record,
-    write_record,
+    read_part,
 )
-from cola_jax.runs.schema import EVALUATIONS, QUESTIONS
 from cola_jax.runs.settings import (
     Asked,
     asked_by_run,
@@ -40,17 +42,19 @@ from cola_jax.runs.settings import (
     continues,
     other_settings,
 )
-from cola_jax.runs.unfinished import Unfinished
 from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations, Known
 from cola_jax.scoring.scorer import Evaluate
+from cola_jax.scoring.verdicts import Verdicts
 
 Path = tuple[int, ...]
+PartFiles = Mapping[str, epath.Path]  # the two files of a part, by table
 MANIFEST = "run.json"
 CONFIG = "config.yaml"
 STARTS = "starts"
 METRICS = ".metrics.json"  # of a start, beside its own file
-UNFINISHED = "unfinished"  # evaluations of questions that are not done
+TABLES = ("evaluations", "questions")
+UNFINISHED = "unfinished"  # folder of evaluations of unfinished questions
 SCHEMAS = {"evaluations": EVALUATIONS, "questions": QUESTIONS, UNFINISHED: EVALUATIONS}
 
 
@@ -65,7 +69,8 @@ class Run:
         self.shard = shard
         self.metrics = Metrics()
         self.done: set[str] = set()
-        self.unfinished = Unfinished(functools.partial(self.write_rows, UNFINISHED))
+        self.earlier: dict[str, list[pa.Table]] = defaultdict(list)  # unfinished, of past starts
+        self.waves: dict[str, list[epath.Path]] = defaultdict(list)  # by a batch's first question
         self.number = 0  # of the next part
 
     @contextlib.contextmanager
@@ -81,16 +86,16 @@ class Run:
         """Create the directory, or resume it.
 
         Args:
-          settings: decide the rows; those of a run that is continued are the same, or ask for more
-            questions, simulations or paths.
-          environment: recorded of this start. The flags of the command, under the name `flags`, go
-            to a file of their own, with which `--config` starts it again.
-          asked: by this command; a run that has its questions otherwise is refused.
+          settings: decide the rows; a run continues with the same settings, or with more questions,
+            simulations or paths.
+          environment: recorded with this start. Its entry `flags`, those of the command, goes to a
+            file for `--config`.
+          asked: questions of this command; a run that asks them differently is refused.
           again: no question is done before all are; `replace` writes them.
-          metrics: of this start, recorded when it ends.
+          metrics: recorded at the end of this start.
 
-        Yields the run, with `done`, the ids of the questions that are done. Raises InputError for
-        a directory that is not a run or has other settings, and while another process fills it;
+        Yields the run, with `done`, the ids of the finished questions. Raises InputError for a
+        directory that is not a run or has other settings, and while another process fills it;
         OSError where it cannot be written.
         """
         self.refuse_foreign()
@@ -110,7 +115,7 @@ class Run:
                 files += [part["evaluations"] for part in parts]
             else:
                 self.done = set(self.questions(["question"])["question"].to_pylist())
-            self.unfinished.load(files, self.mark, self.done)
+            self.load_unfinished(files)
             self.metrics = metrics or Metrics()
             try:
                 yield self
@@ -120,7 +125,7 @@ class Run:
             self.tidy(settings.get("questions"))
 
     def check_asked(self, asked: Asked, settings: Mapping[str, Any]) -> None:
-        """Raise InputError where a run of these settings asks others, or asks them otherwise."""
+        """Raise InputError where a run with these settings asks other or changed questions."""
         before = asked_by_run(self, settings)
         check_comparable(before, asked)
         others = before.values["texts"].keys() - asked.values["texts"].keys()
@@ -132,7 +137,7 @@ class Run:
         """Write the manifest if there is none; a second process reads that of the first."""
         file = self.directory / MANIFEST
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not file.exists():  # before all else, by which another process knows a run
+        if not file.exists():  # first of all, as it marks a run for other processes
             write_record(file, {"settings": settings})
         for folder in (*TABLES, STARTS):
             (self.directory / folder).mkdir(exist_ok=True)
@@ -140,7 +145,7 @@ class Run:
     def record_start(
         self, number: int, settings: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> epath.Path:
-        """Write a file of this start, and that with which `--config` starts it again."""
+        """Write a file of this start, and its flags as a file for `--config`."""
         start = dict(environment)
         flags = start.pop("flags", None)
         file = self.directory / STARTS / f"{number:04d}-{uuid.uuid4().hex[:8]}.json"
@@ -151,7 +156,7 @@ class Run:
         return file
 
     def set_aside(self) -> None:
-        """Move the evaluations of all questions to those of unfinished ones.
+        """Make all questions unfinished, with their evaluations.
 
         Interrupted, it leaves a run whose remaining questions are done.
         """
@@ -168,6 +173,21 @@ class Run:
         self.set_aside()
         self.write(evaluations, questions)
 
+    def load_unfinished(self, files: Iterable[epath.Path]) -> None:
+        """Read the evaluations that earlier starts made of unfinished questions."""
+        for file in files:
+            try:
+                table = read_part(file, EVALUATIONS, self.mark)
+            except FileNotFoundError:  # another shard has finished its questions
+                continue
+            for name, rows in by_question(table).items():
+                if name not in self.done:
+                    self.earlier[name].append(rows)
+
+    def known(self, encoded: Encoded) -> dict[Path, Verdicts]:
+        """Return the verdict [1] of each path of an unfinished question from earlier starts."""
+        return known_verdicts(self.earlier.get(encoded.question.id, ()), encoded)
+
     def resume(
         self,
         evaluate: Evaluate,
@@ -177,36 +197,48 @@ class Run:
         call_size: int | None = None,
         write: bool = True,
     ) -> Evaluations:
-        """Return the evaluations of a batch, with those that an earlier start made of it.
+        """Return the evaluations of a batch, with those of earlier starts.
 
         Args:
           known, call_size: as `Evaluations` takes them.
-          write: whether new evaluations are written before their questions are done.
+          write: whether to write new evaluations before their questions are done.
         """
-        resumed = [self.unfinished.known(encoded) for encoded in batch]
+        resumed = [self.known(encoded) for encoded in batch]
         self.metrics.add(earlier=sum(map(len, resumed)))
         return Evaluations(
             evaluate,
             [encoded.question for encoded in batch],
             known=known,
             resumed=resumed,
-            write=self.unfinished.writer(batch) if write else None,
+            write=functools.partial(self.write_wave, batch) if write else None,
             call_size=call_size,
         )
+
+    def write_wave(self, batch: Sequence[Encoded], paths: np.ndarray, verdicts: Verdicts) -> None:
+        """Write the evaluations of paths [B, C, P] of unfinished questions."""
+        rows = []
+        for b, encoded in enumerate(batch):
+            entries = np.flatnonzero(paths[b, :, 0] != STOP)
+            written = [unpad_path(path) for path in paths[b, entries]]
+            rows += evaluation_rows(encoded, written, verdicts.take((b, entries)))
+        file = self.write_rows(UNFINISHED, uuid.uuid4().hex, rows)
+        self.waves[batch[0].question.id].append(file)
 
     def write(
         self, evaluations: Iterable[dict[str, Any]], questions: Sequence[dict[str, Any]]
     ) -> None:
-        """Write the rows of questions that are done now; their waves are no longer needed."""
+        """Write the rows of finished questions, and remove their waves."""
         stem = f"{self.shard.prefix}{self.number:05d}-{uuid.uuid4().hex[:8]}"
         self.number += 1
         self.write_rows("evaluations", stem, evaluations)
         self.write_rows("questions", stem, questions)
         for row in questions:
-            self.unfinished.drop(row["question"])
+            self.earlier.pop(row["question"], None)
+            for file in self.waves.pop(row["question"], ()):
+                file.unlink(missing_ok=True)
 
     def write_rows(self, folder: str, stem: str, rows: Iterable[dict[str, Any]]) -> epath.Path:
-        """Write rows to a file of the run, whole; OSError says what to do."""
+        """Write rows to a whole file of the run; OSError names the next action."""
         content = encode_part(SCHEMAS[folder], rows, self.mark)
         file = self.directory / folder / part_name(stem, content)
         try:
@@ -220,18 +252,18 @@ class Run:
         return file
 
     def tidy(self, questions: int | None) -> None:
-        """Remove the evaluations of unfinished questions where all of them are done."""
+        """Remove the folder of unfinished questions when all questions are done."""
         folder = self.directory / UNFINISHED
         if folder.exists() and self.questions(["question"]).num_rows == questions:
             with contextlib.suppress(FileNotFoundError):  # another shard does the same
                 folder.rmtree()
 
     def refuse_foreign(self) -> None:
-        """Raise InputError where the directory has files, but not those of a run alone."""
+        """Raise InputError for a directory of other files, and for links out of it."""
         check_links(self.directory)
         if not self.directory.exists():
             return
-        # hidden files are what a start that was killed early leaves
+        # a start that was killed early leaves hidden files
         names = [entry.name for entry in self.directory.iterdir()]
         if MANIFEST not in names and any(not name.startswith(".") for name in names):
             raise InputError(
@@ -318,12 +350,16 @@ class Run:
 
     def parts(self) -> list[PartFiles]:
         """List the parts in order, without those that lack one of their two files."""
-        return list_parts(self.directory)
+        parts: dict[str, dict[str, epath.Path]] = defaultdict(dict)
+        for kind in TABLES:
+            for file in matching(self.directory / kind, "part-*.parquet"):
+                parts[file.name.partition(".")[0]][kind] = file
+        return [parts[stem] for stem in sorted(parts) if len(parts[stem]) == len(TABLES)]
 
     def questions(
         self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
     ) -> pa.Table:
-        """Read the questions that are done, or those of some parts.
+        """Read the finished questions, of some parts or of all.
 
         InputError where a question is twice among all, which takes too long for each part.
         """
@@ -335,15 +371,33 @@ class Run:
     def evaluations(
         self, columns: Sequence[str] | None = None, parts: Sequence[PartFiles] | None = None
     ) -> pa.Table:
-        """Read the evaluations of the questions that are done, or those of some parts."""
+        """Read the evaluations of the finished questions, of some parts or of all."""
         return self.read("evaluations", columns, parts)
 
     def read(
         self, kind: str, columns: Sequence[str] | None, parts: Sequence[PartFiles] | None
     ) -> pa.Table:
-        """Read columns of one of the two tables."""
+        """Read columns of one of the two tables, by default all."""
+        schema = SCHEMAS[kind]
         files = [part[kind] for part in (self.parts() if parts is None else parts)]
-        return read_parts(files, SCHEMAS[kind], self.mark, columns)
+        empty = schema.empty_table().select(list(columns or schema.names))
+        return join([empty], (read_part(file, schema, self.mark, columns) for file in files))
+
+
+def write_record(file: epath.Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file with the digest of its content."""
+    write_whole(file, readable_json({**content, "digest": digest(content)}).encode() + b"\n")
+
+
+def read_record(file: epath.Path) -> dict[str, Any]:
+    """Read a file of `write_record`; InputError for a file that was changed since."""
+    content = read_json(file)
+    if content.pop("digest", None) != digest(content):
+        raise InputError(
+            f"{file} is damaged, or was changed or made by an earlier version: restore it, or make "
+            "a new run."
+        )
+    return content
 
 
 def improvements(questions: Iterable[Mapping[str, Any]], num_layers: int) -> dict[str, int]:

@@ -1,13 +1,19 @@
-"""The rows of a run's part files: one for each evaluation, one for each question."""
+"""The two tables of a run: their columns, their rows, and the files that hold them in parts."""
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from etils import epath
 
+from cola_jax.errors import InputError, reading
+from cola_jax.files import read_bytes
 from cola_jax.identity import digest, question_digest
 from cola_jax.scoring.encode import Encoded
 from cola_jax.scoring.grader import Grade
@@ -16,16 +22,17 @@ from cola_jax.strategies.outcome import ROOT, Outcome
 
 PATH = pa.list_(pa.int16())
 METADATA = pa.struct({"name": pa.string(), "value": pa.string()})  # `datasets` reads no maps
-
+MARK = b"cola_run"  # in the metadata of a file: the digest of the settings of its run
+JOINED = 64  # tables that are joined at a time
 AGAIN = pa.list_(pa.struct({"node": pa.int32(), "path": PATH, "holds": pa.list_(pa.bool_())}))
 CONTROL = pa.struct(
     {
         "target": pa.int16(),
-        "best": PATH,  # the shortest path that gives it, null where there is none
+        "best": PATH,  # the shortest path that gives the target, null where there is none
         "robust": PATH,  # the same in all variants
         "again": AGAIN,
         "evaluations": pa.int32(),
-        "shared": pa.int32(),  # of them: also asked for by the searches before it
+        "shared": pa.int32(),  # evaluations that earlier searches of the question made as well
     }
 )
 
@@ -48,7 +55,7 @@ EVALUATIONS = pa.schema(
         "target": pa.int16(),  # the option that the search looked for, of which the verdict is
         "control": pa.bool_(),  # of a control search, whose target is wrong
         "reused": pa.bool_(),  # evaluated before, by another search of the question or another run
-        # the rest is of scorers that decode, null for others
+        # of scorers that decode, null for others:
         "text": pa.string(),  # decoded, up to what ended it
         "answer_text": pa.string(),  # the answer found in it
         "finish": pa.string(),  # stop, length or not finite
@@ -70,18 +77,17 @@ QUESTIONS = pa.schema(
         "prompt_hash": pa.string(),
         "metadata": pa.list_(METADATA),  # such as its level
         "evaluations": pa.int32(),
-        # the rest is of searches, null for other runs
+        # of searches, null for other runs:
         "baseline": pa.bool_(),  # the verdict of the identity path, null where the grader failed
         "baseline_answer": pa.int16(),
         "best": PATH,  # the shortest correct path, null where there is none
         "confirmed": pa.bool_(),  # whether it is right in float32 too
         "front": pa.list_(PATH),  # the Pareto front of (verdict, length)
-        # of every option on the identity path, first as asked first, then in each other variant
+        # of every option on the identity path, in the first and in each other variant
         "baseline_scores": pa.list_(pa.list_(pa.float32())),
         "answers": pa.int16(),  # distinct options answered
-        # searches of the same question for wrong options; that for the baseline's answer keeps it
-        "controls": pa.list_(CONTROL),
-        # the rest is of searches whose paths were asked again in V other variants, null for others
+        "controls": pa.list_(CONTROL),  # that for the baseline's answer last
+        # of searches whose paths were asked again in V other variants, null for others:
         "robust": PATH,  # the shortest path asked again that is right in all variants
         "again": AGAIN,  # whether paths hold in each other variant, the identity path first
         "variant_answers": pa.list_(pa.int16()),  # of the pretrained model in each other variant
@@ -97,7 +103,7 @@ class Part(NamedTuple):
 
 
 def asked_digest(encoded: Encoded) -> str:
-    """Return the digest of a question in the words in which it is asked."""
+    """Return the digest of a question and its prompt."""
     return digest(question_digest(encoded.question), encoded.prompt_hash)[:16]
 
 
@@ -133,7 +139,7 @@ def evaluation_rows(
 
 
 def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
-    """Return the verdict [1] for gold that a row was made from."""
+    """Return the verdict [1] for gold of a row."""
     completion = np.full(1, None, object)
     if row["finish"] is not None:
         fields = {field.name: row[field.name] for field in dataclasses.fields(Completion)}
@@ -152,14 +158,14 @@ def stored_verdict(row: Mapping[str, Any], encoded: Encoded) -> Verdicts:
 
 
 def known_verdicts(tables: Iterable[pa.Table], encoded: Encoded) -> dict[tuple[int, ...], Verdicts]:
-    """Return the verdict [1] of each path of a question, where it was asked in the same words."""
+    """Return the verdict [1] of each path of a question, if its prompt was the same."""
     same = pc.field("asked") == asked_digest(encoded)
     rows = (row for table in tables for row in table.filter(same).to_pylist())
     return {tuple(row["path"]): stored_verdict(row, encoded) for row in rows}
 
 
 def completion_columns(completion: Completion | None) -> dict[str, Any]:
-    """Make the columns of what a path decoded."""
+    """Make the columns of a decoded text."""
     if completion is None:
         return {}
     columns = dict(vars(completion))
@@ -168,7 +174,7 @@ def completion_columns(completion: Completion | None) -> dict[str, Any]:
 
 
 def question_row(encoded: Encoded, evaluations: int) -> dict[str, Any]:
-    """Make a question's row, without what a search adds."""
+    """Make a question's row, without the columns of searches."""
     question = encoded.question
     return {
         "question": question.id,
@@ -192,7 +198,7 @@ def search_part(batch: Sequence[Encoded], outcomes: Sequence[Outcome]) -> Part:
 
 
 def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str, Any]]:
-    """Make the rows of all that the searches of one question asked about, that for gold first."""
+    """Make the rows of the searches of one question, the search for gold first."""
     rows = evaluation_rows(encoded, outcome.paths, outcome.verdicts)
     control = outcome.target != outcome.question.answer
     for node, row in enumerate(rows):
@@ -211,7 +217,7 @@ def search_evaluation_rows(encoded: Encoded, outcome: Outcome) -> list[dict[str,
 
 
 def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
-    """Make the row that sums up the searches of one question."""
+    """Summarize the searches of one question."""
     best, answers, again = outcome.shortest_correct, outcome.verdicts.answer, outcome.again
     plain, options = int(answers[0]), len(outcome.question.options)
     scores = outcome.verdicts.scores[[ROOT], :options] if again is None else again.scores
@@ -225,12 +231,12 @@ def search_question_row(encoded: Encoded, outcome: Outcome) -> dict[str, Any]:
         "answers": len(set(answers.tolist()) - {NO_ANSWER}),
         "controls": control_rows(outcome),
         **again_columns(outcome),
-        "variant_answers": None if outcome.again is None else outcome.again.plain,
+        "variant_answers": None if again is None else again.plain,
     }
 
 
 def again_columns(outcome: Outcome) -> dict[str, Any]:
-    """Make the columns of what was asked again."""
+    """Make the columns of paths that were asked again."""
     if outcome.again is None:
         return {"robust": None, "again": None}
     held = zip(outcome.again.nodes, outcome.again.holds.tolist(), strict=True)
@@ -241,7 +247,7 @@ def again_columns(outcome: Outcome) -> dict[str, Any]:
 
 
 def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Sum up the control searches of a question."""
+    """Summarize the control searches of a question."""
     known, rows = set(outcome.paths), []
     for control in outcome.controls:
         best = control.shortest_correct
@@ -256,3 +262,57 @@ def control_rows(outcome: Outcome) -> list[dict[str, Any]]:
         )
         known.update(control.paths)
     return rows
+
+
+def encode_part(schema: pa.Schema, rows: Iterable[dict[str, Any]], mark: str) -> bytes:
+    """Return the content of a file of rows, marked with the digest of its run's settings."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({MARK: mark.encode()}))
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def part_name(stem: str, content: bytes) -> str:
+    """Return the name of a file with this content."""
+    return f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+
+
+def read_part(
+    file: epath.Path, schema: pa.Schema, mark: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read columns of one file of rows, by default those of its schema.
+
+    Raises InputError for a file that was changed after it was written, or of another run.
+    """
+    with reading(file, "Remove it, and its questions are evaluated again."):
+        content = read_bytes(file)
+        if file.name != part_name(file.name.partition(".")[0], content):
+            raise InputError("it is damaged, or was changed or renamed after it was written")
+        # a third of the time that `read_table` takes
+        opened = pq.ParquetFile(pa.BufferReader(content))
+        if (opened.schema_arrow.metadata or {}).get(MARK, b"").decode() != mark:
+            raise InputError("it is of another run")
+        names = schema.names if columns is None else list(columns)
+        table = opened.read(names, use_threads=False).select(names)
+        return table.replace_schema_metadata()
+
+
+def join(*tables: Iterable[pa.Table]) -> pa.Table:
+    """Join tables, a few at a time: the overhead of thousands of small ones takes most memory."""
+    remaining, joined = itertools.chain(*tables), []
+    while batch := list(itertools.islice(remaining, JOINED)):
+        joined.append(pa.concat_tables(batch).combine_chunks())
+    return pa.concat_tables(joined)
+
+
+def by_question(table: pa.Table) -> dict[str, pa.Table]:
+    """Divide a table by question; the rows of a question keep their order."""
+    question = table["question"].combine_chunks().dictionary_encode()
+    number = question.indices.to_numpy()
+    rows = table.take(np.argsort(number, kind="stable"))
+    bounds = itertools.pairwise([0, *np.cumsum(np.bincount(number)).tolist()])
+    names = question.dictionary.to_pylist()
+    return {
+        name: rows.slice(start, end - start)
+        for name, (start, end) in zip(names, bounds, strict=True)
+    }

@@ -19,7 +19,7 @@ from cola_jax.runs.devices import machine
 from cola_jax.runs.run import MANIFEST, Run
 from cola_jax.runs.schema import Part, search_part
 from cola_jax.runs.stored import Reuse
-from cola_jax.scoring import Encoded, Scorer
+from cola_jax.scoring import Encoded
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import ModelEvaluator, default_threads
 from cola_jax.scoring.scorer import most_options
@@ -49,11 +49,11 @@ class BatchSearch:
     run: Run
     settings: Settings
     stored: Reuse | None  # evaluations of other runs
-    robust: bool  # whether right means right in all variants
+    robust: bool  # a path is right where it is right in all variants
 
     @property
     def most_evaluations(self) -> int:
-        """The most evaluations of a question: its control searches and its variants included."""
+        """The most evaluations of a question, in its control searches and variants as well."""
         searches = self.settings.searches(most_options(self.session.encoded))
         variants, size = len(self.session.variants), self.settings.simulations
         if self.robust:
@@ -63,14 +63,13 @@ class BatchSearch:
 
     def __call__(self, worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
         """Search the questions of a batch, and return their rows."""
-        variants = [variant.take(indices.tolist()) for variant in self.session.variants]
         batch = [self.session.encoded[i] for i in indices]
-        search = self.search_robust if self.robust else self.search
-        outcomes = search(worker, batch, variants, workload)
-        part = search_part(batch, outcomes)
-        if self.robust:  # a verdict is of several prompts, so that no other search can take it
-            part = part._replace(evaluations=[row | {"asked": None} for row in part.evaluations])
-        return part
+        variants = [variant.take(indices.tolist()) for variant in self.session.variants]
+        if not self.robust:
+            return search_part(batch, self.search(worker, batch, variants, workload))
+        part = search_part(batch, self.search_robust(worker, batch, variants, workload))
+        # a verdict combines several prompts, so no other search can reuse it
+        return part._replace(evaluations=[row | {"asked": None} for row in part.evaluations])
 
     def search(
         self,
@@ -79,7 +78,7 @@ class BatchSearch:
         variants: Sequence[Variant],
         workload: Workload,
     ) -> Sequence[Outcome]:
-        """Search a batch, and ask again for the paths found in its variants."""
+        """Search a batch, and ask for the best paths again in its variants."""
         layers, scorer = self.session.num_layers, self.session.scorer
         positions, known = self.settings.positions(layers), None
         if self.stored is not None:
@@ -87,9 +86,8 @@ class BatchSearch:
         with scorer.evaluator(worker, batch, workload) as evaluate:
             evaluations = self.run.resume(evaluate, batch, known=known, call_size=scorer.call_size)
             outcomes = search_batch(evaluations, layers, self.settings)
-        outcomes = with_confirmed(
-            outcomes, scorer.confirm(worker, batch, workload, *paths_to_confirm(outcomes))
-        )
+        held = scorer.confirm(worker, batch, workload, *paths_to_confirm(outcomes))
+        outcomes = with_confirmed(outcomes, held)
         if not variants:
             return outcomes
         paths = paths_to_ask(outcomes, positions)
@@ -111,10 +109,9 @@ class BatchSearch:
     ) -> Sequence[Outcome]:
         """Search a batch for paths that are right in all variants of its questions."""
         layers, scorer = self.session.num_layers, self.session.scorer
-        batches = [batch, *(variant.encoded for variant in variants)]
         options = [tuple(range(len(encoded.question.options))) for encoded in batch]
         places = [options, *(variant.places for variant in variants)]
-        rows = [encoded for each in batches for encoded in each]
+        rows = [*batch, *(encoded for variant in variants for encoded in variant.encoded)]
         questions = [encoded.question for encoded in batch]
         workload = workload._replace(prefix=0)
         with scorer.evaluator(worker, rows, workload) as evaluate:
@@ -125,15 +122,15 @@ class BatchSearch:
             answers = plain_answers(plain, places)
             outcomes = search_batch(evaluations, layers, self.settings, answers)
         best, completions = paths_to_confirm(outcomes)
-        repeats = len(batches)
+        repeats = len(places)
         held = scorer.confirm(worker, rows, workload, best * repeats, completions * repeats)
-        ways = [held[b :: len(batch)] for b in range(len(batch))]
-        agreed = [None if None in each else all(each) for each in ways]
+        by_question = [held[b :: len(batch)] for b in range(len(batch))]
+        agreed = [None if None in each else all(each) for each in by_question]
         return with_robust(with_confirmed(outcomes, agreed), plain, places)
 
 
 def recorded_search(settings: Settings) -> dict[str, Any]:
-    """Return what a run records of the settings of its searches."""
+    """Return the settings of a search as a run records them."""
     name = {"command": "search", "strategy": settings.preset.name}
     return name | dataclasses.asdict(settings)
 
@@ -141,7 +138,10 @@ def recorded_search(settings: Settings) -> dict[str, Any]:
 def ordered(
     session: "Session", directory: str, settings: Settings, metrics: Metrics | None
 ) -> Settings:
-    """Order the layers by their influence on the first questions, if rules need it, once a run."""
+    """Order the layers by their influence on the first questions for rules that need it.
+
+    A run keeps its order.
+    """
     rules = settings.preset
     if not isinstance(rules, InfluenceRules) or rules.order:
         return settings
@@ -149,7 +149,7 @@ def ordered(
     run.refuse_foreign()  # before the weights load
     before = run.settings() if (run.directory / MANIFEST).exists() else {}
     if len(session.first) <= (before.get("questions") or 0):
-        # a run of another strategy is refused, without
+        # a run of another strategy is refused later
         order = (before.get("preset") or {}).get("order", ())
     else:
         prompts = Prompts.stack([encoded.prompts for encoded in session.first])
@@ -159,23 +159,23 @@ def ordered(
 
 
 def check_search(session: "Session", settings: Settings) -> None:
-    """Raise InputError where searches that run together need too much memory."""
+    """Raise InputError for searches that together need too much memory."""
     session.check_memory(settings.positions(session.num_layers))
     searches = settings.searches(most_options(session.encoded))
     together = default_threads() * session.batch_size(len(session.encoded)) * searches
     check_memory(settings, session.num_layers, together, session.handle.memory.budget)
 
 
-def check_robust(scorer: Scorer, variants: Sequence[Variant], reuse: Sequence[str]) -> None:
+def check_robust(session: "Session", reuse: Sequence[str]) -> None:
     """Raise InputError where a robust search cannot be made."""
-    if not variants:
+    if not session.variants:
         raise InputError(
             "a robust search needs another way to ask each question: give variants, such as chat."
         )
-    if scorer.decodes:
+    if session.scorer.decodes:
         raise InputError(
-            f"the scorer {scorer.name!r} decodes answers, which a robust search does not: leave it "
-            "out, and what the search finds is asked again in the variants."
+            f"the scorer {session.scorer.name!r} decodes answers, which a robust search does not: "
+            "leave out --robust, and the best paths are asked again in the variants."
         )
     if reuse:
         raise InputError("a robust search evaluates all variants: it can reuse no other run.")

@@ -1,4 +1,4 @@
-"""A session: a model over the questions of a task, filling run directories batch by batch."""
+"""A session: a model, the questions of a task and devices, filling run directories by batches."""
 
 import contextlib
 import dataclasses
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,14 +17,16 @@ from cola_jax import checkpoint
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
 from cola_jax.execute.evaluator import Workload
-from cola_jax.execute.inputs import pad_paths
+from cola_jax.execute.inputs import check_tokens, pad_paths
+from cola_jax.execute.memory import Memory, default_budget
 from cola_jax.execute.metrics import Metrics
-from cola_jax.execute.worker import Worker, Workers
+from cola_jax.execute.worker import Worker, WorkerOptions, Workers
+from cola_jax.formats import cache
+from cola_jax.int8 import float_dtype, weight_bytes
 from cola_jax.params import Model
 from cola_jax.path import identity
-from cola_jax.runs.devices import Devices, machine
+from cola_jax.runs.devices import Devices, choose_dtype, machine
 from cola_jax.runs.hosts import WHOLE, Hosts, Shard
-from cola_jax.runs.model_handle import ModelHandle
 from cola_jax.runs.run import Run, improvements
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.searches import (
@@ -49,9 +52,9 @@ from cola_jax.tasks.task import Prepared, refuse_variants, task_digest
 from cola_jax.tasks.variants import Variant
 
 log = logging.getLogger(__name__)
-FIRST = 32  # questions on which the model is measured
+FIRST = 32  # questions on which layers and common prefixes are measured
 WAVE = 32  # paths of a question that are evaluated, and written, at a time
-COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and how many tell
+COLLAPSED, BALANCED, ENOUGH = 0.9, 0.6, 20  # shares of questions, and the least number of them
 
 # makes the rows of a batch on a worker, from the indices of its questions
 Work = Callable[[Worker, np.ndarray, Workload], Part]
@@ -59,7 +62,7 @@ Work = Callable[[Worker, np.ndarray, Workload], Part]
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What a session runs on, beside the model and the questions."""
+    """The execution of a session: dtype, batches and devices, none of which decides results."""
 
     dtype: str | None = None
     batch_size: int | None = None
@@ -72,9 +75,70 @@ class RunConfig:
             raise InputError(f"a batch needs at least 1 question, not {self.batch_size}.")
 
 
+class ModelHandle:
+    """A checkpoint, its dtype and devices, and its weights once they are needed."""
+
+    def __init__(self, source: str, devices: Devices, dtype: str | None = None):
+        """Read the metadata of a source that `cola_jax.load` takes."""
+        self.source, self.devices = source, devices
+        self.directory = cache.find(source, dtype=dtype)
+        self.metadata = checkpoint.read_metadata(self.directory)
+        self.config = ModelConfig.from_json(self.metadata["config"])
+        self.dtype = choose_dtype(dtype, checkpoint.stored_dtype(self.metadata))
+        self.loaded: Model | None = None
+
+    def prepare(self, prepare: Callable[..., Prepared]) -> Prepared:
+        """Encode the questions of a task; InputError for tokens outside the vocabulary."""
+        prepared = prepare(
+            checkpoint.load_tokenizer(self.directory),
+            context=self.config.context,
+            stop_tokens=lambda: checkpoint.stop_tokens(self.directory),
+        )
+        variants = (variant.encoded for variant in prepared.variants)
+        for encoded in itertools.chain(prepared.encoded, prepared.held_out, *variants):
+            check_tokens("token ids", encoded.prompts.ids, self.config.vocab_size)
+            if encoded.prompts.targets is not None:
+                check_tokens("targets", encoded.prompts.targets, self.config.vocab_size)
+        return prepared
+
+    def load(self, mesh: Mesh | None, metrics: Metrics | None = None) -> Model:
+        """Load the weights, once; the metrics, or a bar, show the progress."""
+        if self.loaded is None:
+            if metrics is None:
+                self.loaded = cache.load(self.source, dtype=self.dtype, mesh=mesh)
+            else:
+                place = self.source, self.directory, self.dtype, mesh
+                self.loaded = cache.load_converted(*place, metrics.load)
+        return self.loaded
+
+    def options(self, metrics: Metrics) -> WorkerOptions:
+        """Return the options of workers, whose metrics the caller shows."""
+        return {
+            "memory_budget": self.memory.budget,
+            "tile_tokens": self.devices.tile_tokens,
+            "metrics": metrics,
+            "progress": False,
+        }
+
+    @functools.cached_property
+    def memory(self) -> Memory:
+        """The memory of workers on each device, known before the weights load."""
+        budget, wide = self.devices.budget, float_dtype(self.dtype)
+        if budget is None:
+            weights = weight_bytes(self.config, self.dtype, wide)
+            budget = default_budget(jax.local_devices()[0], weights // self.devices.tensor)
+        return Memory(
+            budget,
+            sharing=default_threads(),
+            itemsize=wide.itemsize,
+            backend=jax.default_backend(),
+            tile_tokens=self.devices.tile_tokens,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A model, the questions of a task encoded for a scorer, and the devices they run on."""
+    """A model, the encoded questions of a task, and devices."""
 
     handle: ModelHandle
     scorer: Scorer
@@ -85,7 +149,7 @@ class Session:
     settings: dict[str, Any]  # decide the rows, with those that a command adds
     environment: dict[str, Any]
     run_config: RunConfig
-    shares_prompts: bool = True  # runs common beginnings of prompts once; off to measure that
+    shares_prompts: bool = True  # runs common beginnings of prompts once; off for a benchmark
 
     @classmethod
     def prepare(
@@ -96,13 +160,13 @@ class Session:
         metadata: dict[str, Any] | None = None,
         decoys: str | None = None,
     ) -> "Session":
-        """Check and load what a session needs, except the weights, which take longest.
+        """Check and load everything but the weights, which take longest.
 
         Args:
           model: as `cola_jax.load` takes it.
           prepare: that of a TaskConfig, or a function like it.
           metadata: recorded of each start.
-          decoys: a run that decoded answers on other paths, of which open questions get theirs.
+          decoys: run of decoded answers, which become the decoys of open questions.
         """
         run_config.devices.check_backend()
         handle = ModelHandle(str(model), run_config.devices, run_config.dtype)
@@ -127,8 +191,8 @@ class Session:
             scorer=prepared.scorer,
             encoded=[prepared.encoded[i] for i in indices],
             others=list(prepared.held_out[shard.index :: shard.count]),
-            first=prepared.encoded[:FIRST],
             variants=[variant.take(indices) for variant in prepared.variants],
+            first=prepared.encoded[:FIRST],
             settings=settings,
             environment={
                 "model": handle.source,
@@ -157,8 +221,8 @@ class Session:
         """The held-out questions; InputError where there are none."""
         if not self.others:
             raise InputError(
-                "no questions are held out: give --held-out or --held-out-from, on which what the "
-                "others taught is measured."
+                "no questions are held out: give --held-out or --held-out-from, on which the "
+                "result is measured."
             )
         return self.others
 
@@ -170,7 +234,7 @@ class Session:
 
     @property
     def model(self) -> Model:
-        """The weights, loaded when they are first needed."""
+        """The weights, loaded on first use."""
         return self.handle.load(self.mesh)
 
     def search(
@@ -184,21 +248,21 @@ class Session:
         """Search every question that the run directory does not have yet.
 
         Args:
-          reuse: run directories; their evaluations of the same questions are not run again.
+          reuse: run directories, whose evaluations of the same questions are used.
           robust: a path is right where it is right in all variants.
 
-        Raises InputError for a robust search without another variant, of a scorer that decodes, or
-        that reuses other runs; and where memory does not suffice.
+        Raises InputError for a robust search without variants, with a scorer that decodes or with
+        `reuse`; and where memory does not suffice.
         """
         if robust:
-            check_robust(self.scorer, self.variants, reuse)
+            check_robust(self, reuse)
         check_search(self, settings)
         settings = ordered(self, directory, settings, metrics)
-        workload = settings.workload(self.num_layers)
         stored = Reuse(reuse, self.settings, self.encoded) if reuse else None
         recorded = recorded_search(settings) | ({"robust": True} if robust else {})
         with self.open(directory, recorded, metrics) as run:
             work = BatchSearch(self, run, settings, stored, robust)
+            workload = settings.workload(self.num_layers)
             self.fill(run, self.encoded, workload, work, work.most_evaluations)
         return run
 
@@ -210,7 +274,7 @@ class Session:
         command: str = "evaluate",
         held_out: bool = False,
     ) -> Run:
-        """Evaluate the same paths on every question that the run directory does not have yet.
+        """Evaluate paths on every question that the run directory does not have yet.
 
         The questions are those of the session, or the held-out ones. Raises InputError for
         variants, in which nothing would be asked.
@@ -227,35 +291,31 @@ class Session:
             def work(worker: Worker, indices: np.ndarray, workload: Workload) -> Part:
                 batch = [questions[i] for i in indices]
                 size = self.scorer.call_size or WAVE * len(batch)
-                write = size < len(paths) * len(batch)  # else all is written when it is done
+                write = size < len(paths) * len(batch)  # a single wave is written as a part
                 with self.scorer.evaluator(worker, batch, workload) as evaluate:
                     evaluations = run.resume(evaluate, batch, call_size=size, write=write)
                     verdicts = evaluations(np.tile(padded, (len(batch), 1, 1)))
-                each = [evaluation_rows(e, paths, verdicts.take(b)) for b, e in enumerate(batch)]
-                rows = list(itertools.chain(*each))
-                return Part(rows, [question_row(encoded, len(paths)) for encoded in batch])
+                rows = (evaluation_rows(e, paths, verdicts.take(b)) for b, e in enumerate(batch))
+                questions_rows = [question_row(encoded, len(paths)) for encoded in batch]
+                return Part(list(itertools.chain(*rows)), questions_rows)
 
             self.fill(run, questions, workload, work, len(paths))
         return run
 
     @contextlib.contextmanager
     def recording(
-        self,
-        directory: str,
-        recorded: Mapping[str, Any],
-        metrics: Metrics | None = None,
+        self, directory: str, recorded: Mapping[str, Any], metrics: Metrics | None = None
     ) -> Iterator[Evaluations]:
         """Open a run, and yield a function from paths [B, C, P] of all questions to verdicts.
 
-        A search over all questions chooses paths by the verdicts of others, so it is resumed by
-        running it again, with the evaluations of an earlier start known. Its questions are done
-        together, when the body ends.
-        `recorded` is as `open` takes it.
+        A search over all questions chooses paths by the verdicts of others, so it resumes by
+        running again, with the evaluations of an earlier start known. Its questions are done
+        together, when the body ends. `recorded` is as `open` takes it.
         """
         refuse_variants(recorded["command"], [variant.name for variant in self.variants])
         if self.run_config.shard != WHOLE or self.run_config.hosts.distributed:
             raise InputError(
-                "one path is sought for all questions, so they cannot be divided: leave out "
+                "one path is searched for all questions, which cannot be divided: leave out "
                 "--shard and --distributed."
             )
         with self.open(directory, recorded, metrics, again=True) as run:
@@ -267,7 +327,7 @@ class Session:
                 if paths := list(evaluations.known[b]):
                     rows += evaluation_rows(encoded, paths, evaluations.of_question(b, paths))
                     done.append(question_row(encoded, len(paths)))
-            if run.unfinished.waves or not run.parts():  # or nothing is new
+            if run.waves or not run.parts():  # something is new
                 run.replace(rows, done)
 
     @contextlib.contextmanager
@@ -291,28 +351,26 @@ class Session:
             settings.pop("variants", None)
         config.hosts.agree(config.shard, settings, together=config.devices.tensor > 1)
         devices = 1 if self.mesh is None else self.mesh.size
-        opened = Run(directory, config.shard).open(
+        with Run(directory, config.shard).open(
             settings,
             self.environment | {"devices": devices},
             asked_here(settings, questions),
             again=again,
             metrics=metrics or Metrics(),
-        )
-        with opened as run:
+        ) as run:
             yield run
 
     def fill(
-        self, run: Run, questions: Sequence[Encoded], workload: Workload, work: Work, each: int
+        self, run: Run, questions: Sequence[Encoded], workload: Workload, work: Work, most: int
     ) -> None:
-        """Write the rows of the questions that a run lacks, at most `each` evaluations of each."""
+        """Write the rows of the questions that a run lacks, at most `most` evaluations of each."""
         metrics = run.metrics
-        left = [i for i, asked in enumerate(questions) if asked.question.id not in run.done]
+        left = [i for i, encoded in enumerate(questions) if encoded.question.id not in run.done]
         run.count_earlier(self.num_layers)
-        before = metrics.earlier + metrics.evaluations  # of a part of the same command, too
-        metrics.total = before + each * len(left)
+        # some of them of another run of the same command
+        metrics.total = metrics.earlier + metrics.evaluations + most * len(left)
         if not left:
             return
-        variants = self.variants if questions is self.encoded else []
         batches = question_batches(questions, workload, self.first)
         plain, answers = identity(self.num_layers), []
 
@@ -321,13 +379,12 @@ class Session:
             return work(worker, indices, workload._replace(prefix=prefix))
 
         with contextlib.ExitStack() as stack:
-            for scorer in (self.scorer, *(variant.scorer for variant in variants)):
+            for scorer in (self.scorer, *(variant.scorer for variant in self.variants)):
                 stack.enter_context(scorer)
             model = self.handle.load(self.mesh, metrics)
             workers = Workers(model, threads=default_threads(), **self.handle.options(metrics))
             workers.check_count(len(questions))
-            cut = batches.cut(left, 1, self.batch_size(len(left)))
-            for _, part in workers.map(run_batch, cut):
+            for _, part in workers.map(run_batch, batches.cut(left, 1, self.batch_size(len(left)))):
                 run.write(part.evaluations, part.questions)
                 metrics.add(**improvements(part.questions, self.num_layers))
                 if not self.scorer.open:
@@ -336,10 +393,10 @@ class Session:
                     self.warn_of_collapse(answers, metrics)
 
     def warn_of_collapse(self, answers: Sequence[tuple[int, int]], metrics: Metrics) -> None:
-        """Warn once where the answers of the pretrained model are all alike."""
+        """Warn once where the pretrained model gives nearly the same answer to all questions."""
         problem = None if metrics.collapsed else collapse(answers)
         if problem:
-            metrics.collapsed = True  # once for all runs of a command
+            metrics.collapsed = True  # for all runs of a command
             log.warning("by the scorer %s, %s", self.scorer.name, problem)
 
     def evaluator(self, metrics: Metrics) -> ModelEvaluator:
@@ -359,27 +416,27 @@ class Session:
         return min(even, self.run_config.batch_size or default_batch_size())
 
     def check_memory(self, positions: int) -> None:
-        """Raise InputError where memory does not suffice for a path of so many layers."""
-        ways = [(self.scorer, self.encoded), *((v.scorer, v.encoded) for v in self.variants)]
-        for scorer, encoded in ways:
+        """Raise InputError where memory does not suffice for a path of `positions` layers."""
+        variants = ((variant.scorer, variant.encoded) for variant in self.variants)
+        for scorer, encoded in ((self.scorer, self.encoded), *variants):
             scorer.check_memory(self.config, self.handle.memory, encoded, positions)
 
 
 def collapse(answers: Sequence[tuple[int, int]]) -> str | None:
     """Describe answers, each with gold, that are nearly all one option where gold is not.
 
-    Fewer than `ENOUGH` questions tell nothing, nor does no answer.
+    None for fewer than `ENOUGH` questions, and where the model gives no answer.
     """
     chosen = Counter(answer for answer, _ in answers if answer != NO_ANSWER)
     if len(answers) < ENOUGH or not chosen:
         return None
-    (place, count), *_ = chosen.most_common(1)
+    (option, count), *_ = chosen.most_common(1)
     gold = Counter(gold for _, gold in answers)
     limit = BALANCED * len(answers)
     if count < COLLAPSED * len(answers) or gold.most_common(1)[0][1] > limit:
         return None
     return (
-        f"the pretrained model answers {chr(ord('A') + place)}, whatever is asked: to {count} of "
-        f"{len(answers)} questions, where it is right for {gold[place]}. What paths change may be "
-        "this preference alone: try another --scorer, such as options, --format or --num-fewshot."
+        f"the pretrained model answers {chr(ord('A') + option)} to {count} of {len(answers)} "
+        f"questions, where it is right for {gold[option]}. Paths may change this preference alone: "
+        "try another --scorer, such as options, --format or --num-fewshot."
     )

@@ -1,6 +1,6 @@
-"""Settings of runs: which continue a run, and whose results belong together."""
+"""Settings of runs: those that continue a run, and those whose results belong together."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
@@ -21,22 +21,23 @@ FLAGS = {
     "prompt.hash": "--task",
     "grader": "the version of math-verify",
 }
-DECIDE = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
-ASKED = ("format", "shots")  # how a question is asked, beside `chat`
-# what may differ where the paths of a run are only tried again
-ANY_SCORER = (*DECIDE[1:], *ASKED, "prompts")
-DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on which questions are asked
+# settings that decide a verdict, and with PROMPT the prompts
+DECIDING = ("model", "dtype", "scorer", "rule", "grader", "max_new_tokens", "chat")
+PROMPT = ("format", "shots")
+# may differ where the paths of a run are only tried again
+ANY_SCORER = (*DECIDING[1:], *PROMPT, "prompts")
+DIGESTS = ("task", "prompt.hash", "variants.")  # settings that depend on the questions
 
 
 def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Say whether each question of a run has to be evaluated further under new settings.
+    """Return whether new settings need more evaluations of each question of a run.
 
-    More questions are evaluated beside those that are done. More evaluations of each question are
-    a search of its own, which takes from the run what that has evaluated.
+    More questions are evaluated beside those that are done. A larger search starts anew, with the
+    evaluations of the run.
 
     Args:
-      directory: that of the run, for messages.
-      old: the settings that it was last started with.
+      directory: the run, for messages.
+      old: the settings of its last start.
       new: those of this command, as JSON has them.
 
     Raises InputError that names by its flag each setting that differs and cannot grow.
@@ -48,18 +49,21 @@ def continues(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[st
         )
     changes = {name: (was, now) for name, was, now in differing(old, new)}
     grown = {name for name, (was, now) in changes.items() if grows(name, was, now)}
-    if "questions" in changes:  # those that a run has are compared one by one
-        grown |= {
-            name
-            for name, values in changes.items()
-            if name.startswith(DIGESTS) and None not in values
-        }
-    refuse_changes(directory, {n: v for n, v in changes.items() if n not in grown}, flag_of)
+    if "questions" in changes:  # the questions of the run are compared one by one
+        grown |= {n for n, both in changes.items() if n.startswith(DIGESTS) and None not in both}
+    differences: dict[str, str] = {}
+    for name, (was, now) in changes.items():
+        flag = flag_of(name)
+        # the name of a choice explains the other differences under its flag
+        if name not in grown and (flag not in differences or name.endswith(".name")):
+            differences[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
+    if differences:
+        raise other_settings(directory, differences.values())
     return not grown.isdisjoint(("simulations", "paths"))
 
 
 def grows(name: str, was: Any, now: Any) -> bool:
-    """Say whether a setting asks for more of the same."""
+    """Return whether a setting asks for more of the same."""
     if name == "paths":
         return set(map(tuple, was or ())) < set(map(tuple, now or ()))
     return name in ("questions", "simulations") and (was or 0) < (now or 0)
@@ -67,22 +71,9 @@ def grows(name: str, was: Any, now: Any) -> bool:
 
 def check_same(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise InputError that names every setting in which a folder and this command differ."""
-    refuse_changes(directory, {name: (was, now) for name, was, now in differing(old, new)})
-
-
-def refuse_changes(
-    directory: epath.PathLike,
-    changes: Mapping[str, tuple[Any, Any]],
-    named: Callable[[str], str] = str,
-) -> None:
-    """Raise InputError that names each change, with both values, if there is any."""
-    texts: dict[str, str] = {}
-    for name, (was, now) in changes.items():
-        flag = named(name)
-        if flag not in texts or name.endswith(".name"):  # what a flag chooses differs with it
-            texts[flag] = f"{flag}: {shown(was)} there, {shown(now)} here"
-    if texts:
-        raise other_settings(directory, texts.values())
+    if changes := differing(old, new):
+        texts = (f"{name}: {shown(was)} there, {shown(now)} here" for name, was, now in changes)
+        raise other_settings(directory, texts)
 
 
 def other_settings(directory: epath.PathLike, differences: Iterable[str]) -> InputError:
@@ -116,10 +107,10 @@ def differing(
 
 
 class Asked(NamedTuple):
-    """What a run, or a command that begins, asks: of which model, how, and which questions."""
+    """The model, prompts and questions of a run, or of a command that begins."""
 
     name: str
-    values: dict[str, Any]  # that decide what is right; those of each question by its id
+    values: dict[str, Any]  # that decide verdicts; those of each question by its id
 
     @classmethod
     def of(
@@ -137,14 +128,14 @@ class Asked(NamedTuple):
 
 
 def asked_by_run(run: "Run", settings: Mapping[str, Any] | None = None) -> Asked:
-    """Read the questions of a run; its settings too, unless they are given."""
+    """Read the questions of a run, and its settings by default."""
     known: Mapping[str, Any] = run.manifest()["settings"] if settings is None else settings
     rows = run.questions(["question", "text", "options", "gold", "prompt_hash"]).to_pylist()
     return Asked.of(str(run.directory), known, rows)
 
 
 def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked:
-    """Return what a command asks."""
+    """Return the questions of a command with its settings."""
     rows = [
         {
             "question": each.question.id,
@@ -159,12 +150,12 @@ def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked
 
 
 def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) -> list[str]:
-    """Raise InputError where results do not belong together, with what differs and both values.
+    """Raise InputError for results that do not belong together, with the values that differ.
 
     Questions are compared where both have them.
 
     Returns:
-      The differences that are `allowed`, names of `Asked.values`, to be logged.
+      The differences in `allowed` names of `Asked.values`, to be logged.
     """
     theirs = {name: value for name, value in one.values.items() if name not in allowed}
     action = "give results of one model, with the same questions asked alike"
@@ -176,11 +167,11 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide what is right, whatever questions are asked."""
+    """Return the settings that decide verdicts, without the questions."""
     prompt = settings.get("prompt") or {}
     style, shots = prompt.get("format", "plain"), prompt.get("num_fewshot")
     if isinstance(style, dict):
         rest = {name: value for name, value in style.items() if name != "shots"}
         style = f"{style['name']} {digest(rest)[:8]}"
     asked = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
-    return {name: settings.get(name) for name in DECIDE} | asked
+    return {name: settings.get(name) for name in DECIDING} | asked

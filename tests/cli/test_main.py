@@ -1,19 +1,21 @@
-"""The command line: what it makes, what it records, and one line for whatever is wrong."""
+"""The command line: its results, one line for every mistake, and signals, wherever they fall."""
 
+import gc
 import json
 import re
+import signal
 import subprocess
 import sys
-from typing import Any
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from cola_jax.cli import main as cli
-from cola_jax.cli.commands import parse
+from cola_jax.cli.main import Interrupted, raising_signals
 from cola_jax.cli.report import Report
 from cola_jax.runs.run import Run
-from cola_jax.strategies.rules import PRESETS, TreeRules
 from tests import tiny
 
 
@@ -44,15 +46,6 @@ def changed(common, **fields):
     for name, value in fields.items():
         common[common.index(f"--{name}") + 1] = str(value)
     return common
-
-
-def test_convert(tiny_checkpoint, tmp_path, capsys, refused):
-    source = str(tiny_checkpoint.parent / "theirs")
-    cli.main(["convert", source, str(tmp_path / "made"), "--dtype", "bfloat16"])
-    assert "5 layers, width 32, bfloat16" in " ".join(capsys.readouterr().out.split())
-    assert (tmp_path / "made" / "cola.json").exists()
-    error = refused("convert", source, tmp_path / "made")
-    assert "--overwrite" in error
 
 
 def test_search_writes_a_report(common, tmp_path, capsys):
@@ -98,14 +91,6 @@ def verdicts_of(directory):
     """Returns the verdict of each (question, path) of a run."""
     rows = Run(directory).evaluations(["question", "path", "verdict"]).to_pylist()
     return {(row["question"], tuple(row["path"])): row["verdict"] for row in rows}
-
-
-def test_rules_start_from_the_preset(common, monkeypatch):
-    monkeypatch.setitem(PRESETS, "cola", TreeRules(max_skip=1, widening=3.0))
-    for preset in (["--preset", "cola"], ["--preset=best", "--preset=cola"]):
-        command: Any = parse(["search", *common, *preset, "--rules.max-move", "1"])
-        assert (command.rules.max_skip, command.rules.widening) == (1, 3.0)
-        assert command.rules.max_move == 1
 
 
 HELP = """
@@ -183,31 +168,125 @@ def test_devices_and_hosts_that_do_not_fit_are_refused(common, tmp_path, refused
         (lambda *_, **__: list(zip([1], [], strict=True)), "zip"),
     ],
 )
-@pytest.mark.parametrize("place", ["runs.searches.search_batch", "cli.flags.Hosts.__post_init__"])
-def test_bug_shows_its_traceback(common, monkeypatch, bug, message, place):
+def test_bug_shows_its_traceback(common, monkeypatch, bug, message):
     """A ValueError that is not an InputError is ours, wherever it is raised."""
-    monkeypatch.setattr(f"cola_jax.{place}", bug)
+    monkeypatch.setattr("cola_jax.runs.searches.search_batch", bug)
     with pytest.raises(ValueError, match=message):
         cli.main(["search", *common, *SMALL])
 
 
-def test_shards_fill_one_run(common, tmp_path, capsys, no_report):
-    """Their batches are others than those of one process, so scores may be rounded otherwise."""
-    cli.main(["search", *common, *SMALL])
-    apart = changed(common, out=tmp_path / "apart")
-    for shard in ("0/2", "1/2"):
-        cli.main(["search", *apart, *SMALL, "--shard", shard])
-    assert re.findall(r"(\d+) evaluations in", capsys.readouterr().err) == ["15", "10", "5"]
-    runs = [Run(tmp_path / name) for name in ("run", "apart")]
-    whole, both = ({(r["question"], r["node"]): r for r in evaluations(run)} for run in runs)
-    assert whole.keys() == both.keys()
-    for key, row in whole.items():
-        for name in ("path", "verdict", "answer", "wave", "parent", "edit"):
-            assert both[key][name] == row[name]
-        np.testing.assert_allclose(both[key]["scores"], row["scores"], rtol=1e-5)
-    starts = runs[1].manifest()["starts"]
-    assert sum(start["metrics"]["evaluations"] for start in starts) == len(whole)
+# signals
 
 
-def evaluations(run):
-    return run.evaluations().to_pylist()
+def wait():
+    """Let a signal that was put off arrive."""
+    for _ in range(200):
+        time.sleep(0.01)
+
+
+@raising_signals()
+def signalled(number):
+    try:
+        signal.raise_signal(number)
+    finally:
+        assert signal.getsignal(number) == signal.SIG_DFL  # a second one kills
+
+
+@raising_signals()
+def collecting(callback):
+    gc.callbacks.append(callback)
+    gc.collect()
+    wait()
+
+
+@raising_signals()
+def importing():
+    __import__("signalled")
+    assert "signalled" in sys.modules
+    wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_raises_once_and_handlers_are_put_back(number):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    with pytest.raises(Interrupted) as caught:
+        signalled(number)
+    assert caught.value.number == number
+    after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    assert after == before
+
+
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost():
+    def collect(phase, info):
+        gc.callbacks.remove(collect)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        collecting(collect)
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path, monkeypatch):
+    (tmp_path / "signalled.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nimport time\ntime.sleep(0.1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Interrupted):
+        importing()
+
+
+def test_other_threads_leave_signals_alone():
+    before, done = signal.getsignal(signal.SIGTERM), []
+
+    def body():
+        with raising_signals():
+            done.append(signal.getsignal(signal.SIGTERM) == before)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "text"),
+    [(signal.SIGINT, 130, "interrupted: what a run"), (signal.SIGTERM, 143, "terminated: what a")],
+)
+def test_a_command_says_what_is_kept(number, status, text, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "run_command", lambda arguments: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["search"])
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(f"\n{text}")
+
+
+AT_THE_START = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == PLACE:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+AT_THE_END = """
+import atexit, signal, sys
+atexit.register(signal.raise_signal, signal.SIGINT)
+"""
+MAIN = "sys.argv = ['cola', 'tasks']; from cola_jax.__main__ import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"),
+    [
+        ("PLACE = 'cola_jax.cli.main'" + AT_THE_START, -signal.SIGINT, ""),
+        ("PLACE = 'cola_jax.cli.commands'" + AT_THE_START, 130, "\ninterrupted: what a run"),
+        (AT_THE_END, -signal.SIGINT, ""),
+    ],
+)
+def test_a_signal_while_python_starts_or_ends_prints_no_traceback(code, status, text):
+    command = [sys.executable, "-c", code + MAIN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(text)

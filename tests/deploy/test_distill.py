@@ -127,10 +127,7 @@ def label(i, right, robust=None, prompt=None):
         options=(),
         gold=None,
         prompt_hash=prompt or f"hash {i}",
-        metadata={},
-        paths=tuple(PATHS),
-        right=np.array(right, bool),
-        margin=np.zeros(4, np.float32),
+        verdicts=dict(zip(PATHS, map(bool, right), strict=True)),
         robust=robust,
     )
 

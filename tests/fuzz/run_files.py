@@ -14,10 +14,9 @@ from cola_jax.deploy.router import target_of_path
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.execute.metrics import Metrics
 from cola_jax.question import open_question
-from cola_jax.runs.peers import write_polar
 from cola_jax.runs.run import MANIFEST, STARTS, Run
 from cola_jax.runs.settings import asked_here
-from cola_jax.runs.stored import Answers, Reuse, read_labels
+from cola_jax.runs.stored import Answers, Reuse, read_labels, write_polar
 from tests.fuzz import sound_runs
 from tests.fuzz.kind import Kind
 from tests.fuzz.mutations import mutate_bytes, mutate_json_text
@@ -100,7 +99,7 @@ class Readers:
         with Run(folder).open(settings, sound_runs.START, here, metrics=Metrics()) as run:
             run.count_earlier(LAYERS)
             for encoded in self.encoded:
-                run.unfinished.known(encoded)
+                run.known(encoded)
 
     def reused(self, folder: Path) -> None:
         stored = Reuse([str(folder)], sound_runs.SEARCH, self.encoded)

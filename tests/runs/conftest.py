@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from cola_jax.files import matching
-from cola_jax.runs.parts import read_parts
 from cola_jax.runs.run import UNFINISHED, Run
-from cola_jax.runs.schema import EVALUATIONS
+from cola_jax.runs.schema import EVALUATIONS, read_part
 from cola_jax.scoring.evaluations import Evaluations
 from tests import tiny
 from tests.runs import jobs
@@ -78,4 +77,4 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
 def written(run: Run) -> int:
     """Counts the evaluations of unfinished questions that a run has kept."""
     files = matching(run.directory / UNFINISHED, "*.parquet")
-    return read_parts(files, EVALUATIONS, run.mark).num_rows
+    return sum(read_part(file, EVALUATIONS, run.mark).num_rows for file in files)

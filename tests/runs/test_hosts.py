@@ -1,4 +1,4 @@
-"""Hosts as processes of this machine: they share a run, refuse others, and outlive each other."""
+"""Hosts as processes of this machine: they share a run, and outlive each other."""
 
 import socket
 
@@ -94,14 +94,10 @@ def test_join_says_where_there_are_no_hosts():
     [
         ({"distributed": True, "coordinator": "a:1"}, "belong together"),
         ({"coordinator": "a:1", "num_hosts": 2, "host": 0}, "and to --distributed"),
-        ({"host": 1}, "belong together"),
+        ({"distributed": True, "coordinator": "a:1", "num_hosts": 2, "host": 2}, "0 to 1"),
         (
-            {"distributed": True, "coordinator": "a:1", "num_hosts": 2, "host": 2},
-            "host 2 is not one of 0 to 1",
-        ),
-        *(
-            ({"distributed": True, "coordinator": c, "num_hosts": 2, "host": 0}, "is not HOST:PORT")
-            for c in ("", "a", "a:", ":1", "a b:1", "http://a:1")
+            {"distributed": True, "coordinator": "http://a:1", "num_hosts": 2, "host": 0},
+            "HOST:PORT",
         ),
         ({"wait": 0}, "wait must be at least 1 second, it is 0"),
     ],
@@ -114,9 +110,6 @@ def test_hosts_refuse_flags_that_contradict_each_other(fields, message):
 def test_shard_is_parsed_as_it_is_written():
     assert Shard.parse(" 3/12 ") == Shard(3, 12)
     assert str(Shard(3, 12)) == "3/12"
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"])
-def test_shard_refuses_other_text(text):
-    with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
-        Shard.parse(text)
+    for text in ("", "1", "2/2", "-1/2", "1/0", "a/b", "1.0/2"):
+        with pytest.raises(ValueError, match="is not one of 0/N to N-1/N"):
+            Shard.parse(text)

@@ -1,4 +1,4 @@
-"""The rows of evaluations and questions, from made-up verdicts."""
+"""The rows of evaluations and questions, from made-up verdicts, and the files that hold them."""
 
 import dataclasses
 import re
@@ -6,14 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
+from etils import epath
 
+from cola_jax.errors import InputError
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question
 from cola_jax.runs.schema import (
     EVALUATIONS,
+    JOINED,
     QUESTIONS,
+    by_question,
+    encode_part,
     evaluation_rows,
+    join,
+    known_verdicts,
+    part_name,
     question_row,
+    read_part,
     search_evaluation_rows,
     search_question_row,
 )
@@ -95,17 +105,20 @@ def test_evaluation_rows_of_completions():
         for i, grade in enumerate(grades)
     ]
     question = dataclasses.replace(QUESTION, options=("1", "2"), answer=0, open=True)
-    answer = np.array([0, -1, 1, -1])
-    verdicts = verdicts_of(SCORES[:, :2], 0, completions, answer=answer)
+    verdicts = verdicts_of(SCORES[:, :2], 0, completions, answer=np.array([0, -1, 1, -1]))
     rows = stored(evaluation_rows(encode(question), PATHS, verdicts), EVALUATIONS)
-    assert [row["grade"] for row in rows] == ["right", "ungraded", "wrong", None]
-    # what has no grade has no verdict either
-    assert [row["verdict"] for row in rows] == [True, None, False, None]
-    assert [row["text"] for row in rows] == ["0\n", "1\n", "2\n", "3\n"]
-    assert [row["answer_text"] for row in rows] == ["0", "1", "2", "3"]
-    assert [row["truncated"] for row in rows] == [False, False, True, False]
-    assert [row["tokens"] for row in rows] == [[i, 7] for i in range(4)]
-    assert {(row["finish"], row["logprob"]) for row in rows} == {("stop", -0.5)}
+    columns = ("grade", "verdict", "text", "answer_text", "truncated", "tokens")
+    values = [tuple(row[column] for column in columns) for row in rows]
+    assert values[0] == ("right", True, "0\n", "0", False, [0, 7])
+    assert values[1] == ("ungraded", None, "1\n", "1", False, [1, 7])
+    assert values[2] == ("wrong", False, "2\n", "2", True, [2, 7])
+    assert values[3][:2] == (None, None)
+    # a row becomes the same verdict again
+    again = known_verdicts([pa.Table.from_pylist(rows, schema=EVALUATIONS)], encode(question))
+    for i, path in enumerate(PATHS):
+        stored_again = again[path].completion[0]
+        assert (stored_again.text, stored_again.grade) == (f"{i}\n", grades[i])
+        assert again[path].margin[0] == verdicts.margin[i]
 
 
 def test_question_row():
@@ -131,17 +144,6 @@ def test_search_rows():
     assert row["confirmed"] is True
     assert row["front"] == [[1, 2]]
     assert row["answers"] == 2
-
-
-def test_search_question_row_of_an_ungraded_baseline():
-    completions = [
-        Completion("1", "1", "stop", False, grade, (1,), -0.5)
-        for grade in (Grade.UNGRADED, Grade.RIGHT)
-    ]
-    verdicts = verdicts_of(SCORES[:2], 1, completions)
-    row = search_question_row(encode(QUESTION), outcome_of(verdicts))
-    assert row["baseline"] is None
-    assert row["best"] == (0, 2)
 
 
 def test_rows_of_control_searches():
@@ -174,3 +176,42 @@ def test_page_lists_every_column():
         cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
         assert sorted(named) == sorted(schema.names)
+
+
+# part files
+
+
+def part(**changes):
+    row = {"question": "q", "path": [0, 1, 2], "length": 3, "verdict": True, "margin": 1.0}
+    return encode_part(EVALUATIONS, [row | changes] * 2, "mark")
+
+
+def test_read_part_refuses_changed_files(tmp_path):
+    whole = part()
+    file = epath.Path(tmp_path / part_name("part-00000", whole))
+    file.write_bytes(whole)
+    table = read_part(file, EVALUATIONS, "mark")
+    assert table.schema == EVALUATIONS
+    assert table["path"].to_pylist() == [[0, 1, 2]] * 2
+    assert read_part(file, EVALUATIONS, "mark", ["margin", "path"]).num_columns == 2
+    flipped = bytearray(whole)
+    flipped[len(flipped) // 2] ^= 1
+    for content in (part(margin=2.0), bytes(flipped), whole[:-1], b""):
+        file.write_bytes(content)
+        message = rf"{re.escape(str(file))}: it is damaged, .* Remove it, and its questions"
+        with pytest.raises(InputError, match=message):
+            read_part(file, EVALUATIONS, "mark")
+
+
+def test_join_keeps_the_order_and_has_few_chunks():
+    tables = [pa.table({"n": [i], "path": [[i, i]]}) for i in range(3 * JOINED + 1)]
+    joined = join(tables[:1], iter(tables[1:]))
+    assert joined.to_pylist() == [{"n": i, "path": [i, i]} for i in range(len(tables))]
+    assert joined["n"].num_chunks == 4
+
+
+def test_by_question_keeps_the_order_of_rows():
+    table = pa.table({"question": ["b", "a", "b", "c", "a"], "path": [[0], [1], [2], [3], [4]]})
+    tables = {name: rows["path"].to_pylist() for name, rows in by_question(table).items()}
+    assert tables == {"b": [[0], [2]], "a": [[1], [4]], "c": [[3]]}
+    assert by_question(table.slice(0, 0)) == {}

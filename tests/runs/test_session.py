@@ -176,51 +176,13 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
     )
 
 
-def test_search_rows(search):
-    questions, evaluations = search.run.questions().to_pylist(), search.run.evaluations()
-    assert sorted(q["question"] for q in questions) == [f"q{i}" for i in range(QUESTIONS)]
-    for question in questions:
-        every = [row for row in evaluations.to_pylist() if row["question"] == question["question"]]
-        own = [row for row in every if not row["control"]]
-        assert [row["node"] for row in own] == list(range(question["evaluations"]))
-        assert (own[0]["parent"], own[0]["edit"], own[0]["wave"]) == (None, None, 0)
-        assert all(row["edit"] and row["parent"] < row["node"] for row in own[1:])
-        assert question["baseline"] == own[0]["verdict"]
-        assert question["baseline_answer"] == own[0]["answer"]
-        right = [row["path"] for row in own if row["verdict"]]
-        assert (question["best"] in right) if right else (question["best"] is None)
-        assert question["answers"] == len({row["answer"] for row in own})
-        if question["baseline"]:
-            assert question["controls"] == []
-            continue
-        own_answer = question["baseline_answer"]
-        assert question["baseline_scores"] == [own[0]["scores"]]
-        others = set(range(len(question["options"]))) - {question["gold"], own_answer}
-        assert [one["target"] for one in question["controls"]] == [*sorted(others), own_answer]
-        known = {tuple(row["path"]): row["scores"] for row in own}
-        for searched in question["controls"]:
-            target = searched["target"]
-            other = [row for row in every if row["control"] and row["target"] == target]
-            assert searched["evaluations"] == len(other) == 11
-            assert searched["shared"] == sum(row["reused"] for row in other) >= 1
-            assert all(row["verdict"] == (row["answer"] == target) for row in other)
-            for row in other:
-                assert row["reused"] == (tuple(row["path"]) in known)
-                known.setdefault(tuple(row["path"]), row["scores"])
-                assert row["scores"] == known[tuple(row["path"])]
-
-
-def test_evaluate_rows(evaluate, search):
-    """One question's paths in order, with the verdicts that a search has of the same path."""
-    found, known = by_path(evaluate.run), by_path(search.run)
-    ids = [f"q{i}" for i in range(QUESTIONS)]
-    assert sorted(found) == sorted((i, path) for i in ids for path in PATHS)
+def test_evaluate_agrees_with_search(evaluate, search):
+    rows, known = by_path(evaluate.run), by_path(search.run)
     order = [tuple(row["path"]) for row in evaluate.run.evaluations().to_pylist()]
     assert order == PATHS * QUESTIONS
-    assert sum(key in known for key in found) >= QUESTIONS  # the identity path at least
-    for key in found.keys() & known.keys():
-        assert found[key]["answer"] == known[key]["answer"]
-        np.testing.assert_allclose(found[key]["margin"], known[key]["margin"], rtol=1e-4, atol=1e-4)
+    assert len(rows.keys() & known.keys()) >= QUESTIONS  # the identity path at least
+    for key in rows.keys() & known.keys():
+        np.testing.assert_allclose(rows[key]["margin"], known[key]["margin"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["search", "decode"])
@@ -228,11 +190,6 @@ def test_batch_size_changes_rounding_alone(request, tmp_path, name):
     case = request.getfixturevalue(name)
     run = jobs.fill(changed(case.session, batch_size=3), str(tmp_path / "run"), case.work)
     assert differences(run, case.run) == []
-
-
-def test_batch_without_questions_is_refused():
-    with pytest.raises(ValueError, match="at least 1 question"):
-        RunConfig(batch_size=0)
 
 
 def test_hosts_agree_on_the_settings(search, monkeypatch):
@@ -254,84 +211,36 @@ def test_finished_run_evaluates_nothing(search, monkeypatch):
     assert (metrics.earlier, metrics.evaluations) == (count(search.run), 0)
 
 
-def test_session_records_the_model_and_the_task(checkpoint, task, search):
-    settings = search.session.settings
-    assert settings["questions"] == QUESTIONS
-    assert settings["dtype"] == "float32"
-    assert settings["scorer"] == "options"
-    fewer = Session.prepare(checkpoint, TaskConfig(task, limit=3).prepare)
-    assert fewer.settings["task"] != settings["task"]
-    assert fewer.settings["model"] == settings["model"]
-    assert search.session.environment["num_layers"] == tiny.LAYERS
-    assert search.session.environment["scorer"] == {"open": False, "decodes": False}
-
-
 def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
-    run = jobs.fill(with_nan(evaluate.session, 1), str(tmp_path / "evaluate"), EVALUATE)
-    whole = by_path(evaluate.run)
-    for key, row in by_path(run).items():
-        if 1 in key[1]:
-            assert (row["finite"], row["verdict"], row["answer"]) == (False, False, -1)
-            assert row["margin"] == -np.inf
-            assert np.isnan(row["scores"]).all()
-        else:
-            assert row["verdict"] == whole[key]["verdict"]
-            assert row["margin"] == pytest.approx(whole[key]["margin"], abs=1e-4)
+    for name, case in (("evaluate", evaluate), ("decode", decode)):
+        run = jobs.fill(with_nan(case.session, 1), str(tmp_path / name), EVALUATE)
+        for row in run.evaluations().to_pylist():
+            assert row["finite"] == (1 not in row["path"])
+            if not row["finite"]:
+                assert (row["verdict"], row["answer"]) == (False, -1)
+                assert row["finish"] in (None, "not finite")
     run = jobs.fill(with_nan(search.session, 1), str(tmp_path / "search"), SEARCH)
     questions = run.questions().to_pylist()
     assert {(q["baseline"], q["baseline_answer"]) for q in questions} == {(False, -1)}
     assert any(q["best"] for q in questions)
     assert not any(1 in q["best"] for q in questions if q["best"])
-    run = jobs.fill(with_nan(decode.session, 1), str(tmp_path / "decode"), EVALUATE)
-    for row in run.evaluations().to_pylist():
-        assert row["finite"] == (1 not in row["path"])
-        if not row["finite"]:
-            assert (row["finish"], row["verdict"], row["answer"]) == ("not finite", False, -1)
 
 
 # open questions
 
 
 def test_decoding_rows(sums, decode):
-    settings, evaluations = decode.run.settings(), decode.run.evaluations().to_pylist()
-    assert settings["prompt"]["stop_tokens"] == list(checkpoints.stop_tokens(sums[0]))
-    questions = decode.run.questions().to_pylist()
-    golds = {question["question"]: question["options"][0] for question in questions}
-    for row in evaluations:
+    stop_tokens = decode.run.settings()["prompt"]["stop_tokens"]
+    assert stop_tokens == list(checkpoints.stop_tokens(sums[0]))
+    questions, rows = decode.run.questions().to_pylist(), decode.run.evaluations().to_pylist()
+    for row in rows:
         assert row["grade"] == ("right" if row["verdict"] else "wrong")
         assert row["verdict"] == (row["margin"] > 0) == (row["answer"] == 0)
         assert row["truncated"] == (row["finish"] == "length")
-        assert len(row["tokens"]) <= DECODING["max_new_tokens"]
-        if row["answer_text"] == golds[row["question"]] and not row["truncated"]:
-            assert row["verdict"]
         assert (row["answer_text"] or "") == row["text"].partition("\n")[0].strip()
     for column in ("verdict", "truncated"):
-        values = [row[column] for row in evaluations]
-        assert min(values.count(True), values.count(False)) > 3
+        assert {row[column] for row in rows} == {True, False}
     assert all(q["confirmed"] == (None if q["best"] is None else True) for q in questions)
-
-
-def test_search_function_finds_what_the_session_does(decode):
-    session, known = decode.session, by_path(decode.run)
-    questions = [encoded.question for encoded in session.encoded[:2]]
-    evaluate = cola_jax.evaluator(session.model, questions, session.scorer)
-    outcomes = cola_jax.search(evaluate, questions, preset="cola", simulations=10, leaves=4, seed=2)
-    for outcome in outcomes:
-        own = [known[key] for key in known if key[0] == outcome.question.id]
-        assert [tuple(row["path"]) for row in own] == outcome.paths
-        assert [row["verdict"] for row in own] == outcome.verdicts.verdict.tolist()
-        assert [row["text"] for row in own] == [one.text for one in outcome.verdicts.completion]
-
-
-def test_other_shots_are_refused(sums, tmp_path):
-    sessions = [
-        Session.prepare(sums[0], TaskConfig("arithmetic", limit=3, level=1, shots=shots).prepare)
-        for shots in (1, 2)
-    ]
-    with Run(tmp_path / "run").open(sessions[0].settings, {"num_layers": 5}) as run:
-        pass
-    with pytest.raises(ValueError, match="--task"), run.open(sessions[1].settings, {}):
-        pass
 
 
 def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_path):
@@ -344,36 +253,21 @@ def test_found_paths_are_asked_again_in_variants(checkpoint, task, search, tmp_p
         session.evaluate(str(tmp_path / "evaluate"), PATHS)
     # the search itself is that without variants
     assert differences(run, search.run) == []
-    model = session.model
     for row in run.questions().to_pylist():
-        at = next(i for i, e in enumerate(session.encoded) if e.question.id == row["question"])
+        place = [e.question.id for e in session.encoded].index(row["question"])
         asked = [entry["path"] for entry in row["again"]]
         assert asked[0] == list(range(tiny.LAYERS))
         for v, variant in enumerate(session.variants):
-            question = variant.encoded[at].question
-            evaluate = cola_jax.evaluator(model, [question], variant.scorer)
+            question = variant.encoded[place].question
+            evaluate = cola_jax.evaluator(session.model, [question], variant.scorer)
             verdicts = evaluate([asked])
             if (np.abs(verdicts.margin) > LEAST).all():
                 assert [entry["holds"][v] for entry in row["again"]] == verdicts.verdict[0].tolist()
                 assert row["variant_answers"][v] == verdicts.answer[0, 0]
-        held = [e["path"] for e in row["again"] if all(e["holds"])]
-        right = {tuple(r["path"]) for r in by_question(run, row["question"]) if r["verdict"]}
-        robust = [len(path) for path in held if tuple(path) in right]
-        assert (None if row["robust"] is None else len(row["robust"])) == min(robust, default=None)
         assert all(len(control["again"]) >= 1 for control in row["controls"])
     summary = summarise(run)
     assert summary.again is not None
     assert summary.again.agreement.n == 2 * QUESTIONS
-    again = session.search(str(tmp_path / "run"), SEARCH)  # finished: nothing to do
-    assert again.questions().num_rows == QUESTIONS
-
-
-def by_question(run, name):
-    return [
-        row
-        for row in run.evaluations().to_pylist()
-        if row["question"] == name and not row["control"]
-    ]
 
 
 def test_shortgpt_is_refused_elsewhere_before_weights_load(checkpoint, task, search, tmp_path):
@@ -409,11 +303,7 @@ def test_reuse_repeats_no_evaluation(request, name, tmp_path):
     )
     assert 0 < metrics.evaluations < count(alone)
     assert metrics.evaluations == count(run)
-    found, expected = (
-        {(row["question"], row["target"], tuple(row["path"])): row["verdict"] for row in rows}
-        for rows in (run.evaluations().to_pylist(), alone.evaluations().to_pylist())
-    )
-    assert found == expected
+    assert differences(run, alone) == []
 
 
 @pytest.mark.parametrize(
@@ -424,45 +314,32 @@ def test_reuse_repeats_no_evaluation(request, name, tmp_path):
     ],
 )
 def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, settings):
+    """Margins are the least of those in the variants, on the variants' own prompts."""
     session = Session.prepare(checkpoint, TaskConfig(task, **settings).prepare, ONE)
-    search = dataclasses.replace(SEARCH, control="all")
-    run = session.search(str(tmp_path / "run"), search, robust=True)
+    run = session.search(str(tmp_path / "run"), SEARCH, robust=True)
     assert run.settings()["robust"] is True
-    assert set(run.evaluations()["asked"].to_pylist()) == {None}  # no other search may take them
-    every = [(session.scorer, session.encoded), *((v.scorer, v.encoded) for v in session.variants)]
-    options = [tuple(range(len(e.question.options))) for e in session.encoded]
-    places = [options, *(variant.places for variant in session.variants)]
-    sure = 0
-    for row in run.questions().to_pylist():
-        at = next(i for i, e in enumerate(session.encoded) if e.question.id == row["question"])
-        own = [r for r in run.evaluations().to_pylist() if r["question"] == row["question"]]
-        for target in {r["target"] for r in own}:
-            some = [r for r in own if r["target"] == target]
-            paths = [tuple(r["path"]) for r in some]
-            margins = []
-            for (scorer, encoded), place in zip(every, places, strict=True):
-                evaluate = cola_jax.evaluator(session.model, [encoded[at].question], scorer)
-                verdicts = evaluate([paths]).of_target(place[at][target])
-                margins.append(verdicts.margin[0])
+    rows = run.evaluations().to_pylist()
+    assert {row["asked"] for row in rows} == {None}  # no other search may reuse them
+    variants = [(session.scorer, session.encoded, None)]
+    variants += [(v.scorer, v.encoded, v.places) for v in session.variants]
+    for place, name in enumerate(each.question.id for each in session.encoded):
+        own = [row for row in rows if row["question"] == name]
+        for target in {row["target"] for row in own}:
+            searched = [row for row in own if row["target"] == target]
+            paths, margins = [tuple(row["path"]) for row in searched], []
+            for scorer, encoded, places in variants:
+                evaluate = cola_jax.evaluator(session.model, [encoded[place].question], scorer)
+                option = target if places is None else places[place][target]
+                margins.append(evaluate([paths]).of_target(option).margin[0])
             least = np.min(margins, axis=0)
-            np.testing.assert_allclose([r["margin"] for r in some], least, atol=1e-3)
-            clear = np.abs(np.array(margins)).min(axis=0) > LEAST
-            right = np.array([r["verdict"] for r in some])
-            np.testing.assert_array_equal(right[clear], least[clear] > 0)
-            sure += clear.sum()
-        assert len(row["variant_answers"]) == len(session.variants)
-        given = {row["baseline_answer"], *row["variant_answers"]}
-        others = set(range(len(row["options"]))) - given - {row["gold"]}
-        targets = others | (given if len(given) == 1 else set())
-        searched = {control["target"] for control in row["controls"]}
-        assert searched == (set() if row["gold"] in given else targets)
-        found = [entry for entry in row["again"][1:] if entry["path"] != row["again"][0]["path"]]
-        assert all(all(entry["holds"]) for entry in found)
-        assert (row["robust"] is None) == (row["best"] is None)
-    assert sure > 50
+            np.testing.assert_allclose([row["margin"] for row in searched], least, atol=1e-3)
+    for question in run.questions().to_pylist():
+        answers = {question["baseline_answer"], *question["variant_answers"]}
+        assert not (question["controls"] and question["gold"] in answers)
+        assert (question["robust"] is None) == (question["best"] is None)
     summary = summarise(run).again
     assert summary is not None
-    assert summary.held.hits == summary.held.n  # all that is found is right in all variants
+    assert summary.held.hits == summary.held.n  # every best path is right in all variants
 
 
 @pytest.mark.parametrize(
@@ -474,9 +351,10 @@ def test_robust_search_is_right_in_all_variants(checkpoint, task, tmp_path, sett
     ],
 )
 def test_robust_searches_that_cannot_be_are_refused(decodes, variants, reuse, message):
-    scorer: Any = types.SimpleNamespace(name="generation", decodes=decodes)
+    scorer = types.SimpleNamespace(name="generation", decodes=decodes)
+    session: Any = types.SimpleNamespace(scorer=scorer, variants=variants)
     with pytest.raises(InputError, match=message):
-        check_robust(scorer, variants, reuse)
+        check_robust(session, reuse)
 
 
 # searches over all questions
@@ -514,7 +392,7 @@ def test_interrupted_recording_repeats_nothing_written(evaluate, tmp_path, monke
 @pytest.mark.parametrize(
     ("answers", "golds", "said"),
     [
-        ([1] * 19 + [0], [0, 1, 2, 3] * 5, "answers B, whatever is asked: to 19 of 20"),
+        ([1] * 19 + [0], [0, 1, 2, 3] * 5, "answers B to 19 of 20"),
         ([1] * 18 + [0] * 2, [1] * 12 + [0] * 8, "right for 12"),
         ([1] * 17 + [0] * 3, [0, 1, 2, 3] * 5, None),
         ([1] * 20, [1] * 13 + [0] * 7, None),  # as gold is

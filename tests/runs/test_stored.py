@@ -1,72 +1,95 @@
-"""What other runs know: labels, verdicts that are reused, and decoys."""
+"""Results of finished runs: labels, samples for PoLar, reused verdicts, and decoys."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cola_jax.errors import InputError
+from cola_jax.formats.peers import Searched, polar_samples, read_paths
 from cola_jax.prompts import Prompts
 from cola_jax.question import Question, open_question
 from cola_jax.runs.run import Run
 from cola_jax.runs.schema import evaluation_rows, question_row
-from cola_jax.runs.stored import Answers, Reuse, read_labels, stored_verdicts
+from cola_jax.runs.stored import (
+    Answers,
+    Reuse,
+    read_labels,
+    read_searched,
+    stored_verdicts,
+    write_polar,
+)
 from cola_jax.scoring import Encoded, Verdicts
 
-
-def evaluation(path: list[int], verdict: bool | None, control: bool = False) -> dict[str, Any]:
-    return {
-        **{"question": "a", "path": path, "length": len(path), "verdict": verdict},
-        **{
-            "margin": 0.5 if verdict else -0.5,
-            "answer": 0,
-            "finite": True,
-            "node": 0,
-            "control": control,
-        },
-    }
+ROWS = [
+    ((0, 1, 2), False),
+    ((0, 1, 1, 2), True),
+    ((0, 2), True),
+    ((1, 2), None),
+    ((2, 1), False),
+]
+QUESTION = {"text": "1 + 1?", "options": ["2", "3"], "gold": 0, "prompt_hash": "x"}
+DONE = {"num_layers": 3, "model": "someone/model", "task": "sums"}
 
 
-def write_parts(
-    folder: Any, evaluations: list[dict[str, Any]], questions: list[dict[str, Any]]
-) -> Run:
-    with Run(folder).open({}, {}) as run:
-        run.write(evaluations, questions)
+def write_run(folder, rows=ROWS, start=DONE, **changes) -> Run:
+    """Write a run of a question `a`, with a control search of one path."""
+    searched = [(path, verdict, False) for path, verdict in rows] + [((2,), True, True)]
+    evaluations = [
+        {"question": "a", "path": path, "verdict": verdict, "control": control}
+        for path, verdict, control in searched
+    ]
+    with Run(folder).open({"simulations": 4}, start) as run:
+        run.write(evaluations, [{"question": "a"} | QUESTION | changes] if rows else [])
     return run
 
 
-QUESTION = {"question": "a", "text": "1 + 1", "options": [], "prompt_hash": "x", "metadata": []}
-QUESTION |= {"evaluations": 4}
-ASKED = {"variant_answers": [0, 0], "baseline_answer": 0}
-ROWS = [
-    evaluation([0, 1, 2], False),
-    evaluation([0, 1, 1, 2], True),
-    evaluation([0, 2], True),
-    evaluation([1, 2], None),
-    evaluation([2], True, control=True),
-]
-
-
-def test_labels_leave_out_control_searches_and_ungraded_paths(tmp_path: Any) -> None:
-    (labels,) = read_labels(write_parts(tmp_path, ROWS, [QUESTION]))
-    assert labels.paths == ((0, 1, 2), (0, 1, 1, 2), (0, 2), (1, 2))
+def test_labels_leave_out_control_searches_and_ungraded_paths(tmp_path):
+    (labels,) = read_labels(write_run(tmp_path))
+    assert [*labels.verdicts] == [path for path, _ in ROWS]
     assert labels.correct == labels.held == [(0, 2), (0, 1, 1, 2)]
-    assert labels.gold is None
-    assert labels.robust is None
+    assert (labels.gold, labels.robust) == (0, None)
 
 
-def test_held_paths_are_right_in_all_variants(tmp_path: Any) -> None:
+def test_held_paths_are_right_in_all_variants(tmp_path):
     again = [
         {"node": 1, "path": [0, 1, 1, 2], "holds": [True, True]},
         {"node": 2, "path": [0, 2], "holds": [True, False]},
     ]
-    (labels,) = read_labels(write_parts(tmp_path, ROWS, [QUESTION | ASKED | {"again": again}]))
+    (labels,) = read_labels(write_run(tmp_path, again=again))
     assert labels.held == [(0, 1, 1, 2)]
 
 
-def test_a_run_without_questions_is_refused(tmp_path: Any) -> None:
+def test_a_run_without_questions_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no question done yet"):
-        read_labels(write_parts(tmp_path, [], []))
+        read_labels(write_run(tmp_path, []))
+
+
+def test_read_searched_shows_options_but_for_open_questions(tmp_path):
+    right, wrong = ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (1, 2), (2, 1))
+    expected = Searched("1 + 1?\nA. 2\nB. 3", "A", right, wrong, False)
+    assert read_searched(write_run(tmp_path / "choice")) == [expected]
+    is_open = write_run(tmp_path / "open", start=DONE | {"scorer": {"open": True}})
+    assert read_searched(is_open) == [Searched("1 + 1?", "2", right, wrong, False)]
+
+
+def test_write_polar_is_read_back(tmp_path):
+    run, file = write_run(tmp_path / "run"), tmp_path / "new" / "samples.json"
+    assert write_polar(run, file) == f"PoLar: {file}, 1 question with 5 paths"
+    assert json.loads(file.read_text()) == polar_samples(read_searched(run), 3)
+    assert {*read_paths(file, 3)} == {path for path, _ in ROWS}
+    with pytest.raises(ValueError, match="exists already: remove it"):
+        write_polar(run, file)
+
+
+def test_write_polar_refuses_a_run_without_correct_answers(tmp_path):
+    with pytest.raises(ValueError, match="question 'a' has no correct answer"):
+        write_polar(write_run(tmp_path / "completed", gold=None, options=[]), tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+# reused verdicts
 
 
 SETTINGS = {"model": "abc", "dtype": "float32", "scorer": "options", "questions": 2}
@@ -82,7 +105,7 @@ def encode(name, text="?"):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of two questions, of which the scores of the second are those of the first less 1."""
+    """A run of two questions; the scores of the second are those of the first less 1."""
     with Run(tmp_path / "run").open(SETTINGS, {"num_layers": 3}) as run:
         for i, encoded in enumerate((encode("a"), encode("b"))):
             rows = evaluation_rows(encoded, PATHS, Verdicts.of_scores(SCORES - i, 0))
@@ -113,25 +136,22 @@ def test_stored_verdicts_are_in_the_order_of_questions(run):
     np.testing.assert_array_equal(verdicts.verdict, [[True, False, True]] * 2)
 
 
+# decoys
+
+
 PLAIN, OTHERS = (0, 1, 2), [(0, 1), (1, 2), (0, 2), (2, 1), (2,), (0, 0)]
 ANSWERED = {"command": "evaluate", "model": "abc", "paths": [PLAIN, *OTHERS], "questions": 1}
-START = {"num_layers": 3, "scorer": {"open": True, "decodes": True}}
+START: dict[str, Any] = {"num_layers": 3, "scorer": {"open": True, "decodes": True}}
 
 
-def a_run(folder, own, others, settings=ANSWERED, start=START, cut=()):
-    """Makes a run of one question q, whose gold is 8."""
+def answered(folder, own, others, settings=ANSWERED, start=START, cut=()):
+    """Write a run of one question q, whose gold is 8, and return its directory."""
     rows = [
         {
-            "question": "q",
-            "path": path,
-            "node": i,
-            "answer_text": answer,
+            **{"question": "q", "path": path, "answer_text": answer, "truncated": answer in cut},
             "grade": "right" if answer == "8" else "wrong",
-            "truncated": answer in cut,
         }
-        for i, (path, answer) in enumerate(
-            zip([PLAIN, *OTHERS[: len(others)]], [own, *others], strict=True)
-        )
+        for path, answer in zip([PLAIN, *OTHERS], [own, *others], strict=True)
     ]
     with Run(folder).open(settings, start) as run:
         run.write(rows, [{"question": "q"}])
@@ -139,35 +159,25 @@ def a_run(folder, own, others, settings=ANSWERED, start=START, cut=()):
 
 
 @pytest.mark.parametrize(
-    ("own", "others", "decoy"),
+    ("gold", "own", "others", "decoy"),
     [
-        ("7", ["8", "8", "5", "5", "6", "9"], "5"),
-        ("5", ["8", "8", "5", "5", "6", "6"], "6"),  # not the model's own answer
-        ("7", ["8", "8", "x", "x", "6", "y"], "6"),  # a number for a number
-        ("7", ["8", "8", "07", "07", "6", ""], "6"),
+        ("8", "7", ["8", "8", "5", "5", "6", "9"], "5"),
+        ("8", "5", ["8", "8", "5", "5", "6", "6"], "6"),  # not the model's own answer
+        ("8", "7", ["8", "8", "x", "x", "6", "y"], "6"),  # a number for a number
+        ("8", "7", ["8", "8", "07", "07", "6", ""], "6"),
+        ("1/2", "x", ["8", "y", "z", "z", "z", "w"], "w"),  # any text for other gold, complete
+        ("1/2", "x", ["x"] * 6, None),
     ],
 )
-def test_decoy_is_answered_as_often_as_gold(tmp_path, own, others, decoy):
-    answers = Answers(a_run(tmp_path / "run", own, others))
-    assert answers.decoy(open_question("q", "3 + 5", "8")) == decoy
+def test_decoy_is_answered_as_often_as_gold(tmp_path, gold, own, others, decoy):
+    answers = Answers(answered(tmp_path / "run", own, others, cut={"y"}))
+    assert answers.decoy(open_question("q", "3 + 5", gold)) == decoy
 
 
-def test_decoy_of_a_gold_that_no_path_gives_is_one_that_none_gives(tmp_path):
+def test_decoy_of_a_gold_that_no_path_gives_is_close_to_it(tmp_path):
     question = open_question("q", "3 + 5", "8")
-    answers = Answers(a_run(tmp_path / "run", "1", ["2", "3", "3", "1", "1", "1"]))
-    assert answers.decoy(question) == question.options[1]  # close to gold
-
-
-def test_decoy_may_be_any_text_where_gold_is_no_integer(tmp_path):
-    folder = a_run(tmp_path / "run", "x", ["8", "y", "z", "z", "z", "w"], cut={"y"})
-    answers = Answers(folder)
-    assert answers.decoy(open_question("q", "Which?", "1/2")) == "w"
-    folder = a_run(tmp_path / "other", "x", ["x"] * 6)
-    assert Answers(folder).decoy(open_question("q", "Which?", "1/2")) is None
-
-
-def test_questions_must_have_been_answered(tmp_path):
-    answers = Answers(a_run(tmp_path / "run", "1", ["2"] * 6))
+    answers = Answers(answered(tmp_path / "run", "1", ["2", "3", "3", "1", "1", "1"]))
+    assert answers.decoy(question) == question.options[1]
     with pytest.raises(ValueError, match=r"question other is not among those answered in .*run"):
         answers.decoy(open_question("other", "1 + 1", "2"))
 
@@ -182,6 +192,6 @@ def test_questions_must_have_been_answered(tmp_path):
     ],
 )
 def test_other_runs_cannot_serve(tmp_path, settings, start, message):
-    folder = a_run(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
+    folder = answered(tmp_path / "run", "1", ["2"] * 6, ANSWERED | settings, START | start)
     with pytest.raises(ValueError, match=message):
         Answers(folder)

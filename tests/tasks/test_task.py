@@ -209,7 +209,7 @@ def test_session_refuses_small_budget_before_weights_load(tiny_checkpoint, monke
     def fail(*arguments, **keywords):
         raise AssertionError("the weights are loaded")
 
-    monkeypatch.setattr("cola_jax.runs.model_handle.cache.load_converted", fail)
+    monkeypatch.setattr("cola_jax.runs.session.cache.load_converted", fail)
     config, path = TaskConfig("arithmetic", limit=3), tuple(range(tiny.LAYERS))
     devices = RunConfig(devices=Devices(data=1, memory_budget="2KB"))
     session = Session.prepare(str(tiny_checkpoint), config.prepare, devices)
