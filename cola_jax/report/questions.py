@@ -16,8 +16,8 @@ from cola_jax.files import matching, write_whole
 from cola_jax.report.layers import list_lengths
 from cola_jax.report.summary import Summary
 from cola_jax.report.tables import cut_middle
-from cola_jax.runs.parts import by_question
 from cola_jax.runs.run import Run
+from cola_jax.runs.schema import by_question
 
 CHUNK = 256_000  # characters of a chunk, about
 LIST_BUDGET = 1_000_000  # characters of the questions' texts in the list of a page
