@@ -55,7 +55,7 @@ def parse_path(text: str, num_layers: int, max_length: int | None = None) -> tup
 
 
 def parse_path_of(file: str | os.PathLike[str], text: str, num_layers: int) -> tuple[int, ...]:
-    """Read a path that a file holds; InputError as `parse_path`, with the file."""
+    """Read a path of a file; InputError as `parse_path`, with the file's name."""
     with reading(file):
         return parse_path(text, num_layers)
 
@@ -110,7 +110,7 @@ def format_path(path: Ids) -> str:
 
 
 def repeated_block(layers: list[int], start: int) -> tuple[int, int]:
-    """Return the size of the shortest block at `start` that repeats, and how often it runs."""
+    """Return the size of the shortest repeating block at `start`, and the number of its runs."""
     for size in range(1, (len(layers) - start) // 2 + 1):
         block = layers[start : start + size]
         times = 1
@@ -192,7 +192,7 @@ def identity(num_layers: int) -> tuple[int, ...]:
 
 
 class Edit(NamedTuple):
-    """One edit, or arrays of them: what, at which position, how many layers, and how much.
+    """One edit, or arrays of them: the kind, the first position, the layers, and the amount.
 
     `amount` is r for a repeat, s for a move and 0 for a skip.
     """
@@ -246,10 +246,9 @@ def edited(path: Layers, edit: Ids) -> Layers:
 
 
 def edits_fit(length: Any, edits: Edit, shortest: Any, longest: Any) -> Any:
-    """Say which edits' blocks lie in a path of a length, and whose result is as long as allowed.
+    """Tell which edits [A] fit a path: their block lies in it, and the result has a legal length.
 
-    A path that is longer than allowed, such as the identity, may be made shorter. Takes scalars and
-    edits [A]; returns booleans [A].
+    A path that is longer than allowed, such as the identity, may be made shorter.
     """
     kind, start, k, amount = edits
     after = length - k * (kind == SKIP) + k * amount * (kind == REPEAT)
@@ -271,8 +270,8 @@ def random_paths(
     """Draw distinct paths of 1..edits random edits of the identity, never the identity itself.
 
     The number of edits, then the kind (skip or repeat), then one fitting edit of that kind are
-    drawn evenly. Raises InputError where so few paths exist that `count` are not found: where a
-    thousand in a row were known.
+    drawn evenly. Raises InputError where fewer than `count` paths exist: after a thousand known
+    paths in a row.
     """
     limit = 2 * num_layers if max_length is None else max_length
     if limit < num_layers or seed < 0:
@@ -301,10 +300,10 @@ def random_paths(
 
 
 class FittingEdits(dict[int, dict[int, np.ndarray]]):
-    """By the length of a path and by kind, the indices of the edits that fit, found when needed."""
+    """The indices of the edits that fit a path, by its length and by kind, computed when needed."""
 
     def __init__(self, table: Edit, shortest: int, longest: int):
-        """Take all edits [A], and how long a path may become."""
+        """Take all edits [A], and the shortest and the longest path allowed."""
         super().__init__()
         self.table, self.shortest, self.longest = table, shortest, longest
 

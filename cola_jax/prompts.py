@@ -1,4 +1,4 @@
-"""What goes into a model and what comes back: `Prompts` and `Readings`."""
+"""The input and the output of a model: `Prompts` and `Readings`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ PADDING = -1  # the branch of a padding token
 NO_READ = -1  # pads the read positions
 PROMPT = 0  # the branch of a token that every continuation of its row sees
 
-USED = ("input_ids", "attention_mask", "position_ids")  # of what a tokenizer returns
-IGNORED = (  # what it may return besides, none of which changes what a decoder computes
+USED = ("input_ids", "attention_mask", "position_ids")  # of a tokenizer's output
+IGNORED = (  # the rest of it, which does not change the result of a decoder
     *("token_type_ids", "special_tokens_mask", "assistant_masks", "labels", "length"),
     *("offset_mapping", "overflowing_tokens", "overflow_to_sample_mapping", "num_truncated_tokens"),
 )
@@ -55,7 +55,7 @@ class Prompts(struct.PyTreeNode):
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Any], pad_token: int | None = None) -> "Prompts":
-        """Wrap what a Hugging Face tokenizer returns for a list of texts, padded on either side.
+        """Wrap a Hugging Face tokenizer's output for a list of texts, padded on either side.
 
         Tokens stay in their columns; positions count from the first token of each row.
 
@@ -126,8 +126,7 @@ class Prompts(struct.PyTreeNode):
         return batch.replace(read=field("read", reads, NO_READ), targets=field("targets", reads, 0))
 
 
-# Where a function takes prompts: Prompts, ids [B, T] without padding, a tokenizer's output, or
-# texts for the model's own tokenizer.
+# Prompts, ids [B, T] without padding, a tokenizer's output, or texts for the model's own tokenizer
 PromptsLike = Prompts | ArrayLike | Mapping[str, Any] | str | Sequence[str]
 
 
@@ -183,7 +182,7 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def is_split(tokens: Bool[np.ndarray, "B T"]) -> Bool[np.ndarray, "B"]:  # noqa: F821
-    """Say for each row of a mask whether anything lies between two tokens."""
+    """Tell for each row of a mask whether padding lies between two tokens."""
     return (np.diff(tokens.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) > 1
 
 
@@ -198,7 +197,7 @@ def check_positions(position_ids: np.ndarray, positions: Any, mask: np.ndarray) 
 
 
 class Readings(struct.PyTreeNode):
-    """What the model says at the read positions; log-probabilities are float32, natural."""
+    """The model's predictions at the read positions; log-probabilities are natural, float32."""
 
     logprob: Float[Array | np.ndarray, "*B Q"]  # of the target
     token: Int[Array | np.ndarray, "*B Q"]  # the token with the highest logit

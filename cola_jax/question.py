@@ -30,7 +30,7 @@ class Question:
 
     @property
     def letters(self) -> str:
-        """The letters of the options, by position; the labels of the source are not used."""
+        """The letters of the options, by position, whatever the labels of the source."""
         return LETTERS[: len(self.options)]
 
     @property
@@ -39,19 +39,19 @@ class Question:
         return self.options[self.answer]
 
     def with_decoy(self, decoy: str | None) -> "Question":
-        """Give an open question another decoy, or none.
+        """Replace the decoy of an open question.
 
         Returns:
-          A question that is otherwise the same.
+          The same question with another decoy, or without one.
         """
         options = (self.gold,) if decoy is None else (self.gold, decoy)
         return dataclasses.replace(self, options=options)
 
     def get(self, name: str) -> str | None:
-        """Look up a value of the metadata.
+        """Look up a name in the metadata.
 
         Returns:
-          The value of that name; None where there is none.
+          The value, None for a missing name.
         """
         return dict(self.metadata).get(name)
 
@@ -77,8 +77,7 @@ def open_question(
 def decoy_of(id: str, gold: str) -> str | None:
     """Pick a wrong integer close to an integer gold by a hash of the id; None for other golds.
 
-    A control search takes the decoy as its target, so it must be a plausible answer: the decoy of
-    a nonnegative gold is nonnegative.
+    It must be a plausible answer, for a control search: that of a nonnegative gold is nonnegative.
     """
     if not INTEGER.fullmatch(gold):
         return None
@@ -91,19 +90,19 @@ def decoy_of(id: str, gold: str) -> str | None:
 
 
 def content(question: Question) -> tuple[str, ...]:
-    """Return the parts in which equal questions agree: the text, and the options in any order."""
+    """Return the parts that equal questions share: the text, and the options in any order."""
     return (question.text.strip(), *(() if question.open else sorted(question.options)))
 
 
 def split(ids: Sequence[str], key: str) -> list[int]:
-    """Order ids by a hash of key and id, as the same key does on any machine and in any selection.
+    """Order ids by a hash of key and id, the same on any machine and in any selection of ids.
 
     Args:
       ids: of questions, or their texts.
-      key: what the order is for, such as "validation"; another key gives another order.
+      key: of the order, such as "validation".
 
     Returns:
-      The indices of all ids. Questions held out are the first n, folds every n-th.
+      The indices of all ids, such as the first n for held-out questions, or every n-th for a fold.
     """
 
     def rank(i: int) -> bytes:

@@ -17,7 +17,7 @@ FILES = {
         "jax/_src/interpreters/partial_eval.py",
         "jax/_src/stages.py",
     ),
-    "selection": ("strategies/mcts.py", "strategies/tree.py"),
+    "selection": ("strategies/tree.py", "strategies/walks.py"),
 }
 FUNCTIONS = {
     "report": ("show_results",),

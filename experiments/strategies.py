@@ -25,7 +25,7 @@ from cola_jax.report.tables import format_percent
 from cola_jax.runs.run import Run
 from cola_jax.runs.session import Session
 from cola_jax.scoring.statistics import holm, mean
-from cola_jax.strategies.again import budgets
+from cola_jax.strategies.controls import budgets
 from cola_jax.strategies.loop import resolve
 from cola_jax.strategies.rules import Rules
 from experiments.paper.results import layers as layers_of

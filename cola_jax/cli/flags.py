@@ -15,7 +15,7 @@ from cola_jax.errors import InputError, UsageError, did_you_mean, shown
 from cola_jax.files import check_writable, write_whole
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.hosts import Hosts
-from cola_jax.tasks.registry import check_task
+from cola_jax.tasks.load import check_task
 from cola_jax.tasks.task import TaskConfig, refuse_variants
 
 if TYPE_CHECKING:

@@ -160,7 +160,7 @@ class Tasks(Command):
         from rich.console import Group
         from rich.table import Table
 
-        from cola_jax.tasks.registry import catalogue
+        from cola_jax.tasks.task import catalogue
 
         rows = catalogue()
         if self.json:

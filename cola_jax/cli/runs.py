@@ -87,7 +87,7 @@ class Search(Command):
 
     def search(self, directory: str, session: "Session") -> None:
         """Search the questions of a task."""
-        from cola_jax.strategies.loop import without_control
+        from cola_jax.strategies.controls import without_control
 
         rules = self.rules if self.space is None else self.rules.within(self.space)
         settings = Settings(

@@ -24,7 +24,7 @@ from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import ModelEvaluator, default_threads
 from cola_jax.scoring.scorer import most_options
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.again import (
+from cola_jax.strategies.controls import (
     most_asked,
     paths_to_ask,
     plain_answers,

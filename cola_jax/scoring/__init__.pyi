@@ -1,8 +1,13 @@
 from .choice import Letter, Options, OptionsNorm, StrictLetter
-from .decoding import Completions, DecodingScorer
 from .encode import TEMPLATE_ARGUMENTS, Encoded, encode_answers
 from .exact import Exact
-from .generation import FilteredGeneration, Generation, OpenScorer
+from .generation import (
+    Completions,
+    DecodingScorer,
+    FilteredGeneration,
+    Generation,
+    OpenScorer,
+)
 from .grader import Grade, Grader
 from .scorer import Evaluate, Scorer
 from .verdicts import Completion, Verdicts

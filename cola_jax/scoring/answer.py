@@ -1,4 +1,4 @@
-"""Where a completion ends, and rules that extract its answer."""
+"""Rules that extract the answer of a completion, and the settings that end a completion."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class GenerationSettings(NamedTuple):
-    """What ends a completion, beside the model's own stop tokens."""
+    """The stop strings and the token limit of a completion."""
 
     until: tuple[str, ...]
     max_gen_toks: int
@@ -58,7 +58,7 @@ def find_answer(text: str, rule: Rule, cut: bool) -> Answer:
 
 
 def check_rule(rule: str) -> Rule:
-    """Return the rule of that name; InputError for one that does not exist."""
+    """Return the rule of a name; InputError for an unknown name."""
     if rule not in RULES:
         raise InputError(f"the rule must be one of {', '.join(RULES)}, got {rule!r}.")
     return cast(Rule, rule)
@@ -85,9 +85,8 @@ def last_box(text: str) -> str | None:
 def boxes(text: str, closing: Mapping[int, int]) -> Iterator[tuple[slice, bool]]:
     r"""Yield the place of each box's content, and False where the end of the text may have cut it.
 
-    Boxes whose braces are not closed are left out. A box without braces, as in $\boxed 5$, extends
-    to the next $ or space. Time is linear in the text: a model can go on opening boxes up to its
-    token limit.
+    Boxes with unclosed braces are left out. A box without braces, as in $\boxed 5$, extends to the
+    next $ or space. Linear in the text, since a model can open boxes up to its token limit.
     """
     dollars = seen = 0
     last_dollar, line_end = text.rfind("$"), -1
@@ -181,10 +180,16 @@ RULES = {"boxed": boxed, "hashes": hashes, "number": number, "minerva": minerva,
 def read_gen_kwargs(keywords: Mapping[str, Any], max_gen_toks: int) -> GenerationSettings:
     """Read a request's `generation_kwargs`; `max_gen_toks` is the limit where they set none.
 
-    Raises InputError for sampling, and for anything else that would change what is decoded.
+    Raises InputError for sampling, and for anything else that would change the completion.
     """
     keywords = {name: value for name, value in keywords.items() if value is not None}
-    check_greedy(keywords)
+    sample, temperature = keywords.get("do_sample"), float(keywords.get("temperature", 0))
+    if sample or (sample is None and temperature > 0):
+        name = "do_sample" if sample else "temperature"
+        raise InputError(
+            f"generation asks for {name}={keywords[name]!r}, but the model cola decodes greedily: "
+            "give --gen_kwargs do_sample=False,temperature=0, or another task."
+        )
     for name, value in keywords.items():
         if name in NEUTRAL and value == NEUTRAL[name]:
             continue
@@ -197,14 +202,3 @@ def read_gen_kwargs(keywords: Mapping[str, Any], max_gen_toks: int) -> Generatio
     until = [until] if isinstance(until, str) else until
     limit = next((keywords[name] for name in LIMITS if name in keywords), max_gen_toks)
     return GenerationSettings(tuple(text for text in until if text), int(limit))
-
-
-def check_greedy(keywords: Mapping[str, Any]) -> None:
-    """Raise InputError for keywords that ask for sampling."""
-    sample, temperature = keywords.get("do_sample"), float(keywords.get("temperature", 0))
-    if sample or (sample is None and temperature > 0):
-        name = "do_sample" if sample else "temperature"
-        raise InputError(
-            f"generation asks for {name}={keywords[name]!r}, but the model cola decodes greedily: "
-            "give --gen_kwargs do_sample=False,temperature=0, or another task."
-        )

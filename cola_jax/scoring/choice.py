@@ -31,7 +31,7 @@ class ChoiceScorer(Scorer):
         context: int | None = None,
         shots: ShotSource = (),
     ):
-        """Take the arguments of `Scorer`, and questions to show with their answers before each."""
+        """Take the arguments of `Scorer`, and the shots before each question."""
         super().__init__(tokenizer, chat=chat, context=context)
         self.shots = shots
 
@@ -40,7 +40,7 @@ class ChoiceScorer(Scorer):
         """Write a question's prompt, or in a chat the user's message, and its answers."""
 
     def encode(self, question: Question) -> Encoded:
-        """Encode a question; InputError for one that cannot be asked so."""
+        """Encode a question; InputError for an open question or one without options."""
         if not question.options:
             raise InputError(f"question {question.id} has no options to choose from: give it some.")
         if question.open:
@@ -79,17 +79,14 @@ class ChoiceScorer(Scorer):
 class Options(ChoiceScorer):
     """The option whose text has the highest log-likelihood: lm-evaluation-harness's `acc`.
 
-    All options are packed after one shared prompt, that of lm-evaluation-harness's ARC tasks, in
-    which shots have two line breaks after them. Of equal options the first is the answer.
+    All options are packed after one shared prompt, that of lm-evaluation-harness's ARC tasks. Of
+    equal options the first is the answer.
     """
 
     name = "options"
 
     def __init__(self, tokenizer: Any, **options: Any):
-        """Take the arguments of `ChoiceScorer`.
-
-        Raises InputError for shots in a chat, whose template has no place for them.
-        """
+        """Take the arguments of `ChoiceScorer`; InputError for shots in a chat."""
         super().__init__(tokenizer, **options)
         if self.chat and self.shots:
             raise InputError(
@@ -131,10 +128,9 @@ class Letter(ChoiceScorer):
     lists_options = True
 
     def __init__(self, tokenizer: Any, *, harness: bool = False, **options: Any):
-        """Take the arguments of `ChoiceScorer`.
+        """Take the arguments of `ChoiceScorer`; `harness` asks as the harness's MMLU tasks do.
 
-        `harness` uses the prompt of lm-evaluation-harness's MMLU tasks. Raises InputError for shots
-        in another prompt than that.
+        Raises InputError for shots without `harness`.
         """
         super().__init__(tokenizer, **options)
         if self.shots and not harness:
@@ -165,7 +161,7 @@ class Letter(ChoiceScorer):
         return f"Question: {stated(question)}\nAnswer:", letters
 
     def harness_prompt(self, question: Question) -> str:
-        """Write the prompt of lm-evaluation-harness's MMLU tasks, with shots of its subject."""
+        """Write the prompt of lm-evaluation-harness's MMLU tasks."""
         subject = question.get("subject")
         about = f" about {subject.replace('_', ' ')}" if subject else ""
         shots = [

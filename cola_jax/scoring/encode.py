@@ -20,7 +20,7 @@ ShotSource = Sequence[Question] | Callable[[Question], Sequence[Question]]
 
 
 class PromptFormat(Protocol):
-    """The wording of open questions, and how their answers end and are found; see `formats`."""
+    """The wording of open questions and the rules of their answers; see `tasks.formats`."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +50,7 @@ class Encoded:
 
     @property
     def num_tokens(self) -> int:
-        """The tokens run through the model: the prompt and all packed continuations."""
+        """The number of tokens run: the prompt and all packed continuations."""
         return len(self.prompts.ids)
 
 
@@ -64,10 +64,14 @@ def encode_answers(
 ) -> Encoded:
     """Encode a prompt with each answer packed after it, one option each.
 
-    Tokens are split between prompt and answer as lm-evaluation-harness does: those of the prompt
-    alone, and those that each whole text adds. `special` adds the tokenizer's own special tokens,
-    which a chat template writes itself. Raises InputError where the tokenizer ends the prompt, and
-    for an answer that adds no token.
+    Tokens are split as in lm-evaluation-harness: those of the prompt alone, and those that each
+    whole text adds.
+
+    Args:
+      special: add the tokenizer's special tokens, which a chat template writes itself.
+
+    Raises:
+      InputError: where the tokenizer ends the prompt, and for an answer that adds no token.
     """
     ids = tokenize_prompt(tokenizer, prompt, special)
     continuations = []
@@ -105,10 +109,12 @@ def tokenize_prompt(tokenizer: Any, prompt: str, special: bool) -> list[int]:
 def pack(
     prompt: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> tuple[Prompts, np.ndarray]:
-    """Pack continuations after a prompt; each is read at the token before each of its own.
+    """Pack continuations after a prompt, and read at the token before each of their tokens.
 
-    Returns the row and, for each read position, the continuation it belongs to. The last token of
-    a continuation predicts none of it, so it is left out.
+    The last token of a continuation is left out, since no token of it follows.
+
+    Returns:
+      The row [T], and the continuation [Q] of each read position.
     """
     ids, positions, branch = list(prompt), list(range(len(prompt))), [PROMPT] * len(prompt)
     read, targets, option = [], [], []

@@ -1,4 +1,4 @@
-"""`Evaluations`: evaluates paths of questions, no path of a question twice."""
+"""`Evaluations`: a cache that evaluates no path of a question twice."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ Write = Callable[[np.ndarray, Verdicts], None]  # takes paths [B, C, P], and ver
 
 
 class Evaluations:
-    """A function from paths [B, C, P] to Verdicts [B, C] that remembers what it evaluated.
+    """A function from paths [B, C, P] to Verdicts [B, C] that caches its evaluations.
 
     A search and its control searches, resuming, and reuse of other runs are this one cache, with
     different evaluations known at the start.
@@ -37,7 +37,7 @@ class Evaluations:
         Args:
           known: evaluations of other runs.
           resumed: evaluations of an earlier start of the same work: they count as new.
-          write: takes what is new, call by call.
+          write: takes new evaluations, call by call.
           call_size: the most evaluations of a call; None for a whole wave.
         """
         self.evaluate, self.write, self.call_size = evaluate, write, call_size
@@ -52,9 +52,10 @@ class Evaluations:
     def of_searches(
         self, question: np.ndarray, target: np.ndarray, paths: np.ndarray
     ) -> tuple[Verdicts, np.ndarray]:
-        """Return the verdicts [S, C] of S searches, and which of them were known before [S, C].
+        """Evaluate the paths [S, C, P] of S searches, each of a question [S] for a target [S].
 
-        Search s asks about paths[s] of question[s], and looks for the option target[s].
+        Returns:
+          Verdicts [S, C] of the targets, and which evaluations were known before [S, C].
         """
         verdicts, reused = self.look_up(question, paths)
         gold = np.array([each.answer for each in self.questions])[question]
@@ -65,7 +66,7 @@ class Evaluations:
         return verdicts, reused
 
     def look_up(self, question: np.ndarray, paths: np.ndarray) -> tuple[Verdicts, np.ndarray]:
-        """Evaluate what is new of paths [S, C, P] of questions [S]; returns as `of_searches`."""
+        """Evaluate the new ones of paths [S, C, P] of questions [S]; returns as `of_searches`."""
         reused = paths[:, :, 0] != STOP
         entries = [
             (s, c, question[s], unpad_path(paths[s, c])) for s, c in np.argwhere(reused).tolist()

@@ -46,14 +46,14 @@ def evaluator(
     Args:
       model: the pretrained model; questions are divided over the `data` axis of its mesh.
       questions: B questions; `evaluate(paths)` takes paths for each of them, in this order.
-      scorer: how they are asked, and which answers are right; for multiple choice also the name of
-        a scorer (options, options-norm, letter, letter-strict).
+      scorer: for multiple choice also the name of a scorer (options, options-norm, letter,
+        letter-strict).
       options: batch_size, the most questions of a batch; dtype, memory_budget, rows, metrics; see
         `WorkerOptions`.
 
     Returns:
-      A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C]. It is what
-      `cola_jax.search` and `cola_jax.evaluate` take; so is any other function of that form.
+      A function from paths [B, C, P], or lists of paths, to Verdicts with fields [B, C], for
+      `cola_jax.search` and `cola_jax.evaluate`, which also take any other such function.
 
     Raises:
       InputError: for questions that the scorer cannot ask; and as `run_paths`, where it is called.
@@ -80,7 +80,7 @@ def named_scorer(model: Model, name: str) -> Scorer:
 
 
 def layers_in(evaluate: Evaluate, num_layers: int | None) -> int:
-    """Return L: the attribute `num_layers` of an evaluator of a model, or the argument."""
+    """Return L, the `num_layers` of an evaluator of a model, or else the argument."""
     layers = getattr(evaluate, "num_layers", None) or num_layers
     if layers is None:
         raise InputError("a function of your own does not tell the layers: give num_layers.")
@@ -205,8 +205,14 @@ class ModelEvaluator:
     ) -> Iterator[tuple[np.ndarray, Result]]:
         """Call a function for each batch of questions, in threads, under one progress bar.
 
-        It takes an `Evaluate` of the batch, open for `workload`, and the indices of its questions.
-        `evaluations` are expected of all batches. Yields indices with results, as they finish.
+        Args:
+          function: takes an `Evaluate` of the batch and the indices of its questions.
+          workload: of a batch.
+          evaluations: expected number, of all batches.
+          questions: indices; all when None.
+
+        Yields:
+          Indices with results, as they finish.
         """
         parts = self.workers.batches_at_once
         if self.keeps_open:
@@ -224,7 +230,7 @@ class ModelEvaluator:
             yield from self.workers.map(run, cut, evaluations)
 
     def widest(self, workload: Workload) -> Workload:
-        """Return the workload of open batches, closed first where their paths are too short."""
+        """Return the workload of open batches; close them where their paths are too short."""
         if workload.positions > self.workload.positions:
             self.stack.close()
             self.opened.clear()
@@ -235,7 +241,7 @@ class ModelEvaluator:
     def opening(
         self, worker: Worker, indices: np.ndarray, workload: Workload
     ) -> Iterator[Evaluate]:
-        """Open the evaluator of a batch, or take it where it is open."""
+        """Open the evaluator of a batch, unless it is open."""
         opened = self.scorer.evaluator(worker, [self.encoded[i] for i in indices], workload)
         if not self.keeps_open:
             with opened as evaluate:
@@ -250,9 +256,9 @@ class ModelEvaluator:
 def question_batches(
     encoded: Sequence[Encoded], workload: Workload, first: Sequence[Encoded]
 ) -> Batches:
-    """Find what decides how questions are put into batches.
+    """Make the plan that puts questions into batches.
 
-    `first` are the first questions of all, in each of which a common prefix may end.
+    A common prefix may end in each of the `first` questions of all.
     """
     both = [*first[:FIRST], *encoded]
     fresh = 1 / default_batch_size() if workload.same else FRESH

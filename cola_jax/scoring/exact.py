@@ -11,9 +11,8 @@ from cola_jax.errors import InputError, shown
 from cola_jax.execute.stop import Stop
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
-from cola_jax.scoring.decoding import GOLD, TIE
 from cola_jax.scoring.encode import Encoded, check_length, hash_of, pack, tokenize_prompt
-from cola_jax.scoring.generation import OpenScorer
+from cola_jax.scoring.generation import GOLD, TIE, OpenScorer
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 
 ENDS_READ = 8  # end tokens whose log-probabilities are read; any end is recognised
@@ -30,9 +29,8 @@ class EncodedAnswer(Encoded):
 class Exact(OpenScorer):
     """Feeds the answers after the prompt: right if each token of gold is the most likely one.
 
-    Greedy decoding gives the gold answer if and only if it does. The decoy, if the question has
-    one, is packed as a second option. An answer's score is the margin of its weakest token, so an
-    answer is decoded if and only if its score is positive.
+    That is so if and only if greedy decoding gives the gold answer. A decoy is packed as a second
+    option. An answer's score is the margin of its weakest token, positive where it is decoded.
     """
 
     name = "exact"
@@ -40,8 +38,8 @@ class Exact(OpenScorer):
     def encode(self, question: Question) -> Encoded:
         """Encode the prompt with each answer after it, read at every token and at its end.
 
-        Raises InputError for a question with options, in a format that shows its work, and for an
-        answer that cannot be decoded after its prompt.
+        Raises InputError for multiple choice, a format that shows its work, and an answer that
+        cannot be decoded after its prompt.
         """
         text = self.prompt(question)
         prompt = tokenize_prompt(self.tokenizer, text, not self.chat)
@@ -63,7 +61,7 @@ class Exact(OpenScorer):
     def answer_tokens(
         self, question: Question, text: str, prompt: list[int], option: str
     ) -> tuple[list[int], list[int]]:
-        """Return the tokens that an answer adds after a prompt, without and with what ends it.
+        """Return the tokens that an answer adds after a prompt, without and with its end.
 
         Raises InputError for an answer that adds none, or within which decoding would end.
         """
@@ -110,7 +108,7 @@ class Exact(OpenScorer):
 
 
 def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarray:
-    """Return the least log-probability [C] of an answer's tokens over their rivals'."""
+    """Return the least lead [C] of an answer's tokens over their rivals, in log-probability."""
     assert isinstance(encoded, EncodedAnswer)
     logprob, rival, token = (
         np.asarray(x) for x in (readings.logprob, readings.rival, readings.token)
@@ -158,7 +156,7 @@ def ask_about_ends(
 
 
 def closing_tokens(tokenizer: Any, last: int) -> tuple[int, ...]:
-    """List the tokens that close a box as its last one does, whatever they add after it."""
+    """List the tokens that begin with the last token of a box, which closes it."""
     text = tokenizer.decode([last])
     if not text.endswith("}"):
         return (last,)

@@ -1,21 +1,157 @@
-"""`generation`: decode an answer and grade it. And the base of all scorers of open questions."""
+"""Scorers that decode: `generation`, which grades answers, and `Completions`, which grades none."""
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import numpy as np
+
+from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError
-from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, DecodeRow
+from cola_jax.execute.decoder import NOT_FINITE, TRUNCATED, Decoder, DecodeRow, check_decode_memory
+from cola_jax.execute.evaluator import Workload
+from cola_jax.execute.memory import Memory
 from cola_jax.execute.stop import Stop
+from cola_jax.execute.worker import Worker
+from cola_jax.path import STOP
+from cola_jax.prompts import Prompts, Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
-from cola_jax.scoring.decoding import DECOY, DecodingScorer, checked_limit, completion
-from cola_jax.scoring.encode import PromptFormat, ShotSource, render_chat, shots_of
+from cola_jax.scoring.encode import (
+    Encoded,
+    PromptFormat,
+    ShotSource,
+    check_length,
+    encode_prompt,
+    render_chat,
+    shots_of,
+)
 from cola_jax.scoring.grader import Grade, Grader, check_installed
-from cola_jax.scoring.scorer import Scorer
-from cola_jax.scoring.verdicts import Completion
+from cola_jax.scoring.scorer import Evaluate, Scorer, most_options, prompts_of
+from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
+
+GOLD, DECOY = 0, 1  # the options of an open question
+DECODED = 32  # answers decoded in one call, and then kept
+TIE = 1e-6  # the margin of a token that is as likely as its rival
+
+
+class DecodingScorer(Scorer):
+    """A scorer that decodes completions after prompts; without a subclass, it grades none."""
+
+    open = True
+    decodes = True
+    call_size = DECODED
+    stop: Stop
+    max_new_tokens: int
+
+    def prompt(self, question: Question) -> str:
+        """Write a question's prompt, by default its text."""
+        return render_chat(self.tokenizer, question.text) if self.chat else question.text
+
+    def encode(self, question: Question) -> Encoded:
+        """Encode the prompt alone; InputError where it is empty, or too long with new tokens."""
+        text = self.prompt(question)
+        encoded = encode_prompt(question, self.tokenizer, text, special=not self.chat)
+        if not encoded.num_tokens:
+            raise InputError(f"prompt {question.id} is empty: there is nothing to complete.")
+        check_length(encoded, self.context, self.max_new_tokens)
+        return encoded
+
+    def complete(
+        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
+    ) -> list[Completion]:
+        """Make the completions of decoded rows, graded against the gold answers."""
+        return [completion(row, self.stop) for row in rows]
+
+    def give_decoys(
+        self, completions: Sequence[Completion], questions: Sequence[Question]
+    ) -> list[bool]:
+        """Grade wrong completions against the decoy of their question, as against gold."""
+        return [False] * len(completions)
+
+    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
+        """Return the verdicts [R] of R decoded rows, each of its question."""
+        completions = self.complete(rows, questions)
+        wrong = [
+            i
+            for i, (each, question) in enumerate(zip(completions, questions, strict=True))
+            if each.grade is Grade.WRONG
+            and each.finish != NOT_FINITE
+            and len(question.options) > DECOY
+        ]
+        decoys = np.zeros(len(rows), bool)
+        decoys[wrong] = self.give_decoys(
+            [completions[i] for i in wrong], [questions[i] for i in wrong]
+        )
+        return completion_verdicts(completions, decoys, rows)
+
+    @contextlib.contextmanager
+    def evaluator(
+        self, worker: Worker, batch: Sequence[Encoded], workload: Workload
+    ) -> Iterator[Evaluate]:
+        def evaluate(paths: np.ndarray) -> Verdicts:
+            rows = decoder(paths)
+            verdicts = self.row_verdicts(rows, [batch[row.question].question for row in rows])
+            out = Verdicts.empty(paths.shape[:2], most_options(batch))
+            out.put(np.nonzero(paths[:, :, 0] != STOP), verdicts)
+            return out
+
+        limit, stop = self.max_new_tokens, self.stop
+        decoder = Decoder(worker, prompts_of(batch), workload, max_new_tokens=limit, stop=stop)
+        with contextlib.closing(decoder):
+            yield evaluate
+
+    def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
+        """Put the decoded tokens after their prompt, and read at each of them."""
+        assert completion is not None
+        prompt, tokens = np.asarray(encoded.prompts.ids).tolist(), completion.tokens
+        ids = [*prompt, *tokens[:-1]]
+        prompts = Prompts(
+            ids=np.array(ids, np.int32),
+            positions=np.arange(len(ids), dtype=np.int32),
+            branch=np.zeros(len(ids), np.int32),
+            read=np.arange(len(prompt) - 1, len(ids), dtype=np.int32),
+            targets=np.array(tokens, np.int32),
+        )
+        return dataclasses.replace(encoded, prompts=prompts, option=np.zeros(len(tokens), int))
+
+    def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
+        """Confirm the readings of `reread`: each token must be the likeliest again."""
+        same = (readings.token == encoded.prompts.targets).all(axis=1) & readings.finite
+        return Verdicts.of_margins(np.where(same, 0.0, -1.0))
+
+    def check_memory(
+        self, config: ModelConfig, memory: Memory, batch: Sequence[Encoded], positions: int
+    ) -> None:
+        check_decode_memory(config, prompts_of(batch), memory, positions, self.max_new_tokens)
+
+    def record(self) -> dict[str, Any]:
+        return super().record() | {"max_new_tokens": self.max_new_tokens}
+
+
+class Completions(DecodingScorer):
+    """Decodes completions of prompts; there is no answer, and no verdict."""
+
+    name = "completions"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        stop: Stop,
+        max_new_tokens: int,
+        chat: bool = False,
+        context: int | None = None,
+    ):
+        super().__init__(tokenizer, chat=chat, context=context)
+        self.stop, self.max_new_tokens = stop, checked_limit(max_new_tokens)
+
+    def record(self) -> dict[str, Any]:
+        stop = {"stop": list(self.stop.strings), "stop_tokens": [int(i) for i in self.stop.tokens]}
+        return super().record() | stop
 
 
 class OpenScorer(Scorer):
@@ -40,17 +176,17 @@ class OpenScorer(Scorer):
           format: the wording around a question, and how an answer ends and is found.
           shots: questions shown with their answers before each.
           stop_tokens: ids that end a text.
-          rule: how the answer is found in the text, instead of the format's way.
+          rule: finds the answer in the text, instead of the format's rule.
         """
         super().__init__(tokenizer, chat=chat, context=context)
         self.format, self.shots = format, shots
         self.rule: Rule = format.extract if rule is None else rule
-        # after a closed box nothing counts; other answers are complete when their text ends
+        # text after a closed box is ignored; other answers are complete when their text ends
         complete = box_closed if self.rule == "boxed" else None
         self.stop = Stop(tuple(stop_tokens), format.stop, rule=complete, tokenizer=tokenizer)
 
     def prompt(self, question: Question) -> str:
-        """Write a question's prompt; InputError for a question that offers options."""
+        """Write a question's prompt; InputError for multiple choice."""
         if not question.open:
             raise InputError(
                 f"question {question.id} is multiple choice: use a scorer of options or letters."
@@ -76,9 +212,11 @@ class Generation(OpenScorer, DecodingScorer):
         grader: Grader | None = None,
         **options: Any,
     ):
-        """Take the arguments of `OpenScorer`, the most tokens to decode, and a grader to share.
+        """Take the arguments of `OpenScorer`, and more; InputError where math-verify is missing.
 
-        Raises InputError where math-verify is not installed.
+        Args:
+          max_new_tokens: the most tokens to decode; the format's limit when None.
+          grader: a grader to share; one of the scorer's own when None.
         """
         super().__init__(tokenizer, format, **options)
         usual = format.max_new_tokens
@@ -104,7 +242,6 @@ class Generation(OpenScorer, DecodingScorer):
     def complete(
         self, rows: Sequence[DecodeRow], questions: Sequence[Question]
     ) -> list[Completion]:
-        """Make the completions of rows, graded against gold."""
         completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
         grades = self.grade(completions, [question.gold for question in questions])
         return [
@@ -119,7 +256,7 @@ class Generation(OpenScorer, DecodingScorer):
         return [grade is Grade.RIGHT for grade in self.grade(completions, decoys)]
 
     def grade(self, completions: Sequence[Completion], options: Sequence[str]) -> list[Grade]:
-        """Grade the answers of completions, each against an option; wrong where none is whole."""
+        """Grade completions, each against an option; wrong without a complete answer."""
         assert self.grader is not None, "a scorer that grades is used as a context manager"
         pairs = {
             i: (each.answer, option)
@@ -131,20 +268,18 @@ class Generation(OpenScorer, DecodingScorer):
 
 
 class CompletionGrader(Protocol):
-    """What ends the completions of a task, and how they are graded."""
+    """The end and the grading of completions of a task of lm-evaluation-harness."""
 
     settings: GenerationSettings
 
-    def grade(self, question: Question, text: str) -> tuple[str | None, Grade]: ...
-    def gives(self, question: Question, text: str, answer: str) -> bool: ...
+    def grade(
+        self, question: Question, text: str, gold: str | None = None
+    ) -> tuple[str | None, Grade]: ...
     def record(self) -> dict[str, Any]: ...
 
 
 class FilteredGeneration(DecodingScorer):
-    """`generation` for a task of lm-evaluation-harness that filters and grades completions itself.
-
-    Prompts are whole, as those of the harness's `generate_until`.
-    """
+    """`generation` for a task of lm-evaluation-harness, which filters and grades completions."""
 
     name = "generation"
 
@@ -158,9 +293,12 @@ class FilteredGeneration(DecodingScorer):
         context: int | None = None,
         chat: bool = False,
     ):
-        """Take the arguments of `Scorer`, the task's grader, and ids that end a text.
+        """Take the arguments of `Scorer`, and more.
 
-        `max_new_tokens` replaces the task's own limit. Raises InputError for one below 1.
+        Args:
+          grader: of the task.
+          stop_tokens: ids that end a text.
+          max_new_tokens: the most tokens to decode; the task's limit when None.
         """
         super().__init__(tokenizer, chat=chat, context=context)
         until, usual = grader.settings
@@ -178,8 +316,8 @@ class FilteredGeneration(DecodingScorer):
     ) -> list[Completion]:
         """Make the graded completions of rows.
 
-        The harness grades what the token limit cut as well; here that is recorded as truncated
-        where no answer is found in it.
+        Like the library, it grades texts that the token limit cut; they are recorded as truncated
+        only without an answer.
         """
         completions = []
         for row, question in zip(rows, questions, strict=True):
@@ -199,11 +337,59 @@ class FilteredGeneration(DecodingScorer):
         self, completions: Sequence[Completion], questions: Sequence[Question]
     ) -> list[bool]:
         return [
-            self.grader.gives(question, each.text, question.options[DECOY])
+            self.grader.grade(question, each.text, question.options[DECOY])[1] is Grade.RIGHT
             for each, question in zip(completions, questions, strict=True)
         ]
 
 
+def checked_limit(tokens: int) -> int:
+    """Return the most tokens to decode; InputError for a limit below 1."""
+    if tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1, it is {tokens}.")
+    return tokens
+
+
 def box_closed(text: str) -> bool:
-    """Say whether a text has a complete box, as if it were truncated here."""
+    """Whether a text has a complete box."""
     return "}" in text and find_answer(text, "boxed", True).complete
+
+
+def completion(
+    row: DecodeRow, stop: Stop, rule: Rule | None = None, grade: Grade | None = None
+) -> Completion:
+    """Make the completion of a row, with the answer that a rule finds in its text."""
+    text, cut = stop.text(row.tokens), row.finish == TRUNCATED
+    answer, complete = (None, not cut) if rule is None else find_answer(text, rule, cut)
+    return Completion(
+        text=text,
+        answer=answer,
+        finish=row.finish,
+        truncated=not complete,
+        grade=grade,
+        tokens=tuple(row.tokens),
+        logprob=float(np.sum(row.logprob)),
+        entropy=float(np.mean(row.entropy)) if row.entropy else math.nan,
+        certainty=float(np.mean(row.certainty)) if row.certainty else math.nan,
+    )
+
+
+def completion_verdicts(
+    completions: Sequence[Completion], decoys: np.ndarray, rows: Sequence[DecodeRow]
+) -> Verdicts:
+    """Score the completions of R rows; `decoys` [R] marks those that give the decoy.
+
+    The score of the option that was answered is the least lead of a chosen token over its rival,
+    that of the others the same with a minus sign.
+    """
+    right = np.array([each.grade is Grade.RIGHT for each in completions], bool)
+    finite = np.array([each.finish != NOT_FINITE for each in completions], bool)
+    answer = np.where(right, GOLD, np.where(decoys, DECOY, NO_ANSWER))
+    leads = [
+        min((a - b for a, b in zip(row.logprob, row.rival, strict=True)), default=0.0)
+        for row in rows
+    ]
+    nearest = np.maximum(np.array(leads, np.float32), TIE)  # a tie must have a sign
+    scores = np.stack([np.where(hit, nearest, -nearest) for hit in (right, decoys)], axis=1)
+    verdicts = Verdicts.of_scores(scores, GOLD, finite, answer=answer, outside=np.nan)
+    verdicts.completion[:] = completions
+    return verdicts

@@ -1,4 +1,8 @@
-"""`Grader`: math-verify in worker processes, which may hang, crash or run out of memory."""
+"""`Grader`: math-verify in worker processes, which may hang, crash or run out of memory.
+
+Run as a program, this module is such a worker, which loads no JAX: it reads one JSON pair
+[answer, gold] per line, and writes true, false or, if grading failed, null.
+"""
 
 import contextlib
 import enum
@@ -7,16 +11,20 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from cola_jax.errors import InputError
 
-WORKER = Path(__file__).with_name("grade_worker.py")
+WORKER = ("-m", "cola_jax.scoring.grader")
+FAILURES = (MemoryError, RecursionError)
+THIN_SPACE = re.compile(r"(?<=[0-9])(?:\\[,;:]|~)(?=[0-9]{3})")
 # math-verify reads a word as a product of letters, so that Pairs equals Paris, and a date as a
 # difference: words, dates and times of day are compared as text
 TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -40,9 +48,8 @@ class Grade(enum.Enum):
 class Grader:
     """Grade answers, each pair of answer and gold once; formulas are graded in worker processes.
 
-    If math-verify fails on a pair, or runs out of memory or time, the pair is retried once in a
-    new worker and is then `UNGRADED`; no other pair is affected. Use it as a context manager, which
-    ends the processes.
+    A pair on which math-verify fails, or runs out of memory or time, is retried once in a new
+    worker and is then `UNGRADED`. Use it as a context manager, which ends the processes.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class Grader:
         """Start the first worker, which checks that math-verify works.
 
         Args:
-          workers: number of processes; when None, the number of cores less two, but 1 to 4.
+          workers: number of processes; by default that of the cores less two, but 1 to 4.
           seconds: time limit for one pair.
           memory: address space of a worker in bytes, where the system can limit it.
           recycle: number of pairs after which a worker is replaced, since sympy's caches grow.
@@ -94,7 +101,7 @@ class Grader:
         return [self.verdicts[pair] for pair in stripped]
 
     def grade_pair(self, pair: tuple[str, str]) -> Grade:
-        """Grade a pair by its texts, or else in a worker, and again in a new one if that fails."""
+        """Grade a pair by its texts, or else in a worker; retry once in a new worker."""
         same = match_text(*pair)
         if same is not None:
             return Grade.RIGHT if same else Grade.WRONG
@@ -119,9 +126,11 @@ class GradeWorker:
     def __init__(self, seconds: float, memory: int):
         """Start the process and wait until it is ready; InputError if it does not start."""
         self.seconds, self.served = seconds, 0
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         self.process = subprocess.Popen(
-            # -P: modules in the script's folder must not shadow those that it imports
-            [sys.executable, "-P", str(WORKER), str(memory), str(seconds)],
+            # -P: modules in the working directory must not shadow the worker's imports
+            [sys.executable, "-P", *WORKER, str(memory), str(seconds)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -162,7 +171,6 @@ class GradeWorker:
             timer.join()
 
     def kill(self) -> None:
-        """Kill the process and close its pipes."""
         self.process.kill()
         with contextlib.suppress(OSError), self.process:  # buffered data can no longer be written
             pass
@@ -176,9 +184,9 @@ def check_installed() -> None:
 
 
 def match_text(answer: str, gold: str) -> bool | None:
-    """Compare an answer with a gold that is equal to it, or words, ignoring case; None for others.
+    """Compare equal texts, and words ignoring case; None where math-verify must decide.
 
-    Also None if the gold is words and the answer is not, since they may agree: 7 cm and 7.
+    So it must if only the gold has words, since they may agree: 7 cm and 7.
     """
     if not answer or answer == gold:
         return bool(answer)
@@ -198,3 +206,65 @@ def normalize(text: str) -> str:
     """Remove dollars, TeX's text commands, a final full stop, case and extra whitespace."""
     text = TEXT.sub(r"\1", text.strip().strip("$"))
     return " ".join(text.split()).rstrip(".").casefold()
+
+
+def serve(memory: int, seconds: float) -> None:
+    """Grade the pairs on stdin until it is closed."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # output of a library must not be taken for a reply
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where it cannot be limited
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    import math_verify
+
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        signal.alarm(int(2 * seconds) + 10)  # ends a worker whose parent was killed during a pair
+        verdict = grade_formulas(math_verify, *json.loads(line))
+        print(json.dumps(verdict), file=replies, flush=True)
+        signal.alarm(0)
+
+
+def grade_formulas(math_verify: Any, answer: str, gold: str) -> bool | None:
+    """Return math-verify's verdict, or None if it failed.
+
+    math-verify turns most exceptions into "not the same", MemoryError and RecursionError included,
+    so exceptions are traced, which doubles the time.
+    """
+    failed = False
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal failed
+        frame.f_trace_lines = False
+        failed = failed or (event == "exception" and issubclass(argument[0], FAILURES))
+        return watch
+
+    sys.settrace(watch)
+    try:
+        # LaTeX only: the other default extracts the last number from text that is not a formula
+        latex = [math_verify.LatexExtractionConfig()]
+        parsed = [
+            math_verify.parse(in_dollars(text), extraction_config=latex, parsing_timeout=None)
+            for text in (gold, answer)
+        ]
+        same = math_verify.verify(*parsed, timeout_seconds=None, raise_on_error=True)
+    except Exception:
+        return None
+    finally:
+        sys.settrace(None)
+    return None if failed and not same else bool(same)
+
+
+def in_dollars(text: str) -> str:
+    r"""Put a formula between dollars, where math-verify looks for it, without thin spaces.
+
+    math-verify reads 10\,000 as 10 times 000, so that an answer of 0 would be right.
+    """
+    text = text.strip().rstrip(".").strip("$").rstrip("\\ .").replace(r"\!", "")  # \$ is a price
+    return f"${THIN_SPACE.sub('', text)}$"
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), float(sys.argv[2]))

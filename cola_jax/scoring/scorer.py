@@ -1,4 +1,4 @@
-"""`Scorer`: turns questions into prompts, and what the model returns into verdicts."""
+"""`Scorer`: turns questions into prompts, and the readings of the model into verdicts."""
 
 import abc
 import contextlib
@@ -38,10 +38,8 @@ class Scorer(abc.ABC):
         """Take the model's tokenizer.
 
         Args:
-          chat: put prompts through the tokenizer's chat template.
+          chat: put prompts through the tokenizer's chat template; InputError where it has none.
           context: the longest prompt allowed, in tokens.
-
-        Raises InputError where the tokenizer has no chat template.
         """
         if chat and not tokenizer.chat_template:
             raise InputError(
@@ -54,15 +52,15 @@ class Scorer(abc.ABC):
         """Encode one question.
 
         Returns:
-          Its prompt and continuations, with the positions at which the model is read.
+          Its prompt and continuations, and the positions to read.
 
         Raises:
-          InputError: where it cannot be asked so, such as a prompt longer than the context.
+          InputError: for a question that cannot be asked so, or a prompt longer than the context.
         """
 
     @abc.abstractmethod
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
-        """Turn what the model says along C paths of one question into verdicts.
+        """Turn readings along C paths of one question into verdicts.
 
         Args:
           readings: [C, Q], at the read positions of `encoded`.
@@ -94,8 +92,9 @@ class Scorer(abc.ABC):
     ) -> list[bool | None]:
         """Run at most one path a question once more in float32, all questions at once.
 
-        With the `workload` of the batch before, a CPU compiles nothing for one in float32.
-        `completions` were decoded along the paths before; None where nothing was.
+        Args:
+          workload: of the batch before; with the same, a CPU compiles nothing.
+          completions: decoded along the paths before; None where nothing was.
 
         Returns:
           Whether each path is right; None without a path.
@@ -122,7 +121,7 @@ class Scorer(abc.ABC):
         return held
 
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
-        """Make the prompt to confirm a verdict with.
+        """Make the prompt that confirms a verdict.
 
         Returns:
           By default the same prompt.
@@ -136,10 +135,10 @@ class Scorer(abc.ABC):
         check_path_memory(config, prompts_of(batch), memory)
 
     def record(self) -> dict[str, Any]:
-        """Describe the scorer's prompts for a run's settings.
+        """Describe the prompts for a run's settings.
 
         Returns:
-          Settings by name, of types that JSON has; runs with different ones are kept apart.
+          Settings by name, as JSON has them; runs with different ones are kept apart.
         """
         return {}
 

@@ -43,8 +43,7 @@ class Share:
 class Difference:
     """The share of `first` minus the share of `second`, paired over the same n questions.
 
-    `first_only` and `second_only` count the discordant questions; those with both or neither do
-    not contribute to the difference.
+    `first_only` and `second_only` count the discordant questions.
     """
 
     first_only: int
@@ -83,7 +82,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a way of using a model changes: accuracy before and after on the same questions."""
+    """Accuracy before and after a change of the model, on the same questions."""
 
     before: Share
     after: Share

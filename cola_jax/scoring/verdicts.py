@@ -1,4 +1,4 @@
-"""Verdicts: how paths answered questions, and the completions that were graded."""
+"""`Verdicts`: the answers of paths to questions with their margins; `Completion`: a decoded one."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ NO_ANSWER = -1  # the answer of a path that is not finite, or that chose none of
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What a path decoded, and how it was graded."""
+    """A decoded text, its answer and its grade."""
 
     text: str  # up to what ended it
     answer: str | None  # found in the text, None where there is none
-    finish: str  # why it ended: see `decoder`
+    finish: str  # the reason of its end: see `decoder`
     truncated: bool  # the token limit ended it before the answer was complete
-    grade: Grade | None  # None where nothing was to be graded
+    grade: Grade | None  # None without a gold answer
     tokens: tuple[int, ...]  # the ids decoded
     logprob: float  # natural, of all of them
     entropy: float = math.nan  # of a token's distribution, in nats, mean over tokens
@@ -29,9 +29,9 @@ class Completion:
 
 
 class Verdicts(NamedTuple):
-    """How paths answered questions; fields [B, C], or [C] for one question."""
+    """The answers of paths to questions; fields [B, C], or [C] for one question."""
 
-    verdict: np.ndarray  # bool, whether the answer is right
+    verdict: np.ndarray  # bool, right or wrong
     margin: np.ndarray  # float32, score of gold minus its best rival's; -inf if not finite
     answer: np.ndarray  # int32, the option chosen, or NO_ANSWER
     scores: np.ndarray  # [..., J] float32, of every option or decoy; NaN for options not there
@@ -43,20 +43,20 @@ class Verdicts(NamedTuple):
 
     @property
     def graded(self) -> np.ndarray:
-        """False where nothing is known about the answer, as where the grader failed."""
+        """False where the grader failed, so that the answer may be right or wrong."""
         known = [each is None or each.grade in GRADED for each in self.completion.flat]
         return np.array(known, bool).reshape(self.completion.shape)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], options: int) -> "Verdicts":
-        """Make the verdicts of no evaluation, to be filled.
+        """Make verdicts to be filled.
 
         Args:
           shape: of the fields, such as [B, C].
           options: J, the options of a question.
 
         Returns:
-          Verdicts that are wrong, not finite, and have no answer.
+          Verdicts that are wrong, not finite, and without an answer.
         """
         return cls(
             verdict=np.zeros(shape, bool),
@@ -78,24 +78,23 @@ class Verdicts(NamedTuple):
         answer: np.ndarray | None = None,
         outside: float | np.ndarray = -np.inf,
     ) -> "Verdicts":
-        """Make verdicts of the scores of every option.
+        """Make verdicts of the scores of every option: right where gold is the answer.
 
         Args:
           scores: [..., J], the higher the better.
           gold: the right option, or one for each entry of the leading axes.
-          finite: whether the path was; where the scores are when None.
-          answer: the option chosen; the first of the highest score when None.
+          finite: whether a path was finite; by default whether its scores are.
+          answer: the option chosen; by default the first with the highest score.
           outside: the best score outside the options, for each entry of the leading axes; NaN
             where each option is judged alone, against 0.
 
         Returns:
-          Verdicts with fields [...]: right where gold is the answer. The margin is gold's score
-          minus that of its best rival.
+          Verdicts with fields [...]. The margin is gold's score minus that of its best rival.
         """
-        # as they are stored, so that verdicts read again from a run have the same margins
+        # float32 as in a run, so that verdicts read from it have the same margins
         scores = np.asarray(scores, np.float32).astype(np.float64)
         finite = np.asarray(np.isfinite(scores).all(axis=-1) if finite is None else finite)
-        # a path that is not finite has no order among its options; one that is not there has none
+        # scores of a path that is not finite, and of an option that is not there, mean nothing
         known = np.where(finite[..., None], np.where(np.isnan(scores), -np.inf, scores), 0.0)
         gold = np.broadcast_to(np.asarray(gold), finite.shape)
         is_gold = np.arange(scores.shape[-1]) == gold[..., None]
@@ -117,7 +116,7 @@ class Verdicts(NamedTuple):
 
     @classmethod
     def of_margins(cls, margin: ArrayLike) -> "Verdicts":
-        """Make verdicts of a metric of your own, one number for each path.
+        """Make verdicts of a metric of your own.
 
         Args:
           margin: [...], such as [B, C], the higher the better.
@@ -129,10 +128,10 @@ class Verdicts(NamedTuple):
         return cls.of_scores(np.stack([margin, np.zeros_like(margin)], axis=-1), 0)
 
     def of_target(self, target: int | np.ndarray) -> "Verdicts":
-        """Read the same evaluations with another answer as the target.
+        """Read the same evaluations with another option as the right one.
 
         Args:
-          target: the option that counts as right, or one for each entry of the leading axes.
+          target: the option, or one for each entry of the leading axes.
 
         Returns:
           Verdicts of the same shape and answers: right where the target is the answer.
@@ -152,9 +151,9 @@ class Verdicts(NamedTuple):
                 column[index] = new
 
     def take(self, index: tuple | int | slice | np.ndarray) -> "Verdicts":
-        """Take the verdicts at an index of the leading axes.
+        """Index the leading axes of every field.
 
         Returns:
-          Verdicts whose fields are those of numpy's indexing.
+          Verdicts with the axes that numpy's indexing gives.
         """
         return Verdicts(*(column[index] for column in self))

@@ -1,9 +1,4 @@
-"""The loop that every strategy runs in, a wave at a time, and its control searches.
-
-With enough perturbed networks some path gives any answer, and any answer is kept on fewer layers.
-So hits of gold are compared with those of wrong answers that the model does not give, and layers
-saved on right answers with those saved on the model's own wrong answers.
-"""
+"""The loop that every strategy runs in, a wave at a time."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -12,18 +7,18 @@ import numpy as np
 
 from cola_jax.errors import InputError, did_you_mean
 from cola_jax.execute.memory import format_bytes
-from cola_jax.identity import stable_hash
-from cola_jax.path import identity, pad_path
+from cola_jax.path import identity
 from cola_jax.question import Question
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.evaluator import ModelEvaluator, layers_in, question_batches
 from cola_jax.scoring.scorer import Evaluate
-from cola_jax.scoring.verdicts import Completion
-from cola_jax.strategies.mcts import TreeSearch
-from cola_jax.strategies.outcome import History, Outcome, Outcomes, Proposals
-from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings, TreeRules
-from cola_jax.strategies.walks import Walks
+from cola_jax.scoring.verdicts import Completion, Verdicts
+from cola_jax.strategies.controls import control_targets
+from cola_jax.strategies.outcome import ROOT, History, Leaf, Outcome, Outcomes, as_ids, as_text
+from cola_jax.strategies.rules import DEFAULT, PRESETS, Control, Rules, Settings
+from cola_jax.strategies.walks import Search, searches
 
+NO_LEAF = Leaf("")
 EDIT = 64  # bytes of an edit that fits: four integers, its start and its weight
 NODE = 400  # bytes of an evaluation and its node, beside its path
 
@@ -51,8 +46,8 @@ def search(
       simulations: evaluations per question beyond the baseline; fewer where a tree runs out of
         paths.
       leaves: C, evaluations per question and wave; larger waves use staler tree statistics.
-      seed: combined with a question's id into the random key of its tree: what a question yields
-        depends on neither the other questions nor their order.
+      seed: combined with a question's id into the random key of its search, which depends on
+        neither the other questions nor their order.
       early_stop: end a question's search once a wrong answer is right, or a right one needs fewer
         layers.
       control: wrong options for which a question that the model gets wrong is searched as well, to
@@ -61,7 +56,7 @@ def search(
       num_layers: L; needed where `evaluate` is a function of your own.
 
     Returns:
-      What was found for each question, a list that becomes a DataFrame with `to_pandas`.
+      The outcome of each question, a list that becomes a DataFrame with `to_pandas`.
 
     Raises:
       InputError: for no questions, other questions than the evaluator's, an unknown preset, counts
@@ -90,7 +85,7 @@ def search(
 
 
 def resolve(strategy: str | Rules) -> Rules:
-    """Return the preset of that name; InputError with the list of names where there is none."""
+    """Return a preset by its name; InputError with the list of names for an unknown name."""
     if not isinstance(strategy, str):
         return strategy
     if strategy not in PRESETS:
@@ -107,77 +102,73 @@ def search_batch(
 ) -> list[Outcome]:
     """Search a batch of questions in step, each for gold and for its control targets.
 
-    The searches of a question share their evaluations: only what none has evaluated before is run.
-    `answers` are the pretrained model's in all variants of each question; that of the identity path
-    when None.
+    The searches of a question share their evaluations: no path is evaluated twice. `answers` are
+    the pretrained model's in all variants of each question; that of the identity path when None.
     """
-    questions = evaluations.questions
-    root = pad_path(identity(num_layers), settings.positions(num_layers))
-    question = np.arange(len(questions))
-    target = np.array([each.answer for each in questions])
-    plain, before = evaluations.of_searches(question, target, np.tile(root, (len(questions), 1, 1)))
+    questions, positions = evaluations.questions, settings.positions(num_layers)
+    root = [Leaf(as_text(identity(num_layers)))]
+    of_gold = [History(question, question.answer, b) for b, question in enumerate(questions)]
+    record_wave(evaluations, 0, [(history, root) for history in of_gold], positions)
     if answers is None:
-        answers = [[int(answer)] for answer in plain.answer[:, 0]]
+        answers = [[int(history.verdicts[0].answer[ROOT])] for history in of_gold]
     controls = [
-        (b, j)
-        for b, each in enumerate(questions)
-        for j in control_targets(each, answers[b], settings.control)
+        History(question, target, b)
+        for b, question in enumerate(questions)
+        for target in control_targets(question, answers[b], settings.control)
     ]
-    question = np.array([*question, *(b for b, _ in controls)])
-    target = np.array([*target, *(j for _, j in controls)])
-    searched = [questions[b] for b in question]
-    kind = TreeSearch if isinstance(settings.preset, TreeRules) else Walks
-    strategy = kind(settings, [each.id for each in searched], num_layers)
-    history = History(searched, target.tolist(), root, settings.simulations + 1)
-    proposals: Proposals | None = Proposals.root(root, len(searched))
-    while proposals is not None:
-        verdicts, reused = evaluations.of_searches(question, target, proposals.paths)
-        if not history.waves:
-            reused[: len(questions)] = before  # evaluated above, for them
-        history.record(proposals, verdicts, reused)
-        strategy.update(proposals, verdicts)
-        active = ~(settings.early_stop & history.improved)
-        proposals = strategy.propose(active)
-    outcomes = history.outcomes()
-    searches = list(zip((b for b, _ in controls), outcomes[len(questions) :], strict=True))
-    return [
-        dataclasses.replace(outcome, controls=tuple(each for i, each in searches if i == b))
-        for b, outcome in enumerate(outcomes[: len(questions)])
+    record_wave(evaluations, 0, [(history, root) for history in controls], positions)
+    start, wave = searches(settings, num_layers), 0
+    running = [
+        (history, start(history.question.id, history.verdicts[0]))
+        for history in (*of_gold, *controls)
     ]
+    while running:
+        wave += 1
+        proposed = [
+            (history, search, advance(search, history.verdicts[-1] if wave > 1 else None))
+            for history, search in running
+            if not (settings.early_stop and history.improved)
+        ]
+        running = [(history, search) for history, search, leaves in proposed if leaves]
+        leaves = [(history, leaves) for history, _, leaves in proposed if leaves]
+        record_wave(evaluations, wave, leaves, positions)
+    outcomes: list[list[Outcome]] = [[] for _ in questions]
+    for history in (*of_gold, *controls):
+        outcomes[history.index].append(history.outcome())
+    return [dataclasses.replace(outcome, controls=tuple(others)) for outcome, *others in outcomes]
 
 
-def control_targets(question: Question, answers: Collection[int], control: Control) -> list[int]:
-    """Return the options that a question is searched for beside gold, in order.
-
-    None where the pretrained model gives gold in any way the question is asked: a search for gold
-    then only keeps its answer. Elsewhere the wrong options that it gives in none, since such a
-    search must start where that for gold starts; and after them, where options are offered, the
-    wrong one that it gives in all, which that search only keeps. With `one`, a hash of the
-    question's id picks one of the wrong options.
-    """
-    if control == "none" or question.answer in answers:
+def advance(search: Search, verdicts: Verdicts | None) -> list[Leaf]:
+    """Return the next wave of a search; empty at its end."""
+    try:
+        return search.send(verdicts)  # type: ignore[arg-type] # None starts a generator
+    except StopIteration:
         return []
-    options = range(len(question.options))
-    others = [j for j in options if j != question.answer and j not in answers]
-    if control == "one" and others:
-        others = [others[stable_hash(f"control {question.id}") % len(others)]]
-    kept = set(answers)
-    keeps = len(kept) == 1 and kept <= set(options) and not question.open
-    return [*others, *kept] if keeps else others
 
 
-def without_control(questions: Sequence[Question], control: Control) -> list[str]:
-    """Return the ids of questions that have no wrong answer for a control search to look for."""
-    if control == "none":
-        return []
-    return [question.id for question in questions if len(question.options) < 2]
+def record_wave(
+    evaluations: Evaluations,
+    wave: int,
+    leaves: Sequence[tuple[History, list[Leaf]]],
+    positions: int,
+) -> None:
+    """Evaluate the leaves of several searches, and record them."""
+    if not leaves:
+        return
+    width = max(len(row) for _, row in leaves)
+    texts = [leaf.path for _, row in leaves for leaf in (*row, *[NO_LEAF] * (width - len(row)))]
+    verdicts, reused = evaluations.of_searches(
+        np.array([history.index for history, _ in leaves]),
+        np.array([history.target for history, _ in leaves]),
+        as_ids(texts, positions).reshape(len(leaves), width, positions),
+    )
+    for s, (history, row) in enumerate(leaves):
+        present = slice(len(row))
+        history.record(wave, row, verdicts.take((s, present)), reused[s, present])
 
 
 def check_memory(settings: Settings, num_layers: int, searches: int, budget: int) -> None:
-    """Raise InputError for searches that together need more than `budget` bytes of the host.
-
-    It names the flag to lower.
-    """
+    """Raise InputError where searches need more than `budget` bytes of the host's memory."""
     rules, positions = settings.preset, settings.positions(num_layers)
     sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move
     skip, repeat, times, move = (min(size, positions) for size in sizes)
@@ -199,7 +190,7 @@ def check_memory(settings: Settings, num_layers: int, searches: int, budget: int
 def paths_to_confirm(
     outcomes: Sequence[Outcome],
 ) -> tuple[list[tuple[int, ...] | None], list[Completion | None]]:
-    """Return each shortest correct path, and what was decoded along it; None where none is."""
+    """Return each shortest correct path and its completion; None without one."""
     completions = [
         None if (i := outcome.shortest_correct) is None else outcome.verdicts.completion[i]
         for outcome in outcomes
@@ -213,9 +204,7 @@ def with_confirmed(outcomes: Sequence[Outcome], held: Sequence[bool | None]) -> 
 
 
 def confirm(evaluate: ModelEvaluator, outcomes: Outcomes) -> Outcomes:
-    """Run each shortest correct path once more in float32.
-
-    That is not an evaluation of the search.
+    """Run each shortest correct path once more in float32; not counted as evaluations.
 
     Args:
       evaluate: from `cola_jax.evaluator`, that of the search.

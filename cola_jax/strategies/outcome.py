@@ -1,4 +1,4 @@
-"""`Outcome`: all that a search found out about one question; `History`: how it is recorded."""
+"""`Outcome`: the results of the search of one question, and how waves of evaluations become one."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_jax.path import STOP, format_edit, format_path, unpad_path
+from cola_jax.path import format_edit, format_path
 from cola_jax.question import Question
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.strategies.rules import Settings
@@ -16,23 +16,27 @@ ROOT = 0  # the evaluation of the identity path
 NO_PARENT = -1
 
 
-class Proposals(NamedTuple):
-    """Paths that a strategy wants evaluated next, C for each of S searches."""
+class Leaf(NamedTuple):
+    """A path to evaluate, and the path and the edit that it was made from.
 
-    paths: np.ndarray  # [S, C, P], STOP alone for none
-    node: np.ndarray  # [S, C], the number of the evaluation within its search, -1 for none
-    parent: np.ndarray  # [S, C], the evaluation whose path was edited, -1 for none
-    edits: np.ndarray  # [S, C, 4], kind, start, k, amount
+    Paths are strings of a character for each layer, as `as_text` writes them: Python slices, hashes
+    and compares strings as a whole. An edit is kind, start, k and amount; zeros for none, or for
+    several at once.
+    """
 
-    @classmethod
-    def root(cls, path: np.ndarray, searches: int) -> "Proposals":
-        """Propose the identity path for every search."""
-        return cls(
-            paths=np.tile(path, (searches, 1, 1)),
-            node=np.full((searches, 1), ROOT),
-            parent=np.full((searches, 1), NO_PARENT),
-            edits=np.zeros((searches, 1, 4), np.int32),
-        )
+    path: str
+    parent: str | None = None
+    edit: Sequence[int] = (0, 0, 0, 0)
+
+
+def as_text(path: Sequence[int]) -> str:
+    """Write a path as a string of a character for each layer: 1 for layer 0, since 0 pads."""
+    return "".join(chr(1 + layer) for layer in path)
+
+
+def as_ids(paths: Sequence[str], positions: int) -> np.ndarray:
+    """Return paths as padded ids [N, P]; NumPy stores characters as their 32-bit numbers."""
+    return np.array(paths, f"U{positions}").view(np.int32).reshape(len(paths), positions) - 1
 
 
 class Again(NamedTuple):
@@ -49,7 +53,7 @@ class Again(NamedTuple):
 class Outcome:
     """The E evaluations of one search in order; the first is the identity path, the baseline.
 
-    Right is a path that gives the target: gold, or in a control search a wrong option.
+    A path is right where it gives the target: gold, or in a control search a wrong option.
     """
 
     question: Question
@@ -83,8 +87,8 @@ class Outcome:
         """Find the shortest path that is right, or wrong; where the grader failed, it is neither.
 
         Returns:
-          The index of the evaluation, of equally short ones that of the largest margin; None where
-          no path has this verdict.
+          The index of the evaluation, among equally short paths that of the largest margin; None
+          where no path has this verdict.
         """
         candidates = np.flatnonzero((self.verdicts.verdict == verdict) & self.verdicts.graded)
         if not len(candidates):
@@ -135,7 +139,7 @@ class Outcome:
         """Write the edit that made the path of evaluation i from its parent's.
 
         Returns:
-          Text such as `skip 2 at 5`; None where there were none or several edits.
+          Text such as `skip 2 at 5`; None without an edit, or for several.
         """
         return format_edit(self.edits[i]) if self.edits[i, 2] else None
 
@@ -171,58 +175,46 @@ class Outcomes(list[Outcome]):
 
 
 class History:
-    """Everything evaluated so far in S searches, at most E evaluations each."""
+    """The evaluations of one search so far, wave by wave."""
 
-    def __init__(
-        self, questions: Sequence[Question], targets: Sequence[int], root: np.ndarray, size: int
-    ):
-        """Take the question and the target of each search, the identity path [P], and E."""
-        self.questions, self.targets, self.root, self.waves = questions, targets, root, 0
-        shape = (len(questions), size)
-        self.verdicts = Verdicts.empty(shape, max(1, *(len(each.options) for each in questions)))
-        self.paths = np.full((*shape, len(root)), STOP, np.int32)
-        self.wave = np.zeros(shape, np.int32)
-        self.parent = np.full(shape, NO_PARENT, np.int32)
-        self.edits = np.zeros((*shape, 4), np.int32)
-        self.reused = np.zeros(shape, bool)
-        self.sizes = np.zeros(len(questions), int)  # evaluations of each search
+    def __init__(self, question: Question, target: int, index: int):
+        """Take the question, the option to reach, and the question's place in its batch."""
+        self.question, self.target, self.index = question, target, index
+        self.leaves: list[Leaf] = []
+        self.parents: list[int] = []
+        self.numbers: dict[str | None, int] = {}  # of the evaluations, by path
+        self.waves: list[int] = []
+        self.verdicts: list[Verdicts] = []  # of each wave
+        self.reused: list[np.ndarray] = []
+        self.improved = False
 
-    def record(self, proposals: Proposals, verdicts: Verdicts, reused: np.ndarray) -> None:
-        """Record the verdicts of a wave [S, C], and which of them were known before."""
-        index = np.nonzero(proposals.node >= 0)
-        search, node = index[0], proposals.node[index]
-        self.verdicts.put((search, node), verdicts.take(index))
-        self.paths[search, node] = proposals.paths[index]
-        self.wave[search, node] = self.waves
-        self.parent[search, node] = proposals.parent[index]
-        self.edits[search, node] = proposals.edits[index]
-        self.reused[search, node] = reused[index]
-        np.add.at(self.sizes, search, 1)
-        self.waves += 1
+    def record(
+        self, wave: int, leaves: Sequence[Leaf], verdicts: Verdicts, reused: np.ndarray
+    ) -> None:
+        """Add C evaluations: their verdicts [C], and which were known before [C]."""
+        for leaf in leaves:
+            self.parents.append(self.numbers.get(leaf.parent, NO_PARENT))
+            self.numbers[leaf.path] = len(self.leaves)
+            self.leaves.append(leaf)
+        self.waves += [wave] * len(leaves)
+        self.verdicts.append(verdicts)
+        self.reused.append(reused)
+        # the target where the model does not give it, or on fewer layers; unless the grader failed
+        # on the model's own answer, which may be either
+        plain, (root, *_) = self.verdicts[0], self.leaves
+        shorter = np.array([len(leaf.path) < len(root.path) for leaf in leaves], bool)
+        better = verdicts.verdict & (shorter | ~plain.verdict[ROOT])
+        self.improved |= bool(plain.graded[ROOT] and better.any())
 
-    @property
-    def improved(self) -> np.ndarray:
-        """Searches [S] that reached their target where the model does not, or on fewer layers.
-
-        Not those where the grader failed on the model's own answer, which may be either.
-        """
-        lengths, verdict = (self.paths != STOP).sum(axis=-1), self.verdicts.verdict
-        better = ~verdict[:, [ROOT]] | (lengths < lengths[:, [ROOT]])
-        known = self.verdicts.take((slice(None), ROOT)).graded
-        return known & np.any(verdict & better, axis=1)
-
-    def outcomes(self) -> list[Outcome]:
-        """Return the outcome of every search."""
-        return [
-            Outcome(
-                question=question,
-                target=self.targets[s],
-                paths=[unpad_path(path) for path in self.paths[s, :size]],
-                verdicts=self.verdicts.take((s, slice(size))),
-                wave=self.wave[s, :size],
-                parent=self.parent[s, :size],
-                edits=self.edits[s, :size],
-                reused=self.reused[s, :size],
-            )
-            for s, (question, size) in enumerate(zip(self.questions, self.sizes, strict=True))
-        ]
+    def outcome(self) -> Outcome:
+        """Return the outcome of the search."""
+        return Outcome(
+            question=self.question,
+            target=self.target,
+            paths=[tuple(ord(layer) - 1 for layer in leaf.path) for leaf in self.leaves],
+            verdicts=Verdicts(*map(np.concatenate, zip(*self.verdicts, strict=True))),
+            wave=np.array(self.waves, np.int32),
+            parent=np.array(self.parents, np.int32),
+            edits=np.array([leaf.edit for leaf in self.leaves], np.int32),
+            reused=np.concatenate(self.reused),
+        )

@@ -1,4 +1,4 @@
-"""Rules: everything that decides which paths a search evaluates, as data; `PRESETS` by name."""
+"""Rules: the choices of a search as data, and `PRESETS` of them by name."""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -34,7 +34,7 @@ RANGES = {  # the least and the largest value of each field of rules
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Fields that all strategies have; recorded whole with every run."""
+    """Fields of all strategies; recorded whole with every run."""
 
     name: ClassVar[str]  # of the strategy, since two may have the same fields
 
@@ -68,10 +68,10 @@ class Rules:
         return shortest, max(shortest, int(self.max_length * num_layers))
 
     def within(self, space: "Space") -> "Rules":
-        """Allow the kinds of edits of a search space alone, with their sizes here.
+        """Allow only the kinds of edits of a search space, with the sizes of these rules.
 
-        Blocks that may move are as large as those that may be skipped, by default up to four
-        places. Raises InputError where a kind that the space names is turned off.
+        Blocks as large as those skipped may move, by default up to four places. Raises InputError
+        where a kind of the space is turned off.
         """
         kinds = space.split("+")
         sizes = {"skip": self.max_skip, "repeat": self.max_repeat, "move": self.max_move or MOVE}
@@ -100,10 +100,10 @@ class TreeRules(Rules):
     reward: Literal["verdict", "margin"] = "verdict"  # 1 or 0, or the logistic of the margin
     widening: float = 2.0  # a node has at most this times visits ** widening_power children
     widening_power: float = 0.5  # the exponent of the visits in that number
-    epsilon: float = 0.0  # how often a descent ends early, at each node, with a new child
-    visits: Literal["tree", "parent"] = "tree"  # of what V counts the visits
+    epsilon: float = 0.0  # the chance, at each node, that a descent ends there with a new child
+    visits: Literal["tree", "parent"] = "tree"  # whose visits V counts
     deep_block: int | None = None  # layers of the largest block edited below the root
-    max_runs: int | None = None  # how often a path may run a layer; any number by default
+    max_runs: int | None = None  # the most runs of a layer in a path; any number by default
     ordered: bool = False  # edit from left to right: never before the parent's last edit
     block_power: float = 0.0  # blocks of k layers are drawn in proportion to k ** block_power
     exits: int = 0  # the first paths tried lack the last 1, 2, ..., `exits` layers
@@ -170,7 +170,7 @@ class InfluenceRules(Rules):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a search, beside the model and the questions."""
+    """The settings of a search, beside the model and the questions."""
 
     preset: Rules
     simulations: int
@@ -191,7 +191,7 @@ class Settings:
             raise InputError(f"the seed must be 0 or more, it is {self.seed}.")
 
     def searches(self, options: int) -> int:
-        """Return the most searches of a question with so many options, its controls included."""
+        """Return the most searches of a question with that many options, controls included."""
         most = {"none": 1, "one": 3, "all": options}[self.control]
         return max(1, min(most, options))
 
@@ -206,16 +206,12 @@ class Settings:
         return Workload(self.leaves, self.positions(num_layers))
 
 
-# `cola` is the reward, the tree value and the edits of CoLa with the design's c and lambda. The
-# paper names neither a rule of expansion nor its cap on length: children widen with the root of
-# the visits, an edit's kind is drawn before the edit, and paths have a quarter to twice L layers.
-# `cola-paper` has the paper's lambda and epsilon; its c is not published and is ours.
-# `polar` is the released search of PoLar: one child a descent but for epsilon, single layers below
-# the root, no layer more than twice, and lengths of about 0.57 to 1.22 L (a table for each model
-# there). `drllm` is the search that Dr.LLM describes, with the chain that its code makes of it.
-# `best` is ours: a margin tells before the first hit, edits from left to right share most of a
-# parent's states, runs beyond a second one mostly break the model, and so do large blocks, which
-# are drawn less often.
+# `cola`: CoLa's reward, tree value and edits; c, lambda, widening and the limits of length, which
+# the paper does not name, are ours. `cola-paper`: the paper's lambda and epsilon. `polar`: the
+# released search of PoLar, with lengths from a table for each model there. `drllm`: the search that
+# Dr.LLM describes, with the chain that its code makes of it. `best`, ours: a margin tells before
+# the first hit, edits from left to right share most of a parent's states, and more than one extra
+# run or a large block mostly breaks the model.
 DEFAULT = "best"
 PRESETS: dict[str, Rules] = {
     "best": TreeRules(

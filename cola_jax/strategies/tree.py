@@ -1,11 +1,19 @@
-"""The search tree of one question: UCB, widening, virtual visits, and what is dead."""
+"""Monte Carlo tree search of one question: UCB, widening, virtual visits, and drawing edits."""
 
+import bisect
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
-from cola_jax.strategies.outcome import NO_PARENT, ROOT
-from cola_jax.strategies.rules import TreeRules
+from cola_jax.path import SKIP, Edit, edit_table, edited, edits_fit
+from cola_jax.scoring.verdicts import Verdicts
+from cola_jax.strategies.outcome import NO_PARENT, ROOT, Leaf
+from cola_jax.strategies.rules import Rules, TreeRules
+
+DRAWS = 16  # edits drawn in a row whose paths are not new, before all are looked at
 
 
 class Tree:
@@ -13,15 +21,12 @@ class Tree:
 
     A node is made when it is selected, and pending until its verdict is backed up. The arrays are
     lists: a leaf reads and writes a few entries of them, in less time than NumPy or JAX takes for
-    one call, and however many trees there are, nothing is compiled or padded.
-
-    A path is a string of a character for each layer, which Python slices, hashes and compares as a
-    whole; `cola_jax.strategies.mcts.as_text` makes it.
+    one call. Paths are strings, as in `Leaf`.
     """
 
     def __init__(self, path: str, rules: TreeRules, num_layers: int, random: np.random.Generator):
-        """Plant the root, the given path, pending its verdict; `random` is the question's own."""
-        self.rules, self.random = rules, random
+        """Plant the root, pending its verdict; `random` is the question's own."""
+        self.rules, self.random, self.num_layers = rules, random, num_layers
         self.layer_cost = rules.length_weight / num_layers
         self.paths: list[str] = []
         self.known: set[str] = set()  # the paths
@@ -29,7 +34,7 @@ class Tree:
         self.starts: list[int] = []  # where the edits from the parents begin
         self.visits: list[int] = []  # evaluations at and below the node, pending ones included
         self.value: list[float] = []  # sum of rewards at and below the node
-        self.means: list[float] = []  # what UCB gives the node, without exploration
+        self.means: list[float] = []  # the node's UCB without exploration
         self.rates: list[float] = []  # its exploration, for a logarithm of 1
         self.grown: list[int] = []  # the number of its children
         self.children: list[list[int]] = []  # those below which there may be new paths
@@ -82,7 +87,7 @@ class Tree:
         return node
 
     def may_expand(self, node: int) -> bool:
-        """Say whether a descent ends at a node, with a new child of it."""
+        """Whether a descent ends at a node, with a new child of it."""
         if node in self.closed:
             return False
         limit = self.rules.widening * self.visits[node] ** self.rules.widening_power
@@ -99,3 +104,110 @@ class Tree:
             parent = self.parents[node]
             self.children[parent].remove(node)
             node = parent
+
+    def select(self, draws: "EditDraws", count: int) -> list[Leaf]:
+        """Add up to `count` leaves as pending nodes."""
+        leaves: list[Leaf] = []
+        while len(leaves) < count and not self.dead:
+            parent = self.descend()
+            drawn = draws.draw(self, parent)
+            if drawn is None:
+                self.close(parent)
+            else:
+                path, edit = drawn
+                self.add(path, parent, edit[1])
+                leaves.append(Leaf(path, self.paths[parent], edit))
+        return leaves
+
+    def update(self, verdicts: Verdicts) -> None:
+        """Back up the rewards of the nodes added last, in order; verdicts are [C]."""
+        of_margin, first = self.rules.reward == "margin", len(self.paths) - len(verdicts.verdict)
+        rewards = (expit(verdicts.margin) if of_margin else verdicts.verdict).tolist()
+        for node, reward in enumerate(rewards, first):
+            penalty = self.rules.length_penalty * len(self.paths[node]) / self.num_layers
+            self.back_up(node, reward - penalty)
+
+
+class WeightedEdits(NamedTuple):
+    """Edits in the order of their starts, each drawn in proportion to its weight."""
+
+    edits: np.ndarray  # [A, 4]
+    starts: list[int]
+    sums: list[float]  # of the weights up to each edit
+
+    @classmethod
+    def of(cls, edits: np.ndarray, power: float) -> "WeightedEdits":
+        """Give edits of blocks of k layers the weight k ** power."""
+        return cls(edits, edits[:, 1].tolist(), np.cumsum(edits[:, 2] ** float(power)).tolist())
+
+    def draw(self, start: int, random: np.random.Generator) -> list[int]:
+        """Draw one of the edits from a start on, of which there must be one."""
+        first = bisect.bisect_left(self.starts, start)
+        low = self.sums[first - 1] if first else 0.0
+        chosen = bisect.bisect_right(self.sums, low + random.random() * (self.sums[-1] - low))
+        return self.edits[min(chosen, len(self.sums) - 1)].tolist()
+
+
+class EditDraws(dict[tuple[int, float], list[WeightedEdits]]):
+    """Draw edits: by a path's length and the largest block, those that fit, of each kind."""
+
+    def __init__(self, rules: TreeRules, positions: int, num_layers: int):
+        super().__init__()
+        self.rules, self.lengths = rules, rules.lengths(num_layers)
+        rows = np.stack(table_of(rules, positions), axis=1)
+        self.rows = rows[np.argsort(rows[:, 1], kind="stable")]
+
+    def __missing__(self, key: tuple[int, float]) -> list[WeightedEdits]:
+        length, largest = key
+        table = Edit(*self.rows.T)
+        fits = edits_fit(length, table, *self.lengths) & (table.k <= largest)
+        of_kind = [self.rows[fits & (table.kind == kind)] for kind in np.unique(table.kind[fits])]
+        self[key] = [WeightedEdits.of(rows, self.rules.block_power) for rows in of_kind]
+        return self[key]
+
+    def draw(self, tree: Tree, node: int) -> tuple[str, Sequence[int]] | None:
+        """Draw an edit of a node's path that makes a new path of the tree.
+
+        The kind is drawn first and evenly, then the edit among those of its kind: there are four
+        times as many repeats as skips, and drawing from all would hardly try a skip. An edit is
+        drawn in proportion to its k to the rules' `block_power`. At the root the rules' early exits
+        come before all other edits. Returns the path and the edit; None where there is none.
+        """
+        rules, path = self.rules, tree.paths[node]
+
+        def new_path(edit: Sequence[int]) -> str | None:
+            child, (_, start, k, _) = edited(path, edit), edit
+            if child in tree.known:
+                return None
+            if rules.max_runs is None:
+                return child
+            # only the layers of the block may run more often than before
+            runs = max(map(child.count, path[start : start + k]))
+            return child if runs <= rules.max_runs else None
+
+        exits = min(rules.exits, len(path) - self.lengths[0]) if node == ROOT else 0
+        for k in range(1, exits + 1):
+            edit = (SKIP, len(path) - k, k, 0)
+            if child := new_path(edit):
+                return child, edit
+        start = tree.starts[node] if rules.ordered else 0
+        largest = rules.deep_block if node != ROOT and rules.deep_block else math.inf
+        kinds = [edits for edits in self[len(path), largest] if edits.starts[-1] >= start]
+        while kinds:
+            edits = kinds.pop(int(tree.random.random() * len(kinds)))
+            for _ in range(DRAWS):
+                edit = edits.draw(start, tree.random)
+                if child := new_path(edit):
+                    return child, edit
+            # few or none are new, and one of them is as likely as if it had been drawn by chance
+            new = [edit for edit in edits.edits.tolist() if edit[1] >= start and new_path(edit)]
+            if new:
+                edit = WeightedEdits.of(np.array(new), rules.block_power).draw(start, tree.random)
+                return edited(path, edit), edit
+        return None
+
+
+def table_of(rules: Rules, positions: int) -> Edit:
+    """List the edits of a search, as `edit_table`."""
+    sizes = rules.max_skip, rules.max_repeat, rules.max_times, rules.max_move, rules.max_move_block
+    return edit_table(positions, *sizes)

@@ -1,4 +1,4 @@
-"""Walks: searches without a tree, each a generator that yields paths and is sent results."""
+"""Walks: searches as generators that yield the paths of a wave and are sent their verdicts."""
 
 import operator
 from collections.abc import Callable, Generator, Sequence
@@ -8,10 +8,9 @@ import numpy as np
 
 from cola_jax.errors import InputError
 from cola_jax.identity import random_of
-from cola_jax.path import FittingEdits, edited, pad_lists, unpad_path
+from cola_jax.path import FittingEdits, edited, identity
 from cola_jax.scoring.verdicts import Verdicts
-from cola_jax.strategies.mcts import NOTHING, table_of
-from cola_jax.strategies.outcome import NO_PARENT, ROOT, Proposals
+from cola_jax.strategies.outcome import Leaf, as_text
 from cola_jax.strategies.rules import (
     BeamRules,
     EnumerateRules,
@@ -21,45 +20,40 @@ from cola_jax.strategies.rules import (
     RandomRules,
     Rules,
     Settings,
+    TreeRules,
 )
+from cola_jax.strategies.tree import EditDraws, Tree, table_of
 
-Path = tuple[int, ...]
 ROUND = 16  # paths that a walk without feedback asks for at a time
 TRIES = 100  # rounds after which a walk ends
 MARGIN = operator.attrgetter("margin")
+
+# yields the leaves of a wave, and is sent their verdicts [C]; ends without new paths
+Search = Generator[list[Leaf], Verdicts, None]
 
 
 class Result(NamedTuple):
     """A path that was evaluated."""
 
-    path: Path
+    path: str
     margin: float
 
 
-class Child(NamedTuple):
-    """A path that a walk wants evaluated, and the edit that made it from another, if one did."""
-
-    path: Path
-    parent: Path | None = None
-    edit: np.ndarray | None = None  # [4], kind, start, k, amount
-
-
-# Yields paths, any number at a time, and is sent their results, without those that had been
-# evaluated before; ends where it knows no more.
-Walk = Generator[Sequence[Child], Sequence[Result], None]
+# Yields paths, any number at a time, and is sent the results of those that are new.
+Walk = Generator[Sequence[Leaf], Sequence[Result], None]
 
 
 class Start(NamedTuple):
-    """What a walk starts from: the identity path's verdict, and the edits it may use."""
+    """The start of a walk: the identity path's verdict, and the edits it may use."""
 
     identity: Result
     random: np.random.Generator  # the question's own
     fitting: FittingEdits
 
-    def child(self, path: Path) -> Child:
+    def child(self, path: str) -> Leaf:
         """Apply a random edit; returns the same path where none fits."""
         edit = self.fitting.draw(len(path), self.random)
-        return Child(path) if edit is None else Child(edited(path, edit), path, edit)
+        return Leaf(path) if edit is None else Leaf(edited(path, edit), path, edit.tolist())
 
 
 def random(start: Start, rules: RandomRules) -> Walk:
@@ -73,7 +67,7 @@ def single_edits(start: Start, rules: EnumerateRules) -> Walk:
     path, fitting = start.identity.path, start.fitting
     fits = np.sort(np.concatenate([[], *fitting[len(path)].values()]).astype(int))
     edits = start.random.permutation(np.stack(fitting.table, axis=1)[fits])  # [A, 4]
-    yield [Child(edited(path, edit), path, edit) for edit in edits]
+    yield [Leaf(edited(path, edit), path, edit) for edit in edits.tolist()]
 
 
 def beam(start: Start, rules: BeamRules) -> Walk:
@@ -98,7 +92,7 @@ def evolution(start: Start, rules: EvolutionRules) -> Walk:
 def prefixes(start: Start, rules: ExitRules) -> Walk:
     """Try every prefix of the layers, the longest first."""
     path = start.identity.path
-    yield [Child(path[:n], path) for n in range(len(path) - 1, start.fitting.shortest - 1, -1)]
+    yield [Leaf(path[:n], path) for n in range(len(path) - 1, start.fitting.shortest - 1, -1)]
 
 
 def without_least(start: Start, rules: InfluenceRules) -> Walk:
@@ -108,19 +102,19 @@ def without_least(start: Start, rules: InfluenceRules) -> Walk:
             "the order of the layers is not known: give `order`, the layers by their "
             "cola_jax.execute.reference.block_influence."
         )
-    path = start.identity.path
+    path, order = start.identity.path, as_text(rules.order)
     yield [
-        Child(tuple(layer for layer in path if layer not in rules.order[:n]), path)
+        Leaf("".join(layer for layer in path if layer not in order[:n]), path)
         for n in range(1, len(path) - start.fitting.shortest + 1)
     ]
 
 
-def mutated(start: Start, path: Path, most: int, *, exactly: bool = False) -> Child:
-    """Apply one to `most` random edits, or that many; names the edit where it is one."""
+def mutated(start: Start, path: str, most: int, *, exactly: bool = False) -> Leaf:
+    """Apply one to `most` random edits, or that many; the child of one edit names it."""
     count = most if exactly else int(start.random.integers(1, most + 1))
     child = start.child(path)
     for _ in range(count - 1):
-        child = Child(start.child(child.path).path, path)
+        child = Leaf(start.child(child.path).path, path)
     return child
 
 
@@ -134,71 +128,52 @@ WALKS: dict[type[Rules], Callable[[Start, Any], Walk]] = {
 }
 
 
-def paced(
-    settings: Settings, random: np.random.Generator, fitting: FittingEdits
-) -> Generator[list[tuple[int, int, Child]], list[Result], None]:
-    """Run a walk of one question: yield new paths, at most `leaves` at a time, within the budget.
+def searches(settings: Settings, num_layers: int) -> Callable[[str, Verdicts], Search]:
+    """Return a function that starts the search of a question.
 
-    Each has its number and that of its parent. The walk is sent the results of what was yielded
-    last, and at first, for nothing, that of the identity path.
+    It takes the question's id and the identity path's verdict [1]; the searches share a table of
+    edits. Each draws from a generator of its own, of the seed and the id.
     """
-    (identity,) = yield []
-    walk = WALKS[type(settings.preset)](Start(identity, random, fitting), settings.preset)
-    number: dict[Path | None, int] = {identity.path: ROOT}
-    results: Any = None
-    while len(number) <= settings.simulations:
+    rules, positions = settings.preset, settings.positions(num_layers)
+    root = as_text(identity(num_layers))
+    if isinstance(rules, TreeRules):
+        draws = EditDraws(rules, positions, num_layers)
+
+        def start(id: str, verdict: Verdicts) -> Search:
+            tree = Tree(root, rules, num_layers, random_of(settings.seed, id))
+            return grow(tree, draws, verdict, settings)
+
+        return start
+    fitting = FittingEdits(table_of(rules, positions), *rules.lengths(num_layers))
+
+    def start_walk(id: str, verdict: Verdicts) -> Search:
+        identity_path = Result(root, float(verdict.margin[0]))
+        state = Start(identity_path, random_of(settings.seed, id), fitting)
+        return paced(WALKS[type(rules)](state, rules), root, settings)
+
+    return start_walk
+
+
+def grow(tree: Tree, draws: EditDraws, verdicts: Verdicts, settings: Settings) -> Search:
+    """Grow a tree, a wave at a time, within the budget; `verdicts` are the root's."""
+    tree.update(verdicts)
+    size = settings.simulations + 1
+    while leaves := tree.select(draws, min(settings.leaves, size - len(tree.paths))):
+        tree.update((yield leaves))
+
+
+def paced(walk: Walk, root: str, settings: Settings) -> Search:
+    """Yield the new paths of a walk, at most `leaves` at a time, within the budget."""
+    seen, results = {root}, None
+    while len(seen) <= settings.simulations:
         try:
-            children = walk.send(results)
+            leaves = walk.send(results)  # type: ignore[arg-type] # None starts a generator
         except StopIteration:
             return
-        new = {child.path: child for child in children if child.path not in number}
-        left, results = list(new.values())[: settings.simulations + 1 - len(number)], []
+        new = {leaf.path: leaf for leaf in leaves if leaf.path not in seen}
+        left, results = list(new.values())[: settings.simulations + 1 - len(seen)], []
+        seen.update(leaf.path for leaf in left)
         for first in range(0, len(left), settings.leaves):
-            wave = []
-            for child in left[first : first + settings.leaves]:
-                number[child.path] = len(number)
-                wave.append((number[child.path], number.get(child.parent, ROOT), child))
-            results += yield wave
-
-
-class Walks:
-    """Run a generator of paths for each search, a wave at a time."""
-
-    def __init__(self, settings: Settings, ids: Sequence[str], num_layers: int):
-        """Start a walk for each of the questions with these ids."""
-        rules, self.positions = settings.preset, settings.positions(num_layers)
-        fitting = FittingEdits(table_of(rules, self.positions), *rules.lengths(num_layers))
-        self.walks = [paced(settings, random_of(settings.seed, id), fitting) for id in ids]
-        self.results: list[list[Result]] = [[] for _ in ids]  # of the last wave
-        for walk in self.walks:
-            next(walk)  # to where it waits for the identity path's result
-
-    def propose(self, active: np.ndarray) -> Proposals | None:
-        """Return the next wave of the active searches [S]; None where all have ended."""
-        waves = [self.advance(s) if runs else [] for s, runs in enumerate(active.tolist())]
-        shape = len(waves), max(map(len, waves), default=0)
-        if not shape[1]:
-            return None
-        rows = [[child.path for _, _, child in wave] for wave in waves]
-        node, parent = np.full(shape, NOTHING), np.full(shape, NO_PARENT)
-        edits = np.zeros((*shape, 4), np.int32)
-        for s, wave in enumerate(waves):
-            for c, (number, of_parent, child) in enumerate(wave):
-                node[s, c], parent[s, c] = number, of_parent
-                edits[s, c] = 0 if child.edit is None else child.edit
-        return Proposals(pad_lists(rows, self.positions), node, parent, edits)
-
-    def advance(self, search: int) -> list[tuple[int, int, Child]]:
-        """Return the next paths of a search; none where its walk has ended."""
-        try:
-            return self.walks[search].send(self.results[search])
-        except StopIteration:
-            return []
-
-    def update(self, proposals: Proposals, verdicts: Verdicts) -> None:
-        """Take the verdicts [S, C] of a wave; the first is that of the identity path."""
-        present, margins = proposals.node != NOTHING, verdicts.margin.tolist()
-        self.results = [
-            [Result(unpad_path(paths[c]), margins[s][c]) for c in np.flatnonzero(present[s])]
-            for s, paths in enumerate(proposals.paths)
-        ]
+            wave = left[first : first + settings.leaves]
+            margins = (yield wave).margin.tolist()
+            results += [Result(x.path, margin) for x, margin in zip(wave, margins, strict=True)]

@@ -1,13 +1,13 @@
 """Generated arithmetic in five levels of difficulty, for models too small for GSM8K.
 
-A question is a pure function of (seed, level, index): the same on every machine and version of
-Python, and independent of how many are generated.
+A question is a pure function of seed, level and index: the same on every machine, and independent
+of how many are generated.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cola_jax.errors import InputError
 from cola_jax.identity import stable_hash
@@ -16,8 +16,7 @@ from cola_jax.question import Question, open_question
 DEFAULT_LIMIT = 100  # questions
 
 
-@dataclasses.dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """The operands and signs of a level; no result is negative."""
 
     first: range
@@ -25,7 +24,7 @@ class Level:
     signs: str
 
     def count(self, sign: str) -> int:
-        """Count the distinct questions with that sign."""
+        """Count the distinct questions with a sign."""
         if sign == "-" and self.first == self.second:  # the smaller is subtracted from the larger
             return len(self.first) * (len(self.first) + 1) // 2
         return len(self.first) * len(self.second)
@@ -33,15 +32,13 @@ class Level:
     @property
     def size(self) -> int:
         """The number of distinct questions."""
-        return sum(self.count(sign) for sign in self.signs)
+        return sum(map(self.count, self.signs))
 
     def question(self, number: int) -> tuple[int, str, int]:
         """Return the operands and the sign of question `number`, 0..size-1."""
         sign = self.signs[0]
-        for sign in self.signs:
-            if number < self.count(sign):
-                break
-            number -= self.count(sign)
+        if number >= self.count(sign):
+            number, sign = number - self.count(sign), self.signs[1]
         if sign == "-" and self.first == self.second:
             row = (math.isqrt(8 * number + 1) - 1) // 2
             return self.first[row], sign, self.second[number - row * (row + 1) // 2]
@@ -64,10 +61,10 @@ def arithmetic(
     *,
     purpose: str = "questions",
 ) -> list[Question]:
-    """Generate questions of one level, or of all five interleaved, as many as there are.
+    """Generate distinct questions of one level, or of all five interleaved, as long as they last.
 
-    Where a level has no more questions, the others continue. `purpose` selects a stream of its own
-    for questions and for shots. Raises InputError for a level that does not exist.
+    `purpose` selects a stream: questions and shots have their own. Raises InputError for an unknown
+    level.
     """
     if level not in (None, *TABLE):
         raise InputError(f"level must be 1 to 5 for the arithmetic task, got {level}.")
@@ -93,5 +90,5 @@ def make_question(level: int, number: int) -> Question:
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
     metadata = (("arithmetic_level", str(level)),)
     return open_question(
-        f"arithmetic/{level}/{a}{sign}{b}", f"{a} {sign} {b}", str(value), None, metadata
+        f"arithmetic/{level}/{a}{sign}{b}", f"{a} {sign} {b}", str(value), metadata=metadata
     )

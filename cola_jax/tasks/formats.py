@@ -1,18 +1,25 @@
-"""Formats: the prompt of an open question, and how a completion gives the answer."""
+"""Formats: the prompt of an open question, the shots in it, and how a completion is read."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cola_jax.errors import InputError, shown
-from cola_jax.question import Question
+from cola_jax.question import Question, content
 from cola_jax.scoring.answer import Rule, find_answer
+from cola_jax.tasks import registry
+from cola_jax.tasks.arithmetic import arithmetic
+from cola_jax.tasks.harness import SEED
+from cola_jax.tasks.load import find_task, read_questions
+from cola_jax.tasks.registry import Task
+from cola_jax.tasks.sources import hub_rows, read_rows
 
 if TYPE_CHECKING:
     from cola_jax.scoring import Generation
 
-# Placeholders of the gold answer and the worked solution in `Format.reply`. They are replaced by
-# str.replace, since str.format would take the braces of an answer for fields.
+# placeholders in `Format.reply`; str.format would take the braces of an answer for fields
 ANSWER, SOLUTION = "<ANSWER>", "<SOLUTION>"
 REPLIES = {  # the completion in which a rule finds an answer
     "boxed": "\\boxed{{{}}}",
@@ -22,7 +29,9 @@ REPLIES = {  # the completion in which a rule finds an answer
     "line": "{}\n",
 }
 NUMBERS = ("hashes", "number")  # rules that find a number, which may be written otherwise
-AROUND = "$. \n"  # what does not matter around an answer
+AROUND = "$. \n"  # ignored around an answer
+# kinds whose questions may be shown before another
+ALIKE = ({"math", "dart"}, {registry.ARITHMETIC, *registry.OWN})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Format:
 
     @property
     def shows_work(self) -> bool:
-        """Say whether an answer includes a worked solution: many completions are correct."""
+        """Whether an answer includes a worked solution: many completions are correct."""
         return SOLUTION in self.reply
 
     def ask(self, question: Question, shots: Sequence[Question] = ()) -> str:
@@ -50,15 +59,14 @@ class Format:
 
         Raises InputError for a shot without a solution if the format shows solutions.
         """
-        shots_shown = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
-        return self.instruction + self.between.join([*shots_shown, self.opening(question)])
+        answered = [self.opening(shot) + self.answer(shot, shot.gold) for shot in shots]
+        return self.instruction + self.between.join([*answered, self.opening(question)])
 
     def opening(self, question: Question) -> str:
-        """Return a question with the text before and after it."""
         return self.before + question.text + self.after
 
     def answer(self, question: Question, answer: str) -> str:
-        """Return what follows a question if that is its answer."""
+        """Return the text of an answer after a question."""
         reply = self.reply
         if self.shows_work:
             if not question.solution:
@@ -72,10 +80,10 @@ class Format:
         return reply.replace(ANSWER, answer)
 
     def completion(self, question: Question, answer: str, *, chat: bool = False) -> str:
-        """Return the completion that gives that answer, with its stop string.
+        """Return the completion that gives an answer, with its stop string.
 
-        A chat's reply has no leading space and ends with the template's own token, which is not
-        part of the text. Raises InputError for a format that shows its work.
+        A chat's reply has no leading space, and ends with a token of the template, not a text.
+        Raises InputError for a format that shows its work.
         """
         if self.shows_work:
             raise InputError(
@@ -146,7 +154,7 @@ FORMATS = {  # by the kind of a task's rows; the first one is the default
 
 
 def format_of(kind: str, name: str | None = None) -> Format:
-    """Return the format of that name for a kind, or its default; InputError if it has none."""
+    """Return the format of a kind by its name, or the default; InputError for unknown names."""
     if kind not in FORMATS:
         raise InputError(
             f"{kind} questions are multiple choice: use the scorer `letter` or `options`."
@@ -161,8 +169,8 @@ def format_of(kind: str, name: str | None = None) -> Format:
 def check_answerable(questions: Iterable[Question], scorer: "Generation", tokenizer: Any) -> None:
     """Raise InputError that names a question whose answer no completion can give.
 
-    Either the rule does not find it in the completion that states it, a stop string ends the
-    completion within it, or it is far longer than what is decoded.
+    The rule does not find it in the completion that states it, a stop string ends the completion
+    within it, or it is far longer than `max_new_tokens`.
     """
     for question in questions:
         gold, rule = question.gold, scorer.rule
@@ -182,3 +190,147 @@ def check_answerable(questions: Iterable[Question], scorer: "Generation", tokeni
                 f"question {question.id}: the answer {shown(gold)} has {size} tokens, but at most "
                 f"{scorer.max_new_tokens} are decoded: raise --max-new-tokens."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """The questions shown before each question: never that question itself.
+
+    They depend on the question and, where they are drawn, on its place in its split: not on the
+    number of questions.
+    """
+
+    source: str
+    count: int
+    pool: Mapping[str | None, Sequence[Question]]  # by subject, if that matters
+    by_subject: bool = False
+    drawn: Mapping[str, Sequence[Question]] | None = None  # by the id of the question asked
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, question: Question) -> list[Question]:
+        """Return the questions shown before a question; InputError where there are too few."""
+        subject = question.get("subject") if self.by_subject else None
+        drawn = () if self.drawn is None else self.drawn.get(question.id, ())
+        rest = (shot for shot in self.pool.get(subject, ()) if shot not in drawn)
+        # as in lm-evaluation-harness, another row may be shown that reads like the question
+        alike = self.drawn is not None or self.by_subject
+        others = (
+            shot
+            for shot in itertools.chain(drawn, rest)
+            if shot.id != question.id and (alike or content(shot) != content(question))
+        )
+        shots = list(itertools.islice(others, self.count))
+        if len(shots) < self.count:
+            about = f" of the subject {subject}" if subject else ""
+            raise InputError(
+                f"{self.source} has {len(shots)} questions{about} to show before question "
+                f"{question.id}, but {self.count} shots are wanted: lower the number of shots, or "
+                "give a longer file of shots."
+            )
+        return shots
+
+    def record(self, first: Question) -> dict[str, Any]:
+        """Return the record of the shots: those of the first question, and the seed."""
+        shots: dict[str, Any] = {"shots": [shot.id for shot in self(first)]}
+        return shots if self.drawn is None else shots | {"fewshot_seed": SEED}
+
+
+def load_shots(
+    name: str,
+    count: int,
+    *,
+    shots_file: str | None = None,
+    questions: Sequence[Sequence[Question]] = (),
+    level: int | None = None,
+    subject: str | None = None,
+    hub: str | None = None,
+    seed: int = 0,
+) -> Shots:
+    """Load `count` questions to show before each question of a task.
+
+    They are the first of `shots_file`, or else of the task's own training split (of MMLU the first
+    of the same subject in `dev`), or of the generator of the arithmetic task. Those of ARC are
+    drawn for each question, as lm-evaluation-harness does.
+
+    Args:
+      questions: of each source, in order, for which shots are drawn or checked.
+      level: of arithmetic.
+      subject: of MMLU, where its own subset is enough.
+      hub: the data set of the training split.
+      seed: of arithmetic.
+
+    Raises:
+      InputError: for a file of questions without a file of shots, a file with other fields than
+        the task's, or too few shots.
+    """
+    if count < 0:
+        raise InputError(f"the number of shots must be at least 0, got {count}.")
+    if count == 0:
+        if shots_file is not None:
+            raise InputError(
+                f"the shots in {shots_file} would not be shown, since the number of shots is 0: "
+                "give the number of shots."
+            )
+        return Shots(name, 0, {})
+    task, drawn = find_task(name), None
+    if shots_file is not None:
+        every = shots_of_file(task, shots_file)
+    elif task.name == registry.ARITHMETIC:
+        every = iter(arithmetic(level, count + 1, seed, purpose="shots"))
+    else:
+        every = shots_of_split(task, hub, subject)
+    pool: dict[str | None, list[Question]] = {}
+    if task.kind == "mmlu":
+        for question in every:
+            pool.setdefault(question.get("subject"), []).append(question)
+    elif task.kind == "arc" and shots_file is None:
+        pool[None] = list(every)
+        drawn = draw(pool[None], count, questions)
+    else:  # one more, for a question that is among them
+        distinct: dict[tuple[str, ...], Question] = {}
+        while len(distinct) <= count and (question := next(every, None)) is not None:
+            distinct.setdefault(content(question), question)
+        pool[None] = list(distinct.values())
+    shots = Shots(shots_file or name, count, pool, task.kind == "mmlu", drawn)
+    for question in itertools.chain(*questions):
+        shots(question)  # raises where there are too few
+    return shots
+
+
+def draw(
+    pool: Sequence[Question], count: int, sources: Sequence[Sequence[Question]]
+) -> dict[str, list[Question]]:
+    """Draw shots for each question as lm-evaluation-harness's default sampler does."""
+    drawn: dict[str, list[Question]] = {}
+    for questions in sources:
+        generator = random.Random(SEED)
+        for question in questions:
+            drawn[question.id] = generator.sample(pool, min(count, len(pool)))
+    return drawn
+
+
+def shots_of_file(task: Task, file: str) -> Iterator[Question]:
+    """Yield the questions of a file of shots, in order."""
+    shown = find_task(file)
+    kinds = {shown.kind, task.kind}
+    if shown.name in registry.TASKS or not (
+        len(kinds) == 1 or any(kinds <= group for group in ALIKE)
+    ):
+        raise InputError(
+            f"the shots in {file} are {shown.kind} questions, but {task.name} asks {task.kind} "
+            "questions: give a file with the task's own fields."
+        )
+    return read_questions(shown.kind, read_rows(file))
+
+
+def shots_of_split(task: Task, hub: str | None, subject: str | None) -> Iterator[Question]:
+    """Yield the questions of the split with a task's shots, in order."""
+    if not task.hub:
+        raise InputError(
+            f"{task.name} is a file of questions to ask, and has none to show: give a file of "
+            "shots, or ask for 0 shots."
+        )
+    source = registry.TASKS[task.shots_of or task.name]
+    return read_questions(source.kind, hub_rows(source, source.shots, hub, subject))

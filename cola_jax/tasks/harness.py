@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: its prompts, choices, shots, filters and metrics, not copies."""
+"""Tasks of lm-evaluation-harness, with its prompts, choices, shots, filters and metrics."""
 
 import copy
 import functools
@@ -16,8 +16,8 @@ from cola_jax.scoring.answer import GenerationSettings, read_gen_kwargs
 from cola_jax.scoring.grader import Grade
 
 SEED = 1234  # of its shots, as lm-evaluation-harness draws them
-MAX_GEN_TOKS = 256  # of a task that names no limit, as in lm-evaluation-harness's model `hf`
-NO_MATCH = "[invalid]"  # what its regular expressions find where nothing matches
+MAX_GEN_TOKS = 256  # default limit, as in lm-evaluation-harness's model `hf`
+NO_MATCH = "[invalid]"  # result of its regular expressions where nothing matches
 METRICS = ("exact_match", "em", "acc", "accuracy", "prompt_level_strict_acc")  # yes or no
 
 
@@ -30,7 +30,6 @@ def manager() -> Any:
 
 
 def is_installed() -> bool:
-    """Say whether the library is installed."""
     return importlib.util.find_spec("lm_eval") is not None
 
 
@@ -40,7 +39,7 @@ def task_names() -> list[str]:
 
 
 def is_open(name: str) -> bool:
-    """Say whether a task decodes; InputError for one that neither chooses nor decodes."""
+    """Whether a task decodes; InputError for a task that neither chooses nor decodes."""
     entry = manager().task_index.get(name)
     config = (entry and entry.cfg) or {}
     kind = config.get("output_type")
@@ -57,9 +56,14 @@ def is_open(name: str) -> bool:
 
 @functools.cache
 def load_task(name: str, hub: str | None = None, rule: str | None = None) -> "HarnessTask":
-    """Load a task, its data set from `hub` where that is given; `rule` is one of its filters.
+    """Load a task.
 
-    Raises InputError where that fails, and for a task that cannot be searched.
+    Args:
+      hub: id or local directory of its data set; the task's own when None.
+      rule: one of its filters; the first when None.
+
+    Raises:
+      InputError: where loading fails, and for a task that cannot be searched.
     """
     task = load_raw(name, hub)
     return DecodingTask(name, task, rule) if is_open(name) else ChoiceTask(name, task)
@@ -84,7 +88,6 @@ class HarnessTask:
     """A task of lm-evaluation-harness and the rows of its evaluation split."""
 
     def __init__(self, name: str, task: Any):
-        """Take a loaded task; InputError where it needs images or sound, or runs code."""
         self.name, self.task = name, task
         for flag, why in (("MULTIMODAL", "needs images or sound"), ("UNSAFE_CODE", "runs code")):
             if getattr(task, flag, False):
@@ -92,7 +95,7 @@ class HarnessTask:
         self.rows = task.eval_docs
 
     def refusal(self, why: str) -> InputError:
-        """Return the error that says why the task cannot be searched."""
+        """Make the error for a task that cannot be searched."""
         return InputError(
             f"{self.name} of lm-evaluation-harness {why} cannot be searched: use `cola lm-eval` "
             "with a path, or a file of your own."
@@ -158,16 +161,10 @@ class ChoiceTask(HarnessTask):
 class DecodingTask(HarnessTask):
     """A task that decodes, and the grader of its completions, with the library's code.
 
-    The answer of a completion is found by one of the task's filters, and judged by the first of
-    METRICS that the task has.
+    A filter of the task finds the answer, and the first of METRICS that the task has judges it.
     """
 
     def __init__(self, name: str, task: Any, rule: str | None = None):
-        """Take a loaded task, and the name of one of its filters; the first when None.
-
-        Raises InputError for a filter that it does not have, and where it samples, has no metric
-        that says yes or no, or cannot grade in a thread.
-        """
         super().__init__(name, task)
         filters = {each.name: each for each in task._filters}
         rule = next(iter(filters)) if rule is None else rule
@@ -191,7 +188,7 @@ class DecodingTask(HarnessTask):
         self.check_grading()
 
     def read_settings(self, number: int, row: Any, prompt: str) -> GenerationSettings:
-        """Read what ends a completion from the request that the task makes of a row."""
+        """Read how a completion ends from the task's request for a row."""
         request = self.task.construct_requests(doc=row, ctx=prompt, metadata=(self.name, number, 1))
         if isinstance(request, list) or request.request_type != "generate_until":
             raise self.refusal("makes several requests of a question, so it")
@@ -204,7 +201,8 @@ class DecodingTask(HarnessTask):
         with ThreadPoolExecutor(1) as thread:
             try:
                 answer = self.filtered(row, self.target(row))
-                value = thread.submit(self.value, row, answer).result()
+                value = thread.submit(self.task.process_results, row, [answer]).result()
+                value = value[self.metric]
             except Exception as error:
                 raise self.refusal(f"fails to grade ({first_line(error)}), so it") from error
         if grade_of(value) is Grade.UNGRADED:
@@ -228,46 +226,35 @@ class DecodingTask(HarnessTask):
             target = target[0] if target else ""
         return str(target).strip()
 
-    def row(self, question: Question) -> Any:
-        """Return the row of a question."""
-        return self.rows[int(question.id.rpartition("/")[2])]
+    def grade(
+        self, question: Question, text: str, gold: str | None = None
+    ) -> tuple[str | None, Grade]:
+        """Return the answer of a completion, None without an answer, and its grade.
 
-    def grade(self, question: Question, text: str) -> tuple[str | None, Grade]:
-        """Return the answer that a completion gives, and its grade."""
-        with self.lock:
-            return self.grade_row(self.row(question), text)
-
-    def grade_row(self, row: Any, text: str) -> tuple[str | None, Grade]:
-        """Grade a completion of a row; UNGRADED where the library fails."""
-        try:
-            filtered = self.filtered(row, text)
-            return text_of(filtered), grade_of(self.value(row, filtered))
-        except Exception:  # of any task's own code
-            return None, Grade.UNGRADED
-
-    def gives(self, question: Question, text: str, answer: str) -> bool:
-        """Say whether a completion gives another answer than gold.
-
-        The task's metric compares the two, with that answer in the place of gold; their texts are
-        compared where the task has a code of its own for it, which knows gold alone.
+        The task's metric compares it with `gold`, by default the task's own. A task that grades
+        with code of its own cannot take another gold: the texts are compared then.
         """
-        row = self.row(question)
+        return self.grade_row(self.rows[int(question.id.rpartition("/")[2])], text, gold)
+
+    def grade_row(self, row: Any, text: str, gold: str | None = None) -> tuple[str | None, Grade]:
+        """Grade a completion of a row; UNGRADED where the library fails."""
+        task = self.task
         with self.lock:
             try:
                 filtered = self.filtered(row, text)
-                if self.has_own_code:
-                    return text_of(filtered) == answer.strip()
-                other = copy.copy(self.task)
-                other.doc_to_target = lambda *_: answer
-                other.multiple_target = 0
-                value = other.process_results(row, [filtered])[self.metric]
+                answer = text_of(filtered)
+                if gold is not None and self.has_own_code:
+                    return answer, Grade.RIGHT if answer == gold.strip() else Grade.WRONG
+                if gold is not None:
+                    task = copy.copy(task)
+                    task.doc_to_target, task.multiple_target = lambda *_: gold, 0
+                return answer, grade_of(task.process_results(row, [filtered])[self.metric])
             except Exception:  # of any task's own code
-                return False
-        return grade_of(value) is Grade.RIGHT
+                return None, Grade.UNGRADED
 
     @property
     def has_own_code(self) -> bool:
-        """Say whether the task grades by more than a metric and its gold answer."""
+        """Whether the task grades by more than a metric and its gold answer."""
         from lm_eval.api.task import ConfigurableTask
 
         config = self.task.config
@@ -282,12 +269,8 @@ class DecodingTask(HarnessTask):
         self.filter.apply([request])
         return request.filtered_resps[self.filter.name]
 
-    def value(self, row: Any, filtered: Any) -> Any:
-        """Return the value of the metric."""
-        return self.task.process_results(row, [filtered])[self.metric]
-
     def record(self) -> dict[str, Any]:
-        """Return the record of how answers are found and graded."""
+        """Return the settings that find and grade answers."""
         return {
             "rule": self.filter.name,
             "metric": self.metric,
@@ -296,7 +279,7 @@ class DecodingTask(HarnessTask):
 
 
 def grade_of(value: Any) -> Grade:
-    """Read a metric of 0 or 1; another value says neither right nor wrong."""
+    """Read a metric of 0 or 1; any other value is no grade."""
     if not isinstance(value, numbers.Real) or value not in (0, 1):
         return Grade.UNGRADED
     return Grade.RIGHT if value == 1 else Grade.WRONG

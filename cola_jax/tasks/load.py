@@ -1,4 +1,4 @@
-"""`load_questions`: the questions of a task of the Hub, a file, memory or a generator."""
+"""`load_questions`: the questions of a task on the Hub, a file, rows in memory or a generator."""
 
 import functools
 import itertools
@@ -6,17 +6,27 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 from cola_jax.errors import InputError, count, reading, shorten, shown
 from cola_jax.question import Question, content, split
 from cola_jax.tasks.arithmetic import DEFAULT_LIMIT, arithmetic
-from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.registry import ARITHMETIC, Options, Task, check_options, find_task
+from cola_jax.tasks.harness import is_open, load_task
+from cola_jax.tasks.readers import SCHEMA, kind_of_row, rank_fail_rates, read_row
+from cola_jax.tasks.registry import (
+    ARITHMETIC,
+    HARNESS,
+    HARNESS_OPEN,
+    LIBRARY,
+    TASKS,
+    Task,
+    canonical,
+    library_name,
+)
 from cola_jax.tasks.sources import PlacedRow, Source, hub_rows, read_rows
 
 log = logging.getLogger(__name__)
-SELECTED = {  # options that select questions: the metadata that they compare
+SELECTED = {  # options that select questions, and the metadata that they are compared with
     "level": "math_level",
     "fail_rate_level": "fail_rate_level",
     "subject": "subject",
@@ -28,7 +38,14 @@ def load_questions(
     *,
     limit: int | float | str | None = None,
     beside: int = 0,
-    **options: Unpack[Options],
+    split: str | None = None,
+    hub: str | None = None,
+    subject: str | None = None,
+    level: int | None = None,
+    fail_rate_level: int | None = None,
+    seed: int | None = None,
+    num_fewshot: int | None = None,
+    rule: str | None = None,
 ) -> list[Question]:
     """Load the questions of a task, of a file, or of rows in memory.
 
@@ -36,45 +53,107 @@ def load_questions(
       source: one of `TASKS`; a JSONL, CSV or Parquet file, or a list of dicts, a DataFrame or a
         `datasets.Dataset`, whose first row determines the fields of all; or a task of
         lm-evaluation-harness.
-      limit: keep the first so many questions, or a share of them (0.1 or "10%"), rounded up;
-        when None all, or 100 of arithmetic.
-      beside: keep so many more.
-      options: see `Options`; each task takes some of them.
+      limit: number of questions, from the first, or a share of them (0.1 or "10%"), rounded up; by
+        default all, or 100 of arithmetic.
+      beside: number of questions beyond the limit.
+      split: of the data set on the Hub.
+      hub: id or local directory of a data set of the same layout.
+      subject: of MMLU, MATH, DART-Math or a file of multiple choice.
+      level: of difficulty, 1 to 5.
+      fail_rate_level: likewise, by how often a model failed.
+      seed: of arithmetic.
+      num_fewshot: shots in the prompts of a task of lm-evaluation-harness.
+      rule: the filter of completions of such a task.
 
     Returns:
       The questions, in order.
 
     Raises:
-      InputError: for an unknown task, an option that it does not take, a row that does not match
-        the schema or has no answer (naming file and line), a duplicate id, or if there are no
-        questions.
-      TypeError: for an option that does not exist.
+      InputError: for an unknown task, an option that the task ignores, a row that does not match
+        the schema or has no answer (naming file and line), a duplicate id, or no questions.
     """
     if isinstance(source, Iterator):
         source = list(source)  # read twice
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
     task, limit = find_task(source), read_limit(limit)
-    values: dict[str, Any] = check_options(task, options)
+    options = {"split": split, "hub": hub, "subject": subject, "level": level}
+    options |= {"fail_rate_level": fail_rate_level, "seed": seed}
+    options |= {"num_fewshot": num_fewshot, "rule": rule}
+    values = check_options(task, {name: x for name, x in options.items() if x is not None})
     unused: dict[str, None] = {}  # names, in order
     every: Iterable[Question]
     if task.kind == ARITHMETIC:
         if isinstance(limit, float):
             raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
         limit = DEFAULT_LIMIT if limit is None else limit
-        every = arithmetic(values.get("level"), limit + beside, values.get("seed", 0))
+        every = arithmetic(level, limit + beside, seed or 0)
     elif task.of_library:
-        task_of_library = load_task(task.name, values.get("hub"), values.get("rule"))
-        every = task_of_library.questions(values.get("num_fewshot"))
+        every = load_task(task.name, hub, rule).questions(num_fewshot)
     else:
         every = select(task, source, values, unused)
-    questions = first(every, limit, beside)
+    if isinstance(limit, float):
+        every = list(every)
+        limit = math.ceil(limit * len(every))
+    end = None if limit is None else max(0, limit) + beside
+    questions = list(itertools.islice(every, end))
     if not questions:
         chosen = "".join(f", {name} {value}" for name, value in values.items())
         raise InputError(f"{task.name} yields no questions (limit {limit}{chosen}).")
     if unused and not task.hub:
         warn(f"{task.name}: not used are the fields {', '.join(map(shown, unused))}.")
-    check_options_differ(task.name, questions)
+    same = [q.id for q in questions if not q.open and q.options.index(q.gold) != q.answer]
+    if same:
+        warn(
+            f"{task.name}: the gold answer of {count(len(same), 'question')} has the text of an "
+            f"earlier option ({shorten(same)}), which scorers by likelihood choose in its place."
+        )
     return questions
+
+
+def find_task(source: Source) -> Task:
+    """Return the task of a name, of a file of questions, or of rows in memory.
+
+    Raises InputError for an unknown name, with the most similar.
+    """
+    name, subject = canonical(source) if isinstance(source, str) else ("the questions", None)
+    if name in TASKS:
+        return TASKS[name]._replace(subject=subject)
+    if not isinstance(source, str):
+        return Task(name, kind_of(source))
+    from etils import epath
+
+    if not name.startswith(LIBRARY) and epath.Path(name).is_file():
+        return Task(name, kind_of(name))
+    name = library_name(name)
+    return Task(name, HARNESS_OPEN if is_open(name) else HARNESS)
+
+
+def check_task(name: str) -> None:
+    """Raise InputError for an unknown task; files in storage are not looked up."""
+    if "://" not in name:
+        find_task(name)
+
+
+def kind_of(source: Source) -> str:
+    """Determine the kind of a file, or of rows in memory, from the fields of the first row."""
+    for where, _, row in read_rows(source):
+        if kind := kind_of_row(row):
+            return kind
+        raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")
+    name = f"{source} yields" if isinstance(source, str) else "the rows yield"
+    raise InputError(f"{name} no questions: nothing is there.")
+
+
+def check_options(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the subject of the task's name; InputError for one without effect."""
+    for name, value in values.items():
+        if name not in task.options:
+            others = [other for other, entry in TASKS.items() if name in entry.options]
+            hint = f" (tasks that have one: {', '.join(others)})" if others else ""
+            raise InputError(
+                f"{task.name} has no {name}, but {name} is {value!r}: leave it out{hint}."
+            )
+    return dict(values) if task.subject is None else {**values, "subject": task.subject}
 
 
 def read_limit(limit: int | float | str | None) -> int | float | None:
@@ -100,41 +179,18 @@ def read_limit(limit: int | float | str | None) -> int | float | None:
     return value
 
 
-def first(questions: Iterable[Question], limit: int | float | None, beside: int) -> list[Question]:
-    """Take the first `limit` questions, or that share of them, and so many beside."""
-    if isinstance(limit, float):
-        every = list(questions)
-        return every[: math.ceil(limit * len(every)) + beside]
-    return list(itertools.islice(questions, None if limit is None else max(0, limit) + beside))
-
-
 @functools.cache
 def warn(message: str) -> None:
-    """Warn once of a message."""
+    """Log a warning once."""
     log.warning(message)
-
-
-def check_options_differ(name: str, questions: Sequence[Question]) -> None:
-    """Warn of questions whose gold answer is the text of an earlier option as well."""
-    same = [q.id for q in questions if not q.open and q.options.index(q.gold) != q.answer]
-    if same:
-        warn(
-            f"{name}: the gold answer of {count(len(same), 'question')} has the text of an earlier "
-            f"option ({shorten(same)}), which scorers by likelihood choose in its place."
-        )
 
 
 def select(
     task: Task, source: Source, values: Mapping[str, Any], unused: dict[str, None]
 ) -> Iterator[Question]:
-    """Yield the questions of a data set on the Hub or of rows that have the wanted metadata."""
-    from cola_jax.tasks.readers import rank_fail_rates  # imports pydantic
-
-    if task.hub:
-        place = {name: values.get(name) for name in ("split", "hub", "subject")}
-        rows = hub_rows(task, **place)
-    else:
-        rows = read_rows(source)
+    """Yield the questions of the Hub or of rows that have the wanted metadata."""
+    place = {name: values.get(name) for name in ("split", "hub", "subject")}
+    rows = hub_rows(task, **place) if task.hub else read_rows(source)
     questions: Iterable[Question] = read_questions(task.kind, rows, unused)
     if task.kind == "dart":
         questions = rank_fail_rates(questions)
@@ -149,14 +205,12 @@ def read_questions(
 ) -> Iterator[Question]:
     """Read rows, each question once: DART-Math has a row for each response to a query.
 
-    Names of fields that are not read are added to `unused`. Raises InputError that names the row.
+    Collects the names of ignored fields in `unused`. Raises InputError that names the row.
     """
-    from cola_jax.tasks.readers import read_row  # imports pydantic
-
     seen: dict[str, tuple[str, Question]] = {}
     for where, default_id, row in rows:
         with reading(where):
-            question, extra = read_row(kind, row, default_id)
+            question, ignored = read_row(kind, row, default_id)
             if question.id in seen:
                 earlier, other = seen[question.id]
                 same = (question.text, question.gold) == (other.text, other.gold)
@@ -166,7 +220,7 @@ def read_questions(
                     raise InputError(f"the row repeats the question of {earlier}: remove it.")
                 raise InputError(f"the id {question.id!r} is already used in {earlier}.")
         if unused is not None:
-            unused |= dict.fromkeys(extra)
+            unused |= dict.fromkeys(ignored)
         seen[question.id] = where, question
         yield question
 
@@ -176,8 +230,8 @@ def hold_out(
 ) -> tuple[list[Question], list[Question]]:
     """Divide questions into those for training and `held_out` others, each part in order.
 
-    A hash of its text and the seed decides on which side a question is. Raises InputError where
-    none would be left for training, and for a text on both sides.
+    A hash of its text and the seed decides where a question belongs. Raises InputError where none
+    would be left for training, and for a text in both parts.
     """
     if not 0 <= held_out < len(questions):
         raise InputError(

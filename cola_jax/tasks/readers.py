@@ -14,7 +14,6 @@ from cola_jax.errors import InputError, shown
 from cola_jax.question import LETTERS, Question, open_question
 from cola_jax.scoring.answer import last_box
 from cola_jax.tasks.registry import OWN
-from cola_jax.tasks.sources import Source, read_rows
 
 ANSWERS = ("answer", "label", "target", "gold")  # names of the field of the gold answer
 OPTION = re.compile(r"option[ _]?([a-z]|[0-9]{1,2})", re.IGNORECASE)  # a field of one option
@@ -72,10 +71,6 @@ class Fields(pydantic.BaseModel):
 
     id: Id | None = None
 
-    def question(self, default_id: str | None) -> Question:
-        """Make the question; `default_id` is its id where the row has none."""
-        raise NotImplementedError
-
 
 class Choice(Fields):
     """Multiple choice: question (or prompt), options, answer, subject; MMLU's and ARC's as well.
@@ -117,7 +112,7 @@ class Choice(Fields):
 
 
 def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
-    """Return ARC's options and the index of the right one; some rows label them 1-4, not A-D."""
+    """Return ARC's options and the index of the right one; some rows have the labels 1-4."""
     texts, labels = list(choices["text"]), list(choices["label"])
     if len(texts) != len(labels) or len(set(labels)) != len(labels):
         raise ValueError(f"there are {len(texts)} options, but their labels {shown(labels)}")
@@ -127,7 +122,7 @@ def read_arc(choices: Mapping[str, Any], key: Any) -> tuple[list[Any], int]:
 
 
 def answer_index(answer: Any, labels: Sequence[str], values: Sequence[Any]) -> int:
-    """Read an index from 0, a label, or the text of an option; InputError for what may be two."""
+    """Read an index from 0, a label, or the text of an option; InputError where it is ambiguous."""
     labels, texts = ([str(x).strip() for x in each] for each in (labels, values))
     whole = isinstance(answer, float) and answer.is_integer()
     answer = int(answer) if whole else answer
@@ -158,7 +153,7 @@ class Open(Fields):
         return open_question(id, self.text, self.answer, self.solution, self.metadata())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what levels and subjects are selected by."""
+        """Return the levels and the subject."""
         return ()
 
 
@@ -179,10 +174,8 @@ class Gsm8k(Open):
 class Math(Open):
     """MATH: problem, solution, level, type; MATH-500 adds answer and subject.
 
-    The gold is the answer, or else the content of the last box of the solution. Of DART-Math:
-    query_id, query, gt_ans, query_metadata, pass_rate; its pool has hundreds of responses to each
-    query, hence as many rows of one query_id. The level that MATH assigns and the share of wrong
-    responses are kept apart: they measure two things.
+    The gold is the answer, or else the content of the last box of the solution. DART-Math has
+    query_id, query, gt_ans, query_metadata, pass_rate, and a row for each response to a query.
     """
 
     id: Id | None = Field(None, validation_alias=AliasChoices("query_id", "unique_id", "id"))
@@ -214,10 +207,9 @@ class Math(Open):
 
 
 def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
-    """Replace each fail rate by one of five levels of equal size, 1 the easiest.
+    """Replace fail rates by five levels of equal size, 1 the easiest.
 
-    Levels are cut by rank, not by rate: most of MATH's questions are easy for the models that
-    answered them. Ties are broken by id, so the order of the rows does not matter.
+    Levels are cut by rank: by rate, most of MATH's questions would be easy. Ties are broken by id.
     """
     questions = list(questions)
     rated = [i for i, q in enumerate(questions) if q.get("fail_rate") is not None]
@@ -230,7 +222,7 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-KINDS: dict[str, type[Fields]] = {
+KINDS: dict[str, type[Choice | Open]] = {
     "arc": Choice,
     "mmlu": Choice,
     "choice": Choice,
@@ -245,9 +237,10 @@ KINDS: dict[str, type[Fields]] = {
 def read_row(
     kind: str, fields: Mapping[str, Any], default_id: str | None
 ) -> tuple[Question, list[str]]:
-    """Return the question in a row of a kind, and the fields that it does not use.
+    """Return the question in a row of a kind, and the ignored fields.
 
-    Raises ValueError for a row that does not match the schema, or is of another kind.
+    `default_id` is for a row without an id. Raises ValueError for a row that does not match the
+    schema, or is of another kind.
     """
     row = {name: value for name, value in fields.items() if value is not None}
     other = kind_of_row(row) if kind in OWN else None
@@ -258,16 +251,6 @@ def read_row(
         )
     parsed = KINDS[kind].model_validate(row)
     return parsed.question(default_id), list(parsed.model_extra or ())
-
-
-def kind_of_rows(source: Source) -> str:
-    """Determine the kind of a file, or of rows in memory, from the fields of its first row."""
-    for where, _, row in read_rows(source):
-        if kind := kind_of_row(row):
-            return kind
-        raise InputError(f"{where}: no kind of row has the fields {sorted(row)}: give {SCHEMA}.")
-    name = f"{source} yields" if isinstance(source, str) else "the rows yield"
-    raise InputError(f"{name} no questions: nothing is there.")
 
 
 def kind_of_row(row: Mapping[str, Any]) -> str | None:

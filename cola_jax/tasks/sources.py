@@ -5,13 +5,11 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cola_jax.errors import InputError, first_line, reading, shown
 from cola_jax.files import parse_object, read_bytes, read_text
-
-if TYPE_CHECKING:
-    from cola_jax.tasks.registry import Task
+from cola_jax.tasks.registry import Task
 
 # a file (JSONL, CSV or Parquet), or rows in memory: dicts, a DataFrame or a `datasets.Dataset`
 Source = Any
@@ -39,7 +37,7 @@ def read_rows(source: Source) -> Iterator[PlacedRow]:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value of numpy as Python has it, also in a dict."""
+    """Convert numpy values to Python's, also in a dict."""
     if isinstance(value, Mapping):
         return {str(name): plain_value(inner) for name, inner in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
@@ -75,25 +73,23 @@ def read_lines(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def hub_rows(
-    task: "Task", split: str | None, hub: str | None, subject: str | None
+    task: Task, split: str | None, hub: str | None, subject: str | None
 ) -> Iterator[PlacedRow]:
     """Yield the rows of a data set on the Hub; of one subject of MMLU from its own subset, if any.
 
-    Subsets are interleaved, or the values of a field by which the split is sorted: a small limit
-    would select questions of the first subject of MATH or MMLU only.
+    Subjects of MATH and MMLU are interleaved: otherwise a small limit would select one alone.
     """
-    split, hub = split or task.split, hub or task.hub
-    if task.pool:
+    split, hub, configs = split or task.split, hub or task.hub, task.configs
+    if task.kind == "dart":
         return pool_rows(hub, split)
-    configs = task.configs
     if task.kind == "mmlu" and subject is not None and subject in config_names(hub):
         configs = (subject,)
     queues: Iterable[Iterable[PlacedRow]] = [subset_rows(hub, each, split) for each in configs]
-    if task.interleave is not None:
-        by_value: dict[Any, list[PlacedRow]] = {}
+    if task.kind == "mmlu":  # whose split is sorted by subject
+        of_subject: dict[str, list[PlacedRow]] = {}
         for row in itertools.chain(*queues):
-            by_value.setdefault(str(row[2].get(task.interleave)), []).append(row)
-        queues = by_value.values()
+            of_subject.setdefault(str(row[2].get("subject")), []).append(row)
+        queues = of_subject.values()
     return filter(None, itertools.chain.from_iterable(itertools.zip_longest(*queues)))
 
 
@@ -106,11 +102,7 @@ def subset_rows(hub: str, config: str | None, split: str) -> Iterator[PlacedRow]
 
 
 def pool_rows(hub: str, split: str) -> Iterator[PlacedRow]:
-    """Yield the questions of a pool of responses, in order, with their statistics.
-
-    The pool repeats the text and gold answer of a question with every response; a second data set
-    has the number of responses and how many of them are correct.
-    """
+    """Yield each question of a pool of responses once, with its statistics from a second set."""
     statistics = {row["query_id"]: row for row in load_hub(f"{hub}{STATISTICS}", None, split)}
     pool = load_hub(hub, None, split)
     pool = pool.select_columns([name for name in QUERY if name in pool.column_names])

@@ -1,4 +1,4 @@
-"""`TaskConfig`: the questions of a task, their prompts, and the grading of answers."""
+"""`TaskConfig`: the questions of a task, their prompts and their scorer."""
 
 import dataclasses
 import hashlib
@@ -14,11 +14,10 @@ from cola_jax.errors import InputError
 from cola_jax.question import Question
 from cola_jax.scoring import ScorerName
 from cola_jax.scoring.answer import check_rule
-from cola_jax.tasks.formats import check_answerable, format_of
+from cola_jax.tasks.formats import FORMATS, Shots, check_answerable, format_of, load_shots
 from cola_jax.tasks.harness import load_task
-from cola_jax.tasks.load import check_disjoint, hold_out, load_questions, read_limit
-from cola_jax.tasks.registry import DEFAULTS, OWN, USUAL, Task, canonical, find_task
-from cola_jax.tasks.shots import Shots, load_shots
+from cola_jax.tasks.load import check_disjoint, find_task, hold_out, load_questions, read_limit
+from cola_jax.tasks.registry import ARITHMETIC, OWN, TASKS, Task, canonical
 from cola_jax.tasks.variants import Variant, make_variant
 
 if TYPE_CHECKING:
@@ -26,28 +25,29 @@ if TYPE_CHECKING:
     from cola_jax.scoring.scorer import Scorer
 
 Part = Literal["train", "held-out"]
+# the scorer and the format of multiple choice by default, and those of kinds with others
+USUAL = ("options", "plain")
+DEFAULTS = {"mmlu": ("letter", "harness")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Encoded questions, their scorer, and the record of their prompts."""
+    """Encoded questions, their scorer, and the record of their prompts for a run's settings."""
 
     encoded: list["Encoded"]
     scorer: "Scorer"
     record: dict[str, Any]
-    variants: Sequence[Variant] = ()  # the same questions, asked in other ways
-    held_out: "Sequence[Encoded]" = ()  # other questions, asked in the same way
+    variants: Sequence[Variant] = ()
+    held_out: "Sequence[Encoded]" = ()
 
     def settings(self, count: int | None = None) -> dict[str, Any]:
         """Return the record with digests of the first `count` questions, all when None."""
         encoded = self.encoded[:count]
         out: dict[str, Any] = self.record | {"task": task_digest(encoded, self.scorer)}
-        if "prompt" in out:
-            # shots are part of the prompts, so their words are covered too
+        if "prompt" in out:  # its hash covers the texts of shots too
             parts = [out["prompt"], [each.prompt_hash for each in encoded]]
             text = json.dumps(parts, sort_keys=True)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            out["prompt"] = out["prompt"] | {"hash": digest}
+            out["prompt"] = out["prompt"] | {"hash": hashlib.sha256(text.encode()).hexdigest()}
         if self.variants:
             out["variants"] = {
                 each.name: task_digest(each.encoded[:count], each.scorer) for each in self.variants
@@ -82,7 +82,7 @@ class TaskConfig:
     task_seed: int = 0
     """Random seed of the arithmetic task's questions."""
     scorer: ScorerName | None = None
-    """How an answer is judged. options, options-norm: by the likelihood of each option's text, raw
+    """How an answer is scored. options, options-norm: by the likelihood of each option's text, raw
     or per character; letter, letter-strict: by the most likely offered letter, or the most likely
     token of all; exact: by whether greedy decoding gives the gold answer; generation: by decoding
     and grading. `cola tasks` lists each task's scorers, the default first."""
@@ -90,36 +90,36 @@ class TaskConfig:
     """Prompt format: direct (the answer alone, in a box), harness (lm-evaluation-harness's), or
     plain; `cola tasks` lists each task's, the default first."""
     rule: str | None = None
-    """How the answer is found in a completion, instead of the format's way: boxed, hashes, number,
+    """Rule that finds the answer in a completion, instead of the format's: boxed, hashes, number,
     minerva or line (see tasks/README.md); of a task of lm-evaluation-harness, one of its filters,
     such as flexible-extract."""
     shots: Annotated[int | None, arg(name="num-fewshot")] = None
-    """Number of questions shown with their answers before each; `cola tasks` lists the default."""
+    """Number of solved examples before each question; `cola tasks` lists the default."""
     shots_file: str | None = None
-    """File of the questions shown, instead of the task's training split."""
+    """File of the examples, instead of the task's training split."""
     shots_seed: int = 0
-    """Random seed of the questions shown by the arithmetic task."""
+    """Random seed of the arithmetic task's examples."""
     chat: bool = False
     """Put the prompt through the model's chat template."""
     max_new_tokens: int | None = None
     """Most tokens that `generation` decodes; the format's limit by default."""
     variants: tuple[str, ...] = ()
-    """Other ways to ask each question, in which what a search finds is asked again: plain, chat,
-    instruction, shots, order (of the options, for letters), or a text file with {question} in it
-    where the question belongs."""
+    """Other ways to ask each question, in which the paths that a search finds are asked again:
+    plain, chat, instruction, shots, order (of the options, for letters), or a text file that says
+    {question} where the question belongs."""
     held_out: int = 0
-    """Number of questions kept apart, beyond the limit, on which what the others taught is
-    measured; a hash of its text decides whether a question is."""
+    """Number of questions kept apart, beyond the limit, to measure on them what was learned on the
+    others; chosen by a hash of their texts."""
     held_out_from: str | None = None
-    """File of the held-out questions, instead of some of the task's own; all of it, or the
-    first so many."""
+    """File of the held-out questions, instead of some of the task's own: all of its questions, or
+    the first --held-out."""
     held_out_seed: int = 0
-    """Random seed of which questions are held out."""
+    """Random seed of the choice of held-out questions."""
     part: Part = "train"
-    """Questions that are run: those that are not held out, or those that are."""
+    """Questions to run: the training questions, or the held-out ones."""
 
     def __post_init__(self):
-        if not isinstance(self.task, str):  # tyro's mark of a value that has to be given
+        if not isinstance(self.task, str):  # tyro's mark of a required value
             return
         task, subject = canonical(self.task)
         if subject is not None and self.subject not in (None, subject):
@@ -129,13 +129,14 @@ class TaskConfig:
         object.__setattr__(self, "limit", read_limit(self.limit))
 
     def load(self) -> tuple[list[list[Question]], list[Question], list[Question]]:
-        """Load the questions, and divide them into those for training and those held out.
-
-        Raises InputError as `load_questions` and `hold_out` do.
+        """Load the questions.
 
         Returns:
-          The questions of the task, and those of a file of held-out ones, in order; those for
-          training; and those held out.
+          The questions of each source, in order: the task, and a file of held-out questions; those
+          for training; and those held out.
+
+        Raises:
+          InputError: as `load_questions` and `hold_out`.
         """
         task = find_task(self.task)
         questions = load_questions(
@@ -172,9 +173,13 @@ class TaskConfig:
     ) -> Prepared:
         """Load and encode the questions.
 
-        `stop_tokens` is called for open questions alone: not every model names one. `decoy` chooses
-        the wrong answer that an open question is also searched for. Raises InputError for whatever
-        is wrong with the task, a row, a prompt or these settings.
+        Args:
+          context: the longest prompt allowed, in tokens.
+          stop_tokens: called for open questions only: not every model names stop tokens.
+          decoy: chooses a wrong answer to an open question for its control search.
+
+        Raises:
+          InputError: for an invalid task, row, prompt or setting.
         """
         task, (sources, train, held) = find_task(self.task), self.load()
         questions, others = (train, held) if self.part == "train" else (held, [])
@@ -208,7 +213,7 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScorerMaker:
-    """Make the scorer of a task, and its record; InputError for unfit settings."""
+    """Make the scorer of a task, and its record; InputError for settings that do not fit."""
 
     config: TaskConfig
     task: Task
@@ -217,13 +222,12 @@ class ScorerMaker:
     common: dict[str, Any]  # settings of any scorer
 
     def make(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer."""
         if self.task.of_library:
             return self.make_of_library()
         return self.make_of_choices() if self.task.choice else self.make_open()
 
     def make_of_library(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer of a task of lm-evaluation-harness, whose prompts are ready."""
+        """Make the scorer of a task of lm-evaluation-harness, which writes the prompts itself."""
         config = self.config
         if config.chat or config.format or config.shots_file or config.shots_seed:
             raise InputError(
@@ -243,10 +247,7 @@ class ScorerMaker:
         return made, record | made.record()
 
     def make_of_choices(self) -> "tuple[Scorer, dict[str, Any]]":
-        """Make the scorer of multiple choice.
-
-        MMLU is asked as lm-evaluation-harness asks it, unless a scorer or a format is given.
-        """
+        """Make the scorer of multiple choice."""
         usual_scorer, usual_format = DEFAULTS.get(self.task.kind, USUAL)
         scorer = self.choose(usual_scorer)
         style = self.config.format or (usual_format if usual_format in scorer.formats else "plain")
@@ -267,9 +268,9 @@ class ScorerMaker:
         """Make the scorer of open questions."""
         config, kind = self.config, self.task.kind
         format = format_of(kind, config.format)
-        # the ways to give an answer are many where the format does not fix how it ends
-        many = format.shows_work or kind in OWN
-        scorer: Any = self.choose("generation" if many else "exact")
+        # `exact` is for formats that fix the whole answer
+        free = format.shows_work or kind in OWN
+        scorer: Any = self.choose("generation" if free else "exact")
         if config.rule is not None:
             format = dataclasses.replace(format, extract=check_rule(config.rule))
         shots = self.shots(format.shots)
@@ -285,7 +286,7 @@ class ScorerMaker:
         return made, self.record(scorer) | {"prompt": prompt} | made.record()
 
     def choose(self, default: str, names: Sequence[str] = ()) -> "type[Scorer]":
-        """Return the scorer of the settings, one of `names` or of all that fit the task."""
+        """Return the scorer that the user or the task names; `names` are those that fit."""
         name = self.config.scorer or default
         scorer = scoring.scorer_class(name)
         names = names or scoring.scorer_names(open=not self.task.choice)
@@ -301,7 +302,6 @@ class ScorerMaker:
         return scorer
 
     def record(self, scorer: "type[Scorer]") -> dict[str, Any]:
-        """Return the record of any scorer."""
         chat = dict(scoring.TEMPLATE_ARGUMENTS) if self.config.chat else None
         return {"scorer": scorer.name, "chat": chat}
 
@@ -325,12 +325,12 @@ def refuse_variants(command: str, names: Sequence[str]) -> None:
     if names:
         raise InputError(
             f"`cola {command}` asks each question in one way, and variants are {', '.join(names)}: "
-            "leave out --variants, or use `cola search`, which asks again what it finds."
+            "leave out --variants, or use `cola search`, which asks again along the paths it finds."
         )
 
 
 def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
-    """Return the SHA-256 of all that the model sees and is asked, in order."""
+    """Return the SHA-256 of questions and their prompts, in order."""
     import jax
     import numpy as np
 
@@ -341,3 +341,24 @@ def task_digest(encoded: Sequence["Encoded"], scorer: "Scorer") -> str:
         for array in (*jax.tree.leaves(each.prompts), each.option):
             sha.update(repr(np.asarray(array).tolist()).encode())
     return sha.hexdigest()
+
+
+def catalogue() -> list[dict[str, str]]:
+    """Describe each task: its data set, split, scorers, formats and shots, the default first."""
+    rows = []
+    for task in (*TASKS.values(), Task("FILE.jsonl", "prompt")):
+        scorers, formats = scoring.scorer_names(open=not task.choice), FORMATS.get(task.kind, ())
+        scorer, style = DEFAULTS.get(task.kind, USUAL)
+        scorer = "generation" if task.kind == "prompt" else scorer
+        styles = [each.name for each in formats] or sorted(("plain", "harness"), key=style.__ne__)
+        rows.append(
+            {
+                "task": task.name.replace("-", "_"),
+                "data set": task.hub or ("generated" if task.name == ARITHMETIC else "yours"),
+                "split": task.split if task.hub else "",
+                "scorers": ", ".join(sorted(scorers, key=scorer.__ne__)),
+                "formats": ", ".join(styles),
+                "shots": ", ".join(str(each.shots) for each in formats) or "0",
+            }
+        )
+    return rows

@@ -1,4 +1,4 @@
-"""Variants: the same questions asked in other ways, to tell what a path knows from its luck."""
+"""Variants: the same questions asked in other ways, to tell knowledge from luck."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ FIELD = "{question}"  # of a template
 INSTRUCTION = f"Read the question with care, then give the best answer.\n\n{FIELD}"
 MORE_SHOTS = 2
 
-# makes a question another, and says where each of its options stands there
+# returns the changed question, and the place of each option in it
 Change = Callable[[Question], tuple[Question, tuple[int, ...]]]
 
 
@@ -30,10 +30,10 @@ class Variant:
     name: str
     scorer: "Scorer"
     encoded: "list[Encoded]"
-    places: list[tuple[int, ...]]  # for each question, where each of its options stands here
+    places: list[tuple[int, ...]]  # for each question, the place of each of its options here
 
     def take(self, indices: Sequence[int]) -> "Variant":
-        """Take some of the questions."""
+        """Select questions."""
         encoded, places = ([each[i] for i in indices] for each in (self.encoded, self.places))
         return dataclasses.replace(self, encoded=encoded, places=places)
 
@@ -45,16 +45,16 @@ def make_variant(
     make_scorer: "Callable[..., Scorer]",
     shots: int,
 ) -> Variant:
-    """Ask questions in the way of that name, or in the words of a template file.
+    """Encode questions in the variant of a name, or in the words of a template file.
 
     Args:
-      encoded: how the task itself asks them; a variant must differ.
-      make_scorer: makes the task's scorer, with other settings.
-      shots: questions that the task itself shows before each.
+      encoded: the task's own prompts, from which a variant must differ.
+      make_scorer: makes the task's scorer, with changed settings.
+      shots: number of shots of the task itself.
 
     Raises:
       InputError: for an unknown name, a variant that this task or tokenizer cannot have, and one
-        that asks as the task itself does.
+        with the task's own prompts.
     """
     settings, change = changes(name, shots)
     try:

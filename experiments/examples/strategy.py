@@ -8,7 +8,7 @@ import sys
 
 import cola_jax
 from cola_jax.strategies.rules import PRESETS, Rules
-from cola_jax.strategies.walks import WALKS, Child, Start, Walk
+from cola_jax.strategies.walks import WALKS, Leaf, Start, Walk
 
 MODEL = sys.argv[1] if sys.argv[1:] else "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -27,7 +27,7 @@ def middle_out(start: Start, rules: MiddleOutRules) -> Walk:
     path = start.identity.path
     for size in range(rules.step, len(path) - start.fitting.shortest + 1, rules.step):
         first = (len(path) - size) // 2
-        yield [Child(path[:first] + path[first + size :], path)]
+        yield [Leaf(path[:first] + path[first + size :], path)]
 
 
 WALKS[MiddleOutRules] = middle_out

@@ -26,8 +26,7 @@ from tests import environment
 PRELOAD = [
     __name__,
     "cola_jax.tasks.load",
-    "cola_jax.tasks.shots",
-    "cola_jax.scoring.registry",
+    "cola_jax.tasks.formats",
     "transformers.models.auto.tokenization_auto",
 ]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_jax.path import STOP, unpad_path
+from cola_jax.path import STOP, pad_lists, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring import Verdicts
 from cola_jax.scoring.evaluations import Evaluations
@@ -13,12 +13,7 @@ P = 4
 
 
 def pad(rows):
-    """Makes paths [B, C, P] of lists of paths, STOP alone where a list is shorter."""
-    paths = np.full((len(rows), max(map(len, rows)), P), STOP, np.int32)
-    for b, row in enumerate(rows):
-        for c, path in enumerate(row):
-            paths[b, c, : len(path)] = path
-    return paths
+    return pad_lists(rows, P)
 
 
 def scores(paths):

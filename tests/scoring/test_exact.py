@@ -12,9 +12,9 @@ import cola_jax
 from cola_jax.execute.decoder import STOPPED
 from cola_jax.prompts import Prompts, Readings
 from cola_jax.scoring import Exact
-from cola_jax.scoring.decoding import DECOY, GOLD, TIE
 from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
+from cola_jax.scoring.generation import DECOY, GOLD, TIE
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT

@@ -59,7 +59,7 @@ def lenient_worker(monkeypatch, tmp_path):
         "for line in sys.stdin:\n"
         "    print('true', flush=True)\n"
     )
-    monkeypatch.setattr(grader_module, "WORKER", script)
+    monkeypatch.setattr(grader_module, "WORKER", (str(script),))
 
 
 def test_grade_matches_200_verdicts(grader):
@@ -197,7 +197,7 @@ def test_grader_refuses_missing_package(monkeypatch):
 
 def test_grader_refuses_worker_that_does_not_start(monkeypatch, tmp_path):
     (tmp_path / "worker.py").write_text("raise SystemExit(1)")
-    monkeypatch.setattr(grader_module, "WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(grader_module, "WORKER", (str(tmp_path / "worker.py"),))
     with pytest.raises(ValueError, match="does not start"):
         Grader()
 

@@ -1,4 +1,4 @@
-"""`Outcome`: what it says of evaluations; `History`: how they are recorded."""
+"""`Outcome`: its readings of evaluations; `History`: how waves are recorded."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import pytest
 from cola_jax.path import STOP
 from cola_jax.question import Question
 from cola_jax.scoring import Completion, Grade, Verdicts
-from cola_jax.strategies.outcome import History, Outcome, Proposals
+from cola_jax.strategies.outcome import History, Leaf, Outcome, as_ids, as_text
 from tests.strategies.formula import GOLD, questions
 
 
 def outcome(*evaluations):
-    """Makes an outcome of (path, verdict, margin)."""
+    """Make an outcome of (path, verdict, margin)."""
     paths, verdict, margin = zip(*evaluations, strict=True)
     count = len(paths)
     verdicts = Verdicts.empty((count,), 2)._replace(
@@ -23,7 +23,6 @@ def outcome(*evaluations):
     return Outcome(question, 0, list(paths), verdicts, zeros, zeros - 1, edits, reused)
 
 
-ROOT_PATH = np.array([0, 1, 2, STOP])
 FULL, TWO, OTHER, ONE, LONG = (0, 1, 2), (0, 1), (0, 2), (0,), (0, 1, 1, 2)
 
 
@@ -49,12 +48,14 @@ def test_outcome_has_shortest_correct_path_and_front(evaluations, best, front):
     assert made.shortened == (best is not None and len(evaluations[best][0]) < 3)
 
 
+def ungraded(grade):
+    return Completion("x", "x", "stop", False, grade, (1,), -1.0)
+
+
 def test_ungraded_answer_is_neither_right_nor_wrong():
     made = outcome((FULL, True, 1.0), (ONE, False, -1.0), (TWO, False, -2.0))
-    made.verdicts.completion[:] = [
-        Completion("x", "x", "stop", False, grade, (1,), -1.0)
-        for grade in (Grade.RIGHT, Grade.UNGRADED, Grade.WRONG)
-    ]
+    grades = (Grade.RIGHT, Grade.UNGRADED, Grade.WRONG)
+    made.verdicts.completion[:] = [ungraded(grade) for grade in grades]
     assert made.front == [0, 2]
     assert made.shortest(False) == 2
     assert made.baseline is True
@@ -63,47 +64,33 @@ def test_ungraded_answer_is_neither_right_nor_wrong():
     assert made.shortest_correct is None
 
 
-def proposals(*rows, width=4):
-    """Makes proposals, for each question a list of (node, path), padded with none."""
-    most = max(map(len, rows))
-    paths = np.full((len(rows), most, width), STOP, np.int32)
-    nodes = np.full((len(rows), most), -1)
-    for b, row in enumerate(rows):
-        for c, (node, path) in enumerate(row):
-            paths[b, c, : len(path)], nodes[b, c] = path, node
-    edits = np.stack([nodes, nodes * 0 + 1, nodes * 0 + 2, nodes * 0 + 3], axis=-1)
-    return Proposals(paths, nodes, np.where(nodes >= 0, 0, -1), edits)
-
-
-def record(history, proposals, verdicts, reused=False):
-    history.record(proposals, verdicts, np.full(proposals.node.shape, reused))
+ROOT_LEAF = Leaf(as_text(FULL))
 
 
 def test_history_records_waves_in_order():
-    history = History(questions(2), [GOLD, 0], ROOT_PATH, 4)
-    root = Proposals.root(ROOT_PATH, 2)
-    record(history, root, Verdicts.of_scores(np.array([[[0.0, 1]], [[1.0, 0]]]), GOLD))
-    second = proposals([(1, ONE), (2, TWO)], [])
-    wave = Verdicts.of_scores(np.array([[[3.0, 1], [0, 4]]] * 2), GOLD)
-    record(history, second, wave, reused=True)
-    third = proposals([(3, LONG)], [(1, OTHER)])
-    record(history, third, Verdicts.of_scores(np.array([[[0.0, 5]], [[0, 6]]]), GOLD))
-    first, other = history.outcomes()
-    assert first.paths == [FULL, ONE, TWO, LONG]
-    assert other.paths == [FULL, OTHER]
-    assert first.verdicts.margin.tolist() == [1, -2, 4, 5]
-    assert other.verdicts.margin.tolist() == [-1, 6]
-    assert first.verdicts.scores[:, :2].tolist() == [[0, 1], [3, 1], [0, 4], [0, 5]]
-    assert first.wave.tolist() == [0, 1, 1, 2]
-    assert other.wave.tolist() == [0, 2]
-    assert first.parent.tolist() == [-1, 0, 0, 0]
-    assert first.edits.tolist() == [[0] * 4, *[[i, 1, 2, 3] for i in (1, 2, 3)]]
-    assert other.edits.tolist() == [[0] * 4, [1, 1, 2, 3]]
-    assert first.lengths.tolist() == [3, 1, 2, 4]
-    assert other.describe_edit(0) is None
-    assert (first.target, other.target) == (GOLD, 0)
-    assert first.reused.tolist() == [False, True, True, False]
-    assert other.describe_edit(1) == "repeat 2 at 1 x3"
+    history = History(questions(1)[0], GOLD, 0)
+    waves = {
+        0: ([ROOT_LEAF], [[0.0, 1]]),
+        1: (
+            [Leaf(as_text(path), as_text(FULL), (0, 1, 1, 0)) for path in (ONE, TWO)],
+            [[3, 1], [0, 4]],
+        ),
+        2: ([Leaf(as_text(LONG), as_text(TWO), (1, 1, 2, 3))], [[0.0, 5]]),
+    }
+    for wave, (leaves, scores) in waves.items():
+        known = np.full(len(leaves), wave == 1)
+        history.record(wave, leaves, Verdicts.of_scores(np.array(scores), GOLD), known)
+    made = history.outcome()
+    assert made.paths == [FULL, ONE, TWO, LONG]
+    assert made.verdicts.margin.tolist() == [1, -2, 4, 5]
+    assert made.verdicts.scores.tolist() == [[0, 1], [3, 1], [0, 4], [0, 5]]
+    assert made.wave.tolist() == [0, 1, 1, 2]
+    assert made.parent.tolist() == [-1, 0, 0, 2]
+    assert made.edits.tolist() == [[0] * 4, [0, 1, 1, 0], [0, 1, 1, 0], [1, 1, 2, 3]]
+    assert made.lengths.tolist() == [3, 1, 2, 4]
+    assert made.reused.tolist() == [False, True, True, False]
+    assert made.describe_edit(0) is None
+    assert made.describe_edit(3) == "repeat 2 at 1 x3"
 
 
 @pytest.mark.parametrize(
@@ -114,21 +101,24 @@ def test_history_records_waves_in_order():
         (True, [(ONE, True)], True),  # fewer layers
         (True, [(ONE, False), (LONG, True)], False),
         (True, [], False),
+        (None, [(ONE, True)], False),  # the grader failed on the model's own answer
     ],
 )
 def test_improved_is_right_after_wrong_or_shorter(right, then, improved):
-    history = History(questions(1), [GOLD], ROOT_PATH, 3)
-    rows = [(FULL, right), *then]
-    verdicts = Verdicts.empty((1, len(rows)), 4)
-    verdicts.verdict[0] = [verdict for _, verdict in rows]
-    record(history, proposals([(i, path) for i, (path, _) in enumerate(rows)]), verdicts)
-    assert history.improved.tolist() == [improved]
+    history = History(questions(1)[0], GOLD, 0)
+    for wave, (path, verdict) in enumerate([(FULL, right), *then]):
+        verdicts = Verdicts.empty((1,), 4)
+        verdicts.verdict[0] = verdict
+        if verdict is None:
+            verdicts.completion[0] = ungraded(Grade.UNGRADED)
+        history.record(wave, [Leaf(as_text(path))], verdicts, np.zeros(1, bool))
+    assert history.improved == improved
 
 
-def test_improved_needs_a_graded_baseline():
-    history = History(questions(1), [GOLD], ROOT_PATH, 2)
-    verdicts = Verdicts.empty((1, 2), 4)
-    verdicts.verdict[0, 1] = True
-    verdicts.completion[0, 0] = Completion("7", "7", "stop", False, Grade.UNGRADED, (1,), -1.0)
-    record(history, proposals([(0, FULL), (1, ONE)]), verdicts)
-    assert history.improved.tolist() == [False]
+def test_paths_as_text_and_back():
+    paths = [(0, 5, 300), (70_000,)]
+    assert as_ids([*map(as_text, paths), ""], 4).tolist() == [
+        [0, 5, 300, STOP],
+        [70_000, STOP, STOP, STOP],
+        [STOP] * 4,
+    ]

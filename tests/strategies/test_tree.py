@@ -1,22 +1,28 @@
-"""One search tree: counts, values, UCB, widening, and what is closed or dead."""
+"""One search tree: counts, UCB, widening, dead branches, and the distribution of drawn edits."""
 
+import dataclasses
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from cola_jax.identity import random_of
-from cola_jax.strategies.outcome import NO_PARENT, ROOT
-from cola_jax.strategies.rules import TreeRules
-from cola_jax.strategies.tree import Tree
+from cola_jax.path import KINDS, SKIP, edited, edits_fit, identity
+from cola_jax.scoring import Verdicts
+from cola_jax.strategies.outcome import NO_PARENT, ROOT, as_text
+from cola_jax.strategies.rules import PRESETS, TreeRules
+from cola_jax.strategies.tree import EditDraws, Tree, table_of
 
 PARENTS = [NO_PARENT, 0, 0, 0, 3, 3, 2]
 PATHS = ["ab", "a", "b", "abb", "aab", "abab", "bb"]
+LAYERS = 6
 
 
 @pytest.fixture
-def tree() -> Tree:
+def tree():
     """Seven nodes, of which node 6 is below 2, nodes 4 and 5 below 3, and the rest at the root."""
     return small_tree()
 
@@ -28,17 +34,15 @@ def small_tree(**rules: Any) -> Tree:
     return tree
 
 
-def test_add_counts_visits_upwards(tree: Tree) -> None:
-    assert tree.paths == PATHS
-    assert tree.known == set(PATHS)
-    assert tree.parents == PARENTS
+def test_add_counts_visits_upwards(tree):
+    assert (tree.paths, tree.known, tree.parents) == (PATHS, set(PATHS), PARENTS)
     assert tree.visits == [7, 1, 2, 3, 1, 1, 1]
     assert tree.grown == [3, 0, 1, 2, 0, 0, 0]
     assert tree.children == [[1, 2, 3], [], [6], [4, 5], [], [], []]
     assert not any(tree.value)
 
 
-def test_back_up_adds_rewards_to_all_ancestors(tree: Tree) -> None:
+def test_back_up_adds_rewards_to_all_ancestors(tree):
     for node, reward in [(4, 1), (6, 0.5), (1, -0.25)]:
         tree.back_up(node, reward)
     assert tree.value == [1.25, -0.25, 0.5, 1, 1, 0, 0.5]
@@ -46,7 +50,7 @@ def test_back_up_adds_rewards_to_all_ancestors(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("visits", ["tree", "parent"])
-def test_descend_follows_the_best_ucb(visits: str) -> None:
+def test_descend_follows_the_best_ucb(visits):
     """The paper's formula; rewards without ties, each node full but those without children."""
     random = np.random.default_rng(0)
     reached = set()
@@ -56,7 +60,7 @@ def test_descend_follows_the_best_ucb(visits: str) -> None:
         for node in range(7):
             tree.back_up(node, float(random.uniform(0, 1)))
 
-        def ucb(node: int, tree: Tree = tree) -> float:
+        def ucb(node, tree=tree):
             total = tree.visits[ROOT if visits == "tree" else PARENTS[node]]
             explored = 0.3 * math.sqrt(math.log(total) / tree.visits[node])
             return tree.value[node] / tree.visits[node] + explored - 0.05 * len(PATHS[node]) / 2
@@ -68,7 +72,7 @@ def test_descend_follows_the_best_ucb(visits: str) -> None:
     assert reached == {1, 4, 5, 6}
 
 
-def test_nodes_widen_with_their_visits(tree: Tree) -> None:
+def test_nodes_widen_with_their_visits(tree):
     """Three children at seven visits: fewer than 2 * 7 ** 0.5."""
     assert tree.descend() == ROOT
     tree.grown[ROOT] = 6
@@ -78,31 +82,129 @@ def test_nodes_widen_with_their_visits(tree: Tree) -> None:
     assert tree.descend() != ROOT
 
 
-def test_epsilon_ends_descents_early() -> None:
-    counts = {}
-    for epsilon in (0.0, 0.1, 1.0):
-        tree = small_tree(epsilon=epsilon)
-        tree.grown = [9] * 7
-        counts[epsilon] = sum(tree.descend() == ROOT for _ in range(1000))
-    assert counts[0.0] == 0
-    assert 70 < counts[0.1] < 130
-    assert counts[1.0] == 1000
+@pytest.mark.parametrize(
+    ("epsilon", "least", "most"), [(0.0, 0, 0), (0.1, 70, 130), (1, 1000, 1000)]
+)
+def test_epsilon_ends_descents_early(epsilon, least, most):
+    tree = small_tree(epsilon=epsilon)
+    tree.grown = [9] * 7
+    assert least <= sum(tree.descend() == ROOT for _ in range(1000)) <= most
 
 
-def test_close_buries_branches_without_new_paths(tree: Tree) -> None:
+def test_close_buries_branches_without_new_paths(tree):
     children = {4: [1, 2, 3], 5: [1, 2, 3], 3: [1, 2], 0: [1, 2], 1: [2], 2: [2]}
     for node, left in children.items():
         tree.close(node)
         assert tree.children[ROOT] == left
         assert not tree.dead
-    assert tree.descend() == 6  # closed nodes lead to what is below them
+    assert tree.descend() == 6  # closed nodes lead to those below them
+    tree.back_up(1, 1.0)  # the reward of a dead node counts above it
+    assert tree.value[ROOT] == 1
     tree.close(6)
     assert tree.dead
     assert tree.grown == [3, 0, 1, 2, 0, 0, 0]
 
 
-def test_rewards_of_dead_nodes_count_above_them(tree: Tree) -> None:
-    tree.close(1)
-    tree.back_up(1, 1.0)
-    assert tree.value[ROOT] == 1
-    assert tree.children[ROOT] == [2, 3]
+def planted(rules: TreeRules) -> tuple[Tree, EditDraws]:
+    tree = Tree(as_text(identity(LAYERS)), rules, LAYERS, random_of(0))
+    return tree, EditDraws(rules, rules.lengths(LAYERS)[1], LAYERS)
+
+
+def test_select_spreads_by_virtual_visits():
+    tree, draws = planted(PRESETS["cola"])
+    leaves = tree.select(draws, 20)
+    assert [leaf.path for leaf in leaves] == tree.paths[1:]
+    assert tree.visits[ROOT] == 21
+    assert len({leaf.parent for leaf in leaves}) > 3
+    assert not any(tree.value)
+
+
+@pytest.mark.parametrize("name", ["best", "cola", "drllm"])
+def test_counts_and_values_add_up(name):
+    rules = dataclasses.replace(PRESETS[name], length_penalty=0.5)
+    tree, draws = planted(rules)
+    margins = np.random.default_rng(0).normal(0, 2, 61).astype(np.float32)
+    tree.update(Verdicts.of_margins(margins[:1]))
+    for first in range(1, 61, 10):
+        tree.select(draws, 10)
+        tree.update(Verdicts.of_margins(margins[first : first + 10]))
+    rewards = 1 / (1 + np.exp(-margins)) if name == "best" else margins >= 0
+    assert len(tree.known) == 61
+    parents = np.array(tree.parents)
+    for node in range(61):
+        children = np.flatnonzero(parents == node)
+        assert tree.grown[node] == len(children)
+        assert tree.visits[node] == 1 + sum(tree.visits[child] for child in children)
+        own = rewards[node] - 0.5 * len(tree.paths[node]) / LAYERS
+        value = own + sum(tree.value[child] for child in children)
+        assert tree.value[node] == pytest.approx(value, abs=1e-5)
+        if not rules.epsilon:
+            most = math.ceil(rules.widening * tree.visits[node] ** rules.widening_power)
+            assert len(children) <= most
+
+
+def chances(tree, node, rules, path):
+    """The chance of each edit of a node's path, by looking at all of them."""
+    table = table_of(rules, 2 * LAYERS)
+    fits = edits_fit(len(path), table, *rules.lengths(LAYERS))
+    weights = {kind: {} for kind in range(len(KINDS))}
+    for edit in np.stack(table, axis=1)[fits].tolist():
+        kind, start, k, _ = edit
+        child = edited(path, edit)
+        if (
+            as_text(child) not in tree.known
+            and not (rules.ordered and start < tree.starts[node])
+            and not (rules.deep_block and node != ROOT and k > rules.deep_block)
+            and max(Counter(child).values()) <= (rules.max_runs or len(child))
+        ):
+            weights[kind][tuple(edit)] = k**rules.block_power
+    kinds = [of_kind for of_kind in weights.values() if of_kind]
+    return {
+        edit: weight / sum(of_kind.values()) / len(kinds)
+        for of_kind in kinds
+        for edit, weight in of_kind.items()
+    }
+
+
+MOVES = dataclasses.replace(PRESETS["cola"], max_move=2, max_move_block=3)
+
+
+@pytest.mark.parametrize("known", [0.3, 0.97], ids=["some-known", "most-known"])
+@pytest.mark.parametrize("node", [ROOT, 1])
+@pytest.mark.parametrize(
+    "rules",
+    [*(PRESETS[name] for name in ("best", "cola", "polar", "drllm")), MOVES],
+    ids=["best", "cola", "polar", "drllm", "moves"],
+)
+def test_edits_are_drawn_from_those_that_are_new(rules, node, known):
+    """In proportion to their weights, the kind first, over many keys."""
+    draws = EditDraws(rules, 2 * LAYERS, LAYERS)
+    paths = identity(LAYERS), (0, 1, 2, 1, 2, 3, 4, 5)
+    tree = Tree(as_text(paths[0]), rules, LAYERS, random_of(0))
+    tree.add(as_text(paths[1]), ROOT, start=2)
+    edits = list(chances(tree, node, rules, paths[node]))
+    chosen = random_of(1).permutation(len(edits))[: min(int(known * len(edits)), len(edits) - 3)]
+    tree.known |= {as_text(edited(paths[node], edits[i])) for i in chosen}
+    expected = chances(tree, node, rules, paths[node])
+    counts: Counter[Any] = Counter()
+    for key in range(1500):
+        tree.random = random_of(key)
+        drawn = draws.draw(tree, node)
+        assert drawn is not None
+        path, edit = drawn
+        assert path == as_text(edited(paths[node], edit))
+        counts[tuple(edit)] += 1
+    assert counts.keys() <= expected.keys()
+    observed = [counts[edit] for edit in expected]
+    assert chisquare(observed, 1500 * np.array([*expected.values()])).pvalue > 1e-3
+
+
+def test_no_edit_is_drawn_where_none_is_new():
+    rules = TreeRules(max_skip=1, max_repeat=0)
+    tree = Tree(as_text((0, 1)), rules, 2, random_of(0))
+    draws = EditDraws(rules, 4, 2)
+    tree.known |= {as_text((0,))}
+    assert draws.draw(tree, ROOT) == (as_text((1,)), [SKIP, 0, 1, 0])
+    tree.known |= {as_text((1,))}
+    assert draws.draw(tree, ROOT) is None
+    assert tree.select(draws, 5) == []

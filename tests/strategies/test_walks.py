@@ -56,13 +56,6 @@ def test_enumerate_runs_every_single_edit():
     assert sorted(outcome.paths[1:]) == sorted(skips + repeats)  # then it ends
 
 
-def test_random_draws_the_number_of_edits_evenly():
-    (outcome,) = cola_jax.search(formula(), questions(1), preset="random", **SETTINGS)
-    single = [outcome.describe_edit(i) is not None for i in range(1, 41)]
-    assert 5 < sum(single) < 30
-    assert not outcome.parent[1:].any()
-
-
 def climb(paths):
     """A margin that grows with each layer skipped of the first four."""
     present = paths[..., 0] != STOP
@@ -95,16 +88,8 @@ def test_beam_edits_the_best():
 def test_shortgpt_removes_the_least_influential_layers():
     rules = InfluenceRules(order=ORDER, min_length=0.5)
     (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
-    assert outcome.paths == [
-        identity(8),
-        (0, 1, 2, 3, 4, 6, 7),
-        (0, 1, 3, 4, 6, 7),
-        (0, 1, 3, 4, 6),
-        (1, 3, 4, 6),
-    ]
-
-
-def test_shortgpt_needs_the_order_of_the_layers():
+    without = (0, 1, 2, 3, 4, 6, 7), (0, 1, 3, 4, 6, 7), (0, 1, 3, 4, 6), (1, 3, 4, 6)
+    assert outcome.paths == [identity(8), *without]
     with pytest.raises(ValueError, match=r"give `order`.*block_influence"):
         cola_jax.search(formula(), questions(1), preset="shortgpt", **SETTINGS)
 
@@ -144,17 +129,8 @@ def test_depth_budget_below_all_layers_is_reached():
     (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
     assert (outcome.lengths <= 4).sum() > 5
     assert outcome.lengths.max() == 8  # the identity path alone
-    assert all(len(outcome.paths[p]) > 4 or len(path) <= 4 for path, p in zip(
-        outcome.paths[1:], outcome.parent[1:], strict=True))  # fmt: skip
-
-
-def test_ordered_edits_never_lie_before_the_parents():
-    rules = dataclasses.replace(PRESETS["cola"], ordered=True)
-    (outcome,) = cola_jax.search(formula(), questions(1), preset=rules, **SETTINGS)
-    starts = outcome.edits[:, 1]
-    deep = np.flatnonzero(outcome.parent > 0)
-    assert len(deep) > 5
-    assert (starts[deep] >= starts[outcome.parent[deep]]).all()
+    parents = outcome.lengths[outcome.parent[1:]]
+    assert ((parents > 4) | (outcome.lengths[1:] <= 4)).all()
 
 
 def test_early_exits_are_tried_first():

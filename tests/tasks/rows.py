@@ -1,4 +1,4 @@
-"""One row of each kind, with the fields that its data set has."""
+"""One row of each kind, with the fields of its data set, and a task of lm-evaluation-harness."""
 
 ARC = {
     "id": "q1",
@@ -38,8 +38,33 @@ DART = {
     "pass_rate": 0.8,
 }
 PLAIN = {"prompt": "The capital of France is", "answer": "Paris"}
+EXACT = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+DECODED = {  # a task that decodes, as lm-evaluation-harness defines GSM8K
+    "output_type": "generate_until",
+    "dataset_path": "json",
+    "test_split": "test",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"until": ["Question:"], "do_sample": False, "max_gen_toks": 9},
+    "metric_list": [
+        EXACT | {"ignore_case": True, "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}
+    ],
+    "filter_list": [
+        {
+            "name": name,
+            "filter": [
+                {"function": "regex", "regex_pattern": pattern, "group_select": group},
+                {"function": "take_first"},
+            ],
+        }
+        for name, pattern, group in (
+            ("strict-match", "#### (\\-?[0-9\\.\\,]+)", 0),
+            ("flexible-extract", "(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
+        )
+    ],
+}
 
 
 def changed(row: dict, **fields) -> dict:
-    """Returns a row with other fields; None removes one."""
+    """Change fields of a row; None removes one."""
     return {name: value for name, value in (row | fields).items() if value is not None}

@@ -1,15 +1,21 @@
 """Tasks of lm-evaluation-harness: the same requests, verdicts and metrics as its own."""
 
+import json
+
 import numpy as np
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
 
 import cola_jax
 from cola_jax.deploy.lm_eval import ColaLM
+from cola_jax.scoring import Grade
 from cola_jax.tasks import harness, load_questions
-from cola_jax.tasks.registry import find_task
+from cola_jax.tasks.harness import grade_of, load_task, text_of
+from cola_jax.tasks.load import find_task
 from cola_jax.tasks.task import TaskConfig
 from tests import tiny
+from tests.tasks.rows import DECODED, EXACT
 
 COMMON = {
     "dataset_path": "json",
@@ -87,9 +93,7 @@ def test_names_are_alike(tasks):
         ("swapped", {}, "swapped of lm-evaluation-harness puts its choices before"),
         ("several", {}, "several, row 0 has the answer .*not one of its 3 choices"),
         ("missing", {}, r"missing of lm-evaluation-harness could not be loaded: .*\(--hub\)"),
-        ("chioce", {}, r"nor a task of lm-evaluation-harness \(did you mean choice\?\)"),
         ("lm_eval:chioce", {}, r"lm_eval:chioce' is neither .* \(did you mean choice\?\)"),
-        ("choice", {"split": "train"}, "choice has no split, but split is 'train'"),
         ("choice", {"num_fewshot": 9}, "row 0: .* makes no prompt with 9 shots"),
         ("choice", {"num_fewshot": -1}, "at least 0, got -1"),
         ("fixed", {"num_fewshot": 2}, "fixed of lm-evaluation-harness fixes 0 shots, so 2 would"),
@@ -98,10 +102,6 @@ def test_names_are_alike(tasks):
 def test_load_questions_refuses(tasks, name, settings, message):
     with pytest.raises(ValueError, match=message):
         load_questions(name, **settings)
-
-
-def test_fixed_shots_may_be_given(tasks):
-    assert len(load_questions("fixed")) == len(load_questions("fixed", num_fewshot=0)) == 6
 
 
 def test_hub_replaces_the_data_set(library, hub):
@@ -117,7 +117,6 @@ def test_hub_replaces_the_data_set(library, hub):
     [
         ({"scorer": "letter"}, "'letter' is not for: use options, options-norm"),
         ({"chat": True}, "the prompts of choice are lm-evaluation-harness's own"),
-        ({"format": "harness"}, "the prompts of choice are lm-evaluation-harness's own"),
     ],
     ids=str,
 )
@@ -127,13 +126,145 @@ def test_prompts_are_the_librarys_own(tasks, settings, message):
         config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
 
 
-def test_prepare_records_the_shots(tasks):
-    config = TaskConfig("choice", shots=1)
-    prepared = config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1,))
-    assert prepared.record["prompt"]["num_fewshot"] == 1
-
-
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(harness, "is_installed", lambda: False)
     with pytest.raises(ValueError, match=r"for which: pip install 'cola-jax\[lm-eval\]'"):
         find_task("hellaswag")
+
+
+# tasks that decode
+
+ALIASES = DECODED | {
+    "doc_to_target": "{{aliases}}",
+    "filter_list": [
+        {"name": "bare", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
+    ],
+    "metric_list": [EXACT | {"ignore_case": True, "ignore_punctuation": True}],
+}
+UNSEARCHABLE = {
+    "scored": DECODED | {"metric_list": [EXACT | {"metric": "bleu"}]},
+    "sampled": DECODED | {"repeats": 4},
+    "warm": DECODED | {"generation_kwargs": {"until": ["\n"], "do_sample": True}},
+    "coded": DECODED | {"unsafe_code": True},
+    "seen": DECODED | {"doc_to_image": ["question"]},
+}
+ROWS = [
+    {"question": f"{i} and 1?", "answer": f"It is {i} + 1.\n#### {i + 1},000", "aliases": aliases}
+    for i, aliases in enumerate([["One", "1"], ["Two.", "2"], ["The three", "3"], ["four", "IV"]])
+]
+TEXTS = (" #### 2,000", " the answer: 2000.", " two", "iv.", " #### 3", "", " 1 #### 4000 Four")
+
+
+class Canned(LM):
+    """A model of the harness that gives one text whatever it is asked."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+
+    def generate_until(self, requests):
+        return [self.text] * len(requests)
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+@pytest.fixture
+def decoding(tmp_path, library):
+    """Tasks of one file, with and without several right answers."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = {"dataset_kwargs": {"data_files": {"test": str(file)}}}
+    every = {"numbers": DECODED, "aliases": ALIASES} | UNSEARCHABLE
+    return library(**{name: fields | data for name, fields in every.items()})
+
+
+@pytest.mark.parametrize("name", [pytest.param("numbers", marks=pytest.mark.slow), "aliases"])
+def test_grades_are_those_of_the_harness(decoding, name):
+    right = 0
+    for text in TEXTS:
+        results = simple_evaluate(
+            model=Canned(text), tasks=[name], task_manager=decoding, bootstrap_iters=0
+        )
+        for sample in results["samples"][name]:
+            grader = load_task(name, None, sample["filter"])
+            question = list(grader.questions(None))[sample["doc_id"]]
+            assert question.text == sample["arguments"][0][0]
+            _, grade = grader.grade(question, text)
+            assert grade is (Grade.RIGHT if sample["exact_match"] else Grade.WRONG)
+            right += grade is Grade.RIGHT
+    assert right >= 2
+
+
+def test_questions_have_the_filtered_gold(decoding):
+    assert find_task("numbers").kind == "harness-open"
+    questions = load_questions("numbers")
+    assert [q.gold for q in questions] == ["1,000", "2,000", "3,000", "4,000"]
+    assert [q.id for q in load_questions("numbers", limit=2)] == ["numbers/0", "numbers/1"]
+    assert [q.gold for q in load_questions("aliases")] == ["One", "Two.", "The three", "four"]
+    assert all(question.open for question in questions)
+
+
+def test_grade_compares_another_gold_as_the_metric_does(decoding):
+    grader = load_task("numbers")
+    (question, *_) = grader.questions(None)
+    assert grader.grade(question, " #### 5,000", "5000") == ("5,000", Grade.RIGHT)
+    assert grader.grade(question, " #### 1,000", "5000") == ("1,000", Grade.WRONG)
+    assert grader.grade(question, " 5000", "5000") == (None, Grade.WRONG)  # nothing is filtered
+    assert grader.grade(question, " 5000") == (None, Grade.WRONG)
+    aliases = load_task("aliases")
+    assert aliases.grade(next(aliases.questions(None)), " two. ", "Two")[1] is Grade.RIGHT
+
+
+def test_settings_are_the_tasks_own(decoding):
+    grader = load_task("numbers")
+    assert grader.settings == (("Question:",), 9)
+    record = grader.record()
+    assert (record["rule"], record["metric"]) == ("strict-match", "exact_match")
+    assert record["grader"].startswith("lm-eval 0.")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scored", "scored of lm-evaluation-harness is scored by bleu, which does not say"),
+        ("sampled", "sampled of lm-evaluation-harness samples 4 completions"),
+        ("warm", "warm of lm-evaluation-harness: generation asks for do_sample=True"),
+        ("coded", "coded of lm-evaluation-harness runs code, so it cannot be searched"),
+        ("seen", "seen of lm-evaluation-harness needs images or sound"),
+    ],
+)
+def test_tasks_that_cannot_be_searched_are_refused(decoding, name, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(name)
+
+
+def test_prepare_takes_filter_and_limit(decoding):
+    def prepare(**settings):
+        config = TaskConfig("numbers", **settings)
+        return config.prepare(tiny.tokenizer(), context=200, stop_tokens=lambda: (1, 7))
+
+    prepared = prepare()
+    assert prepared.record["scorer"] == prepared.scorer.name == "generation"
+    assert prepared.record["max_new_tokens"] == prepared.scorer.max_new_tokens == 9
+    assert prepared.record["prompt"]["stop"] == ["Question:", "</s>"]
+    assert prepared.record["prompt"]["stop_tokens"] == [1, 7]
+    other = prepare(rule="flexible-extract", max_new_tokens=3)
+    assert (other.record["rule"], other.record["max_new_tokens"]) == ("flexible-extract", 3)
+    for settings, message in (
+        ({"rule": "number"}, "flexible-extract, not 'number'"),
+        ({"scorer": "exact"}, "'exact' is not for: use generation"),
+        ({"max_new_tokens": 190}, "the model's context is 200"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(**settings)
+
+
+def test_values_of_metrics_and_filters_are_read():
+    assert [grade_of(value) for value in (1.0, True)] == [Grade.RIGHT] * 2
+    assert grade_of(0) is Grade.WRONG
+    assert [grade_of(value) for value in (0.5, (1, 2))] == [Grade.UNGRADED] * 2
+    filtered = (" a ", ["b", "c"], [], None, "[invalid]", 3)
+    assert [text_of(x) for x in filtered] == ["a", "b", None, None, None, "3"]

@@ -1,25 +1,10 @@
-"""Names of tasks, ours and those of lm-evaluation-harness, and the list of tasks."""
+"""Names of tasks, ours and those of lm-evaluation-harness."""
 
 import pytest
 
-from cola_jax.tasks import harness, load_questions
-from cola_jax.tasks.registry import (
-    MMLU_SUBJECTS,
-    TASKS,
-    canonical,
-    catalogue,
-    find_task,
-    library_name,
-)
+from cola_jax.tasks import harness
+from cola_jax.tasks.registry import MMLU_SUBJECTS, canonical, library_name
 from cola_jax.tasks.task import TaskConfig
-
-
-def test_names_are_those_of_the_tasks():
-    assert all(name == task.name for name, task in TASKS.items())
-    assert [row["task"] for row in catalogue()][:2] == ["arc_easy", "arc_challenge"]
-    assert {row["task"].replace("_", "-") for row in catalogue()} > set(TASKS)
-    mmlu = next(row for row in catalogue() if row["task"] == "mmlu")
-    assert (mmlu["scorers"].split(", ")[0], mmlu["formats"]) == ("letter", "harness, plain")
 
 
 @pytest.mark.parametrize(
@@ -43,33 +28,6 @@ def test_a_task_has_one_subject():
     assert TaskConfig("mmlu_anatomy", subject="anatomy").subject == "anatomy"
     with pytest.raises(ValueError, match="has one subject, and 'law' is another"):
         TaskConfig("mmlu_anatomy", subject="law")
-
-
-def test_find_task_names_a_file_beside_without_the_library(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "task_names", lambda: pytest.fail("the library is loaded"))
-    (tmp_path / "task.jsonl").touch()
-    with pytest.raises(ValueError, match=r"existing file .*\(did you mean .*task\.jsonl\?\)"):
-        find_task(str(tmp_path / "tsk.jsonl"))
-    with pytest.raises(ValueError, match=r"of lm-evaluation-harness\.$"):
-        find_task(str(tmp_path / "tsk.csv"))
-
-
-def test_find_task_hints_at_a_name_of_ours_before_the_library_loads(monkeypatch, caplog):
-    def names():
-        assert "arc_eazy: did you mean arc-easy?" in caplog.text
-        return []
-
-    monkeypatch.setattr(harness, "task_names", names)
-    with pytest.raises(ValueError, match=r"of lm-evaluation-harness \(did you mean arc-easy\?\)"):
-        find_task("arc_eazy")
-
-
-def test_load_questions_takes_a_share(write):
-    file = write(*({"prompt": f"{i} + 1 =", "answer": i + 1} for i in range(7)))
-    assert len(load_questions(file, limit=0.5)) == 4
-    assert len(load_questions(file, limit=0.01)) == 1
-    _, train, held = TaskConfig(file, limit=0.5, held_out=2).load()
-    assert (len(train), len(held)) == (4, 2)
 
 
 def test_library_name_folds_names(library):

@@ -1,4 +1,4 @@
-"""`TaskConfig`: the scorer and the prompts of a task, what is recorded, and what is refused."""
+"""`TaskConfig`: the scorer, the prompts and the record of a task, and invalid settings."""
 
 import json
 import shutil
@@ -10,10 +10,12 @@ from cola_jax import checkpoint
 from cola_jax.runs.devices import Devices
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.strategies.rules import Settings, TreeRules
-from cola_jax.tasks.task import TaskConfig, task_digest
+from cola_jax.tasks.registry import TASKS
+from cola_jax.tasks.task import TaskConfig, catalogue, task_digest
 from tests import tiny
+from tests.tasks.rows import ARC, DART, DECODED, GSM8K, MMLU, PLAIN, changed
 
-GSM8K = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
+SHORT = {"question": "1 and 2?", "answer": "1 + 2 is 3.\n#### 3"}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     tiny.write_questions(folder / "arc.jsonl", 3)
     rows = {
-        "gsm8k": [GSM8K],
-        "shots": [GSM8K | {"question": f"{i} and 2?"} for i in range(2, 9)],
+        "gsm8k": [SHORT],
+        "shots": [SHORT | {"question": f"{i} and 2?"} for i in range(2, 9)],
         "prompt": [{"prompt": "2 + 2 =", "answer": "4"}, {"prompt": "the sun", "answer": "moon"}],
     }
     for name, lines in rows.items():
@@ -49,8 +51,6 @@ def prepare(folder, tiny_checkpoint):
         ("arc", {}, "options", None),
         ("arc", {"scorer": "letter", "format": "harness"}, "letter", "harness"),
         ("arithmetic", {}, "exact", "plain"),
-        ("arithmetic", {"format": "direct"}, "exact", "direct"),
-        ("arithmetic", {"scorer": "generation"}, "generation", "plain"),
         ("prompt", {}, "generation", "plain"),
         ("gsm8k", {}, "exact", "direct"),
         ("gsm8k", {"format": "harness", "shots": 0}, "generation", "harness"),
@@ -100,18 +100,6 @@ def test_prepare_records_prompts(prepare):
     assert again.settings() == record
 
 
-def test_each_seed_draws_its_own_questions(prepare):
-    limits = {"limit": 5, "level": 2, "context": 2000}
-    plain, seeded, shown = (
-        prepare("arithmetic", **limits, **seed)
-        for seed in ({}, {"task_seed": 1}, {"shots_seed": 1})
-    )
-    questions = [[row.question.id for row in each.encoded] for each in (plain, seeded, shown)]
-    shots = [each.record["prompt"]["shots"] for each in (plain, seeded, shown)]
-    assert questions[0] == questions[2] != questions[1]
-    assert shots[0] == shots[1] != shots[2]
-
-
 def test_prepare_takes_shots_of_file_and_rule(prepare, folder):
     more = {"format": "harness", "shots_file": str(folder / "shots.jsonl"), "context": 2000}
     prepared = prepare("gsm8k", **more)
@@ -132,13 +120,6 @@ def test_prepare_needs_no_stop_token_for_choice(prepare):
         prepare("arithmetic", stop_tokens=missing)
 
 
-def test_prepare_encodes_prompts_alone_to_decode(prepare):
-    prepared = prepare("arithmetic", scorer="generation", limit=7)
-    assert len(prepared.encoded) == 7
-    assert all(np.asarray(e.prompts.branch).max() == 0 for e in prepared.encoded)
-    assert all(e.prompts.targets is None for e in prepared.encoded)
-
-
 OPEN = "asks open questions, which the scorer 'letter' is not for: use exact, generation"
 CHOICE = (
     "is multiple choice, which the scorer 'exact' is not for: use options, options-norm, letter"
@@ -148,17 +129,13 @@ CHOICE = (
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("arc", {"scorer": "mine"}, "scorer 'mine' is not one of options, options-norm, letter"),
         ("arc", {"scorer": "exact"}, CHOICE),
         ("arc", {"format": "harness"}, "'options' has the formats plain, not 'harness'"),
         ("arc", {"max_new_tokens": 5}, "max_new_tokens is a setting of the scorer `generation`"),
-        ("arc", {"rule": "line"}, "rule is a setting of the scorer `generation`"),
-        ("arc", {"split": "trian"}, "has no split, but split is 'trian'"),
         ("arc", {"shots_file": "shots.jsonl"}, "shots.jsonl would not be shown"),
         ("arithmetic", {"scorer": "generation", "rule": "last"}, "one of boxed, hashes, number"),
         ("arithmetic", {"scorer": "letter"}, OPEN),
         ("arithmetic", {"shots": 60}, "the model's context is 256"),
-        ("prompt", {"shots": 2}, "give a file of shots"),
         ("gsm8k", {"format": "harness", "scorer": "exact", "shots": 0}, "scorer `generation`"),
     ],
 )
@@ -181,28 +158,123 @@ def test_prepare_shows_shots_of_choices(prepare, folder):
     assert shown.record["prompt"]["shots"] == ["q8"]
 
 
+def test_catalogue_lists_every_task():
+    assert all(name == task.name for name, task in TASKS.items())
+    assert [row["task"] for row in catalogue()][:2] == ["arc_easy", "arc_challenge"]
+    assert {row["task"].replace("_", "-") for row in catalogue()} > set(TASKS)
+    mmlu = next(row for row in catalogue() if row["task"] == "mmlu")
+    assert (mmlu["scorers"].split(", ")[0], mmlu["formats"]) == ("letter", "harness, plain")
+
+
+# the first questions do not depend on how many follow
+
+LIMIT, MORE = 8, 10
+
+
+def numbered(row, name, count=12, **fields):
+    """Makes rows that differ in a text."""
+    return [
+        changed(row, **{name: f"{row[name]} {i}?"}, **{k: v.format(i) for k, v in fields.items()})
+        for i in range(count)
+    ]
+
+
+def mmlu(split):
+    rows = numbered(MMLU, "question", 36)
+    subjects = ("law", "number_theory", "anatomy")
+    return "all", split, [changed(row, subject=subjects[i % 3]) for i, row in enumerate(rows)]
+
+
+SPLITS = ("train", "test")
+HUBS = {  # name of the task: its data set
+    "arc-easy": [
+        ("ARC-Easy", split, numbered(ARC, "question", id=split + "{}")) for split in SPLITS
+    ],
+    "mmlu": [mmlu("dev"), mmlu("test")],
+    "gsm8k": [("main", split, numbered(GSM8K, "question")) for split in SPLITS],
+    "dart-math": [("default", "train", numbered(DART, "query", query_id="q{}"))],
+}
+FILES = {
+    "prompt": numbered(PLAIN, "prompt"),
+    "arc": numbered(ARC, "question", id="q{}"),
+}
+LIBRARY = {
+    "their_choice": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{choices.label.index(answerKey)}}",
+        "doc_to_choice": "{{choices.text}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    },
+    "their_numbers": DECODED | {"doc_to_target": "#### 3"},
+}
+SETTINGS = [
+    ("arc-easy", {"variants": ("instruction", "shots")}),
+    ("arc-easy", {"scorer": "letter", "format": "harness", "variants": ("order",)}),
+    ("mmlu", {"variants": ("order",)}),
+    ("gsm8k", {"format": "harness"}),
+    ("dart-math", {"shots": 0, "fail_rate_level": None}),
+    ("arithmetic", {"variants": ("shots",)}),
+    ("prompt", {}),
+    ("arc", {"scorer": "letter", "format": "harness"}),
+    ("their_choice", {"variants": ("instruction",)}),
+    ("their_numbers", {}),
+]
+
+
+@pytest.fixture
+def prepare_any(hub, write, library, tmp_path):
+    """Prepare a task of any kind, with data of its own."""
+
+    def prepare(task, **settings):
+        settings = {"shots": 2, **settings}
+        name = task
+        if task in HUBS:
+            settings["hub"] = hub(*HUBS[task])
+            if task == "dart-math":
+                rows = numbered(DART, "query", query_id="q{}")
+                statistics = [{"query_id": row["query_id"], "pass_rate": 0.5} for row in rows]
+                hub(("default", "train", statistics), name="hub-query-info")
+        elif task in FILES:
+            name = write(*FILES[task])
+            settings["shots_file"] = write(*FILES[task][:3], name="shots")
+        elif task in LIBRARY:
+            file = tmp_path / "rows.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in FILES["arc"]))
+            splits = {"dataset_path": "json", "test_split": "test", "fewshot_split": "train"}
+            data = {"data_files": {"test": str(file), "train": str(file)}}
+            library(**{task: LIBRARY[task] | splits | {"dataset_kwargs": data}})
+        config = TaskConfig(name, **settings)
+        return config.prepare(tiny.tokenizer(), context=9000, stop_tokens=lambda: (1, 7))
+
+    return prepare
+
+
+@pytest.mark.parametrize(("task", "settings"), SETTINGS, ids=lambda value: str(value))
+def test_first_questions_do_not_depend_on_how_many_follow(prepare_any, task, settings):
+    few, many = (prepare_any(task, limit=limit, **settings) for limit in (LIMIT, MORE))
+    assert (len(few.encoded), len(many.encoded)) == (LIMIT, MORE)
+    ways = [(few.encoded, many.encoded)]
+    ways += [(a.encoded, b.encoded) for a, b in zip(few.variants, many.variants, strict=True)]
+    for fewer, more in ways:
+        for row, other in zip(fewer, more[:LIMIT], strict=True):
+            assert (row.question, row.prompt_hash) == (other.question, other.prompt_hash)
+            np.testing.assert_array_equal(row.prompts.ids, other.prompts.ids)
+    assert [v.places for v in few.variants] == [v.places[:LIMIT] for v in many.variants]
+    assert few.record.get("prompt") == many.record.get("prompt")
+
+
+def test_mmlu_is_asked_as_the_harness_asks_it(prepare_any):
+    prepared = prepare_any("mmlu", limit=3)
+    assert prepared.record["scorer"] == "letter"
+    assert prepared.record["prompt"]["format"] == "harness"
+    text = tiny.tokenizer().decode(prepared.encoded[0].prompts.ids)
+    assert "The following are multiple choice questions (with answers) about law.\n\nW" in text
+    assert text.count("Answer: C\n\n") == 2
+    assert prepare_any("mmlu", limit=3, scorer="options").record["prompt"]["format"] == "plain"
+
+
 # with a model
-
-
-def test_session_records_its_task(tiny_checkpoint):
-    model = str(tiny_checkpoint)
-    made = {
-        scorer: Session.prepare(
-            model, TaskConfig("arithmetic", limit=4, scorer=scorer).prepare, metadata={"task": "a"}
-        )
-        for scorer in ("exact", "generation")
-    }
-    for scorer, session in made.items():
-        assert session.settings["scorer"] == scorer
-        stop = list(checkpoint.stop_tokens(model))
-        assert session.settings["prompt"]["stop_tokens"] == stop
-        assert session.environment["task"] == "a"
-        expected = {"open": True, "decodes": scorer == "generation"}
-        assert session.environment["scorer"] == expected
-        json.dumps([session.settings, session.environment])
-    assert made["generation"].settings["grader"].startswith("math-verify 0")
-    assert "grader" not in made["exact"].settings
-    assert made["exact"].settings["task"] != made["generation"].settings["task"]
 
 
 def test_session_refuses_small_budget_before_weights_load(tiny_checkpoint, monkeypatch, tmp_path):

@@ -1,19 +1,23 @@
-"""Questions asked in other variants: robust verdicts, and paths that are asked again.
+"""Controls: searches for wrong answers, and right paths asked again in other variants.
 
-A path that is right by luck is wrong when the question is asked in another way, so what holds in
-all variants of a question tells what the path knows.
+With enough perturbed networks some path gives any answer, and any answer is kept on fewer layers.
+So hits of gold are compared with those of wrong answers that the model does not give, and layers
+saved on right answers with those saved on the model's own wrong answers. And a path that is right
+by luck is wrong when the question is asked in another way.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from cola_jax.identity import stable_hash
 from cola_jax.path import STOP, pad_lists
 from cola_jax.question import Question
 from cola_jax.scoring.scorer import Evaluate
 from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 from cola_jax.strategies.outcome import ROOT, Again, Outcome
+from cola_jax.strategies.rules import Control
 
 MOST = 4  # right paths of a search that are asked again
 FIRST = 25  # evaluations of the first budget
@@ -21,8 +25,34 @@ FIRST = 25  # evaluations of the first budget
 Places = Sequence[Sequence[Sequence[int]]]  # of each variant and question, of each option there
 
 
+def control_targets(question: Question, answers: Collection[int], control: Control) -> list[int]:
+    """Return the options that a question is searched for beside gold, in order.
+
+    Empty where the pretrained model gives gold in any variant: the search for gold then only keeps
+    its answer. Otherwise the wrong options that it gives in no variant, as it does not give gold;
+    and after them, where options are offered, a wrong answer that it gives in all variants, which
+    its search only keeps. With `one`, a hash of the question's id picks one of the wrong options.
+    """
+    if control == "none" or question.answer in answers:
+        return []
+    options = range(len(question.options))
+    others = [j for j in options if j != question.answer and j not in answers]
+    if control == "one" and others:
+        others = [others[stable_hash(f"control {question.id}") % len(others)]]
+    kept = set(answers)
+    keeps = len(kept) == 1 and kept <= set(options) and not question.open
+    return [*others, *kept] if keeps else others
+
+
+def without_control(questions: Sequence[Question], control: Control) -> list[str]:
+    """Return the ids of questions without a wrong answer for a control search."""
+    if control == "none":
+        return []
+    return [question.id for question in questions if len(question.options) < 2]
+
+
 def in_order(verdicts: Verdicts, place: Sequence[int]) -> Verdicts:
-    """Read verdicts of a variant with the options in the order of the question."""
+    """Put the options of a variant's verdicts in the order of the question."""
     option = np.full(max(place, default=-1) + 2, NO_ANSWER)  # the last is that of NO_ANSWER
     option[list(place)] = np.arange(len(place))
     return verdicts._replace(
@@ -42,11 +72,14 @@ def in_variants(
 
 
 def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) -> Evaluate:
-    """Combine evaluations of V variants of B questions: right is what is right in all of them.
+    """Combine evaluations of V variants of B questions: a path must be right in all of them.
 
-    `evaluate` takes paths [V * B, C, P], first those of all questions in the first variant. Returns
-    a function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
-    margins in any variant; the answer is that of all variants, or none.
+    Args:
+      evaluate: takes paths [V * B, C, P], first those of all questions in the first variant.
+
+    Returns:
+      A function from paths [B, C, P] to Verdicts [B, C]: an option's score is the least of its
+      margins in any variant; the answer is that of all variants, or none.
     """
 
     def evaluate_all(paths: np.ndarray) -> Verdicts:
@@ -76,10 +109,8 @@ def robust(evaluate: Evaluate, questions: Sequence[Question], places: Places) ->
 
 def plain_answers(plain: Verdicts, places: Places) -> list[list[int]]:
     """Return the answers to each question in each variant, as options; see `with_robust`."""
-    return [
-        [int(each.answer) for each in in_variants(plain, places, b, 0)]
-        for b in range(len(places[0]))
-    ]
+    size = len(places[0])
+    return [[int(x.answer) for x in in_variants(plain, places, b, 0)] for b in range(size)]
 
 
 def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) -> list[Outcome]:
@@ -107,7 +138,7 @@ def with_robust(outcomes: Sequence[Outcome], plain: Verdicts, places: Places) ->
 def with_again(
     outcomes: Sequence[Outcome], verdicts: Sequence[Verdicts], places: Places
 ) -> list[Outcome]:
-    """Add the answers on `paths_to_ask` to outcomes; the verdicts of each variant are [B, C]."""
+    """Add the answers on `paths_to_ask` to outcomes; verdicts of each variant are [B, C]."""
 
     def add(b: int, outcome: Outcome) -> Outcome:
         variants = [
@@ -131,7 +162,7 @@ def with_again(
 
 
 def for_each_search(outcome: Outcome, again: Callable[[Outcome], Again]) -> Outcome:
-    """Add answers in other variants to a search and to its control searches."""
+    """Add the answers in other variants to a search and to its control searches."""
     controls = tuple(for_each_search(control, again) for control in outcome.controls)
     return dataclasses.replace(outcome, again=again(outcome), controls=controls)
 
@@ -139,8 +170,8 @@ def for_each_search(outcome: Outcome, again: Callable[[Outcome], Again]) -> Outc
 def nodes_to_ask(outcome: Outcome) -> list[int]:
     """Return the evaluations to ask again: the baseline, and up to four right ones.
 
-    The first is the shortest, the others are those of the largest margin; so for all evaluations
-    and for the first 25, 50, 100, ..., so that a search tells what it would have found with fewer.
+    These are the shortest and those of the largest margins, of all evaluations and of the first 25,
+    50, 100, ..., so that a search tells its result with fewer.
     """
     verdicts, chosen = outcome.verdicts, [ROOT]
     for size in (*budgets(outcome.evaluations), outcome.evaluations):
@@ -152,23 +183,23 @@ def nodes_to_ask(outcome: Outcome) -> list[int]:
 
 
 def most_asked(evaluations: int) -> int:
-    """Return the most evaluations that are asked again of a search of so many."""
+    """Return the most evaluations of a search that are asked again."""
     return min(evaluations, 1 + MOST * (1 + len(budgets(evaluations))))
 
 
 def budgets(evaluations: int) -> list[int]:
-    """Return 26, 51, 101, ..., the baseline included, as far as a search is larger."""
+    """Return 26, 51, 101, ... below the number of evaluations, the baseline included."""
     sizes = [1 + FIRST * 2**n for n in range(evaluations.bit_length())]
     return [size for size in sizes if size < evaluations]
 
 
 def paths_to_ask(outcomes: Sequence[Outcome], positions: int) -> np.ndarray:
-    """Return the paths [B, C, P] that the searches of each question want asked again."""
+    """Return the paths [B, C, P] to ask again of the searches of each question."""
     return pad_lists([list(columns(outcome)) for outcome in outcomes], positions)
 
 
 def columns(outcome: Outcome) -> dict[tuple[int, ...], int]:
-    """Number the paths that are asked again for a question, each once."""
+    """Number the paths to ask again of a question, each once."""
     searches = (outcome, *outcome.controls)
     every = [search.paths[i] for search in searches for i in nodes_to_ask(search)]
     return {path: c for c, path in enumerate(dict.fromkeys(every))}

@@ -1,0 +1,317 @@
+"""Every kind of file that a user hands to a command, mutated: it is read, or refused in one line.
+
+`COLA_FUZZ=5000 pytest tests/test_fuzz.py` tries that many mutations of each kind.
+"""
+
+import copy
+import functools
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import cola_jax
+from cola_jax import checkpoint
+from cola_jax.cli.commands import parse
+from cola_jax.cli.flags import PathFlags
+from cola_jax.cli.parser import flag_values, values_of
+from cola_jax.cli.runs import Generate
+from cola_jax.deploy.export import read_path
+from cola_jax.deploy.model_card import read_effect
+from cola_jax.deploy.router import RECORD, Record
+from cola_jax.deploy.rules import MENU, SELECTOR, load_menu
+from cola_jax.errors import InputError
+from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
+from cola_jax.formats.gguf import open_gguf
+from cola_jax.formats.huggingface import open_directory
+from cola_jax.formats.peers import Searched, mergekit_config, polar_samples
+from cola_jax.scoring import Options
+from cola_jax.tasks.task import TaskConfig
+from tests import oracle, tiny
+from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
+from tests.tasks.rows import ARC, DART, GSM8K, MATH, MMLU, PLAIN
+
+EXAMPLES = int(os.environ.get("COLA_FUZZ", "25"))
+LAYERS = tiny.LAYERS
+VALUES = (
+    *(None, True, -1, 0, 1, 7, 2**31, 10**18, -(2**63), 0.5, 1e300, 1e-300, "", "x", "llama"),
+    *("a\nb", "x" * 5000, "\0", "../a", "{{ x", "é", [], [None], [["a"]], {}, {"a": {}}, [0] * 99),
+)
+PIECES = (
+    *(b"", b"\0", b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\0\0\0\0\x40", b"\n", b"["),
+    *(b"{", b'"', b"1e999", b"\xed\xa0\x80"),
+)
+LINES = (
+    *("", "#", "0-9", "4-0", "-1", "0,,1", "(0-4)x0", "(0-4)x999999999999", "((0)x2)x2", "(" * 999),
+    *("0" * 200_000, "0-4," * 20_000, "(3, 2)", "(0, 99)", "blocks:", "layers:9", "slices:", "\0"),
+    *("limit: &a [*a]", "x: &x {<<: *x}", "limit: !!python/object/apply:os.system [ls]", "- a"),
+    *(f"limit: {'9' * 5000}", "limit: " + "[" * 3000, "? [a]\n: 3", "model: []", "chat: maybe"),
+    *("{question}" * 99, "{", "\u2028", "%YAML 9.9", "%FLAG 1", "\t"),
+)
+ROWS = {"arc": ARC, "mmlu": MMLU, "gsm8k": GSM8K, "math": MATH, "dart": DART, "prompt": PLAIN}
+SEARCHED = [
+    Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2, 1)), False),
+    Searched("2 + 2?", "4", ((0, 1, 2),), (), True),
+]
+DRLLM = {
+    "num_layers": LAYERS,
+    "best_path": [[0, 2], [0, 1, 2]],
+    "good_paths": [[[0, 2], [0, 1, 1, 2]], []],
+    "mcts_correct": [1, 0],
+}
+EFFECT = {"task": "arc_easy", "n": 100, "before": 0.5, "after": 0.6, "difference": 0.1}
+TEXTS = {
+    "paths.txt": "0-4\n0,1,3,4  # without 2\n0-2,(2-3)x2,4\n",
+    "rys.txt": "(2, 3)\nblocks:1,3;3,4\n",
+    "template.txt": "Think first.\n\n{question}\n\nNow answer.",
+    "merge.yaml": mergekit_config((0, 1, 1, 2, 3, 4), "someone/model"),
+    "rows.csv": "question,option_a,option_b,answer\nWhich?,1,2,B\n",
+    "lists.json": json.dumps([[2, 3], [0, 1, 1], [4]]),
+    "polar.json": json.dumps(polar_samples(SEARCHED, LAYERS)),
+    "drllm.json": json.dumps(DRLLM),
+    "static.json": json.dumps(
+        {"path": "0-2,4", "layers": 4, "effect": EFFECT | {"interval": [0.01, 0.2]}}
+        | {"model": "digest", "num_layers": LAYERS}
+    ),
+    f"menu/{MENU}": json.dumps(
+        {"paths": ["0-4", "0,2-4", "0-4,4"], "rule": "selector", "sign": None, "state_layer": 2}
+        | {"model": "digest", "num_layers": LAYERS, "task": "arc-easy"}
+    ),
+    **{
+        f"{kind}.jsonl": "".join(
+            json.dumps(
+                {**row, "id": f"{kind} {i}"} | ({"query_id": str(i)} if kind == "dart" else {})
+            )
+            + "\n"
+            for i in range(2)
+        )
+        for kind, row in ROWS.items()
+    },
+    "shots.jsonl": '{"prompt": "3 + 3 =", "answer": 6}\n{"prompt": "4 + 4 =", "answer": 8}\n',
+    "held.jsonl": json.dumps(ARC | {"question": "What burns?", "id": "other"}) + "\n",
+}
+
+
+def make(folder: Path) -> None:
+    """Make a sound file of each kind."""
+    tiny.make_checkpoint(folder)
+    model = tiny_llama(vocab_size=300, num_hidden_layers=1)
+    write(folder / "tiny.gguf", model, metadata=[add_byte_level])
+    oracle.make("qwen3-moe", folder / "mixture")
+    (folder / "menu").mkdir()
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    flags = values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"]))
+    (folder / "flags.yaml").write_text(yaml.safe_dump(flags))
+    shapes = {"mean": 8, "scale": 8, "weights": (8, 3), "bias": 3}
+    np.savez(folder / "menu" / SELECTOR, **{name: np.ones(size) for name, size in shapes.items()})
+    sizes = {"num_layers": LAYERS, "width": 8, "early_layers": 1}
+    record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)
+    record.save(folder / "router", {"queries": np.zeros((LAYERS, 8), np.float32)})
+    words, asked = checkpoint.load_tokenizer(folder / "ours"), tiny.questions(3)
+    evaluate = cola_jax.evaluator(cola_jax.load(folder / "ours"), asked, Options(words))
+    cola_jax.save_run(folder / "run", cola_jax.search(evaluate, asked, simulations=4), evaluate)
+
+
+class Door(NamedTuple):
+    """A file that a user hands over, and a function that reads it as a command does."""
+
+    file: Path
+    read: Callable[[], object]
+
+
+def doors(folder: Path) -> Iterator[tuple[str, Door]]:
+    """Yield the doors by the names of their files."""
+    ours, theirs, words = folder / "ours", folder / "theirs", folder / "ours" / "tokenizer"
+    tokenizer = tiny.tokenizer()
+
+    def prepare(**settings: Any) -> None:
+        settings = {x: f"{folder}/{y}" if isinstance(y, str) else y for x, y in settings.items()}
+        TaskConfig(**settings).prepare(tokenizer, context=2048, stop_tokens=lambda: [1])
+
+    def read_paths(name: str) -> object:
+        return PathFlags(paths_file=folder / name).collect(LAYERS)
+
+    def read_gguf() -> None:
+        name = f"words-{random.random()}"
+        write_tokenizer(open_gguf(folder / "tiny.gguf"), folder / name)
+
+    def read_tokenizer() -> None:
+        try_tokenizer(checkpoint.load_folder(words, "model"), "model", 10**6)
+
+    def read_static() -> None:
+        file = folder / "static.json"
+        read_effect(file, read_path(str(file), LAYERS), LAYERS)
+
+    def read_prompts() -> None:
+        command = Generate("model", prompts_file=folder / "shots.jsonl")
+        command.prepare(tokenizer, context=2048, stop_tokens=lambda: [1])
+
+    readers: dict[str, Callable[[], object]] = {
+        "tiny.gguf": read_gguf,
+        "theirs/config.json": lambda: open_directory(theirs),
+        "theirs/model.safetensors": lambda: open_directory(theirs),
+        "mixture/config.json": lambda: open_directory(folder / "mixture"),
+        "ours/cola.json": lambda: checkpoint.load(ours),
+        "ours/tokenizer/tokenizer.json": read_tokenizer,
+        "ours/tokenizer/tokenizer_config.json": read_tokenizer,
+        "flags.yaml": lambda: parse(["search", "--config", str(folder / "flags.yaml")]),
+        "static.json": read_static,
+        f"menu/{MENU}": lambda: load_menu(str(folder / "menu"), "digest", LAYERS),
+        f"router/{RECORD}": lambda: Record.read(folder / "router"),
+        f"menu/{SELECTOR}": lambda: load_menu(str(folder / "menu"), "digest", LAYERS),
+        "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),
+        "held.jsonl": lambda: prepare(task="arc.jsonl", held_out_from="held.jsonl"),
+        "shots.jsonl": lambda: (
+            read_prompts(),
+            prepare(task="prompt.jsonl", shots=1, shots_file="shots.jsonl"),
+        ),
+        "rows.csv": lambda: prepare(task="rows.csv"),
+    }
+    for kind in ROWS:
+        readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
+    for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
+        readers[name] = functools.partial(read_paths, name)
+    for kind in ("run.json", "starts/*.json", "evaluations/*.parquet", "questions/*.parquet"):
+        file = next((folder / "run").glob(kind))
+        yield f"run/{kind}", Door(file, parse(["report", str(folder / "run")]).run)
+    for name, read in readers.items():
+        yield name, Door(folder / name, read)
+
+
+def refusal(read: Callable[[], object]) -> str:
+    """Return the line with which input is refused; "" where it is read."""
+    try:
+        read()
+    except (InputError, OSError) as error:
+        line = str(error)
+    except SystemExit as end:  # after an error of tyro's
+        return f"exit {end.code}"
+    else:
+        return ""
+    assert 0 < len(line) < 1500
+    return line
+
+
+def mutate(data: bytes, suffix: str, draw: random.Random) -> bytes:
+    """Change a few values, lines or bytes of a file."""
+    parts = data.splitlines() if suffix == ".jsonl" else [data]
+    if suffix in (".json", ".jsonl") and draw.random() < 0.7:
+        values = [json.loads(part) for part in parts]
+        for _ in range(draw.choice((1, 1, 2, 3))):
+            mutate_value(values, draw)
+        escaped = draw.random() < 0.5
+        return "\n".join(json.dumps(x, ensure_ascii=escaped) for x in values).encode()
+    if suffix in (".txt", ".yaml", ".csv") and draw.random() < 0.7:
+        lines = data.decode().splitlines()
+        at = draw.randrange(len(lines) + 1)
+        lines[at : at + draw.randrange(2)] = [draw.choice(LINES)]
+        return "\n".join(lines).encode("utf-8", "surrogatepass")
+    changed = bytearray(data)
+    # in a binary file of keys and values, half of the changes lie close after a key
+    keys = [match.end() for match in re.finditer(rb"[a-z_]{3,}(\.[a-z0-9_]+)+", data[:9000])]
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at = draw.randrange(max(1, min(9000, len(changed))))
+        if keys and draw.random() < 0.5:
+            at = min(draw.choice(keys) + draw.randrange(16), len(changed) - 1)
+        piece = draw.choice(PIECES)
+        kind = draw.randrange(4)
+        if kind == 0 and changed:
+            changed[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            changed[at : at + len(piece)] = piece
+        elif kind == 2:
+            changed[at:at] = piece
+        else:
+            del changed[at : at + draw.choice((1, 8, 100, len(changed)))]
+    return bytes(changed)
+
+
+def mutate_value(node: Any, draw: random.Random) -> None:
+    """Replace, remove, add or double an entry of a JSON value."""
+    while isinstance(node, dict | list) and node:
+        key = draw.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if isinstance(node[key], dict | list) and node[key] and draw.random() < 0.8:
+            node = node[key]
+            continue
+        kind = draw.randrange(6)
+        if kind == 0:
+            del node[key]
+        elif kind == 1 and isinstance(node, dict):
+            node[draw.choice(("extra", "auto_map", "type", ""))] = draw.choice(VALUES)
+        elif kind == 1:
+            node += [copy.deepcopy(node[key]) for _ in range(draw.choice((1, 99)))]
+        else:
+            node[key] = draw.choice(VALUES)
+        return
+
+
+@pytest.fixture(scope="module")
+def sound(made_once, tmp_path_factory) -> dict[str, Door]:
+    made = made_once("fuzz", make)
+    return dict(doors(shutil.copytree(made, tmp_path_factory.mktemp("fuzz") / "files")))
+
+
+NAMES = [
+    *("tiny.gguf", "theirs/config.json", "theirs/model.safetensors", "mixture/config.json"),
+    *("ours/cola.json", "ours/tokenizer/tokenizer.json", "ours/tokenizer/tokenizer_config.json"),
+    *("flags.yaml", *TEXTS, f"menu/{SELECTOR}", f"router/{RECORD}", "run/run.json"),
+    *("run/starts/*.json", "run/evaluations/*.parquet", "run/questions/*.parquet"),
+]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", NAMES)
+def test_mutated_file_is_read_or_refused_in_one_line(sound, name, capsys):
+    file, read = sound[name]
+    whole = file.read_bytes()
+
+    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 2**32))
+    def run(seed):
+        file.write_bytes(mutate(whole, file.suffix, random.Random(seed)))
+        assert refusal(read).isprintable()
+
+    read()  # as it is
+    try:
+        run()
+    finally:
+        file.write_bytes(whole)
+
+
+ODD = (
+    *("", " ", "nan", "-inf", "-1", "0", "1e400", "9" * 5000, "0x10", "1_0", "\uff11", "1/0", "%"),
+    *("\u0661\u0662GB", "2**63", "a\0b", "\ud800", "\u2028", "../..", "gs://bucket/x", "(" * 1000),
+    *("x" * 100_000, "0-" + "9" * 30, "(0)x" + "9" * 30, "[]", "{}", "!!python/name:os"),
+)
+COMMANDS = {
+    "search": ["--model", "m", "--task", "t", "--output", "o"],
+    "evaluate": ["--model", "m", "--task", "t", "--output", "o", "--paths", "0"],
+    "generate": ["--model", "m", "--prompt", "x"],
+    "export": ["--model", "m", "--path", "0", "--output", "o"],
+}
+
+
+@settings(max_examples=40, database=None, suppress_health_check=list(HealthCheck))
+@example("search", "rules.exploration", "nan")
+@example("search", "memory-budget", "\u0661\u0662GB")
+@example("evaluate", "output", "a\0b")
+@given(
+    st.sampled_from([*COMMANDS]), st.integers(0, 99), st.sampled_from(ODD) | st.text(max_size=40)
+)
+def test_odd_values_of_flags_are_parsed_or_refused(command, flag, value):
+    words = [command, *COMMANDS[command]]
+    if isinstance(flag, int):
+        names = [name for name, _ in flag_values(parse(words)) if name != "config"]  # a file
+        flag = names[flag % len(names)]
+    assert refusal(lambda: parse([*words, f"--{flag}={value}"])) != "exit 0"
