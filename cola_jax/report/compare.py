@@ -84,30 +84,22 @@ def check_runs(runs: Sequence[Run]) -> None:
     for run, settings in zip(runs, every, strict=True):
         check_search(run, settings)
     for directory, settings in zip(directories, every, strict=True):
-        check_counting(directories[0], every[0], directory, settings)
+        for name in ("robust", "variants"):
+            value, other = (counting(each, name) for each in (every[0], settings))
+            # a run without variants is compared in what is found once
+            if value != other and (name == "robust" or (value and other)):
+                raise InputError(
+                    f"{directories[0]} and {directory} are not comparable, they differ in --{name}: "
+                    f"{value} and {other}: give searches of the same kind."
+                )
     for run in runs[1:]:
         check_comparable(asked_by_run(runs[0]), asked_by_run(run))
 
 
-def check_counting(
-    first: str, settings: Mapping[str, Any], other: str, others: Mapping[str, Any]
-) -> None:
-    """Raise InputError unless two runs count the same as right.
-
-    A run without variants is compared in what is found once.
-    """
-    pairs: dict[str, Any] = {
-        "--robust": tuple(bool(each.get("robust")) for each in (settings, others))
-    }
-    variants = tuple(sorted(each.get("variants") or ()) for each in (settings, others))
-    if all(variants):
-        pairs["--variants"] = variants
-    for flag, (value, another) in pairs.items():
-        if value != another:
-            raise InputError(
-                f"{first} and {other} are not comparable, they differ in {flag}: {value} and "
-                f"{another}: give searches of the same kind."
-            )
+def counting(settings: Mapping[str, Any], name: str) -> Any:
+    """Return what a setting says about the answers that count as right."""
+    value = settings.get(name)
+    return sorted(value or ()) if name == "variants" else bool(value)
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:

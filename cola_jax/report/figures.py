@@ -227,12 +227,13 @@ def scan_figures(summary: ScanSummary) -> list[dict[str, Any]]:
         {
             "kind": "bars" if single else "map", "title": label, "x": "layer", "integer": True,
             "percent": False, "columns": ROW if single else BLOCK, "layers": summary.num_layers,
+            "best": [best.block.kind, best.block.start, best.block.stop - 1],
             "series": [
                 {"name": kind, "css": kind, "rows": scan_rows(summary, kind, label, single=single)}
                 for kind in KINDS
             ],
         }
-        for label in (ACCURACY, MARGIN)
+        for label, best in ((ACCURACY, summary.best), (MARGIN, summary.best_margin))
     ]  # fmt: skip
     return [figure("scan", "The change that each block makes", caption, panels)]
 

@@ -300,7 +300,8 @@ def test_scripts_in_node():
       return [ys.every((y) => y >= 32 && y <= 232), ticks.map(({ text }) => text)];
     };
     const block = [[0, 0, 1, 0.5, 1.5, 0.01], [0, 1, -1, -2, 0, 0.5]];
-    drawPanel({ kind: "map", title: "t", layers: 4, series: [{ name: "skip", rows: block }] }, 400);
+    const [best, series] = [["skip", 0, 0], [{ name: "skip", rows: block }]];
+    drawPanel({ kind: "map", title: "t", layers: 4, best, series }, 400);
     pathDiagram([0, 2, 1, 1], 1, 16);
     console.log(JSON.stringify([
       ticksOf(0, 33, 6, true), ticksOf(0, 1, 4, true), parsePath("0-2,1-3,7"),

@@ -147,7 +147,7 @@ function drawMap(panel, width) {
     svg.append(mark);
     const text = `${signed(value)} (${signed(low)} to ${signed(high)}), p = ${p.toFixed(3)}`;
     track(mark, (event) => showTip(event, `${name} ${first}${last > first ? `–${last}` : ""}`, [[text]]));
-    if (value === values.at(-1)) best = { cx: x + cell / 2, cy: y + cell / 2, r: Math.max(6, cell * 0.7) };
+    if (panel.best.join() === [name, first, last].join()) best = { cx: x + cell / 2, cy: y + cell / 2, r: Math.max(6, cell * 0.7) };
   }
   svg.append(shape("circle", { class: "best", ...best }));
   for (const tick of ticksOf(0, panel.layers, Math.min(12, width / 40), true)) {
