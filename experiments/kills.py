@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ import pyarrow.parquet as pq
 import tyro
 from tyro.conf import Positional
 
-from cola_jax.runs.run import UNFINISHED
-from experiments.outputs import same_output, with_output
+from cola_jax.runs.run import MANIFEST, UNFINISHED, Run
+from experiments.same_rows import differences
 
 WHOLE, OTHER = "whole", "other"  # of equal lengths, which files of Orbax have
 PRINTED = "printed"
+OUT = "{out}"  # in a command: the output, which is given as --output otherwise
+DATED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax's, with times and folders
 HEAD = """| signal | after | seconds lost | begun | to repeat |
 | --- | ---: | ---: | ---: | ---: |"""
 
@@ -80,6 +82,27 @@ def main(settings: Kills) -> None:
     start(settings.command, out / OTHER, log).communicate()
     print("\n".join(endings))
     sys.exit(0 if same_output(out / WHOLE, out / OTHER) and not wrong else 1)
+
+
+def with_output(command: Sequence[str], out: Path) -> tuple[str, ...]:
+    """Return a command that writes to `out`."""
+    if OUT in command:
+        return tuple(str(out) if word == OUT else word for word in command)
+    return (*command, "--output", str(out))
+
+
+def same_output(whole: Path, other: Path) -> bool:
+    """Whether runs have the same paths and verdicts; without runs, whether all files are equal."""
+    runs = [file.parent.relative_to(whole) for file in whole.rglob(MANIFEST)]
+    if runs:
+        return not any(differences(Run(whole / run), Run(other / run)) for run in runs)
+    names, others = ({f.relative_to(top) for f in top.rglob("*")} for top in (whole, other))
+    return names == others and all(
+        (whole / name).read_bytes().replace(bytes(whole), bytes(other))
+        == (other / name).read_bytes()
+        for name in names
+        if (whole / name).is_file() and name.name not in DATED
+    )
 
 
 def start(command: tuple[str, ...], directory: Path, log: Path) -> subprocess.Popen[bytes]:

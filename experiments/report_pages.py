@@ -1,6 +1,6 @@
-"""Measures the page of a large search: its weight, and how fast it opens in Chromium.
+"""Measure the page of a large search: its weight, and how fast it opens in Chromium.
 
-Writes a run of made-up verdicts with real sizes and its page. Opening it needs the package
+Write a run of made-up verdicts with real sizes and its page. Opening it needs the package
 `playwright` and a Chromium; without them only the weight is measured.
 
     python -m experiments.report_pages --output /tmp/pages --browser /usr/bin/chromium
@@ -61,7 +61,7 @@ class ReportPages:
 def make_question(
     name: str, sizes: ReportPages, random: np.random.Generator
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Makes the evaluations of a question and of its control search, and the question's row."""
+    """Make the evaluations of a question and of its control search, and the question's row."""
     plain = int(random.integers(2))  # the pretrained model's answer
     own, control = (make_search(name, sizes.paths, random, target, plain) for target in (0, 2))
     right, reached = ([row for row in rows if row["verdict"]] for rows in (own, control))
@@ -90,7 +90,7 @@ def make_question(
 def make_search(
     name: str, paths: int, random: np.random.Generator, target: int, plain: int
 ) -> list[dict[str, Any]]:
-    """Makes the evaluations of one search."""
+    """Make the evaluations of one search."""
     rows = []
     for node in range(paths):
         path = edited(random) if node else list(range(LAYERS))
@@ -117,7 +117,7 @@ def make_search(
 
 
 def edited(random: np.random.Generator) -> list[int]:
-    """Makes a path by two or three skips, repeats and moves of blocks."""
+    """Make a path by two or three skips, repeats and moves of blocks."""
     path = list(range(LAYERS))
     for kind in random.integers(0, 3, random.integers(2, 4)):
         start, size = int(random.integers(len(path) - 4)), int(random.integers(1, 5))
@@ -130,7 +130,7 @@ def edited(random: np.random.Generator) -> list[int]:
 
 
 def opening_times(page: Path, browser: str) -> dict[str, float]:
-    """Opens the page and returns the milliseconds until its parts are there."""
+    """Open the page and return the milliseconds until its parts are there."""
     from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

@@ -89,8 +89,8 @@ def check_runs(runs: Sequence[Run]) -> None:
             # a run without variants is compared in what is found once
             if value != other and (name == "robust" or (value and other)):
                 raise InputError(
-                    f"{directories[0]} and {directory} are not comparable, they differ in --{name}: "
-                    f"{value} and {other}: give searches of the same kind."
+                    f"{directories[0]} and {directory} are not comparable, they differ in "
+                    f"--{name}: {value} and {other}: give searches of the same kind."
                 )
     for run in runs[1:]:
         check_comparable(asked_by_run(runs[0]), asked_by_run(run))
