@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +27,7 @@ from cola_jax.files import check_links, check_local, is_file, read_bytes, read_j
 from cola_jax.identity import digest
 from cola_jax.int8 import INT8, Int8, cast
 from cola_jax.params import Model, assemble, shapes, sharding
+from cola_jax.progress import OnProgress, ignore_progress
 
 LAYOUT = 2  # increased whenever a change makes checkpoints unreadable for older versions
 METADATA = "cola.json"
@@ -113,15 +114,14 @@ def save(
     # one plain file per weight; the database that Orbax writes by default takes twice the time
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
         for name, weight in weights:
-            with orbax_writing():
-                saved = ocp.args.PyTreeSave(arrays_of(name, weight))
-                checkpointer.save(folder / WEIGHTS / name, args=saved)
-            sums |= {key: bit_sum(array) for key, array in arrays_of(name, weight).items()}
             if isinstance(weight, Int8):
-                scale = weight.scale
+                arrays, scale = {name: weight.values, name + SCALE: weight.scale}, weight.scale
                 scales[name] = {"dtype": str(scale.dtype), "shape": list(scale.shape)}
             else:
-                dtype = str(weight.dtype)
+                arrays, dtype = {name: weight}, str(weight.dtype)
+            with orbax_writing():
+                checkpointer.save(folder / WEIGHTS / name, args=ocp.args.PyTreeSave(arrays))
+            sums |= {key: bit_sum(array) for key, array in arrays.items()}
     metadata: dict[str, Any] = {
         "layout": LAYOUT,
         "config": config.to_json(),
@@ -137,13 +137,6 @@ def save(
     metadata["digest"] = model_digest(metadata)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return metadata
-
-
-def arrays_of(name: str, weight: Any) -> dict[str, Any]:
-    """Return the arrays that a weight is stored as, by name."""
-    if isinstance(weight, Int8):
-        return {name: weight.values, name + SCALE: weight.scale}
-    return {name: weight}
 
 
 def local(directory: str | os.PathLike[str]) -> Path:
@@ -213,7 +206,7 @@ def bit_sum(array: np.ndarray) -> int:
     bits, total = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}"), 0
     for start in range(0, bits.size, PIECE):
         piece = bits[start : start + PIECE].astype(np.uint32)
-        positions = np.arange(start, start + piece.size, dtype=np.uint64).astype(np.uint32)
+        positions = np.arange(start, start + piece.size).astype(np.uint32)
         total += int(hashed(piece, positions).sum(dtype=np.uint64))
     return total % 2**32
 
@@ -262,11 +255,8 @@ def stop_tokens(directory: str | os.PathLike[str]) -> tuple[int, ...]:
     That is the tokenizer's end of sequence where the source's configs named none. InputError if
     there is neither.
     """
-    ids = read_metadata(directory).get("stop_tokens")
-    if not ids:
-        end = load_tokenizer(directory).eos_token_id
-        ids = [] if end is None else [end]
-    if not ids:
+    ids = read_metadata(directory).get("stop_tokens") or [load_tokenizer(directory).eos_token_id]
+    if ids == [None]:
         raise InputError(
             f"{directory} has no token that ends a generation, and neither has its tokenizer: "
             "convert the model again from a source whose generation_config.json has eos_token_id."
@@ -279,25 +269,15 @@ def load(
     *,
     dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Model:
-    """Restore a converted model directly onto its devices.
+    """Restore a checkpoint directly onto its devices; see `cola_jax.load`.
 
-    Args:
-      directory: a checkpoint made by `cola convert`.
-      dtype: of the parameters; that of the checkpoint if None. With int8, the matrices of layers
-        have eight bits, and all else is float32 on a CPU and bfloat16 elsewhere.
-      mesh: has axes `data` and `tensor`; each weight is split over `tensor` by the spec of its
-        field in `params`. The default device if None.
-      on_progress: called with the bytes read so far and in all, after each weight.
-
-    Raises:
-      InputError: if the directory is not a checkpoint, is damaged or incomplete, or does not fit
-        the mesh.
+    Calls `on_progress` with the bytes read so far and the total, after each weight. InputError if
+    the directory is not a checkpoint, is damaged or incomplete, or does not fit the mesh.
     """
     metadata = read_metadata(directory)
     kind = jnp.dtype(stored_dtype(metadata) if dtype is None else dtype)
-    config = ModelConfig.from_json(metadata["config"])
     stored = jax.tree.leaves([leaves for _, leaves in stored_arrays(metadata, mesh)])
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in stored)
     weights, done = {}, 0
@@ -306,6 +286,7 @@ def load(
         weights[name] = cast(name, weight, kind, mesh)
         done += sum(array.nbytes for array in jax.tree.leaves(weight))
         on_progress(done, total)
+    config = ModelConfig.from_json(metadata["config"])
     return assemble(config, weights, metadata.get("pad_token"), str(directory))
 
 
@@ -346,15 +327,11 @@ def stored_arrays(
         stored = {name: (shape, INT8 if name in scales else metadata["dtype"])}
         if name in scales:
             stored[name + SCALE] = tuple(scales[name]["shape"]), scales[name]["dtype"]
-        yield (
-            name,
-            {
-                key: jax.ShapeDtypeStruct(
-                    shape, jnp.dtype(dtype), sharding=sharding(name, shape, mesh)
-                )
-                for key, (shape, dtype) in stored.items()
-            },
-        )
+        leaves = {
+            key: jax.ShapeDtypeStruct(size, jnp.dtype(kind), sharding=sharding(name, size, mesh))
+            for key, (size, kind) in stored.items()
+        }
+        yield name, leaves
 
 
 def this_host_only() -> ocp.options.MultiprocessingOptions:
@@ -383,27 +360,23 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
 
 
 def load_folder(folder: Path, name: str) -> Any:
-    """Load the tokenizer of a local folder with transformers; `name` says which in errors."""
-    with reading(f"the tokenizer of {name}", REPAIR):
-        try:
-            return tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ImportError) as error:
-            raise ValueError(first_line(error)) from error
+    """Load the tokenizer of a local folder with transformers; errors call it that of `name`.
 
-
-def tokenizer_class(folder: Path) -> Any:
-    """Return the class that AutoTokenizer would choose, or AutoTokenizer itself.
-
-    Importing AutoTokenizer imports torch, which takes most of the time that a tokenizer takes.
+    Its class is the one that AutoTokenizer would choose. Importing AutoTokenizer imports torch,
+    which takes most of the time, so it is the last resort.
     """
     import transformers
 
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_bytes()) if is_file(file) else {}
-    kind = config.get("tokenizer_class") or ""
-    # AutoTokenizer replaces LlamaTokenizer where tokenizer.json is byte-level
-    if "auto_map" not in config and "Llama" not in kind:
-        known = getattr(transformers, kind, None)
-        if isinstance(known, type) and issubclass(known, transformers.PreTrainedTokenizerFast):
-            return known
-    return transformers.AutoTokenizer
+    with reading(f"the tokenizer of {name}", REPAIR):
+        file = folder / "tokenizer_config.json"
+        config = json.loads(file.read_bytes()) if is_file(file) else {}
+        kind = config.get("tokenizer_class") or ""
+        known, fast = getattr(transformers, kind, None), transformers.PreTrainedTokenizerFast
+        is_fast = isinstance(known, type) and issubclass(known, fast)
+        # AutoTokenizer replaces LlamaTokenizer where tokenizer.json is byte-level
+        needs_auto = "auto_map" in config or "Llama" in kind or not is_fast
+        loader: Any = transformers.AutoTokenizer if needs_auto else known
+        try:
+            return loader.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ImportError) as error:
+            raise ValueError(first_line(error)) from error

@@ -12,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from cola_jax.errors import InputError, reading, shown
 
 MOST_LAYERS = 10_000
-MOST_EXPERTS = 100_000  # of all layers together
 LIMIT = 2**31  # of any other size, as indices have 32 bits
 SMALLEST, LARGEST = 1e-30, 1e30  # of numbers that float32 has to hold
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -121,8 +120,6 @@ class ModelConfig:
 
     def check_experts(self) -> None:
         """Raise InputError for layers without MLP and experts, and for experts that do not fit."""
-        if self.experts * self.num_layers > MOST_EXPERTS:
-            raise InputError(f"the layers have more than {MOST_EXPERTS:,} experts together.")
         if not (self.experts or self.mlp_width):
             raise InputError("a layer must have an MLP or experts: mlp_width and experts are 0.")
         if self.mlp_bias and not self.mlp_width:

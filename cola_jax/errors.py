@@ -10,16 +10,8 @@ from typing import Any
 
 # what a file that is not as they expect makes parsers raise; AssertionError is ours alone
 BUILTIN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-LIBRARIES = (
-    "jinja2",
-    "pyarrow",
-    "pydantic_core",
-    "pyo3_runtime",  # whose PanicException is no Exception
-    "safetensors",
-    "safetensors_rust",
-    "struct",
-    "yaml",
-)
+LIBRARIES = {"jinja2", "pyarrow", "pydantic_core", "safetensors", "safetensors_rust", "struct"}
+LIBRARIES |= {"yaml", "pyo3_runtime"}  # the PanicException of the last is no Exception
 LONGEST = 300  # characters of another library's error that are worth reading
 LONGEST_LINE = 2000  # characters of an error in all
 
@@ -44,9 +36,7 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
       InputError: for whatever a broken file makes a parser raise. An InputError of the body that
         names the file passes as it is, and others get its name in front.
     """
-    name = os.fspath(what)
-    name = name if name.isprintable() and len(name) <= LONGEST else shown(name)
-    end = f". {action}" if action else "."
+    name, end = printed(os.fspath(what), LONGEST), f". {action}" if action else "."
     try:
         yield
     except InputError as error:
@@ -60,13 +50,13 @@ def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
 
 
 def is_of_parser(error: BaseException) -> bool:
-    """Say whether a parser raises such errors for its input.
+    """Return whether parsers raise such errors for their input.
 
     Tokenizers raises Exception itself, and Arrow an OSError that is not the system's.
     """
-    root = type(error).__module__.partition(".")[0]
     if type(error) is OSError:
         return error.errno is None
+    root = type(error).__module__.partition(".")[0]
     return isinstance(error, BUILTIN) or root in LIBRARIES or type(error) is Exception
 
 
@@ -86,7 +76,7 @@ def first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0].rstrip(". ")
     line = line if line.isprintable() else repr(line)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return f"{line[:LONGEST]}{'...' * (len(line) > LONGEST)}"
 
 
 def shown(value: Any) -> str:
@@ -99,9 +89,9 @@ def shown(value: Any) -> str:
         return "a huge number"
 
 
-def printed(name: str) -> str:
+def printed(name: str, longest: int = 80) -> str:
     """Write a name for an error message: as it is, unless it is long or has other than text."""
-    return name if 0 < len(name) <= 80 and name.isprintable() else shown(name)
+    return name if 0 < len(name) <= longest and name.isprintable() else shown(name)
 
 
 def one_line(text: str) -> str:
@@ -115,13 +105,13 @@ def one_line(text: str) -> str:
 def of_system(error: OSError) -> str:
     """Write an error of the operating system, with the file that it is about."""
     file = error.filename2 or error.filename
-    place = None if file is None else printed(os.fspath(file))
+    place = "" if file is None else printed(os.fspath(file))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {place}" if place else ""
         return f"no space is left{where}: make room, and start the same command again."
-    if error.strerror is None or place is None:
-        return str(error)
-    return f"{place}: {error.strerror}. Give another place, or look at its permissions."
+    if error.strerror and place:
+        return f"{place}: {error.strerror}. Give another place, or look at its permissions."
+    return str(error)
 
 
 def shorten(names: list[str], limit: int = 4) -> str:
@@ -134,12 +124,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
     Case, hyphens and underscores do not matter. None where no name is similar.
     """
-    forms: dict[str, str] = {}
-    for other in known:
-        forms.setdefault(plain_name(other), other)
-    begin = sorted((form for form in forms if form.startswith(plain_name(name))), key=len)
-    near = begin[:1] if plain_name(name) else []
-    near = near or difflib.get_close_matches(plain_name(name), forms, 1)
+    plain = plain_name(name)
+    forms = {plain_name(other): other for other in known}
+    begin = sorted((form for form in forms if plain and form.startswith(plain)), key=len)
+    near = begin or difflib.get_close_matches(plain, forms, 1)
     return forms[near[0]] if near else None
 
 

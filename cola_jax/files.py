@@ -48,7 +48,7 @@ def check_url(text: str) -> None:
 
 
 def check_writable(file: AnyPath) -> None:
-    """Raise an error where nothing can be written, before the work that it is to hold."""
+    """Raise InputError or OSError where nothing can be written, before the work that it is for."""
     text = os.fspath(file)
     if "://" in text:
         check_url(text)
@@ -56,16 +56,15 @@ def check_writable(file: AnyPath) -> None:
     place = Path(os.path.abspath(text))
     if os.path.lexists(place) and not (place.is_file() or place.is_dir()):
         raise InputError(f"{text} is a pipe, device or broken link: give a file or a directory.")
-    above = next(folder for folder in (place.parent, *place.parents) if os.path.lexists(folder))
-    if not above.is_dir():
-        raise OSError(f"{text} cannot be written: {above} is not a directory. Give another.")
-    existing = place if place.exists() else above
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if existing != place and not existing.is_dir():
+        raise OSError(f"{text} cannot be written: {existing} is not a directory. Give another.")
     if not os.access(existing, os.W_OK):
         raise OSError(f"{text} cannot be written: {existing} is read-only for you. Give another.")
 
 
 def check_file(file: AnyPath) -> None:
-    """Raise OSError where a file cannot be written, InputError for a directory."""
+    """Raise InputError or OSError where a file cannot be written."""
     check_writable(file)
     if os.path.isdir(file):
         raise InputError(f"{file} is a directory: give a file.")
@@ -105,13 +104,9 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
     epath's `glob` takes the folder's name for a part of the pattern, so that it finds nothing in
     one named run[1]. Hidden files are those of patterns that begin with a dot.
     """
-    files = list(folder.iterdir()) if folder.exists() else []
-    hidden = pattern.startswith(".")
-    return sorted(
-        file
-        for file in files
-        if fnmatch.fnmatch(file.name, pattern) and file.name.startswith(".") == hidden
-    )
+    files = sorted(folder.iterdir()) if folder.exists() else []
+    matches = (file for file in files if fnmatch.fnmatch(file.name, pattern))
+    return [file for file in matches if file.name.startswith(".") == pattern.startswith(".")]
 
 
 def is_file(file: AnyPath) -> bool:
@@ -140,9 +135,9 @@ def read_text(file: AnyPath) -> str:
 
 
 def parse_json(text: str | bytes, where: AnyPath) -> Any:
-    """Parse JSON; `where` names the file, and the line of one, in errors.
+    """Parse JSON; `where` names the file, or a line of it, in errors.
 
-    NaN and infinity are refused, and so is half a character, which no tokenizer and no file takes.
+    Refuses NaN, infinity, and half a surrogate pair, which no tokenizer and no file takes.
     """
     with reading(where):
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -227,41 +222,33 @@ def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
 def claimed(destination: AnyPath) -> Iterator[Path]:
     """Keep other processes away from a local destination; yield its place, links followed.
 
-    Makes the folders above, which are removed at the end where they are empty. InputError while
+    Makes the folders above, and removes them at the end where they are empty. InputError while
     another process is there, OSError where nothing can be made.
     """
     place = Path(os.path.realpath(os.path.expanduser(destination)))
-    lock = place.with_name(f".{place.name}.lock")
     created = [parent for parent in place.parents if not parent.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = place.with_name(f".{place.name}.lock")
     busy = f"{destination} is being written by another process: wait for it, or choose another."
-    try:
+    with hold(lock, busy):
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            held = hold(lock, busy)
-        except OSError as error:
-            raise OSError(f"{destination} cannot be written ({error}): choose another.") from error
-        with held:
-            try:
-                yield place
-            finally:
-                remove(lock)
-    finally:
-        for parent in created:
-            with contextlib.suppress(OSError):  # not empty if the destination was completed
-                parent.rmdir()
+            yield place
+        finally:
+            remove(lock)
+            for parent in created:
+                with contextlib.suppress(OSError):  # not empty if the destination was completed
+                    parent.rmdir()
 
 
-def hold(
-    file: AnyPath, busy: str = "", seconds: float = 0
-) -> contextlib.AbstractContextManager[Any]:
+def hold(file: AnyPath, busy: str = "") -> contextlib.AbstractContextManager[Any]:
     """Lock a file, until the returned context ends; the system unlocks it when the process ends.
 
-    Waits for another holder, or raises InputError with the text `busy` after some seconds.
+    Waits for another holder, or raises InputError with the text `busy`.
     """
     import filelock
 
     try:
-        return filelock.FileLock(os.fspath(file)).acquire(timeout=seconds if busy else -1)
+        return filelock.FileLock(os.fspath(file)).acquire(timeout=0 if busy else -1)
     except filelock.Timeout:
         raise InputError(busy) from None
 
@@ -270,8 +257,8 @@ def hold(
 def replacement(place: Path, folder: bool) -> Iterator[Path]:
     """Yield a new file or folder under a hidden name, and move it to `place` at the end.
 
-    Nobody can have planted a link under the name: it is random, and must not exist. The old one is
-    kept until the new one is there.
+    Nobody can have planted a link under the name: it is random, and must not exist. An old folder
+    is kept until the new one is there.
     """
     partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}.partial")
     old = place.with_name(f".{place.name}.old")

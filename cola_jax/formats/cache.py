@@ -1,7 +1,6 @@
 """The cache of converted models: a source is converted once, and again when its files change."""
 
 import contextlib
-import functools
 import os
 import shutil
 import sys
@@ -17,32 +16,12 @@ from jax.typing import DTypeLike
 from cola_jax import checkpoint
 from cola_jax.errors import InputError
 from cola_jax.files import cache_directory, check_local, hold, remove_partial
-from cola_jax.formats.conversion import convert_opened
-from cola_jax.formats.sources import locate
+from cola_jax.formats.conversion import convert_opened, locate
 from cola_jax.formats.table import Source
 from cola_jax.identity import digest
 from cola_jax.int8 import INT8
 from cola_jax.params import Model
-from cola_jax.progress import byte_bar
-
-Progress = Callable[[int, int], None]  # called with bytes done and in all
-Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]  # shows them beside a name
-NO_BAR = functools.partial(byte_bar, progress=False)
-
-
-class Entry(NamedTuple):
-    """A converted model in the cache."""
-
-    folder: Path
-    metadata: dict[str, Any]  # of the checkpoint; empty where it is damaged
-    source: str  # the Hub id, or the file or directory, that it was converted from
-    revision: str | None  # the commit of a Hub id
-    bytes: int
-
-    @property
-    def key(self) -> str:
-        """The name of its folder."""
-        return self.folder.name
+from cola_jax.progress import OnProgress, byte_bar
 
 
 def root() -> Path:
@@ -74,10 +53,10 @@ def load(
       The model, on its devices.
 
     Raises:
-      InputError: if the source is nothing of these, is not supported, cannot be downloaded, is
+      InputError: if the source is none of these, is not supported, cannot be downloaded, is
         damaged or incomplete, or does not fit the mesh.
     """
-    directory = find(source, functools.partial(byte_bar, progress=progress), dtype)
+    directory = find(source, dtype, progress)
     with byte_bar("loading", progress) as on_progress:
         return load_converted(source, directory, dtype, mesh, on_progress)
 
@@ -87,7 +66,7 @@ def load_converted(
     directory: str,
     dtype: DTypeLike | None,
     mesh: Mesh | None,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> Model:
     """Load a directory that `find` returned; a damaged copy in the cache is converted again."""
     try:
@@ -96,7 +75,7 @@ def load_converted(
         if directory == os.fspath(source):  # not ours to replace
             raise
         discard(Path(directory), error)
-        directory = find(source, dtype=dtype)
+        directory = find(source, dtype)
         return checkpoint.load(directory, dtype=dtype, mesh=mesh, on_progress=on_progress)
 
 
@@ -115,7 +94,9 @@ def load_tokenizer(source: epath.PathLike) -> Any:
     return checkpoint.load_tokenizer(find(source))
 
 
-def find(source: epath.PathLike, bar: Bar = NO_BAR, dtype: DTypeLike | None = None) -> str:
+def find(
+    source: epath.PathLike, dtype: DTypeLike | None = None, progress: bool | None = False
+) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
     A checkpoint is its own. Others are converted where the cache has no copy of their content; one
@@ -126,14 +107,23 @@ def find(source: epath.PathLike, bar: Bar = NO_BAR, dtype: DTypeLike | None = No
     check_local(text)
     if (Path(text).expanduser() / checkpoint.METADATA).exists():
         return text
-    located = locate(text)
+    key, open_source = locate(text)
     if dtype is None or jnp.dtype(dtype) != INT8:
-        return keep(located.key, located.open, bar)
-    return keep(f"{located.key} {INT8}", located.open, bar, INT8)
+        return keep(key, open_source, text, progress)
+    return keep(f"{key} {INT8}", open_source, text, progress, INT8)
 
 
-def keep(key: str, source: Callable[[], Source], bar: Bar, dtype: str | None = None) -> str:
-    """Return the folder of the cache with this key, converting the source into it if need be."""
+def keep(
+    key: str,
+    open_source: Callable[[], Source],
+    name: str,
+    progress: bool | None = None,
+    dtype: str | None = None,
+) -> str:
+    """Return the folder of the cache with this key, converting the source into it if need be.
+
+    A bar shows `name` and the bytes that are converted.
+    """
     folder = root() / f"{checkpoint.LAYOUT}-{digest(key)[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold(folder.with_suffix(".lock")):
@@ -143,8 +133,8 @@ def keep(key: str, source: Callable[[], Source], bar: Bar, dtype: str | None = N
                 return str(folder)
             except InputError as error:
                 discard(folder, error)
-        with bar("converting") as on_progress:
-            convert_opened(source, folder, dtype=dtype, on_progress=on_progress)
+        with byte_bar(f"converting {name}", progress) as on_progress:
+            convert_opened(open_source, folder, dtype, on_progress)
     return str(folder)
 
 
@@ -154,30 +144,51 @@ def discard(folder: Path, error: Exception) -> None:
     shutil.rmtree(folder)
 
 
+class Entry(NamedTuple):
+    """A converted model in the cache, as `cola cache` lists it."""
+
+    key: str  # the name of its folder
+    source: str  # the Hub id, or the file or directory, that it was converted from
+    revision: str | None  # the commit of a Hub id
+    layers: int | None  # None where the checkpoint is damaged
+    dtype: str | None
+    bytes: int
+
+
 def entries() -> list[Entry]:
     """Return the models of the cache, the largest first."""
-    models = []
-    for folder in root().glob("[!.]*/"):
-        metadata: dict[str, Any] = {}
-        with contextlib.suppress(InputError):
-            metadata = checkpoint.read_metadata(folder)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        origin = metadata.get("origin", {"name": "damaged"})
-        models.append(Entry(folder, metadata, str(origin["name"]), origin.get("revision"), size))
+    models = map(read_entry, root().glob("[!.]*/"))
     return sorted(models, key=lambda entry: (-entry.bytes, entry.key))
 
 
-def remove(entry: Entry) -> None:
-    """Remove a model from the cache, once nobody converts it."""
-    lock = entry.folder.with_suffix(".lock")
-    with hold(lock):
-        shutil.rmtree(entry.folder)
+def read_entry(folder: Path) -> Entry:
+    """Read what is listed of a converted model."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    try:
+        metadata = checkpoint.read_metadata(folder)
+    except InputError:
+        return Entry(folder.name, "damaged", None, None, None, size)
+    origin, layers = metadata["origin"], metadata["config"]["num_layers"]
+    dtype = checkpoint.stored_dtype(metadata)
+    return Entry(folder.name, str(origin["name"]), origin.get("revision"), layers, dtype, size)
+
+
+def remove(key: str, busy: str = "") -> None:
+    """Remove a model, and leftovers of killed conversions, once nobody converts it.
+
+    With a text `busy`, InputError with it while somebody does.
+    """
+    folder = root() / key
+    lock = folder.with_suffix(".lock")
+    with hold(lock, busy):
+        remove_partial(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         lock.unlink(missing_ok=True)
 
 
-def forget() -> None:
-    """Remove leftovers of conversions that were killed; those that go on keep theirs."""
-    for lock in root().glob("*.lock"):
-        with contextlib.suppress(InputError), hold(lock, "it is being converted"):
-            remove_partial(lock.with_suffix(""))
-            lock.unlink(missing_ok=True)
+def clear() -> None:
+    """Remove all models and leftovers, but for those that are being converted."""
+    keys = {entry.key for entry in entries()} | {lock.stem for lock in root().glob("*.lock")}
+    for key in keys:
+        with contextlib.suppress(InputError):
+            remove(key, busy="it is being converted")

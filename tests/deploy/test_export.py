@@ -24,9 +24,8 @@ from cola_jax.deploy.export import (
     write_recipe,
     written_bytes,
 )
-from cola_jax.formats.conversion import convert
-from cola_jax.formats.hf_config import select_layers
-from cola_jax.formats.sources import locate
+from cola_jax.formats.conversion import convert, locate
+from cola_jax.formats.huggingface import select_layers
 from cola_jax.formats.table import stack
 from cola_jax.params import shapes
 from cola_jax.path import pad_path
@@ -87,7 +86,7 @@ def test_write_model_is_what_transformers_and_our_converter_read(pair, variant, 
     assert oracle.relative_error(their_logits(theirs, ids), expected) < oracle.TOLERANCE
     again = locate(str(folder)).open()
     assert again.config == select_layers(ours.config, MIXED)
-    weights = dict(stack(again.tensors, again.rows, again.config, again.dtype))
+    weights = dict(stack(again))
     for name, array in stacked(ours):
         whole = name in ("embedding", "norm", "head")
         wanted = np.asarray(array) if whole else np.asarray(array)[list(MIXED)]

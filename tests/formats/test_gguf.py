@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cola_jax
 from cola_jax import checkpoint
 from cola_jax.config import ModelConfig, Rope
-from cola_jax.formats.conversion import convert
+from cola_jax.formats.conversion import convert, locate
 from cola_jax.formats.gguf import GgufTensors, open_gguf, scale_queries
 from cola_jax.formats.gguf_header import read_header
-from cola_jax.formats.sources import locate
 from cola_jax.formats.table import stack
 from cola_jax.params import assemble
 from cola_jax.path import pad_path
@@ -27,6 +26,8 @@ from tests.formats.gguf_writer import (
     GEMMA_KEYS,
     KINDS,
     TEXTS,
+    add_byte_level,
+    add_sentencepiece,
     finish,
     set_parameters,
     tiny_gemma,
@@ -54,7 +55,7 @@ def gemma():
 def model_of(source):
     """Converts a source without writing it to disk."""
     opened = locate(str(source)).open()
-    weights = dict(stack(opened.tensors, opened.rows, opened.config, opened.dtype))
+    weights = dict(stack(opened))
     return assemble(opened.config, weights)
 
 
@@ -95,7 +96,7 @@ def test_open_gguf_refuses_gemma_keys_that_it_would_misread(tmp_path, gemma):
     factors = [("rope_freqs.weight", np.ones(6, np.float32))]
     for change, extra, message in (
         ({"attention.sliding_window": None}, (), "sliding_attention, but there is no window"),
-        ({"attention.head_count": None}, (), "num_attention_heads cannot be read"),
+        ({"attention.head_count": None}, (), "'num_attention_heads' expected int"),
         ({"final_logit_softcapping": 30.0}, (), r"not handled: \['gemma3\.final_logit_softcapp"),
         ({}, factors, r"unmapped rope_freqs\.weight"),
     ):
@@ -147,7 +148,7 @@ def test_read_dequantises_kinds_that_gguf_cannot_quantise(tmp_path, kind, size):
     writer.add_tensor("x", raw, raw_dtype=GGMLQuantizationType[kind])
     finish(writer)
     file = tmp_path / "blocks.gguf"
-    tensors = GgufTensors(file, read_header(file).tensors)
+    tensors = GgufTensors(file, read_header(file)[1])
     assert tensors.shapes["x"] == (3, 512)
     expected = dequantize(raw, GGMLQuantizationType[kind])
     np.testing.assert_array_equal(tensors.read("x"), expected)
@@ -200,7 +201,7 @@ def test_open_gguf_refuses_another_architecture(tmp_path, llama):
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "rope type 'yarn'"),
         ({"rope.dimension_count": 4}, "rotates only a part of each head"),
         ({"attention.value_length": 16}, r"values of another width than its heads \(8\)"),
-        ({"attention.head_count": None}, "num_attention_heads cannot be read"),
+        ({"attention.head_count": None}, "'num_attention_heads' expected int"),
         ({"block_count": 4}, r"missing blk\.3\.attn_k\.weight"),
         ({"block_count": 2}, r"unmapped blk\.2\.attn_k\.weight"),
         (
@@ -234,6 +235,67 @@ def test_open_gguf_refuses_other_tensor_types(tmp_path, llama):
     write(tmp_path / "tiny.gguf", llama, "Q5_1")
     with pytest.raises(ValueError, match=r"tensors of type \['Q5_1'\]; \['BF16', .*are supported"):
         open_gguf(tmp_path / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tiny Llama with an embedding for each token of the tokenizers below."""
+    return tiny_llama(vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({}, (2,)), ({"eot_token_id": 7}, (2, 7)), ({"eot_token_id": 2}, (2,))]
+)
+def test_open_gguf_reads_stop_tokens(tmp_path, words, flags, expected):
+    write(tmp_path / "tiny.gguf", words, metadata=[lambda w: add_byte_level(w, **flags)])
+    assert open_gguf(tmp_path / "tiny.gguf").stop_tokens == expected
+
+
+def test_convert_records_stop_and_padding_tokens(tmp_path, words):
+    write(tmp_path / "tiny.gguf", words, metadata=[lambda w: add_byte_level(w, eot_token_id=7)])
+    convert(str(tmp_path / "tiny.gguf"), tmp_path / "made")
+    assert checkpoint.stop_tokens(tmp_path / "made") == (2, 7)
+    assert cola_jax.load(tmp_path / "made").pad_token == 2
+
+
+def test_write_tokenizer_refuses_an_unknown_split(tmp_path, words):
+    def add(writer):
+        add_byte_level(writer)
+        writer.kv_data[0]["tokenizer.ggml.pre"].value = "someones"
+
+    write(tmp_path / "tiny.gguf", words, metadata=[add])
+    with pytest.raises(ValueError, match=r"tiny\.gguf splits texts as 'someones'"):
+        open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("add", "flags"),
+    [
+        (add_byte_level, {}),
+        (add_byte_level, {"add_bos_token": True}),
+        (add_byte_level, {"add_bos_token": False}),
+        (add_byte_level, {"add_bos_token": True, "add_eos_token": True}),
+        (add_sentencepiece, {}),
+        (add_sentencepiece, {"add_bos_token": False}),
+        (add_sentencepiece, {"add_eos_token": True}),
+    ],
+)
+def test_write_tokenizer_matches_transformers(tmp_path, words, add, flags):
+    write(tmp_path / "tiny.gguf", words, metadata=[lambda w: add(w, **flags)])
+    (tmp_path / "made").mkdir()
+    open_gguf(tmp_path / "tiny.gguf").write_tokenizer(tmp_path / "made")
+    ours = checkpoint.load_folder(tmp_path / "made", "tiny")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+    for text in TEXTS:
+        assert ours(text).input_ids == theirs(text).input_ids, text
+        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids), text
+    assert ours.eos_token_id == theirs.eos_token_id
+    assert ours.chat_template == theirs.chat_template
+    if theirs.chat_template:
+        chat = [{"role": "user", "content": "Hello"}]
+        assert (
+            ours.apply_chat_template(chat, tokenize=False) == "<|im_start|>user\nHello<|im_end|>\n"
+        )
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")

@@ -7,7 +7,7 @@ import pytest
 from einops import rearrange
 from safetensors.torch import load_file
 
-from cola_jax.formats.sources import locate
+from cola_jax.formats.conversion import locate
 from cola_jax.formats.table import expected
 from cola_jax.params import axis_sizes
 from tests import oracle
