@@ -42,7 +42,6 @@ from cola_jax.scoring.evaluator import ModelEvaluator
 from cola_jax.scoring.statistics import Effect
 
 log = logging.getLogger(__name__)
-METRICS = "metrics.json"
 WARMUP = 0.08  # share of the steps
 COLLAPSED = 0.95  # share of questions with the same path from which on a router chooses nothing
 
@@ -131,7 +130,7 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
     distilled = measure(session, router, examples, losses)
     record.save(directory, params)
     content = json.dumps(distilled.to_json(), indent=2) + "\n"
-    write_whole(absolute(directory) / METRICS, content.encode())
+    write_whole(absolute(directory) / "metrics.json", content.encode())
     return distilled
 
 

@@ -84,9 +84,8 @@ def likeliest_paths(
 ) -> list[Path]:
     """Return up to `beams` paths, the most likely first, each by its likeliest segments.
 
-    A beam search from segment to segment over logits of `SegmentNetwork`. Beams are compared only
-    where they have reached the same layer, and of equal paths the likeliest is kept, so the search
-    is exact. The path that skips all layers is left out.
+    A beam search over logits of `SegmentNetwork`. Beams are compared where they have reached the
+    same layer, and equal paths merge, so it is exact. The path without a layer is left out.
     """
     starts, runs_on = log_expit(boundary), log_expit(-np.asarray(boundary))
     logprob, num_layers = log_softmax(ops, axis=-1), len(boundary)
@@ -171,9 +170,8 @@ class Router:
     def paths(self, prompts: PromptsLike, beams: int = 1) -> list[list[Path]]:
         """Name up to `beams` paths for each prompt, best first; fewer where no more exist.
 
-        What is packed after a prompt is not read. `run_paths` and `generate` take the result: each
-        row follows its own path. Raises InputError for prompts that the model cannot read, and for
-        no beams. Compiles once for each bucket of T and of rows.
+        Options after a prompt are not read. `run_paths` and `generate` take the result. Raises
+        InputError for prompts that the model cannot read. Compiles as `state_batches`.
         """
         if beams < 1:
             raise InputError(f"at least 1 path is named, not {beams}.")

@@ -161,9 +161,9 @@ def router_lines(distilled: "Distilled") -> list[str]:
         f"final loss {distilled.losses[-1]:.4f}",
         f"accuracy on {paths.total()} held-out questions: {format_percent(effect.before.value)} of "
         f"the pretrained model, {after} with the router; {points} points ({interval})",
-        f"layers {format_mean(distilled.layers)}, and {distilled.router.early_layers} over the "
+        f"layers: {format_mean(distilled.layers)}, after {distilled.router.early_layers} over the "
         "prompt to name a path",
-        f"{len(paths)} distinct paths; the identity path for "
+        f"distinct paths: {len(paths)}; the identity path for "
         f"{format_percent(distilled.identity_share)} of the questions",
     ]
     return lines if distilled.warning is None else [*lines, distilled.warning]

@@ -13,7 +13,13 @@ import pytest
 import cola_jax
 from cola_jax.cli.main import main
 from cola_jax.deploy.distill import Distilled, Examples, distill, make_examples, segment_loss, train
-from cola_jax.deploy.router import NO_SEGMENT, likeliest_paths, load_router, segment_logits
+from cola_jax.deploy.router import (
+    NO_SEGMENT,
+    Record,
+    likeliest_paths,
+    load_router,
+    segment_logits,
+)
 from cola_jax.deploy.router import target_of_path as target
 from cola_jax.deploy.settings import DistillSettings
 from cola_jax.errors import InputError
@@ -23,6 +29,7 @@ from cola_jax.runs.run import Run
 from cola_jax.runs.schema import Part, evaluation_rows, question_row
 from cola_jax.runs.session import RunConfig, Session
 from cola_jax.runs.stored import Labels
+from cola_jax.scoring.answer import GenerationSettings
 from cola_jax.scoring.statistics import Effect
 from cola_jax.scoring.verdicts import Verdicts
 from cola_jax.tasks.task import TaskConfig
@@ -92,6 +99,17 @@ def test_distill_trains_and_measures_a_router_that_can_be_loaded(trained, settin
     )
     assert distilled.effect == Effect.of(routed[:, 0], plain[:, 0])
     assert json.loads(Path(folder, "metrics.json").read_text()) == distilled.to_json()
+
+
+def test_lm_eval_runs_each_prompt_on_the_path_of_a_router(trained, setting):
+    lm_eval = pytest.importorskip("cola_jax.deploy.lm_eval")
+    folder, distilled = trained
+    lm = lm_eval.ColaLM(checkpoint=setting.model, router=folder, data=1)
+    free = GenerationSettings((), 8)
+    prompts = [lm.prompt(text, free) for text in ("the sun", "moon water ice")]
+    paths = distilled.router.paths(Prompts.stack(prompts))
+    assert lm.paths_of(prompts) == paths
+    assert lm.path == f"router {Record.read(folder).weights}"  # of what the harness's cache keeps
 
 
 def test_distill_refuses_other_settings_and_repeats_the_same(trained, setting):
@@ -183,13 +201,14 @@ def test_train_learns_a_path_for_each_prompt_by_heart():
     states = [rng.normal(size=(n, 8)).astype(np.float16) for n in (4, 9, 6)]
     targets = np.array([target(path, 5) for path in paths])
     examples = Examples(np.arange(3), targets, np.ones(3), [], Counter())
-    params, losses = train(states, examples, DistillSettings(epochs=60))
+    settings = DistillSettings(epochs=60)
+    params, losses = train(states, examples, settings)
     assert losses[-1] < 0.05 < losses[0]
     for h, path in zip(states, paths, strict=True):
         boundary, ops = segment_logits(params, h[None], np.array([len(h)]))
         assert likeliest_paths(np.asarray(boundary[0]), np.asarray(ops[0]), 1) == [path]
     with pytest.raises(InputError, match="the loss of epoch 1 is nan: choose a lower"):
-        train([h * np.float16(np.nan) for h in states], examples, DistillSettings())
+        train([h * np.float16(np.nan) for h in states], examples, settings)
 
 
 def test_segment_loss_is_the_formula():
@@ -224,16 +243,17 @@ def test_collapse_is_said(counts, warning):
 
 def command(setting, out, *more):
     flags = ("--model", setting.model, "--task", setting.task, "--run", setting.run, "--data", "1")
-    main(["distill", *flags, "--out", str(out), "--epochs", "1", "--validation", "0.3", *more])
+    same = ("--labels", "all", "--validation", "0.3", "--epochs", "4", "--batch-size", "6")
+    main(["distill", *flags, "--out", str(out), *same, *more])  # compiles nothing new
 
 
 def test_cola_distill_prints_the_effect_of_a_router(setting, tmp_path, capsys):
     command(setting, tmp_path / "router", "--early-layers", "2")
     printed, logged = capsys.readouterr()
-    assert "epoch 1/1  loss" in logged
+    assert "epoch 4/4  loss" in logged
     assert "questions without a correct path" in printed
     assert "accuracy on 7 held-out questions" in printed
-    assert "distinct path" in printed
+    assert "distinct paths: " in printed
     record = json.loads((tmp_path / "router" / "router.json").read_text())
     assert record["early_layers"] == 2
     main(["distill", "--config", str(tmp_path / "router" / "config.yaml"), "--json"])

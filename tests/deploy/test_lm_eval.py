@@ -215,19 +215,6 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
     assert ours.generate_until(free) == [alone[path][1][i] for i, path in enumerate(used)]
 
 
-def test_router_chooses_paths(monkeypatch, ours):
-    """The best of each prompt's paths."""
-
-    class Router:
-        def paths(self, prompts, beams):
-            assert beams == 1
-            return [[(0, row)] for row in range(len(prompts.ids))]
-
-    monkeypatch.setattr(ours, "router", Router())
-    prompts = [ours.prompt("the sun", EIGHT)] * 3
-    assert ours.paths_of(prompts) == [[(0, 0)], [(0, 1)], [(0, 2)]]
-
-
 def test_copies_of_the_model_share_the_requests(tiny_checkpoint, ours):
     """On several devices, with the batch size of the harness's command line."""
     given = {"checkpoint": str(tiny_checkpoint), "max_length": LENGTH, "data": 2}
