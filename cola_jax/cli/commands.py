@@ -19,7 +19,7 @@ from cola_jax.cli.models import Cache, Convert, Demo, Tasks
 from cola_jax.cli.report import Report
 from cola_jax.cli.runs import Evaluate, Generate, Scan, Search
 from cola_jax.cli.verbosity import log
-from cola_jax.errors import UsageError, did_you_mean, printed, shown
+from cola_jax.errors import UsageError, did_you_mean, printed, reading, shown
 from cola_jax.strategies.rules import PRESETS, Rules
 
 DESCRIPTION = """Search which layers of a pretrained LLM to run, skip or loop, for each input.
@@ -72,7 +72,8 @@ def parse(arguments: Sequence[str]) -> Command:
     if "config" in first:
         prog += f" --config {first['config']}"  # errors name the file
         values = parser.read_flag_file(first["config"])
-        words = [*parser.words_of(values), *words]
+        with reading(first["config"]):
+            words = [*parser.words_of(values), *words]
         first = {"preset": values.get("preset")} | first
     rules = PRESETS.get(str(first.get("preset")))
     if kind is Search and rules is not None:

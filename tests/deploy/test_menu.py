@@ -34,7 +34,7 @@ def make_labels(questions: list[Question]) -> list[Labels]:
     """Labels of a search in which OTHER was right on most questions, and PLAIN on all."""
     paths = [(PLAIN, OTHER), (PLAIN, OTHER, NOISE), (PLAIN, OTHER, (0,) * 9)]
     return [
-        Labels(q.id, "", q.options, 0, "", {}, found, np.ones(len(found), bool), np.zeros(0), None)
+        Labels(q.id, "", q.options, 0, "", dict.fromkeys(found, True), None)
         for i, q in enumerate(questions)
         for found in [paths[i % 3]]
     ]
