@@ -34,12 +34,10 @@ from cola_jax.errors import InputError
 from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
 from cola_jax.formats.huggingface import open_directory
-from cola_jax.formats.peers import Searched, mergekit_config, polar_samples
 from cola_jax.scoring import Options
 from cola_jax.tasks.task import TaskConfig
 from tests import oracle, tiny
 from tests.formats.gguf_writer import add_byte_level, tiny_llama, write
-from tests.tasks.rows import ARC, DART, GSM8K, MATH, MMLU, PLAIN
 
 EXAMPLES = int(os.environ.get("COLA_FUZZ", "25"))
 LAYERS = tiny.LAYERS
@@ -58,48 +56,8 @@ LINES = (
     *(f"limit: {'9' * 5000}", "limit: " + "[" * 3000, "? [a]\n: 3", "model: []", "chat: maybe"),
     *("{question}" * 99, "{", "\u2028", "%YAML 9.9", "%FLAG 1", "\t"),
 )
-ROWS = {"arc": ARC, "mmlu": MMLU, "gsm8k": GSM8K, "math": MATH, "dart": DART, "prompt": PLAIN}
-SEARCHED = [
-    Searched("1 + 1?", "2", ((0, 2), (0, 1, 1, 2)), ((0, 1, 2), (2, 1)), False),
-    Searched("2 + 2?", "4", ((0, 1, 2),), (), True),
-]
-DRLLM = {
-    "num_layers": LAYERS,
-    "best_path": [[0, 2], [0, 1, 2]],
-    "good_paths": [[[0, 2], [0, 1, 1, 2]], []],
-    "mcts_correct": [1, 0],
-}
-EFFECT = {"task": "arc_easy", "n": 100, "before": 0.5, "after": 0.6, "difference": 0.1}
-TEXTS = {
-    "paths.txt": "0-4\n0,1,3,4  # without 2\n0-2,(2-3)x2,4\n",
-    "rys.txt": "(2, 3)\nblocks:1,3;3,4\n",
-    "template.txt": "Think first.\n\n{question}\n\nNow answer.",
-    "merge.yaml": mergekit_config((0, 1, 1, 2, 3, 4), "someone/model"),
-    "rows.csv": "question,option_a,option_b,answer\nWhich?,1,2,B\n",
-    "lists.json": json.dumps([[2, 3], [0, 1, 1], [4]]),
-    "polar.json": json.dumps(polar_samples(SEARCHED, LAYERS)),
-    "drllm.json": json.dumps(DRLLM),
-    "static.json": json.dumps(
-        {"path": "0-2,4", "layers": 4, "effect": EFFECT | {"interval": [0.01, 0.2]}}
-        | {"model": "digest", "num_layers": LAYERS}
-    ),
-    f"menu/{MENU}": json.dumps(
-        {"paths": ["0-4", "0,2-4", "0-4,4"], "rule": "selector", "sign": None, "state_layer": 2}
-        | {"model": "digest", "num_layers": LAYERS, "task": "arc-easy"}
-    ),
-    **{
-        f"{kind}.jsonl": "".join(
-            json.dumps(
-                {**row, "id": f"{kind} {i}"} | ({"query_id": str(i)} if kind == "dart" else {})
-            )
-            + "\n"
-            for i in range(2)
-        )
-        for kind, row in ROWS.items()
-    },
-    "shots.jsonl": '{"prompt": "3 + 3 =", "answer": 6}\n{"prompt": "4 + 4 =", "answer": 8}\n',
-    "held.jsonl": json.dumps(ARC | {"question": "What burns?", "id": "other"}) + "\n",
-}
+FILES = Path(__file__).with_name("fuzz")  # sound files that are small enough to keep
+TEXTS = [file.relative_to(FILES).as_posix() for file in sorted(FILES.rglob("*.*"))]
 
 
 def make(folder: Path) -> None:
@@ -108,9 +66,7 @@ def make(folder: Path) -> None:
     model = tiny_llama(vocab_size=300, num_hidden_layers=1)
     write(folder / "tiny.gguf", model, metadata=[add_byte_level])
     oracle.make("qwen3-moe", folder / "mixture")
-    (folder / "menu").mkdir()
-    for name, text in TEXTS.items():
-        (folder / name).write_text(text)
+    shutil.copytree(FILES, folder, dirs_exist_ok=True)
     flags = values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"]))
     (folder / "flags.yaml").write_text(yaml.safe_dump(flags))
     shapes = {"mean": 8, "scale": 8, "weights": (8, 3), "bias": 3}
@@ -178,7 +134,7 @@ def doors(folder: Path) -> Iterator[tuple[str, Door]]:
         ),
         "rows.csv": lambda: prepare(task="rows.csv"),
     }
-    for kind in ROWS:
+    for kind in ("arc", "mmlu", "gsm8k", "math", "dart", "prompt"):
         readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
     for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
         readers[name] = functools.partial(read_paths, name)

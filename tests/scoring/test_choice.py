@@ -95,13 +95,6 @@ def test_chat_adds_no_special_tokens(kind, message, first):
     assert chr(made.prompts.targets[0]) == first  # no space after a template
 
 
-def test_chat_of_letters_with_real_tokenizer():
-    words = tiny.tokenizer()
-    made = Letter(words, chat=True).encode(QUESTION)
-    assert made.prompts.ids.tolist().count(words.bos_token_id) == 1
-    assert words.convert_ids_to_tokens(made.prompts.targets.tolist()) == ["A", "B", "C"]
-
-
 @each
 def test_encode_refuses_what_cannot_be_scored(scorer):
     with pytest.raises(ValueError, match=r"question q is open.*`exact` or `generation`"):
@@ -137,12 +130,6 @@ def test_verdicts_equal_sums_in_plain_python(scorer):
         assert verdicts.verdict[c] == (scores.index(max(scores)) == 1)
         assert verdicts.margin[c] == pytest.approx(scores[1] - max(scores[0], scores[2]), rel=1e-6)
     assert len(set(verdicts.answer.tolist())) > 1
-
-
-def test_norm_changes_answer():
-    logprob = np.tile(np.float32([-4, -5, -1, -1, -5, -5]), (CANDIDATES, 1))
-    readings, question = made_up(6, logprob=logprob), encoded(TOKENS[Options])
-    assert [scorer.verdicts(readings, question).answer[0] for scorer in SCORERS[:2]] == [0, 1]
 
 
 def test_letter_compares_letters_offered():

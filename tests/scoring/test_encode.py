@@ -1,7 +1,5 @@
 """Prompts token by token: packing, tokenizers, lengths, and chat templates of our own."""
 
-import jax
-import numpy as np
 import pytest
 from tokenizers import AddedToken
 
@@ -24,17 +22,6 @@ def test_pack_equals_arrays_by_hand():
     assert row.read.tolist() == [2, 3, 2, 2, 4, 5]
     assert row.targets.tolist() == [20, 21, 30, 40, 41, 42]
     assert option.tolist() == [0, 0, 1, 2, 2, 2]
-
-
-def test_encode_answers_packs_options_after_prompt():
-    encoded = encode_answers(QUESTION, CodePoints(), PROMPT, ANSWERS)
-    expected, option = pack([1, *map(ord, PROMPT)], [[*map(ord, answer)] for answer in ANSWERS])
-    for ours, theirs in zip(
-        jax.tree.leaves(encoded.prompts), jax.tree.leaves(expected), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(encoded.option, option)
-    assert encoded.num_tokens == 1 + len(PROMPT) + len("iceiron orewind")
 
 
 def test_encode_answers_splits_as_lm_evaluation_harness():

@@ -59,15 +59,6 @@ def test_evaluator_keeps_order_of_questions(model, words, questions, together):
         assert np.isnan(verdicts.scores[b, :, count:]).all()
 
 
-def test_evaluator_batch_size_changes_rounding_only(model, words, questions, together):
-    _, verdicts, _ = together
-    evaluate = cola_jax.evaluator(model, questions, Options(words), batch_size=1)
-    again = evaluate([PATHS] * len(questions))
-    np.testing.assert_allclose(again.margin, verdicts.margin, rtol=1e-4, atol=1e-4)
-    sure = np.abs(verdicts.margin) > 1e-3
-    np.testing.assert_array_equal(again.verdict[sure], verdicts.verdict[sure])
-
-
 @pytest.mark.parametrize("form", ["shared", "lists", "array"])
 def test_evaluate_takes_paths_in_every_form(questions, form):
     paths = {
@@ -139,14 +130,3 @@ def test_prefix_is_that_of_all_questions(session):
     sizes = set(batches_of(session, 10).prefixes)
     assert len(sizes - {0}) == 1
     assert batches_of(session, 1).prefixes == [0]  # one question shares with no other
-
-
-def test_batches_are_of_one_prefix(session):
-    batches = batches_of(session, 10)
-    left = [0, 2, 3, 5, 6, 7, 9]
-    cut = batches.cut(left, 1, 3)
-    assert sorted(i for some in cut for i in some.tolist()) == left
-    for some in cut:
-        assert len(some) <= 3
-        assert len({batches.prefixes[i] for i in some}) == 1
-    assert batches.cut([], 1, 3) == []

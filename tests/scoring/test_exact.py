@@ -1,20 +1,16 @@
 """`exact`: answers as tokens, and its verdicts against those of real greedy decoding."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cola_jax
-from cola_jax.execute.decoder import STOPPED
-from cola_jax.prompts import Prompts, Readings
+from cola_jax.prompts import Readings
 from cola_jax.scoring import Exact
 from cola_jax.scoring.encode import encode_prompt
 from cola_jax.scoring.exact import ENDS_READ, end_tokens
-from cola_jax.scoring.generation import DECOY, GOLD, TIE
+from cola_jax.scoring.generation import DECOY, TIE
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT, GSM8K, PROMPT
@@ -22,10 +18,7 @@ from tests import tiny
 from tests.tokenizers import (
     BARE,
     EOS,
-    LINE_BREAKS,
-    STOPS,
     GreedyTokenizer,
-    letter_tokenizer,
     question,
 )
 
@@ -185,91 +178,3 @@ def test_scores_can_be_read_with_decoy_as_gold(logprob, rival):
 
 
 # against decoding
-
-
-def row(out, b, c):
-    """Returns the tokens decoded, and whether something ended them."""
-    return out.tokens[b, c, : out.length[b, c]].tolist(), out.finish[b, c] == STOPPED
-
-
-def answers(out, b):
-    """Takes answers that some path gives, and others one token away from them."""
-    generator = np.random.default_rng(b)
-    golds = []
-    for c in range(len(out.length[b])):
-        tokens, ended = row(out, b, c)
-        body = tokens[:-1] if ended else tokens[:-2]
-        golds += [body, body[:-1], [*body, int(generator.integers(80, 300))]]
-        golds += [[*body[:-1], 80 + (body[-1] + 1) % 200]] if body else []
-    unique = [list(gold) for gold in dict.fromkeys(map(tuple, golds)) if gold]
-    return [gold for gold in unique if not set(gold) & {*STOPS, *LINE_BREAKS}]
-
-
-def scored(model, letters, texts, golds, paths, format):
-    """Scores golds, the first answer of each question against the one after it."""
-    scorer = exact(letters, format, STOPS)
-    encoded = [
-        scorer.encode(
-            question(text, letters.decode(own[i]), letters.decode(own[(i + 1) % len(own)]))
-        )
-        for text, own in zip(texts, golds, strict=True)
-        for i in range(len(own))
-    ]
-    prompts = Prompts.stack([e.prompts for e in encoded])
-    readings = cola_jax.run_paths(model, prompts, [paths] * len(encoded))
-    names = ("logprob", "token", "rival", "finite")
-    for b, one in enumerate(encoded):
-        own = [getattr(readings, name)[b] for name in names]
-        own[:3] = [x[:, : len(one.option)] for x in own[:3]]
-        yield scorer.verdicts(Readings(*own), one)
-
-
-BOXED = dataclasses.replace(BARE, extract="boxed", stop=())
-
-
-@pytest.mark.parametrize(
-    ("form", "format"),
-    [
-        ("ended", BARE),
-        pytest.param("boxed", BOXED, marks=pytest.mark.slow),
-        pytest.param(
-            "closed", dataclasses.replace(BOXED, reply="<ANSWER>}"), marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_verdicts_match_greedy_decoding(model, letters, decoded, form, format):
-    texts, paths, out = decoded.texts, decoded.listed, decoded.out
-    boxed = form == "boxed"
-    golds = [answers(out, b) for b in range(len(texts))]
-    if form == "closed":  # the same tokens decoded, with a brace where they had a line break
-        letters = letter_tokenizer(len(letters), "}")
-    verdicts = scored(model, letters, texts, golds, paths, format)
-
-    def says(b, c, gold):
-        tokens, ended = row(out, b, c)
-        if boxed:  # complete, whatever follows
-            return tokens[: len(gold)] == gold
-        if form == "closed" and tokens[-1] not in LINE_BREAKS:
-            return False
-        return ended and tokens[:-1] == gold
-
-    right = wrong = decoys = 0
-    for b, own in enumerate(golds):
-        for i, gold in enumerate(own):
-            one = next(verdicts)
-            expected = np.array([says(b, c, gold) for c in range(len(paths))])
-            decoy = np.array([says(b, c, own[(i + 1) % len(own)]) for c in range(len(paths))])
-            np.testing.assert_array_equal(one.margin > 0, expected)
-            np.testing.assert_array_equal(one.scores > 0, np.stack([expected, decoy], axis=1))
-            if not boxed:  # of two boxes that are right, one begins with the other
-                np.testing.assert_array_equal(one.verdict, expected)
-                answer = np.where(expected, GOLD, np.where(decoy, DECOY, NO_ANSWER))
-                np.testing.assert_array_equal(one.answer, answer)
-            assert one.finite.all()
-            right, wrong = right + expected.sum(), wrong + (~expected).sum()
-            decoys += decoy.sum()
-    assert min(right, decoys) > (30 if form == "closed" else 60)
-    assert wrong > 1000
-    ends = {row(out, b, c)[0][-1] for b, c in np.argwhere(out.finish == STOPPED)}
-    assert len(ends & set(STOPS)) > 3
-    assert len(ends & set(LINE_BREAKS)) > 3

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,6 @@ from cola_jax.execute.worker import Workers
 from cola_jax.path import STOP, unpad_path
 from cola_jax.question import Question
 from cola_jax.scoring import (
-    Completion,
     Completions,
     Exact,
     FilteredGeneration,
@@ -25,7 +23,7 @@ from cola_jax.scoring import (
     Grader,
 )
 from cola_jax.scoring.answer import GenerationSettings
-from cola_jax.scoring.generation import DECOY, GOLD, TIE, completion_verdicts
+from cola_jax.scoring.generation import DECOY, GOLD
 from cola_jax.scoring.verdicts import NO_ANSWER
 from cola_jax.tasks.arithmetic import arithmetic
 from cola_jax.tasks.formats import ARITHMETIC, DIRECT
@@ -208,23 +206,6 @@ def test_row_verdicts_grade_numbers_written_otherwise():
     assert verdicts.finite.tolist() == [True] * 5 + [False]
 
 
-def test_row_verdicts_grade_against_each_question(letters):
-    """Rows of one call belong to different questions, some without a decoy."""
-    rows = [DecodeRow(b, np.arange(2), tokens=[90 + b, 1], finish=STOPPED) for b in range(3)]
-    for row in rows:
-        row.logprob, row.rival = [-1.0, -1.0], [-2.0, -3.0]
-    golds = [letters.texts[90 + b] for b in range(3)]
-    questions = [
-        question("a", golds[0]),
-        question("b", golds[0], golds[1]),
-        question("c", golds[0]),
-    ]
-    with generation(letters, SameText()) as scorer:
-        verdicts = scorer.row_verdicts(rows, questions)
-    assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER]
-    assert scorer.row_verdicts([], []).verdict.shape == (0,)
-
-
 @pytest.mark.parametrize("name", ["exact", "generation"])
 def test_verdicts_of_path_not_finite_are_wrong(model, letters, decoded, present, name):
     broken = model.layers.replace(up=model.layers.up.at[4].set(jnp.inf))
@@ -290,26 +271,6 @@ def test_confirm_runs_once_more(evaluated, decoded, name):
         assert held == [(i != b) if r else None for i, r in enumerate(right)]
 
 
-def test_completion_verdicts_score_decoy_like_gold():
-    grades = [Grade.RIGHT, Grade.WRONG, Grade.WRONG, Grade.UNGRADED, Grade.RIGHT]
-    completions = [Completion("x", "x", STOPPED, False, grade, (1,), -1.0) for grade in grades]
-    rows = [
-        DecodeRow(0, np.arange(2), tokens=[1], logprob=[-1.0], rival=[-1.0 - margin])
-        for margin in (0.5, 0.25, 0.125, 0.5, 0)
-    ]
-    verdicts = completion_verdicts(completions, [False, True, False, False, False], rows)
-    assert verdicts.answer.tolist() == [GOLD, DECOY, NO_ANSWER, NO_ANSWER, GOLD]
-    assert verdicts.verdict.tolist() == [True, False, False, False, True]
-    tie = np.float32(TIE).item()
-    assert verdicts.margin.tolist() == [0.5, -0.25, -0.125, -0.5, tie]
-    decoys = [-0.5, 0.25, -0.125, -0.5, -tie]
-    np.testing.assert_array_equal(
-        verdicts.scores, np.stack([verdicts.margin, np.float32(decoys)], axis=1)
-    )
-    assert verdicts.graded.tolist() == [True, True, True, False, True]
-    assert completion_verdicts([], [], []).verdict.shape == (0,)
-
-
 def test_completions_decode_and_grade_nothing(model, letters, decoded):
     stop = cola_jax.Stop(STOPS, BARE.stop, tokenizer=letters)
     scorer = Completions(letters, stop=stop, max_new_tokens=BARE.max_new_tokens)
@@ -329,27 +290,13 @@ def test_completions_decode_and_grade_nothing(model, letters, decoded):
     }
 
 
-class NoTokens(GreedyTokenizer):
-    """A tokenizer without tokens of its own."""
-
-    def __call__(self, text, add_special_tokens=True):
-        return SimpleNamespace(input_ids=[])
-
-
-def test_completions_refuse_what_cannot_be_completed():
-    words, asked = tiny.tokenizer(), question("Hi?")
-
-    def completions(tokenizer, **options):
-        return Completions(tokenizer, stop=cola_jax.Stop((EOS,)), max_new_tokens=2, **options)
-
-    encoded = completions(words, chat=True).encode(asked)
-    assert words.decode(encoded.prompts.ids).endswith("assistant:\n")
-    length = encoded.num_tokens
-    completions(words, chat=True, context=length + 2).encode(asked)
-    with pytest.raises(ValueError, match=f"{length} tokens and 2 new ones"):
-        completions(words, chat=True, context=length + 1).encode(asked)
-    with pytest.raises(ValueError, match="prompt p is empty"):
-        completions(NoTokens([])).encode(question("p"))
+def test_completions_refuse_prompts_that_are_too_long():
+    scorer = Completions(tiny.tokenizer(), stop=cola_jax.Stop((EOS,)), max_new_tokens=2, chat=True)
+    encoded = scorer.encode(question("Hi?"))
+    assert scorer.tokenizer.decode(encoded.prompts.ids).endswith("assistant:\n")
+    scorer.context = encoded.num_tokens + 1
+    with pytest.raises(ValueError, match=f"{encoded.num_tokens} tokens and 2 new ones"):
+        scorer.encode(question("Hi?"))
 
 
 def test_check_memory_names_enough_to_decode(model, letters, decoded):
@@ -399,22 +346,14 @@ def test_row_verdicts_grade_the_text_before_a_stop_string(words):
         decoded_row(words, " rock", TRUNCATED),
         decoded_row(words, "\n", TRUNCATED),
         decoded_row(words, " moon", NOT_FINITE),
+        decoded_row(words, " sun\n"),
     ]
     verdicts = scorer.row_verdicts(rows, [ASKED] * len(rows))
-    assert verdicts.verdict.tolist() == [True, True, True, False, False, False]
-    assert verdicts.answer.tolist() == [*[GOLD] * 3, *[NO_ANSWER] * 3]
-    assert [one.truncated for one in verdicts.completion] == [False] * 4 + [True, False]
+    assert verdicts.verdict.tolist() == [True, True, True, False, False, False, False]
+    assert verdicts.answer.tolist() == [*[GOLD] * 3, *[NO_ANSWER] * 3, DECOY]
+    assert [one.truncated for one in verdicts.completion] == [False] * 4 + [True, False, False]
     assert verdicts.completion[0].text == " the moon"
-    assert not verdicts.of_target(DECOY).verdict[0]
-
-
-def test_wrong_answers_are_compared_with_the_decoy(words):
-    scorer = FilteredGeneration(words, Words(), stop_tokens=(1,))
-    verdicts = scorer.row_verdicts([decoded_row(words, " sun\n")], [ASKED])
-    assert verdicts.answer.tolist() == [DECOY]
-    control = verdicts.of_target(DECOY)
-    assert control.verdict.tolist() == [True]
-    assert control.margin[0] > 0
+    assert verdicts.of_target(DECOY).verdict.tolist() == [False] * 6 + [True]
 
 
 def test_encode_takes_the_prompt_as_it_is(words):

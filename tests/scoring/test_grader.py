@@ -14,10 +14,13 @@ import pytest
 from cola_jax.scoring import grader as grader_module
 from cola_jax.scoring.grader import Grade, Grader, GradeWorker, match_text
 
-# 200 pairs of answer and gold by theme, half of them the same in a mathematician's judgement, which
-# is ours and not a grader's.
-LINES = Path(__file__).with_name("pairs.jsonl").read_text().splitlines()
-PAIRS = [(row["answer"], row["gold"], row["same"]) for row in map(json.loads, LINES)]
+
+def rows_of(name):
+    lines = Path(__file__).with_name(name).read_text().splitlines()
+    return [(row["answer"], row["gold"], row["same"]) for row in map(json.loads, lines)]
+
+
+PAIRS = rows_of("pairs.jsonl")  # by theme, half of them the same in a mathematician's judgement
 
 # Where math-verify and the mathematician differ. A version of math-verify that changes any verdict
 # fails the test, and changes these lists.
@@ -180,10 +183,6 @@ def test_worker_does_not_load_jax():
     worker.kill()
 
 
-def test_version_of_math_verify_is_pinned():
-    assert importlib.metadata.version("math-verify") == "0.9.0"  # as pyproject.toml pins it
-
-
 def test_grader_refuses_missing_package(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -202,39 +201,6 @@ def test_grader_refuses_worker_that_does_not_start(monkeypatch, tmp_path):
         Grader()
 
 
-@pytest.mark.parametrize(
-    ("answer", "gold", "same"),
-    [
-        ("paris", "Paris", True),
-        ("Paris.", r"\text{Paris}", True),
-        (r"$\textbf{Paris}$", "Paris", True),
-        ("Pairs", "Paris", False),
-        ("listen", "silent", False),
-        ("Smith  John", "John Smith", False),
-        ("John  Smith", "John Smith", True),
-        ("Évelyne", "Evelyne", False),
-        ("June 20", r"\text{June 20}", True),
-        ("20 June", "June 20", None),  # left to math-verify
-        ("the capital, Paris", "Paris", False),
-        ("1945-5-8", "1945-5-8", True),
-        ("1932", "1945-5-8", False),
-        ("10:00 a.m.", "10:00 AM", True),
-        ("10:00 am", "10:00 pm", False),
-        ("10:00", "10:00 pm", False),
-        # formulas
-        ("yx", "xy", None),
-        ("no", "on", None),
-        ("ba + c", "ab+c", None),
-        (r"\sin x", "sin x", None),
-        (r"\frac{x}{2}", r"\frac{X}{2}", None),
-        ("sqrt(x)", "sqrt(X)", None),
-        ("cos(x)", "sin(x)", None),
-        ("7", "7 meters", None),
-        ("2:3", "4:6", None),
-        (r"\frac{1}{2}", "0.5", None),
-        (r"3 \text{ cm}", r"3 \text{ m}", None),
-        ("", "x", False),
-    ],
-)
+@pytest.mark.parametrize(("answer", "gold", "same"), rows_of("words.jsonl"))
 def test_match_text_compares_words(answer, gold, same):
     assert match_text(answer, gold) is same

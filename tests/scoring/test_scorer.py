@@ -166,16 +166,6 @@ def test_check_memory_names_enough(model, words, batch):
     assert "run paths" in str(same.value)
 
 
-def test_scorer_enters_and_leaves(words):
-    scorer = LogitDifference(words)
-    with scorer as entered:
-        assert entered is scorer
-    assert scorer.record() == {}
-    assert (scorer.open, scorer.decodes) == (False, False)
-    with pytest.raises(TypeError, match="abstract"):
-        Scorer(words)
-
-
 def test_scorers_are_known_by_name():
     assert set(SCORERS) == set(typing.get_args(ScorerName))
     assert all(scorer_class(name).name == name for name in SCORERS)

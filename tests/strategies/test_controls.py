@@ -1,7 +1,5 @@
 """Controls: wrong options that are searched for, and paths that are asked again in variants."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -57,13 +55,6 @@ def test_no_more_are_asked_again_than_expected(evaluations):
         assert 1 <= len(nodes_to_ask(outcome)) <= most_asked(outcome.evaluations)
 
 
-def test_search_without_a_right_path_asks_the_baseline_alone():
-    never = formula(lambda b, path: 0)
-    (outcome,) = cola_jax.search(never, questions(1), **SETTINGS | {"control": "none"})
-    assert nodes_to_ask(outcome) == [0]
-    assert rows_of(paths_to_ask([outcome], 12)) == [[identity(6)]]
-
-
 def test_with_again_reads_each_searchs_target():
     """Two variants, the second with its options turned by one place."""
     outcomes = searched()
@@ -97,12 +88,6 @@ def test_with_again_reads_each_searchs_target():
             assert one.robust_baseline == (all(expected[0]) and one.verdicts.verdict[0])
     assert any(one.robust is not None for o in asked for one in (o, *o.controls))
     assert any(one.robust is None for o in asked for one in (o, *o.controls))
-
-
-def test_nothing_is_robust_without_variants():
-    (outcome,) = cola_jax.search(formula(lambda b, path: GOLD), questions(1), **SETTINGS)
-    assert outcome.robust is outcome.robust_baseline is None
-    assert dataclasses.replace(outcome).again is None
 
 
 def test_smaller_budgets_are_asked_about():

@@ -218,14 +218,6 @@ def test_grade_compares_another_gold_as_the_metric_does(decoding):
     assert aliases.grade(next(aliases.questions(None)), " two. ", "Two")[1] is Grade.RIGHT
 
 
-def test_settings_are_the_tasks_own(decoding):
-    grader = load_task("numbers")
-    assert grader.settings == (("Question:",), 9)
-    record = grader.record()
-    assert (record["rule"], record["metric"]) == ("strict-match", "exact_match")
-    assert record["grader"].startswith("lm-eval 0.")
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

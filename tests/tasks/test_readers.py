@@ -1,11 +1,14 @@
 """Readers: the question in a row of each kind, and the errors for broken rows and files."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from cola_jax.question import Question
 from cola_jax.tasks import load_questions
 from cola_jax.tasks.load import find_task
-from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, MMLU, PLAIN, changed
+from tests.tasks.rows import ARC, DART, GSM8K, MATH, MATH500, PLAIN, changed
 
 
 def only(file, **arguments):
@@ -114,45 +117,15 @@ def test_choice_prefers_the_text_of_a_number(write):
     assert only(write(changed(row, answer=1))).gold == "4"  # an index
 
 
-def test_text_id_does_not_depend_on_line(write):
-    other = changed(GSM8K, question="Another?")
-    first, second = load_questions(write(GSM8K, other))
-    assert [second, first] == load_questions(write(other, GSM8K))
-    assert first.id != second.id
+LINES = Path(__file__).with_name("broken.jsonl").read_text().splitlines()
+BROKEN = [json.loads(line) for line in LINES]
 
 
-def labelled(text, label):
-    return changed(ARC, choices={"text": text, "label": label})
-
-
-BROKEN = {
-    "not JSON": ("{'id': 1}", "Expecting property name"),
-    "list": ("[1, 2]", "a JSON object belongs here"),
-    "no question": (changed(ARC, question=None), "question: Field required"),
-    "no choices": (changed(ARC, choices=None), "options: Dictionary should have at least 2 items"),
-    "null text": (labelled(None, ["A"]), "not iterable"),
-    "key not a label": (changed(ARC, answerKey="D"), "'D' is not among ['A', 'B', 'C']"),
-    "fewer labels": (labelled(["a", "b"], ["A"]), "2 options, but their labels"),
-    "27 options": (labelled(["a"] * 27, ["B", *map(str, range(26))]), "should have at most 26"),
-    "null answer": (PLAIN | {"answer": None}, "answer: Field required"),
-    "id of two lines": (changed(PLAIN, id="a\nb"), "id: must be a string of one line"),
-    "gsm8k without a number": (changed(GSM8K, answer="x ####"), "answer: String should match"),
-    "math without a box": (changed(MATH, solution="none"), "no complete"),
-    "metadata is code": (changed(DART, query_metadata="open('x')"), "dict or the text of one"),
-    "rate of 2": (changed(DART, pass_rate=2), "less than or equal to 1, got 2"),
-    "mmlu answer 4": (changed(MMLU, answer=4), "index (0..3), the letter or the text of an option"),
-    "two options": ({"question": "1?", "options": ["1", "0"], "answer": "1"}, "not of two options"),
-    "two numbers": ({"question": "1?", "options": [1, 2, 3], "answer": 2}, "not of two options"),
-    "index from 1": (QUESTION | {"options": OPTIONS, "answer": 3}, "index (0..2)"),
-    "no fields": ({"a": 1, "b": 2}, "no kind of row has the fields ['a', 'b']"),
-}
-
-
-@pytest.mark.parametrize(("row", "message"), BROKEN.values(), ids=BROKEN)
-def test_readers_name_the_line_of_a_broken_row(write, row, message):
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case["name"])
+def test_readers_name_the_line_of_a_broken_row(write, case):
     with pytest.raises(ValueError, match=r"task\.jsonl:2(: | cannot be read )") as error:
-        load_questions(write("", row))
-    assert message in str(error.value)
+        load_questions(write("", case["row"]))
+    assert case["message"] in str(error.value)
     assert "\n" not in str(error.value)
 
 

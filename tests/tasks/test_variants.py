@@ -68,17 +68,6 @@ def test_order_turns_the_options(words, choice):
     assert sorted(places) == [0, 1, 2]
 
 
-def test_shots_shows_two_more(words):
-    config = TaskConfig("arithmetic", limit=3, variants=("shots",))
-    prepared = prepare(config, words)
-    (shots,) = prepared.variants
-    assert len(shots.scorer.shots) == len(prepared.scorer.shots) + 2
-    assert all(
-        len(a.prompts.ids) > len(b.prompts.ids)
-        for a, b in zip(shots.encoded, prepared.encoded, strict=True)
-    )
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
