@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +22,10 @@ from cola_jax.deploy.rules import (
 )
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.deploy.static import evaluate_on
-from cola_jax.errors import InputError, shorten
+from cola_jax.errors import InputError
 from cola_jax.execute.metrics import Metrics
 from cola_jax.path import identity, unpad_path
-from cola_jax.question import Question, content, split
+from cola_jax.question import Question, split
 from cola_jax.runs.run import Run
 from cola_jax.runs.settings import ANY_SCORER, asked_by_run, asked_here, check_comparable
 from cola_jax.runs.stored import Labels, read_labels, stored_verdicts
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Path = tuple[int, ...]
+Features = Callable[[Sequence[Question]], np.ndarray]  # of the prompts of n questions [n, D]
 FOLDS = 5
 
 
@@ -84,21 +85,24 @@ def find_menu(
       screen: over the same training questions, with the scorer that candidates are tried with; it
         may be the same session.
       out: directory of the runs `candidates`, `training` and `held-out`, which are resumed.
-      runs: directories of searches or evaluations of training questions.
+      runs: directories of searches or evaluations, of which the training questions are used.
 
     Raises:
-      InputError: for runs of another checkpoint or with held-out questions, and for a scorer that
-        does not tell which answer a path gave.
+      InputError: for a session without held-out questions, runs of another checkpoint, and a
+        scorer that does not tell which answer a path gave.
     """
-    held_out, layers = session.held_out, session.num_layers
-    settings.check(layers)
+    settings.check(session.num_layers)
     if session.scorer.open and not session.scorer.decodes:
         raise InputError(
             f"the scorer {session.scorer.name!r} does not tell which answer a path gave, by which "
             "a menu chooses: use `generation`."
         )
-    labels = [label for run in runs for label in labels_for(run, session)]
-    lists = candidate_lists(labels, [e.question.id for e in session.encoded], layers, settings)
+    labels = [label for run in runs for label in training_labels(run, session)]
+    prompts = {each.question.id: each.prompts for each in [*session.encoded, *session.held_out]}
+
+    def features(questions: Sequence[Question]) -> np.ndarray:
+        rows = [prompts[question.id] for question in questions]
+        return prompt_states(session.model, rows, settings.depth(session.num_layers))
 
     def through_run(session: "Session", name: str) -> Evaluations:
         """Evaluate the same paths of all questions through a run, which is resumed."""
@@ -111,25 +115,17 @@ def find_menu(
 
         return Evaluations(evaluate, [each.question for each in encoded])
 
-    states = [
-        prompt_states(session.model, [e.prompts for e in encoded], settings.depth(layers))
-        for encoded in (session.encoded, held_out)
-    ]
-    return choose_menu(
-        through_run(screen, "candidates"),
-        (through_run(session, "training"), states[0]),
-        (through_run(session, "held-out"), states[1]),
-        lists,
-        layers,
-        settings,
-    )
+    parts = (screen, "candidates"), (session, "training"), (session, "held-out")
+    evaluations = (through_run(*part) for part in parts)
+    return choose_menu(*evaluations, features, labels, session.num_layers, settings)
 
 
 def choose_menu(
     screen: Evaluations,
-    training: tuple[Evaluations, np.ndarray],
-    held_out: tuple[Evaluations, np.ndarray],
-    lists: Sequence[Sequence[Path]],
+    training: Evaluations,
+    held_out: Evaluations,
+    features: Features,
+    labels: Sequence[Labels],
     num_layers: int,
     settings: MenuSettings,
 ) -> TaskMenu:
@@ -140,22 +136,41 @@ def choose_menu(
 
     Args:
       screen: evaluates all candidates on the training questions.
-      training: evaluates the menus on them, and the state of each prompt [m, D].
-      held_out: the same of the held-out questions [n, D].
-      lists: the candidates, and those without each fold, as `candidate_lists` returns them.
+      training: evaluates the paths of menus on them.
+      held_out: evaluates the menu on the held-out questions.
+      features: the states [n, D] of the prompts of n questions, which the selector reads.
+      labels: the paths that are known to be right for some training questions.
       num_layers: L.
+
+    Raises InputError for one training question, and where no path but the identity is right.
     """
-    folds = folds_of([question.id for question in screen.questions])
+    ids = [question.id for question in training.questions]
+    if len(ids) < 2:
+        raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
+    folds = folds_of(ids)
+    fold_of = dict(zip(ids, folds.tolist(), strict=True))
+    # all questions, and those that are not in each fold
+    parts = [np.full(len(folds), True), *(folds != fold for fold in range(FOLDS))]
+    lists = [candidates(labels, num_layers, settings)]
+    for fold in range(FOLDS):
+        others = [label for label in labels if fold_of.get(label.question) != fold]
+        lists.append(candidates(others, num_layers, settings))
+    if len(lists[0]) == 1:
+        raise InputError(
+            f"the runs have no correct path of at most {settings.longest(num_layers)} layers for "
+            "the training questions but the identity: search more questions, or allow more layers."
+        )
     paths = list(dict.fromkeys(itertools.chain(*lists)))
     right = evaluate_on(screen, paths).verdict
-    parts = [np.full(len(folds), True), *(folds != fold for fold in range(FOLDS))]
     menus = [
-        cover(right[part], paths, candidates, settings.size)
-        for part, candidates in zip(parts, lists, strict=True)
+        cover(right[part], paths, chosen, settings.size)
+        for part, chosen in zip(parts, lists, strict=True)
     ]
     menu, used = menus[0], list(dict.fromkeys(itertools.chain(*menus)))
-    known = results_of(training[0], used, training[1])
-    held = results_of(held_out[0], menu, held_out[1])
+    known, held = (
+        results_of(evaluations, paths, features)
+        for evaluations, paths in ((training, used), (held_out, menu))
+    )
     rules = fit_rules(known.take(parts[0], range(len(menu))))
     trained = cross_fit(known, folds, [[used.index(path) for path in each] for each in menus[1:]])
     measured, chosen = right_by_rule(rules, held), rules.choose(held)
@@ -182,16 +197,17 @@ def choose_menu(
     )
 
 
-def results_of(evaluations: Evaluations, paths: Sequence[Path], states: np.ndarray) -> MenuResults:
-    """Evaluate paths on all questions, whose prompts have these states [n, D]."""
+def results_of(evaluations: Evaluations, paths: Sequence[Path], features: Features) -> MenuResults:
+    """Evaluate paths on all questions."""
     verdicts = evaluate_on(evaluations, paths)
-    return MenuResults(verdicts.verdict, signals(verdicts), states)
+    return MenuResults(verdicts.verdict, signals(verdicts), features(evaluations.questions))
 
 
-def labels_for(directory: str, session: "Session") -> list[Labels]:
-    """Read the labels of a run; InputError where they cannot serve a session.
+def training_labels(directory: str, session: "Session") -> list[Labels]:
+    """Read the labels of a run for the training questions of a session.
 
-    Its paths are tried again, so another dtype, scorer or prompt is only logged.
+    Its paths are tried again, so another dtype, scorer or prompt is only logged. InputError for a
+    run of another model or with other texts of the same questions.
     """
     run = Run(directory)
     here = asked_here(session.settings, session.encoded)
@@ -199,22 +215,8 @@ def labels_for(directory: str, session: "Session") -> list[Labels]:
     if differences := check_comparable(asked_by_run(run), here, allowed):
         text = "; ".join(differences)
         log.info("the paths of %s are tried under other settings: %s", directory, text)
-    labels = read_labels(run)
-    ids = {encoded.question.id for encoded in session.others}
-    held_out = {content(encoded.question) for encoded in session.others}
-    is_open = session.scorer.open
-    both = [
-        label.question
-        for label in labels
-        if label.question in ids
-        or content(Question(label.question, label.text, label.options, open=is_open)) in held_out
-    ]
-    if both:
-        raise InputError(
-            f"{directory} has {len(both)} of the held-out questions ({shorten(both)}): give runs "
-            "of training questions (the same --limit, --held-out and --held-out-seed)."
-        )
-    return labels
+    ids = {encoded.question.id for encoded in session.encoded}
+    return [label for label in read_labels(run) if label.question in ids]
 
 
 def folds_of(ids: Sequence[str]) -> np.ndarray:
@@ -222,26 +224,6 @@ def folds_of(ids: Sequence[str]) -> np.ndarray:
     folds = np.zeros(len(ids), int)
     folds[split(ids, "")] = np.arange(len(ids)) % FOLDS
     return folds
-
-
-def candidate_lists(
-    labels: Sequence[Labels], ids: Sequence[str], num_layers: int, settings: MenuSettings
-) -> list[list[Path]]:
-    """Return the candidates for a menu of training questions, and those without each fold of them.
-
-    Raises InputError for one training question, and where no path but the identity is right.
-    """
-    if len(ids) < 2:
-        raise InputError("a menu needs 2 or more training questions, there is 1: raise --limit.")
-    best = candidates(labels, num_layers, settings)
-    if len(best) == 1:
-        raise InputError(
-            f"the runs have no correct path of at most {settings.longest(num_layers)} layers but "
-            "the identity: search more questions, or allow more layers."
-        )
-    folds = dict(zip(ids, folds_of(ids).tolist(), strict=True))
-    parts = [[each for each in labels if folds.get(each.question) != f] for f in range(FOLDS)]
-    return [best, *(candidates(part, num_layers, settings) for part in parts)]
 
 
 def candidates(labels: Sequence[Labels], num_layers: int, settings: MenuSettings) -> list[Path]:

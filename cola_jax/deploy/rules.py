@@ -180,23 +180,19 @@ class FittedRules(NamedTuple):
 
     def choose(self, results: MenuResults) -> dict[str, np.ndarray]:
         """Return the path [n] that each rule chooses, the simplest rule first."""
-        answers, single = results.signals.answer, np.full(len(results.right), self.single)
-        confident = {
-            name: most_confident(getattr(results.signals, name), sign)
-            for name, sign in self.signs.items()
-        }
-        selected = self.selector.choose(results.states)
-        return {"single": single, "vote": vote(answers), **confident, "selector": selected}
+        chosen = {"single": np.full(len(results.right), self.single)}
+        chosen["vote"] = vote(results.signals.answer)
+        for name, sign in self.signs.items():
+            chosen[name] = most_confident(getattr(results.signals, name), sign)
+        return chosen | {"selector": self.selector.choose(results.states)}
 
 
 def fit_rules(results: MenuResults) -> FittedRules:
     """Fit all rules to training questions."""
     right, signals = results.right, results.signals
-    return FittedRules(
-        single=int(right.mean(axis=0).argmax()),
-        signs={name: fit_sign(getattr(signals, name), right) for name in CONFIDENCE},
-        selector=fit_selector(results.states, right),
-    )
+    signs = {name: fit_sign(getattr(signals, name), right) for name in CONFIDENCE}
+    selector = fit_selector(results.states, right)
+    return FittedRules(int(right.mean(axis=0).argmax()), signs, selector)
 
 
 def right_by_rule(rules: FittedRules, results: MenuResults) -> dict[str, np.ndarray]:
@@ -280,37 +276,22 @@ def load_menu(directory: str, model: str, num_layers: int) -> MenuFile:
     file = epath.Path(directory) / MENU
     if not file.exists():
         raise InputError(f"{directory} has no {MENU}: make it with `cola menu`.")
+    selector = None
     with reading(file, f"{REPAIR}."):
         content = Content.model_validate(read_json(file))
         paths = tuple(parse_path_of(file, text, num_layers) for text in content.paths)
-        if content.state_layer > num_layers or content.single >= len(paths):
-            raise InputError(
-                f"{file}: state_layer is {content.state_layer} of {num_layers}, single is "
-                f"{content.single} of {len(paths)} paths."
-            )
+        if content.rule == "single":
+            paths = (paths[content.single],)
     check_belongs(str(file), {"model": content.model}, "this model", {"model": model}, REPAIR)
-    if content.rule == "single":
-        paths = (paths[content.single],)
-    selector = None
     if content.rule == "selector":
         place = file.parent / SELECTOR
-        selector = load_selector(place, len(paths))
-        recorded, stored = {"selector": content.selector}, {"selector": selector.digest}
+        try:
+            with np.load(io.BytesIO(read_bytes(place)), allow_pickle=False) as arrays:
+                selector = Selector(*(arrays[name] for name in Selector._fields))
+        except Exception as error:  # numpy and zipfile raise a dozen types
+            raise InputError(f"{place} is damaged ({first_line(error)}): {REPAIR}.") from error
+        recorded, stored = {"selector": str(content.selector)}, {"selector": selector.digest}
         check_belongs(str(file), recorded, str(place), stored, REPAIR)
     sign = 1 if content.sign is None else content.sign
     menu = digest(content.model_dump(), selector and selector.digest)
     return MenuFile(paths, content.rule, sign, selector, content.state_layer, menu)
-
-
-def load_selector(file: epath.Path, paths: int) -> Selector:
-    """Read a selector's arrays; InputError where they are not those of a menu of these paths."""
-    try:
-        with np.load(io.BytesIO(read_bytes(file)), allow_pickle=False) as arrays:
-            selector = Selector(*(arrays[name] for name in Selector._fields))
-        finite = all(np.isfinite(array).all() for array in selector) and selector.scale.all()
-    except Exception as error:  # numpy and zipfile raise a dozen types
-        raise InputError(f"{file} is damaged ({first_line(error)}): {REPAIR}.") from error
-    shapes, width = tuple(array.shape for array in selector), selector.mean.size
-    if not finite or shapes != ((width,), (width,), (width, paths), (paths,)):
-        raise InputError(f"{file} has other arrays than those of its menu: {REPAIR}.")
-    return selector

@@ -83,7 +83,7 @@ def test_menu_of_a_search(
     main(["menu", *common, *parts, *other, "--try-scorer", "options-norm", "--json"])
     tried = json.loads(capsys.readouterr().out)
     assert tried["paths"][0] == "0-4"
-    assert "8 of the held-out questions" in refused(*command, out / "held-out")
+    assert "no correct path of at most 10 layers" in refused(*command, out / "held-out")
     command.append(str(tmp_path / "run"))
     assert "leaves nothing to choose" in refused(*command, "--size", "1")
     assert "begins with the identity path" in refused(*command, "--max-layers", "4")

@@ -1,9 +1,11 @@
 """Menus on made-up questions: candidates, the greedy cover, folds, and the chosen rule."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from cola_jax.deploy.menu import candidate_lists, choose_menu, cover, folds_of, prefix_layers
+from cola_jax.deploy.menu import choose_menu, cover, folds_of, prefix_layers
 from cola_jax.deploy.settings import MenuSettings
 from cola_jax.path import identity, unpad_path
 from cola_jax.question import Question
@@ -11,42 +13,44 @@ from cola_jax.runs.stored import Labels
 from cola_jax.scoring.evaluations import Evaluations
 from cola_jax.scoring.verdicts import Verdicts
 
+Path = tuple[int, ...]
 LAYERS, WIDTH = 4, 6
 PLAIN, OTHER, NOISE = identity(LAYERS), (0, 2, 3), (0, 1, 3)
 SETTINGS = MenuSettings(size=3)
 
 
-def make_part(name: str, count: int) -> tuple[Evaluations, np.ndarray]:
-    """Questions of which half need OTHER, as the fourth feature of their prompts tells."""
-    random = np.random.default_rng(len(name))
-    states = random.normal(size=(count, WIDTH))
-    right = {PLAIN: states[:, 3] > 0, OTHER: states[:, 3] <= 0, NOISE: random.random(count) < 0.1}
+def features(questions: Sequence[Question]) -> np.ndarray:
+    """The fourth feature tells which path is right."""
+    return np.array([np.random.default_rng(int(q.text)).normal(size=WIDTH) for q in questions])
+
+
+def make_evaluations(first: int, count: int) -> Evaluations:
+    """PLAIN is right on half of the questions, and OTHER on the others."""
+    questions = [Question(f"q{i}", str(i), ("a", "b")) for i in range(first, first + count)]
+    kind = features(questions)[:, 3] > 0
+    right = {PLAIN: kind, OTHER: ~kind, NOISE: kind & False}
 
     def evaluate(paths: np.ndarray) -> Verdicts:
         columns = [right[unpad_path(path)] for path in paths[0]]
         return Verdicts.of_margins(np.where(np.stack(columns, axis=1), 1.0, -1.0))
 
-    questions = [Question(f"{name}{i}", "", ("a", "b")) for i in range(count)]
-    return Evaluations(evaluate, questions), states
+    return Evaluations(evaluate, questions)
 
 
-def make_labels(questions: list[Question]) -> list[Labels]:
-    """Labels of a search in which OTHER was right on most questions, and PLAIN on all."""
-    paths = [(PLAIN, OTHER), (PLAIN, OTHER, NOISE), (PLAIN, OTHER, (0,) * 9)]
+def make_labels(questions: Sequence[Question], paths: Sequence[Path]) -> list[Labels]:
+    """Labels of a search in which all paths are right."""
+    right, margin = np.ones(len(paths), bool), np.zeros(len(paths))
     return [
-        Labels(q.id, "", q.options, 0, "", dict.fromkeys(found, True), None)
-        for i, q in enumerate(questions)
-        for found in [paths[i % 3]]
+        Labels(q.id, q.text, q.options, 0, "", {}, tuple(paths), right, margin, None)
+        for q in questions
     ]
 
 
 def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
-    training, held_out = make_part("training", 200), make_part("held", 100)
-    ids = [question.id for question in training[0].questions]
-    lists = candidate_lists(make_labels([*training[0].questions]), ids, LAYERS, SETTINGS)
-    assert lists == [[PLAIN, OTHER, NOISE]] * 6
-    menu = choose_menu(training[0], training, held_out, lists, LAYERS, SETTINGS)
-    assert menu.paths[:2] == (PLAIN, OTHER)
+    training, held_out = make_evaluations(0, 200), make_evaluations(200, 100)
+    labels = make_labels(training.questions, [PLAIN, OTHER, NOISE, (0,) * 9])
+    menu = choose_menu(training, training, held_out, features, labels, LAYERS, SETTINGS)
+    assert menu.paths == (PLAIN, OTHER)
     assert menu.chosen.rule == "selector"
     assert menu.chosen.right.mean() > 0.85
     assert menu.oracle.right.all()
@@ -56,13 +60,16 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
     assert menu.state_layer == 2
 
 
-def test_candidate_lists_refuse_too_little() -> None:
-    (evaluations, _) = make_part("training", 3)
-    labels = make_labels([*evaluations.questions])
-    with pytest.raises(ValueError, match="no correct path of at most 4 layers but the identity"):
-        candidate_lists([], ["a", "b"], LAYERS, MenuSettings(max_layers=4))
+def test_choose_menu_refuses_too_little() -> None:
+    few = make_evaluations(0, 2)
+    labels = make_labels(few.questions, [PLAIN])
+    with pytest.raises(
+        ValueError, match=r"no correct path of at most 8 layers .* but the identity"
+    ):
+        choose_menu(few, few, few, features, labels, LAYERS, SETTINGS)
+    one = make_evaluations(0, 1)
     with pytest.raises(ValueError, match="needs 2 or more training questions"):
-        candidate_lists(labels, ["a"], LAYERS, SETTINGS)
+        choose_menu(one, one, one, features, labels, LAYERS, SETTINGS)
 
 
 def test_cover_begins_with_the_identity_and_leaves_out_useless_paths() -> None:
