@@ -343,14 +343,12 @@ class ColaLM(TemplateLM):
             )
         if not (ids := self.encode(text, self.tokenizer.bos_token)):
             raise InputError("a prompt is empty: there is nothing to complete.")
-        return plain_row(ids[-room:])
+        return pack(ids[-room:], [])[0].replace(read=None, targets=None)
 
     def read(self, rows: Sequence["PackedRow"]) -> list[Readings]:
         """Run rows along their paths; return the readings [Q] of each."""
-        batch = self.fill(rows)
-        prompts = Prompts.stack([row.prompts for row in batch])
-        paths = self.paths_of([row.context for row in batch])
-        readings = run_paths(self.model, prompts, paths, **self.options)
+        batch = self.fill([row.prompts for row in rows])
+        readings = run_paths(self.model, Prompts.stack(batch), self.paths_of(batch), **self.options)
         return [
             choose_readings(self.menu, row, jax.tree.map(lambda x, b=b: x[b], readings))
             for b, row in enumerate(rows)
@@ -380,7 +378,7 @@ class ColaLM(TemplateLM):
         return texts
 
     def paths_of(self, prompts: Sequence[Prompts]) -> Sequence[Sequence[Path]]:
-        """Return the path of each prompt, chosen from the prompts alone, or all of a menu."""
+        """Return the path of each prompt, chosen without its continuations, or all of a menu."""
         if self.router is not None:
             return self.router.paths(Prompts.stack(prompts), beams=1)
         if self.menu.selector is not None:
@@ -395,7 +393,6 @@ class ColaLM(TemplateLM):
 class PackedRow(NamedTuple):
     """A context with continuations packed after it, each of its own request."""
 
-    context: Prompts  # fields [T]
     prompts: Prompts  # fields [T], [Q]
     requests: list[int]  # of each continuation
     owner: np.ndarray  # [Q], the continuation that each read belongs to
@@ -441,16 +438,11 @@ def pack_requests(pairs: Sequence[tuple[Tokens, Tokens]], max_length: int) -> li
             parts.append(row := [])
         row.append(request)
     return [
-        PackedRow(plain_row(context), prompts, requests, owner)
+        PackedRow(prompts, requests, owner)
         for context, parts in rows.items()
         for requests in parts
         for prompts, owner in [pack(context, [list(pairs[request][1]) for request in requests])]
     ]
-
-
-def plain_row(ids: Tokens) -> Prompts:
-    """Make a row of a prompt alone."""
-    return pack(ids, [])[0].replace(read=None, targets=None)
 
 
 def choose_readings(menu: MenuFile, row: PackedRow, readings: Readings) -> Readings:

@@ -32,7 +32,7 @@ from cola_jax.deploy.lm_eval import (
 from cola_jax.deploy.rules import MenuFile
 from cola_jax.errors import InputError
 from cola_jax.execute.generate import Generated
-from cola_jax.prompts import Readings
+from cola_jax.prompts import PROMPT, Readings
 from cola_jax.scoring.answer import GenerationSettings
 from tests import tiny
 from tests.oracle import rebuilt, with_cache
@@ -187,7 +187,6 @@ def test_chat_template_without_a_place_for_system(ours, monkeypatch):
 
 
 def test_each_prompt_follows_its_own_path(ours, monkeypatch):
-    """What chooses paths is shown the contexts alone, cut as they are run."""
     free = asked("generate_until", *[(c, {"max_gen_toks": 8}) for c in CONTEXTS if c])
     alone = {}
     for path in PATHS:
@@ -198,8 +197,7 @@ def test_each_prompt_follows_its_own_path(ours, monkeypatch):
         return PATHS[length % 2]
 
     def choose(prompts):
-        assert not any(row.branch.any() for row in prompts)
-        return [[path_of(len(row.ids))] for row in prompts]
+        return [[path_of((row.branch == PROMPT).sum())] for row in prompts]
 
     monkeypatch.setattr(ours, "paths_of", choose)
     pairs = [
@@ -406,18 +404,16 @@ def test_pack_requests_joins_those_of_one_context():
     pairs = [([1, 2], [3, 4]), ([1, 5], [3]), ([1, 2], [6])]
     first, second = pack_requests(pairs, 10)
     assert (first.requests, second.requests) == ([0, 2], [1])
-    assert np.asarray(first.context.ids).tolist() == [1, 2]
     assert np.asarray(first.prompts.ids).tolist() == [1, 2, 3]
     assert np.asarray(first.prompts.read).tolist() == [1, 2, 1]
     assert np.asarray(first.prompts.targets).tolist() == [3, 4, 6]
-    assert first.context.read is None
 
 
 def test_pack_requests_cuts_contexts_from_the_left():
     """`max_length` tokens go in, of which the last token of a continuation is none."""
     pairs = [([1, 2, 3, 4], [5, 6]), ([9, 2, 3, 4], [5, 6]), ([7], [1, 2, 3, 4])]
     first, second = pack_requests(pairs, 4)
-    assert np.asarray(first.context.ids).tolist() == [2, 3, 4]
+    assert np.asarray(first.prompts.ids)[:3].tolist() == [2, 3, 4]
     assert first.requests == [0, 1]
     assert len(second.prompts.ids) == 4
 

@@ -63,9 +63,7 @@ def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
 def test_choose_menu_refuses_too_little() -> None:
     few = make_evaluations(0, 2)
     labels = make_labels(few.questions, [PLAIN])
-    with pytest.raises(
-        ValueError, match=r"no correct path of at most 8 layers .* but the identity"
-    ):
+    with pytest.raises(ValueError, match=r"no correct path of at most 8 layers .* but"):
         choose_menu(few, few, few, features, labels, LAYERS, SETTINGS)
     one = make_evaluations(0, 1)
     with pytest.raises(ValueError, match="needs 2 or more training questions"):
