@@ -39,11 +39,8 @@ def make_evaluations(first: int, count: int) -> Evaluations:
 
 def make_labels(questions: Sequence[Question], paths: Sequence[Path]) -> list[Labels]:
     """Labels of a search in which all paths are right."""
-    right, margin = np.ones(len(paths), bool), np.zeros(len(paths))
-    return [
-        Labels(q.id, q.text, q.options, 0, "", {}, tuple(paths), right, margin, None)
-        for q in questions
-    ]
+    verdicts = dict.fromkeys(paths, True)
+    return [Labels(q.id, q.text, q.options, 0, "", verdicts, None) for q in questions]
 
 
 def test_choose_menu_chooses_the_rule_that_knows_which_path_is_right() -> None:
