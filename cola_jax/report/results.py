@@ -170,5 +170,6 @@ def tasks_table(every: Sequence[Mapping[str, Any]]) -> Table:
                     continue
                 questions = str(results["n-samples"][label]["effective"])
                 error = error if isinstance(error, str) else f"{error:.4f}"
-                rows.append(Row(one_line(label), (questions, metric, f"{entry[name]:.4f}", error)))
-    return Table(rows, columns=("task", "questions", "metric", "value", "standard error"))
+                cells = questions, f"{entry[name]:.4f}", error
+                rows.append(Row(f"{one_line(label)}: {metric}", cells))
+    return Table(rows, columns=("task: metric", "questions", "value", "standard error"))

@@ -15,10 +15,9 @@ function ticksOf(low, high, count, integer) {
 }
 
 const digitsOf = (ticks) => [0, 1, 2, 3].find((d) => ticks.every((x) => Number(x.toFixed(d)) === x)) ?? 4;
-const formatOf = ({ percent }) => (x) => (percent ? `${(100 * x).toFixed(1)} %` : fixed(x, 2));
 
-function valueOf(panel, [x, value, low, high, n]) {
-  const format = formatOf(panel);
+function valueOf({ percent }, [, value, low, high, n]) {
+  const format = (x) => (percent ? `${(100 * x).toFixed(1)} %` : fixed(x, 2));
   const interval = low === null ? "" : ` (${format(low)} to ${format(high)})`;
   return `${format(value)}${interval}, n = ${grouped(n)}`;
 }
@@ -34,81 +33,91 @@ function rangeOf({ percent, kind, reference, series }) {
   return [low < 0 || low > pad ? low - pad : 0, high + pad];
 }
 
-function drawPanel(panel, width) {
-  if (panel.kind === "map") return drawMap(panel, width);
+// Draw the frame of a panel; return it with its scales and its last place across.
+function frameOf(panel, width, height = 270) {
   const { series, reference, kind } = panel;
-  const height = 270;
   const pad = kind === "steps" ? 0 : 0.7;
-  const places = [...new Set(series.flatMap(({ rows }) => rows.map(([x]) => x)))].sort((a, b) => a - b);
-  const xs = reference?.x === undefined ? places : [...places, reference.x];
-  const [left, right] = [Math.min(...xs) - pad, Math.max(...xs) + pad];
+  const xs = series.flatMap(({ rows }) => rows.map(([x]) => x)).concat(reference?.x ?? []);
+  const [first, last] = [Math.min(...xs) - pad, Math.max(...xs) + pad];
   const [low, high] = rangeOf(panel);
-  const [top, base, end] = [EDGE.top, height - EDGE.bottom, width - EDGE.right];
-  const X = (x) => EDGE.left + ((end - EDGE.left) * (x - left)) / (right - left || 1);
+  const [top, base, left, end] = [EDGE.top, height - EDGE.bottom, EDGE.left, width - EDGE.right];
+  const X = (x) => left + ((end - left) * (x - first)) / (last - first || 1);
   const Y = (y) => base - ((base - top) * (y - low)) / (high - low || 1);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "panel", "aria-hidden": "true" });
   const line = (css, x1, y1, x2, y2) => svg.append(shape("line", { class: css, x1, y1, x2, y2 }));
   const write = (css, x, y, anchor, text) =>
     svg.append(shape("text", { class: css, x, y, "text-anchor": anchor }, text));
   write("title", 0, 12, "start", panel.title);
-  const yTicks = ticksOf(low, high, 5, false);
-  const digits = digitsOf(panel.percent ? yTicks.map((y) => Math.round(1e6 * y) / 1e4) : yTicks);
-  for (const y of yTicks) {
-    line("grid", EDGE.left, Y(y), end, Y(y));
-    const text = panel.percent ? `${(100 * y).toFixed(digits)} %` : fixed(y, digits);
-    write("tick", EDGE.left - 6, Y(y) + 4, "end", text);
+  const scale = panel.percent ? 100 : 1;
+  const ticks = ticksOf(scale * low, scale * high, 5, false);
+  for (const tick of ticks) {
+    line("grid", left, Y(tick / scale), end, Y(tick / scale));
+    const text = fixed(tick, digitsOf(ticks)) + (panel.percent ? " %" : "");
+    write("tick", left - 6, Y(tick / scale) + 4, "end", text);
   }
-  for (const x of ticksOf(left, right, Math.max(2, Math.min(10, (end - EDGE.left) / 55)), panel.integer)) {
+  for (const x of ticksOf(first, last, Math.max(2, Math.min(10, (end - left) / 55)), panel.integer)) {
     line("axis", X(x), base, X(x), base + 4);
     write("tick", X(x), base + 17, "middle", grouped(x));
   }
-  line("axis", EDGE.left, base, end, base);
-  write("label", (EDGE.left + end) / 2, height - 5, "middle", panel.x);
+  line("axis", left, base, end, base);
+  write("label", (left + end) / 2, height - 5, "middle", panel.x);
   if (reference?.x !== undefined) {
     line("reference", X(reference.x), top, X(reference.x), base);
-    const anchor = X(reference.x) > end - 40 ? "end" : "middle";
-    write("tick", Math.min(X(reference.x), end), top - 5, anchor, reference.label);
+    write("tick", Math.min(X(reference.x), end - 24), top - 5, "middle", reference.label);
   }
-  if (reference?.y !== undefined) line("reference", EDGE.left, Y(reference.y), end, Y(reference.y));
+  if (reference?.y !== undefined) line("reference", left, Y(reference.y), end, Y(reference.y));
+  if (kind === "bars") line("axis", left, Y(0), end, Y(0));
+  return { svg, X, Y, last };
+}
+
+// Draw a series into its group as steps with a band.
+function drawSteps(add, { rows }, { X, Y, last }, banded) {
+  const path = (at) =>
+    rows.map((row, i) => `${X(row[0])} ${Y(row[at])}L${X(rows[i + 1]?.[0] ?? last)} ${Y(row[at])}`);
+  const back = path(2).reverse().map(turned);
+  if (banded) add("path", { class: "band", d: `M${[...path(3), ...back].join("L")}Z` });
+  add("path", { class: "line", d: `M${path(1).join("L")}` });
+}
+
+// Draw a series into its group as points or bars with intervals, moved aside by a share of a slot.
+function drawMarks(add, { rows, css }, { X, Y }, kind, slot, shift) {
+  for (const [x, value, low, high] of rows) {
+    const at = X(x) + shift * slot;
+    if (css === "tried") {
+      add("line", { class: "line", x1: X(x - 0.45), x2: X(x + 0.45), y1: Y(value), y2: Y(value) });
+      continue;
+    }
+    if (kind === "bars") {
+      const [y, size] = [Math.min(Y(value), Y(0)), Math.max(0.5, Math.abs(Y(value) - Y(0)))];
+      add("rect", { x: at - 0.45 * slot, y, width: 0.9 * slot, height: size });
+    }
+    if (low !== null) add("line", { class: "whisker", x1: at, x2: at, y1: Y(low), y2: Y(high) });
+    if (kind === "points") add("circle", { cx: at, cy: Y(value), r: Math.min(3, slot * 0.45) });
+  }
+}
+
+function drawPanel(panel, width) {
+  if (panel.kind === "map") return drawMap(panel, width);
+  const { series, kind } = panel;
+  const frame = frameOf(panel, width);
+  const { svg, X } = frame;
   const marked = series.filter(({ css }) => css !== "tried");
   const slot = (X(1) - X(0)) / (marked.length + 1);
   for (const each of series) {
     const group = shape("g", { class: `series ${each.css}` });
-    svg.append(group);
     const add = (name, attributes) => group.append(shape(name, attributes));
-    if (kind === "steps") {
-      const path = (at, rows = each.rows) =>
-        rows.map((row, i) => `${X(row[0])} ${Y(row[at])}L${X(rows[i + 1]?.[0] ?? right)} ${Y(row[at])}`);
-      if (series.length < 5) {
-        add("path", { class: "band", d: `M${[...path(3), ...path(2).reverse().map(turned)].join("L")}Z` });
-      }
-      add("path", { class: "line", d: `M${path(1).join("L")}` });
-      continue;
-    }
-    const shift = (marked.indexOf(each) - (marked.length - 1) / 2) * slot;
-    for (const [x, value, from, to] of each.rows) {
-      const at = X(x) + (each.css === "tried" ? 0 : shift);
-      if (each.css === "tried") {
-        add("line", { class: "line", x1: X(x - 0.45), x2: X(x + 0.45), y1: Y(value), y2: Y(value) });
-        continue;
-      }
-      if (kind === "bars") {
-        const y = Math.min(Y(value), Y(0));
-        const size = Math.max(0.5, Math.abs(Y(value) - Y(0)));
-        add("rect", { x: at - 0.45 * slot, y, width: 0.9 * slot, height: size });
-      }
-      if (from !== null) add("line", { class: "whisker", x1: at, x2: at, y1: Y(from), y2: Y(to) });
-      if (kind === "points") add("circle", { cx: at, cy: Y(value), r: Math.min(3, slot * 0.45) });
-    }
+    svg.append(group);
+    if (kind === "steps") drawSteps(add, each, frame, series.length < 5);
+    else drawMarks(add, each, frame, kind, slot, marked.indexOf(each) - (marked.length - 1) / 2);
   }
-  if (kind === "bars") line("axis", EDGE.left, Y(0), end, Y(0));
+  const places = [...new Set(series.flatMap(({ rows }) => rows.map(([x]) => x)))].sort((a, b) => a - b);
   track(svg, (event) => {
     const box = svg.getBoundingClientRect();
     const at = ((event.clientX - box.left) / box.width) * width;
     const place = places.reduce((a, b) => (Math.abs(X(b) - at) < Math.abs(X(a) - at) ? b : a));
-    const lines = series.flatMap((each) => {
-      const row = each.rows.findLast(([x]) => (kind === "steps" ? x <= place : x === place));
-      return row ? [[`${each.name}: ${valueOf(panel, row)}`, `series ${each.css}`]] : [];
+    const lines = series.flatMap(({ name, css, rows }) => {
+      const row = rows.findLast(([x]) => (kind === "steps" ? x <= place : x === place));
+      return row ? [[`${name}: ${valueOf(panel, row)}`, `series ${css}`]] : [];
     });
     showTip(event, `${panel.x} ${grouped(place)}`, lines);
   });
