@@ -23,16 +23,9 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Verdicts
 class ChoiceScorer(Scorer):
     """A scorer that compares the log-likelihoods of answers, one for each option of a question."""
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        chat: bool = False,
-        context: int | None = None,
-        shots: ShotSource = (),
-    ):
+    def __init__(self, tokenizer: Any, *, shots: ShotSource = (), **options: Any):
         """Take the arguments of `Scorer`, and the shots before each question."""
-        super().__init__(tokenizer, chat=chat, context=context)
+        super().__init__(tokenizer, **options)
         self.shots = shots
 
     @abc.abstractmethod

@@ -17,7 +17,7 @@ from cola_jax.execute.memory import Memory
 from cola_jax.execute.stop import Stop
 from cola_jax.execute.worker import Worker
 from cola_jax.path import STOP
-from cola_jax.prompts import Prompts, Readings
+from cola_jax.prompts import Readings
 from cola_jax.question import Question
 from cola_jax.scoring.answer import GenerationSettings, Rule, find_answer
 from cola_jax.scoring.encode import (
@@ -26,6 +26,7 @@ from cola_jax.scoring.encode import (
     ShotSource,
     check_length,
     encode_prompt,
+    pack,
     render_chat,
     shots_of,
 )
@@ -36,6 +37,9 @@ from cola_jax.scoring.verdicts import NO_ANSWER, Completion, Verdicts
 GOLD, DECOY = 0, 1  # the options of an open question
 DECODED = 32  # answers decoded in one call, and then kept
 TIE = 1e-6  # the margin of a token that is as likely as its rival
+
+Rows = Sequence[DecodeRow]
+Questions = Sequence[Question]  # of rows or completions, one each
 
 
 class DecodingScorer(Scorer):
@@ -60,19 +64,15 @@ class DecodingScorer(Scorer):
         check_length(encoded, self.context, self.max_new_tokens)
         return encoded
 
-    def complete(
-        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
-    ) -> list[Completion]:
+    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
         """Make the completions of decoded rows, graded against the gold answers."""
         return [completion(row, self.stop) for row in rows]
 
-    def give_decoys(
-        self, completions: Sequence[Completion], questions: Sequence[Question]
-    ) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
         """Grade wrong completions against the decoy of their question, as against gold."""
-        return [False] * len(completions)
+        return [False] * len(made)
 
-    def row_verdicts(self, rows: Sequence[DecodeRow], questions: Sequence[Question]) -> Verdicts:
+    def row_verdicts(self, rows: Rows, questions: Questions) -> Verdicts:
         """Return the verdicts [R] of R decoded rows, each of its question."""
         completions = self.complete(rows, questions)
         wrong = [
@@ -107,16 +107,9 @@ class DecodingScorer(Scorer):
     def reread(self, encoded: Encoded, completion: Completion | None) -> Encoded:
         """Put the decoded tokens after their prompt, and read at each of them."""
         assert completion is not None
-        prompt, tokens = np.asarray(encoded.prompts.ids).tolist(), completion.tokens
-        ids = [*prompt, *tokens[:-1]]
-        prompts = Prompts(
-            ids=np.array(ids, np.int32),
-            positions=np.arange(len(ids), dtype=np.int32),
-            branch=np.zeros(len(ids), np.int32),
-            read=np.arange(len(prompt) - 1, len(ids), dtype=np.int32),
-            targets=np.array(tokens, np.int32),
-        )
-        return dataclasses.replace(encoded, prompts=prompts, option=np.zeros(len(tokens), int))
+        row, option = pack(np.asarray(encoded.prompts.ids).tolist(), [completion.tokens])
+        prompts = row.replace(branch=np.zeros_like(row.branch))  # one text, as it was decoded
+        return dataclasses.replace(encoded, prompts=prompts, option=option)
 
     def verdicts(self, readings: Readings, encoded: Encoded) -> Verdicts:
         """Confirm the readings of `reread`: each token must be the likeliest again."""
@@ -137,16 +130,9 @@ class Completions(DecodingScorer):
 
     name = "completions"
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        stop: Stop,
-        max_new_tokens: int,
-        chat: bool = False,
-        context: int | None = None,
-    ):
-        super().__init__(tokenizer, chat=chat, context=context)
+    def __init__(self, tokenizer: Any, *, stop: Stop, max_new_tokens: int, **options: Any):
+        """Take the arguments of `Scorer`, and the end of completions."""
+        super().__init__(tokenizer, **options)
         self.stop, self.max_new_tokens = stop, checked_limit(max_new_tokens)
 
     def record(self) -> dict[str, Any]:
@@ -165,10 +151,9 @@ class OpenScorer(Scorer):
         format: PromptFormat,
         *,
         shots: ShotSource = (),
-        chat: bool = False,
-        context: int | None = None,
         stop_tokens: Sequence[int] = (),
         rule: Rule | None = None,
+        **options: Any,
     ):
         """Take the arguments of `Scorer`, and more.
 
@@ -178,7 +163,7 @@ class OpenScorer(Scorer):
           stop_tokens: ids that end a text.
           rule: finds the answer in the text, instead of the format's rule.
         """
-        super().__init__(tokenizer, chat=chat, context=context)
+        super().__init__(tokenizer, **options)
         self.format, self.shots = format, shots
         self.rule: Rule = format.extract if rule is None else rule
         # text after a closed box is ignored; other answers are complete when their text ends
@@ -239,9 +224,7 @@ class Generation(OpenScorer, DecodingScorer):
         # another version may grade otherwise
         return super().record() | {"grader": f"math-verify {version('math-verify')}"}
 
-    def complete(
-        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
-    ) -> list[Completion]:
+    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
         completions = [completion(row, self.stop, self.rule, Grade.WRONG) for row in rows]
         grades = self.grade(completions, [question.gold for question in questions])
         return [
@@ -249,11 +232,9 @@ class Generation(OpenScorer, DecodingScorer):
             for each, grade in zip(completions, grades, strict=True)
         ]
 
-    def give_decoys(
-        self, completions: Sequence[Completion], questions: Sequence[Question]
-    ) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
         decoys = [question.options[DECOY] for question in questions]
-        return [grade is Grade.RIGHT for grade in self.grade(completions, decoys)]
+        return [grade is Grade.RIGHT for grade in self.grade(made, decoys)]
 
     def grade(self, completions: Sequence[Completion], options: Sequence[str]) -> list[Grade]:
         """Grade completions, each against an option; wrong without a complete answer."""
@@ -290,8 +271,7 @@ class FilteredGeneration(DecodingScorer):
         *,
         stop_tokens: Sequence[int],
         max_new_tokens: int | None = None,
-        context: int | None = None,
-        chat: bool = False,
+        **options: Any,
     ):
         """Take the arguments of `Scorer`, and more.
 
@@ -300,7 +280,7 @@ class FilteredGeneration(DecodingScorer):
           stop_tokens: ids that end a text.
           max_new_tokens: the most tokens to decode; the task's limit when None.
         """
-        super().__init__(tokenizer, chat=chat, context=context)
+        super().__init__(tokenizer, **options)
         until, usual = grader.settings
         self.max_new_tokens = checked_limit(usual if max_new_tokens is None else max_new_tokens)
         self.grader = grader
@@ -311,9 +291,7 @@ class FilteredGeneration(DecodingScorer):
     def record(self) -> dict[str, Any]:
         return super().record() | self.grader.record()
 
-    def complete(
-        self, rows: Sequence[DecodeRow], questions: Sequence[Question]
-    ) -> list[Completion]:
+    def complete(self, rows: Rows, questions: Questions) -> list[Completion]:
         """Make the graded completions of rows.
 
         Like the library, it grades texts that the token limit cut; they are recorded as truncated
@@ -333,12 +311,10 @@ class FilteredGeneration(DecodingScorer):
             completions.append(made)
         return completions
 
-    def give_decoys(
-        self, completions: Sequence[Completion], questions: Sequence[Question]
-    ) -> list[bool]:
+    def give_decoys(self, made: Sequence[Completion], questions: Questions) -> list[bool]:
         return [
             self.grader.grade(question, each.text, question.options[DECOY])[1] is Grade.RIGHT
-            for each, question in zip(completions, questions, strict=True)
+            for each, question in zip(made, questions, strict=True)
         ]
 
 

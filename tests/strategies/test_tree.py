@@ -34,21 +34,6 @@ def small_tree(**rules: Any) -> Tree:
     return tree
 
 
-def test_add_counts_visits_upwards(tree):
-    assert (tree.paths, tree.known, tree.parents) == (PATHS, set(PATHS), PARENTS)
-    assert tree.visits == [7, 1, 2, 3, 1, 1, 1]
-    assert tree.grown == [3, 0, 1, 2, 0, 0, 0]
-    assert tree.children == [[1, 2, 3], [], [6], [4, 5], [], [], []]
-    assert not any(tree.value)
-
-
-def test_back_up_adds_rewards_to_all_ancestors(tree):
-    for node, reward in [(4, 1), (6, 0.5), (1, -0.25)]:
-        tree.back_up(node, reward)
-    assert tree.value == [1.25, -0.25, 0.5, 1, 1, 0, 0.5]
-    assert tree.visits == [7, 1, 2, 3, 1, 1, 1]
-
-
 @pytest.mark.parametrize("visits", ["tree", "parent"])
 def test_descend_follows_the_best_ucb(visits):
     """The paper's formula; rewards without ties, each node full but those without children."""
