@@ -134,9 +134,7 @@ def distill(session: Session, run: str, directory: str, settings: DistillSetting
     return distilled
 
 
-def make_examples(
-    labels: Sequence[Labels], session: Session, settings: DistillSettings
-) -> Examples:
+def make_examples(labels: list[Labels], session: Session, settings: DistillSettings) -> Examples:
     """Hold out a share of the questions, and choose examples from the correct paths of the others.
 
     Correct is what holds in all variants where a run has them. InputError where no question is
