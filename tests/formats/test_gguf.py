@@ -7,10 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import dequantize
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 import cola_jax
 from cola_jax import checkpoint
@@ -117,13 +116,6 @@ def test_scale_queries_knows_the_27b():
     assert scale_queries(largest).query_scale == (128 / 168) ** 0.5
 
 
-def test_open_gguf_reads_the_head_width(tmp_path):
-    llama = tiny_llama(head_dim=12)
-    keys = {"attention.key_length": 12, "attention.value_length": 12}
-    write(tmp_path / "tiny.gguf", llama, keys=keys)
-    assert_parity(tmp_path / "tiny.gguf", llama.model)
-
-
 def test_open_gguf_reads_llama3_rope_factors(tmp_path):
     llama = tiny_llama(rope_parameters=oracle.LLAMA3)
     plain = oracle.LLAMA3["rope_theta"] ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
@@ -134,9 +126,19 @@ def test_open_gguf_reads_llama3_rope_factors(tmp_path):
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
 
-def test_open_gguf_reads_linear_rope(tmp_path):
-    llama = tiny_llama(rope_parameters=oracle.LINEAR)
-    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"head_dim": 12}, {"attention.key_length": 12, "attention.value_length": 12}),
+        (
+            {"rope_parameters": oracle.LINEAR},
+            {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5},
+        ),
+    ],
+    ids=["head width", "linear rope"],
+)
+def test_open_gguf_reads_optional_keys(tmp_path, changes, keys):
+    llama = tiny_llama(**changes)
     write(tmp_path / "tiny.gguf", llama, keys=keys)
     assert_parity(tmp_path / "tiny.gguf", llama.model)
 
@@ -299,52 +301,23 @@ def test_write_tokenizer_matches_transformers(tmp_path, words, add, flags):
 
 
 FOLDER = os.environ.get("COLA_TEST_MODELS")
-MODELS = {  # file, and the paths of oracle that run through it
-    "SmolLM2-135M-Instruct.Q4_1.gguf": oracle.SMOLLM_PATHS,
-    "gemma-3-270m-q4_k_m.gguf": oracle.GEMMA_PATHS,
-}
+MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf")
 MORE_TEXTS = (
     *("1234567890 3.14159 1,000,000", "안녕하세요 мир שלום", "a\u0301 ﬁ\u200b\r\n"),
     "<start_of_turn>user\nHi<end_of_turn>\n",
 )
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def real(request, tmp_path_factory):
-    """A real model's file, and its checkpoint."""
-    if not FOLDER or not (Path(FOLDER) / request.param).exists():
-        pytest.skip(f"set COLA_TEST_MODELS to a folder with {request.param}")
-    made = tmp_path_factory.mktemp("real") / "made"
-    convert(str(Path(FOLDER) / request.param), made)
-    return request.param, made
-
-
 @pytest.mark.slow
-def test_convert_real_files_matches_transformers(real):
-    pytest.importorskip("accelerate")  # transformers wants it for GGUF files
-    file, made = real
-    ours, tokenizer = cola_jax.load(made), cola_jax.load_tokenizer(made)
-    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=file, dtype=torch.float32)
-    ids = np.array([tokenizer("The capital of France is Paris, and that of Japan is").input_ids])
-    for name, path in MODELS[file].items():
-        expected = oracle.logits(theirs, ids, path)
-        assert oracle.relative_error(cola_jax.run_path(ours, ids, path), expected) < 1e-4, name
-
-
-@pytest.mark.slow
-def test_write_tokenizer_of_real_files_matches_transformers(real):
-    file, made = real
-    ours = cola_jax.load_tokenizer(made)
+@pytest.mark.parametrize("file", MODELS)
+def test_write_tokenizer_of_real_files_matches_transformers(tmp_path, file):
+    """Their logits are compared by `python -m experiments.parity --models FOLDER`."""
+    if not FOLDER or not (Path(FOLDER) / file).exists():
+        pytest.skip(f"set COLA_TEST_MODELS to a folder with {file}")
+    convert(str(Path(FOLDER) / file), tmp_path / "made")
+    ours = cola_jax.load_tokenizer(tmp_path / "made")
     theirs = AutoTokenizer.from_pretrained(FOLDER, gguf_file=file)
     for text in (*TEXTS, *MORE_TEXTS):
         assert ours(text).input_ids == theirs(text).input_ids, text
-    assert checkpoint.stop_tokens(made) == (theirs.eos_token_id,)
+    assert checkpoint.stop_tokens(tmp_path / "made") == (theirs.eos_token_id,)
     assert ours.chat_template == theirs.chat_template
-    if theirs.chat_template is None:
-        return
-    chat = [{"role": "user", "content": "What is 12 * 12?"}]
-    for prompt in (True, False):
-        options = {"tokenize": False, "add_generation_prompt": prompt}
-        assert ours.apply_chat_template(chat, **options) == theirs.apply_chat_template(
-            chat, **options
-        )

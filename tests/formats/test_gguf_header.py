@@ -2,16 +2,50 @@
 
 import os
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from cola_jax.formats.gguf_header import ARRAY, STRING, read_header
-from tests.formats.gguf_bytes import array, field, gguf, tensor, text
 from tests.formats.gguf_writer import finish
 
 UINT8, UINT32 = 0, 4
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def field(name: bytes, kind: int, value: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def array(kind: int, length: int, value: bytes = b"") -> bytes:
+    return struct.pack("<IQ", kind, length) + value
+
+
+def tensor(
+    name: bytes = b"x", shape: tuple[int, ...] = (8,), kind: int = 0, offset: int = 0
+) -> bytes:
+    numbers = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+    return text(name) + numbers
+
+
+def gguf(
+    fields: Any = (),
+    tensors: Any = (),
+    data: bytes = b"",
+    version: int = 3,
+    counts: tuple[int, int] | None = None,
+) -> bytes:
+    """Return a file; `counts` of tensors and fields may differ from the contents."""
+    tensor_count, field_count = counts or (len(tensors), len(fields))
+    head = b"GGUF" + struct.pack("<IQQ", version, tensor_count, field_count)
+    head += b"".join((*fields, *tensors))
+    return head + bytes(-len(head) % 32) + data
+
 
 DATA = bytes(64)
 SHORT = r"cannot be read \((unpack_from requires a buffer|total struct size|bad char)"

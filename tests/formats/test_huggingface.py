@@ -135,12 +135,6 @@ def test_convert_accepts_a_stored_tied_head(pair, tmp_path):
         open_directory(source)
 
 
-def test_open_directory_requires_an_untied_head(source):
-    edit_tensors(source, lambda tensors: tensors.pop("lm_head.weight"))
-    with pytest.raises(ValueError, match=r"missing lm_head\.weight"):
-        open_directory(source)
-
-
 def test_open_directory_refuses_pickled_weights(source):
     torch.save(load_file(source / WEIGHTS), source / "pytorch_model.bin")
     (source / WEIGHTS).unlink()
@@ -148,13 +142,7 @@ def test_open_directory_refuses_pickled_weights(source):
         open_directory(source)
 
 
-def test_open_directory_refuses_shards_without_an_index(source):
-    (source / WEIGHTS).rename(source / "model-00001-of-00002.safetensors")
-    with pytest.raises(ValueError, match=r"neither model\.safetensors nor .*but \[model-00001"):
-        open_directory(source)
-
-
-@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+@pytest.mark.parametrize("keep", [0, 100, -1])
 def test_open_directory_refuses_truncated_weights(source, keep):
     whole = (source / WEIGHTS).read_bytes()
     (source / WEIGHTS).write_bytes(whole[:keep])
