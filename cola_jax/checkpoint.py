@@ -47,7 +47,10 @@ REPAIR = (
 
 
 class DamagedError(InputError):
-    """A checkpoint is damaged or incomplete."""
+    """A checkpoint is damaged or incomplete, or of another version."""
+
+    def __init__(self, problem: str):
+        super().__init__(f"{problem}: convert the model again.")
 
 
 class SourceRecord(BaseModel):
@@ -108,7 +111,7 @@ def save(
 
     Each weight is an Orbax checkpoint of its own: Orbax holds two copies of what it saves at once,
     so a generator of weights keeps memory at a few times the largest. The tokenizer has to be in
-    the directory. Returns the metadata: what `Metadata` describes, and versions.
+    the directory. Returns the metadata: the fields of `Metadata`, and versions.
     """
     folder, sums, scales, dtype = local(directory), {}, {}, None
     # one plain file per weight; the database that Orbax writes by default takes twice the time
@@ -153,7 +156,7 @@ def absolute(directory: epath.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def orbax_writing() -> Iterator[None]:
-    """Let Orbax write in the body; OSError where a file cannot be, for which it has ValueError."""
+    """Let Orbax write in the body; raise its ValueError for a failed write as an OSError."""
     quieten_orbax()
     try:
         yield
@@ -243,9 +246,7 @@ def read_metadata(directory: str | os.PathLike[str]) -> dict[str, Any]:
             if model_digest(metadata) != metadata["digest"]:
                 raise InputError("its digest is that of another model.")
     except InputError as error:
-        raise DamagedError(
-            f"{error} It is damaged, or of another version: convert the model again."
-        ) from error
+        raise DamagedError(f"{error} It is damaged, or of another version") from error
     return metadata
 
 
@@ -278,8 +279,8 @@ def load(
     """
     metadata = read_metadata(directory)
     kind = jnp.dtype(stored_dtype(metadata) if dtype is None else dtype)
-    stored = jax.tree.leaves([leaves for _, leaves in stored_arrays(metadata, mesh)])
-    total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in stored)
+    stored = jax.tree.leaves(stored_arrays(metadata, mesh))
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in stored)
     weights, done = {}, 0
     on_progress(0, total)
     for name, weight in restore_weights(directory, metadata, mesh):
@@ -300,38 +301,35 @@ def restore_weights(
     folder = local(directory) / WEIGHTS
     quieten_orbax()
     with ocp.StandardCheckpointer(multiprocessing_options=this_host_only()) as checkpointer:
-        for name, leaves in stored_arrays(metadata, mesh):
+        for name, leaves in stored_arrays(metadata, mesh).items():
             try:
                 arrays = checkpointer.restore(folder / name, leaves)
             except Exception as error:  # Orbax and TensorStore raise many types for damaged files
                 raise DamagedError(
-                    f"{folder} is damaged, {name} could not be restored ({first_line(error)}): "
-                    "convert the model again."
+                    f"{folder} is damaged, {name} could not be restored ({first_line(error)})"
                 ) from error
             # without a checksum of the file, a damaged one may restore without an error
             for key, array in arrays.items():
                 if int(device_bit_sum(array)) != metadata["sums"][key]:
-                    raise DamagedError(
-                        f"{folder} is damaged, {key} has changed: convert the model again."
-                    )
+                    raise DamagedError(f"{folder} is damaged, {key} has changed")
             scale = arrays.get(name + SCALE)
             yield name, arrays[name] if scale is None else Int8(arrays[name], scale)
 
 
 def stored_arrays(
     metadata: dict[str, Any], mesh: Mesh | None
-) -> Iterator[tuple[str, dict[str, jax.ShapeDtypeStruct]]]:
-    """Yield the arrays that each weight is stored as, by name, and where they belong."""
-    scales = metadata.get("scales", {})
+) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """Return the arrays that each weight is stored as, by name, and where they belong."""
+    scales, stored = metadata.get("scales", {}), {}
     for name, shape in shapes(ModelConfig.from_json(metadata["config"])).items():
-        stored = {name: (shape, INT8 if name in scales else metadata["dtype"])}
+        kinds = {name: (shape, INT8 if name in scales else metadata["dtype"])}
         if name in scales:
-            stored[name + SCALE] = tuple(scales[name]["shape"]), scales[name]["dtype"]
-        leaves = {
+            kinds[name + SCALE] = tuple(scales[name]["shape"]), scales[name]["dtype"]
+        stored[name] = {
             key: jax.ShapeDtypeStruct(size, jnp.dtype(kind), sharding=sharding(name, size, mesh))
-            for key, (size, kind) in stored.items()
+            for key, (size, kind) in kinds.items()
         }
-        yield name, leaves
+    return stored
 
 
 def this_host_only() -> ocp.options.MultiprocessingOptions:
@@ -347,7 +345,7 @@ def this_host_only() -> ocp.options.MultiprocessingOptions:
 def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
     """Load the tokenizer that was converted with a model, as a transformers tokenizer.
 
-    InputError if the checkpoint has none, or one that has changed since.
+    InputError if the checkpoint has none, or if it has changed since.
     """
     folder, wanted = local(directory) / TOKENIZER, read_metadata(directory)["tokenizer"]
     if not wanted:
@@ -355,7 +353,7 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
             f"{directory} has no tokenizer: its source had none that could be converted."
         )
     if file_digests(folder) != wanted:
-        raise DamagedError(f"{folder} has changed since the conversion: convert the model again.")
+        raise DamagedError(f"{folder} has changed since the conversion")
     return load_folder(folder, str(directory))
 
 

@@ -78,8 +78,8 @@ class ModelConfig:
     mlp_bias: bool = False
     head_norms: bool = False  # RMSNorm over each query and key head before the rotation
     projection_norms: bool = False  # the same, over all query heads and all key heads together
-    pre_norms: bool = True  # RMSNorm of what attention and MLP read
-    post_norms: bool = False  # RMSNorm of what they add
+    pre_norms: bool = True  # RMSNorm of the inputs of attention and MLP
+    post_norms: bool = False  # RMSNorm of their outputs
     # added to norms' weights, which then apply in float32
     norm_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
     embedding_scale: Positive = 1.0  # of embeddings, rounded as the weights are
@@ -115,7 +115,7 @@ class ModelConfig:
             if rope.divisors is not None and len(rope.divisors) != self.head_dim // 2:
                 raise InputError(
                     f"a rope has {len(rope.divisors)} divisors for heads of {self.head_dim}: "
-                    "one for two dimensions belongs there."
+                    "one is needed for every two dimensions."
                 )
 
     def check_experts(self) -> None:
@@ -148,7 +148,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """Rebuild what `to_json` wrote.
+        """Rebuild a config from the fields that `to_json` wrote.
 
         Returns:
           The config.

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# what a file that is not as they expect makes parsers raise; AssertionError is ours alone
+# raised by parsers for files that are not as they expect; AssertionError is ours alone
 BUILTIN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 LIBRARIES = {"jinja2", "pyarrow", "pydantic_core", "safetensors", "safetensors_rust", "struct"}
 LIBRARIES |= {"yaml", "pyo3_runtime"}  # the PanicException of the last is no Exception
@@ -25,18 +25,18 @@ class UsageError(InputError):
 
 
 @contextlib.contextmanager
-def reading(what: str | os.PathLike[str], action: str = "") -> Iterator[None]:
-    """Turn what a library raises in the body into an InputError that names the file.
+def reading(source: str | os.PathLike[str], action: str = "") -> Iterator[None]:
+    """Turn errors of parsers in the body into an InputError that names the file.
 
     Args:
-      what: the file, or what else is parsed.
-      action: what to do about it, a sentence to append.
+      source: the file, or the name of another input.
+      action: the next action of the user, a sentence to append.
 
     Raises:
-      InputError: for whatever a broken file makes a parser raise. An InputError of the body that
+      InputError: for any error that parsers raise for broken files. An InputError of the body that
         names the file passes as it is, and others get its name in front.
     """
-    name, end = printed(os.fspath(what), LONGEST), f". {action}" if action else "."
+    name, end = printed(os.fspath(source), LONGEST), f". {action}" if action else "."
     try:
         yield
     except InputError as error:
@@ -95,7 +95,7 @@ def printed(name: str, longest: int = 80) -> str:
 
 
 def one_line(text: str) -> str:
-    """Write a message as one line of a terminal, whatever names and values are in it."""
+    """Write a message as one line of a terminal, with unprintable characters escaped."""
     if len(text) > LONGEST_LINE:
         half = LONGEST_LINE // 2
         text = f"{text[:half]} ... {text[-half:]}"
@@ -120,7 +120,7 @@ def shorten(names: list[str], limit: int = 4) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the most similar of the known names, or the shortest that begins with this one.
+    """Return the most similar of the known names, or the shortest that begins with this name.
 
     Case, hyphens and underscores do not matter. None where no name is similar.
     """
@@ -138,7 +138,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """Return a name without what people write differently."""
+    """Return a name in one spelling: lower case, hyphens, no leading dashes."""
     return name.strip().lower().lstrip("-").replace("_", "-")
 
 

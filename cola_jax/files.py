@@ -25,7 +25,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def is_url(place: AnyPath) -> bool:
-    """Say whether a place is a URL of storage, even one that went through `Path`."""
+    """Return whether a place is a URL of storage, even one that went through `Path`."""
     return re.match(r"\w\w+:/", os.fspath(place)) is not None
 
 
@@ -92,7 +92,7 @@ def check_links(folder: AnyPath) -> None:
             if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
                 raise InputError(
                     f"{entry} is a symbolic link out of {folder}, which is not followed: replace "
-                    "it by what it leads to."
+                    "it by its target."
                 )
             if not (entry.is_symlink() or entry.is_file() or entry.is_dir()):
                 raise InputError(f"{entry} is a pipe or device: remove it.")
@@ -110,7 +110,7 @@ def matching(folder: "epath.Path", pattern: str) -> "list[epath.Path]":
 
 
 def is_file(file: AnyPath) -> bool:
-    """Say whether a local file exists; InputError for a directory, pipe or device in its place."""
+    """Return whether a local file exists; InputError for a directory, pipe or device there."""
     if os.path.isfile(file):
         return True
     if os.path.exists(file):
@@ -206,8 +206,8 @@ def write_whole(file: AnyPath, content: bytes) -> None:
 def building(destination: AnyPath, *, folder: bool = True) -> Iterator[Path]:
     """Yield an empty folder or file beside a destination, and move it there when complete.
 
-    What is at the destination is replaced, and kept until that has succeeded. After an error
-    nothing is left; the next process that builds the same removes what a killed one has left.
+    A previous destination is replaced, and kept until that has succeeded. After an error
+    nothing is left; the next process that builds the same removes leftovers of a killed process.
 
     Raises InputError while another process builds the same destination, OSError where nothing can
     be made there.
@@ -283,7 +283,7 @@ def replacement(place: Path, folder: bool) -> Iterator[Path]:
 
 
 def remove_partial(place: Path) -> None:
-    """Remove what killed processes have left of a place."""
+    """Remove leftovers of killed processes that were writing a place."""
     for entry in place.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{12}}\.partial", entry.name):
             remove(entry)
@@ -315,7 +315,7 @@ def programs_directory() -> Path:
 
 
 def keep_programs() -> None:
-    """Let JAX keep compiled programs, where the user has not told it what to do.
+    """Let JAX keep compiled programs, unless the user has set its variables.
 
     To be called before JAX is imported, which reads the variables then.
     """

@@ -1,8 +1,7 @@
 """Identities: digests of models, questions, prompts and paths, and whether two things belong.
 
-Whatever is valid by itself and does not belong together gives plausible wrong numbers. So every
-file that is written carries the digests that it rests on, and `check_belongs` is called wherever
-two meet.
+Files that are valid by themselves and do not belong together give plausible wrong numbers. So each
+carries the digests that it rests on, and `check_belongs` is called wherever two meet.
 """
 
 import hashlib
@@ -45,7 +44,7 @@ def path_digest(path: Sequence[int]) -> str:
 
 
 def set_digest(digests: Iterable[str]) -> str:
-    """Return the digest of a set of questions or prompts, in whatever order they are."""
+    """Return the digest of a set of questions or prompts, whose order does not count."""
     return digest(sorted(digests))
 
 
@@ -65,15 +64,15 @@ def stable_hash(text: str) -> int:
 def check_belongs(
     name: str, theirs: Mapping[str, Any], other: str, ours: Mapping[str, Any], action: str
 ) -> None:
-    """Raise InputError where what both sides know differs, naming each difference.
+    """Raise InputError where values that both sides have differ, naming each difference.
 
     Args:
       name: of the file, for the message.
-      theirs: what the file rests on: digests and other values by name ("model", "path", "dtype"),
-        and under "questions" a mapping from ids to digests. None, or no entry, is not known.
-      other: what it meets, such as "this model".
-      ours: the same of that.
-      action: what to do about it: a clause in the imperative.
+      theirs: the values that the file rests on, by name, such as the digest of a "model", and under
+        "questions" a mapping from ids to digests. None, or no entry, is not known.
+      other: the name of the other side, such as "this model".
+      ours: the values of the other side.
+      action: the next action of the user, a clause in the imperative.
     """
     known = [key for key in theirs if theirs[key] is not None and ours.get(key) is not None]
     differences = (describe_difference(key, theirs[key], ours[key]) for key in known)

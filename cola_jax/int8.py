@@ -84,7 +84,7 @@ def quantize(weight: Any, inputs: tuple[int, ...]) -> Int8:
 
 
 def cast(name: str, weight: Any, dtype: DTypeLike, mesh: Mesh | None = None) -> Any:
-    """Convert a weight, given its field, to a dtype that a model is loaded in."""
+    """Convert a weight of this field to the dtype of a model."""
     if jnp.dtype(dtype) == INT8 and name in INPUTS:
         return weight if isinstance(weight, Int8) else quantize_on(name, weight, mesh)
     if isinstance(weight, Int8):
@@ -101,7 +101,7 @@ def quantize_on(name: str, weight: jax.Array, mesh: Mesh | None) -> Int8:
 
 
 def float_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """Return the dtype of activations and of weights that are not int8, given a model's."""
+    """Return the dtype of activations and of weights without eight bits, given a model's dtype."""
     if jnp.dtype(dtype) != INT8:
         return jnp.dtype(dtype)
     return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")

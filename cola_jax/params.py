@@ -32,7 +32,7 @@ def single(*spec: str | None) -> Any:
 
 
 class Layer(struct.PyTreeNode):
-    """Decoder blocks stacked on L; a slice is one block, None stands for what a family lacks.
+    """Decoder blocks stacked on L; a slice is one block, a weight that a family lacks is None.
 
     `layer_at` takes a slice. It adds the attributes at the end, which are not weights and therefore
     not part of a stack: a layer keeps its own wherever a path moves or repeats it.
@@ -240,7 +240,7 @@ def sharding(name: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.shardi
         )
     ways = mesh.shape.get("tensor", 1)
     axes = []
-    for size, axis in itertools.zip_longest(shape, SPECS[name]):  # what no spec names is whole
+    for size, axis in itertools.zip_longest(shape, SPECS[name]):  # axes beyond the spec are whole
         splits = axis == "tensor" and ways > 1 and size > 1  # 1: a scale that all inputs share
         if splits and size % ways and name not in REPLICABLE:
             raise InputError(

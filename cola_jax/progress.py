@@ -75,7 +75,7 @@ def byte_bar(label: str, progress: bool | None = None) -> Iterator[OnProgress]:
 
 
 class MetricsBar:
-    """A bar for each stage of a run, of what its metrics count from now on."""
+    """A bar for each stage of a run; counts of its metrics before now are left out."""
 
     def __init__(self, metrics: "Metrics", progress: bool | None):
         self.metrics, self.progress = metrics, progress
@@ -91,7 +91,7 @@ class MetricsBar:
             done, total = done - self.before, total - self.before
         if name != self.stage:
             self.close()
-            # what was evaluated before is done, but no part of the speed
+            # earlier evaluations are done, but do not count for the speed
             options = {"unit": UNITS[name], "unit_scale": name == "loading", "initial": done}
             self.stage = name
             self.bar = new_bar(name, self.progress, total=total, leave=False, **options)
@@ -109,7 +109,7 @@ class MetricsBar:
 
 @contextlib.contextmanager
 def metrics_bar(metrics: "Metrics", progress: bool | None = None) -> Iterator[None]:
-    """Show what metrics count while the body runs; what they counted before is left out."""
+    """Show the growth of metrics while the body runs."""
     if is_hidden(progress):
         yield
         return

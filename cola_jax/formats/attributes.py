@@ -35,7 +35,7 @@ REQUIRED = {
     "final_logit_softcapping": None,
     "attn_logit_softcapping": None,
 }
-# Older names of attributes, by the one that transformers turns them into.
+# Older names of attributes, by the name that transformers turns them into.
 OLDER = {
     "rope_parameters": ("rope_theta", "rope_scaling"),
     "layer_types": ("use_sliding_window", "max_window_layers", "sliding_window_pattern"),

@@ -99,9 +99,9 @@ def find(
 ) -> str:
     """Return the checkpoint directory of a source; see `load`.
 
-    A checkpoint is its own. Others are converted where the cache has no copy of their content; one
-    that is damaged is replaced, with a line on stderr. Two processes convert one source once.
-    int8 has a copy of its own, as a source may have eight bits.
+    A checkpoint is returned as it is. Other sources are converted unless the cache has a copy of
+    their content; a damaged copy is replaced, with a line on stderr. Two processes convert a source
+    once. int8 has a separate copy, as a source may have eight bits.
     """
     text = os.fspath(source)
     check_local(text)
@@ -162,7 +162,7 @@ def entries() -> list[Entry]:
 
 
 def read_entry(folder: Path) -> Entry:
-    """Read what is listed of a converted model."""
+    """Read the entry of a converted model."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     try:
         metadata = checkpoint.read_metadata(folder)

@@ -30,7 +30,7 @@ TYPES = {
     GGMLQuantizationType[name]
     for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K")
 }
-# What transformers does by default; SmolLM splits digits, which its merges do not join either
+# transformers splits so by default; SmolLM splits digits, which its merges do not join either
 SPLIT_AS_GPT2 = (None, "default", "gpt-2", "smollm")
 ROPE_DIVISORS = "rope_freqs.weight"
 REPAIR = "Download it again, or convert the model from its safetensors."

@@ -272,7 +272,7 @@ def config_fields(model_type: str) -> set[str]:
 
 
 def model_type_of(config: ModelConfig) -> str:
-    """Return the model_type whose blocks compute what the config describes."""
+    """Return the model_type whose blocks the config describes."""
     if config.norm_offset == 1.0:
         return "gemma3_text"
     if config.projection_norms:

@@ -6,7 +6,7 @@ from cola_jax.config import ModelConfig, Rope
 from cola_jax.formats.attributes import Attributes, read_rope
 from cola_jax.formats.table import Row, make_table
 
-# with what Llama itself has none of, by the names that are the same in all families
+# also weights that Llama lacks, by the names that are the same in the other families
 TABLE = make_table(
     Row("embedding", "model.embed_tokens.weight", "V D -> V D"),
     Row("norm", "model.norm.weight", "D -> D"),

@@ -59,6 +59,6 @@ def read_qwen3_moe(attributes: Attributes) -> ModelConfig:
     """Read a config of model_type `qwen3_moe`: all layers have the same window, or none."""
     fields = read_mixture(attributes) | llama.read_bias(attributes)
     fields["mlp_width"] = 0
-    attributes.get("layer_types")  # what they come from is present in released configs
+    attributes.get("layer_types")  # released configs have max_window_layers, without effect
     fields["windows"] = (attributes.get("sliding_window"),) * fields["num_layers"]
     return ModelConfig(**fields, head_norms=True)
