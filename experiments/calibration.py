@@ -102,12 +102,14 @@ def covered(
 ) -> str:
     """Return the share of intervals that cover the truth."""
     random = np.random.default_rng(3)
-    given = [(low, high) for low, high in (make(random) for _ in range(replicates)) if low == low]
-    if not given:
+    intervals = [
+        (low, high) for low, high in (make(random) for _ in range(replicates)) if low == low
+    ]
+    if not intervals:
         return "none given"
-    inside = np.mean([low <= truth <= high for low, high in given])
-    missing = replicates - len(given)
-    return f"{100 * inside:.1f} %" + (f" (of {len(given)})" if missing else "")
+    inside = np.mean([low <= truth <= high for low, high in intervals])
+    missing = replicates - len(intervals)
+    return f"{100 * inside:.1f} %" + (f" (of {len(intervals)})" if missing else "")
 
 
 def coverage(settings: Calibration) -> Iterator[list[str]]:
@@ -165,8 +167,8 @@ def kept_level(settings: Calibration) -> Iterator[list[str]]:
     random = np.random.default_rng(4)
     for n in SIZES:
         every = [kept(n, random, 0.0) for _ in range(settings.replicates)]
-        tested = [one for one in every if one.p == one.p]
-        cell = percent([one.p <= P for one in tested]) if tested else "none given"
+        tested = [kept_by for kept_by in every if kept_by.p == kept_by.p]
+        cell = percent([kept_by.p <= P for kept_by in tested]) if tested else "none given"
         yield ["layers kept, same confidence", f"{n}", f"{len(tested)}", cell]
 
 
@@ -187,12 +189,14 @@ def relabelled_run(settings: Calibration) -> Iterator[list[str]]:
                 for _ in range(count)
             ]
             yield [f"gold by preference, tau {tau:g}", name, f"{len(targets.hits)}", *summed(nets)]
-    whole = [one for one in ways.cases if set(range(one.scores.shape[1])) <= set(one.searches)]
+    whole = [case for case in ways.cases if set(range(case.scores.shape[1])) <= set(case.searches)]
     for name in ways.names:
         nets, kepts = [], []
         for _ in range(count):
-            golds = [one._replace(gold=int(random.integers(one.scores.shape[1]))) for one in whole]
-            again = ways._replace(asked=golds)
+            golds = [
+                case._replace(gold=int(random.integers(case.scores.shape[1]))) for case in whole
+            ]
+            again = ways._replace(cases=golds)
             nets.append(Net.of(again.targets(name)[1], quick=True))
             kepts.append(again.kept(ROBUST if name == ROBUST else ways.names[0], layers))
         yield ["gold at random, mixed variants", name, f"{len(whole)}", *summed(nets)]
@@ -234,11 +238,11 @@ def menus(settings: Calibration) -> Iterator[list[str]]:
 def own_as_gold(ways: Ways, whole: list[Case], random: np.random.Generator) -> Ways:
     """Make the model's own wrong answer gold on a random half of the questions."""
     half = random.random(len(whole)) < 0.5
-    asked = [
-        one._replace(gold=one.answers[0]) if own else one
-        for one, own in zip(whole, half, strict=True)
+    cases = [
+        case._replace(gold=case.answers[0]) if own else case
+        for case, own in zip(whole, half, strict=True)
     ]
-    return ways._replace(asked=asked)
+    return ways._replace(cases=cases)
 
 
 def summed(nets: list[Net]) -> list[str]:
@@ -250,10 +254,10 @@ def summed(nets: list[Net]) -> list[str]:
 
 def summed_kept(every: list[Kept]) -> list[str]:
     """Format the layers kept of many draws."""
-    tested = [one for one in every if one.p == one.p]
-    value = Mean.of(np.array([one.difference for one in tested]))
+    tested = [figure for figure in every if figure.p == figure.p]
+    value = Mean.of(np.array([figure.difference for figure in tested]))
     cells = f"{value.value:+.2f} layers ({value.interval[0]:+.2f} to {value.interval[1]:+.2f})"
-    return [f"{len(tested)}", cells, percent([one.p <= P for one in tested]), ""]
+    return [f"{len(tested)}", cells, percent([figure.p <= P for figure in tested]), ""]
 
 
 TABLES: dict[Table, tuple[Callable[[Calibration], Iterator[list[str]]], list[str]]] = {

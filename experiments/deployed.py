@@ -79,32 +79,32 @@ class Way:
 def single_paths(settings: Deployed, session: Session) -> dict[str, Path]:
     """Finds one path for the task in every way."""
     out, layers = epath.Path(settings.out), session.num_layers
-    found = {"pretrained model": identity(layers)}
+    paths_of = {"pretrained model": identity(layers)}
     paths = scan_paths(layers, settings.longest_block)
     scan = summarise_scan(session.evaluate(str(out / "scan"), paths, command="scan"))
-    found["scan, most right"] = scan.best.path
-    found["scan, largest margin"] = scan.best_margin.path
-    prompts = Prompts.stack([one.prompts for one in session.encoded[:FIRST]])
+    paths_of["scan, most right"] = scan.best.path
+    paths_of["scan, largest margin"] = scan.best_margin.path
+    prompts = Prompts.stack([encoded.prompts for encoded in session.encoded[:FIRST]])
     order = np.argsort(block_influence(session.model, prompts), kind="stable").tolist()
     for share in SHORTER:
         longest = round(layers * (1 - share))
         rules = dataclasses.replace(settings.static, max_layers=longest)
         chosen = find_path(session, str(out / f"static-{longest}"), rules).chosen
-        found[f"static, at most {longest} layers"] = chosen.path
+        paths_of[f"static, at most {longest} layers"] = chosen.path
         if share:
             dropped = set(order[: layers - longest])
             kept = tuple(i for i in range(layers) if i not in dropped)
-            found[f"ShortGPT, {longest} layers"] = kept
-    return found
+            paths_of[f"ShortGPT, {longest} layers"] = kept
+    return paths_of
 
 
 def single_ways(settings: Deployed, session: Session, final: Session) -> Iterator[Way]:
     """Measures single paths on held-out questions."""
-    found = single_paths(settings, session)
-    paths = list(dict.fromkeys(found.values()))
+    single = single_paths(settings, session)
+    paths = list(dict.fromkeys(single.values()))
     run = final.evaluate(str(epath.Path(settings.out) / "held-out"), paths, held_out=True)
     right = stored_verdicts(run, final.held_out, len(paths)).verdict
-    for name, path in found.items():
+    for name, path in single.items():
         yield Way(name, format_path(path), len(path), len(path), right[:, paths.index(path)])
 
 

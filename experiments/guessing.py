@@ -55,8 +55,8 @@ def answer_probabilities(session: Session) -> np.ndarray:
     logprob = np.asarray(readings.logprob)[:, 0]
     return np.array(
         [
-            [probability(one, logprob[b], j) for j in range(2)]
-            for b, one in enumerate(session.encoded)
+            [probability(encoded, logprob[b], j) for j in range(2)]
+            for b, encoded in enumerate(session.encoded)
         ]
     )
 

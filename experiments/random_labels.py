@@ -77,12 +77,15 @@ def main(settings: RandomLabels) -> None:
 
 def results(drawn: list[ScanSummary]) -> list[tuple[str, ...]]:
     """Format the best blocks of all draws."""
-    p = np.array([[one.best.p, one.best_margin.p_margin] for one in drawn]) < SIGNIFICANT
+    p = (
+        np.array([[summary.best.p, summary.best_margin.p_margin] for summary in drawn])
+        < SIGNIFICANT
+    )
     shares = [Share.of(p[:, i]) for i in range(2)]
-    gain = float(np.mean([one.best.difference.value for one in drawn]))
-    elsewhere = float(np.mean([one.elsewhere.value for one in drawn]))
-    margins = [np.mean([one.best_margin.margin.value for one in drawn])]
-    margins += [np.mean([one.elsewhere_margin.value for one in drawn])]
+    gain = float(np.mean([summary.best.difference.value for summary in drawn]))
+    elsewhere = float(np.mean([summary.elsewhere.value for summary in drawn]))
+    margins = [np.mean([summary.best_margin.margin.value for summary in drawn])]
+    margins += [np.mean([summary.elsewhere_margin.value for summary in drawn])]
     significant = [f"{format_percent(s.value)} ({format_interval(s.interval)})" for s in shares]
     return [
         (f"draws with p < {SIGNIFICANT} of {len(drawn)}", *significant),

@@ -67,47 +67,47 @@ def rules_of(text: str) -> Rules:
     name, _, changes = text.partition(":")
     rules = resolve(name)
     values = dict(change.split("=") for change in changes.split(",") if change)
-    return dataclasses.replace(rules, **{key: json.loads(one) for key, one in values.items()})
+    return dataclasses.replace(rules, **{key: json.loads(text) for key, text in values.items()})
 
 
 def searches(run: Run) -> dict[tuple[str, int], Hits]:
     """Read the searches of every question, by its id and their target."""
-    found: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
+    searches_by: dict[tuple[str, int], Hits] = defaultdict(lambda: Hits([], {}, {}))
     rows = run.evaluations(["question", "target", "node", "verdict", "margin", "path"])
     for row in sorted(rows.to_pylist(), key=lambda row: row["node"]):
-        one = found[row["question"], row["target"]]
-        one.paths.append(tuple(row["path"]))
+        search = searches_by[row["question"], row["target"]]
+        search.paths.append(tuple(row["path"]))
         if row["verdict"]:
-            one.hits[row["node"]] = len(row["path"]), -row["margin"]
+            search.hits[row["node"]] = len(row["path"]), -row["margin"]
     for row in run.questions(["question", "gold", "again", "controls"]).to_pylist():
         for each in (row, *(row["controls"] or ())):
-            holds = found[row["question"], each.get("target", row["gold"])].holds
-            holds |= {one["node"]: all(one["holds"]) for one in each["again"] or ()}
-    return dict(found)
+            holds = searches_by[row["question"], each.get("target", row["gold"])].holds
+            holds |= {path["node"]: all(path["holds"]) for path in each["again"] or ()}
+    return dict(searches_by)
 
 
 class Seed(NamedTuple):
     """The searches of a strategy with one seed."""
 
     ways: Ways
-    found: dict[tuple[str, int], Hits]
+    hits: dict[tuple[str, int], Hits]
 
     def within(self, size: int) -> Ways:
         """Count the first evaluations of each search, the baseline included."""
 
-        def cut(one: Hits) -> Reached:
-            hits = {node: hit for node, hit in one.hits.items() if node < size}
+        def cut(search: Hits) -> Reached:
+            hits = {node: hit for node, hit in search.hits.items() if node < size}
             best = min(hits, key=lambda node: hits[node], default=None)
-            robust = [hit[0] for node, hit in hits.items() if one.holds.get(node)]
-            held = None if best is None else one.holds.get(best)
+            robust = [hit[0] for node, hit in hits.items() if search.holds.get(node)]
+            held = None if best is None else search.holds.get(best)
             layers = None if best is None else hits[best][0]
             return Reached(layers, held, min(robust, default=None))
 
-        asked = [
-            one._replace(searches={j: cut(self.found[one.id, j]) for j in one.searches})
-            for one in self.ways.cases
+        cases = [
+            case._replace(searches={j: cut(self.hits[case.id, j]) for j in case.searches})
+            for case in self.ways.cases
         ]
-        return self.ways._replace(asked=asked)
+        return self.ways._replace(cases=cases)
 
 
 class Measured(NamedTuple):
@@ -123,7 +123,7 @@ def measure(seeds: Sequence[Seed], size: int, num_layers: int) -> Measured:
     targets = {}
     for name in every[0].names:
         each = [ways.targets(name) for ways in every]
-        (ids, first), hits = each[0], np.mean([one.hits for _, one in each], axis=0)
+        (ids, first), hits = each[0], np.mean([targets.hits for _, targets in each], axis=0)
         targets[name] = ids, first._replace(hits=hits if len(each) > 1 else first.hits)
     return Measured(targets, every[0].kept(ONCE, num_layers))
 
@@ -135,19 +135,20 @@ def first_hits(seeds: Sequence[Seed], size: int) -> list[np.ndarray]:
     """
     gold, controls = [], []
     for seed in seeds:
-        for one in (each.first() for each in seed.ways.cases):
-            if one.before == "wrong":
-                for target in one.searches:
-                    first = min(seed.found[one.id, target].hits, default=size)
-                    if target not in one.answers:
-                        (gold if target == one.gold else controls).append(min(first, size))
+        for case in (each.first() for each in seed.ways.cases):
+            if case.before == "wrong":
+                for target in case.searches:
+                    first = min(seed.hits[case.id, target].hits, default=size)
+                    if target not in case.answers:
+                        (gold if target == case.gold else controls).append(min(first, size))
     return [np.array(gold), np.array(controls)]
 
 
 def layers_run(searches: Iterable[Hits], size: int) -> float:
     """Return the mean layers run by the first evaluations for gold; each prefix runs once."""
     prefixes = [
-        {path[:n] for path in one.paths[:size] for n in range(1, len(path) + 1)} for one in searches
+        {path[:n] for path in search.paths[:size] for n in range(1, len(path) + 1)}
+        for search in searches
     ]
     return mean(np.array([len(every) for every in prefixes]))
 
@@ -172,7 +173,7 @@ class Row(NamedTuple):
         _, once = measured.targets[ONCE]
         curve = Excess.of(once) if once.weighted and len(seeds) == 1 else None
         gold, controls = first_hits(seeds, size)
-        own = [seed.found[one.id, one.gold] for seed in seeds for one in seed.ways.cases]
+        own = [seed.hits[case.id, case.gold] for seed in seeds for case in seed.ways.cases]
         first = f"{mean(gold):.1f}, {mean(controls):.1f}"
         run = f"{layers_run(own, size):,.0f}"
         corrected = format_percent(mean(gold < size))
@@ -197,7 +198,7 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
     seeds, metrics = [], []
     for seed in settings.seeds:
         directory = str(epath.Path(settings.out) / f"{name}-{seed}")
-        reuse = [one for one in settings.reuse if one != directory]
+        reuse = [run for run in settings.reuse if run != directory]
         run = session.search(directory, settings.settings(rules_of(name), seed), reuse=reuse)
         seeds.append(Seed(ways_of(run), searches(run)))
         metrics += [start["metrics"] for start in run.manifest()["starts"] if "metrics" in start]
@@ -206,9 +207,9 @@ def compare(settings: Strategies, session: Session, name: str) -> list[Row]:
         cost = [""] * 3
         if size - 1 == settings.evaluations:  # of the whole search, control searches included
             cost = [
-                f"{sum(one['evaluations'] for one in metrics):,}",
-                f"{sum(one['layer_evaluations'] for one in metrics):,}",
-                f"{np.mean([one['prefix_sharing'] for one in metrics]):.2f}x",
+                f"{sum(start['evaluations'] for start in metrics):,}",
+                f"{sum(start['layer_evaluations'] for start in metrics):,}",
+                f"{np.mean([start['prefix_sharing'] for start in metrics]):.2f}x",
             ]
         rows.append(Row.of(name, size, seeds, session.num_layers, cost))
     return rows
@@ -244,9 +245,9 @@ def main(settings: Strategies) -> None:
     rows = [row for name in settings.strategies for row in compare(settings, session, name)]
     p = corrected(
         {
-            (row.strategy, row.evaluations, way): one
+            (row.strategy, row.evaluations, way): figure
             for row in rows
-            for way, one in (row.nets | {KEPT: row.measured.kept}).items()
+            for way, figure in (row.nets | {KEPT: row.measured.kept}).items()
         }
     )
     show(HEAD, [row.line(p) for row in rows])

@@ -87,11 +87,11 @@ def shortest(results: Sequence[Result]) -> Table:
     head = ("model, task", "paths", *(f"shortest {100 * share:g} %" for share in SHORTEST))
     rows = []
     for result in results:
-        for name, found in (
+        for name, depths_of in (
             ("correct", result.summary.shortest),
             ("control", result.summary.shortest_control),
         ):
-            rows.append([result.name, name, *(depth(each) for each in found)])
+            rows.append([result.name, name, *(depth(each) for each in depths_of)])
     return head, rows
 
 

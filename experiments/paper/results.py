@@ -45,11 +45,11 @@ def read(directories: Iterable[str]) -> list[Result]:
 
 def layer_uses(results: Iterable[Result]) -> Iterator[tuple[Result, str, LayerUse]]:
     """Yield the use of layers by the paths of every group of a search."""
-    for one in results:
+    for result in results:
         for group in (*GROUPS, ALL):
-            use = one.summary.layers[group]
+            use = result.summary.layers[group]
             if use.paths:
-                yield one, group, use
+                yield result, group, use
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -87,11 +87,11 @@ def layers(kept: Kept, corrected: float | None = None) -> str:
     return f"{value} ({low} to {high}, p = {format_p(kept.p)}{by_holm(corrected)})"
 
 
-def p_of(one: Net | Kept | None) -> float:
+def p_of(figure: Net | Kept | None) -> float:
     """Return the p-value that a table corrects for, NaN for none."""
-    if one is None or (isinstance(one, Net) and one.undecided):
+    if figure is None or (isinstance(figure, Net) and figure.undecided):
         return math.nan
-    return one.p
+    return figure.p
 
 
 def by_holm(corrected: float | None) -> str:
@@ -99,6 +99,6 @@ def by_holm(corrected: float | None) -> str:
     return "" if corrected is None or corrected > 0.999 else f", corrected {format_p(corrected)}"
 
 
-def depth(one: Depth) -> str:
+def depth(paths: Depth) -> str:
     """Format the mean layers of paths, and of them the different ones."""
-    return f"{format_mean(one.layers)} ({format_mean(one.distinct)})"
+    return f"{format_mean(paths.layers)} ({format_mean(paths.distinct)})"

@@ -45,12 +45,12 @@ class Table1(Searches):
 def table_rows(searched: Sequence[tuple[str, Result, Result | None]]) -> list[list[str]]:
     """Format a row for each space: paths asked again, and robust searches."""
     every = [figures(once.summary, robust and robust.summary) for _, once, robust in searched]
-    p = iter(holm([p_of(one) for figures in every for one in figures]))
+    p = iter(holm([p_of(figure) for figures in every for figure in figures]))
     rows = []
-    for (space, once, robust), found in zip(searched, every, strict=True):
-        net, again, kept, net_robust, kept_robust = (figure_cell(one, next(p)) for one in found)
-        one = once.summary
-        shares = [one.before, one.after, one.corrected]
+    for (space, once, robust), row in zip(searched, every, strict=True):
+        net, again, kept, net_robust, kept_robust = (figure_cell(figure, next(p)) for figure in row)
+        summary = once.summary
+        shares = [summary.before, summary.after, summary.corrected]
         held = [
             "–" if run is None or run.summary.again is None
             else format_percent(run.summary.again.corrected.value)
@@ -71,11 +71,11 @@ def figures(once: Summary, robust: Summary | None) -> list[Net | Kept | None]:
     ]  # fmt: skip
 
 
-def figure_cell(one: Net | Kept | None, corrected: float) -> str:
+def figure_cell(figure: Net | Kept | None, corrected: float) -> str:
     """Format a figure, a dash for none."""
-    if one is None:
+    if figure is None:
         return "–"
-    return layers(one, corrected) if isinstance(one, Kept) else points(one, corrected)
+    return layers(figure, corrected) if isinstance(figure, Kept) else points(figure, corrected)
 
 
 def main(settings: Table1) -> None:
