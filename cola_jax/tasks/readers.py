@@ -71,6 +71,10 @@ class Fields(pydantic.BaseModel):
 
     id: Id | None = None
 
+    def question(self, default_id: str | None) -> Question:
+        """Make the question; `default_id` is its id where the row has none."""
+        raise NotImplementedError
+
 
 class Choice(Fields):
     """Multiple choice: question (or prompt), options, answer, subject; MMLU's and ARC's as well.
@@ -222,7 +226,7 @@ def rank_fail_rates(questions: Iterable[Question]) -> list[Question]:
     return questions
 
 
-KINDS: dict[str, type[Choice | Open]] = {
+KINDS: dict[str, type[Fields]] = {
     "arc": Choice,
     "mmlu": Choice,
     "choice": Choice,
