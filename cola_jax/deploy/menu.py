@@ -115,9 +115,15 @@ def find_menu(
 
         return Evaluations(evaluate, [each.question for each in encoded])
 
-    parts = (screen, "candidates"), (session, "training"), (session, "held-out")
-    evaluations = (through_run(*part) for part in parts)
-    return choose_menu(*evaluations, features, labels, session.num_layers, settings)
+    return choose_menu(
+        through_run(screen, "candidates"),
+        through_run(session, "training"),
+        through_run(session, "held-out"),
+        features,
+        labels,
+        session.num_layers,
+        settings,
+    )
 
 
 def choose_menu(

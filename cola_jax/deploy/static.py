@@ -268,8 +268,8 @@ def mutate(path: Path, num_layers: int, lengths: range, random: np.random.Genera
     while len(path) > lengths[-1]:
         path = edit_block(path, SKIP, random, longest=1)
     while len(path) < lengths[0]:
-        longer = restore(path, num_layers, random)
-        path = longer if longer != path else edit_block(path, REPEAT, random)
+        longer, room = restore(path, num_layers, random), lengths[-1] - len(path)
+        path = longer if longer != path else edit_block(path, REPEAT, random, room)
     return path
 
 
@@ -277,7 +277,7 @@ def edit_block(
     path: Path, kind: int, random: np.random.Generator, longest: int = LONGEST_BLOCK
 ) -> Path:
     """Skip a block, or run it once more; small ones are likelier, since fewer of them do harm."""
-    longest = min(longest, len(path) - (kind == SKIP))
+    longest = min(longest, LONGEST_BLOCK, len(path) - (kind == SKIP))
     if longest < 1:
         return path
     k = min(int(random.geometric(0.6)), longest)

@@ -84,7 +84,7 @@ def test_search_path_chooses_on_validation_questions() -> None:
         assert all(m.validation.mean() <= member.validation.mean() for m in shorter)
 
 
-@pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (12, 16)])
+@pytest.mark.parametrize(("shortest", "longest"), [(4, 8), (7, 7), (1, 2), (12, 12), (12, 16)])
 def test_mutate_keeps_to_the_lengths(shortest: int, longest: int) -> None:
     random, path = np.random.default_rng(0), IDENTITY
     for _ in range(300):
