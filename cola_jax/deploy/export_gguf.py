@@ -15,7 +15,7 @@ from cola_jax.path import format_path, validate
 
 # llama.cpp treats the layers of these alike, whatever their place
 UNIFORM = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmoe")
-# of these, every so many layers one sees everything, by its place; the others have a window
+# of these, every n-th layer has full attention, by its place, and the others a window
 PERIODS = {"gemma3": 6}
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 PATH_KEY = "cola.path"  # for people; no reader depends on it

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from cola_jax.errors import InputError
-from cola_jax.path import identity
+from cola_jax.path import edited, identity
 
 Kind = Literal["skip", "repeat"]
-KINDS: tuple[Kind, ...] = ("skip", "repeat")
+KINDS: tuple[Kind, ...] = ("skip", "repeat")  # numbered as the edits of paths are
 Path = tuple[int, ...]
 
 
@@ -19,18 +19,17 @@ class Block(NamedTuple):
     stop: int
 
     def path(self, num_layers: int) -> Path:
-        """Returns the path of a model with that one change."""
-        layers = identity(num_layers)
-        after = self.stop if self.kind == "skip" else self.start
-        return layers[: self.start if self.kind == "skip" else self.stop] + layers[after:]
+        """Return the path of a model with only that change."""
+        edit = KINDS.index(self.kind), self.start, self.stop - self.start, 1
+        return edited(identity(num_layers), edit)
 
 
 def blocks(
     num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
 ) -> list[Block]:
-    """Lists all blocks of up to `longest` layers, skips first; the whole model is not skipped.
+    """List all blocks of up to `longest` layers, skips first; the whole model is not skipped.
 
-    Raises ValueError for a longest block outside 1..num_layers.
+    Raises InputError for a longest block outside 1..num_layers.
     """
     longest = num_layers if longest is None else longest
     if not 1 <= longest <= num_layers:
@@ -51,13 +50,13 @@ def blocks(
 def scan_paths(
     num_layers: int, longest: int | None = None, kinds: Sequence[Kind] = KINDS
 ) -> list[Path]:
-    """Returns the identity path, and the path of every block."""
+    """Return the identity path, and the path of every block."""
     listed = blocks(num_layers, longest, kinds)
     return [identity(num_layers), *(block.path(num_layers) for block in listed)]
 
 
 def block_of(path: Path, num_layers: int) -> Block:
-    """Finds the block of a path that `scan_paths` made, other than the identity path."""
+    """Find the block of a path that `scan_paths` made, other than the identity path."""
     size = abs(len(path) - num_layers)
     same = next((i for i, layer in enumerate(path) if layer != i), len(path))
     skip = len(path) < num_layers

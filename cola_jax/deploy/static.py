@@ -121,8 +121,8 @@ def search_path(evaluations: Evaluations, num_layers: int, settings: StaticSetti
     best = finalists(list(candidates), settings.finalists)
     paths, longest = list(dict.fromkeys([plain, *best])), settings.lengths(num_layers)[-1]
     verdicts = evaluate_on(evaluations, paths, positions=max(longest, num_layers))
-    asked = [questions[i] for i in validation]
-    fitness = score(verdicts.take(validation), asked, settings.fitness)
+    unseen = [questions[i] for i in validation]
+    fitness = score(verdicts.take(validation), unseen, settings.fitness)
     allowed = [i for i, path in enumerate(paths) if len(path) <= longest]
     front = pareto_front([paths[i] for i in allowed], [fitness[i] for i in allowed])
     on_front = {allowed[i] for i in front}

@@ -444,15 +444,6 @@ def test_pack_requests_refuses_empty_and_long_continuations():
             pack_requests([pair], 4)
 
 
-def test_answers_sum_each_continuation():
-    (row,) = pack_requests([([1, 2], [3, 4]), ([1, 2], [6])], 10)
-    logprob, token = np.float32([-1, -2, -4, -9]), np.int32([3, 4, 5, 0])
-    readings = Readings(logprob=logprob, token=token, rival=logprob, finite=np.array(True))
-    assert list(row.answers(readings)) == [(0, -3.0, True), (1, -4.0, False)]
-    wrong = readings.replace(finite=np.array(False), logprob=logprob * np.nan)
-    assert list(row.answers(wrong)) == [(0, -np.inf, False), (1, -np.inf, False)]
-
-
 def test_arguments_takes_values_and_text():
     """The harness passes numbers and flags, where text alone was given."""
     values = {"checkpoint": "m", "path": 7, "max_length": 64, "add_bos_token": True, "tensor": 2}
