@@ -10,9 +10,9 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from cola_jax.cli.runs import Generate
 from cola_jax.deploy.export import read_path
 from cola_jax.deploy.model_card import read_effect
 from cola_jax.deploy.router import RECORD, Record
-from cola_jax.deploy.rules import MENU, SELECTOR, load_menu
+from cola_jax.deploy.rules import MENU, SELECTOR, Selector, load_menu
 from cola_jax.errors import InputError
 from cola_jax.formats.conversion import try_tokenizer, write_tokenizer
 from cola_jax.formats.gguf import open_gguf
@@ -49,6 +49,7 @@ PIECES = (
     *(b"", b"\0", b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\0\0\0\0\x40", b"\n", b"["),
     *(b"{", b'"', b"1e999", b"\xed\xa0\x80"),
 )
+RUN = ("run/run.json", "run/starts/*.json", "run/evaluations/*.parquet", "run/questions/*.parquet")
 LINES = (
     *("", "#", "0-9", "4-0", "-1", "0,,1", "(0-4)x0", "(0-4)x999999999999", "((0)x2)x2", "(" * 999),
     *("0" * 200_000, "0-4," * 20_000, "(3, 2)", "(0, 99)", "blocks:", "layers:9", "slices:", "\0"),
@@ -70,7 +71,11 @@ def make(folder: Path) -> None:
     flags = values_of(parse(["search", "--model", "m", "--task", "t", "--output", "o"]))
     (folder / "flags.yaml").write_text(yaml.safe_dump(flags))
     shapes = {"mean": 8, "scale": 8, "weights": (8, 3), "bias": 3}
-    np.savez(folder / "menu" / SELECTOR, **{name: np.ones(size) for name, size in shapes.items()})
+    arrays = {name: np.ones(size) for name, size in shapes.items()}
+    np.savez(folder / "menu" / SELECTOR, **arrays)
+    menu = json.loads((folder / "menu" / MENU).read_text())
+    menu["selector"] = Selector(**arrays).digest
+    (folder / "menu" / MENU).write_text(json.dumps(menu))
     sizes = {"num_layers": LAYERS, "width": 8, "early_layers": 1}
     record = Record(model="someone/model", identity="digest", settings={"epochs": 25}, **sizes)
     record.save(folder / "router", {"queries": np.zeros((LAYERS, 8), np.float32)})
@@ -79,15 +84,8 @@ def make(folder: Path) -> None:
     cola_jax.save_run(folder / "run", cola_jax.search(evaluate, asked, simulations=4), evaluate)
 
 
-class Door(NamedTuple):
-    """A file that a user hands over, and a function that reads it as a command does."""
-
-    file: Path
-    read: Callable[[], object]
-
-
-def doors(folder: Path) -> Iterator[tuple[str, Door]]:
-    """Yield the doors by the names of their files."""
+def doors(folder: Path) -> dict[str, Callable[[], object]]:
+    """Return functions that read a file as a command does, by patterns of its name."""
     ours, theirs, words = folder / "ours", folder / "theirs", folder / "ours" / "tokenizer"
     tokenizer = tiny.tokenizer()
 
@@ -109,9 +107,13 @@ def doors(folder: Path) -> Iterator[tuple[str, Door]]:
         file = folder / "static.json"
         read_effect(file, read_path(str(file), LAYERS), LAYERS)
 
-    def read_prompts() -> None:
+    def read_menu() -> object:
+        return load_menu(str(folder / "menu"), "digest", LAYERS)
+
+    def read_shots() -> None:
         command = Generate("model", prompts_file=folder / "shots.jsonl")
         command.prepare(tokenizer, context=2048, stop_tokens=lambda: [1])
+        prepare(task="prompt.jsonl", shots=1, shots_file="shots.jsonl")
 
     readers: dict[str, Callable[[], object]] = {
         "tiny.gguf": read_gguf,
@@ -123,26 +125,21 @@ def doors(folder: Path) -> Iterator[tuple[str, Door]]:
         "ours/tokenizer/tokenizer_config.json": read_tokenizer,
         "flags.yaml": lambda: parse(["search", "--config", str(folder / "flags.yaml")]),
         "static.json": read_static,
-        f"menu/{MENU}": lambda: load_menu(str(folder / "menu"), "digest", LAYERS),
+        f"menu/{MENU}": read_menu,
         f"router/{RECORD}": lambda: Record.read(folder / "router"),
-        f"menu/{SELECTOR}": lambda: load_menu(str(folder / "menu"), "digest", LAYERS),
+        f"menu/{SELECTOR}": read_menu,
         "template.txt": lambda: prepare(task="prompt.jsonl", variants=(f"{folder}/template.txt",)),
         "held.jsonl": lambda: prepare(task="arc.jsonl", held_out_from="held.jsonl"),
-        "shots.jsonl": lambda: (
-            read_prompts(),
-            prepare(task="prompt.jsonl", shots=1, shots_file="shots.jsonl"),
-        ),
+        "shots.jsonl": read_shots,
         "rows.csv": lambda: prepare(task="rows.csv"),
     }
     for kind in ("arc", "mmlu", "gsm8k", "math", "dart", "prompt"):
         readers[f"{kind}.jsonl"] = functools.partial(prepare, task=f"{kind}.jsonl")
     for name in ("paths.txt", "rys.txt", "lists.json", "polar.json", "drllm.json", "merge.yaml"):
         readers[name] = functools.partial(read_paths, name)
-    for kind in ("run.json", "starts/*.json", "evaluations/*.parquet", "questions/*.parquet"):
-        file = next((folder / "run").glob(kind))
-        yield f"run/{kind}", Door(file, parse(["report", str(folder / "run")]).run)
-    for name, read in readers.items():
-        yield name, Door(folder / name, read)
+    for name in RUN:
+        readers[name] = parse(["report", str(folder / "run")]).run
+    return readers
 
 
 def refusal(read: Callable[[], object]) -> str:
@@ -213,23 +210,26 @@ def mutate_value(node: Any, draw: random.Random) -> None:
 
 
 @pytest.fixture(scope="module")
-def sound(made_once, tmp_path_factory) -> dict[str, Door]:
-    made = made_once("fuzz", make)
-    return dict(doors(shutil.copytree(made, tmp_path_factory.mktemp("fuzz") / "files")))
+def folder(made_once, tmp_path_factory) -> Path:
+    return shutil.copytree(made_once("fuzz", make), tmp_path_factory.mktemp("fuzz") / "files")
+
+
+@pytest.fixture(scope="module")
+def readers(folder) -> dict[str, Callable[[], object]]:
+    return doors(folder)
 
 
 NAMES = [
     *("tiny.gguf", "theirs/config.json", "theirs/model.safetensors", "mixture/config.json"),
     *("ours/cola.json", "ours/tokenizer/tokenizer.json", "ours/tokenizer/tokenizer_config.json"),
-    *("flags.yaml", *TEXTS, f"menu/{SELECTOR}", f"router/{RECORD}", "run/run.json"),
-    *("run/starts/*.json", "run/evaluations/*.parquet", "run/questions/*.parquet"),
+    *("flags.yaml", *TEXTS, f"menu/{SELECTOR}", f"router/{RECORD}", *RUN),
 ]
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", NAMES)
-def test_mutated_file_is_read_or_refused_in_one_line(sound, name, capsys):
-    file, read = sound[name]
+def test_mutated_file_is_read_or_refused_in_one_line(folder, readers, name, capsys):
+    file, read = next(folder.glob(name)), readers[name]
     whole = file.read_bytes()
 
     @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
