@@ -118,7 +118,7 @@ def evaluation_report(run: Run) -> RunReport:
         Table(rows[:MAIN], columns=columns),
         rest,
         evaluation_lead(run, results),
-        evaluation_note(run, results),
+        evaluation_note(results),
         run_settings(manifest),
     )
 
@@ -157,21 +157,14 @@ def path_row(result: PathResult, original: tuple[int, ...], decodes: bool) -> Ro
 
 
 def evaluation_lead(run: Run, results: list[PathResult]) -> str:
-    """State the size of an evaluation."""
+    """State the size of an evaluation, and what limits its results."""
     done, planned = run.questions(["question"]).num_rows, run.manifest()["settings"]["questions"]
-    evaluations = sum(result.not_finite.n for result in results)
-    return f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."
-
-
-def evaluation_note(run: Run, results: list[PathResult]) -> str:
-    """Explain what the rows are based on."""
-    original = identity(run.manifest()["starts"][-1]["num_layers"])
     evaluations = sum(result.not_finite.n for result in results)
     ungraded = evaluations - sum(result.correct.n for result in results)
     not_finite = sum(result.not_finite.hits for result in results)
     decoded = sum(result.truncated.n for result in results)
     compared = sum(result.effect is not None for result in results)
-    parts = []
+    parts = [f"{evaluations:,} evaluations on {done:,} of {planned:,} questions."]
     if ungraded:
         parts.append(
             f"{ungraded:,} evaluations ungraded, as the grader failed: they count neither as "
@@ -186,14 +179,8 @@ def evaluation_note(run: Run, results: list[PathResult]) -> str:
             f"Truncated by the token limit: {format_percent(truncated)}; tokens decoded per "
             f"evaluation, mean: {format_mean(tokens)}."
         )
-    parts.append("Intervals: 95 %.")
-    if compared:
-        correction = f", corrected (Holm) for {compared} paths" * (compared > 1)
-        parts.append(
-            "Points more: the difference to the identity path, paired over questions; p: exact, "
-            f"two-sided{correction}."
-        )
-    elif any(result.path != original for result in results):
+    original = identity(run.manifest()["starts"][-1]["num_layers"])
+    if not compared and any(result.path != original for result in results):
         parts.append(
             "The identity path was not evaluated, so no path is compared with the model: add "
             f"--paths {format_path(original)}."
@@ -204,6 +191,18 @@ def evaluation_note(run: Run, results: list[PathResult]) -> str:
             "upwards: measure it on others."
         )
     return " ".join(parts)
+
+
+def evaluation_note(results: list[PathResult]) -> str:
+    """Explain the columns."""
+    compared = sum(result.effect is not None for result in results)
+    if not compared:
+        return "Intervals: 95 %."
+    correction = f", corrected (Holm) for {compared} paths" * (compared > 1)
+    return (
+        "Intervals: 95 %. Points more: the difference to the identity path, paired over questions; "
+        f"p: exact, two-sided{correction}."
+    )
 
 
 def effects_by_path(results: list[PathResult]) -> dict[str, Any]:

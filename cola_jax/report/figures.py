@@ -70,12 +70,15 @@ def search_figures(runs: Sequence[NamedRun]) -> list[dict[str, Any]]:
 
 
 def figure(name: str, title: str, caption: str, panels: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Make a figure; panels and series without rows are left out."""
+    """Make a figure of the panels and series that have rows, with their sizes in the titles."""
     kept = []
     for panel in panels:
         filled = [series for series in panel["series"] if series["rows"]]
+        searches = [series for series in filled if series["css"] in ("search", "control")]
+        sizes = ", ".join(f"{series['name']} {series['rows'][0][-1]:,}" for series in searches)
+        heading = {"title": f"{panel['title']}: {sizes}"} if sizes else {}
         if filled:
-            kept.append({"columns": ROW, "percent": True} | panel | {"series": filled})
+            kept.append({"columns": ROW, "percent": True} | panel | heading | {"series": filled})
     return {"id": name, "title": title, "caption": caption, "panels": kept}
 
 
@@ -86,13 +89,6 @@ def series(runs: Sequence[NamedRun], place: int, rows: Rows, *, control: bool) -
         return {"name": kind, "css": kind, "rows": rows}
     css = f"run-{place + 1}{' dashed' if control else ''}"
     return {"name": f"{runs[place][0]}, {kind}", "css": css, "rows": rows}
-
-
-def title(text: str, runs: Sequence[NamedRun], every: Sequence[dict[str, Any]]) -> str:
-    """Add the sizes of the groups of a panel of a single run to its title."""
-    filled = [each for each in every if each["rows"] and each["css"] != "tried"]
-    sizes = [f"{each['name']} {each['rows'][0][-1]:,}" for each in filled]
-    return f"{text}: {', '.join(sizes)}" if len(runs) == 1 else text
 
 
 def rounded(values: Sequence[Any]) -> list[Any]:
@@ -120,10 +116,8 @@ def evaluation_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
         right, first, last = first_hits(questions, rows, control=True)
         wrong.append(series(runs, place, cumulative(first[~right], last), control=True))
     for name, lines in (("Wrong before", wrong), ("All questions", every)):
-        yield {
-            "kind": "steps", "title": title(name, runs, lines), "x": "evaluations per question",
-            "integer": True, "series": lines,
-        }  # fmt: skip
+        x = "evaluations per question"
+        yield {"kind": "steps", "title": name, "x": x, "series": lines}
 
 
 def first_hits(
@@ -177,9 +171,8 @@ def depth_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
                 rows = rows if reach.searches else []
                 lines.append(series(runs, place, rows, control=label != name))
         yield {
-            "kind": "steps", "title": title(group, runs, lines), "x": "positions allowed",
-            "integer": True, "reference": {"x": layers, "label": f"model: {layers}"},
-            "series": lines,
+            "kind": "steps", "title": group, "x": "positions allowed", "series": lines,
+            "reference": {"x": layers, "label": f"model: {layers}"},
         }  # fmt: skip
 
 
@@ -196,8 +189,8 @@ def layer_panels(runs: Sequence[NamedRun]) -> Iterator[dict[str, Any]]:
                 rows = layer_rows(tried, tried)
                 points.append({"name": "all paths tried", "css": "tried", "rows": rows})
         yield {
-            "kind": "points", "title": title(group, runs, points), "x": "layer", "integer": True,
-            "percent": False, "reference": {"y": 1}, "series": points,
+            "kind": "points", "title": group, "x": "layer", "percent": False,
+            "reference": {"y": 1}, "series": points,
         }  # fmt: skip
 
 
@@ -225,8 +218,8 @@ def scan_figures(summary: ScanSummary) -> list[dict[str, Any]]:
     )
     panels = [
         {
-            "kind": "bars" if single else "map", "title": label, "x": "layer", "integer": True,
-            "percent": False, "columns": ROW if single else BLOCK, "layers": summary.num_layers,
+            "kind": "bars" if single else "map", "title": label, "x": "layer", "percent": False,
+            "columns": ROW if single else BLOCK, "layers": summary.num_layers,
             "best": [best.block.kind, best.block.start, best.block.stop - 1],
             "series": [
                 {"name": kind, "css": kind, "rows": scan_rows(summary, kind, label, single=single)}

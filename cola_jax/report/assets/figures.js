@@ -55,7 +55,7 @@ function frameOf(panel, width, height = 270) {
     const text = fixed(tick, digitsOf(ticks)) + (panel.percent ? " %" : "");
     write("tick", left - 6, Y(tick / scale) + 4, "end", text);
   }
-  for (const x of ticksOf(first, last, Math.max(2, Math.min(10, (end - left) / 55)), panel.integer)) {
+  for (const x of ticksOf(first, last, Math.max(2, Math.min(10, (end - left) / 55)), true)) {
     line("axis", X(x), base, X(x), base + 4);
     write("tick", X(x), base + 17, "middle", grouped(x));
   }
