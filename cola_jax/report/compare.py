@@ -51,11 +51,12 @@ class Change(NamedTuple):
         """State whether the run reaches more beyond control than the first one."""
         way, net = next(iter(self.nets.items()), ("", None))
         if net is None or net.undecided or math.isnan(net.interval[0]):
-            return "Nothing shown: too few questions differ to compare W→C beyond control."
+            return "Nothing shown: too few questions differ to compare the runs beyond control."
         interval = format_interval(net.interval, signed=True)
         size = f"95 % interval {interval}, p {format_p(self.p[way])}"
         shown = "Shown" if is_shown(self.p[way], net.interval) else "Nothing shown"
-        return f"{shown}: {format_points(net.value)} points of W→C beyond control ({size})."
+        points = f"{format_points(net.value)} points of questions now correct, beyond control"
+        return f"{shown}: {points} ({size})."
 
     def rows(self, name: str) -> list[Row]:
         """List the differences of the run of this name."""

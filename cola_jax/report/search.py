@@ -27,9 +27,9 @@ from cola_jax.runs.run import Run
 
 MAX_LEVEL = 100  # characters
 LABELS = {
-    ONCE: "W→C beyond control",
+    ONCE: "now correct, beyond control (W→C)",
     AGAIN: "best path right in all variants, beyond control",
-    ROBUST: "robust W→C beyond control",
+    ROBUST: "robust, beyond control (W→C)",
 }
 GROUPS = {RETAINED: "correct before (C→C)", CORRECTED: "wrong before (W→C)"}
 

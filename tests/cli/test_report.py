@@ -48,7 +48,7 @@ def test_report_of_several_runs(
     shown = capsys.readouterr().out
     assert shown.count("correct before (pretrained model)") == 2
     assert "Against a/run" in shown
-    assert "b/run: W→C beyond control" in shown
+    assert "b/run: now correct, beyond" in shown
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "report.md").read_text().count("## Settings") == 2
     assert not (Path(runs[0]) / "report.html").exists()

@@ -79,13 +79,15 @@ def test_changes_of_what_is_beyond_control(tmp_path: Path):
     net = change.nets["once"]
     assert (net.value, net.n, net.informative) == (1.0, 1, 1)
     assert change.p["once"] == net.p
-    row = next(row for row in change.rows("b") if row.label == "b: W→C beyond control")
+    row = next(
+        row for row in change.rows("b") if row.label == "b: now correct, beyond control (W→C)"
+    )
     assert row.cells == ("+100.0", "too few differ", "1.000", "1")
     assert change.verdict().startswith("Nothing shown: too few")
     interval = net._replace(interval=(0.1, 1.0))
     assert change._replace(nets={"once": interval}).verdict().startswith("Nothing shown: +100.0")
     shown = change._replace(nets={"once": interval}, p={"once": 0.01})
-    assert shown.verdict().startswith("Shown: +100.0 points of W→C beyond control")
+    assert shown.verdict().startswith("Shown: +100.0 points of questions now correct")
     json.dumps(change.to_json(), allow_nan=False)
 
 
@@ -107,9 +109,9 @@ def test_runs_stand_side_by_side(tmp_path: Path):
         "once/run", "all/run", "all/run against once/run",
     ]  # fmt: skip
     rows = {row.label: row.cells for row in report.main.rows}
-    assert rows["W→C beyond control"] == ("1 reached\n0.7 expected", "")
-    assert rows["robust W→C beyond control"][0] == ""
-    assert rows["robust W→C beyond control"][1].startswith("0 reached\n")
+    assert rows["now correct, beyond control (W→C)"] == ("1 reached\n0.7 expected", "")
+    assert rows["robust, beyond control (W→C)"][0] == ""
+    assert rows["robust, beyond control (W→C)"][1].startswith("0 reached\n")
     tables = {table.heading: table for table in report.rest}
     labels = [row.label for row in tables["Asked again in other variants"].rows]
     assert len(labels) == len(set(labels))

@@ -50,7 +50,7 @@ def test_report_begins_with_a_verdict_and_ten_rows(run: Run):
     assert "13 evaluations on 5 of 6 questions (unfinished)" in text
     assert re.search(r"wrong, then correct \(W→C\) +66\.7 % +20\.8 to 93\.9 +3", text)
     assert re.search(r"control: reached a wrong option +50\.0 % +9\.5 to 90\.5 +2", text)
-    assert re.search(r"beyond control +1 reached +1\.0 expected +2", text)
+    assert re.search(r"beyond control \(W→C\) +1 reached +1\.0 expected +2", text)
     assert "Cost" not in text
 
 

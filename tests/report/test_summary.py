@@ -229,5 +229,5 @@ def test_summarise_what_was_asked_again(tmp_path: Path):
     assert (kept.right, kept.n_right, kept.wrong, kept.n_wrong) == (2, 1, 1, 1)
     run = make_run(tmp_path / "2", (rows, asked))
     text = printed(terminal_report(search_report(run, summary), whole=True))
-    assert "robust W→C beyond control" in text
+    assert "robust, beyond control (W→C)" in text
     assert max(map(len, text.splitlines())) <= 80
