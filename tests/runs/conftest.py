@@ -35,7 +35,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., BaseProcess]]:
-    """Calls a function of `jobs` in a process of its own."""
+    """Call a function of `jobs` in a process of its own."""
     started = []
 
     def call(function: Callable[..., None], *arguments: Any) -> BaseProcess:
@@ -53,7 +53,7 @@ def start() -> Iterator[Callable[..., BaseProcess]]:
 
 
 def end(process: BaseProcess) -> int | None:
-    """Waits for a process; returns its exit code, a negative signal where it was killed."""
+    """Wait for a process; return its exit code, a negative signal where it was killed."""
     process.join(SECONDS)
     return process.exitcode
 
@@ -62,7 +62,7 @@ KILLED = -signal.SIGKILL
 
 
 def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
-    """Lets `Evaluations` fail with the wave after so many, evaluated but not written."""
+    """Let `Evaluations` fail with the wave after so many, evaluated but not written."""
     add, added = Evaluations.add, []
 
     def fail(self: Evaluations, *wave: Any) -> None:
@@ -75,6 +75,6 @@ def fail_after(waves: int, patch: pytest.MonkeyPatch) -> None:
 
 
 def written(run: Run) -> int:
-    """Counts the evaluations of unfinished questions that a run has kept."""
+    """Count the evaluations of unfinished questions that a run has kept."""
     files = matching(run.directory / UNFINISHED, "*.parquet")
     return sum(read_part(file, EVALUATIONS, run.mark).num_rows for file in files)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -31,18 +31,14 @@ PRELOAD = [
 ]
 
 
-class Paths(NamedTuple):
-    """Evaluates paths, where Settings search."""
-
-    paths: Sequence[tuple[int, ...]]
-    command: str = "evaluate"
+Paths = Sequence[tuple[int, ...]]  # are evaluated, where Settings search
 
 
 def fill(session: Session, out: str, work: Settings | Paths, metrics: Metrics | None = None) -> Run:
-    """Fills a run directory by a search, or with the evaluations of paths."""
+    """Fill a run directory by a search, or with the evaluations of paths."""
     if isinstance(work, Settings):
         return session.search(out, work, metrics)
-    return session.evaluate(out, work.paths, metrics, work.command)
+    return session.evaluate(out, work, metrics)
 
 
 def killed(
@@ -54,7 +50,7 @@ def killed(
     files: int,
     kinds: Sequence[str] = TABLES,
 ) -> None:
-    """Fills a run directory, and kills this process when it has written some files of it.
+    """Fill a run directory, and kill this process when it has written some files of it.
 
     Part files come in pairs, so an odd number leaves evaluations without their questions.
     """
@@ -64,7 +60,7 @@ def killed(
 
 
 def kill_after(files: int, kinds: Sequence[str] = TABLES) -> None:
-    """Kills this process when it has written some files of a run, and half of one more."""
+    """Kill this process when it has written some files of a run, and half of one more."""
     count, write = itertools.count(1), run_module.write_whole
 
     def write_or_die(file: Any, content: bytes) -> None:
@@ -85,7 +81,7 @@ def host(
     errors: str,
     files: int | None = None,
 ) -> None:
-    """Fills a run directory as one of several hosts of two devices; errors go to a file."""
+    """Fill a run directory as one of several hosts of two devices; errors go to a file."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     environment.share_programs()
     jax.config.update("jax_num_cpu_devices", 2)

@@ -13,15 +13,15 @@ from experiments.same_rows import differences
 from tests.runs import jobs
 from tests.runs.conftest import KILLED, end
 
-EVALUATE = jobs.Paths([(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)])
-OTHER = jobs.Paths([(0, 1, 2, 3, 4)])
+PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
+OTHER = PATHS[:1]
 
 
 @pytest.fixture
 def start_host(start, checkpoint, task, tmp_path):
     """Starts a host of two; returns its process and the file of its errors."""
 
-    def call(host, address, out, work=EVALUATE, wait=20, files=None):
+    def call(host, address, out, work=PATHS, wait=20, files=None):
         errors = tmp_path / f"errors-{host}-{address}"
         hosts = Hosts(True, address, 2, host, wait=wait)
         arguments = (checkpoint, task, hosts, str(out), work, str(errors), files)
@@ -39,7 +39,7 @@ def free_address():
 def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint, task, tmp_path):
     config = RunConfig(None, 1, Devices(data=1, tensor=2))
     session = Session.prepare(checkpoint, TaskConfig(task).prepare, config)
-    alone = jobs.fill(session, str(tmp_path / "alone"), EVALUATE)
+    alone = jobs.fill(session, str(tmp_path / "alone"), PATHS)
 
     out, address = tmp_path / "run", free_address()
     (first, first_errors), (second, errors) = (
@@ -63,7 +63,7 @@ def test_hosts_find_what_one_does_and_outlive_each_other(start_host, checkpoint,
 def test_hosts_with_other_settings_are_named(start_host, tmp_path):
     address = free_address()
     for process, errors in [
-        start_host(host, address, tmp_path / "run", (EVALUATE, OTHER)[host]) for host in (0, 1)
+        start_host(host, address, tmp_path / "run", (PATHS, OTHER)[host]) for host in (0, 1)
     ]:
         assert end(process) == 1
         assert "hosts [1] have different settings than host 0" in errors.read_text()

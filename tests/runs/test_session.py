@@ -14,7 +14,6 @@ import pytest
 
 import cola_jax
 from cola_jax import checkpoint as checkpoints
-from cola_jax.cli.runs import Generate
 from cola_jax.errors import InputError
 from cola_jax.execute.inputs import pad_paths
 from cola_jax.execute.metrics import Metrics
@@ -35,7 +34,6 @@ from tests.runs.conftest import KILLED, end, fail_after, written
 QUESTIONS = 6
 SEARCH = Settings(PRESETS["cola"], simulations=10, leaves=4, seed=2, early_stop=False)
 PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4)]
-EVALUATE, GENERATE = jobs.Paths(PATHS), jobs.Paths(PATHS, "generate")
 ONE = RunConfig(batch_size=2, devices=Devices(data=1))  # three batches
 LEAST = 1e-3  # the margin above which no rounding changes a verdict
 DECODING = {"scorer": "generation", "max_new_tokens": 4}
@@ -96,7 +94,7 @@ def search(make_case, checkpoint, task):
 
 @pytest.fixture(scope="module")
 def evaluate(make_case, checkpoint, task):
-    return make_case(checkpoint, TaskConfig(task).prepare, EVALUATE)
+    return make_case(checkpoint, TaskConfig(task).prepare, PATHS)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def sums(make_case, checkpoint, grader, tmp_path_factory):
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return TaskConfig(str(file), **DECODING)
 
-    case = make_case(str(model), write().prepare, EVALUATE, grader)
+    case = make_case(str(model), write().prepare, PATHS, grader)
     for row in case.run.evaluations().to_pylist():
         if not row["truncated"] and row["answer_text"]:
             answers[row["question"]] = row["answer_text"]
@@ -134,12 +132,6 @@ def decode(make_case, sums, grader):
     return make_case(sums[0], TaskConfig(sums[1], **DECODING).prepare, SEARCH, grader)
 
 
-@pytest.fixture(scope="module")
-def generate(make_case, sums):
-    prompts = tuple(" ".join(tiny.WORDS[i : i + 3]) for i in range(QUESTIONS))
-    return make_case(sums[0], Generate(sums[0], prompts, max_new_tokens=4).prepare, GENERATE)
-
-
 @pytest.mark.parametrize(
     ("name", "files", "kinds"),
     [
@@ -148,7 +140,6 @@ def generate(make_case, sums):
         ("evaluate", 1, TABLES),
         pytest.param("decode", 3, TABLES, marks=pytest.mark.slow),
         pytest.param("decode", 4, [UNFINISHED], marks=pytest.mark.slow),
-        pytest.param("generate", 4, TABLES, marks=pytest.mark.slow),
     ],
 )
 def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, files, kinds):
@@ -169,11 +160,6 @@ def test_killed_session_repeats_nothing_written(request, start, tmp_path, name, 
     assert (metrics.earlier, metrics.evaluations) == (before, total - before)
     assert metrics.total >= total  # what control searches share is not known before
     assert run.manifest()["starts"][-1]["metrics"]["evaluations"] == metrics.evaluations
-    questions = [q for q in run.questions().to_pylist() if q["best"] is not None]
-    assert metrics.corrected == sum(q["baseline"] is False for q in questions)
-    assert metrics.shortened == sum(
-        bool(q["baseline"]) and len(q["best"]) < tiny.LAYERS for q in questions
-    )
 
 
 def test_evaluate_agrees_with_search(evaluate, search):
@@ -213,7 +199,7 @@ def test_finished_run_evaluates_nothing(search, monkeypatch):
 
 def test_path_that_is_not_finite_is_wrong(search, evaluate, decode, tmp_path):
     for name, case in (("evaluate", evaluate), ("decode", decode)):
-        run = jobs.fill(with_nan(case.session, 1), str(tmp_path / name), EVALUATE)
+        run = jobs.fill(with_nan(case.session, 1), str(tmp_path / name), PATHS)
         for row in run.evaluations().to_pylist():
             assert row["finite"] == (1 not in row["path"])
             if not row["finite"]:
@@ -405,7 +391,7 @@ def test_collapse_is_one_option_for_nearly_all_questions(answers, golds, said):
     assert problem is None if said is None else said in (problem or "")
 
 
-@pytest.mark.parametrize("work", [dataclasses.replace(SEARCH, control="none"), EVALUATE])
+@pytest.mark.parametrize("work", [dataclasses.replace(SEARCH, control="none"), PATHS])
 def test_session_warns_once_of_a_scorer_that_collapses(search, tmp_path, caplog, monkeypatch, work):
     def all_alike(answers):
         return f"all {len(answers)} alike" if len(answers) > QUESTIONS // 2 else None

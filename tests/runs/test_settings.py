@@ -29,15 +29,12 @@ from tests.runs.conftest import KILLED, end, fail_after, written
 
 CONFIG = RunConfig(devices=Devices(data=1))
 SEARCH = Settings(PRESETS["best"], simulations=10, leaves=4, seed=2, early_stop=False)
-PATHS = [(0, 1, 2, 3, 4), (0, 2, 4), (0, 1, 1, 2, 3, 4), (1, 2, 3)]
 TASKS = {
     "options": {"shots": 2},
     "letter-strict": {"scorer": "letter-strict"},
     "variants": {"variants": ("chat", "instruction")},
-    "exact": {"scorer": "exact"},
     "generation": {"scorer": "generation", "max_new_tokens": 4},
 }
-OPEN = ("exact", "generation")
 
 
 def evaluated(run):
@@ -69,7 +66,7 @@ def task_of(files):
     """Returns the first questions of a task."""
 
     def make(name, limit):
-        task = "sums.jsonl" if name in OPEN else "task.jsonl"
+        task = "sums.jsonl" if name == "generation" else "task.jsonl"
         more = {"shots_file": str(files / "shots.jsonl")} if name == "options" else {}
         return TaskConfig(str(files / task), limit=limit, **TASKS[name], **more)
 
@@ -104,18 +101,6 @@ def test_extended_search_finds_what_an_unbroken_one_does(prepare, tmp_path, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["options", "exact"])
-def test_extended_evaluation_finds_what_an_unbroken_one_does(prepare, tmp_path, name):
-    whole = prepare(name, 7).evaluate(str(tmp_path / "whole"), PATHS)
-    metrics = Metrics()
-    for limit, paths in ((1, PATHS[1:2]), (4, PATHS[1:2]), (4, PATHS[1:]), (7, PATHS)):
-        run = prepare(name, limit).evaluate(str(tmp_path / "run"), paths, metrics)
-        assert run.evaluations().num_rows == limit * len(paths)
-    assert differences(run, whole) == []
-    assert metrics.evaluations == 7 * len(PATHS)
-
-
-@pytest.mark.slow
 def test_killed_extension_finds_what_an_unbroken_one_does(
     prepare, task_of, start, tmp_path, checkpoint
 ):
@@ -147,15 +132,6 @@ def test_failed_search_repeats_what_it_had_not_written(prepare, tmp_path, monkey
     session.search(str(run.directory), SEARCH, again)
     assert differences(run, whole) == []
     assert (again.earlier, again.evaluations) == (kept, evaluated(run) - kept)
-
-
-def test_damaged_evaluations_of_unfinished_questions_are_named(prepare, tmp_path):
-    out = tmp_path / "run"
-    prepare("options", 2).search(str(out), of(4))
-    (out / UNFINISHED).mkdir()
-    (out / UNFINISHED / "wave.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"wave\.parquet: it is damaged.* evaluated again"):
-        prepare("options", 3).search(str(out), of(4))
 
 
 def test_shards_extend_a_run(prepare, tmp_path):
