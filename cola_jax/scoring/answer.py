@@ -101,7 +101,7 @@ def boxes(text: str, closing: Mapping[int, int]) -> Iterator[tuple[slice, bool]]
         if line_end < start:
             line_end = LINE_END.search(text, start).start()  # type: ignore[union-attr]
         if end := bare_end(text, start, line_end):
-            # up to a space, unless the box is between dollars, the second of which may be missing
+            # up to a space, unless the box is between dollars, where the second may be missing
             ended = end < len(text) and (not dollars % 2 or last_dollar >= end)
             yield slice(start, start + len(text[start:end].rstrip().rstrip(".,;"))), ended
 

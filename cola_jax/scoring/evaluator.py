@@ -25,7 +25,7 @@ from cola_jax.scoring.verdicts import Verdicts
 Result = TypeVar("Result")
 
 OPEN = 4  # batches that share a worker where they stay open
-FIRST = 32  # questions that decide what common prefixes there are
+FIRST = 32  # questions that decide the common prefixes
 WAVE = 16  # paths of a question for which an open batch keeps states
 
 

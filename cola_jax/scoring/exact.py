@@ -23,7 +23,7 @@ class EncodedAnswer(Encoded):
     """A question with its answers forced after the prompt, each with the tokens that end it."""
 
     end: np.ndarray  # [Q], whether a read asks about the end of its option
-    ends: tuple[int, ...]  # tokens of which any ends an answer, where one must
+    ends: tuple[int, ...]  # tokens that end an answer; empty where it needs no end
 
 
 class Exact(OpenScorer):
@@ -114,7 +114,7 @@ def answer_margin(readings: Readings, encoded: Encoded, option: int) -> np.ndarr
         np.asarray(x) for x in (readings.logprob, readings.rival, readings.token)
     )
     # where two tokens tie, the first is chosen, whatever the difference says
-    with np.errstate(invalid="ignore"):  # nothing is used of what is not finite
+    with np.errstate(invalid="ignore"):  # values that are not finite are not used
         ahead = logprob - rival
     likeliest = token == np.asarray(encoded.prompts.targets)
     ahead = np.where(likeliest, np.maximum(ahead, TIE), np.minimum(ahead, -TIE))

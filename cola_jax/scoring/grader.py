@@ -95,7 +95,7 @@ class Grader:
         """Grade pairs of (answer, gold), each distinct pair once: paths share few answers."""
         stripped = [(answer.strip(), gold.strip()) for answer, gold in pairs]
         new = [pair for pair in dict.fromkeys(stripped) if pair not in self.verdicts]
-        # what is raised for a pair is raised here; the verdicts of those before it are kept
+        # an exception of a pair is raised here; earlier verdicts are kept
         for pair, grade in zip(new, self.threads.map(self.grade_pair, new), strict=True):
             self.verdicts[pair] = grade
         return [self.verdicts[pair] for pair in stripped]

@@ -108,7 +108,7 @@ class Scorer(abc.ABC):
         rows = [self.reread(batch[b], completions[b]) for b in chosen]
         given = [[path] if (path := paths[b]) is not None else [] for b in chosen]
         padded = pad_paths(given, len(rows), worker.config.num_layers)
-        if self.decodes:  # other prompts than before, of which few states are needed
+        if self.decodes:  # other prompts than before, and few states
             workload = workload._replace(wave=1)
         # a CPU multiplies in full precision; a setting would compile all programs again
         precision = None if worker.device.platform == "cpu" else "highest"
@@ -143,7 +143,7 @@ class Scorer(abc.ABC):
         return {}
 
     def __enter__(self) -> "Scorer":
-        """Start what the scorer needs while it evaluates."""
+        """Start the resources of evaluation, such as processes."""
         return self
 
     def __exit__(self, *error: object) -> None:  # noqa: B027 - most scorers need nothing

@@ -17,7 +17,7 @@ NO_ANSWER = -1  # the answer of a path that is not finite, or that chose none of
 class Completion:
     """A decoded text, its answer and its grade."""
 
-    text: str  # up to what ended it
+    text: str  # up to its end
     answer: str | None  # found in the text, None where there is none
     finish: str  # the reason of its end: see `decoder`
     truncated: bool  # the token limit ended it before the answer was complete

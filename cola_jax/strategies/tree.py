@@ -37,8 +37,8 @@ class Tree:
         self.means: list[float] = []  # the node's UCB without exploration
         self.rates: list[float] = []  # its exploration, for a logarithm of 1
         self.grown: list[int] = []  # the number of its children
-        self.children: list[list[int]] = []  # those below which there may be new paths
-        self.closed: set[int] = set()  # nodes of which no edit makes a new path
+        self.children: list[list[int]] = []  # those that may still lead to new paths
+        self.closed: set[int] = set()  # nodes whose edits make no new path
         self.add(path, NO_PARENT, 0)
 
     @property
@@ -141,7 +141,7 @@ class WeightedEdits(NamedTuple):
         return cls(edits, edits[:, 1].tolist(), np.cumsum(edits[:, 2] ** float(power)).tolist())
 
     def draw(self, start: int, random: np.random.Generator) -> list[int]:
-        """Draw one of the edits from a start on, of which there must be one."""
+        """Draw one of the edits from a start on; at least one must exist."""
         first = bisect.bisect_left(self.starts, start)
         low = self.sums[first - 1] if first else 0.0
         chosen = bisect.bisect_right(self.sums, low + random.random() * (self.sums[-1] - low))

@@ -45,7 +45,7 @@ class Format:
     extract: Rule
     before: str  # text before a question
     after: str  # text after it, from which the model continues
-    reply: str  # what follows in a shot or a correct completion
+    reply: str  # the answer in a shot or a correct completion
     between: str = "\n\n"  # text between shots
     instruction: str = ""
 

@@ -142,7 +142,7 @@ class ChoiceTask(HarnessTask):
 
     def question(self, number: int, row: Any, prompt: str) -> Question:
         if self.task.multiple_input:
-            raise self.refusal("puts its choices before what is scored, so it")
+            raise self.refusal("puts its choices before the scored text, so it")
         text = prompt.rstrip()  # the harness scores white space with the choice
         delimiter = prompt[len(text) :] + self.task.config.target_delimiter
         choices, target = self.task.doc_to_choice(row), self.task.doc_to_target(row)

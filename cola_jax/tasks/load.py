@@ -60,7 +60,7 @@ def load_questions(
       hub: id or local directory of a data set of the same layout.
       subject: of MMLU, MATH, DART-Math or a file of multiple choice.
       level: of difficulty, 1 to 5.
-      fail_rate_level: likewise, by how often a model failed.
+      fail_rate_level: likewise, by the failures of a model.
       seed: of arithmetic.
       num_fewshot: shots in the prompts of a task of lm-evaluation-harness.
       rule: the filter of completions of such a task.
@@ -84,7 +84,9 @@ def load_questions(
     every: Iterable[Question]
     if task.kind == ARITHMETIC:
         if isinstance(limit, float):
-            raise InputError(f"arithmetic has no number of questions of which {limit} is a share.")
+            raise InputError(
+                f"arithmetic generates any number of questions: give one, not the share {limit}."
+            )
         limit = DEFAULT_LIMIT if limit is None else limit
         every = arithmetic(level, limit + beside, seed or 0)
     elif task.of_library:

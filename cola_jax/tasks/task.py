@@ -74,7 +74,7 @@ class TaskConfig:
     level: int | None = None
     """Difficulty of MATH, DART-Math or arithmetic, 1 to 5."""
     fail_rate_level: int | None = None
-    """Difficulty of DART-Math by how often a model failed, 1 to 5, a fifth of the questions in
+    """Difficulty of DART-Math by the failures of a model, 1 to 5, a fifth of the questions in
     each."""
     subject: str | None = None
     """Subject of MMLU, MATH or DART-Math as their rows name it, such as abstract_algebra or
@@ -108,8 +108,8 @@ class TaskConfig:
     plain, chat, instruction, shots, order (of the options, for letters), or a text file that says
     {question} where the question belongs."""
     held_out: int = 0
-    """Number of questions kept apart, beyond the limit, to measure on them what was learned on the
-    others; chosen by a hash of their texts."""
+    """Number of questions kept apart, beyond the limit, for measuring; chosen by a hash of their
+    texts."""
     held_out_from: str | None = None
     """File of the held-out questions, instead of some of the task's own: all of its questions, or
     the first --held-out."""

@@ -60,7 +60,7 @@ def test_arithmetic_seed_changes_order_only():
         ({"level": 6}, "level must be 1 to 5 .*, got 6"),
         ({"fail_rate_level": 1}, "has no fail_rate_level"),
         ({"limit": 0}, "no questions"),
-        ({"limit": 0.5}, r"of which 0\.5 is a share"),
+        ({"limit": 0.5}, r"not the share 0\.5"),
     ],
 )
 def test_arithmetic_refuses(options, message):
