@@ -1,8 +1,8 @@
 """`cola benchmark`."""
 
 import dataclasses
-import functools
 import json
+import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,13 +34,12 @@ if TYPE_CHECKING:
 
 NO_TASK = TaskConfig("")
 LEAVES = 16  # of a wave, the default of `cola search`
-SEARCH, WHOLE = "search", "search, whole prompts"
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark(Command):
     """Measure the speed of `run_paths` on this machine against simpler ways to run the paths; with
-    --task that of a search, against the same search without sharing of prompts."""
+    --task the speed of a search."""
 
     model: Annotated[str, arg(aliases=["-m"])] = "smollm2-135m"
     """A model as every command takes it, or a named shape with random weights: smollm2-135m,
@@ -54,7 +53,7 @@ class Benchmark(Command):
     reads: int = 16
     """Positions at which the model is read, Q; without a task."""
     rounds: int = 5
-    """Number of times each program is timed, in turns."""
+    """Number of times each program is timed, in turns, or a search is repeated."""
     task: TaskChoice = NO_TASK
     simulations: int = 32
     """Evaluations per question of the search over a task, beyond the baseline, and again for each
@@ -104,22 +103,16 @@ class Benchmark(Command):
         )
 
     def measure_search(self) -> dict[str, Any]:
-        """Measure a search of a task, in turns with a search that shares no prompts."""
-        from cola_jax.execute.benchmark import Program, measured_on, time_in_turns
-        from cola_jax.scoring.evaluator import question_batches
+        """Measure a search of a task; a first one compiles."""
+        from cola_jax.execute.benchmark import measured_on
 
         session = self.prepare()
         settings = Settings(PRESETS[DEFAULT], self.simulations, LEAVES, seed=0)
-        workload = settings.workload(session.num_layers)
-        shared = max(question_batches(session.encoded, workload, session.first).prefixes)
-        sessions = {SEARCH: session}
-        if shared:
-            sessions[WHOLE] = dataclasses.replace(session, shares_prompts=False)
-        programs = []
-        for name, each in sessions.items():
-            search = functools.partial(count_evaluations, each, settings)
-            programs.append(Program(name, search, search()))  # the first call compiles
-        timings = time_in_turns(programs, self.rounds, warm_up=False)
+        rounds = []
+        with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
+            for i in range(1 + self.rounds):
+                rounds.append(session.search(f"{folder}/{i}", settings).metrics.report())
+        speeds = [metrics["evaluations_per_second"] for metrics in rounds[1:]]
         names = ("num_layers", "width", "vocab_size")
         return {
             "model": {name: getattr(session.config, name) for name in names},
@@ -127,12 +120,11 @@ class Benchmark(Command):
             "scorer": session.scorer.name,
             "questions": len(session.encoded),
             "tokens": max(encoded.num_tokens for encoded in session.encoded),
-            "shared_tokens": shared,
             "simulations": settings.simulations,
-            "evaluations": {program.name: program.work for program in programs},
-            "evaluations_per_second": {name: 1 / each.median for name, each in timings.items()},
-            "over_search": {n: t.over(timings[SEARCH]) for n, t in timings.items() if n != SEARCH},
-            "seconds": {name: timing.seconds for name, timing in timings.items()},
+            "evaluations_per_second": statistics.median(speeds),
+            "least": min(speeds),
+            "most": max(speeds),
+            "rounds": rounds[1:],
             "machine": measured_on(),
         }
 
@@ -168,33 +160,21 @@ class Benchmark(Command):
             write_whole(self.out, f"{content}\n".encode())
 
 
-def count_evaluations(session: "Session", settings: Settings) -> int:
-    """Search all questions in a new run, and return its number of evaluations."""
-    with tempfile.TemporaryDirectory(prefix="cola-benchmark-") as folder:
-        return session.search(f"{folder}/run", settings).metrics.evaluations
-
-
 def search_table(results: dict[str, Any]) -> Table:
-    """Show the speed of the searches."""
-    machine, shared = results["machine"], results["shared_tokens"]
-    table = Table(
-        title=f"{results['questions']} questions of up to {results['tokens']} tokens, "
-        f"{shared} run once; {machine['device']}, {machine['date'][:10]}"
-    )
-    table.add_column("")
-    for name in ("evaluations", "evaluations/s", "time over the search's"):
-        table.add_column(name, justify="right")
-    for name, speed in results["evaluations_per_second"].items():
-        over = results["over_search"].get(name)
-        count = f"{results['evaluations'][name]:,}"
-        table.add_row(name, count, f"{speed:,.1f}", spread(over) if over else "")
-    return table
+    """Show the speed of a search and its savings."""
+    metrics = results["rounds"][-1]
+    rows = {
+        f"questions of up to {results['tokens']} tokens": f"{results['questions']}",
+        "evaluations": f"{metrics['evaluations']:,}",
+        "evaluations/s": f"{results['evaluations_per_second']:,.1f}  "
+        f"({results['least']:,.1f} to {results['most']:,.1f})",
+        "prefix sharing": f"{metrics['prefix_sharing'] or 1:.2f}x",
+    }
+    return table_of(results, rows)
 
 
 def ratio_table(results: dict[str, Any]) -> Table:
     """Show the speed of `run_paths`, and the time of every baseline relative to it."""
-    machine = results["machine"]
-    table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
     rows = {
         f"matmul of {results['matmul_size']}": f"{results['matmul_gflops']:,.0f} GFLOP/s",
         f"run_paths, {results['paths']} paths of one question, T = {results['tokens']}": (
@@ -207,6 +187,13 @@ def ratio_table(results: dict[str, Any]) -> Table:
     }
     for name, ratio in results["over_run_paths"].items():
         rows[f"{name}, over run_paths"] = spread(ratio)
+    return table_of(results, rows)
+
+
+def table_of(results: dict[str, Any], rows: dict[str, str]) -> Table:
+    """Make a table with the device and the date of the results as its title."""
+    machine = results["machine"]
+    table = Table(title=f"{machine['device']}, {machine['date'][:10]}", show_header=False)
     for row in rows.items():
         table.add_row(*row)
     return table

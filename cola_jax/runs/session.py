@@ -149,7 +149,6 @@ class Session:
     settings: dict[str, Any]  # decide the rows, with those that a command adds
     environment: dict[str, Any]
     run_config: RunConfig
-    shares_prompts: bool = True  # runs common beginnings of prompts once; off for a benchmark
 
     @classmethod
     def prepare(
@@ -375,7 +374,7 @@ class Session:
         plain, answers = identity(self.num_layers), []
 
         def run_batch(worker: Worker, indices: np.ndarray) -> Part:
-            prefix = batches.prefixes[indices[0]] if self.shares_prompts else 0
+            prefix = batches.prefixes[indices[0]]
             return work(worker, indices, workload._replace(prefix=prefix))
 
         with contextlib.ExitStack() as stack:

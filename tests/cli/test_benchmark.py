@@ -31,18 +31,15 @@ def test_benchmark_writes_what_its_table_shows(tmp_path, monkeypatch, capsys):
 
 def test_benchmark_searches_a_task(tiny_checkpoint, tmp_path, capsys):
     task, file = tiny.write_questions(tmp_path / "task.jsonl", 3), tmp_path / "results.json"
-    flags = ["--task", str(task), "--limit", "2", "--simulations", "3", "--rounds", "1"]
+    flags = ["--task", str(task), "--limit", "2", "--simulations", "3", "--rounds", "2"]
     (tmp_path / "run.yaml").write_text(f"output: {file}")
     config = ["--config", str(tmp_path / "run.yaml")]
     main(["benchmark", "--model", str(tiny_checkpoint), *config, *flags])
     results = json.loads(file.read_text())
     assert results["command"]["limit"] == results["questions"] == 2
-    assert 2 * (1 + 3) <= results["evaluations"]["search"] <= 2 * (1 + 2 * 3)  # with its control
-    assert results["evaluations_per_second"]["search"] > 0
-    shown = capsys.readouterr().out
-    assert f"2 questions of up to {results['tokens']} tokens" in " ".join(shown.split())
-    main(["benchmark", "--model", str(tiny_checkpoint), "--json", *flags])
-    assert json.loads(capsys.readouterr().out).keys() == results.keys() - {"command"}
+    assert 0 < results["least"] <= results["evaluations_per_second"] <= results["most"]
+    assert len(results["rounds"]) == 2
+    assert f"questions of up to {results['tokens']} tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
