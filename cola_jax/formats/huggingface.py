@@ -67,21 +67,16 @@ def read_config(values: Mapping[str, Any]) -> tuple[ModelConfig, tuple[Row, ...]
 
     Raises InputError for a family or an attribute that is not supported.
     """
-    family, attributes = family_of(values), Attributes(values["model_type"], values)
-    config = family.read(attributes)
-    attributes.refuse_unknown()
-    return config, rows_of(family.table, config)
-
-
-def family_of(values: Mapping[str, Any]) -> Family:
-    """Return the family of a config; raise InputError for one that is not supported."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
             f"model_type {shown(kind)} is not supported. Supported: "
             f"{', '.join(sorted(FAMILIES))}. convert/README.md shows how to add a family."
         )
-    return FAMILIES[kind]
+    attributes = Attributes(kind, values)
+    config = FAMILIES[kind].read(attributes)
+    attributes.refuse_unknown()
+    return config, rows_of(FAMILIES[kind].table, config)
 
 
 def open_directory(folder: Path) -> Source:
@@ -93,7 +88,7 @@ def open_directory(folder: Path) -> Source:
     values = read_config_file(folder)
     with reading(folder / CONFIG):
         config, rows = read_config(values)
-    tensors, family = SafetensorsFiles(folder), family_of(values)
+    tensors, family = SafetensorsFiles(folder), FAMILIES[values["model_type"]]
     embedding, head = (family.table[name].theirs for name in ("embedding", "head"))
     tied_head = config.tied and {head, embedding} <= tensors.shapes.keys()
     if tied_head and not np.array_equal(tensors.read(head), tensors.read(embedding)):
@@ -203,18 +198,17 @@ def weight_files(folder: Path) -> list[Path]:
             "safetensors, or save the model again with `save_pretrained`."
         )
     with reading(folder / INDEX, "Download it again."):
-        names = set(WEIGHT_MAP.validate_python(read_json(folder / INDEX)["weight_map"]).values())
-    for name in sorted(names):
-        if name != Path(name).name or not name.isprintable():
+        names = WEIGHT_MAP.validate_python(read_json(folder / INDEX)["weight_map"]).values()
+    files = [folder / name for name in sorted(set(names))]
+    for file in files:
+        if file.parent != folder or not file.name.isprintable():
             raise InputError(
-                f"{folder / INDEX} names {shown(name)}, which is not a file of that directory: "
-                "download it again."
+                f"{folder / INDEX} names {shown(str(file))}, which is not a file of that "
+                "directory: download it again."
             )
-        if not is_file(folder / name):
-            raise InputError(
-                f"{folder} lacks {printed(name)}, which {INDEX} names: complete the download."
-            )
-    return [folder / name for name in sorted(names)]
+        if not is_file(file):
+            raise InputError(f"{folder} lacks {file.name}: complete the download.")
+    return files
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
@@ -315,13 +309,12 @@ def with_llama3(rope: Rope, head_dim: int) -> Rope:
 
 def window_of(config: ModelConfig) -> int | None:
     """Return the width of the windows, None where no layer has one."""
-    return next((window for window in config.windows if window is not None), None)
+    return next(filter(None, config.windows), None)
 
 
 def first_window(config: ModelConfig) -> int:
     """Return the first layer with a window, for readers that ignore `layer_types`."""
-    layers = (i for i, window in enumerate(config.windows) if window is not None)
-    return next(layers, config.num_layers)
+    return next((i for i, window in enumerate(config.windows) if window), config.num_layers)
 
 
 def query_scalar(config: ModelConfig) -> float:
