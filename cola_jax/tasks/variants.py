@@ -19,9 +19,6 @@ FIELD = "{question}"  # of a template
 INSTRUCTION = f"Read the question with care, then give the best answer.\n\n{FIELD}"
 MORE_SHOTS = 2
 
-# returns the changed question, and the place of each option in it
-Change = Callable[[Question], tuple[Question, tuple[int, ...]]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -56,7 +53,21 @@ def make_variant(
       InputError: for an unknown name, a variant that this task or tokenizer cannot have, and one
         with the task's own prompts.
     """
-    settings, change = changes(name, shots)
+    settings: dict[str, Any] = {}
+    template = FIELD
+    if name in ("plain", "chat"):
+        settings["chat"] = name == "chat"
+    elif name == "shots":
+        settings["shots"] = shots + MORE_SHOTS
+    elif name != "order":
+        template = INSTRUCTION if name == "instruction" else read_template(name)
+
+    def change(question: Question) -> tuple[Question, tuple[int, ...]]:
+        if name == "order":
+            return reordered(question)
+        text = template.replace(FIELD, question.text)
+        return dataclasses.replace(question, text=text), tuple(range(len(question.options)))
+
     try:
         scorer = make_scorer(**settings)
         if name == "order" and not scorer.lists_options:
@@ -73,18 +84,6 @@ def make_variant(
     return Variant(name, scorer, ours, [places for _, places in changed])
 
 
-def changes(name: str, shots: int) -> tuple[dict[str, Any], Change]:
-    """Return the settings that a variant changes, and its change of each question."""
-    if name in ("plain", "chat"):
-        return {"chat": name == "chat"}, unchanged
-    if name == "shots":
-        return {"shots": shots + MORE_SHOTS}, unchanged
-    if name == "order":
-        return {}, reordered
-    template = INSTRUCTION if name == "instruction" else read_template(name)
-    return {}, lambda question: worded(question, template)
-
-
 def read_template(name: str) -> str:
     """Read a user's template; InputError where there is none, or no place for the question."""
     if not Path(name).is_file():
@@ -98,19 +97,8 @@ def read_template(name: str) -> str:
     return template
 
 
-def unchanged(question: Question) -> tuple[Question, tuple[int, ...]]:
-    """Leave a question as it is."""
-    return question, tuple(range(len(question.options)))
-
-
-def worded(question: Question, template: str) -> tuple[Question, tuple[int, ...]]:
-    """Put a question's text into a template."""
-    text = template.replace(FIELD, question.text)
-    return unchanged(dataclasses.replace(question, text=text))
-
-
 def reordered(question: Question) -> tuple[Question, tuple[int, ...]]:
-    """Turn the order of the options by a number of places that depends on the question's id."""
+    """Rotate the options by a hash of the question's id; return the new place of each too."""
     count = len(question.options)
     if count < 2:
         raise InputError(f"question {question.id} has one option, which has no other order.")
