@@ -61,46 +61,56 @@ def path_results(run: Run) -> list[PathResult]:
         raise InputError(f"{run.directory} has no question done yet: let the evaluation run first.")
     paths = [tuple(path) for path in settings["paths"]]
     node, question = rows["node"].to_numpy(), rows["question"].combine_chunks().dictionary_encode()
-    place = question.indices.to_numpy(), node
-
-    def by_path(values: np.ndarray) -> np.ndarray:
-        """Arrange a column of the evaluations as [n, C]; 0 where there is none."""
-        out = np.zeros((len(question.dictionary), len(paths)), values.dtype)
-        out[place] = values
-        return out
-
-    graded, right = by_path(~is_null(rows["verdict"])), by_path(is_true(rows["verdict"]))
-    margin, tokens = by_path(rows["margin"].to_numpy()), rows["num_tokens"]
-    margin_known = graded & by_path(is_true(rows["finite"])) & np.isfinite(margin)
-    decoded, length = by_path(~is_null(tokens)), by_path(tokens.fill_null(0).to_numpy())
-    present, not_finite = by_path(np.ones(len(node), bool)), by_path(~is_true(rows["finite"]))
-    ended, truncated = by_path(~is_null(rows["truncated"])), by_path(is_true(rows["truncated"]))
+    graded, right, finite = (
+        ~is_null(rows["verdict"]),
+        is_true(rows["verdict"]),
+        is_true(rows["finite"]),
+    )
+    margin, tokens = rows["margin"].to_numpy(), rows["num_tokens"]
+    decoded, length = ~is_null(tokens), tokens.fill_null(0).to_numpy()
+    ended, truncated = ~is_null(rows["truncated"]), is_true(rows["truncated"])
     original = identity(manifest["starts"][-1]["num_layers"])
-    before = paths.index(original) if original in paths else None
-
-    def effect(c: int) -> Effect | None:
-        if before is None or c == before:
-            return None
-        both = graded[:, c] & graded[:, before]
-        return Effect.of(right[both, c], right[both, before])
-
-    effects = [effect(c) for c in range(len(paths))]
+    effects = paired_effects(paths, original, (question.indices.to_numpy(), node), graded, right)
     p = holm([math.nan if effect is None else effect.difference.p for effect in effects])
-    results = [
-        PathResult(
+    results = []
+    for c, path in enumerate(paths):
+        own = node == c
+        result = PathResult(
             path,
-            correct=Share.of(right[graded[:, c], c]),
-            margin=mean(margin[margin_known[:, c], c]),
-            not_finite=Share.of(not_finite[present[:, c], c]),
-            truncated=Share.of(truncated[ended[:, c], c]),
-            tokens=mean(length[decoded[:, c], c]),
+            correct=Share.of(right[own & graded]),
+            margin=mean(margin[own & graded & finite & np.isfinite(margin)]),
+            not_finite=Share.of(~finite[own]),
+            truncated=Share.of(truncated[own & ended]),
+            tokens=mean(length[own & decoded]),
             effect=effects[c],
             p=p[c],
         )
-        for c, path in enumerate(paths)
-    ]
+        results.append(result)
     # a path without a graded evaluation has no share and comes last
     return sorted(results, key=lambda x: (-x.correct.value if x.correct.n else 1, len(x.path)))
+
+
+def paired_effects(
+    paths: list[tuple[int, ...]],
+    original: tuple[int, ...],
+    place: tuple[np.ndarray, np.ndarray],
+    graded: np.ndarray,
+    right: np.ndarray,
+) -> list[Effect | None]:
+    """Compare each path with the identity path, on the questions on which both are graded.
+
+    `place` is the question and the path of each evaluation. None for the identity path, and for all
+    paths if it was not evaluated.
+    """
+    known, correct = (np.zeros((place[0].max() + 1, len(paths)), bool) for _ in range(2))
+    known[place], correct[place] = graded, right
+    before = paths.index(original) if original in paths else None
+    effects: list[Effect | None] = [None] * len(paths)
+    for c in range(len(paths)):
+        if before is not None and c != before:
+            both = known[:, c] & known[:, before]
+            effects[c] = Effect.of(correct[both, c], correct[both, before])
+    return effects
 
 
 def evaluation_report(run: Run) -> RunReport:

@@ -192,25 +192,17 @@ function toolsOf(name, panels) {
   const rows = panels.flatMap(({ title, series }) =>
     series.flatMap((each) => each.rows.map((row) => [title, each.name, ...row])),
   );
-  const button = element("button", { type: "button" }, "CSV");
-  button.setAttribute("aria-label", `Download the numbers of this figure as ${name}.csv`);
-  button.addEventListener("click", () => {
-    const link = element("a", { download: `${name}.csv` });
-    link.href = URL.createObjectURL(new Blob([csvOf([columns, ...rows])], { type: "text/csv" }));
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+  const file = new Blob([csvOf([columns, ...rows])], { type: "text/csv" });
+  const link = element("a", { download: `${name}.csv`, href: URL.createObjectURL(file) }, "CSV");
   const details = element("details", {}, element("summary", {}, "Table"));
   const line = (cells, tag) => element("tr", {}, ...cells.map((cell) => element(tag, {}, cell ?? "–")));
   const fillTable = () => {
-    const body = [line(columns, "th"), ...rows.map((row) => line(row, "td"))];
-    details.append(
-      element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers" },
-        element("table", {}, ...body)),
-    );
+    const table = element("table", {}, line(columns, "th"), ...rows.map((row) => line(row, "td")));
+    const region = { class: "wide", tabindex: "0", role: "region", "aria-label": "Numbers" };
+    details.append(element("div", region, table));
   };
   details.addEventListener("toggle", fillTable, { once: true }); // few readers open it
-  return element("div", { class: "figure-tools" }, button, details);
+  return element("div", { class: "figure-tools" }, link, details);
 }
 
 for (const { id, panels } of data.figures) {
