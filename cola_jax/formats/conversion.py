@@ -204,6 +204,14 @@ def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """
     from huggingface_hub import errors, snapshot_download
 
+    problems = {
+        errors.GatedRepoError: f"is gated: accept its terms at https://huggingface.co/{name}, then "
+        "log in with `hf auth login`",
+        errors.RevisionNotFoundError: f"has no revision {revision!r} on the Hub: give a branch, a "
+        "tag or a commit",
+        errors.RepositoryNotFoundError: "is neither on the Hub nor a file or directory here: check "
+        "the spelling, or log in with `hf auth login` if it is private",
+    }
     try:
         folder = snapshot_download(
             name,
@@ -213,23 +221,11 @@ def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
             etag_timeout=SECONDS,
         )
         return Path(folder)
-    except errors.GatedRepoError:
-        problem = (
-            f"is gated: accept its terms at https://huggingface.co/{name}, then log in with "
-            "`hf auth login`"
-        )
-    except errors.RevisionNotFoundError:
-        problem = f"has no revision {revision!r} on the Hub: give a branch, a tag or a commit"
-    except errors.RepositoryNotFoundError:
-        problem = (
-            "is neither on the Hub nor a file or directory here: check the spelling, or log in "
-            "with `hf auth login` if it is private"
-        )
     except Exception as error:  # the Hub's client and its HTTP library raise many types
-        problem = (
+        unreachable = (
             f"(revision {revision or 'main'}) is not a file or directory here, and could not be "
             f"downloaded from the Hub ({first_line(error)}): check the spelling and the "
             "connection, and start the same command again, which resumes, or give a local "
             "directory or a .gguf file"
         )
-    raise InputError(f"{name} {problem}.")
+        raise InputError(f"{name} {problems.get(type(error), unreachable)}.") from error
