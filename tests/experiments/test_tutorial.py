@@ -1,4 +1,4 @@
-"""The tutorial runs from its first cell to its last, on a tiny model."""
+"""The tutorial runs from its first cell to its last on a tiny model; its outputs are committed."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,9 @@ def test_tutorial_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert not any(cell.get("outputs") for cell in cells)  # committed without
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert len(outputs) >= 10  # committed with them
+    assert not any(output["output_type"] == "error" for output in outputs)
     monkeypatch.setenv("COLA_TUTORIAL_MODEL", str(tiny_checkpoint))
     task = tiny.write_questions(tmp_path / "task.jsonl", 18)
     monkeypatch.setenv("COLA_TUTORIAL_TASK", str(task))
