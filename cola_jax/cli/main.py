@@ -12,7 +12,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RETRY = 0.02  # seconds until an exception that was lost is raised again
 PIPE = 141  # the exit status of a shell after writing to a closed pipe
-KEPT = "what a run has written is kept. Start the same command again to go on."
+KEPT = "all written rows are kept. Re-run the same command to resume."
 
 
 class Interrupted(KeyboardInterrupt):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cola_jax.runs.session import Session
     from cola_jax.tasks.task import Prepared
 
-UNKEPT = "nothing is kept. Give --output, and the same command goes on where it was interrupted."
+UNKEPT = "nothing is kept. Give --output to resume an interrupted command."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -246,8 +246,8 @@ class Run:
             write_whole(file, content)
         except OSError as error:
             raise OSError(
-                f"the run {self.directory} cannot be written ({error}): what it has is kept. Make "
-                "room or make it writable, and start the same command again."
+                f"the run {self.directory} cannot be written ({error}); its files are kept. Make "
+                "room or make it writable, and re-run the same command."
             ) from error
         return file
 

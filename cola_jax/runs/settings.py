@@ -149,7 +149,7 @@ def asked_here(settings: Mapping[str, Any], encoded: Sequence[Encoded]) -> Asked
     return Asked.of("this command", settings, rows)
 
 
-def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) -> list[str]:
+def check_comparable(theirs: Asked, ours: Asked, allowed: Collection[str] = ()) -> list[str]:
     """Raise InputError for results that do not belong together, with the values that differ.
 
     Questions are compared where both have them.
@@ -157,11 +157,12 @@ def check_comparable(one: Asked, other: Asked, allowed: Collection[str] = ()) ->
     Returns:
       The differences in `allowed` names of `Asked.values`, to be logged.
     """
-    theirs = {name: value for name, value in one.values.items() if name not in allowed}
-    action = "give results of one model, with the same questions asked alike"
-    check_belongs(one.name, theirs, other.name, other.values, action)
+    compared = {name: value for name, value in theirs.values.items() if name not in allowed}
+    action = "give results of one model, with the same questions and prompts"
+    check_belongs(theirs.name, compared, ours.name, ours.values, action)
     texts = [
-        describe_difference(name, one.values[name], other.values[name]) for name in sorted(allowed)
+        describe_difference(name, theirs.values[name], ours.values[name])
+        for name in sorted(allowed)
     ]
     return [text for text in texts if text]
 
@@ -173,5 +174,5 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(style, dict):
         rest = {name: value for name, value in style.items() if name != "shots"}
         style = f"{style['name']} {digest(rest)[:8]}"
-    asked = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
-    return {name: settings.get(name) for name in DECIDING} | asked
+    prompts = {"format": style, "shots": len(prompt.get("shots") or ()) if shots is None else shots}
+    return {name: settings.get(name) for name in DECIDING} | prompts

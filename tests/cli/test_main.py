@@ -249,7 +249,7 @@ def test_other_threads_leave_signals_alone():
 
 @pytest.mark.parametrize(
     ("number", "status", "text"),
-    [(signal.SIGINT, 130, "interrupted: what a run"), (signal.SIGTERM, 143, "terminated: what a")],
+    [(signal.SIGINT, 130, "interrupted: all written"), (signal.SIGTERM, 143, "terminated: all")],
 )
 def test_a_command_says_what_is_kept(number, status, text, monkeypatch, capsys):
     monkeypatch.setattr(cli, "run_command", lambda arguments: signal.raise_signal(number))
@@ -280,7 +280,7 @@ MAIN = "sys.argv = ['cola', 'tasks']; from cola_jax.__main__ import main; main()
     ("code", "status", "text"),
     [
         ("PLACE = 'cola_jax.cli.main'" + AT_THE_START, -signal.SIGINT, ""),
-        ("PLACE = 'cola_jax.cli.commands'" + AT_THE_START, 130, "\ninterrupted: what a run"),
+        ("PLACE = 'cola_jax.cli.commands'" + AT_THE_START, 130, "\ninterrupted: all written"),
         (AT_THE_END, -signal.SIGINT, ""),
     ],
 )
