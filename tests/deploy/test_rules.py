@@ -93,14 +93,6 @@ def test_selector_learns_which_path_is_right() -> None:
     assert right[200:][np.arange(200), chosen].mean() > 0.85
 
 
-def test_selector_of_noise_chooses_the_better_path() -> None:
-    random = np.random.default_rng(1)
-    features = random.normal(size=(60, 200))
-    right = random.random((60, 2)) < [0.8, 0.3]
-    selector = fit_selector(features, right)
-    assert (selector.choose(random.normal(size=(100, 200))) == 0).mean() > 0.9
-
-
 def draw(seed: int, n: int, *, informative: bool = False) -> MenuResults:
     """Draw paths that are right on half of the questions, and features that may tell on which."""
     random = np.random.default_rng(seed)
